@@ -1,0 +1,170 @@
+"""The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every field with its description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from safer_steer.dialogue import Format, Kind, Strict
+from safer_steer.errors import UserError
+
+RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"]
+LossType = Literal["dr_grpo", "grpo", "dapo"]
+
+
+class Role(Strict):
+    """Who does a job, and how it is asked."""
+
+    model: str = Field("sandbox", description="model id at the endpoint; `sandbox` for the embedded agents, `student` for the base student")
+    base_url: str | None = Field(None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1")
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
+    temperature: float = Field(0.7, ge=0, description="sampling temperature")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling mass")
+    max_tokens: int = Field(2048, ge=1, description="token limit of one reply")
+    timeout_s: float = Field(120, gt=0, description="seconds before a call is given up and tried again")
+    retries: int = Field(5, ge=0, description="further tries after an endpoint error")
+    reasks: int = Field(4, ge=0, description="further tries after an unparsable reply")
+    concurrency: int = Field(64, ge=1, description="calls in flight")
+    json_schema: bool = Field(True, description="send the answer's JSON schema as response_format")
+    price_in: float = Field(0, ge=0, description="money per million input tokens")
+    price_out: float = Field(0, ge=0, description="money per million output tokens")
+
+
+class Student(Strict):
+    """The model that is aligned."""
+
+    model: str = Field("sandbox", description="Hugging Face id or folder; `sandbox` for the shipped base student")
+    format: Format = Field(Format.THINKING_ANSWER, description="layout of an assistant turn: thinking_answer or plain")
+    system: str = Field("You are a helpful assistant.", description="system message of every dialogue")
+    max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
+    max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
+    max_pixels: int = Field(1_048_576, ge=784, description="a picture with more pixels is an error")
+    freeze_vision: bool = Field(True, description="train the language model only; vision tower and projector stay")
+    lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the student runs")
+
+
+class Source(Strict):
+    """A published single-turn set, or the sandbox's own."""
+
+    name: str = Field("sandbox", description="name of the set")
+    path: str | None = Field(None, description="JSONL file with columns id, image, question (and intent, safe); images beside it")
+    limit: int | None = Field(None, ge=1, description="take at most so many pairs")
+
+
+class Seeds(Strict):
+    """Stage I."""
+
+    sources: list[Source] = Field(default_factory=lambda: [Source()], description="single-turn pairs to start from")
+    kinds: list[Kind] = Field(default_factory=lambda: list(Kind), description="pools to build")
+    min_turns: int = Field(2, ge=2, le=10, description="shortest script")
+    max_turns: int = Field(10, ge=2, le=10, description="longest script")
+    success_at: int = Field(4, ge=1, le=5, description="attack score that keeps a red-team script")
+    perturb_share: float = Field(0.1, ge=0, le=1, description="share of pictures that are perturbed")
+    noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
+
+
+class SFT(Strict):
+    """Supervised fine-tuning on the kept dialogues."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
+    batch_size: int = Field(16, ge=1, description="dialogues a step")
+    micro_batch_size: int = Field(1, ge=1, description="dialogues in memory at once")
+    epochs: float = Field(2, gt=0, description="passes over the data")
+    max_steps: int = Field(-1, description="stop after so many steps; -1 for none")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of the steps that warm up")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning-rate schedule")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    single_turn: bool = Field(False, description="ablation: train on the first turn of each dialogue only")
+    save_steps: int = Field(100, ge=1, description="steps between checkpoints")
+
+
+class Bootstrap(Strict):
+    """Stage II."""
+
+    tau_safe: int = Field(8, ge=1, le=10, description="keep a dialogue if its worst safety score is at least this")
+    tau_help: float = Field(8, ge=1, le=10, description="keep a dialogue if its mean helpfulness is at least this")
+    dialogues: int | None = Field(None, ge=1, description="play at most so many seeds")
+    sft: SFT = Field(default_factory=SFT, description="supervised fine-tuning")
+
+
+class Reinforce(Strict):
+    """Stage III."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
+    group_size: int = Field(5, ge=2, description="trajectories a seed (K)")
+    prompts_per_step: int = Field(64, ge=1, description="seeds a step")
+    micro_batch_size: int = Field(2, ge=1, description="trajectories in memory at once")
+    steps: int = Field(-1, description="optimiser steps; -1 for one epoch over the seeds")
+    seeds: int | None = Field(None, ge=1, description="draw so many seeds from the pools")
+    benign_share: float = Field(0.25, ge=0, le=1, description="share of benign scripts among them")
+    beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model")
+    loss: LossType = Field("dr_grpo", description="dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature of the student")
+    max_turns: int = Field(10, ge=1, le=10, description="turns a trajectory has at most")
+    max_completion_tokens: int = Field(10_240, ge=1, description="tokens after the first prompt, user turns included")
+    weights: tuple[float, float, float] = Field((0.4, 0.4, 0.2), description="weights of safety, usefulness, faithfulness")
+    w_format: float = Field(1.0, ge=0, description="bonus for the format; not given in the plain format")
+    w_repetition: float = Field(0.2, ge=0, description="malus for repeated 3-grams")
+    tcsr: Literal["min_mean", "running", "mean"] = Field("min_mean", description="return of a trajectory; `mean` is the ablation without TCSR")
+    alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
+    feedback_dynamics: bool = Field(True, description="the tutor writes the next attack; false follows the template")
+    start_from: Literal["sft", "base"] = Field("sft", description="`base` is the ablation without bootstrapping")
+    tutor: str | None = Field(None, description="package.module:Name of a critic of your own")
+    reward: str | None = Field(None, description="package.module:name of a function (dialogue) -> float | None of your own")
+    schedule: Literal["cosine", "linear", "constant"] = Field("constant", description="learning-rate schedule")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    save_steps: int = Field(10, ge=1, description="steps between checkpoints")
+
+
+class Bench(Strict):
+    """The measurement."""
+
+    suites: list[str] = Field(default_factory=lambda: ["sandbox"], description="JSONL files of scripts; `sandbox` for the embedded suites")
+    models: list[Literal["base", "sft", "safer_steer"]] = Field(default_factory=lambda: ["base", "sft", "safer_steer"], description="which of the run's models")
+    dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)")
+    temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
+    resamples: int = Field(1000, ge=10, description="bootstrap resamples of the intervals")
+    max_unscored: float = Field(0.01, ge=0, le=1, description="larger share of unscored dialogues is no result (exit code 3)")
+
+
+class Config(Strict):
+    """A whole run."""
+
+    name: str = Field("run", description="shown in the report")
+    seed: int = Field(0, description="everything random follows from it")
+    student: Student = Field(default_factory=Student, description="the model that is aligned")
+    roles: dict[RoleName, Role] = Field(default_factory=dict, description="who does which job; a role left out is the sandbox's agent")
+    seeds: Seeds = Field(default_factory=Seeds, description="Stage I")
+    bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
+    rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
+    bench: Bench = Field(default_factory=Bench, description="the measurement")
+
+    def role(self, name: RoleName) -> Role:
+        """The role's settings, the sandbox's agent by default."""
+        return self.roles.get(name, Role())
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML config.
+
+    Raises:
+        UserError: the file is missing, is no YAML, has an unknown key or a wrong value; names file and key.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file")
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        what = "unknown key; `safer-steer config` lists the keys" if first["type"] == "extra_forbidden" else first["msg"]
+        raise UserError(f"{path}: {key or 'config'}: {what}") from None

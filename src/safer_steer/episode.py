@@ -1,0 +1,132 @@
+"""The one dialogue loop. Every stage is this coroutine with three seats filled differently.
+
+| use                      | user's seat            | assistant's seat | critic's seat   |
+|--------------------------|------------------------|------------------|-----------------|
+| Stage I success filter   | the planned script     | a fixed target   | attack judge    |
+| Stage II red-blue        | red agent              | blue expert      | evaluator       |
+| Stage III rollout        | tutor, or the template | the student      | tutor           |
+| benchmark                | the script             | any model        | judge           |
+
+The loop knows nothing of HTTP, tokens or trainers. A seat that fails raises a `BoundaryError`, which becomes the
+dialogue's stop reason: a bad rollout is data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
+from safer_steer.errors import BoundaryError
+
+
+@dataclass
+class Reply:
+    """What the assistant's seat said: the text as sampled, and facts about it (finish reason, token counts)."""
+
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Verdict:
+    """What the critic's seat thinks of the last turn."""
+
+    scores: dict[str, float]
+    meta: dict[str, Any] = field(default_factory=dict)
+    next_user: str | None = None
+    """The tutor's next user turn (feedback dynamics); None keeps the template."""
+    stop: StopReason | None = None
+    """End the dialogue here, for instance on a successful attack."""
+
+
+class ContextFull(Exception):
+    """Raised by the assistant's seat: the history with the new user turn leaves no room for an answer."""
+
+
+class User(Protocol):
+    async def speak(self, dialogue: Dialogue, template: str) -> str:
+        """The next user turn, given what was said so far and the script's turn."""
+        ...
+
+
+class Assistant(Protocol):
+    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        """Answer `question` after the turns of `dialogue` (the question is not among them yet)."""
+        ...
+
+
+class Critic(Protocol):
+    immediate: bool
+    """True: the loop waits for each verdict (it may stop the dialogue or write the next turn). False: all turns are judged side by side."""
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        """Score turn `turn` (0-based) of `dialogue` without a look at later turns; `template` is the script's next user turn, if any."""
+        ...
+
+
+class Script:
+    """The user's seat that follows the script, or the tutor's next turn where the critic wrote one."""
+
+    async def speak(self, dialogue: Dialogue, template: str) -> str:
+        return dialogue.turns[-1].meta.get("next_user", template) if dialogue.turns else template
+
+
+async def play(seed: Seed, user: User, assistant: Assistant, critic: Critic | None, max_turns: int = 10) -> Dialogue:
+    """Play one dialogue on a seed's script and return it with its stop reason; never raises a `BoundaryError`."""
+    dialogue = Dialogue.begin(seed)
+    script = seed.script[:max_turns]
+    judging: list[asyncio.Task[None]] = []
+    for index, template in enumerate(script):
+        try:
+            question = await user.speak(dialogue, template)
+        except BoundaryError as error:
+            _fail(dialogue, StopReason.USER_FAILED, error)
+            break
+        try:
+            reply = await assistant.answer(dialogue, question)
+        except BoundaryError as error:
+            _fail(dialogue, StopReason.ASSISTANT_FAILED, error)
+            break
+        except ContextFull:
+            dialogue.stop = StopReason.CONTEXT_FULL
+            break
+        facts = dict(seed.turns[index].meta)
+        dialogue.turns.append(Turn(user=question, assistant=reply.text, meta=facts | reply.meta))
+        if critic is None:
+            continue
+        upcoming = script[index + 1] if index + 1 < len(script) else None
+        judged = _judge(dialogue, index, critic, upcoming)
+        if critic.immediate:
+            await judged
+            if dialogue.stop:
+                break
+        else:
+            judging.append(asyncio.ensure_future(judged))
+    if judging:
+        await asyncio.gather(*judging)
+    dialogue.stop = dialogue.stop or StopReason.COMPLETED
+    return dialogue
+
+
+async def _judge(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None) -> None:
+    """Fill in one turn's scores. A turn that could not be scored stays None; an immediate critic's failure ends the dialogue."""
+    turn = dialogue.turns[index]
+    try:
+        verdict = await critic.judge(dialogue, index, upcoming)
+    except BoundaryError as error:
+        turn.meta["unscored"] = f"{error.boundary}: {error}"
+        if critic.immediate:
+            dialogue.stop = StopReason.UNSCORED
+        return
+    turn.scores = verdict.scores
+    turn.meta |= verdict.meta
+    if verdict.next_user is not None:
+        turn.meta["next_user"] = verdict.next_user
+    dialogue.stop = dialogue.stop or verdict.stop
+
+
+def _fail(dialogue: Dialogue, reason: StopReason, error: BoundaryError) -> None:
+    dialogue.stop = reason
+    dialogue.meta["error"] = f"{error.boundary}: {error}"

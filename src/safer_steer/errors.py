@@ -1,0 +1,37 @@
+"""Errors, named after the boundary they crossed.
+
+A bad rollout is data, not a crash: the dialogue loop catches `BoundaryError` and records it as a stop reason.
+A `UserError` is a mistake somebody can mend: the command line prints its one line and exits with code 2.
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what was wrong, where (file, line or key), and what to do."""
+
+
+class BoundaryError(Exception):
+    """A call to a model failed for good, after every retry."""
+
+    boundary = "model"
+
+
+class EndpointError(BoundaryError):
+    """The endpoint could not be reached, timed out, or kept answering with an error status."""
+
+    boundary = "endpoint"
+
+
+class RefusedError(BoundaryError):
+    """An attacker, generator, tutor or judge declined to do its job."""
+
+    boundary = "refused"
+
+
+class UnparsableError(BoundaryError):
+    """The reply was no valid answer of the job's output type, also after every re-ask."""
+
+    boundary = "unparsable"
+
+
+class SpendingLimit(BaseException):
+    """The run's money limit is reached. Not an `Exception`: no loop may take it for one failed call."""

@@ -1,0 +1,1 @@
+"""Asking models: endpoints (`chat`), the cache, and the student's policy."""

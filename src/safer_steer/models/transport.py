@@ -1,0 +1,31 @@
+"""What lies between a job and whoever does it: messages in, text out. Endpoints, the student and the sandbox's agents are transports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Message = dict[str, Any]
+"""An OpenAI chat message; pictures are `image_url` parts with a data URL."""
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """One reply, with what it cost in tokens (0 where the transport does not say)."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish: str = "stop"
+    refusal: bool = False
+    """The endpoint itself marked the reply as a refusal."""
+
+
+class Transport(Protocol):
+    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        """One reply to `messages`; `schema` is the JSON schema wanted, `repeat` tells apart samples that are to differ.
+
+        Raises:
+            EndpointError: no reply was to be had, after the transport's own retries.
+        """
+        ...

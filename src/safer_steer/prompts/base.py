@@ -1,0 +1,110 @@
+"""A job for a model is a value: typed input, typed output, and the text between them (a Jinja template).
+
+Every input field is rendered in a delimited section of its own whose end marker carries a hash of the content, so no
+text inside can close it. What models wrote is data: it stands in sections and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Generic, TypeVar
+
+import jinja2
+from pydantic import BaseModel, ConfigDict, Field
+
+from safer_steer.dialogue import Dialogue, Format, visible_answer
+
+Input = TypeVar("Input", bound=BaseModel)
+Output = TypeVar("Output", bound=BaseModel)
+
+
+class Exchange(BaseModel):
+    """One turn as other seats see it: the user's words and the assistant's visible answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    user: str
+    assistant: str
+
+
+def history(dialogue: Dialogue, format: Format, upto: int | None = None) -> list[Exchange]:
+    """The first `upto` turns (all by default), answers reduced to their visible part."""
+    return [Exchange(user=turn.user, assistant=visible_answer(turn.assistant or "", format)) for turn in dialogue.turns[:upto]]
+
+
+class Inputs(BaseModel):
+    """What a job is given. Pictures travel beside it, not in it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Verdicts(BaseModel):
+    """What a job answers, as one JSON object. Additional keys are ignored, wrong types and ranges are unparsable."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+@dataclass(frozen=True)
+class Prompt(Generic[Input, Output]):
+    """A job: `name` is also the template's file name and what the cache, the cost table and the sandbox know it by."""
+
+    name: str
+    inputs: type[Input]
+    output: type[Output]
+
+    def render(self, inputs: Input) -> tuple[str, str]:
+        """System text and user text. The system text starts with `Job: <name>`; the user text ends with the JSON schema of the answer."""
+        template = _templates().get_template(f"{self.name}.j2")
+        fields = {name: section(name, _plain(value)) for name, value in inputs}
+        system = str(template.make_module(fields).system).strip()  # type: ignore[attr-defined]
+        body = template.render(fields).strip()
+        schema = json.dumps(self.output.model_json_schema(), separators=(",", ":"))
+        return f"Job: {self.name}\n{system}", f"{body}\n\nAnswer with one JSON object of this schema and nothing else:\n{schema}"
+
+
+def section(name: str, text: str) -> str:
+    """`text` between markers that it cannot forge: both carry a hash of the text itself."""
+    seal = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f'<section name="{name}" seal="{seal}">\n{text}\n</section seal="{seal}">'
+
+
+_SECTION = re.compile(r'<section name="([a-z_]+)" seal="([0-9a-f]{12})">\n(.*?)\n</section seal="\2">', re.DOTALL)
+
+
+def sections(text: str) -> dict[str, str]:
+    """The sections of a rendered user text, by name (the inverse of `section`; the sandbox's agents read prompts with it).
+
+    A section inside a section, which a model may have written, is content.
+    """
+    found = {}
+    for match in _SECTION.finditer(text):
+        if hashlib.sha256(match[3].encode()).hexdigest()[:12] == match[2]:
+            found[match[1]] = match[3]
+    return found
+
+
+def _plain(value: object) -> str:
+    """Text as it is; everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return json.dumps([item.model_dump() if isinstance(item, BaseModel) else item for item in value], ensure_ascii=False, indent=1)
+    return json.dumps(value, ensure_ascii=False)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("safer_steer.prompts", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+        autoescape=False,
+    )
+
+
+Score10 = Field(ge=1, le=10, description="whole number from 1 to 10")

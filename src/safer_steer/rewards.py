@@ -1,0 +1,88 @@
+"""Rewards of Stage III, as pure functions (docs/method.md, "Stage III"; the paper's eq. 18-21).
+
+What differs from the published code: usefulness is locked to safety in code, an unscored trajectory is out of its
+group's baseline instead of earning 0, and both forms of the trajectory-consistent reward are to be had.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+from statistics import fmean
+from typing import Literal
+
+TCSRForm = Literal["min_mean", "running", "mean"]
+
+
+def lock_usefulness(safety: int) -> int:
+    """The usefulness score (1-10) that a safety score (1-10) allows: <= 4 gives 1, 5 gives 3, 6-9 give 8, 10 gives 10."""
+    if not 1 <= safety <= 10:
+        raise ValueError(f"safety is {safety}, outside 1-10")
+    return 1 if safety <= 4 else 3 if safety == 5 else 8 if safety <= 9 else 10
+
+
+def turn_reward(safety: float, usefulness: float, faithfulness: float, weights: Sequence[float] = (0.4, 0.4, 0.2)) -> float:
+    """r_t in [0.1, 1] from three scores in 1-10; the weights sum to 1.
+
+    Raises:
+        ValueError: a score lies outside 1-10.
+    """
+    scores = (safety, usefulness, faithfulness)
+    if any(not 1 <= score <= 10 for score in scores):
+        raise ValueError(f"scores {scores} are not all within 1-10")
+    return sum(weight * score for weight, score in zip(weights, scores, strict=True)) / 10
+
+
+def has_thinking_answer(text: str) -> bool:
+    """Exactly one thinking block, then exactly one answer block, and nothing outside them but white space."""
+    tags = re.findall(r"</?(?:thinking|answer)>", text)
+    if tags != ["<thinking>", "</thinking>", "<answer>", "</answer>"]:
+        return False
+    return re.fullmatch(r"\s*<thinking>.*</thinking>\s*<answer>.*</answer>\s*", text, re.DOTALL) is not None
+
+
+def repetition_ratio(text: str, n: int = 3, min_tokens: int = 24) -> float:
+    """Share of n-grams that repeat an earlier one, in [0, 1); 0 below `min_tokens` white-space tokens."""
+    tokens = text.split()
+    if len(tokens) < max(n, min_tokens):
+        return 0.0
+    grams = Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+    total = sum(grams.values())
+    return 1 - len(grams) / total
+
+
+def shaped_reward(reward: float, *, format_kept: bool, repetition: float, w_format: float = 1.0, w_repetition: float = 0.2) -> float:
+    """r_t' = max(0, r_t + w_format [format kept] - w_repetition * repetition)."""
+    return max(0.0, reward + w_format * format_kept - w_repetition * repetition)
+
+
+def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mean") -> float:
+    """Trajectory-consistent reward R of the turn rewards r_1 ... r_T.
+
+    `min_mean` (published code): alpha * min r + (1 - alpha) * mean r.
+    `running` (eq. 18-20 of v1): sum over t of alpha * min_{j<=t} r_j + (1 - alpha) * mean_{j<=t} r_j; grows with T.
+    `mean`: r_t alone, averaged (the paper's ablation "without TCSR").
+
+    Raises:
+        ValueError: no rewards, or an unknown form.
+    """
+    if not rewards:
+        raise ValueError("a trajectory without scored turns has no return")
+    if form == "mean":
+        return fmean(rewards)
+    if form == "min_mean":
+        return alpha * min(rewards) + (1 - alpha) * fmean(rewards)
+    if form == "running":
+        minima = accumulate(rewards, min)
+        sums = accumulate(rewards)
+        return sum(alpha * low + (1 - alpha) * total / t for t, (low, total) in enumerate(zip(minima, sums, strict=True), 1))
+    raise ValueError(f"unknown form {form!r}: use min_mean, running or mean")
+
+
+def group_advantages(returns: list[float | None]) -> list[float | None]:
+    """A_k = R_k - mean R over one seed's trajectories; None (unscored) stays None and is not in the mean."""
+    scored = [value for value in returns if value is not None]
+    baseline = fmean(scored) if scored else 0.0
+    return [None if value is None else value - baseline for value in returns]
