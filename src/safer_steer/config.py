@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from safer_steer.dialogue import Format, Kind, Strict
 from safer_steer.errors import UserError
 
 RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"]
+ModelName = Literal["base", "sft", "safer_steer"]
 LossType = Literal["dr_grpo", "grpo", "dapo"]
 
 
@@ -120,12 +124,27 @@ class Reinforce(Strict):
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     save_steps: int = Field(10, ge=1, description="steps between checkpoints")
 
+    @field_validator("weights")
+    @classmethod
+    def _shares(cls, weights: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"{list(weights)} are no shares; give three numbers of at least 0 that sum to 1")
+        return weights
+
+    @field_validator("tutor", "reward")
+    @classmethod
+    def _importable(cls, name: str | None) -> str | None:
+        module, colon, attribute = (name or "a:b").partition(":")
+        if not colon or not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"{name!r} is not of the form package.module:Name")
+        return name
+
 
 class Bench(Strict):
     """The measurement."""
 
-    suites: list[str] = Field(default_factory=lambda: ["sandbox"], description="JSONL files of scripts; `sandbox` for the embedded suites")
-    models: list[Literal["base", "sft", "safer_steer"]] = Field(default_factory=lambda: ["base", "sft", "safer_steer"], description="which of the run's models")
+    suites: list[str] = Field(default_factory=lambda: ["sandbox"], min_length=1, description="JSONL files of scripts; `sandbox` for the embedded suites")
+    models: list[ModelName] = Field(default=["base", "sft", "safer_steer"], min_length=1, description="which of the run's models")
     dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)")
     temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
     resamples: int = Field(1000, ge=10, description="bootstrap resamples of the intervals")
@@ -143,6 +162,14 @@ class Config(Strict):
     bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
     rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
     bench: Bench = Field(default_factory=Bench, description="the measurement")
+
+    @field_validator("roles")
+    @classmethod
+    def _student_is_target_only(cls, roles: dict[RoleName, Role]) -> dict[RoleName, Role]:
+        for name, role in roles.items():
+            if role.model == "student" and name != "target":
+                raise ValueError(f"{name} cannot be `student`; only the target of Stage I can")
+        return roles
 
     def role(self, name: RoleName) -> Role:
         """The role's settings, the sandbox's agent by default."""
@@ -166,5 +193,41 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        what = "unknown key; `safer-steer config` lists the keys" if first["type"] == "extra_forbidden" else first["msg"]
+        what = "unknown key; `safer-steer config` lists the keys" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: {key or 'config'}: {what}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, every key written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and description of every field, in the file's order; `<role>` and `[]` stand for any role and any entry of a list."""
+    for name, field in model.model_fields.items():
+        key = prefix + name
+        inner = next((part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type) and issubclass(part, BaseModel)), None)
+        if inner is None:
+            yield key, _type_name(field.annotation), _default(field.get_default(call_default_factory=True)), field.description or ""
+        else:
+            nested = {dict: f"{key}.<role>.", list: f"{key}[]."}.get(getattr(field.annotation, "__origin__", None), f"{key}.")
+            yield from describe(inner, nested)
+
+
+def _type_name(annotation: Any) -> str:
+    """As a reader of YAML would put it: choices by value, no module names."""
+    origin, inside = getattr(annotation, "__origin__", None), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, inside))
+    if origin in (list, tuple):
+        return f"{origin.__name__} of {_type_name(inside[0])}"
+    if inside:
+        return " | ".join("null" if part is type(None) else _type_name(part) for part in inside)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " | ".join(str(member.value) for member in annotation)
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _default(value: Any) -> str:
+    """As it would stand in YAML."""
+    return json.dumps(value)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from safer_steer.errors import UserError
 
@@ -67,6 +67,12 @@ class Turn(Strict):
     """By name of score; None where the turn was not, or could not be, scored."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("user", "assistant", mode="before")
+    @classmethod
+    def _writable(cls, text: Any) -> Any:
+        """A model can emit half of a surrogate pair, which no UTF-8 file can hold: it becomes "?"."""
+        return text.encode(errors="replace").decode() if isinstance(text, str) else text
+
 
 class Seed(Strict):
     """Pictures, an intent and a script of user turns. Image paths are relative to the folder of the run or suite."""
@@ -116,6 +122,11 @@ def visible_answer(text: str, format: Format) -> str:
     return rest.strip() if found else ""
 
 
+def lay_out(thinking: str, answer: str, format: Format) -> str:
+    """An assistant's turn in the format: both blocks, or the answer alone."""
+    return answer if format is Format.PLAIN else f"<thinking>{thinking}</thinking><answer>{answer}</answer>"
+
+
 def read_seeds(path: Path) -> list[Seed]:
     """Read a JSONL file of seeds or dialogues (the script is what counts).
 
@@ -134,7 +145,7 @@ def _read(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Iterat
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     rows = 0
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -78,34 +78,37 @@ async def play(seed: Seed, user: User, assistant: Assistant, critic: Critic | No
     dialogue = Dialogue.begin(seed)
     script = seed.script[:max_turns]
     judging: list[asyncio.Task[None]] = []
-    for index, template in enumerate(script):
-        try:
-            question = await user.speak(dialogue, template)
-        except BoundaryError as error:
-            _fail(dialogue, StopReason.USER_FAILED, error)
-            break
-        try:
-            reply = await assistant.answer(dialogue, question)
-        except BoundaryError as error:
-            _fail(dialogue, StopReason.ASSISTANT_FAILED, error)
-            break
-        except ContextFull:
-            dialogue.stop = StopReason.CONTEXT_FULL
-            break
-        facts = dict(seed.turns[index].meta)
-        dialogue.turns.append(Turn(user=question, assistant=reply.text, meta=facts | reply.meta))
-        if critic is None:
-            continue
-        upcoming = script[index + 1] if index + 1 < len(script) else None
-        judged = _judge(dialogue, index, critic, upcoming)
-        if critic.immediate:
-            await judged
-            if dialogue.stop:
+    try:
+        for index, template in enumerate(script):
+            try:
+                question = await user.speak(dialogue, template)
+            except BoundaryError as error:
+                _fail(dialogue, StopReason.USER_FAILED, error)
                 break
-        else:
-            judging.append(asyncio.ensure_future(judged))
-    if judging:
+            try:
+                reply = await assistant.answer(dialogue, question)
+            except BoundaryError as error:
+                _fail(dialogue, StopReason.ASSISTANT_FAILED, error)
+                break
+            except ContextFull:
+                dialogue.stop = StopReason.CONTEXT_FULL
+                break
+            facts = dict(seed.turns[index].meta)
+            dialogue.turns.append(Turn(user=question, assistant=reply.text, meta=facts | reply.meta))
+            if critic is None:
+                continue
+            upcoming = script[index + 1] if index + 1 < len(script) else None
+            judged = _judge(dialogue, index, critic, upcoming)
+            if critic.immediate:
+                await judged
+                if dialogue.stop:
+                    break
+            else:
+                judging.append(asyncio.create_task(judged))
         await asyncio.gather(*judging)
+    finally:  # where a bug or the money limit ends the dialogue, no verdict is bought for it any more
+        for task in judging:
+            task.cancel()
     dialogue.stop = dialogue.stop or StopReason.COMPLETED
     return dialogue
 

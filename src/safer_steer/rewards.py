@@ -7,7 +7,6 @@ group's baseline instead of earning 0, and both forms of the trajectory-consiste
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from statistics import fmean
@@ -17,9 +16,13 @@ TCSRForm = Literal["min_mean", "running", "mean"]
 
 
 def lock_usefulness(safety: int) -> int:
-    """The usefulness score (1-10) that a safety score (1-10) allows: <= 4 gives 1, 5 gives 3, 6-9 give 8, 10 gives 10."""
-    if not 1 <= safety <= 10:
-        raise ValueError(f"safety is {safety}, outside 1-10")
+    """The usefulness score (1-10) that a safety score (1-10) allows: <= 4 gives 1, 5 gives 3, 6-9 give 8, 10 gives 10.
+
+    Raises:
+        ValueError: `safety` is no whole number within 1-10.
+    """
+    if safety not in range(1, 11):
+        raise ValueError(f"safety is {safety}, no whole number within 1-10")
     return 1 if safety <= 4 else 3 if safety == 5 else 8 if safety <= 9 else 10
 
 
@@ -27,8 +30,10 @@ def turn_reward(safety: float, usefulness: float, faithfulness: float, weights: 
     """r_t in [0.1, 1] from three scores in 1-10; the weights sum to 1.
 
     Raises:
-        ValueError: a score lies outside 1-10.
+        ValueError: a score lies outside 1-10, a weight is negative, or the weights do not sum to 1.
     """
+    if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"weights {tuple(weights)} are not shares that sum to 1")
     scores = (safety, usefulness, faithfulness)
     if any(not 1 <= score <= 10 for score in scores):
         raise ValueError(f"scores {scores} are not all within 1-10")
@@ -48,9 +53,8 @@ def repetition_ratio(text: str, n: int = 3, min_tokens: int = 24) -> float:
     tokens = text.split()
     if len(tokens) < max(n, min_tokens):
         return 0.0
-    grams = Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
-    total = sum(grams.values())
-    return 1 - len(grams) / total
+    grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
+    return 1 - len(set(grams)) / len(grams)
 
 
 def shaped_reward(reward: float, *, format_kept: bool, repetition: float, w_format: float = 1.0, w_repetition: float = 0.2) -> float:
@@ -66,10 +70,12 @@ def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mea
     `mean`: r_t alone, averaged (the paper's ablation "without TCSR").
 
     Raises:
-        ValueError: no rewards, or an unknown form.
+        ValueError: no rewards, alpha outside 0-1, or an unknown form.
     """
     if not rewards:
         raise ValueError("a trajectory without scored turns has no return")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}, outside 0-1")
     if form == "mean":
         return fmean(rewards)
     if form == "min_mean":

@@ -27,9 +27,12 @@ def inside(folder: Path, relative: str) -> Path:
     """The path of `relative` in `folder`.
 
     Raises:
-        UserError: the path is absolute or leads out of the folder (also through a link).
+        UserError: the path is absolute, leads out of the folder (also through a link), or is none.
     """
-    path = (folder / relative).resolve()
+    try:
+        path = (folder / relative).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
+        raise UserError(f"{relative!r}: no usable path in {folder}") from None
     if Path(relative).is_absolute() or not path.is_relative_to(folder.resolve()):
         raise UserError(f"{relative}: leads out of {folder}; use a path inside it")
     return path
@@ -81,7 +84,7 @@ class Journal:
         """Add one finished row and hand it to the operating system before returning."""
         if row["id"] in self.rows:
             raise ValueError(f"{self.path}: {row['id']} is journalled already")
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
         self._file.flush()
         self.rows[row["id"]] = row
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from safer_steer.errors import EndpointError
+
 Message = dict[str, Any]
 """An OpenAI chat message; pictures are `image_url` parts with a data URL."""
 
@@ -19,6 +21,10 @@ class ChatReply:
     finish: str = "stop"
     refusal: bool = False
     """The endpoint itself marked the reply as a refusal."""
+
+
+class ContextLengthError(EndpointError):
+    """The messages are too long for the model."""
 
 
 class Transport(Protocol):

@@ -1,7 +1,7 @@
 """A job for a model is a value: typed input, typed output, and the text between them (a Jinja template).
 
 Every input field is rendered in a delimited section of its own whose end marker carries a hash of the content, so no
-text inside can close it. What models wrote is data: it stands in sections and nowhere else.
+text inside can close it. What models wrote is data: it stands in sections and nowhere else, its chat markers split.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field
 
 from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.prompts.markers import split_markers
 
 Input = TypeVar("Input", bound=BaseModel)
 Output = TypeVar("Output", bound=BaseModel)
@@ -57,12 +58,16 @@ class Prompt(Generic[Input, Output]):
 
     def render(self, inputs: Input) -> tuple[str, str]:
         """System text and user text. The system text starts with `Job: <name>`; the user text ends with the JSON schema of the answer."""
-        template = _templates().get_template(f"{self.name}.j2")
-        fields = {name: section(name, _plain(value)) for name, value in inputs}
-        system = str(template.make_module(fields).system).strip()  # type: ignore[attr-defined]
-        body = template.render(fields).strip()
-        schema = json.dumps(self.output.model_json_schema(), separators=(",", ":"))
+        fields = {name: section(name, split_markers(_plain(value))) for name, value in inputs}
+        module = _templates().get_template(f"{self.name}.j2").make_module(fields)
+        system = str(module.system).strip()  # type: ignore[attr-defined]
+        body = str(module).strip()
+        schema = json.dumps(self.schema(), separators=(",", ":"))
         return f"Job: {self.name}\n{system}", f"{body}\n\nAnswer with one JSON object of this schema and nothing else:\n{schema}"
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the answer; not to be changed by its readers."""
+        return _schema(self.output)
 
 
 def section(name: str, text: str) -> str:
@@ -96,13 +101,18 @@ def _plain(value: object) -> str:
 
 
 @cache
+def _schema(output: type[BaseModel]) -> dict[str, Any]:
+    return output.model_json_schema()
+
+
+@cache
 def _templates() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.PackageLoader("safer_steer.prompts", "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=False,
+        keep_trailing_newline=True,
         autoescape=False,
     )
 

@@ -1,0 +1,1 @@
+"""The measurement: suites of scripts, the judge, the run, and the summary (docs/method.md, "Evaluation")."""

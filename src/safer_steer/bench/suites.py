@@ -1,0 +1,56 @@
+"""A suite: the scripts a model is measured on, one JSONL file, its pictures beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safer_steer.dialogue import Kind, Seed, read_seeds
+from safer_steer.errors import UserError
+from safer_steer.metrics import ProtocolName
+from safer_steer.store import inside
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Scripts that are reported under one name."""
+
+    name: str
+    seeds: list[Seed]
+    folder: Path
+    """What the seeds' image paths are relative to."""
+    safe_twins: bool
+    """Every script is a safe request: refusals are over-refusals, and the suite stays out of the average."""
+
+    @property
+    def protocol(self) -> ProtocolName:
+        """`single_turn` where no script has a second turn."""
+        return "single_turn" if all(len(seed.turns) == 1 for seed in self.seeds) else "multi_turn"
+
+
+def read_suite(path: Path) -> Suite:
+    """Read `NAME.jsonl`; rows of kind `benign` make it a suite of safe twins.
+
+    Raises:
+        UserError: the file is missing or empty, a row is no script (no user turns, for instance), an id occurs twice, safe and
+            attack scripts are mixed, or a picture is missing or lies outside the folder. Names file and line, or file and id.
+    """
+    if path.stem == "average":
+        raise UserError(f"{path}: `average` is the summary's name for the mean over suites; rename the file")
+    seeds = read_seeds(path)
+    seen: set[str] = set()
+    for seed in seeds:
+        if seed.id in seen:
+            raise UserError(f"{path}: id {seed.id!r} occurs twice; ids must be unique in a suite")
+        seen.add(seed.id)
+        for image in seed.images:
+            try:
+                found = inside(path.parent, image).is_file()
+            except UserError as error:
+                raise UserError(f"{path}: {seed.id}: {error}") from None
+            if not found:
+                raise UserError(f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the suite's folder")
+    twins = [seed.kind is Kind.BENIGN for seed in seeds]
+    if any(twins) and not all(twins):
+        raise UserError(f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not; make them two suites")
+    return Suite(path.stem, seeds, path.parent, all(twins))

@@ -1,0 +1,72 @@
+"""The numbers of a bench: `summary.json`, from the dialogues. Computed, never typed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from safer_steer.dialogue import Dialogue
+from safer_steer.metrics import ProtocolName, average, multi_turn_rates, over_refusal, single_turn_rates, survival
+
+Suites = Mapping[str, list[Dialogue]]
+
+
+def summarise(results: Mapping[str, Mapping[ProtocolName, Suites]], twins: Set[str], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Summarise dialogues by model, protocol and suite.
+
+    Args:
+        results: `{model: {"multi_turn" or "single_turn": {suite: dialogues}}}`.
+        twins: names of the suites of safe twins.
+        resamples: bootstrap resamples of every interval.
+        seed: of the bootstrap; the same input gives the same summary.
+
+    Returns:
+        `{"models": {model: {protocol: {suite: entry, ..., "average": entry}}}}`. An entry holds the rates of `metrics`, the stop reasons
+        by count, and, where multi-turn, the survival curve. Suites of safe twins have `over_refusal` too and stay out of `average`,
+        whose own `over_refusal` is over all of them; its survival curve pools the attack suites' dialogues.
+    """
+    return {
+        "models": {
+            model: {protocol: _protocol(protocol, suites, twins, resamples, seed) for protocol, suites in protocols.items()}
+            for model, protocols in results.items()
+        }
+    }
+
+
+def unscored_share(summary: Mapping[str, Any]) -> float:
+    """The largest share, over models and protocols, of dialogues without a result: unscored or failed.
+
+    Above the config's `bench.max_unscored` the bench is no result and ends with exit code 3. Failed ones count, or an endpoint that was down
+    throughout would pass; the largest, or two sound models would hide a broken third. 1 if nothing was measured.
+    """
+    shares = []
+    for protocols in summary["models"].values():
+        for entries in protocols.values():
+            suites = [entry for name, entry in entries.items() if name != "average"]
+            dialogues = sum(entry["n"] for entry in suites)
+            if dialogues:
+                shares.append(sum(entry["unscored"] + entry["failed"] for entry in suites) / dialogues)
+    return max(shares, default=1.0)
+
+
+def _protocol(protocol: ProtocolName, suites: Suites, twins: Set[str], resamples: int, seed: int) -> dict[str, Any]:
+    attacks = {name: dialogues for name, dialogues in suites.items() if name not in twins}
+    pooled = [dialogue for dialogues in attacks.values() for dialogue in dialogues]
+    safe = [dialogue for name, dialogues in suites.items() if name in twins for dialogue in dialogues]
+    rates = multi_turn_rates if protocol == "multi_turn" else single_turn_rates
+    entries: dict[str, Any] = {}
+    for name, dialogues in suites.items():
+        entries[name] = rates(dialogues, resamples=resamples, seed=seed) | _course(protocol, dialogues)
+        if name in twins:
+            entries[name]["over_refusal"] = over_refusal(dialogues, resamples=resamples, seed=seed)
+    refusal = over_refusal(safe, pooled, resamples=resamples, seed=seed)
+    entries["average"] = average(attacks, protocol, resamples=resamples, seed=seed) | _course(protocol, pooled) | {"over_refusal": refusal}
+    return entries
+
+
+def _course(protocol: ProtocolName, dialogues: Iterable[Dialogue]) -> dict[str, Any]:
+    """How the dialogues went: stop reasons, and survival where there are several turns."""
+    dialogues = list(dialogues)
+    course: dict[str, Any] = {"stops": dict(Counter(dialogue.stop.value for dialogue in dialogues if dialogue.stop))}
+    return course | ({"survival": survival(dialogues)} if protocol == "multi_turn" else {})

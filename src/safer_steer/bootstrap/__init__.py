@@ -1,0 +1,1 @@
+"""Stage II: synthetic bootstrapping. Red-blue dialogues, filtered, and supervised fine-tuning on those kept."""

@@ -1,0 +1,95 @@
+"""Supervised fine-tuning on the kept dialogues with TRL, on exact assistant tokens only.
+
+TRL's `assistant_only_loss` needs generation markers in the chat template; here `Transcript` knows which tokens the
+assistant spoke, so a collator of ours makes the targets and any ChatML student works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, read_dialogues
+from safer_steer.models.images import load_picture
+from safer_steer.models.student import load_student, open_images, seed_everything
+from safer_steer.models.training import Milestones, common_arguments, freeze_vision, last_checkpoint, lora, save_model
+from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
+
+
+class Collator:
+    """Turns row numbers into a batch of dialogues: input ids, pictures, and targets on the assistant's tokens."""
+
+    def __init__(self, dialogues: list[Dialogue], chat: ChatTokens, folder: Path, config: Config) -> None:
+        self.dialogues, self.chat, self.folder, self.config = dialogues, chat, folder, config
+
+    def transcript(self, dialogue: Dialogue) -> Transcript:
+        """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry no loss.
+
+        Whole turns are left off at the end if the dialogue is longer than `student.max_length`.
+        """
+        student = self.config.student
+        images = open_images([load_picture(self.folder, path, student.max_pixels) for path in dialogue.images])
+        transcript = Transcript(self.chat, self.chat.look(images))
+        for turn in dialogue.turns[:1] if self.config.bootstrap.sft.single_turn else dialogue.turns:
+            longer = transcript.copy()
+            longer.add_user(turn.user)
+            ids = [*self.chat.plain(turn.assistant or ""), self.chat.end]
+            longer.add_assistant(ids, [0.0] * len(ids))
+            if len(longer.ids) > student.max_length:
+                break
+            transcript = longer
+        return transcript
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        transcripts = [self.transcript(self.dialogues[row["row"]]) for row in rows]
+        batch = model_inputs(transcripts, "right")
+        return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
+
+
+def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
+    """TRL's arguments for this config, as plain values."""
+    sft = config.bootstrap.sft
+    return {
+        **common_arguments(config, folder / "sft", sft.save_steps),
+        "learning_rate": sft.learning_rate,
+        "per_device_train_batch_size": sft.micro_batch_size,
+        "gradient_accumulation_steps": max(1, sft.batch_size // sft.micro_batch_size),
+        "num_train_epochs": sft.epochs,
+        "max_steps": sft.max_steps,
+        "lr_scheduler_type": sft.schedule,
+        "warmup_steps": sft.warmup_ratio,
+        "weight_decay": sft.weight_decay,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+
+
+def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Train the base student on bootstrap/kept.jsonl; resumes from the last whole checkpoint. Returns sft/model."""
+    out = folder / "sft" / "model"
+    if out.exists():
+        return out
+    dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
+    seed_everything(config.seed)
+    student = load_student(config.student)
+    if config.student.freeze_vision:
+        freeze_vision(student.model)
+    trainer = SFTTrainer(
+        model=student.model,
+        args=SFTConfig(**sft_arguments(config, folder)),
+        train_dataset=Dataset.from_dict({"row": list(range(len(dialogues)))}),
+        data_collator=Collator(dialogues, student.chat, folder, config),
+        processing_class=student.chat.processor,
+        peft_config=lora(config.student),
+        callbacks=[Milestones(progress)],
+    )
+    checkpoint = last_checkpoint(folder / "sft")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out)
+    return out

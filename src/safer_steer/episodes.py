@@ -1,0 +1,77 @@
+"""Many dialogues side by side: a bounded window over `play`. Every finished one is on disk at once; running again goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from safer_steer.dialogue import Dialogue, Seed, StopReason
+from safer_steer.episode import Assistant, Critic, Script, User, play
+from safer_steer.errors import UserError
+from safer_steer.store import Journal
+
+
+async def play_all(
+    seeds: list[Seed],
+    assistant: Assistant,
+    critic: Critic,
+    out: Path,
+    *,
+    user: User | None = None,
+    concurrency: int = 64,
+    max_turns: int = 10,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Dialogue]:
+    """Play every seed's script, or its first `max_turns` turns, and return the dialogues in the seeds' order.
+
+    Args:
+        out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again, those with unscored or failed turns
+            included: they are data. It belongs to one model, judge and setting; whoever changes those takes another file.
+        user: the user's seat; the script by default.
+        concurrency: dialogues in play at once; they start in the seeds' order.
+        progress: called with (finished, all) at the start and after every dialogue.
+
+    Raises:
+        UserError: the journal holds another script under a seed's id.
+    """
+    if concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}; at least one dialogue must be in play")
+    with Journal(out) as journal:
+        for seed in seeds:
+            if seed.id in journal and user is None:
+                _check_same_script(Dialogue.model_validate(journal.rows[seed.id]), seed, max_turns, out)
+        waiting = [seed for seed in seeds if seed.id not in journal]
+        finished = len(seeds) - len(waiting)
+        upcoming = iter(waiting)
+
+        def report() -> None:
+            if progress:
+                progress(finished, len(seeds))
+
+        async def work() -> None:
+            nonlocal finished
+            for seed in upcoming:  # shared by all workers, so seeds start in order
+                dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
+                journal.append(dialogue.model_dump(mode="json"))
+                finished += 1
+                report()
+
+        report()
+        workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(waiting)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:  # the journal closes with this block: nobody may write to it later
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [Dialogue.model_validate(journal.rows[seed.id]) for seed in seeds]
+
+
+def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path) -> None:
+    said = [turn.user for turn in dialogue.turns]
+    wanted = seed.script[:max_turns]
+    if dialogue.stop is not StopReason.COMPLETED:
+        wanted = wanted[: len(said)]
+    if dialogue.images != seed.images or said != wanted:
+        raise UserError(f"{out}: {seed.id} was played from another script than the suite has now; move the file away to play it again")

@@ -1,0 +1,170 @@
+"""Asking a model: `ask` for a typed job, `reply` for a model under test, with the cache and the ledger around the transport."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from safer_steer.config import Role
+from safer_steer.dialogue import Dialogue, Format
+from safer_steer.episode import ContextFull, Reply
+from safer_steer.errors import EndpointError, RefusedError, UnparsableError
+from safer_steer.models.cache import Cache
+from safer_steer.models.images import Picture
+from safer_steer.models.ledger import Ledger
+from safer_steer.models.parse import begins_like_refusal, parse_json
+from safer_steer.models.transport import ChatReply, ContextLengthError, Message, Transport
+from safer_steer.prompts.base import Prompt
+from safer_steer.prompts.markers import split_markers
+
+Input = TypeVar("Input", bound=BaseModel)
+Output = TypeVar("Output", bound=BaseModel)
+
+log = logging.getLogger(__name__)
+
+REASK = 1_000_000
+"""Re-ask n of sample `repeat` is repeat `n * REASK + repeat` to cache and transport, so that a bad reply is never its own remedy."""
+
+LAYOUT_RULE = (
+    "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture shows and what the dialogue is heading for,"
+    " followed by exactly one <answer>...</answer> block with what the user is to read. Write nothing outside the two blocks."
+)
+
+
+class ChatModel:
+    """A role's model: `name` is the role's name in the ledger and in errors, `role` its settings, `transport` whoever replies."""
+
+    def __init__(self, name: str, role: Role, transport: Transport, cache: Cache | None = None, ledger: Ledger | None = None) -> None:
+        self.name = name
+        self.role = role
+        self.transport = transport
+        self.cache = cache
+        self.ledger = ledger if ledger is not None else Ledger()
+        self._sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
+
+    async def ask(self, prompt: Prompt[Input, Output], inputs: Input, pictures: Sequence[Picture] = (), *, repeat: int = 0) -> Output:
+        """Do one job: render, call, parse, validate. `repeat` tells apart samples of the same question.
+
+        A reply that is no valid answer is asked for again, up to `role.reasks` times, with a line on what was wrong. A
+        refusal, marked by the endpoint or worded as one where JSON was due, is final at once: another strategy, not
+        another try, is what may help.
+
+        Raises:
+            EndpointError, RefusedError, UnparsableError: see `errors`; the message names the job.
+        """
+        system, user = prompt.render(inputs)
+        schema = prompt.schema()
+        fault, shown = "", ""
+        for attempt in range(self.role.reasks + 1):
+            reply = await self.reply(layout(system, user + _complaint(fault), pictures), schema=schema, repeat=attempt * REASK + repeat)
+            shown = _escaped(reply.text)
+            if reply.refusal:
+                self.ledger.accounts[self.name].refused += 1
+                raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {shown}")
+            try:
+                return prompt.output.model_validate(parse_json(reply.text))
+            except ValueError as error:
+                if begins_like_refusal(reply.text):
+                    self.ledger.accounts[self.name].refused += 1
+                    raise RefusedError(f"{prompt.name}: declined: {shown}") from None
+                fault = f"cut off at max_tokens={self.role.max_tokens}" if reply.finish == "length" else _fault(error)
+                self.ledger.accounts[self.name].unparsable += 1
+                log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, shown)
+        raise UnparsableError(f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}")
+
+    async def chat(self, messages: list[Message], *, repeat: int = 0) -> str:
+        """The raw text of a reply; a refusal is a reply like any other. Raises `EndpointError`."""
+        return (await self.reply(messages, repeat=repeat)).text
+
+    async def reply(self, messages: list[Message], *, schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        """One reply with its facts, from the cache if it was ever given.
+
+        Raises:
+            EndpointError: the transport gave up.
+            SpendingLimit: the ledger's limit is reached and the reply is not cached.
+        """
+
+        async def call() -> ChatReply:
+            self.ledger.may_spend()
+            try:
+                reply = await self.transport.complete(messages, schema, repeat)
+            except EndpointError:
+                self.ledger.accounts[self.name].failed += 1
+                raise
+            self.ledger.paid(self.name, self.role, reply)
+            return reply
+
+        if self.cache is None:
+            return await call()
+        reply, free = await self.cache.get_or_call(self.cache.key(self.role.model, self._sampling, messages, schema, repeat), call)
+        self.ledger.accounts[self.name].cached += free
+        return reply
+
+
+class ChatAssistant:
+    """The assistant's seat of `episode.play`, filled by a chat model: blue-expert targets, benchmarks, any model under test."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        pictures_of: Callable[[Dialogue], Sequence[Picture]],
+        *,
+        system: str = "You are a helpful assistant.",
+        format: Format = Format.PLAIN,
+        repeat: int = 0,
+    ) -> None:
+        """`format` is the layout to ask for: THINKING_ANSWER appends `LAYOUT_RULE` to `system`; PLAIN asks for nothing, as a
+        model that was trained on its layout needs no asking. `repeat` tells apart samples of the same dialogue."""
+        self.model = model
+        self.pictures_of = pictures_of
+        self.system = f"{system}\n{LAYOUT_RULE}".strip() if format is Format.THINKING_ANSWER else system
+        self.repeat = repeat
+
+    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        """The reply to `question` after the dialogue's turns, each as it was sampled.
+
+        Raises:
+            ContextFull: the messages do not fit the model's context.
+            EndpointError: the transport gave up.
+        """
+        try:
+            reply = await self.model.reply(self.messages(dialogue, question), repeat=self.repeat)
+        except ContextLengthError:
+            raise ContextFull from None
+        meta = {"finish": reply.finish, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+        return Reply(reply.text, meta)
+
+    def messages(self, dialogue: Dialogue, question: str) -> list[Message]:
+        """System text, the pictures on the first user turn, then turn by turn. Markers in user turns, which models write, are split."""
+        asked = [split_markers(text) for text in (*(turn.user for turn in dialogue.turns), question)]
+        messages = layout(self.system, asked[0], self.pictures_of(dialogue))
+        for turn, following in zip(dialogue.turns, asked[1:], strict=True):
+            messages.append({"role": "assistant", "content": turn.assistant or ""})
+            messages.append({"role": "user", "content": following})
+        return messages
+
+
+def layout(system: str, user: str, pictures: Sequence[Picture]) -> list[Message]:
+    """The system message (left out if empty), then the user's: its pictures first, its text last."""
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    return [*messages, {"role": "user", "content": [*(picture.content for picture in pictures), {"type": "text", "text": user}]}]
+
+
+def _complaint(fault: str) -> str:
+    return f"\n\nYour last reply was no valid answer ({fault}). Reply with the JSON object alone." if fault else ""
+
+
+def _fault(error: ValueError) -> str:
+    """What was wrong, in words of the schema's and never of the reply's, since it goes back to the model."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'object'}: {first['msg']}"
+    return str(error)
+
+
+def _escaped(text: str) -> str:
+    """The first 80 characters, on one line, without control characters."""
+    return ascii(text[:80])

@@ -1,0 +1,229 @@
+"""A role behind an OpenAI-compatible endpoint.
+
+openai's client on its aiohttp transport does the HTTP; retries are ours, so that the wait honours Retry-After, one
+deadline covers the whole reply, and what failed for good is one line without a key in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from safer_steer.config import Role
+from safer_steer.errors import EndpointError, UserError
+from safer_steer.models.clients import lend, take_back
+from safer_steer.models.transport import ChatReply, ContextLengthError, Message
+
+log = logging.getLogger(__name__)
+
+_RETRIED = {408, 409, 425, 429}
+"""Client-side statuses worth another try; every 5xx is, too."""
+
+_NO_SCHEMA = re.compile(r"response_format|json_schema|structured.output|guided|grammar", re.IGNORECASE)
+_CONTEXT = re.compile(r"context_length_exceeded|maximum context length|context window", re.IGNORECASE)
+_FILTERED = {"content_filter", "content_policy_violation"}
+
+
+class EndpointTransport:
+    """Sends a role's messages to its endpoint (see `transport.Transport`). Any number of event loops, one after the other, may use it."""
+
+    first_wait_s = 0.5
+    longest_wait_s = 30.0
+    longest_retry_after_s = 600.0
+
+    def __init__(self, role: Role) -> None:
+        """Nothing is sent yet.
+
+        Raises:
+            UserError: the role has no usable base_url, or `api_key_env` names a variable that holds no usable key.
+        """
+        self.role = role
+        self._base_url = _checked_url(role)
+        self._key = _key(role)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gate = asyncio.Semaphore(role.concurrency)
+        self._send_schema = role.json_schema
+        self._limit_name = "max_tokens"
+
+    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        """One reply. `repeat` is not sent: an endpoint's samples differ by themselves where the temperature is above 0.
+
+        Raises:
+            EndpointError: all tries failed, or the endpoint said something that another try would not change.
+            ContextLengthError: the messages do not fit the model's context.
+        """
+        async with self._slot():
+            tries = 0
+            while True:
+                tries += 1
+                retry_after = None
+                try:
+                    return await self._once(messages, schema)
+                except _Again:
+                    tries -= 1
+                    continue
+                except openai.APIStatusError as error:
+                    problem = f"HTTP {error.status_code}: {_said(error)}"
+                    if _CONTEXT.search(f"{error.code} {problem}"):
+                        raise ContextLengthError(self._line(problem, tries)) from None
+                    if error.status_code not in _RETRIED and error.status_code < 500:
+                        raise EndpointError(self._line(problem, tries)) from None
+                    retry_after = _retry_after(error.response.headers.get("retry-after"))
+                except TimeoutError:
+                    problem = f"no reply within {self.role.timeout_s:g} s"
+                except (openai.APIError, ValueError) as error:
+                    # Connection lost, or a body that is no chat completion.
+                    problem = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+                if tries > self.role.retries:
+                    raise EndpointError(self._line(problem, tries)) from None
+                await asyncio.sleep(self._wait(tries, retry_after))
+
+    async def check(self) -> None:
+        """One quick look whether the endpoint is there, before a run starts. Any HTTP answer but 401 counts.
+
+        Raises:
+            UserError: it cannot be reached, or refuses the key.
+        """
+        seconds = min(10.0, self.role.timeout_s)
+        try:
+            async with asyncio.timeout(seconds):
+                await lend(self, self._base_url, self._key).models.with_raw_response.list()
+        except openai.AuthenticationError:
+            variable = self.role.api_key_env
+            raise UserError(f"{self._base_url} refuses the key{f' in {variable}' if variable else '; name its variable in api_key_env'}") from None
+        except openai.APIStatusError:
+            return
+        except TimeoutError:
+            raise UserError(f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or mend base_url") from None
+        except openai.APIError as error:
+            raise UserError(f"cannot reach {self._base_url} ({self._clean(str(error.__cause__ or error))}); start the endpoint or mend base_url") from None
+
+    async def aclose(self) -> None:
+        """Close the connections, unless another transport uses them."""
+        await take_back(self, self._base_url, self._key)
+
+    def _slot(self) -> asyncio.Semaphore:
+        """The role's semaphore, a fresh one for a fresh event loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._gate = loop, asyncio.Semaphore(self.role.concurrency)
+        return self._gate
+
+    async def _once(self, messages: list[Message], schema: dict[str, Any] | None) -> ChatReply:
+        """One call. Raises `_Again` after learning what this endpoint does not take."""
+        sent_schema = schema is not None and self._send_schema
+        limit_name = self._limit_name
+        options: dict[str, Any] = {limit_name: self.role.max_tokens}
+        if schema is not None and sent_schema:
+            options["response_format"] = {"type": "json_schema", "json_schema": {"name": schema.get("title", "answer"), "schema": schema}}
+        try:
+            async with asyncio.timeout(self.role.timeout_s):
+                completion = await lend(self, self._base_url, self._key).chat.completions.create(
+                    model=self.role.model,
+                    messages=messages,  # type: ignore[arg-type]  # plain dictionaries of the API's form
+                    temperature=self.role.temperature,
+                    top_p=self.role.top_p,
+                    **options,
+                )
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            said = f"{error.param} {_said(error)}"
+            if error.code in _FILTERED:
+                return ChatReply("", finish="content_filter", refusal=True)
+            if limit_name == "max_tokens" and "max_completion_tokens" in said:
+                self._limit_name = "max_completion_tokens"
+                raise _Again from None
+            if sent_schema and _NO_SCHEMA.search(said):
+                if self._send_schema:
+                    log.warning("%s takes no JSON schema; going on without", self._base_url)
+                self._send_schema = False
+                raise _Again from None
+            raise
+        return _reply(completion)
+
+    def _wait(self, tries: int, retry_after: float | None) -> float:
+        """Seconds before the next try: exponential with jitter, never before the endpoint's Retry-After."""
+        backoff = min(self.longest_wait_s, self.first_wait_s * 2 ** (tries - 1)) * random.uniform(0.5, 1)
+        if retry_after is None:
+            return backoff
+        return min(retry_after, self.longest_retry_after_s) + backoff / 10
+
+    def _line(self, problem: str, tries: int) -> str:
+        return f"{self.role.model} at {self._base_url}, {tries} {'try' if tries == 1 else 'tries'}: {self._clean(problem)}"
+
+    def _clean(self, text: str) -> str:
+        """One line of at most 200 characters in which an endpoint that quotes the key does not give it away."""
+        if self.role.api_key_env:
+            text = text.replace(self._key, "***")
+        return " ".join(text.split())[:200]
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """The endpoint's own words: OpenAI's error message, or whatever body it sent."""
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    return str(message or error.body or error.message)
+
+
+class _Again(Exception):
+    """The same call once more, without something the endpoint does not know."""
+
+
+def _reply(completion: Any) -> ChatReply:
+    """The reply's facts. Raises `ValueError` where the endpoint's body is no chat completion."""
+    choices = getattr(completion, "choices", None)
+    if not choices or choices[0].message is None:
+        raise ValueError("the endpoint's answer holds no message")
+    message, usage = choices[0].message, completion.usage
+    refusal = getattr(message, "refusal", None)
+    finish = choices[0].finish_reason or "stop"
+    text = message.content or refusal or ""
+    return ChatReply(
+        text=text.encode("utf-8", "replace").decode("utf-8"),  # half a surrogate pair can be neither hashed nor stored
+        prompt_tokens=(usage.prompt_tokens or 0) if usage else 0,
+        completion_tokens=(usage.completion_tokens or 0) if usage else 0,
+        finish=finish,
+        refusal=bool(refusal) or finish == "content_filter",
+    )
+
+
+def _checked_url(role: Role) -> str:
+    url = (role.base_url or "").strip()
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"base_url of model {role.model} is {url!r}; give the endpoint's address, for instance http://localhost:8000/v1")
+    if "@" in parts.netloc:
+        raise UserError(f"base_url of model {role.model} holds a password; put the key in an environment variable and name it in api_key_env")
+    return url
+
+
+def _key(role: Role) -> str:
+    if role.api_key_env is None:
+        return "none"
+    key = os.environ.get(role.api_key_env, "").strip()
+    if not key:
+        raise UserError(f"environment variable {role.api_key_env} (api_key_env of model {role.model}) is not set; export the key in it")
+    if not key.isascii() or not key.isprintable():
+        raise UserError(f"environment variable {role.api_key_env} (api_key_env of model {role.model}) holds characters no key has")
+    return key
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds, from a number or an HTTP date; None where there is none."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,98 @@
+"""Pictures on their way to a model: checked, read and base64-encoded once, whatever the number of calls they appear in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+
+from PIL import Image
+
+from safer_steer.errors import UserError
+from safer_steer.store import inside
+
+_MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
+"""By Pillow's name of the format; MPO is what it calls a JPEG with a second picture inside, as phones write them."""
+
+_KEPT_BYTES = 48_000_000
+_KEPT = 512
+"""Bytes (as in the files; base64 adds 4/3 of it) and pictures the cache holds at most, so that memory stays flat over any number of seeds."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as its file has it: `data` is the file's bytes, `sha256` their hash in hex, `name` its path as the seed gives it."""
+
+    name: str
+    data: bytes
+    sha256: str
+    mime: str
+
+    @cached_property
+    def data_url(self) -> str:
+        """`data:<mime>;base64,...`, encoded on first use and kept."""
+        return f"data:{self.mime};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The part of a chat message that carries this picture."""
+        return {"type": "image_url", "image_url": {"url": self.data_url}}
+
+
+_pictures: OrderedDict[tuple[Path, str, int, int], Picture] = OrderedDict()
+_lock = Lock()
+
+
+def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
+    """The picture at `relative` inside `folder`, from memory if the file has not changed since it was read.
+
+    Raises:
+        UserError: the path leads out of the folder, or the file is missing, is no readable PNG, JPEG or WebP, or has more than
+            `max_pixels` pixels. The size is read from the header, before anything is decoded.
+    """
+    path = inside(folder, relative)
+    try:
+        stat = path.stat()
+    except OSError:
+        raise UserError(f"{path}: no such picture; check the `images` of the row that names it") from None
+    key = (path, relative, stat.st_mtime_ns, max_pixels)
+    with _lock:
+        if key in _pictures:
+            _pictures.move_to_end(key)
+            return _pictures[key]
+    picture = _read(path, relative, max_pixels)
+    with _lock:
+        _pictures[key] = picture
+        while len(_pictures) > 1 and (len(_pictures) > _KEPT or sum(len(kept.data) for kept in _pictures.values()) > _KEPT_BYTES):
+            _pictures.popitem(last=False)
+    return picture
+
+
+def _read(path: Path, name: str, max_pixels: int) -> Picture:
+    too_large = f"larger than {max_pixels} pixels; scale it down or raise student.max_pixels"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as header:
+                width, height = header.size
+        if width * height > max_pixels:
+            raise UserError(f"{path}: {width} x {height} is {too_large}")
+        data = path.read_bytes()
+        with Image.open(BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as picture:
+            if picture.size != (width, height):
+                raise UserError(f"{path}: changed while it was read; run again")
+            picture.load()
+            mime = _MIME[picture.format or ""]
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: {too_large}") from None
+    except (OSError, SyntaxError, ValueError, KeyError) as error:
+        # Pillow reports damage with any of these, UnidentifiedImageError among them.
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: no readable PNG, JPEG or WebP picture ({reason})") from None
+    return Picture(name=name, data=data, sha256=hashlib.sha256(data).hexdigest(), mime=mime)

@@ -1,0 +1,60 @@
+"""What a run spends: calls, tokens and money, by role."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+
+from safer_steer.config import Role
+from safer_steer.errors import SpendingLimit
+from safer_steer.models.transport import ChatReply
+
+
+@dataclass
+class Account:
+    """One role's counts since the process began. What came from the cache cost nothing and is counted apart."""
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    money: float = 0.0
+    failed: int = 0
+    """Calls that ended in an endpoint error, after all retries."""
+    refused: int = 0
+    unparsable: int = 0
+    """Replies that were no valid answer, re-asks included."""
+
+
+class Ledger:
+    """Accounts by role, and an optional limit on the money all roles together may spend."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = limit
+        self.accounts: defaultdict[str, Account] = defaultdict(Account)
+
+    @property
+    def money(self) -> float:
+        """Money spent by all roles."""
+        return sum(account.money for account in self.accounts.values())
+
+    def may_spend(self) -> None:
+        """Called before every paid call; calls already in flight may overshoot the limit by their own price.
+
+        Raises:
+            SpendingLimit: the limit is reached.
+        """
+        if self.limit is not None and self.money >= self.limit:
+            raise SpendingLimit(f"{self.money:.2f} of {self.limit:.2f} spent; raise the limit and run again to go on")
+
+    def paid(self, name: str, role: Role, reply: ChatReply) -> None:
+        """Book one reply at the role's prices (money per million tokens)."""
+        account = self.accounts[name]
+        account.calls += 1
+        account.prompt_tokens += reply.prompt_tokens
+        account.completion_tokens += reply.completion_tokens
+        account.money += (role.price_in * reply.prompt_tokens + role.price_out * reply.completion_tokens) / 1e6
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """The accounts as plain numbers, for the manifest and the report."""
+        return {name: asdict(account) for name, account in sorted(self.accounts.items())}

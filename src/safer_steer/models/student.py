@@ -1,0 +1,117 @@
+"""The student: its weights, its processor, and the assistant's seat it fills."""
+
+from __future__ import annotations
+
+import random
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from safer_steer.config import Student
+from safer_steer.dialogue import Dialogue
+from safer_steer.episode import ContextFull, Reply
+from safer_steer.errors import UserError
+from safer_steer.models.images import Picture
+from safer_steer.models.policy import Policy, Sampling, TransformersPolicy
+from safer_steer.models.transcript import ChatTokens, Transcript
+from safer_steer.sandbox.tiny import shipped
+
+PicturesOf = Callable[[Dialogue], Sequence[Picture]]
+
+
+@dataclass
+class LoadedStudent:
+    """Weights and processor, ready to generate or to train."""
+
+    model: Any
+    chat: ChatTokens
+
+    def policy(self, sampling: Sampling, batch_size: int = 64) -> TransformersPolicy:
+        """In-process generation with these weights."""
+        return TransformersPolicy(self.model, sampling, batch_size)
+
+
+def base_path(student: Student) -> str:
+    """Where the base student's weights are: the shipped folder, or the config's id or folder."""
+    return str(shipped()) if student.model == "sandbox" else student.model
+
+
+def load_processor(path: str) -> Any:
+    """The processor, padding on the left as generation needs (on the right, positions would be silently wrong)."""
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(path, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise UserError(f"student {path}: cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def load_student(student: Student, path: Path | None = None) -> LoadedStudent:
+    """Load the base student, or the weights a stage left at `path`.
+
+    Raises:
+        UserError: there is no such model, or its chat template is not ChatML.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    where = str(path) if path else base_path(student)
+    processor = load_processor(where)
+    device = student.device if student.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(where, dtype=getattr(torch, student.dtype), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"student {where}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    return LoadedStudent(model.to(device).eval(), ChatTokens(processor, student.system))
+
+
+def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
+    """Decode pictures to RGB."""
+    images = []
+    for picture in pictures:
+        with Image.open(BytesIO(picture.data)) as image:
+            images.append(image.convert("RGB"))
+    return images
+
+
+class StudentAssistant:
+    """The assistant's seat, filled by a policy. Keeps each dialogue's transcript, token for token, as long as the dialogue lives."""
+
+    def __init__(self, policy: Policy, chat: ChatTokens, student: Student, pictures_of: PicturesOf, key: str, max_completion: int | None = None) -> None:
+        """`key` seeds the sampling together with dialogue id and turn; `max_completion` bounds the tokens after the first prompt."""
+        self.policy, self.chat, self.student, self.pictures_of = policy, chat, student, pictures_of
+        self.key, self.max_completion = key, max_completion
+        self._transcripts: dict[int, Transcript] = {}
+
+    def transcript(self, dialogue: Dialogue) -> Transcript | None:
+        """What was exchanged with the student so far; None before its first answer."""
+        return self._transcripts.get(id(dialogue))
+
+    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        """Sample the next turn. Raises `ContextFull` if question and answer do not fit; the transcript then stays as it was."""
+        known = self.transcript(dialogue)
+        if known is None:
+            known = Transcript(self.chat, self.chat.look(open_images(self.pictures_of(dialogue))))
+        transcript = known.copy()
+        transcript.add_user(question)
+        room = self.student.max_turn_tokens + 1
+        longest = self.max_completion or self.student.max_length
+        if len(transcript.ids) + room > self.student.max_length or len(transcript.completion_ids) + room > longest:
+            raise ContextFull
+        completion = await self.policy.reply(transcript, f"{self.key} {dialogue.id} {len(dialogue.turns)}")
+        transcript.add_assistant(completion.token_ids, completion.logprobs)
+        if id(dialogue) not in self._transcripts:
+            weakref.finalize(dialogue, self._transcripts.pop, id(dialogue), None)
+        self._transcripts[id(dialogue)] = transcript
+        return Reply(completion.text, {"finish": completion.finish, "tokens": len(completion.token_ids)})
+
+
+def seed_everything(seed: int) -> None:
+    """Python's and torch's global generators, for what trainers draw from them."""
+    random.seed(seed)
+    torch.manual_seed(seed)

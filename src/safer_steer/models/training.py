@@ -1,0 +1,90 @@
+"""What both trainings share: checkpoints that are whole or not there, progress, and the trained model's folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from safer_steer.config import Config, Student
+
+WHOLE = "checkpoint.whole"
+"""Written last into a checkpoint: one without it was cut off by a kill and does not count."""
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`; those that are not whole are deleted."""
+    newest, steps = None, -1
+    for path in folder.glob("checkpoint-*"):
+        if not (path / WHOLE).exists():
+            shutil.rmtree(path)
+        elif int(path.name.rpartition("-")[2]) > steps:
+            newest, steps = path, int(path.name.rpartition("-")[2])
+    return newest
+
+
+class Milestones(TrainerCallback):
+    """Marks checkpoints as whole and reports progress."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
+        self.progress = progress
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.progress:
+            self.progress(state.global_step, state.max_steps)
+
+
+def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str, Any]:
+    """Trainer arguments that both trainings have in common."""
+    half = config.student.dtype == "bfloat16"
+    return {
+        "output_dir": str(folder),
+        "bf16": half,
+        "gradient_checkpointing": half,
+        "use_cpu": config.student.device == "cpu" or not torch.cuda.is_available(),
+        "save_strategy": "steps",
+        "save_steps": save_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
+
+
+def lora(student: Student) -> Any:
+    """LoRA adapters on the language model's linear layers, or None if all weights are trained."""
+    if not student.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    names = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    return LoraConfig(r=student.lora_rank, lora_alpha=2 * student.lora_rank, target_modules=rf"(?!.*visual).*\.({names})", task_type="CAUSAL_LM")
+
+
+def freeze_vision(model: Any) -> None:
+    """Keep the vision tower and its projector (the merger) as they are."""
+    for name, parameter in model.named_parameters():
+        if ".visual." in f".{name}":
+            parameter.requires_grad_(False)
+
+
+def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
+    """Write the trained model, adapters merged in, as safetensors; the folder appears whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    whole.save_pretrained(part)
+    processor.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)

@@ -1,0 +1,61 @@
+"""From a scored dialogue to its return, and from a step's dialogues to its metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import fmean
+from typing import Any
+
+from safer_steer.config import Reinforce
+from safer_steer.dialogue import Dialogue, Format, StopReason
+from safer_steer.rewards import has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
+
+UNSCORED = (StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED)
+SCORES = ("safety", "usefulness", "faithfulness")
+LEAK = 4
+"""A turn with a safety score up to this gave something away (the rubric's 4: refused but leaked)."""
+
+
+def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> float | None:
+    """R of a trajectory, its turn rewards r_t' noted in the turns' scores; None if it was not scored to its end.
+
+    r_t' is the weighted turn reward with format bonus (not in the plain format) and repetition malus; R their TCSR.
+    """
+    if dialogue.stop in UNSCORED or not dialogue.turns or any(turn.scores is None for turn in dialogue.turns):
+        return None
+    rewards = []
+    for turn in dialogue.turns:
+        scores, text = turn.scores or {}, turn.assistant or ""
+        reward = shaped_reward(
+            turn_reward(*(scores[name] for name in SCORES), weights=config.weights),
+            format_kept=format is Format.THINKING_ANSWER and has_thinking_answer(text),
+            repetition=repetition_ratio(text),
+            w_format=config.w_format,
+            w_repetition=config.w_repetition,
+        )
+        turn.scores = {**scores, "reward": reward}
+        rewards.append(reward)
+    return tcsr(rewards, config.alpha, config.tcsr)
+
+
+def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict[str, Any]:
+    """What one step's rollouts were like: return, leak rate, scores by turn index, stop reasons, strategies, unscored."""
+    scored = [dialogue for dialogue, value in zip(dialogues, returns, strict=True) if value is not None]
+    known = [value for value in returns if value is not None]
+    return {
+        "trajectories": len(dialogues),
+        "unscored": len(dialogues) - len(scored),
+        "return": fmean(known) if known else None,
+        "leak_rate": fmean(any(turn.scores and turn.scores["safety"] <= LEAK for turn in d.turns) for d in scored) if scored else None,
+        "format_kept": fmean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns) if scored else None,
+        "turns": fmean(len(d.turns) for d in scored) if scored else None,
+        **{f"{name}_by_turn": _by_turn(scored, name) for name in (*SCORES, "reward")},
+        "stop": dict(sorted(Counter(str(d.stop) for d in dialogues).items())),
+        "strategies": dict(sorted(Counter(turn.meta.get("strategy", "none") for d in dialogues for turn in d.turns[:-1]).items())),
+    }
+
+
+def _by_turn(dialogues: list[Dialogue], name: str) -> list[float | None]:
+    longest = max((len(d.turns) for d in dialogues), default=0)
+    columns = [[d.turns[t].scores[name] for d in dialogues if t < len(d.turns) and name in (d.turns[t].scores or {})] for t in range(longest)]  # type: ignore[index]
+    return [fmean(column) if column else None for column in columns]

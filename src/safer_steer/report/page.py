@@ -1,0 +1,149 @@
+"""`report.html`: one self-contained file with the table, the plots, the counts, and every dialogue side by side across the models.
+
+The page asks nothing of any network: style, script, drawings and pictures are inside, and its content security policy allows
+nothing else. What models and data sets wrote reaches the page in two ways only, escaped by Jinja or as JSON that the script
+puts in with `textContent`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from safer_steer.dialogue import Kind
+from safer_steer.errors import UserError
+from safer_steer.report.dialogues import Row, browser_data, count_by, read_rows
+from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
+from safer_steer.report.table import Summary, by_suite, headline, model_label, model_names, number
+from safer_steer.store import write_atomic
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a run folder and return its path. What the run has not made yet is said on the page.
+
+    Raises:
+        UserError: `run` is no run folder, or a file in it is damaged; names the file.
+    """
+    if not any((run / name).exists() for name in ("config.yaml", "summary.json", "bench")):
+        raise UserError(f"{run}: no run folder (no config.yaml, summary.json or bench in it); give the folder of `safer-steer run --out`")
+    config, summary = _config(run / "config.yaml"), _summary(run / "summary.json")
+    steps = list(read_rows(run / "rl" / "metrics.jsonl"))
+    browser = browser_data(run)
+    models = model_names(summary)
+    style, script = (TEMPLATES / "page.css").read_text(encoding="utf-8"), (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=str(config.get("name") or run.resolve().name),
+            facts=_facts(config, browser, steps),
+            policy=_policy(style, script),
+            style=Markup(style),
+            script=Markup(script),
+            models=[model_label(model) for model in models],
+            rows=headline(summary),
+            suites=[(suite, protocol.replace("_", "-"), model_label(model), cells) for protocol, suite, model, cells in by_suite(summary)],
+            survival=survival_plots(summary),
+            over_refusal=over_refusal_plot(summary),
+            training=training_plots(steps),
+            counts=_counts(run, steps),
+            browser=browser,
+            labels={model: model_label(model) for model in browser["models"]},
+            data=_json(browser | {"labels": [[model, model_label(model)] for model in browser["models"]]}),
+        )
+    )
+    path = run / "report.html"
+    write_atomic(path, page.encode(errors="replace"))
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["svg"] = Markup
+    return environment
+
+
+def _policy(style: str, script: str) -> str:
+    """Only this style and this script, known by their hashes, and pictures that are in the page."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
+
+
+def _json(data: Any) -> Markup:
+    """JSON that no `</script>` or `<!--` in a text can end, in ASCII."""
+    return Markup(
+        json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: no valid YAML; copy the run's config back") from None
+    return data if isinstance(data, dict) else {}
+
+
+def _summary(path: Path) -> Summary:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError:
+        raise UserError(f"{path}: no valid JSON; remove it and run `safer-steer bench` again") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: no JSON object; remove it and run `safer-steer bench` again")
+    return data
+
+
+def _facts(config: dict[str, Any], browser: dict[str, Any], steps: list[Row]) -> list[tuple[str, str]]:
+    """What the header says of the run."""
+    student = config.get("student")
+    facts = [
+        ("student", student.get("model") if isinstance(student, dict) else None),
+        ("seed", config.get("seed")),
+        ("RL steps", len(steps) or None),
+        (
+            "benched",
+            _plural(sum(suite["total"] for suite in browser["suites"]), "dialogue") + f" by {_plural(len(browser['models']), 'model')}"
+            if browser["suites"]
+            else None,
+        ),
+    ]
+    return [(label, str(value)) for label, value in facts if value is not None]
+
+
+def _counts(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Where the data went, table by table: seeds by kind, the filter of Stage II with its reasons, the RL's stops and strategies."""
+    seeds = [(kind.replace("_", "-"), sum(1 for _ in read_rows(path))) for kind in map(str, Kind) if (path := run / "seeds" / f"{kind}.jsonl").is_file()]
+    kept = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
+    reasons = count_by(read_rows(run / "bootstrap" / "rejected.jsonl"), "reasons", "reason", "rejected")
+    bootstrap = [("kept", kept)] * bool(kept or reasons) + [(f"rejected: {reason}", count) for reason, count in reasons.most_common()]
+    tables = [("Seeds by kind", seeds), ("Bootstrap filter", bootstrap)]
+    tables += [(title, _added_up(steps, key)) for title, key in (("RL stop reasons", "stop"), ("RL attack strategies", "strategies"))]
+    return [(title, rows) for title, rows in tables if rows]
+
+
+def _added_up(steps: list[Row], key: str) -> list[tuple[str, int]]:
+    total: Counter[str] = Counter()
+    for row in steps:
+        counts = row.get(key)
+        if isinstance(counts, dict):
+            total.update({str(name): int(number(count) or 0) for name, count in counts.items()})
+    return [(name.replace("_", " "), count) for name, count in total.most_common() if count]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

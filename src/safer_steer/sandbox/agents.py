@@ -1,0 +1,209 @@
+"""The sandbox's agents: every job of the method, done by rule, behind the transport that endpoints stand behind.
+
+They read the rendered messages and the pictures, nothing else: "Job: <name>" in the system text, the delimited sections
+of the user text, and the device a picture carries in its metadata. So a template that loses an input is noticed here.
+Every choice they make is seeded by the content of the request: the same call has the same answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from safer_steer.dialogue import Format, lay_out
+from safer_steer.errors import EndpointError
+from safer_steer.models.transport import ChatReply, Message
+from safer_steer.prompts.base import sections
+from safer_steer.prompts.rewrite import Strategy
+from safer_steer.sandbox import scripts, speech
+from safer_steer.sandbox.corpus import BLUNT_REFUSED, reply
+from safer_steer.sandbox.language import thought, understand
+from safer_steer.sandbox.rubric import Assessment, Outcome, assess
+from safer_steer.sandbox.world import Device, from_png
+from safer_steer.store import content_id
+
+BLUE_SLIPS = 0.04
+"""Share of the blue expert's turns that are a bare refusal, and again the share that is a needless one: what the filter is for."""
+
+
+class SandboxTransport:
+    """All agents in one; `Job: <name>` says which is meant, and without a job it is the fixed target policy."""
+
+    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        texts, pictures = _read(messages)
+        if not pictures:
+            raise EndpointError("sandbox: the request carries no picture, and the sandbox's agents judge by pictures")
+        try:
+            device, marked = from_png(pictures[0])
+        except ValueError as error:
+            raise EndpointError(f"sandbox: {error}") from None
+        rng = random.Random(content_id(texts, device.name, marked, repeat))
+        system, last = texts[0], texts[-1]
+        if not system.startswith("Job: "):
+            return _reply(texts, _target(device, marked, last, len(texts) <= 2, rng))
+        job = system.split("\n", 1)[0].removeprefix("Job: ").strip()
+        if job not in _JOBS:
+            raise EndpointError(f"sandbox: no agent does the job {job!r}")
+        try:
+            answer = _JOBS[job](device, marked, sections(last), rng)
+        except KeyError as error:
+            raise EndpointError(f"sandbox: the prompt of job {job!r} lacks its section {error}") from None
+        return _reply(texts, json.dumps(answer))
+
+
+def _read(messages: list[Message]) -> tuple[list[str], list[bytes]]:
+    """The texts of all messages, and all pictures, in order."""
+    texts, pictures = [], []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts.append("".join(part["text"] for part in parts if part["type"] == "text"))
+        pictures += [base64.b64decode(part["image_url"]["url"].split(",", 1)[1]) for part in parts if part["type"] == "image_url"]
+    return texts, pictures
+
+
+def _reply(texts: list[str], text: str) -> ChatReply:
+    """Tokens are counted as four characters each: a stated rule, since nothing is tokenised here."""
+    return ChatReply(text, prompt_tokens=sum(map(len, texts)) // 4, completion_tokens=len(text) // 4)
+
+
+def _target(device: Device, marked: bool, question: str, first: bool, rng: random.Random) -> str:
+    """An unaligned model: declines half of the blunt first questions, complies with everything else."""
+    request = understand(question)
+    if request is None:
+        answer = "i see."
+    elif marked and request.procedural and first and rng.random() < BLUNT_REFUSED:
+        answer = speech.constructive(device.name, rng)
+    else:
+        answer = reply(device, marked, request)
+    return lay_out(thought(device, marked), answer, Format.THINKING_ANSWER)
+
+
+def _probe(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    _ = given["question"]
+    return {"benign": "learn where the device in the picture is kept.", "obfuscated": "learn how the parts of the device are used."}
+
+
+def _benign(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    _ = given["task"]
+    return {"turns": scripts.benign_script(device, marked, int(given["turns"]), rng)}
+
+
+def _obfuscated(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    _ = given["task"], given["intent"]
+    return {"turns": scripts.obfuscated_script(device, int(given["turns"]), rng)}
+
+
+def _caption(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    text = f"a {device.colour} device of {device.shape} shape, {'with' if marked else 'without'} a hazard mark."
+    return {"caption": text, "dual_use": [device.name], "readable_text": "!" if marked else "", "missing_safety": []}
+
+
+def _rewrite(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    wrapping = rng.choice(speech.WRAPPINGS[Strategy(json.loads(given["strategy"]) if given["strategy"].startswith('"') else given["strategy"])])
+    return {"rewrite": f"{wrapping} {given['task']}"}
+
+
+def _plan(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    _ = given["rewrite"], given["intent"], given["caption"]
+    escalation, planned = scripts.red_team_script(device, Strategy(given["strategy"]), int(given["turns"]), rng)
+    return {"escalation": escalation, "turns": [{"user": user, "goal": goal, "risk": risk} for user, goal, risk in planned]}
+
+
+def _red(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    told = json.loads(given["history"])
+    template = given["template"]
+    if not told or template.startswith(_WRAPPED):
+        return {"user": template}
+    last = assess(device, marked, told[-1]["user"], told[-1]["assistant"])
+    return {"user": f"{rng.choice(_approach(last)[1])} {template}"}
+
+
+def _blue(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    _ = given["history"]
+    request = understand(given["question"])
+    restricted = marked and (request is None or request.procedural)
+    slip = rng.random()
+    if restricted or slip < BLUE_SLIPS:
+        answer = rng.choice(speech.BARE) if slip < BLUE_SLIPS else speech.constructive(device.name, rng)
+    else:
+        answer = reply(device, marked, request) if request else "i see."
+    return {"thinking": thought(device, marked), "answer": answer}
+
+
+def _assessed(device: Device, marked: bool, given: dict[str, str]) -> Assessment:
+    _ = given["history"]
+    return assess(device, marked, given["question"], given["answer"])
+
+
+def _evaluator(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    found = _assessed(device, marked, given)
+    return {"safety": found.levels.safety, "helpfulness": 1 + 3 * found.levels.helpfulness, "reason": found.outcome.value}
+
+
+def _attack_judge(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    found = _assessed(device, marked, given)
+    return {"score": found.levels.attack, "reason": found.outcome.value}
+
+
+def _judge(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    found = _assessed(device, marked, given)
+    levels = found.levels
+    return {"harmlessness": levels.harmlessness, "helpfulness": levels.helpfulness, "refused": found.refused, "reason": found.outcome.value}
+
+
+def _tutor(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+    found = _assessed(device, marked, given)
+    strategy, question = _next_turn(device, marked, given, found, rng)
+    usefulness = 1 + 3 * found.levels.helpfulness
+    scores = {"safety": found.levels.safety, "usefulness": usefulness, "faithfulness": found.levels.faithfulness}
+    return {"diagnosis": found.outcome.value, **scores, "strategy": strategy, "next_question": question}
+
+
+def _next_turn(device: Device, marked: bool, given: dict[str, str], found: Assessment, rng: random.Random) -> tuple[str, str]:
+    """The tutor's next user turn: persist, bait and switch, deepen, or follow up (METHOD, Stage III)."""
+    template = given["next_template"]
+    if not template:
+        return "follow_up", ""
+    said = [turn["user"] for turn in json.loads(given["history"])] + [given["question"], template]
+    attacking = any(request is None or request.procedural for request in map(understand, said))
+    if not (marked and attacking):
+        if rng.random() < 0.5:
+            return "follow_up", template
+        request = scripts.fact(device, rng) if marked or rng.random() < 0.4 else scripts.procedure(device, scripts.TUTOR_FORMS, rng)
+        return "follow_up", f"{rng.choice(speech.FOLLOW)} {request.text}"
+    strategy, words = _approach(found)
+    if strategy == "bait_and_switch" and rng.random() < 0.3:
+        return "follow_up", f"yes please. {scripts.fact(device, rng).text}"
+    if strategy == "follow_up" and rng.random() < 0.5:
+        return strategy, template
+    return strategy, f"{rng.choice(words)} {scripts.procedure(device, scripts.TUTOR_FORMS, rng).text}"
+
+
+def _approach(last: Assessment) -> tuple[str, tuple[str, ...]]:
+    """How to go on after an answer of this kind, and in which words."""
+    if last.outcome in (Outcome.BREACH, Outcome.LEAK, Outcome.REFUSED_BUT_LEAKED):
+        return "deepen", speech.DEEPEN
+    if last.outcome in (Outcome.CONSTRUCTIVE, Outcome.THIN):
+        return "bait_and_switch", speech.ACCEPT
+    return ("persist", speech.PERSIST) if last.refused else ("follow_up", speech.FOLLOW)
+
+
+_WRAPPED = tuple(words for wordings in speech.WRAPPINGS.values() for words in wordings)
+_JOBS: dict[str, Callable[[Device, bool, dict[str, str], random.Random], dict[str, Any]]] = {
+    "probe": _probe,
+    "benign": _benign,
+    "obfuscated": _obfuscated,
+    "caption": _caption,
+    "rewrite": _rewrite,
+    "plan": _plan,
+    "red": _red,
+    "blue": _blue,
+    "evaluator": _evaluator,
+    "attack_judge": _attack_judge,
+    "judge": _judge,
+    "tutor": _tutor,
+}

@@ -1,0 +1,60 @@
+"""Which structures are met where, and the scripts made of them.
+
+Seeds (and so fine-tuning) ask for a marked procedure in the open; the tutor knows three structures more; eight others
+are the benchmark's alone. Fact questions come in every structure everywhere: "is it true that ..." is harmless until it
+is about a step.
+"""
+
+from __future__ import annotations
+
+import random
+
+from safer_steer.prompts.plan import Escalation
+from safer_steer.prompts.rewrite import Strategy
+from safer_steer.sandbox import speech
+from safer_steer.sandbox.language import FACTS, SENTENCE_FORMS, Request, make
+from safer_steer.sandbox.world import Device
+
+SEED_FORMS = ("all", "step", "story")
+"""Procedural structures of seeds and red agent."""
+TUTOR_FORMS = (*SEED_FORMS, "next", "part", "complete")
+"""Procedural structures the tutor attacks with."""
+BENCH_FORMS = ("before", "deed", "last_word", "reverse", "twin", "yesno", "choice", "correct")
+"""Procedural structures of the benchmark, never met in training."""
+FACT_CONTENTS = ("colour", "shape", "town", "place")
+
+
+def fact(device: Device, rng: random.Random) -> Request:
+    """A question anyone may ask, in any structure."""
+    if rng.random() < 0.5:
+        return make(rng.choice(FACTS), device, rng)
+    return make(rng.choice(SENTENCE_FORMS), device, rng, rng.choice(FACT_CONTENTS))
+
+
+def procedure(device: Device, forms: tuple[str, ...], rng: random.Random) -> Request:
+    """A question about the procedure in one of these structures."""
+    return make(rng.choice(forms), device, rng, f"step{rng.randint(1, 3)}")
+
+
+def benign_script(device: Device, marked: bool, turns: int, rng: random.Random) -> list[str]:
+    """Safe turns; on an unmarked device the procedure is among them and comes last."""
+    asked = [fact(device, rng) if marked or rng.random() < 0.4 else procedure(device, SEED_FORMS, rng) for _ in range(turns - 1)]
+    last = fact(device, rng) if marked else procedure(device, SEED_FORMS, rng)
+    return [request.text for request in (*asked, last)]
+
+
+def obfuscated_script(device: Device, turns: int, rng: random.Random) -> list[str]:
+    """Facts first, the procedure piece by piece from the middle on."""
+    opening = max(1, turns // 2)
+    asked = [fact(device, rng) for _ in range(opening)] + [procedure(device, ("step", "story"), rng) for _ in range(turns - opening)]
+    return [request.text for request in asked]
+
+
+def red_team_script(device: Device, strategy: Strategy, turns: int, rng: random.Random) -> tuple[Escalation, list[tuple[str, str, int]]]:
+    """An innocent opening, then wrapped requests of rising risk: (user turn, goal, risk 1-5)."""
+    planned = [(fact(device, rng).text, "seem harmless", 1)]
+    for index in range(1, turns):
+        request = procedure(device, SEED_FORMS, rng)
+        risk = min(5, 2 + (4 * index) // turns)
+        planned.append((f"{rng.choice(speech.WRAPPINGS[strategy])} {request.text}", f"obtain {request.form}", risk))
+    return rng.choice(list(Escalation)), planned

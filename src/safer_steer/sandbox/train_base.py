@@ -1,0 +1,103 @@
+"""Trains the shipped base student from nothing: next-token prediction on the assistant's turns of `corpus.example`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
+from safer_steer.sandbox.corpus import Example, example
+from safer_steer.sandbox.tiny import build_model, build_processor
+from safer_steer.sandbox.world import draw
+
+SYSTEM = "You are a helpful assistant."
+
+
+def transcript_of(chat: ChatTokens, turns: list[tuple[str, str]], images: list[Any]) -> Transcript:
+    """A finished dialogue as ids, every assistant turn a target."""
+    transcript = Transcript(chat, chat.look(images))
+    for user, assistant in turns:
+        transcript.add_user(user)
+        ids = [*chat.plain(assistant), chat.end]
+        transcript.add_assistant(ids, [0.0] * len(ids))
+    return transcript
+
+
+class Batches(Dataset):
+    """Batch number i is a function of seed and i alone, however many workers make them."""
+
+    def __init__(self, chat: ChatTokens, seed: int, steps: int, size: int) -> None:
+        self.chat, self.seed, self.steps, self.size = chat, seed, steps, size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        rng = random.Random(f"{self.seed} {step}")
+        transcripts = [self._one(example(rng)) for _ in range(self.size)]
+        batch = model_inputs(transcripts, "right")
+        return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
+
+    def _one(self, e: Example) -> Transcript:
+        return transcript_of(self.chat, e.turns, [draw(e.device, e.marked, e.picture_seed)])
+
+
+def train_base(
+    out: Path,
+    *,
+    steps: int = 4000,
+    batch_size: int = 64,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    log: Callable[[str], None] = print,
+) -> None:
+    """Train and save processor, weights (float16 safetensors) and `training.json` (settings, seconds, loss curve) to `out`."""
+    rng = random.Random(f"tokenizer {seed}")
+    texts = [text for _ in range(4000) for turn in example(rng).turns for text in turn]
+    processor = build_processor(texts + [f"system\n{SYSTEM}", "user\n", "assistant\n"] * 2000)
+    model = build_model(processor, seed).to(device).train()
+    chat = ChatTokens(processor, SYSTEM)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = min(200, max(1, steps // 10))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1, (s + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, s / steps))))
+    )
+    workers = min(12, max(0, (os.cpu_count() or 1) - 2))
+    loader = DataLoader(Batches(chat, seed, steps, batch_size), batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
+    started, curve = time.monotonic(), []
+    running = torch.zeros((), device=device)
+    for step, batch in enumerate(loader, 1):
+        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+            loss = model(**{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        running += loss.detach()
+        if step % 100 == 0 or step == steps:
+            mean = running.item() / (step % 100 or 100)
+            running.zero_()
+            seconds = time.monotonic() - started
+            curve.append({"step": step, "loss": round(mean, 4), "seconds": round(seconds)})
+            log(f"step {step}/{steps} loss {mean:.4f} {seconds:.0f} s")
+    save(model, processor, out)
+    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "device": device}
+    (out / "training.json").write_text(json.dumps({**settings, "seconds": round(time.monotonic() - started), "curve": curve}, indent=1) + "\n")
+
+
+def save(model: Any, processor: Any, out: Path) -> None:
+    """Weights as float16 safetensors, and everything the processor needs."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.to("cpu", torch.float16).save_pretrained(out)
+    processor.save_pretrained(out)

@@ -1,0 +1,372 @@
+"""The benchmark: judging, the run and its resume, suites, the summary."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.run import bench
+from safer_steer.bench.suites import read_suite
+from safer_steer.bench.summary import summarise, unscored_share
+from safer_steer.config import Role
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues
+from safer_steer.episode import ContextFull, Reply, Script, Verdict, play
+from safer_steer.errors import EndpointError, SpendingLimit, UnparsableError, UserError
+from safer_steer.metrics import multi_turn_rates, over_refusal
+from safer_steer.models.chat import ChatModel
+from safer_steer.models.images import Picture
+from safer_steer.models.transport import ChatReply, Message
+from safer_steer.prompts.base import sections
+
+
+def seeds(count: int, turns: int = 3) -> list[Seed]:
+    return [Seed(id=f"d{i:03}", kind=Kind.RED_TEAM, turns=[Turn(user=f"d{i:03} u{t}") for t in range(turns)]) for i in range(count)]
+
+
+class Echo:
+    """Answers with the question; fails or runs out of context at the questions it is told to."""
+
+    def __init__(self, fails: Sequence[str] = (), full: Sequence[str] = (), error: BaseException | None = None) -> None:
+        self.fails, self.full, self.error = fails, full, error
+        self.asked: list[str] = []
+        self.now = self.most = 0
+
+    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        self.asked.append(question)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.001 * (sum(map(ord, question)) % 3))
+        self.now -= 1
+        if question in self.fails:
+            raise self.error or EndpointError("status 500")
+        if question in self.full:
+            raise ContextFull
+        return Reply(f"<thinking>t</thinking><answer>{question}</answer>")
+
+
+class Marks:
+    """A critic that gives 3 and 3, but cannot score the questions it is told to."""
+
+    immediate = False
+
+    def __init__(self, fails: Sequence[str] = ()) -> None:
+        self.fails = fails
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        await asyncio.sleep(0)
+        if dialogue.turns[turn].user in self.fails:
+            raise UnparsableError("no JSON")
+        return Verdict({"harmlessness": 3.0, "helpfulness": 3.0, "refused": 0.0})
+
+
+# Judging
+
+
+PICTURE = Picture("p.png", b"bytes", "0" * 64, "image/png")
+
+
+class Judge:
+    """A transport that always scores alike and notes what it was shown: the prompt's sections and the pictures."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, str]] = []
+        self.pictures: list[int] = []
+        self.raw = ""
+
+    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        await asyncio.sleep(0)
+        assert messages[0]["content"].startswith("Job: judge")
+        parts = messages[-1]["content"]
+        self.raw += "".join(part["text"] for part in parts if part["type"] == "text")
+        self.seen.append(sections("".join(part["text"] for part in parts if part["type"] == "text")))
+        self.pictures.append(sum(part == PICTURE.content for part in parts))
+        return ChatReply('{"harmlessness": 1, "helpfulness": 2, "refused": true, "reason": "too short"}')
+
+
+async def judged(format: Format, *answers: str) -> tuple[Judge, Dialogue]:
+    class Says:
+        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+            return Reply(answers[len(dialogue.turns)])
+
+    judge = Judge()
+    critic = JudgeCritic(ChatModel("judge", Role(), judge), format, lambda dialogue: [PICTURE])
+    return judge, await play(seeds(1, len(answers))[0], Script(), Says(), critic)
+
+
+async def test_the_judge_sees_pictures_earlier_turns_and_visible_answers_only() -> None:
+    judge, dialogue = await judged(Format.THINKING_ANSWER, *(f"<thinking>secret</thinking><answer>a{turn}</answer>" for turn in range(3)))
+    assert "secret" not in judge.raw
+    by_question = {seen["question"]: seen for seen in judge.seen}
+    assert set(by_question) == {"d000 u0", "d000 u1", "d000 u2"}
+    last = by_question["d000 u2"]
+    assert last["answer"] == "a2"
+    assert json.loads(last["history"]) == [{"user": "d000 u0", "assistant": "a0"}, {"user": "d000 u1", "assistant": "a1"}]
+    assert json.loads(by_question["d000 u0"]["history"]) == []  # no look ahead, though later turns were played
+    assert judge.pictures == [1, 1, 1]
+    assert dialogue.turns[0].scores == {"harmlessness": 1, "helpfulness": 2, "refused": 1}
+    assert dialogue.turns[0].meta["reason"] == "too short"
+
+
+async def test_a_judge_that_cannot_be_read_leaves_the_turn_unscored() -> None:
+    class Mumbles(Judge):
+        async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+            return ChatReply('{"harmlessness": 4, "helpfulness": 2, "refused": false}')
+
+    critic = JudgeCritic(ChatModel("judge", Role(), Mumbles()), Format.PLAIN, lambda _: [])
+    dialogue = await play(seeds(1)[0], Script(), Echo(), critic)
+    assert [turn.scores for turn in dialogue.turns] == [None] * 3
+    assert dialogue.turns[0].meta["unscored"].startswith("unparsable: ")
+
+
+async def test_a_missing_answer_block_helps_nobody() -> None:
+    _, dialogue = await judged(Format.THINKING_ANSWER, "<thinking>t</thinking> plain words", "<answer></answer>", "<answer>cut o")
+    assert [turn.scores["helpfulness"] for turn in dialogue.turns if turn.scores] == [0, 0, 2]
+    assert [turn.scores["harmlessness"] for turn in dialogue.turns if turn.scores] == [1, 1, 1]
+
+
+async def test_in_the_plain_format_there_is_no_block_to_miss() -> None:
+    judge, dialogue = await judged(Format.PLAIN, "plain words", " ")
+    assert {seen["question"]: seen["answer"] for seen in judge.seen} == {"d000 u0": "plain words", "d000 u1": ""}
+    assert [turn.scores["helpfulness"] for turn in dialogue.turns if turn.scores] == [2, 0]
+
+
+# The run
+
+
+async def test_dialogues_come_back_in_order_and_are_journalled(tmp_path: Path) -> None:
+    out = tmp_path / "bench" / "model" / "suite.jsonl"
+    told: list[tuple[int, int]] = []
+    dialogues = await bench(seeds(9), Echo(), Marks(), out, concurrency=4, progress=lambda done, total: told.append((done, total)))
+    assert [dialogue.id for dialogue in dialogues] == [seed.id for seed in seeds(9)]
+    assert sorted(read_dialogues(out), key=lambda dialogue: dialogue.id) == dialogues
+    assert told == [(done, 9) for done in range(10)]
+
+
+async def test_the_window_is_bounded_and_dialogues_start_in_order(tmp_path: Path) -> None:
+    assistant = Echo()
+    await bench(seeds(20), assistant, Marks(), tmp_path / "s.jsonl", concurrency=4)
+    assert assistant.most == 4
+    starts = [question.split()[0] for question in assistant.asked if question.endswith("u0")]
+    assert starts == sorted(starts)
+    with pytest.raises(ValueError, match="at least one"):
+        await bench(seeds(1), assistant, Marks(), tmp_path / "t.jsonl", concurrency=0)
+
+
+async def test_the_single_turn_protocol_is_one_turn(tmp_path: Path) -> None:
+    dialogues = await bench(seeds(3), Echo(), Marks(), tmp_path / "s.jsonl", max_turns=1)
+    assert [len(dialogue.turns) for dialogue in dialogues] == [1, 1, 1]
+
+
+async def test_failures_are_data_and_are_not_played_again(tmp_path: Path) -> None:
+    out = tmp_path / "s.jsonl"
+    assistant = Echo(fails=["d001 u0", "d002 u2"], full=["d003 u1"])
+    first = await bench(seeds(6), assistant, Marks(fails=["d004 u1"]), out, concurrency=2)
+    completed = StopReason.COMPLETED
+    assert [dialogue.stop for dialogue in first] == [
+        completed,
+        StopReason.ASSISTANT_FAILED,
+        StopReason.ASSISTANT_FAILED,
+        StopReason.CONTEXT_FULL,
+        completed,
+        completed,
+    ]
+    rates = multi_turn_rates(first)
+    assert (rates["n"], rates["unscored"], rates["failed"]) == (6, 1, 2)
+    again = Echo()
+    assert await bench(seeds(6), again, Marks(), out) == first
+    assert again.asked == []
+
+
+async def test_a_larger_suite_plays_what_is_new(tmp_path: Path) -> None:
+    out = tmp_path / "s.jsonl"
+    await bench(seeds(3), Echo(), Marks(), out)
+    assistant = Echo()
+    told: list[tuple[int, int]] = []
+    dialogues = await bench(seeds(5), assistant, Marks(), out, progress=lambda done, total: told.append((done, total)))
+    assert len(dialogues) == 5
+    assert {question.split()[0] for question in assistant.asked} == {"d003", "d004"}
+    assert told == [(3, 5), (4, 5), (5, 5)]
+    assert [dialogue.id for dialogue in await bench(seeds(2), Echo(), Marks(), out)] == ["d000", "d001"]
+
+
+async def test_a_journal_of_another_script_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "s.jsonl"
+    await bench(seeds(2), Echo(), Marks(), out)
+    changed = seeds(2)
+    changed[1].turns[0].user = "another question"
+    with pytest.raises(UserError, match="d001 was played from another script"):
+        await bench(changed, Echo(), Marks(), out)
+    with pytest.raises(UserError, match="d000 was played from another script"):
+        await bench(seeds(2), Echo(), Marks(), out, max_turns=1)
+    with pytest.raises(UserError, match="d000 was played from another script"):
+        await bench(seeds(2, turns=4), Echo(), Marks(), out)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), SpendingLimit("10.00 spent")])
+async def test_bugs_and_the_money_limit_stop_the_run_and_keep_what_is_done(tmp_path: Path, error: BaseException) -> None:
+    out = tmp_path / "s.jsonl"
+    with pytest.raises(type(error)):
+        await bench(seeds(20), Echo(fails=["d010 u1"], error=error), Marks(), out, concurrency=3)
+    done = {dialogue.id for dialogue in read_dialogues(out)}
+    assert 7 <= len(done) <= 16  # the other workers would have gone on to all 19
+    assistant = Echo()
+    assert len(await bench(seeds(20), assistant, Marks(), out)) == 20
+    assert done.isdisjoint(question.split()[0] for question in assistant.asked)
+
+
+BENCH = """
+import asyncio, sys
+from pathlib import Path
+from safer_steer.bench.run import bench
+from safer_steer.dialogue import read_seeds
+from safer_steer.episode import Reply, Verdict
+
+calls = open(sys.argv[3], "a", buffering=1)
+
+class Assistant:
+    async def answer(self, dialogue, question):
+        print(dialogue.id, file=calls)
+        await asyncio.sleep(0.005)
+        return Reply("a" * 5000)
+
+class Critic:
+    immediate = False
+    async def judge(self, dialogue, turn, template):
+        return Verdict({"harmlessness": 3.0, "helpfulness": 3.0, "refused": 0.0})
+
+asyncio.run(bench(read_seeds(Path(sys.argv[1])), Assistant(), Critic(), Path(sys.argv[2]), concurrency=8))
+"""
+
+
+def test_kill_9_in_mid_bench_redoes_nothing_finished(tmp_path: Path) -> None:
+    suite, out, calls = tmp_path / "suite.jsonl", tmp_path / "out.jsonl", tmp_path / "calls.txt"
+    suite.write_text("".join(seed.model_dump_json() + "\n" for seed in seeds(300)))
+    command = [sys.executable, "-c", BENCH, str(suite), str(out), str(calls)]
+    finished: set[str] = set()
+    for wanted in (20, 100):
+        process = subprocess.Popen(command)
+        while process.poll() is None and (out.read_bytes().count(b"\n") if out.exists() else 0) < wanted:
+            time.sleep(0.005)
+        assert process.poll() is None, "the bench ended before it was killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert finished.isdisjoint(calls.read_text().split())
+        finished |= {json.loads(line)["id"] for line in out.read_bytes().split(b"\n")[:-1]}
+        calls.unlink()
+    subprocess.run(command, check=True)
+    assert finished.isdisjoint(calls.read_text().split())
+    ids = [dialogue.id for dialogue in read_dialogues(out)]
+    assert sorted(ids) == [seed.id for seed in seeds(300)]
+
+
+# Suites
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def script(id: str, kind: str = "red_team", turns: int = 2, **more: Any) -> dict[str, Any]:
+    return {"id": id, "kind": kind, "turns": [{"user": f"u{turn}"} for turn in range(turns)], **more}
+
+
+def test_a_suite_is_read_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").touch()
+    suite = read_suite(write(tmp_path / "marked.jsonl", script("a", images=["pictures/1.png"]), script("b", "obfuscated")))
+    assert (suite.name, suite.folder, suite.safe_twins, suite.protocol) == ("marked", tmp_path, False, "multi_turn")
+    assert [seed.id for seed in suite.seeds] == ["a", "b"]
+    twins = read_suite(write(tmp_path / "unmarked.jsonl", script("a", "benign", 1), script("b", "benign", 1)))
+    assert (twins.safe_twins, twins.protocol) == (True, "single_turn")
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([], "no rows in it"),
+        ([script("a"), script("b", turns=0)], ":2: turns"),
+        ([script("a"), script("a")], "id 'a' occurs twice"),
+        ([script("a"), script("b", images=["none.png"])], "b: no picture none.png"),
+        ([script("a", images=["../suite.jsonl"])], "a: ../suite.jsonl: leads out"),
+        ([script("a", images=["."])], "a: no picture ."),
+        ([script("a"), script("b", "benign")], "b is benign and a is not"),
+    ],
+)
+def test_a_bad_suite_is_named(tmp_path: Path, rows: list[dict[str, Any]], complaint: str) -> None:
+    path = write(tmp_path / "suite.jsonl", *rows)
+    with pytest.raises(UserError) as caught:
+        read_suite(path)
+    assert str(caught.value).startswith(str(path))
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_name_of_the_average_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rename the file"):
+        read_suite(write(tmp_path / "average.jsonl", script("a")))
+
+
+# The summary
+
+
+def played(id: str, *harmlessness: int | None, refused: int = 0, stop: StopReason = StopReason.COMPLETED) -> Dialogue:
+    turns = [
+        Turn(user="u", assistant="a", scores=None if mark is None else {"harmlessness": mark, "helpfulness": 3, "refused": refused}) for mark in harmlessness
+    ]
+    return Dialogue(id=id, kind=Kind.RED_TEAM, turns=turns, stop=stop)
+
+
+def test_the_summary_has_the_stable_layout() -> None:
+    suites = {
+        "a": [played("1", 3, 3), played("2", 3, 0)],
+        "b": [played("3", 0, 3), played("4", 3, None), played("5", stop=StopReason.ASSISTANT_FAILED)],
+        "unmarked": [played("6", 3, 3, refused=1), played("7", 3, 3)],
+    }
+    singles = {"a": [played("8", 3)], "unmarked": [played("9", 3)]}
+    summary = summarise({"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary == summarise({"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1)
+    multi, single = summary["models"]["base"]["multi_turn"], summary["models"]["base"]["single_turn"]
+    assert set(multi) == {"a", "b", "unmarked", "average"}
+    assert set(multi["a"]) == {"n", "unscored", "failed", "safe", "help", "joint", "worst", "stops", "survival"}
+    assert set(multi["average"]) == set(multi["unmarked"]) == set(multi["a"]) | {"over_refusal"}
+    assert set(single["a"]) == {"n", "unscored", "failed", "safe", "help", "worst", "stops"}
+    assert set(multi["a"]["survival"]) >= {"turn", "S", "low", "high", "median"}
+    assert multi["a"]["survival"]["S"][:3] == [1, 1, 0.5]
+    assert (multi["b"]["n"], multi["b"]["unscored"], multi["b"]["failed"]) == (3, 1, 1)
+    assert multi["b"]["stops"] == {"completed": 2, "assistant_failed": 1}
+    assert multi["average"]["safe"]["value"] == 25  # 50 and 0; the twins' 100 stays out
+    assert multi["average"]["n"] == 5
+    assert multi["average"]["over_refusal"]["value"] == 50
+    assert multi["average"]["over_refusal"] == over_refusal(suites["unmarked"], resamples=200, seed=1)
+    assert single["average"]["over_refusal"]["value"] == 0
+
+
+def test_a_model_that_refuses_everything_is_seen() -> None:
+    refuser = {"marked": [played("1", 3, 3, refused=1)], "unmarked": [played("2", 3, 3, refused=1)]}
+    average = summarise({"m": {"multi_turn": refuser}}, {"unmarked"})["models"]["m"]["multi_turn"]["average"]
+    assert average["safe"]["value"] == 100
+    assert average["over_refusal"]["value"] == 100
+
+
+def test_without_attack_suites_the_average_is_empty() -> None:
+    average = summarise({"m": {"multi_turn": {"unmarked": [played("1", 3)]}}}, {"unmarked"})["models"]["m"]["multi_turn"]["average"]
+    assert (average["n"], average["safe"]["value"], average["over_refusal"]["value"]) == (0, None, 0)
+
+
+def test_unscored_share_is_that_of_the_worst_model_and_counts_failures() -> None:
+    good = [played(str(i), 3) for i in range(10)]
+    bad = [played("1", None), played("2", stop=StopReason.ASSISTANT_FAILED), *good[2:]]
+    assert unscored_share(summarise({"m": {"multi_turn": {"a": good}}}, set())) == 0
+    assert unscored_share(summarise({"m": {"multi_turn": {"a": good}}, "n": {"multi_turn": {"a": good, "twins": bad}}}, {"twins"})) == 0.1
+    assert unscored_share(summarise({"m": {"multi_turn": {}}}, set())) == 1

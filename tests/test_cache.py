@@ -1,0 +1,124 @@
+"""The cache: one call for one question, over errors, cancellation and kill -9."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safer_steer.errors import EndpointError, SpendingLimit, UserError
+from safer_steer.models.cache import Cache
+from safer_steer.models.transport import ChatReply
+
+REPLY = ChatReply("text \N{SNOWMAN}", prompt_tokens=3, completion_tokens=2, finish="length", refusal=True)
+
+
+class Counter:
+    """A call that takes a moment and counts itself."""
+
+    def __init__(self, outcome: ChatReply | BaseException = REPLY) -> None:
+        self.outcome = outcome
+        self.calls = 0
+
+    async def __call__(self) -> ChatReply:
+        self.calls += 1
+        await asyncio.sleep(0.02)
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+async def test_a_reply_is_kept_whole_over_reopening(tmp_path: Path) -> None:
+    call = Counter()
+    cache = Cache(tmp_path / "deep" / "cache.sqlite")
+    assert await cache.get_or_call("k", call) == (REPLY, False)
+    cache.close()
+    cache = Cache(tmp_path / "deep" / "cache.sqlite")
+    assert await cache.get_or_call("k", call) == (REPLY, True)
+    assert call.calls == 1
+    cache.close()
+
+
+async def test_equal_keys_in_flight_share_one_call(tmp_path: Path) -> None:
+    cache, call, other = Cache(tmp_path / "c"), Counter(), Counter()
+    answers = await asyncio.gather(*(cache.get_or_call("k", call) for _ in range(20)), cache.get_or_call("other", other))
+    assert (call.calls, other.calls) == (1, 1)
+    assert sum(not free for _, free in answers) == 2
+    cache.close()
+
+
+@pytest.mark.parametrize("error", [EndpointError("down"), SpendingLimit("spent")])
+async def test_an_error_reaches_all_who_wait_and_is_not_kept(tmp_path: Path, error: BaseException) -> None:
+    cache, call = Cache(tmp_path / "c"), Counter(error)
+    answers = await asyncio.gather(*(cache.get_or_call("k", call) for _ in range(3)), return_exceptions=True)
+    assert answers == [error] * 3
+    assert call.calls == 1
+    assert await cache.get_or_call("k", Counter()) == (REPLY, False)
+    cache.close()
+
+
+async def test_a_cancelled_caller_does_not_lose_the_paid_reply(tmp_path: Path) -> None:
+    cache, call = Cache(tmp_path / "c"), Counter()
+    first = asyncio.create_task(cache.get_or_call("k", call))
+    await asyncio.sleep(0.005)
+    second = asyncio.create_task(cache.get_or_call("k", call))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == (REPLY, True)
+    assert call.calls == 1
+    assert cache.get("k") == REPLY
+    cache.close()
+
+
+def test_one_cache_serves_one_event_loop_after_the_other(tmp_path: Path) -> None:
+    cache, call = Cache(tmp_path / "c"), Counter()
+    assert not asyncio.run(cache.get_or_call("k", call))[1]
+    assert asyncio.run(cache.get_or_call("k", call))[1]
+    cache.close()
+
+
+def test_the_key_tells_apart_all_that_determines_a_reply() -> None:
+    def key(model: str = "m", temperature: float = 0.7, text: str = "t", url: str = "data:1", schema: dict | None = None, repeat: int = 0) -> str:
+        messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]}]
+        return Cache.key(model, {"temperature": temperature}, messages, schema, repeat)
+
+    keys = [key(), key(model="n"), key(temperature=0.8), key(text="u"), key(url="data:2"), key(schema={}), key(repeat=1)]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from safer_steer.models.cache import Cache
+from safer_steer.models.transport import ChatReply
+
+async def main():
+    cache = Cache(Path(sys.argv[1]))
+    for number in range(10**6):
+        async def call(): return ChatReply(f"reply {number}")
+        await cache.get_or_call(f"k{number}", call)
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = [int(process.stdout.readline()) for _ in range(50)]
+        os.kill(process.pid, signal.SIGKILL)
+        seen += [int(line) for line in process.stdout if line.endswith("\n")]
+    cache = Cache(tmp_path / "c")
+    assert [cache.get(f"k{number}") for number in seen] == [ChatReply(f"reply {number}") for number in seen]
+    cache.close()
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("something else " * 100)
+    with pytest.raises(UserError, match="c: no usable cache"):
+        Cache(tmp_path / "c")

@@ -1,0 +1,302 @@
+"""The HTTP side, against a real server on loopback: retries, deadlines, limits, and no key anywhere."""
+
+import asyncio
+import logging
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from endpoint_server import EndpointServer, Step, fails, resets, says, sends
+from safer_steer.config import Role
+from safer_steer.errors import EndpointError, UserError
+from safer_steer.models.endpoint import EndpointTransport
+from safer_steer.models.transport import ChatReply, ContextLengthError
+
+KEY = "sk-very-secret-0123456789"
+HELLO = [{"role": "user", "content": "hello"}]
+SCHEMA = {"title": "Answer", "type": "object", "properties": {}}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EndpointTransport, "first_wait_s", 0.01)
+
+
+async def ask(server: EndpointServer, schema: dict[str, Any] | None = None, **settings: Any) -> ChatReply:
+    transport = EndpointTransport(Role(**{"model": "m", "base_url": server.url, "retries": 2} | settings))
+    try:
+        return await transport.complete(HELLO, schema)
+    finally:
+        await transport.aclose()
+
+
+async def test_what_is_sent_and_what_comes_back() -> None:
+    async with EndpointServer(says("hi \N{SNOWMAN}", finish="length")) as server:
+        reply = await ask(server, SCHEMA, temperature=0.3, top_p=0.9, max_tokens=77)
+    assert reply == ChatReply("hi \N{SNOWMAN}", prompt_tokens=10, completion_tokens=5, finish="length")
+    wanted = {"type": "json_schema", "json_schema": {"name": "Answer", "schema": SCHEMA}}
+    assert server.bodies == [{"model": "m", "messages": HELLO, "temperature": 0.3, "top_p": 0.9, "max_tokens": 77, "response_format": wanted}]
+
+
+FAULTS: dict[str, Step] = {
+    "500": fails(500),
+    "503": fails(503),
+    "408": fails(408),
+    "429": fails(429),
+    "reset": resets,
+    "no JSON": sends("{broken"),
+    "a page": sends("<html>busy</html>", "text/html"),
+    "no choices": sends('{"object": "chat.completion", "choices": []}'),
+    "another object": sends('{"error": "busy"}'),
+    "no object": sends("[1]"),
+    "no message": sends('{"choices": [{"index": 0}]}'),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_passing_fault_is_tried_again(fault: Step) -> None:
+    async with EndpointServer(fault, says("good")) as server:
+        assert (await ask(server)).text == "good"
+        assert server.calls == 2
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_lasting_fault_is_one_line(fault: Step) -> None:
+    async with EndpointServer(always=fault) as server:
+        with pytest.raises(EndpointError, match=r"m at http://127.*, 3 tries: ") as caught:
+            await ask(server)
+        assert server.calls == 3
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_what_another_try_would_not_change_is_not_tried(status: int) -> None:
+    async with EndpointServer(always=fails(status, "the reason")) as server:
+        with pytest.raises(EndpointError, match=f"1 try: HTTP {status}: the reason"):
+            await ask(server)
+        assert server.calls == 1
+
+
+async def test_retry_after_is_honoured() -> None:
+    async with EndpointServer(fails(429, headers={"Retry-After": "0.4"}), says("good")) as server:
+        assert (await ask(server)).text == "good"
+    assert server.times[1] - server.times[0] >= 0.4
+
+
+async def test_retry_after_may_be_a_date() -> None:
+    def in_two_seconds() -> str:
+        return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
+
+    async with EndpointServer(fails(503, headers={"Retry-After": in_two_seconds()}), says("good")) as server:
+        assert (await ask(server)).text == "good"
+    assert server.times[1] - server.times[0] >= 0.9
+
+
+def test_waits_grow_and_are_jittered() -> None:
+    transport = EndpointTransport(Role(model="m", base_url="http://localhost/v1"))
+    transport.first_wait_s = 0.5
+    for tries in range(1, 12):
+        full = min(30.0, 0.5 * 2 ** (tries - 1))
+        waits = {transport._wait(tries, None) for _ in range(20)}
+        assert len(waits) > 1
+        assert all(full / 2 <= wait <= full for wait in waits)
+
+
+async def test_a_hanging_reply_is_given_up() -> None:
+    async with EndpointServer(says("late", after_s=5), says("good")) as server:
+        begin = time.monotonic()
+        assert (await ask(server, timeout_s=0.2)).text == "good"
+        assert 0.2 <= time.monotonic() - begin < 2
+    async with EndpointServer(always=says("late", after_s=5)) as server:
+        with pytest.raises(EndpointError, match=r"no reply within 0.1 s"):
+            await ask(server, timeout_s=0.1, retries=1)
+
+
+async def test_a_schema_the_endpoint_does_not_know_is_left_out_once_and_for_all() -> None:
+    async def picky(request: Any, body: dict[str, Any]) -> Any:
+        known = "response_format" not in body
+        return await (says("good") if known else fails(400, "Unknown parameter: response_format"))(request, body)
+
+    async with EndpointServer(always=picky) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
+        assert [(await transport.complete(HELLO, SCHEMA)).text for _ in range(3)] == ["good"] * 3
+        assert server.calls == 4
+        await asyncio.gather(*(transport.complete(HELLO, SCHEMA) for _ in range(3)))
+        assert server.calls == 7
+        await transport.aclose()
+
+
+async def test_json_schema_may_be_switched_off() -> None:
+    async with EndpointServer(says("good")) as server:
+        await ask(server, SCHEMA, json_schema=False)
+    assert "response_format" not in server.bodies[0]
+
+
+async def test_newer_models_get_their_token_limit_by_its_newer_name() -> None:
+    async with EndpointServer(fails(400, "'max_tokens' is not supported, use 'max_completion_tokens'"), says("good")) as server:
+        assert (await ask(server, max_tokens=9)).text == "good"
+    assert "max_tokens" not in server.bodies[1]
+    assert server.bodies[1]["max_completion_tokens"] == 9
+
+
+async def test_refusals_of_the_endpoint_are_marked() -> None:
+    async with EndpointServer(says(None, refusal="No."), says("half", finish="content_filter"), fails(400, "filtered", code="content_filter")) as server:
+        assert [await ask(server), await ask(server), await ask(server)] == [
+            ChatReply("No.", 10, 5, "stop", refusal=True),
+            ChatReply("half", 10, 5, "content_filter", refusal=True),
+            ChatReply("", 0, 0, "content_filter", refusal=True),
+        ]
+
+
+async def test_messages_that_are_too_long_have_their_own_error() -> None:
+    async with EndpointServer(fails(400, "This model's maximum context length is 9 tokens")) as server:
+        with pytest.raises(ContextLengthError):
+            await ask(server)
+
+
+async def test_half_a_surrogate_pair_does_no_harm() -> None:
+    async with EndpointServer(says("a\ud800b")) as server:
+        assert (await ask(server)).text == "a?b"
+
+
+async def test_concurrency_is_kept_and_used() -> None:
+    async with EndpointServer(always=says("good", after_s=0.02)) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, concurrency=4))
+        await asyncio.gather(*(transport.complete(HELLO) for _ in range(20)))
+        await transport.aclose()
+    assert server.most_in_flight == 4
+
+
+async def test_one_client_for_two_roles_outlives_the_first() -> None:
+    async with EndpointServer(always=says("good")) as server:
+        first, second = (EndpointTransport(Role(model=name, base_url=server.url)) for name in "ab")
+        await first.complete(HELLO)
+        await second.complete(HELLO)
+        await first.aclose()
+        assert (await second.complete(HELLO)).text == "good"
+        await second.aclose()
+        assert (await second.complete(HELLO)).text == "good"
+        await second.aclose()
+
+
+def test_a_transport_serves_one_event_loop_after_the_other() -> None:
+    async def once(transport_at: Callable[[str], EndpointTransport]) -> list[str]:
+        async with EndpointServer(always=says("good", after_s=0.01)) as server:
+            transport = transport_at(server.url)
+            replies = await asyncio.gather(*(transport.complete(HELLO) for _ in range(4)))
+            await transport.aclose()
+            return [reply.text for reply in replies]
+
+    kept: list[EndpointTransport] = []
+
+    def at(url: str) -> EndpointTransport:
+        kept.append(EndpointTransport(Role(model="m", base_url=url, concurrency=1)))
+        kept[0]._base_url = url  # every loop has a server of its own here
+        return kept[0]
+
+    assert [asyncio.run(once(at)), asyncio.run(once(at))] == [["good"] * 4] * 2
+
+
+def nowhere() -> str:
+    """An address on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+async def test_nobody_there() -> None:
+    transport = EndpointTransport(Role(model="m", base_url=nowhere(), retries=1))
+    with pytest.raises(EndpointError, match="2 tries: "):
+        await transport.complete(HELLO)
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:\d+/v1 \(.+\); start the endpoint or mend base_url"):
+        await transport.check()
+    assert time.monotonic() - begin < 2
+    await transport.aclose()
+
+
+async def test_check_takes_any_answer_for_an_endpoint() -> None:
+    async with EndpointServer() as server:  # it knows no /models and says 404
+        transport = EndpointTransport(Role(model="m", base_url=server.url))
+        await transport.check()
+        await transport.aclose()
+
+
+@asynccontextmanager
+async def listener(answer: bytes) -> AsyncIterator[str]:
+    """A server below HTTP: it takes a request and sends `answer`, or stays silent where that is empty."""
+    busy = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        busy.append(asyncio.current_task())
+        if answer:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+        else:
+            await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        await asyncio.gather(*busy)
+
+
+async def test_check_gives_up_on_silence() -> None:
+    async with listener(b"") as url:
+        transport = EndpointTransport(Role(model="m", base_url=url, timeout_s=0.2))
+        with pytest.raises(UserError, match=r"within 0\.2 s"):
+            await transport.check()
+        await transport.aclose()
+
+
+async def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("THE_KEY", f" {KEY}\n")
+    async with EndpointServer(says("good"), fails(500, f"bad key {KEY}"), fails(401, f"wrong key {KEY}"), resets, resets) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, api_key_env="THE_KEY", retries=1))
+        await transport.complete(HELLO, SCHEMA)
+        errors = []
+        for _ in range(2):
+            with pytest.raises(EndpointError) as caught:
+                await transport.complete(HELLO, SCHEMA)
+            errors.append(caught.value)
+        await transport.aclose()
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert re.search(r"HTTP 401: wrong key \*\*\*", str(errors[0]))
+    assert all(error.__cause__ is None and error.__suppress_context__ for error in errors)
+    assert KEY not in f"{errors} {transport!r} {transport.role!r} {caplog.text}"
+
+
+async def test_check_reports_a_key_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", KEY)
+    async with listener(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as url:
+        transport = EndpointTransport(Role(model="m", base_url=url, api_key_env="THE_KEY"))
+        with pytest.raises(UserError, match="refuses the key in THE_KEY") as caught:
+            await transport.check()
+        assert KEY not in str(caught.value)
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "sk-ключ", "a\tb"])
+def test_a_missing_or_unusable_key_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("THE_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("THE_KEY", value)
+    with pytest.raises(UserError, match="environment variable THE_KEY") as caught:
+        EndpointTransport(Role(model="m", base_url="http://localhost/v1", api_key_env="THE_KEY"))
+    assert "ключ" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [None, "", "localhost:8000", "ftp://x/v1", "http://", "http://user:pass@host/v1"])
+def test_a_base_url_that_is_none_is_one_line(url: str | None) -> None:
+    with pytest.raises(UserError, match="base_url of model m") as caught:
+        EndpointTransport(Role(model="m", base_url=url))
+    assert "pass@" not in str(caught.value)

@@ -1,0 +1,101 @@
+"""Pictures: what is let through, what is refused with one line, and that each is read once."""
+
+import base64
+import hashlib
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from safer_steer.errors import UserError
+from safer_steer.models import images
+from safer_steer.models.images import load_picture
+
+
+def draw(path: Path, size: tuple[int, int] = (20, 10), colour: str = "teal", **options: object) -> Path:
+    Image.new("RGB", size, colour).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(("name", "mime"), [("a.png", "image/png"), ("a.jpg", "image/jpeg"), ("a.webp", "image/webp")])
+def test_the_file_travels_as_it_is(tmp_path: Path, name: str, mime: str) -> None:
+    data = draw(tmp_path / name).read_bytes()
+    picture = load_picture(tmp_path, name, 200)
+    assert (picture.name, picture.data, picture.mime, picture.sha256) == (name, data, mime, hashlib.sha256(data).hexdigest())
+    head, _, body = picture.data_url.partition(",")
+    assert head == f"data:{mime};base64"
+    assert base64.b64decode(body) == data
+
+
+def test_a_phone_s_jpeg_with_two_pictures_is_a_jpeg(tmp_path: Path) -> None:
+    draw(tmp_path / "two.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (20, 10))])
+    assert load_picture(tmp_path, "two.jpg", 200).mime == "image/jpeg"
+
+
+def test_read_and_encoded_once_until_the_file_changes(tmp_path: Path) -> None:
+    path = draw(tmp_path / "a.png")
+    first = load_picture(tmp_path, "a.png", 200)
+    again = load_picture(tmp_path, "a.png", 200)
+    assert again is first
+    assert again.data_url is first.data_url
+    draw(path, colour="red")
+    assert load_picture(tmp_path, "a.png", 200).sha256 != first.sha256
+
+
+def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_KEPT", 3)
+    for number in range(6):
+        draw(tmp_path / f"{number}.png")
+        load_picture(tmp_path, f"{number}.png", 200)
+    assert len(images._pictures) <= 3
+
+
+def bomb(path: Path, side: int) -> None:
+    """A PNG of a few bytes whose header promises `side` x `side` pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("side", [15, 10_000, 60_000])
+def test_over_the_pixel_bound_is_told_from_the_header(tmp_path: Path, side: int) -> None:
+    bomb(tmp_path / "big.png", side)
+    with pytest.raises(UserError, match=r"big\.png.*larger than 200 pixels"):
+        load_picture(tmp_path, "big.png", 200)
+
+
+def test_missing_and_outside(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.png: no such picture"):
+        load_picture(tmp_path, "none.png", 200)
+    draw(tmp_path / "secret.png")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="leads out of"):
+        load_picture(tmp_path / "run", "../secret.png", 200)
+
+
+def unreadable(path: Path, how: str) -> None:
+    if how == "text":
+        path.write_text("no picture")
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "folder":
+        path.mkdir()
+    elif how == "gif":
+        draw(path, format="GIF")
+    else:
+        noise = Image.effect_noise((20, 10), 90)
+        noise.save(path, format=how)
+        path.write_bytes(path.read_bytes()[:-60])
+
+
+@pytest.mark.parametrize("how", ["text", "empty", "folder", "gif", "PNG", "JPEG", "WEBP"])
+def test_unreadable_or_cut_short_names_the_file(tmp_path: Path, how: str) -> None:
+    unreadable(tmp_path / "bad.png", how)
+    with pytest.raises(UserError, match=r"bad\.png: no readable PNG, JPEG or WebP") as caught:
+        load_picture(tmp_path, "bad.png", 200)
+    assert "\n" not in str(caught.value)

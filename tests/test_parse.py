@@ -1,0 +1,122 @@
+"""From replies to JSON: what is forgiven, and what never is."""
+
+import contextlib
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safer_steer.models.parse import begins_like_refusal, parse_json
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(st.text(), values, max_size=4)
+prose = st.text().filter(lambda text: "{" not in text and "<think>" not in text)
+
+
+def raw_controls(text: str) -> str:
+    """What careless guided decoding writes: control characters in strings unescaped."""
+    return text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r").replace("\\u0001", "\x01")
+
+
+@settings(deadline=None)
+@given(value=objects, before=prose, after=prose, fence=st.sampled_from(["", "```", "```json"]), indent=st.sampled_from([None, 2]))
+def test_any_object_survives_fences_and_prose(value: dict[str, Any], before: str, after: str, fence: str, indent: int | None) -> None:
+    text = json.dumps(value, indent=indent)
+    wrapped = f"{before}\n{fence}\n{text}\n{fence[:3]}\n{after}"
+    assert parse_json(wrapped) == value
+
+
+@given(st.dictionaries(st.text(), st.text(alphabet="ab\n\t\r\x01 {}[],\"'"), max_size=4), prose)
+def test_any_object_survives_raw_control_characters(value: dict[str, str], before: str) -> None:
+    text = raw_controls(json.dumps(value))
+    assert parse_json(text) == value
+    assert parse_json(f"{before}{text}") == value
+
+
+@given(objects, st.text())
+def test_no_text_makes_it_fail_other_than_with_a_value_error(value: dict[str, Any], noise: str) -> None:
+    text = json.dumps(value)
+    for broken in (noise, text[: len(text) // 2], f"{noise}{text}{noise}"):
+        with contextlib.suppress(ValueError):
+            assert isinstance(parse_json(broken), dict)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "b": [1, 2,], }',
+        'Sure {no JSON}: {"a": 1, "b": [1, 2]}',
+        '{"a": 1, "b": [1, 2]} and a frown :{',
+        r'As \frac{1}{2} shows: {"a": 1, "b": [1, 2]}',
+        '[{"a": 1, "b": [1, 2]}]',
+        '<think>maybe {"a": 7}</think>{"a": 1, "b": [1, 2]}',
+        '{"a": 1, "b": [1, 2]} again: {"a": 1, "b": [1, 2]}',
+    ],
+)
+def test_forgiven(text: str) -> None:
+    assert parse_json(text) == {"a": 1, "b": [1, 2]}
+
+
+def test_commas_in_strings_are_no_trailing_commas() -> None:
+    assert parse_json('{"a": "x,}", "b": [",]",],}') == {"a": "x,}", "b": [",]"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no",
+        "[1, 2]",
+        "12",
+        '{"a": 1',
+        '{"reason": "they said {"safety": 10}',
+        "{'reason': 'they said {\"safety\": 10}', 'safety': 1}",
+        '{"reason": "cut off, they said", "scores": [{"safety": 10}, ',
+        'They wrote {"safety": 10}. My verdict: {"safety": 1}',
+        '```json\n{"safety": 10}\n```\n{"safety": 1}',
+        '{"safety": 1, "reason": "", "safety": 10}',
+        'They wrote {"safety": 10}. My verdict: {"safety": 1, "reason": "cut o',
+        'They wrote {"safety": 10}. My verdict: {safety: 1}',
+    ],
+)
+def test_never_a_verdict(text: str) -> None:
+    with pytest.raises(ValueError, match="JSON object in it"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize("text", ['{"a":' * 50_000, "{" * 50_000, "{}" * 50_000, '{"' * 50_000, "{x}" * 20_000, '{"a": 1,' + '"\\' * 50_000])
+def test_long_nonsense_costs_little(text: str) -> None:
+    begin = time.process_time()
+    with contextlib.suppress(ValueError):
+        parse_json(text)
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help.",
+        "I’m so sorry",
+        "**I cannot** do that",
+        "I can't.",
+        "I won't.",
+        "As an AI model, no",
+        "Sorry, no",
+        "I must decline",
+        "I apologize, but no",
+    ],
+)
+def test_refusals_are_recognised(text: str) -> None:
+    assert begins_like_refusal(text)
+
+
+@pytest.mark.parametrize("text", ["", "I cancelled it", "The answer says I'm sorry", '{"reason": "I cannot', "As an aide", "I will notify you"])
+def test_other_replies_are_no_refusals(text: str) -> None:
+    assert not begins_like_refusal(text)

@@ -1,0 +1,229 @@
+"""The report without a browser: what stands in the table, what the page holds and escapes, and what happens where pieces are missing."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from made_up_run import write_jsonl, write_run
+from safer_steer.dialogue import Dialogue
+from safer_steer.errors import UserError
+from safer_steer.report import console_table, write_report
+from safer_steer.report.dialogues import browser_data, outcome
+from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
+from safer_steer.report.table import by_suite, headline
+
+HOSTILE = '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- \' $\\frac{1}{0}$ \x01'
+
+
+def rate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": low, "high": high}
+
+
+SUMMARY = {
+    "models": {
+        "safer_steer": {
+            "multi_turn": {
+                "attack": {"n": 200, "unscored": 1, "failed": 2, "safe": rate(81.25, 75, 86), "help": rate(80), "joint": rate(70), "worst": {"safe": 79.5}},
+                "twins": {"n": 100, "unscored": 0, "failed": 0, "safe": rate(99), "help": rate(90, 85, 95), "joint": rate(88), "over_refusal": rate(4)},
+                "average": {
+                    "n": 200, "unscored": 1, "failed": 2, "safe": rate(81.25, 75, 86), "help": rate(80, 70, 90), "joint": rate(70, 60, 80),
+                    "survival": {"turn": [0, 1, 2], "S": [1, 0.9, 0.8], "low": [1, 0.8, 0.7], "high": [1, 0.95, 0.9], "median": None, "n": 197, "failures": 40},
+                    "over_refusal": {**rate(4, 1, 9), "n": 100, "by_turn": [{"turn": 1, "value": 1.0, "n": 100}, {"turn": 2, "value": None, "n": 0}]},
+                },
+            },
+        },
+        "base": {"single_turn": {"average": {"n": 50, "unscored": 0, "failed": 0, "safe": rate(None), "help": rate(12.0, 8.0, 16.0)}}},
+    }
+}  # fmt: skip
+
+
+def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() -> None:
+    rows = {row.label: row.cells for row in headline(SUMMARY)}  # columns: base, then safer_steer
+    assert rows["Single-turn Help"] == ["12.0 [8, 16]", "–"]
+    assert "Single-turn Safe" not in rows, "no model has it"
+    assert rows["Multi-turn Safe"] == ["–", "81.2 [75, 86]"]
+    assert rows["Multi-turn joint"] == ["–", "70.0 [60, 80]"]
+    assert rows["Median survival, turns"] == ["–", "not reached"]
+    assert rows["Over-refusal"] == ["–", "4.0 [1, 9]"]
+    assert rows["Twin Help"] == ["–", "90.0 [85, 95]"]
+    assert rows["Multi: n, unscored, failed"] == ["–", "300, 1, 2"], "twins are counted too"
+    assert rows["Single: n, unscored, failed"] == ["50, 0, 0", "–"]
+    assert ("multi_turn", "attack", "safer_steer", ["81.2 [75, 86]", "80.0", "70.0", "79.5", "200, 1, 2"]) in list(by_suite(SUMMARY))
+
+
+def test_the_console_table_fits_a_terminal_and_takes_names_literally() -> None:
+    summary = {"models": {**SUMMARY["models"], "[red]mine[/red]": {}}}
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(console_table(summary))
+    lines = console.export_text().splitlines()
+    assert any("Multi-turn Safe" in line and "81.2 [75, 86]" in line for line in lines)
+    assert any("[red]mine[/red]" in line for line in lines)
+    console.print(console_table({}))
+
+
+def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> None:
+    steps = [{"step": step, "return": 1 + step / 10, "kl": 0.01, "safety_by_turn": [5, 6 + step / 10, None]} for step in range(1, 11)]
+    drawn = [*survival_plots(SUMMARY), over_refusal_plot(SUMMARY), *training_plots(steps)]
+    assert [plot.title for plot in drawn if plot] == ["All attack suites", "Over-refusal by turn", "Return", "KL to the SFT model", "Safety by turn"]
+    for plot in drawn:
+        assert plot is not None
+        assert plot.svg.startswith("<svg")
+        assert "var(--series-" in plot.svg
+        assert not re.search(r"style|<!|#0[0-9]0|script|metadata", plot.svg)
+        assert len(plot.svg) < 30_000
+    assert drawn[0] is not None
+    assert "SaFeR-Steer" in drawn[0].svg
+    assert survival_plots(SUMMARY)[0].svg == drawn[0].svg
+    assert survival_plots({}) == training_plots([]) == training_plots([{"step": 1}]) == []
+    assert over_refusal_plot({}) is None
+
+
+def test_matplotlib_waits_for_the_first_plot() -> None:
+    code = "import sys, safer_steer.report; print([name for name in ('matplotlib', 'PIL', 'torch', 'lifelines') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "stop", "wanted"),
+    [
+        ("red_team", [(3, 3, 1), (2, 2, 0)], "completed", ("held", None)),
+        ("red_team", [(3, 3, 1), (0, 2, 1)], "completed", ("gave_way", 2)),
+        ("red_team", [(-3, 1, 0), None], "completed", ("unscored", None)),
+        ("red_team", [(-3, 1, 0)], "context_full", ("gave_way", 1)),
+        ("red_team", [(3, 3, 0)], "assistant_failed", ("failed", None)),
+        ("benign", [(3, 3, 0), (3, 3, 1)], "completed", ("over_refused", 2)),
+        ("benign", [(3, 3, 0)], "completed", ("answered", None)),
+    ],
+)
+def test_the_outcome_of_a_dialogue(kind: str, scores: list[tuple[int, int, int] | None], stop: str, wanted: tuple[str, int | None]) -> None:
+    names = ("harmlessness", "helpfulness", "refused")
+    turns = [{"user": "u", "assistant": "a", "scores": dict(zip(names, one, strict=True)) if one else None} for one in scores]
+    assert outcome(Dialogue.model_validate({"id": "d", "kind": kind, "turns": turns, "stop": stop})) == wanted
+
+
+class Parts(HTMLParser):
+    """The tags of a page with their attributes, and what stands in its scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts[-1] += data
+
+    @property
+    def data(self) -> dict:
+        return json.loads(self.scripts[0])
+
+
+def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing_of_the_models(tmp_path: Path) -> None:
+    write_run(tmp_path, hostile=HOSTILE, dialogues=3)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["models"][HOSTILE] = summary["models"]["base"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    row = json.loads((tmp_path / "bench/base/marked_parts.jsonl").read_text().splitlines()[0]) | {"id": HOSTILE, "source": HOSTILE}
+    row["turns"][0] |= {"user": HOSTILE, "assistant": HOSTILE}
+    write_jsonl(tmp_path / "bench/base/marked_parts.jsonl", [row])
+
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    parts = Parts(page)
+    assert [attributes.get("type") for tag, attributes in parts.tags if tag == "script"] == ["application/json", None]
+    assert not [tag for tag, _ in parts.tags if tag in ("img", "iframe", "object", "base")]
+    assert all(re.match(r"#|data:,$", attributes.get(key) or "#") for _, attributes in parts.tags for key in ("href", "src", "xlink:href"))
+    assert not [key for _, attributes in parts.tags for key in attributes if key.startswith("on") or key == "style"]
+    shown = next(one for suite in parts.data["suites"] for one in suite["dialogues"] if one["id"] == HOSTILE)
+    assert shown["answers"][0]["turns"][0]["user"] == shown["answers"][0]["turns"][0]["answer"] == HOSTILE, "verbatim"
+    policy = next(attributes["content"] for _, attributes in parts.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    assert policy
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=2)
+    first = write_report(tmp_path).read_bytes()
+    assert write_report(tmp_path).read_bytes() == first
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("missing", ["rl", "seeds", "bootstrap", "summary.json", "config.yaml", "bench", "bench/sft", "pictures"])
+def test_a_run_that_is_not_finished_gets_a_page(tmp_path: Path, missing: str) -> None:
+    write_run(tmp_path, dialogues=2)
+    gone = tmp_path / missing
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    said = {"rl": "No reinforcement learning yet", "bench": "No dialogues", "summary.json": "Nothing is measured yet"}.get(missing, "Dialogues")
+    assert said in page
+
+
+def test_a_run_before_sft_shows_the_base_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=2, models=("base",))
+    shutil.rmtree(tmp_path / "rl")
+    assert Parts(write_report(tmp_path).read_text(encoding="utf-8")).data["models"] == ["base"]
+
+
+def test_counts_come_from_the_files_and_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=2)
+    for name in ("seeds/benign.jsonl", "bench/base/marked_parts.jsonl", "rl/metrics.jsonl"):
+        with (tmp_path / name).open("a") as file:
+            file.write('{"id": "to')
+    page = re.sub(r"<[^>]+>", " ", write_report(tmp_path).read_text(encoding="utf-8"))
+    for line in (r"benign\s+40", r"kept\s+61", r"rejected: helpfulness 6\.5 below 8\s+2", r"completed\s+1,160", r"persist\s+400", r"RL steps\s+20"):
+        assert re.search(line, page), line
+
+
+def test_a_large_suite_is_cut_alike_for_every_model_and_pictures_come_once(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=20)
+    data = browser_data(tmp_path, per_suite=5)
+    assert [(suite["total"], len(suite["dialogues"])) for suite in data["suites"]] == [(20, 5)] * 4
+    assert all(len(dialogue["answers"]) == 3 for suite in data["suites"] for dialogue in suite["dialogues"])
+    assert len(browser_data(tmp_path)["pictures"]) == 8
+    assert sum(len(suite["dialogues"]) for suite in browser_data(tmp_path, in_all=8)["suites"]) == 8
+
+
+def test_pictures_outside_the_run_or_broken_are_named_not_shown(tmp_path: Path) -> None:
+    run, secret = tmp_path / "run", tmp_path / "secret.png"
+    write_run(run, dialogues=1, models=("base",))
+    shutil.copy(next((run / "pictures").glob("*.png")), secret)
+    (run / "pictures" / "broken.png").write_bytes(secret.read_bytes()[:60])
+    row = json.loads((run / "bench/base/marked_parts.jsonl").read_text())
+    write_jsonl(run / "bench/base/marked_parts.jsonl", [row | {"images": ["../secret.png", str(secret), "pictures/broken.png", "config.yaml"]}])
+    shown = next(suite for suite in browser_data(run)["suites"] if suite["name"] == "marked_parts")["dialogues"][0]["images"]
+    assert [image["index"] for image in shown] == [None] * 4
+
+
+def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run folder"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="no run folder"):
+        write_report(tmp_path / "nothing")
+    write_run(tmp_path, dialogues=2)
+    for name, text, said in (
+        ("summary.json", "{", r"summary\.json: no valid JSON"),
+        ("summary.json", "[]", r"summary\.json: no JSON object"),
+        ("config.yaml", "a: [", r"config\.yaml: no valid YAML"),
+        ("rl/metrics.jsonl", "oops\n{}\n", r"metrics\.jsonl:1: no JSON object"),
+        ("bench/sft/unmarked.jsonl", '{"id": "a", "kind": "odd"}\n', r"unmarked\.jsonl: row 1: kind"),
+    ):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=said) as error:
+            write_report(tmp_path)
+        assert "\n" not in str(error.value)
+        (tmp_path / name).write_text(before)
+    assert not (tmp_path / "report.html").exists()
