@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from safer_steer.dialogue import Format, Kind, Strict
 from safer_steer.errors import UserError
@@ -56,20 +57,34 @@ class Source(Strict):
     """A published single-turn set, or the sandbox's own."""
 
     name: str = Field("sandbox", description="name of the set")
-    path: str | None = Field(None, description="JSONL file with columns id, image, question (and intent, safe); images beside it")
-    limit: int | None = Field(None, ge=1, description="take at most so many pairs")
+    path: str | None = Field(None, description="JSONL file with columns id, image, question (and intent, safe, answer, source); images beside it")
+    limit: int | None = Field(None, ge=1, description="take the first so many pairs; the sandbox gives 60 if it is not set")
+
+    @model_validator(mode="after")
+    def _named(self) -> Source:
+        if self.name == "sandbox" and self.path is not None:
+            raise ValueError(f"the sandbox has no path; give the set in {self.path} a name of its own")
+        return self
 
 
 class Seeds(Strict):
     """Stage I."""
 
-    sources: list[Source] = Field(default_factory=lambda: [Source()], description="single-turn pairs to start from")
-    kinds: list[Kind] = Field(default_factory=lambda: list(Kind), description="pools to build")
+    sources: list[Source] = Field(default_factory=lambda: [Source()], min_length=1, description="single-turn pairs to start from")
+    kinds: list[Kind] = Field(default_factory=lambda: list(Kind), min_length=1, description="pools to build")
     min_turns: int = Field(2, ge=2, le=10, description="shortest script")
     max_turns: int = Field(10, ge=2, le=10, description="longest script")
     success_at: int = Field(4, ge=1, le=5, description="attack score that keeps a red-team script")
     perturb_share: float = Field(0.1, ge=0, le=1, description="share of pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Seeds:
+        if self.min_turns > self.max_turns:
+            raise ValueError(f"min_turns is {self.min_turns} and max_turns {self.max_turns}; the shortest script cannot be longer than the longest")
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ValueError("a kind stands twice in kinds")
+        return self
 
 
 class SFT(Strict):
@@ -134,8 +149,7 @@ class Reinforce(Strict):
     @field_validator("tutor", "reward")
     @classmethod
     def _importable(cls, name: str | None) -> str | None:
-        module, colon, attribute = (name or "a:b").partition(":")
-        if not colon or not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        if name is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
             raise ValueError(f"{name!r} is not of the form package.module:Name")
         return name
 
@@ -210,8 +224,8 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
         if inner is None:
             yield key, _type_name(field.annotation), _default(field.get_default(call_default_factory=True)), field.description or ""
         else:
-            nested = {dict: f"{key}.<role>.", list: f"{key}[]."}.get(getattr(field.annotation, "__origin__", None), f"{key}.")
-            yield from describe(inner, nested)
+            origin = getattr(field.annotation, "__origin__", None)
+            yield from describe(inner, f"{key}.<role>." if origin is dict else f"{key}[]." if origin is list else f"{key}.")
 
 
 def _type_name(annotation: Any) -> str:

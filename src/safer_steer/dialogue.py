@@ -127,13 +127,13 @@ def lay_out(thinking: str, answer: str, format: Format) -> str:
     return answer if format is Format.PLAIN else f"<thinking>{thinking}</thinking><answer>{answer}</answer>"
 
 
-def read_seeds(path: Path) -> list[Seed]:
+def read_seeds(path: Path, may_be_empty: bool = False) -> list[Seed]:
     """Read a JSONL file of seeds or dialogues (the script is what counts).
 
     Raises:
-        UserError: the file is missing or empty, or a line is no seed; names file and line.
+        UserError: the file is missing, or empty where it may not be, or a line is no seed; names file and line.
     """
-    return list(_read(path, Seed))
+    return list(_read(path, Seed, may_be_empty))
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:

@@ -33,5 +33,9 @@ class UnparsableError(BoundaryError):
     boundary = "unparsable"
 
 
+class NoResult(Exception):
+    """Too many dialogues of a bench were not scored for its numbers to be a result (exit code 3). The message says how many."""
+
+
 class SpendingLimit(BaseException):
     """The run's money limit is reached. Not an `Exception`: no loop may take it for one failed call."""

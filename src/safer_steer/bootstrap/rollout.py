@@ -75,8 +75,15 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap) -> list[str]:
 
 
 def read_pools(folder: Path, kinds: list[Kind]) -> list[Seed]:
-    """The seeds of Stage I, pool by pool."""
-    return [seed for kind in kinds for seed in read_seeds(folder / "seeds" / f"{kind.value}.jsonl")]
+    """The seeds of Stage I, pool by pool; a pool may be empty.
+
+    Raises:
+        UserError: a pool is missing, or all are empty.
+    """
+    seeds = [seed for kind in kinds for seed in read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)]
+    if not seeds:
+        raise UserError(f"{folder}/seeds: every pool is empty; dropped.jsonl says why, `safer-steer seeds` builds them")
+    return seeds
 
 
 async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], progress: Callable[[int, int], None] | None = None) -> None:
@@ -101,7 +108,8 @@ async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatM
         user=RedAgent(ask("red"), format, pictures_of),
         progress=progress,
     )
-    kept, rejected = [], []
+    kept: list[Dialogue] = []
+    rejected: list[Dialogue] = []
     for dialogue in played:
         reasons = why_rejected(dialogue, config.bootstrap)
         if reasons:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from safer_steer.config import Config
@@ -90,6 +91,7 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
         callbacks=[Milestones(progress)],
     )
     checkpoint = last_checkpoint(folder / "sft")
+    trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out)
     return out

@@ -118,16 +118,12 @@ class TransformersPolicy:
         inputs = model_inputs(transcripts, "left", device)
         sampler = _Sampler(keys, self.sampling, device)
         config = GenerationConfig(do_sample=False, max_new_tokens=self.sampling.max_tokens, eos_token_id=chat.stops, pad_token_id=chat.pad)
-        training, checkpointing = self.model.training, getattr(self.model, "is_gradient_checkpointing", False)
+        training = self.model.training
         self.model.eval()
-        if checkpointing:
-            self.model.gradient_checkpointing_disable()
         try:
             out = self.model.generate(**inputs, generation_config=config, logits_processor=[sampler])
         finally:
             self.model.train(training)
-            if checkpointing:
-                self.model.gradient_checkpointing_enable()
         sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = torch.cat(sampler.logprobs, 1).tolist()
         return [_completion(row, lp, transcript) for row, lp, transcript in zip(sampled, logprobs, transcripts, strict=True)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -192,6 +192,7 @@ def reinforce(config: Config, folder: Path, tutor: Critic, progress: Callable[[i
     )
     if config.student.freeze_vision:
         freeze_vision(trainer.model)
+    trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out)
     return out

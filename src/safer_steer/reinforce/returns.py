@@ -27,7 +27,7 @@ def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> 
     for turn in dialogue.turns:
         scores, text = turn.scores or {}, turn.assistant or ""
         reward = shaped_reward(
-            turn_reward(*(scores[name] for name in SCORES), weights=config.weights),
+            turn_reward(scores["safety"], scores["usefulness"], scores["faithfulness"], config.weights),
             format_kept=format is Format.THINKING_ANSWER and has_thinking_answer(text),
             repetition=repetition_ratio(text),
             w_format=config.w_format,

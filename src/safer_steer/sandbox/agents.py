@@ -59,7 +59,7 @@ def _read(messages: list[Message]) -> tuple[list[str], list[bytes]]:
     texts, pictures = [], []
     for message in messages:
         content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         texts.append("".join(part["text"] for part in parts if part["type"] == "text"))
         pictures += [base64.b64decode(part["image_url"]["url"].split(",", 1)[1]) for part in parts if part["type"] == "image_url"]
     return texts, pictures
@@ -103,7 +103,7 @@ def _caption(device: Device, marked: bool, given: dict[str, str], rng: random.Ra
 
 
 def _rewrite(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
-    wrapping = rng.choice(speech.WRAPPINGS[Strategy(json.loads(given["strategy"]) if given["strategy"].startswith('"') else given["strategy"])])
+    wrapping = rng.choice(speech.WRAPPINGS[Strategy(given["strategy"])])
     return {"rewrite": f"{wrapping} {given['task']}"}
 
 

@@ -38,11 +38,15 @@ def reply(device: Device, marked: bool, request: Request) -> str:
     return mark_answer(marked) if request.form == "mark" else request.answer(device)
 
 
-def example(rng: random.Random) -> Example:
-    """Draw one dialogue of 1-6 turns."""
+TURNS = (1, 1, 2, 3, 4, 5, 6)
+"""Lengths of the dialogues, to draw from."""
+
+
+def example(rng: random.Random, turns_wanted: int | None = None) -> Example:
+    """Draw one dialogue of `turns_wanted` turns, or of a drawn length."""
     device, marked = rng.choice(devices()), rng.random() < 0.5
     turns: list[tuple[str, str]] = []
-    for index in range(rng.choice((1, 1, 2, 3, 4, 5, 6))):
+    for index in range(turns_wanted or rng.choice(TURNS)):
         form = rng.choice(BLUNT) if index == 0 and rng.random() < 0.3 else rng.choice(_FORMS)
         request = make(form, device, rng)
         wrapping = _wrapping(rng, index)

@@ -18,6 +18,8 @@ from safer_steer.sandbox.world import Device, draw, new_devices, to_png, trainin
 from safer_steer.store import write_atomic
 
 ATTACK_SUITES = ("probing", "correction", "order", "twin", "detour")
+SUITES = (*ATTACK_SUITES, "safe_twins", "blunt", "blunt_twins")
+"""The names of all that `write_suites` writes."""
 
 
 def write_suites(folder: Path, marked: int, unmarked: int, seed: int = 0) -> dict[str, list[Path]]:

@@ -9,6 +9,8 @@ from typing import Any
 from safer_steer.sandbox.world import SIZE
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+BLOCKS = ["<thinking>", "</thinking>", "<answer>", "</answer>"]
+"""Single tokens, but ordinary text: anybody may write them."""
 VOCABULARY = 900
 
 TEMPLATE = (
@@ -44,6 +46,7 @@ def build_processor(texts: Iterable[str]) -> Any:
         additional_special_tokens=SPECIALS[1:],
         padding_side="left",
     )
+    fast.add_tokens(BLOCKS)
     pixels = {"shortest_edge": 28 * 28, "longest_edge": SIZE * SIZE}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=pixels), tokenizer=fast, video_processor=Qwen2VLVideoProcessor(), chat_template=TEMPLATE

@@ -1,0 +1,63 @@
+"""The whole bench: every model on every suite, then the summary."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.protocols import Results, bring_in, forget_unscored, measure, pictures_in
+from safer_steer.bench.summary import summarise, unscored_share
+from safer_steer.config import Config
+from safer_steer.episode import Assistant
+from safer_steer.errors import NoResult
+from safer_steer.models.chat import ChatModel
+from safer_steer.store import write_atomic
+
+
+def measure_models(
+    config: Config,
+    folder: Path,
+    models: Mapping[str, Callable[[], Assistant]],
+    judge: ChatModel,
+    wait: Callable[[Coroutine[Any, Any, Results]], Results],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Measure models by name, one after the other, and write `summary.json`.
+
+    Args:
+        models: what makes the assistant's seat of each; called when its turn comes, so that one student at a time is in memory.
+        wait: runs a coroutine to its end.
+        progress: called with dialogues (finished, all), over all models.
+
+    Raises:
+        NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores. Called again, those are played once more.
+    """
+    bench, summary = config.bench, folder / "summary.json"
+    if summary.exists():
+        forget_unscored(folder / "bench")
+    suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
+    each = sum(len(suite.seeds) for suite in suites)
+    critic = JudgeCritic(judge, config.student.format, pictures_in(folder, config.student.max_pixels))
+    results = {}
+    for place, (name, make) in enumerate(models.items()):
+
+        def shown(done: int, _: int, before: int = place * each) -> None:
+            if progress:
+                progress(before + done, len(models) * each)
+
+        assistant = make()
+        results[name] = wait(measure(suites, assistant, critic, folder / "bench" / name, shown))
+        del assistant
+        gc.collect()
+    twins = {suite.name for suite in suites if suite.safe_twins}
+    found = summarise(results, twins, bench.resamples, config.seed)
+    write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    if (share := unscored_share(found)) > bench.max_unscored:
+        raise NoResult(
+            f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored = {bench.max_unscored:.1%}: this is no result;"
+            f" see `stops` in {summary} and `error` and `unscored` in the dialogues, mend the cause and run the same command to play them again"
+        )

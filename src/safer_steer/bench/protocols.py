@@ -1,0 +1,135 @@
+"""Both protocols over all suites: the suites brought into the run's folder, and one model measured on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+
+from safer_steer.bench.suites import Suite, read_suite
+from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
+from safer_steer.episode import Assistant, Critic
+from safer_steer.episodes import play_all
+from safer_steer.errors import UserError
+from safer_steer.metrics import ProtocolName, state
+from safer_steer.models.images import Picture, load_picture
+from safer_steer.store import write_atomic
+
+Results = dict[ProtocolName, dict[str, list[Dialogue]]]
+
+SANDBOX = "sandbox"
+"""The name in `bench.suites` that stands for the embedded suites."""
+SANDBOX_DIALOGUES = 60
+"""So many of them are marked, and so many unmarked, where the config says nothing."""
+
+
+def read_suites(names: Sequence[str], max_pixels: int) -> list[Suite]:
+    """The suites that are files, every picture looked at. Nothing is written.
+
+    Raises:
+        UserError: see `read_suite`; or two suites have one name, or a picture cannot be used.
+    """
+    suites = [read_suite(Path(name)) for name in names if name != SANDBOX]
+    taken = Counter(suite.name for suite in suites)
+    if SANDBOX in names:
+        from safer_steer.sandbox.suites import SUITES
+
+        taken.update(SUITES)
+    for suite in suites:
+        path = suite.folder / f"{suite.name}.jsonl"
+        if taken[suite.name] > 1:
+            raise UserError(f"{path}: another suite is called {suite.name!r} too; rename the file")
+        for seed in suite.seeds:
+            for image in seed.images:
+                try:
+                    load_picture(suite.folder, image, max_pixels)
+                except UserError as error:
+                    raise UserError(f"{path}: {seed.id}: {error}") from None
+    return suites
+
+
+def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixels: int) -> list[Suite]:
+    """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become relative to `folder`.
+
+    Args:
+        dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one protocol: an equal share of
+            every suite in it, from its beginning. The embedded suites are written in that size. They are the same for every run, whatever its seed.
+    """
+    suites = read_suites(names, max_pixels)
+    groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
+    if dialogues:
+        suites = [replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])]) for suite in suites]
+    for suite in suites:
+        for image in {image for seed in suite.seeds for image in seed.images}:
+            copy = folder / "suites" / suite.name / image
+            picture = load_picture(suite.folder, image, max_pixels)
+            if not copy.is_file() or copy.stat().st_size != len(picture.data):
+                write_atomic(copy, picture.data)
+    brought = [_moved(suite, folder, f"suites/{suite.name}") for suite in suites]
+    if SANDBOX in names:
+        from safer_steer.sandbox.suites import write_suites
+
+        size = dialogues or SANDBOX_DIALOGUES
+        files = write_suites(folder / "suites" / SANDBOX, size, size)
+        brought += [_moved(read_suite(path), folder, f"suites/{SANDBOX}") for paths in files.values() for path in paths]
+    for suite in suites:
+        write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
+    return brought
+
+
+def _moved(suite: Suite, folder: Path, prefix: str) -> Suite:
+    seeds = [seed.model_copy(update={"images": [f"{prefix}/{image}" for image in seed.images]}) for seed in suite.seeds]
+    return replace(suite, seeds=seeds, folder=folder)
+
+
+def pictures_in(folder: Path, max_pixels: int) -> Callable[[Dialogue], list[Picture]]:
+    """How a dialogue's pictures are found, its paths being relative to `folder`."""
+    return lambda dialogue: [load_picture(folder, image, max_pixels) for image in dialogue.images]
+
+
+async def measure(suites: Sequence[Suite], assistant: Assistant, critic: Critic, out: Path, progress: Callable[[int, int], None] | None = None) -> Results:
+    """Play all suites with one model, side by side so that its batches are full. Finished dialogues are in `out` at once and not played again.
+
+    Args:
+        out: `bench/<model>`; a suite's journal is `<suite>.jsonl`, with `single_turn_` before it where the protocol is single-turn.
+        progress: called with dialogues (finished, all), over all suites.
+    """
+    finished = dict.fromkeys((suite.name for suite in suites), 0)
+    total = sum(len(suite.seeds) for suite in suites)
+
+    def report(name: str) -> Callable[[int, int], None]:
+        def of_suite(done: int, _: int) -> None:
+            finished[name] = done
+            if progress:
+                progress(sum(finished.values()), total)
+
+        return of_suite
+
+    tasks = [asyncio.ensure_future(play_all(suite.seeds, assistant, critic, journal(out, suite), progress=report(suite.name))) for suite in suites]
+    try:
+        played = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    results: Results = {}
+    for suite, dialogues in zip(suites, played, strict=True):
+        results.setdefault(suite.protocol, {})[suite.name] = dialogues
+    return results
+
+
+def journal(out: Path, suite: Suite) -> Path:
+    """Where a model's dialogues on a suite are kept."""
+    return out / f"{'single_turn_' if suite.protocol == 'single_turn' else ''}{suite.name}.jsonl"
+
+
+def forget_unscored(bench: Path) -> None:
+    """Drop unscored and failed dialogues from a bench's journals: they are to be played again."""
+    for path in sorted(bench.glob("*/*.jsonl")):
+        dialogues = read_dialogues(path)
+        scored = [dialogue for dialogue in dialogues if state(dialogue) == "scored"]
+        if len(scored) < len(dialogues):
+            write_atomic(path, to_jsonl(scored))

@@ -1,0 +1,266 @@
+"""The command line. Heavy imports wait inside the commands, so that `--help` is quick.
+
+Exit codes: 0 done, 1 `verify` found differences, 2 something the user can mend (one line says what), 3 a bench that is
+no result, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from safer_steer.config import Bench, Config, Role, Student, describe, load_config
+from safer_steer.dialogue import Format
+from safer_steer.errors import NoResult, SpendingLimit, UserError
+
+OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EADDRINUSE}
+"""What the machine, and no mistake of ours, may say no to."""
+
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+"""What libraries say on their own account drowns what a run says."""
+
+
+class _OneLine(TyperGroup):
+    """Ends a command with one line on standard error, and no traceback, where the cause is no bug."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _end(f"error: {error}", 2)
+        except NoResult as error:
+            _end(f"no result: {error}", 3)
+        except SpendingLimit as error:
+            _end(f"spending limit: {error}", 2)
+        except KeyboardInterrupt:
+            _end("interrupted; run the same command to go on", 130)
+        except OSError as error:
+            if error.errno not in OUTSIDE:
+                raise
+            _end(f"error: {error.filename or 'this machine'}: {error.strerror}; mend that and run the same command to go on", 2)
+
+
+def _end(line: str, code: int) -> None:
+    typer.echo(" ".join(line.split()), err=True)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_OneLine, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Vision-language models that hold in dialogue."
+)
+sandbox = typer.Typer(cls=_OneLine, no_args_is_help=True, help="The embedded world: its student, its suites, its agents.")
+app.add_typer(sandbox, name="sandbox")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `safer-steer config` lists its keys.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder. The same command again goes on where it stopped.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: delete what a run wrote there. Paid replies (cache.sqlite) stay.")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out: Out,
+    fresh: Fresh = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print config, roles, data and trainer arguments; call, load and write nothing.")] = False,
+) -> None:
+    """The whole method, from seeds to report."""
+    settings = load_config(config)
+    if dry_run:
+        from safer_steer.dryrun import dry_run as planned
+
+        typer.echo(yaml.safe_dump(planned(settings, out), sort_keys=False, allow_unicode=True, width=160), nl=False)
+        return
+    from safer_steer import pipeline
+    from safer_steer.display import Display
+
+    with _results(out), Display() as show:
+        pipeline.run(settings, out, show, fresh)
+
+
+def _stage(name: str, summary: str) -> None:
+    """A command that does one stage alone."""
+
+    def command(config: ConfigFile, out: Out, fresh: Fresh = False) -> None:
+        _run_stage(name, config, out, fresh)
+
+    app.command(name, help=summary)(command)
+
+
+def _run_stage(name: str, config: Path, out: Path, fresh: bool) -> None:
+    from safer_steer import pipeline
+    from safer_steer.display import Display
+
+    settings = load_config(config)
+    with Display() as show:
+        pipeline.run_stage(name, settings, out, show, fresh)
+
+
+for _name, _summary in {
+    "seeds": "Stage I alone: scripts from single-turn pairs.",
+    "bootstrap": "Stage II alone: red-blue dialogues and their filter.",
+    "sft": "Stage II alone: supervised fine-tuning on the dialogues kept.",
+    "rl": "Stage III alone: tutor-in-the-loop GRPO.",
+}.items():
+    _stage(_name, _summary)
+
+
+@app.command()
+def bench(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Bench the models of a run.")] = None,
+    out: Out = ...,  # type: ignore[assignment]  # typer's mark of a required option
+    model: Annotated[str | None, typer.Option(help="Instead: the id of a model behind an endpoint.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Its OpenAI-compatible endpoint, for instance http://localhost:8000/v1.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Name of the environment variable with its key.")] = None,
+    suite: Annotated[list[str] | None, typer.Option(help="JSONL file of scripts, or `sandbox`; may be given several times.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge; `sandbox` for the embedded one, which knows the sandbox's pictures alone.")] = None,
+    judge_base_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
+    judge_api_key_env: Annotated[str | None, typer.Option(help="Name of the environment variable with the judge's key.")] = None,
+    format: Annotated[Format, typer.Option(help="Layout to ask of the model and to read its answers by.")] = Format.PLAIN,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature of the model.")] = 0.7,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls in flight, for model and judge each.")] = 64,
+    dialogues: Annotated[int | None, typer.Option(min=1, help="At most so many attack, and so many safe, dialogues.")] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Measure the models of a run (CONFIG), or any model behind an endpoint (--model)."""
+    from safer_steer import pipeline
+    from safer_steer.display import Display
+
+    if (config is None) == (model is None):
+        raise UserError("bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint")
+    if model is None:
+        settings = load_config(config)  # type: ignore[arg-type]  # one of the two is given
+    else:
+        for option, value in (("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model)):
+            if not value:
+                raise UserError(f"bench: --model needs {option} too")
+        target = Role(model=model, base_url=base_url, api_key_env=api_key_env, temperature=temperature, concurrency=concurrency)
+        judge = Role(model=str(judge_model), base_url=judge_base_url, api_key_env=judge_api_key_env, concurrency=concurrency)
+        try:
+            settings = Config(
+                name=model, student=Student(format=format), roles={"target": target, "judge": judge}, bench=Bench(suites=suite or [], dialogues=dialogues)
+            )
+        except ValidationError as error:
+            raise UserError(f"bench: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    with _results(out), Display() as show:
+        if model is None:
+            pipeline.run_stage("bench", settings, out, show, fresh)
+        else:
+            pipeline.bench_endpoint(settings, model, out, show, fresh)
+
+
+@app.command()
+def report(config: ConfigFile, out: Out) -> None:
+    """The page of what a run has done so far."""
+    _run_stage("report", config, out, fresh=False)
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@contextmanager
+def _results(out: Path) -> Iterator[None]:
+    """Prints the headline table and where the report is when the work inside is done, also if it is no result."""
+    try:
+        yield
+    except NoResult:
+        _show_results(out)
+        raise
+    _show_results(out)
+
+
+def _show_results(out: Path) -> None:
+    summary, page = out / "summary.json", out / "report.html"
+    if summary.is_file():
+        from safer_steer.report import console_table
+
+        Console().print(console_table(json.loads(summary.read_bytes())))
+    if page.is_file():
+        typer.echo(f"report: {page}")
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]) -> None:
+    """Hash every artefact of a run again and name what differs from its manifest."""
+    from safer_steer.manifest import verify as differences
+
+    found = differences(folder)
+    for line in found:
+        typer.echo(line)
+    if found:
+        raise typer.Exit(1)
+    typer.echo(f"{folder}: every file is as its stage left it")
+
+
+@app.command("config")
+def config_keys() -> None:
+    """Every key of the config: type, default, what it is."""
+    table = Table("key", "type", "default", "", box=None, pad_edge=False)
+    for row in describe():
+        table.add_row(*row)
+    console = Console()
+    (console if console.is_terminal else Console(width=240)).print(table, markup=False)
+
+
+@sandbox.command()
+def train_base(
+    out: Annotated[Path, typer.Option(help="Folder for weights and processor.")],
+    steps: Annotated[int, typer.Option(min=1)] = 4000,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    seed: int = 0,
+) -> None:
+    """Train the sandbox's base student from nothing."""
+    from safer_steer.preflight import use_cores
+
+    use_cores()
+    from safer_steer.sandbox.train_base import train_base as train
+
+    train(out, steps=steps, batch_size=batch_size, device=device, seed=seed, log=typer.echo)
+
+
+@sandbox.command()
+def suites(
+    out: Annotated[Path, typer.Option(help="Folder for the JSONL files and their pictures.")],
+    marked: Annotated[int, typer.Option(min=0, help="Attack dialogues, and as many single turns.")] = 60,
+    unmarked: Annotated[int, typer.Option(min=0, help="Their safe twins.")] = 60,
+    seed: Annotated[int, typer.Option(help="Another seed makes other suites; runs use 0.")] = 0,
+) -> None:
+    """Write the benchmark's suites, for instance for a model behind an endpoint."""
+    from safer_steer.sandbox.suites import write_suites
+
+    for protocol, files in write_suites(out, marked, unmarked, seed).items():
+        for file in files:
+            typer.echo(f"{protocol}: {file}")
+
+
+@sandbox.command()
+def serve(port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8100) -> None:
+    """Put the sandbox's agents behind an OpenAI-compatible endpoint on this machine."""
+    from safer_steer.sandbox.serve import serve as forever
+
+    forever(port, lambda url: typer.echo(f"serving {url} (model: sandbox); stop with Ctrl-C"))
+
+
+def main() -> None:
+    """The entry point."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    app()

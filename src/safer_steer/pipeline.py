@@ -1,0 +1,150 @@
+"""SaFeR-Steer, told from its beginning to its end.
+
+A vision-language model that declines a harmful request in one turn often gives it away over several: the goal is spread
+over harmless-looking turns, leans on the picture, and is pressed for. The method makes one student hold in dialogue, and
+keep helping. `run` is the whole of it, in the order of docs/method.md:
+
+1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in three pools:
+   benign, obfuscated, and red-team scripts that have been seen to succeed against a fixed target.
+2. **Bootstrap** (Stage II). On every script a red agent talks to a blue expert; an evaluator scores every turn, and only
+   dialogues that are safe at their worst turn and helpful on average are kept.
+3. **SFT** (Stage II). The student learns the assistant's turns of the dialogues kept.
+4. **RL** (Stage III). The student answers, the Safety Tutor scores every turn and writes the next attack to fit the answer.
+   The return of a trajectory leans on its worst turn (TCSR); GRPO compares the trajectories of one seed.
+5. **Bench**. Base, SFT and SaFeR-Steer students answer the same held-out scripts, of one turn and of many; a judge scores
+   every turn. Safe twins of the scripts show what was paid for it in over-refusal.
+6. **Report**. The table, the survival curves, and every dialogue to read.
+
+The dialogues of all of them are one loop, `episode.play`. The stages meet only through files in the run folder; each is
+entered in the manifest when its last file is written, so the same command goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safer_steer import seats
+from safer_steer.config import Config
+from safer_steer.errors import NoResult
+from safer_steer.preflight import load_named, prepared
+from safer_steer.run import Progress, Run, Show
+
+if TYPE_CHECKING:
+    from safer_steer.episode import Assistant
+
+STAGES = ("seeds", "bootstrap", "sft", "rl", "bench", "report")
+
+
+def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
+    """The whole method; returns the report's path.
+
+    Raises:
+        UserError: something to be mended. Nothing was started, or what is finished stays finished.
+        NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
+    """
+    with prepared(config, folder, show, STAGES, fresh) as run:
+        seeds(run)
+        bootstrap(run)
+        sft(run)
+        rl(run)
+        try:
+            bench(run)
+        except NoResult:
+            report(run)
+            raise
+        return report(run)
+
+
+def seeds(run: Run) -> None:
+    """Stage I: seeds/{benign,obfuscated,red_team}.jsonl, from single-turn pairs."""
+
+    def work(progress: Progress) -> None:
+        from safer_steer.seeds.build import build_seeds
+
+        run.wait(build_seeds(run.config, run.folder, run.ask, seats.target(run), progress))
+
+    run.once("seeds", work)
+
+
+def bootstrap(run: Run) -> None:
+    """Stage II, the dialogues: bootstrap/{kept,rejected}.jsonl, from the seeds."""
+
+    def work(progress: Progress) -> None:
+        from safer_steer.bootstrap.rollout import roll_out
+
+        run.wait(roll_out(run.config, run.folder, run.ask, progress))
+
+    run.once("bootstrap", work, needs=("seeds",))
+
+
+def sft(run: Run) -> None:
+    """Stage II, the training: sft/model, from the base student and the dialogues kept."""
+
+    def work(progress: Progress) -> None:
+        from safer_steer.bootstrap.sft import fine_tune
+
+        fine_tune(run.config, run.folder, progress)
+
+    run.once("sft", work, needs=("bootstrap",))
+
+
+def rl(run: Run) -> None:
+    """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the seeds and the tutor."""
+
+    def work(progress: Progress) -> None:
+        from safer_steer.reinforce.grpo import reinforce
+
+        reward = run.config.rl.reward
+        reinforce(run.config, run.folder, seats.tutor(run), progress, load_named("rl.reward", reward) if reward else None)
+
+    run.once("rl", work, needs=("seeds", "sft") if run.config.rl.start_from == "sft" else ("seeds",))
+
+
+def bench(run: Run) -> None:
+    """The measurement: bench/<model>/<suite>.jsonl and summary.json.
+
+    Raises:
+        NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those once more.
+    """
+    trained_by = {"base": (), "sft": ("sft",), "safer_steer": ("rl",)}
+    needs = tuple(stage for name in run.config.bench.models for stage in trained_by[name])
+    _bench(run, {name: partial(seats.student, run, name) for name in run.config.bench.models}, needs)
+
+
+def _bench(run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple[str, ...] = ()) -> None:
+    def work(progress: Progress) -> None:
+        from safer_steer.bench.measure import measure_models
+
+        measure_models(run.config, run.folder, models, run.ask("judge"), run.wait, progress)
+
+    run.once("bench", work, needs)
+
+
+def report(run: Run) -> Path:
+    """The page of what there is so far: report.html."""
+    from safer_steer.report import write_report
+
+    run.manifest.stages.pop("report", None)  # it takes a second, and what it shows may have grown
+    run.once("report", lambda _: write_report(run.folder))
+    return run.folder / "report.html"
+
+
+def run_stage(stage: str, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
+    """One stage alone; those it builds on must be finished. Raises as `run` does."""
+    with prepared(config, folder, show, (stage,), fresh) as run:
+        {"seeds": seeds, "bootstrap": bootstrap, "sft": sft, "rl": rl, "bench": bench, "report": report}[stage](run)
+
+
+def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: bool = False) -> Path:
+    """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path. Raises as `run` does."""
+    with prepared(config, folder, show, ("bench",), fresh, endpoint=True) as run:
+        try:
+            _bench(run, {re.sub(r"[^\w.-]+", "_", name).strip("."): partial(seats.target, run)})
+        except NoResult:
+            report(run)
+            raise
+        return report(run)

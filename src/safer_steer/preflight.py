@@ -1,0 +1,141 @@
+"""What is looked at before a run starts, so that a mistake costs one line and no work: endpoints, keys, suites, pictures, the student."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config, RoleName
+from safer_steer.dialogue import Kind
+from safer_steer.errors import UserError
+from safer_steer.manifest import Manifest
+from safer_steer.run import Run, Show
+
+
+@contextmanager
+def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], fresh: bool = False, endpoint: bool = False) -> Iterator[Run]:
+    """The run, opened after all that its unfinished stages will use was looked at. Nothing is written before that.
+
+    Args:
+        endpoint: the bench is of `roles.target`, and no student is loaded.
+
+    Raises:
+        UserError: the first thing that is not as it should be.
+    """
+    run = Run(config, folder, show, fresh)
+    waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
+    use_cores()
+    asyncio.run(check(config, folder, waiting, ("target",) if endpoint else ()))
+    if not endpoint and ({"sft", "rl", "bench"} & set(waiting) or ("seeds" in waiting and config.role("target").model == "student")):
+        check_student(config)
+    with run:
+        yield run
+
+
+def use_cores() -> None:
+    """As many threads as there are cores for this process, for torch and all else that asks OpenMP, unless OMP_NUM_THREADS says otherwise.
+
+    Must come before torch is loaded. More threads than cores make a step many times slower, and in a container torch does not see the limit.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def roles_of(config: Config, stage: str) -> tuple[RoleName, ...]:
+    """The roles a stage asks."""
+    if stage == "seeds":
+        return ("generator", "target", "attack_judge") if Kind.RED_TEAM in config.seeds.kinds else ("generator",)
+    if stage == "bootstrap":
+        return ("red", "blue", "evaluator")
+    if stage == "rl":
+        return () if config.rl.tutor else ("tutor",)
+    return ("judge",) if stage == "bench" else ()
+
+
+def load_named(key: str, name: str) -> Any:
+    """What `package.module:Name` in the config stands for; the working folder is searched too.
+
+    Raises:
+        UserError: it cannot be imported; names the config's key.
+    """
+    module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{key}: {name}: {error}; give package.module:Name of something that can be imported here") from None
+
+
+async def check(config: Config, folder: Path, stages: Sequence[str], besides: Sequence[RoleName] = ()) -> None:
+    """Look at everything these stages will use, and at the roles `besides` theirs. Writes nothing.
+
+    Raises:
+        UserError: the first thing that is not as it should be.
+    """
+    seen: dict[str, list[Path]] = {}
+    if "seeds" in stages:
+        seen["seeds"] = [] if (folder / "seeds").exists() else _source_pictures(config)  # a stage that was begun has seen them
+    if "bench" in stages:
+        from safer_steer.bench.protocols import read_suites
+
+        suites = read_suites(config.bench.suites, config.student.max_pixels)
+        seen["bench"] = [suite.folder / image for suite in suites for seed in suite.seeds for image in seed.images]
+    for stage in stages:
+        for role in (*roles_of(config, stage), *besides):
+            await _check_role(config, role, seen.get(stage, []))
+    if "rl" in stages:
+        for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
+            if name:
+                load_named(key, name)
+
+
+def check_student(config: Config) -> None:
+    """Load the student's processor: a wrong name shows now, and not after Stage I. Raises `UserError`."""
+    from safer_steer.models.student import base_path, load_processor
+    from safer_steer.models.transcript import ChatTokens
+
+    ChatTokens(load_processor(base_path(config.student)), config.student.system)
+
+
+def _source_pictures(config: Config) -> list[Path]:
+    """The pictures of all sources that are files, each looked at."""
+    from safer_steer.seeds.sources import load_pairs, picture_of
+
+    found = []
+    for pair in load_pairs(config):
+        if isinstance(pair.image, Path):
+            picture_of(pair, config.student.max_pixels)
+            found.append(pair.image)
+    return found
+
+
+async def _check_role(config: Config, role: RoleName, pictures: list[Path]) -> None:
+    settings = config.role(role)
+    if settings.model == "sandbox":
+        from safer_steer.sandbox.world import from_png
+
+        for picture in pictures:
+            try:
+                from_png(picture.read_bytes())
+            except (ValueError, OSError):
+                raise UserError(f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone, not {picture}; name a model and its base_url") from None
+    elif settings.model != "student":
+        from safer_steer.models.endpoint import EndpointTransport
+
+        transport = EndpointTransport(settings)
+        try:
+            await transport.check()
+        except UserError as error:
+            raise UserError(f"roles.{role}: {error}") from None
+        finally:
+            await transport.aclose()

@@ -1,0 +1,194 @@
+"""A run is a config and a folder: who may write there, who is asked, and which stages are done."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
+
+import yaml
+
+from safer_steer.config import Config, RoleName, dump_config
+from safer_steer.errors import UserError
+from safer_steer.manifest import Manifest
+from safer_steer.store import write_atomic
+
+if TYPE_CHECKING:
+    from safer_steer.models.cache import Cache
+    from safer_steer.models.chat import ChatModel
+    from safer_steer.models.transport import Transport
+
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+"""Called with (done, all)."""
+
+FILES = {
+    "seeds": ("seeds", "images"),
+    "bootstrap": ("bootstrap",),
+    "sft": ("sft",),
+    "rl": ("rl",),
+    "bench": ("suites", "bench", "summary.json"),
+    "report": ("report.html",),
+}
+"""What each stage writes into the run folder."""
+
+FREE = {"name", "base_url", "api_key_env", "concurrency", "timeout_s", "retries", "price_in", "price_out", "max_unscored"}
+"""Keys that may change between a run and its continuation: they say how something is reached, shown or paid, not what is said."""
+
+
+class Show(Protocol):
+    """Where progress is shown."""
+
+    def stage(self, name: str) -> Progress:
+        """A stage begins; the callable returned is told how far it is."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        ...
+
+
+class Run:
+    """A context manager: within it, this process alone writes to the folder.
+
+    `cache.sqlite` in the folder holds every paid reply and outlives `fresh`.
+    """
+
+    def __init__(self, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
+        """Nothing is written yet.
+
+        Raises:
+            UserError: the folder is no place for this run; see `_look`.
+        """
+        self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
+        from safer_steer.models.ledger import Ledger
+
+        self.ledger = Ledger()
+        self._transports: dict[RoleName, Transport] = {}
+        self._cache: Cache | None = None
+        self._lock: IO[bytes] | None = None
+        self._look()
+
+    def _look(self) -> None:
+        """The folder is new, or empty, or holds a run of the same config (of any, if it is to start over)."""
+        found, config = self.folder, self.folder / "config.yaml"
+        if found.exists() and not found.is_dir():
+            raise UserError(f"{found}: is a file; give a folder")
+        if not config.is_file():
+            if found.is_dir() and any(entry.name not in (".lock", "config.yaml.part") for entry in found.iterdir()):
+                raise UserError(f"{found}: holds other things and no run (no config.yaml); choose an empty or a new folder")
+        elif not self.fresh and (key := first_difference(_read_yaml(config), self.config.model_dump(mode="json"))):
+            raise UserError(f"{found}: holds a run of another config, which differs in {key}; choose another folder, or start over with --fresh")
+
+    def __enter__(self) -> Run:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("ab")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written to ({error.strerror}); choose another folder") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise UserError(f"{self.folder}: another process is at work there; wait for it or choose another folder") from None
+        self._look()  # again, now that nobody else can write
+        if self.fresh:
+            self._start_over()
+        write_atomic(self.folder / "config.yaml", dump_config(self.config))
+        self.manifest = Manifest(self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._cache:
+            self._cache.close()
+        if self._lock:
+            self._lock.close()
+
+    def _start_over(self) -> None:
+        """Delete what a run writes, by name, the manifest first: without it nothing counts as done."""
+        for name in ("manifest.json", *(name for names in FILES.values() for name in names)):
+            path = self.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    # Asking ------------------------------------------------------------------
+
+    def ask(self, role: RoleName) -> ChatModel:
+        """The model that does a role's jobs.
+
+        Raises:
+            UserError: the role's endpoint is not usable as configured.
+        """
+        from safer_steer.models.chat import ChatModel
+
+        settings = self.config.role(role)
+        if settings.model == "sandbox":
+            from safer_steer.sandbox.agents import SandboxTransport
+
+            return ChatModel(role, settings, SandboxTransport(), None, self.ledger)
+        if role not in self._transports:
+            from safer_steer.models.endpoint import EndpointTransport
+
+            self._transports[role] = EndpointTransport(settings)
+        if self._cache is None:
+            from safer_steer.models.cache import Cache
+
+            self._cache = Cache(self.folder / "cache.sqlite")
+        return ChatModel(role, settings, self._transports[role], self._cache, self.ledger)
+
+    def wait(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run asynchronous work to its end and close the connections it used."""
+
+        async def closing() -> Result:
+            try:
+                return await work
+            finally:
+                for transport in self._transports.values():
+                    await transport.aclose()  # type: ignore[attr-defined]  # only endpoints are kept
+
+        return asyncio.run(closing())
+
+    # Stages ------------------------------------------------------------------
+
+    def once(self, stage: str, work: Callable[[Progress], Any], needs: tuple[str, ...] = ()) -> None:
+        """Do a stage unless it is done, and enter it in the manifest; `needs` names the stages it builds on.
+
+        Raises:
+            UserError: a stage it builds on is not finished.
+        """
+        if self.manifest.finished(stage):
+            self.show.say(f"{stage}: done already")
+            return
+        for before in needs:
+            if not self.manifest.finished(before):
+                raise UserError(
+                    f"{self.folder}: `{stage}` builds on `{before}`, which is not finished; run `safer-steer {before}` with the same arguments first"
+                )
+        started, asked = time.monotonic(), self.ledger.as_dict()
+        work(self.show.stage(stage))
+        seconds = time.monotonic() - started
+        calls = {role: {key: value - asked.get(role, {}).get(key, 0) for key, value in account.items()} for role, account in self.ledger.as_dict().items()}
+        self.manifest.record(
+            stage, FILES[stage], needs, {"seconds": round(seconds, 1), "calls": {role: spent for role, spent in calls.items() if any(spent.values())}}
+        )
+        self.show.say(f"{stage}: done in {seconds:.0f} s")
+
+
+def first_difference(old: Any, new: Any, prefix: str = "") -> str | None:
+    """The first key, with both values, in which two configs differ; keys in `FREE` do not count."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(key for key in old if key not in new)]:
+            if key not in FREE and (found := first_difference(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))):
+                return found
+        return None
+    return None if old == new else f"{prefix} ({old} there, {new} here)"
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: no valid YAML; start over with --fresh") from None

@@ -1,0 +1,55 @@
+"""Who sits where in a run: the student, the fixed target, the judge and the tutor, as the config names them. Loads them when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safer_steer.config import ModelName
+from safer_steer.preflight import load_named
+from safer_steer.run import Run
+
+if TYPE_CHECKING:
+    from safer_steer.episode import Assistant, Critic
+
+
+def student(run: Run, model: ModelName) -> Assistant:
+    """One of the run's models in the assistant's seat of the bench."""
+    weights: dict[ModelName, Path | None] = {"base": None, "sft": run.folder / "sft" / "model", "safer_steer": run.folder / "rl" / "model"}
+    return _sampling(run, weights[model], run.config.bench.temperature, f"bench {run.config.seed}")
+
+
+def target(run: Run) -> Assistant:
+    """The fixed target policy of Stage I, or the model under test: `roles.target`."""
+    from safer_steer.bench.protocols import pictures_in
+    from safer_steer.models.chat import ChatAssistant
+
+    role, settings = run.config.role("target"), run.config.student
+    if role.model == "student":
+        return _sampling(run, None, role.temperature, f"target {run.config.seed}")
+    return ChatAssistant(run.ask("target"), pictures_in(run.folder, settings.max_pixels), system=settings.system, format=settings.format)
+
+
+def tutor(run: Run) -> Critic:
+    """The Safety Tutor; or `rl.tutor`, a critic of the user's own, made with (config, folder, ask)."""
+    from safer_steer.bench.protocols import pictures_in
+    from safer_steer.reinforce.tutor import TutorCritic
+
+    config = run.config
+    if config.rl.tutor:
+        own: Critic = load_named("rl.tutor", config.rl.tutor)(config, run.folder, run.ask)
+        return own
+    pictures_of = pictures_in(run.folder, config.student.max_pixels)
+    return TutorCritic(run.ask("tutor"), config.student.format, pictures_of, config.rl.feedback_dynamics)
+
+
+def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
+    """A student that samples; `key` seeds it."""
+    from safer_steer.bench.protocols import pictures_in
+    from safer_steer.models.policy import Sampling
+    from safer_steer.models.student import StudentAssistant, load_student
+
+    settings = run.config.student
+    loaded = load_student(settings, weights)
+    policy = loaded.policy(Sampling(settings.max_turn_tokens, temperature))
+    return StudentAssistant(policy, loaded.chat, settings, pictures_in(run.folder, settings.max_pixels), key)

@@ -1,0 +1,88 @@
+"""Stage I from end to end: pairs -> probe -> scripts -> success filter -> pools (docs/method.md, "Stage I").
+
+Pairs are worked on side by side in a bounded window, and every finished attempt at a job is on disk at once. Whatever
+moment a run is killed at, the next one goes on and ends with the same seeds: all that is drawn follows from the
+config's seed and a pair's id, and the pools are written from the journal in the order of the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safer_steer.config import Config, RoleName
+from safer_steer.episode import Assistant
+from safer_steer.models.chat import ChatModel
+from safer_steer.seeds.pair_work import PairWork, side_by_side
+from safer_steer.seeds.plan import ROLES, PlanFile, plan_id, survey
+from safer_steer.seeds.pools import DROPPED, write_pools
+from safer_steer.seeds.shards import Shards
+from safer_steer.seeds.sources import load_pairs, picture_of
+
+
+async def build_seeds(
+    config: Config,
+    folder: Path,
+    ask: Callable[[RoleName], ChatModel],
+    target: Assistant,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their pictures under `folder/images/`.
+
+    Returns at once if that is done; goes on where it stopped if it was begun.
+
+    Args:
+        ask: the model of a role; `generator` and `attack_judge` are asked.
+        target: the fixed policy that red-team scripts are tried on.
+        progress: called with (finished, all) pairs at the start and after every pair.
+
+    Raises:
+        UserError: a source is unusable, the folder holds other work, or an endpoint stays silent.
+    """
+    out = folder / "seeds"
+    kinds = config.seeds.kinds
+    found = survey(config)
+    plan = PlanFile(out, plan_id(config, found))
+    if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
+        return
+    _check_pictures(config)
+    plan.claim()
+
+    work = PairWork(config, folder, ask, target)
+    shards = Shards(out / "journal", found.pairs)
+    upcoming = enumerate(load_pairs(config))
+    finished = 0
+
+    def report() -> None:
+        if progress:
+            progress(finished, found.pairs)
+
+    async def worker() -> None:
+        nonlocal finished
+        for index, pair in upcoming:  # shared by all workers, so no more pairs are in memory than workers
+            journal = shards.open(index)
+            if pair.id not in found.repeated:
+                await work.do(pair, journal)
+            shards.done(index)
+            finished += 1
+            report()
+
+    report()
+    try:
+        await side_by_side(worker() for _ in range(min(found.pairs, _window(config))))
+    finally:
+        shards.close()
+    work.attempts.end()
+    plan.finish(write_pools(out, load_pairs(config), shards, kinds, found.repeated, work.attempts.unreached))
+
+
+def _check_pictures(config: Config) -> None:
+    """Decode every picture that comes from a file before anything is written or paid for."""
+    for pair in load_pairs(config):
+        if isinstance(pair.image, Path):
+            picture_of(pair, config.student.max_pixels)
+
+
+def _window(config: Config) -> int:
+    """Pairs in work at once: enough to keep the widest role busy; the models bound their calls themselves."""
+    return max(config.role(name).concurrency for name in ROLES)

@@ -1,0 +1,167 @@
+"""All that is done for one pair: its pictures, the probe, and a script of each kind it is to give."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config, RoleName
+from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
+from safer_steer.episode import Assistant
+from safer_steer.models.chat import REASK, ChatModel
+from safer_steer.models.images import Picture, load_picture
+from safer_steer.prompts.rewrite import Strategy
+from safer_steer.seeds.attempts import ATTEMPTS, Attempts, Unreached
+from safer_steer.seeds.perturb import chosen, perturb
+from safer_steer.seeds.pools import key_of, kinds_of
+from safer_steer.seeds.probe import benign_script, obfuscated_script, probe
+from safer_steer.seeds.red_team import next_strategy, plan_attack, simulate
+from safer_steer.seeds.sources import Pair, picture_of
+from safer_steer.store import Journal, content_id, write_atomic
+
+_SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+
+
+class Sight:
+    """A pair's picture in the run's folder, put there on first use; file names follow from the content."""
+
+    def __init__(self, pair: Pair, config: Config, folder: Path) -> None:
+        self.pair = pair
+        self.config = config
+        self.folder = folder
+
+    @cached_property
+    def source(self) -> Picture:
+        """The picture as the set has it: what the generator sees."""
+        picture = picture_of(self.pair, self.config.student.max_pixels)
+        self._keep(f"images/{picture.sha256[:16]}{_SUFFIX[picture.mime]}", picture.data)
+        return load_picture(self.folder, f"images/{picture.sha256[:16]}{_SUFFIX[picture.mime]}", self.config.student.max_pixels)
+
+    @property
+    def perturbed(self) -> bool:
+        return chosen(self.source.sha256, self.config.seeds.perturb_share, self.config.seed)
+
+    @cached_property
+    def shown(self) -> str:
+        """The path of the picture the seeds show, the perturbed copy where there is one: what target, judge and student see."""
+        if not self.perturbed:
+            return self.source.name
+        name = f"images/{self.source.sha256[:16]}-perturbed.png"
+        if not (self.folder / name).exists():
+            self._keep(name, perturb(self.source.data, self.config.seeds.noise_sigma, f"{self.config.seed} {self.source.sha256}"))
+        return name
+
+    def _keep(self, name: str, data: bytes) -> None:
+        if not (self.folder / name).exists():  # whole if it is there, since it is written atomically
+            write_atomic(self.folder / name, data)
+
+
+class PairWork:
+    """Makes the scripts of pairs; `attempts` holds what could not be reached."""
+
+    def __init__(self, config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], target: Assistant) -> None:
+        self.config = config
+        self.folder = folder
+        self.generator = ask("generator")
+        self.attack_judge = ask("attack_judge")
+        self.target = target
+        self.attempts = Attempts()
+        self.bounds = (config.seeds.min_turns, config.seeds.max_turns)
+
+    async def do(self, pair: Pair, journal: Journal) -> None:
+        """Do whatever the journal lacks of this pair; a script that fails is journalled as such.
+
+        Raises:
+            UserError: the pair's picture is unusable, or an endpoint stays silent.
+        """
+        sight = Sight(pair, self.config, self.folder)
+        kinds = kinds_of(pair, self.config.seeds.kinds)
+        given = pair.question if pair.safe and pair.answer is not None else ""  # a rewrite would not have the known answer
+        benign, obfuscated = given, ""
+        try:
+            if kinds and not given:
+                probed = await self.attempts.make(journal, "probe", key_of(pair, "probe"), lambda attempt: self._probe(pair, sight, attempt))
+                if "failed" in probed:
+                    return
+                benign, obfuscated = probed["made"]["benign"], probed["made"]["obfuscated"]
+        except Unreached:
+            return
+        jobs: dict[Kind, Callable[[int], Awaitable[dict[str, Any]]]] = {
+            Kind.BENIGN: lambda attempt: self._benign(pair, sight, benign, attempt),
+            Kind.OBFUSCATED: lambda attempt: self._obfuscated(pair, sight, obfuscated, attempt),
+            Kind.RED_TEAM: lambda attempt: self._red_team(pair, sight, obfuscated, attempt),
+        }
+        await side_by_side(self._one(journal, kind, key_of(pair, kind), jobs[kind]) for kind in kinds)
+
+    async def _one(self, journal: Journal, kind: Kind, key: str, job: Callable[[int], Awaitable[dict[str, Any]]]) -> None:
+        try:
+            await self.attempts.make(journal, kind, key, job)
+        except Unreached:
+            return
+
+    async def _probe(self, pair: Pair, sight: Sight, attempt: int) -> dict[str, Any]:
+        return (await probe(self.generator, pair.question, sight.source, self._repeat(pair, attempt))).model_dump()
+
+    async def _benign(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
+        turns = self._rng(pair, Kind.BENIGN).randint(*self.bounds)
+        script = await benign_script(self.generator, task, turns, self.bounds, sight.source, self._repeat(pair, attempt))
+        answer = {"answer": pair.answer} if task == pair.question and pair.answer is not None else {}
+        return self._row(sight, self._seed(pair, Kind.BENIGN, task, sight, script, attempt, answer))
+
+    async def _obfuscated(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
+        turns = self._rng(pair, Kind.OBFUSCATED).randint(*self.bounds)
+        script = await obfuscated_script(self.generator, task, pair.intent, turns, self.bounds, sight.source, self._repeat(pair, attempt))
+        return self._row(sight, self._seed(pair, Kind.OBFUSCATED, pair.intent, sight, script, attempt, {}))
+
+    async def _red_team(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
+        rng = self._rng(pair, Kind.RED_TEAM)
+        turns, strategy = rng.randint(*self.bounds), rng.choice(list(Strategy))
+        for _ in range(attempt):
+            strategy = next_strategy(strategy)
+        script, facts = await plan_attack(
+            self.generator,
+            question=pair.question,
+            task=task,
+            intent=pair.intent,
+            strategy=strategy,
+            turns=turns,
+            bounds=self.bounds,
+            picture=sight.source,
+            repeat=self._repeat(pair, attempt),
+        )
+        seed = self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
+        return self._row(sight, await simulate(seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at))
+
+    def _pictures(self, dialogue: Dialogue) -> list[Picture]:
+        return [load_picture(self.folder, name, self.config.student.max_pixels) for name in dialogue.images]
+
+    def _rng(self, pair: Pair, kind: Kind) -> random.Random:
+        return random.Random(f"{self.config.seed} {pair.id} {kind}")
+
+    def _repeat(self, pair: Pair, attempt: int) -> int:
+        """Tells apart pairs, seeds of the config and attempts, where one question is asked twice."""
+        return int(content_id(self.config.seed, pair.id), 16) % (REASK // ATTEMPTS) * ATTEMPTS + attempt
+
+    def _seed(self, pair: Pair, kind: Kind, intent: str, sight: Sight, script: list[Turn], attempt: int, facts: dict[str, Any]) -> Seed:
+        meta: dict[str, Any] = {"pair": pair.id, "attempts": attempt + 1, "perturbed": sight.perturbed}
+        if sight.perturbed:
+            meta["original"] = sight.source.name
+        return Seed(id=key_of(pair, kind), kind=kind, source=pair.source, intent=intent, images=[sight.shown], turns=script, meta=meta | facts)
+
+    def _row(self, sight: Sight, seed: Seed) -> dict[str, Any]:
+        return {"seed": seed.model_dump(mode="json"), "picture": sight.source.sha256}
+
+
+async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all; where one raises, the others are over before the error passes on, so that nobody writes to a closed journal."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

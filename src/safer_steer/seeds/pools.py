@@ -1,0 +1,79 @@
+"""The three pools, written from the journal in the order of the pairs, and `dropped.jsonl` beside them: what is in none, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.seeds.attempts import outcome
+from safer_steer.seeds.dedup import Seen, script_key
+from safer_steer.seeds.shards import SHARD, Shards
+from safer_steer.seeds.sources import Pair
+
+DROPPED = "dropped"
+
+
+def kinds_of(pair: Pair, wanted: Sequence[Kind]) -> list[Kind]:
+    """Which scripts a pair gives: always a benign one, and where it is not known to be safe the two others too."""
+    return [kind for kind in Kind if kind in wanted and (kind is Kind.BENIGN or pair.safe is not True)]
+
+
+def key_of(pair: Pair, job: Kind | str) -> str:
+    """What a pair's job is known by in the journal; of a script also the seed's id."""
+    return f"{pair.id}-{job}"
+
+
+def write_pools(
+    folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], repeated: dict[str, str], unreached: dict[str, str]
+) -> dict[str, int]:
+    """Write `<kind>.jsonl` for each kind wanted and `dropped.jsonl`; return how many rows each has.
+
+    The first script of a content stays, whatever its pool. A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail"};
+    the reason is refused, unparsable, failed_attack, endpoint, duplicate or duplicate_pair. All files are written aside and
+    then put in place.
+    """
+    names = [*(kind.value for kind in wanted), DROPPED]
+    counts = dict.fromkeys(names, 0)
+    seen, rows = Seen(), dict[str, dict[str, Any]]()
+    with ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {name: stack.enter_context((folder / f"{name}.jsonl.part").open("wb")) for name in names}
+
+        def drop(pair: Pair, id: str, kind: Kind | None, why: str) -> None:
+            reason, _, detail = why.partition(": ")
+            row = {"id": id, "pair": pair.id, "kind": kind, "reason": reason, "detail": detail}
+            files[DROPPED].write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
+            counts[DROPPED] += 1
+
+        for index, pair in enumerate(pairs):
+            if index % SHARD == 0:
+                rows = shards.rows(index // SHARD)
+            if pair.id in repeated:
+                drop(pair, pair.id, None, f"duplicate_pair: of {repeated[pair.id]}")
+                continue
+            probed = outcome(rows, key_of(pair, "probe"))
+            for kind in kinds_of(pair, wanted):
+                id = key_of(pair, kind)
+                row = outcome(rows, id) or (probed if probed and "failed" in probed else None)
+                if row is None:
+                    drop(pair, id, kind, f"endpoint: {unreached.get(id) or unreached[key_of(pair, 'probe')]}")
+                elif "failed" in row:
+                    drop(pair, id, kind, row["failed"])
+                else:
+                    seed = Seed.model_validate(row["made"]["seed"])
+                    first = seen.first(script_key(seed.script, row["made"]["picture"]), id)
+                    if first != id:
+                        drop(pair, id, kind, f"duplicate: of {first}")
+                        continue
+                    files[kind].write(seed.model_dump_json().encode() + b"\n")
+                    counts[kind] += 1
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    for name in names:
+        (folder / f"{name}.jsonl.part").replace(folder / f"{name}.jsonl")
+    return counts

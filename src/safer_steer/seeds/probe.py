@@ -1,0 +1,46 @@
+"""Stage I, steps 1-3: two rewrites of a question, and the expansion of each into a script of short turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safer_steer.dialogue import Turn
+from safer_steer.errors import UnparsableError
+from safer_steer.models.chat import ChatModel
+from safer_steer.models.images import Picture
+from safer_steer.prompts.benign import BENIGN, BenignInput
+from safer_steer.prompts.obfuscated import OBFUSCATED, ObfuscatedInput
+from safer_steer.prompts.probe import PROBE, ProbeInput, ProbeOutput
+
+
+async def probe(model: ChatModel, question: str, picture: Picture, repeat: int = 0) -> ProbeOutput:
+    """A benign and an obfuscated single-turn rewrite of `question`. Raises `BoundaryError`, as do the two below."""
+    rewrites = await model.ask(PROBE, ProbeInput(question=question), [picture], repeat=repeat)
+    if not (rewrites.benign.strip() and rewrites.obfuscated.strip()):
+        raise UnparsableError("probe: an empty rewrite")
+    return rewrites
+
+
+async def benign_script(model: ChatModel, task: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0) -> list[Turn]:
+    """A harmless task as a script of about `turns` turns, within `bounds` (shortest, longest)."""
+    found = await model.ask(BENIGN, BenignInput(task=task, turns=turns), [picture], repeat=repeat)
+    return [Turn(user=text) for text in checked("benign", found.turns, bounds)]
+
+
+async def obfuscated_script(model: ChatModel, task: str, intent: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0) -> list[Turn]:
+    """A risky task as a script that is neutral turn by turn and keeps the intent on the whole."""
+    found = await model.ask(OBFUSCATED, ObfuscatedInput(task=task, intent=intent, turns=turns), [picture], repeat=repeat)
+    return [Turn(user=text) for text in checked("obfuscated", found.turns, bounds)]
+
+
+def checked(job: str, script: Sequence[str], bounds: tuple[int, int]) -> Sequence[str]:
+    """The script, if it has a length within `bounds` (not always the one asked for) and a text in every turn.
+
+    Raises:
+        UnparsableError: it has not.
+    """
+    if not bounds[0] <= len(script) <= bounds[1]:
+        raise UnparsableError(f"{job}: a script of {len(script)} turns; {bounds[0]} to {bounds[1]} are allowed")
+    if not all(text.strip() for text in script):
+        raise UnparsableError(f"{job}: an empty turn")
+    return script

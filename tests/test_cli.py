@@ -1,0 +1,272 @@
+"""The command line: one line for what a user can mend, exit codes, and a bench of a served model from end to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from safer_steer.cli import app
+from safer_steer.config import Config
+from safer_steer.dialogue import read_dialogues
+from safer_steer.run import Run
+from safer_steer.sandbox.suites import write_suites
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+NOBODY = "http://127.0.0.1:9/v1"
+"""The discard port, at which nothing listens."""
+
+
+def safer_steer(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def complaint(result: Result) -> str:
+    """The one line of a command that failed for a cause the user can mend."""
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    """`safer-steer sandbox serve` in a process of its own; its base URL. Ends it with Ctrl-C, as a user would."""
+    command = [sys.executable, "-c", "from safer_steer.cli import main; main()", "sandbox", "serve", "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    assert server.stdout is not None
+    yield server.stdout.readline().split()[1]
+    server.send_signal(signal.SIGINT)
+    _, said = server.communicate(timeout=20)
+    assert said == "interrupted; run the same command to go on\n"
+    assert server.returncode == 130
+
+
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suites")
+    write_suites(folder, 10, 5)
+    return folder
+
+
+def bench(out: Path, url: str, *suite: Path, judge: tuple[object, ...] = ("--judge-model", "sandbox"), more: tuple[object, ...] = ()) -> Result:
+    chosen = [part for path in suite for part in ("--suite", path)]
+    return safer_steer("bench", "--model", "org/model", "--base-url", url, "--format", "thinking_answer", "--out", out, *chosen, *judge, *more)
+
+
+# Mistakes
+
+
+def config_file(folder: Path, **keys: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(keys))
+    return path
+
+
+def one_row(folder: Path, **keys: Any) -> Path:
+    row = {"id": "a", "kind": "red_team", "images": ["a.png"], "turns": [{"user": "hello"}]} | keys
+    path = folder / "mine.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    return path
+
+
+def test_an_unknown_key(tmp_path: Path) -> None:
+    said = complaint(safer_steer("run", config_file(tmp_path, sede=1), "--out", tmp_path / "out"))
+    assert "config.yaml: sede: unknown key" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: one_row(folder), "mine.jsonl: a: no picture a.png in"),
+        (lambda folder: (folder / "a.png").write_bytes(b"no picture") and one_row(folder), "a: "),
+        (lambda folder: Image.new("RGB", (2000, 1000)).save(folder / "a.png") or one_row(folder), "2000 x 1000 is larger than 1048576 pixels"),
+        (lambda folder: one_row(folder, images=["../a.png"]), "mine.jsonl: a: ../a.png: leads out of"),
+        (lambda folder: one_row(folder, turns=[]), "mine.jsonl:1: turns: "),
+        (lambda folder: (folder / "mine.jsonl").touch() or folder / "mine.jsonl", "mine.jsonl: no rows in it"),
+        (lambda folder: folder / "none.jsonl", "none.jsonl: no such file"),
+    ],
+    ids=["missing picture", "unreadable picture", "too large a picture", "a picture outside", "no user turns", "empty suite", "missing suite"],
+)
+def test_a_suite_that_cannot_be_used(tmp_path: Path, make: Any, said: str) -> None:
+    assert said in complaint(bench(tmp_path / "out", NOBODY, make(tmp_path)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_endpoint_that_is_not_there(tmp_path: Path, suites: Path) -> None:
+    said = complaint(bench(tmp_path / "out", NOBODY, suites / "probing.jsonl"))
+    assert f"roles.target: cannot reach {NOBODY}" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_key_that_is_not_set(tmp_path: Path, suites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    said = complaint(bench(tmp_path / "out", NOBODY, suites / "probing.jsonl", more=("--api-key-env", "NO_SUCH_KEY")))
+    assert "environment variable NO_SUCH_KEY" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_of_a_run(tmp_path: Path) -> None:
+    config = config_file(tmp_path, seeds={"sources": [{"name": "mine", "path": str(tmp_path / "pairs.jsonl")}]})
+    assert "pairs.jsonl: no such file" in complaint(safer_steer("run", config, "--out", tmp_path / "out"))
+    Image.new("RGB", (84, 84)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.jsonl").write_text('{"id": "a", "image": "a.png", "question": "what?"}\n')
+    said = complaint(safer_steer("run", config, "--out", tmp_path / "out"))
+    assert "roles.generator: the sandbox's agent knows the sandbox's pictures alone" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_that_is_not_there(tmp_path: Path) -> None:
+    config = config_file(tmp_path, student={"model": str(tmp_path / "nothing")})
+    assert "nothing: cannot be loaded" in complaint(safer_steer("run", config, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tutor_of_ones_own_that_cannot_be_imported(tmp_path: Path) -> None:
+    config = config_file(tmp_path, rl={"tutor": "no_such_module:Tutor"})
+    assert "rl.tutor: no_such_module:Tutor: No module named" in complaint(safer_steer("run", config, "--out", tmp_path / "out"))
+
+
+def test_a_stage_before_the_one_it_builds_on(tmp_path: Path) -> None:
+    said = complaint(safer_steer("bootstrap", config_file(tmp_path), "--out", tmp_path / "out"))
+    assert "`bootstrap` builds on `seeds`, which is not finished; run `safer-steer seeds`" in said
+
+
+def test_bench_wants_a_config_or_a_model(tmp_path: Path) -> None:
+    assert "either CONFIG" in complaint(safer_steer("bench", "--out", tmp_path / "out"))
+    assert "--model needs --base-url too" in complaint(safer_steer("bench", "--model", "m", "--out", tmp_path / "out"))
+
+
+def test_a_folder_that_is_no_place_for_a_run(tmp_path: Path) -> None:
+    config = config_file(tmp_path)
+    (tmp_path / "home" / "seeds").mkdir(parents=True)
+    (tmp_path / "home" / "seeds" / "tomato.txt").write_text("mine")
+    assert "holds other things and no run" in complaint(safer_steer("seeds", config, "--out", tmp_path / "home", "--fresh"))
+    assert (tmp_path / "home" / "seeds" / "tomato.txt").read_text() == "mine"
+    assert "is a file; give a folder" in complaint(safer_steer("seeds", config, "--out", config))
+
+
+# Stages
+
+
+class Quiet:
+    def stage(self, name: str) -> Any:
+        return lambda done, total: None
+
+    def say(self, line: str) -> None: ...
+
+
+def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"seeds": {"sources": [{"limit": 4}]}}
+    out = tmp_path / "out"
+    first = safer_steer("seeds", config_file(tmp_path, **keys), "--out", out)
+    assert first.exit_code == 0, first.output
+    assert (out / "seeds" / "benign.jsonl").stat().st_size
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name not in ("config.yaml", ".lock")}
+
+    moved = config_file(tmp_path, **keys, name="renamed", roles={"judge": {"concurrency": 2}})
+    assert "seeds: done already" not in first.stderr
+    assert "differs in roles.judge" in complaint(safer_steer("seeds", moved, "--out", out))
+    again = safer_steer("seeds", config_file(tmp_path, **keys, name="renamed"), "--out", out)
+    assert "seeds: done already" in again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    with Run(Config.model_validate(keys | {"name": "renamed"}), out, Quiet()):
+        assert "another process is at work" in complaint(safer_steer("seeds", tmp_path / "config.yaml", "--out", out))
+
+    other = config_file(tmp_path, **keys, seed=5)
+    assert "differs in seed (0 there, 5 here)" in complaint(safer_steer("seeds", other, "--out", out))
+    (out / "notes.txt").write_text("mine")
+    assert safer_steer("seeds", other, "--out", out, "--fresh").exit_code == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["seed"] == 5
+    assert (out / "notes.txt").read_text() == "mine"
+    assert all(path.stat().st_mtime_ns != time for path, time in before.items() if path.exists())
+
+
+def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: Path, served: str) -> None:
+    chosen = [suites / f"{name}.jsonl" for name in ("probing", "order", "safe_twins", "blunt")]
+    out = tmp_path / "out"
+    first = bench(out, served, *chosen)
+    assert first.exit_code == 0, first.output
+    assert "Over-refusal" in first.stdout
+    assert f"report: {out / 'report.html'}" in first.stdout
+    entry = json.loads((out / "summary.json").read_text())["models"]["org_model"]
+    assert entry["multi_turn"]["average"]["n"] == 4
+    assert entry["multi_turn"]["safe_twins"]["over_refusal"]["value"] == 0
+    assert entry["multi_turn"]["average"]["safe"]["value"] == 0, "the target policy complies with all but blunt first questions"
+    assert entry["single_turn"]["blunt"]["n"] == 10
+    [row, *_] = read_dialogues(out / "bench" / "org_model" / "single_turn_blunt.jsonl")
+    assert (out / row.images[0]).is_file()
+
+    journals = {path: path.read_bytes() for path in (out / "bench").rglob("*.jsonl")}
+    again = bench(out, served, *chosen)
+    assert again.exit_code == 0
+    assert "bench: done already" in again.stderr
+    assert journals == {path: path.read_bytes() for path in journals}
+
+    assert safer_steer("verify", out).exit_code == 0
+    (out / "summary.json").write_text((out / "summary.json").read_text().replace("100", "101"))
+    (out / "report.html").unlink()
+    differing = safer_steer("verify", out)
+    assert differing.exit_code == 1
+    assert differing.stdout.splitlines() == ["summary.json: changed since `bench` finished", "report.html: missing (report)"]
+
+
+def test_too_many_unscored_is_no_result_and_played_again(tmp_path: Path, served: str) -> None:
+    Image.new("RGB", (84, 84)).save(tmp_path / "a.png")  # no picture of the sandbox: its agents decline
+    suite, out = one_row(tmp_path), tmp_path / "out"
+    judge = ("--judge-model", "sandbox-behind-http", "--judge-base-url", served)
+    result = bench(out, served, suite, judge=judge)
+    assert result.exit_code == 3
+    assert "no result: 100.0% of a model's dialogues have no scores" in result.stderr
+    assert (out / "report.html").is_file()
+    assert json.loads((out / "summary.json").read_text())["models"]["org_model"]["single_turn"]["mine"]["failed"] == 1
+
+    picture = next((write_suites(tmp_path / "world", 1, 0)["single_turn"][0].parent / "images").glob("blunt*.png"))
+    for place in (tmp_path / "a.png", out / "suites" / "mine" / "a.png"):
+        place.write_bytes(picture.read_bytes())
+    mended = bench(out, served, suite, judge=judge)
+    assert mended.exit_code == 0, mended.output
+    assert json.loads((out / "summary.json").read_text())["models"]["org_model"]["single_turn"]["mine"]["failed"] == 0
+
+
+# The rest
+
+
+def test_the_keys_are_printed() -> None:
+    result = safer_steer("config")
+    assert result.exit_code == 0
+    assert "rl.feedback_dynamics" in result.stdout
+    assert "the tutor writes the next attack" in result.stdout
+
+
+def test_suites_are_written(tmp_path: Path) -> None:
+    result = safer_steer("sandbox", "suites", "--out", tmp_path, "--marked", 5, "--unmarked", 0)
+    assert result.exit_code == 0
+    assert f"single_turn: {tmp_path / 'blunt.jsonl'}" in result.stdout
+    assert not (tmp_path / "safe_twins.jsonl").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_dry_run_writes_nothing_and_shows_all(config: Path, tmp_path: Path) -> None:
+    result = safer_steer("run", config, "--out", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0, result.output
+    plan = yaml.safe_load(result.stdout)
+    assert plan["config"]["name"] == config.stem
+    assert len(plan["roles"]) == 8
+    assert plan["trainer_arguments"]["rl"]["scale_rewards"] == "none"
+    rl, arguments = plan["config"]["rl"], plan["trainer_arguments"]["rl"]
+    step = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    assert step == rl["group_size"] * rl["prompts_per_step"]
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,91 @@
+"""The configuration: what is refused and in which words, what is printed, and the configs that come with the package."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from safer_steer.config import Config, describe, dump_config, load_config
+from safer_steer.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sede: 1", "sede: unknown key; `safer-steer config` lists the keys"),
+        ("rl: {alhpa: 0.3}", "rl.alhpa: unknown key"),
+        ("rl: {alpha: 1.5}", "rl.alpha: Input should be less than or equal to 1"),
+        ("rl: {weights: [0.5, 0.5, 0.5]}", "rl.weights: [0.5, 0.5, 0.5] are no shares"),
+        ("rl: {weights: [1.2, -0.4, 0.2]}", "rl.weights: [1.2, -0.4, 0.2] are no shares"),
+        ("rl: {tutor: my_tutor}", "rl.tutor: 'my_tutor' is not of the form package.module:Name"),
+        ("seeds: {min_turns: 6, max_turns: 4}", "seeds: "),
+        ("roles: {judge: {model: student}}", "roles: judge cannot be `student`"),
+        ("roles: {jugde: {}}", "roles.jugde"),
+        ("bench: {suites: []}", "bench.suites: "),
+        ("bench: {models: [bse]}", "bench.models.0: "),
+        ("student: {format: xml}", "student.format: "),
+        ("- a list", "config: "),
+        ("a: [1", "no valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "")) == Config()
+
+
+def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "seed: 3\nroles: {judge: {model: j, base_url: 'http://x/v1'}}\nrl: {learning_rate: 1e-6}"))
+    assert config.rl.learning_rate == 1e-6
+    assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+def test_every_field_is_described_with_its_default() -> None:
+    rows = {key: (kind, default, text) for key, kind, default, text in describe()}
+    assert all(text for _, _, text in rows.values())
+    assert rows["rl.tcsr"] == ("min_mean | running | mean", '"min_mean"', rows["rl.tcsr"][2])
+    assert rows["student.format"][0] == "thinking_answer | plain"
+    assert rows["roles.<role>.price_in"][:2] == ("float", "0")
+    assert rows["seeds.sources[].path"][:2] == ("str | null", "null")
+
+    def leaves(tree: dict[str, object], prefix: str = "") -> set[str]:
+        nested = [(key, value) for key, value in tree.items() if isinstance(value, dict) and value]
+        return {f"{prefix}{key}" for key in tree if key not in dict(nested)}.union(*(leaves(value, f"{prefix}{key}.") for key, value in nested))
+
+    missing = leaves(yaml.safe_load(dump_config(Config()))) - set(rows) - {"roles", "seeds.sources"}
+    assert not missing
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_that_come_with_it_load(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.startswith("qwen")], ids=lambda path: path.stem)
+def test_the_papers_settings(path: Path) -> None:
+    config = load_config(path)
+    sft, rl = config.bootstrap.sft, config.rl
+    assert (sft.learning_rate, sft.batch_size, sft.epochs, sft.weight_decay, config.student.max_length) == (1e-5, 16, 2, 0.01, 32768)
+    assert (rl.learning_rate, rl.group_size, rl.prompts_per_step, rl.micro_batch_size, rl.beta, rl.seeds) == (1e-5, 5, 64, 2, 0.1, 2000)
+    assert (rl.tcsr, rl.alpha, rl.loss, rl.max_completion_tokens, rl.weights) == ("min_mean", 0.3, "dr_grpo", 10240, (0.4, 0.4, 0.2))
+    assert config.student.dtype == "bfloat16"

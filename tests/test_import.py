@@ -1,0 +1,108 @@
+"""How the package holds together: it is quick to import, and imports run one way."""
+
+import ast
+import os
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "safer_steer"
+TOP = {"cli", "display", "dryrun", "pipeline", "preflight", "run", "seats"}
+"""Modules that put a run together: nothing below may import them."""
+FORWARD = ["seeds", "bootstrap", "reinforce", "bench", "report"]
+"""Rooms in the order the data takes; each may use what comes before it."""
+CORE = {"dialogue", "rewards", "metrics", "episode", "errors", "store"}
+"""Modules that know no room."""
+
+
+def imports(path: Path, everywhere: bool) -> set[str]:
+    """The package's modules that a file imports, without "safer_steer."; on its top level alone, or inside functions too."""
+    found: set[str] = set()
+
+    def look(nodes: list[ast.stmt]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "safer_steer":
+                module = (node.module or "").removeprefix("safer_steer").lstrip(".")
+                for name in node.names:
+                    deeper = f"{module}.{name.name}".lstrip(".")
+                    found.add(deeper if is_module(deeper) else module)
+            elif isinstance(node, ast.Import):
+                found.update(name.name.removeprefix("safer_steer.") for name in node.names if name.name.startswith("safer_steer."))
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                if everywhere:
+                    look(node.body)
+            elif everywhere or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for part in ("body", "orelse", "finalbody"):
+                    look([child for child in getattr(node, part, []) if isinstance(child, ast.stmt)])
+
+    look(ast.parse(path.read_text()).body)
+    return found - {""}
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def modules() -> dict[str, Path]:
+    named = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in named.items()}
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_nothing_below_imports_what_puts_a_run_together() -> None:
+    upward = {(name, used) for name, path in modules().items() if room(name) not in TOP for used in imports(path, everywhere=True) if room(used) in TOP}
+    assert not upward
+
+
+def test_data_moves_forward_only() -> None:
+    backward = {
+        (name, used)
+        for name, path in modules().items()
+        if room(name) in FORWARD
+        for used in imports(path, everywhere=True)
+        if room(used) in FORWARD and FORWARD.index(room(used)) > FORWARD.index(room(name))
+    }
+    assert not backward
+
+
+def test_the_core_knows_no_room() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {"seeds", "models", "sandbox", "prompts"} <= rooms
+    assert not {(name, used) for name in CORE for used in imports(modules()[name], everywhere=True) if room(used) in rooms}
+
+
+def test_there_is_no_cycle() -> None:
+    graph = {name: imports(path, everywhere=False) - {name} for name, path in modules().items()}
+    assert any(graph.values())
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_the_test_sees_every_kind_of_import(tmp_path: Path) -> None:
+    file = tmp_path / "x.py"
+    file.write_text(
+        "from safer_steer import seats\nimport safer_steer.run\nfrom safer_steer.models.chat import ChatModel\n"
+        "if TYPE_CHECKING:\n    from safer_steer.store import Journal\nclass A:\n    def f(self):\n        from safer_steer.config import Config\n"
+    )
+    assert imports(file, everywhere=False) == {"seats", "run", "models.chat"}
+    assert imports(file, everywhere=True) == {"seats", "run", "models.chat", "store", "config"}
+
+
+@pytest.mark.parametrize("statement", ["import safer_steer", "import sys; sys.argv = ['safer-steer', '--help']; from safer_steer.cli import main; main()"])
+def test_start_is_quick_and_light(statement: str) -> None:
+    """Processor seconds rather than wall seconds, or a busy machine would fail it."""
+    told = "import atexit, sys; atexit.register(lambda: print('loaded', *{'torch', 'trl', 'transformers', 'openai'} & set(sys.modules), file=sys.stderr))"
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        done = subprocess.run([sys.executable, "-c", f"{told}; {statement}"], capture_output=True, text=True, check=True)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        assert done.stderr.strip() == "loaded"
+    assert min(seconds) < 0.5, seconds

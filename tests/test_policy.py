@@ -1,0 +1,141 @@
+"""Sampling: reproducible in any order and company, log-probabilities that training would compute, markers that do no harm."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+
+from safer_steer.config import Student
+from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
+from safer_steer.episode import ContextFull
+from safer_steer.models.images import Picture
+from safer_steer.models.policy import Sampling, TransformersPolicy, _Sampler
+from safer_steer.models.student import StudentAssistant
+from safer_steer.models.transcript import Transcript, model_inputs
+from safer_steer.sandbox.world import devices, draw, to_png
+
+
+def asked(student, number: int, text: str, blank: bool = False) -> Transcript:
+    image = draw(devices()[number], number % 2 == 0, number)
+    if blank:
+        image.paste((255, 255, 255), (0, 0, *image.size))
+    transcript = Transcript(student.chat, student.chat.look([image]))
+    transcript.add_user(text)
+    return transcript
+
+
+def scored(student, transcript: Transcript, temperature: float) -> list[float]:
+    """Log-probabilities of the sampled tokens, as a trainer's forward pass gives them (right padding, no cache)."""
+    batch = model_inputs([transcript, transcript], "right")
+    with torch.no_grad():
+        logits = student.model(**batch).logits[0] / temperature
+    logprobs = torch.log_softmax(logits.float(), -1)
+    return [logprobs[i - 1, token].item() for i, (token, kept) in enumerate(zip(transcript.ids, transcript.mask, strict=True)) if kept]
+
+
+def test_same_key_same_answer_alone_or_in_company_in_any_order(student):
+    policy = TransformersPolicy(student.model, Sampling(24, 1.0))
+    transcripts = [asked(student, n, text) for n, text in enumerate(("name the device in the picture.", "how do i operate it?", "where is it kept?"))]
+    together = policy.generate(transcripts, ["a", "b", "c"])
+    reversed_ = policy.generate(transcripts[::-1], ["c", "b", "a"])
+    assert [c.token_ids for c in together] == [c.token_ids for c in reversed_[::-1]]
+    alone = policy.generate([transcripts[1]], ["b"])[0]
+    assert alone.token_ids == together[1].token_ids
+
+
+def test_sampler_draws_from_the_softmax(student):
+    scores = torch.log(torch.tensor([0.5, 0.3, 0.2])).repeat(4000, 1)
+    picks = _Sampler([f"key {i}" for i in range(4000)], Sampling(1, 1.0), torch.device("cpu"))(torch.zeros(4000, 1), scores).argmax(-1)
+    shares = torch.bincount(picks, minlength=3) / 4000
+    assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.03)
+    nucleus = _Sampler([f"key {i}" for i in range(4000)], Sampling(1, 1.0, 0.6), torch.device("cpu"))(torch.zeros(4000, 1), scores).argmax(-1)
+    assert set(nucleus.tolist()) == {0, 1}
+
+
+def test_temperature_zero_is_greedy(student):
+    policy = TransformersPolicy(student.model, Sampling(16, 0.0))
+    transcript = asked(student, 3, "what colour is it?")
+    assert policy.generate([transcript], ["x"])[0].token_ids == policy.generate([transcript], ["y"])[0].token_ids
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_rollout_and_trainer_agree_on_log_probabilities_and_the_picture_matters(student, temperature):
+    policy = TransformersPolicy(student.model, Sampling(40, temperature))
+    transcript = asked(student, 2, "what is this device called?")
+    for turn, text in enumerate(("tell me its colour.", "how do i operate it?", "")):
+        other = asked(student, 5, "a much longer first question, so that this row is padded: which device is this?")
+        completion = policy.generate([transcript, other], [f"t{turn}", "o"])[0]
+        transcript.add_assistant(completion.token_ids, completion.logprobs)
+        if text:
+            transcript.add_user(text)
+    rollout = [lp for lp, kept in zip(transcript.logprobs, transcript.mask, strict=True) if kept]
+    trained = scored(student, transcript, temperature)
+    assert len(rollout) > 20
+    assert max(abs(a - b) for a, b in zip(rollout, trained, strict=True)) < 1e-4
+    blank = asked(student, 2, "x", blank=True)
+    transcript.pictures = blank.pictures
+    blind = scored(student, transcript, temperature)
+    assert max(abs(a - b) for a, b in zip(rollout, blind, strict=True)) > 0.1
+
+
+@pytest.mark.parametrize("marker", ["<|image_pad|>", "<|im_start|>", "<|vision_end|>", "<|endoftext|>"])
+def test_a_marker_the_student_samples_ends_the_turn_and_is_left_out(student, marker):
+    token = student.chat.tokenizer.convert_tokens_to_ids(marker)
+    transcript = asked(student, 1, "where was it made?")
+    policy = TransformersPolicy(student.model, Sampling(12, 1.0))
+    bias = torch.zeros(student.model.get_output_embeddings().weight.shape[0])
+    calls = 0
+
+    def force(module, inputs, output):
+        nonlocal calls
+        calls += 1
+        return output + bias if calls < 3 else output + bias.index_fill(0, torch.tensor([token]), 1e4)
+
+    hook = student.model.get_output_embeddings().register_forward_hook(force)
+    try:
+        completion = policy.generate([transcript], ["k"])[0]
+    finally:
+        hook.remove()
+    assert completion.finish == "marker" and len(completion.token_ids) == 2 == len(completion.logprobs)
+    before = transcript.ids.count(student.chat.image_token)
+    transcript.add_assistant(completion.token_ids, completion.logprobs)
+    assert transcript.ids.count(student.chat.image_token) == before and transcript.ids[-1] == student.chat.end and transcript.mask[-1] == 0
+    rollout = [lp for lp, kept in zip(transcript.logprobs, transcript.mask, strict=True) if kept]
+    assert max(abs(a - b) for a, b in zip(rollout, scored(student, transcript, 1.0), strict=True)) < 1e-4
+
+
+async def test_calls_that_arrive_together_are_one_batch(student):
+    policy = TransformersPolicy(student.model, Sampling(8, 1.0))
+    sizes = []
+    generate = policy.generate
+    policy.generate = lambda ts, ks: (sizes.append(len(ts)), generate(ts, ks))[1]  # type: ignore[method-assign]
+    replies = await asyncio.gather(*(policy.reply(asked(student, n, "name the device in the picture."), str(n)) for n in range(5)))
+    assert sizes == [5] and len(replies) == 5
+
+
+async def test_an_error_in_generation_reaches_every_caller_and_the_next_batch_works(student):
+    policy = TransformersPolicy(student.model, Sampling(8, 1.0))
+    generate, policy.generate = policy.generate, lambda ts, ks: 1 / 0  # type: ignore[method-assign,assignment]
+    with pytest.raises(ZeroDivisionError):
+        await policy.reply(asked(student, 1, "name it."), "k")
+    policy.generate = generate  # type: ignore[method-assign]
+    assert (await policy.reply(asked(student, 1, "name it."), "k")).token_ids
+
+
+async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(student):
+    device = devices()[0]
+    picture = Picture(name="p", data=to_png(draw(device, True, 1), device, True), sha256="0", mime="image/png")
+    settings = Student(max_turn_tokens=24, max_length=110, dtype="float32", device="cpu")
+    seat = StudentAssistant(student.policy(Sampling(24, 1.0)), student.chat, settings, lambda _: [picture], "test")
+    dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, images=["p"], turns=[Turn(user="x")]))
+    reply = await seat.answer(dialogue, "name the device in the picture.")
+    transcript = seat.transcript(dialogue)
+    assert student.chat.decode([t for t, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]) == reply.text
+    dialogue.turns.append(Turn(user="name the device in the picture.", assistant=reply.text))
+    with pytest.raises(ContextFull):
+        for _ in range(5):
+            said = await seat.answer(dialogue, "what colour is it?")
+            dialogue.turns.append(Turn(user="what colour is it?", assistant=said.text))
+    assert len(seat.transcript(dialogue).ids) <= 110

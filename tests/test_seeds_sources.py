@@ -1,0 +1,85 @@
+"""Sources that cannot be used: one clear line, and nothing written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safer_steer.errors import UserError
+from safer_steer.sandbox.world import draw, to_png, training_devices
+from seeds_run import build, config, write_pairs
+
+PNG = to_png(draw(training_devices()[0], True, 0), training_devices()[0], True)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"id": "a", "question": "q"}', "pairs.jsonl:2: image: the column is missing"),
+        ('{"id": "a", "image": "0.png"}', "pairs.jsonl:2: question: the column is missing"),
+        ('{"id": "a", "image": "0.png", "question": " "}', 'pairs.jsonl:2: question: is " "; give a text'),
+        ('{"id": true, "image": "0.png", "question": "q"}', "pairs.jsonl:2: id: is true; give a text"),
+        ('{"id": "a", "image": "0.png", "question": "q", "safe": "yes"}', 'pairs.jsonl:2: safe: is "yes"; give true, false or null'),
+        ('{"id": "a", "image": "0.png", "question": "q", "intent": 3}', "pairs.jsonl:2: intent: is 3; give a text"),
+        ('{"id": "a", "image": "gone.png", "question": "q"}', "pairs.jsonl:2: image: .*gone.png: no such picture"),
+        ('{"id": "a", "image": "broken.png", "question": "q"}', "pairs.jsonl:2: image: .*broken.png: no readable PNG, JPEG or WebP"),
+        ('{"id": "a", "image": "large.png", "question": "q"}', "pairs.jsonl:2: image: .*large.png: 84 x 84 is larger than 800 pixels"),
+        ('{"id": "a", "image": "../0.png", "question": "q"}', r"pairs.jsonl:2: image: \.\./0.png: leads out of"),
+        ('{"id": "a", "image": "/etc/hostname", "question": "q"}', "pairs.jsonl:2: image: /etc/hostname: leads out of"),
+        ('{"id": "p0", "image": "0.png", "question": "q"}', "pairs.jsonl:2: id: mine-p0 occurs twice"),
+        ("[1]", "pairs.jsonl:2: a row is a JSON object"),
+        ('{"id": ', "pairs.jsonl:2: no JSON"),
+        ("\udcff", "pairs.jsonl:2: no JSON"),
+    ],
+)
+async def test_a_bad_row_is_named_and_nothing_is_written(tmp_path: Path, row: str, message: str) -> None:
+    folder = tmp_path / "data"
+    path = write_pairs(folder, {})
+    (folder / "large.png").write_bytes(PNG)
+    (folder / "broken.png").write_bytes(PNG[: len(PNG) // 2])
+    settings = config(path=path)
+    if "large" in row:
+        (folder / "0.png").write_bytes(_tiny())
+        settings.student.max_pixels = 800
+    with path.open("ab") as file:
+        file.write(row.encode("utf-8", "surrogateescape") + b"\n")
+    with pytest.raises(UserError, match=message) as caught:
+        await build(settings, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def _tiny() -> bytes:
+    device = training_devices()[0]
+    return to_png(draw(device, True, 0).resize((28, 28)), device, True)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"name": "vlguard"}, "vlguard is no built-in set"),
+        ({"name": "x", "path": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
+        ({"name": "x", "path": "/dev/null"}, "/dev/null: no such file"),
+        ({"name": "x", "path": "empty.jsonl"}, "empty.jsonl: no rows in it"),
+    ],
+)
+async def test_an_unusable_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: dict[str, str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=message):
+        await build(config(sources=[source]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ({"min_turns": 5, "max_turns": 4}, "min_turns is 5"),
+        ({"kinds": ["benign", "benign"]}, "twice"),
+        ({"sources": []}, "at least 1"),
+        ({"sources": [{"path": "a.jsonl"}]}, "a name of its own"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_no_config(seeds: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**seeds)
