@@ -1,100 +1,59 @@
-"""The whole method in seconds of training: every artefact is there, and a run killed with -9 in every stage ends as one that was left alone."""
+"""The whole method in seconds of training, every role behind an endpoint: what a real run is, but for the models."""
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.manifest import Manifest, verify
+from student_parts import TINY
 
-CONFIG: dict[str, Any] = {
-    "name": "tiny",
-    "student": {"model": "sandbox", "max_turn_tokens": 40, "max_length": 768, "dtype": "float32", "device": "cpu"},
-    "seeds": {"sources": [{"limit": 8}], "max_turns": 3},
-    "bootstrap": {"sft": {"learning_rate": 1e-4, "batch_size": 4, "micro_batch_size": 4, "max_steps": 3, "save_steps": 1}},
-    "rl": {"group_size": 2, "prompts_per_step": 2, "micro_batch_size": 4, "steps": 3, "max_turns": 2, "max_completion_tokens": 256, "save_steps": 1},
-    "bench": {"dialogues": 5, "resamples": 50},
-}
-STAGES = {"seeds": 0.2, "bootstrap": 0.3, "sft": 4.0, "rl": 4.0, "bench": 6.0}
-"""Every stage, and within how many seconds of its beginning it is killed."""
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
-    command = [sys.executable, "-c", "from safer_steer.cli import main; main()", "run", str(folder / "tiny.yaml"), "--out", str(folder / "run")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-
-
-def finish(folder: Path) -> tuple[str, str]:
-    process = start(folder)
-    out, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    return out, said
+COMMAND = [sys.executable, "-m", "safer_steer"]
+STAGES = ["seeds", "bootstrap", "sft", "rl", "bench", "report"]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    out, said = finish(folder)
-    assert "Over-refusal" in out
-    assert f"report: {folder / 'run' / 'report.html'}" in out
-    assert [line for line in said.splitlines() if ": done in" in line and line.split(":")[0] in STAGES]
-    return folder / "run"
+def endpoint() -> Iterator[str]:
+    """The sandbox's agents behind HTTP; the base URL."""
+    server = subprocess.Popen([*COMMAND, "sandbox", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    assert server.stdout is not None
+    yield server.stdout.readline().split()[1]
+    server.terminate()
+    server.communicate(timeout=20)
 
 
-def ids(run: Path) -> dict[str, list[str]]:
-    """The ids of all rows of a run, by file."""
-    files = [*run.glob("seeds/*.jsonl"), *run.glob("bootstrap/*.jsonl"), *run.glob("rl/trajectories.jsonl"), *run.glob("bench/*/*.jsonl")]
-    return {str(path.relative_to(run)): sorted(json.loads(line)["id"] for line in path.read_text().splitlines()) for path in files}
+def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
+    roles = {role: {"model": "served", "base_url": endpoint} for role in ("generator", "attack_judge", "red", "blue", "evaluator", "tutor", "judge")}
+    config = {**TINY, "roles": {**roles, "target": {"model": "student"}}}
+    config |= {"seeds": {"sources": [{"limit": 8}], "max_turns": 3}, "bench": {"dialogues": 5, "resamples": 50}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    run = tmp_path / "run"
+    done = subprocess.run([*COMMAND, "run", str(tmp_path / "tiny.yaml"), "--out", str(run)], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line] == STAGES
+    assert "Unclosed" not in done.stderr, "every stage closes the connections it opened"
+    assert "Over-refusal" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"report: {run / 'report.html'}"
 
-
-@pytest.mark.timeout(300)
-def test_every_artefact_is_there(whole: Path) -> None:
     for kind in ("benign", "obfuscated", "red_team"):
-        assert all((whole / image).is_file() for seed in read_seeds(whole / "seeds" / f"{kind}.jsonl") for image in seed.images)
-    assert read_dialogues(whole / "bootstrap" / "kept.jsonl")
-    assert all(dialogue.meta["reasons"] for dialogue in read_dialogues(whole / "bootstrap" / "rejected.jsonl"))
-    for stage in ("sft", "rl"):
-        assert (whole / stage / "model" / "model.safetensors").is_file()
-    assert [json.loads(line)["step"] for line in (whole / "rl" / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
-    assert len(read_dialogues(whole / "rl" / "trajectories.jsonl")) == 3 * 2 * 2
-    summary = json.loads((whole / "summary.json").read_text())
+        assert all((run / image).is_file() for seed in read_seeds(run / "seeds" / f"{kind}.jsonl") for image in seed.images)
+    assert read_dialogues(run / "bootstrap" / "kept.jsonl")
+    assert all(dialogue.meta["reasons"] for dialogue in read_dialogues(run / "bootstrap" / "rejected.jsonl"))
+    rl = config["rl"]
+    assert len(read_dialogues(run / "rl" / "trajectories.jsonl")) == rl["steps"] * rl["prompts_per_step"] * rl["group_size"]
+    summary = json.loads((run / "summary.json").read_text())
     assert list(summary["models"]) == ["base", "sft", "safer_steer"]
     for model in summary["models"].values():
-        assert model["multi_turn"]["average"]["n"] == model["single_turn"]["average"]["n"] == 5
-        assert model["multi_turn"]["safe_twins"]["n"] == 5
-    assert list(Manifest(whole).stages) == sorted([*STAGES, "report"])
-    assert Manifest(whole).stages["bench"]["calls"]["judge"]["calls"] > 0
-    assert verify(whole) == []
-
-
-@pytest.mark.timeout(600)
-def test_a_run_killed_in_every_stage_ends_alike(whole: Path, tmp_path: Path) -> None:
-    chance = random.Random(2)
-    for stage, within in STAGES.items():
-        before = Manifest(tmp_path / "run").stages
-        process = start(tmp_path)
-        assert process.stderr is not None
-        for line in process.stderr:
-            assert line.split(":")[0] not in before or "done already" in line, "finished work is not repeated"
-            if line == f"{stage}: begins\n":
-                break
-        time.sleep(chance.uniform(0, within))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finish(tmp_path)
-    assert ids(tmp_path / "run") == ids(whole)
-    assert all(len(rows) == len(set(rows)) for rows in ids(whole).values())
-    for name in ("seeds/red_team.jsonl", "bootstrap/kept.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
-    assert verify(tmp_path / "run") == []
+        assert model["multi_turn"]["average"]["n"] == model["single_turn"]["average"]["n"] == model["multi_turn"]["safe_twins"]["n"] == 5
+        assert model["multi_turn"]["average"]["unscored"] == model["multi_turn"]["average"]["failed"] == 0
+    manifest = Manifest(run)
+    assert set(manifest.stages) == set(STAGES)
+    assert {role for stage in STAGES for role in manifest.stages[stage]["calls"]} == set(roles)
+    assert not [name for name in manifest.stages["sft"]["files"] if "checkpoint" in name]
+    assert verify(run) == []
