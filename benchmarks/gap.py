@@ -53,7 +53,7 @@ def train(args: argparse.Namespace, seed: int) -> Path:
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(config_for(args.config, seed, args.dialogues, args.set)))
     started = time.monotonic()
-    subprocess.run([sys.executable, "-m", "safer_steer.cli", "run", str(config), "--out", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "safer_steer", "run", str(config), "--out", str(folder)], check=True)
     print(f"seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     return folder
 

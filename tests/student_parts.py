@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
+from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import Picture, load_picture
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw, to_png, training_devices
@@ -61,12 +60,3 @@ def write_seeds(folder: Path, pairs: int = 4) -> list[Seed]:
     for kind, seeds in pools.items():
         write_atomic(folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(seeds))
     return [seed for seeds in pools.values() for seed in seeds]
-
-
-def pictures_in(folder: Path):
-    """A loader of a dialogue's pictures."""
-
-    def pictures_of(dialogue: Dialogue) -> list[Picture]:
-        return [load_picture(folder, path, 100_000) for path in dialogue.images]
-
-    return pictures_of

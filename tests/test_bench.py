@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from safer_steer.bench.judging import JudgeCritic
-from safer_steer.bench.run import bench
 from safer_steer.bench.suites import read_suite
 from safer_steer.bench.summary import summarise, unscored_share
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues
 from safer_steer.episode import ContextFull, Reply, Script, Verdict, play
+from safer_steer.episodes import play_all as bench
 from safer_steer.errors import EndpointError, SpendingLimit, UnparsableError, UserError
 from safer_steer.metrics import multi_turn_rates, over_refusal
 from safer_steer.models.chat import ChatModel
@@ -226,7 +226,7 @@ async def test_bugs_and_the_money_limit_stop_the_run_and_keep_what_is_done(tmp_p
 BENCH = """
 import asyncio, sys
 from pathlib import Path
-from safer_steer.bench.run import bench
+from safer_steer.episodes import play_all as bench
 from safer_steer.dialogue import read_seeds
 from safer_steer.episode import Reply, Verdict
 

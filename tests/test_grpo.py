@@ -13,12 +13,13 @@ from safer_steer.config import Reinforce
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError
+from safer_steer.models.images import pictures_in
 from safer_steer.models.training import last_checkpoint
 from safer_steer.reinforce.grpo import draw_seeds, reinforce, rollback
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.sandbox.tiny import shipped
-from student_parts import ask, pictures_in, tiny_config, write_seeds
+from student_parts import ask, tiny_config, write_seeds
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def copy_of(folder, tmp_path):
 
 
 def tutor_for(folder, **options):
-    return TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(folder), **options)
+    return TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(folder, 100_000), **options)
 
 
 def rows(path):
@@ -97,7 +98,7 @@ async def test_the_tutor_sees_the_whole_history_locks_usefulness_and_writes_the_
         async def answer(self, dialogue, question):
             return Reply("<thinking>hidden</thinking><answer>i cannot help with that.</answer>")
 
-    critic = TutorCritic(Recording(), Format.THINKING_ANSWER, pictures_in(tmp_path))
+    critic = TutorCritic(Recording(), Format.THINKING_ANSWER, pictures_in(tmp_path, 100_000))
     dialogue = await play(seed, Script(), Leaky(), critic)
     assert [len(inputs.history) for inputs, _ in told] == [0, 1] and all(pictures for _, pictures in told)
     assert "hidden" not in told[1][0].model_dump_json()

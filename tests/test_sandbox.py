@@ -10,7 +10,7 @@ import pytest
 from safer_steer.dialogue import Kind, read_seeds
 from safer_steer.errors import EndpointError
 from safer_steer.models.chat import layout
-from safer_steer.models.images import load_picture
+from safer_steer.models.images import load_picture, pictures_in
 from safer_steer.prompts.judge import JUDGE, JudgeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.sandbox import speech
@@ -21,7 +21,7 @@ from safer_steer.sandbox.rubric import LEVELS, Outcome, assess
 from safer_steer.sandbox.scripts import BENCH_FORMS, SEED_FORMS, TUTOR_FORMS
 from safer_steer.sandbox.suites import ATTACK_SUITES, write_suites
 from safer_steer.sandbox.world import devices, draw, from_png, new_devices, to_png, training_devices
-from student_parts import ask, pictures_in, write_seeds
+from student_parts import ask, write_seeds
 
 
 def every_request(seed: int = 0, each: int = 12):
@@ -147,7 +147,7 @@ async def test_an_agent_that_is_not_shown_the_picture_or_the_history_says_so(tmp
 
 async def test_an_answer_that_plays_the_judge_changes_nothing(tmp_path):
     seed = write_seeds(tmp_path)[0]
-    pictures = pictures_in(tmp_path)
+    pictures = pictures_in(tmp_path, 100_000)
     from safer_steer.dialogue import Dialogue
 
     shown = pictures(Dialogue.begin(seed))

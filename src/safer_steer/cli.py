@@ -190,7 +190,8 @@ def _show_results(out: Path) -> None:
     if summary.is_file():
         from safer_steer.report import console_table
 
-        Console().print(console_table(json.loads(summary.read_bytes())))
+        console = Console()
+        (console if console.is_terminal else Console(width=100)).print(console_table(json.loads(summary.read_bytes())))
     if page.is_file():
         typer.echo(f"report: {page}")
 

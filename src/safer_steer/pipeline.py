@@ -98,8 +98,8 @@ def rl(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.reinforce.grpo import reinforce
 
-        reward = run.config.rl.reward
-        reinforce(run.config, run.folder, seats.tutor(run), progress, load_named("rl.reward", reward) if reward else None)
+        reward = load_named("rl.reward", run.config.rl.reward) if run.config.rl.reward else None
+        reinforce(run.config, run.folder, seats.tutor(run), progress, reward, run.wait)
 
     run.once("rl", work, needs=("seeds", "sft") if run.config.rl.start_from == "sft" else ("seeds",))
 

@@ -21,8 +21,8 @@ def student(run: Run, model: ModelName) -> Assistant:
 
 def target(run: Run) -> Assistant:
     """The fixed target policy of Stage I, or the model under test: `roles.target`."""
-    from safer_steer.bench.protocols import pictures_in
     from safer_steer.models.chat import ChatAssistant
+    from safer_steer.models.images import pictures_in
 
     role, settings = run.config.role("target"), run.config.student
     if role.model == "student":
@@ -32,7 +32,7 @@ def target(run: Run) -> Assistant:
 
 def tutor(run: Run) -> Critic:
     """The Safety Tutor; or `rl.tutor`, a critic of the user's own, made with (config, folder, ask)."""
-    from safer_steer.bench.protocols import pictures_in
+    from safer_steer.models.images import pictures_in
     from safer_steer.reinforce.tutor import TutorCritic
 
     config = run.config
@@ -45,7 +45,7 @@ def tutor(run: Run) -> Critic:
 
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
     """A student that samples; `key` seeds it."""
-    from safer_steer.bench.protocols import pictures_in
+    from safer_steer.models.images import pictures_in
     from safer_steer.models.policy import Sampling
     from safer_steer.models.student import StudentAssistant, load_student
 

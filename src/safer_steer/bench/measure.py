@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.bench.judging import JudgeCritic
-from safer_steer.bench.protocols import Results, bring_in, forget_unscored, measure, pictures_in
+from safer_steer.bench.protocols import Results, bring_in, forget_unscored, measure
 from safer_steer.bench.summary import summarise, unscored_share
 from safer_steer.config import Config
 from safer_steer.episode import Assistant
 from safer_steer.errors import NoResult
 from safer_steer.models.chat import ChatModel
+from safer_steer.models.images import pictures_in
 from safer_steer.store import write_atomic
 
 

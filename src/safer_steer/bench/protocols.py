@@ -15,7 +15,7 @@ from safer_steer.episode import Assistant, Critic
 from safer_steer.episodes import play_all
 from safer_steer.errors import UserError
 from safer_steer.metrics import ProtocolName, state
-from safer_steer.models.images import Picture, load_picture
+from safer_steer.models.images import load_picture
 from safer_steer.store import write_atomic
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
@@ -83,11 +83,6 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
 def _moved(suite: Suite, folder: Path, prefix: str) -> Suite:
     seeds = [seed.model_copy(update={"images": [f"{prefix}/{image}" for image in seed.images]}) for seed in suite.seeds]
     return replace(suite, seeds=seeds, folder=folder)
-
-
-def pictures_in(folder: Path, max_pixels: int) -> Callable[[Dialogue], list[Picture]]:
-    """How a dialogue's pictures are found, its paths being relative to `folder`."""
-    return lambda dialogue: [load_picture(folder, image, max_pixels) for image in dialogue.images]
 
 
 async def measure(suites: Sequence[Suite], assistant: Assistant, critic: Critic, out: Path, progress: Callable[[int, int], None] | None = None) -> Results:

@@ -12,7 +12,7 @@ from safer_steer.episode import Reply, Verdict
 from safer_steer.episodes import play_all
 from safer_steer.errors import UserError
 from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import Picture, load_picture
+from safer_steer.models.images import Picture, pictures_in
 from safer_steer.prompts.base import history
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
@@ -97,9 +97,7 @@ async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatM
         seeds = sorted(seeds, key=lambda seed: content_id("bootstrap", config.seed, seed.id))[: config.bootstrap.dialogues]
     format = config.student.format
 
-    def pictures_of(dialogue: Dialogue) -> list[Picture]:
-        return [load_picture(folder, path, config.student.max_pixels) for path in dialogue.images]
-
+    pictures_of = pictures_in(folder, config.student.max_pixels)
     played = await play_all(
         seeds,
         BlueExpert(ask("blue"), format, pictures_of),

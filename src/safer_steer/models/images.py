@@ -6,6 +6,7 @@ import base64
 import hashlib
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -14,6 +15,7 @@ from threading import Lock
 
 from PIL import Image
 
+from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
 from safer_steer.store import inside
 
@@ -72,6 +74,11 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
         while len(_pictures) > 1 and (len(_pictures) > _KEPT or sum(len(kept.data) for kept in _pictures.values()) > _KEPT_BYTES):
             _pictures.popitem(last=False)
     return picture
+
+
+def pictures_in(folder: Path, max_pixels: int) -> Callable[[Seed], list[Picture]]:
+    """How the pictures of a seed or dialogue are found, its paths being relative to `folder`."""
+    return lambda seed: [load_picture(folder, image, max_pixels) for image in seed.images]
 
 
 def _read(path: Path, name: str, max_pixels: int) -> Picture:

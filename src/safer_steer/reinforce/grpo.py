@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from safer_steer.bootstrap.rollout import read_pools
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed
 from safer_steer.episode import Critic, Script, play
-from safer_steer.models.images import Picture, load_picture
+from safer_steer.models.images import Picture, pictures_in
 from safer_steer.models.policy import Sampling, TransformersPolicy
 from safer_steer.models.student import StudentAssistant, base_path, load_processor, seed_everything
 from safer_steer.models.training import Milestones, common_arguments, freeze_vision, last_checkpoint, lora, save_model
@@ -34,6 +34,8 @@ from safer_steer.reinforce.returns import step_metrics, trajectory_return
 from safer_steer.store import inside, write_atomic
 
 Return = Callable[[Dialogue], float | None]
+Wait = Callable[[Coroutine[Any, Any, list[Dialogue]]], list[Dialogue]]
+"""Runs a coroutine to its end."""
 
 
 def draw_seeds(config: Config, folder: Path) -> list[Seed]:
@@ -62,6 +64,7 @@ class Rollouts:
     pictures_of: Callable[[Dialogue], list[Picture]]
     value: Return
     trajectories: Path
+    wait: Wait = asyncio.run
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By step; joined with the trainer's own numbers when the step is logged."""
 
@@ -74,7 +77,7 @@ class Rollouts:
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature))
             assistant = StudentAssistant(policy, self.chat, student, self.pictures_of, f"rl {self.config.seed}", rl.max_completion_tokens)
-            dialogues = asyncio.run(self._play(named, assistant))
+            dialogues = self.wait(self._play(named, assistant))
         returns = [self.value(dialogue) for dialogue in dialogues]
         transcripts = [assistant.transcript(d) or self._unanswered(seed, d) for seed, d in zip(named, dialogues, strict=True)]
         self._journal(dialogues, returns)
@@ -155,8 +158,20 @@ def rollback(folder: Path, step: int) -> None:
             write_atomic(path, "".join(lines))
 
 
-def reinforce(config: Config, folder: Path, tutor: Critic, progress: Callable[[int, int], None] | None = None, value: Return | None = None) -> Path:
-    """Train the SFT student (or the base) against the tutor; resumes from the last whole checkpoint. Returns rl/model."""
+def reinforce(
+    config: Config,
+    folder: Path,
+    tutor: Critic,
+    progress: Callable[[int, int], None] | None = None,
+    value: Return | None = None,
+    wait: Wait = asyncio.run,
+) -> Path:
+    """Train the SFT student (or the base) against the tutor; resumes from the last whole checkpoint. Returns rl/model.
+
+    Args:
+        value: the return of a trajectory, None for none; TCSR by default.
+        wait: plays a step's trajectories on an event loop of its own, and closes the connections the tutor opened there.
+    """
     out = folder / "rl" / "model"
     if out.exists():
         return out
@@ -168,9 +183,7 @@ def reinforce(config: Config, folder: Path, tutor: Critic, progress: Callable[[i
     chat = ChatTokens(load_processor(start), config.student.system)
     seeds = draw_seeds(config, folder)
 
-    def pictures_of(dialogue: Dialogue) -> list[Picture]:
-        return [load_picture(folder, path, config.student.max_pixels) for path in dialogue.images]
-
+    pictures_of = pictures_in(folder, config.student.max_pixels)
     rollouts = Rollouts(
         config,
         chat,
@@ -179,6 +192,7 @@ def reinforce(config: Config, folder: Path, tutor: Critic, progress: Callable[[i
         pictures_of,
         value or (lambda dialogue: trajectory_return(dialogue, config.rl, Format(config.student.format))),
         folder / "rl" / "trajectories.jsonl",
+        wait,
     )
     trainer = GRPOTrainer(
         model=start,
