@@ -222,10 +222,12 @@ def config_keys() -> None:
 @sandbox.command()
 def train_base(
     out: Annotated[Path, typer.Option(help="Folder for weights and processor.")],
-    steps: Annotated[int, typer.Option(min=1)] = 4000,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    steps: Annotated[int, typer.Option(min=1)] = 1500,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak; cosine with warm-up.")] = 1e-3,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     seed: int = 0,
+    start: Annotated[Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")] = None,
 ) -> None:
     """Train the sandbox's base student from nothing."""
     from safer_steer.preflight import use_cores
@@ -233,7 +235,7 @@ def train_base(
     use_cores()
     from safer_steer.sandbox.train_base import train_base as train
 
-    train(out, steps=steps, batch_size=batch_size, device=device, seed=seed, log=typer.echo)
+    train(out, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, start=start, device=device, log=typer.echo)
 
 
 @sandbox.command()

@@ -59,15 +59,17 @@ def train_base(
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    start: Path | None = None,
     device: str = "cpu",
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train and save processor, weights (float16 safetensors) and `training.json` (settings, seconds, loss curve) to `out`."""
+    """Train and save processor, weights (float16 safetensors) and `training.json` (settings, seconds, loss curve) to `out`.
+
+    `start` goes on from a student trained earlier, with its tokenizer, instead of from nothing; its record is kept in front.
+    """
     torch.set_float32_matmul_precision("high")
-    rng = random.Random(f"tokenizer {seed}")
-    texts = [text for _ in range(4000) for turn in example(rng).turns for text in turn]
-    processor = build_processor(texts + [f"system\n{SYSTEM}", "user\n", "assistant\n"] * 2000)
-    model = build_model(processor, seed).to(device).train()
+    model, processor = _load(start) if start else _new(seed)
+    model = model.to(device).train()
     chat = ChatTokens(processor, SYSTEM)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     warmup = min(200, max(1, steps // 10))
@@ -94,8 +96,23 @@ def train_base(
             curve.append({"step": step, "loss": round(mean, 4), "seconds": round(seconds)})
             log(f"step {step}/{steps} loss {mean:.4f} {seconds:.0f} s")
     save(model, processor, out)
+    earlier = json.loads((start / "training.json").read_text())["runs"] if start else []
     settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "device": device}
-    (out / "training.json").write_text(json.dumps({**settings, "seconds": round(time.monotonic() - started), "curve": curve}, indent=1) + "\n")
+    record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
+    (out / "training.json").write_text(json.dumps({"runs": [*earlier, record]}) + "\n")
+
+
+def _new(seed: int) -> tuple[Any, Any]:
+    rng = random.Random(f"tokenizer {seed}")
+    texts = [text for _ in range(4000) for turn in example(rng).turns for text in turn]
+    processor = build_processor(texts + [f"system\n{SYSTEM}", "user\n", "assistant\n"] * 2000)
+    return build_model(processor, seed), processor
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32), AutoProcessor.from_pretrained(folder)
 
 
 def save(model: Any, processor: Any, out: Path) -> None:
