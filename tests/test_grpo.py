@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safer_steer.config import Reinforce
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
 from safer_steer.episode import Reply, Script, Verdict, play
-from safer_steer.errors import UnparsableError
+from safer_steer.errors import UnparsableError, UserError
 from safer_steer.models.images import pictures_in
 from safer_steer.models.training import last_checkpoint
 from safer_steer.reinforce.grpo import draw_seeds, reinforce, rollback
@@ -205,6 +205,15 @@ def test_resume_repeats_no_finished_step_and_ends_the_same(folder, tmp_path):
     ids = [[row["id"] for row in rows(run / "rl" / "trajectories.jsonl")] for run in (straight, cut)]
     assert ids[0] == ids[1] and [row["step"] for row in rows(cut / "rl" / "metrics.jsonl")] == [1, 2, 3]
     assert all(torch.allclose(wanted[name], resumed[name], atol=1e-5) for name in wanted)
+
+
+def test_sizes_that_do_not_fit_are_said_before_anything_is_trained(folder, tmp_path):
+    odd = tiny_config(rl=tiny_config().rl.model_dump() | {"micro_batch_size": 4})
+    with pytest.raises(UserError, match=r"rl\.micro_batch_size: 6 a step"):
+        reinforce(odd, copy_of(folder, tmp_path / "a"), tutor_for(folder))
+    many = tiny_config(rl=tiny_config().rl.model_dump() | {"prompts_per_step": 100})
+    with pytest.raises(UserError, match=r"rl\.prompts_per_step: 100 seeds a step, but only"):
+        reinforce(many, copy_of(folder, tmp_path / "b"), tutor_for(folder))
 
 
 def test_rollback_cuts_what_the_checkpoint_does_not_have(tmp_path):

@@ -19,7 +19,7 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.models.images import load_picture
 from safer_steer.models.student import load_student, open_images, seed_everything
-from safer_steer.models.training import Milestones, common_arguments, freeze_vision, last_checkpoint, lora, save_model
+from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model
 from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
 
 
@@ -59,8 +59,7 @@ def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
     return {
         **common_arguments(config, folder / "sft", sft.save_steps),
         "learning_rate": sft.learning_rate,
-        "per_device_train_batch_size": sft.micro_batch_size,
-        "gradient_accumulation_steps": max(1, sft.batch_size // sft.micro_batch_size),
+        **batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size"),
         "num_train_epochs": sft.epochs,
         "max_steps": sft.max_steps,
         "lr_scheduler_type": sft.schedule,
@@ -93,5 +92,6 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
     checkpoint = last_checkpoint(folder / "sft")
     trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out)
+    if trainer.is_world_process_zero():
+        save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safer_steer.config import Config, Student
+from safer_steer.errors import UserError
 
 WHOLE = "checkpoint.whole"
 """Written last into a checkpoint: one without it was cut off by a kill and does not count."""
@@ -60,6 +62,18 @@ def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
     }
+
+
+def batching(batch: int, micro: int, key: str) -> dict[str, int]:
+    """Split a step's batch over processes and micro-batches.
+
+    Raises:
+        UserError: it cannot be split evenly.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch % (micro * processes):
+        raise UserError(f"{key}: {batch} a step are not a whole number of micro-batches of {micro} on {processes} process(es); change one of them")
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * processes)}
 
 
 def lora(student: Student) -> Any:

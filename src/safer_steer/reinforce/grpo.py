@@ -24,10 +24,11 @@ from safer_steer.bootstrap.rollout import read_pools
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed
 from safer_steer.episode import Critic, Script, play
+from safer_steer.errors import UserError
 from safer_steer.models.images import Picture, pictures_in
 from safer_steer.models.policy import Sampling, TransformersPolicy
 from safer_steer.models.student import StudentAssistant, base_path, load_processor, seed_everything
-from safer_steer.models.training import Milestones, common_arguments, freeze_vision, last_checkpoint, lora, save_model
+from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model
 from safer_steer.models.transcript import ChatTokens, Transcript
 from safer_steer.prompts.markers import split_markers
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
@@ -128,13 +129,11 @@ class StepLog(TrainerCallback):
 def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
     """TRL's arguments for this config, as plain values."""
     rl = config.rl
-    trajectories = rl.prompts_per_step * rl.group_size
     return {
         **common_arguments(config, folder / "rl", rl.save_steps),
         "learning_rate": rl.learning_rate,
         "num_generations": rl.group_size,
-        "per_device_train_batch_size": min(rl.micro_batch_size, trajectories),
-        "gradient_accumulation_steps": max(1, trajectories // rl.micro_batch_size),
+        **batching(rl.prompts_per_step * rl.group_size, rl.micro_batch_size, "rl.micro_batch_size"),
         "num_train_epochs": 1,
         "max_steps": rl.steps,
         "lr_scheduler_type": rl.schedule,
@@ -182,7 +181,8 @@ def reinforce(
     seed_everything(config.seed)
     chat = ChatTokens(load_processor(start), config.student.system)
     seeds = draw_seeds(config, folder)
-
+    if len(seeds) < config.rl.prompts_per_step:
+        raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds")
     pictures_of = pictures_in(folder, config.student.max_pixels)
     rollouts = Rollouts(
         config,
@@ -208,7 +208,8 @@ def reinforce(
         freeze_vision(trainer.model)
     trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out)
+    if trainer.is_world_process_zero():
+        save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out)
     return out
 
 
