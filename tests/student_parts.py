@@ -15,7 +15,9 @@ from safer_steer.store import write_atomic
 TINY = {
     "student": {"max_turn_tokens": 40, "max_length": 512, "dtype": "float32", "device": "cpu"},
     "seeds": {"min_turns": 2, "max_turns": 3},
-    "bootstrap": {"sft": {"learning_rate": 3e-4, "batch_size": 4, "micro_batch_size": 4, "max_steps": 3, "save_steps": 1}},
+    "bootstrap": {
+        "sft": {"learning_rate": 3e-4, "batch_size": 4, "micro_batch_size": 4, "max_steps": 3, "save_steps": 1, "schedule": "constant", "warmup_ratio": 0}
+    },
     "rl": {
         "learning_rate": 1e-4,
         "group_size": 3,

@@ -150,15 +150,18 @@ class Failing:
         return await self.tutor.judge(dialogue, turn, template)
 
 
-def test_unscored_trajectories_move_nothing_and_are_counted(folder, tmp_path):
+def test_a_step_that_could_not_be_scored_at_all_stops_the_run_and_says_why(folder, tmp_path):
+    run = copy_of(folder, tmp_path)
+    with pytest.raises(UserError, match=r"no trajectory of step 1 could be scored \(unparsable: no verdict\)"):
+        reinforce(tiny_config(), run, Failing(tutor_for(run), lambda d: True))
+    assert not (run / "rl" / "model").exists()
+    reinforce(tiny_config(), run, tutor_for(run))
+    assert [row["step"] for row in rows(run / "rl" / "metrics.jsonl")] == [1, 2]
+    assert len(rows(run / "rl" / "trajectories.jsonl")) == 12
+
+
+def test_unscored_trajectories_are_counted_and_have_no_return(folder, tmp_path):
     everything = {"rl": tiny_config().rl.model_dump() | {"beta": 0.0, "steps": 1}}
-    run = copy_of(folder, tmp_path / "all")
-    reinforce(tiny_config(**everything), run, Failing(tutor_for(run), lambda d: True))
-    start, end = (load_file(run / part / "model" / "model.safetensors") for part in ("sft", "rl"))
-    drift = max((start[n].float() - end[n].float()).abs().max().item() for n in start)
-    assert drift < 1e-4, "no gradient; only the weight decay moves anything"
-    row = rows(run / "rl" / "metrics.jsonl")[0]
-    assert row["unscored"] == 6 and row["return"] is None and row["stop"] == {"unscored": 6}
     some = copy_of(folder, tmp_path / "some")
     reinforce(tiny_config(**everything), some, Failing(tutor_for(some), lambda d: d.id.endswith("1")))
     played = rows(some / "rl" / "trajectories.jsonl")
@@ -217,8 +220,9 @@ def test_sizes_that_do_not_fit_are_said_before_anything_is_trained(folder, tmp_p
 
 
 def test_rollback_cuts_what_the_checkpoint_does_not_have(tmp_path):
-    (tmp_path / "trajectories.jsonl").write_text('{"id": "00000-0000"}\n{"id": "00001-0000"}\n{"id": "000')
+    rows = '{"id": "00000-0000", "said": "\u2028\u0085"}\n{"id": "00001-0000"}\n{"id": "00000-0001", "said": "\u00e9'
+    (tmp_path / "trajectories.jsonl").write_bytes(rows.encode()[:-1])
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     rollback(tmp_path, 1)
-    assert (tmp_path / "trajectories.jsonl").read_text() == '{"id": "00000-0000"}\n'
+    assert (tmp_path / "trajectories.jsonl").read_bytes() == '{"id": "00000-0000", "said": "\u2028\u0085"}\n'.encode()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'

@@ -112,7 +112,8 @@ def test_tutor_and_evaluator_share_the_rubric() -> None:
     tutor, evaluator = TUTOR.render(inputs(TUTOR))[0], EVALUATOR.render(inputs(EVALUATOR))[0]
     rubric = tutor[tutor.index("Safety, a whole number") : tutor.index("Usefulness, a whole")]
     assert rubric in evaluator
-    assert "Helpfulness, a whole number from 1 to 10, is locked to safety" in evaluator
+    assert "Usefulness, a whole number from 1 to 10, is locked to safety" in tutor
+    assert "Helpfulness, a whole number from 1 to 10, on its own" in evaluator, "a lock would leave the filter's second threshold nothing to do"
     assert all(f"\n  {score} " in rubric for score in (1, 2, 4, 5, 6, 8, 10))
     assert all(f"- {rule}, " in tutor for rule in ("persist", "bait_and_switch", "deepen", "follow_up"))
 

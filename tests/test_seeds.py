@@ -299,7 +299,7 @@ async def test_a_small_run_without_any_answer_is_an_error(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("job", ["obfuscated", "target", "attack_judge"])
-async def test_a_single_endpoint_error_drops_one_script_that_another_run_may_have(tmp_path: Path, job: str) -> None:
+async def test_a_script_that_an_endpoint_failed_is_made_by_the_next_run(tmp_path: Path, job: str) -> None:
     failed = []
 
     def once(asked: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
@@ -308,10 +308,12 @@ async def test_a_single_endpoint_error_drops_one_script_that_another_run_may_hav
             raise EndpointError("status 500")
         return None
 
-    await build(config(8), tmp_path, Watched(once))
-    assert [(row["reason"], row["detail"]) for row in dropped(tmp_path)] == [("endpoint", "status 500")]
-    journalled = "".join(path.read_text() for path in (tmp_path / "seeds/journal").iterdir())
-    assert f'"{dropped(tmp_path)[0]["id"]}:0"' not in journalled
+    with pytest.raises(UserError, match="seeds: 1 scripts got no answer from an endpoint"):
+        await build(config(8), tmp_path / "cut", Watched(once))
+    assert not list((tmp_path / "cut/seeds").glob("*.jsonl"))
+    await build(config(8), tmp_path / "cut", Watched(once))
+    await build(config(8), tmp_path / "whole")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 async def test_the_money_limit_stops_the_stage_and_more_money_lets_it_go_on(tmp_path: Path) -> None:

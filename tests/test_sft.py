@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from safer_steer.bootstrap.rollout import roll_out, why_rejected
 from safer_steer.bootstrap.sft import Collator, fine_tune
-from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, read_dialogues
+from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn, read_dialogues
 from safer_steer.models.training import WHOLE, last_checkpoint
 from student_parts import tiny_config, write_seeds
 
@@ -41,8 +41,8 @@ def tail(name: str) -> str:
     return name.replace("model.", "").replace("language_", "")
 
 
-def scored(*turns: tuple[int, int] | None, stop: StopReason = StopReason.COMPLETED) -> Dialogue:
-    said = [Turn(user="u", assistant="a", scores=dict(zip(("safety", "helpfulness"), t, strict=True)) if t else None) for t in turns]
+def scored(*turns: tuple[int, int] | None, stop: StopReason = StopReason.COMPLETED, text: str = "<thinking>t</thinking><answer>a</answer>") -> Dialogue:
+    said = [Turn(user="u", assistant=text, scores=dict(zip(("safety", "helpfulness"), t, strict=True)) if t else None) for t in turns]
     return Dialogue(id="d", kind=Kind.BENIGN, turns=said, stop=stop)
 
 
@@ -56,10 +56,11 @@ def scored(*turns: tuple[int, int] | None, stop: StopReason = StopReason.COMPLET
         (scored((10, 10), None), ["unscored"]),
         (scored((10, 10), stop=StopReason.ASSISTANT_FAILED), ["assistant_failed"]),
         (scored(), ["unscored"]),
+        (scored((10, 10), text="<thinking>t</thinking><answer>a <answer>b</answer></answer>"), ["format"]),
     ],
 )
 def test_the_filter_takes_the_worst_safety_and_the_mean_helpfulness(dialogue, reasons):
-    assert why_rejected(dialogue, tiny_config().bootstrap) == reasons
+    assert why_rejected(dialogue, tiny_config().bootstrap, Format.THINKING_ANSWER) == reasons
 
 
 def test_kept_and_rejected_are_all_there_with_reasons(folder):

@@ -121,7 +121,6 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 def test_inside_gives_paths_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     assert inside(tmp_path, "pictures/1.png") == tmp_path.resolve() / "pictures" / "1.png"
-    assert inside(tmp_path, "pictures/../1.png") == tmp_path.resolve() / "1.png"
 
 
 WAYS_OUT = ["../secret", "pictures/../../secret", "/etc/passwd", "way/out/secret", "nul\0"]

@@ -170,6 +170,7 @@ class Config(Strict):
 
     name: str = Field("run", description="shown in the report")
     seed: int = Field(0, description="everything random follows from it")
+    spending_limit: float | None = Field(None, ge=0, description="stop cleanly once the roles' prices add up to this; raise it to go on")
     student: Student = Field(default_factory=Student, description="the model that is aligned")
     roles: dict[RoleName, Role] = Field(default_factory=dict, description="who does which job; a role left out is the sandbox's agent")
     seeds: Seeds = Field(default_factory=Seeds, description="Stage I")

@@ -18,7 +18,7 @@ from safer_steer.errors import UserError
 
 
 class Kind(StrEnum):
-    """What a script is for (METHOD Stage I)."""
+    """What a script is for (docs/method.md, Stage I)."""
 
     BENIGN = "benign"
     OBFUSCATED = "obfuscated"
@@ -45,7 +45,7 @@ class StopReason(StrEnum):
     UNSCORED = "unscored"
     """The critic could not score a turn: the dialogue stops there and carries no reward."""
     USER_FAILED = "user_failed"
-    """The user's seat (red agent or tutor) failed to write the next turn."""
+    """The user's seat (the red agent) failed to write the next turn."""
     ASSISTANT_FAILED = "assistant_failed"
     """The assistant's seat failed to answer."""
     CONTEXT_FULL = "context_full"

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Assistant, Critic, Script, User, play
-from safer_steer.errors import UserError
+from safer_steer.errors import EndpointError, UserError
 from safer_steer.store import Journal
+
+PATIENCE = 20
+"""Dialogues in a row that an endpoint failed, after which it counts as dead."""
 
 
 async def play_all(
@@ -19,6 +22,7 @@ async def play_all(
     out: Path,
     *,
     user: User | None = None,
+    again_if_unreached: bool = False,
     concurrency: int = 64,
     max_turns: int = 10,
     progress: Callable[[int, int], None] | None = None,
@@ -29,11 +33,13 @@ async def play_all(
         out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again, those with unscored or failed turns
             included: they are data. It belongs to one model, judge and setting; whoever changes those takes another file.
         user: the user's seat; the script by default.
+        again_if_unreached: a dialogue that an endpoint's failure ended is no finished work: it is not journalled, and the call ends in an error.
         concurrency: dialogues in play at once; they start in the seeds' order.
         progress: called with (finished, all) at the start and after every dialogue.
 
     Raises:
-        UserError: the journal holds another script under a seed's id.
+        UserError: the journal holds another script under a seed's id; or endpoints failed (`again_if_unreached`), at once if they do so
+            `PATIENCE` times in a row.
     """
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}; at least one dialogue must be in play")
@@ -49,10 +55,18 @@ async def play_all(
             if progress:
                 progress(finished, len(seeds))
 
+        unreached, in_a_row = 0, 0
+
         async def work() -> None:
-            nonlocal finished
+            nonlocal finished, unreached, in_a_row
             for seed in upcoming:  # shared by all workers, so seeds start in order
                 dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
+                failure = _unreached(dialogue) if again_if_unreached else None
+                unreached, in_a_row = (unreached + 1, in_a_row + 1) if failure else (unreached, 0)
+                if failure and (in_a_row == PATIENCE or finished + unreached == len(seeds)):
+                    raise UserError(f"{out.parent.name}: {unreached} dialogues ended in {failure}; mend the endpoint and run the same command to go on")
+                if failure:
+                    continue
                 journal.append(dialogue.model_dump(mode="json"))
                 finished += 1
                 report()
@@ -65,7 +79,15 @@ async def play_all(
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+        if unreached:
+            raise UserError(f"{out.parent.name}: {unreached} dialogues got no answer from an endpoint; run the same command to play them again")
         return [Dialogue.model_validate(journal.rows[seed.id]) for seed in seeds]
+
+
+def _unreached(dialogue: Dialogue) -> str | None:
+    """How an endpoint failed this dialogue, if one did."""
+    reasons = [dialogue.meta.get("error", ""), *(turn.meta.get("unscored", "") for turn in dialogue.turns)]
+    return next((reason for reason in reasons if reason.startswith(EndpointError.boundary)), None)
 
 
 def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path) -> None:

@@ -36,8 +36,11 @@ FILES = {
 }
 """What each stage writes into the run folder."""
 
-FREE = {"name", "base_url", "api_key_env", "concurrency", "timeout_s", "retries", "price_in", "price_out", "max_unscored"}
-"""Keys that may change between a run and its continuation: they say how something is reached, shown or paid, not what is said."""
+FREE = {
+    *("name", "base_url", "api_key_env", "concurrency", "timeout_s", "retries", "reasks", "max_tokens", "micro_batch_size"),
+    *("spending_limit", "price_in", "price_out", "max_unscored"),
+}
+"""Keys that may change between a run and its continuation: they say how something is reached, shown, paid or fitted into memory."""
 
 
 class Show(Protocol):
@@ -67,7 +70,7 @@ class Run:
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
         from safer_steer.models.ledger import Ledger
 
-        self.ledger = Ledger()
+        self.ledger = Ledger(config.spending_limit)
         self._transports: dict[RoleName, Transport] = {}
         self._cache: Cache | None = None
         self._lock: IO[bytes] | None = None

@@ -33,7 +33,7 @@ def inside(folder: Path, relative: str) -> Path:
         path = (folder / relative).resolve()
     except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
         raise UserError(f"{relative!r}: no usable path in {folder}") from None
-    if Path(relative).is_absolute() or not path.is_relative_to(folder.resolve()):
+    if Path(relative).is_absolute() or ".." in Path(relative).parts or not path.is_relative_to(folder.resolve()):
         raise UserError(f"{relative}: leads out of {folder}; use a path inside it")
     return path
 

@@ -31,7 +31,7 @@ class JudgeCritic:
         answer = visible_answer(exchange.assistant or "", self.format)
         inputs = JudgeInput(history=history(dialogue, self.format, upto=turn), question=exchange.user, answer=answer)
         verdict = await self.model.ask(JUDGE, inputs, self.pictures_of(dialogue))
-        # Nothing to see, be it an empty answer or no answer block where the format asks for one, helps nobody: METHOD.md fixes that score.
+        # Nothing to see, be it an empty answer or no answer block where the format asks for one, helps nobody: docs/method.md fixes that score.
         helpfulness = verdict.helpfulness if answer else 0
         scores = {"harmlessness": verdict.harmlessness, "helpfulness": helpfulness, "refused": int(verdict.refused)}
         return Verdict(scores={name: float(score) for name, score in scores.items()}, meta={"reason": verdict.reason})

@@ -16,7 +16,7 @@ from safer_steer.episodes import play_all
 from safer_steer.errors import UserError
 from safer_steer.metrics import ProtocolName, state
 from safer_steer.models.images import load_picture
-from safer_steer.store import write_atomic
+from safer_steer.store import inside, write_atomic
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 
@@ -64,7 +64,7 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
         suites = [replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])]) for suite in suites]
     for suite in suites:
         for image in {image for seed in suite.seeds for image in seed.images}:
-            copy = folder / "suites" / suite.name / image
+            copy = inside(folder / "suites" / suite.name, image)
             picture = load_picture(suite.folder, image, max_pixels)
             if not copy.is_file() or copy.stat().st_size != len(picture.data):
                 write_atomic(copy, picture.data)

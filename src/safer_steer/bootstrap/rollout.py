@@ -17,6 +17,7 @@ from safer_steer.prompts.base import history
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.red import RED, RedInput
+from safer_steer.rewards import has_thinking_answer
 from safer_steer.store import content_id, write_atomic
 
 
@@ -59,8 +60,8 @@ class EvaluatorCritic:
         return Verdict({"safety": verdict.safety, "helpfulness": verdict.helpfulness}, {"reason": verdict.reason})
 
 
-def why_rejected(dialogue: Dialogue, config: Bootstrap) -> list[str]:
-    """Empty if the dialogue is kept: min_t safety_t >= tau_safe and mean_t helpfulness_t >= tau_help, every turn scored."""
+def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[str]:
+    """Empty if the dialogue is kept: min_t safety_t >= tau_safe and mean_t helpfulness_t >= tau_help, every turn scored and in the format."""
     if dialogue.stop is not StopReason.COMPLETED:
         return [str(dialogue.stop)]
     scores = [turn.scores for turn in dialogue.turns]
@@ -71,6 +72,8 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap) -> list[str]:
         reasons.append("unsafe")
     if fmean(score["helpfulness"] for score in scores if score) < config.tau_help:
         reasons.append("unhelpful")
+    if format is Format.THINKING_ANSWER and not all(has_thinking_answer(turn.assistant or "") for turn in dialogue.turns):
+        reasons.append("format")
     return reasons
 
 
@@ -104,12 +107,13 @@ async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatM
         EvaluatorCritic(ask("evaluator"), format, pictures_of),
         folder / "bootstrap" / "journal.jsonl",
         user=RedAgent(ask("red"), format, pictures_of),
+        again_if_unreached=True,
         progress=progress,
     )
     kept: list[Dialogue] = []
     rejected: list[Dialogue] = []
     for dialogue in played:
-        reasons = why_rejected(dialogue, config.bootstrap)
+        reasons = why_rejected(dialogue, config.bootstrap, format)
         if reasons:
             dialogue.meta["reasons"] = reasons
         (rejected if reasons else kept).append(dialogue)

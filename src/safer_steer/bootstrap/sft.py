@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues
+from safer_steer.errors import UserError
 from safer_steer.models.images import load_picture
 from safer_steer.models.student import load_student, open_images, seed_everything
-from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model
+from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
 from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
 
 
@@ -43,6 +43,8 @@ class Collator:
             ids = [*self.chat.plain(turn.assistant or ""), self.chat.end]
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:
+                if not transcript.ids:
+                    raise UserError(f"bootstrap/kept.jsonl: {dialogue.id}: its first turn is longer than student.max_length = {student.max_length}; raise it")
                 break
             transcript = longer
         return transcript
@@ -77,7 +79,7 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
         return out
     dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
     seed_everything(config.seed)
-    student = load_student(config.student)
+    student = load_student(config.student, dtype=training_dtype(config.student))
     if config.student.freeze_vision:
         freeze_vision(student.model)
     trainer = SFTTrainer(
@@ -90,8 +92,7 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
         callbacks=[Milestones(progress)],
     )
     checkpoint = last_checkpoint(folder / "sft")
-    trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    train(trainer, checkpoint)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out)
+        save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out, config.student)
     return out

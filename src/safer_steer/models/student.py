@@ -52,8 +52,8 @@ def load_processor(path: str) -> Any:
         raise UserError(f"student {path}: cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
-def load_student(student: Student, path: Path | None = None) -> LoadedStudent:
-    """Load the base student, or the weights a stage left at `path`.
+def load_student(student: Student, path: Path | None = None, dtype: str | None = None) -> LoadedStudent:
+    """Load the base student, or the weights a stage left at `path`, in the config's number type or another `dtype`.
 
     Raises:
         UserError: there is no such model, or its chat template is not ChatML.
@@ -64,7 +64,7 @@ def load_student(student: Student, path: Path | None = None) -> LoadedStudent:
     processor = load_processor(where)
     device = student.device if student.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForImageTextToText.from_pretrained(where, dtype=getattr(torch, student.dtype), use_safetensors=True)
+        model = AutoModelForImageTextToText.from_pretrained(where, dtype=getattr(torch, dtype or student.dtype), use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(f"student {where}: cannot be loaded: {str(error).splitlines()[0]}") from None
     return LoadedStudent(model.to(device).eval(), ChatTokens(processor, student.system))

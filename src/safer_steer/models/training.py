@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError
@@ -41,6 +42,29 @@ class Milestones(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress:
             self.progress(state.global_step, state.max_steps)
+
+
+def train(trainer: Trainer, checkpoint: Path | None) -> None:
+    """Train from the beginning, or go on from a whole checkpoint.
+
+    The trainer restores optimiser, schedule and position; the weights are loaded here. It would read the checkpoint's tensors by the names
+    they have in memory, but `save_pretrained` writes Qwen2.5-VL under its published names, so it would find none and keep the first weights.
+    """
+    trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
+    if checkpoint is None:
+        trainer.train()
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not hasattr(model, "peft_config"):  # adapters are stored under the names they are read by
+        kept = type(model).from_pretrained(checkpoint, dtype=next(model.parameters()).dtype, use_safetensors=True)
+        model.load_state_dict(kept.state_dict())
+    logger = logging.getLogger("transformers.trainer")  # it would list every tensor's two names as missing and unexpected
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    finally:
+        logger.setLevel(level)
 
 
 def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str, Any]:
@@ -86,6 +110,11 @@ def lora(student: Student) -> Any:
     return LoraConfig(r=student.lora_rank, lora_alpha=2 * student.lora_rank, target_modules=rf"(?!.*visual).*\.({names})", task_type="CAUSAL_LM")
 
 
+def training_dtype(student: Student) -> str:
+    """Weights that are trained whole are kept in float32, also where the arithmetic is bfloat16: a step of 1e-5 is lost in bfloat16's eight bits."""
+    return student.dtype if student.lora_rank else "float32"
+
+
 def freeze_vision(model: Any) -> None:
     """Keep the vision tower and its projector (the merger) as they are."""
     for name, parameter in model.named_parameters():
@@ -93,12 +122,12 @@ def freeze_vision(model: Any) -> None:
             parameter.requires_grad_(False)
 
 
-def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
-    """Write the trained model, adapters merged in, as safetensors; the folder appears whole or not at all."""
+def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
+    """Write the trained model, adapters merged in, as safetensors in the student's number type; the folder appears whole or not at all."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    whole.save_pretrained(part)
+    whole.to(getattr(torch, student.dtype)).save_pretrained(part)
     processor.save_pretrained(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)

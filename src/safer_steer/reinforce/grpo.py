@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -28,7 +28,7 @@ from safer_steer.errors import UserError
 from safer_steer.models.images import Picture, pictures_in
 from safer_steer.models.policy import Sampling, TransformersPolicy
 from safer_steer.models.student import StudentAssistant, base_path, load_processor, seed_everything
-from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model
+from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
 from safer_steer.models.transcript import ChatTokens, Transcript
 from safer_steer.prompts.markers import split_markers
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
@@ -82,6 +82,8 @@ class Rollouts:
         returns = [self.value(dialogue) for dialogue in dialogues]
         transcripts = [assistant.transcript(d) or self._unanswered(seed, d) for seed, d in zip(named, dialogues, strict=True)]
         self._journal(dialogues, returns)
+        if all(value is None for value in returns):
+            raise UserError(f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); mend that and run the same command to go on")
         self.metrics[step] = step_metrics(dialogues, returns)
         return {
             "prompt_ids": [t.prompt_ids for t in transcripts],
@@ -153,8 +155,8 @@ def rollback(folder: Path, step: int) -> None:
     for name, of in (("trajectories.jsonl", lambda row: int(row["id"][:5]) < step), ("metrics.jsonl", lambda row: row["step"] <= step)):
         path = folder / name
         if path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n") and of(json.loads(line))]
-            write_atomic(path, "".join(lines))
+            with path.open("rb") as rows:  # by bytes: a kill may tear a character, and text may hold separators that `splitlines` breaks at
+                write_atomic(path, b"".join(row for row in rows if row.endswith(b"\n") and of(json.loads(row))))
 
 
 def reinforce(
@@ -196,7 +198,7 @@ def reinforce(
     )
     trainer = GRPOTrainer(
         model=start,
-        args=GRPOConfig(**grpo_arguments(config, folder), model_init_kwargs={"dtype": config.student.dtype}),
+        args=GRPOConfig(**grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}),
         reward_funcs=_return_of_rollout,
         train_dataset=_prompts(config, folder, seeds),
         processing_class=chat.processor,
@@ -206,11 +208,16 @@ def reinforce(
     )
     if config.student.freeze_vision:
         freeze_vision(trainer.model)
-    trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    train(trainer, checkpoint)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out)
+        save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out, config.student)
     return out
+
+
+def _why(dialogues: list[Dialogue]) -> str:
+    """The first reason on record for a trajectory without a return."""
+    reasons = [d.meta.get("error") or next((t.meta["unscored"] for t in d.turns if "unscored" in t.meta), str(d.stop)) for d in dialogues]
+    return str(reasons[0])
 
 
 def _return_of_rollout(completions: list[Any], trajectory_return: list[float | None], **_: Any) -> list[float | None]:

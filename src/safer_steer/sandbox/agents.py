@@ -164,7 +164,7 @@ def _tutor(device: Device, marked: bool, given: dict[str, str], rng: random.Rand
 
 
 def _next_turn(device: Device, marked: bool, given: dict[str, str], found: Assessment, rng: random.Random) -> tuple[str, str]:
-    """The tutor's next user turn: persist, bait and switch, deepen, or follow up (METHOD, Stage III)."""
+    """The tutor's next user turn: persist, bait and switch, deepen, or follow up (docs/method.md, Stage III)."""
     template = given["next_template"]
     if not template:
         return "follow_up", ""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safer_steer.config import Config, RoleName
 from safer_steer.episode import Assistant
+from safer_steer.errors import UserError
 from safer_steer.models.chat import ChatModel
 from safer_steer.seeds.pair_work import PairWork, side_by_side
 from safer_steer.seeds.plan import ROLES, PlanFile, plan_id, survey
@@ -73,7 +74,9 @@ async def build_seeds(
     finally:
         shards.close()
     work.attempts.end()
-    plan.finish(write_pools(out, load_pairs(config), shards, kinds, found.repeated, work.attempts.unreached))
+    if lost := len(work.attempts.unreached):
+        raise UserError(f"seeds: {lost} scripts got no answer from an endpoint; what is finished is kept, run the same command to make them")
+    plan.finish(write_pools(out, load_pairs(config), shards, kinds, found.repeated))
 
 
 def _check_pictures(config: Config) -> None:

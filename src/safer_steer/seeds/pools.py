@@ -28,13 +28,11 @@ def key_of(pair: Pair, job: Kind | str) -> str:
     return f"{pair.id}-{job}"
 
 
-def write_pools(
-    folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], repeated: dict[str, str], unreached: dict[str, str]
-) -> dict[str, int]:
+def write_pools(folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], repeated: dict[str, str]) -> dict[str, int]:
     """Write `<kind>.jsonl` for each kind wanted and `dropped.jsonl`; return how many rows each has.
 
     The first script of a content stays, whatever its pool. A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail"};
-    the reason is refused, unparsable, failed_attack, endpoint, duplicate or duplicate_pair. All files are written aside and
+    the reason is refused, unparsable, failed_attack, duplicate or duplicate_pair. All files are written aside and
     then put in place.
     """
     names = [*(kind.value for kind in wanted), DROPPED]
@@ -59,9 +57,8 @@ def write_pools(
             for kind in kinds_of(pair, wanted):
                 id = key_of(pair, kind)
                 row = outcome(rows, id) or (probed if probed and "failed" in probed else None)
-                if row is None:
-                    drop(pair, id, kind, f"endpoint: {unreached.get(id) or unreached[key_of(pair, 'probe')]}")
-                elif "failed" in row:
+                assert row is not None, f"{id} has no outcome; pools are written when every job has one"
+                if "failed" in row:
                     drop(pair, id, kind, row["failed"])
                 else:
                     seed = Seed.model_validate(row["made"]["seed"])
