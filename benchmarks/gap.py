@@ -94,6 +94,15 @@ def by_seed(runs: dict[int, Path]) -> str:
     return "\n".join(lines)
 
 
+def safe_turns(runs: dict[int, Path]) -> str:
+    """How many safe turns of attack dialogues were refused, by model."""
+    lines = []
+    for model in MODELS:
+        asked = [turn for folder in runs.values() for row in rows(folder, model, ATTACKS) for turn in row.turns if turn.meta.get("safe") and turn.scores]
+        lines.append(f"{model}: {sum(bool(turn.scores['refused']) for turn in asked if turn.scores)} of {len(asked)} safe turns of attack dialogues refused")
+    return "\n".join(lines)
+
+
 def show(rate: dict[str, Any], sign: bool = False) -> str:
     form = "+.1f" if sign else ".1f"
     return f"{rate['value']:{form}} [{rate['low']:{form}}, {rate['high']:{form}}]"
@@ -110,7 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = {seed: train(args, seed) for seed in args.seeds}
     print(f"{len(runs)} training seeds, {args.dialogues} marked and {args.dialogues} unmarked dialogues each\n")
-    print(table(runs), by_seed(runs), sep="\n\n")
+    print(table(runs), by_seed(runs), safe_turns(runs), sep="\n\n")
 
 
 if __name__ == "__main__":
