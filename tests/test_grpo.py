@@ -169,6 +169,22 @@ def test_unscored_trajectories_are_counted_and_have_no_return(folder, tmp_path):
     assert rows(some / "rl" / "metrics.jsonl")[0]["unscored"] == 1
 
 
+def test_a_seed_too_long_for_the_context_is_unscored_and_the_others_are_trained(folder, tmp_path):
+    run = copy_of(folder, tmp_path)
+    config = tiny_config(rl=tiny_config().rl.model_dump() | {"seeds": 2, "steps": 1})
+    chosen = {seed.id for seed in draw_seeds(config, run)[:1]}
+    for pool in (run / "seeds").glob("*.jsonl"):
+        seeds = [Seed.model_validate_json(line) for line in pool.read_text().splitlines()]
+        for seed in seeds:
+            if seed.id in chosen:
+                seed.turns[0].user = "and what colour is it? " * 100
+        pool.write_text("".join(seed.model_dump_json() + "\n" for seed in seeds))
+    reinforce(config, run, tutor_for(run))
+    played = rows(run / "rl" / "trajectories.jsonl")
+    assert [row["stop"] for row in played].count("context_full") == 3
+    assert all((row["meta"]["return"] is None) == (row["stop"] == "context_full") for row in played)
+
+
 def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):
     class Hostile:
         immediate = True

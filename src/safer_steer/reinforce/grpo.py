@@ -27,7 +27,7 @@ from safer_steer.episode import Critic, Script, play
 from safer_steer.errors import UserError
 from safer_steer.models.images import Picture, pictures_in
 from safer_steer.models.policy import Sampling, TransformersPolicy
-from safer_steer.models.student import StudentAssistant, base_path, load_processor, seed_everything
+from safer_steer.models.student import StudentAssistant, base_path, load_processor, open_images, seed_everything
 from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
 from safer_steer.models.transcript import ChatTokens, Transcript
 from safer_steer.prompts.markers import split_markers
@@ -98,8 +98,6 @@ class Rollouts:
 
     def _unanswered(self, seed: Seed, dialogue: Dialogue) -> Transcript:
         """A trajectory in which the student never spoke: its prompt, and an end token that carries no loss."""
-        from safer_steer.models.student import open_images
-
         transcript = Transcript(self.chat, self.chat.look(open_images(self.pictures_of(dialogue))))
         transcript.add_user(seed.script[0])
         transcript.add_assistant([], [])
