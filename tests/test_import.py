@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "safer_steer"
-TOP = {"__main__", "cli", "display", "dryrun", "pipeline", "preflight", "run", "seats"}
+TOP = {"__main__", "cli", "cost", "display", "dryrun", "pipeline", "preflight", "run", "seats"}
 """Modules that put a run together: nothing below may import them."""
-FORWARD = ["seeds", "bootstrap", "reinforce", "bench", "report"]
+FORWARD = ["seeds", "assembly", "bootstrap", "reinforce", "bench", "handover", "report"]
 """Rooms in the order the data takes; each may use what comes before it."""
 CORE = {"dialogue", "rewards", "metrics", "episode", "errors", "store"}
 """Modules that know no room."""

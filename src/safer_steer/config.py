@@ -33,6 +33,7 @@ class Role(Strict):
     retries: int = Field(5, ge=0, description="further tries after an endpoint error")
     reasks: int = Field(4, ge=0, description="further tries after an unparsable reply")
     concurrency: int = Field(64, ge=1, description="calls in flight")
+    requests_per_minute: float | None = Field(None, gt=0, description="requests sent in a minute at most, further tries included")
     json_schema: bool = Field(True, description="send the answer's JSON schema as response_format")
     price_in: float = Field(0, ge=0, description="money per million input tokens")
     price_out: float = Field(0, ge=0, description="money per million output tokens")
@@ -54,16 +55,24 @@ class Student(Strict):
 
 
 class Source(Strict):
-    """A published single-turn set, or the sandbox's own."""
+    """A published set, a file of one's own, or the sandbox."""
 
-    name: str = Field("sandbox", description="name of the set")
-    path: str | None = Field(None, description="JSONL file with columns id, image, question (and intent, safe, answer, source); images beside it")
-    limit: int | None = Field(None, ge=1, description="take the first so many pairs; the sandbox gives 60 if it is not set")
+    name: str = Field("sandbox", description="name of the set; `safer-steer sets` lists those whose layout is known, any other is read by its column names")
+    path: str | None = Field(None, description="JSONL, JSON or Parquet file, `save_to_disk` folder, or the set's folder as published")
+    hub: str | None = Field(None, description="Hugging Face id to load from instead of `path`; `default` for the published one")
+    subset: str | None = Field(None, description="configuration of the set on the hub, where it has several")
+    split: str | None = Field(None, description="split of the set, where it has several")
+    images: str | None = Field(None, description="folder the picture paths are relative to; the file's own folder if it is not set")
+    use: Literal["train", "bench"] = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
+    limit: int | None = Field(None, ge=1, description="draw so many pairs, seeded; the sandbox gives 60 if it is not set")
+    bad_rows: Literal["error", "skip"] = Field("error", description="an unusable row ends the run with one line, or is skipped and counted")
 
     @model_validator(mode="after")
-    def _named(self) -> Source:
-        if self.name == "sandbox" and self.path is not None:
-            raise ValueError(f"the sandbox has no path; give the set in {self.path} a name of its own")
+    def _one_place(self) -> Source:
+        if self.name == "sandbox" and (self.path or self.hub):
+            raise ValueError(f"the sandbox is built in; give the set in {self.path or self.hub} a name of its own")
+        if self.path and self.hub:
+            raise ValueError(f"{self.name} has a path and a hub id; give one of them")
         return self
 
 
@@ -85,6 +94,15 @@ class Seeds(Strict):
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError("a kind stands twice in kinds")
         return self
+
+
+class Assembly(Strict):
+    """STEER-SFT, STEER-RL and STEER-Bench: disjoint, from the scripts of Stage I."""
+
+    rules: bool = Field(True, description="ask the evaluator whether a script keeps rules 1 and 2; false trusts Stage I")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="similarity (Jaccard, of word 3-grams) from which two scripts or questions are the same")
+    sft_benign_share: float | None = Field(None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes what there is")
+    bench_dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite of STEER-Bench")
 
 
 class SFT(Strict):
@@ -174,6 +192,7 @@ class Config(Strict):
     student: Student = Field(default_factory=Student, description="the model that is aligned")
     roles: dict[RoleName, Role] = Field(default_factory=dict, description="who does which job; a role left out is the sandbox's agent")
     seeds: Seeds = Field(default_factory=Seeds, description="Stage I")
+    assembly: Assembly | None = Field(None, description="disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same scripts")
     bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
     rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
     bench: Bench = Field(default_factory=Bench, description="the measurement")
@@ -185,6 +204,14 @@ class Config(Strict):
             if role.model == "student" and name != "target":
                 raise ValueError(f"{name} cannot be `student`; only the target of Stage I can")
         return roles
+
+    @model_validator(mode="after")
+    def _splits(self) -> Config:
+        if self.assembly is None and any(source.use == "bench" for source in self.seeds.sources):
+            raise ValueError("a source with `use: bench` needs the section `assembly`, which keeps its scripts out of training")
+        if self.assembly is not None and self.rl.seeds is None:
+            raise ValueError("assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to STEER-SFT")
+        return self
 
     def role(self, name: RoleName) -> Role:
         """The role's settings, the sandbox's agent by default."""

@@ -37,7 +37,7 @@ FILES = {
 """What each stage writes into the run folder."""
 
 FREE = {
-    *("name", "base_url", "api_key_env", "concurrency", "timeout_s", "retries", "reasks", "max_tokens", "micro_batch_size"),
+    *("name", "base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_s", "retries", "reasks", "max_tokens", "micro_batch_size"),
     *("spending_limit", "price_in", "price_out", "max_unscored"),
 }
 """Keys that may change between a run and its continuation: they say how something is reached, shown, paid or fitted into memory."""
