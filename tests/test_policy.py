@@ -60,6 +60,20 @@ def test_temperature_zero_is_greedy(student):
     assert policy.generate([transcript], ["x"])[0].token_ids == policy.generate([transcript], ["y"])[0].token_ids
 
 
+def test_the_checkpoints_own_sampling_habits_do_not_leak_in(student):
+    policy, transcript = TransformersPolicy(student.model, Sampling(24, 0.0)), asked(student, 3, "how do i operate it?")
+    plain = policy.generate([transcript], ["x"])[0]
+    own = student.model.generation_config
+    habits = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "suppress_tokens": plain.token_ids[:1]}
+    before = {name: getattr(own, name, None) for name in habits}
+    own.update(**habits)
+    try:
+        assert policy.generate([transcript], ["x"])[0] == plain
+        assert student.model.generation_config is own
+    finally:
+        own.update(**before)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_rollout_and_trainer_agree_on_log_probabilities_and_the_picture_matters(student, temperature):
     policy = TransformersPolicy(student.model, Sampling(40, temperature))

@@ -118,12 +118,14 @@ class TransformersPolicy:
         inputs = model_inputs(transcripts, "left", device)
         sampler = _Sampler(keys, self.sampling, device)
         config = GenerationConfig(do_sample=False, max_new_tokens=self.sampling.max_tokens, eos_token_id=chat.stops, pad_token_id=chat.pad)
-        training = self.model.training
+        training, own = self.model.training, self.model.generation_config
         self.model.eval()
+        self.model.generation_config = config  # what `config` leaves open is filled from here: a repetition penalty is no part of the policy
         try:
             out = self.model.generate(**inputs, generation_config=config, logits_processor=[sampler])
         finally:
             self.model.train(training)
+            self.model.generation_config = own
         sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = torch.cat(sampler.logprobs, 1).tolist()
         return [_completion(row, lp, transcript) for row, lp, transcript in zip(sampled, logprobs, transcripts, strict=True)]
