@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,28 +25,28 @@ class Counter:
         self.outcome = outcome
         self.calls = 0
 
-    async def __call__(self) -> ChatReply:
+    async def __call__(self) -> tuple[ChatReply, float]:
         self.calls += 1
         await asyncio.sleep(0.02)
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return self.outcome
+        return self.outcome, 0.25
 
 
 async def test_a_reply_is_kept_whole_over_reopening(tmp_path: Path) -> None:
     call = Counter()
     cache = Cache(tmp_path / "deep" / "cache.sqlite")
-    assert await cache.get_or_call("k", call) == (REPLY, False)
+    assert await cache.get_or_call("k", "judge", call) == (REPLY, False)
     cache.close()
     cache = Cache(tmp_path / "deep" / "cache.sqlite")
-    assert await cache.get_or_call("k", call) == (REPLY, True)
+    assert await cache.get_or_call("k", "judge", call) == (REPLY, True)
     assert call.calls == 1
     cache.close()
 
 
 async def test_equal_keys_in_flight_share_one_call(tmp_path: Path) -> None:
     cache, call, other = Cache(tmp_path / "c"), Counter(), Counter()
-    answers = await asyncio.gather(*(cache.get_or_call("k", call) for _ in range(20)), cache.get_or_call("other", other))
+    answers = await asyncio.gather(*(cache.get_or_call("k", "judge", call) for _ in range(20)), cache.get_or_call("other", "judge", other))
     assert (call.calls, other.calls) == (1, 1)
     assert sum(not free for _, free in answers) == 2
     cache.close()
@@ -53,18 +55,18 @@ async def test_equal_keys_in_flight_share_one_call(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [EndpointError("down"), SpendingLimit("spent")])
 async def test_an_error_reaches_all_who_wait_and_is_not_kept(tmp_path: Path, error: BaseException) -> None:
     cache, call = Cache(tmp_path / "c"), Counter(error)
-    answers = await asyncio.gather(*(cache.get_or_call("k", call) for _ in range(3)), return_exceptions=True)
+    answers = await asyncio.gather(*(cache.get_or_call("k", "judge", call) for _ in range(3)), return_exceptions=True)
     assert answers == [error] * 3
     assert call.calls == 1
-    assert await cache.get_or_call("k", Counter()) == (REPLY, False)
+    assert await cache.get_or_call("k", "judge", Counter()) == (REPLY, False)
     cache.close()
 
 
 async def test_a_cancelled_caller_does_not_lose_the_paid_reply(tmp_path: Path) -> None:
     cache, call = Cache(tmp_path / "c"), Counter()
-    first = asyncio.create_task(cache.get_or_call("k", call))
+    first = asyncio.create_task(cache.get_or_call("k", "judge", call))
     await asyncio.sleep(0.005)
-    second = asyncio.create_task(cache.get_or_call("k", call))
+    second = asyncio.create_task(cache.get_or_call("k", "judge", call))
     await asyncio.sleep(0)
     first.cancel()
     assert await second == (REPLY, True)
@@ -75,8 +77,8 @@ async def test_a_cancelled_caller_does_not_lose_the_paid_reply(tmp_path: Path) -
 
 def test_one_cache_serves_one_event_loop_after_the_other(tmp_path: Path) -> None:
     cache, call = Cache(tmp_path / "c"), Counter()
-    assert not asyncio.run(cache.get_or_call("k", call))[1]
-    assert asyncio.run(cache.get_or_call("k", call))[1]
+    assert not asyncio.run(cache.get_or_call("k", "judge", call))[1]
+    assert asyncio.run(cache.get_or_call("k", "judge", call))[1]
     cache.close()
 
 
@@ -99,8 +101,8 @@ from safer_steer.models.transport import ChatReply
 async def main():
     cache = Cache(Path(sys.argv[1]))
     for number in range(10**6):
-        async def call(): return ChatReply(f"reply {number}")
-        await cache.get_or_call(f"k{number}", call)
+        async def call(): return ChatReply(f"reply {number}", 2, 1), 0.5
+        await cache.get_or_call(f"k{number}", "judge", call)
         print(number, flush=True)
 
 asyncio.run(main())
@@ -114,7 +116,61 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         seen += [int(line) for line in process.stdout if line.endswith("\n")]
     cache = Cache(tmp_path / "c")
-    assert [cache.get(f"k{number}") for number in seen] == [ChatReply(f"reply {number}") for number in seen]
+    assert [cache.get(f"k{number}") for number in seen] == [ChatReply(f"reply {number}", 2, 1) for number in seen]
+    committed = sum(cache.get(f"k{number}") is not None for number in range(len(seen) + 2))
+    assert cache.spent() == [("judge", committed, 2 * committed, committed, 0.5 * committed)]
+    cache.close()
+
+
+async def test_what_was_paid_is_kept_by_role(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    for key, role in (("a", "judge"), ("b", "red"), ("c", "judge"), ("a", "judge")):
+        await cache.get_or_call(key, role, Counter())
+    with pytest.raises(EndpointError):
+        await cache.get_or_call("d", "judge", Counter(EndpointError("down")))
+    cache.close()
+    cache = Cache(tmp_path / "c")
+    assert sorted(cache.spent()) == [("judge", 2, 6, 4, 0.5), ("red", 1, 3, 2, 0.25)]
+    cache.close()
+
+
+async def test_replies_given_up_are_kept_until_they_are_forgotten_and_their_price_for_good(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    for key in "abc":
+        await cache.get_or_call(key, "judge", Counter())
+    cache.give_up("ab")
+    cache.close()
+    cache = Cache(tmp_path / "c")
+    assert all(cache.get(key) for key in "abc")
+    cache.forget_unparsable()
+    assert [cache.get(key) for key in "abc"] == [None, None, REPLY]
+    await cache.get_or_call("a", "judge", Counter())
+    cache.forget_unparsable()
+    assert cache.get("a") == REPLY
+    assert cache.spent() == [("judge", 4, 12, 8, 1.0)]
+    cache.close()
+
+
+async def test_settling_waits_for_calls_whose_callers_are_gone(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    asked = [asyncio.create_task(cache.get_or_call(key, "judge", call)) for key, call in (("a", Counter()), ("b", Counter(SpendingLimit("spent"))))]
+    await asyncio.sleep(0)
+    for task in asked:
+        task.cancel()
+    await cache.settle(5)
+    assert (cache.get("a"), cache.get("b")) == (REPLY, None)
+    await cache.settle(5)
+    cache.close()
+
+
+async def test_a_file_without_prices_goes_on_from_nothing_spent(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    await cache.get_or_call("k", "judge", Counter())
+    cache.close()
+    with closing(sqlite3.connect(tmp_path / "c")) as old:
+        old.executescript("DROP TABLE spent; DROP TABLE unparsable")
+    cache = Cache(tmp_path / "c")
+    assert (cache.get("k"), cache.spent()) == (REPLY, [])
     cache.close()
 
 

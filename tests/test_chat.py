@@ -25,6 +25,7 @@ from safer_steer.models.ledger import Ledger
 from safer_steer.models.transport import ChatReply, Message
 from safer_steer.prompts.base import Exchange, sections
 from safer_steer.prompts.judge import JUDGE, JudgeInput, JudgeVerdict
+from safer_steer.sandbox.agents import SandboxTransport
 
 KEY = "sk-very-secret-0123456789"
 VERDICT = {"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "clear"}
@@ -173,6 +174,21 @@ async def test_a_cached_bad_reply_is_read_over_and_a_cached_refusal_stands(tmp_p
     cache.close()
 
 
+async def test_a_job_given_up_is_asked_anew_once_that_is_wanted(tmp_path: Path) -> None:
+    """Not before: who goes on after a kill must not pay for the same replies again."""
+    cache, ledger = Cache(tmp_path / "c"), Ledger()
+    async with judge_at(*[says("bad")] * 3, always=says(GOOD), cache=cache, ledger=ledger, price_in=1, price_out=1) as (model, server):
+        for _ in range(2):
+            with pytest.raises(UnparsableError):
+                await model.ask(JUDGE, INPUT)
+        assert server.calls == 3
+        model.forget_unparsable()
+        assert (await model.ask(JUDGE, INPUT)).harmlessness == 3
+        assert server.calls == 4
+    assert ledger.money == pytest.approx(60e-6)
+    cache.close()
+
+
 async def test_re_asks_are_other_samples_for_the_transport() -> None:
     seen = []
 
@@ -255,6 +271,21 @@ async def test_the_assistant_s_seat_sees_the_picture_once_and_every_turn_as_it_w
         {"role": "user", "content": "where is it"},
     ]
     assert "response_format" not in server.bodies[0]
+
+
+@pytest.mark.parametrize(
+    ("system", "ask_layout", "format", "sent"),
+    [
+        ("Be kind.", True, Format.THINKING_ANSWER, f"Be kind.\n{LAYOUT_RULE}"),
+        (f"Be kind. {LAYOUT_RULE}", True, Format.THINKING_ANSWER, f"Be kind. {LAYOUT_RULE}"),
+        ("Be kind.", False, Format.THINKING_ANSWER, "Be kind."),
+        ("Be kind.", True, Format.PLAIN, "Be kind."),
+    ],
+    ids=["asked", "asked already", "trained on it", "plain"],
+)
+def test_the_layout_is_asked_for_once_and_of_those_who_need_it(system: str, ask_layout: bool, format: Format, sent: str) -> None:
+    model = ChatModel("target", Role(ask_layout=ask_layout), SandboxTransport())
+    assert ChatAssistant(model, lambda played: [], system=system, format=format).system == sent
 
 
 async def test_the_assistant_s_seat_takes_a_refusal_for_an_answer_and_a_full_context_for_the_end() -> None:

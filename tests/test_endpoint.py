@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from endpoint_server import EndpointServer, Step, fails, resets, says, sends
 from safer_steer.config import Role
-from safer_steer.errors import EndpointError, UserError
+from safer_steer.errors import EndpointError, SpendingLimit, UserError
 from safer_steer.models.endpoint import EndpointTransport
 from safer_steer.models.transport import ChatReply, ContextLengthError
 
@@ -300,3 +301,57 @@ def test_a_base_url_that_is_none_is_one_line(url: str | None) -> None:
     with pytest.raises(UserError, match="base_url of model m") as caught:
         EndpointTransport(Role(model="m", base_url=url))
     assert "pass@" not in str(caught.value)
+
+
+async def test_who_may_not_send_any_more_sends_nothing_and_tries_nothing_further() -> None:
+    left = [2]
+
+    def may_send() -> None:
+        if not left[0]:
+            raise SpendingLimit("spent")
+        left[0] -= 1
+
+    async with EndpointServer(always=fails(500)) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, concurrency=1), may_send)
+        outcomes = await asyncio.gather(*(transport.complete(HELLO) for _ in range(3)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [SpendingLimit] * 3
+        assert server.calls == 2
+        await transport.aclose()
+    left[0] = 10  # two checks a request: when its turn comes, and after the wait for it
+    async with EndpointServer(always=says("good")) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, requests_per_minute=120), may_send)
+        begin = time.monotonic()
+        outcomes = await asyncio.gather(*(transport.complete(HELLO) for _ in range(60)), return_exceptions=True)
+        assert sum(isinstance(outcome, SpendingLimit) for outcome in outcomes) == 55
+        assert time.monotonic() - begin < 10, "nobody waits for a turn there will not be"
+        await transport.aclose()
+
+
+BODIES: dict[str, str] = {
+    "nothing": "",
+    "text that is a list": '{"choices": [{"message": "hi"}]}',
+    "choices that are none": '{"choices": {"a": 1}}',
+    "usage in words": '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}',
+    "no UTF-8": "\xff",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+async def test_a_body_of_another_form_is_tried_again(body: str) -> None:
+    async def step(request: Any, _: dict[str, Any]) -> web.Response:
+        return web.Response(body=body.encode("latin-1"), content_type="application/json")
+
+    async with EndpointServer(step, says("good")) as server:
+        assert (await ask(server)).text == "good"
+        assert server.calls == 2
+
+
+async def test_a_reply_without_usage_or_finish_is_a_reply() -> None:
+    async with EndpointServer(sends('{"choices": [{"message": {"content": "x"}}]}')) as server:
+        assert await ask(server) == ChatReply("x")
+
+
+async def test_an_endpoint_that_quotes_the_key_does_not_give_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", KEY)
+    async with EndpointServer(says(f"your key is {KEY}")) as server:
+        assert (await ask(server, api_key_env="THE_KEY")).text == "your key is ***"

@@ -40,6 +40,7 @@ def measure_models(
     bench, summary = config.bench, folder / "summary.json"
     if summary.exists():
         forget_unscored(folder / "bench")
+        judge.forget_unparsable()
     suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
     each = sum(len(suite.seeds) for suite in suites)
     critic = JudgeCritic(judge, config.student.format, pictures_in(folder, config.student.max_pixels))

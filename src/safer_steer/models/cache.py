@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from safer_steer.models.transport import ChatReply, Message
 
 
 class Cache:
-    """Replies by the hash of everything that determines them, in one SQLite file.
+    """Replies by the hash of everything that determines them, in one SQLite file, and what each role has paid for them.
 
-    A reply is committed before `get_or_call` returns it. In WAL mode the commit is in the operating system's hands, so it
+    A reply is committed, in one transaction with its price, before `get_or_call` returns it. In WAL mode the commit is in the operating system's hands, so it
     survives a kill of the process; a power cut may cost the last few.
     """
 
@@ -36,13 +37,21 @@ class Cache:
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,"
                 " completion_tokens INTEGER NOT NULL, finish TEXT NOT NULL, refusal INTEGER NOT NULL)"
             )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS spent (role TEXT PRIMARY KEY, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,"
+                " completion_tokens INTEGER NOT NULL, money REAL NOT NULL)"
+            )
+            self._db.execute("CREATE TABLE IF NOT EXISTS unparsable (key TEXT PRIMARY KEY)")
         except sqlite3.Error as error:
             raise UserError(f"{path}: no usable cache ({error}); move the file away") from None
         self._in_flight: dict[str, asyncio.Task[ChatReply]] = {}
 
     @staticmethod
     def key(model: str, sampling: dict[str, Any], messages: list[Message], schema: dict[str, Any] | None, repeat: int) -> str:
-        """SHA-256 of the canonical JSON of what determines a reply; a picture counts as the hash of its data URL."""
+        """SHA-256 of the canonical JSON of what determines a reply; a picture counts as the hash of its data URL.
+
+        The endpoint's address is left out on purpose: the same model, moved to another port or host, keeps its replies.
+        """
         what = [model, sampling, [_hashed(message) for message in messages], schema, repeat]
         return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -51,10 +60,14 @@ class Cache:
         row = self._db.execute("SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies WHERE key = ?", (key,)).fetchone()
         return ChatReply(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
 
-    async def get_or_call(self, key: str, call: Callable[[], Awaitable[ChatReply]]) -> tuple[ChatReply, bool]:
+    async def get_or_call(self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]) -> tuple[ChatReply, bool]:
         """The reply, and whether it cost nothing. Equal keys in flight share one call (and its error, which is not kept).
 
         A caller that is cancelled does not cancel the call: it is paid for, so its reply is committed.
+
+        Args:
+            role: whose account pays.
+            call: gets the reply, and says what it cost.
         """
         kept = self.get(key)
         if kept is not None:
@@ -62,16 +75,51 @@ class Cache:
         task = self._in_flight.get(key)
         if task is not None:
             return await asyncio.shield(task), True
-        task = asyncio.ensure_future(self._call(key, call))
+        task = asyncio.ensure_future(self._call(key, role, call))
         self._in_flight[key] = task
         task.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(task), False
 
-    async def _call(self, key: str, call: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
-        reply = await call()
+    async def _call(self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]) -> ChatReply:
+        reply, money = await call()
         row = (key, reply.text, reply.prompt_tokens, reply.completion_tokens, reply.finish, int(reply.refusal))
-        self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._db.execute(
+                "INSERT INTO spent VALUES (?, 1, ?, ?, ?) ON CONFLICT (role) DO UPDATE SET calls = calls + 1, prompt_tokens = prompt_tokens"
+                " + excluded.prompt_tokens, completion_tokens = completion_tokens + excluded.completion_tokens, money = money + excluded.money",
+                (role, reply.prompt_tokens, reply.completion_tokens, money),
+            )
         return reply
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+
+    def spent(self) -> list[tuple[str, int, int, int, float]]:
+        """(role, calls, prompt tokens, completion tokens, money) of every process that used this file, at the prices of their time."""
+        return self._db.execute("SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent").fetchall()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait, `seconds` at most, for the calls in flight, so that what was sent is kept and not sent again."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight.values(), timeout=seconds)
+
+    def give_up(self, keys: Iterable[str]) -> None:
+        """Note replies none of which was a valid answer. They are kept: whoever goes on after a kill finds the same end of it."""
+        self._db.executemany("INSERT OR IGNORE INTO unparsable VALUES (?)", [(key,) for key in keys])
+
+    def forget_unparsable(self) -> None:
+        """Drop the replies noted by `give_up`: those questions are asked, and paid, anew. What they have cost stays in `spent`."""
+        with self._transaction():
+            self._db.execute("DELETE FROM replies WHERE key IN (SELECT key FROM unparsable)")
+            self._db.execute("DELETE FROM unparsable")
 
     def _landed(self, key: str, task: asyncio.Task[ChatReply]) -> None:
         del self._in_flight[key]

@@ -15,7 +15,7 @@ from safer_steer.errors import EndpointError, RefusedError, UnparsableError
 from safer_steer.models.cache import Cache
 from safer_steer.models.images import Picture
 from safer_steer.models.ledger import Ledger
-from safer_steer.models.parse import begins_like_refusal, parse_json
+from safer_steer.models.parse import begins_like_refusal, parse_own_json
 from safer_steer.models.transport import ChatReply, ContextLengthError, Message, Transport
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.markers import split_markers
@@ -58,21 +58,26 @@ class ChatModel:
         system, user = prompt.render(inputs)
         schema = prompt.schema()
         fault, shown = "", ""
+        keys = []
         for attempt in range(self.role.reasks + 1):
-            reply = await self.reply(layout(system, user + _complaint(fault), pictures), schema=schema, repeat=attempt * REASK + repeat)
+            messages, sample = layout(system, user + _complaint(fault), pictures), attempt * REASK + repeat
+            reply = await self.reply(messages, schema=schema, repeat=sample)
             shown = _escaped(reply.text)
             if reply.refusal:
                 self.ledger.accounts[self.name].refused += 1
                 raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {shown}")
             try:
-                return prompt.output.model_validate(parse_json(reply.text))
+                return prompt.output.model_validate(parse_own_json(reply.text, user))
             except ValueError as error:
                 if begins_like_refusal(reply.text):
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
+                keys.append(self._key(messages, schema, sample))
                 fault = f"cut off at max_tokens={self.role.max_tokens}" if reply.finish == "length" else _fault(error)
                 self.ledger.accounts[self.name].unparsable += 1
                 log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, shown)
+        if self.cache:
+            self.cache.give_up(keys)
         raise UnparsableError(f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}")
 
     async def chat(self, messages: list[Message], *, repeat: int = 0) -> str:
@@ -87,21 +92,28 @@ class ChatModel:
             SpendingLimit: the ledger's limit is reached and the reply is not cached.
         """
 
-        async def call() -> ChatReply:
+        async def call() -> tuple[ChatReply, float]:
             self.ledger.may_spend()
             try:
                 reply = await self.transport.complete(messages, schema, repeat)
             except EndpointError:
                 self.ledger.accounts[self.name].failed += 1
                 raise
-            self.ledger.paid(self.name, self.role, reply)
-            return reply
+            return reply, self.ledger.paid(self.name, self.role, reply)
 
         if self.cache is None:
-            return await call()
-        reply, free = await self.cache.get_or_call(self.cache.key(self.role.model, self._sampling, messages, schema, repeat), call)
+            return (await call())[0]
+        reply, free = await self.cache.get_or_call(self._key(messages, schema, repeat), self.name, call)
         self.ledger.accounts[self.name].cached += free
         return reply
+
+    def forget_unparsable(self) -> None:
+        """Let jobs that ended in an `UnparsableError` be asked anew, whatever the cache holds of them."""
+        if self.cache:
+            self.cache.forget_unparsable()
+
+    def _key(self, messages: list[Message], schema: dict[str, Any] | None, repeat: int) -> str:
+        return Cache.key(self.role.model, self._sampling, messages, schema, repeat)
 
 
 class ChatAssistant:
@@ -116,11 +128,13 @@ class ChatAssistant:
         format: Format = Format.PLAIN,
         repeat: int = 0,
     ) -> None:
-        """`format` is the layout to ask for: THINKING_ANSWER appends `LAYOUT_RULE` to `system`; PLAIN asks for nothing, as a
-        model that was trained on its layout needs no asking. `repeat` tells apart samples of the same dialogue."""
+        """`format` is the layout to ask for: THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless it stands there already or
+        the role's `ask_layout` is off, as a model that was trained on its layout needs no asking; PLAIN asks for nothing.
+        `repeat` tells apart samples of the same dialogue."""
         self.model = model
         self.pictures_of = pictures_of
-        self.system = f"{system}\n{LAYOUT_RULE}".strip() if format is Format.THINKING_ANSWER else system
+        asked = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
+        self.system = f"{system}\n{LAYOUT_RULE}".strip() if asked else system
         self.repeat = repeat
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:

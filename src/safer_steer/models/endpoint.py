@@ -1,26 +1,31 @@
 """A role behind an OpenAI-compatible endpoint.
 
-openai's client on its aiohttp transport does the HTTP; retries are ours, so that the wait honours Retry-After, one
-deadline covers the whole reply, and what failed for good is one line without a key in it.
+openai's client on its aiohttp transport does the HTTP. Retries are ours, so that the wait honours Retry-After, one
+deadline covers the whole reply, and what failed for good is one line without a key in it. So is the reading of the reply:
+the client's own walk over the messages and its typed completion were half of a call's CPU (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
 import re
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
+from pydantic_core import to_json
 
 from safer_steer.config import Role
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.models.clients import lend, take_back
+from safer_steer.models.pace import Pace
 from safer_steer.models.transport import ChatReply, ContextLengthError, Message
 
 log = logging.getLogger(__name__)
@@ -40,17 +45,23 @@ class EndpointTransport:
     longest_wait_s = 30.0
     longest_retry_after_s = 600.0
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, may_send: Callable[[], None] = lambda: None) -> None:
         """Nothing is sent yet.
+
+        Args:
+            may_send: called right before every request, further tries included; what it raises ends the call. Calls may wait long for their turn, and
+                the money limit be reached meanwhile.
 
         Raises:
             UserError: the role has no usable base_url, or `api_key_env` names a variable that holds no usable key.
         """
         self.role = role
+        self._may_send = may_send
         self._base_url = _checked_url(role)
         self._key = _key(role)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate = asyncio.Semaphore(role.concurrency)
+        self._pace = Pace(role.requests_per_minute)
         self._send_schema = role.json_schema
         self._limit_name = "max_tokens"
 
@@ -66,6 +77,8 @@ class EndpointTransport:
             while True:
                 tries += 1
                 retry_after = None
+                await self._pace.turn(self._may_send)
+                self._may_send()
                 try:
                     return await self._once(messages, schema)
                 except _Again:
@@ -122,18 +135,14 @@ class EndpointTransport:
         """One call. Raises `_Again` after learning what this endpoint does not take."""
         sent_schema = schema is not None and self._send_schema
         limit_name = self._limit_name
-        options: dict[str, Any] = {limit_name: self.role.max_tokens}
+        body: dict[str, Any] = {"model": self.role.model, "messages": messages, "temperature": self.role.temperature, "top_p": self.role.top_p}
+        body[limit_name] = self.role.max_tokens
         if schema is not None and sent_schema:
-            options["response_format"] = {"type": "json_schema", "json_schema": {"name": schema.get("title", "answer"), "schema": schema}}
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": schema.get("title", "answer"), "schema": schema}}
+        url = f"{self._base_url.rstrip('/')}/chat/completions"  # whole, so that the client need not join it
         try:
             async with asyncio.timeout(self.role.timeout_s):
-                completion = await lend(self, self._base_url, self._key).chat.completions.create(
-                    model=self.role.model,
-                    messages=messages,  # type: ignore[arg-type]  # plain dictionaries of the API's form
-                    temperature=self.role.temperature,
-                    top_p=self.role.top_p,
-                    **options,
-                )
+                data = await lend(self, self._base_url, self._key).post(url, cast_to=bytes, content=to_json(body))
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             said = f"{error.param} {_said(error)}"
             if error.code in _FILTERED:
@@ -147,7 +156,21 @@ class EndpointTransport:
                 self._send_schema = False
                 raise _Again from None
             raise
-        return _reply(completion)
+        return self._reply(data)
+
+    def _reply(self, data: bytes) -> ChatReply:
+        """The reply's facts. Raises `ValueError` where the endpoint's body is no chat completion."""
+        completion = json.loads(data)
+        try:
+            choice, usage = completion["choices"][0], completion.get("usage") or {}
+            refusal = choice["message"].get("refusal")
+            text = str(choice["message"].get("content") or refusal or "")
+            finish = str(choice.get("finish_reason") or "stop")
+            spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        except (LookupError, TypeError, AttributeError):
+            raise ValueError("the endpoint's answer holds no message") from None
+        text = self._without_key(text).encode("utf-8", "replace").decode()  # half a surrogate pair can be neither hashed nor stored
+        return ChatReply(text, *spent, finish=finish, refusal=bool(refusal) or finish == "content_filter")
 
     def _wait(self, tries: int, retry_after: float | None) -> float:
         """Seconds before the next try: exponential with jitter, never before the endpoint's Retry-After."""
@@ -160,10 +183,12 @@ class EndpointTransport:
         return f"{self.role.model} at {self._base_url}, {tries} {'try' if tries == 1 else 'tries'}: {self._clean(problem)}"
 
     def _clean(self, text: str) -> str:
-        """One line of at most 200 characters in which an endpoint that quotes the key does not give it away."""
-        if self.role.api_key_env:
-            text = text.replace(self._key, "***")
-        return " ".join(text.split())[:200]
+        """One line of at most 200 characters, without the key."""
+        return " ".join(self._without_key(text).split())[:200]
+
+    def _without_key(self, text: str) -> str:
+        """An endpoint that quotes the key does not give it away."""
+        return text.replace(self._key, "***") if self.role.api_key_env else text
 
 
 def _said(error: openai.APIStatusError) -> str:
@@ -174,24 +199,6 @@ def _said(error: openai.APIStatusError) -> str:
 
 class _Again(Exception):
     """The same call once more, without something the endpoint does not know."""
-
-
-def _reply(completion: Any) -> ChatReply:
-    """The reply's facts. Raises `ValueError` where the endpoint's body is no chat completion."""
-    choices = getattr(completion, "choices", None)
-    if not choices or choices[0].message is None:
-        raise ValueError("the endpoint's answer holds no message")
-    message, usage = choices[0].message, completion.usage
-    refusal = getattr(message, "refusal", None)
-    finish = choices[0].finish_reason or "stop"
-    text = message.content or refusal or ""
-    return ChatReply(
-        text=text.encode("utf-8", "replace").decode("utf-8"),  # half a surrogate pair can be neither hashed nor stored
-        prompt_tokens=(usage.prompt_tokens or 0) if usage else 0,
-        completion_tokens=(usage.completion_tokens or 0) if usage else 0,
-        finish=finish,
-        refusal=bool(refusal) or finish == "content_filter",
-    )
 
 
 def _checked_url(role: Role) -> str:

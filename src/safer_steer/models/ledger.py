@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from safer_steer.config import Role
@@ -12,10 +13,11 @@ from safer_steer.models.transport import ChatReply
 
 @dataclass
 class Account:
-    """One role's counts since the process began. What came from the cache cost nothing and is counted apart."""
+    """One role's counts: calls, tokens and money of all processes that worked on the run folder, the rest of this process."""
 
     calls: int = 0
     cached: int = 0
+    """Replies from the cache; they cost nothing."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     money: float = 0.0
@@ -33,13 +35,18 @@ class Ledger:
         self.limit = limit
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
 
+    def go_on_from(self, spent: Iterable[tuple[str, int, int, int, float]]) -> None:
+        """Take over what earlier processes paid (`Cache.spent`), so that the limit holds for all of them together."""
+        for name, calls, prompt_tokens, completion_tokens, money in spent:
+            self.accounts[name] = Account(calls=calls, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, money=money)
+
     @property
     def money(self) -> float:
         """Money spent by all roles."""
         return sum(account.money for account in self.accounts.values())
 
     def may_spend(self) -> None:
-        """Called before every paid call; calls already in flight may overshoot the limit by their own price.
+        """Called before every request that may cost money; calls already in flight may overshoot the limit by their own price.
 
         Raises:
             SpendingLimit: the limit is reached.
@@ -47,13 +54,15 @@ class Ledger:
         if self.limit is not None and self.money >= self.limit:
             raise SpendingLimit(f"{self.money:.2f} of {self.limit:.2f} spent; raise the limit and run again to go on")
 
-    def paid(self, name: str, role: Role, reply: ChatReply) -> None:
-        """Book one reply at the role's prices (money per million tokens)."""
+    def paid(self, name: str, role: Role, reply: ChatReply) -> float:
+        """Book one reply at the role's prices (money per million tokens); returns what it cost."""
+        money = (role.price_in * reply.prompt_tokens + role.price_out * reply.completion_tokens) / 1e6
         account = self.accounts[name]
         account.calls += 1
         account.prompt_tokens += reply.prompt_tokens
         account.completion_tokens += reply.completion_tokens
-        account.money += (role.price_in * reply.prompt_tokens + role.price_out * reply.completion_tokens) / 1e6
+        account.money += money
+        return money
 
     def as_dict(self) -> dict[str, dict[str, float]]:
         """The accounts as plain numbers, for the manifest and the report."""
