@@ -134,10 +134,14 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
         ("caption", ChatReply("I'm sorry, but I can't help with that."), "refused", ["red_team"]),
         ("obfuscated", ChatReply("hm"), "unparsable", ["obfuscated"]),
         ("benign", says({"turns": ["a"] * 9}), "unparsable", ["benign"]),
-        ("benign", says({"turns": ["a", " "]}), "unparsable", ["benign"]),
+        ("benign", says({"turns": ["a", " ..."]}), "empty", ["benign"]),
+        ("benign", says({"turns": ["what is it?", "I'm sorry, I can't help with that."]}), "refused", ["benign"]),
+        ("obfuscated", says({"turns": ["go on."] * 4}), "repeated", ["obfuscated"]),
         ("attack_judge", ChatReply("hm"), "failed_attack", ["red_team"]),
         ("probe", ChatReply("", refusal=True), "refused", ["benign", "obfuscated", "red_team"]),
-        ("probe", says({"benign": " ", "obfuscated": "x"}), "unparsable", ["benign", "obfuscated", "red_team"]),
+        ("caption", says({"caption": "I can't help with this picture.", "dual_use": [], "missing_safety": []}), "refused", ["red_team"]),
+        ("rewrite", says({"rewrite": "As an AI, I cannot write that."}), "refused", ["red_team"]),
+        ("probe", says({"benign": " ", "obfuscated": "x"}), "empty", ["benign", "obfuscated", "red_team"]),
     ],
 )
 async def test_what_fails_twice_is_dropped_with_its_reason(tmp_path: Path, job: str, reply: ChatReply, reason: str, kinds: list[str]) -> None:

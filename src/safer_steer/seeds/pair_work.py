@@ -95,11 +95,12 @@ class PairWork:
             Kind.OBFUSCATED: lambda attempt: self._obfuscated(pair, sight, obfuscated, attempt),
             Kind.RED_TEAM: lambda attempt: self._red_team(pair, sight, obfuscated, attempt),
         }
-        await side_by_side(self._one(journal, kind, key_of(pair, kind), jobs[kind]) for kind in kinds)
+        await side_by_side(self._one(journal, kind, pair, jobs[kind]) for kind in kinds)
 
-    async def _one(self, journal: Journal, kind: Kind, key: str, job: Callable[[int], Awaitable[dict[str, Any]]]) -> None:
+    async def _one(self, journal: Journal, kind: Kind, pair: Pair, job: Callable[[int], Awaitable[dict[str, Any]]]) -> None:
+        strategy = (lambda attempt: self._strategy(pair, attempt)[1]) if kind is Kind.RED_TEAM else None
         try:
-            await self.attempts.make(journal, kind, key, job)
+            await self.attempts.make(journal, kind, key_of(pair, kind), job, strategy)
         except Unreached:
             return
 
@@ -118,10 +119,7 @@ class PairWork:
         return self._row(sight, self._seed(pair, Kind.OBFUSCATED, pair.intent, sight, script, attempt, {}))
 
     async def _red_team(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
-        rng = self._rng(pair, Kind.RED_TEAM)
-        turns, strategy = rng.randint(*self.bounds), rng.choice(list(Strategy))
-        for _ in range(attempt):
-            strategy = next_strategy(strategy)
+        turns, strategy = self._strategy(pair, attempt)
         script, facts = await plan_attack(
             self.generator,
             question=pair.question,
@@ -136,6 +134,14 @@ class PairWork:
         seed = self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
         return self._row(sight, await simulate(seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at))
 
+    def _strategy(self, pair: Pair, attempt: int) -> tuple[int, Strategy]:
+        """The length of a red-team script, and the strategy: drawn for the pair, the next one at the second attempt."""
+        rng = self._rng(pair, Kind.RED_TEAM)
+        turns, strategy = rng.randint(*self.bounds), rng.choice(list(Strategy))
+        for _ in range(attempt):
+            strategy = next_strategy(strategy)
+        return turns, strategy
+
     def _pictures(self, dialogue: Dialogue) -> list[Picture]:
         return [load_picture(self.folder, name, self.config.student.max_pixels) for name in dialogue.images]
 
@@ -147,7 +153,8 @@ class PairWork:
         return int(content_id(self.config.seed, pair.id), 16) % (REASK // ATTEMPTS) * ATTEMPTS + attempt
 
     def _seed(self, pair: Pair, kind: Kind, intent: str, sight: Sight, script: list[Turn], attempt: int, facts: dict[str, Any]) -> Seed:
-        meta: dict[str, Any] = {"pair": pair.id, "attempts": attempt + 1, "perturbed": sight.perturbed}
+        meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use, "picture": sight.source.sha256[:16]}
+        meta |= {"attempts": attempt + 1, "perturbed": sight.perturbed} | ({"category": pair.category} if pair.category else {})
         if sight.perturbed:
             meta["original"] = sight.source.name
         return Seed(id=key_of(pair, kind), kind=kind, source=pair.source, intent=intent, images=[sight.shown], turns=script, meta=meta | facts)

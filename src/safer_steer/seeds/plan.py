@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from safer_steer.config import Config, RoleName
 from safer_steer.errors import UserError
 from safer_steer.seeds.dedup import Seen, normalise
-from safer_steer.seeds.sources import load_pairs
+from safer_steer.seeds.sources import Pair, Skipped, label, pairs_of, picture_of, told
 from safer_steer.store import content_id, write_atomic
 
 ROLES: tuple[RoleName, ...] = ("generator", "target", "attack_judge")
@@ -27,53 +28,101 @@ class Survey:
     """SHA-256 over every pair and its picture."""
     repeated: dict[str, str] = field(default_factory=dict)
     """Pairs with question and picture of an earlier one, by id, with the earlier one's id."""
+    skipped: Skipped = field(default_factory=dict)
+    """Rows that gave no pair."""
 
 
 def survey(config: Config) -> Survey:
-    """Read all pairs and hash their pictures' files, without decoding them.
+    """Read all pairs and hash their pictures, without decoding them.
 
     Raises:
-        UserError: a row is unusable, a picture's file cannot be read, or an id occurs twice.
+        UserError: a row is unusable, a picture's file cannot be read, an id occurs twice, or a source has no pairs.
     """
     found, digest, ids, seen = Survey(), hashlib.sha256(), set(), Seen()
-    for pair in load_pairs(config):
-        if pair.id in ids:
-            raise UserError(f"{pair.where or pair.source}: id: {pair.id} occurs twice; ids must be unique in a set, and sets must differ in name")
-        ids.add(pair.id)
-        picture = ""  # a drawn picture follows from the id and the config's seed
-        if isinstance(pair.image, Path):
-            try:
-                with pair.image.open("rb") as file:
-                    picture = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError:
-                raise UserError(f"{pair.where}: image: {pair.image}: no such picture, or not readable; paths are relative to the file's folder") from None
-            first = seen.first(content_id(normalise(pair.question), picture), pair.id)
-            if first != pair.id:
-                found.repeated[pair.id] = first
-        row = [pair.id, picture, pair.question, pair.source, pair.intent, pair.safe, pair.answer]
-        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        found.pairs += 1
+    for source in config.seeds.sources:
+        before = found.pairs
+        for pair in pairs_of(source, config, found.skipped):
+            if pair.id in ids:
+                raise UserError(f"{pair.where or pair.source}: id: {pair.id} occurs twice; ids must be unique, so sources of one set must differ in split")
+            ids.add(pair.id)
+            picture = _hash(pair)
+            if picture:
+                first = seen.first(content_id(normalise(pair.question), picture), pair.id)
+                if first != pair.id:
+                    found.repeated[pair.id] = first
+            row = [pair.id, picture, pair.question, pair.source, pair.intent, pair.safe, pair.answer, pair.category, pair.use]
+            digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            found.pairs += 1
+        if found.pairs == before:
+            raise UserError(f"seeds.sources: {told(found.skipped) or label(source)}: no pair is left of it; docs/data.md has the columns of each set")
     found.digest = digest.hexdigest()
     return found
+
+
+def _hash(pair: Pair) -> str:
+    """SHA-256 of the picture; "" where it is drawn, for that follows from the id and the config's seed."""
+    if isinstance(pair.image, bytes):
+        return hashlib.sha256(pair.image).hexdigest()
+    if not isinstance(pair.image, Path):
+        return ""
+    try:
+        with pair.image.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise UserError(f"{pair.where}: image: {pair.image}: not readable; mend that and run again") from None
+
+
+_looked: dict[tuple[str, int], dict[str, dict[str, str]]] = {}
+"""What the last look found, by what was looked at: the preflight looks before the run's folder exists, Stage I need not decode it all again."""
+
+
+def look(config: Config, found: Survey) -> dict[str, str]:
+    """Decode every picture once, before anything is written or paid for.
+
+    Returns the pairs whose picture is damaged behind its header, by id, with what is wrong: those of sources with `bad_rows: skip`. They are
+    counted in `found.skipped`.
+
+    Raises:
+        UserError: the first damaged picture of any other source.
+    """
+    key = (found.digest, config.student.max_pixels)
+    if key not in _looked:
+        broken: dict[str, dict[str, str]] = {}
+        for source in config.seeds.sources:
+            for pair in pairs_of(source, config):
+                try:
+                    if not callable(pair.image):
+                        picture_of(pair, config.student.max_pixels)
+                except UserError as error:
+                    if source.bad_rows == "error":
+                        raise
+                    broken.setdefault(label(source), {})[pair.id] = str(error)
+        _looked.clear()
+        _looked[key] = broken
+    for name, pairs in _looked[key].items():
+        found.skipped[name]["damaged picture"] = len(pairs)
+    return {id: why for pairs in _looked[key].values() for id, why in pairs.items()}
 
 
 def plan_id(config: Config, found: Survey) -> str:
     """The hash of everything that decides the seeds. Where models stand, what they cost and how many calls fly at once is not in it."""
     seeds = config.seeds.model_dump(mode="json", exclude={"sources"})
     roles: dict[str, Any] = {name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"}) for name in ROLES}
-    student: dict[str, Any] = {}
-    if config.role("target").model == "student":
-        student = config.student.model_dump(mode="json", include={"model", "format", "system", "max_turn_tokens"})
-    return content_id(config.seed, seeds, roles, student, found.digest)
+    asked = {"format", "system"} | ({"model", "max_turn_tokens"} if config.role("target").who == "student" else set())
+    student = config.student.model_dump(mode="json", include=asked)
+    return content_id(config.seed, seeds, roles, student, config.role("target").ask_layout, found.digest)
 
 
 class PlanFile:
-    """`seeds/plan.json`: whose work lies in the folder, and whether it is finished."""
+    """`seeds/plan.json`: whose work lies in the folder, what was left out of it, and whether it is finished."""
 
     def __init__(self, folder: Path, plan: str) -> None:
         self.path = folder / "plan.json"
         self.folder = folder
         self.plan = plan
+        self.skipped: Skipped = {}
+        self.broken: dict[str, str] = {}
+        """Pairs with a damaged picture, by id."""
 
     def finished(self) -> bool:
         """Is all the work done?
@@ -84,20 +133,26 @@ class PlanFile:
         try:
             row = json.loads(self.path.read_bytes())
             plan, finished = row["plan"], row["finished"]
+            self.skipped, self.broken = {name: Counter(counts) for name, counts in row["skipped"].items()}, row["broken"]
         except FileNotFoundError:
             if any(self.folder.glob("*.jsonl")) or any(self.folder.glob("journal/*")):
                 raise UserError(f"{self.folder}: holds seeds of unknown origin (no plan.json); move them away or start over with --fresh") from None
             return False
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path}: not readable; start over with --fresh") from None
         if plan != self.plan:
             raise UserError(f"{self.folder}: begun with other settings or other source pairs; restore them, or start over with --fresh")
         return bool(finished)
 
-    def claim(self) -> None:
-        """Say whose work begins here; to be called before any of it is written."""
-        write_atomic(self.path, json.dumps({"plan": self.plan, "finished": False}) + "\n")
+    def claim(self, skipped: Skipped, broken: dict[str, str]) -> None:
+        """Say whose work begins here, and what is left out of it; to be called before any of it is written."""
+        self.skipped, self.broken = skipped, broken
+        self._write({"finished": False})
 
     def finish(self, counts: dict[str, int]) -> None:
         """Say so, last of all: `counts` are the rows of each pool and of what was dropped."""
-        write_atomic(self.path, json.dumps({"plan": self.plan, "finished": True, "rows": counts}) + "\n")
+        self._write({"finished": True, "rows": counts})
+
+    def _write(self, state: dict[str, Any]) -> None:
+        row = {"plan": self.plan, **state, "skipped": {name: dict(counts) for name, counts in self.skipped.items() if counts}, "broken": self.broken}
+        write_atomic(self.path, json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,143 @@
+"""Rows of JSONL, JSON and CSV files, one at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safer_steer.errors import UserError
+
+CHUNK = 1 << 16
+"""Characters read from a JSON file at a time."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """In the place of a row: why there is none."""
+
+    what: str
+    reason: str
+
+
+def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """One JSON value a line; places are line numbers."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield f":{number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except UnicodeDecodeError as error:
+                    yield f":{number}", Unreadable(f"no JSON: not UTF-8 ({error.reason} at byte {error.start})", "not UTF-8")
+                except (ValueError, RecursionError) as error:
+                    yield f":{number}", Unreadable(f"no JSON ({str(error)[:80]})", "no JSON")
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """A CSV file with a line of column names; an empty cell is no value. Places are row numbers, from 1."""
+    csv.field_size_limit(1 << 24)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.DictReader(file, restkey="", strict=True)
+        number = 0
+        while True:
+            number += 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise UserError(f"{path}: row {number}: no CSV ({error})") from None
+            place = f": row {number}"
+            if "" in row:
+                yield place, Unreadable("more cells than there are column names", "no CSV row")
+            elif any(isinstance(value, str) and _escaped(value) for value in row.values()):
+                yield place, Unreadable("not UTF-8", "not UTF-8")
+            else:
+                yield place, {name: value or None for name, value in row.items()}
+
+
+def _escaped(value: str) -> bool:
+    """Does it hold bytes that were no UTF-8?"""
+    return not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value)
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """A JSON array, read element by element; or an object of objects, whose keys become the column `pid` where a row has none; or
+    JSONL under another name.
+
+    Raises:
+        UserError: no JSON. Nothing behind such a place can be read, so this is no row to be skipped.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.read(1)
+            while first and first.isspace():
+                first = file.read(1)
+        if first == "[":
+            yield from _array(path)
+        elif _has_one_row_a_line(path):
+            yield from jsonl_rows(path)
+        elif first:
+            whole = json.loads(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(whole, dict) or not all(isinstance(row, dict) for row in whole.values()):
+                raise UserError(f"{path}: is no list of rows")
+            for number, (key, row) in enumerate(whole.items(), 1):
+                yield f": row {number}", {"pid": key} | row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no JSON: not UTF-8 ({error.reason})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({' '.join(str(error).split())[:80]})") from None
+
+
+def _has_one_row_a_line(path: Path) -> bool:
+    """Is the first line a whole row, with more to follow?"""
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            return isinstance(json.loads(file.readline()), dict) and bool(file.readline().strip())
+        except (ValueError, RecursionError):
+            return False
+
+
+def _array(path: Path) -> Iterator[tuple[str, Any]]:
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8-sig") as file:
+        text, at, number, ended = file.read(CHUNK).lstrip()[1:], 0, 0, False
+
+        def more() -> None:
+            nonlocal text, at, ended
+            got = file.read(max(CHUNK, len(text) - at))  # doubles, so that a long row costs no more than its length
+            text, at, ended = text[at:] + got, 0, not got
+
+        while True:
+            while at < len(text) and text[at].isspace():
+                at += 1
+            if at == len(text) and not ended:
+                more()
+                continue
+            if number == 0 and text.startswith("]", at):
+                at += 1
+                break
+            try:
+                value, end = decoder.raw_decode(text, at)
+                while end < len(text) and text[end].isspace():
+                    end += 1
+                if end == len(text) and not ended:
+                    more()  # a number, or the next separator, may go on
+                    continue
+            except json.JSONDecodeError:
+                if ended:
+                    raise
+                more()
+                continue
+            number += 1
+            yield f": row {number}", value
+            separator, at = text[end : end + 1], end + 1
+            if separator == "]":
+                break
+            if separator != ",":
+                raise json.JSONDecodeError(f"no comma after row {number}", text, end)
+        if (text[at:] + file.read()).strip():
+            raise UserError(f"{path}: no JSON (more behind the end of the list)")

@@ -1,0 +1,166 @@
+"""Sets read from end to end: rows become samples, unusable ones are errors or counted, and Stage I takes pairs of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config, Source
+from safer_steer.errors import UserError
+from safer_steer.seeds.sources.draw import draw
+from safer_steer.seeds.sources.files import Unreadable
+from safer_steer.seeds.sources.layouts import LAYOUTS, Layout, layout_of
+from safer_steer.seeds.sources.pair import Pair
+from safer_steer.seeds.sources.parts import Part, parts_of
+from safer_steer.seeds.sources.pictures import Pictures
+from safer_steer.seeds.sources.rows import BadRow, Row
+from safer_steer.seeds.sources.sample import Sample
+
+Skipped = dict[str, Counter[str]]
+"""How many rows of a source were skipped, by source and reason."""
+
+NO_PICTURE = "no picture"
+
+
+def load_pairs(config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
+    """The pairs of all sources, in order, read as they are asked for: the same ones each time the sources are the same.
+
+    Args:
+        skipped: filled with the rows that were left out, once all pairs were read.
+
+    Raises:
+        UserError: a set is not there, or a row is unusable and `bad_rows` is `error`; names set, file, row and column.
+    """
+    for source in config.seeds.sources:
+        yield from pairs_of(source, config, skipped)
+
+
+def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
+    """The pairs of one source; see `load_pairs`."""
+    if source.name == "sandbox":
+        from safer_steer.seeds.sources.sandbox import sandbox_pairs
+
+        yield from sandbox_pairs(source, config)
+        return
+    if not layout_of(source.name).stage_1:
+        raise UserError(f"seeds.sources: {source.name} is a suite for the bench and no source of pairs; see `safer-steer suite {source.name}`")
+    for sample in read_samples(source, config.student.max_pixels, config.seed, skipped, pictureless=False):
+        yield _pair(sample, source)
+
+
+def told(skipped: Skipped) -> str:
+    """The rows left out, on one line; "" where there are none."""
+    lines = []
+    for name, counts in skipped.items():
+        if counts:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+            lines.append(f"{name}: {counts.total()} left out ({reasons})")
+    return "; ".join(lines)
+
+
+def _pair(sample: Sample, source: Source) -> Pair:
+    question = sample.turns[0]
+    (image,) = sample.images
+    return Pair(
+        *(sample.id, image, question, sample.source or source.name, sample.intent or question, sample.safe, sample.answer),
+        *(sample.where, sample.category, source.use),
+    )
+
+
+def read_samples(source: Source, max_pixels: int, seed: int, skipped: Skipped | None = None, *, pictureless: bool) -> Iterator[Sample]:
+    """A set's samples, or the `source.limit` of them that `seed` draws, pictures found and measured.
+
+    Args:
+        max_pixels: a picture with more is unusable.
+        skipped: filled with the rows that were left out.
+        pictureless: take samples without a picture too, where a set has such; else they are counted as skipped, whatever `bad_rows`
+            is, and so is everything but one picture a sample.
+    """
+    counts = (skipped if skipped is not None else {}).setdefault(label(source), Counter())
+    if source.limit is None:
+        return _all(source, max_pixels, counts, pictureless)
+
+    def again(counting: bool) -> Iterator[Sample]:
+        return _all(source, max_pixels, counts if counting else Counter(), pictureless)
+
+    return draw(again, lambda sample: sample.id, source.limit, seed)
+
+
+def label(source: Source) -> str:
+    """What a source is called in counts."""
+    return "/".join(filter(None, (source.name, source.subset, source.split)))
+
+
+def _all(source: Source, max_pixels: int, counts: Counter[str], pictureless: bool) -> Iterator[Sample]:
+    layout = layout_of(source.name)
+    seen: set[int] = set()
+    rows = 0
+    for part in parts_of(source, layout):
+        pictures = Pictures(part.folder, source.images, part.split, max_pixels)
+        intents = _intents(part, source, layout) if layout.intents else None
+        for index, (place, value) in enumerate(part.rows()):
+            rows += 1
+            try:
+                row = _row(f"{source.name}: {part.title}{place}", value, index, part.subset, part.split, intents)
+                found = [_checked(sample, row, part, source, layout, pictures, pictureless) for sample in layout.samples(row)]
+                ids = [_short(sample.id) for sample in found if sample]
+                for sample, id in zip(filter(None, found), ids, strict=True):
+                    if id in seen or ids.count(id) > 1:
+                        raise BadRow(row.where, f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
+            except BadRow as error:
+                if source.bad_rows == "error":
+                    raise
+                counts[error.reason] += 1
+                continue
+            seen.update(ids)
+            counts.update(NO_PICTURE for sample in found if sample is None)
+            yield from filter(None, found)
+    if not rows:
+        raise UserError(f"{source.path or source.hub}: no rows in it; source {source.name} needs at least one pair")
+
+
+def _intents(part: Part, source: Source, layout: Layout) -> dict[str, str]:
+    """The true intents of a part's rows, from the split that holds them."""
+    if source.path and Path(source.path).is_file():
+        raise UserError(f"{source.path}: {source.name} keeps its true intents in the split {layout.intents}; give the folder that holds both")
+    found = {}
+    for other in parts_of(source.model_copy(update={"subset": part.subset or source.subset}), layout, layout.intents):
+        for index, (place, value) in enumerate(other.rows()):
+            try:
+                row = _row(f"{source.name}: {other.title}{place}", value, index)
+                found[row.key("id")] = row.question("question")
+            except BadRow:
+                if source.bad_rows == "error":
+                    raise
+    return found
+
+
+def _row(where: str, value: Any, index: int, subset: str = "", split: str = "", intents: dict[str, str] | None = None) -> Row:
+    if isinstance(value, Unreadable):
+        raise BadRow(where, value.what, value.reason)
+    if not isinstance(value, dict):
+        raise BadRow(where, "a row is a JSON object with the set's columns", "no object")
+    return Row(where, value, index, subset, split, intents)
+
+
+def _checked(sample: Sample, row: Row, part: Part, source: Source, layout: Layout, pictures: Pictures, pictureless: bool) -> Sample | None:
+    """The sample with its pictures found and its id made unique; None where it has no picture, and the set's way is that some have none."""
+    if not sample.images and layout.pictureless:
+        if not pictureless:
+            return None
+    elif not sample.images or any(cell is None for cell in sample.images):
+        raise row.bad("image: is null; give a path", NO_PICTURE)
+    elif len(sample.images) > 1 and not pictureless:
+        raise row.bad(f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures")
+    found: tuple[Any, ...] = tuple(pictures.find(cell, row.where) for cell in sample.images)
+    labels = [name for name in dict.fromkeys((part.subset, part.split)) if name not in ("", "default")] if source.name in LAYOUTS else []
+    return replace(sample, id="-".join([source.name, *labels, sample.id]), images=found, where=row.where)
+
+
+def _short(id: str) -> int:
+    """An id as a number: a set of them is small."""
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big")

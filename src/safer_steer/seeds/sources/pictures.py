@@ -1,0 +1,85 @@
+"""A picture's cell in a row: a path, or embedded bytes; found and measured, never decoded."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from safer_steer.errors import UserError
+from safer_steer.models.images import PictureError, check_header
+from safer_steer.seeds.sources.rows import BadRow, shown
+from safer_steer.store import inside
+
+FOLDERS = ("", "images", "imgs", "image")
+"""Where pictures lie below that folder, besides one with the name of their split."""
+
+
+_RELATIVE = "paths are relative to `images` of the source, or to the file's own folder"
+
+
+class Pictures:
+    """Finds the pictures of one part of a set."""
+
+    def __init__(self, folder: Path | None, images: str | None, split: str, max_pixels: int) -> None:
+        """`folder` is the part's own, `images` the source's; without both, paths lead into the cache of `datasets`."""
+        if images is not None and not Path(images).is_dir():
+            raise UserError(f"{images}: no such folder; see `images` of the source")
+        base = Path(images) if images else folder
+        self.folders = [base / name for name in dict.fromkeys((*FOLDERS, split))] if base else []
+        self.cached = folder is None
+        self.max_pixels = max_pixels
+        self._resolved: dict[Path, str] = {}
+
+    def find(self, cell: Any, where: str) -> Path | bytes:
+        """The picture's file, or its bytes, its header looked at.
+
+        Raises:
+            BadRow: neither path nor bytes; no such file; outside the folder; no picture; too many pixels.
+        """
+        path = cell.get("path") if isinstance(cell, dict) else cell
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        try:
+            if isinstance(data, bytes) and data:
+                check_header(BytesIO(data), "the embedded picture", self.max_pixels)
+                return data
+            if not isinstance(path, str) or not path.strip():
+                raise BadRow(where, f"image: is {shown(cell)}; give a path", "image of a wrong type")
+            file = self._file(path, where)
+            check_header(file, str(file), self.max_pixels)
+            return file
+        except PictureError as error:
+            raise BadRow(where, f"image: {error}", error.reason) from None
+
+    def _file(self, path: str, where: str) -> Path:
+        cache = _cache() if self.cached and os.path.isabs(path) else None
+        if cache and Path(path).is_relative_to(cache):
+            folders, path = [cache], str(Path(path).relative_to(cache))
+        else:
+            folders = self.folders
+        try:
+            for folder in folders:
+                found = os.path.join(folder, path)
+                if os.path.isfile(found):
+                    return self._inside(folder, path, found)
+            near = inside(folders[0], path) if folders else path
+        except UserError as error:
+            raise BadRow(where, f"image: {error}", "picture outside the folder") from None
+        raise BadRow(where, f"image: {near}: no such picture; {_RELATIVE}", "no such picture")
+
+    def _inside(self, folder: Path, path: str, found: str) -> Path:
+        """As `inside`, which has the last word; but the folder is resolved once and not for each of 100,000 pictures."""
+        if folder not in self._resolved:
+            self._resolved[folder] = os.path.realpath(folder) + os.sep
+        real = os.path.realpath(found)
+        if ".." not in path and not os.path.isabs(path) and real.startswith(self._resolved[folder]):
+            return Path(real)
+        return inside(folder, path)
+
+
+def _cache() -> Path:
+    """Where `datasets` and the hub's client keep what they downloaded."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME)

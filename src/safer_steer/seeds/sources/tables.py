@@ -1,0 +1,101 @@
+"""Rows of Parquet files, `save_to_disk` folders and the hub's data sets, pictures as bytes or paths, never decoded.
+
+`datasets` is asked for Arrow tables and nothing else; it executes no code of a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safer_steer.errors import UserError
+from safer_steer.seeds.sources.files import Unreadable
+
+BATCH = 32
+"""Rows in memory at once; a row may hold a picture of a few megabytes."""
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """A Parquet file; places are row numbers, from 1.
+
+    Raises:
+        UserError: it is none, or damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            groups = range(file.num_row_groups)  # one after the other: asked for all, Arrow reads far ahead and memory grows with the file
+            yield from _rows(batch for group in groups for batch in file.iter_batches(BATCH, row_groups=[group], use_threads=False))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: no readable Parquet file ({_line(error)})") from None
+
+
+def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """What `Dataset.save_to_disk` wrote.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # a library at work on files of any origin
+        raise UserError(f"{path}: cannot be loaded as a `save_to_disk` folder ({_line(error)})") from None
+    yield from _rows(found.with_format("arrow").iter(BATCH))
+
+
+def hub_subsets(id: str, where: str) -> list[str]:
+    """The configurations of a data set. Raises `UserError`."""
+    import datasets
+
+    return _asked(lambda: datasets.get_dataset_config_names(id), where)
+
+
+def hub_splits(id: str, subset: str, where: str) -> list[str]:
+    """The splits of a configuration. Raises `UserError`."""
+    import datasets
+
+    return _asked(lambda: datasets.get_dataset_split_names(id, subset), where)
+
+
+def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str, Any]]:
+    """A split, downloaded into the cache of `datasets` where it is not there yet. Raises `UserError`."""
+    import datasets
+
+    found = _asked(lambda: datasets.load_dataset(id, subset, split=split), where)
+    yield from _rows(found.with_format("arrow").iter(BATCH))
+
+
+def _asked(question: Any, where: str) -> Any:
+    try:
+        return question()
+    except Exception as error:  # whatever network, hub and library may raise
+        raise UserError(
+            f"{where}: cannot be loaded from the hub ({_line(error)}); check the name and the connection, or download it and give its `path`"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _rows(batches: Any) -> Iterator[tuple[str, Any]]:
+    number = 0
+    for batch in batches:
+        for row in _values(batch):
+            number += 1
+            yield f": row {number}", row
+
+
+def _values(batch: Any) -> list[Any]:
+    """A table's rows as plain values. Parquet does not promise that its texts are UTF-8."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [Unreadable("not UTF-8", "not UTF-8")]
+        return [row for index in range(batch.num_rows) for row in _values(batch.slice(index, 1))]

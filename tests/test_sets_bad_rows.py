@@ -1,0 +1,278 @@
+"""Rows that cannot be used: named, or skipped and counted alike in every pass; and the seeded draw."""
+
+import json
+import os
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from published import GEOMETRY, SCIENCEQA, VLGUARD, VLSBENCH, config, hub, mm_safetybench, pairs, pictures, png, table, write_csv
+from safer_steer import dryrun, preflight
+from safer_steer.cli import app
+from safer_steer.errors import UserError
+from safer_steer.seeds import plan
+from safer_steer.seeds.sources import Skipped, told
+from seeds_run import Watched, build, dropped, pool
+
+GOOD = {"id": "good", "image": "0.png", "question": "what is it?"}
+
+
+def large() -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (300, 300)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    pictures(data, "0.png", "ads/1.png", "ads/2.png", "imgs/0.png")
+    (data / "large.png").write_bytes(large())
+    (data / "no_picture.png").write_text("hello")
+    (tmp_path / "secret.png").write_bytes(png())
+    (data / "link.png").symlink_to(tmp_path / "secret.png")
+    return data
+
+
+BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("mine", GOOD | {"id": None}, "id: is null; give a text", "id of a wrong type"),
+    ("mine", {"id": 1, "picture": "0.png", "question": "q"}, "image: the column is missing; there are: id, picture, question", "no column image"),
+    ("mine", GOOD | {"image": None}, "image: is null; give a path", "no picture"),
+    ("mine", GOOD | {"image": 3}, "image: is 3; give a path", "image of a wrong type"),
+    ("mine", GOOD | {"image": {"bytes": None, "path": None}}, "image: is {.*; give a path", "image of a wrong type"),
+    ("mine", GOOD | {"image": ["0.png", "0.png"]}, "images: 2 pictures; Stage I takes rows with one", "several pictures"),
+    ("mine", GOOD | {"image": "gone.png"}, "image: .*gone.png: no such picture", "no such picture"),
+    ("mine", GOOD | {"image": "x" * 5000}, "image: .*: no such picture", "no such picture"),
+    ("mine", GOOD | {"image": "../secret.png"}, r"image: ../secret.png: leads out of", "picture outside the folder"),
+    ("mine", GOOD | {"image": "link.png"}, "image: link.png: leads out of", "picture outside the folder"),
+    ("mine", GOOD | {"image": "/etc/hostname"}, "image: /etc/hostname: leads out of", "picture outside the folder"),
+    ("mine", GOOD | {"image": "large.png"}, "image: .*large.png: 300 x 300 is larger than 8000 pixels", "picture too large"),
+    ("mine", GOOD | {"image": "no_picture.png"}, "image: .*no_picture.png: no readable PNG, JPEG or WebP", "unreadable picture"),
+    ("mine", GOOD | {"question": "<image>"}, 'question: is "<image>"; give a text', "question of a wrong type"),
+    ("mine", GOOD | {"safe": 1}, "safe: is 1; give true, false or null", "safe of a wrong type"),
+    ("vlguard", VLGUARD[0] | {"instr-resp": "none"}, 'instr-resp: is "none"; give a list', "instr-resp of a wrong type"),
+    ("vlguard", VLGUARD[0] | {"instr-resp": [{"response": "x"}]}, "instr-resp: safe_instruction or .* is missing; there are: response", "no column"),
+    ("vlguard", VLGUARD[0] | {"instr-resp": ["x"]}, 'instr-resp: is "x"; give an object', "instr-resp of a wrong type"),
+    ("vlsbench", {"instruction_id": 1, "image_path": "0.png"}, "instruction: the column is missing; there are: instruction_id", "no column instruction"),
+    ("scienceqa", SCIENCEQA[1] | {"answer": 2}, "answer: is 2; give the place of one of 2 choices", "answer of a wrong type"),
+    ("scienceqa", SCIENCEQA[1] | {"choices": ["a", 3]}, "choices: is .*; give a list of texts", "choices of a wrong type"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "message", "reason"), BAD)
+def test_a_bad_row_is_named_with_its_set_or_skipped_and_counted(folder: Path, name: str, row: dict[str, Any], message: str, reason: str) -> None:
+    good = {"mine": GOOD, "vlguard": VLGUARD[1], "vlsbench": VLSBENCH[0], "scienceqa": SCIENCEQA[1] | {"image": "0.png"}}[name]
+    path = folder / "rows.json"
+    path.write_text(json.dumps([row, good]))
+    with pytest.raises(UserError, match=f"^{name}: {path}: row 1: {message}") as caught:
+        _pairs(name, path)
+    assert "\n" not in str(caught.value)
+    skipped: Skipped = {}
+    assert len(_pairs(name, path, skipped, bad_rows="skip")) == 1
+    assert {key.partition(" safe_")[0]: count for key, count in skipped[name].items()} == {reason: 1}
+
+
+def _pairs(name: str, path: Path, skipped: Skipped | None = None, **source: Any) -> list[Any]:
+    settings = config({"name": name, "path": str(path)} | source, max_pixels=8000)
+    return list(plan.pairs_of(settings.seeds.sources[0], settings, skipped))
+
+
+def test_lines_that_are_no_rows(folder: Path) -> None:
+    path = folder / "rows.jsonl"
+    lines = [b'{"id": ', b"[1]", b'"\xff"', b"[" * 100_000, b"", json.dumps(GOOD).encode(), json.dumps(GOOD).encode()]
+    path.write_bytes(b"\n".join(lines))
+    skipped: Skipped = {}
+    assert [pair.where for pair in pairs("mine", path, skipped, bad_rows="skip")] == [f"mine: {path}:6"]
+    assert skipped == {"mine": {"no JSON": 2, "no object": 1, "not UTF-8": 1, "repeated id": 1}}
+    assert told(skipped) == "mine: 5 left out (2 no JSON, 1 no object, 1 not UTF-8, 1 repeated id)"
+    path.write_bytes(b"\n".join([lines[5], lines[2]]))
+    with pytest.raises(UserError, match=r"rows.jsonl:2: no JSON: not UTF-8"):
+        pairs("mine", path)
+
+
+def test_a_csv_with_cells_too_many_or_of_another_encoding(folder: Path) -> None:
+    path = write_csv(folder / "rows.csv", [GOOD, GOOD | {"id": "b"}])
+    path.write_bytes(path.read_bytes() + b"c,0.png,caf\xe9\r\nd,0.png,q,more\r\n")
+    skipped: Skipped = {}
+    assert len(pairs("mine", path, skipped, bad_rows="skip")) == 2
+    assert skipped == {"mine": {"not UTF-8": 1, "no CSV row": 1}}
+    with pytest.raises(UserError, match=r"rows.csv: row 3: not UTF-8"):
+        pairs("mine", path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[{}, ", "no JSON"),
+        (b"[{} {}]", "no JSON .no comma after row 1"),
+        (b"[] x", "no JSON .more behind the end"),
+        (b'{"a": 3}', "is no list of rows"),
+        (b"[\xff]", "no JSON: not UTF-8"),
+        (b"", "no rows in it"),
+        (b"[ ]", "no rows in it"),
+    ],
+)
+def test_a_file_that_is_no_json_is_an_error_also_where_rows_may_be_skipped(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "rows.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"rows.json: {message}"):
+        pairs("mine", tmp_path / "rows.json", bad_rows="skip")
+
+
+@pytest.mark.parametrize(("file", "message"), [("rows.parquet", "no readable Parquet"), ("rows.txt", "ends in .jsonl"), ("set/state.json", "save_to_disk")])
+def test_files_that_are_not_what_they_seem(tmp_path: Path, file: str, message: str) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / file).write_text("hello")
+    with pytest.raises(UserError, match=message):
+        pairs("mine", tmp_path / file if "." in file and "/" not in file else tmp_path / "set", bad_rows="skip")
+
+
+def test_folders_without_a_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no JSONL, JSON, CSV or Parquet file"):
+        pairs("mine", tmp_path)
+    (tmp_path / "a.jsonl").write_text(json.dumps(GOOD))
+    with pytest.raises(UserError, match="nowhere: no such folder; see `images`"):
+        pairs("mine", tmp_path, images="nowhere")
+
+
+def test_texts_of_a_parquet_file_need_not_be_utf_8(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pictures(tmp_path, "0.png")
+    raw = pyarrow.array([b"fine", b"\xff", b"too"], pyarrow.binary())
+    texts = pyarrow.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2])
+    rows = pyarrow.table({"id": ["a", "b", "c"], "image": ["0.png"] * 3, "question": texts})
+    pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
+    skipped: Skipped = {}
+    assert [pair.id for pair in pairs("mine", tmp_path / "rows.parquet", skipped, bad_rows="skip")] == ["mine-a", "mine-c"]
+    assert skipped == {"mine": {"not UTF-8": 1}}
+
+
+def test_a_request_without_its_true_intent(tmp_path: Path) -> None:
+    said = mm_safetybench("Fraud")
+    folder = hub(tmp_path, {"Fraud": said | {"Text_only": said["Text_only"][:1]}})
+    with pytest.raises(UserError, match="row 2: id: 1 has no question in the split Text_only"):
+        pairs("mm_safetybench", folder)
+    skipped: Skipped = {}
+    assert len(pairs("mm_safetybench", folder, skipped, bad_rows="skip")) == 1
+    assert skipped == {"mm_safetybench": {"no true intent": 1}}
+
+
+# Stage I ---------------------------------------------------------------------
+
+
+def damaged_set(folder: Path) -> Path:
+    """Five rows: sound, no such picture, sound up to its header, sound, the first one again."""
+    pictures(folder, "0.png", "1.png", "2.png")
+    (folder / "1.png").write_bytes(png(1)[: len(png(1)) // 2])
+    rows = [GOOD | {"id": i, "image": f"{name}.png"} for i, name in enumerate(["0", "gone", "1", "2", "0"])]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "rows.jsonl"
+
+
+async def test_what_is_skipped_is_kept_shown_and_alike_in_every_pass(tmp_path: Path) -> None:
+    settings = config({"name": "mine", "path": str(damaged_set(tmp_path / "data")), "bad_rows": "skip"})
+    await build(settings, tmp_path / "run", Watched())
+    assert [seed.meta["pair"] for seed in pool(tmp_path / "run", "benign")] == ["mine-0", "mine-3"]
+    lost = {row["id"]: row["reason"] for row in dropped(tmp_path / "run") if row["kind"] is None}
+    assert lost == {"mine-2": "damaged_picture", "mine-4": "duplicate_pair"}
+    kept = json.loads((tmp_path / "run/seeds/plan.json").read_text())
+    assert kept["skipped"] == {"mine": {"no such picture": 1, "damaged picture": 1}}
+    assert list(kept["broken"]) == ["mine-2"]
+    (tmp_path / "run/seeds/benign.jsonl").unlink()  # goes on from the plan, and decodes nothing again
+    plan._looked.clear()
+    await build(settings, tmp_path / "run", transport := Watched())
+    assert [seed.meta["pair"] for seed in pool(tmp_path / "run", "benign")] == ["mine-0", "mine-3"]
+    assert not transport.calls and not plan._looked
+
+
+async def test_seeds_carry_where_they_come_from(tmp_path: Path) -> None:
+    rows = [row | {"id": i} for i, row in enumerate(GEOMETRY)]
+    table(rows).to_parquet(tmp_path / "train.parquet")
+    settings = config({"name": "geometry3k", "path": str(tmp_path / "train.parquet"), "use": "bench"}, {"name": "sandbox", "limit": 2})
+    await build(settings, tmp_path / "run")
+    first, *_, last = pool(tmp_path / "run", "benign")
+    assert {key: first.meta[key] for key in ("pair", "question", "use", "answer")} == {
+        **{"pair": "geometry3k-train-0", "question": "Find x in figure 0.", "use": "bench", "answer": "0.5"}
+    }
+    assert first.images == [f"images/{first.meta['picture']}.png"]
+    assert (last.meta["pair"], last.meta["use"]) == ("sandbox-00001", "train")
+
+
+def test_each_picture_is_decoded_once_before_stage_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = damaged_set(tmp_path / "data")
+    settings = config({"name": "mine", "path": str(path), "bad_rows": "skip"})
+    decoded: Counter[str] = Counter()
+    real = plan.picture_of
+    monkeypatch.setattr(plan, "picture_of", lambda pair, most: decoded.update([pair.id]) or real(pair, most))
+    plan._looked.clear()
+    preflight._look_at_sources(settings)
+    found = plan.survey(settings)
+    assert list(plan.look(settings, found)) == ["mine-2"]
+    assert set(decoded.values()) == {1} and len(decoded) == 4
+    assert found.skipped == {"mine": {"no such picture": 1, "damaged picture": 1}}
+    assert dryrun._source(settings, 0) == f"mine, {path}: 4 pairs; mine: 1 left out (1 no such picture)"
+    os.utime(tmp_path / "data/0.png", (1, 1))
+    settings.seeds.sources[0].bad_rows = "error"
+    with pytest.raises(UserError, match=r"rows.jsonl:2: image: .*gone.png"):
+        preflight._look_at_sources(settings)
+    (tmp_path / "data/gone.png").write_bytes(png())
+    with pytest.raises(UserError, match=r"rows.jsonl:3: image: .*1.png: no readable PNG"):
+        preflight._look_at_sources(settings)
+
+
+def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": 1, "img": "0.png"}\n{"id": 2, "img": "0.png"}\n')
+    with pytest.raises(UserError, match=r"seeds.sources: mine: 2 left out \(2 no column image\): no pair is left of it"):
+        plan.survey(config({"name": "mine", "path": str(tmp_path / "rows.jsonl"), "bad_rows": "skip"}))
+
+
+def test_one_set_given_twice_is_an_error(tmp_path: Path) -> None:
+    source = {"name": "geometry3k", "path": str(hub(tmp_path, {"default": {"train": GEOMETRY, "test": GEOMETRY}}))}
+    with pytest.raises(UserError, match=r"geometry3k-train-000000 occurs twice.*differ in split"):
+        plan.survey(config(source, source))
+    assert plan.survey(config(source, source | {"split": "test"})).pairs == 6
+
+
+# The draw --------------------------------------------------------------------
+
+
+def test_a_limit_draws_seeded_in_the_order_of_the_set_and_counts_sound_rows_alone(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png")
+    rows = [GOOD | {"id": i, "image": "gone.png" if i % 3 == 0 else "0.png"} for i in range(90)]
+    path = tmp_path / "rows.json"
+
+    def drawn(limit: int, seed: int = 0) -> list[str]:
+        path.write_text(json.dumps(rows))
+        settings = config({"name": "mine", "path": str(path), "bad_rows": "skip", "limit": limit}, seed=seed)
+        skipped: Skipped = {}
+        found = [pair.id for pair in plan.pairs_of(settings.seeds.sources[0], settings, skipped)]
+        assert skipped == {"mine": {"no such picture": 30}}
+        return found
+
+    ten = drawn(10)
+    assert len(ten) == 10
+    assert ten == sorted(ten, key=lambda id: int(id[5:])) == drawn(10)
+    assert set(ten) < set(drawn(20)) and drawn(20) != drawn(20, seed=1)
+    assert len(drawn(100)) == 60
+    assert max(int(id[5:]) for id in ten) > 30  # not the first ten
+    rows.reverse()
+    assert drawn(10) == ten[::-1]
+
+
+def test_the_sandbox_goes_on_with_a_larger_limit() -> None:
+    few, many = pairs("sandbox", limit=4), pairs("sandbox", limit=8)
+    assert [(pair.id, pair.question) for pair in few] == [(pair.id, pair.question) for pair in many[:4]]
+
+
+def test_the_command_line_names_a_set_that_is_no_source(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({"seeds": {"sources": [{"name": "xstest", "path": "x"}]}}))
+    done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert done.stderr == "error: seeds.sources: xstest is a suite for the bench and no source of pairs; see `safer-steer suite xstest`\n"
