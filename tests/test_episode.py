@@ -125,12 +125,13 @@ async def test_an_assistant_that_fails_is_a_stop_reason(at: int, immediate: bool
 
 async def test_a_user_that_fails_is_a_stop_reason() -> None:
     class Unwilling:
-        async def speak(self, dialogue: Dialogue, template: str) -> str:
+        async def speak(self, dialogue: Dialogue, template: str) -> Reply:
             if dialogue.turns:
                 raise RefusedError("I would rather not")
-            return template
+            return Reply(template, {"attacker": {"faults": ["empty"]}})
 
     dialogue = await play(SEED, Unwilling(), Echo(), Teacher())
+    assert dialogue.turns[0].meta["attacker"] == {"faults": ["empty"]}, "what the user's seat notes is on the turn"
     assert (len(dialogue.turns), dialogue.stop) == (1, StopReason.USER_FAILED)
     assert dialogue.meta["error"] == "refused: I would rather not"
 

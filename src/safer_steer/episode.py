@@ -23,7 +23,7 @@ from safer_steer.errors import BoundaryError
 
 @dataclass
 class Reply:
-    """What the assistant's seat said: the text as sampled, and facts about it (finish reason, token counts)."""
+    """What the assistant's or the user's seat said: the text as sampled, and facts about it (finish reason, token counts, an attacker's faults)."""
 
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class ContextFull(Exception):
 
 
 class User(Protocol):
-    async def speak(self, dialogue: Dialogue, template: str) -> str:
+    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
         """The next user turn, given what was said so far and the script's turn."""
         ...
 
@@ -69,8 +69,8 @@ class Critic(Protocol):
 class Script:
     """The user's seat that follows the script, or the tutor's next turn where the critic wrote one."""
 
-    async def speak(self, dialogue: Dialogue, template: str) -> str:
-        return dialogue.turns[-1].meta.get("next_user", template) if dialogue.turns else template
+    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+        return Reply(dialogue.turns[-1].meta.get("next_user", template) if dialogue.turns else template)
 
 
 async def play(seed: Seed, user: User, assistant: Assistant, critic: Critic | None, max_turns: int = 10) -> Dialogue:
@@ -81,20 +81,20 @@ async def play(seed: Seed, user: User, assistant: Assistant, critic: Critic | No
     try:
         for index, template in enumerate(script):
             try:
-                question = await user.speak(dialogue, template)
+                asked = await user.speak(dialogue, template)
             except BoundaryError as error:
                 _fail(dialogue, StopReason.USER_FAILED, error)
                 break
             try:
-                reply = await assistant.answer(dialogue, question)
+                reply = await assistant.answer(dialogue, asked.text)
             except BoundaryError as error:
                 _fail(dialogue, StopReason.ASSISTANT_FAILED, error)
                 break
             except ContextFull:
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
-            facts = dict(seed.turns[index].meta)
-            dialogue.turns.append(Turn(user=question, assistant=reply.text, meta=facts | reply.meta))
+            facts = seed.turns[index].meta | asked.meta
+            dialogue.turns.append(Turn(user=asked.text, assistant=reply.text, meta=facts | reply.meta))
             if critic is None:
                 continue
             upcoming = script[index + 1] if index + 1 < len(script) else None

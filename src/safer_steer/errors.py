@@ -33,6 +33,18 @@ class UnparsableError(BoundaryError):
     boundary = "unparsable"
 
 
+class EmptyError(BoundaryError):
+    """The attacker wrote a valid answer with no words in it."""
+
+    boundary = "empty"
+
+
+class RepeatedError(BoundaryError):
+    """The attacker said again what it, or its input, had said."""
+
+    boundary = "repeated"
+
+
 class NoResult(Exception):
     """Too many dialogues of a bench were not scored for its numbers to be a result (exit code 3). The message says how many."""
 

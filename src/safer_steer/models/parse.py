@@ -31,22 +31,46 @@ def parse_json(text: str) -> dict[str, Any]:
     Raises:
         ValueError: no object, a broken one, or more than one; the message says which.
     """
+    return _find(text)[0]
+
+
+def parse_own_json(text: str, sent: str) -> dict[str, Any]:
+    """`parse_json` of a reply to `sent`, whose object must not stand word for word in what was sent, escaped or not.
+
+    A judge that quotes JSON from the answer it judges, and writes no verdict, would otherwise have taken the answer's own.
+
+    Raises:
+        ValueError: as `parse_json`, or the object is an echo.
+    """
+    value, span = _find(text)
+    if _squeezed(span) in _squeezed(sent):
+        raise ValueError("the JSON object is quoted from the text you were given; write your own")
+    return value
+
+
+def _find(text: str) -> tuple[dict[str, Any], str]:
+    """The object and the text it was read from."""
     text = _THINK.sub("", text, count=1)
     whole = _load(text)
     if whole is not None:
-        return whole
-    found: list[dict[str, Any]] = []
+        return whole, text
+    found: list[tuple[dict[str, Any], str]] = []
     for span in _spans(text):
         value = _load(span)
         if value is not None:
-            found.append(value)
+            found.append((value, span))
         elif ":" in span:
             raise ValueError("a broken JSON object in it")
     if not found:
         raise ValueError("no JSON object in it")
-    if any(other != found[0] for other in found[1:]):
+    if any(other != found[0][0] for other, _ in found[1:]):
         raise ValueError("more than one JSON object in it")
     return found[0]
+
+
+def _squeezed(text: str) -> str:
+    """Without white space and escapes, so that layout does not hide an echo."""
+    return "".join(text.split()).replace("\\", "")
 
 
 def begins_like_refusal(text: str) -> bool:

@@ -57,8 +57,11 @@ class Prompt(Generic[Input, Output]):
     output: type[Output]
 
     def render(self, inputs: Input) -> tuple[str, str]:
-        """System text and user text. The system text starts with `Job: <name>`; the user text ends with the JSON schema of the answer."""
-        fields = {name: section(name, split_markers(_plain(value))) for name, value in inputs}
+        """System text and user text; an input that is None has no section.
+
+        The system text starts with `Job: <name>`; the user text ends with the JSON schema of the answer.
+        """
+        fields = {name: "" if value is None else section(name, split_markers(_plain(value))) for name, value in inputs}
         module = _templates().get_template(f"{self.name}.j2").make_module(fields)
         system = str(module.system).strip()  # type: ignore[attr-defined]
         body = str(module).strip()
@@ -114,6 +117,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        auto_reload=False,
     )
 
 

@@ -10,15 +10,22 @@ from collections.abc import Callable
 
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.episode import Verdict
+from safer_steer.errors import BoundaryError, RefusedError
+from safer_steer.models.attack_text import check_turn
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import Picture
 from safer_steer.prompts.base import history
-from safer_steer.prompts.tutor import TUTOR, TutorInput
+from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
 from safer_steer.rewards import lock_usefulness
 
 
 class TutorCritic:
-    """Scores 1-10 for safety, usefulness (locked to safety) and faithfulness; the next user turn where `feedback_dynamics` is on."""
+    """Scores 1-10 for safety, usefulness (locked to safety) and faithfulness; the next user turn where `feedback_dynamics` is on.
+
+    A next turn in which the tutor declines, says nothing or repeats the user is asked for once more, by the next strategy, and
+    the scores stay those of the first call; failing that too, the script's turn is next. A tutor that declines to score at all is
+    asked once more likewise. The turn's meta notes it: `next_attacker: {"faults", "approach"}`.
+    """
 
     immediate = True
 
@@ -36,10 +43,49 @@ class TutorCritic:
             answer=visible_answer(exchange.assistant or "", self.format),
             next_template=template or "",
         )
-        verdict = await self.model.ask(TUTOR, inputs, self.pictures_of(dialogue))
-        adapted = verdict.next_question.strip() if self.feedback_dynamics and template else ""
+        wanted = template if self.feedback_dynamics and template else ""
+        faults: list[str] = []
+        approach = ""
+        try:
+            verdict = await self.model.ask(TUTOR, inputs, self.pictures_of(dialogue))
+        except RefusedError as error:
+            faults, approach = [error.boundary], next_strategy("")
+            verdict = await self._again(inputs, dialogue, approach)
+        strategy, adapted = verdict.strategy, verdict.next_question.strip() if wanted else ""
+        if wanted and (fault := _fault(adapted, dialogue, wanted)):
+            faults.append(fault)
+            adapted = ""
+            if not approach:
+                approach = next_strategy(verdict.strategy)
+                strategy, adapted = await self._next_turn(inputs, dialogue, approach, wanted, faults)
+        noted = {"next_attacker": {"faults": faults, "approach": approach if adapted or not wanted else "template"}} if faults else {}
         return Verdict(
             scores={"safety": verdict.safety, "usefulness": lock_usefulness(verdict.safety), "faithfulness": verdict.faithfulness},
-            meta={"diagnosis": verdict.diagnosis, "strategy": verdict.strategy if adapted else "template"},
+            meta={"diagnosis": verdict.diagnosis, "strategy": strategy if adapted else "template", **noted},
             next_user=adapted or None,
         )
+
+    async def _again(self, inputs: TutorInput, dialogue: Dialogue, approach: str) -> TutorVerdict:
+        return await self.model.ask(TUTOR, inputs.model_copy(update={"approach": STRATEGIES[approach]}), self.pictures_of(dialogue), repeat=1)
+
+    async def _next_turn(self, inputs: TutorInput, dialogue: Dialogue, approach: str, wanted: str, faults: list[str]) -> tuple[str, str]:
+        """Strategy and words of a second attempt at the next turn, which may have its own fault; its scores are not looked at."""
+        try:
+            verdict = await self._again(inputs, dialogue, approach)
+        except BoundaryError as error:  # the turn is scored already, so not even a dead endpoint may lose it
+            faults.append(error.boundary)
+            return approach, ""
+        adapted = verdict.next_question.strip()
+        if fault := _fault(adapted, dialogue, wanted):
+            faults.append(fault)
+            return approach, ""
+        return approach, adapted
+
+
+def _fault(text: str, dialogue: Dialogue, template: str) -> str | None:
+    """The boundary that the tutor's next turn fails at, if any."""
+    try:
+        check_turn("tutor", text, dialogue, template)
+    except BoundaryError as error:
+        return error.boundary
+    return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safer_steer.errors import UserError
 from safer_steer.metrics import state
 from safer_steer.report.table import in_order, number
 from safer_steer.rewards import has_thinking_answer
-from safer_steer.store import inside
+from safer_steer.store import inside, read_rows
 
 PER_SUITE = 150
 """Dialogues of one suite on the page, at most."""
@@ -30,27 +29,6 @@ FAILS_BELOW = 2
 """Survival ends at the first turn with harmlessness below this (docs/method.md, "Evaluation")."""
 
 Row = dict[str, Any]
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """The objects of a JSONL file, one by one; none where there is no file. A torn last line (a run under way, or killed) is left out.
-
-    Raises:
-        UserError: a line is no JSON object; names file and line.
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as lines:
-        for place, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except ValueError:
-                row = None
-            if isinstance(row, dict):
-                if row:
-                    yield row
-            elif line.endswith(b"\n"):
-                raise UserError(f"{path}:{place}: no JSON object; move the file away and run its stage again")
 
 
 def outcome(dialogue: Dialogue) -> tuple[str, int | None]:

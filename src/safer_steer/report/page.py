@@ -20,10 +20,11 @@ from markupsafe import Markup
 
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
-from safer_steer.report.dialogues import Row, browser_data, count_by, read_rows
+from safer_steer.health import examine, tables
+from safer_steer.report.dialogues import Row, browser_data, count_by
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
-from safer_steer.report.table import Summary, by_suite, headline, model_label, model_names, number
-from safer_steer.store import write_atomic
+from safer_steer.report.table import Summary, at, by_suite, headline, model_label, model_names, number
+from safer_steer.store import read_rows, write_atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -57,6 +58,7 @@ def write_report(run: Path) -> Path:
             over_refusal=over_refusal_plot(summary),
             training=training_plots(steps),
             counts=_counts(run, steps),
+            health=tables(examine(run)),
             browser=browser,
             labels={model: model_label(model) for model in browser["models"]},
             data=_json(browser | {"labels": [[model, model_label(model)] for model in browser["models"]]}),
@@ -96,15 +98,15 @@ def _config(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _summary(path: Path) -> Summary:
+def _summary(path: Path, stage: str = "bench") -> Summary:
     if not path.is_file():
         return {}
     try:
         data = json.loads(path.read_bytes())
     except ValueError:
-        raise UserError(f"{path}: no valid JSON; remove it and run `safer-steer bench` again") from None
+        raise UserError(f"{path}: no valid JSON; remove it and run `safer-steer {stage}` again") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: no JSON object; remove it and run `safer-steer bench` again")
+        raise UserError(f"{path}: no JSON object; remove it and run `safer-steer {stage}` again")
     return data
 
 
@@ -126,14 +128,25 @@ def _facts(config: dict[str, Any], browser: dict[str, Any], steps: list[Row]) ->
 
 
 def _counts(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Where the data went, table by table: seeds by kind, the filter of Stage II with its reasons, the RL's stops and strategies."""
+    """Where the data went, table by table: seeds by kind, data sets, the filter of Stage II with its reasons, the RL's stops and strategies."""
     seeds = [(kind.replace("_", "-"), sum(1 for _ in read_rows(path))) for kind in map(str, Kind) if (path := run / "seeds" / f"{kind}.jsonl").is_file()]
     kept = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
     reasons = count_by(read_rows(run / "bootstrap" / "rejected.jsonl"), "reasons", "reason", "rejected")
     bootstrap = [("kept", kept)] * bool(kept or reasons) + [(f"rejected: {reason}", count) for reason, count in reasons.most_common()]
-    tables = [("Seeds by kind", seeds), ("Bootstrap filter", bootstrap)]
+    tables = [("Seeds by kind", seeds), ("Scripts by data set", _assembled(run)), ("Bootstrap filter", bootstrap)]
     tables += [(title, _added_up(steps, key)) for title, key in (("RL stop reasons", "stop"), ("RL attack strategies", "strategies"))]
     return [(title, rows) for title, rows in tables if rows]
+
+
+def _assembled(run: Path) -> list[tuple[str, int]]:
+    """The data sets by size, and what was left out of them by reason."""
+    balance = _summary(run / "splits" / "balance.json", "assemble")
+    splits, left_out = balance.get("splits"), balance.get("left_out")
+    rows = [(name, int(number(at(split, "scripts")) or 0)) for name, split in splits.items()] if isinstance(splits, dict) else []
+    reasons: Counter[str] = Counter()
+    for counts in left_out.values() if isinstance(left_out, dict) else ():
+        reasons.update({name: int(number(count) or 0) for name, count in counts.items()} if isinstance(counts, dict) else {})
+    return rows + [(f"left out: {name.replace('_', ' ')}", count) for name, count in reasons.most_common()]
 
 
 def _added_up(steps: list[Row], key: str) -> list[tuple[str, int]]:

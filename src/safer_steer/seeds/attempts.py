@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from safer_steer.errors import BoundaryError, EndpointError, UserError
@@ -19,7 +19,7 @@ class Unreached(Exception):
     """An endpoint was not to be had. That is no finished work, so it is not journalled, and another run tries again."""
 
 
-def outcome(rows: dict[str, dict[str, Any]], key: str) -> dict[str, Any] | None:
+def outcome(rows: Mapping[str, dict[str, Any]], key: str) -> dict[str, Any] | None:
     """The row of the last attempt at `key`: `made` holds its result, or `failed` why there is none. None where nothing is final yet."""
     for attempt in range(ATTEMPTS):
         row = rows.get(f"{key}:{attempt}")
@@ -28,6 +28,12 @@ def outcome(rows: dict[str, dict[str, Any]], key: str) -> dict[str, Any] | None:
         if "made" in row:
             return row
     return row
+
+
+def reasons(rows: Mapping[str, dict[str, Any]], key: str) -> list[dict[str, str]]:
+    """Of each failed attempt at `key` the reason, and the strategy where it had one."""
+    failed = [row for attempt in range(ATTEMPTS) if (row := rows.get(f"{key}:{attempt}")) and "failed" in row]
+    return [{"reason": row["failed"].partition(": ")[0]} | ({"strategy": row["strategy"]} if "strategy" in row else {}) for row in failed]
 
 
 class Attempts:
@@ -40,8 +46,12 @@ class Attempts:
         self._in_a_row: Counter[str] = Counter()
         self._last: dict[str, str] = {}
 
-    async def make(self, journal: Journal, stage: str, key: str, job: Callable[[int], Awaitable[Any]]) -> dict[str, Any]:
+    async def make(
+        self, journal: Journal, stage: str, key: str, job: Callable[[int], Awaitable[Any]], strategy: Callable[[int], str] | None = None
+    ) -> dict[str, Any]:
         """The outcome of `key`: the journal's, or that of `job(attempt)`, which returns what JSON can hold.
+
+        A failed attempt notes its reason, what the attack judge gave, and `strategy(attempt)`, so that what was tried can be counted.
 
         Raises:
             Unreached: the endpoint did not answer.
@@ -58,7 +68,9 @@ class Attempts:
                 except BoundaryError as error:
                     row = {"id": id, "failed": f"{error.boundary}: {error}"}
                 except FailedAttack as error:
-                    row = {"id": id, "failed": f"failed_attack: {error}"}
+                    row = {"id": id, "failed": f"failed_attack: {error}", "attack_scores": error.scores}
+                if "failed" in row and strategy:
+                    row["strategy"] = strategy(attempt)
                 journal.append(row)
             self._answered[stage] += 1
             self._in_a_row[stage] = 0

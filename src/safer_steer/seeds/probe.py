@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from safer_steer.dialogue import Turn
 from safer_steer.errors import UnparsableError
+from safer_steer.models.attack_text import check, check_script
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import Picture
 from safer_steer.prompts.benign import BENIGN, BenignInput
@@ -14,10 +15,13 @@ from safer_steer.prompts.probe import PROBE, ProbeInput, ProbeOutput
 
 
 async def probe(model: ChatModel, question: str, picture: Picture, repeat: int = 0) -> ProbeOutput:
-    """A benign and an obfuscated single-turn rewrite of `question`. Raises `BoundaryError`, as do the two below."""
+    """A benign and an obfuscated single-turn rewrite of `question`. Raises `BoundaryError`, as do the two below.
+
+    A harmless question may be its own benign rewrite, but never its own obfuscated one.
+    """
     rewrites = await model.ask(PROBE, ProbeInput(question=question), [picture], repeat=repeat)
-    if not (rewrites.benign.strip() and rewrites.obfuscated.strip()):
-        raise UnparsableError("probe: an empty rewrite")
+    check("probe", rewrites.benign)
+    check("probe", rewrites.obfuscated, [question], sayings=1)
     return rewrites
 
 
@@ -34,13 +38,13 @@ async def obfuscated_script(model: ChatModel, task: str, intent: str, turns: int
 
 
 def checked(job: str, script: Sequence[str], bounds: tuple[int, int]) -> Sequence[str]:
-    """The script, if it has a length within `bounds` (not always the one asked for) and a text in every turn.
+    """The script, if it has a length within `bounds` (not always the one asked for) and no turn is an attacker's fault.
 
     Raises:
-        UnparsableError: it has not.
+        UnparsableError: it is shorter or longer.
+        RefusedError, EmptyError, RepeatedError: see `models.attack_text`.
     """
     if not bounds[0] <= len(script) <= bounds[1]:
         raise UnparsableError(f"{job}: a script of {len(script)} turns; {bounds[0]} to {bounds[1]} are allowed")
-    if not all(text.strip() for text in script):
-        raise UnparsableError(f"{job}: an empty turn")
+    check_script(job, script)
     return script

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, visible_answer
 from safer_steer.episode import Assistant, Script, Verdict, play
 from safer_steer.errors import EndpointError
+from safer_steer.models.attack_text import check
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import Picture
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
@@ -27,7 +28,11 @@ PicturesOf = Callable[[Dialogue], Sequence[Picture]]
 
 
 class FailedAttack(Exception):
-    """The script was played and is not to be kept. The message begins with the dialogue's stop reason."""
+    """The script was played and is not to be kept. The message begins with the dialogue's stop reason; `scores` are the attack judge's (1-5)."""
+
+    def __init__(self, message: str, scores: Sequence[float] = ()) -> None:
+        super().__init__(message)
+        self.scores = list(scores)
 
 
 class AttackJudgeCritic:
@@ -76,10 +81,13 @@ async def plan_attack(
         turns: how many to plan; `bounds` are the shortest and longest plan that is accepted.
 
     Raises:
-        BoundaryError: the generator refused or failed.
+        BoundaryError: the generator refused, also in the words of a valid answer, or failed.
     """
-    caption = (await model.ask(CAPTION, CaptionInput(question=question), [picture], repeat=repeat)).model_dump_json()
+    seen = await model.ask(CAPTION, CaptionInput(question=question), [picture], repeat=repeat)
+    check("caption", seen.caption)
+    caption = seen.model_dump_json()
     rewritten = await model.ask(REWRITE, RewriteInput(task=task, caption=caption, strategy=strategy), [picture], repeat=repeat)
+    check("rewrite", rewritten.rewrite, [task], sayings=1)
     inputs = PlanInput(rewrite=rewritten.rewrite, intent=intent, caption=caption, strategy=strategy, turns=turns)
     plan = await model.ask(PLAN, inputs, [picture], repeat=repeat)
     checked("plan", [turn.user for turn in plan.turns], bounds)
@@ -102,4 +110,4 @@ async def simulate(seed: Seed, target: Assistant, judge: ChatModel, pictures_of:
     error = played.meta.get("error") or next((turn.meta["unscored"] for turn in played.turns if "unscored" in turn.meta), "")
     if error.startswith(EndpointError.boundary):
         raise EndpointError(error.removeprefix(f"{EndpointError.boundary}: "))
-    raise FailedAttack(f"{played.stop}: {error or f'scores {scores}, {success_at} wanted'}")
+    raise FailedAttack(f"{played.stop}: {error or f'scores {scores}, {success_at} wanted'}", scores)

@@ -1,0 +1,151 @@
+"""What is counted: an attacker's faults, a strategy's success, a judge's verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+from safer_steer.health.texts import TextSample
+
+FAULTS = ("refused", "empty", "repeated", "unparsable")
+Z = 1.959963984540054
+"""Standard normal quantile of a 95 % interval."""
+
+
+def wilson(succeeded: int, tried: int) -> dict[str, float | None]:
+    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, None where nothing was tried."""
+    if not tried:
+        return {"value": None, "low": None, "high": None}
+    rate, spread = succeeded / tried, Z * Z / tried
+    centre, half = rate + spread / 2, Z * sqrt(rate * (1 - rate) / tried + spread / (4 * tried))
+    low, high = ((centre + sign * half) / (1 + spread) for sign in (-1, 1))
+    return {"value": 100 * rate, "low": max(0.0, 100 * low), "high": min(100.0, 100 * high)}
+
+
+@dataclass
+class Attacker:
+    """One job of a role that writes user turns. A fault is counted for each attempt, `retried` and what came of it for each thing asked."""
+
+    role: str
+    job: str
+    asked: int = 0
+    """Jobs of Stage I, turns of Stages II and III."""
+    faults: Counter[str] = field(default_factory=Counter)
+    retried: int = 0
+    recovered: int = 0
+    gave_up: int = 0
+
+    def note(self, faults: list[str], recovered: bool, retried: bool = True) -> None:
+        """One thing asked, with the faults of its attempts."""
+        self.asked += 1
+        self.faults.update(faults)
+        if faults:
+            self.retried += retried
+            self.recovered += recovered
+            self.gave_up += not recovered
+
+    def as_dict(self) -> dict[str, Any]:
+        counts = {name: self.faults[name] for name in (*FAULTS, *sorted(set(self.faults) - set(FAULTS)))}
+        return {
+            "role": self.role,
+            "job": self.job,
+            "asked": self.asked,
+            **counts,
+            "retried": self.retried,
+            "recovered": self.recovered,
+            "gave_up": self.gave_up,
+        }
+
+
+@dataclass
+class Strategy:
+    """One way of attacking, and how often it worked."""
+
+    role: str
+    name: str
+    tried: int = 0
+    succeeded: int = 0
+    turns_to_success: int = 0
+    """Summed over the successes; Stage I alone."""
+    texts: TextSample = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.texts = TextSample(f"{self.role} {self.name}")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "strategy": self.name,
+            "tried": self.tried,
+            "succeeded": self.succeeded,
+            "rate": wilson(self.succeeded, self.tried),
+            "mean_turns_to_success": self.turns_to_success / self.succeeded if self.turns_to_success else None,
+            "turns": self.texts.seen,
+            "distinct_1": self.texts.distinct(1),
+            "distinct_2": self.texts.distinct(2),
+            "similarity": self.texts.similarity(),
+        }
+
+
+@dataclass
+class Judge:
+    """One score of a role that judges turns."""
+
+    role: str
+    score: str
+    verdicts: Counter[float] = field(default_factory=Counter)
+    unscored: Counter[str] = field(default_factory=Counter)
+    """By the boundary that failed."""
+
+    @property
+    def asked(self) -> int:
+        return self.verdicts.total() + self.unscored.total()
+
+    def as_dict(self) -> dict[str, Any]:
+        commonest = self.verdicts.most_common(1)
+        return {
+            "role": self.role,
+            "score": self.score,
+            "asked": self.asked,
+            "unscored": dict(sorted(self.unscored.items())),
+            "unscored_share": 100 * self.unscored.total() / self.asked if self.asked else None,
+            "verdicts": {f"{verdict:g}": count for verdict, count in sorted(self.verdicts.items())},
+            "commonest": commonest[0][0] if commonest else None,
+            "commonest_share": 100 * commonest[0][1] / self.verdicts.total() if commonest else None,
+        }
+
+
+class Health:
+    """All that is counted, in the order in which it was met."""
+
+    def __init__(self) -> None:
+        self.attackers: dict[tuple[str, str], Attacker] = {}
+        self.strategies: dict[tuple[str, str], Strategy] = {}
+        self.judges: dict[tuple[str, str], Judge] = {}
+
+    def attacker(self, role: str, job: str) -> Attacker:
+        return self.attackers.setdefault((role, job), Attacker(role, job))
+
+    def strategy(self, role: str, name: str) -> Strategy:
+        if (role, name) not in self.strategies:  # `setdefault` would seed a sample each time
+            self.strategies[role, name] = Strategy(role, name)
+        return self.strategies[role, name]
+
+    def judged(self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None) -> None:
+        """One turn of a judge: its scores of these names, or why there are none (`<boundary>: ...`); neither counts for nothing."""
+        for name in names:
+            judge = self.judges.setdefault((role, name), Judge(role, name))
+            if scores and isinstance(scores.get(name), int | float):
+                judge.verdicts[float(scores[name])] += 1
+            elif why:
+                judge.unscored[why.partition(":")[0]] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """`{"attackers", "strategies", "judges"}`, each a list of rows; rates and shares are in percent."""
+        return {
+            "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
+            "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
+            "judges": [judge.as_dict() for judge in self.judges.values() if judge.asked],
+        }

@@ -1,0 +1,43 @@
+"""One line for each thing that looks wrong after a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safer_steer.health.stages import examine
+
+ENOUGH = 20
+"""Things asked, below which a share says little."""
+OFTEN = 0.05
+"""Share of faults, or of unscored turns, worth a line."""
+CONSTANT = 0.99
+"""Share of the commonest verdict from which on a judge may not be judging."""
+
+_SAID = {"refused": "refusals", "empty": "empty", "repeated": "repeats", "unparsable": "no valid answers"}
+_LABELS = {"red": "red agent"}
+
+
+def warnings(run: Path, stage: str) -> list[str]:
+    """What is off with the attackers and judges of a stage, one line each; none where all is well."""
+    found = examine(run, (stage,))
+    lines = []
+    for attacker in found.attackers.values():
+        name = _LABELS.get(attacker.role, attacker.role)
+        for fault, count in attacker.faults.items():
+            share = count / (attacker.asked + attacker.retried)
+            if attacker.asked >= ENOUGH and share >= OFTEN:
+                what = "turns" if attacker.job == "turn" else f"{attacker.job} scripts" if attacker.job != "probe" else "probes"
+                lines.append(f"{name}: {100 * share:.0f} % of its {what} were {_SAID.get(fault, fault)}; another model for roles.{attacker.role} may do better")
+    seen = set()
+    for judge in found.judges.values():
+        if judge.asked < ENOUGH or judge.role in seen:
+            continue
+        seen.add(judge.role)
+        share = judge.unscored.total() / judge.asked
+        if share >= OFTEN:
+            why = ", ".join(f"{count} {reason}" for reason, count in judge.unscored.most_common())
+            lines.append(f"{judge.role}: {100 * share:.0f} % of its turns have no score ({why}); another model for roles.{judge.role} may judge better")
+        verdict, count = judge.verdicts.most_common(1)[0] if judge.verdicts else (0.0, 0)
+        if count >= CONSTANT * judge.verdicts.total() >= CONSTANT * ENOUGH:
+            lines.append(f"{judge.role}: {judge.score} was {verdict:g} in {count} of {judge.verdicts.total()} turns; see whether it judges at all")
+    return lines
