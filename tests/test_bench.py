@@ -19,13 +19,17 @@ from safer_steer.bench.summary import summarise, unscored_share
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues
 from safer_steer.episode import ContextFull, Reply, Script, Verdict, play
-from safer_steer.episodes import play_all as bench
+from safer_steer.episodes import play_all
 from safer_steer.errors import EndpointError, SpendingLimit, UnparsableError, UserError
 from safer_steer.metrics import multi_turn_rates, over_refusal
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import Picture
 from safer_steer.models.transport import ChatReply, Message
 from safer_steer.prompts.base import sections
+
+
+async def bench(*args: Any, **settings: Any) -> list[Dialogue]:
+    return list(await play_all(*args, **settings))
 
 
 def seeds(count: int, turns: int = 3) -> list[Seed]:

@@ -70,6 +70,32 @@ def test_kept_and_rejected_are_all_there_with_reasons(folder):
     assert all(min(t.scores["safety"] for t in d.turns) >= 8 for d in kept)
 
 
+@pytest.mark.parametrize(("settings", "system"), [({}, "You are a helpful assistant."), ({"blue_system": "Stay safe."}, "Stay safe.")])
+def test_a_blue_expert_asked_as_a_chat_gets_the_dialogue_and_no_job(tmp_path, settings, system):
+    import asyncio
+
+    from safer_steer.config import Role
+    from safer_steer.models.chat import ChatModel
+    from seeds_run import Watched
+    from student_parts import ask
+
+    asked = []
+
+    class Chat(Watched):
+        async def complete(self, messages, schema=None, repeat=0):
+            asked.append((messages[0], messages[-1]["content"], schema))
+            return await super().complete(messages, schema, repeat)
+
+    blue = ChatModel("blue", Role(ask_layout=False), Chat())
+    write_seeds(tmp_path, 6)
+    asyncio.run(roll_out(tiny_config(bootstrap={"blue": "chat", **settings}), tmp_path, lambda role: blue if role == "blue" else ask(role)))
+    assert all(first == {"role": "system", "content": system} and schema is None for first, _, schema in asked)
+    kept, rejected = (read_dialogues(tmp_path / "bootstrap" / f"{name}.jsonl") for name in ("kept", "rejected"))
+    assert kept and {d.kind for d in kept} == {Kind.BENIGN}, "the sandbox's fixed target is no safe expert"
+    assert len(asked) == sum(len(d.turns) for d in kept + rejected)
+    assert {turn.user for d in kept for turn in d.turns} <= {said if isinstance(said, str) else said[-1]["text"] for _, said, _ in asked}
+
+
 def test_the_collator_trains_assistant_tokens_alone(folder, student):
     dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
     batch = Collator(dialogues, student.chat, folder, tiny_config())([{"row": 0}, {"row": 1}])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
+from safer_steer.assembly.splits import FOLDER
 from safer_steer.bench.suites import Suite, read_suite
 from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
 from safer_steer.episode import Assistant, Critic
@@ -22,8 +23,25 @@ Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 
 SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
+STEER = "steer"
+"""The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
+
+
+def suite_files(names: Sequence[str]) -> list[Path]:
+    """Those of `bench.suites` that are files."""
+    return [Path(name) for name in names if name not in (SANDBOX, STEER)]
+
+
+def taken_names(names: Sequence[str]) -> set[str]:
+    """What the suites are called, the run's own apart."""
+    taken = {path.stem for path in suite_files(names)}
+    if SANDBOX in names:
+        from safer_steer.sandbox.suites import SUITES
+
+        taken |= set(SUITES)
+    return taken
 
 
 def read_suites(names: Sequence[str], max_pixels: int) -> list[Suite]:
@@ -32,7 +50,7 @@ def read_suites(names: Sequence[str], max_pixels: int) -> list[Suite]:
     Raises:
         UserError: see `read_suite`; or two suites have one name, or a picture cannot be used.
     """
-    suites = [read_suite(Path(name)) for name in names if name != SANDBOX]
+    suites = [read_suite(path) for path in suite_files(names)]
     taken = Counter(suite.name for suite in suites)
     if SANDBOX in names:
         from safer_steer.sandbox.suites import SUITES
@@ -58,7 +76,10 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
         dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one protocol: an equal share of
             every suite in it, from its beginning. The embedded suites are written in that size. They are the same for every run, whatever its seed.
     """
-    suites = read_suites(names, max_pixels)
+    assembled = sorted((folder / FOLDER / "bench").glob("*.jsonl")) if STEER in names else []
+    if STEER in names and not assembled:
+        raise UserError(f"{folder / FOLDER / 'bench'}: no suites in it for `{STEER}`; {FOLDER}/balance.md says what became of the candidates")
+    suites = read_suites([*names, *map(str, assembled)], max_pixels)
     groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
     if dialogues:
         suites = [replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])]) for suite in suites]
@@ -112,7 +133,7 @@ async def measure(suites: Sequence[Suite], assistant: Assistant, critic: Critic,
         await asyncio.gather(*tasks, return_exceptions=True)
     results: Results = {}
     for suite, dialogues in zip(suites, played, strict=True):
-        results.setdefault(suite.protocol, {})[suite.name] = dialogues
+        results.setdefault(suite.protocol, {})[suite.name] = list(dialogues)
     return results
 
 

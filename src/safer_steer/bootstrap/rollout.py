@@ -6,30 +6,52 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
+from safer_steer.assembly.splits import read_split
 from safer_steer.config import Bootstrap, Config, RoleName
-from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, lay_out, read_seeds, to_jsonl, visible_answer
-from safer_steer.episode import Reply, Verdict
+from safer_steer.dialogue import Dialogue, Format, Seed, StopReason, lay_out, to_jsonl, visible_answer
+from safer_steer.episode import Assistant, Reply, Verdict
 from safer_steer.episodes import play_all
-from safer_steer.errors import UserError
-from safer_steer.models.chat import ChatModel
+from safer_steer.errors import BoundaryError, EndpointError, UnparsableError, UserError
+from safer_steer.models.attack_text import check_turn
+from safer_steer.models.chat import ChatAssistant, ChatModel
 from safer_steer.models.images import Picture, pictures_in
 from safer_steer.prompts.base import history
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
-from safer_steer.prompts.red import RED, RedInput
+from safer_steer.prompts.red import RED, Approach, RedInput
 from safer_steer.rewards import has_thinking_answer
-from safer_steer.store import content_id, write_atomic
+from safer_steer.seeds.pools import read_pools
+from safer_steer.store import content_id, writing
 
 
 class RedAgent:
-    """The user's seat: fits the template turn to what was really said."""
+    """The user's seat: fits the template turn to what was really said.
+
+    A turn in which it declines, says nothing or repeats itself is asked for once more, by another approach; failing that too, the
+    template is said, which is an honest user turn. The turn's meta notes it: `attacker: {"faults", "approach"}`.
+    """
 
     def __init__(self, model: ChatModel, format: Format, pictures_of: Callable[[Dialogue], list[Picture]]) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
 
-    async def speak(self, dialogue: Dialogue, template: str) -> str:
-        inputs = RedInput(intent=dialogue.intent, history=history(dialogue, self.format), template=template)
-        return (await self.model.ask(RED, inputs, self.pictures_of(dialogue))).user
+    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+        approaches = list(Approach)
+        other = approaches[len(dialogue.turns) % len(approaches)]
+        faults: list[str] = []
+        for repeat, approach in enumerate((None, other)):
+            inputs = RedInput(intent=dialogue.intent, history=history(dialogue, self.format), template=template, approach=approach)
+            try:
+                text = (await self.model.ask(RED, inputs, self.pictures_of(dialogue), repeat=repeat)).user
+                check_turn("red", text, dialogue, template)
+            except EndpointError:
+                raise
+            except BoundaryError as error:
+                faults.append(error.boundary)
+                if isinstance(error, UnparsableError):
+                    break  # it was asked again and again already
+                continue
+            return Reply(text, {"attacker": {"faults": faults, "approach": other.label}} if faults else {})
+        return Reply(template, {"attacker": {"faults": faults, "approach": "template"}})
 
 
 class BlueExpert:
@@ -42,6 +64,15 @@ class BlueExpert:
         inputs = BlueInput(history=history(dialogue, self.format), question=question)
         said = await self.model.ask(BLUE, inputs, self.pictures_of(dialogue))
         return Reply(lay_out(said.thinking, said.answer, self.format))
+
+
+def _blue(config: Config, model: ChatModel, pictures_of: Callable[[Dialogue], list[Picture]]) -> Assistant:
+    """Who sits in the assistant's seat: the expert that does the job `blue`, or one that is asked as a plain chat."""
+    stage, student = config.bootstrap, config.student
+    if stage.blue == "job":
+        return BlueExpert(model, student.format, pictures_of)
+    system = student.system if stage.blue_system is None else stage.blue_system
+    return ChatAssistant(model, pictures_of, system=system, format=student.format)
 
 
 class EvaluatorCritic:
@@ -77,16 +108,23 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
     return reasons
 
 
-def read_pools(folder: Path, kinds: list[Kind]) -> list[Seed]:
-    """The seeds of Stage I, pool by pool; a pool may be empty.
+def scripts(config: Config, folder: Path) -> list[Seed]:
+    """What is played: STEER-SFT's candidates where the config assembles data sets, else all seeds, or a seeded draw of them.
 
     Raises:
-        UserError: a pool is missing, or all are empty.
+        UserError: there are none.
     """
-    seeds = [seed for kind in kinds for seed in read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)]
-    if not seeds:
-        raise UserError(f"{folder}/seeds: every pool is empty; dropped.jsonl says why, `safer-steer seeds` builds them")
+    if config.assembly:
+        return read_split(folder, "sft")
+    seeds = read_pools(folder, config.seeds.kinds)
+    if config.bootstrap.dialogues:
+        seeds = sorted(seeds, key=lambda seed: content_id("bootstrap", config.seed, seed.id))[: config.bootstrap.dialogues]
     return seeds
+
+
+def in_play(config: Config) -> int:
+    """Dialogues at once: a dialogue has one call of red or blue in flight, so this keeps the wider of them busy."""
+    return max(config.role("red").concurrency, config.role("blue").concurrency)
 
 
 async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], progress: Callable[[int, int], None] | None = None) -> None:
@@ -95,29 +133,28 @@ async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatM
     Raises:
         UserError: nothing was kept.
     """
-    seeds = read_pools(folder, config.seeds.kinds)
-    if config.bootstrap.dialogues:
-        seeds = sorted(seeds, key=lambda seed: content_id("bootstrap", config.seed, seed.id))[: config.bootstrap.dialogues]
+    seeds = scripts(config, folder)
     format = config.student.format
 
     pictures_of = pictures_in(folder, config.student.max_pixels)
     played = await play_all(
         seeds,
-        BlueExpert(ask("blue"), format, pictures_of),
+        _blue(config, ask("blue"), pictures_of),
         EvaluatorCritic(ask("evaluator"), format, pictures_of),
         folder / "bootstrap" / "journal.jsonl",
         user=RedAgent(ask("red"), format, pictures_of),
         again_if_unreached=True,
+        concurrency=in_play(config),
         progress=progress,
     )
-    kept: list[Dialogue] = []
-    rejected: list[Dialogue] = []
-    for dialogue in played:
-        reasons = why_rejected(dialogue, config.bootstrap, format)
-        if reasons:
-            dialogue.meta["reasons"] = reasons
-        (rejected if reasons else kept).append(dialogue)
-    write_atomic(folder / "bootstrap" / "rejected.jsonl", to_jsonl(rejected))
-    write_atomic(folder / "bootstrap" / "kept.jsonl", to_jsonl(kept))
-    if not kept:
-        raise UserError(f"{folder}/bootstrap: none of {len(played)} dialogues passed the filter; see rejected.jsonl for the reasons")
+    count = 0
+    with writing(folder / "bootstrap" / "rejected.jsonl") as rejected, writing(folder / "bootstrap" / "kept.jsonl") as kept:
+        for dialogue in played:
+            reasons = why_rejected(dialogue, config.bootstrap, format)
+            if reasons:
+                dialogue.meta["reasons"] = reasons
+            else:
+                count += 1
+            (rejected if reasons else kept).write(to_jsonl([dialogue]).encode())
+    if not count:
+        raise UserError(f"{folder}/bootstrap: none of {len(seeds)} dialogues passed the filter; see rejected.jsonl for the reasons")

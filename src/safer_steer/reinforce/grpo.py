@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from safer_steer.bootstrap.rollout import read_pools
+from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed
 from safer_steer.episode import Critic, Script, play
@@ -32,6 +32,7 @@ from safer_steer.models.training import Milestones, batching, common_arguments, 
 from safer_steer.models.transcript import ChatTokens, Transcript
 from safer_steer.prompts.markers import split_markers
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
+from safer_steer.seeds.pools import read_pools
 from safer_steer.store import inside, write_atomic
 
 Return = Callable[[Dialogue], float | None]
@@ -40,7 +41,12 @@ Wait = Callable[[Coroutine[Any, Any, list[Dialogue]]], list[Dialogue]]
 
 
 def draw_seeds(config: Config, folder: Path) -> list[Seed]:
-    """The seeds of the RL run: drawn from the pools with the configured share of benign scripts, in a seeded order."""
+    """The seeds of the RL run: STEER-RL where the config assembles data sets, else drawn from the pools with the configured share of benign scripts.
+
+    The order is seeded.
+    """
+    if config.assembly:
+        return read_split(folder, "rl")
     pools = read_pools(folder, config.seeds.kinds)
     rng = random.Random(f"rl {config.seed}")
     benign = [seed for seed in pools if seed.kind is Kind.BENIGN]

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from safer_steer.dialogue import Kind, Seed
-from safer_steer.seeds.attempts import outcome
+from safer_steer.dialogue import Kind, Seed, read_seeds
+from safer_steer.errors import UserError
+from safer_steer.seeds.attempts import outcome, reasons
 from safer_steer.seeds.dedup import Seen, script_key
 from safer_steer.seeds.shards import SHARD, Shards
 from safer_steer.seeds.sources import Pair
@@ -28,12 +29,25 @@ def key_of(pair: Pair, job: Kind | str) -> str:
     return f"{pair.id}-{job}"
 
 
-def write_pools(folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], repeated: dict[str, str]) -> dict[str, int]:
+def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
+    """The seeds of a run's folder, pool by pool; a pool may be empty.
+
+    Raises:
+        UserError: a pool is missing, or all are empty.
+    """
+    seeds = [seed for kind in kinds for seed in read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)]
+    if not seeds:
+        raise UserError(f"{folder}/seeds: every pool is empty; dropped.jsonl says why, `safer-steer seeds` builds them")
+    return seeds
+
+
+def write_pools(folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], left_out: dict[str, str]) -> dict[str, int]:
     """Write `<kind>.jsonl` for each kind wanted and `dropped.jsonl`; return how many rows each has.
 
-    The first script of a content stays, whatever its pool. A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail"};
-    the reason is refused, unparsable, failed_attack, duplicate or duplicate_pair. All files are written aside and
-    then put in place.
+    The first script of a content stays, whatever its pool. A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail",
+    "attempts"}: the reason is refused, empty, repeated, unparsable, failed_attack, duplicate, duplicate_pair or damaged_picture (a pair's
+    that is in `left_out`, with its reason). Where attempts at it failed, each has its own reason, and its strategy. All files are written aside
+    and then put in place.
     """
     names = [*(kind.value for kind in wanted), DROPPED]
     counts = dict.fromkeys(names, 0)
@@ -41,30 +55,34 @@ def write_pools(folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Seq
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {name: stack.enter_context((folder / f"{name}.jsonl.part").open("wb")) for name in names}
 
-        def drop(pair: Pair, id: str, kind: Kind | None, why: str) -> None:
+        def drop(pair: Pair, id: str, kind: Kind | None, why: str, job: str) -> None:
             reason, _, detail = why.partition(": ")
-            row = {"id": id, "pair": pair.id, "kind": kind, "reason": reason, "detail": detail}
+            row: dict[str, Any] = {"id": id, "pair": pair.id, "kind": kind, "reason": reason, "detail": detail}
+            if failed := reasons(rows, job):
+                row["attempts"] = failed
             files[DROPPED].write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
             counts[DROPPED] += 1
 
         for index, pair in enumerate(pairs):
             if index % SHARD == 0:
                 rows = shards.rows(index // SHARD)
-            if pair.id in repeated:
-                drop(pair, pair.id, None, f"duplicate_pair: of {repeated[pair.id]}")
+            if pair.id in left_out:
+                drop(pair, pair.id, None, left_out[pair.id], pair.id)
                 continue
-            probed = outcome(rows, key_of(pair, "probe"))
+            probe = key_of(pair, "probe")
+            probed = outcome(rows, probe)
             for kind in kinds_of(pair, wanted):
                 id = key_of(pair, kind)
-                row = outcome(rows, id) or (probed if probed and "failed" in probed else None)
+                made = outcome(rows, id)
+                row = made or (probed if probed and "failed" in probed else None)
                 assert row is not None, f"{id} has no outcome; pools are written when every job has one"
                 if "failed" in row:
-                    drop(pair, id, kind, row["failed"])
+                    drop(pair, id, kind, row["failed"], id if made else probe)
                 else:
                     seed = Seed.model_validate(row["made"]["seed"])
                     first = seen.first(script_key(seed.script, row["made"]["picture"]), id)
                     if first != id:
-                        drop(pair, id, kind, f"duplicate: of {first}")
+                        drop(pair, id, kind, f"duplicate: of {first}", id)
                         continue
                     files[kind].write(seed.model_dump_json().encode() + b"\n")
                     counts[kind] += 1

@@ -1,0 +1,192 @@
+"""The stage from end to end: candidates -> no leakage, no duplicates -> rules 1 and 2 -> RL, SFT, Bench -> balance.
+
+Duplicates and leaks leave before the evaluator is asked, so that nothing is paid for them. A near-duplicate within one side
+counts on the same picture only: short user turns like "what is this?" rightly occur on many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safer_steer.assembly.balance import balance_of, in_words
+from safer_steer.assembly.candidates import Candidate, Pools
+from safer_steer.assembly.leaks import Known
+from safer_steer.assembly.near import Near, Tokens, shingles
+from safer_steer.assembly.rules import Ruling, judge_scripts, trusted
+from safer_steer.assembly.splits import FOLDER, draw_bench, draw_rl, draw_sft, same_picture, sizes
+from safer_steer.config import Assembly, Config, RoleName
+from safer_steer.dialogue import Kind
+from safer_steer.errors import UserError
+from safer_steer.models.chat import ChatModel
+from safer_steer.models.images import pictures_in
+from safer_steer.store import inside, write_atomic
+
+
+@dataclass
+class LeftOut:
+    """Scripts that are in no data set, each with its reason."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: {"train": Counter(), "bench": Counter()})
+
+    def add(self, candidate: Candidate, reason: str, detail: str = "") -> None:
+        use = "bench" if candidate.bench else "train"
+        self.rows.append({"id": candidate.id, "kind": candidate.kind.value, "use": use, "reason": reason, "detail": detail})
+        self.counts[use][reason] += 1
+
+
+async def assemble(
+    config: Config,
+    folder: Path,
+    ask: Callable[[RoleName], ChatModel],
+    suites: Iterable[Path] = (),
+    taken: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write `folder/splits`: sft.jsonl, rl.jsonl, bench/<suite>.jsonl, verdicts.jsonl, left_out.jsonl, balance.json and balance.md.
+
+    Args:
+        ask: the model of a role; `evaluator` is asked, unless `assembly.rules` is false.
+        suites: the suite files that count as bench.
+        taken: names of suites that those of STEER-Bench may not have.
+        progress: called with judged scripts (finished, all).
+
+    Returns:
+        What of the config's wishes could not be met, a line each.
+
+    Raises:
+        UserError: a pool, suite or picture cannot be read, the evaluator stays silent, or a data set has no script at all.
+    """
+    settings = config.assembly
+    assert settings is not None, "assemble: the config has no section `assembly`"
+    out, left_out = folder / FOLDER, LeftOut()
+    pools = Pools(folder, config.seeds.kinds, config.seed)
+    candidates = _distinct(pools, settings, list(suites), left_out)
+    if not candidates:
+        raise UserError(f"{folder}/seeds: no candidates: every pool is empty, or holds what the bench has; build more seeds")
+    rulings = {candidate.id: trusted(candidate.kind) for candidate in candidates}
+    if settings.rules:
+        pictures_of = pictures_in(folder, config.student.max_pixels)
+        rulings = await judge_scripts(candidates, pools, ask("evaluator"), pictures_of, out / "verdicts.jsonl", progress)
+
+    train, bench = ([candidate for candidate in candidates if candidate.bench is side] for side in (False, True))
+    assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
+    rl = draw_rl(train, rulings, config.rl.seeds, config.rl.benign_share, config.seed)
+    sft = draw_sft(train, rulings, rl, config.bootstrap.dialogues, settings.sft_benign_share)
+    drawn = draw_bench(bench, rulings, settings.bench_dialogues, set(taken))
+    _explain(train, bench, rulings, rl, [*sft, *rl, *(candidate for suite in drawn.values() for candidate in suite)], left_out)
+
+    splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in drawn.items()}}
+    for name, members in splits.items():
+        write_atomic(out / f"{name}.jsonl", b"".join(map(pools.row, members)))
+    _show_pictures(folder, out / "bench", pools, drawn)
+    notes = _notes(config, train, bench, rulings, splits)
+    balance = {
+        "notes": notes,
+        "splits": {name: balance_of(members) for name, members in splits.items()},
+        "rules": _kept(rulings.values()),
+        "left_out": {use: dict(sorted(counts.items())) for use, counts in left_out.counts.items()},
+    }
+    write_atomic(out / "left_out.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(left_out.rows, key=lambda row: row["id"])))
+    write_atomic(out / "balance.json", json.dumps(balance, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(out / "balance.md", in_words(balance))
+    for name, of, there in (("STEER-SFT", train, len(sft)), ("STEER-RL", train, len(rl)), ("STEER-Bench", bench, len(drawn))):
+        if of and not there:
+            raise UserError(f"{out}: none of {len(of)} candidates is left for {name}; balance.md says why, and with which ratio they were drawn")
+    return notes
+
+
+def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: LeftOut) -> list[Candidate]:
+    """The candidates without leaks and near-duplicates, in the order of the draws."""
+    known = Known(settings.near_duplicate)
+    for path in suites:
+        known.add_suite(path)
+    for candidate, seed in pools:
+        if candidate.bench:
+            known.add(candidate.id, seed, [candidate.picture])
+    tokens: dict[str, Tokens] = {}
+    clean: dict[str, Candidate] = {}
+    for candidate, seed in pools:
+        said = shingles(seed.script)
+        if not candidate.bench and (leak := known.shared(candidate, seed, said)):
+            left_out.add(candidate, *leak)
+            continue
+        if candidate.id in clean:
+            raise UserError(f"{pools.folder}/seeds: id {candidate.id!r} occurs twice; build the seeds again with --fresh")
+        clean[candidate.id] = candidate
+        tokens[candidate.id] = said
+    for group in same_picture(clean.values()):
+        near = Near(settings.near_duplicate)
+        for candidate in group:
+            if first := near.find(tokens[candidate.id]):
+                left_out.add(clean.pop(candidate.id), "near_duplicate", first)
+            else:
+                near.add(candidate.id, tokens[candidate.id])
+    return sorted(clean.values(), key=lambda candidate: (candidate.order, candidate.id))
+
+
+def _explain(
+    train: list[Candidate], bench: list[Candidate], rulings: dict[str, Ruling], rl: list[Candidate], drawn: list[Candidate], left_out: LeftOut
+) -> None:
+    """Why each candidate that was not drawn was not."""
+    ids, pairs = {candidate.id for candidate in drawn}, {candidate.pair for candidate in rl}
+    for candidate in (*train, *bench):
+        found = rulings[candidate.id]
+        if candidate.id in ids:
+            continue
+        if not found.rule_1 or (candidate.bench and found.reason):
+            left_out.add(candidate, found.reason, found.detail)
+        elif not candidate.bench and candidate.pair in pairs:
+            left_out.add(candidate, "pair_in_rl", candidate.pair)
+        else:
+            left_out.add(candidate, "not_drawn")
+
+
+def _notes(config: Config, train: list[Candidate], bench: list[Candidate], rulings: dict[str, Ruling], splits: dict[str, list[Candidate]]) -> list[str]:
+    """Wishes of the config that were not met."""
+    notes = []
+    rl, wanted = splits["rl"], config.rl.seeds or 0
+    if train and len(rl) < wanted:
+        benign = sum(c.kind is Kind.BENIGN and rulings[c.id].rule_1 for c in train)
+        risky = sum(rulings[c.id].rule_2 for c in train)
+        asked = sizes(wanted, wanted, wanted, config.rl.benign_share)
+        notes.append(f"STEER-RL has {len(rl)} of {wanted} scripts: {asked[0]} benign and {asked[1]} others were asked for, {benign} and {risky} there are")
+    if config.bootstrap.dialogues and train and len(splits["sft"]) < config.bootstrap.dialogues:
+        notes.append(f"STEER-SFT has {len(splits['sft'])} candidates of {config.bootstrap.dialogues} asked for")
+    sources = {candidate.source for candidate in bench}
+    for source in sorted(sources - {c.source for name, suite in splits.items() if name.startswith("bench/") for c in suite if c.kind is not Kind.BENIGN}):
+        notes.append(f"STEER-Bench has no attacks of {source}: none kept rule 2")
+    if unjudged := sum(found.reason == "unjudged" for found in rulings.values()):
+        notes.append(f"{unjudged} scripts are left out because the evaluator did not judge them")
+    return notes
+
+
+def _kept(rulings: Iterable[Ruling]) -> dict[str, int]:
+    found = list(rulings)
+    return {
+        "candidates": len(found),
+        "rule_1": sum(one.rule_1 for one in found),
+        "rule_2": sum(one.rule_2 for one in found),
+        "unjudged": sum(one.reason == "unjudged" for one in found),
+    }
+
+
+def _show_pictures(folder: Path, bench: Path, pools: Pools, suites: dict[str, list[Candidate]]) -> None:
+    """Put the suites' pictures beside them, under the names they have in the run: linked where the disk can, copied where not."""
+    for members in suites.values():
+        for seed in map(pools.script, members):
+            for image in seed.images:
+                source, shown = inside(folder, image), inside(bench, image)
+                if shown.exists():
+                    continue
+                shown.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(OSError):
+                    os.link(source, shown)
+                    continue
+                write_atomic(shown, source.read_bytes())

@@ -1,0 +1,112 @@
+"""Candidates: the scripts of Stage I's pools, held by what decides their fate; the rows themselves stay on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from sys import intern
+
+from pydantic import ValidationError
+
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.errors import UserError
+from safer_steer.store import content_id, inside
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is known of a script without its text."""
+
+    id: str
+    kind: Kind
+    source: str
+    category: str
+    """As the source has it; "" where it has none."""
+    bench: bool
+    """It is meant for STEER-Bench, and for the training sets if not."""
+    pair: str
+    """The single-turn pair it was made from."""
+    picture: str
+    """16 hex digits of the SHA-256 of the pair's picture, which a perturbed copy shares; "" without one."""
+    turns: int
+    order: str
+    """Its place in every draw: a hash of the config's seed and the id, so that the order of reading has no part in it."""
+    place: int
+    """Where its row begins in the pool's file, bytes."""
+
+
+class Pools:
+    """The pools of a run, read through from end to end or row by row."""
+
+    def __init__(self, folder: Path, kinds: Sequence[Kind], seed: int) -> None:
+        """`folder` is the run's; `seed` the config's."""
+        self.folder, self.kinds, self.seed = folder, kinds, seed
+
+    def __iter__(self) -> Iterator[tuple[Candidate, Seed]]:
+        """Every script, one in memory at a time.
+
+        Raises:
+            UserError: a pool is missing or a row of it is no seed; names file and row.
+        """
+        for kind in self.kinds:
+            path = self._path(kind)
+            if not path.is_file():
+                raise UserError(f"{path}: no such pool; `safer-steer seeds` builds it")
+            with path.open("rb") as rows:
+                place = 0
+                for number, row in enumerate(rows, 1):
+                    seed = _parsed(row, f"{path}:{number}")
+                    yield self._candidate(kind, seed, place), seed
+                    place += len(row)
+
+    def row(self, candidate: Candidate) -> bytes:
+        """The candidate's row as it stands in its pool."""
+        with self._path(candidate.kind).open("rb") as rows:
+            rows.seek(candidate.place)
+            return rows.readline()
+
+    def script(self, candidate: Candidate) -> Seed:
+        """The candidate's script."""
+        return _parsed(self.row(candidate), f"{self._path(candidate.kind)}: {candidate.id}")
+
+    def _path(self, kind: Kind) -> Path:
+        return self.folder / "seeds" / f"{kind.value}.jsonl"
+
+    def _candidate(self, kind: Kind, seed: Seed, place: int) -> Candidate:
+        meta = seed.meta
+        return Candidate(
+            id=seed.id,
+            kind=kind,
+            source=intern(seed.source),
+            category=intern(str(meta.get("category") or "")),
+            bench=meta.get("use") == "bench",
+            pair=str(meta.get("pair") or seed.id.removesuffix(f"-{kind}")),
+            picture=str(meta.get("picture") or self._picture(seed)),
+            turns=len(seed.turns),
+            order=content_id("splits", self.seed, seed.id),
+            place=place,
+        )
+
+    def _picture(self, seed: Seed) -> str:
+        """Of a seed that does not say: the hash of its picture's file, of the original where it shows a perturbed copy."""
+        names = [str(seed.meta["original"])] if seed.meta.get("original") else seed.images
+        return picture_id(inside(self.folder, names[0])) if names else ""
+
+
+def picture_id(path: Path) -> str:
+    """By what a picture is known again: 16 hex digits of its file's SHA-256. Raises `UserError` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        raise UserError(f"{path}: no such picture, or not readable; check the `images` of the row that names it") from None
+
+
+def _parsed(row: bytes, where: str) -> Seed:
+    try:
+        return Seed.model_validate_json(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}; build the seeds again with --fresh") from None

@@ -1,0 +1,108 @@
+"""Which texts are nearly the same: MinHash LSH (datasketch) names the likely ones, the exact Jaccard similarity of their tokens decides.
+
+Scripts are compared by their word 3-grams, which keep the order of what is said. Questions are compared by their content
+words: in a question of ten words one other word breaks a third of the 3-grams, and "how do I" for "how can I" changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+from numpy.typing import NDArray
+
+from safer_steer.seeds.dedup import normalise
+
+Tokens = NDArray[np.uint32]
+"""Hashes of a text's tokens, each once, sorted."""
+
+PERMUTATIONS = 64
+MISSED = 1e-3
+"""Probability, at most, that LSH overlooks two texts that are just as similar as the threshold; more similar ones less."""
+TELLING = 4
+"""Content words, at least, of a text that is known again by its words alone: "What is this in the image?" has none and occurs on any picture."""
+
+_WORD = re.compile(r"[\u3040-\u9fff]|[^\s\u3040-\u9fff]+")
+"""A word; in scripts that set none apart, a character."""
+_SAYING_NOTHING = """
+    a an the this that these those it its he she they them his her their i me my we us our you your and or but if so as than then there here
+    of in on at to from for with by about into over is are was were be been being am do does did done can could will would shall should may might must
+    have has had yes what which who whom whose when where why how any some all please tell give show shown describe explain image picture photo
+    photograph screenshot figure see seen
+"""
+_EMPTY = frozenset(_SAYING_NOTHING.split())
+"""Words that say nothing of what a question is about."""
+
+
+def shingles(script: Sequence[str]) -> Tokens:
+    """The word 3-grams of a whole script, normalised; of a shorter text, the text."""
+    words = _words(" ".join(script))
+    return _hashed(" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
+
+
+def content_words(text: str) -> Tokens:
+    """The words of a question that say what it is about."""
+    return _hashed(word for word in _words(text) if word not in _EMPTY)
+
+
+def telling(text: str) -> bool:
+    """Has it enough content words to be known again on another picture?"""
+    return len(content_words(text)) >= TELLING
+
+
+def jaccard(one: Tokens, other: Tokens) -> float:
+    """Share of the tokens of both that they have in common, 0 to 1."""
+    common = len(np.intersect1d(one, other, assume_unique=True))
+    return common / (len(one) + len(other) - common or 1)
+
+
+class Near:
+    """What was added, to be found again by anything at least `threshold` similar. What is found does not hang on the order of adding."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        rows = bands(threshold)
+        self._lsh: Any = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
+        self._names: dict[bytes, str] = {}  # by tokens, so that what is said a thousand times is compared once
+
+    def add(self, name: str, tokens: Tokens) -> None:
+        """Remember `tokens` under a name."""
+        key = tokens.tobytes()
+        if key not in self._names:
+            self._lsh.insert(key, _signature(tokens), check_duplication=False)
+        self._names[key] = min(name, self._names.get(key, name))
+
+    def find(self, tokens: Tokens) -> str | None:
+        """The name of what is the same or else similar, the first by name where there are several."""
+        if same := self._names.get(tokens.tobytes()):
+            return same
+        likely = self._lsh.query(_signature(tokens))
+        return min((self._names[key] for key in likely if jaccard(tokens, np.frombuffer(key, np.uint32)) >= self.threshold), default=None)
+
+
+def bands(threshold: float) -> int:
+    """Rows a band of the LSH: as many as leave the probability to overlook a pair at the threshold below `MISSED`."""
+    enough = (rows for rows in range(16, 1, -1) if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= MISSED)
+    return next(enough, 1)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(normalise(text))
+
+
+def _hashed(tokens: Iterable[str]) -> Tokens:
+    return np.unique(np.fromiter((zlib.crc32(token.encode()) for token in tokens), dtype=np.uint32))
+
+
+_BLANK = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
+"""The permutations are always the same; tokens come hashed already."""
+
+
+def _signature(tokens: Tokens) -> MinHash:
+    signature = _BLANK.copy()
+    signature.update_batch(tokens.tolist())
+    return signature

@@ -1,0 +1,132 @@
+"""Rules 1 and 2, asked of the role `evaluator` (docs/method.md, "Data sets the pipeline yields").
+
+Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: rule 1, and obfuscated or
+red-team, and history-dependent: its last user turn alone is judged harmless, the whole script harmful. The last turn is
+judged in a call of its own, which sees the picture and that turn only: no history can lean on the verdict.
+
+Every verdict is on disk at once, with its reasons. A script the evaluator declines to judge, or has no valid answer for, is
+unjudged: it keeps neither rule. An endpoint's failure is no verdict: nothing is written, and another run asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safer_steer.assembly.candidates import Candidate, Pools
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.errors import BoundaryError, EndpointError, UserError
+from safer_steer.models.chat import ChatModel
+from safer_steer.models.images import Picture
+from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
+from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
+from safer_steer.seeds.pair_work import side_by_side
+from safer_steer.store import Journal
+
+PATIENCE = 20
+"""Scripts in a row without any answer, after which the endpoint counts as dead."""
+
+
+class Ruling(NamedTuple):
+    """Which rules a script keeps; `reason` (rule_1, rule_2 or unjudged) and `detail` say what it fails at."""
+
+    rule_1: bool
+    rule_2: bool
+    reason: str = ""
+    detail: str = ""
+
+
+def trusted(kind: Kind) -> Ruling:
+    """Without the evaluator: Stage I is believed."""
+    return Ruling(True, kind is not Kind.BENIGN)
+
+
+def ruling(kind: Kind, row: dict[str, Any]) -> Ruling:
+    """What a row of the journal says of a script of that kind."""
+    if "failed" in row:
+        return Ruling(False, False, "unjudged", row["failed"])
+    verdict = ScriptVerdict.model_validate(row["script"])
+    if failed := rule_1_failures(kind, verdict):
+        return Ruling(False, False, "rule_1", f"{', '.join(failed)}: {verdict.reason}")
+    if kind is Kind.BENIGN:
+        return Ruling(True, False)
+    if not verdict.harmful:
+        return Ruling(True, False, "rule_2", f"the whole is not harmful: {verdict.reason}")
+    if row["last_turn"]["harmful"]:
+        return Ruling(True, False, "rule_2", f"its last turn is harmful by itself: {row['last_turn']['reason']}")
+    return Ruling(True, True)
+
+
+def rule_1_failures(kind: Kind, verdict: ScriptVerdict) -> list[str]:
+    """In what a script falls short of rule 1. A benign one that is judged harmful is none, whatever else the verdict says."""
+    found = {"incoherent": not verdict.coherent, "ungrounded": not verdict.grounded, "not of its kind": not verdict.of_kind}
+    return [name for name, failed in found.items() if failed] or ["harmful"] * (kind is Kind.BENIGN and verdict.harmful)
+
+
+async def judge_scripts(
+    candidates: Sequence[Candidate],
+    pools: Pools,
+    model: ChatModel,
+    pictures_of: Callable[[Seed], Sequence[Picture]],
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Ruling]:
+    """The rulings on all candidates by id; asks for those that `out`, the journal, does not hold yet.
+
+    Args:
+        progress: called with (finished, all) at the start and after every script.
+
+    Raises:
+        UserError: scripts got no answer from the endpoint, at once if `PATIENCE` in a row did not.
+    """
+    with Journal(out) as journal:
+        waiting = [candidate for candidate in candidates if candidate.id not in journal]
+        upcoming = iter(waiting)
+        finished = len(candidates) - len(waiting)
+        unreached, in_a_row, last = 0, 0, ""
+
+        def report() -> None:
+            if progress:
+                progress(finished, len(candidates))
+
+        def give_up() -> None:
+            raise UserError(
+                f"assemble: evaluator: {unreached} scripts got no answer, the last: {last}; mend the endpoint in `roles` and run the same command to go on"
+            )
+
+        async def work() -> None:
+            nonlocal finished, unreached, in_a_row, last
+            for candidate in upcoming:  # shared by all workers, so that only the scripts in work are in memory
+                try:
+                    row = await _asked(pools.script(candidate), model, pictures_of)
+                except EndpointError as error:
+                    unreached, in_a_row, last = unreached + 1, in_a_row + 1, str(error)
+                    if in_a_row == PATIENCE:
+                        give_up()
+                    continue
+                in_a_row = 0
+                journal.append({"id": candidate.id, **row})
+                finished += 1
+                report()
+
+        report()
+        await side_by_side(work() for _ in range(min(model.role.concurrency, len(waiting))))
+        if unreached:
+            give_up()
+        return {candidate.id: ruling(candidate.kind, journal.rows[candidate.id]) for candidate in candidates}
+
+
+async def _asked(seed: Seed, model: ChatModel, pictures_of: Callable[[Seed], Sequence[Picture]]) -> dict[str, Any]:
+    """The row of one script: its verdicts, or `failed`. Raises `EndpointError`."""
+    pictures = pictures_of(seed)
+    try:
+        verdict = await model.ask(SCRIPT_CHECK, ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script), pictures)
+        row: dict[str, Any] = {"script": verdict.model_dump()}
+        if seed.kind is not Kind.BENIGN and verdict.harmful and not rule_1_failures(seed.kind, verdict):
+            row["last_turn"] = (await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), pictures)).model_dump()
+    except EndpointError:
+        raise
+    except BoundaryError as error:
+        return {"failed": f"{error.boundary}: {error}"}
+    return row
