@@ -26,7 +26,8 @@ def test_a_journal_remembers(tmp_path: Path) -> None:
     with Journal(path) as journal:
         assert [row["id"] for row in journal] == ["a", "b"]
         assert journal.rows["a"]["text"] == "ü\n\u2028"
-        journal.append({"id": "c"})
+        journal.append({"id": "c", "text": "\N{SNOWMAN}"})
+        assert [journal.rows[id] for id in ("c", "b")] == [{"id": "c", "text": "\N{SNOWMAN}"}, {"id": "b"}], "read from where they stand, in bytes"
         assert len(journal) == 3
     assert [json.loads(line)["id"] for line in path.read_text("utf-8").split("\n")[:-1]] == ["a", "b", "c"]
 

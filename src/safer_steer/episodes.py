@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
@@ -26,8 +26,8 @@ async def play_all(
     concurrency: int = 64,
     max_turns: int = 10,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Dialogue]:
-    """Play every seed's script, or its first `max_turns` turns, and return the dialogues in the seeds' order.
+) -> Iterator[Dialogue]:
+    """Play every seed's script, or its first `max_turns` turns; then the dialogues come in the seeds' order, read from the journal one by one.
 
     Args:
         out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again, those with unscored or failed turns
@@ -81,7 +81,13 @@ async def play_all(
             await asyncio.gather(*workers, return_exceptions=True)
         if unreached:
             raise UserError(f"{out.parent.name}: {unreached} dialogues got no answer from an endpoint; run the same command to play them again")
-        return [Dialogue.model_validate(journal.rows[seed.id]) for seed in seeds]
+    return _played(seeds, out)
+
+
+def _played(seeds: list[Seed], out: Path) -> Iterator[Dialogue]:
+    with Journal(out) as journal:
+        for seed in seeds:
+            yield Dialogue.model_validate(journal.rows[seed.id])
 
 
 def _unreached(dialogue: Dialogue) -> str | None:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safer_steer.errors import UserError
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file so that a reader, or a kill at any moment, finds the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """`writing` for a content that is at hand."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def inside(folder: Path, relative: str) -> Path:
@@ -38,14 +46,68 @@ def inside(folder: Path, relative: str) -> Path:
     return path
 
 
+def canonical(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, no escapes, and a newline at its end.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+
+
 def content_id(*parts: Any) -> str:
     """A short stable id of what something is: 16 hex digits of the SHA-256 of its canonical JSON."""
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, one by one; none where there is no file. A torn last line (a run under way, or killed) is left out.
+
+    Raises:
+        UserError: a line is no JSON object; names file and line.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        for place, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                if row:
+                    yield row
+            elif line.endswith(b"\n"):
+                raise UserError(f"{path}:{place}: no JSON object; move the file away and run its stage again")
+
+
+class Rows(Mapping[str, dict[str, Any]]):
+    """The rows of an open journal by id, each read from the file when it is asked for."""
+
+    def __init__(self, file: IO[bytes], places: dict[str, tuple[int, int]]) -> None:
+        """`places` holds where a row begins and how long it is, in bytes."""
+        self._file, self._places = file, places
+
+    def __getitem__(self, id: str) -> dict[str, Any]:
+        begin, length = self._places[id]
+        row: dict[str, Any] = json.loads(os.pread(self._file.fileno(), length, begin))
+        return row
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 class Journal:
     """Append-only JSONL of finished work, keyed by `id`. On opening, a torn last line (kill -9) is cut off and so redone.
+
+    Only ids are in memory; `rows` reads the rest from the file, as long as the journal is open.
 
     >>> journal = Journal(path)
     >>> if seed.id not in journal: journal.append({"id": seed.id, ...})
@@ -53,7 +115,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, tuple[int, int]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = 0
         if path.exists():
@@ -62,31 +124,34 @@ class Journal:
                     if not line.endswith(b"\n"):
                         break
                     try:
-                        row = json.loads(line)
-                        self.rows[row["id"]] = row
+                        self._places[json.loads(line)["id"]] = whole, len(line)
                     except (ValueError, KeyError, TypeError):
                         raise UserError(f"{path}:{number}: not a row of this journal; move the file away to redo its stage") from None
                     whole += len(line)
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
-        self._file = path.open("ab")
+        self._file = path.open("a+b")
+        self._end = whole
+        self.rows = Rows(self._file, self._places)
 
     def __contains__(self, id: str) -> bool:
-        return id in self.rows
+        return id in self._places
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.rows.values())
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._places)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one finished row and hand it to the operating system before returning."""
-        if row["id"] in self.rows:
+        if row["id"] in self._places:
             raise ValueError(f"{self.path}: {row['id']} is journalled already")
-        self._file.write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
+        line = json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n"
+        self._file.write(line)
         self._file.flush()
-        self.rows[row["id"]] = row
+        self._places[row["id"]] = self._end, len(line)
+        self._end += len(line)
 
     def close(self) -> None:
         """Force everything to the disk and close."""

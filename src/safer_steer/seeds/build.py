@@ -15,10 +15,10 @@ from safer_steer.episode import Assistant
 from safer_steer.errors import UserError
 from safer_steer.models.chat import ChatModel
 from safer_steer.seeds.pair_work import PairWork, side_by_side
-from safer_steer.seeds.plan import ROLES, PlanFile, plan_id, survey
+from safer_steer.seeds.plan import ROLES, PlanFile, look, plan_id, survey
 from safer_steer.seeds.pools import DROPPED, write_pools
 from safer_steer.seeds.shards import Shards
-from safer_steer.seeds.sources import load_pairs, picture_of
+from safer_steer.seeds.sources import load_pairs, told
 
 
 async def build_seeds(
@@ -27,10 +27,10 @@ async def build_seeds(
     ask: Callable[[RoleName], ChatModel],
     target: Assistant,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> str:
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their pictures under `folder/images/`.
 
-    Returns at once if that is done; goes on where it stopped if it was begun.
+    Returns which rows of the sources were left out, on one line, or "": at once if all is done. Goes on where it stopped if it was begun.
 
     Args:
         ask: the model of a role; `generator` and `attack_judge` are asked.
@@ -45,9 +45,11 @@ async def build_seeds(
     found = survey(config)
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
-        return
-    _check_pictures(config)
-    plan.claim()
+        return told(plan.skipped)
+    if not plan.path.exists():  # else the pictures were looked at when the work began, and the plan holds their hashes
+        plan.claim(found.skipped, look(config, found))
+    left_out = {id: f"duplicate_pair: of {first}" for id, first in found.repeated.items()}
+    left_out |= {id: f"damaged_picture: {why}" for id, why in plan.broken.items()}
 
     work = PairWork(config, folder, ask, target)
     shards = Shards(out / "journal", found.pairs)
@@ -62,7 +64,7 @@ async def build_seeds(
         nonlocal finished
         for index, pair in upcoming:  # shared by all workers, so no more pairs are in memory than workers
             journal = shards.open(index)
-            if pair.id not in found.repeated:
+            if pair.id not in left_out:
                 await work.do(pair, journal)
             shards.done(index)
             finished += 1
@@ -76,14 +78,8 @@ async def build_seeds(
     work.attempts.end()
     if lost := len(work.attempts.unreached):
         raise UserError(f"seeds: {lost} scripts got no answer from an endpoint; what is finished is kept, run the same command to make them")
-    plan.finish(write_pools(out, load_pairs(config), shards, kinds, found.repeated))
-
-
-def _check_pictures(config: Config) -> None:
-    """Decode every picture that comes from a file before anything is written or paid for."""
-    for pair in load_pairs(config):
-        if isinstance(pair.image, Path):
-            picture_of(pair, config.student.max_pixels)
+    plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out))
+    return told(plan.skipped)
 
 
 def _window(config: Config) -> int:

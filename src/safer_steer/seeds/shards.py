@@ -39,7 +39,7 @@ class Shards:
     def rows(self, shard: int) -> dict[str, dict[str, Any]]:
         """What a closed shard holds, by id."""
         with Journal(self._path(shard)) as journal:
-            return journal.rows
+            return dict(journal.rows)
 
     def close(self) -> None:
         """Close what an error left open."""

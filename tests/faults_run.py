@@ -1,0 +1,28 @@
+"""What the fault tests kill: `faults_run.py CONFIG FOLDER STAGE...`; `bench` measures `roles.target`. Ends as the command line does."""
+
+import sys
+from pathlib import Path
+
+from safer_steer import pipeline
+from safer_steer.config import load_config
+from safer_steer.display import Display
+from safer_steer.errors import UserError
+from safer_steer.models.endpoint import EndpointTransport
+
+
+def main(config: Path, folder: Path, stages: list[str]) -> None:
+    EndpointTransport.first_wait_s = 0.02  # a test cannot wait as long as a real endpoint wants
+    try:
+        for stage in stages:
+            with Display() as show:
+                if stage == "bench":
+                    pipeline.bench_endpoint(load_config(config), "served", folder, show)
+                else:
+                    pipeline.run_stage(stage, load_config(config), folder, show)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,189 @@
+"""Every fault at once, and kill -9 at seeded moments: what a run ends with is what it ends with where nothing fails, and nothing is paid twice.
+
+The plan of faults is `fault_server.py`'s; the stages run in a process of their own, `faults_run.py`, which is killed and started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from endpoint_server import EndpointServer, says
+from fault_server import RATES
+from safer_steer.config import Role
+from safer_steer.models.endpoint import EndpointTransport
+
+HERE = Path(__file__).parent
+ROLES = ("generator", "target", "attack_judge", "red", "blue", "evaluator", "judge")
+CONCURRENCY = 16
+IN_FLIGHT = 3 * CONCURRENCY
+"""Calls at once: three roles are asked in a stage."""
+
+
+@dataclass
+class Server:
+    """The server's address, and what it answered."""
+
+    url: str
+    folder: Path
+
+    def answers(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / f"{name}.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+Kills = list[tuple[int, set[int]]]
+"""For each kill of a run: how many answers had been sent, and which of them the cache held."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    process = subprocess.Popen([sys.executable, str(HERE / "fault_server.py"), str(folder), "11"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield Server(process.stdout.readline().strip(), folder)
+    process.kill()
+    process.communicate()
+
+
+def start(server: Server, name: str, folder: Path, *stages: str) -> subprocess.Popen[str]:
+    """The stages on 24 pairs, or the bench on a few dialogues, with every role at the server's `name`."""
+    role = {"model": "served", "base_url": f"{server.url}/{name}/v1", "concurrency": CONCURRENCY, "timeout_s": 3, "retries": 8}
+    config = {"roles": dict.fromkeys(ROLES, role), "seeds": {"sources": [{"limit": 24}], "max_turns": 4}, "bench": {"dialogues": 10, "resamples": 20}}
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(config))
+    command = [sys.executable, str(HERE / "faults_run.py"), str(path), str(folder), *stages]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def finish(server: Server, name: str, folder: Path, *stages: str) -> list[str]:
+    """Run to the end; where an endpoint gave no answer, once more, as the error says. Returns those errors."""
+    errors: list[str] = []
+    while True:
+        process = start(server, name, folder, *stages)
+        said = process.communicate()[1]
+        if process.returncode == 0:
+            return errors
+        errors.append(said.splitlines()[-1])
+        assert process.returncode == 2 and "run the same command" in errors[-1] and len(errors) < 5, said
+
+
+def kill_at(server: Server, name: str, folder: Path, moments: list[int], *stages: str) -> Kills:
+    """Kill -9 whenever so many answers have been sent, and start again; then run to the end."""
+    kills: Kills = []
+    for moment in moments:
+        process = start(server, name, folder, *stages)
+        while process.poll() is None and len(server.answers(name)) < moment:
+            time.sleep(0.001)
+        assert process.poll() is None, f"ended before {moment} answers: {process.communicate()[1]}"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        time.sleep(0.1)  # what was on its way is noted by the server
+        kills.append((len(server.answers(name)), cached(folder)))
+    finish(server, name, folder, *stages)
+    return kills
+
+
+def cached(folder: Path) -> set[int]:
+    """Which answers the cache holds, by their numbers."""
+    with sqlite3.connect(f"file:{folder / 'cache.sqlite'}?mode=ro", uri=True) as cache:
+        return {serial for (serial,) in cache.execute("SELECT prompt_tokens FROM replies")}
+
+
+def moments(answers: int, kills: int) -> list[int]:
+    """One moment in each of so many equal parts of the work, at random."""
+    rng = random.Random(23)
+    return [int(answers * (part + rng.uniform(0.1, 0.9)) / kills) for part in range(kills)]
+
+
+def nothing_is_paid_twice(server: Server, name: str, folder: Path, kills: Kills) -> None:
+    """Every answer is in the cache, but those that were on their way at a kill."""
+    kept = cached(folder)
+    answers = server.answers(name)
+    assert len({answer["serial"] for answer in answers}) == len(answers)
+    wasted = [place for place, answer in enumerate(answers) if answer["serial"] not in kept]
+    for until, held in kills:
+        assert held <= kept, "what was committed stays"
+        here = [place for place in wasted if until - 2 * IN_FLIGHT <= place < until]
+        assert len(here) <= IN_FLIGHT
+        wasted = [place for place in wasted if place not in here]
+    assert wasted == [], "an answer was lost, or paid for again, though no kill was near"
+
+
+def files(folder: Path, *patterns: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for pattern in patterns for path in sorted(folder.glob(pattern))}
+
+
+def rows(folder: Path, *patterns: str) -> dict[str, dict[str, Any]]:
+    """The journals' rows by file and id, each of them once."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, content in files(folder, *patterns).items():
+        assert content.endswith(b"\n")
+        for line in content.splitlines():
+            row = json.loads(line)
+            assert f"{name} {row['id']}" not in found, f"{name}: {row['id']} is there twice"
+            found[f"{name} {row['id']}"] = row
+    return found
+
+
+def test_stages_one_and_two(server: Server, tmp_path: Path) -> None:
+    stages = ("seeds", "bootstrap")
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    assert finish(server, "calm", calm, *stages) == []
+    answers = server.answers("calm")
+    assert len(answers) == len(cached(calm))
+
+    kills = kill_at(server, "rough", rough, moments(len(answers), kills=10), *stages)
+    assert set((server.folder / "rough.faults").read_text().splitlines()) == {*RATES, "busy", "busy, come back"}, "every fault struck"
+
+    results = ("seeds/*.jsonl", "images/*", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl")
+    assert files(rough, *results) == files(calm, *results)
+    assert all(files(calm, *results).values()), "something was kept, dropped and rejected"
+    journals = ("seeds/journal/*.jsonl", "bootstrap/journal.jsonl")
+    assert rows(rough, *journals) == rows(calm, *journals)
+    nothing_is_paid_twice(server, "rough", rough, kills)
+
+
+def test_the_bench(server: Server, tmp_path: Path) -> None:
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    assert finish(server, "calm-bench", calm, "bench") == []
+    kills = kill_at(server, "rough-bench", rough, moments(len(server.answers("calm-bench")), kills=3), "bench")
+    assert (rough / "summary.json").read_bytes() == (calm / "summary.json").read_bytes()
+    assert rows(rough, "bench/*/*.jsonl").keys() == rows(calm, "bench/*/*.jsonl").keys()
+    nothing_is_paid_twice(server, "rough-bench", rough, kills)
+
+
+async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is for the whole reply: headers and a first piece do not extend it."""
+    monkeypatch.setattr(EndpointTransport, "first_wait_s", 0.01)
+
+    async def trickles(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for _ in range(100):
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+        return response
+
+    async with EndpointServer(trickles, says("good")) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, timeout_s=0.3))
+        begun = time.monotonic()
+        assert (await transport.complete([{"role": "user", "content": "hello"}])).text == "good"
+        assert 0.3 <= time.monotonic() - begun < 3
+        await transport.aclose()
