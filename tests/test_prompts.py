@@ -1,5 +1,6 @@
 """Prompts: every input reaches the model, in a section it cannot leave; every template is whole."""
 
+import hashlib
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -27,9 +28,26 @@ from safer_steer.prompts.plan import PLAN, Escalation
 from safer_steer.prompts.probe import PROBE
 from safer_steer.prompts.red import RED
 from safer_steer.prompts.rewrite import REWRITE, Strategy
+from safer_steer.prompts.script_check import SCRIPT_CHECK
+from safer_steer.prompts.turn_check import TURN_CHECK
 from safer_steer.prompts.tutor import TUTOR
 
-PROMPTS: list[Prompt[Any, Any]] = [PROBE, BENIGN, OBFUSCATED, CAPTION, REWRITE, PLAN, ATTACK_JUDGE, RED, BLUE, EVALUATOR, TUTOR, JUDGE]
+PROMPTS: list[Prompt[Any, Any]] = [
+    PROBE,
+    BENIGN,
+    OBFUSCATED,
+    CAPTION,
+    REWRITE,
+    PLAN,
+    ATTACK_JUDGE,
+    SCRIPT_CHECK,
+    TURN_CHECK,
+    RED,
+    BLUE,
+    EVALUATOR,
+    TUTOR,
+    JUDGE,
+]
 TEMPLATES = Path(safer_steer.prompts.__file__).parent / "templates"
 each_prompt = pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.name)
 
@@ -42,6 +60,10 @@ def inputs(prompt: Prompt[Any, Any], text: str = "words") -> BaseModel:
             values[name] = 7
         elif field.annotation is Strategy:
             values[name] = Strategy.FICTION
+        elif field.annotation is Kind:
+            values[name] = Kind.OBFUSCATED
+        elif field.annotation == list[str]:
+            values[name] = [f"{text} first", f"{text} then"]
         elif field.annotation == list[Exchange]:
             values[name] = [Exchange(user=f"{text} asked", assistant=f"{text} answered")]
         else:
@@ -55,7 +77,9 @@ def check(prompt: Prompt[Any, Any], given: BaseModel) -> None:
     found = sections(user)
     assert sorted(found) == sorted(type(given).model_fields)
     for name, value in given:
-        if isinstance(value, list):
+        if isinstance(value, list) and isinstance(value[0], str):
+            assert json.loads(found[name]) == [split_markers(text) for text in value]
+        elif isinstance(value, list):
             assert json.loads(found[name]) == [{key: split_markers(text) for key, text in exchange.model_dump().items()} for exchange in value]
         elif isinstance(value, str):
             assert found[name] == split_markers(value)
@@ -66,6 +90,35 @@ def check(prompt: Prompt[Any, Any], given: BaseModel) -> None:
 @each_prompt
 def test_every_input_is_rendered(prompt: Prompt[Any, Any]) -> None:
     check(prompt, inputs(prompt))
+
+
+FIRST = {
+    "probe": "fec900c96700cb59",
+    "benign": "8a238d12e8146a80",
+    "obfuscated": "fe7d17f674cc2f24",
+    "caption": "aef754c10151143f",
+    "rewrite": "4a746edf9270741d",
+    "plan": "e08fec6cd9697e78",
+    "attack_judge": "bd68bc8cd7c180a9",
+    "red": "06d63a91d4a274f0",
+    "blue": "e85b3412b609f682",
+    "evaluator": "edf51205a11115ac",
+    "tutor": "1e16788501674e9f",
+    "judge": "bf429f8232871d17",
+}
+"""The start of the SHA-256 of each prompt as first asked. The sandbox draws by these bytes: whoever changes one has to measure docs/results.md again."""
+
+
+@each_prompt
+def test_the_first_attempt_is_asked_in_the_words_that_the_results_were_measured_with(prompt: Prompt[Any, Any]) -> None:
+    asked = inputs(prompt)
+    if "approach" in prompt.inputs.model_fields:
+        second = "\0".join(prompt.render(asked))
+        asked = asked.model_copy(update={"approach": None})
+        assert "An earlier attempt" in second and "An earlier attempt" not in "\0".join(prompt.render(asked))
+        assert second.startswith("\0".join(prompt.render(asked)).partition("\n\nAnswer with one JSON")[0]), "what a second attempt adds comes last"
+    digest = hashlib.sha256("\0".join(prompt.render(asked)).encode()).hexdigest()
+    assert FIRST.get(prompt.name, digest[:16]) == digest[:16]
 
 
 @each_prompt

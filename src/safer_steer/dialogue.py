@@ -133,15 +133,16 @@ def read_seeds(path: Path, may_be_empty: bool = False) -> list[Seed]:
     Raises:
         UserError: the file is missing, or empty where it may not be, or a line is no seed; names file and line.
     """
-    return list(_read(path, Seed, may_be_empty))
+    return list(each_row(path, Seed, may_be_empty))
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
     """Read a JSONL file of played dialogues. Raises `UserError` as `read_seeds` does; an empty file is an empty list."""
-    return list(_read(path, Dialogue, may_be_empty=True))
+    return list(each_row(path, Dialogue, may_be_empty=True))
 
 
-def _read(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Iterator[AnySeed]:
+def each_row(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Iterator[AnySeed]:
+    """The rows of a JSONL file one by one, for files too large to hold. Raises `UserError` as `read_seeds` does, when it gets there."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     rows = 0

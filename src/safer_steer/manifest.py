@@ -1,16 +1,23 @@
-"""`manifest.json`: what a run has finished and what came of it. A stage's entry is written after its last file, so it marks the stage as done."""
+"""`manifest.json`: what a run has finished and what came of it. A stage's entry is written after its last file, so it marks the stage as done.
+
+An export folder has one too, with `export` as its only stage. The file is canonical JSON.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from safer_steer.errors import UserError
-from safer_steer.store import content_id, inside, write_atomic
+from safer_steer.prompts.fingerprint import fingerprints
+from safer_steer.store import canonical, content_id, inside, write_atomic
 
 PACKAGES = ("safer-steer", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "openai", "pydantic", "pillow", "lifelines")
 """Whose versions are noted."""
@@ -18,9 +25,18 @@ PACKAGES = ("safer-steer", "torch", "transformers", "trl", "accelerate", "peft",
 TRANSIENT = ("checkpoint-", ".")
 """Files and folders whose names begin so are means, no artefacts: a training that goes on deletes them."""
 
+FREE = {
+    *("name", "base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_s", "retries", "reasks", "max_tokens", "micro_batch_size"),
+    *("spending_limit", "price_in", "price_out", "max_unscored"),
+}
+"""Config keys that may change between a run and its continuation: they say how something is reached, shown, paid or fitted into memory."""
+
 
 class Manifest:
-    """Stages by name, each with its files' SHA-256 and sizes, seconds, calls to models, versions, and what it was built on."""
+    """Stages by name, each with its files' SHA-256 and sizes, seconds, calls to models, versions, and what it was built on.
+
+    A run's stages also hold the SHA-256 of the config they ran with (`config_sha256`) and of the prompts they asked with, by name.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read `folder/manifest.json`; without one, nothing is finished yet.
@@ -52,37 +68,65 @@ class Manifest:
 
     def record(self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]) -> None:
         """Enter a finished stage; `names` are its files and folders, `facts` what else is to be known of it."""
-        paths = sorted(path for name in names for path in _files(self.folder / name))
         self.stages[stage] = {
-            "files": {path.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths},
+            "outputs": sorted(names),
+            "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in _found(self.folder, names).items()},
             "built_on": {before: self._digest(before) for before in built_on if before in self.stages},
             "versions": versions(),
             **facts,
         }
-        text = json.dumps({"stages": self.stages}, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        write_atomic(self.path, text + "\n")
+        write_atomic(self.path, canonical({"stages": self.stages}))
 
     def _digest(self, stage: str) -> str:
         return content_id(self.stages[stage]["files"])
 
 
 def verify(folder: Path) -> list[str]:
-    """Hash every file of the manifest again; returns one line for each that differs.
+    """Look at a run or an export again: its files, its config, and whether its prompts are still those installed.
+
+    Returns:
+        One line for each file that is missing, changed or was added, for a changed config, and for a changed prompt.
 
     Raises:
-        UserError: there is no manifest.
+        UserError: there is no manifest, or it is damaged.
     """
     if not (folder / "manifest.json").is_file():
-        raise UserError(f"{folder}: no manifest.json in it; give the folder of a run of which a stage is finished")
+        raise UserError(f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is finished")
+    stages = Manifest(folder).stages
+    listed = {name for entry in stages.values() for name in entry["files"]}
+    config = config_sha256(folder / "config.yaml")
     differing = []
-    for stage, entry in Manifest(folder).stages.items():
+    for stage, entry in stages.items():
         for name, facts in entry["files"].items():
             path = inside(folder, name)
             if not path.is_file():
                 differing.append(f"{name}: missing ({stage})")
             elif sha256(path) != facts["sha256"]:
                 differing.append(f"{name}: changed since `{stage}` finished")
+        differing += [f"{name}: added since `{stage}` finished" for name in _found(folder, entry.get("outputs", ())) if name not in listed]
+        if entry.get("config", config) != config:
+            differing.append(f"config.yaml: another one than `{stage}` ran with")
+        for name, digest in entry.get("prompts", {}).items():
+            if fingerprints([name]).get(name) != digest:
+                differing.append(f"prompt {name}: the one installed now is another than `{stage}` asked with")
     return differing
+
+
+def config_sha256(path: Path) -> str | None:
+    """The hash in hex of a config file's settings, as canonical JSON without the keys in `FREE`; None if it is missing or no YAML.
+
+    A lawful continuation of a run may rewrite the file with other values of those keys, so they do not count.
+    """
+    try:
+        settings = yaml.safe_load(path.read_bytes())
+        return hashlib.sha256(canonical(_fixed(settings)).encode()).hexdigest()
+    except (OSError, yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which no config holds
+        return None
+
+
+def _fixed(settings: Any) -> Any:
+    """Without the keys in `FREE`. Lists stay as they are: a source's `name` is no label."""
+    return {key: _fixed(value) for key, value in settings.items() if key not in FREE} if isinstance(settings, dict) else settings
 
 
 def sha256(path: Path) -> str:
@@ -100,6 +144,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _found(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """What there is of these files and folders, by path relative to `folder`."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(path for name in names for path in _files(folder / name))}
 
 
 def _files(path: Path) -> list[Path]:

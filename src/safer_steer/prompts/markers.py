@@ -8,7 +8,7 @@ import re
 
 _MARKER = re.compile(
     r"([<\[])(?=\|[^<>|\s]{1,40}\|>"
-    r"|(?:/?s|[be]os|(?:start|end)_of_(?:turn|image)|image|video|image_soft_token|IMG_CONTEXT|/?img)>"
+    r"|(?:/?s|[be]os|(?:start|end)_of_(?:turn|image)|image|video|audio|image_soft_token|IMG_CONTEXT|/?img)>"
     r"|(?:/?INST|IMG)\])"
 )
 

@@ -1,0 +1,157 @@
+"""The data set's card: `README.md` as the hub reads it. Numbers are computed, models and settings are the run's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from safer_steer.config import Config, RoleName
+from safer_steer.handover.tally import Tally, by_kind, by_length, by_source
+
+ASKED: dict[str, tuple[RoleName, ...]] = {
+    "seeds": ("generator", "target", "attack_judge"),
+    "assemble": ("evaluator",),
+    "bootstrap": ("red", "blue", "evaluator"),
+}
+"""Roles whose words, or whose verdicts, are in the data, by stage."""
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def card(name: str, config: Config, tallies: Sequence[Tally], stages: Mapping[str, dict[str, Any]]) -> str:
+    """The whole file.
+
+    Args:
+        tallies: what was written, split by split.
+        stages: the run's manifest entries, for the stages that are finished and the prompts they asked with.
+    """
+    parts = [*dict.fromkeys(tally.part for tally in tallies)]
+    sections = [
+        f"---\n{yaml.safe_dump(_front(name, tallies), sort_keys=False, allow_unicode=True)}---",
+        f"# {name}",
+        "Multi-turn dialogues about pictures, for making a vision-language model stay safe and helpful over a whole dialogue. Built with the"
+        " SaFeR-Steer method (arXiv 2604.16358) by the software `safer-steer`.",
+        "> **This set holds attacks.** Scripts and user turns are written to lead a model astray step by step. They are for hardening and measuring"
+        " models of your own: keep them from others as you would an exploit, and gate the set if you share it.",
+        "## What is in it",
+        *([_PARTS[part] for part in parts]),
+        _table(by_kind(tallies)),
+        "By number of turns:",
+        _table(by_length(tallies)),
+        _LOADING.replace("SPLITS", " or ".join(f'"{part}"' for part in parts)),
+        "## How it was made",
+        _made(config, stages),
+        "Who wrote and judged:",
+        _table(_roles(config, stages)),
+        *_prompts(stages),
+        "## Intended use",
+        _USE,
+        "## Risks and limits",
+        _RISKS,
+        "## Sources and licences",
+        "Each source keeps its own licence and its own terms; see its card before you use or share what came from it. Text that models wrote is also"
+        " subject to the terms of those models.",
+        _table(by_source(tallies)),
+        *_published(config),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_PARTS = {
+    "sft": "**sft**: dialogues between a red agent and a blue expert, every turn scored, kept only if the worst turn is safe and the turns are helpful on"
+    " average. `messages` is the conversation with the student's system message, `turns` the same text as it was said, with its scores.",
+    "rl": "**rl**: scripts of user turns for reinforcement learning. `prompt` is the first turn, `turns` the whole script.",
+    "bench": "**bench**: held-out scripts, one split a suite; suites of kind `benign` are safe requests, which measure over-refusal.",
+}
+
+_LOADING = """```python
+from datasets import load_dataset
+
+load_dataset("path/to/this/folder", name)  # SPLITS
+```
+
+Pictures are embedded. In `messages` and `prompt` they belong before the first user turn, and every chat marker that a model wrote is split
+(`< |im_end|>`), so that no turn can close itself or smuggle in a picture. TRL reads `data/` as it is; `llamafactory/` and `verl/`, where they
+are, hold the same rows in the forms those trainers read."""
+
+_USE = """Supervised fine-tuning (`sft`), reinforcement learning against a tutor (`rl`) and measurement (`bench`) of the safety of vision-language models
+in dialogue. Numbers on `bench` compare only with the same judge, temperature and answer format, and mean little without the rate of needless
+refusals on its safe suites."""
+
+
+_RISKS = """- The attacks work on some models. Publishing them openly helps attackers more than defenders.
+- Scores come from models, which err; thresholds decide what was kept, so the kept dialogues share the blind spots of the evaluator.
+- Scripts and answers are synthetic, and carry the style and the biases of the models named above.
+- A model trained on refusals alone learns to refuse everything: mix in the benign dialogues, and measure over-refusal."""
+
+
+def _front(name: str, tallies: Sequence[Tally]) -> dict[str, Any]:
+    total = sum(tally.dialogues for tally in tallies)
+    configs: dict[str, list[dict[str, str]]] = {}
+    for tally in tallies:
+        configs.setdefault(tally.part, []).append({"split": tally.split, "path": f"data/{shard_name(tally.part, tally.split)}-*.parquet"})
+    return {
+        "license": "other",
+        "license_name": "each-source-keeps-its-own",
+        "license_link": "README.md",
+        "pretty_name": name,
+        "task_categories": ["image-text-to-text"],
+        "tags": ["safety", "multi-turn", "red-teaming", "vision-language", "safer-steer"],
+        "size_categories": [next((text for least, text in SIZES if total < least), "n>1M")],
+        "configs": [{"config_name": part, "data_files": files} for part, files in configs.items()],
+    }
+
+
+def shard_name(part: str, split: str) -> str:
+    """How the files of a split begin."""
+    return part if split == "train" else f"{part}-{split}"
+
+
+def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
+    seeds, bootstrap, student = config.seeds, config.bootstrap, config.student
+    steps = [
+        f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns ({', '.join(seeds.kinds)}). A red-team script was"
+        f" kept if the attack reached {seeds.success_at} of 5 on a fixed target; {seeds.perturb_share:.0%} of the pictures were perturbed."
+    ]
+    if config.assembly and "assemble" in stages:
+        rules = "asked of the evaluator" if config.assembly.rules else "not asked"
+        steps.append(
+            f"Assembly: rules of coherence and history-dependence {rules}; scripts from a similarity of {config.assembly.near_duplicate} on count as"
+            " the same; no picture or question is in both training and bench."
+        )
+    if "bootstrap" in stages:
+        steps.append(
+            f"Stage II: a red agent fitted every script to what was really said, a blue expert answered in the format `{student.format.value}`; kept if"
+            f" min safety >= {bootstrap.tau_safe} and mean helpfulness >= {bootstrap.tau_help:g} (1-10)."
+        )
+    steps.append(f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes of files, config and prompts.")
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+
+
+def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+    rows = [["role", "model", "temperature"]]
+    for name in dict.fromkeys(role for stage, roles in ASKED.items() if stage in stages for role in roles):
+        role = config.role(name)
+        model = {"sandbox": "the sandbox's agent", "student": f"the base student ({config.student.model})", "endpoint": role.model}[role.who]
+        rows.append([name, model, f"{role.temperature:g}"])
+    return rows
+
+
+def _prompts(stages: Mapping[str, dict[str, Any]]) -> list[str]:
+    rows = [[stage, name, f"`{digest}`"] for stage in ASKED if stage in stages for name, digest in stages[stage].get("prompts", {}).items()]
+    return ["Prompts, by SHA-256 of their templates and answer schemas:", _table([["stage", "prompt", "SHA-256"], *rows])] if rows else []
+
+
+def _published(config: Config) -> list[str]:
+    lines = []
+    for source in config.seeds.sources:
+        where = [f"{key} `{value}`" for key, value in (("hub", source.hub), ("subset", source.subset), ("split", source.split)) if value]
+        lines.append(f"- {', '.join([source.name, *where])}")
+    return ["Read from:", "\n".join(lines)]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

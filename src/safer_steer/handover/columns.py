@@ -1,0 +1,61 @@
+"""The columns of `data/`: what a dialogue or script is, and its text in the conversational form that TRL reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Seed, Turn
+from safer_steer.handover.messages import messages, prompt
+from safer_steer.handover.shards import embedded
+from safer_steer.models.images import Picture
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+SCORES = ("safety", "helpfulness")
+"""What the evaluator gives every turn of Stage II, 1-10."""
+
+
+def features(part: str) -> Features:
+    """Names and types of a part's columns: `messages` for sft, `prompt` for rl and bench, pictures as pictures."""
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    talk = List({"role": text, "content": text})
+    facts = dict.fromkeys(("id", "kind", "source", "category", "intent"), text)
+    if part == "sft":
+        turn = {"user": text, "assistant": text, **{name: Value("float64") for name in SCORES}, "meta": text}
+        own = {"messages": talk, "turns": List(turn), "stop": text}
+    else:
+        own = {"prompt": talk, "turns": List({"user": text, "meta": text})}
+    return Features({**facts, "images": List(Image()), **own, "meta": text})
+
+
+def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> dict[str, Any]:
+    """A dialogue (sft) or script (rl, bench) in those columns. `turns` has its text as it was said, facts of the stages are JSON in `meta`."""
+    found: dict[str, Any] = {
+        **{"id": seed.id, "kind": seed.kind.value, "source": seed.source, "category": str(seed.meta.get("category") or ""), "intent": seed.intent},
+        "images": [embedded(picture) for picture in pictures],
+        "meta": _json(seed.meta),
+    }
+    if isinstance(seed, Dialogue):
+        turns = [{"user": turn.user, "assistant": turn.assistant, **_scores(turn), "meta": _json(turn.meta)} for turn in seed.turns]
+        return found | {"messages": messages(seed, config.student.system, trained_turns(config)), "turns": turns, "stop": str(seed.stop or "")}
+    turns = [{"user": turn.user, "meta": _json(turn.meta)} for turn in seed.turns]
+    return found | {"prompt": prompt(seed, config.student.system), "turns": turns}
+
+
+def trained_turns(config: Config) -> int | None:
+    """Turns of a dialogue that SFT sees: all (None), or one in the ablation."""
+    return 1 if config.bootstrap.sft.single_turn else None
+
+
+def _scores(turn: Turn) -> dict[str, float | None]:
+    return {name: (turn.scores or {}).get(name) for name in SCORES}
+
+
+def _json(meta: dict[str, Any]) -> str:
+    return json.dumps(meta, ensure_ascii=False, sort_keys=True)

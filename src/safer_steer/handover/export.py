@@ -1,0 +1,105 @@
+"""`safer-steer export`: a run's data, from its folder to a folder that any trainer reads.
+
+It is built beside its place and moved there when its manifest is written, so a killed export leaves nothing that looks
+finished. The same run gives the same bytes again: nothing in it tells when or where it was made, Parquet included.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config, load_config
+from safer_steer.dialogue import Dialogue
+from safer_steer.errors import UserError
+from safer_steer.handover import columns, verl
+from safer_steer.handover.card import card, shard_name
+from safer_steer.handover.llamafactory import LlamaFactory
+from safer_steer.handover.parts import Part, find_parts
+from safer_steer.handover.shards import Shards
+from safer_steer.handover.tally import Tally
+from safer_steer.manifest import Manifest, config_sha256
+from safer_steer.models.images import pictures_in
+
+CONTENTS = ("README.md", "data", "llamafactory", "verl")
+"""What an export holds beside its manifest."""
+
+
+def export(run: Path, to: Path, name: str = "steer") -> tuple[list[Tally], list[str]]:
+    """Write the export of a run to `to`, in place of an older export there.
+
+    Args:
+        name: of the data set; LLaMA-Factory knows it as `<name>_sft`.
+
+    Returns:
+        What was written, split by split, and one line for each part left out since its stage is not finished.
+
+    Raises:
+        UserError: the folder is no run, or nothing in it is finished; `to` holds other things; a row or picture is not usable.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise UserError(f"--name {name}: give a name of letters, digits, '-', '_' and '.'")
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no config.yaml in it; give the folder of a run")
+    config = load_config(run / "config.yaml")
+    parts, missing = find_parts(run, config)
+    to = to.absolute()
+    part = to.with_name(f"{to.name}.part")
+    for folder in (to, part):
+        _check_ours(folder)
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    stages = Manifest(run).stages
+    tallies = [_write(each, part, name, config) for each in parts]
+    (part / "README.md").write_text(card(name, config, tallies, stages), encoding="utf-8")
+    Manifest(part).record("export", CONTENTS, (), _facts(run, name, stages))
+    if to.exists():
+        shutil.rmtree(to)
+    part.rename(to)
+    return tallies, missing
+
+
+def _check_ours(folder: Path) -> None:
+    """There is nothing, or an export, finished or not."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a folder with --to")
+    ours = {*CONTENTS, "manifest.json", "manifest.json.part"}
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours) if folder.is_dir() else []
+    if foreign:
+        raise UserError(f"{folder}: holds other things ({foreign[0]}); choose an empty or a new folder with --to")
+
+
+def _write(part: Part, folder: Path, name: str, config: Config) -> Tally:
+    """One split into every form it is wanted in, in one pass: a dialogue and its pictures are in memory once, and then gone."""
+    tally = Tally(part.name, part.split)
+    pictures_of = pictures_in(part.folder, config.student.max_pixels)
+    data = Shards(folder / "data", shard_name(part.name, part.split), columns.features(part.name))
+    factory = LlamaFactory(folder / "llamafactory", name, config) if part.name == "sft" else None
+    for_verl = Shards(folder / "verl", "rl", verl.features()) if part.name == "rl" else None
+    for index, seed in enumerate(part.rows()):
+        try:
+            pictures = pictures_of(seed)
+        except UserError as error:
+            raise UserError(f"{part.name} {seed.id}: {error}") from None
+        size = sum(len(picture.data) for picture in pictures) + 2 * len(seed.model_dump_json())
+        data.write(columns.row(part.name, seed, pictures, config), size)
+        if for_verl:
+            for_verl.write(verl.row(seed, pictures, config.student.system, index, name), size)
+        if factory and isinstance(seed, Dialogue):
+            factory.write(seed, pictures)
+        tally.add(seed, pictures)
+    data.close()
+    if for_verl:
+        for_verl.close()
+    if factory:
+        factory.close()
+    return tally
+
+
+def _facts(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the data was made with: the config's hash, and of every finished stage the hashes of its prompts and the versions."""
+    made = {stage: {key: entry[key] for key in ("prompts", "versions") if key in entry} for stage, entry in stages.items()}
+    return {"name": name, "run": {"config": config_sha256(run / "config.yaml"), "stages": made}}

@@ -1,0 +1,40 @@
+"""A dialogue as chat messages: the one way its text gets into every form of the export.
+
+Other trainers build prompts from text, where `<|im_end|>` in a turn would be a special token and `<image>` a picture. So
+what stands in a turn is split as `Transcript` splits it (docs/method.md, "What the published code gets wrong", 6).
+"""
+
+from __future__ import annotations
+
+from safer_steer.dialogue import Seed
+from safer_steer.prompts.markers import split_markers
+
+PLACEHOLDER = "<image>"
+"""What stands for a picture in the text that LLaMA-Factory and verl read."""
+
+
+def plain(text: str) -> str:
+    """Text of a turn as the student's tokens have it: trimmed, and no marker in it."""
+    return split_markers(text).strip()
+
+
+def messages(seed: Seed, system: str, turns: int | None = None, placeholder: str = "") -> list[dict[str, str]]:
+    """`{"role", "content"}` of the system message, if any, and of the first `turns` turns (all by default).
+
+    Args:
+        seed: a dialogue; of a script, which has no answers, the user's turns come one after the other.
+        placeholder: stands once for each picture before the first user turn; "" where the pictures' place is understood.
+    """
+    said = [{"role": "system", "content": system}] if system else []
+    for index, turn in enumerate(seed.turns[:turns]):
+        pictures = placeholder * len(seed.images) if index == 0 else ""
+        said.append({"role": "user", "content": pictures + plain(turn.user)})
+        if turn.assistant is not None:
+            said.append({"role": "assistant", "content": plain(turn.assistant)})
+    return said
+
+
+def prompt(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, str]]:
+    """What a policy is first asked: the system message, if any, and the script's first turn."""
+    first = seed.model_copy(update={"turns": [seed.turns[0].model_copy(update={"assistant": None})]})
+    return messages(first, system, placeholder=placeholder)

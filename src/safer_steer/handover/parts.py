@@ -1,0 +1,86 @@
+"""What a run has to hand over: dialogues for SFT, scripts for RL, suites for the bench."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Seed, each_row
+from safer_steer.errors import UserError
+from safer_steer.manifest import Manifest, sha256
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of the export."""
+
+    name: str
+    """sft, rl or bench."""
+    split: str
+    """`train`, or the suite's name."""
+    file: Path | None
+    """The JSONL file the rows are in; None where they are drawn from the pools of Stage I."""
+    folder: Path
+    """What the rows' image paths are relative to."""
+    run: Path
+    config: Config
+
+    def rows(self) -> Iterator[Seed]:
+        """Its dialogues or scripts, in order. Raises `UserError` where a row is none."""
+        if self.file is None:
+            from safer_steer.reinforce.grpo import draw_seeds
+
+            return iter(draw_seeds(self.config, self.run))
+        return each_row(self.file, Dialogue if self.name == "sft" else Seed)
+
+    def files(self) -> list[Path]:
+        """The files that the rows come from."""
+        return [self.file] if self.file else [self.run / "seeds" / f"{kind.value}.jsonl" for kind in self.config.seeds.kinds]
+
+
+def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
+    """What the run's finished stages have made, and one line for each part that is not there yet.
+
+    Raises:
+        UserError: nothing is there yet, a file is not as its stage left it, or two suites would have one name.
+    """
+    manifest = Manifest(run)
+    made_by = {"sft": "bootstrap", "rl": "assemble" if config.assembly else "seeds", "bench": "assemble" if _assembled(run) else "bench"}
+    parts: list[Part] = []
+    missing = []
+    for name, stage in made_by.items():
+        made = _made(name, run, config) if manifest.finished(stage) else []
+        parts += made
+        if not made:
+            missing.append(f"{name}: left out, `{stage}` " + ("made none" if manifest.finished(stage) else "is not finished"))
+    if not parts:
+        raise UserError(f"{run}: nothing to hand over yet ({'; '.join(missing)}); run the stages first")
+    hashes = {run / name: facts["sha256"] for entry in manifest.stages.values() for name, facts in entry["files"].items()}
+    for file in (file for part in parts for file in part.files()):
+        if not file.is_file() or sha256(file) != hashes.get(file):
+            raise UserError(f"{file}: not as its stage left it; `safer-steer verify {run}` says what differs, --fresh makes it again")
+    return parts, missing
+
+
+def _made(name: str, run: Path, config: Config) -> list[Part]:
+    """The splits of a part whose stage is finished."""
+    if name == "sft":
+        return [Part(name, "train", run / "bootstrap" / "kept.jsonl", run, run, config)]
+    if name == "rl":
+        file = run / "splits" / "rl.jsonl" if config.assembly else None
+        return [] if file and not file.stat().st_size else [Part(name, "train", file, run, run, config)]
+    parts: dict[str, Part] = {}
+    for file in _assembled(run) or sorted((run / "suites").glob("**/*.jsonl")):
+        split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # what the hub takes as the name of a split
+        if split in parts:
+            raise UserError(f"{file}: as a split, it and {parts[split].file} are both called {split}; rename one of the suites and bench again")
+        parts[split] = Part(name, split, file, file.parent, run, config)
+    return list(parts.values())
+
+
+def _assembled(run: Path) -> list[Path]:
+    """The suites of STEER-Bench, if there are any."""
+    return sorted((run / "splits" / "bench").glob("*.jsonl"))

@@ -1,0 +1,75 @@
+"""Rows into Parquet files, as they come: one group of rows is in memory at a time, whatever the number of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from safer_steer.models.images import Picture
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+GROUP_BYTES = 16_000_000
+"""Pictures and text of a row group: what is in memory, and what a reader decodes at once."""
+SHARD_BYTES = 400_000_000
+"""Of one file; the hub shows files of this size well."""
+
+
+class Shards:
+    """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows make the same bytes.
+
+    `datasets` finds its features in the files' metadata, so pictures come back as pictures.
+    """
+
+    def __init__(self, folder: Path, name: str, features: Features, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.name, self.shard_bytes = folder, name, shard_bytes
+        self.schema: pa.Schema = features.arrow_schema
+        self._parts: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._group = self._shard = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, row: dict[str, Any], size: int) -> None:
+        """Add a row of about `size` bytes."""
+        self._rows.append(row)
+        self._group += size
+        if self._group >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._parts.append(self.folder / f"{self.name}-{len(self._parts):05d}.parquet")
+            self._writer = pq.ParquetWriter(self._parts[-1], self.schema)
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
+        self._shard += self._group
+        self._rows, self._group = [], 0
+        if self._shard >= self.shard_bytes:
+            self._end_shard()
+
+    def _end_shard(self) -> None:
+        if self._writer:
+            self._writer.close()
+        self._writer, self._shard = None, 0
+
+    def close(self) -> list[Path]:
+        """Write what is left and give the files their names; returns them. Without a row there is one file with none."""
+        if self._rows or not self._parts:
+            self._flush()
+        self._end_shard()
+        return [part.rename(self.folder / f"{self.name}-{index:05d}-of-{len(self._parts):05d}.parquet") for index, part in enumerate(self._parts)]
+
+
+def embedded(picture: Picture) -> dict[str, Any]:
+    """A picture as `datasets` and verl hold it in Parquet: the file's own bytes, under a name that says nothing of this machine."""
+    return {"bytes": picture.data, "path": file_name(picture)}
+
+
+def file_name(picture: Picture) -> str:
+    """A name by content, so that the same picture is one file."""
+    return f"{picture.sha256[:32]}.{picture.mime.removeprefix('image/').replace('jpeg', 'jpg')}"

@@ -1,0 +1,61 @@
+"""What went into an export, counted as it was written: the card's numbers come from here and are never typed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.models.images import Picture
+
+
+@dataclass
+class Tally:
+    """Of one split of one part."""
+
+    part: str
+    split: str
+    dialogues: int = 0
+    pictures: set[str] = field(default_factory=set)
+    """By hash: a picture of several dialogues counts once."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Dialogues by number of turns."""
+
+    def add(self, seed: Seed, pictures: Sequence[Picture]) -> None:
+        """Count one dialogue or script."""
+        self.dialogues += 1
+        self.pictures.update(picture.sha256 for picture in pictures)
+        self.kinds[seed.kind.value] += 1
+        self.sources[seed.source or "not named"] += 1
+        self.lengths[len(seed.turns)] += 1
+
+
+def by_kind(tallies: Sequence[Tally]) -> list[list[str]]:
+    """Head and rows of a table: dialogues of each split by kind, mean length, pictures."""
+    head = ["", "dialogues", *(kind.value for kind in Kind), "mean turns", "pictures"]
+    rows = []
+    for tally in tallies:
+        mean = sum(turns * count for turns, count in tally.lengths.items()) / max(1, tally.dialogues)
+        kinds = [str(tally.kinds[kind.value]) for kind in Kind]
+        rows.append([label(tally), str(tally.dialogues), *kinds, f"{mean:.2f}", str(len(tally.pictures))])
+    return [head, *rows]
+
+
+def by_source(tallies: Sequence[Tally]) -> list[list[str]]:
+    """Head and rows of a table: dialogues of each split by source."""
+    names = sorted({name for tally in tallies for name in tally.sources})
+    return [["source", *map(label, tallies)], *([name, *(str(tally.sources[name]) for tally in tallies)] for name in names)]
+
+
+def by_length(tallies: Sequence[Tally]) -> list[list[str]]:
+    """Head and rows of a table: dialogues of each split by number of turns."""
+    lengths = sorted({turns for tally in tallies for turns in tally.lengths})
+    return [["turns", *map(label, tallies)], *([str(turns), *(str(tally.lengths[turns]) for tally in tallies)] for turns in lengths)]
+
+
+def label(tally: Tally) -> str:
+    """`sft`, `rl`, `bench/<suite>`."""
+    return tally.part if tally.split == "train" else f"{tally.part}/{tally.split}"

@@ -1,0 +1,48 @@
+"""The columns that verl's `RLHFDataset` reads (verl 0.9), for a dialogue with a tutor as its agent loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from safer_steer.dialogue import Seed
+from safer_steer.handover.messages import PLACEHOLDER, plain, prompt
+from safer_steer.handover.shards import embedded
+from safer_steer.models.images import Picture
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+AGENT = "safer_steer"
+"""The name under which the agent loop is registered."""
+
+
+def features() -> Features:
+    """Names and types of the columns."""
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    about = {**dict.fromkeys(("split", "id", "kind", "source", "intent"), text), "index": Value("int64"), "script": List(text)}
+    return Features(
+        {
+            **{"data_source": text, "agent_name": text, "ability": text},
+            "prompt": List({"role": text, "content": text}),
+            "images": List(Image()),
+            "reward_model": {"style": text, "ground_truth": text},
+            "extra_info": about,
+        }
+    )
+
+
+def row(seed: Seed, pictures: Sequence[Picture], system: str, index: int, name: str) -> dict[str, Any]:
+    """A script for RL. The agent loop finds the user's turns in `extra_info.script`; the reward is the loop's own, `ground_truth` is the intent."""
+    about = {"split": "train", "id": seed.id, "kind": seed.kind.value, "source": seed.source, "intent": seed.intent, "index": index}
+    return {
+        "data_source": name,
+        "agent_name": AGENT,
+        "ability": "multimodal_safety",
+        "prompt": prompt(seed, system, PLACEHOLDER),
+        "images": [embedded(picture) for picture in pictures],
+        "reward_model": {"style": "model", "ground_truth": seed.intent},
+        "extra_info": {**about, "script": [plain(user) for user in seed.script]},
+    }

@@ -1,0 +1,75 @@
+"""TRL takes the export as it is: the tokens are those that this package trains on, and an SFT step runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from trl import SFTConfig, SFTTrainer
+from trl.data_utils import is_conversational, prepare_multimodal_messages
+
+from handover_run import write_run
+from safer_steer.bootstrap.sft import Collator
+from safer_steer.dialogue import read_dialogues
+from safer_steer.handover.export import export
+from safer_steer.models.images import pictures_in
+from safer_steer.models.student import open_images
+from safer_steer.models.transcript import Transcript
+from safer_steer.reinforce.grpo import draw_seeds
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The run, its config, and its sft and rl rows as `datasets` loads them."""
+    run = tmp_path_factory.mktemp("trl") / "run"
+    config = write_run(run, suites=False)
+    export(run, run / "export")
+    rows = {part: datasets.load_dataset(str(run / "export"), part, cache_dir=str(run / "cache"))["train"] for part in ("sft", "rl")}
+    return run, config, rows
+
+
+def rendered(student, said, images, generation: bool) -> list[int]:
+    """Ids by the processor's own chat template, as TRL's collator and GRPO trainer make them."""
+    prepared = prepare_multimodal_messages(said, images)
+    output = student.chat.processor.apply_chat_template([prepared], tokenize=True, return_dict=True, add_generation_prompt=generation)
+    return list(output["input_ids"][0])
+
+
+def test_sft_tokens_are_those_of_our_own_training(made, student):
+    run, config, rows = made
+    kept = read_dialogues(run / "bootstrap" / "kept.jsonl")
+    collator = Collator(kept, student.chat, Path(run), config)
+    newline = student.chat.plain("x\ny")[1:2]
+    for row, dialogue in zip(rows["sft"], kept, strict=True):
+        assert is_conversational(row)
+        if not dialogue.id.startswith("hostile"):
+            assert rendered(student, row["messages"], row["images"], generation=False) == collator.transcript(dialogue).ids + newline
+        ids = rendered(student, row["messages"], row["images"], generation=False)
+        assert ids.count(student.chat.end) == 1 + 2 * len(dialogue.turns), "no turn of a hostile dialogue closes itself"
+        wanted = student.chat.look(open_images(pictures_in(run, config.student.max_pixels)(dialogue)))
+        assert ids.count(student.chat.image_token) == (sum(wanted.tokens) if wanted else 0)
+
+
+def test_rl_prompts_are_those_of_our_own_rollouts(made, student):
+    run, config, rows = made
+    pictures_of = pictures_in(run, config.student.max_pixels)
+    for row, seed in zip(rows["rl"], draw_seeds(config, run), strict=True):
+        assert is_conversational({"prompt": row["prompt"]})
+        transcript = Transcript(student.chat, student.chat.look(open_images(pictures_of(seed))))
+        transcript.add_user(seed.script[0])
+        assert rendered(student, row["prompt"], row["images"], generation=True) == transcript.prompt_ids
+
+
+def test_an_sft_step_of_trl_runs_on_it(made, student, tmp_path):
+    _, _, rows = made
+    from copy import deepcopy
+
+    two = rows["sft"].filter(lambda row: len(row["images"]) == 1).select(range(2))
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, max_length=None, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True
+    )
+    trainer = SFTTrainer(model=deepcopy(student.model), args=arguments, train_dataset=two, processing_class=student.chat.processor)
+    done = trainer.train()
+    assert done.global_step == 1 and torch.isfinite(torch.tensor(done.training_loss))
