@@ -1,0 +1,25 @@
+"""What a run would cost: the pipeline's own code on a sample of the config's data, before a transport that answers by rule and calls nobody."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+
+from safer_steer.config import Config
+from safer_steer.cost.assumptions import Assumptions
+from safer_steer.cost.bill import bill
+from safer_steer.cost.estimate import Estimate, estimate
+from safer_steer.cost.table import as_dict, table
+
+__all__ = ["Assumptions", "Estimate", "as_dict", "bill", "estimate", "show", "table"]
+
+
+def show(config: Config, assumed: Assumptions, console: Console, as_json: bool = False) -> None:
+    """Print the estimate, as a table or as JSON. Raises `UserError` as `estimate` does."""
+    found = estimate(config, assumed)
+    priced = bill(found)
+    if as_json:
+        console.print(json.dumps(as_dict(found, priced), indent=1), markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(table(found, priced))

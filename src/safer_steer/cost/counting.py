@@ -1,0 +1,153 @@
+"""The transport that calls nobody: it is handed the rendered messages and pictures, counts them, and answers by rule."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from dataclasses import astuple, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from safer_steer.config import Config, Role, RoleName
+from safer_steer.cost.answers import Answers
+from safer_steer.models.chat import ChatModel
+from safer_steer.models.transport import ChatReply, Message
+from safer_steer.prompts.base import sections
+
+Seat = RoleName | Literal["student"]
+
+CHARACTERS = 4
+"""Characters a token, where a model's tokenizer is not at hand."""
+CHAT = "chat"
+"""The job of a model that is talked to as a user would."""
+
+
+@dataclass
+class Count:
+    """Calls, and what went in and out with them."""
+
+    calls: float = 0
+    images: float = 0
+    text_tokens: float = 0
+    image_tokens: float = 0
+    tokens_out: float = 0
+    upload_bytes: float = 0
+    """Texts in UTF-8 and pictures in base64."""
+
+    @property
+    def tokens_in(self) -> float:
+        return self.text_tokens + self.image_tokens
+
+    def plus(self, other: Count, times: float = 1) -> Count:
+        return Count(*(mine + times * its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+
+class Tally(defaultdict[tuple[Seat, str], Count]):
+    """Counts by (seat, job)."""
+
+    def __init__(self) -> None:
+        super().__init__(Count)
+
+    def add(self, other: Tally, times: float = 1) -> None:
+        """Add another tally so many times."""
+        for key, count in other.items():
+            self[key] = self[key].plus(count, times)
+
+
+def role_of(config: Config, seat: Seat) -> Role:
+    """The settings of who sits there."""
+    return Role(model="student") if seat == "student" else config.role(seat)
+
+
+class Meter:
+    """Who is asked in the place of a config's models, all of them; what they were asked is taken off by `take`."""
+
+    def __init__(self, config: Config, answers: Answers) -> None:
+        self.config, self.answers = config, answers
+        self.tally = Tally()
+        self.tokenized: set[Seat] = set()
+        """Roles whose texts a tokenizer counts."""
+        self._models: dict[str, ChatModel] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def ask(self, seat: Seat) -> ChatModel:
+        """In the place of `run.ask`: no endpoint is looked at and no key wanted."""
+        if seat not in self._models:
+            self._models[seat] = ChatModel(seat, role_of(self.config, seat), CountingTransport(seat, self))
+        return self._models[seat]
+
+    def take(self) -> Tally:
+        """What was counted since the last time."""
+        taken, self.tally = self.tally, Tally()
+        return taken
+
+    def size(self, url: str) -> tuple[int, int]:
+        """Width and height in pixels of the picture in a data URL, from its header."""
+        if url not in self._sizes:
+            with Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))) as picture:
+                self._sizes[url] = picture.size
+        return self._sizes[url]
+
+
+class CountingTransport:
+    """One seat's (see `transport.Transport`)."""
+
+    def __init__(self, seat: Seat, meter: Meter) -> None:
+        self.seat, self.meter = seat, meter
+        role = role_of(meter.config, seat)
+        self.model = meter.config.student.model if role.who == "student" else role.model
+        self._tokenizer = local_tokenizer(self.model)
+        if self._tokenizer:
+            meter.tokenized.add(seat)
+
+    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        texts, urls = _parts(messages)
+        job = CHAT
+        if schema is None:
+            said = self.meter.answers.speak()
+        else:
+            job = texts[0].split("\n", 1)[0].removeprefix("Job: ")
+            said = self.meter.answers.do(job, sections(texts[-1]), schema, repeat)
+        count = Count(
+            calls=1,
+            images=len(urls),
+            text_tokens=self._tokens("".join(texts)),
+            image_tokens=sum(picture_tokens(*self.meter.size(url), self.model) for url in urls),
+            tokens_out=self._tokens(said),
+            upload_bytes=sum(len(text.encode(errors="replace")) for text in texts) + sum(map(len, urls)),
+        )
+        self.meter.tally[self.seat, job] = self.meter.tally[self.seat, job].plus(count)
+        return ChatReply(said)
+
+    def _tokens(self, text: str) -> int:
+        return len(self._tokenizer.encode(text).ids) if self._tokenizer else len(text) // CHARACTERS
+
+
+def picture_tokens(width: int, height: int, model: str) -> int:
+    """Tokens of a picture by the rule of the Qwen-VL family: one for 28 x 28 pixels (patches of 14, merged 2 x 2), for 32 x 32 with Qwen3-VL."""
+    side = 32 if "qwen3-vl" in model.lower() else 28
+    return max(1, round(width / side)) * max(1, round(height / side))
+
+
+def local_tokenizer(model: str) -> Any:
+    """The tokenizer in a model's folder; None where the model is no folder, or has none in it."""
+    file = Path(model) / "tokenizer.json"
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file))
+
+
+def _parts(messages: list[Message]) -> tuple[list[str], list[str]]:
+    """All texts and all pictures' data URLs, in order."""
+    texts, urls = [], []
+    for message in messages:
+        content = message["content"]
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts.append("".join(part["text"] for part in parts if part["type"] == "text"))
+        urls += [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    return texts, urls

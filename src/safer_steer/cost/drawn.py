@@ -1,0 +1,64 @@
+"""How many scripts each stage draws from pools of a given size: what the stages do with rows, done with numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from safer_steer.assembly.splits import sizes
+from safer_steer.config import Config
+
+
+@dataclass
+class Group:
+    """Benign or other scripts, so many of each, made from the sources: those for training alone."""
+
+    scripts: float = 0
+    rule_1: float = 0
+    """That keep rule 1 of assembly."""
+    able: float = 0
+    """That STEER-RL may have: benign ones that keep rule 1, others that keep rule 2."""
+
+
+Groups = dict[bool, Group]
+"""Benign scripts (True) and the others (False)."""
+Numbers = dict[bool, float]
+
+
+def scripts_drawn(config: Config, groups: Groups) -> tuple[Numbers, Numbers]:
+    """Scripts that Stage II plays, and that Stage III trains on."""
+    if config.assembly is None:
+        made = {benign: group.scripts for benign, group in groups.items()}
+        return _capped(made, config.bootstrap.dialogues), _for_rl(config, made)
+    assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
+    wanted = sizes(int(groups[True].able), int(groups[False].able), config.rl.seeds, config.rl.benign_share)
+    rl = dict(zip((True, False), map(float, wanted), strict=True))
+    # STEER-RL takes pair by pair until it has its scripts of each kind, and STEER-SFT has nothing of those pairs.
+    used = max((rl[benign] / group.able for benign, group in groups.items() if group.able), default=0.0)
+    left = {benign: group.rule_1 * (1 - min(1.0, used)) for benign, group in groups.items()}
+    share = config.assembly.sft_benign_share
+    if share is None:
+        return _capped(left, config.bootstrap.dialogues), rl
+    chosen = sizes(int(left[True]), int(left[False]), config.bootstrap.dialogues, share)
+    return dict(zip((True, False), map(float, chosen), strict=True)), rl
+
+
+def _capped(numbers: Numbers, most: int | None) -> Numbers:
+    total = sum(numbers.values())
+    share = min(1.0, most / total) if most and total else 1.0
+    return {benign: number * share for benign, number in numbers.items()}
+
+
+def _for_rl(config: Config, made: Numbers) -> Numbers:
+    """As `reinforce.grpo.draw_seeds`."""
+    total = config.rl.seeds or sum(made.values())
+    benign = min(made[True], round(total * config.rl.benign_share))
+    return {True: benign, False: min(made[False], total - benign)}
+
+
+def trajectories(config: Config, drawn: Numbers) -> float:
+    """Of all steps: one epoch of whole steps, unless `rl.steps` says otherwise. 0 where the scripts do not fill one step."""
+    rl = config.rl
+    steps = int(sum(drawn.values()) // rl.prompts_per_step)
+    if not steps:
+        return 0
+    return (rl.steps if rl.steps > 0 else steps) * rl.prompts_per_step * rl.group_size

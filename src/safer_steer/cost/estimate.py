@@ -1,0 +1,226 @@
+"""The estimate: every stage's own code on the sample, and the counts scaled up to the whole (docs/cost.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil, inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from safer_steer.assembly.candidates import Pools
+from safer_steer.assembly.rules import Ruling, judge_scripts, trusted
+from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bootstrap.rollout import roll_out
+from safer_steer.config import Config
+from safer_steer.cost.answers import Answers
+from safer_steer.cost.assumptions import Assumptions
+from safer_steer.cost.counting import Meter, Tally
+from safer_steer.cost.drawn import Group, Groups, scripts_drawn, trajectories
+from safer_steer.cost.sample import Stratum, SuiteSample, draw_dialogues, draw_pairs, steer_suites
+from safer_steer.dialogue import Dialogue, Kind, Seed, to_jsonl
+from safer_steer.episode import Assistant, Script, play
+from safer_steer.models.chat import ChatAssistant
+from safer_steer.models.images import Picture, pictures_in
+from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.seeds.attempts import outcome
+from safer_steer.seeds.pair_work import PairWork
+from safer_steer.seeds.pools import key_of, kinds_of
+from safer_steer.store import Journal, write_atomic
+
+PicturesOf = Callable[[Dialogue | Seed], list[Picture]]
+
+
+@dataclass
+class Estimate:
+    """What a whole run asks, by stage."""
+
+    config: Config
+    assumed: Assumptions
+    stages: dict[str, Tally] = field(default_factory=dict)
+    """In the pipeline's order; a stage without calls is left out."""
+    pairs: tuple[int, int] = (0, 0)
+    """In the sources, and in the sample."""
+    dialogues: tuple[int, int] = (0, 0)
+    """In the suites, and in the sample."""
+    scripts: dict[Kind, float] = field(default_factory=dict)
+    """That Stage I makes."""
+    trajectories: float = 0
+    """That Stage III plays."""
+    longest: int = 0
+    """Turns of its longest in the sample."""
+    tokenized: set[str] = field(default_factory=set)
+    """Seats whose texts a tokenizer counts."""
+    notes: list[str] = field(default_factory=list)
+    """What is not counted, or will not work."""
+
+
+def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
+    """Count what a run of this config would ask. Nothing is called, no key is needed, and what is written goes with a temporary folder.
+
+    Raises:
+        UserError: a source or a suite is not there, or unusable.
+    """
+    assumed = assumed or Assumptions()
+    with TemporaryDirectory(prefix="safer-steer-cost-") as folder:
+        strata = draw_pairs(config, assumed.sample)
+        suites = draw_dialogues(config, Path(folder) / "bench", assumed.sample)
+        return asyncio.run(_Sampling(config, assumed, Path(folder)).run(strata, suites))
+
+
+@dataclass
+class _Scripts:
+    """The scripts made from a stratum, in a folder of their own that looks as a run's does."""
+
+    folder: Path
+    stratum: Stratum
+    seeds: list[Seed]
+    rulings: dict[str, Ruling] = field(default_factory=dict)
+
+    def of(self, benign: bool) -> list[Seed]:
+        return [seed for seed in self.seeds if (seed.kind is Kind.BENIGN) is benign]
+
+    def able(self, seed: Seed) -> bool:
+        """May STEER-RL or STEER-Bench have it?"""
+        return self.rulings[seed.id].rule_1 if seed.kind is Kind.BENIGN else self.rulings[seed.id].rule_2
+
+
+class _Sampling:
+    """Plays the sample stage by stage. What a stage was asked for a stratum is taken off the meter and counted as often as the stratum's weight says."""
+
+    def __init__(self, config: Config, assumed: Assumptions, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.meter = Meter(config, Answers(config, assumed))
+        self.found = Estimate(config, assumed)
+
+    async def run(self, strata: list[Stratum], suites: list[SuiteSample]) -> Estimate:
+        found = self.found
+        made = [await self._seeds(stratum, self.folder / str(index)) for index, stratum in enumerate(strata)]
+        for scripts in made:
+            await self._assemble(scripts)
+        training = [scripts for scripts in made if scripts.stratum.use == "train"]
+        groups = _groups(training)
+        sft, rl = scripts_drawn(self.config, groups)
+        for benign, group in groups.items():
+            if group.scripts:
+                await self._bootstrap(training, benign, sft[benign] / group.scripts)
+        found.trajectories = trajectories(self.config, rl)
+        if self.config.rl.tutor:
+            found.notes.append(f"Stage III is not in it: what rl.tutor, {self.config.rl.tutor}, asks is its own affair.")
+        elif not found.trajectories:
+            found.notes.append(f"Stage III would not start: about {sum(rl.values()):.0f} scripts, fewer than rl.prompts_per_step.")
+        else:
+            for benign, group in groups.items():
+                if group.scripts:
+                    await self._rl(training, benign, found.trajectories * rl[benign] / sum(rl.values()) / group.scripts)
+        await self._bench([*suites, *self._steer_bench(made)])
+        found.pairs = sum(stratum.size for stratum in strata), sum(len(stratum.pairs) for stratum in strata)
+        found.stages = {stage: tally for stage, tally in found.stages.items() if tally}
+        found.tokenized = set(self.meter.tokenized)
+        return found
+
+    def _add(self, stage: str, times: float) -> None:
+        self.found.stages.setdefault(stage, Tally()).add(self.meter.take(), times)
+
+    def _pictures(self, folder: Path) -> PicturesOf:
+        return pictures_in(folder, self.config.student.max_pixels)
+
+    def _student(self, pictures_of: PicturesOf, seat: Literal["student", "target"] = "student") -> Assistant:
+        """In the place of the student, which is asked for no layout."""
+        return ChatAssistant(self.meter.ask(seat), pictures_of, system=self.config.student.system)
+
+    async def _seeds(self, stratum: Stratum, folder: Path) -> _Scripts:
+        """Stage I for the stratum's pairs."""
+        config, pictures_of = self.config, self._pictures(folder)
+        target = self._student(pictures_of, "target")
+        if config.role("target").who != "student":
+            target = ChatAssistant(self.meter.ask("target"), pictures_of, system=config.student.system, format=config.student.format)
+        work = PairWork(config, folder, self.meter.ask, target)
+        with Journal(folder / "journal.jsonl") as journal:
+            for pair in stratum.pairs:
+                await work.do(pair, journal)
+            keys = [key_of(pair, kind) for pair in stratum.pairs for kind in kinds_of(pair, config.seeds.kinds)]
+            rows = [row for key in keys if (row := outcome(journal.rows, key)) and "made" in row]
+        self._add("seeds", stratum.weight)
+        made = _Scripts(folder, stratum, [Seed.model_validate(row["made"]["seed"]) for row in rows])
+        for seed in made.seeds:
+            self.found.scripts[seed.kind] = self.found.scripts.get(seed.kind, 0) + stratum.weight
+        return made
+
+    async def _assemble(self, made: _Scripts) -> None:
+        """The rules, asked for every script; duplicates and leaks, which are left out before, are not foreseen."""
+        made.rulings = {seed.id: trusted(seed.kind) for seed in made.seeds}
+        if self.config.assembly and self.config.assembly.rules and made.seeds:
+            self._write_pools(made.folder, made.seeds)
+            pools = Pools(made.folder, self.config.seeds.kinds, self.config.seed)
+            candidates = [candidate for candidate, _ in pools]
+            evaluator = self.meter.ask("evaluator")
+            made.rulings = await judge_scripts(candidates, pools, evaluator, self._pictures(made.folder), made.folder / "verdicts.jsonl")
+            self._add("assemble", made.stratum.weight)
+
+    async def _bootstrap(self, training: list[_Scripts], benign: bool, share: float) -> None:
+        """Stage II on a group of scripts, of which it plays a share."""
+        whole = self.config.bootstrap.model_copy(update={"dialogues": None})
+        config = self.config.model_copy(update={"assembly": None, "bootstrap": whole})
+        for made in training:
+            if made.of(benign):
+                self._write_pools(made.folder, made.of(benign))
+                await roll_out(config, made.folder, self.meter.ask)
+                self._add("bootstrap", share * made.stratum.weight)
+
+    def _write_pools(self, folder: Path, seeds: list[Seed]) -> None:
+        for kind in self.config.seeds.kinds:
+            write_atomic(folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(seed for seed in seeds if seed.kind is kind))
+
+    async def _rl(self, training: list[_Scripts], benign: bool, times: float) -> None:
+        """The dialogues of Stage III, `times` for each script; the trainer, which asks nobody, is left out."""
+        rl, student = self.config.rl, self.config.student
+        for made in training:
+            pictures_of = self._pictures(made.folder)
+            tutor = TutorCritic(self.meter.ask("tutor"), student.format, pictures_of, rl.feedback_dynamics)
+            for seed in made.of(benign):
+                dialogue = await play(seed, Script(), self._student(pictures_of), tutor, rl.max_turns)
+                self.found.longest = max(self.found.longest, len(dialogue.turns))
+            self._add("rl", times * made.stratum.weight)
+
+    async def _bench(self, suites: list[SuiteSample]) -> None:
+        """Every model of the bench gives the same answers here, so one is played and multiplied."""
+        for sample in suites:
+            pictures_of = self._pictures(sample.folder)
+            critic = JudgeCritic(self.meter.ask("judge"), self.config.student.format, pictures_of)
+            for seed in sample.seeds:
+                await play(seed, Script(), self._student(pictures_of), critic)
+            self._add("bench", sample.weight * len(self.config.bench.models))
+        self.found.dialogues = round(sum(sample.size for sample in suites)), sum(len(sample.seeds) for sample in suites)
+
+    def _steer_bench(self, made: list[_Scripts]) -> list[SuiteSample]:
+        """The suites of STEER-Bench that the bench takes: attacks, and safe requests, of each source that is meant for it."""
+        if not steer_suites(self.config) or self.config.assembly is None:
+            return []
+        suites: defaultdict[tuple[str, bool], list[SuiteSample]] = defaultdict(list)
+        for scripts in made:
+            for benign in (False, True):
+                seeds = [seed for seed in scripts.of(benign) if scripts.able(seed)]
+                if seeds and scripts.stratum.use == "bench":
+                    suites[scripts.stratum.source, benign].append(SuiteSample(scripts.folder, scripts.stratum.weight * len(seeds), seeds))
+        dialogues = self.config.bench.dialogues
+        most = min(self.config.assembly.bench_dialogues or inf, ceil(dialogues / steer_suites(self.config)) if dialogues else inf)
+        for parts in suites.values():
+            share = min(1.0, most / sum(part.size for part in parts))
+            for part in parts:
+                part.size *= share
+        return [part for parts in suites.values() for part in parts]
+
+
+def _groups(training: list[_Scripts]) -> Groups:
+    groups = {True: Group(), False: Group()}
+    for made in training:
+        for seed in made.seeds:
+            group, weight = groups[seed.kind is Kind.BENIGN], made.stratum.weight
+            group.scripts += weight
+            group.rule_1 += weight * made.rulings[seed.id].rule_1
+            group.able += weight * made.able(seed)
+    return groups

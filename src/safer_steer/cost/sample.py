@@ -1,0 +1,102 @@
+"""A seeded sample of what the config names: pairs, stratified by what is done for them, and dialogues of its suites."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+
+from safer_steer.bench.protocols import SANDBOX, SANDBOX_DIALOGUES, STEER, bring_in, suite_files
+from safer_steer.bench.suites import read_suite
+from safer_steer.config import Config
+from safer_steer.dialogue import Seed
+from safer_steer.seeds.sources import Pair
+from safer_steer.seeds.sources.load import pairs_of
+
+
+@dataclass
+class Stratum:
+    """The pairs of one source for which the same jobs are done."""
+
+    source: str
+    use: str
+    """`train` or `bench`."""
+    size: int = 0
+    """Pairs in the source."""
+    pairs: list[Pair] = field(default_factory=list)
+    """Those drawn."""
+
+    @property
+    def weight(self) -> float:
+        """Pairs that one of those drawn stands for."""
+        return self.size / len(self.pairs)
+
+
+def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
+    """About `wanted` pairs, as many of each source, and one of each stratum at least. Every source is read once; no picture is decoded.
+
+    Raises:
+        UserError: a source is not there, or a row is unusable.
+    """
+    each = ceil(wanted / len(config.seeds.sources))
+    drawn: list[Stratum] = []
+    for index, source in enumerate(config.seeds.sources):
+        rng = random.Random(f"cost {config.seed} {index}")
+        strata: dict[tuple[bool, bool], Stratum] = {}
+        for pair in pairs_of(source, config):
+            stratum = strata.setdefault((pair.safe is not True, pair.answer is not None), Stratum(source.name, source.use))
+            stratum.size += 1
+            if len(stratum.pairs) < each:
+                stratum.pairs.append(pair)
+            elif (place := rng.randrange(stratum.size)) < each:  # reservoir sampling: every pair is as likely as any other
+                stratum.pairs[place] = pair
+        total = sum(stratum.size for stratum in strata.values())
+        for stratum in strata.values():
+            rng.shuffle(stratum.pairs)
+            del stratum.pairs[max(1, round(each * stratum.size / total)) :]
+        drawn += strata.values()
+    return drawn
+
+
+@dataclass
+class SuiteSample:
+    """Dialogues drawn from a suite of the bench."""
+
+    folder: Path
+    """What their image paths are relative to."""
+    size: float
+    """Dialogues in the suite."""
+    seeds: list[Seed]
+
+    @property
+    def weight(self) -> float:
+        return self.size / len(self.seeds)
+
+
+def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSample]:
+    """About `wanted` dialogues over the suites that are there before a run, one of each at least; the embedded ones are written to `folder`.
+
+    Raises:
+        UserError: a suite is not there, or unusable.
+    """
+    names, samples = config.bench.suites, []
+    suites = [read_suite(path) for path in suite_files(names)]
+    groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
+    for suite in suites:
+        group = groups[suite.protocol, suite.safe_twins] + (steer_suites(config) if suite.protocol == "multi_turn" else 0)
+        seeds = suite.seeds[: ceil(config.bench.dialogues / group)] if config.bench.dialogues else suite.seeds
+        rng = random.Random(f"cost {config.seed} {suite.name}")
+        samples.append(SuiteSample(suite.folder, len(seeds), rng.sample(seeds, min(len(seeds), ceil(wanted / len(names))))))
+    if SANDBOX in names:  # four groups of one size, in any size wanted
+        size = config.bench.dialogues or SANDBOX_DIALOGUES
+        drawn = min(size, ceil(wanted / len(names) / 4))
+        brought = bring_in([SANDBOX], folder, drawn, config.student.max_pixels)
+        samples += [SuiteSample(suite.folder, len(suite.seeds) * size / drawn, suite.seeds) for suite in brought]
+    return samples
+
+
+def steer_suites(config: Config) -> int:
+    """Attack suites of STEER-Bench in the bench, and as many safe ones: one of each source meant for it."""
+    return sum(source.use == "bench" for source in config.seeds.sources) if STEER in config.bench.suites else 0

@@ -1,0 +1,135 @@
+"""The estimate to read, and to read by machine. Numbers are rounded to what they are worth."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from safer_steer.cost.assumptions import WAIT_S
+from safer_steer.cost.bill import Bill, Line
+from safer_steer.cost.estimate import Estimate
+from safer_steer.dialogue import Kind
+
+
+def table(found: Estimate, priced: Bill) -> Group:
+    """A line for each role of each stage, the total, and what it rests on."""
+    grid = Table("stage", "role", "model", box=None, pad_edge=False)
+    for name in ("calls", "images", "tokens in", "tokens out", "upload", "money", "time", "stage's time"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for line in priced.lines:
+        first = next(other for other in priced.lines if other.stage == line.stage) is line
+        stage, whole = (line.stage, _stage_time(priced, line.stage)) if first else ("", "")
+        grid.add_row(*(Text(cell) for cell in (stage, line.seat, line.model, *_cells(line), whole)))
+    grid.add_section()
+    counts = [line.count for line in priced.lines]
+    totals = [sum(values) for values in zip(*((c.calls, c.images, c.tokens_in, c.tokens_out) for c in counts), strict=True)]
+    upload = sum(count.upload_bytes for count in counts)
+    paid = money(priced.money if any(line.money is not None for line in priced.lines) else None)
+    grid.add_row("total", "", "", *map(rounded, totals), size(upload), paid, "", _whole_time(priced))
+    return Group(grid, Text(), *(Text(line) for line in lines(found, priced)))
+
+
+def lines(found: Estimate, priced: Bill) -> list[str]:
+    """What the numbers rest on, one line each."""
+    assumed, config = found.assumed, found.config
+    known = f", but for {', '.join(sorted(found.tokenized))}, whose tokenizer is here" if found.tokenized else ""
+    made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in found.scripts.items())
+    said = [
+        f"From {found.pairs[1]} of {found.pairs[0]} pairs (scripts: {made}) and {found.dialogues[1]} of {found.dialogues[0]} bench dialogues;"
+        " nothing was called.",
+        f"Assuming {assumed.turn_tokens} tokens a user turn (--turn-tokens), {assumed.answer_of(config.student)} an answer (--answer-tokens), half of that"
+        " its thinking; what a model reasons unseen, and a host bills, is not in it.",
+        f"Assuming 4 characters a token{known}, and one token for 28 x 28 pixels of a picture (32 x 32 with Qwen3-VL); hosted models bill pictures"
+        " by rules of their own.",
+        f"Assuming that {assumed.overhead:.0%} of the calls are made again (--overhead), and that no script is dropped as refused or duplicate.",
+    ]
+    if Kind.RED_TEAM in config.seeds.kinds:
+        said.append(
+            f"Assuming that {assumed.success:.0%} of the red-team scripts tried succeed (--success), at any turn alike; one that fails is planned once more."
+        )
+    if "assemble" in found.stages:
+        said.append(f"Assuming that {assumed.keeps:.0%} of the scripts keep rule 1, and as many of those rule 2 (--keeps).")
+    if any(not line.local for line in priced.lines):
+        said.append(
+            f"Time: {assumed.tokens_per_second:g} tokens a second in every reply (--tokens-per-second) after {WAIT_S:g} s, each role at its own concurrency"
+            " and rate; training and what is `local` come on top."
+        )
+    if priced.unpriced:
+        said.append(f"No price is set for {', '.join(priced.unpriced)} (price_in, price_out): the total is without them.")
+    if stage := priced.stops_in(config.spending_limit):
+        said.append(f"spending_limit is {config.spending_limit:g}: the run would stop in {stage}.")
+    return said + found.notes
+
+
+def as_dict(found: Estimate, priced: Bill) -> dict[str, Any]:
+    """The same as plain numbers; money and seconds are null where there is none to tell."""
+    return {
+        "pairs": dict(zip(("all", "sampled"), found.pairs, strict=True)),
+        "dialogues": dict(zip(("all", "sampled"), found.dialogues, strict=True)),
+        "scripts": {kind.value: round(count) for kind, count in found.scripts.items()},
+        "stages": [
+            {"stage": stage, "seconds": round(seconds, 1), "roles": [_row(line) for line in priced.lines if line.stage == stage]}
+            for stage, seconds in priced.seconds.items()
+        ],
+        "total": {"money": round(priced.money, 4), "seconds": round(sum(priced.seconds.values()), 1), "unpriced": priced.unpriced},
+        "assumptions": asdict(found.assumed),
+        "stops_in": priced.stops_in(found.config.spending_limit),
+        "notes": lines(found, priced),
+    }
+
+
+def _row(line: Line) -> dict[str, Any]:
+    counts = {name: round(value) for name, value in asdict(line.count).items()}
+    told = {"money": None if line.money is None else round(line.money, 4), "seconds": None if line.seconds is None else round(line.seconds, 1)}
+    return {"role": line.seat, "model": line.model, "local": line.local, **counts, **told}
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    count = line.count
+    numbers = (rounded(count.calls), rounded(count.images), rounded(count.tokens_in), rounded(count.tokens_out), size(count.upload_bytes))
+    return (*numbers, "local", "local") if line.local else (*numbers, money(line.money), duration(line.seconds or 0.0))
+
+
+def _whole_time(priced: Bill) -> str:
+    return "local" if all(line.local for line in priced.lines) else duration(sum(priced.seconds.values()))
+
+
+def _stage_time(priced: Bill, stage: str) -> str:
+    return "local" if all(line.local for line in priced.lines if line.stage == stage) else duration(priced.seconds[stage])
+
+
+def rounded(value: float) -> str:
+    """To two digits, or three from a thousand on: `740`, `12,300`, `1.23 M`."""
+    if value < 1000:
+        return f"{float(f'{value:.2g}'):.0f}" if value >= 1 or value == 0 else "1"
+    value = float(f"{value:.3g}")
+    for unit, name in ((1e9, "G"), (1e6, "M")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{value:,.0f}"
+
+
+def size(bytes: float) -> str:
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if bytes >= unit:
+            return f"{float(f'{bytes / unit:.2g}'):g} {name}"
+    return f"{float(f'{bytes / 1e3:.2g}'):g} kB"
+
+
+def money(value: float | None) -> str:
+    """Two digits, never less than a hundredth; `-` for no price."""
+    if value is None:
+        return "-"
+    return "< 0.01" if 0 < value < 0.01 else f"{float(f'{value:.2g}'):,.2f}" if value < 10 else f"{float(f'{value:.2g}'):,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits, two digits."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{float(f'{seconds / unit:.2g}'):g} {name}"
+    return f"{float(f'{seconds:.2g}'):g} s"
