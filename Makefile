@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-browser lint clean
+.PHONY: demo test test-integration test-browser check-llamafactory check-verl lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
@@ -12,8 +12,22 @@ demo: .venv/.installed  ## the whole method on the embedded world: seeds to repo
 test: .venv/.installed-dev  ## all tests but those that need a browser or a server of their own
 	$(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration
 
+test-integration: .venv/.installed-dev .venv-vllm/.installed  ## vLLM, on the CPU and in an environment of its own, serves the shipped student
+	$(BIN)/python -m pytest tests/integration -rP
+
 test-browser: .venv/.installed-browser chromium  ## the report in headless Chromium
 	$(BIN)/python -m pytest tests/browser
+
+check-llamafactory: .venv/.installed-dev .venv-llamafactory/.installed runs/handover/export  ## LLaMA-Factory's own loader and trainer read an export
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/handover/cache .venv-llamafactory/bin/python tests/integration/llamafactory_check.py runs/handover/export/llamafactory
+
+check-verl: .venv/.installed-dev .venv-verl/.installed runs/handover/export  ## verl's own data set reads an export
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/handover/cache .venv-verl/bin/python tests/integration/verl_check.py runs/handover/export src/safer_steer/sandbox/student
+
+.PHONY: runs/handover/export
+runs/handover/export: .venv/.installed-dev
+	@rm -rf runs/handover
+	$(BIN)/python tests/handover_run.py runs/handover
 
 lint: .venv/.installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -45,5 +59,28 @@ chromium:
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,browser]'
 	@touch $@ .venv/.installed-dev .venv/.installed
 
-clean:  ## remove the virtual environment; runs stay
-	rm -rf .venv
+.venv-vllm/.installed: tests/integration/vllm-requirements.txt
+	@rm -rf .venv-vllm
+	@$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q -r $<
+	.venv-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec  # no build of them loads beside this torch, and with them vLLM does not start
+	@touch $@
+
+.venv-llamafactory/.installed: tests/integration/llamafactory-requirements.txt
+	@rm -rf .venv-llamafactory
+	@$(PYTHON) -m venv .venv-llamafactory
+	.venv-llamafactory/bin/python -m pip install -q -r $<
+	.venv-llamafactory/bin/python -m pip install -q --no-deps llamafactory==0.9.5 torchaudio
+	@# it imports torchaudio, whose compiled part (for CUDA) cannot load beside a CPU build of torch, and which only sound needs
+	@.venv-llamafactory/bin/python -c 'import torchaudio' 2>/dev/null || rm -f .venv-llamafactory/lib/python*/site-packages/torchaudio/lib/_torchaudio*.so
+	@touch $@
+
+.venv-verl/.installed: tests/integration/verl-requirements.txt
+	@rm -rf .venv-verl
+	@$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install -q -r $<
+	.venv-verl/bin/python -m pip install -q --no-deps verl==0.9.1
+	@touch $@
+
+clean:  ## remove the virtual environments; runs stay
+	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl
