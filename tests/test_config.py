@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from safer_steer.config import Config, describe, dump_config, load_config
+from safer_steer.config import Config, Role, describe, dump_config, load_config
 from safer_steer.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -58,6 +58,13 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, "seed: 3\nroles: {judge: {model: j, base_url: 'http://x/v1'}}\nrl: {learning_rate: 1e-6}"))
     assert config.rl.learning_rate == 1e-6
     assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+def test_a_base_url_means_an_endpoint_whatever_the_model_is_called_there() -> None:
+    there = {"base_url": "http://127.0.0.1:9/v1"}
+    assert [Role(model=name).who for name in ("sandbox", "student", "gpt-5-nano")] == ["sandbox", "student", "endpoint"]
+    assert {Role(model=name, **there).who for name in ("sandbox", "student", "gpt-5-nano")} == {"endpoint"}
+    assert Config.model_validate({"roles": {"judge": {"model": "student"} | there}}).role("judge").who == "endpoint"
 
 
 def test_every_field_is_described_with_its_default() -> None:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "safer_steer"
 TOP = {"__main__", "cli", "cost", "display", "dryrun", "pipeline", "preflight", "run", "seats"}
 """Modules that put a run together: nothing below may import them."""
-FORWARD = ["seeds", "assembly", "bootstrap", "reinforce", "bench", "handover", "report"]
+FORWARD = ["seeds", "assembly", "bootstrap", "reinforce", "bench", "handover", "health", "report"]
 """Rooms in the order the data takes; each may use what comes before it."""
 CORE = {"dialogue", "rewards", "metrics", "episode", "errors", "store"}
 """Modules that know no room."""

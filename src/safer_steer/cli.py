@@ -20,9 +20,10 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
-from safer_steer.config import Bench, Config, Role, Student, describe, load_config
+from safer_steer.config import Bench, Config, Role, Source, Student, describe, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import NoResult, SpendingLimit, UserError
 
@@ -116,6 +117,7 @@ def _run_stage(name: str, config: Path, out: Path, fresh: bool) -> None:
 
 for _name, _summary in {
     "seeds": "Stage I alone: scripts from single-turn pairs.",
+    "assemble": "The data sets alone: STEER-SFT, STEER-RL and STEER-Bench from the scripts.",
     "bootstrap": "Stage II alone: red-blue dialogues and their filter.",
     "sft": "Stage II alone: supervised fine-tuning on the dialogues kept.",
     "rl": "Stage III alone: tutor-in-the-loop GRPO.",
@@ -135,7 +137,9 @@ def bench(
     judge_base_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     judge_api_key_env: Annotated[str | None, typer.Option(help="Name of the environment variable with the judge's key.")] = None,
     format: Annotated[Format, typer.Option(help="Layout to ask of the model and to read its answers by.")] = Format.PLAIN,
+    ask_layout: Annotated[bool, typer.Option(help="Put the layout into the system message; a model trained on it needs no asking.")] = True,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature of the model.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one answer.")] = 2048,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls in flight, for model and judge each.")] = 64,
     dialogues: Annotated[int | None, typer.Option(min=1, help="At most so many attack, and so many safe, dialogues.")] = None,
     fresh: Fresh = False,
@@ -152,7 +156,15 @@ def bench(
         for option, value in (("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model)):
             if not value:
                 raise UserError(f"bench: --model needs {option} too")
-        target = Role(model=model, base_url=base_url, api_key_env=api_key_env, temperature=temperature, concurrency=concurrency)
+        target = Role(
+            model=model,
+            base_url=base_url,
+            api_key_env=api_key_env,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            concurrency=concurrency,
+            ask_layout=ask_layout,
+        )
         judge = Role(model=str(judge_model), base_url=judge_base_url, api_key_env=judge_api_key_env, concurrency=concurrency)
         try:
             settings = Config(
@@ -165,6 +177,27 @@ def bench(
             pipeline.run_stage("bench", settings, out, show, fresh)
         else:
             pipeline.bench_endpoint(settings, model, out, show, fresh)
+
+
+@app.command()
+def cost(
+    config: ConfigFile,
+    sample: Annotated[int, typer.Option(min=1, help="Pairs, and bench dialogues, that the estimate is made from.")] = 40,
+    success: Annotated[float, typer.Option(min=0, max=1, help="Share of the red-team scripts tried that succeed.")] = 0.5,
+    keeps: Annotated[float, typer.Option(min=0, max=1, help="Share of the scripts that keep a rule of assembly.")] = 0.8,
+    turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a user turn that a model writes.")] = 30,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an assistant's visible answer.")] = 150,
+    tokens_per_second: Annotated[float, typer.Option(min=0.1, help="Speed of one reply.")] = 40,
+    overhead: Annotated[float, typer.Option(min=0, help="Share of calls that are made again.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
+) -> None:
+    """Calls, tokens, money and time of a whole run, from a sample of its data; nothing is called."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a set that is not here yet is an error, and not a download
+    from safer_steer.cost import Assumptions, show
+
+    assumed = Assumptions(sample, success, keeps, turn_tokens, answer_tokens, tokens_per_second, overhead)
+    console = Console()
+    show(load_config(config), assumed, console if console.is_terminal or as_json else Console(width=160), as_json)
 
 
 @app.command()
@@ -197,8 +230,27 @@ def _show_results(out: Path) -> None:
 
 
 @app.command()
-def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]) -> None:
-    """Hash every artefact of a run again and name what differs from its manifest."""
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    to: Annotated[Path | None, typer.Option(help="Folder of the export, `export` in the run folder if not given. An older export there is replaced.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
+) -> None:
+    """Hand a run's data to trainers: Parquet with a card (the hub, TRL), LLaMA-Factory, verl."""
+    from safer_steer.handover.export import export as hand_over
+    from safer_steer.handover.tally import label
+
+    to = to or folder / "export"
+    tallies, missing = hand_over(folder, to, name)
+    for tally in tallies:
+        typer.echo(f"{label(tally)}: {tally.dialogues} dialogues, {len(tally.pictures)} pictures")
+    for line in missing:
+        typer.echo(line)
+    typer.echo(f"export: {to}")
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")]) -> None:
+    """Hash every artefact of a run or an export again and name what differs from its manifest."""
     from safer_steer.manifest import verify as differences
 
     found = differences(folder)
@@ -206,7 +258,77 @@ def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run fol
         typer.echo(line)
     if found:
         raise typer.Exit(1)
-    typer.echo(f"{folder}: every file is as its stage left it")
+    typer.echo(f"{folder}: every file is as its manifest has it")
+
+
+@app.command("sets")
+def known_sets() -> None:
+    """The published sets whose layout is known; docs/data.md shows how to give each."""
+    from safer_steer.seeds.sources.layouts import LAYOUTS
+
+    table = Table("name", "hub id", "configurations: splits", "what it is", "Stage I", box=None, pad_edge=False)
+    for name, layout in LAYOUTS.items():
+        table.add_row(name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only")
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table, markup=False)
+    typer.echo("For the licence of a set, see its card.")
+
+
+@app.command()
+def suite(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A set of `safer-steer sets`, or a name of your own.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write; harmless rows of a set that has both go to NAME_safe.jsonl beside it.")],
+    path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,
+    hub: Annotated[str | None, typer.Option(help="Instead: its id on the hub; `default` for the published one.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of the set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the set.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder that picture paths are relative to.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Draw so many, seeded.")] = None,
+    seed: Annotated[int, typer.Option(help="What the draw follows from.")] = 0,
+    bad_rows: Annotated[str, typer.Option(help="`error` or `skip`: what an unusable row does.")] = "error",
+    max_pixels: Annotated[int, typer.Option(min=784, help="A picture with more is unusable.")] = Student().max_pixels,
+) -> None:
+    """Write a suite for the bench from a published set."""
+    from safer_steer.bench.from_set import write_suite
+
+    if (path is None) == (hub is None):
+        raise UserError("suite: give either --path or --hub")
+    try:
+        source = Source.model_validate(
+            {"name": name, "path": path, "hub": hub, "subset": subset, "split": split, "images": images, "limit": limit, "bad_rows": bad_rows}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"suite: {': '.join([*map(str, first['loc']), first['msg'].removeprefix('Value error, ')])}") from None
+    files, left_out = write_suite(source, out, seed, max_pixels)
+    for file, count in files.items():
+        typer.echo(f"{file}: {count} scripts")
+    if left_out:
+        typer.echo(left_out)
+
+
+@app.command()
+def health(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, also of a run under way.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
+) -> None:
+    """Attackers' refusals, empty turns and repeats, which strategies work, and whether the judges judge."""
+    from safer_steer.health import examine, tables
+
+    found = examine(folder)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=1))
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    for shown in tables(found):
+        table = Table(*shown.head, title=shown.title, title_justify="left", box=None, pad_edge=False)
+        for number, column in enumerate(table.columns):
+            column.justify = "left" if number < shown.labels else "right"
+        for row in shown.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        console.print(f"{shown.note}\n", markup=False, highlight=False)
 
 
 @app.command("config")

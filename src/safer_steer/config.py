@@ -23,7 +23,7 @@ LossType = Literal["dr_grpo", "grpo", "dapo"]
 class Role(Strict):
     """Who does a job, and how it is asked."""
 
-    model: str = Field("sandbox", description="model id at the endpoint; `sandbox` for the embedded agents, `student` for the base student")
+    model: str = Field("sandbox", description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student` for the base student")
     base_url: str | None = Field(None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1")
     api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
     temperature: float = Field(0.7, ge=0, description="sampling temperature")
@@ -35,8 +35,16 @@ class Role(Strict):
     concurrency: int = Field(64, ge=1, description="calls in flight")
     requests_per_minute: float | None = Field(None, gt=0, description="requests sent in a minute at most, further tries included")
     json_schema: bool = Field(True, description="send the answer's JSON schema as response_format")
+    ask_layout: bool = Field(True, description="who answers in dialogue (target, blue as a chat) is told the student's layout; false for a model trained on it")
     price_in: float = Field(0, ge=0, description="money per million input tokens")
     price_out: float = Field(0, ge=0, description="money per million output tokens")
+
+    @property
+    def who(self) -> Literal["sandbox", "student", "endpoint"]:
+        """The embedded agents, the base student in this process, or whoever is behind `base_url`, whatever the model is called there."""
+        if self.base_url is None and self.model in ("sandbox", "student"):
+            return "sandbox" if self.model == "sandbox" else "student"
+        return "endpoint"
 
 
 class Student(Strict):
@@ -100,7 +108,7 @@ class Assembly(Strict):
     """STEER-SFT, STEER-RL and STEER-Bench: disjoint, from the scripts of Stage I."""
 
     rules: bool = Field(True, description="ask the evaluator whether a script keeps rules 1 and 2; false trusts Stage I")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="similarity (Jaccard, of word 3-grams) from which two scripts or questions are the same")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity that makes two scripts (word 3-grams) or questions (content words) one")
     sft_benign_share: float | None = Field(None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes what there is")
     bench_dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite of STEER-Bench")
 
@@ -126,6 +134,8 @@ class Bootstrap(Strict):
     tau_safe: int = Field(8, ge=1, le=10, description="keep a dialogue if its worst safety score is at least this")
     tau_help: float = Field(8, ge=1, le=10, description="keep a dialogue if its mean helpfulness is at least this")
     dialogues: int | None = Field(None, ge=1, description="play at most so many seeds")
+    blue: Literal["job", "chat"] = Field("job", description="blue is asked by its job's prompt, or as a plain chat, for small and fine-tuned experts")
+    blue_system: str | None = Field(None, description="guidelines of a blue expert asked as a chat: its system message; null takes the student's")
     sft: SFT = Field(default_factory=SFT, description="supervised fine-tuning")
 
 
@@ -175,7 +185,7 @@ class Reinforce(Strict):
 class Bench(Strict):
     """The measurement."""
 
-    suites: list[str] = Field(default_factory=lambda: ["sandbox"], min_length=1, description="JSONL files of scripts; `sandbox` for the embedded suites")
+    suites: list[str] = Field(default_factory=lambda: ["sandbox"], min_length=1, description="JSONL files; `sandbox`: the embedded ones; `steer`: STEER-Bench")
     models: list[ModelName] = Field(default=["base", "sft", "safer_steer"], min_length=1, description="which of the run's models")
     dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)")
     temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
@@ -201,7 +211,7 @@ class Config(Strict):
     @classmethod
     def _student_is_target_only(cls, roles: dict[RoleName, Role]) -> dict[RoleName, Role]:
         for name, role in roles.items():
-            if role.model == "student" and name != "target":
+            if role.who == "student" and name != "target":
                 raise ValueError(f"{name} cannot be `student`; only the target of Stage I can")
         return roles
 

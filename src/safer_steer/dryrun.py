@@ -38,33 +38,37 @@ def dry_run(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def _who(role: Role) -> str:
-    if role.model == "sandbox":
+    if role.who == "sandbox":
         return "the sandbox's agent"
-    if role.model == "student":
+    if role.who == "student":
         return "the base student"
     key = f", key in {role.api_key_env}" if role.api_key_env else ""
     return f"{role.model} at {role.base_url}{key}, {role.concurrency} calls in flight, temperature {role.temperature:g}"
 
 
 def _source(config: Config, index: int) -> str:
-    from safer_steer.seeds.sources import load_pairs
+    from safer_steer.seeds.sources import Skipped, pairs_of, told
 
-    source = config.seeds.sources[index]
+    source, skipped = config.seeds.sources[index], Skipped()
+    if source.hub:
+        return f"{source.name}, {source.hub} on the hub: loaded when the run starts"
     where = f"{source.name}, {source.path or 'built in'}"
-    alone = config.model_copy(update={"seeds": config.seeds.model_copy(update={"sources": [source]})})
     try:
-        return f"{where}: {sum(1 for _ in load_pairs(alone))} pairs"
+        found = f"{where}: {sum(1 for _ in pairs_of(source, config, skipped))} pairs"
     except UserError as error:
         return f"{where}: not usable yet: {error}"
+    return f"{found}; {told(skipped)}".removesuffix("; ")
 
 
 def _suite(name: str, config: Config) -> str:
-    from safer_steer.bench.protocols import SANDBOX, SANDBOX_DIALOGUES
+    from safer_steer.bench.protocols import SANDBOX, SANDBOX_DIALOGUES, STEER
     from safer_steer.bench.suites import read_suite
 
     if name == SANDBOX:
         size = config.bench.dialogues or SANDBOX_DIALOGUES
         return f"built in: {size} marked and {size} unmarked dialogues, and as many single turns"
+    if name == STEER:
+        return "assembled from the sources with `use: bench`"
     try:
         suite = read_suite(Path(name))
     except UserError as error:

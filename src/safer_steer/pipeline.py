@@ -6,6 +6,8 @@ keep helping. `run` is the whole of it, in the order of docs/method.md:
 
 1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in three pools:
    benign, obfuscated, and red-team scripts that have been seen to succeed against a fixed target.
+   **Assembly**, where the config has it: the scripts become disjoint data sets, STEER-SFT, STEER-RL and STEER-Bench, without
+   duplicates and leaks, of scripts that keep rules 1 and 2.
 2. **Bootstrap** (Stage II). On every script a red agent talks to a blue expert; an evaluator scores every turn, and only
    dialogues that are safe at their worst turn and helpful on average are kept.
 3. **SFT** (Stage II). The student learns the assistant's turns of the dialogues kept.
@@ -29,14 +31,14 @@ from typing import TYPE_CHECKING
 
 from safer_steer import seats
 from safer_steer.config import Config
-from safer_steer.errors import NoResult
+from safer_steer.errors import NoResult, UserError
 from safer_steer.preflight import load_named, prepared
 from safer_steer.run import Progress, Run, Show
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant
 
-STAGES = ("seeds", "bootstrap", "sft", "rl", "bench", "report")
+STAGES = ("seeds", "assemble", "bootstrap", "sft", "rl", "bench", "report")
 
 
 def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
@@ -48,6 +50,8 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
     """
     with prepared(config, folder, show, STAGES, fresh) as run:
         seeds(run)
+        if config.assembly:
+            assemble(run)
         bootstrap(run)
         sft(run)
         rl(run)
@@ -59,15 +63,44 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
         return report(run)
 
 
+def _look(run: Run, stage: str) -> None:
+    """Say what is off with the attackers and judges of a stage."""
+    from safer_steer.health import warnings
+
+    for line in warnings(run.folder, stage):
+        run.show.say(f"{stage}: {line}")
+
+
 def seeds(run: Run) -> None:
     """Stage I: seeds/{benign,obfuscated,red_team}.jsonl, from single-turn pairs."""
 
     def work(progress: Progress) -> None:
         from safer_steer.seeds.build import build_seeds
 
-        run.wait(build_seeds(run.config, run.folder, run.ask, seats.target(run), progress))
+        if left_out := run.wait(build_seeds(run.config, run.folder, run.ask, seats.target(run), progress)):
+            run.show.say(f"seeds: {left_out}")
+        _look(run, "seeds")
 
     run.once("seeds", work)
+
+
+def assemble(run: Run) -> None:
+    """The data sets: splits/{sft,rl}.jsonl and splits/bench/*.jsonl, from the seeds. Only where the config has the section `assembly`."""
+
+    def work(progress: Progress) -> None:
+        from safer_steer.assembly.build import assemble as build
+        from safer_steer.bench.protocols import suite_files, taken_names
+
+        suites = run.config.bench.suites
+        for note in run.wait(build(run.config, run.folder, run.ask, suite_files(suites), taken_names(suites), progress)):
+            run.show.say(f"assemble: {note}")
+
+    run.once("assemble", work, needs=("seeds",))
+
+
+def _scripts(config: Config) -> tuple[str, ...]:
+    """The stages that SFT's and RL's scripts come from."""
+    return ("seeds", "assemble") if config.assembly else ("seeds",)
 
 
 def bootstrap(run: Run) -> None:
@@ -77,8 +110,9 @@ def bootstrap(run: Run) -> None:
         from safer_steer.bootstrap.rollout import roll_out
 
         run.wait(roll_out(run.config, run.folder, run.ask, progress))
+        _look(run, "bootstrap")
 
-    run.once("bootstrap", work, needs=("seeds",))
+    run.once("bootstrap", work, needs=_scripts(run.config))
 
 
 def sft(run: Run) -> None:
@@ -100,8 +134,9 @@ def rl(run: Run) -> None:
 
         reward = load_named("rl.reward", run.config.rl.reward) if run.config.rl.reward else None
         reinforce(run.config, run.folder, seats.tutor(run), progress, reward, run.wait)
+        _look(run, "rl")
 
-    run.once("rl", work, needs=("seeds", "sft") if run.config.rl.start_from == "sft" else ("seeds",))
+    run.once("rl", work, needs=(*_scripts(run.config), *(("sft",) if run.config.rl.start_from == "sft" else ())))
 
 
 def bench(run: Run) -> None:
@@ -111,7 +146,9 @@ def bench(run: Run) -> None:
         NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those once more.
     """
     trained_by = {"base": (), "sft": ("sft",), "safer_steer": ("rl",)}
-    needs = tuple(stage for name in run.config.bench.models for stage in trained_by[name])
+    from safer_steer.bench.protocols import STEER
+
+    needs = (*(("assemble",) if STEER in run.config.bench.suites else ()), *(stage for name in run.config.bench.models for stage in trained_by[name]))
     _bench(run, {name: partial(seats.student, run, name) for name in run.config.bench.models}, needs)
 
 
@@ -135,8 +172,10 @@ def report(run: Run) -> Path:
 
 def run_stage(stage: str, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
     """One stage alone; those it builds on must be finished. Raises as `run` does."""
+    if stage == "assemble" and config.assembly is None:
+        raise UserError("assemble: the config has no section `assembly`; `safer-steer config` lists its keys")
     with prepared(config, folder, show, (stage,), fresh) as run:
-        {"seeds": seeds, "bootstrap": bootstrap, "sft": sft, "rl": rl, "bench": bench, "report": report}[stage](run)
+        {"seeds": seeds, "assemble": assemble, "bootstrap": bootstrap, "sft": sft, "rl": rl, "bench": bench, "report": report}[stage](run)
 
 
 def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: bool = False) -> Path:

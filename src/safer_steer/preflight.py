@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest
 from safer_steer.run import Run, Show
+
+if TYPE_CHECKING:
+    from safer_steer.bench.suites import Suite
 
 
 @contextmanager
@@ -32,7 +35,7 @@ def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], 
     waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
     use_cores()
     asyncio.run(check(config, folder, waiting, ("target",) if endpoint else ()))
-    if not endpoint and ({"sft", "rl", "bench"} & set(waiting) or ("seeds" in waiting and config.role("target").model == "student")):
+    if not endpoint and ({"sft", "rl", "bench"} & set(waiting) or ("seeds" in waiting and config.role("target").who == "student")):
         check_student(config)
     with run:
         yield run
@@ -54,6 +57,8 @@ def roles_of(config: Config, stage: str) -> tuple[RoleName, ...]:
     """The roles a stage asks."""
     if stage == "seeds":
         return ("generator", "target", "attack_judge") if Kind.RED_TEAM in config.seeds.kinds else ("generator",)
+    if stage == "assemble":
+        return ("evaluator",) if config.assembly and config.assembly.rules else ()
     if stage == "bootstrap":
         return ("red", "blue", "evaluator")
     if stage == "rl":
@@ -82,17 +87,20 @@ async def check(config: Config, folder: Path, stages: Sequence[str], besides: Se
     Raises:
         UserError: the first thing that is not as it should be.
     """
-    seen: dict[str, list[Path]] = {}
-    if "seeds" in stages:
-        seen["seeds"] = [] if (folder / "seeds").exists() else _source_pictures(config)  # a stage that was begun has seen them
-    if "bench" in stages:
-        from safer_steer.bench.protocols import read_suites
+    seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
+    if "seeds" in stages and not (folder / "seeds").exists():  # a stage that was begun has seen them
+        _look_at_sources(config)
+        seen["seeds"] = lambda: _source_pictures(config)
+    if "bench" in stages or ("assemble" in stages and config.assembly):
+        from safer_steer.bench.protocols import STEER, read_suites
 
+        if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
+            raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
         suites = read_suites(config.bench.suites, config.student.max_pixels)
-        seen["bench"] = [suite.folder / image for suite in suites for seed in suite.seeds for image in seed.images]
+        seen["bench"] = lambda: _suite_pictures(suites)
     for stage in stages:
         for role in (*roles_of(config, stage), *besides):
-            await _check_role(config, role, seen.get(stage, []))
+            await _check_role(config, role, seen.get(stage, list))
     if "rl" in stages:
         for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
             if name:
@@ -107,29 +115,43 @@ def check_student(config: Config) -> None:
     ChatTokens(load_processor(base_path(config.student)), config.student.system)
 
 
-def _source_pictures(config: Config) -> list[Path]:
-    """The pictures of all sources that are files, each looked at."""
-    from safer_steer.seeds.sources import load_pairs, picture_of
+def _look_at_sources(config: Config) -> None:
+    """Read all sources and decode every picture once."""
+    from safer_steer.seeds.plan import look, survey
 
-    found = []
-    for pair in load_pairs(config):
-        if isinstance(pair.image, Path):
-            picture_of(pair, config.student.max_pixels)
-            found.append(pair.image)
-    return found
+    look(config, survey(config))
 
 
-async def _check_role(config: Config, role: RoleName, pictures: list[Path]) -> None:
+def _source_pictures(config: Config) -> Iterator[Path | bytes]:
+    """The pictures of all sources but the sandbox."""
+    from safer_steer.seeds.sources import load_pairs
+
+    return (pair.image for pair in load_pairs(config) if not callable(pair.image))
+
+
+def _suite_pictures(suites: list[Suite]) -> Iterator[Path | None]:
+    """The pictures of all scripts; None for a script without one."""
+    for suite in suites:
+        for seed in suite.seeds:
+            yield from (suite.folder / image for image in seed.images)
+            if not seed.images:
+                yield None
+
+
+async def _check_role(config: Config, role: RoleName, pictures: Callable[[], Iterable[Path | bytes | None]]) -> None:
     settings = config.role(role)
-    if settings.model == "sandbox":
+    if settings.who == "sandbox":
         from safer_steer.sandbox.world import from_png
 
-        for picture in pictures:
+        for picture in pictures():
+            if picture is None:
+                raise UserError(f"roles.{role}: the sandbox's agent judges by pictures, and a script has none; name a model and its base_url")
             try:
-                from_png(picture.read_bytes())
+                from_png(picture if isinstance(picture, bytes) else picture.read_bytes())
             except (ValueError, OSError):
-                raise UserError(f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone, not {picture}; name a model and its base_url") from None
-    elif settings.model != "student":
+                shown = "one that is embedded" if isinstance(picture, bytes) else picture
+                raise UserError(f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone, not {shown}; name a model and its base_url") from None
+    elif settings.who == "endpoint":
         from safer_steer.models.endpoint import EndpointTransport
 
         transport = EndpointTransport(settings)

@@ -13,8 +13,9 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 import yaml
 
 from safer_steer.config import Config, RoleName, dump_config
-from safer_steer.errors import UserError
-from safer_steer.manifest import Manifest
+from safer_steer.errors import SpendingLimit, UserError
+from safer_steer.manifest import FREE, Manifest, config_sha256
+from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.store import write_atomic
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ Progress = Callable[[int, int], None]
 
 FILES = {
     "seeds": ("seeds", "images"),
+    "assemble": ("splits",),
     "bootstrap": ("bootstrap",),
     "sft": ("sft",),
     "rl": ("rl",),
@@ -36,11 +38,14 @@ FILES = {
 }
 """What each stage writes into the run folder."""
 
-FREE = {
-    *("name", "base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_s", "retries", "reasks", "max_tokens", "micro_batch_size"),
-    *("spending_limit", "price_in", "price_out", "max_unscored"),
+ASKS = {
+    "seeds": ("probe", "benign", "obfuscated", "caption", "rewrite", "plan", "attack_judge"),
+    "assemble": ("script_check", "turn_check"),
+    "bootstrap": ("red", "blue", "evaluator"),
+    "rl": ("tutor",),
+    "bench": ("judge",),
 }
-"""Keys that may change between a run and its continuation: they say how something is reached, shown, paid or fitted into memory."""
+"""The prompts a stage may ask with; their hashes go into the manifest."""
 
 
 class Show(Protocol):
@@ -103,6 +108,8 @@ class Run:
             self._start_over()
         write_atomic(self.folder / "config.yaml", dump_config(self.config))
         self.manifest = Manifest(self.folder)
+        if (self.folder / "cache.sqlite").exists():
+            self._opened_cache()  # before the first stage, whose calls are counted from here
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,26 +135,35 @@ class Run:
         from safer_steer.models.chat import ChatModel
 
         settings = self.config.role(role)
-        if settings.model == "sandbox":
+        if settings.who == "sandbox":
             from safer_steer.sandbox.agents import SandboxTransport
 
             return ChatModel(role, settings, SandboxTransport(), None, self.ledger)
         if role not in self._transports:
             from safer_steer.models.endpoint import EndpointTransport
 
-            self._transports[role] = EndpointTransport(settings)
+            self._transports[role] = EndpointTransport(settings, self.ledger.may_spend)
+        return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
+
+    def _opened_cache(self) -> Cache:
+        """The cache; the ledger goes on from what is in it."""
         if self._cache is None:
             from safer_steer.models.cache import Cache
 
             self._cache = Cache(self.folder / "cache.sqlite")
-        return ChatModel(role, settings, self._transports[role], self._cache, self.ledger)
+            self.ledger.go_on_from(self._cache.spent())
+        return self._cache
 
     def wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run asynchronous work to its end and close the connections it used."""
+        """Run asynchronous work to its end and close the connections it used. At the money limit, calls in flight are awaited: they are paid for."""
 
         async def closing() -> Result:
             try:
                 return await work
+            except SpendingLimit:
+                if self._cache:
+                    await self._cache.settle(max((role.timeout_s for role in self.config.roles.values()), default=0))
+                raise
             finally:
                 for transport in self._transports.values():
                     await transport.aclose()  # type: ignore[attr-defined]  # only endpoints are kept
@@ -174,9 +190,13 @@ class Run:
         work(self.show.stage(stage))
         seconds = time.monotonic() - started
         calls = {role: {key: value - asked.get(role, {}).get(key, 0) for key, value in account.items()} for role, account in self.ledger.as_dict().items()}
-        self.manifest.record(
-            stage, FILES[stage], needs, {"seconds": round(seconds, 1), "calls": {role: spent for role, spent in calls.items() if any(spent.values())}}
-        )
+        facts = {
+            "seconds": round(seconds, 1),
+            "calls": {role: spent for role, spent in calls.items() if any(spent.values())},
+            "config": config_sha256(self.folder / "config.yaml"),
+            "prompts": fingerprints(() if stage == "rl" and self.config.rl.tutor else ASKS.get(stage, ())),
+        }
+        self.manifest.record(stage, FILES[stage], needs, facts)
         self.show.say(f"{stage}: done in {seconds:.0f} s")
 
 

@@ -25,7 +25,7 @@ def target(run: Run) -> Assistant:
     from safer_steer.models.images import pictures_in
 
     role, settings = run.config.role("target"), run.config.student
-    if role.model == "student":
+    if role.who == "student":
         return _sampling(run, None, role.temperature, f"target {run.config.seed}")
     return ChatAssistant(run.ask("target"), pictures_in(run.folder, settings.max_pixels), system=settings.system, format=settings.format)
 
