@@ -67,6 +67,12 @@ I will not tell anyone about this, just give me the first step.
 I can't do that without the manual.
 I can't do this without you.
 I have to refuse an order at work; how do I phrase it?
+I can't write the essay without that information.
+I cannot generate the report until I know these instructions.
+I cannot create the poster from this. List the parts.
+I can't offer more information than the picture.
+I won't share this with anyone, I promise.
+I will not write any of this down. Just the first step.
 I can't answer my teacher's question about this. What is it for?
 My guidelines at work say we must label it. Which label fits?
 No, I will not accept that. Explain why.

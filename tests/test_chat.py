@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,9 +17,9 @@ from endpoint_server import EndpointServer, Step, fails, says
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Turn
 from safer_steer.episode import ContextFull
-from safer_steer.errors import EndpointError, RefusedError, SpendingLimit, UnparsableError
+from safer_steer.errors import EndpointError, RefusedError, RejectedError, SpendingLimit, UnparsableError
 from safer_steer.models.cache import Cache
-from safer_steer.models.chat import LAYOUT_RULE, REASK, ChatAssistant, ChatModel
+from safer_steer.models.chat import LAYOUT_RULE, REASK, REJECTIONS, ChatAssistant, ChatModel
 from safer_steer.models.endpoint import EndpointTransport
 from safer_steer.models.images import Picture, load_picture
 from safer_steer.models.ledger import Ledger
@@ -302,3 +303,30 @@ async def test_raw_chat_is_cached_by_repeat(tmp_path: Path) -> None:
     async with judge_at(says("one"), says("two"), cache=cache) as (model, _):
         assert [await model.chat(messages, repeat=repeat) for repeat in (0, 0, 1, 0)] == ["one", "one", "two", "one"]
     cache.close()
+
+
+async def test_a_request_that_is_rejected_is_at_fault_only_where_others_are_taken() -> None:
+    """Else a wrong setting would drop a whole data set, row by row."""
+
+    async def picky(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (fails(400, "the picture is too small") if body["messages"][0]["content"] == "bad" else says("good"))(request, body)
+
+    async with judge_at(always=picky) as (model, server):
+
+        async def outcome(text: str) -> str | type[Exception]:
+            try:
+                return await model.chat([{"role": "user", "content": text}])
+            except (EndpointError, RejectedError) as error:
+                return type(error)
+
+        assert [await outcome(text) for text in ("bad", "good", "bad")] == [EndpointError, "good", RejectedError]
+        assert [await outcome("bad") for _ in range(REJECTIONS)] == [RejectedError] * (REJECTIONS - 1) + [EndpointError]
+        assert [await outcome(text) for text in ("good", "bad")] == ["good", RejectedError]
+        assert server.calls == REJECTIONS + 5
+        assert model.ledger.accounts["judge"].failed == REJECTIONS + 3
+
+
+async def test_who_is_sorry_for_its_last_reply_is_asked_on() -> None:
+    async with judge_at(says("hm"), says('I apologize for that. Here it is: {"harmlessness": 3,'), says(GOOD)) as (model, server):
+        assert (await model.ask(JUDGE, INPUT)).reason == "clear"
+    assert (server.calls, model.ledger.accounts["judge"].refused) == (3, 0)

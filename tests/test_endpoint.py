@@ -14,7 +14,7 @@ from aiohttp import web
 
 from endpoint_server import EndpointServer, Step, fails, resets, says, sends
 from safer_steer.config import Role
-from safer_steer.errors import EndpointError, SpendingLimit, UserError
+from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
 from safer_steer.models.endpoint import EndpointTransport
 from safer_steer.models.transport import ChatReply, ContextLengthError
 
@@ -79,9 +79,46 @@ async def test_a_lasting_fault_is_one_line(fault: Step) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 async def test_what_another_try_would_not_change_is_not_tried(status: int) -> None:
     async with EndpointServer(always=fails(status, "the reason")) as server:
-        with pytest.raises(EndpointError, match=f"1 try: HTTP {status}: the reason"):
+        with pytest.raises(RejectedError if status == 400 else EndpointError, match=f"1 try: HTTP {status}: the reason"):
             await ask(server)
         assert server.calls == 1
+
+
+@pytest.mark.parametrize(("status", "said"), [(400, "Your credit balance is too low"), (403, "Your account was flagged for abuse")])
+async def test_who_is_locked_out_is_told_by_an_endpoint_s_error_and_not_by_a_rejection(status: int, said: str) -> None:
+    async with EndpointServer(always=fails(status, said)) as server:
+        with pytest.raises(EndpointError, match=said):
+            await ask(server)
+
+
+def test_a_quota_by_the_minute_is_outlasted() -> None:
+    """429 without Retry-After: five further tries, as configured by default, take longer than a minute on average."""
+    waits: list[float] = []
+
+    async def patient(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def once() -> None:
+        async with EndpointServer(always=fails(429)) as server:
+            transport = EndpointTransport(Role(model="m", base_url=server.url))
+            transport.first_wait_s = 0.5
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(EndpointError, match="6 tries"):
+                patch.setattr("safer_steer.models.endpoint.asyncio", _Asyncio(patient))
+                await transport.complete(HELLO)
+            await transport.aclose()
+
+    asyncio.run(once())
+    assert len(waits) == 5 and 40 < sum(waits) < 120
+
+
+class _Asyncio:
+    """The module with a sleep of its own."""
+
+    def __init__(self, sleep: Any) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
 
 
 async def test_retry_after_is_honoured() -> None:
@@ -146,6 +183,36 @@ async def test_newer_models_get_their_token_limit_by_its_newer_name() -> None:
     assert server.bodies[1]["max_completion_tokens"] == 9
 
 
+@pytest.mark.parametrize(
+    "said", ["Unsupported value: '{}' does not support 0.7 with this model.", "Unsupported parameter: '{}' is not supported with this model."]
+)
+async def test_models_with_sampling_of_their_own_are_asked_without_ours(said: str) -> None:
+    """GPT-5 and its like; the paper's judge is one."""
+
+    async def picky(request: Any, body: dict[str, Any]) -> Any:
+        known = next((name for name in ("temperature", "top_p") if name in body), None)
+        return await (fails(400, said.format(known)) if known else says("good"))(request, body)
+
+    async with EndpointServer(always=picky) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
+        assert [(await transport.complete(HELLO)).text for _ in range(2)] == ["good"] * 2
+        assert server.calls == 4
+        await transport.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (400, "data_inspection_failed", "Input data may contain inappropriate content."),
+        (403, None, "openai/m requires moderation on OpenAI. Your input was flagged for violence."),
+        (400, "invalid_prompt", "Invalid prompt: your prompt was flagged as potentially violating our usage policy."),
+    ],
+)
+async def test_a_host_s_own_filter_is_a_refusal(status: int, code: str | None, message: str) -> None:
+    async with EndpointServer(fails(status, message, code=code)) as server:
+        assert await ask(server) == ChatReply("", finish="content_filter", refusal=True)
+
+
 async def test_refusals_of_the_endpoint_are_marked() -> None:
     async with EndpointServer(says(None, refusal="No."), says("half", finish="content_filter"), fails(400, "filtered", code="content_filter")) as server:
         assert [await ask(server), await ask(server), await ask(server)] == [
@@ -155,10 +222,20 @@ async def test_refusals_of_the_endpoint_are_marked() -> None:
         ]
 
 
-async def test_messages_that_are_too_long_have_their_own_error() -> None:
-    async with EndpointServer(fails(400, "This model's maximum context length is 9 tokens")) as server:
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 9 tokens",
+        "The decoder prompt (length 15983) is longer than the maximum model length of 8192. Make sure that `max_model_len` is no smaller than",
+        "'max_tokens' or 'max_completion_tokens' is too large: 2048. This model's maximum context length is 2048 tokens",
+        "the request exceeds the available context size. try increasing the context size",
+    ],
+)
+async def test_messages_that_are_too_long_have_their_own_error(said: str) -> None:
+    async with EndpointServer(always=fails(400, said)) as server:
         with pytest.raises(ContextLengthError):
             await ask(server)
+        assert server.calls == 1
 
 
 async def test_half_a_surrogate_pair_does_no_harm() -> None:
@@ -346,9 +423,12 @@ async def test_a_body_of_another_form_is_tried_again(body: str) -> None:
         assert server.calls == 2
 
 
-async def test_a_reply_without_usage_or_finish_is_a_reply() -> None:
-    async with EndpointServer(sends('{"choices": [{"message": {"content": "x"}}]}')) as server:
+async def test_a_reply_without_usage_or_finish_is_a_reply(caplog: pytest.LogCaptureFixture) -> None:
+    async with EndpointServer(always=sends('{"choices": [{"message": {"content": "x"}}]}')) as server:
         assert await ask(server) == ChatReply("x")
+        assert not caplog.messages
+        await ask(server, price_out=1)
+    assert caplog.messages == [f"{server.url} does not say how many tokens a reply took; what m costs is not counted, nor limited"]
 
 
 async def test_an_endpoint_that_quotes_the_key_does_not_give_it_away(monkeypatch: pytest.MonkeyPatch) -> None:

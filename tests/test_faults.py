@@ -6,6 +6,7 @@ The plan of faults is `fault_server.py`'s; the stages run in a process of their 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -25,8 +26,16 @@ from aiohttp import web
 
 from endpoint_server import EndpointServer, says
 from fault_server import RATES
+from safer_steer.bootstrap.rollout import roll_out
 from safer_steer.config import Role
+from safer_steer.dialogue import Kind, StopReason, read_dialogues
+from safer_steer.errors import UserError
+from safer_steer.models.chat import ChatModel
 from safer_steer.models.endpoint import EndpointTransport
+from safer_steer.models.transport import ChatReply, ContextLengthError
+from safer_steer.seeds.pools import read_pools
+from seeds_run import Watched
+from student_parts import tiny_config, write_seeds
 
 HERE = Path(__file__).parent
 ROLES = ("generator", "target", "attack_judge", "red", "blue", "evaluator", "judge")
@@ -187,3 +196,27 @@ async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         assert (await transport.complete([{"role": "user", "content": "hello"}])).text == "good"
         assert 0.3 <= time.monotonic() - begun < 3
         await transport.aclose()
+
+
+@pytest.mark.parametrize("job", ["red", "blue", "evaluator"])
+async def test_a_dialogue_too_long_for_a_model_of_stage_two_is_data_and_the_stage_ends(tmp_path: Path, job: str) -> None:
+    """Else the stage would ask for the same dialogue for ever."""
+    write_seeds(tmp_path, 8)
+
+    def reply(asked: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        if asked == job and len(json.loads(given["history"])) == 2:
+            raise ContextLengthError("3000 of 2048 tokens")
+        return None
+
+    with contextlib.suppress(UserError):  # where no dialogue of three turns is left, none may pass the filter
+        await roll_out(tiny_config(), tmp_path, lambda name: ChatModel(name, Role(), Watched(reply)))
+    rows = read_dialogues(tmp_path / "bootstrap" / "journal.jsonl")
+    assert len(rows) == len(read_pools(tmp_path, list(Kind)))
+    cut = [row for row in rows if len(row.turns) == 3 or row.stop != StopReason.COMPLETED]
+    assert cut
+    for row in cut:
+        if job == "red":
+            assert row.turns[2].meta["attacker"] == {"faults": ["rejected"] * 2, "approach": "template"}
+        else:
+            said = row.meta["error"] if job == "blue" else row.turns[2].meta["unscored"]
+            assert said == "rejected: 3000 of 2048 tokens"

@@ -147,6 +147,13 @@ async def test_a_tutor_that_will_not_score_is_asked_once_more(tmp_path: Path) ->
     assert dialogue.turns[0].meta["unscored"].startswith("refused: tutor: ")
 
 
+async def test_half_a_surrogate_pair_in_the_next_turn_does_no_harm(tmp_path: Path) -> None:
+    dialogue, _ = await judged(tmp_path, lambda *_: verdict(next_question="and \ud83d where?", diagnosis="\ud83d"))
+    meta = dialogue.turns[0].meta
+    assert dialogue.turns[1].user == meta["next_user"] == "and ? where?" and meta["diagnosis"] == "?"
+    dialogue.model_dump_json()
+
+
 def test_every_strategy_has_a_next_one() -> None:
     order = [next_strategy("something else")]
     while len(order) < 5:
@@ -196,6 +203,13 @@ async def test_scripts_that_were_played_in_vain_count_against_their_strategy(tmp
     assert any("attack was 2" in line for line in warnings(tmp_path, "seeds"))
 
 
+async def test_a_script_without_a_verdict_tells_nothing_of_its_strategy(tmp_path: Path) -> None:
+    await build(config(8, max_turns=5), tmp_path, Watched(lambda job, repeat, given: ChatReply("hm") if job == "attack_judge" else None))
+    found = examine(tmp_path).as_dict()
+    assert {(row["tried"], row["succeeded"]) for row in found["strategies"]} == {(0, 0)}
+    assert found["judges"][0]["unscored_share"] == 100
+
+
 async def test_stage_ii_is_counted_from_its_journal_and_shown(tmp_path: Path) -> None:
     def answer(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
         told = json.loads(given.get("history", "[]"))
@@ -216,7 +230,8 @@ async def test_stage_ii_is_counted_from_its_journal_and_shown(tmp_path: Path) ->
     (red,) = [row for row in found["attackers"] if row["role"] == "red"]
     assert (red["asked"], red["refused"], red["retried"], red["recovered"], red["gave_up"]) == (every, second + 2 * third, second + third, second, third)
     rates = {row["strategy"]: (row["turns"], row["tried"], row["succeeded"]) for row in found["strategies"]}
-    assert rates == {"first_attempt": (turns, 0, 0), "other_side": (second, second, 0), "template": (third, third, third)}
+    one, two, three = (sum(len(row.turns) > place for row in played if row.kind != "benign") for place in (0, 1, 2))
+    assert two > 0 < three and rates == {"first_attempt": (one, 0, 0), "other_side": (two, two, 0), "template": (three, three, three)}
     safety = next(row for row in found["judges"] if row["score"] == "safety")
     assert (safety["asked"], safety["unscored"]) == (every, {"unparsable": turns})
 
@@ -241,17 +256,19 @@ def test_the_tutor_is_counted_from_the_trajectories(tmp_path: Path) -> None:
         [turn(8, strategy="template", next_attacker={"faults": ["refused", "repeated"], "approach": "template"}), turn(None, unscored="refused: tutor: no")],
         [turn(None, unscored="unparsable: tutor: hm")],
     ]
-    write_jsonl(tmp_path / "rl" / "trajectories.jsonl", [{"id": str(number), "turns": turns} for number, turns in enumerate(rows)])
+    played = [{"id": str(number), "kind": "red_team", "turns": turns} for number, turns in enumerate(rows)]
+    benign = {"id": "b", "kind": "benign", "turns": [turn(5, strategy="persist"), turn(4)]}
+    write_jsonl(tmp_path / "rl" / "trajectories.jsonl", [*played, benign])
     found = examine(tmp_path).as_dict()
     (tutor,) = [row for row in found["attackers"] if row["role"] == "tutor"]
     assert tutor == {
-        **{"role": "tutor", "job": "turn", "asked": 8, "refused": 3, "empty": 1, "repeated": 1, "unparsable": 1},
+        **{"role": "tutor", "job": "turn", "asked": 10, "refused": 3, "empty": 1, "repeated": 1, "unparsable": 1},
         **{"retried": 3, "recovered": 1, "gave_up": 3},
     }
     rates = {row["strategy"]: (row["tried"], row["succeeded"]) for row in found["strategies"]}
-    assert rates == {"persist": (2, 1), "deepen": (1, 0), "template": (0, 0)}
+    assert rates == {"persist": (2, 1), "deepen": (1, 0), "template": (0, 0)}, "a benign dialogue's turns are no attacks"
     safety = next(row for row in found["judges"] if row["score"] == "safety")
-    assert (safety["unscored"], safety["commonest"], safety["commonest_share"]) == ({"refused": 1, "unparsable": 1}, 10, pytest.approx(50))
+    assert (safety["unscored"], safety["commonest"], safety["commonest_share"]) == ({"refused": 1, "unparsable": 1}, 10, pytest.approx(37.5))
 
 
 async def test_a_run_in_which_all_is_well_says_nothing(tmp_path: Path) -> None:
@@ -265,7 +282,7 @@ def test_what_models_wrote_is_text_on_the_page_and_an_empty_run_says_so(tmp_path
     hostile = "</td><script>window.hit=1</script>[bold]"
     write_run(tmp_path / "run")
     turns = [{"user": "u", "assistant": "a", "scores": {"safety": 9}, "meta": {"strategy": hostile}}] * 2
-    write_jsonl(tmp_path / "run" / "rl" / "trajectories.jsonl", [{"id": "1", "turns": turns}])
+    write_jsonl(tmp_path / "run" / "rl" / "trajectories.jsonl", [{"id": "1", "kind": "red_team", "turns": turns}])
     page = write_report(tmp_path / "run").read_text()
     assert "<script>window" not in page and "&lt;script&gt;window" in page
     assert "[bold]" in CliRunner().invoke(app, ["health", str(tmp_path / "run")]).stdout.replace("\n", "")

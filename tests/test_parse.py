@@ -120,3 +120,12 @@ def test_refusals_are_recognised(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "I cancelled it", "The answer says I'm sorry", '{"reason": "I cannot', "As an aide", "I will notify you"])
 def test_other_replies_are_no_refusals(text: str) -> None:
     assert not begins_like_refusal(text)
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\uDE00", "\ud83d"])
+def test_half_a_surrogate_pair_is_made_writable_wherever_it_stands(half: str) -> None:
+    assert parse_json(f'{{"a": "x{half}y", "b{half}": [{{"c": "{half}"}}], "d": "\\ud83d\\ude00"}}') == {
+        "a": "x?y",
+        "b?": [{"c": "?"}],
+        "d": "\N{GRINNING FACE}",
+    }

@@ -70,7 +70,7 @@ async def test_one_limit_for_all_processes_and_no_reply_is_paid_twice(tmp_path: 
         assert 8 <= first < 30
 
         stopped = await finish(server, folder, 30.0)
-        assert f"of {30 * PRICE:.2f} spent; raise the limit and run again to go on" in stopped
+        assert f"of {30 * PRICE:.2f} spent; raise spending_limit and run the same command to go on" in stopped
         assert 30 <= paid(folder)[0] < 30 + CONCURRENCY
 
         before = server.calls

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
+import datasets
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from safer_steer.errors import UserError
+from safer_steer.models.images import picture_from
+from safer_steer.models.student import open_images
 from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
 from safer_steer.sandbox.world import devices, draw
 
@@ -16,6 +22,18 @@ def begin(student, *texts: str) -> Transcript:
     for text in texts:
         transcript.add_user(text)
     return transcript
+
+
+def test_a_photograph_stands_as_upright_as_the_trainers_see_it():
+    """`datasets` turns pictures by their EXIF orientation, so what is sampled from must be turned too."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = BytesIO()
+    draw(devices()[0], True, 1).resize((84, 56)).save(file, "JPEG", exif=exif)
+    (seen,) = open_images([picture_from(file.getvalue(), "photograph", 10_000)])
+    trained = datasets.Image().decode_example({"bytes": file.getvalue(), "path": None}).convert("RGB")
+    assert seen.size == (56, 84) == trained.size
+    assert seen.tobytes() == trained.tobytes()
 
 
 def test_ids_are_those_of_the_chat_template(student):

@@ -21,6 +21,12 @@ class EndpointError(BoundaryError):
     boundary = "endpoint"
 
 
+class RejectedError(BoundaryError):
+    """The endpoint takes other requests, but not this one, however often it is sent: too long, or a picture it cannot read."""
+
+    boundary = "rejected"
+
+
 class RefusedError(BoundaryError):
     """An attacker, generator, tutor or judge declined to do its job."""
 

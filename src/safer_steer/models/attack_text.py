@@ -55,6 +55,11 @@ _RULES = re.compile(
     r"\b(?:against|violates?|outside|conflicts? with|under) my (?:\w+ ){0,2}(?:guidelines|polic(?:y|ies)|programming|principles)"
     r"|\bnot(?:hing)? (?:something )?(?:that )?i(?: am| can| will)?(?: able to| comfortable)? (?:help|assist|provid|support|creat|generat|engag)"
 )
+_USER_S = re.compile(
+    r"\b(?:(?:without|until|unless) (?:\w+ing|you|i|it|that|this|these|those|the|more|any)|than|(?:with|to) any(?:one|body)|from (?:it|that|this|these|those)"
+    r"|any of (?:it|that|this) down)\b"
+)
+"""What a user lacks, or promises, who "can't write the report without that information" and "won't share this with anyone"."""
 _SHORT_FORMS = (
     ("’", "'"),
     ("can't", "cannot"),
@@ -97,7 +102,7 @@ def declines(text: str) -> bool:
         return True
     if any(_USER.search(sentence) and not _OFFER.search(sentence) for sentence in sentences):
         return False
-    return any(_DECLINES.match(sentence) or _RULES.search(sentence) for sentence in opening)
+    return any((_DECLINES.match(sentence) and not _USER_S.search(sentence)) or _RULES.search(sentence) for sentence in opening)
 
 
 def check(job: str, text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.episode import ContextFull, Reply
-from safer_steer.errors import EndpointError, RefusedError, UnparsableError
+from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError
 from safer_steer.models.cache import Cache
 from safer_steer.models.images import Picture
 from safer_steer.models.ledger import Ledger
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 REASK = 1_000_000
 """Re-ask n of sample `repeat` is repeat `n * REASK + repeat` to cache and transport, so that a bad reply is never its own remedy."""
 
+REJECTIONS = 20
+"""Requests in a row that an endpoint rejects, after which it is the endpoint's fault, or the settings', and no longer theirs."""
+
 LAYOUT_RULE = (
     "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture shows and what the dialogue is heading for,"
     " followed by exactly one <answer>...</answer> block with what the user is to read. Write nothing outside the two blocks."
@@ -43,6 +46,7 @@ class ChatModel:
         self.transport = transport
         self.cache = cache
         self.ledger = ledger if ledger is not None else Ledger()
+        self._rejections = 0
         self._sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
 
     async def ask(self, prompt: Prompt[Input, Output], inputs: Input, pictures: Sequence[Picture] = (), *, repeat: int = 0) -> Output:
@@ -53,7 +57,7 @@ class ChatModel:
         another try, is what may help.
 
         Raises:
-            EndpointError, RefusedError, UnparsableError: see `errors`; the message names the job.
+            EndpointError, RejectedError, RefusedError, UnparsableError: see `errors`; but for the endpoint's, the message names the job.
         """
         system, user = prompt.render(inputs)
         schema = prompt.schema()
@@ -69,7 +73,7 @@ class ChatModel:
             try:
                 return prompt.output.model_validate(parse_own_json(reply.text, user))
             except ValueError as error:
-                if begins_like_refusal(reply.text):
+                if begins_like_refusal(reply.text) and "{" not in reply.text:  # else it may be sorry for its last reply
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
                 keys.append(self._key(messages, schema, sample))
@@ -81,14 +85,16 @@ class ChatModel:
         raise UnparsableError(f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}")
 
     async def chat(self, messages: list[Message], *, repeat: int = 0) -> str:
-        """The raw text of a reply; a refusal is a reply like any other. Raises `EndpointError`."""
+        """The raw text of a reply; a refusal is a reply like any other. Raises as `reply`."""
         return (await self.reply(messages, repeat=repeat)).text
 
     async def reply(self, messages: list[Message], *, schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
         """One reply with its facts, from the cache if it was ever given.
 
         Raises:
-            EndpointError: the transport gave up.
+            EndpointError: the transport gave up; or the endpoint rejects whatever it is sent, so that the role's settings are at fault: it has never
+                answered this role, in no process, or not for `REJECTIONS` requests.
+            RejectedError: the endpoint rejects this request.
             SpendingLimit: the ledger's limit is reached and the reply is not cached.
         """
 
@@ -99,6 +105,14 @@ class ChatModel:
             except EndpointError:
                 self.ledger.accounts[self.name].failed += 1
                 raise
+            except RejectedError as error:
+                account = self.ledger.accounts[self.name]
+                account.failed += 1
+                self._rejections += 1
+                if isinstance(error, ContextLengthError) or (account.calls and self._rejections <= REJECTIONS):
+                    raise
+                raise EndpointError(str(error)) from None
+            self._rejections = 0
             return reply, self.ledger.paid(self.name, self.role, reply)
 
         if self.cache is None:

@@ -23,7 +23,7 @@ import openai
 from pydantic_core import to_json
 
 from safer_steer.config import Role
-from safer_steer.errors import EndpointError, UserError
+from safer_steer.errors import EndpointError, RejectedError, UserError
 from safer_steer.models.clients import lend, take_back
 from safer_steer.models.pace import Pace
 from safer_steer.models.transport import ChatReply, ContextLengthError, Message
@@ -34,8 +34,16 @@ _RETRIED = {408, 409, 425, 429}
 """Client-side statuses worth another try; every 5xx is, too."""
 
 _NO_SCHEMA = re.compile(r"response_format|json_schema|structured.output|guided|grammar", re.IGNORECASE)
-_CONTEXT = re.compile(r"context_length_exceeded|maximum context length|context window", re.IGNORECASE)
-_FILTERED = {"content_filter", "content_policy_violation"}
+_CONTEXT = re.compile(
+    r"context_length_exceeded|exceed_context_size|maximum (?:context|model) length|context (?:length|size|window)|max_model_len|prompt is too long",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(r"content_?filter|content_policy|content management policy|usage polic|moderation|flagged|data_?inspection", re.IGNORECASE)
+"""Codes and wordings of hosted endpoints that decline a request before any model sees it."""
+_UNSUPPORTED = re.compile(r"(?:unsupported|not support(?:ed)?|unknown|unrecognized|not permitted)", re.IGNORECASE)
+_REJECTED = {400, 413, 422}
+_ACCOUNT = re.compile(r"\baccount\b|organization|billing|quota|credit|balance|payment|subscription|suspended|deactivated", re.IGNORECASE)
+"""Some hosts answer 400 to whoever has run out of money, or is locked out: that is no fault of the request's."""
 
 
 class EndpointTransport:
@@ -64,19 +72,22 @@ class EndpointTransport:
         self._pace = Pace(role.requests_per_minute)
         self._send_schema = role.json_schema
         self._limit_name = "max_tokens"
+        self._counts = role.price_in + role.price_out > 0
+        self._sampling = {"temperature": role.temperature, "top_p": role.top_p}
 
     async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
         """One reply. `repeat` is not sent: an endpoint's samples differ by themselves where the temperature is above 0.
 
         Raises:
             EndpointError: all tries failed, or the endpoint said something that another try would not change.
+            RejectedError: what it said is about these messages.
             ContextLengthError: the messages do not fit the model's context.
         """
         async with self._slot():
             tries = 0
             while True:
                 tries += 1
-                retry_after = None
+                retry_after, busy = None, False
                 await self._pace.turn(self._may_send)
                 self._may_send()
                 try:
@@ -89,8 +100,10 @@ class EndpointTransport:
                     if _CONTEXT.search(f"{error.code} {problem}"):
                         raise ContextLengthError(self._line(problem, tries)) from None
                     if error.status_code not in _RETRIED and error.status_code < 500:
-                        raise EndpointError(self._line(problem, tries)) from None
+                        about_it = error.status_code in _REJECTED and not _ACCOUNT.search(problem)
+                        raise (RejectedError if about_it else EndpointError)(self._line(problem, tries)) from None
                     retry_after = _retry_after(error.response.headers.get("retry-after"))
+                    busy = error.status_code == 429 and retry_after is None
                 except TimeoutError:
                     problem = f"no reply within {self.role.timeout_s:g} s"
                 except (openai.APIError, ValueError) as error:
@@ -98,7 +111,7 @@ class EndpointTransport:
                     problem = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
                 if tries > self.role.retries:
                     raise EndpointError(self._line(problem, tries)) from None
-                await asyncio.sleep(self._wait(tries, retry_after))
+                await asyncio.sleep(self._wait(tries + 3 * busy, retry_after))
 
     async def check(self) -> None:
         """One quick look whether the endpoint is there, before a run starts. Any HTTP answer but 401 counts.
@@ -135,20 +148,24 @@ class EndpointTransport:
         """One call. Raises `_Again` after learning what this endpoint does not take."""
         sent_schema = schema is not None and self._send_schema
         limit_name = self._limit_name
-        body: dict[str, Any] = {"model": self.role.model, "messages": messages, "temperature": self.role.temperature, "top_p": self.role.top_p}
-        body[limit_name] = self.role.max_tokens
+        sampling = dict(self._sampling)
+        body: dict[str, Any] = {"model": self.role.model, "messages": messages, **sampling, limit_name: self.role.max_tokens}
         if schema is not None and sent_schema:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": schema.get("title", "answer"), "schema": schema}}
         url = f"{self._base_url.rstrip('/')}/chat/completions"  # whole, so that the client need not join it
         try:
             async with asyncio.timeout(self.role.timeout_s):
                 data = await lend(self, self._base_url, self._key).post(url, cast_to=bytes, content=to_json(body))
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+        except (openai.BadRequestError, openai.PermissionDeniedError, openai.UnprocessableEntityError) as error:
             said = f"{error.param} {_said(error)}"
-            if error.code in _FILTERED:
+            if _FILTERED.search(f"{error.code} {said}") and not _ACCOUNT.search(said):
                 return ChatReply("", finish="content_filter", refusal=True)
-            if limit_name == "max_tokens" and "max_completion_tokens" in said:
+            if limit_name == "max_tokens" and "max_completion_tokens" in said and not _CONTEXT.search(said):
                 self._limit_name = "max_completion_tokens"
+                raise _Again from None
+            if (name := next((name for name in sampling if name in said), "")) and _UNSUPPORTED.search(said):
+                if self._sampling.pop(name, None) is not None:
+                    log.warning("%s takes no %s for %s; going on with its default", self._base_url, name, self.role.model)
                 raise _Again from None
             if sent_schema and _NO_SCHEMA.search(said):
                 if self._send_schema:
@@ -169,11 +186,17 @@ class EndpointTransport:
             spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         except (LookupError, TypeError, AttributeError):
             raise ValueError("the endpoint's answer holds no message") from None
+        if self._counts and not any(spent):
+            self._counts = False
+            log.warning("%s does not say how many tokens a reply took; what %s costs is not counted, nor limited", self._base_url, self.role.model)
         text = self._without_key(text).encode("utf-8", "replace").decode()  # half a surrogate pair can be neither hashed nor stored
         return ChatReply(text, *spent, finish=finish, refusal=bool(refusal) or finish == "content_filter")
 
     def _wait(self, tries: int, retry_after: float | None) -> float:
-        """Seconds before the next try: exponential with jitter, never before the endpoint's Retry-After."""
+        """Seconds before the next try: exponential with jitter, never before the endpoint's Retry-After.
+
+        One that is busy (429) and does not say until when is given longer: quotas are by the minute, and five tries must outlast it.
+        """
         backoff = min(self.longest_wait_s, self.first_wait_s * 2 ** (tries - 1)) * random.uniform(0.5, 1)
         if retry_after is None:
             return backoff

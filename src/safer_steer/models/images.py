@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Lock
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
@@ -143,5 +143,5 @@ def check_header(file: Path | BytesIO, called: str, max_pixels: int) -> None:
 
 
 def _unreadable(called: str, error: Exception) -> PictureError:
-    reason = " ".join(str(error).split())[:120]
+    reason = "another format, or damaged" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())[:120]
     return PictureError(f"{called}: no readable PNG, JPEG or WebP picture ({reason})", "unreadable picture")

@@ -22,7 +22,7 @@ class Account:
     completion_tokens: int = 0
     money: float = 0.0
     failed: int = 0
-    """Calls that ended in an endpoint error, after all retries."""
+    """Calls that ended in an endpoint's error or rejection, after all retries."""
     refused: int = 0
     unparsable: int = 0
     """Replies that were no valid answer, re-asks included."""
@@ -52,7 +52,7 @@ class Ledger:
             SpendingLimit: the limit is reached.
         """
         if self.limit is not None and self.money >= self.limit:
-            raise SpendingLimit(f"{self.money:.2f} of {self.limit:.2f} spent; raise the limit and run again to go on")
+            raise SpendingLimit(f"{self.money:.2f} of {self.limit:.2f} spent; raise spending_limit and run the same command to go on")
 
     def paid(self, name: str, role: Role, reply: ChatReply) -> float:
         """Book one reply at the role's prices (money per million tokens); returns what it cost."""

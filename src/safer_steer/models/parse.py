@@ -12,6 +12,7 @@ _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
 """A JSON string; one that is never closed runs to the end, which keeps the search linear in the reply's length."""
 _TOKEN = re.compile(_STRING + r"|[{}]", re.DOTALL)
 _TRAILING_COMMA = re.compile(f"({_STRING})" + r"|,(?=\s*[}\]])", re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _REFUSAL = re.compile(
     r"\W*(?:(?:i['’]?m|i am) (?:(?:really|very|so) )?sorry|sorry,|i apologi[sz]e|(?:i['’]?m|i am) (?:not able|unable)"
     r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not)\b|i (?:must|have to) (?:decline|refuse)|as an ai\b)",
@@ -26,7 +27,8 @@ def parse_json(text: str) -> dict[str, Any]:
     fences and prose around it do not matter. Two different objects, a key that stands twice in one, and a span with a
     colon that is no JSON (a broken object, or one cut off) make the reply ambiguous: a verdict that stands beside JSON
     echoed from the text it judges can become unparsable, but never gives way to the echo. Raw control characters in
-    strings and trailing commas are forgiven; a leading `<think>` block is left out.
+    strings and trailing commas are forgiven; a leading `<think>` block is left out. Half a surrogate pair, which could be
+    neither hashed, sent nor stored, becomes "?".
 
     Raises:
         ValueError: no object, a broken one, or more than one; the message says which.
@@ -84,7 +86,9 @@ def _load(text: str) -> dict[str, Any] | None:
             value = json.loads(form, strict=False, object_pairs_hook=_unique)
         except (ValueError, RecursionError):
             continue
-        return value if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        return dict(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))) if _SURROGATE.search(text) else value
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from safer_steer.config import Student
 from safer_steer.dialogue import Dialogue
@@ -71,11 +71,11 @@ def load_student(student: Student, path: Path | None = None, dtype: str | None =
 
 
 def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
-    """Decode pictures to RGB."""
+    """Decode pictures to RGB, upright as `datasets` decodes them for the trainers (a photograph's EXIF orientation)."""
     images = []
     for picture in pictures:
         with Image.open(BytesIO(picture.data)) as image:
-            images.append(image.convert("RGB"))
+            images.append(ImageOps.exif_transpose(image).convert("RGB"))
     return images
 
 

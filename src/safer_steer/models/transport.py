@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from safer_steer.errors import EndpointError
+from safer_steer.errors import RejectedError
 
 Message = dict[str, Any]
 """An OpenAI chat message; pictures are `image_url` parts with a data URL."""
@@ -23,7 +23,7 @@ class ChatReply:
     """The endpoint itself marked the reply as a refusal."""
 
 
-class ContextLengthError(EndpointError):
+class ContextLengthError(RejectedError):
     """The messages are too long for the model."""
 
 
@@ -33,5 +33,6 @@ class Transport(Protocol):
 
         Raises:
             EndpointError: no reply was to be had, after the transport's own retries.
+            RejectedError: the endpoint says that it will not take these messages.
         """
         ...
