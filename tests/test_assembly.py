@@ -1,5 +1,6 @@
 """The data sets: disjoint, without leaks and duplicates, in the ratio asked for, whatever the order, and used by the stages after."""
 
+import asyncio
 import json
 import random
 from contextlib import suppress
@@ -10,16 +11,18 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from assembly_run import config, contents, left_out, run, sandbox_pools, seed, split, write_pools
+from endpoint_server import EndpointServer, says
 from safer_steer.assembly.near import telling
 from safer_steer.assembly.splits import sizes
 from safer_steer.bench.protocols import bring_in
 from safer_steer.bench.suites import read_suite
 from safer_steer.bootstrap.rollout import scripts
 from safer_steer.cli import app
-from safer_steer.config import Config
+from safer_steer.config import Config, Source
 from safer_steer.dialogue import Kind, Seed, read_dialogues, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.manifest import verify
@@ -215,6 +218,32 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
     }
 
 
+def test_a_suite_of_another_run_knows_the_originals_of_its_perturbed_pictures(tmp_path: Path) -> None:
+    device = training_devices()[0]
+    write_atomic(tmp_path / "suites/images/x-perturbed.png", to_png(draw(device, True, 1), device, True))
+    row = seed("x", Kind.RED_TEAM, "hello there", "and now?", images=["images/x-perturbed.png"], picture="the original")
+    write_atomic(tmp_path / "suites/mine.jsonl", to_jsonl([row]))
+    rng = random.Random(0)
+    write_pools(tmp_path / "run", [of(0, Kind.BENIGN, rng, picture="the original"), of(1, Kind.BENIGN, rng), of(2, Kind.OBFUSCATED, rng)])
+    run(config(1, 0, rules=False), tmp_path / "run", suites=[tmp_path / "suites/mine.jsonl"])
+    assert {id: row["reason"] for id, row in left_out(tmp_path / "run").items()} == {"p000-benign": "leak_picture"}
+
+
+def test_no_script_for_a_bench_that_was_asked_for_ends_here_and_not_after_the_training(tmp_path: Path) -> None:
+    write_pools(tmp_path, pairs(20))
+    wanted = config(4, rules=False)
+    wanted.seeds.sources.append(Source(name="held", path="held.jsonl", use="bench"))
+    with pytest.raises(UserError, match="none of 0 candidates is left for STEER-Bench"):
+        run(wanted, tmp_path)
+
+
+def test_a_bench_without_risky_pairs_is_not_said_to_lack_attacks(tmp_path: Path) -> None:
+    moss = of(90, Kind.BENIGN, random.Random(5), use="bench", source="moss")
+    moss.meta["category"] = "²"  # a digit that is no number
+    write_pools(tmp_path, [*pairs(20), moss])
+    assert run(config(4, rules=False), tmp_path) == []
+
+
 def test_nearly_the_same_script_counts_once_on_a_picture(tmp_path: Path) -> None:
     one, other = LONG, LONG.replace("night", "dawn")
     rng = random.Random(2)
@@ -309,7 +338,31 @@ def test_mistakes_of_a_config_are_one_line(tmp_path: Path) -> None:
     assert "no section `assembly`" in complaint("assemble", config_file(tmp_path, assembly=None, seeds=None, bench=None), "--out", out)
     assert "bench.suites: `steer`" in complaint("assemble", config_file(tmp_path, seeds=None), "--out", out)
     assert "no such file" in complaint("assemble", config_file(tmp_path, bench={"suites": ["nowhere.jsonl"]}), "--out", out)
-    assert not list(out.glob("splits*"))
+    held = [{"limit": 4}, {"name": "held", "path": str(tmp_path / "held/pairs.jsonl"), "use": "bench"}]
+    risky_only, bench_only = {"sources": held, "kinds": ["red_team"]}, {"sources": held[1:]}
+    half = {"seeds": risky_only, "rl": {"seeds": 2, "benign_share": 0}, "assembly": {"sft_benign_share": 0.5}}
+    assert "assembly.sft_benign_share: 0.5 cannot be had" in complaint("run", config_file(tmp_path, **half), "--out", out)
+    assert "rl.benign_share: 0.5 cannot be had of seeds.kinds red_team" in complaint("run", config_file(tmp_path, seeds=risky_only), "--out", out)
+    assert "there is nothing to train on" in complaint("run", config_file(tmp_path, seeds=bench_only), "--out", out)
+    assert not list(out.glob("splits*")) and not (out / "seeds").exists()
+
+
+@pytest.mark.parametrize(("role", "use"), [("evaluator", "train"), ("tutor", "train"), ("judge", "bench")])
+async def test_who_stays_with_the_sandbox_and_cannot_judge_foreign_pictures_is_told_before_the_first_stage(tmp_path: Path, role: str, use: str) -> None:
+    roles = ("generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor")
+    file = config_file(tmp_path)
+    keys = yaml.safe_load(file.read_text())
+    Image.new("RGB", (40, 40)).save(tmp_path / "held/0.png")
+    if use == "train":
+        keys["seeds"]["sources"] = [{"name": "mine", "path": str(tmp_path / "held/pairs.jsonl")}]
+        keys["bench"] = {"suites": ["sandbox"]}
+    async with EndpointServer(always=says("{}")) as server:
+        endpoint = {"model": "m", "base_url": server.url}
+        keys["roles"] = {name: endpoint for name in roles if name != role}
+        file.write_text(yaml.safe_dump(keys))
+        said = await asyncio.to_thread(complaint, "run", file, "--out", tmp_path / "run")
+    assert f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone" in said
+    assert server.calls == 0 and not (tmp_path / "run").exists()
 
 
 def test_the_runs_suites_have_names_of_their_own(tmp_path: Path) -> None:

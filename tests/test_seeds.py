@@ -10,9 +10,9 @@ import pytest
 
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Reply
-from safer_steer.errors import EndpointError, SpendingLimit, UserError
+from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
 from safer_steer.models.ledger import Ledger
-from safer_steer.models.transport import ChatReply, Message
+from safer_steer.models.transport import ChatReply, ContextLengthError, Message
 from safer_steer.prompts.plan import Escalation
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox.world import from_png, training_devices
@@ -300,6 +300,23 @@ async def test_a_small_run_without_any_answer_is_an_error(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="seeds: probe: no answer 4 times in a row"):
         await build(config(4), tmp_path, Dead())
     assert not list((tmp_path / "seeds").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize(("job", "reason"), [("obfuscated", "rejected"), ("plan", "rejected"), ("target", "failed_attack"), ("attack_judge", "failed_attack")])
+@pytest.mark.parametrize("error", [RejectedError("the picture is too small"), ContextLengthError("too long")], ids=["picture", "length"])
+async def test_what_an_endpoint_will_never_take_is_dropped_and_the_stage_ends(tmp_path: Path, job: str, reason: str, error: Exception) -> None:
+    def rejects(asked: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        if asked == job:
+            raise error
+        return None
+
+    ledger = Ledger()
+    ledger.go_on_from([(name, 1, 0, 0, 0.0) for name in ("generator", "target", "attack_judge")])
+    await build(config(8, max_turns=5), tmp_path, Watched(rejects), ledger=ledger)
+    kind = "obfuscated" if job == "obfuscated" else "red_team"
+    assert pool(tmp_path, kind) == []
+    assert [(row["kind"], row["reason"]) for row in dropped(tmp_path)] == [(kind, reason)] * 4
+    assert len(pool(tmp_path, "benign")) == 8
 
 
 @pytest.mark.parametrize("job", ["obfuscated", "target", "attack_judge"])

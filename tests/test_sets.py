@@ -96,7 +96,7 @@ def test_vlguard_gives_a_pair_an_instruction(tmp_path: Path, place: str) -> None
 def test_vlsbench_as_json_with_pictures_or_as_a_table(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps(VLSBENCH, indent=2))
     pictures(tmp_path, "imgs/0.png", "imgs/1.png")
-    assert told(pairs("vlsbench", tmp_path)[1]) == ("vlsbench-data-1", "how is this done, 1?", "how is this done, 1?", False, None, "b", "web")
+    assert told(pairs("vlsbench", tmp_path)[1]) == ("vlsbench-data-1", "how is this done, 1?", "how is this done, 1?", False, None, "b", "vlsbench")
     rows = [{name: value for name, value in row.items() if name != "image_path"} | {"image": embedded(i)} for i, row in enumerate(VLSBENCH)]
     assert [pair.id for pair in pairs("vlsbench", hub(tmp_path / "hub", {"default": {"train": rows}}))] == [f"vlsbench-train-{i}" for i in range(2)]
 
@@ -110,7 +110,7 @@ def test_jailbreakv_28k(tmp_path: Path, form: str) -> None:
     (under / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in JAILBREAKV))
     path = {"csv": under / "JailBreakV_28K.csv", "jsonl": under / "rows.jsonl", "folder": tmp_path}[form]
     found = pairs("jailbreakv_28k", path)
-    assert [told(pair)[1:] for pair in found] == [(f"play along {i}", f"the steps {i}", False, None, "devices", "hand") for i in range(2)]
+    assert [told(pair)[1:] for pair in found] == [(f"play along {i}", f"the steps {i}", False, None, "devices", "jailbreakv_28k") for i in range(2)]
     if form == "folder":
         assert pairs("jailbreakv_28k", path, split="mini_JailBreakV_28K")[0].id == "jailbreakv_28k-JailBreakV_28K-mini_JailBreakV_28K-0"
 
@@ -188,6 +188,49 @@ def test_a_set_of_ones_own_in_every_form(tmp_path: Path, form: str) -> None:
     found = pairs("mine", path)
     assert [told(pair) for pair in found] == [(f"mine-r{i}", f"what is it, {i}?", "all", None, "x" * 400, "c", "web") for i in range(300)]
     assert found[0].image == tmp_path / "p/0.png"
+
+
+def test_an_older_upload_has_a_hash_in_its_file_names(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        for shard in range(2):
+            table(SCIENCEQA[:1]).to_parquet(tmp_path / "data" / f"{split}-0000{shard}-of-00002-1028f23e353fbe3{shard}.parquet")
+    assert [pair.id for pair in pairs("scienceqa", tmp_path)] == ["scienceqa-train-000000", "scienceqa-train-000001"]
+
+
+def test_the_default_configuration_may_lie_beside_the_folders_of_others(tmp_path: Path) -> None:
+    for file in ("data/train-00000-of-00001", "data/validation-00000-of-00001", "test/harm-00000-of-00001"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        table(SPA_VL).to_parquet(tmp_path / f"{file}.parquet")
+    expected = [f"spa_vl-train-00000{i}" for i in range(3)]
+    assert [pair.id for pair in pairs("spa_vl", tmp_path)] == expected
+    assert [pair.id for pair in pairs("spa_vl", tmp_path, subset="default")] == expected
+    assert pairs("spa_vl", tmp_path, subset="test", split="harm")[0].safe is False
+
+
+def test_a_csv_as_pandas_writes_it(tmp_path: Path) -> None:
+    """With a byte order mark, Windows' line ends, an index without a name, and booleans as words."""
+    pictures(tmp_path, "0.PNG")
+    path = tmp_path / "rows.csv"
+    path.write_bytes('\ufeff,id,image,question,safe\r\n0,1,0.PNG,"one,\r\ntwo",True\r\n1,2,0.PNG,three,False\r\n2,3,0.PNG,four,\r\n'.encode())
+    assert [(pair.id, pair.question, pair.safe) for pair in pairs("mine", path)] == [
+        ("mine-1", "one,\r\ntwo", True),
+        ("mine-2", "three", False),
+        ("mine-3", "four", None),
+    ]
+
+
+@pytest.mark.parametrize("moved", ["HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE"])
+def test_pictures_in_the_cache_wherever_it_was_moved_to(tmp_path: Path, moved: str) -> None:
+    """What `datasets` unpacks of an archive is named by an absolute path in its cache."""
+    pictures(tmp_path / "cache", "0.png")
+    program = f"""
+from safer_steer.seeds.sources.pictures import Pictures
+print(Pictures(None, None, "train", 10**6).find({{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}, "row 1"))
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=kept | {moved: str(tmp_path / "cache")})
+    assert done.stdout.strip() == str(tmp_path / "cache/0.png"), done.stderr
 
 
 @pytest.mark.parametrize(("name", "said"), [("safemt", "safemt is a suite"), ("mtmcs_bench", "suite for the bench"), ("xstest", "`safer-steer suite xstest`")])

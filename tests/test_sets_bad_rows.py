@@ -15,6 +15,7 @@ from published import GEOMETRY, SCIENCEQA, VLGUARD, VLSBENCH, config, hub, mm_sa
 from safer_steer import dryrun, preflight
 from safer_steer.cli import app
 from safer_steer.errors import UserError
+from safer_steer.models.transport import ChatReply
 from safer_steer.seeds import plan
 from safer_steer.seeds.sources import Skipped, told
 from seeds_run import Watched, build, dropped, pool
@@ -34,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
     pictures(data, "0.png", "ads/1.png", "ads/2.png", "imgs/0.png")
     (data / "large.png").write_bytes(large())
     (data / "no_picture.png").write_text("hello")
+    Image.new("P", (8, 8)).save(data / "moving.gif")
     (tmp_path / "secret.png").write_bytes(png())
     (data / "link.png").symlink_to(tmp_path / "secret.png")
     return data
@@ -41,7 +43,12 @@ def folder(tmp_path: Path) -> Path:
 
 BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("mine", GOOD | {"id": None}, "id: is null; give a text", "id of a wrong type"),
-    ("mine", {"id": 1, "picture": "0.png", "question": "q"}, "image: the column is missing; there are: id, picture, question", "no column image"),
+    (
+        "mine",
+        {"id": 1, "picture": "0.png", "question": "q"},
+        "image: the column is missing; there are: id, picture, question; mine is none of",
+        "no column image",
+    ),
     ("mine", GOOD | {"image": None}, "image: is null; give a path", "no picture"),
     ("mine", GOOD | {"image": 3}, "image: is 3; give a path", "image of a wrong type"),
     ("mine", GOOD | {"image": {"bytes": None, "path": None}}, "image: is {.*; give a path", "image of a wrong type"),
@@ -53,6 +60,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("mine", GOOD | {"image": "/etc/hostname"}, "image: /etc/hostname: leads out of", "picture outside the folder"),
     ("mine", GOOD | {"image": "large.png"}, "image: .*large.png: 300 x 300 is larger than 8000 pixels", "picture too large"),
     ("mine", GOOD | {"image": "no_picture.png"}, "image: .*no_picture.png: no readable PNG, JPEG or WebP", "unreadable picture"),
+    ("mine", GOOD | {"image": "moving.gif"}, r"image: .*moving.gif: no readable .* picture \(another format, or damaged\)", "unreadable picture"),
     ("mine", GOOD | {"question": "<image>"}, 'question: is "<image>"; give a text', "question of a wrong type"),
     ("mine", GOOD | {"safe": 1}, "safe: is 1; give true, false or null", "safe of a wrong type"),
     ("vlguard", VLGUARD[0] | {"instr-resp": "none"}, 'instr-resp: is "none"; give a list', "instr-resp of a wrong type"),
@@ -230,6 +238,24 @@ def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "img": "0.png"}\n{"id": 2, "img": "0.png"}\n')
     with pytest.raises(UserError, match=r"seeds.sources: mine: 2 left out \(2 no column image\): no pair is left of it"):
         plan.survey(config({"name": "mine", "path": str(tmp_path / "rows.jsonl"), "bad_rows": "skip"}))
+
+
+async def test_a_pair_of_the_bench_does_not_give_way_to_the_same_pair_for_training(tmp_path: Path) -> None:
+    """Whichever source stands first, so that assembly can keep the training one out."""
+    for name in ("train", "held"):
+        pictures(tmp_path / name, "0.png")
+        rows = [GOOD | {"id": i, "safe": True, "answer": "a ring", "question": f"what is it, {i}?"} for i in range(2)]
+        (tmp_path / name / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = [{"name": "mine", "path": str(tmp_path / "train/rows.jsonl")}, {"name": "held", "path": str(tmp_path / "held/rows.jsonl"), "use": "bench"}]
+    settings = config(*sources)
+    assert plan.survey(settings).repeated == {}
+
+    def alike(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        return ChatReply(json.dumps({"turns": ["where is it kept?", "who keeps it there?"]})) if job == "benign" else None
+
+    await build(settings, tmp_path / "run", Watched(alike))
+    assert {seed.meta["use"] for seed in pool(tmp_path / "run", "benign")} == {"train", "bench"}
+    assert {row["kind"] for row in dropped(tmp_path / "run")} == {"benign"}  # the second of each use
 
 
 def test_one_set_given_twice_is_an_error(tmp_path: Path) -> None:

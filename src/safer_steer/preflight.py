@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], 
     run = Run(config, folder, show, fresh)
     waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
     use_cores()
-    asyncio.run(check(config, folder, waiting, ("target",) if endpoint else ()))
+    begun = not fresh and (folder / "seeds").exists()
+    asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
     if not endpoint and ({"sft", "rl", "bench"} & set(waiting) or ("seeds" in waiting and config.role("target").who == "student")):
         check_student(config)
     with run:
@@ -81,27 +83,33 @@ def load_named(key: str, name: str) -> Any:
         raise UserError(f"{key}: {name}: {error}; give package.module:Name of something that can be imported here") from None
 
 
-async def check(config: Config, folder: Path, stages: Sequence[str], besides: Sequence[RoleName] = ()) -> None:
-    """Look at everything these stages will use, and at the roles `besides` theirs. Writes nothing.
+async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleName] = (), begun: bool = False) -> None:
+    """Look at everything these stages will use, and at the roles `besides` theirs; not at the sources again once Stage I has `begun`. Writes nothing.
 
     Raises:
         UserError: the first thing that is not as it should be.
     """
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
-    if "seeds" in stages and not (folder / "seeds").exists():  # a stage that was begun has seen them
+    if "seeds" in stages and not begun:
         _look_at_sources(config)
-        seen["seeds"] = lambda: _source_pictures(config)
+        seen |= dict.fromkeys(("seeds", "assemble"), lambda: _source_pictures(config))
+        seen |= dict.fromkeys(("bootstrap", "rl"), lambda: _source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
         from safer_steer.bench.protocols import STEER, read_suites
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
             raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
         suites = read_suites(config.bench.suites, config.student.max_pixels)
-        seen["bench"] = lambda: _suite_pictures(suites)
+        steer = "seeds" in seen and STEER in config.bench.suites
+        seen["bench"] = lambda: chain(_suite_pictures(suites), _source_pictures(config, "bench") if steer else ())
+    if config.assembly and {"bootstrap", "rl"} & set(stages):
+        _look_at_training(config)
     for stage in stages:
         for role in (*roles_of(config, stage), *besides):
             await _check_role(config, role, seen.get(stage, list))
     if "rl" in stages:
+        if config.rl.seeds is not None and config.rl.seeds < config.rl.prompts_per_step:
+            raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is {config.rl.seeds}; change one of them")
         for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
             if name:
                 load_named(key, name)
@@ -122,11 +130,24 @@ def _look_at_sources(config: Config) -> None:
     look(config, survey(config))
 
 
-def _source_pictures(config: Config) -> Iterator[Path | bytes]:
-    """The pictures of all sources but the sandbox."""
+def _look_at_training(config: Config) -> None:
+    """Can STEER-SFT and STEER-RL be drawn at all? What kinds and sources rule out need not be built and judged first."""
+    assert config.assembly
+    shares, kinds = {"rl.benign_share": config.rl.benign_share}, {kind is Kind.BENIGN for kind in config.seeds.kinds}
+    if config.assembly.sft_benign_share is not None:
+        shares["assembly.sft_benign_share"] = config.assembly.sft_benign_share
+    if all(source.use == "bench" for source in config.seeds.sources):
+        raise UserError("seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for training, or run `seeds` and `assemble` alone")
+    for key, share in shares.items():
+        if (share > 0 and True not in kinds) or (share < 1 and False not in kinds):
+            raise UserError(f"{key}: {share} cannot be had of seeds.kinds {', '.join(config.seeds.kinds)}; change one of them")
+
+
+def _source_pictures(config: Config, use: str | None = None) -> Iterator[Path | bytes]:
+    """The pictures of all sources but the sandbox, or of those for one use."""
     from safer_steer.seeds.sources import load_pairs
 
-    return (pair.image for pair in load_pairs(config) if not callable(pair.image))
+    return (pair.image for pair in load_pairs(config) if not callable(pair.image) and use in (None, pair.use))
 
 
 def _suite_pictures(suites: list[Suite]) -> Iterator[Path | None]:
@@ -154,10 +175,11 @@ async def _check_role(config: Config, role: RoleName, pictures: Callable[[], Ite
     elif settings.who == "endpoint":
         from safer_steer.models.endpoint import EndpointTransport
 
-        transport = EndpointTransport(settings)
         try:
-            await transport.check()
+            transport = EndpointTransport(settings)
+            try:
+                await transport.check()
+            finally:
+                await transport.aclose()
         except UserError as error:
             raise UserError(f"roles.{role}: {error}") from None
-        finally:
-            await transport.aclose()

@@ -65,4 +65,4 @@ def _cell(text: str) -> str:
 
 def _natural(item: tuple[str, int]) -> tuple[int, str]:
     """Numbers by value, then texts."""
-    return (int(item[0]), "") if item[0].isdigit() else (99, item[0])
+    return (int(item[0]), "") if item[0].isdecimal() else (99, item[0])

@@ -96,8 +96,9 @@ async def assemble(
     write_atomic(out / "left_out.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(left_out.rows, key=lambda row: row["id"])))
     write_atomic(out / "balance.json", json.dumps(balance, indent=1, ensure_ascii=False) + "\n")
     write_atomic(out / "balance.md", in_words(balance))
-    for name, of, there in (("STEER-SFT", train, len(sft)), ("STEER-RL", train, len(rl)), ("STEER-Bench", bench, len(drawn))):
-        if of and not there:
+    for_bench = bool(bench) or any(source.use == "bench" for source in config.seeds.sources)
+    for name, of, wanted, there in (("STEER-SFT", train, bool(train), sft), ("STEER-RL", train, bool(train), rl), ("STEER-Bench", bench, for_bench, drawn)):
+        if wanted and not there:
             raise UserError(f"{out}: none of {len(of)} candidates is left for {name}; balance.md says why, and with which ratio they were drawn")
     return notes
 
@@ -159,7 +160,7 @@ def _notes(config: Config, train: list[Candidate], bench: list[Candidate], rulin
         notes.append(f"STEER-RL has {len(rl)} of {wanted} scripts: {asked[0]} benign and {asked[1]} others were asked for, {benign} and {risky} there are")
     if config.bootstrap.dialogues and train and len(splits["sft"]) < config.bootstrap.dialogues:
         notes.append(f"STEER-SFT has {len(splits['sft'])} candidates of {config.bootstrap.dialogues} asked for")
-    sources = {candidate.source for candidate in bench}
+    sources = {candidate.source for candidate in bench if candidate.kind is not Kind.BENIGN}
     for source in sorted(sources - {c.source for name, suite in splits.items() if name.startswith("bench/") for c in suite if c.kind is not Kind.BENIGN}):
         notes.append(f"STEER-Bench has no attacks of {source}: none kept rule 2")
     if unjudged := sum(found.reason == "unjudged" for found in rulings.values()):

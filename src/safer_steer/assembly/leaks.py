@@ -38,7 +38,9 @@ class Known:
     def add_suite(self, path: Path) -> None:
         """A suite file with its pictures. Raises `UserError` if it, or a picture, cannot be read."""
         for seed in read_seeds(path):
-            self.add(f"{path.name} {seed.id}", seed, [picture_id(inside(path.parent, image)) for image in seed.images])
+            shown = [picture_id(inside(path.parent, image)) for image in seed.images]
+            original = str(seed.meta.get("picture") or "")  # of a perturbed copy, in a suite that another run assembled
+            self.add(f"{path.name} {seed.id}", seed, [*shown, original])
 
     def shared(self, candidate: Candidate, seed: Seed, said: Tokens) -> tuple[str, str] | None:
         """Why a training script, `said` as 3-grams, leaks, as (reason, whom it shares it with); None if it does not."""

@@ -27,7 +27,7 @@ class Survey:
     digest: str = ""
     """SHA-256 over every pair and its picture."""
     repeated: dict[str, str] = field(default_factory=dict)
-    """Pairs with question and picture of an earlier one, by id, with the earlier one's id."""
+    """Pairs with question and picture of an earlier one of the same use, by id, with the earlier one's id."""
     skipped: Skipped = field(default_factory=dict)
     """Rows that gave no pair."""
 
@@ -43,11 +43,11 @@ def survey(config: Config) -> Survey:
         before = found.pairs
         for pair in pairs_of(source, config, found.skipped):
             if pair.id in ids:
-                raise UserError(f"{pair.where or pair.source}: id: {pair.id} occurs twice; ids must be unique, so sources of one set must differ in split")
+                raise UserError(f"{pair.where or pair.source}: id: {pair.id} occurs twice; sources of one set must differ in split, your own in name")
             ids.add(pair.id)
             picture = _hash(pair)
             if picture:
-                first = seen.first(content_id(normalise(pair.question), picture), pair.id)
+                first = seen.first(content_id(normalise(pair.question), picture, pair.use), pair.id)
                 if first != pair.id:
                     found.repeated[pair.id] = first
             row = [pair.id, picture, pair.question, pair.source, pair.intent, pair.safe, pair.answer, pair.category, pair.use]

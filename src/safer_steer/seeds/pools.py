@@ -44,10 +44,10 @@ def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
 def write_pools(folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], left_out: dict[str, str]) -> dict[str, int]:
     """Write `<kind>.jsonl` for each kind wanted and `dropped.jsonl`; return how many rows each has.
 
-    The first script of a content stays, whatever its pool. A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail",
-    "attempts"}: the reason is refused, empty, repeated, unparsable, failed_attack, duplicate, duplicate_pair or damaged_picture (a pair's
-    that is in `left_out`, with its reason). Where attempts at it failed, each has its own reason, and its strategy. All files are written aside
-    and then put in place.
+    The first script of a content stays, whatever its pool; but none of the bench gives way to one for training. A row of `dropped.jsonl` is
+    {"id", "pair", "kind", "reason", "detail", "attempts"}: the reason is refused, empty, repeated, unparsable, rejected, failed_attack,
+    duplicate, duplicate_pair or damaged_picture (a pair's that is in `left_out`, with its reason). Where attempts at it failed, each has its own reason,
+    and its strategy. All files are written aside and then put in place.
     """
     names = [*(kind.value for kind in wanted), DROPPED]
     counts = dict.fromkeys(names, 0)
@@ -80,7 +80,7 @@ def write_pools(folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Seq
                     drop(pair, id, kind, row["failed"], id if made else probe)
                 else:
                     seed = Seed.model_validate(row["made"]["seed"])
-                    first = seen.first(script_key(seed.script, row["made"]["picture"]), id)
+                    first = seen.first(script_key(seed.script, f"{row['made']['picture']} {pair.use}"), id)
                     if first != id:
                         drop(pair, id, kind, f"duplicate: of {first}", id)
                         continue

@@ -40,7 +40,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """A CSV file with a line of column names; an empty cell is no value. Places are row numbers, from 1."""
     csv.field_size_limit(1 << 24)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.DictReader(file, restkey="", strict=True)
+        rows = csv.DictReader(file, strict=True)
         number = 0
         while True:
             number += 1
@@ -51,7 +51,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
             except csv.Error as error:
                 raise UserError(f"{path}: row {number}: no CSV ({error})") from None
             place = f": row {number}"
-            if "" in row:
+            if None in row:
                 yield place, Unreadable("more cells than there are column names", "no CSV row")
             elif any(isinstance(value, str) and _escaped(value) for value in row.values()):
                 yield place, Unreadable("not UTF-8", "not UTF-8")

@@ -13,11 +13,11 @@ from safer_steer.config import Config, Source
 from safer_steer.errors import UserError
 from safer_steer.seeds.sources.draw import draw
 from safer_steer.seeds.sources.files import Unreadable
-from safer_steer.seeds.sources.layouts import LAYOUTS, Layout, layout_of
+from safer_steer.seeds.sources.layouts import LAYOUTS, OWN, Layout, layout_of
 from safer_steer.seeds.sources.pair import Pair
 from safer_steer.seeds.sources.parts import Part, parts_of
 from safer_steer.seeds.sources.pictures import Pictures
-from safer_steer.seeds.sources.rows import BadRow, Row
+from safer_steer.seeds.sources.rows import NO_COLUMN, BadRow, Row
 from safer_steer.seeds.sources.sample import Sample
 
 Skipped = dict[str, Counter[str]]
@@ -112,6 +112,10 @@ def _all(source: Source, max_pixels: int, counts: Counter[str], pictureless: boo
                     if id in seen or ids.count(id) > 1:
                         raise BadRow(row.where, f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
             except BadRow as error:
+                if source.bad_rows == "error" and layout is OWN and error.reason.startswith(NO_COLUMN):
+                    raise UserError(
+                        f"{error}; {source.name} is none of the sets that `safer-steer sets` lists, so it is read by its own column names"
+                    ) from None
                 if source.bad_rows == "error":
                     raise
                 counts[error.reason] += 1

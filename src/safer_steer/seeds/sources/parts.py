@@ -66,6 +66,8 @@ def _picked(found: list[Part], source: Source, layout: Layout, subset: str | Non
 def _pick(names: Sequence[str], wanted: str | None, default: str | None, every: bool, where: str, what: str) -> list[str]:
     """Which of the names are meant: the one wanted; else the set's default, the only one, all of them (`every`), or `train`."""
     names = list(dict.fromkeys(names))
+    if "default" not in names and "" in names:  # files that lie beside the folders of other configurations
+        wanted, default = ("" if name == "default" else name for name in (wanted, default))
     if wanted is not None:
         if wanted not in names:
             raise UserError(f"{where}: no {what} {wanted}; there are: {', '.join(filter(None, names)) or 'none'}")
@@ -126,7 +128,8 @@ def _saved_one(path: Path, subset: str, split: str) -> Part:
     return Part(str(path), lambda: tables.saved_rows(path), subset, split, path)
 
 
-_SHARD = re.compile(r"(?:-\d+-of-\d+|[-_.]?\d+)$|^part-.*$")
+_SHARD = re.compile(r"(?:-\d+-of-\d+(?:-[0-9a-f]{16})?|[-_.]?\d+)$|^part-.*$")
+"""What stands behind the split in a file's name; older uploads to the hub, ScienceQA's for one, have a hash there."""
 
 
 def _parquet(path: Path) -> list[Part]:

@@ -53,11 +53,9 @@ class Pictures:
             raise BadRow(where, f"image: {error}", error.reason) from None
 
     def _file(self, path: str, where: str) -> Path:
-        cache = _cache() if self.cached and os.path.isabs(path) else None
-        if cache and Path(path).is_relative_to(cache):
+        folders = self.folders
+        if self.cached and os.path.isabs(path) and (cache := next((one for one in _caches() if Path(path).is_relative_to(one)), None)):
             folders, path = [cache], str(Path(path).relative_to(cache))
-        else:
-            folders = self.folders
         try:
             for folder in folders:
                 found = os.path.join(folder, path)
@@ -78,8 +76,9 @@ class Pictures:
         return inside(folder, path)
 
 
-def _cache() -> Path:
-    """Where `datasets` and the hub's client keep what they downloaded."""
-    from huggingface_hub.constants import HF_HOME
+def _caches() -> list[Path]:
+    """Where `datasets` and the hub's client keep what they downloaded; each may have been moved by itself."""
+    from datasets.config import DOWNLOADED_DATASETS_PATH, HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
-    return Path(HF_HOME)
+    return [Path(folder) for folder in (HF_HOME, HF_HUB_CACHE, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH)]

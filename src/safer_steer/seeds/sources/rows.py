@@ -9,6 +9,8 @@ from typing import Any
 from safer_steer.errors import UserError
 
 COLUMNS_SHOWN = 12
+NO_COLUMN = "no column"
+"""How the reason of a missing column begins."""
 
 
 class BadRow(UserError):
@@ -49,7 +51,7 @@ class Row:
         name = self.column(*names)
         if name is None:
             there = ", ".join(list(map(str, self.data))[:COLUMNS_SHOWN]) or "none"
-            raise self.bad(f"{' or '.join(names)}: the column is missing; there are: {there}", f"no column {names[0]}")
+            raise self.bad(f"{' or '.join(names)}: the column is missing; there are: {there}", f"{NO_COLUMN} {names[0]}")
         return self.data[name]
 
     def text(self, *names: str) -> str:
@@ -92,8 +94,10 @@ class Row:
         return printable(value)
 
     def flag(self, name: str) -> bool | None:
-        """True, false or nothing."""
+        """True, false or nothing; as a word too, since a CSV file has no other way."""
         value = self.data.get(name)
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.strip().lower(), value)
         if value is not None and not isinstance(value, bool):
             raise self.wrong(name, value, "true, false or null")
         return value

@@ -65,7 +65,7 @@ def vlsbench(row: Row) -> Iterator[Sample]:
     """VLSBench: the harm is in the picture and not in the words."""
     images = row.pictures("image", "image_path")
     category = row.optional("sub_category", "category")
-    yield Sample(row.key("instruction_id", "id"), images, (row.question("instruction"),), False, category=category, source=row.optional("source"))
+    yield Sample(row.key("instruction_id", "id"), images, (row.question("instruction"),), False, category=category)
 
 
 def jailbreakv_28k(row: Row) -> Iterator[Sample]:
@@ -73,7 +73,7 @@ def jailbreakv_28k(row: Row) -> Iterator[Sample]:
     yield Sample(
         *(row.key("id"), row.pictures("image", "image_path"), (row.question("jailbreak_query"),), False),
         intent=row.question("redteam_query"),
-        **_texts(row, category="policy", source="from"),
+        **_texts(row, category="policy"),
     )
 
 
