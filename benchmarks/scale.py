@@ -5,7 +5,7 @@
 Measured is `safer-steer seeds` as `pipeline.seeds` runs it, pictures, journal, pools and manifest included, without HTTP and
 without the cache. In the endpoint's place stands `Instant`: it fills every answer's form with drawn words, in lengths as
 models write them, and lets about two attacks in three succeed, some of them at the second attempt. The source is a JSONL file with a picture for every three
-pairs (SPA-VL asks as often about one), 224 x 224 pixels, three quarters JPEG and the rest PNG. Making it is not timed.
+pairs, 224 x 224 pixels, three quarters JPEG and the rest PNG. Making it is not timed.
 
 Every measurement is a process of its own. "again" is the same command on the finished run; "from the journal" is what is
 left to do if the run is killed after its last answer: everything is read again, the pools and the manifest are written.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,6 +111,20 @@ def test_an_endpoint_that_is_not_there(tmp_path: Path, suites: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistake_in_a_role_names_the_role(tmp_path: Path, suites: Path) -> None:
+    assert "roles.target: base_url of model org/model is 'localhost'" in complaint(bench(tmp_path / "out", "localhost", suites / "probing.jsonl"))
+
+
+def test_a_port_that_is_taken(served: str) -> None:
+    assert "--port" in complaint(safer_steer("sandbox", "serve", "--port", served.split(":")[2].removesuffix("/v1")))
+
+
+def test_the_health_of_no_run(tmp_path: Path) -> None:
+    assert "no config.yaml in it" in complaint(safer_steer("health", tmp_path))
+    config_file(tmp_path, name="x")
+    assert "no attacker and no judge" in safer_steer("health", tmp_path).stdout
+
+
 def test_a_key_that_is_not_set(tmp_path: Path, suites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     said = complaint(bench(tmp_path / "out", NOBODY, suites / "probing.jsonl", more=("--api-key-env", "NO_SUCH_KEY")))
@@ -125,6 +140,20 @@ def test_a_source_of_a_run(tmp_path: Path) -> None:
     said = complaint(safer_steer("run", config, "--out", tmp_path / "out"))
     assert "roles.generator: the sandbox's agent knows the sandbox's pictures alone" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_too_few_seeds_for_a_step_of_rl(tmp_path: Path) -> None:
+    said = complaint(safer_steer("run", config_file(tmp_path, rl={"seeds": 8}), "--out", tmp_path / "out"))
+    assert said.endswith("rl.prompts_per_step: 64 seeds a step, but rl.seeds is 8; change one of them")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_sources_are_looked_at_before_an_older_run_is_deleted(tmp_path: Path) -> None:
+    config = config_file(tmp_path, seeds={"sources": [{"limit": 2}], "max_turns": 2}, roles={})
+    assert safer_steer("seeds", config, "--out", tmp_path / "out").exit_code == 0
+    config_file(tmp_path, seeds={"sources": [{"name": "mine", "path": str(tmp_path / "pairs.jsonl")}]})
+    assert "pairs.jsonl: no such file" in complaint(safer_steer("seeds", config, "--out", tmp_path / "out", "--fresh"))
+    assert (tmp_path / "out/seeds/benign.jsonl").exists()
 
 
 def test_a_student_that_is_not_there(tmp_path: Path) -> None:
@@ -173,10 +202,13 @@ def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:
     first = safer_steer("seeds", config_file(tmp_path, **keys), "--out", out)
     assert first.exit_code == 0, first.output
     assert (out / "seeds" / "benign.jsonl").stat().st_size
+    assert re.search(r"^seeds: 4 benign, 0 dropped, 2 obfuscated, \d red team$", first.stderr, re.MULTILINE), first.stderr
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name not in ("config.yaml", ".lock")}
 
-    moved = config_file(tmp_path, **keys, name="renamed", roles={"judge": {"concurrency": 2}})
     assert "seeds: done already" not in first.stderr
+    fewer = config_file(tmp_path, seeds={"sources": [{"limit": 3}]}, name="renamed")
+    assert "differs in seeds.sources[0].limit (4 there, 3 here)" in complaint(safer_steer("seeds", fewer, "--out", out))
+    moved = config_file(tmp_path, **keys, name="renamed", roles={"judge": {"concurrency": 2}})
     assert "differs in roles.judge" in complaint(safer_steer("seeds", moved, "--out", out))
     again = safer_steer("seeds", config_file(tmp_path, **keys, name="renamed"), "--out", out)
     assert "seeds: done already" in again.stderr

@@ -177,6 +177,17 @@ def test_a_run_before_sft_shows_the_base_alone(tmp_path: Path) -> None:
     assert Parts(write_report(tmp_path).read_text(encoding="utf-8")).data["models"] == ["base"]
 
 
+def test_the_page_of_a_served_model_names_its_endpoint_and_no_student(tmp_path: Path) -> None:
+    at, model = "http://127.0.0.1:9/v1", SUMMARY["models"]["base"]
+    (tmp_path / "config.yaml").write_text(f"student: {{model: sandbox}}\nroles: {{target: {{base_url: '{at}'}}, judge: {{model: the-judge}}}}\n")
+    (tmp_path / "summary.json").write_text(json.dumps({"models": {"served": model}}))
+    head = write_report(tmp_path).read_text().partition("<main>")[0]
+    assert at in head and "the-judge" in head and "<dt>student" not in head
+    (tmp_path / "summary.json").write_text(json.dumps({"models": {"base": model}}))
+    head = write_report(tmp_path).read_text().partition("<main>")[0]
+    assert at not in head and "<dt>student" in head
+
+
 def test_counts_come_from_the_files_and_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path, dialogues=2)
     for name in ("seeds/benign.jsonl", "bench/base/marked_parts.jsonl", "rl/metrics.jsonl"):

@@ -19,13 +19,12 @@ import typer
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
 from safer_steer.config import Bench, Config, Role, Source, Student, describe, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import NoResult, SpendingLimit, UserError
+from safer_steer.tables import fitted
 
 OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EADDRINUSE}
 """What the machine, and no mistake of ours, may say no to."""
@@ -34,6 +33,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
@@ -127,7 +127,7 @@ for _name, _summary in {
 
 @app.command()
 def bench(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Bench the models of a run.")] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Bench the models of a run.")] = None,
     out: Out = ...,  # type: ignore[assignment]  # typer's mark of a required option
     model: Annotated[str | None, typer.Option(help="Instead: the id of a model behind an endpoint.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Its OpenAI-compatible endpoint, for instance http://localhost:8000/v1.")] = None,
@@ -136,7 +136,7 @@ def bench(
     judge_model: Annotated[str | None, typer.Option(help="The judge; `sandbox` for the embedded one, which knows the sandbox's pictures alone.")] = None,
     judge_base_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     judge_api_key_env: Annotated[str | None, typer.Option(help="Name of the environment variable with the judge's key.")] = None,
-    format: Annotated[Format, typer.Option(help="Layout to ask of the model and to read its answers by.")] = Format.PLAIN,
+    format: Annotated[Format, typer.Option(metavar="LAYOUT", help="Layout of its answers, asked for and read: plain or thinking_answer.")] = Format.PLAIN,
     ask_layout: Annotated[bool, typer.Option(help="Put the layout into the system message; a model trained on it needs no asking.")] = True,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature of the model.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one answer.")] = 2048,
@@ -196,8 +196,7 @@ def cost(
     from safer_steer.cost import Assumptions, show
 
     assumed = Assumptions(sample, success, keeps, turn_tokens, answer_tokens, tokens_per_second, overhead)
-    console = Console()
-    show(load_config(config), assumed, console if console.is_terminal or as_json else Console(width=160), as_json)
+    show(load_config(config), assumed, _console(100), as_json)
 
 
 @app.command()
@@ -205,6 +204,12 @@ def report(config: ConfigFile, out: Out) -> None:
     """The page of what a run has done so far."""
     _run_stage("report", config, out, fresh=False)
     typer.echo(f"report: {out / 'report.html'}")
+
+
+def _console(width: int) -> Console:
+    """Standard output; `width` columns where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
 
 
 @contextmanager
@@ -223,8 +228,7 @@ def _show_results(out: Path) -> None:
     if summary.is_file():
         from safer_steer.report import console_table
 
-        console = Console()
-        (console if console.is_terminal else Console(width=100)).print(console_table(json.loads(summary.read_bytes())))
+        _console(100).print(console_table(json.loads(summary.read_bytes())))
     if page.is_file():
         typer.echo(f"report: {page}")
 
@@ -266,11 +270,10 @@ def known_sets() -> None:
     """The published sets whose layout is known; docs/data.md shows how to give each."""
     from safer_steer.seeds.sources.layouts import LAYOUTS
 
-    table = Table("name", "hub id", "configurations: splits", "what it is", "Stage I", box=None, pad_edge=False)
-    for name, layout in LAYOUTS.items():
-        table.add_row(name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only")
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table, markup=False)
+    head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
+    rows = [(name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only") for name, layout in LAYOUTS.items()]
+    console = _console(200)
+    console.print(fitted(console, head, rows, whole=(0, 1)), crop=False)
     typer.echo("For the licence of a set, see its card.")
 
 
@@ -319,36 +322,31 @@ def health(
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=1))
         return
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    for shown in tables(found):
-        table = Table(*shown.head, title=shown.title, title_justify="left", box=None, pad_edge=False)
-        for number, column in enumerate(table.columns):
-            column.justify = "left" if number < shown.labels else "right"
-        for row in shown.rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
+    console, all_shown = _console(160), tables(found)
+    for shown in all_shown:
+        console.print(fitted(console, shown.head, shown.rows, numbers=range(shown.labels, len(shown.head)), title=shown.title), crop=False)
         console.print(f"{shown.note}\n", markup=False, highlight=False)
+    if not all_shown:
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder}: no config.yaml in it; give the folder of a run")
+        typer.echo(f"{folder}: no attacker and no judge has been at work in it yet")
 
 
 @app.command("config")
 def config_keys() -> None:
     """Every key of the config: type, default, what it is."""
-    table = Table("key", "type", "default", "", box=None, pad_edge=False)
-    for row in describe():
-        table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=240)).print(table, markup=False)
+    console = _console(240)
+    console.print(fitted(console, ("key", "type", "default", ""), list(describe()), whole=(0,)), crop=False)
 
 
 @sandbox.command()
 def train_base(
     out: Annotated[Path, typer.Option(help="Folder for weights and processor.")],
-    steps: Annotated[int, typer.Option(min=1)] = 1500,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1500,
+    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues in a step.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Peak; cosine with warm-up.")] = 1e-3,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")] = None,
 ) -> None:
     """Train the sandbox's base student from nothing."""
@@ -380,7 +378,12 @@ def serve(port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a fr
     """Put the sandbox's agents behind an OpenAI-compatible endpoint on this machine."""
     from safer_steer.sandbox.serve import serve as forever
 
-    forever(port, lambda url: typer.echo(f"serving {url} (model: sandbox); stop with Ctrl-C"))
+    try:
+        forever(port, lambda url: typer.echo(f"serving {url} (model: sandbox); stop with Ctrl-C"))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise UserError(f"sandbox serve: port {port} is taken; give another with --port, or 0 for a free one") from None
 
 
 def main() -> None:

@@ -71,6 +71,15 @@ def _look(run: Run, stage: str) -> None:
         run.show.say(f"{stage}: {line}")
 
 
+def _count(run: Run, stage: str, *patterns: str) -> None:
+    """Say how many rows of what a stage has made: a yield that is off should show before the next stage pays for it."""
+    counts = []
+    for path in (path for pattern in patterns for path in sorted(run.folder.glob(pattern))):
+        with path.open("rb") as file:
+            counts.append(f"{sum(1 for _ in file):,} {path.stem.replace('_', ' ')}")
+    run.show.say(f"{stage}: {', '.join(counts)}")
+
+
 def seeds(run: Run) -> None:
     """Stage I: seeds/{benign,obfuscated,red_team}.jsonl, from single-turn pairs."""
 
@@ -79,6 +88,7 @@ def seeds(run: Run) -> None:
 
         if left_out := run.wait(build_seeds(run.config, run.folder, run.ask, seats.target(run), progress)):
             run.show.say(f"seeds: {left_out}")
+        _count(run, "seeds", "seeds/*.jsonl")
         _look(run, "seeds")
 
     run.once("seeds", work)
@@ -94,6 +104,7 @@ def assemble(run: Run) -> None:
         suites = run.config.bench.suites
         for note in run.wait(build(run.config, run.folder, run.ask, suite_files(suites), taken_names(suites), progress)):
             run.show.say(f"assemble: {note}")
+        _count(run, "assemble", "splits/sft.jsonl", "splits/rl.jsonl", "splits/bench/*.jsonl", "splits/left_out.jsonl")
 
     run.once("assemble", work, needs=("seeds",))
 
@@ -110,6 +121,7 @@ def bootstrap(run: Run) -> None:
         from safer_steer.bootstrap.rollout import roll_out
 
         run.wait(roll_out(run.config, run.folder, run.ask, progress))
+        _count(run, "bootstrap", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl")
         _look(run, "bootstrap")
 
     run.once("bootstrap", work, needs=_scripts(run.config))

@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -200,13 +200,16 @@ class Run:
         self.show.say(f"{stage}: done in {seconds:.0f} s")
 
 
-def first_difference(old: Any, new: Any, prefix: str = "") -> str | None:
-    """The first key, with both values, in which two configs differ; keys in `FREE` do not count."""
+def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str] = FREE) -> str | None:
+    """The first key, with both values, in which two configs differ; keys in `free` do not count, except within lists."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
-            if key not in FREE and (found := first_difference(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))):
+            if key not in free and (found := first_difference(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."), free)):
                 return found
         return None
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return next((found for i, (one, other) in pairs if (found := first_difference(one, other, f"{prefix}[{i}]", ()))), None)
     return None if old == new else f"{prefix} ({old} there, {new} here)"
 
 

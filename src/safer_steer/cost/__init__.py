@@ -22,4 +22,4 @@ def show(config: Config, assumed: Assumptions, console: Console, as_json: bool =
     if as_json:
         console.print(json.dumps(as_dict(found, priced), indent=1), markup=False, highlight=False, soft_wrap=True)
     else:
-        console.print(table(found, priced))
+        console.print(table(found, priced, console), crop=False)

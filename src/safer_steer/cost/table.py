@@ -5,32 +5,40 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
 from safer_steer.cost.assumptions import WAIT_S
 from safer_steer.cost.bill import Bill, Line
 from safer_steer.cost.estimate import Estimate
 from safer_steer.dialogue import Kind
+from safer_steer.tables import fitted
+
+HEAD = ("stage", "role", "calls", "images", "tokens in", "tokens out", "upload", "money", "time", "stage's time")
 
 
-def table(found: Estimate, priced: Bill) -> Group:
-    """A line for each role of each stage, the total, and what it rests on."""
-    grid = Table("stage", "role", "model", box=None, pad_edge=False)
-    for name in ("calls", "images", "tokens in", "tokens out", "upload", "money", "time", "stage's time"):
-        grid.add_column(name, justify="right", no_wrap=True)
+def table(found: Estimate, priced: Bill, console: Console) -> Group:
+    """A line for each role of each stage, the total, who does the roles, and what it rests on."""
+    rows = []
     for line in priced.lines:
         first = next(other for other in priced.lines if other.stage == line.stage) is line
         stage, whole = (line.stage, _stage_time(priced, line.stage)) if first else ("", "")
-        grid.add_row(*(Text(cell) for cell in (stage, line.seat, line.model, *_cells(line), whole)))
-    grid.add_section()
+        rows.append((stage, line.seat, *_cells(line), whole))
     counts = [line.count for line in priced.lines]
     totals = [sum(values) for values in zip(*((c.calls, c.images, c.tokens_in, c.tokens_out) for c in counts), strict=True)]
     upload = sum(count.upload_bytes for count in counts)
     paid = money(priced.money if any(line.money is not None for line in priced.lines) else None)
-    grid.add_row("total", "", "", *map(rounded, totals), size(upload), paid, "", _whole_time(priced))
-    return Group(grid, Text(), *(Text(line) for line in lines(found, priced)))
+    rows.append(("total", "", *map(rounded, totals), size(upload), paid, "", _whole_time(priced)))
+    grid = fitted(console, HEAD, rows, numbers=range(2, len(HEAD)), whole=range(2))
+    return Group(grid, Text(), Text(f"Models: {_models(priced)}."), *(Text(line) for line in lines(found, priced)))
+
+
+def _models(priced: Bill) -> str:
+    """Who does what: `org/model (generator, red), student (target)`."""
+    seats: dict[str, dict[str, None]] = {}
+    for line in priced.lines:
+        seats.setdefault(line.model, {})[line.seat] = None
+    return ", ".join(f"{model} ({', '.join(names)})" for model, names in seats.items())
 
 
 def lines(found: Estimate, priced: Bill) -> list[str]:

@@ -61,7 +61,7 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
     hashes = {run / name: facts["sha256"] for entry in manifest.stages.values() for name, facts in entry["files"].items()}
     for file in (file for part in parts for file in part.files()):
         if not file.is_file() or sha256(file) != hashes.get(file):
-            raise UserError(f"{file}: not as its stage left it; `safer-steer verify {run}` says what differs, --fresh makes it again")
+            raise UserError(f"{file}: not as its stage left it (`safer-steer verify {run}`); delete it and run its stage again, which pays for nothing twice")
     return parts, missing
 
 

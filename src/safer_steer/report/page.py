@@ -23,7 +23,7 @@ from safer_steer.errors import UserError
 from safer_steer.health import examine, tables
 from safer_steer.report.dialogues import Row, browser_data, count_by
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
-from safer_steer.report.table import Summary, at, by_suite, headline, model_label, model_names, number
+from safer_steer.report.table import LABELS, Summary, at, by_suite, headline, model_label, model_names, number
 from safer_steer.store import read_rows, write_atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -47,7 +47,7 @@ def write_report(run: Path) -> Path:
         .get_template("page.html.j2")
         .render(
             name=str(config.get("name") or run.resolve().name),
-            facts=_facts(config, browser, steps),
+            facts=_facts(config, browser, steps, models),
             policy=_policy(style, script),
             style=Markup(style),
             script=Markup(script),
@@ -110,11 +110,13 @@ def _summary(path: Path, stage: str = "bench") -> Summary:
     return data
 
 
-def _facts(config: dict[str, Any], browser: dict[str, Any], steps: list[Row]) -> list[tuple[str, str]]:
-    """What the header says of the run."""
-    student = config.get("student")
+def _facts(config: dict[str, Any], browser: dict[str, Any], steps: list[Row], models: list[str]) -> list[tuple[str, str]]:
+    """What the header says of the run. Where the only models measured are behind endpoints, no student had a part in it."""
+    students = not models or any(model in LABELS for model in models)
     facts = [
-        ("student", student.get("model") if isinstance(student, dict) else None),
+        ("student", at(config, "student", "model") if students else None),
+        ("endpoint", None if students else at(config, "roles", "target", "base_url")),
+        ("judge", at(config, "roles", "judge", "model") if models else None),
         ("seed", config.get("seed")),
         ("RL steps", len(steps) or None),
         (

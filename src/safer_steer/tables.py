@@ -1,0 +1,50 @@
+"""Tables for people on a terminal of any width: no cell is ever cut off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+LONGEST_NUMBER = 18
+"""Characters of a number with its interval; a longer cell is a list, and may wrap."""
+
+
+def fitted(
+    console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int] = (), whole: Collection[int] = (), title: str | None = None
+) -> Table:
+    """A table for this console, to be printed with `crop=False`.
+
+    Where it is too wide, headings are stacked, columns move together, and text goes on in the next line. Beside numbers no word is broken: a table of them
+    that is still too wide is left to the terminal to wrap.
+
+    Args:
+        numbers: columns that stand on the right; their cells do not wrap, unless they are lists.
+        whole: columns of names to copy, which do not wrap either.
+    """
+    widest = [_widest([row[place] for row in (head, *rows)]) for place in range(len(head))]
+    narrow = sum(widest) + 2 * (len(head) - 1) > console.width
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=narrow)
+    for place, name in enumerate(head):
+        cells = [row[place] for row in rows]
+        stacked = re.sub(r"\s|(?<=-)(?=\w)", "\n", name) if narrow else name
+        words = [word for text in (stacked, *cells) for word in text.split()]
+        kept = place in whole or (place in numbers and _widest(cells) <= LONGEST_NUMBER)
+        table.add_column(
+            Text(stacked),
+            justify="right" if place in numbers else "left",
+            no_wrap=kept,
+            overflow="fold",
+            min_width=_widest(words + cells if kept else words) if numbers else None,
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _widest(texts: Sequence[str]) -> int:
+    return max(map(cell_len, texts), default=0)
