@@ -18,6 +18,7 @@ from assembly_run import KILLED, config, contents, left_out, refuse_some, run, s
 from safer_steer.assembly.rules import PATIENCE, Ruling, ruling
 from safer_steer.dialogue import Kind
 from safer_steer.errors import EndpointError, UserError
+from safer_steer.health import examine
 from safer_steer.models.images import load_picture
 from safer_steer.models.transport import ChatReply
 from safer_steer.prompts import base
@@ -130,6 +131,9 @@ def test_unjudged_scripts_are_left_out_and_counted(tmp_path: Path) -> None:
     assert {id for id, row in left_out(tmp_path).items() if row["reason"] == "unjudged"} == set(failed)
     assert f"{len(failed)} scripts are left out because the evaluator did not judge them" in notes
     assert json.loads((tmp_path / "splits/balance.json").read_text())["rules"]["unjudged"] == len(failed)
+    shown = {row["score"]: row for row in examine(tmp_path).as_dict()["judges"]}
+    assert shown["coherent"]["asked"] == len(verdicts(tmp_path)) and sum(shown["coherent"]["unscored"].values()) == len(failed)
+    assert "last_turn_harmful" not in shown, "every such call failed"
 
 
 class Dying:

@@ -40,8 +40,8 @@ def tables(health: Health) -> list[Table]:
         ),
         Table(
             "Judges",
-            "A judge that gives nearly every turn the same score may not be judging.",
-            ["role", "score", "turns", "unscored, %", "commonest", "its share, %", "all verdicts"],
+            "A judge that gives nearly every turn the same score may not be judging. Yes and no (the evaluator on scripts) count as 1 and 0.",
+            ["role", "score", "asked", "unscored, %", "commonest", "its share, %", "all verdicts"],
             [_judge(row) for row in found["judges"]],
         ),
     ]

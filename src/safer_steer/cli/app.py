@@ -1,0 +1,58 @@
+"""What all commands share: the program, its options, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from safer_steer.errors import NoResult, SpendingLimit, UserError
+
+OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EADDRINUSE}
+"""What the machine, and no mistake of ours, may say no to."""
+
+
+class _OneLine(TyperGroup):
+    """Ends a command with one line on standard error, and no traceback, where the cause is no bug."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _end(f"error: {error}", 2)
+        except NoResult as error:
+            _end(f"no result: {error}", 3)
+        except SpendingLimit as error:
+            _end(f"spending limit: {error}", 2)
+        except KeyboardInterrupt:
+            _end("interrupted; run the same command to go on", 130)
+        except OSError as error:
+            if error.errno not in OUTSIDE:
+                raise
+            _end(f"error: {error.filename or 'this machine'}: {error.strerror}; mend that and run the same command to go on", 2)
+
+
+def _end(line: str, code: int) -> None:
+    typer.echo(" ".join(line.split()), err=True)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_OneLine, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Vision-language models that hold in dialogue."
+)
+sandbox = typer.Typer(cls=_OneLine, no_args_is_help=True, help="The embedded world: its student, its suites, its agents.")
+app.add_typer(sandbox, name="sandbox")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `safer-steer config` lists its keys.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder. The same command again goes on where it stopped.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: delete what a run wrote there. Paid replies (cache.sqlite) stay.")]
+
+
+def console(width: int) -> Console:
+    """Standard output; `width` columns where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=width)

@@ -1,0 +1,91 @@
+"""Data on its way in and out: published sets, suites of them, the hand-over and its check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from safer_steer.cli.app import app, console
+from safer_steer.config import Source, Student
+from safer_steer.errors import UserError
+from safer_steer.tables import fitted
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    to: Annotated[Path | None, typer.Option(help="Folder of the export, `export` in the run folder if not given. An older export there is replaced.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
+) -> None:
+    """Hand a run's data to trainers: Parquet with a card (the hub, TRL), LLaMA-Factory, verl."""
+    from safer_steer.handover.export import export as hand_over
+    from safer_steer.handover.tally import label
+
+    to = to or folder / "export"
+    tallies, missing = hand_over(folder, to, name)
+    for tally in tallies:
+        typer.echo(f"{label(tally)}: {tally.dialogues} dialogues, {len(tally.pictures)} pictures")
+    for line in missing:
+        typer.echo(line)
+    typer.echo(f"export: {to}")
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")]) -> None:
+    """Hash every artefact of a run or an export again and name what differs from its manifest."""
+    from safer_steer.manifest import verify as differences
+
+    found = differences(folder)
+    for line in found:
+        typer.echo(line)
+    if found:
+        raise typer.Exit(1)
+    typer.echo(f"{folder}: every file is as its manifest has it")
+
+
+@app.command("sets")
+def known_sets() -> None:
+    """The published sets whose layout is known; docs/data.md shows how to give each."""
+    from safer_steer.seeds.sources.layouts import LAYOUTS
+
+    head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
+    rows = [(name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only") for name, layout in LAYOUTS.items()]
+    screen = console(200)
+    screen.print(fitted(screen, head, rows, whole=(0, 1)), crop=False)
+    typer.echo("For the licence of a set, see its card.")
+
+
+@app.command()
+def suite(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A set of `safer-steer sets`, or a name of your own.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write; harmless rows of a set that has both go to NAME_safe.jsonl beside it.")],
+    path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,
+    hub: Annotated[str | None, typer.Option(help="Instead: its id on the hub; `default` for the published one.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of the set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the set.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder that picture paths are relative to.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Draw so many, seeded.")] = None,
+    seed: Annotated[int, typer.Option(help="What the draw follows from.")] = 0,
+    bad_rows: Annotated[str, typer.Option(help="`error` or `skip`: what an unusable row does.")] = "error",
+    max_pixels: Annotated[int, typer.Option(min=784, help="A picture with more is unusable.")] = Student().max_pixels,
+) -> None:
+    """Write a suite for the bench from a published set."""
+    from safer_steer.bench.from_set import write_suite
+
+    if (path is None) == (hub is None):
+        raise UserError("suite: give either --path or --hub")
+    try:
+        source = Source.model_validate(
+            {"name": name, "path": path, "hub": hub, "subset": subset, "split": split, "images": images, "limit": limit, "bad_rows": bad_rows}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"suite: {': '.join([*map(str, first['loc']), first['msg'].removeprefix('Value error, ')])}") from None
+    files, left_out = write_suite(source, out, seed, max_pixels)
+    for file, count in files.items():
+        typer.echo(f"{file}: {count} scripts")
+    if left_out:
+        typer.echo(left_out)

@@ -1,0 +1,64 @@
+"""What there is to look at before, during and after a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safer_steer.cli.app import ConfigFile, app, console
+from safer_steer.config import describe, load_config
+from safer_steer.errors import UserError
+from safer_steer.tables import fitted
+
+
+@app.command()
+def cost(
+    config: ConfigFile,
+    sample: Annotated[int, typer.Option(min=1, help="Pairs, and bench dialogues, that the estimate is made from.")] = 40,
+    success: Annotated[float, typer.Option(min=0, max=1, help="Share of the red-team scripts tried that succeed.")] = 0.5,
+    keeps: Annotated[float, typer.Option(min=0, max=1, help="Share of the scripts that keep a rule of assembly.")] = 0.8,
+    turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a user turn that a model writes.")] = 30,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an assistant's visible answer.")] = 150,
+    tokens_per_second: Annotated[float, typer.Option(min=0.1, help="Speed of one reply.")] = 40,
+    overhead: Annotated[float, typer.Option(min=0, help="Share of calls that are made again.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
+) -> None:
+    """Calls, tokens, money and time of a whole run, from a sample of its data; nothing is called."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a set that is not here yet is an error, and not a download
+    from safer_steer.cost import Assumptions, show
+
+    assumed = Assumptions(sample, success, keeps, turn_tokens, answer_tokens, tokens_per_second, overhead)
+    show(load_config(config), assumed, console(100), as_json)
+
+
+@app.command()
+def health(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, also of a run under way.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
+) -> None:
+    """Attackers' refusals, empty turns and repeats, which strategies work, and whether the judges judge."""
+    from safer_steer.health import examine, tables
+
+    found = examine(folder)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=1))
+        return
+    screen, all_shown = console(160), tables(found)
+    for shown in all_shown:
+        screen.print(fitted(screen, shown.head, shown.rows, numbers=range(shown.labels, len(shown.head)), title=shown.title), crop=False)
+        screen.print(f"{shown.note}\n", markup=False, highlight=False)
+    if not all_shown:
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder}: no config.yaml in it; give the folder of a run")
+        typer.echo(f"{folder}: no attacker and no judge has been at work in it yet")
+
+
+@app.command("config")
+def config_keys() -> None:
+    """Every key of the config: type, default, what it is."""
+    screen = console(240)
+    screen.print(fitted(screen, ("key", "type", "default", ""), list(describe()), whole=(0,)), crop=False)

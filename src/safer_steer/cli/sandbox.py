@@ -1,0 +1,59 @@
+"""The embedded world on the command line."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safer_steer.cli.app import sandbox
+from safer_steer.errors import UserError
+
+
+@sandbox.command()
+def train_base(
+    out: Annotated[Path, typer.Option(help="Folder for weights and processor.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1500,
+    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues in a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak; cosine with warm-up.")] = 1e-3,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    start: Annotated[Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")] = None,
+) -> None:
+    """Train the sandbox's base student from nothing."""
+    from safer_steer.preflight import use_cores
+
+    use_cores()
+    from safer_steer.sandbox.train_base import train_base as train
+
+    train(out, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, start=start, device=device, log=typer.echo)
+
+
+@sandbox.command()
+def suites(
+    out: Annotated[Path, typer.Option(help="Folder for the JSONL files and their pictures.")],
+    marked: Annotated[int, typer.Option(min=0, help="Attack dialogues, and as many single turns.")] = 60,
+    unmarked: Annotated[int, typer.Option(min=0, help="Their safe twins.")] = 60,
+    seed: Annotated[int, typer.Option(help="Another seed makes other suites; runs use 0.")] = 0,
+) -> None:
+    """Write the benchmark's suites, for instance for a model behind an endpoint."""
+    from safer_steer.sandbox.suites import write_suites
+
+    for protocol, files in write_suites(out, marked, unmarked, seed).items():
+        for file in files:
+            typer.echo(f"{protocol}: {file}")
+
+
+@sandbox.command()
+def serve(port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8100) -> None:
+    """Put the sandbox's agents behind an OpenAI-compatible endpoint on this machine."""
+    from safer_steer.sandbox.serve import serve as forever
+
+    try:
+        forever(port, lambda url: typer.echo(f"serving {url} (model: sandbox); stop with Ctrl-C"))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise UserError(f"sandbox serve: port {port} is taken; give another with --port, or 0 for a free one") from None

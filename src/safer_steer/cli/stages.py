@@ -1,0 +1,93 @@
+"""The whole method, and its stages alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from safer_steer.cli.app import ConfigFile, Fresh, Out, app, console
+from safer_steer.config import load_config
+from safer_steer.errors import NoResult
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out: Out,
+    fresh: Fresh = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print config, roles, data and trainer arguments; call, load and write nothing.")] = False,
+) -> None:
+    """The whole method, from seeds to report."""
+    settings = load_config(config)
+    if dry_run:
+        from safer_steer.dryrun import dry_run as planned
+
+        typer.echo(yaml.safe_dump(planned(settings, out), sort_keys=False, allow_unicode=True, width=160), nl=False)
+        return
+    from safer_steer import pipeline
+    from safer_steer.display import Display
+
+    with results(out), Display() as show:
+        pipeline.run(settings, out, show, fresh)
+
+
+def _stage(name: str, summary: str) -> None:
+    """A command that does one stage alone."""
+
+    def command(config: ConfigFile, out: Out, fresh: Fresh = False) -> None:
+        _run_stage(name, config, out, fresh)
+
+    app.command(name, help=summary)(command)
+
+
+def _run_stage(name: str, config: Path, out: Path, fresh: bool) -> None:
+    from safer_steer import pipeline
+    from safer_steer.display import Display
+
+    settings = load_config(config)
+    with Display() as show:
+        pipeline.run_stage(name, settings, out, show, fresh)
+
+
+for _name, _summary in {
+    "seeds": "Stage I alone: scripts from single-turn pairs.",
+    "assemble": "The data sets alone: STEER-SFT, STEER-RL and STEER-Bench from the scripts.",
+    "bootstrap": "Stage II alone: red-blue dialogues and their filter.",
+    "sft": "Stage II alone: supervised fine-tuning on the dialogues kept.",
+    "rl": "Stage III alone: tutor-in-the-loop GRPO.",
+}.items():
+    _stage(_name, _summary)
+
+
+@app.command()
+def report(config: ConfigFile, out: Out) -> None:
+    """The page of what a run has done so far."""
+    _run_stage("report", config, out, fresh=False)
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@contextmanager
+def results(out: Path) -> Iterator[None]:
+    """Prints the headline table and where the report is when the work inside is done, also if it is no result."""
+    try:
+        yield
+    except NoResult:
+        _showresults(out)
+        raise
+    _showresults(out)
+
+
+def _showresults(out: Path) -> None:
+    summary, page = out / "summary.json", out / "report.html"
+    if summary.is_file():
+        from safer_steer.report import console_table
+
+        console(100).print(console_table(json.loads(summary.read_bytes())))
+    if page.is_file():
+        typer.echo(f"report: {page}")
