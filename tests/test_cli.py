@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def complaint(result: Result) -> str:
 def served() -> Iterator[str]:
     """`safer-steer sandbox serve` in a process of its own; its base URL. Ends it with Ctrl-C, as a user would."""
     command = [sys.executable, "-c", "from safer_steer.cli import main; main()", "sandbox", "serve", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a background job, as these tests may be, has children that ignore it
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listening)
     assert server.stdout is not None
     yield server.stdout.readline().split()[1]
     server.send_signal(signal.SIGINT)
