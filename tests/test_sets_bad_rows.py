@@ -205,8 +205,8 @@ async def test_seeds_carry_where_they_come_from(tmp_path: Path) -> None:
     settings = config({"name": "geometry3k", "path": str(tmp_path / "train.parquet"), "use": "bench"}, {"name": "sandbox", "limit": 2})
     await build(settings, tmp_path / "run")
     first, *_, last = pool(tmp_path / "run", "benign")
-    assert {key: first.meta[key] for key in ("pair", "question", "use", "answer")} == {
-        **{"pair": "geometry3k-train-0", "question": "Find x in figure 0.", "use": "bench", "answer": "0.5"}
+    assert {key: first.meta[key] for key in ("pair", "question", "use", "question_safe", "answer")} == {
+        **{"pair": "geometry3k-train-0", "question": "Find x in figure 0.", "use": "bench", "question_safe": True, "answer": "0.5"}
     }
     assert first.images == [f"images/{first.meta['picture']}.png"]
     assert (last.meta["pair"], last.meta["use"]) == ("sandbox-00001", "train")

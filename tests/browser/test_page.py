@@ -176,7 +176,7 @@ def test_the_page_says_when_a_suite_is_cut(visit: Open, tmp_path: Path) -> None:
 def test_a_run_without_dialogues_is_a_quiet_page(visit: Open, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: early\n")
     page = visit(write_report(tmp_path))
-    assert page.locator(".empty").count() == 5
+    assert page.locator(".empty").count() == 6
 
 
 CONTRAST = """() => {

@@ -155,6 +155,8 @@ class PairWork:
     def _seed(self, pair: Pair, kind: Kind, intent: str, sight: Sight, script: list[Turn], attempt: int, facts: dict[str, Any]) -> Seed:
         meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use, "picture": sight.source.sha256[:16]}
         meta |= {"attempts": attempt + 1, "perturbed": sight.perturbed} | ({"category": pair.category} if pair.category else {})
+        if pair.safe is not None:
+            meta["question_safe"] = pair.safe  # a script made of it is as its kind says
         if sight.perturbed:
             meta["original"] = sight.source.name
         return Seed(id=key_of(pair, kind), kind=kind, source=pair.source, intent=intent, images=[sight.shown], turns=script, meta=meta | facts)
