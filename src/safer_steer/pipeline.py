@@ -63,23 +63,6 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
         return report(run)
 
 
-def _look(run: Run, stage: str) -> None:
-    """Say what is off with the attackers and judges of a stage."""
-    from safer_steer.health import warnings
-
-    for line in warnings(run.folder, stage):
-        run.show.say(f"{stage}: {line}")
-
-
-def _count(run: Run, stage: str, *patterns: str) -> None:
-    """Say how many rows of what a stage has made: a yield that is off should show before the next stage pays for it."""
-    counts = []
-    for path in (path for pattern in patterns for path in sorted(run.folder.glob(pattern))):
-        with path.open("rb") as file:
-            counts.append(f"{sum(1 for _ in file):,} {path.stem.replace('_', ' ')}")
-    run.show.say(f"{stage}: {', '.join(counts)}")
-
-
 def seeds(run: Run) -> None:
     """Stage I: seeds/{benign,obfuscated,red_team}.jsonl, from single-turn pairs."""
 
@@ -107,11 +90,6 @@ def assemble(run: Run) -> None:
         _count(run, "assemble", "splits/sft.jsonl", "splits/rl.jsonl", "splits/bench/*.jsonl", "splits/left_out.jsonl")
 
     run.once("assemble", work, needs=("seeds",))
-
-
-def _scripts(config: Config) -> tuple[str, ...]:
-    """The stages that SFT's and RL's scripts come from."""
-    return ("seeds", "assemble") if config.assembly else ("seeds",)
 
 
 def bootstrap(run: Run) -> None:
@@ -199,3 +177,25 @@ def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: b
             report(run)
             raise
         return report(run)
+
+
+def _scripts(config: Config) -> tuple[str, ...]:
+    """The stages that SFT's and RL's scripts come from."""
+    return ("seeds", "assemble") if config.assembly else ("seeds",)
+
+
+def _look(run: Run, stage: str) -> None:
+    """Say what is off with the attackers and judges of a stage."""
+    from safer_steer.health import warnings
+
+    for line in warnings(run.folder, stage):
+        run.show.say(f"{stage}: {line}")
+
+
+def _count(run: Run, stage: str, *patterns: str) -> None:
+    """Say how many rows of what a stage has made: a yield that is off should show before the next stage pays for it."""
+    counts = []
+    for path in (path for pattern in patterns for path in sorted(run.folder.glob(pattern))):
+        with path.open("rb") as file:
+            counts.append(f"{sum(1 for _ in file):,} {path.stem.replace('_', ' ')}")
+    run.show.say(f"{stage}: {', '.join(counts)}")
