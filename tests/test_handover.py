@@ -281,6 +281,17 @@ def test_mistakes_end_in_one_line(run, tmp_path, spoil, said):
     assert re.search(said, done.stderr)
 
 
+def test_a_folder_that_only_looks_like_an_export_is_left_alone(run, tmp_path):
+    """`data` beside a README.md is how many a project looks."""
+    theirs = tmp_path / "theirs" / "data" / "notes.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    (tmp_path / "theirs" / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="holds other things and no export"):
+        export(run, tmp_path / "theirs")
+    assert theirs.read_text() == "years of work"
+
+
 def test_a_changed_file_is_not_handed_over(run, tmp_path):
     run = copy_of(run, tmp_path)
     path = run / "bootstrap" / "kept.jsonl"
