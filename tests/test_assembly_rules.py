@@ -15,8 +15,9 @@ import pytest
 
 import safer_steer.prompts
 from assembly_run import KILLED, config, contents, left_out, refuse_some, run, sandbox_pools, seed, split, write_pools
-from safer_steer.assembly.rules import PATIENCE, Ruling, ruling
+from safer_steer.assembly.rules import Ruling, ruling
 from safer_steer.dialogue import Kind
+from safer_steer.episodes import PATIENCE
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.health import examine
 from safer_steer.models.images import load_picture

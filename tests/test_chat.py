@@ -301,7 +301,7 @@ async def test_raw_chat_is_cached_by_repeat(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "c")
     messages = [{"role": "user", "content": "hello"}]
     async with judge_at(says("one"), says("two"), cache=cache) as (model, _):
-        assert [await model.chat(messages, repeat=repeat) for repeat in (0, 0, 1, 0)] == ["one", "one", "two", "one"]
+        assert [(await model.reply(messages, repeat=repeat)).text for repeat in (0, 0, 1, 0)] == ["one", "one", "two", "one"]
     cache.close()
 
 
@@ -315,7 +315,7 @@ async def test_a_request_that_is_rejected_is_at_fault_only_where_others_are_take
 
         async def outcome(text: str) -> str | type[Exception]:
             try:
-                return await model.chat([{"role": "user", "content": text}])
+                return (await model.reply([{"role": "user", "content": text}])).text
             except (EndpointError, RejectedError) as error:
                 return type(error)
 

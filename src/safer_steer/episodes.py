@@ -12,7 +12,7 @@ from safer_steer.errors import EndpointError, UserError
 from safer_steer.store import Journal
 
 PATIENCE = 20
-"""Dialogues in a row that an endpoint failed, after which it counts as dead."""
+"""Dialogues, scripts or jobs in a row that an endpoint failed, after which it counts as dead and the run stops."""
 
 
 async def play_all(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from safer_steer.assembly.candidates import Candidate, Pools
 from safer_steer.dialogue import Kind, Seed
+from safer_steer.episodes import PATIENCE
 from safer_steer.errors import BoundaryError, EndpointError, UserError
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import Picture
@@ -23,9 +24,6 @@ from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, Scr
 from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
 from safer_steer.seeds.pair_work import side_by_side
 from safer_steer.store import Journal
-
-PATIENCE = 20
-"""Scripts in a row without any answer, after which the endpoint counts as dead."""
 
 
 class Ruling(NamedTuple):

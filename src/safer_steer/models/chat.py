@@ -84,10 +84,6 @@ class ChatModel:
             self.cache.give_up(keys)
         raise UnparsableError(f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}")
 
-    async def chat(self, messages: list[Message], *, repeat: int = 0) -> str:
-        """The raw text of a reply; a refusal is a reply like any other. Raises as `reply`."""
-        return (await self.reply(messages, repeat=repeat)).text
-
     async def reply(self, messages: list[Message], *, schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
         """One reply with its facts, from the cache if it was ever given.
 
@@ -140,16 +136,13 @@ class ChatAssistant:
         *,
         system: str = "You are a helpful assistant.",
         format: Format = Format.PLAIN,
-        repeat: int = 0,
     ) -> None:
         """`format` is the layout to ask for: THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless it stands there already or
-        the role's `ask_layout` is off, as a model that was trained on its layout needs no asking; PLAIN asks for nothing.
-        `repeat` tells apart samples of the same dialogue."""
+        the role's `ask_layout` is off, as a model that was trained on its layout needs no asking; PLAIN asks for nothing."""
         self.model = model
         self.pictures_of = pictures_of
         asked = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
         self.system = f"{system}\n{LAYOUT_RULE}".strip() if asked else system
-        self.repeat = repeat
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
         """The reply to `question` after the dialogue's turns, each as it was sampled.
@@ -159,7 +152,7 @@ class ChatAssistant:
             EndpointError: the transport gave up.
         """
         try:
-            reply = await self.model.reply(self.messages(dialogue, question), repeat=self.repeat)
+            reply = await self.model.reply(self.messages(dialogue, question))
         except ContextLengthError:
             raise ContextFull from None
         meta = {"finish": reply.finish, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}

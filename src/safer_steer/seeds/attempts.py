@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from safer_steer.episodes import PATIENCE
 from safer_steer.errors import BoundaryError, EndpointError, UserError
 from safer_steer.seeds.red_team import FailedAttack
 from safer_steer.store import Journal
 
 ATTEMPTS = 2
-PATIENCE = 20
-"""Jobs of one stage in a row without any answer, after which the run stops: better than dropping all the rest."""
 
 
 class Unreached(Exception):
