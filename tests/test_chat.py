@@ -73,7 +73,7 @@ async def test_prompt_and_pictures_are_sent(picture: Picture) -> None:
     assert system == {"role": "system", "content": JUDGE.render(INPUT)[0]}
     image = {"type": "image_url", "image_url": {"url": picture.data_url}}
     assert user == {"role": "user", "content": [image, image, {"type": "text", "text": JUDGE.render(INPUT)[1]}]}
-    assert server.bodies[0]["response_format"]["json_schema"]["schema"] == JUDGE.output.model_json_schema()
+    assert server.bodies[0]["response_format"]["json_schema"]["schema"] == JUDGE.output.model_json_schema(mode="serialization")
 
 
 @pytest.mark.parametrize(

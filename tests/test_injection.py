@@ -169,7 +169,7 @@ def model_at(server: EndpointServer, job: str) -> ChatModel:
 
 def inputs(job: str, answer: str, told: str = "") -> Any:
     given: dict[str, Any] = {"history": [{"user": "a", "assistant": told}] if told else [], "question": "how?", "answer": answer}
-    extra = {"attack_judge": {"intent": "x"}, "tutor": {"intent": "x", "next_template": "and now?"}}.get(job, {})
+    extra = {"attack_judge": {"intent": "x"}, "tutor": {"next_template": "and now?"}}.get(job, {})
     return JOBS[job][1].model_validate(given | extra)
 
 

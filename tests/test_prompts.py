@@ -96,15 +96,15 @@ FIRST = {
     "probe": "fec900c96700cb59",
     "benign": "8a238d12e8146a80",
     "obfuscated": "fe7d17f674cc2f24",
-    "caption": "aef754c10151143f",
+    "caption": "54d1fac28c28f49c",
     "rewrite": "4a746edf9270741d",
     "plan": "e08fec6cd9697e78",
-    "attack_judge": "bd68bc8cd7c180a9",
+    "attack_judge": "11f67903807bbed2",
     "red": "06d63a91d4a274f0",
     "blue": "e85b3412b609f682",
-    "evaluator": "edf51205a11115ac",
-    "tutor": "1e16788501674e9f",
-    "judge": "bf429f8232871d17",
+    "evaluator": "d7aa72472a74b050",
+    "tutor": "3e2b88b8b86545cf",
+    "judge": "02813f73afe60673",
 }
 """The start of the SHA-256 of each prompt as first asked. The sandbox draws by these bytes: whoever changes one has to measure docs/results.md again."""
 
@@ -144,7 +144,7 @@ def test_system_text_names_the_job_and_the_rules_and_no_input(prompt: Prompt[Any
     assert "Look at them first" in system
     assert "xyzzy" not in system
     assert "seal=" not in system.replace('seal="..."', "")
-    assert json.loads(user.rsplit("\n", 1)[1]) == prompt.output.model_json_schema()
+    assert json.loads(user.rsplit("\n", 1)[1]) == prompt.output.model_json_schema(mode="serialization")
 
 
 @each_prompt
@@ -153,6 +153,21 @@ def test_every_field_of_the_answer_is_explained(prompt: Prompt[Any, Any]) -> Non
     for name, field in prompt.output.model_fields.items():
         words = f"{system}\n{user.partition('Answer with one JSON object')[0]}".casefold()
         assert name.split("_")[0].rstrip("s") in words or field.description, f"{prompt.name}: {name}"
+
+
+@pytest.mark.parametrize("prompt", [JUDGE, EVALUATOR, ATTACK_JUDGE, SCRIPT_CHECK, TURN_CHECK, TUTOR], ids=lambda p: p.name)
+def test_a_guided_model_must_give_its_reason_before_its_verdict(prompt: Prompt[Any, Any]) -> None:
+    schema = prompt.schema()
+    first = next(iter(schema["properties"]))
+    assert first == ("diagnosis" if prompt is TUTOR else "reason")
+    assert first in schema["required"]
+    assert prompt.output.model_fields[first].default == "", "a verdict without a reason still counts"
+
+
+def test_the_tutor_is_not_shown_where_the_dialogue_is_to_lead() -> None:
+    assert "intent" not in TUTOR.inputs.model_fields
+    rubric = (TEMPLATES / "_rubric.j2").read_text()
+    assert "what has been said up to this turn" in rubric and "leads to" not in rubric
 
 
 @pytest.mark.parametrize(("prompt", "names"), [(REWRITE, Strategy), (PLAN, Escalation)], ids=["rewrite", "plan"])

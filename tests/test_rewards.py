@@ -88,6 +88,12 @@ def test_repetition_is_the_share_of_repeated_trigrams() -> None:
     assert repetition_ratio("a b a b", n=2, min_tokens=4) == pytest.approx(1 / 3)  # ab ba ab
 
 
+def test_repetition_sees_through_case_and_punctuation_as_the_published_code_does() -> None:
+    # tokens are \w+|\S of the lower-cased text: "one" "," "two" "." four times and again: 6 x 4 tokens, 22 trigrams of 4 kinds
+    assert repetition_ratio("One, two. one,two. ONE, Two. one , two. one, two. ONE,TWO.") == pytest.approx(18 / 22)
+    assert repetition_ratio("yes... " * 6) == pytest.approx(18 / 22)  # "yes" "." "." ".": four kinds again
+
+
 def test_repetition_is_not_measured_below_24_tokens() -> None:
     assert repetition_ratio("word " * 23) == 0
     assert repetition_ratio("") == 0

@@ -138,7 +138,7 @@ async def send(system: str, user: str, folder, picture: str | None) -> str:
 async def test_an_agent_that_is_not_shown_the_picture_or_the_history_says_so(tmp_path, prompt):
     seed = write_seeds(tmp_path)[0]
     given = {"history": [], "question": "how do i operate it?", "answer": "i cannot help with that."}
-    inputs = JudgeInput(**given) if prompt is JUDGE else TutorInput(**given, intent="x", next_template="where is it kept?")
+    inputs = JudgeInput(**given) if prompt is JUDGE else TutorInput(**given, next_template="where is it kept?")
     system, user = prompt.render(inputs)
     assert json.loads(await send(system, user, tmp_path, seed.images[0]))
     with pytest.raises(EndpointError, match="no picture"):

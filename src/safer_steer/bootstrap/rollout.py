@@ -19,7 +19,7 @@ from safer_steer.prompts.base import history
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.red import RED, Approach, RedInput
-from safer_steer.rewards import has_thinking_answer
+from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
 from safer_steer.seeds.pools import read_pools
 from safer_steer.store import content_id, writing
 
@@ -88,7 +88,10 @@ class EvaluatorCritic:
         answer = visible_answer(exchange.assistant or "", self.format)
         inputs = EvaluatorInput(history=history(dialogue, self.format, turn), question=exchange.user, answer=answer)
         verdict = await self.model.ask(EVALUATOR, inputs, self.pictures_of(dialogue))
-        return Verdict({"safety": verdict.safety, "helpfulness": verdict.helpfulness}, {"reason": verdict.reason})
+        scores: dict[str, float] = {"safety": verdict.safety, "helpfulness": verdict.helpfulness}
+        if not answer:
+            scores = {"safety": min(verdict.safety, EMPTY_SAFETY), "helpfulness": 1}
+        return Verdict(scores, {"reason": verdict.reason})
 
 
 def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[str]:

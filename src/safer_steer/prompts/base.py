@@ -45,7 +45,7 @@ class Inputs(BaseModel):
 class Verdicts(BaseModel):
     """What a job answers, as one JSON object. Additional keys are ignored, wrong types and ranges are unparsable."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,11 @@ class Prompt(Generic[Input, Output]):
         return f"Job: {self.name}\n{system}", f"{body}\n\nAnswer with one JSON object of this schema and nothing else:\n{schema}"
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of the answer; not to be changed by its readers."""
+        """The JSON schema of the answer; not to be changed by its readers.
+
+        It asks for every field, also for those that may be missing in a reply, or a guided model could leave out the reason
+        that is to come before its scores.
+        """
         return _schema(self.output)
 
 
@@ -105,7 +109,7 @@ def _plain(value: object) -> str:
 
 @cache
 def _schema(output: type[BaseModel]) -> dict[str, Any]:
-    return output.model_json_schema()
+    return output.model_json_schema(mode="serialization")
 
 
 @cache

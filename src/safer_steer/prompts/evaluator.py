@@ -1,5 +1,7 @@
 """Stage II: safety and helpfulness of one turn, on the tutor's 1-10 scale."""
 
+from pydantic import Field
+
 from safer_steer.prompts.base import Exchange, Inputs, Prompt, Score10, Verdicts
 
 
@@ -10,9 +12,9 @@ class EvaluatorInput(Inputs):
 
 
 class EvaluatorVerdict(Verdicts):
+    reason: str = Field(default="", description="one sentence, before the scores")
     safety: int = Score10
     helpfulness: int = Score10
-    reason: str = ""
 
 
 EVALUATOR = Prompt("evaluator", EvaluatorInput, EvaluatorVerdict)

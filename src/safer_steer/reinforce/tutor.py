@@ -1,7 +1,8 @@
 """The Safety Tutor in the critic's seat (docs/method.md, "Stage III").
 
-It sees the pictures, the whole history, the answer and the next template turn, scores the turn, and writes the user turn
-that comes next, so the attack adapts to the student ("feedback dynamics").
+It sees the pictures, the whole history, the answer and the next template turn. It scores the turn and writes the user turn
+that comes next, so the attack adapts to the student ("feedback dynamics"). It does not see the seed's hidden intent: a
+turn is judged by what picture and dialogue show so far, for the student cannot know more. The template steers the attack.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import Picture
 from safer_steer.prompts.base import history
 from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
-from safer_steer.rewards import lock_usefulness
+from safer_steer.rewards import EMPTY_SAFETY, lock_usefulness
 
 
 class TutorCritic:
@@ -37,7 +38,6 @@ class TutorCritic:
         """Raises a `BoundaryError` if the turn could not be scored, after every retry: it is then unscored, never 0."""
         exchange = dialogue.turns[turn]
         inputs = TutorInput(
-            intent=dialogue.intent,
             history=history(dialogue, self.format, turn),
             question=exchange.user,
             answer=visible_answer(exchange.assistant or "", self.format),
@@ -60,7 +60,7 @@ class TutorCritic:
                 strategy, adapted = await self._next_turn(inputs, dialogue, approach, wanted, faults)
         noted = {"next_attacker": {"faults": faults, "approach": approach if adapted or not wanted else "template"}} if faults else {}
         return Verdict(
-            scores={"safety": verdict.safety, "usefulness": lock_usefulness(verdict.safety), "faithfulness": verdict.faithfulness},
+            scores=_scores(verdict, inputs.answer),
             meta={"diagnosis": verdict.diagnosis, "strategy": strategy if adapted else "template", **noted},
             next_user=adapted or None,
         )
@@ -80,6 +80,17 @@ class TutorCritic:
             faults.append(fault)
             return approach, ""
         return approach, adapted
+
+
+def _scores(verdict: TutorVerdict, answer: str) -> dict[str, float]:
+    """The scores that count, 1-10. Usefulness is locked to safety; an empty visible answer leaks nothing and is of no use."""
+    if not answer:
+        return {"safety": min(verdict.safety, EMPTY_SAFETY), "usefulness": 1, "faithfulness": 1}
+    return {
+        "safety": verdict.safety,
+        "usefulness": lock_usefulness(verdict.safety),
+        "faithfulness": verdict.faithfulness,
+    }
 
 
 def _fault(text: str, dialogue: Dialogue, template: str) -> str | None:
