@@ -74,6 +74,16 @@ def test_an_unscored_trajectory_has_no_return(stop):
     assert trajectory_return(trajectory(), Reinforce(), Format.PLAIN) is None
 
 
+def test_a_trajectory_cut_off_by_the_context_has_no_return():
+    """Ten turns that leak at the ninth and tenth would return less than their first eight alone."""
+    whole = trajectory(*[(10, 10, 10)] * 8, (1, 1, 10), (1, 1, 10))
+    cut = trajectory(*[(10, 10, 10)] * 8, stop=StopReason.CONTEXT_FULL)
+    assert trajectory_return(whole, Reinforce(), Format.THINKING_ANSWER) < 2
+    assert trajectory_return(cut, Reinforce(), Format.THINKING_ANSWER) is None
+    row = step_metrics([whole, cut, trajectory((9, 9, 9), stop=StopReason.UNSCORED)], [1.7, None, None])
+    assert (row["incomplete"], row["unscored"]) == (1, 1)
+
+
 def test_metrics_count_what_happened():
     good, bad = trajectory((10, 10, 10), (8, 8, 8)), trajectory((4, 1, 5))
     lost = trajectory((10, 10, 10), stop=StopReason.UNSCORED)
@@ -183,6 +193,56 @@ def test_a_seed_too_long_for_the_context_is_unscored_and_the_others_are_trained(
     played = rows(run / "rl" / "trajectories.jsonl")
     assert [row["stop"] for row in played].count("context_full") == 3
     assert all((row["meta"]["return"] is None) == (row["stop"] == "context_full") for row in played)
+    (step,) = rows(run / "rl" / "metrics.jsonl")
+    assert (step["incomplete"], step["unscored"]) == (3, 0)
+
+
+def test_a_full_context_has_no_return_whatever_the_reward(folder, tmp_path):
+    run = copy_of(folder, tmp_path)
+    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 1, "max_completion_tokens": 125})
+    reinforce(config, run, tutor_for(run), value=lambda dialogue: float(len(dialogue.turns)))
+    played = rows(run / "rl" / "trajectories.jsonl")
+    assert {row["stop"] for row in played} == {"completed", "context_full"}
+    assert all((row["meta"]["return"] is None) == (row["stop"] == "context_full") for row in played)
+
+
+def test_too_many_unscored_trajectories_stop_the_run_and_are_played_again(folder, tmp_path):
+    run = copy_of(folder, tmp_path)
+    half = Failing(tutor_for(run), lambda d: int(d.id[-1]) % 2 == 0)
+    with pytest.raises(UserError, match=r"50% of the trajectories of the last 1 step.*rl\.max_unscored = 20%"):
+        reinforce(tiny_config(), run, half)
+    assert not (run / "rl" / "model").exists()
+    judged = set()
+    reinforce(tiny_config(), run, Failing(tutor_for(run), lambda d: judged.add(d.id)))
+    assert {id for id in judged if id.startswith("00000")} == {"00000-0000", "00000-0002", "00000-0004"}
+    assert [row["unscored"] for row in rows(run / "rl" / "metrics.jsonl")] == [0, 0]
+    loose = tiny_config(rl=tiny_config().rl.model_dump() | {"max_unscored": 0.5, "steps": 1})
+    other = copy_of(folder, tmp_path / "other")
+    reinforce(loose, other, Failing(tutor_for(other), lambda d: int(d.id[-1]) % 2 == 0))
+    assert rows(other / "rl" / "metrics.jsonl")[0]["unscored"] == 3
+
+
+def test_scripts_with_and_without_a_picture_mix(folder, tmp_path):
+    run = copy_of(folder, tmp_path)
+    for pool in (run / "seeds").glob("*.jsonl"):
+        seeds = [Seed.model_validate_json(line) for line in pool.read_text().splitlines()]
+        for seed in seeds[::2]:
+            seed.images = []
+        pool.write_text("".join(seed.model_dump_json() + "\n" for seed in seeds))
+
+    class Fixed:
+        """A tutor that needs no picture."""
+
+        immediate = True
+
+        async def judge(self, dialogue, turn, template):
+            return Verdict({"safety": 10 - int(dialogue.id[-1]), "usefulness": 8, "faithfulness": 5})
+
+    config = tiny_config(rl=tiny_config().rl.model_dump() | {"micro_batch_size": 1})
+    reinforce(config, run, Fixed())
+    played = rows(run / "rl" / "trajectories.jsonl")
+    assert {bool(row["images"]) for row in played} == {True, False}
+    assert all(row["kl"] is not None for row in rows(run / "rl" / "metrics.jsonl"))
 
 
 def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -191,3 +192,18 @@ def test_lora_leaves_a_plain_model_behind(folder, tmp_path):
     settings = tiny_config().student.model_dump(mode="json") | {"lora_rank": 4}
     weights = run_in(folder, tmp_path, student=settings)
     assert not [name for name in weights if "lora" in name]
+
+
+def test_the_loss_does_not_depend_on_the_micro_batch(folder, tmp_path):
+    """The mean over the step's target tokens: a dialogue of two turns weighs less than one of ten."""
+    seen = {}
+    for micro in (1, 2, 4):
+        sft = tiny_config().bootstrap.sft.model_dump() | {"micro_batch_size": micro, "max_steps": 1}
+        run_in(folder, tmp_path / str(micro), bootstrap={"sft": sft})
+        state = tmp_path / str(micro) / "sft" / "checkpoint-1" / "trainer_state.json"
+        (step,) = (row for row in json.loads(state.read_text())["log_history"] if "grad_norm" in row)
+        seen[micro] = step["loss"], step["grad_norm"]
+    lengths = [len(dialogue.turns) for dialogue in read_dialogues(folder / "bootstrap" / "kept.jsonl")]
+    assert len(set(lengths)) > 1, "dialogues of one length would hide the difference"
+    assert seen[2] == pytest.approx(seen[1], rel=1e-5)
+    assert seen[4] == pytest.approx(seen[1], rel=1e-5)

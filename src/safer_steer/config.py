@@ -166,6 +166,7 @@ class Reinforce(Strict):
     schedule: Literal["cosine", "linear", "constant"] = Field("constant", description="learning-rate schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     save_steps: int = Field(10, ge=1, description="steps between checkpoints")
+    max_unscored: float = Field(0.2, ge=0, le=1, description="larger share of unscored trajectories over the last 5 steps stops the run")
 
     @field_validator("weights")
     @classmethod

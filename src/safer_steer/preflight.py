@@ -40,7 +40,31 @@ def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], 
     if not endpoint and ({"sft", "rl", "bench"} & set(waiting) or ("seeds" in waiting and config.role("target").who == "student")):
         check_student(config)
     with run:
+        if "rl" in waiting and (line := room_for_turns(config)):
+            show.say(f"rl: {line}")
         yield run
+
+
+USER_TURN_TOKENS = 60
+"""What a user turn takes, with its scaffolding: the scripts' usual length."""
+
+
+def room_for_turns(config: Config) -> str:
+    """Where the longest trajectory may not fit `rl.max_completion_tokens`: what is needed, on one line; "" where it fits.
+
+    A trajectory that runs out of context has no return, so the late turns of long answers would never be trained.
+    """
+    rl, student = config.rl, config.student
+    turns = min(rl.max_turns, config.seeds.max_turns)
+    needed = turns * (student.max_turn_tokens + 1) + (turns - 1) * USER_TURN_TOKENS
+    if needed <= rl.max_completion_tokens:
+        return ""
+    fitting = (rl.max_completion_tokens - (turns - 1) * USER_TURN_TOKENS) // turns - 1
+    return (
+        f"{turns} answers of {student.max_turn_tokens:,} tokens and the user turns between them may need {needed:,} tokens,"
+        f" more than rl.max_completion_tokens = {rl.max_completion_tokens:,}; a trajectory that runs out has no return;"
+        f" raise it, or lower student.max_turn_tokens to {max(fitting, 1):,}"
+    )
 
 
 def use_cores() -> None:

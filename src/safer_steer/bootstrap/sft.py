@@ -91,8 +91,10 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
         peft_config=lora(config.student),
         callbacks=[Milestones(progress)],
     )
-    checkpoint = last_checkpoint(folder / "sft")
-    train(trainer, checkpoint)
+    # Qwen2.5-VL says no, and the mean of the micro-batches' means would be taken: a short dialogue would weigh as much as
+    # a long one. TRL's loss divides by the step's target tokens, so the answer is yes, whatever the model.
+    trainer.model_accepts_loss_kwargs = True
+    train(trainer, last_checkpoint(folder / "sft"))
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out, config.student)
     return out

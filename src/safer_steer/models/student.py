@@ -92,12 +92,13 @@ class StudentAssistant:
         """What was exchanged with the student so far; None before its first answer."""
         return self._transcripts.get(id(dialogue))
 
+    def begin(self, dialogue: Dialogue) -> Transcript:
+        """An empty transcript with the dialogue's pictures."""
+        return Transcript(self.chat, self.chat.look(open_images(self.pictures_of(dialogue))))
+
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
         """Sample the next turn. Raises `ContextFull` if question and answer do not fit; the transcript then stays as it was."""
-        known = self.transcript(dialogue)
-        if known is None:
-            known = Transcript(self.chat, self.chat.look(open_images(self.pictures_of(dialogue))))
-        transcript = known.copy()
+        transcript = (self.transcript(dialogue) or self.begin(dialogue)).copy()
         transcript.add_user(question)
         room = self.student.max_turn_tokens + 1
         longest = self.max_completion or self.student.max_length

@@ -122,6 +122,22 @@ def freeze_vision(model: Any) -> None:
             parameter.requires_grad_(False)
 
 
+def skip_absent_pictures(model: torch.nn.Module) -> None:
+    """Let `model` take micro-batches in which no dialogue has a picture.
+
+    Where dialogues with and without pictures are mixed, TRL hands such a micro-batch picture tensors of no rows, which
+    the vision tower cannot join ("expected a non-empty list of Tensors"). They are left out here.
+    """
+
+    def without_empty_pictures(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        pictures = kwargs.get("pixel_values")
+        if pictures is None or pictures.numel():
+            return args, kwargs
+        return args, {name: value for name, value in kwargs.items() if name not in ("pixel_values", "image_grid_thw")}
+
+    model.register_forward_pre_hook(without_empty_pictures, with_kwargs=True)
+
+
 def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
     """Write the trained model, adapters merged in, as safetensors in the student's number type; the folder appears whole or not at all."""
     part = folder.with_name(folder.name + ".part")

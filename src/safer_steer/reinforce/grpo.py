@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,22 +24,35 @@ from trl.models import unwrap_model_for_generation
 
 from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Format, Kind, Seed
-from safer_steer.episode import Critic, Script, play
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, to_jsonl
+from safer_steer.episode import Critic
 from safer_steer.errors import UserError
 from safer_steer.models.images import Picture, pictures_in
 from safer_steer.models.policy import Sampling, TransformersPolicy
-from safer_steer.models.student import StudentAssistant, base_path, load_processor, open_images, seed_everything
-from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
-from safer_steer.models.transcript import ChatTokens, Transcript
+from safer_steer.models.student import StudentAssistant, base_path, load_processor, seed_everything
+from safer_steer.models.training import (
+    Milestones,
+    batching,
+    common_arguments,
+    freeze_vision,
+    last_checkpoint,
+    lora,
+    save_model,
+    skip_absent_pictures,
+    train,
+    training_dtype,
+)
+from safer_steer.models.transcript import ChatTokens
 from safer_steer.prompts.markers import split_markers
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
+from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.seeds.pools import read_pools
-from safer_steer.store import inside, write_atomic
+from safer_steer.store import Journal, inside, read_rows, write_atomic
 
-Return = Callable[[Dialogue], float | None]
-Wait = Callable[[Coroutine[Any, Any, list[Dialogue]]], list[Dialogue]]
+Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to its end."""
+RECENT_STEPS = 5
+"""Steps over which `rl.max_unscored` is taken."""
 
 
 def draw_seeds(config: Config, folder: Path) -> list[Seed]:
@@ -60,6 +75,27 @@ def draw_seeds(config: Config, folder: Path) -> list[Seed]:
     return chosen
 
 
+class StepJournals:
+    """The trajectories of steps that no checkpoint holds yet: `rl/rollouts/<step>-<process>.jsonl`, one row a trajectory.
+
+    A step that is done again after a kill takes its trajectories from here; none is sampled or scored twice. The random
+    numbers alone would not do: in bfloat16 an answer also depends on the batch it was generated in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, step: int, process: int) -> Journal:
+        """The journal of a step (0-based) and process; to be closed by the caller."""
+        return Journal(self.folder / f"{step:05d}-{process:03d}.jsonl")
+
+    def forget(self, before: int) -> None:
+        """Delete what a checkpoint at step `before` has made needless."""
+        for path in self.folder.glob("*.jsonl"):
+            if int(path.name[:5]) < before:
+                path.unlink()
+
+
 @dataclass
 class Rollouts:
     """TRL's `rollout_func`: plays a step's trajectories and hands back exact ids, masks and returns."""
@@ -70,54 +106,84 @@ class Rollouts:
     tutor: Critic
     pictures_of: Callable[[Dialogue], list[Picture]]
     value: Return
-    trajectories: Path
+    folder: Path
+    """`rl` of the run."""
     wait: Wait = asyncio.run
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By step; joined with the trainer's own numbers when the step is logged."""
+    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    """Of the last steps, how many trajectories were unscored and how many there were."""
+
+    @property
+    def journals(self) -> StepJournals:
+        return StepJournals(self.folder / "rollouts")
 
     def __call__(self, prompts: list[list[dict[str, Any]]], trainer: GRPOTrainer) -> dict[str, Any]:
         """`prompts` come already repeated K times, in order."""
-        step, first = trainer.state.global_step, trainer.accelerator.process_index * len(prompts)
-        seeds = [self.seeds[prompt[-1]["seed_id"]] for prompt in prompts]
-        named = [seed.model_copy(update={"id": f"{step:05d}-{first + i:04d}", "meta": {**seed.meta, "seed": seed.id}}) for i, seed in enumerate(seeds)]
+        step, process = trainer.state.global_step, trainer.accelerator.process_index
+        first = process * len(prompts)
+        seeds = [_as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i) for i, prompt in enumerate(prompts)]
         rl, student = self.config.rl, self.config.student
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature))
-            assistant = StudentAssistant(policy, self.chat, student, self.pictures_of, f"rl {self.config.seed}", rl.max_completion_tokens)
-            dialogues = self.wait(self._play(named, assistant))
-        returns = [self.value(dialogue) for dialogue in dialogues]
-        transcripts = [assistant.transcript(d) or self._unanswered(seed, d) for seed, d in zip(named, dialogues, strict=True)]
-        self._journal(dialogues, returns)
-        if all(value is None for value in returns):
-            raise UserError(f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); mend that and run the same command to go on")
-        self.metrics[step] = step_metrics(dialogues, returns)
+            key = f"rl {self.config.seed}"
+            assistant = StudentAssistant(policy, self.chat, student, self.pictures_of, key, rl.max_completion_tokens)
+            with self.journals.open(step, process) as journal:
+                trajectories = self.wait(self._play(seeds, assistant, journal))
+        self._note(step, trajectories)
         return {
-            "prompt_ids": [t.prompt_ids for t in transcripts],
-            "completion_ids": [t.completion_ids for t in transcripts],
-            "logprobs": [t.logprobs[t.first_prompt :] for t in transcripts],
-            "env_mask": [t.mask[t.first_prompt :] for t in transcripts],
-            "trajectory_return": returns,
+            "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
+            "completion_ids": [trajectory.completion_ids for trajectory in trajectories],
+            "logprobs": [trajectory.logprobs for trajectory in trajectories],
+            "env_mask": [trajectory.mask for trajectory in trajectories],
+            "trajectory_return": [trajectory.value for trajectory in trajectories],
         }
 
-    async def _play(self, seeds: list[Seed], assistant: StudentAssistant) -> list[Dialogue]:
-        return await asyncio.gather(*(play(seed, Script(), assistant, self.tutor, self.config.rl.max_turns) for seed in seeds))
+    async def _play(self, seeds: list[Seed], assistant: StudentAssistant, journal: Journal) -> list[Trajectory]:
+        async def one(seed: Seed) -> Trajectory:
+            if seed.id in journal:
+                known = Trajectory.from_row(journal.rows[seed.id])
+                if known.dialogue.meta["seed"] != seed.meta["seed"]:
+                    raise UserError(f"{journal.path}: {seed.id} is of another seed than this run draws; delete the file")
+                return known
+            played = await roll_out(seed, assistant, self.tutor, self.value, self.config.rl.max_turns)
+            if played.final:
+                journal.append(played.to_row())
+            return played
 
-    def _unanswered(self, seed: Seed, dialogue: Dialogue) -> Transcript:
-        """A trajectory in which the student never spoke: its prompt, and an end token that carries no loss."""
-        transcript = Transcript(self.chat, self.chat.look(open_images(self.pictures_of(dialogue))))
-        transcript.add_user(seed.script[0])
-        transcript.add_assistant([], [])
-        return transcript
+        return await asyncio.gather(*map(one, seeds))
 
-    def _journal(self, dialogues: list[Dialogue], returns: list[float | None]) -> None:
-        with self.trajectories.open("a", encoding="utf-8") as file:
-            for dialogue, value in zip(dialogues, returns, strict=True):
-                dialogue.meta["return"] = value
-                file.write(dialogue.model_dump_json() + "\n")
+    def _note(self, step: int, trajectories: list[Trajectory]) -> None:
+        """Write the step's dialogues down and count them.
+
+        Raises:
+            UserError: no trajectory has a return, or too many of the last steps' were unscored. Run again, the step
+                plays those that are not scored once more.
+        """
+        dialogues = [trajectory.dialogue for trajectory in trajectories]
+        with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
+            file.write(to_jsonl(dialogues))
+        found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
+        if all(trajectory.value is None for trajectory in trajectories):
+            raise UserError(f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); mend that and run the same command to go on")
+        self.recent.append((found["unscored"], found["trajectories"]))
+        share = sum(lost for lost, _ in self.recent) / sum(played for _, played in self.recent)
+        if share > self.config.rl.max_unscored:
+            raise UserError(
+                f"rl: {share:.0%} of the trajectories of the last {len(self.recent)} step(s) could not be scored"
+                f" ({_why(dialogues)}), more than rl.max_unscored = {self.config.rl.max_unscored:.0%};"
+                " mend the tutor and run the same command to go on"
+            )
+        self.metrics[step] = found
+
+
+def _as_trajectory(seed: Seed, step: int, place: int) -> Seed:
+    """The seed under the id of the trajectory it is played for; `place` counts the trajectories of a step."""
+    return seed.model_copy(update={"id": f"{step:05d}-{place:04d}", "meta": {**seed.meta, "seed": seed.id}})
 
 
 class StepLog(TrainerCallback):
-    """Writes rl/metrics.jsonl: one row a step, the rollouts' metrics beside the trainer's."""
+    """Writes rl/metrics.jsonl: one row a step, the rollouts' metrics beside the trainer's. Drops the journals of saved steps."""
 
     def __init__(self, rollouts: Rollouts, path: Path) -> None:
         self.rollouts, self.path = rollouts, path
@@ -130,6 +196,10 @@ class StepLog(TrainerCallback):
         row = {"step": step, **self.rollouts.metrics.pop(step - 1), **trained}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.rollouts.journals.forget(state.global_step)
 
 
 def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
@@ -183,7 +253,8 @@ def reinforce(
     start = str(folder / "sft" / "model") if config.rl.start_from == "sft" else base_path(config.student)
     (folder / "rl").mkdir(parents=True, exist_ok=True)
     checkpoint = last_checkpoint(folder / "rl")
-    rollback(folder / "rl", int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    rollback(folder / "rl", begun)
     seed_everything(config.seed)
     chat = ChatTokens(load_processor(start), config.student.system)
     seeds = draw_seeds(config, folder)
@@ -197,9 +268,11 @@ def reinforce(
         tutor,
         pictures_of,
         value or (lambda dialogue: trajectory_return(dialogue, config.rl, Format(config.student.format))),
-        folder / "rl" / "trajectories.jsonl",
+        folder / "rl",
         wait,
     )
+    rollouts.journals.forget(begun)
+    rollouts.recent.extend((row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl"))
     trainer = GRPOTrainer(
         model=start,
         args=GRPOConfig(**grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}),
@@ -212,16 +285,24 @@ def reinforce(
     )
     if config.student.freeze_vision:
         freeze_vision(trainer.model)
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        skip_absent_pictures(model)
     train(trainer, checkpoint)
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out, config.student)
+        shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
 
 
 def _why(dialogues: list[Dialogue]) -> str:
     """The first reason on record for a trajectory without a return."""
-    reasons = [d.meta.get("error") or next((t.meta["unscored"] for t in d.turns if "unscored" in t.meta), str(d.stop)) for d in dialogues]
-    return str(reasons[0])
+    for dialogue in dialogues:
+        if dialogue.stop is StopReason.CONTEXT_FULL:
+            return "out of context; raise rl.max_completion_tokens or lower student.max_turn_tokens"
+        failed = [dialogue.meta.get("error"), *(turn.meta.get("unscored") for turn in dialogue.turns)]
+        if reasons := [reason for reason in failed if reason]:
+            return str(reasons[0])
+    return "no reason on record"
 
 
 def _return_of_rollout(completions: list[Any], trajectory_return: list[float | None], **_: Any) -> list[float | None]:

@@ -11,17 +11,21 @@ from safer_steer.dialogue import Dialogue, Format, StopReason
 from safer_steer.rewards import has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
 
 UNSCORED = (StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED)
+"""Stop reasons of a trajectory that a failed call ended."""
 SCORES = ("safety", "usefulness", "faithfulness")
 LEAK = 4
 """A turn with a safety score up to this gave something away (the rubric's 4: refused but leaked)."""
 
 
 def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> float | None:
-    """R of a trajectory, its turn rewards r_t' noted in the turns' scores; None if it was not scored to its end.
+    """R of a trajectory, its turn rewards r_t' noted in the turns' scores; None if it was not played and scored to its end.
 
+    A trajectory that ran out of context has no return either: a model that leaks late would gain by long answers.
     r_t' is the weighted turn reward with format bonus (not in the plain format) and repetition malus; R their TCSR.
     """
-    if dialogue.stop in UNSCORED or not dialogue.turns or any(turn.scores is None for turn in dialogue.turns):
+    if dialogue.stop in (*UNSCORED, StopReason.CONTEXT_FULL) or not dialogue.turns:
+        return None
+    if any(turn.scores is None for turn in dialogue.turns):
         return None
     rewards = []
     for turn in dialogue.turns:
@@ -39,12 +43,17 @@ def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> 
 
 
 def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict[str, Any]:
-    """What one step's rollouts were like: return, leak rate, scores by turn index, stop reasons, strategies, unscored."""
+    """What one step's rollouts were like: return, leak rate, scores by turn index, stop reasons, strategies.
+
+    A trajectory without a return is `incomplete` where it ran out of context, and `unscored` otherwise.
+    """
+    incomplete = sum(dialogue.stop is StopReason.CONTEXT_FULL for dialogue in dialogues)
     scored = [dialogue for dialogue, value in zip(dialogues, returns, strict=True) if value is not None]
     known = [value for value in returns if value is not None]
     return {
         "trajectories": len(dialogues),
-        "unscored": len(dialogues) - len(scored),
+        "unscored": sum(value is None for value in returns) - incomplete,
+        "incomplete": incomplete,
         "return": fmean(known) if known else None,
         "leak_rate": fmean(any(turn.scores and turn.scores["safety"] <= LEAK for turn in d.turns) for d in scored) if scored else None,
         "format_kept": fmean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns) if scored else None,

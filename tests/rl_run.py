@@ -1,0 +1,42 @@
+"""An RL run in a process of its own, for tests that kill it: every call of the tutor is a line in `calls`.
+
+python rl_run.py FOLDER CALLS
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from safer_steer.dialogue import Dialogue, Format
+from safer_steer.episode import Verdict
+from safer_steer.models.images import pictures_in
+from safer_steer.reinforce.grpo import reinforce
+from safer_steer.reinforce.tutor import TutorCritic
+from student_parts import ask, tiny_config
+
+STEPS = 2
+
+
+class Counting:
+    """The sandbox's tutor; every call is counted."""
+
+    immediate = True
+
+    def __init__(self, folder: Path, calls: Path) -> None:
+        self.tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(folder, 100_000))
+        self.calls = calls
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        with self.calls.open("a") as file:
+            file.write(f"{dialogue.id} {turn}\n")
+        return await self.tutor.judge(dialogue, turn, template)
+
+
+def main(folder: Path, calls: Path) -> None:
+    rl = tiny_config().rl.model_dump() | {"steps": STEPS, "save_steps": STEPS}
+    reinforce(tiny_config(rl=rl), folder, Counting(folder, calls))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
