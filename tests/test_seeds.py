@@ -15,6 +15,7 @@ from safer_steer.models.ledger import Ledger
 from safer_steer.models.transport import ChatReply, ContextLengthError, Message
 from safer_steer.prompts.plan import Escalation
 from safer_steer.prompts.rewrite import Strategy
+from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import from_png, training_devices
 from safer_steer.seeds.dedup import normalise, script_key
 from safer_steer.seeds.red_team import next_strategy
@@ -47,6 +48,23 @@ async def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(
     for seed in pools["red_team"]:
         assert seed.meta["escalation"] in list(Escalation)
         assert all(1 <= turn.meta["risk"] <= 5 and turn.meta["goal"] for turn in seed.turns)
+
+
+async def test_every_turn_is_marked_with_its_planned_risk_by_what_it_asks(tmp_path: Path) -> None:
+    """Risk 1 is exactly a request that anyone would answer, so that over-refusal by turn can be counted."""
+    await build(config(24, perturb_share=0), tmp_path)
+    risks: dict[str, Counter[tuple[bool, int]]] = {kind: Counter() for kind in KINDS}
+    for kind in KINDS:
+        for seed in pool(tmp_path, kind):
+            _, marked = from_png((tmp_path / seed.images[0]).read_bytes())
+            for turn in seed.turns:
+                asked = understand(turn.user)
+                restricted = marked and (asked is None or asked.procedural)
+                risks[kind][restricted, turn.meta["risk"]] += 1
+    assert set(risks["benign"]) == {(False, 1)}
+    assert set(risks["obfuscated"]) == {(False, 1), (True, 4), (True, 5)}
+    assert {risk for restricted, risk in risks["red_team"] if restricted} == {2, 3, 4, 5}
+    assert {risk for restricted, risk in risks["red_team"] if not restricted} == {1}
 
 
 async def test_scripts_keep_to_the_configured_lengths_and_kinds(tmp_path: Path) -> None:
@@ -133,10 +151,11 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
         ("plan", ChatReply("", refusal=True), "refused", ["red_team"]),
         ("caption", ChatReply("I'm sorry, but I can't help with that."), "refused", ["red_team"]),
         ("obfuscated", ChatReply("hm"), "unparsable", ["obfuscated"]),
+        ("obfuscated", says({"turns": [{"user": "a", "risk": 1}, {"user": "b", "risk": 6}]}), "unparsable", ["obfuscated"]),
         ("benign", says({"turns": ["a"] * 9}), "unparsable", ["benign"]),
         ("benign", says({"turns": ["a", " ..."]}), "empty", ["benign"]),
         ("benign", says({"turns": ["what is it?", "I'm sorry, I can't help with that."]}), "refused", ["benign"]),
-        ("obfuscated", says({"turns": ["go on."] * 4}), "repeated", ["obfuscated"]),
+        ("obfuscated", says({"turns": [{"user": "go on.", "risk": 1}] * 4}), "repeated", ["obfuscated"]),
         ("attack_judge", ChatReply("hm"), "failed_attack", ["red_team"]),
         ("probe", ChatReply("", refusal=True), "refused", ["benign", "obfuscated", "red_team"]),
         ("caption", says({"caption": "I can't help with this picture.", "dual_use": [], "missing_safety": []}), "refused", ["red_team"]),
@@ -215,7 +234,8 @@ async def test_the_same_pair_is_worked_on_once(tmp_path: Path) -> None:
 
 async def test_the_same_script_on_the_same_picture_is_in_one_pool_only(tmp_path: Path) -> None:
     def alike(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
-        return {"benign": says({"turns": ["What is it?", "Go on."]}), "obfuscated": says({"turns": ["what is  it", "GO ON!"]})}.get(job)
+        again = [{"user": "what is  it", "risk": 1}, {"user": "GO ON!", "risk": 4}]
+        return {"benign": says({"turns": ["What is it?", "Go on."]}), "obfuscated": says({"turns": again})}.get(job)
 
     path = write_pairs(tmp_path / "data", {}, {"image": "0.png", "question": "list the steps to operate it."}, {"image": "1.png"})
     await build(config(path=path, kinds=["benign", "obfuscated"], perturb_share=0.5), tmp_path / "run", Watched(alike))
