@@ -126,6 +126,20 @@ def test_every_attack_tried_is_counted() -> None:
     assert estimate(config(), Assumptions(success=0.5)).scripts[Kind.RED_TEAM] == pytest.approx(7.5, abs=1)
 
 
+def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
+    keys: dict[str, Any] = {"assembly": {}, "rl": {"seeds": 8, "prompts_per_step": 4}, "bench": {"suites": ["steer"], "dialogues": 5}}
+
+    def asked(**seeds: Any) -> dict[str, int]:
+        return jobs(estimate(config(seeds={"sources": [{"limit": 20, "use": "bench"}], **seeds}, **keys), Assumptions(success=0)), "seeds")
+
+    plain = asked()
+    assert not {"attack_judge", "chat"} & set(plain)
+    assert [plain[job] for job in ("caption", "rewrite", "plan")] == [10] * 3
+    filtered = asked(filter_bench=True)
+    assert filtered["attack_judge"] == filtered["chat"] > 20
+    assert filtered["plan"] == 20, "each is planned once more when it fails"
+
+
 def test_a_sample_stands_for_the_whole() -> None:
     few, many = estimate(config(60), Assumptions(sample=20)), estimate(config(6000), Assumptions(sample=20))
     assert (few.pairs, many.pairs) == ((60, 20), (6000, 20))

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Reply
 from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
+from safer_steer.health import examine
 from safer_steer.models.ledger import Ledger
 from safer_steer.models.transport import ChatReply, ContextLengthError, Message
 from safer_steer.prompts.plan import Escalation
@@ -18,6 +20,7 @@ from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import from_png, training_devices
 from safer_steer.seeds.dedup import normalise, script_key
+from safer_steer.seeds.plan import Survey, plan_id
 from safer_steer.seeds.red_team import next_strategy
 from seeds_run import KINDS, Watched, build, config, contents, dropped, pool, write_pairs
 
@@ -201,6 +204,40 @@ async def test_an_attack_on_a_harmless_picture_fails_and_is_dropped(tmp_path: Pa
     path = write_pairs(tmp_path / "data", {}, {}, marked=False)
     await build(config(path=path, kinds=["red_team"]), tmp_path / "run")
     assert [(row["reason"], row["detail"].split(":")[0]) for row in dropped(tmp_path / "run")] == [("failed_attack", "completed")] * 2
+
+
+def for_bench(path: Path, **seeds: Any) -> Config:
+    """Red-team scripts of a source that is for the bench."""
+    settings = config(path=path, kinds=["red_team"], **seeds)
+    settings.seeds.sources[0].use = "bench"
+    return settings
+
+
+async def test_scripts_for_the_bench_are_kept_without_being_played_on_any_model(tmp_path: Path) -> None:
+    """On harmless pictures no attack succeeds: a filter would leave none of them."""
+    path, transport = write_pairs(tmp_path / "data", {}, {}, {}, marked=False), Watched()
+    await build(for_bench(path), tmp_path / "run", transport)
+    kept = pool(tmp_path / "run", "red_team")
+    assert len(kept) == 3 and not dropped(tmp_path / "run")
+    assert (transport.count("plan"), transport.count("target"), transport.count("attack_judge")) == (3, 0, 0)
+    assert not any({"success_turn", "attack_scores", "filtered_against"} & set(seed.meta) for seed in kept)
+    assert not examine(tmp_path / "run", ("seeds",)).strategies, "what was not tried says nothing of a strategy"
+
+
+async def test_a_filter_of_the_bench_that_is_asked_for_names_the_model_it_took(tmp_path: Path) -> None:
+    path, transport = write_pairs(tmp_path / "data", {}, {}), Watched()
+    await build(for_bench(path, filter_bench=True), tmp_path / "run", transport)
+    kept = pool(tmp_path / "run", "red_team")
+    assert kept and transport.count("target") == transport.count("attack_judge") > 0
+    assert {(seed.meta["filtered_against"], bool(seed.meta["success_turn"])) for seed in kept} == {("the sandbox's agent", True)}
+
+
+def test_the_filter_of_the_bench_is_part_of_the_plan_where_there_is_a_bench(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "data", {})
+    train = [plan_id(config(path=path, filter_bench=chosen), Survey()) for chosen in (False, True)]
+    bench = [plan_id(for_bench(path, filter_bench=chosen), Survey()) for chosen in (False, True)]
+    assert train[0] == train[1]
+    assert bench[0] != bench[1]
 
 
 async def test_the_configured_share_of_pictures_is_perturbed_and_the_originals_stay(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class Seeds(Strict):
     min_turns: int = Field(2, ge=2, le=10, description="shortest script")
     max_turns: int = Field(10, ge=2, le=10, description="longest script")
     success_at: int = Field(4, ge=1, le=5, description="attack score that keeps a red-team script")
+    filter_bench: bool = Field(False, description="keep only those red-team scripts of `use: bench` sources that succeed against roles.target")
     perturb_share: float = Field(0.1, ge=0, le=1, description="share of pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
 
@@ -223,9 +224,26 @@ class Config(Strict):
             raise ValueError("assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to STEER-SFT")
         return self
 
+    @model_validator(mode="after")
+    def _unbiased_bench(self) -> Config:
+        target = self.role("target")
+        measured = target.who == "student" or (target.who == "endpoint" and same_model(target.model, self.student.model))
+        if self.seeds.filter_bench and measured:
+            what = "the base student" if target.who == "student" else target.model
+            raise ValueError(
+                f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts would be selected"
+                " against it; name another model as target, or leave filter_bench false"
+            )
+        return self
+
     def role(self, name: RoleName) -> Role:
         """The role's settings, the sandbox's agent by default."""
         return self.roles.get(name, Role())
+
+
+def same_model(one: str, other: str) -> bool:
+    """Do two model ids, or folders of models, end in one name? An organisation's name before it, and case, do not count."""
+    return one.rstrip("/").rpartition("/")[2].casefold() == other.rstrip("/").rpartition("/")[2].casefold()
 
 
 def load_config(path: Path) -> Config:

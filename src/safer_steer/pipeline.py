@@ -5,7 +5,7 @@ over harmless-looking turns, leans on the picture, and is pressed for. The metho
 keep helping. `run` is the whole of it, in the order of docs/method.md:
 
 1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in three pools:
-   benign, obfuscated, and red-team scripts that have been seen to succeed against a fixed target.
+   benign, obfuscated, and red-team scripts; those for training have been seen to succeed against a fixed target.
    **Assembly**, where the config has it: the scripts become disjoint data sets, STEER-SFT, STEER-RL and STEER-Bench, without
    duplicates and leaks, of scripts that keep rules 1 and 2.
 2. **Bootstrap** (Stage II). On every script a red agent talks to a blue expert; an evaluator scores every turn, and only

@@ -9,6 +9,7 @@ import yaml
 
 from safer_steer.config import Config, RoleName
 from safer_steer.handover.tally import Tally, by_kind, by_length, by_source
+from safer_steer.seeds.bench_filter import bench_selection
 
 ASKED: dict[str, tuple[RoleName, ...]] = {
     "seeds": ("generator", "target", "attack_judge"),
@@ -112,8 +113,9 @@ def shard_name(part: str, split: str) -> str:
 def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
     seeds, bootstrap, student = config.seeds, config.bootstrap, config.student
     steps = [
-        f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns ({', '.join(seeds.kinds)}). A red-team script was"
-        f" kept if the attack reached {seeds.success_at} of 5 on a fixed target; {seeds.perturb_share:.0%} of the pictures were perturbed."
+        f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns ({', '.join(seeds.kinds)}), each turn with its"
+        f" planned risk of 1-5. A red-team script for training was kept if the attack reached {seeds.success_at} of 5 on a fixed target;"
+        f" {seeds.perturb_share:.0%} of the pictures were perturbed."
     ]
     if config.assembly and "assemble" in stages:
         rules = "asked of the evaluator" if config.assembly.rules else "not asked"
@@ -121,6 +123,8 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
             f"Assembly: rules of coherence and history-dependence {rules}; scripts from a similarity of {config.assembly.near_duplicate} on count as"
             " the same; no picture or question is in both training and bench."
         )
+        if any(source.use == "bench" for source in seeds.sources):
+            steps[-1] += f" Red-team scripts of the suites of STEER-Bench: {bench_selection(config)}."
     if "bootstrap" in stages:
         steps.append(
             f"Stage II: a red agent fitted every script to what was really said, a blue expert answered in the format `{student.format.value}`; kept if"

@@ -16,6 +16,7 @@ from safer_steer.models.chat import REASK, ChatModel
 from safer_steer.models.images import Picture, load_picture
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.seeds.attempts import ATTEMPTS, Attempts, Unreached
+from safer_steer.seeds.bench_filter import AGAINST, is_tried, target_name
 from safer_steer.seeds.perturb import chosen, perturb
 from safer_steer.seeds.pools import key_of, kinds_of
 from safer_steer.seeds.probe import benign_script, obfuscated_script, probe
@@ -131,6 +132,10 @@ class PairWork:
             picture=sight.source,
             repeat=self._repeat(pair, attempt),
         )
+        if not is_tried(self.config, pair.use):
+            return self._row(sight, self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts))
+        if pair.use == "bench":
+            facts[AGAINST] = target_name(self.config)
         seed = self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
         return self._row(sight, await simulate(seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at))
 
