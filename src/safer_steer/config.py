@@ -125,7 +125,7 @@ class SFT(Strict):
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of the steps that warm up")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning-rate schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    single_turn: bool = Field(False, description="ablation: train on the first turn of each dialogue only")
+    single_turn: bool = Field(False, description="ablation: train on the original questions, in as many assistant tokens")
     save_steps: int = Field(100, ge=1, description="steps between checkpoints")
 
 
@@ -161,6 +161,7 @@ class Reinforce(Strict):
     tcsr: Literal["min_mean", "running", "mean"] = Field("min_mean", description="return of a trajectory; `mean` is the ablation without TCSR")
     alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
     feedback_dynamics: bool = Field(True, description="the tutor writes the next attack; false follows the template")
+    single_turn: bool = Field(False, description="ablation: train on the original questions, as scripts of one turn")
     start_from: Literal["sft", "base"] = Field("sft", description="`base` is the ablation without bootstrapping")
     tutor: str | None = Field(None, description="package.module:Name of a critic of your own")
     reward: str | None = Field(None, description="package.module:name of a function (dialogue) -> float | None of your own")

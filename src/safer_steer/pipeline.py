@@ -100,6 +100,8 @@ def bootstrap(run: Run) -> None:
 
         run.wait(roll_out(run.config, run.folder, run.ask, progress))
         _count(run, "bootstrap", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl")
+        if run.config.bootstrap.sft.single_turn:
+            _count(run, "bootstrap, single turns", "bootstrap/single_turn/kept.jsonl", "bootstrap/single_turn/rejected.jsonl")
         _look(run, "bootstrap")
 
     run.once("bootstrap", work, needs=_scripts(run.config))
@@ -111,7 +113,7 @@ def sft(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.bootstrap.sft import fine_tune
 
-        fine_tune(run.config, run.folder, progress)
+        fine_tune(run.config, run.folder, progress, run.show.say)
 
     run.once("sft", work, needs=("bootstrap",))
 

@@ -162,6 +162,8 @@ class PairWork:
         meta |= {"attempts": attempt + 1, "perturbed": sight.perturbed} | ({"category": pair.category} if pair.category else {})
         if pair.safe is not None:
             meta["question_safe"] = pair.safe  # a script made of it is as its kind says
+        if intent != pair.intent:
+            meta["intent"] = pair.intent  # of the question, where the script has another
         if sight.perturbed:
             meta["original"] = sight.source.name
         return Seed(id=key_of(pair, kind), kind=kind, source=pair.source, intent=intent, images=[sight.shown], turns=script, meta=meta | facts)
