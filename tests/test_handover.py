@@ -134,6 +134,8 @@ def test_single_turn_ablation_hands_over_the_questions(tmp_path):
     assert {len(dialogue["messages"]) for dialogue in given} == {3}
     kept = read_dialogues(tmp_path / "run" / "bootstrap" / "single_turn" / "kept.jsonl")
     assert [dialogue["messages"][1]["content"] for dialogue in given] == [f"<image>{one.meta['question']}" for one in kept]
+    text = (tmp_path / "export" / "README.md").read_text("utf-8")
+    assert "**sft**: the original questions" in text and "red agent fitted" not in text
     rows = load(tmp_path, "rl", tmp_path)["train"]
     assert rows["id"][:] == [seed.id for seed in draw_seeds(config, tmp_path / "run")]
     assert {len(turns) for turns in rows["turns"]} == {1}

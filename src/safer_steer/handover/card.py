@@ -37,7 +37,7 @@ def card(name: str, config: Config, tallies: Sequence[Tally], stages: Mapping[st
         "> **This set holds attacks.** Scripts and user turns are written to lead a model astray step by step. They are for hardening and measuring"
         " models of your own: keep them from others as you would an exploit, and gate the set if you share it.",
         "## What is in it",
-        *([_PARTS[part] for part in parts]),
+        *(_QUESTIONS if part == "sft" and config.bootstrap.sft.single_turn else _PARTS[part] for part in parts),
         _table(by_kind(tallies)),
         "By number of turns:",
         _table(by_length(tallies)),
@@ -66,6 +66,9 @@ _PARTS = {
     "rl": "**rl**: scripts of user turns for reinforcement learning. `prompt` is the first turn, `turns` the whole script.",
     "bench": "**bench**: held-out scripts, one split a suite; suites of kind `benign` are safe requests, which measure over-refusal.",
 }
+
+_QUESTIONS = """**sft**: the original questions, each a dialogue of one turn, answered by a blue expert and scored; kept only if the
+answer is safe and helpful. `messages` is the conversation with the student's system message, `turns` the same text as it was said."""
 
 _LOADING = """```python
 from datasets import load_dataset
@@ -126,8 +129,11 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
         if any(source.use == "bench" for source in seeds.sources):
             steps[-1] += f" Red-team scripts of the suites of STEER-Bench: {bench_selection(config)}."
     if "bootstrap" in stages:
+        asked = "the original questions were put as they are"
+        if not bootstrap.sft.single_turn:
+            asked = "a red agent fitted every script to what was really said"
         steps.append(
-            f"Stage II: a red agent fitted every script to what was really said, a blue expert answered in the format `{student.format.value}`; kept if"
+            f"Stage II: {asked}, a blue expert answered in the format `{student.format.value}`; kept if"
             f" min safety >= {bootstrap.tau_safe} and mean helpfulness >= {bootstrap.tau_help:g} (1-10)."
         )
     steps.append(f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes of files, config and prompts.")
