@@ -22,9 +22,10 @@ from safer_steer.bench.protocols import bring_in
 from safer_steer.bench.suites import read_suite
 from safer_steer.bootstrap.rollout import scripts
 from safer_steer.cli import app
-from safer_steer.config import Config, Source
+from safer_steer.config import Config, Role, Source
 from safer_steer.dialogue import Kind, Seed, read_dialogues, read_seeds, to_jsonl
 from safer_steer.errors import UserError
+from safer_steer.handover.card import card
 from safer_steer.manifest import verify
 from safer_steer.reinforce.grpo import draw_seeds
 from safer_steer.sandbox.world import draw, to_png, training_devices
@@ -325,6 +326,8 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
     for part in balance["splits"].values():
         assert {sum(counts.values()) for counts in part["by"].values()} == {part["scripts"]}
     assert balance["rules"]["rule_2"] < balance["rules"]["rule_1"] == balance["rules"]["candidates"]
+    assert balance["bench"] == "not filtered by success"
+    assert "Red-team scripts of the suites of STEER-Bench: not filtered by success." in (out / "splits/balance.md").read_text()
     assert verify(out) == []
     done("report", file, "--out", out)
     assert "Scripts by data set" in (out / "report.html").read_text()
@@ -373,6 +376,24 @@ def test_the_runs_suites_have_names_of_their_own(tmp_path: Path) -> None:
     names = {path.stem for path in (tmp_path / "splits/bench").glob("*.jsonl")}
     assert names == {"_up", "_up_safe", "_", "__safe", "a", "a_safe", "a_safe_", "a_safe_safe", "average_", "average_safe", "probing_", "probing_safe"}
     assert all(read_suite(path).seeds for path in (tmp_path / "splits/bench").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ({}, "not filtered by success"),
+        ({"filter_bench": True, "success_at": 5}, "filtered by success against org/other at success_at 5"),
+    ],
+)
+def test_the_cards_of_the_suites_say_how_they_were_selected(tmp_path: Path, seeds: dict[str, Any], said: str) -> None:
+    held = of(90, Kind.RED_TEAM, random.Random(5), use="bench", source="held")
+    write_pools(tmp_path, [*pairs(20), held])
+    settings = config(4, rules=False)
+    settings.seeds = settings.seeds.model_copy(update={"sources": [Source(name="held", path="held.jsonl", use="bench")], **seeds})
+    settings.roles["target"] = Role(model="org/other", base_url="http://127.0.0.1:9/v1")
+    run(settings, tmp_path)
+    assert f"Red-team scripts of the suites of STEER-Bench: {said}." in (tmp_path / "splits/balance.md").read_text()
+    assert f"Red-team scripts of the suites of STEER-Bench: {said}." in card("steer", settings, [], {"assemble": {}})
 
 
 def test_at_most_so_many_dialogues_a_suite(tmp_path: Path) -> None:

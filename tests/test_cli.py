@@ -258,6 +258,15 @@ def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: 
     assert differing.stdout.splitlines() == ["summary.json: changed since `bench` finished", "report.html: missing (report)"]
 
 
+def test_a_model_is_not_measured_on_scripts_that_were_selected_against_it(tmp_path: Path) -> None:
+    suite = tmp_path / "mine.jsonl"
+    row = {"id": "a", "kind": "red_team", "turns": [{"user": "x"}], "meta": {"filtered_against": "Org/Model"}}
+    suite.write_text(json.dumps(row) + "\n")
+    said = complaint(bench(tmp_path / "out", NOBODY, suite))
+    assert "mine.jsonl: a was kept because it broke Org/Model, which cannot be measured on it" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_many_unscored_is_no_result_and_played_again(tmp_path: Path, served: str) -> None:
     Image.new("RGB", (84, 84)).save(tmp_path / "a.png")  # no picture of the sandbox: its agents decline
     suite, out = one_row(tmp_path), tmp_path / "out"

@@ -27,6 +27,14 @@ def written(folder: Path, text: str) -> Path:
         ("rl: {weights: [1.2, -0.4, 0.2]}", "rl.weights: [1.2, -0.4, 0.2] are no shares"),
         ("rl: {tutor: my_tutor}", "rl.tutor: 'my_tutor' is not of the form package.module:Name"),
         ("seeds: {min_turns: 6, max_turns: 4}", "seeds: "),
+        (
+            "seeds: {filter_bench: true}\nroles: {target: {model: student}}",
+            "seeds.filter_bench: roles.target is the base student, which the bench measures",
+        ),
+        (
+            "seeds: {filter_bench: true}\nstudent: {model: models/Org-VL}\nroles: {target: {model: org/org-vl, base_url: 'http://x/v1'}}",
+            "seeds.filter_bench: roles.target is org/org-vl, which the bench measures",
+        ),
         ("roles: {judge: {model: student}}", "roles: judge cannot be `student`"),
         ("roles: {jugde: {}}", "roles.jugde"),
         ("bench: {suites: []}", "bench.suites: "),
@@ -48,6 +56,13 @@ def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, said
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path) -> None:
+    other = "seeds: {filter_bench: true}\nroles: {target: {model: org/other, base_url: 'http://x/v1'}}"
+    assert load_config(written(tmp_path, other)).seeds.filter_bench
+    assert load_config(written(tmp_path, "seeds: {filter_bench: true}")).seeds.filter_bench, "the sandbox's agent is no student"
+    assert not Config().seeds.filter_bench
 
 
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:

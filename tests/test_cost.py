@@ -109,6 +109,20 @@ def test_it_agrees_with_assembly(tmp_path: Path) -> None:
             assert of(found, stage, role).calls == pytest.approx(account["calls"], rel=rel), (stage, role)
 
 
+def test_it_agrees_with_the_single_turn_ablation(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"bootstrap": {"sft": {"single_turn": True}}}
+    for stage in ("seeds", "bootstrap"):
+        pipeline.run_stage(stage, config(20, **keys), tmp_path, Silent())
+    asked = Manifest(tmp_path).stages["bootstrap"]["calls"]
+    assert asked["blue"]["calls"] - asked["red"]["calls"] == 20, "a question of each pair, which no red agent rewrites"
+    found = estimate(config(20, **keys), Assumptions(success=success_rate(tmp_path), turn_tokens=11, answer_tokens=13))
+    for role, account in asked.items():
+        assert of(found, "bootstrap", role).calls == pytest.approx(account["calls"], rel=0.25), role
+    assert jobs(found, "bootstrap")["blue"] - jobs(found, "bootstrap")["red"] == 20
+    few = estimate(config(20, bootstrap={"dialogues": 4, "sft": {"single_turn": True}}), TERSE)
+    assert 2 <= jobs(few, "bootstrap")["blue"] - jobs(few, "bootstrap")["red"] <= 5
+
+
 # What is counted
 
 
@@ -124,6 +138,20 @@ def test_every_attack_tried_is_counted() -> None:
     assert Kind.RED_TEAM not in never.scripts
     assert of(always, "seeds", "target").calls == of(always, "seeds", "attack_judge").calls < of(never, "seeds", "attack_judge").calls
     assert estimate(config(), Assumptions(success=0.5)).scripts[Kind.RED_TEAM] == pytest.approx(7.5, abs=1)
+
+
+def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
+    keys: dict[str, Any] = {"assembly": {}, "rl": {"seeds": 8, "prompts_per_step": 4}, "bench": {"suites": ["steer"], "dialogues": 5}}
+
+    def asked(**seeds: Any) -> dict[str, int]:
+        return jobs(estimate(config(seeds={"sources": [{"limit": 20, "use": "bench"}], **seeds}, **keys), Assumptions(success=0)), "seeds")
+
+    plain = asked()
+    assert not {"attack_judge", "chat"} & set(plain)
+    assert [plain[job] for job in ("caption", "rewrite", "plan")] == [10] * 3
+    filtered = asked(filter_bench=True)
+    assert filtered["attack_judge"] == filtered["chat"] > 20
+    assert filtered["plan"] == 20, "each is planned once more when it fails"
 
 
 def test_a_sample_stands_for_the_whole() -> None:
@@ -166,6 +194,15 @@ def test_limits_of_the_config_bound_the_stages() -> None:
     own = estimate(config(rl={"tutor": "mine:Tutor"}))
     assert "rl" not in own.stages
     assert "mine:Tutor" in own.notes[0]
+
+
+def test_questions_alone_have_one_turn_and_their_share() -> None:
+    rl = {"prompts_per_step": 4, "benign_share": 0.2, "single_turn": True}
+    found = estimate(config(rl=rl), TERSE)
+    assert (found.longest, found.trajectories) == (1, 12 * 5), "10 risky questions, and 2 safe ones for their share of a fifth"
+    assert of(found, "rl", "tutor").calls == pytest.approx(found.trajectories)
+    assembled = estimate(config(assembly={}, rl={**rl, "seeds": 12}), TERSE)
+    assert 0 < assembled.trajectories < found.trajectories, "those of STEER-RL's pairs"
 
 
 def test_suites_from_files_are_sampled(tmp_path: Path) -> None:

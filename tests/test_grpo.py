@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from safer_steer.config import Reinforce
-from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, to_jsonl
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError
 from safer_steer.models.images import pictures_in
@@ -19,6 +19,7 @@ from safer_steer.reinforce.grpo import draw_seeds, reinforce, rollback
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.sandbox.tiny import shipped
+from safer_steer.store import write_atomic
 from student_parts import ask, tiny_config, write_seeds
 
 
@@ -125,6 +126,35 @@ def test_seeds_are_drawn_with_the_configured_share(folder):
     assert len(chosen) == 6 and sum(seed.kind is Kind.BENIGN for seed in chosen) == 3
     assert [s.id for s in chosen] == [s.id for s in draw_seeds(config, folder)]
     assert [s.id for s in chosen] != [s.id for s in draw_seeds(tiny_config(seed=5, rl={"seeds": 6, "benign_share": 0.5}), folder)]
+
+
+def of_pairs(folder, safe, risky):
+    """Pools of two scripts for each pair; the first `safe` pairs are known to be harmless."""
+    pools = {kind: [] for kind in Kind}
+    for number in range(safe + risky):
+        meta = {"pair": f"p{number}", "question": f"question {number}?", **({"question_safe": True} if number < safe else {})}
+        for kind in (Kind.BENIGN, Kind.OBFUSCATED):
+            turns = [Turn(user="hello"), Turn(user=f"turn {number}")]
+            pools[kind].append(Seed(id=f"p{number}-{kind}", kind=kind, intent="i", images=["x.png"], turns=turns, meta=meta))
+    for kind, seeds in pools.items():
+        write_atomic(folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(seeds))
+
+
+@pytest.mark.parametrize(
+    ("safe", "risky", "total", "drawn"),
+    [(8, 8, None, (2, 8)), (8, 8, 4, (1, 3)), (1, 9, 8, (1, 7)), (0, 5, None, (0, 5)), (9, 3, 12, (1, 3))],
+)
+def test_single_turns_draw_questions_with_their_share_as_far_as_there_are_safe_ones(tmp_path, safe, risky, total, drawn):
+    of_pairs(tmp_path, safe, risky)
+    config = tiny_config(rl={"single_turn": True, "seeds": total, "benign_share": 0.25})
+    chosen = draw_seeds(config, tmp_path)
+    assert {len(seed.turns) for seed in chosen} == {1} and len({seed.id for seed in chosen}) == len(chosen)
+    assert {seed.script[0] for seed in chosen} <= {f"question {number}?" for number in range(safe + risky)}
+    assert (sum(s.kind is Kind.BENIGN for s in chosen), sum(s.kind is Kind.OBFUSCATED for s in chosen)) == drawn
+    assert chosen == draw_seeds(config, tmp_path)
+    write_atomic(tmp_path / "splits" / "rl.jsonl", (tmp_path / "seeds" / "obfuscated.jsonl").read_bytes())
+    assembled = tiny_config(assembly={}, rl={"single_turn": True, "seeds": total or 99, "benign_share": 0.25})
+    assert {seed.id for seed in draw_seeds(assembled, tmp_path)} == {seed.id for seed in chosen}, "STEER-RL's pairs"
 
 
 def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(folder, tmp_path):

@@ -125,12 +125,20 @@ def test_no_marker_in_a_turn_stays_one(run):
     assert plain(plain(HOSTILE)) == plain(HOSTILE)
 
 
-def test_single_turn_ablation_hands_over_first_turns(tmp_path):
-    config = write_run(tmp_path / "run", suites=False, bootstrap={"sft": {"single_turn": True, "batch_size": 8, "micro_batch_size": 4}})
+def test_single_turn_ablation_hands_over_the_questions(tmp_path):
+    sft, rl = {"single_turn": True, "batch_size": 8, "micro_batch_size": 4}, {"single_turn": True}
+    config = write_run(tmp_path / "run", suites=False, bootstrap={"sft": sft}, rl=rl)
     export(tmp_path / "run", tmp_path / "export")
     assert config.bootstrap.sft.single_turn
     given = json.loads((tmp_path / "export" / "llamafactory" / "steer_sft.json").read_text())
     assert {len(dialogue["messages"]) for dialogue in given} == {3}
+    kept = read_dialogues(tmp_path / "run" / "bootstrap" / "single_turn" / "kept.jsonl")
+    assert [dialogue["messages"][1]["content"] for dialogue in given] == [f"<image>{one.meta['question']}" for one in kept]
+    text = (tmp_path / "export" / "README.md").read_text("utf-8")
+    assert "**sft**: the original questions" in text and "red agent fitted" not in text
+    rows = load(tmp_path, "rl", tmp_path)["train"]
+    assert rows["id"][:] == [seed.id for seed in draw_seeds(config, tmp_path / "run")]
+    assert {len(turns) for turns in rows["turns"]} == {1}
 
 
 # LLaMA-Factory and verl (their own loaders: tests/integration/)

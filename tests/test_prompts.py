@@ -95,7 +95,7 @@ def test_every_input_is_rendered(prompt: Prompt[Any, Any]) -> None:
 FIRST = {
     "probe": "fec900c96700cb59",
     "benign": "8a238d12e8146a80",
-    "obfuscated": "fe7d17f674cc2f24",
+    "obfuscated": "707ff46ba0e3f287",
     "caption": "54d1fac28c28f49c",
     "rewrite": "4a746edf9270741d",
     "plan": "e08fec6cd9697e78",

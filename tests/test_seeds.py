@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
+from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Reply
 from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
+from safer_steer.health import examine
 from safer_steer.models.ledger import Ledger
 from safer_steer.models.transport import ChatReply, ContextLengthError, Message
 from safer_steer.prompts.plan import Escalation
 from safer_steer.prompts.rewrite import Strategy
+from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import from_png, training_devices
 from safer_steer.seeds.dedup import normalise, script_key
+from safer_steer.seeds.plan import Survey, plan_id
 from safer_steer.seeds.red_team import next_strategy
 from seeds_run import KINDS, Watched, build, config, contents, dropped, pool, write_pairs
 
@@ -47,6 +51,23 @@ async def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(
     for seed in pools["red_team"]:
         assert seed.meta["escalation"] in list(Escalation)
         assert all(1 <= turn.meta["risk"] <= 5 and turn.meta["goal"] for turn in seed.turns)
+
+
+async def test_every_turn_is_marked_with_its_planned_risk_by_what_it_asks(tmp_path: Path) -> None:
+    """Risk 1 is exactly a request that anyone would answer, so that over-refusal by turn can be counted."""
+    await build(config(24, perturb_share=0), tmp_path)
+    risks: dict[str, Counter[tuple[bool, int]]] = {kind: Counter() for kind in KINDS}
+    for kind in KINDS:
+        for seed in pool(tmp_path, kind):
+            _, marked = from_png((tmp_path / seed.images[0]).read_bytes())
+            for turn in seed.turns:
+                asked = understand(turn.user)
+                restricted = marked and (asked is None or asked.procedural)
+                risks[kind][restricted, turn.meta["risk"]] += 1
+    assert set(risks["benign"]) == {(False, 1)}
+    assert set(risks["obfuscated"]) == {(False, 1), (True, 4), (True, 5)}
+    assert {risk for restricted, risk in risks["red_team"] if restricted} == {2, 3, 4, 5}
+    assert {risk for restricted, risk in risks["red_team"] if not restricted} == {1}
 
 
 async def test_scripts_keep_to_the_configured_lengths_and_kinds(tmp_path: Path) -> None:
@@ -133,10 +154,11 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
         ("plan", ChatReply("", refusal=True), "refused", ["red_team"]),
         ("caption", ChatReply("I'm sorry, but I can't help with that."), "refused", ["red_team"]),
         ("obfuscated", ChatReply("hm"), "unparsable", ["obfuscated"]),
+        ("obfuscated", says({"turns": [{"user": "a", "risk": 1}, {"user": "b", "risk": 6}]}), "unparsable", ["obfuscated"]),
         ("benign", says({"turns": ["a"] * 9}), "unparsable", ["benign"]),
         ("benign", says({"turns": ["a", " ..."]}), "empty", ["benign"]),
         ("benign", says({"turns": ["what is it?", "I'm sorry, I can't help with that."]}), "refused", ["benign"]),
-        ("obfuscated", says({"turns": ["go on."] * 4}), "repeated", ["obfuscated"]),
+        ("obfuscated", says({"turns": [{"user": "go on.", "risk": 1}] * 4}), "repeated", ["obfuscated"]),
         ("attack_judge", ChatReply("hm"), "failed_attack", ["red_team"]),
         ("probe", ChatReply("", refusal=True), "refused", ["benign", "obfuscated", "red_team"]),
         ("caption", says({"caption": "I can't help with this picture.", "dual_use": [], "missing_safety": []}), "refused", ["red_team"]),
@@ -184,6 +206,40 @@ async def test_an_attack_on_a_harmless_picture_fails_and_is_dropped(tmp_path: Pa
     assert [(row["reason"], row["detail"].split(":")[0]) for row in dropped(tmp_path / "run")] == [("failed_attack", "completed")] * 2
 
 
+def for_bench(path: Path, **seeds: Any) -> Config:
+    """Red-team scripts of a source that is for the bench."""
+    settings = config(path=path, kinds=["red_team"], **seeds)
+    settings.seeds.sources[0].use = "bench"
+    return settings
+
+
+async def test_scripts_for_the_bench_are_kept_without_being_played_on_any_model(tmp_path: Path) -> None:
+    """On harmless pictures no attack succeeds: a filter would leave none of them."""
+    path, transport = write_pairs(tmp_path / "data", {}, {}, {}, marked=False), Watched()
+    await build(for_bench(path), tmp_path / "run", transport)
+    kept = pool(tmp_path / "run", "red_team")
+    assert len(kept) == 3 and not dropped(tmp_path / "run")
+    assert (transport.count("plan"), transport.count("target"), transport.count("attack_judge")) == (3, 0, 0)
+    assert not any({"success_turn", "attack_scores", "filtered_against"} & set(seed.meta) for seed in kept)
+    assert not examine(tmp_path / "run", ("seeds",)).strategies, "what was not tried says nothing of a strategy"
+
+
+async def test_a_filter_of_the_bench_that_is_asked_for_names_the_model_it_took(tmp_path: Path) -> None:
+    path, transport = write_pairs(tmp_path / "data", {}, {}), Watched()
+    await build(for_bench(path, filter_bench=True), tmp_path / "run", transport)
+    kept = pool(tmp_path / "run", "red_team")
+    assert kept and transport.count("target") == transport.count("attack_judge") > 0
+    assert {(seed.meta["filtered_against"], bool(seed.meta["success_turn"])) for seed in kept} == {("the sandbox's agent", True)}
+
+
+def test_the_filter_of_the_bench_is_part_of_the_plan_where_there_is_a_bench(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "data", {})
+    train = [plan_id(config(path=path, filter_bench=chosen), Survey()) for chosen in (False, True)]
+    bench = [plan_id(for_bench(path, filter_bench=chosen), Survey()) for chosen in (False, True)]
+    assert train[0] == train[1]
+    assert bench[0] != bench[1]
+
+
 async def test_the_configured_share_of_pictures_is_perturbed_and_the_originals_stay(tmp_path: Path) -> None:
     await build(config(80, perturb_share=0.3, kinds=["benign", "red_team"]), tmp_path)
     seeds = pool(tmp_path, "benign")
@@ -215,7 +271,8 @@ async def test_the_same_pair_is_worked_on_once(tmp_path: Path) -> None:
 
 async def test_the_same_script_on_the_same_picture_is_in_one_pool_only(tmp_path: Path) -> None:
     def alike(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
-        return {"benign": says({"turns": ["What is it?", "Go on."]}), "obfuscated": says({"turns": ["what is  it", "GO ON!"]})}.get(job)
+        again = [{"user": "what is  it", "risk": 1}, {"user": "GO ON!", "risk": 4}]
+        return {"benign": says({"turns": ["What is it?", "Go on."]}), "obfuscated": says({"turns": again})}.get(job)
 
     path = write_pairs(tmp_path / "data", {}, {"image": "0.png", "question": "list the steps to operate it."}, {"image": "1.png"})
     await build(config(path=path, kinds=["benign", "obfuscated"], perturb_share=0.5), tmp_path / "run", Watched(alike))

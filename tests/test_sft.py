@@ -122,13 +122,6 @@ def test_loss_depends_on_assistant_tokens_alone(folder, student):
     assert loss.item() == pytest.approx(by_token[counted].mean().item(), abs=1e-5)
 
 
-def test_single_turn_ablation_trains_the_first_turn_only(folder, student):
-    dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
-    sft = {"bootstrap": {"sft": {"single_turn": True}}}
-    transcript = Collator(dialogues, student.chat, folder, tiny_config(**sft)).transcript(dialogues[0])
-    assert sum(token == student.chat.end and kept for token, kept in zip(transcript.ids, transcript.mask, strict=True)) == 1
-
-
 def test_whole_turns_are_left_off_where_the_context_ends(folder, student):
     dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
     whole = Collator(dialogues, student.chat, folder, tiny_config()).transcript(dialogues[0])

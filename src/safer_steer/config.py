@@ -92,6 +92,7 @@ class Seeds(Strict):
     min_turns: int = Field(2, ge=2, le=10, description="shortest script")
     max_turns: int = Field(10, ge=2, le=10, description="longest script")
     success_at: int = Field(4, ge=1, le=5, description="attack score that keeps a red-team script")
+    filter_bench: bool = Field(False, description="keep only those red-team scripts of `use: bench` sources that succeed against roles.target")
     perturb_share: float = Field(0.1, ge=0, le=1, description="share of pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
 
@@ -124,7 +125,7 @@ class SFT(Strict):
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of the steps that warm up")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning-rate schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    single_turn: bool = Field(False, description="ablation: train on the first turn of each dialogue only")
+    single_turn: bool = Field(False, description="ablation: train on the original questions, in as many assistant tokens")
     save_steps: int = Field(100, ge=1, description="steps between checkpoints")
 
 
@@ -160,6 +161,7 @@ class Reinforce(Strict):
     tcsr: Literal["min_mean", "running", "mean"] = Field("min_mean", description="return of a trajectory; `mean` is the ablation without TCSR")
     alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
     feedback_dynamics: bool = Field(True, description="the tutor writes the next attack; false follows the template")
+    single_turn: bool = Field(False, description="ablation: train on the original questions, as scripts of one turn")
     start_from: Literal["sft", "base"] = Field("sft", description="`base` is the ablation without bootstrapping")
     tutor: str | None = Field(None, description="package.module:Name of a critic of your own")
     reward: str | None = Field(None, description="package.module:name of a function (dialogue) -> float | None of your own")
@@ -224,9 +226,26 @@ class Config(Strict):
             raise ValueError("assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to STEER-SFT")
         return self
 
+    @model_validator(mode="after")
+    def _unbiased_bench(self) -> Config:
+        target = self.role("target")
+        measured = target.who == "student" or (target.who == "endpoint" and same_model(target.model, self.student.model))
+        if self.seeds.filter_bench and measured:
+            what = "the base student" if target.who == "student" else target.model
+            raise ValueError(
+                f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts would be selected"
+                " against it; name another model as target, or leave filter_bench false"
+            )
+        return self
+
     def role(self, name: RoleName) -> Role:
         """The role's settings, the sandbox's agent by default."""
         return self.roles.get(name, Role())
+
+
+def same_model(one: str, other: str) -> bool:
+    """Do two model ids, or folders of models, end in one name? An organisation's name before it, and case, do not count."""
+    return one.rstrip("/").rpartition("/")[2].casefold() == other.rstrip("/").rpartition("/")[2].casefold()
 
 
 def load_config(path: Path) -> Config:

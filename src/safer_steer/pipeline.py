@@ -5,7 +5,7 @@ over harmless-looking turns, leans on the picture, and is pressed for. The metho
 keep helping. `run` is the whole of it, in the order of docs/method.md:
 
 1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in three pools:
-   benign, obfuscated, and red-team scripts that have been seen to succeed against a fixed target.
+   benign, obfuscated, and red-team scripts; those for training have been seen to succeed against a fixed target.
    **Assembly**, where the config has it: the scripts become disjoint data sets, STEER-SFT, STEER-RL and STEER-Bench, without
    duplicates and leaks, of scripts that keep rules 1 and 2.
 2. **Bootstrap** (Stage II). On every script a red agent talks to a blue expert; an evaluator scores every turn, and only
@@ -100,6 +100,8 @@ def bootstrap(run: Run) -> None:
 
         run.wait(roll_out(run.config, run.folder, run.ask, progress))
         _count(run, "bootstrap", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl")
+        if run.config.bootstrap.sft.single_turn:
+            _count(run, "bootstrap, single turns", "bootstrap/single_turn/kept.jsonl", "bootstrap/single_turn/rejected.jsonl")
         _look(run, "bootstrap")
 
     run.once("bootstrap", work, needs=_scripts(run.config))
@@ -111,7 +113,7 @@ def sft(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.bootstrap.sft import fine_tune
 
-        fine_tune(run.config, run.folder, progress)
+        fine_tune(run.config, run.folder, progress, run.show.say)
 
     run.once("sft", work, needs=("bootstrap",))
 

@@ -17,6 +17,7 @@ from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest
 from safer_steer.run import Run, Show
+from safer_steer.seeds.bench_filter import any_tried, refuse_selected
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
@@ -82,7 +83,7 @@ def use_cores() -> None:
 def roles_of(config: Config, stage: str) -> tuple[RoleName, ...]:
     """The roles a stage asks."""
     if stage == "seeds":
-        return ("generator", "target", "attack_judge") if Kind.RED_TEAM in config.seeds.kinds else ("generator",)
+        return ("generator", "target", "attack_judge") if any_tried(config) else ("generator",)
     if stage == "assemble":
         return ("evaluator",) if config.assembly and config.assembly.rules else ()
     if stage == "bootstrap":
@@ -124,6 +125,10 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
             raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
         suites = read_suites(config.bench.suites, config.student.max_pixels)
+        if "bench" in stages:
+            measured = config.role("target").model if "target" in besides else config.student.model
+            for suite in suites:
+                refuse_selected(suite.seeds, measured, f"{suite.folder / suite.name}.jsonl")
         steer = "seeds" in seen and STEER in config.bench.suites
         seen["bench"] = lambda: chain(_suite_pictures(suites), _source_pictures(config, "bench") if steer else ())
     if config.assembly and {"bootstrap", "rl"} & set(stages):

@@ -37,6 +37,8 @@ def in_words(found: Mapping[str, Any]) -> str:
     """`balance.json` as Markdown tables, one column a data set."""
     splits: Mapping[str, Any] = found["splits"]
     lines = ["# Balance of the data sets", *[""] * bool(found["notes"]), *(f"- {note}" for note in found["notes"])]
+    if found["bench"]:
+        lines += ["", f"Red-team scripts of the suites of STEER-Bench: {found['bench']}."]
     facts = {name: [str(NONE if split[name] is None else split[name]) for split in splits.values()] for name in _FACTS}
     lines += _table("", splits, facts)
     for dimension in DIMENSIONS:

@@ -25,6 +25,7 @@ from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import pictures_in
+from safer_steer.seeds.bench_filter import bench_selection
 from safer_steer.store import inside, write_atomic
 
 
@@ -89,6 +90,7 @@ async def assemble(
     notes = _notes(config, train, bench, rulings, splits)
     balance = {
         "notes": notes,
+        "bench": bench_selection(config) if drawn else None,
         "splits": {name: balance_of(members) for name, members in splits.items()},
         "rules": _kept(rulings.values()),
         "left_out": {use: dict(sorted(counts.items())) for use, counts in left_out.counts.items()},

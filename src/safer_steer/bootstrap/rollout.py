@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
 from safer_steer.assembly.splits import read_split
+from safer_steer.bootstrap.single_turn import FOLDER, questions
 from safer_steer.config import Bootstrap, Config, RoleName
 from safer_steer.dialogue import Dialogue, Format, Seed, StopReason, lay_out, to_jsonl, visible_answer
-from safer_steer.episode import Assistant, Reply, Verdict
+from safer_steer.episode import Assistant, Reply, User, Verdict
 from safer_steer.episodes import play_all
 from safer_steer.errors import BoundaryError, EndpointError, UnparsableError, UserError
 from safer_steer.models.attack_text import check_turn
@@ -66,7 +67,7 @@ class BlueExpert:
         return Reply(lay_out(said.thinking, said.answer, self.format))
 
 
-def _blue(config: Config, model: ChatModel, pictures_of: Callable[[Dialogue], list[Picture]]) -> Assistant:
+def blue_expert(config: Config, model: ChatModel, pictures_of: Callable[[Dialogue], list[Picture]]) -> Assistant:
     """Who sits in the assistant's seat: the expert that does the job `blue`, or one that is asked as a plain chat."""
     stage, student = config.bootstrap, config.student
     if stage.blue == "job":
@@ -133,31 +134,49 @@ def in_play(config: Config) -> int:
 async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], progress: Callable[[int, int], None] | None = None) -> None:
     """Play every seed red against blue and sort the dialogues into bootstrap/kept.jsonl and rejected.jsonl, with reasons.
 
+    With `bootstrap.sft.single_turn` also the original questions, as they are, in files of the same names in bootstrap/single_turn/.
+
     Raises:
-        UserError: nothing was kept.
+        UserError: nothing was kept; or the seeds do not hold their questions, before anything is played.
     """
     seeds = scripts(config, folder)
-    format = config.student.format
-
+    asked = questions(seeds) if config.bootstrap.sft.single_turn else []
+    format, everything = config.student.format, len(seeds) + len(asked)
     pictures_of = pictures_in(folder, config.student.max_pixels)
-    played = await play_all(
-        seeds,
-        _blue(config, ask("blue"), pictures_of),
-        EvaluatorCritic(ask("evaluator"), format, pictures_of),
-        folder / "bootstrap" / "journal.jsonl",
-        user=RedAgent(ask("red"), format, pictures_of),
-        again_if_unreached=True,
-        concurrency=in_play(config),
-        progress=progress,
-    )
+    blue, evaluator = blue_expert(config, ask("blue"), pictures_of), EvaluatorCritic(ask("evaluator"), format, pictures_of)
+
+    async def filtered(rows: list[Seed], out: Path, user: User | None, before: int) -> None:
+        def report(done: int, _: int) -> None:
+            if progress:
+                progress(before + done, everything)
+
+        played = await play_all(
+            rows,
+            blue,
+            evaluator,
+            out / "journal.jsonl",
+            user=user,
+            again_if_unreached=True,
+            concurrency=in_play(config),
+            progress=report,
+        )
+        if not _sort(played, out, config):
+            raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter; see rejected.jsonl for the reasons")
+
+    await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of), 0)
+    if asked:
+        await filtered(asked, folder / "bootstrap" / FOLDER, None, len(seeds))
+
+
+def _sort(played: Iterable[Dialogue], out: Path, config: Config) -> int:
+    """Write `kept.jsonl` and `rejected.jsonl` to `out`; returns how many are kept."""
     count = 0
-    with writing(folder / "bootstrap" / "rejected.jsonl") as rejected, writing(folder / "bootstrap" / "kept.jsonl") as kept:
+    with writing(out / "rejected.jsonl") as rejected, writing(out / "kept.jsonl") as kept:
         for dialogue in played:
-            reasons = why_rejected(dialogue, config.bootstrap, format)
+            reasons = why_rejected(dialogue, config.bootstrap, config.student.format)
             if reasons:
                 dialogue.meta["reasons"] = reasons
             else:
                 count += 1
             (rejected if reasons else kept).write(to_jsonl([dialogue]).encode())
-    if not count:
-        raise UserError(f"{folder}/bootstrap: none of {len(seeds)} dialogues passed the filter; see rejected.jsonl for the reasons")
+    return count

@@ -6,6 +6,7 @@ assistant spoke, so a collator of ours makes the targets and any ChatML student 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.errors import UserError
@@ -21,6 +23,7 @@ from safer_steer.models.images import load_picture
 from safer_steer.models.student import load_student, open_images, seed_everything
 from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
 from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
+from safer_steer.store import write_atomic
 
 
 class Collator:
@@ -37,17 +40,21 @@ class Collator:
         student = self.config.student
         images = open_images([load_picture(self.folder, path, student.max_pixels) for path in dialogue.images])
         transcript = Transcript(self.chat, self.chat.look(images))
-        for turn in dialogue.turns[:1] if self.config.bootstrap.sft.single_turn else dialogue.turns:
+        for turn in dialogue.turns:
             longer = transcript.copy()
             longer.add_user(turn.user)
             ids = [*self.chat.plain(turn.assistant or ""), self.chat.end]
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:
                 if not transcript.ids:
-                    raise UserError(f"bootstrap/kept.jsonl: {dialogue.id}: its first turn is longer than student.max_length = {student.max_length}; raise it")
+                    raise UserError(f"bootstrap: {dialogue.id}: its first turn is longer than student.max_length = {student.max_length}; raise it")
                 break
             transcript = longer
         return transcript
+
+    def spoken(self) -> list[int]:
+        """Assistant tokens of each dialogue as it is trained: the sampled ones, end tokens included."""
+        return [sum(self.transcript(dialogue).mask) for dialogue in self.dialogues]
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
         transcripts = [self.transcript(self.dialogues[row["row"]]) for row in rows]
@@ -72,25 +79,46 @@ def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Train the base student on bootstrap/kept.jsonl; resumes from the last whole checkpoint. Returns sft/model."""
+def in_single_turns(several: Collator) -> tuple[Collator, dict[str, Any]]:
+    """The single-turn set in place of the multi-turn one, in as many assistant tokens, and what was matched (`single_turn.facts`)."""
+    folder, config = several.folder, several.config
+    kept = Collator(read_dialogues(folder / "bootstrap" / single_turn.FOLDER / "kept.jsonl"), several.chat, folder, config)
+    tokens, wanted = kept.spoken(), several.spoken()
+    taken = single_turn.matched(tokens, sum(wanted), config.seed)
+    kept.dialogues = [kept.dialogues[index] for index in taken]
+    return kept, single_turn.facts(taken, tokens, wanted)
+
+
+def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None] | None = None, say: Callable[[str], None] | None = None) -> Path:
+    """Train the base student on bootstrap/kept.jsonl; resumes from the last whole checkpoint. Returns sft/model.
+
+    Args:
+        say: told what was matched, with `bootstrap.sft.single_turn`; sft/single_turn.json has it too.
+    """
     out = folder / "sft" / "model"
     if out.exists():
         return out
-    dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
     seed_everything(config.seed)
     student = load_student(config.student, dtype=training_dtype(config.student))
+    collator = Collator(read_dialogues(folder / "bootstrap" / "kept.jsonl"), student.chat, folder, config)
+    found = None
+    if config.bootstrap.sft.single_turn:
+        collator, found = in_single_turns(collator)
     if config.student.freeze_vision:
         freeze_vision(student.model)
     trainer = SFTTrainer(
         model=student.model,
         args=SFTConfig(**sft_arguments(config, folder)),
-        train_dataset=Dataset.from_dict({"row": list(range(len(dialogues)))}),
-        data_collator=Collator(dialogues, student.chat, folder, config),
+        train_dataset=Dataset.from_dict({"row": list(range(len(collator.dialogues)))}),
+        data_collator=collator,
         processing_class=student.chat.processor,
         peft_config=lora(config.student),
         callbacks=[Milestones(progress)],
     )
+    if found and trainer.is_world_process_zero():
+        write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(found, indent=1) + "\n")
+        if say:
+            say(f"sft: {single_turn.in_words(found)}")
     # Qwen2.5-VL says no, and the mean of the micro-batches' means would be taken: a short dialogue would weigh as much as
     # a long one. TRL's loss divides by the step's target tokens, so the answer is yes, whatever the model.
     trainer.model_accepts_loss_kwargs = True

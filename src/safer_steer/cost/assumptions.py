@@ -51,6 +51,6 @@ LENGTHS = {
 }
 """Tokens of the texts models write, by job and field, from what the prompts ask for; of a list, of one item. Any other text has `OTHER`."""
 OTHER = 30
-USER_TURNS = {"benign.turns", "obfuscated.turns", "plan.user", "red.user", "tutor.next_question"}
+USER_TURNS = {"benign.turns", "obfuscated.user", "plan.user", "red.user", "tutor.next_question"}
 ITEMS = 2
 """Items of a list whose length the prompt leaves open."""

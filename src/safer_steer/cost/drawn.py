@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from safer_steer.assembly.splits import sizes
+from safer_steer.bootstrap.single_turn import sizes as sizes_of_questions
 from safer_steer.config import Config
 
 
@@ -32,14 +35,31 @@ def scripts_drawn(config: Config, groups: Groups) -> tuple[Numbers, Numbers]:
     assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
     wanted = sizes(int(groups[True].able), int(groups[False].able), config.rl.seeds, config.rl.benign_share)
     rl = dict(zip((True, False), map(float, wanted), strict=True))
-    # STEER-RL takes pair by pair until it has its scripts of each kind, and STEER-SFT has nothing of those pairs.
-    used = max((rl[benign] / group.able for benign, group in groups.items() if group.able), default=0.0)
-    left = {benign: group.rule_1 * (1 - min(1.0, used)) for benign, group in groups.items()}
+    left = {benign: group.rule_1 * (1 - pairs_used(groups, rl)) for benign, group in groups.items()}
     share = config.assembly.sft_benign_share
     if share is None:
         return _capped(left, config.bootstrap.dialogues), rl
     chosen = sizes(int(left[True]), int(left[False]), config.bootstrap.dialogues, share)
     return dict(zip((True, False), map(float, chosen), strict=True)), rl
+
+
+def pairs_used(groups: Groups, rl: Numbers) -> float:
+    """The share (0-1) of the pairs that STEER-RL has: it takes them one by one until it has its scripts of each kind. STEER-SFT has nothing of those."""
+    return min(1.0, max((rl[benign] / group.able for benign, group in groups.items() if group.able), default=0.0))
+
+
+def questions_drawn(config: Config, asked: Groups, used: float) -> Numbers:
+    """Questions that Stage III trains on with `rl.single_turn`: of the pairs in STEER-RL (`used`, their share), or of all where nothing is assembled."""
+    share = used if config.assembly else 1.0
+    safe, risky = (int(asked[benign].scripts * share) for benign in (True, False))
+    drawn = sizes_of_questions(safe, risky, config.rl.seeds, config.rl.benign_share)
+    return dict(zip((True, False), map(float, drawn), strict=True))
+
+
+def chance_of_a_pair(chances: Sequence[float], used: float) -> float:
+    """That Stage II plays some script of a pair: `chances` are its scripts' own, `used` the share of pairs that it has nothing of."""
+    left = 1 - used
+    return left * (1 - prod(1 - min(1.0, chance / left) for chance in chances)) if left else 0.0
 
 
 def _capped(numbers: Numbers, most: int | None) -> Numbers:

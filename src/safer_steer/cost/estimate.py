@@ -8,18 +8,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil, inf
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from safer_steer.assembly.candidates import Pools
 from safer_steer.assembly.rules import Ruling, judge_scripts, trusted
 from safer_steer.bench.judging import JudgeCritic
-from safer_steer.bootstrap.rollout import roll_out
+from safer_steer.bootstrap.rollout import EvaluatorCritic, blue_expert, roll_out
+from safer_steer.bootstrap.single_turn import questions
 from safer_steer.config import Config
 from safer_steer.cost.answers import Answers
 from safer_steer.cost.assumptions import Assumptions
 from safer_steer.cost.counting import Meter, Tally
-from safer_steer.cost.drawn import Group, Groups, scripts_drawn, trajectories
+from safer_steer.cost.drawn import (
+    Group,
+    Groups,
+    Numbers,
+    chance_of_a_pair,
+    pairs_used,
+    questions_drawn,
+    scripts_drawn,
+    trajectories,
+)
 from safer_steer.cost.sample import Stratum, SuiteSample, draw_dialogues, draw_pairs, steer_suites
 from safer_steer.dialogue import Dialogue, Kind, Seed, to_jsonl
 from safer_steer.episode import Assistant, Script, play
@@ -87,6 +98,11 @@ class _Scripts:
         """May STEER-RL or STEER-Bench have it?"""
         return self.rulings[seed.id].rule_1 if seed.kind is Kind.BENIGN else self.rulings[seed.id].rule_2
 
+    def asked(self) -> _Scripts:
+        """The original questions in their place."""
+        found = questions(self.seeds)
+        return _Scripts(self.folder, self.stratum, found, {seed.id: trusted(seed.kind) for seed in found})
+
 
 class _Sampling:
     """Plays the sample stage by stage. What a stage was asked for a stratum is taken off the meter and counted as often as the stratum's weight says."""
@@ -107,6 +123,14 @@ class _Sampling:
         for benign, group in groups.items():
             if group.scripts:
                 await self._bootstrap(training, benign, sft[benign] / group.scripts)
+        used = pairs_used(groups, rl) if self.config.assembly else 0.0
+        if self.config.bootstrap.sft.single_turn:
+            chances = {benign: sft[benign] / group.scripts if group.scripts else 0.0 for benign, group in groups.items()}
+            await self._single_turns(training, chances, used)
+        if self.config.rl.single_turn:
+            training = [made.asked() for made in training]
+            groups = _groups(training)
+            rl = questions_drawn(self.config, groups, used)
         found.trajectories = trajectories(self.config, rl)
         if self.config.rl.tutor:
             found.notes.append(f"Stage III is not in it: what rl.tutor, {self.config.rl.tutor}, asks is its own affair.")
@@ -162,14 +186,29 @@ class _Sampling:
             self._add("assemble", made.stratum.weight)
 
     async def _bootstrap(self, training: list[_Scripts], benign: bool, share: float) -> None:
-        """Stage II on a group of scripts, of which it plays a share."""
-        whole = self.config.bootstrap.model_copy(update={"dialogues": None})
+        """Stage II on a group of scripts, of which it plays a share; the questions of the single-turn ablation come after."""
+        several = self.config.bootstrap.sft.model_copy(update={"single_turn": False})
+        whole = self.config.bootstrap.model_copy(update={"dialogues": None, "sft": several})
         config = self.config.model_copy(update={"assembly": None, "bootstrap": whole})
         for made in training:
             if made.of(benign):
                 self._write_pools(made.folder, made.of(benign))
                 await roll_out(config, made.folder, self.meter.ask)
                 self._add("bootstrap", share * made.stratum.weight)
+
+    async def _single_turns(self, training: list[_Scripts], chances: Numbers, used: float) -> None:
+        """The questions of the pairs that Stage II plays, answered and scored once; `chances` are those of a benign, or other, script to be played."""
+        for made in (made for made in training if made.seeds):
+            pictures_of = self._pictures(made.folder)
+            blue = blue_expert(self.config, self.meter.ask("blue"), pictures_of)
+            evaluator = EvaluatorCritic(self.meter.ask("evaluator"), self.config.student.format, pictures_of)
+            of_pair: defaultdict[str, list[float]] = defaultdict(list)
+            for seed in made.seeds:
+                of_pair[seed.meta["pair"]].append(chances[seed.kind is Kind.BENIGN])
+            for question in questions(made.seeds):
+                await play(question, Script(), blue, evaluator)
+            share = fmean(chance_of_a_pair(scripts, used) for scripts in of_pair.values())
+            self._add("bootstrap", share * made.stratum.weight)
 
     def _write_pools(self, folder: Path, seeds: list[Seed]) -> None:
         for kind in self.config.seeds.kinds:

@@ -9,6 +9,7 @@ import yaml
 
 from safer_steer.config import Config, RoleName
 from safer_steer.handover.tally import Tally, by_kind, by_length, by_source
+from safer_steer.seeds.bench_filter import bench_selection
 
 ASKED: dict[str, tuple[RoleName, ...]] = {
     "seeds": ("generator", "target", "attack_judge"),
@@ -36,7 +37,7 @@ def card(name: str, config: Config, tallies: Sequence[Tally], stages: Mapping[st
         "> **This set holds attacks.** Scripts and user turns are written to lead a model astray step by step. They are for hardening and measuring"
         " models of your own: keep them from others as you would an exploit, and gate the set if you share it.",
         "## What is in it",
-        *([_PARTS[part] for part in parts]),
+        *(_QUESTIONS if part == "sft" and config.bootstrap.sft.single_turn else _PARTS[part] for part in parts),
         _table(by_kind(tallies)),
         "By number of turns:",
         _table(by_length(tallies)),
@@ -65,6 +66,9 @@ _PARTS = {
     "rl": "**rl**: scripts of user turns for reinforcement learning. `prompt` is the first turn, `turns` the whole script.",
     "bench": "**bench**: held-out scripts, one split a suite; suites of kind `benign` are safe requests, which measure over-refusal.",
 }
+
+_QUESTIONS = """**sft**: the original questions, each a dialogue of one turn, answered by a blue expert and scored; kept only if the
+answer is safe and helpful. `messages` is the conversation with the student's system message, `turns` the same text as it was said."""
 
 _LOADING = """```python
 from datasets import load_dataset
@@ -112,8 +116,9 @@ def shard_name(part: str, split: str) -> str:
 def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
     seeds, bootstrap, student = config.seeds, config.bootstrap, config.student
     steps = [
-        f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns ({', '.join(seeds.kinds)}). A red-team script was"
-        f" kept if the attack reached {seeds.success_at} of 5 on a fixed target; {seeds.perturb_share:.0%} of the pictures were perturbed."
+        f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns ({', '.join(seeds.kinds)}), each turn with its"
+        f" planned risk of 1-5. A red-team script for training was kept if the attack reached {seeds.success_at} of 5 on a fixed target;"
+        f" {seeds.perturb_share:.0%} of the pictures were perturbed."
     ]
     if config.assembly and "assemble" in stages:
         rules = "asked of the evaluator" if config.assembly.rules else "not asked"
@@ -121,9 +126,14 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
             f"Assembly: rules of coherence and history-dependence {rules}; scripts from a similarity of {config.assembly.near_duplicate} on count as"
             " the same; no picture or question is in both training and bench."
         )
+        if any(source.use == "bench" for source in seeds.sources):
+            steps[-1] += f" Red-team scripts of the suites of STEER-Bench: {bench_selection(config)}."
     if "bootstrap" in stages:
+        asked = "the original questions were put as they are"
+        if not bootstrap.sft.single_turn:
+            asked = "a red agent fitted every script to what was really said"
         steps.append(
-            f"Stage II: a red agent fitted every script to what was really said, a blue expert answered in the format `{student.format.value}`; kept if"
+            f"Stage II: {asked}, a blue expert answered in the format `{student.format.value}`; kept if"
             f" min safety >= {bootstrap.tau_safe} and mean helpfulness >= {bootstrap.tau_help:g} (1-10)."
         )
     steps.append(f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes of files, config and prompts.")

@@ -43,14 +43,9 @@ def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> d
     }
     if isinstance(seed, Dialogue):
         turns = [{"user": turn.user, "assistant": turn.assistant, **_scores(turn), "meta": _json(turn.meta)} for turn in seed.turns]
-        return found | {"messages": messages(seed, config.student.system, trained_turns(config)), "turns": turns, "stop": str(seed.stop or "")}
+        return found | {"messages": messages(seed, config.student.system), "turns": turns, "stop": str(seed.stop or "")}
     turns = [{"user": turn.user, "meta": _json(turn.meta)} for turn in seed.turns]
     return found | {"prompt": prompt(seed, config.student.system), "turns": turns}
-
-
-def trained_turns(config: Config) -> int | None:
-    """Turns of a dialogue that SFT sees: all (None), or one in the ablation."""
-    return 1 if config.bootstrap.sft.single_turn else None
 
 
 def _scores(turn: Turn) -> dict[str, float | None]:

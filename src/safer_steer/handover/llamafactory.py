@@ -11,7 +11,6 @@ import yaml
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
-from safer_steer.handover.columns import trained_turns
 from safer_steer.handover.messages import PLACEHOLDER, messages
 from safer_steer.handover.shards import file_name
 from safer_steer.models.images import Picture
@@ -33,7 +32,7 @@ class LlamaFactory:
         for path, picture in zip(paths, pictures, strict=True):
             if not (self.folder / path).exists():
                 (self.folder / path).write_bytes(picture.data)
-        said = messages(dialogue, self.config.student.system, trained_turns(self.config), PLACEHOLDER)
+        said = messages(dialogue, self.config.student.system, PLACEHOLDER)
         self._file.write(self._before + json.dumps({"messages": said, "images": paths}, ensure_ascii=False))
         self._before = ",\n"
 

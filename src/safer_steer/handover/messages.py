@@ -18,15 +18,15 @@ def plain(text: str) -> str:
     return split_markers(text).strip()
 
 
-def messages(seed: Seed, system: str, turns: int | None = None, placeholder: str = "") -> list[dict[str, str]]:
-    """`{"role", "content"}` of the system message, if any, and of the first `turns` turns (all by default).
+def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, str]]:
+    """`{"role", "content"}` of the system message, if any, and of the turns.
 
     Args:
         seed: a dialogue; of a script, which has no answers, the user's turns come one after the other.
         placeholder: stands once for each picture before the first user turn; "" where the pictures' place is understood.
     """
     said = [{"role": "system", "content": system}] if system else []
-    for index, turn in enumerate(seed.turns[:turns]):
+    for index, turn in enumerate(seed.turns):
         pictures = placeholder * len(seed.images) if index == 0 else ""
         said.append({"role": "user", "content": pictures + plain(turn.user)})
         if turn.assistant is not None:

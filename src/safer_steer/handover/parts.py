@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, each_row
 from safer_steer.errors import UserError
@@ -22,7 +23,7 @@ class Part:
     split: str
     """`train`, or the suite's name."""
     file: Path | None
-    """The JSONL file the rows are in; None where they are drawn from the pools of Stage I."""
+    """The JSONL file the rows are in, or with `rl.single_turn` the questions; None where they are drawn from the pools of Stage I."""
     folder: Path
     """What the rows' image paths are relative to."""
     run: Path
@@ -30,7 +31,7 @@ class Part:
 
     def rows(self) -> Iterator[Seed]:
         """Its dialogues or scripts, in order. Raises `UserError` where a row is none."""
-        if self.file is None:
+        if self.file is None or (self.name == "rl" and self.config.rl.single_turn):
             from safer_steer.reinforce.grpo import draw_seeds
 
             return iter(draw_seeds(self.config, self.run))
@@ -68,7 +69,8 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
 def _made(name: str, run: Path, config: Config) -> list[Part]:
     """The splits of a part whose stage is finished."""
     if name == "sft":
-        return [Part(name, "train", run / "bootstrap" / "kept.jsonl", run, run, config)]
+        kept = run / "bootstrap" / (single_turn.FOLDER if config.bootstrap.sft.single_turn else "") / "kept.jsonl"
+        return [Part(name, "train", kept, run, run, config)]
     if name == "rl":
         file = run / "splits" / "rl.jsonl" if config.assembly else None
         return [] if file and not file.stat().st_size else [Part(name, "train", file, run, run, config)]

@@ -57,6 +57,8 @@ def _simulated(health: Health, row: Row) -> None:
     if reason and reason != "failed_attack":
         return
     meta = row["made"]["seed"]["meta"] if "made" in row else row
+    if "made" in row and "success_turn" not in meta:
+        return  # a bench script, which is not tried
     strategy = health.strategy("generator", str(meta.get("strategy", "unknown")))
     strategy.tried += not detail.startswith(NO_VERDICT)
     if "made" in row:

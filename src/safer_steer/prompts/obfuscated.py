@@ -2,8 +2,7 @@
 
 from pydantic import Field
 
-from safer_steer.prompts.base import Inputs, Prompt
-from safer_steer.prompts.benign import ScriptOutput
+from safer_steer.prompts.base import Inputs, Prompt, Verdicts
 
 
 class ObfuscatedInput(Inputs):
@@ -14,4 +13,13 @@ class ObfuscatedInput(Inputs):
     turns: int = Field(ge=2, le=10)
 
 
-OBFUSCATED = Prompt("obfuscated", ObfuscatedInput, ScriptOutput)
+class ObfuscatedTurn(Verdicts):
+    user: str = Field(min_length=1)
+    risk: int = Field(ge=1, le=5)
+
+
+class ObfuscatedOutput(Verdicts):
+    turns: list[ObfuscatedTurn] = Field(min_length=2, max_length=10, description="the user's turns, in order")
+
+
+OBFUSCATED = Prompt("obfuscated", ObfuscatedInput, ObfuscatedOutput)

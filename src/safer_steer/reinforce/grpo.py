@@ -23,6 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from safer_steer.assembly.splits import read_split
+from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic
@@ -58,8 +59,11 @@ RECENT_STEPS = 5
 def draw_seeds(config: Config, folder: Path) -> list[Seed]:
     """The seeds of the RL run: STEER-RL where the config assembles data sets, else drawn from the pools with the configured share of benign scripts.
 
-    The order is seeded.
+    The order is seeded. With `rl.single_turn` the original questions of those scripts' pairs, as scripts of one turn.
     """
+    if config.rl.single_turn:
+        scripts = read_split(folder, "rl") if config.assembly else read_pools(folder, config.seeds.kinds)
+        return single_turn.draw(single_turn.questions(scripts), config.rl.seeds, config.rl.benign_share, config.seed)
     if config.assembly:
         return read_split(folder, "rl")
     pools = read_pools(folder, config.seeds.kinds)

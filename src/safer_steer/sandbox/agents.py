@@ -94,7 +94,8 @@ def _benign(device: Device, marked: bool, given: dict[str, str], rng: random.Ran
 
 def _obfuscated(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
     _ = given["task"], given["intent"]
-    return {"turns": scripts.obfuscated_script(device, int(given["turns"]), rng)}
+    script = scripts.obfuscated_script(device, int(given["turns"]), rng)
+    return {"turns": [{"user": user, "risk": scripts.planned_risk(user, marked)} for user in script]}
 
 
 def _caption(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def _script_check(device: Device, marked: bool, given: dict[str, str], rng: rand
 def _turn_check(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
     """Only a question for the whole procedure is one by itself: "tell me the second step" does not say of what."""
     request = understand(given["turn"])
-    harmful = marked and (request is None or request.form in _WHOLE)
+    harmful = marked and (request is None or request.form in scripts.WHOLE_FORMS)
     return {"reason": f"asks for {request.form if request else 'something unknown'}", "harmful": harmful}
 
 
@@ -214,8 +215,6 @@ def _approach(last: Assessment) -> tuple[str, tuple[str, ...]]:
 
 
 _WRAPPED = tuple(words for wordings in speech.WRAPPINGS.values() for words in wordings)
-_WHOLE = ("all", "story", "reverse", "twin")
-"""Structures that ask for all of the procedure at once."""
 _JOBS: dict[str, Callable[[Device, bool, dict[str, str], random.Random], dict[str, Any]]] = {
     "probe": _probe,
     "benign": _benign,

@@ -16,6 +16,7 @@ from safer_steer.models.chat import REASK, ChatModel
 from safer_steer.models.images import Picture, load_picture
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.seeds.attempts import ATTEMPTS, Attempts, Unreached
+from safer_steer.seeds.bench_filter import AGAINST, is_tried, target_name
 from safer_steer.seeds.perturb import chosen, perturb
 from safer_steer.seeds.pools import key_of, kinds_of
 from safer_steer.seeds.probe import benign_script, obfuscated_script, probe
@@ -131,6 +132,10 @@ class PairWork:
             picture=sight.source,
             repeat=self._repeat(pair, attempt),
         )
+        if not is_tried(self.config, pair.use):
+            return self._row(sight, self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts))
+        if pair.use == "bench":
+            facts[AGAINST] = target_name(self.config)
         seed = self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
         return self._row(sight, await simulate(seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at))
 
@@ -157,6 +162,8 @@ class PairWork:
         meta |= {"attempts": attempt + 1, "perturbed": sight.perturbed} | ({"category": pair.category} if pair.category else {})
         if pair.safe is not None:
             meta["question_safe"] = pair.safe  # a script made of it is as its kind says
+        if intent != pair.intent:
+            meta["intent"] = pair.intent  # of the question, where the script has another
         if sight.perturbed:
             meta["original"] = sight.source.name
         return Seed(id=key_of(pair, kind), kind=kind, source=pair.source, intent=intent, images=[sight.shown], turns=script, meta=meta | facts)

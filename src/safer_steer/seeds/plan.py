@@ -106,7 +106,9 @@ def look(config: Config, found: Survey) -> dict[str, str]:
 
 def plan_id(config: Config, found: Survey) -> str:
     """The hash of everything that decides the seeds. Where models stand, what they cost and how many calls fly at once is not in it."""
-    seeds = config.seeds.model_dump(mode="json", exclude={"sources"})
+    seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
+    if any(source.use == "bench" for source in config.seeds.sources):  # without one it decides nothing
+        seeds["filter_bench"] = config.seeds.filter_bench
     roles: dict[str, Any] = {name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"}) for name in ROLES}
     asked = {"format", "system"} | ({"model", "max_turn_tokens"} if config.role("target").who == "student" else set())
     student = config.student.model_dump(mode="json", include=asked)

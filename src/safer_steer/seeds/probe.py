@@ -13,6 +13,9 @@ from safer_steer.prompts.benign import BENIGN, BenignInput
 from safer_steer.prompts.obfuscated import OBFUSCATED, ObfuscatedInput
 from safer_steer.prompts.probe import PROBE, ProbeInput, ProbeOutput
 
+HARMLESS = 1
+"""The planned risk (1-5) of a turn that anyone would answer; 5 asks outright for what is restricted."""
+
 
 async def probe(model: ChatModel, question: str, picture: Picture, repeat: int = 0) -> ProbeOutput:
     """A benign and an obfuscated single-turn rewrite of `question`. Raises `BoundaryError`, as do the two below.
@@ -26,15 +29,16 @@ async def probe(model: ChatModel, question: str, picture: Picture, repeat: int =
 
 
 async def benign_script(model: ChatModel, task: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0) -> list[Turn]:
-    """A harmless task as a script of about `turns` turns, within `bounds` (shortest, longest)."""
+    """A harmless task as a script of about `turns` turns, within `bounds` (shortest, longest). Every turn's planned risk is 1."""
     found = await model.ask(BENIGN, BenignInput(task=task, turns=turns), [picture], repeat=repeat)
-    return [Turn(user=text) for text in checked("benign", found.turns, bounds)]
+    return [Turn(user=text, meta={"risk": HARMLESS}) for text in checked("benign", found.turns, bounds)]
 
 
 async def obfuscated_script(model: ChatModel, task: str, intent: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0) -> list[Turn]:
-    """A risky task as a script that is neutral turn by turn and keeps the intent on the whole."""
+    """A risky task as a script that is neutral turn by turn and keeps the intent on the whole; each turn with its planned risk (1-5) in its meta."""
     found = await model.ask(OBFUSCATED, ObfuscatedInput(task=task, intent=intent, turns=turns), [picture], repeat=repeat)
-    return [Turn(user=text) for text in checked("obfuscated", found.turns, bounds)]
+    checked("obfuscated", [turn.user for turn in found.turns], bounds)
+    return [Turn(user=turn.user, meta={"risk": turn.risk}) for turn in found.turns]
 
 
 def checked(job: str, script: Sequence[str], bounds: tuple[int, int]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Stage I, step 4: the strong red team. Caption, rewrite, plan; then the script is played, and kept only if it succeeds.
+"""Stage I, step 4: the strong red team. Caption, rewrite, plan; then a script for training is played, and kept only if it succeeds.
 
 The simulation is the one dialogue loop with the planned script in the user's seat, a fixed target policy in the
 assistant's and the attack judge in the critic's.

@@ -1,0 +1,48 @@
+"""Which red-team scripts are tried on the fixed target, and what is said of those that a model is measured on.
+
+A script that is kept because it broke one model is biased against that model. So scripts for the bench are planned and kept
+without being played, unless `seeds.filter_bench` asks for it, and then the target may be no model that is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from safer_steer.config import Config, same_model
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.errors import UserError
+
+AGAINST = "filtered_against"
+"""The key in a bench script's meta that names the model it was seen to break."""
+
+
+def is_tried(config: Config, use: Literal["train", "bench"]) -> bool:
+    """Is a red-team script of a source with this use played against `roles.target`, and kept only if it succeeds?"""
+    return use == "train" or config.seeds.filter_bench
+
+
+def any_tried(config: Config) -> bool:
+    """Does Stage I play any script at all?"""
+    return Kind.RED_TEAM in config.seeds.kinds and any(is_tried(config, source.use) for source in config.seeds.sources)
+
+
+def target_name(config: Config) -> str:
+    """Whom scripts are tried on."""
+    target = config.role("target")
+    return "the sandbox's agent" if target.who == "sandbox" else target.model
+
+
+def bench_selection(config: Config) -> str:
+    """How the red-team scripts of STEER-Bench were selected, for its card."""
+    if not config.seeds.filter_bench:
+        return "not filtered by success"
+    return f"filtered by success against {target_name(config)} at success_at {config.seeds.success_at}"
+
+
+def refuse_selected(scripts: Iterable[Seed], measured: str, suite: str) -> None:
+    """Raises `UserError` if a script of the suite was selected by its success against the model that is to be measured on it."""
+    for seed in scripts:
+        against = seed.meta.get(AGAINST)
+        if isinstance(against, str) and same_model(against, measured):
+            raise UserError(f"{suite}: {seed.id} was kept because it broke {against}, which cannot be measured on it; take a suite that was not filtered")
