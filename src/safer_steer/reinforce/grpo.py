@@ -82,7 +82,7 @@ class Rollouts:
         named = [seed.model_copy(update={"id": f"{step:05d}-{first + i:04d}", "meta": {**seed.meta, "seed": seed.id}}) for i, seed in enumerate(seeds)]
         rl, student = self.config.rl, self.config.student
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature))
+            policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature), student.generation_tokens)
             assistant = StudentAssistant(policy, self.chat, student, self.pictures_of, f"rl {self.config.seed}", rl.max_completion_tokens)
             dialogues = self.wait(self._play(named, assistant))
         returns = [self.value(dialogue) for dialogue in dialogues]
