@@ -14,10 +14,11 @@ T tokens in the batch; a bytes of a number in the arithmetic (2 in bfloat16, 4 i
 | reference   | P x 4 in RL with beta > 0 and no adapters: TRL loads it as it does the policy; adapters are switched off |
 | gradients   | G x 4; with several processes twice, since DDP keeps buckets beside them |
 | optimiser   | G x 8, AdamW's two moments |
-| casts       | G x 2: autocast keeps a bfloat16 copy of each float32 weight with a gradient for one forward pass |
+| casts       | G x 2: autocast keeps a bfloat16 copy of each float32 weight with a gradient for one forward pass; in
+|             | training what the end of that has more with them than the backward pass, when they are gone |
 | cache       | T x L x K x (key + value bytes), K the width of all key/value heads; float32 keys and bfloat16 values under
 |             | autocast on float32 weights, since the rotation is done in float32 |
-| activations | generation: T x (2 H x 4 + 3 I x a), one layer of the prefill; training: T x L x H layer inputs kept by
+| activations | generation: T x (5 H x 4 + 3 I x a), 4 I with adapters, one layer of the prefill; training: T x L x H layer inputs kept by
 |             | checkpointing and T x (5 I + 8 H) x 4 for the layer that is recomputed; without checkpointing all layers |
 | logits      | generation: rows x V x 4 x 6, of one position; training: tiles of TRL's fused head, 4,096 x 32,768 numbers,
 |             | and V x H x 4 for the head's gradient in float32 where it is trained |
@@ -132,7 +133,7 @@ class _Estimate:
 
     def _asked(self, stage: str) -> Memory:
         """The student answers in the number type of its file, without a trainer."""
-        cache, activations, logits, pictures = self._generation(self.arithmetic, self.arithmetic, None)
+        cache, activations, logits, pictures = self._generation(self.arithmetic, self.arithmetic)
         weights = self.shape.parameters * self.arithmetic
         return Memory(f"{stage} generation", weights=weights, cache=cache, activations=activations, logits=logits, pictures=pictures)
 
@@ -144,7 +145,7 @@ class _Estimate:
             weights=self._weights(),
             gradients=self._gradients(),
             optimiser=self._optimiser(),
-            casts=self._casts(),
+            casts=self._casts_left(tokens),
             activations=self._learning(tokens, sft.micro_batch_size),
             logits=self._head(tokens),
             pictures=self._pixels(sft.micro_batch_size),
@@ -152,7 +153,7 @@ class _Estimate:
 
     def _rollouts(self) -> Memory:
         keys = 4 if self.whole or not self.half else 2
-        cache, activations, logits, pictures = self._generation(keys, self.arithmetic, self._trajectories())
+        cache, activations, logits, pictures = self._generation(keys, self.arithmetic, self._trajectories(), adapters=not self.whole)
         return Memory(
             "rl rollouts",
             weights=self._weights(),
@@ -177,7 +178,7 @@ class _Estimate:
             gradients=self._buckets(),
             optimiser=self._optimiser(),
             casts=casts,
-            activations=max(self._prefill(tokens), self._looking(self.config.rl.micro_batch_size)),
+            activations=max(self._prefill(tokens, adapters=not self.whole), self._looking(self.config.rl.micro_batch_size)),
             logits=self._tiles(tokens),
             pictures=3 * self._pixels(self._trajectories()),
         )
@@ -190,7 +191,7 @@ class _Estimate:
             reference=self._frozen_policy(),
             gradients=self._gradients(),
             optimiser=self._optimiser(),
-            casts=self._casts(),
+            casts=self._casts_left(tokens),
             activations=self._learning(tokens, self.config.rl.micro_batch_size),
             logits=self._head(tokens),
             pictures=self._pixels(self._trajectories()),
@@ -209,7 +210,7 @@ class _Estimate:
         prompt = self.picture_tokens + PROMPT_TOKENS
         return rl.micro_batch_size * min(self.student.max_length, prompt + rl.max_completion_tokens)
 
-    def _generation(self, key: int, value: int, rows: int | None) -> tuple[float, float, float, float]:
+    def _generation(self, key: int, value: int, rows: int | None = None, adapters: bool = False) -> tuple[float, float, float, float]:
         """Cache, activations, logits and pictures of one full batch; `rows` where so many dialogues are all there are."""
         shape, tokens = self.shape, self.student.generation_tokens
         answer = self.student.max_turn_tokens
@@ -218,13 +219,14 @@ class _Estimate:
         rows = most if rows is None else min(rows, most)
         shown = min(shown, rows)
         cache = tokens * shape.layers * shape.cache_width * (key + value)
-        activations = max(self._prefill(tokens), self._looking(shown))
+        activations = max(self._prefill(tokens, adapters), self._looking(shown))
         return cache, activations, rows * shape.vocabulary * 4 * 6, self._pixels(shown)
 
-    def _prefill(self, tokens: int) -> float:
-        """One layer without a gradient: residual and norm, and the larger of the three of the MLP and the six of the attention."""
+    def _prefill(self, tokens: int, adapters: bool) -> float:
+        """One layer without a gradient: the residual and its like, and what is alive at once in the MLP or the attention."""
         shape = self.shape
-        return tokens * (2 * shape.hidden * 4 + max(3 * shape.intermediate, 6 * shape.heads_width) * self.arithmetic)
+        mlp = (4 if adapters else 3) * shape.intermediate
+        return tokens * (5 * shape.hidden * 4 + max(mlp, 6 * shape.heads_width) * self.arithmetic)
 
     def _looking(self, pictures: int) -> float:
         """One layer of the vision tower, without a gradient."""
@@ -235,13 +237,22 @@ class _Estimate:
         """Activations for the backward pass. In bfloat16 with gradient checkpointing, in float32 without."""
         shape = self.shape
         residual = 4 if self.whole else self.arithmetic
-        layer = tokens * (5 * shape.intermediate + 8 * shape.hidden) * 4
+        layer = self._layer(tokens)
         language = tokens * shape.layers * shape.hidden * residual + layer if self.half else layer * shape.layers
         if self.student.freeze_vision or not self.whole:
             return max(language, self._looking(pictures))
         patches = pictures * self.patches
         seen = patches * (5 * shape.vision_intermediate + 8 * shape.vision_hidden) * 4
         return language + (patches * shape.vision_layers * shape.vision_hidden * 4 if self.half else seen * shape.vision_layers)
+
+    def _layer(self, tokens: int) -> float:
+        """What the backward pass through one layer needs."""
+        return tokens * (5 * self.shape.intermediate + 8 * self.shape.hidden) * 4
+
+    def _casts_left(self, tokens: int) -> float:
+        """The casts are gone when the backward pass begins: what the end of the forward pass has more with them than that."""
+        forward = self._casts() + self._prefill(tokens, adapters=not self.whole)
+        return min(self._casts(), max(0.0, forward - self._layer(tokens)))
 
     def _tiles(self, tokens: int) -> float:
         return min(tokens, TILE[0]) * min(self.shape.vocabulary, TILE[1]) * self.arithmetic
