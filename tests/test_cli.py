@@ -304,13 +304,35 @@ def test_suites_are_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_dry_run_writes_nothing_and_shows_all(config: Path, tmp_path: Path) -> None:
-    result = safer_steer("run", config, "--out", tmp_path / "out", "--dry-run")
+    result = safer_steer("run", config, "--out", tmp_path / "out", "--dry-run", "--gpu-memory", 80)
     assert result.exit_code == 0, result.output
-    plan = yaml.safe_load(result.stdout)
-    assert plan["config"]["name"] == config.stem
-    assert len(plan["roles"]) == 8
-    assert plan["trainer_arguments"]["rl"]["scale_rewards"] == "none"
-    rl, arguments = plan["config"]["rl"], plan["trainer_arguments"]["rl"]
-    step = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
-    assert step == rl["group_size"] * rl["prompts_per_step"]
+    text = result.stdout
+    titles = ["Roles", "Data", "Steps", "GPU memory", "Trainer arguments", "Config"]
+    assert [line for line in text.splitlines() if line in titles] == titles
+    parts = dict(zip(titles, re.split(r"^(?:" + "|".join(titles) + r")\n", text, flags=re.MULTILINE)[1:], strict=True))
+    written, arguments = yaml.safe_load(parts["Config"]), yaml.safe_load(parts["Trainer arguments"])
+    assert written["name"] == config.stem
+    assert len(parts["Roles"].split("\n\n")[0].splitlines()) == 8
+    assert "rl: 31 steps of 64 seeds; 16 of 2,000 seeds are left over" in parts["Steps"] or config.stem == "sandbox"
+    assert arguments["rl"]["scale_rewards"] == "none"
+    step = arguments["rl"]["per_device_train_batch_size"] * arguments["rl"]["gradient_accumulation_steps"]
+    assert step == written["rl"]["group_size"] * written["rl"]["prompts_per_step"]
+    memory = parts["GPU memory"]
+    if config.stem == "sandbox":
+        assert re.search(r"^rl rollouts +< 0\.1 ", memory, re.MULTILINE)
+        assert "All stages fit a card of 80 GB" in memory
+    else:
+        assert len(memory.strip().splitlines()) == 1
+        assert memory.startswith("  no estimate: student Qwen/Qwen2.5-VL-")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_for_processes_that_cannot_share_a_step(tmp_path: Path) -> None:
+    said = complaint(safer_steer("run", config_file(tmp_path), "--out", tmp_path / "out", "--dry-run", "--processes", 3))
+    assert "bootstrap.sft.micro_batch_size: 16 a step are not a whole number of micro-batches of 1 on 3 process(es)" in said
+
+
+def test_a_dry_run_says_which_stage_does_not_fit(tmp_path: Path) -> None:
+    large = config_file(tmp_path, rl={"micro_batch_size": 40})
+    said = safer_steer("run", large, "--out", tmp_path / "out", "--dry-run", "--gpu-memory", 2).stdout
+    assert "  rl does not fit a card of 2 GB, of which 5% are left free: " in said

@@ -1,5 +1,6 @@
 """The configuration: what is refused and in which words, what is printed, and the configs that come with the package."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,11 +104,47 @@ def test_the_configs_that_come_with_it_load(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.startswith("qwen")], ids=lambda path: path.stem)
+QWEN = [path for path in CONFIGS if path.stem.startswith("qwen")]
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
 def test_the_papers_settings(path: Path) -> None:
     config = load_config(path)
-    sft, rl = config.bootstrap.sft, config.rl
-    assert (sft.learning_rate, sft.batch_size, sft.epochs, sft.weight_decay, config.student.max_length) == (1e-5, 16, 2, 0.01, 32768)
+    student, sft, rl = config.student, config.bootstrap.sft, config.rl
+    assert sft.learning_rate == (1e-4 if student.lora_rank else 1e-5), "the adapters' rate is ours"
+    assert (sft.batch_size, sft.epochs, sft.weight_decay, student.max_length) == (16, 2, 0.01, 32768)
     assert (rl.learning_rate, rl.group_size, rl.prompts_per_step, rl.micro_batch_size, rl.beta, rl.seeds) == (1e-5, 5, 64, 2, 0.1, 2000)
     assert (rl.tcsr, rl.alpha, rl.loss, rl.max_completion_tokens, rl.weights) == ("min_mean", 0.3, "dr_grpo", 10240, (0.4, 0.4, 0.2))
-    assert config.student.dtype == "bfloat16"
+    assert student.dtype == "bfloat16"
+    assert rl.max_turns * student.max_turn_tokens + (rl.max_turns - 1) * 60 <= rl.max_completion_tokens
+    head = path.read_text().partition("name:")[0]
+    assert "Follows the paper" in head
+
+
+@pytest.mark.parametrize(("lora", "full"), [("qwen2.5-vl-3b", "qwen2.5-vl-3b-full"), ("qwen2.5-vl-7b-lora", "qwen2.5-vl-7b")])
+def test_a_lora_variant_differs_in_the_keys_its_head_names_alone(lora: str, full: str) -> None:
+    ours, whole = (dict(leaves(config_of(name))) for name in (lora, full))
+    assert ours.keys() == whole.keys()
+    differing = {key: (ours[key], whole[key]) for key in ours if ours[key] != whole[key]}
+    assert differing == {
+        "name": (lora, full),
+        "student.lora_rank": (64, 0),
+        "bootstrap.sft.learning_rate": (1e-4, 1e-5),
+    }
+
+
+def test_the_two_sizes_differ_in_the_model_alone() -> None:
+    small, large = (dict(leaves(config_of(name))) for name in ("qwen2.5-vl-3b-full", "qwen2.5-vl-7b"))
+    assert {key for key in small if small[key] != large[key]} == {"name", "student.model"}
+
+
+def config_of(name: str) -> dict[str, object]:
+    return load_config(CONFIGS[0].parent / f"{name}.yaml").model_dump(mode="json")
+
+
+def leaves(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

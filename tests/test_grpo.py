@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from safer_steer.config import Reinforce
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, to_jsonl
+from safer_steer.dryrun import _rl_steps
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError
 from safer_steer.models.images import pictures_in
@@ -174,6 +175,34 @@ def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(fo
     start = load_file(folder / "sft" / "model" / "model.safetensors")
     moved = [name for name in start if not torch.equal(start[name].float(), weights[0][name].float())]
     assert moved and not [name for name in moved if "visual" in name]
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_nothing_of_the_rollouts_generation_config_is_saved(folder, tmp_path, rank):
+    run = copy_of(folder, tmp_path)
+    settings = tiny_config().student.model_dump(mode="json") | {"lora_rank": rank}
+    config = tiny_config(student=settings, rl=tiny_config().rl.model_dump() | {"steps": 1})
+    model = reinforce(config, run, tutor_for(run))
+    base, saved = (json.loads((path / "generation_config.json").read_text()) for path in (shipped(), model))
+    assert saved == base
+
+
+def test_the_plan_says_how_many_steps_there_are_and_what_is_left_over(folder, tmp_path):
+    run = copy_of(folder, tmp_path)
+    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": -1, "seeds": 5})
+    assert _rl_steps(config, run) == "2 steps of 2 seeds; 1 of 5 seeds are left over"
+    config.rl.seeds = 6
+    assert _rl_steps(config, run) == "3 steps of 2 seeds; all 6 seeds are used"
+    config.rl.seeds, config.rl.steps = 5, 3
+    assert _rl_steps(config, run) == "3 steps of 2 seeds: 1.5 passes over the seeds; in a whole pass 1 of 5 seeds are left over"
+    config.rl.seeds, config.rl.steps = None, -1
+    unknown = _rl_steps(config, tmp_path / "nothing")
+    assert unknown == "steps of 2 seeds, one pass over the seeds that Stage I yields; a last step of fewer is left out"
+    config.rl.seeds = 5
+    reinforce(config, run, tutor_for(run))
+    assert [row["step"] for row in rows(run / "rl" / "metrics.jsonl")] == [1, 2]
+    played = rows(run / "rl" / "trajectories.jsonl")
+    assert len({row["meta"]["seed"] for row in played}) == 4, "as planned: one seed is left over"
 
 
 class Failing:

@@ -118,6 +118,7 @@ def test_the_configs_hash_is_of_what_counts(tmp_path):
     assert digest(name="b") == digest(spending_limit=1) == first
     assert digest(roles={"red": {"model": "m", "base_url": "http://b/v1", "concurrency": 3, "api_key_env": "KEY"}}) == first
     assert digest(roles={"red": {"model": "n", "base_url": "http://a/v1"}}) != first
+    assert digest(student={"generation_tokens": 1000}) == digest(student={"generation_tokens": 2000}), "a run out of memory goes on with less"
     assert digest(seed=1) != first
     assert digest(seeds={"sources": [{"name": "other", "path": "a.jsonl"}]}) != digest(seeds={"sources": [{"name": "third", "path": "a.jsonl"}]}), (
         "`name` of a source says which set it is"

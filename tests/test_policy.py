@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import torch
 from safer_steer.config import Student
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
 from safer_steer.episode import ContextFull
+from safer_steer.errors import UserError
+from safer_steer.models import policy as policy_module
 from safer_steer.models.images import Picture
 from safer_steer.models.policy import Sampling, TransformersPolicy, _Sampler
 from safer_steer.models.student import StudentAssistant
@@ -127,6 +131,68 @@ async def test_calls_that_arrive_together_are_one_batch(student):
     policy.generate = lambda ts, ks: (sizes.append(len(ts)), generate(ts, ks))[1]  # type: ignore[method-assign]
     replies = await asyncio.gather(*(policy.reply(asked(student, n, "name the device in the picture."), str(n)) for n in range(5)))
     assert sizes == [5] and len(replies) == 5
+
+
+def of_lengths(*words: int) -> list[str]:
+    return [" ".join(["name"] * count) for count in words]
+
+
+async def test_a_batch_is_bound_by_its_tokens_with_padding_and_room_for_the_answers(student):
+    transcripts = [asked(student, 1, text) for text in of_lengths(1, 1, 1, 200)]
+    short, long = len(transcripts[0].ids), len(transcripts[3].ids)
+    policy = TransformersPolicy(student.model, Sampling(8, 1.0), tokens=3 * (short + 8))
+    sizes = []
+    generate = policy.generate
+    policy.generate = lambda ts, ks: (sizes.append(len(ts)), generate(ts, ks))[1]  # type: ignore[method-assign]
+    replies = await asyncio.gather(*(policy.reply(t, str(n)) for n, t in enumerate(transcripts)))
+    assert sizes == [3, 1], "the long one goes alone, though it is over the bound by itself"
+    assert long + 8 > policy.tokens and all(reply.token_ids for reply in replies)
+    default = TransformersPolicy(student.model, Sampling(48, 1.0))
+    assert default.fitting([400] * 60) == 60, "a step of the sandbox's demo is one batch"
+
+
+@pytest.fixture
+def small_gpu(student, monkeypatch):
+    """The real model on a device that holds so many tokens; and the sizes of the batches it was given."""
+    monkeypatch.setattr(policy_module, "_made_do", WeakKeyDictionary())
+    generate, tried = student.model.generate, []
+
+    def on(holds: int, error: Exception):
+        def bound(input_ids, generation_config, **inputs):
+            rows, width = input_ids.shape
+            tried.append(rows)
+            if rows * (width + generation_config.max_new_tokens) > holds:
+                raise error
+            return generate(input_ids=input_ids, generation_config=generation_config, **inputs)
+
+        monkeypatch.setattr(student.model, "generate", bound)
+        return tried
+
+    return on
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory")])
+async def test_out_of_memory_halves_the_batch_and_changes_no_answer(student, small_gpu, caplog, error):
+    transcripts = [asked(student, n, "name the device in the picture.") for n in range(6)]
+    each = len(transcripts[0].ids) + 8
+    keys = [str(n) for n in range(6)]
+    roomy = TransformersPolicy(student.model, Sampling(8, 1.0)).generate(transcripts, keys)
+    tried = small_gpu(2 * each, error)
+    policy = TransformersPolicy(student.model, Sampling(8, 1.0), tokens=12 * each)
+    with caplog.at_level(logging.WARNING):
+        replies = await asyncio.gather(*(policy.reply(t, k) for t, k in zip(transcripts, keys, strict=True)))
+    assert [r.token_ids for r in replies] == [r.token_ids for r in roomy]
+    assert tried == [6, 3, 1, 1, 1, 1, 1, 1] and policy.tokens < 2 * each
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["out of memory"], "it is said once"
+    next_step = TransformersPolicy(student.model, Sampling(8, 1.0), tokens=12 * each)
+    assert next_step.tokens == policy.tokens, "what the GPU had to make do with outlives a policy"
+
+
+async def test_no_memory_for_one_dialogue_names_the_key(student, small_gpu):
+    small_gpu(8, torch.OutOfMemoryError("CUDA out of memory."))
+    policy = TransformersPolicy(student.model, Sampling(8, 1.0))
+    with pytest.raises(UserError, match=r"^student\.generation_tokens: no memory for one dialogue of \d+ tokens"):
+        await policy.reply(asked(student, 1, "name it."), "k")
 
 
 async def test_an_error_in_generation_reaches_every_caller_and_the_next_batch_works(student):

@@ -56,6 +56,9 @@ class Student(Strict):
     max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
     max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
     max_pixels: int = Field(1_048_576, ge=784, description="a picture with more pixels is an error")
+    generation_tokens: int = Field(
+        65_536, ge=1, description="tokens in one batch of generation: prompts, padding and room for the answers; one dialogue always goes"
+    )
     freeze_vision: bool = Field(True, description="train the language model only; vision tower and projector stay")
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")

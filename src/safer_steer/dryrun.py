@@ -1,40 +1,167 @@
-"""`--dry-run`: all of a run but the weights, as plain values. Nothing is called, loaded or written."""
+"""`--dry-run`: all of a run but the weights. Nothing is called, loaded or written."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from safer_steer.config import Config, Role, RoleName
+import yaml
+from rich.console import Console
+
+from safer_steer.config import Config, Role, RoleName, dump_config
 from safer_steer.errors import UserError
+from safer_steer.memory.estimate import Memory
 
 
-def dry_run(config: Config, folder: Path) -> dict[str, Any]:
-    """The resolved config, who does which job, the data there is, and the trainers' arguments, which TRL has accepted.
+@dataclass(frozen=True)
+class Plan:
+    """Who does which job, the data there is, how many steps are trained, the memory they take, and what TRL has accepted."""
+
+    config: Config
+    roles: dict[str, str]
+    sources: list[str]
+    suites: dict[str, str]
+    steps: dict[str, str]
+    memory: list[Memory]
+    memory_notes: list[str]
+    trainer_arguments: dict[str, dict[str, Any]]
+
+
+def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None = None) -> Plan:
+    """The plan of a run in `folder`, on so many processes with a card of so many bytes each.
 
     Raises:
-        UserError: a trainer does not take its arguments.
+        UserError: a trainer does not take its arguments, or a step cannot be split over the processes.
     """
+    from safer_steer.memory.table import memory_plan
+
+    arguments = _trainer_arguments(config, folder, processes)
+    peaks, notes = memory_plan(config, processes, card)
+    return Plan(
+        config,
+        roles={name: _who(config.role(name)) for name in get_args(RoleName)},
+        sources=[_source(config, index) for index in range(len(config.seeds.sources))],
+        suites={name: _suite(name, config) for name in config.bench.suites},
+        steps={"sft": _sft_steps(config, folder), "rl": _rl_steps(config, folder)},
+        memory=peaks,
+        memory_notes=notes,
+        trainer_arguments=arguments,
+    )
+
+
+def show(plan: Plan, console: Console) -> None:
+    """The plan as text to read; trainer arguments and the whole config, as YAML, come last."""
+    from safer_steer.memory.table import memory_table
+
+    def say(text: str = "") -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for title, lines in (
+        ("Roles", _listed(plan.roles)),
+        ("Data", iter([*plan.sources, *(f"suite {name}: {found}" for name, found in plan.suites.items())])),
+        ("Steps", (f"{stage}: {told}" for stage, told in plan.steps.items())),
+    ):
+        say(title)
+        for line in lines:
+            say(f"  {line}")
+        say()
+    say("GPU memory")
+    if plan.memory:
+        console.print(memory_table(console, plan.memory), crop=False)
+    for line in plan.memory_notes:
+        say(f"  {line}")
+    for title, text in (
+        ("Trainer arguments", yaml.safe_dump(plan.trainer_arguments, sort_keys=False)),
+        ("Config", dump_config(plan.config)),
+    ):
+        say()
+        say(title)
+        say(text.rstrip())
+
+
+def _listed(entries: dict[str, str]) -> Iterator[str]:
+    width = max(map(len, entries))
+    return (f"{name:{width}}  {said}" for name, said in entries.items())
+
+
+def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str, dict[str, Any]]:
     from trl import GRPOConfig, SFTConfig
 
     from safer_steer.bootstrap.sft import sft_arguments
+    from safer_steer.models.training import batching
     from safer_steer.reinforce.grpo import grpo_arguments
 
-    arguments = {"sft": sft_arguments(config, folder), "rl": grpo_arguments(config, folder)}
+    sft, rl = config.bootstrap.sft, config.rl
+    trajectories = rl.prompts_per_step * rl.group_size
+    arguments = {
+        "sft": sft_arguments(config, folder) | batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size", processes),
+        "rl": grpo_arguments(config, folder) | batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes),
+    }
     for stage, trainer in (("sft", SFTConfig), ("rl", GRPOConfig)):
         try:
             trainer(**arguments[stage])
         except (ValueError, TypeError) as error:
             raise UserError(f"{stage}: the trainer refuses its arguments: {error}") from None
-    return {
-        "config": config.model_dump(mode="json"),
-        "roles": {name: _who(config.role(name)) for name in get_args(RoleName)},
-        "data": {
-            "sources": [_source(config, index) for index in range(len(config.seeds.sources))],
-            "suites": {name: _suite(name, config) for name in config.bench.suites},
-        },
-        "trainer_arguments": arguments,
-    }
+    return arguments
+
+
+def _sft_steps(config: Config, folder: Path) -> str:
+    """SFT trains its last, smaller batch too."""
+    sft = config.bootstrap.sft
+    if sft.max_steps > 0:
+        return f"{_many(sft.max_steps, 'step')} of {_many(sft.batch_size, 'dialogue')}"
+    kept = folder / "bootstrap" / "kept.jsonl"
+    if kept.is_file():
+        with kept.open("rb") as file:
+            dialogues, at_most = sum(1 for _ in file), ""
+    elif config.bootstrap.dialogues is not None:
+        dialogues, at_most = config.bootstrap.dialogues, "at most "
+    else:
+        return f"steps of {_many(sft.batch_size, 'dialogue')}, {_times(sft.epochs)} over what Stage II keeps"
+    steps = math.ceil(sft.epochs * math.ceil(dialogues / sft.batch_size))
+    known = "if all are kept of" if at_most else "over"
+    return (
+        f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)} {known} {dialogues:,};"
+        " the last step of a pass may be smaller"
+    )
+
+
+def _rl_steps(config: Config, folder: Path) -> str:
+    """TRL's sampler leaves out the last, smaller step of a pass, and draws another order for each pass."""
+    rl = config.rl
+    each = f"of {_many(rl.prompts_per_step, 'seed')}"
+    seeds = _seeds(config, folder)
+    if seeds is None:
+        left = "a last step of fewer is left out"
+        if rl.steps > 0:
+            return f"{_many(rl.steps, 'step')} {each}; how many passes that is, Stage I will show; in each, {left}"
+        return f"steps {each}, one pass over the seeds that Stage I yields; {left}"
+    whole, over = divmod(seeds, rl.prompts_per_step)
+    if not whole:
+        return f"no step: {_many(rl.prompts_per_step, 'seed')} a step (rl.prompts_per_step), but there are {seeds:,}"
+    said = f"{over:,} of {seeds:,} seeds are left over" if over else f"all {seeds:,} seeds are used"
+    if rl.steps > 0:
+        return f"{_many(rl.steps, 'step')} {each}: {_times(rl.steps / whole)} over the seeds; in a whole pass {said}"
+    return f"{_many(whole, 'step')} {each}; {said}"
+
+
+def _seeds(config: Config, folder: Path) -> int | None:
+    """How many seeds RL has: those drawn where Stage I has made them, else those asked for, if any are."""
+    from safer_steer.reinforce.grpo import draw_seeds
+
+    made = folder / ("splits/rl.jsonl" if config.assembly else "seeds/benign.jsonl")
+    return len(draw_seeds(config, folder)) if made.is_file() else config.rl.seeds
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def _times(passes: float) -> str:
+    return f"{passes:.3g} pass{'' if passes == 1 else 'es'}"
 
 
 def _who(role: Role) -> str:

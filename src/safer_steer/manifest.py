@@ -27,7 +27,7 @@ TRANSIENT = ("checkpoint-", ".")
 
 FREE = {
     *("name", "base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_s", "retries", "reasks", "max_tokens", "micro_batch_size"),
-    *("spending_limit", "price_in", "price_out", "max_unscored"),
+    *("spending_limit", "price_in", "price_out", "max_unscored", "generation_tokens"),
 }
 """Config keys that may change between a run and its continuation: they say how something is reached, shown, paid or fitted into memory."""
 

@@ -51,5 +51,5 @@ def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> A
 
     settings = run.config.student
     loaded = load_student(settings, weights)
-    policy = loaded.policy(Sampling(settings.max_turn_tokens, temperature))
+    policy = loaded.policy(Sampling(settings.max_turn_tokens, temperature), settings.generation_tokens)
     return StudentAssistant(policy, loaded.chat, settings, pictures_in(run.folder, settings.max_pixels), key)

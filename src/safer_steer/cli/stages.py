@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from safer_steer.cli.app import ConfigFile, Fresh, Out, app, console
 from safer_steer.config import load_config
@@ -21,14 +20,19 @@ def run(
     config: ConfigFile,
     out: Out,
     fresh: Fresh = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print config, roles, data and trainer arguments; call, load and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print roles, data, steps, GPU memory and config; call, load and write nothing.")] = False,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="With --dry-run: processes that train, each on a GPU.")] = 1,
+    gpu_memory: Annotated[
+        float | None, typer.Option("--gpu-memory", min=1, help="With --dry-run: GB (1e9 bytes) of each GPU; without it, of the one here.")
+    ] = None,
 ) -> None:
     """The whole method, from seeds to report."""
     settings = load_config(config)
     if dry_run:
         from safer_steer.dryrun import dry_run as planned
+        from safer_steer.dryrun import show as show_plan
 
-        typer.echo(yaml.safe_dump(planned(settings, out), sort_keys=False, allow_unicode=True, width=160), nl=False)
+        show_plan(planned(settings, out, processes, gpu_memory * 1e9 if gpu_memory else None), console(140))
         return
     from safer_steer import pipeline
     from safer_steer.display import Display

@@ -18,7 +18,7 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
 from safer_steer.models.images import Picture
-from safer_steer.models.policy import Policy, Sampling, TransformersPolicy
+from safer_steer.models.policy import TOKENS, Policy, Sampling, TransformersPolicy
 from safer_steer.models.transcript import ChatTokens, Transcript
 from safer_steer.sandbox.tiny import shipped
 
@@ -32,9 +32,9 @@ class LoadedStudent:
     model: Any
     chat: ChatTokens
 
-    def policy(self, sampling: Sampling, batch_size: int = 64) -> TransformersPolicy:
-        """In-process generation with these weights."""
-        return TransformersPolicy(self.model, sampling, batch_size)
+    def policy(self, sampling: Sampling, tokens: int = TOKENS) -> TransformersPolicy:
+        """In-process generation with these weights, in batches of at most so many `tokens`."""
+        return TransformersPolicy(self.model, sampling, tokens)
 
 
 def base_path(student: Student) -> str:

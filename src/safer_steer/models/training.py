@@ -88,13 +88,13 @@ def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str,
     }
 
 
-def batching(batch: int, micro: int, key: str) -> dict[str, int]:
-    """Split a step's batch over processes and micro-batches.
+def batching(batch: int, micro: int, key: str, processes: int | None = None) -> dict[str, int]:
+    """Split a step's batch over processes (those of this launch where none are named) and micro-batches.
 
     Raises:
         UserError: it cannot be split evenly.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     if batch % (micro * processes):
         raise UserError(f"{key}: {batch} a step are not a whole number of micro-batches of {micro} on {processes} process(es); change one of them")
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * processes)}

@@ -129,7 +129,7 @@ class Rollouts:
         seeds = [_as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i) for i, prompt in enumerate(prompts)]
         rl, student = self.config.rl, self.config.student
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature))
+            policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature), student.generation_tokens)
             key = f"rl {self.config.seed}"
             assistant = StudentAssistant(policy, self.chat, student, self.pictures_of, key, rl.max_completion_tokens)
             with self.journals.open(step, process) as journal:

@@ -1,0 +1,83 @@
+"""The estimate to read: one line for each peak, what does not fit, and what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from rich.console import Console
+from rich.table import Table
+
+from safer_steer.config import Config
+from safer_steer.errors import UserError
+from safer_steer.memory.estimate import GB, MARGIN, PROMPT_TOKENS, Memory, estimate, too_large
+from safer_steer.memory.shape import shape_of
+from safer_steer.tables import fitted
+
+PARTS = [field.name for field in fields(Memory) if field.name != "peak"]
+
+
+def memory_plan(config: Config, processes: int, card: float | None) -> tuple[list[Memory], list[str]]:
+    """The peaks of a run and the lines below them; no peak and one line where the model's config cannot be had.
+
+    Args:
+        card: bytes of the GPU; None takes the one that is there, if any.
+    """
+    from safer_steer.models.student import base_path
+
+    try:
+        shape = shape_of(base_path(config.student), config.student)
+    except UserError as error:
+        return [], [f"no estimate: {error}"]
+    peaks = estimate(config, shape, processes)
+    fit = _fit(peaks, card or _card())
+    if config.student.device == "cpu" or (config.student.device == "auto" and card is None and _card() is None):
+        fit = ["The student runs on the CPU here: this is memory of the machine.", *fit]
+    return peaks, [*fit, *_assumptions(config, processes)]
+
+
+def memory_table(console: Console, peaks: list[Memory]) -> Table:
+    """GB (1e9 bytes) by peak and part."""
+    rows = [(peak.peak, *(_gb(getattr(peak, part)) for part in PARTS), _gb(peak.total)) for peak in peaks]
+    head = ("GB", *("key/value cache" if part == "cache" else part for part in PARTS), "total")
+    return fitted(console, head, rows, numbers=range(1, len(head)), whole=range(1))
+
+
+def _gb(value: float) -> str:
+    if not value:
+        return "-"
+    return f"{value / GB:.1f}" if value >= 0.05 * GB else "< 0.1"
+
+
+def _card() -> float | None:
+    """Bytes of the first GPU here."""
+    import torch
+
+    return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _fit(peaks: list[Memory], card: float | None) -> list[str]:
+    if card is None:
+        return ["No GPU is here: name one with --gpu-memory GB to be told which stage does not fit."]
+    large = too_large(peaks, card)
+    if not large:
+        return [f"All stages fit a card of {card / GB:.0f} GB, of which {MARGIN:.0%} are left free."]
+    return [
+        f"{peak.stage} does not fit a card of {card / GB:.0f} GB, of which {MARGIN:.0%} are left free:"
+        f" {peak.total / GB:.1f} GB ({peak.peak}). docs/memory.md says what to change."
+        for peak in large
+    ]
+
+
+def _assumptions(config: Config, processes: int) -> list[str]:
+    student = config.student
+    shared = (
+        f"{processes} processes train, each on a card of its own (DDP): each holds all weights, gradients and moments, and a share of the trajectories."
+        if processes > 1
+        else "One process on one card."
+    )
+    return [
+        f"{shared} The stages run one after the other.",
+        f"Every dialogue is as long as the config allows, with one picture of {student.max_pixels:,} pixels and {PROMPT_TOKENS} tokens of first prompt;"
+        f" batches of generation are full ({student.generation_tokens:,} tokens).",
+        "An estimate from the model's config (GB = 1e9 bytes); not measured on a GPU.",
+    ]
