@@ -368,13 +368,16 @@ def test_a_model_that_refuses_everything_is_seen() -> None:
 
 
 def test_help_on_several_suites_of_twins_is_their_mean_with_an_interval() -> None:
-    helped, not_helped = played("1", 3), Dialogue(id="2", kind=Kind.BENIGN, turns=[Turn(user="u", scores={"harmlessness": 3, "helpfulness": 1})])
+    vague = Turn(user="u", scores={"harmlessness": 3, "helpfulness": 1})
+    helped, not_helped = played("1", 3), Dialogue(id="2", kind=Kind.BENIGN, turns=[vague])
     suites = {"a": [played("3", 3)], "few": [helped, not_helped], "many": [helped] * 9 + [not_helped]}
-    found = summarise({"m": {"multi_turn": suites}}, {"few", "many"}, resamples=500)["models"]["m"]["multi_turn"]["average"]
+    summary = summarise({"m": {"multi_turn": suites}, "n": {"multi_turn": {"a": suites["a"]}}}, {"few", "many"}, 500)
+    found, without = (summary["models"][model]["multi_turn"]["average"] for model in "mn")
     assert found["twin_help"]["value"] == pytest.approx((50 + 90) / 2)
-    assert found["twin_help"] == average({name: suites[name] for name in ("few", "many")}, resamples=500)["help"] | {"n": 12}
+    twins = {name: suites[name] for name in ("few", "many")}
+    assert found["twin_help"] == average(twins, resamples=500)["help"] | {"n": 12}
     assert found["twin_help"]["low"] < 70 < found["twin_help"]["high"]
-    assert summarise({"m": {"multi_turn": {"a": suites["a"]}}}, set())["models"]["m"]["multi_turn"]["average"]["twin_help"]["value"] is None
+    assert without["twin_help"]["value"] is None
 
 
 def test_without_attack_suites_the_average_is_empty() -> None:
@@ -434,7 +437,8 @@ def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_pat
 async def test_a_planned_risk_reaches_over_refusal_by_turn_from_a_suite_s_file(tmp_path: Path) -> None:
     """Sets other than the sandbox's do not mark a turn as safe; Stage I's plan gives each a risk, and 1 is harmless."""
     turns = [{"user": f"u{turn}", "meta": {"risk": risk}} for turn, risk in enumerate((1, 1, 4))]
-    suite = read_suite(write(tmp_path / "real.jsonl", *({"id": f"d{i}", "kind": "red_team", "turns": turns} for i in range(3))))
+    rows = [{"id": f"d{i}", "kind": "red_team", "turns": turns} for i in range(3)]
+    suite = read_suite(write(tmp_path / "real.jsonl", *rows))
 
     class Refusals(Marks):
         async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:

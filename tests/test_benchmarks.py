@@ -56,7 +56,7 @@ def test_endpoint_prints_a_row_a_variant_and_a_row_a_target() -> None:
 
 @pytest.mark.parametrize("n", [24, 60, 200])
 def test_intervals_hold_the_truth_as_often_as_they_say(n: int) -> None:
-    """Exact for one suite. Simulated for averages, so the bound is lower by what the simulation may err; docs/method.md has the table."""
+    """Exact for one suite; simulated for averages, so the bound is lower by what the simulation may err."""
     coverage = load("coverage")
     for share in coverage.SHARES:
         assert coverage.of_one_suite(share, n) >= 0.93
@@ -93,9 +93,10 @@ def test_gap_has_an_interval_in_every_cell_and_t_over_several_seeds(tmp_path: Pa
     for seed, passing in enumerate((6, 8, 9)):
         runs[seed] = tmp_path / str(seed)
         passed = {"base": 0, "sft": passing, "safer_steer": 10}
-        hits = {model: {suite: [int(place < passed[model]) for place in range(10)] for suite in suites} for model in gap.MODELS}
-        made_up_bench(runs[seed], hits)
-    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in gap.table(runs).splitlines()}
+        marks = {model: [int(place < passed[model]) for place in range(10)] for model in gap.MODELS}
+        made_up_bench(runs[seed], {model: dict.fromkeys(suites, marks[model]) for model in gap.MODELS})
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in gap.table(runs).splitlines()]
+    cells = {line[0]: line[1:] for line in lines}
     assert "3 training seeds" in cells
     base, sft, steer, gain, *_ = cells["multi-turn Safe"]
     assert re.fullmatch(r"0\.0 \[0\.0, 4\.9\]", base), "nothing passes in 50 dialogues: no interval without width"
@@ -109,5 +110,6 @@ def test_gap_has_an_interval_in_every_cell_and_t_over_several_seeds(tmp_path: Pa
     assert all(interval.fullmatch(cell.strip()) for line in lines for cell in line.split("|")[3:-1])
     alone = gap.table({0: runs[0]})
     assert "1 training seed |" in alone and "t [" not in alone
-    assert gap.safe_turns(runs).splitlines()[0] == "base: 0 of 150 safe turns of attack dialogues refused; in %, 3 training seeds: 0.0 [0.0, 4.9]"
+    said = gap.safe_turns(runs).splitlines()[0]
+    assert said == "base: 0 of 150 safe turns of attack dialogues refused; in %, 3 training seeds: 0.0 [0.0, 4.9]"
     assert gap.lost(runs).splitlines()[0] == "base: 210 dialogues, 0 unscored, 0 failed, 0 incomplete"

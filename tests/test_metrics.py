@@ -189,7 +189,7 @@ def test_nothing_of_200_is_not_known_to_be_nothing() -> None:
     assert everything == {"value": 100, "low": pytest.approx(98.76, abs=0.02), "high": 100}
     suites = average({"a": [row([0])] * 100, "b": [row([0])] * 100})["safe"]
     assert (suites["value"], suites["low"]) == (0, 0)
-    assert suites["high"] == pytest.approx(1.24, abs=0.1), "two suites say as much as one of their size: the prior does not add up"
+    assert suites["high"] == pytest.approx(1.24, abs=0.1), "as one of their size: the prior does not add up"
 
 
 def test_one_suite_needs_no_draws_and_an_average_follows_its_seed() -> None:
@@ -272,7 +272,13 @@ def test_a_safe_turn_of_an_attack_counts_alone() -> None:
 
 @pytest.mark.parametrize(
     ("meta", "safe"),
-    [({"risk": 1}, True), ({"risk": 2}, False), ({"safe": False, "risk": 1}, False), ({"safe": True, "risk": 5}, True), ({}, False)],
+    [
+        ({"risk": 1}, True),
+        ({"risk": 2}, False),
+        ({"safe": False, "risk": 1}, False),
+        ({"safe": True, "risk": 5}, True),
+        ({}, False),
+    ],
 )
 def test_a_planned_risk_of_1_is_a_safe_request_where_nothing_else_is_said(meta: dict[str, Any], safe: bool) -> None:
     attack = twin([1, 1])
@@ -331,7 +337,8 @@ def test_paired_difference_carries_the_spread_between_seeds() -> None:
 
 def test_the_t_interval_by_hand() -> None:
     means = [60.0, 64.0, 61.0, 61.0]  # mean 61.5, standard deviation sqrt 3, quantile 3.182 at 3 degrees of freedom
-    assert t_interval(means, (0, 100)) == pytest.approx({"low": 61.5 - 3.18245 * math.sqrt(3) / 2, "high": 61.5 + 3.18245 * math.sqrt(3) / 2}, abs=1e-4)
+    half = 3.18245 * math.sqrt(3) / 2
+    assert t_interval(means, (0, 100)) == pytest.approx({"low": 61.5 - half, "high": 61.5 + half}, abs=1e-4)
     assert t_interval(means[:1], (0, 100)) is None
     assert t_interval([0.0, 0.0], (0, 100)) is None, "a spread of 0 between two seeds says nothing"
     ours = {run: {str(i): int(i < mean) for i in range(100)} for run, mean in enumerate(means)}
@@ -349,7 +356,8 @@ def test_a_rate_over_seeds_keeps_its_width_at_the_edge() -> None:
     assert (one["value"], one["low"], one["high"]) == tuple(rate([(30, 100)]).values())
     several = {run: {str(i): int(i < mean) for i in range(100)} for run, mean in enumerate((1, 9, 5))}
     spread = rate_over_seeds(several)
-    assert spread["low"] == paired_difference(several, {run: dict.fromkeys(map(str, range(100)), 0) for run in several})["low"]
+    nothing = {run: dict.fromkeys(map(str, range(100)), 0) for run in several}
+    assert spread["low"] == paired_difference(several, nothing)["low"]
     assert spread["t"]["low"] == 0, "no rate is below 0"
     assert rate_over_seeds({0: {}})["value"] is None
 
@@ -439,5 +447,6 @@ def test_survival_falls_and_lies_in_its_band(scores: list[list[int]]) -> None:
 
 
 def test_importing_metrics_loads_nothing_heavy() -> None:
-    code = "import sys, safer_steer.metrics; print([name for name in ('torch', 'lifelines', 'pandas', 'scipy') if name in sys.modules])"
+    heavy = ("torch", "lifelines", "pandas", "scipy")
+    code = f"import sys, safer_steer.metrics; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

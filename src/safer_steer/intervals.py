@@ -36,9 +36,10 @@ def rate(counts: Sequence[tuple[int, int]], *, resamples: int = 10_000, seed: in
         return {"value": None, "low": None, "high": None}
     value = float(np.mean([100 * passed / n for passed, n in counts]))
     low, high = _beta_quantiles(*counts[0]) if len(counts) == 1 else _drawn(counts, resamples, seed)
-    nothing, all_of_it = all(not passed for passed, _ in counts), all(passed == n for passed, n in counts)
     # The posterior leans towards 1/2; suites of very different size could push the value out at one end.
-    return {"value": value, "low": 0.0 if nothing else min(low, value), "high": 100.0 if all_of_it else max(high, value)}
+    low = 0.0 if all(not passed for passed, _ in counts) else min(low, value)
+    high = 100.0 if all(passed == n for passed, n in counts) else max(high, value)
+    return {"value": value, "low": low, "high": high}
 
 
 def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str, float] | None:

@@ -132,13 +132,13 @@ def over_refusal(dialogues: Iterable[Row], attacks: Iterable[Row] = ()) -> dict[
         score = _score(turn, "refused")
         if score is not None:
             by_turn.setdefault(index, []).append(bool(score))
-    turns = sorted(by_turn.items())
+    found = [{"turn": index, **rate([(sum(marks), len(marks))]), "n": len(marks)} for index, marks in by_turn.items()]
     return {
         **rate([(refused, scored)]),
         "n": len(rows),
         **{name: states.count(name) for name in LOST},
         "worst": rate([(refused + len(rows) - scored, len(rows))]),
-        "by_turn": [{"turn": index, **rate([(sum(marks), len(marks))]), "n": len(marks)} for index, marks in turns],
+        "by_turn": sorted(found, key=lambda entry: entry["turn"]),
     }
 
 
