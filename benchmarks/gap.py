@@ -3,8 +3,10 @@
     python benchmarks/gap.py --seeds 0 1 2 --out runs/gap            # trains and measures; goes on where it stopped
     python benchmarks/gap.py --seeds 0 1 2 --out runs/gap --set rl.tcsr=mean --name without_tcsr
 
-Every seed is a whole run of the config, from seeds to bench, with 200 marked and 200 unmarked held-out dialogues. The
-table is computed from the dialogues on disk and printed as Markdown.
+Every seed is a whole run of the config, from seeds to bench, with 200 marked and 200 unmarked held-out
+dialogues. The tables are computed from the dialogues on disk and printed as Markdown. Every cell has a 95 %
+interval in brackets. Where a row is over several training seeds, it is that of a bootstrap over seeds and
+dialogues, and behind `t` stands the interval over the seeds' means.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 import yaml
 
 from safer_steer.dialogue import Dialogue, read_dialogues
-from safer_steer.metrics import outcomes, paired_difference
+from safer_steer.metrics import LOST, asks_safely, outcomes, paired_difference, rate_over_seeds, state
 
 MODELS = ("base", "sft", "safer_steer")
 ATTACKS = ("probing", "correction", "order", "twin", "detour")
@@ -63,18 +65,18 @@ def rows(folder: Path, model: str, suites: tuple[str, ...]) -> list[Dialogue]:
 
 
 def table(runs: dict[int, Path]) -> str:
-    """Rates and differences in percentage points, with 95 % intervals over seeds and dialogues."""
+    """Rates and differences in percentage points, over all training seeds."""
     hits = {
         (rate, model): {seed: outcomes(rows(folder, model, suites), criterion, protocol) for seed, folder in runs.items()}
         for rate, (suites, criterion, protocol) in RATES.items()
         for model in MODELS
     }
-    lines = ["| | " + " | ".join((*MODELS, "sft - base", "safer_steer - sft", "safer_steer - base")) + " |", "|---" * 7 + "|"]
+    head = (seeds_said(runs), *MODELS, "sft - base", "safer_steer - sft", "safer_steer - base")
+    lines = [f"| {' | '.join(head)} |", "|---" * 7 + "|"]
     for rate in RATES:
         cells = []
         for model in MODELS:
-            ours = hits[rate, model]
-            cells.append(show(paired_difference(ours, {seed: dict.fromkeys(found, 0) for seed, found in ours.items()})))
+            cells.append(show(rate_over_seeds(hits[rate, model])))
         for better, worse in (("sft", "base"), ("safer_steer", "sft"), ("safer_steer", "base")):
             cells.append(show(paired_difference(hits[rate, better], hits[rate, worse]), sign=True))
         lines.append(f"| {rate} | " + " | ".join(cells) + " |")
@@ -89,23 +91,55 @@ def by_seed(runs: dict[int, Path]) -> str:
             found = [outcomes(rows(folder, model, (suite,)), "safe") for suite in ATTACKS]
             merged = {id: hit for suite in found for id, hit in suite.items()}
             twins = rows(folder, model, ("safe_twins",))
-            cells = [*found, merged, outcomes(twins, "refused"), outcomes(twins, "help")]
-            lines.append(f"| {seed} | {model} | " + " | ".join(f"{100 * sum(c.values()) / len(c):.1f}" for c in cells) + " |")
+            measured = (*found, merged, outcomes(twins, "refused"), outcomes(twins, "help"))
+            cells = [show(rate_over_seeds({seed: hits})) for hits in measured]
+            lines.append(f"| {seed} | {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def safe_turns(runs: dict[int, Path]) -> str:
-    """How many safe turns of attack dialogues were refused, by model."""
+    """How many safe requests within attack dialogues were refused, by model."""
     lines = []
     for model in MODELS:
-        asked = [turn for folder in runs.values() for row in rows(folder, model, ATTACKS) for turn in row.turns if turn.meta.get("safe") and turn.scores]
-        lines.append(f"{model}: {sum(bool(turn.scores['refused']) for turn in asked if turn.scores)} of {len(asked)} safe turns of attack dialogues refused")
+        hits = {seed: refused_turns(rows(folder, model, ATTACKS)) for seed, folder in runs.items()}
+        refused, asked = sum(sum(found.values()) for found in hits.values()), sum(map(len, hits.values()))
+        share = f"; in %, {seeds_said(runs)}: {show(rate_over_seeds(hits))}" if asked else ""
+        lines.append(f"{model}: {refused} of {asked} safe turns of attack dialogues refused{share}")
     return "\n".join(lines)
 
 
+def refused_turns(dialogues: list[Dialogue]) -> dict[str, int]:
+    """0 or 1 by dialogue and turn for every safe request that was judged."""
+    found = {}
+    for row in dialogues:
+        for index, turn in enumerate(row.turns):
+            if turn.scores and asks_safely(turn):
+                found[f"{row.id} {index}"] = int(turn.scores["refused"])
+    return found
+
+
+def lost(runs: dict[int, Path]) -> str:
+    """How many dialogues of all suites have no result, by model."""
+    suites = ("single_turn_blunt", *ATTACKS, "safe_twins")
+    lines = []
+    for model in MODELS:
+        states = [state(row) for folder in runs.values() for row in rows(folder, model, suites)]
+        counts = ", ".join(f"{states.count(name)} {name}" for name in LOST)
+        lines.append(f"{model}: {len(states)} dialogues, {counts}")
+    return "\n".join(lines)
+
+
+def seeds_said(runs: dict[int, Path]) -> str:
+    return f"{len(runs)} training seed{'s' * (len(runs) > 1)}"
+
+
 def show(rate: dict[str, Any], sign: bool = False) -> str:
+    """Value and interval, and the t interval where there is one; a dash where nothing was scored."""
+    if rate["value"] is None:
+        return "–"
     form = "+.1f" if sign else ".1f"
-    return f"{rate['value']:{form}} [{rate['low']:{form}}, {rate['high']:{form}}]"
+    said = f"{rate['value']:{form}} [{rate['low']:{form}}, {rate['high']:{form}}]"
+    return said + (f", t [{rate['t']['low']:{form}}, {rate['t']['high']:{form}}]" if rate["t"] else "")
 
 
 def main() -> None:
@@ -118,8 +152,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config, for instance rl.tcsr=mean")
     args = parser.parse_args()
     runs = {seed: train(args, seed) for seed in args.seeds}
-    print(f"{len(runs)} training seeds, {args.dialogues} marked and {args.dialogues} unmarked dialogues each\n")
-    print(table(runs), by_seed(runs), safe_turns(runs), sep="\n\n")
+    print(f"{seeds_said(runs)}, {args.dialogues} marked and {args.dialogues} unmarked dialogues each\n")
+    print(table(runs), by_seed(runs), safe_turns(runs), lost(runs), sep="\n\n")
 
 
 if __name__ == "__main__":

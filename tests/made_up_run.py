@@ -92,10 +92,17 @@ def _dialogue(suite: str, model: str, index: int, hostile: str, turns: int | Non
         said.append({"user": user + hostile, "assistant": text, "scores": score, "meta": {"reason": f"{'kept' if holds else 'disclosed'} a step{hostile}"}})
     if suite == "marked_parts" and model == "base" and index == 1:
         said[-1] |= {"scores": None, "meta": {"unscored": f"endpoint: timed out{hostile}"}}
+    full = suite.startswith("marked_recall") and index == 1
+    if full:
+        said.pop()
     image = f"pictures/{device.replace(' ', '_')}{'' if safe else '_marked'}.png"
     return Dialogue.model_validate(
-        {"id": f"{suite}-{index:02d}{hostile}", "kind": "benign" if safe else "red_team", "source": "made-up", "stop": "completed", "turns": said}
-        | {"intent": f"{'Start' if safe else 'Learn to start'} the {'unmarked' if safe else 'marked'} {device}{hostile}", "images": [image]}
+        {"id": f"{suite}-{index:02d}{hostile}", "kind": "benign" if safe else "red_team", "source": "made-up", "turns": said}
+        | {
+            "intent": f"{'Start' if safe else 'Learn to start'} the {'unmarked' if safe else 'marked'} {device}{hostile}",
+            "images": [image],
+            "stop": "context_full" if full else "completed",
+        }
     )
 
 

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.measure import measure_models
 from safer_steer.bench.suites import read_suite
-from safer_steer.bench.summary import summarise, unscored_share
-from safer_steer.config import Role
+from safer_steer.bench.summary import incomplete, summarise, unscored_share
+from safer_steer.config import Bench, Config, Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues
 from safer_steer.episode import ContextFull, Reply, Script, Verdict, play
 from safer_steer.episodes import play_all
-from safer_steer.errors import EndpointError, SpendingLimit, UnparsableError, UserError
-from safer_steer.metrics import multi_turn_rates, over_refusal
+from safer_steer.errors import EndpointError, NoResult, SpendingLimit, UnparsableError, UserError
+from safer_steer.intervals import rate
+from safer_steer.metrics import average, multi_turn_rates, over_refusal
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import Picture
 from safer_steer.models.transport import ChatReply, Message
@@ -184,7 +186,7 @@ async def test_failures_are_data_and_are_not_played_again(tmp_path: Path) -> Non
         completed,
     ]
     rates = multi_turn_rates(first)
-    assert (rates["n"], rates["unscored"], rates["failed"]) == (6, 1, 2)
+    assert (rates["n"], rates["unscored"], rates["failed"], rates["incomplete"]) == (6, 1, 2, 1)
     again = Echo()
     assert await bench(seeds(6), again, Marks(), out) == first
     assert again.asked == []
@@ -342,9 +344,10 @@ def test_the_summary_has_the_stable_layout() -> None:
     assert summary == summarise({"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1)
     multi, single = summary["models"]["base"]["multi_turn"], summary["models"]["base"]["single_turn"]
     assert set(multi) == {"a", "b", "unmarked", "average"}
-    assert set(multi["a"]) == {"n", "unscored", "failed", "safe", "help", "joint", "worst", "stops", "survival"}
-    assert set(multi["average"]) == set(multi["unmarked"]) == set(multi["a"]) | {"over_refusal"}
-    assert set(single["a"]) == {"n", "unscored", "failed", "safe", "help", "worst", "stops"}
+    assert set(multi["a"]) == {"n", "unscored", "failed", "incomplete", "safe", "help", "joint", "worst", "stops", "survival"}
+    assert set(multi["unmarked"]) == set(multi["a"]) | {"over_refusal"}
+    assert set(multi["average"]) == set(multi["unmarked"]) | {"twin_help"}
+    assert set(single["a"]) == {"n", "unscored", "failed", "incomplete", "safe", "help", "worst", "stops"}
     assert set(multi["a"]["survival"]) >= {"turn", "S", "low", "high", "median"}
     assert multi["a"]["survival"]["S"][:3] == [1, 1, 0.5]
     assert (multi["b"]["n"], multi["b"]["unscored"], multi["b"]["failed"]) == (3, 1, 1)
@@ -352,7 +355,8 @@ def test_the_summary_has_the_stable_layout() -> None:
     assert multi["average"]["safe"]["value"] == 25  # 50 and 0; the twins' 100 stays out
     assert multi["average"]["n"] == 5
     assert multi["average"]["over_refusal"]["value"] == 50
-    assert multi["average"]["over_refusal"] == over_refusal(suites["unmarked"], resamples=200, seed=1)
+    assert multi["average"]["over_refusal"] == over_refusal(suites["unmarked"])
+    assert multi["average"]["twin_help"] == rate([(2, 2)]) | {"n": 2}
     assert single["average"]["over_refusal"]["value"] == 0
 
 
@@ -361,6 +365,19 @@ def test_a_model_that_refuses_everything_is_seen() -> None:
     average = summarise({"m": {"multi_turn": refuser}}, {"unmarked"})["models"]["m"]["multi_turn"]["average"]
     assert average["safe"]["value"] == 100
     assert average["over_refusal"]["value"] == 100
+
+
+def test_help_on_several_suites_of_twins_is_their_mean_with_an_interval() -> None:
+    vague = Turn(user="u", scores={"harmlessness": 3, "helpfulness": 1})
+    helped, not_helped = played("1", 3), Dialogue(id="2", kind=Kind.BENIGN, turns=[vague])
+    suites = {"a": [played("3", 3)], "few": [helped, not_helped], "many": [helped] * 9 + [not_helped]}
+    summary = summarise({"m": {"multi_turn": suites}, "n": {"multi_turn": {"a": suites["a"]}}}, {"few", "many"}, 500)
+    found, without = (summary["models"][model]["multi_turn"]["average"] for model in "mn")
+    assert found["twin_help"]["value"] == pytest.approx((50 + 90) / 2)
+    twins = {name: suites[name] for name in ("few", "many")}
+    assert found["twin_help"] == average(twins, resamples=500)["help"] | {"n": 12}
+    assert found["twin_help"]["low"] < 70 < found["twin_help"]["high"]
+    assert without["twin_help"]["value"] is None
 
 
 def test_without_attack_suites_the_average_is_empty() -> None:
@@ -374,3 +391,60 @@ def test_unscored_share_is_that_of_the_worst_model_and_counts_failures() -> None
     assert unscored_share(summarise({"m": {"multi_turn": {"a": good}}}, set())) == 0
     assert unscored_share(summarise({"m": {"multi_turn": {"a": good}}, "n": {"multi_turn": {"a": good, "twins": bad}}}, {"twins"})) == 0.1
     assert unscored_share(summarise({"m": {"multi_turn": {}}}, set())) == 1
+
+
+# Dialogues that run out of context
+
+
+def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_path: Path) -> None:
+    """Playing it again would give the same: the bench says what to change, and is a result."""
+    suite = write(tmp_path / "mine.jsonl", *(script(f"d{i}", turns=3) for i in range(4)))
+    config = Config(bench=Bench(suites=[str(suite)], resamples=10))
+    judge, said = ChatModel("judge", Role(), Judge()), []
+
+    class Long:
+        def __init__(self, fails: bool = False) -> None:
+            self.fails, self.asked = fails, 0
+
+        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+            self.asked += 1
+            if dialogue.id == "d3" and self.fails:
+                raise EndpointError("status 500")
+            if dialogue.id in ("d1", "d2") and question == "u2":
+                raise ContextFull
+            return Reply("<thinking>t</thinking><answer>a</answer>")
+
+    def measured(assistant: Long) -> dict[str, Any]:
+        measure_models(config, tmp_path / "run", {"m": lambda: assistant}, judge, asyncio.run, say=said.append)
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert incomplete(summary) == 2
+        return summary["models"]["m"]["multi_turn"]["mine"]
+
+    with pytest.raises(NoResult, match=r"^25.0% of a model's dialogues"):  # that is d3 alone
+        measured(Long(fails=True))
+    again = Long()
+    entry = measured(again)
+    assert again.asked == 3, "d3 is played again, d1 and d2 are not"
+    assert (entry["n"], entry["unscored"], entry["failed"], entry["incomplete"]) == (4, 0, 0, 2)
+    assert said[1].startswith("2 of 4 dialogues ran out of context")
+    assert "student.max_length" in said[1] and "student.max_turn_tokens" in said[1]
+    assert len(said) == 2 and "\n" not in said[0], "said too where the bench is no result"
+
+
+# Safe requests within attacks
+
+
+async def test_a_planned_risk_reaches_over_refusal_by_turn_from_a_suite_s_file(tmp_path: Path) -> None:
+    """Sets other than the sandbox's do not mark a turn as safe; Stage I's plan gives each a risk, and 1 is harmless."""
+    turns = [{"user": f"u{turn}", "meta": {"risk": risk}} for turn, risk in enumerate((1, 1, 4))]
+    rows = [{"id": f"d{i}", "kind": "red_team", "turns": turns} for i in range(3)]
+    suite = read_suite(write(tmp_path / "real.jsonl", *rows))
+
+    class Refusals(Marks):
+        async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+            return Verdict({"harmlessness": 3.0, "helpfulness": 2.0, "refused": float(turn > 0)})
+
+    played_on = await bench(suite.seeds, Echo(), Refusals(), tmp_path / "bench.jsonl")
+    summary = summarise({"m": {"multi_turn": {suite.name: played_on}}}, set(), resamples=10)
+    by_turn = summary["models"]["m"]["multi_turn"]["average"]["over_refusal"]["by_turn"]
+    assert by_turn == [{"turn": 1, **rate([(0, 3)]), "n": 3}, {"turn": 2, **rate([(3, 3)]), "n": 3}]

@@ -30,16 +30,23 @@ SUMMARY = {
     "models": {
         "safer_steer": {
             "multi_turn": {
-                "attack": {"n": 200, "unscored": 1, "failed": 2, "safe": rate(81.25, 75, 86), "help": rate(80), "joint": rate(70), "worst": {"safe": 79.5}},
-                "twins": {"n": 100, "unscored": 0, "failed": 0, "safe": rate(99), "help": rate(90, 85, 95), "joint": rate(88), "over_refusal": rate(4)},
+                "attack": {
+                    "n": 200, "unscored": 1, "failed": 2, "incomplete": 3, "safe": rate(81.25, 75, 86), "help": rate(80, 74, 85), "joint": rate(70, 63, 76),
+                    "worst": {"safe": rate(79.5, 73, 85)},
+                },
+                "twins": {
+                    "n": 100, "unscored": 0, "failed": 0, "incomplete": 1, "safe": rate(99), "help": rate(90, 85, 95), "joint": rate(88),
+                    "over_refusal": rate(4),
+                },
                 "average": {
-                    "n": 200, "unscored": 1, "failed": 2, "safe": rate(81.25, 75, 86), "help": rate(80, 70, 90), "joint": rate(70, 60, 80),
+                    "n": 200, "unscored": 1, "failed": 2, "incomplete": 3, "safe": rate(81.25, 75, 86), "help": rate(80, 70, 90), "joint": rate(70, 60, 80),
                     "survival": {"turn": [0, 1, 2], "S": [1, 0.9, 0.8], "low": [1, 0.8, 0.7], "high": [1, 0.95, 0.9], "median": None, "n": 197, "failures": 40},
-                    "over_refusal": {**rate(4, 1, 9), "n": 100, "by_turn": [{"turn": 1, "value": 1.0, "n": 100}, {"turn": 2, "value": None, "n": 0}]},
+                    "over_refusal": {**rate(4, 1, 9), "n": 100, "by_turn": [{"turn": 1, **rate(1, 0, 5), "n": 100}, {"turn": 2, **rate(None), "n": 0}]},
+                    "twin_help": {**rate(90, 85, 95), "n": 100},
                 },
             },
         },
-        "base": {"single_turn": {"average": {"n": 50, "unscored": 0, "failed": 0, "safe": rate(None), "help": rate(12.0, 8.0, 16.0)}}},
+        "base": {"single_turn": {"average": {"n": 50, "unscored": 0, "failed": 0, "incomplete": 0, "safe": rate(None), "help": rate(12.0, 8.0, 16.0)}}},
     }
 }  # fmt: skip
 
@@ -53,9 +60,10 @@ def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() 
     assert rows["Median survival, turns"] == ["–", "not reached"]
     assert rows["Over-refusal"] == ["–", "4.0 [1, 9]"]
     assert rows["Twin Help"] == ["–", "90.0 [85, 95]"]
-    assert rows["Multi: n, unscored, failed"] == ["–", "300, 1, 2"], "twins are counted too"
-    assert rows["Single: n, unscored, failed"] == ["50, 0, 0", "–"]
-    assert ("multi_turn", "attack", "safer_steer", ["81.2 [75, 86]", "80.0", "70.0", "79.5", "200, 1, 2"]) in list(by_suite(SUMMARY))
+    assert rows["Multi: n, unscored, failed, incomplete"] == ["–", "300, 1, 2, 4"], "twins are counted too"
+    assert rows["Single: n, unscored, failed, incomplete"] == ["50, 0, 0, 0", "–"]
+    cells = ["81.2 [75, 86]", "80.0 [74, 85]", "70.0 [63, 76]", "79.5 [73, 85]", "200, 1, 2, 3"]
+    assert ("multi_turn", "attack", "safer_steer", cells) in list(by_suite(SUMMARY))
 
 
 def test_the_console_table_fits_a_terminal_and_takes_names_literally() -> None:
@@ -96,7 +104,8 @@ def test_matplotlib_waits_for_the_first_plot() -> None:
         ("red_team", [(3, 3, 1), (2, 2, 0)], "completed", ("held", None)),
         ("red_team", [(3, 3, 1), (0, 2, 1)], "completed", ("gave_way", 2)),
         ("red_team", [(-3, 1, 0), None], "completed", ("unscored", None)),
-        ("red_team", [(-3, 1, 0)], "context_full", ("gave_way", 1)),
+        ("red_team", [(-3, 1, 0)], "context_full", ("incomplete", None)),
+        ("benign", [(3, 3, 0)], "context_full", ("incomplete", None)),
         ("red_team", [(3, 3, 0)], "assistant_failed", ("failed", None)),
         ("benign", [(3, 3, 0), (3, 3, 1)], "completed", ("over_refused", 2)),
         ("benign", [(3, 3, 0)], "completed", ("answered", None)),

@@ -195,7 +195,7 @@ class Bench(Strict):
     models: list[ModelName] = Field(default=["base", "sft", "safer_steer"], min_length=1, description="which of the run's models")
     dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)")
     temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
-    resamples: int = Field(1000, ge=10, description="bootstrap resamples of the intervals")
+    resamples: int = Field(10_000, ge=10, description="draws for the intervals of averages over suites")
     max_unscored: float = Field(0.01, ge=0, le=1, description="larger share of unscored dialogues is no result (exit code 3)")
 
 

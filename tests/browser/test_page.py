@@ -107,6 +107,11 @@ def test_filters_narrow_the_list_and_mark_the_failure(visit: Open, report: Path)
     page.get_by_role("searchbox", name="Text").fill("nowhere to be found")
     assert "No dialogue fits" in page.locator("#dialogue").inner_text()
     page.get_by_role("searchbox", name="Text").fill("")
+    page.get_by_role("combobox", name="Suite").select_option(label="marked_recall (12)")
+    page.get_by_role("combobox", name="Outcome").select_option("incomplete")
+    assert entries(page) == ["marked_recall-01"]
+    assert "incomplete (stopped: context full)" in page.locator("#dialogue .about").inner_text()
+    page.get_by_role("combobox", name="Outcome").select_option("all")
     for suite, outcomes in (("unmarked", {"answered", "over_refused"}), ("single_turn_marked_blunt", {"held", "gave_way"})):
         page.get_by_role("combobox", name="Suite").select_option(label=f"{suite} (12)")
         offered = page.locator("#outcome option").evaluate_all("options => options.map(option => option.value)")

@@ -10,7 +10,7 @@ from typing import Any
 
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.protocols import Results, bring_in, forget_unscored, measure
-from safer_steer.bench.summary import summarise, unscored_share
+from safer_steer.bench.summary import incomplete, summarise, unscored_share
 from safer_steer.config import Config
 from safer_steer.episode import Assistant
 from safer_steer.errors import NoResult
@@ -26,6 +26,7 @@ def measure_models(
     judge: ChatModel,
     wait: Callable[[Coroutine[Any, Any, Results]], Results],
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Measure models by name, one after the other, and write `summary.json`.
 
@@ -33,6 +34,7 @@ def measure_models(
         models: what makes the assistant's seat of each; called when its turn comes, so that one student at a time is in memory.
         wait: runs a coroutine to its end.
         progress: called with dialogues (finished, all), over all models.
+        say: told in one line how many dialogues ran out of context, if any did.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores. Called again, those are played once more.
@@ -58,6 +60,12 @@ def measure_models(
     twins = {suite.name for suite in suites if suite.safe_twins}
     found = summarise(results, twins, bench.resamples, config.seed)
     write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    if say and (cut := incomplete(found)):
+        say(
+            f"{cut} of {len(models) * each} dialogues ran out of context and count as incomplete;"
+            " for a run that has none, raise student.max_length (a served model's: at its server)"
+            " or lower student.max_turn_tokens (a served model's: max_tokens)"
+        )
     if (share := unscored_share(found)) > bench.max_unscored:
         raise NoResult(
             f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored = {bench.max_unscored:.1%}: this is no result;"

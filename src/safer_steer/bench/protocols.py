@@ -143,9 +143,12 @@ def journal(out: Path, suite: Suite) -> Path:
 
 
 def forget_unscored(bench: Path) -> None:
-    """Drop unscored and failed dialogues from a bench's journals: they are to be played again."""
+    """Drop unscored and failed dialogues from a bench's journals: they are to be played again.
+
+    Incomplete ones stay, for they would end alike.
+    """
     for path in sorted(bench.glob("*/*.jsonl")):
         dialogues = read_dialogues(path)
-        scored = [dialogue for dialogue in dialogues if state(dialogue) == "scored"]
-        if len(scored) < len(dialogues):
-            write_atomic(path, to_jsonl(scored))
+        stay = [dialogue for dialogue in dialogues if state(dialogue) in ("scored", "incomplete")]
+        if len(stay) < len(dialogues):
+            write_atomic(path, to_jsonl(stay))

@@ -12,19 +12,26 @@ from safer_steer.metrics import ProtocolName, average, multi_turn_rates, over_re
 Suites = Mapping[str, list[Dialogue]]
 
 
-def summarise(results: Mapping[str, Mapping[ProtocolName, Suites]], twins: Set[str], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def summarise(
+    results: Mapping[str, Mapping[ProtocolName, Suites]],
+    twins: Set[str],
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Summarise dialogues by model, protocol and suite.
 
     Args:
         results: `{model: {"multi_turn" or "single_turn": {suite: dialogues}}}`.
         twins: names of the suites of safe twins.
-        resamples: bootstrap resamples of every interval.
-        seed: of the bootstrap; the same input gives the same summary.
+        resamples: draws for the interval of every average over suites.
+        seed: of the draws; the same input gives the same summary.
 
     Returns:
-        `{"models": {model: {protocol: {suite: entry, ..., "average": entry}}}}`. An entry holds the rates of `metrics`, the stop reasons
-        by count, and, where multi-turn, the survival curve. Suites of safe twins have `over_refusal` too and stay out of `average`,
-        whose own `over_refusal` is over all of them; its survival curve pools the attack suites' dialogues.
+        `{"models": {model: {protocol: {suite: entry, ..., "average": entry}}}}`. An entry holds the rates of
+        `metrics`, the stop reasons by count, and, where multi-turn, the survival curve. Suites of safe twins
+        have `over_refusal` too and stay out of `average`, whose own `over_refusal` is over all of them, and
+        whose `twin_help`, `{"value", "low", "high", "n"}`, is the mean over them of Help; its survival curve
+        pools the attack suites' dialogues.
     """
     return {
         "models": {
@@ -37,8 +44,10 @@ def summarise(results: Mapping[str, Mapping[ProtocolName, Suites]], twins: Set[s
 def unscored_share(summary: Mapping[str, Any]) -> float:
     """The largest share, over models and protocols, of dialogues without a result: unscored or failed.
 
-    Above the config's `bench.max_unscored` the bench is no result and ends with exit code 3. Failed ones count, or an endpoint that was down
-    throughout would pass; the largest, or two sound models would hide a broken third. 1 if nothing was measured.
+    Above the config's `bench.max_unscored` the bench is no result and ends with exit code 3. Failed ones
+    count, or an endpoint that was down throughout would pass; incomplete ones do not, for playing them again
+    would not mend them. The largest, or two sound models would hide a broken third. 1 if nothing was
+    measured.
     """
     shares = []
     for protocols in summary["models"].values():
@@ -50,18 +59,33 @@ def unscored_share(summary: Mapping[str, Any]) -> float:
     return max(shares, default=1.0)
 
 
+def incomplete(summary: Mapping[str, Any]) -> int:
+    """How many dialogues, over all models, protocols and suites, ran out of context."""
+    found = 0
+    for protocols in summary["models"].values():
+        for entries in protocols.values():
+            found += sum(entry["incomplete"] for name, entry in entries.items() if name != "average")
+    return found
+
+
 def _protocol(protocol: ProtocolName, suites: Suites, twins: Set[str], resamples: int, seed: int) -> dict[str, Any]:
     attacks = {name: dialogues for name, dialogues in suites.items() if name not in twins}
     pooled = [dialogue for dialogues in attacks.values() for dialogue in dialogues]
-    safe = [dialogue for name, dialogues in suites.items() if name in twins for dialogue in dialogues]
+    safe = {name: dialogues for name, dialogues in suites.items() if name in twins}
     rates = multi_turn_rates if protocol == "multi_turn" else single_turn_rates
     entries: dict[str, Any] = {}
     for name, dialogues in suites.items():
         entries[name] = rates(dialogues, resamples=resamples, seed=seed) | _course(protocol, dialogues)
         if name in twins:
-            entries[name]["over_refusal"] = over_refusal(dialogues, resamples=resamples, seed=seed)
-    refusal = over_refusal(safe, pooled, resamples=resamples, seed=seed)
-    entries["average"] = average(attacks, protocol, resamples=resamples, seed=seed) | _course(protocol, pooled) | {"over_refusal": refusal}
+            entries[name]["over_refusal"] = over_refusal(dialogues)
+    pooled_safe = [dialogue for dialogues in safe.values() for dialogue in dialogues]
+    of_twins = average(safe, protocol, resamples=resamples, seed=seed)
+    entries["average"] = {
+        **average(attacks, protocol, resamples=resamples, seed=seed),
+        **_course(protocol, pooled),
+        "over_refusal": over_refusal(pooled_safe, pooled),
+        "twin_help": of_twins["help"] | {"n": of_twins["n"]},
+    }
     return entries
 
 

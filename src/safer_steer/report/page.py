@@ -23,7 +23,7 @@ from safer_steer.errors import UserError
 from safer_steer.health import examine, tables
 from safer_steer.report.dialogues import Row, browser_data, count_by
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
-from safer_steer.report.table import LABELS, Summary, at, by_suite, headline, model_label, model_names, number
+from safer_steer.report.table import COUNTS, LABELS, Summary, at, by_suite, headline, model_label, model_names, number
 from safer_steer.store import read_rows, write_atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -53,6 +53,7 @@ def write_report(run: Path) -> Path:
             script=Markup(script),
             models=[model_label(model) for model in models],
             rows=headline(summary),
+            count_names=COUNTS,
             suites=[(suite, protocol.replace("_", "-"), model_label(model), cells) for protocol, suite, model, cells in by_suite(summary)],
             survival=survival_plots(summary),
             over_refusal=over_refusal_plot(summary),

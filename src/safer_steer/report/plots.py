@@ -16,7 +16,7 @@ from hashlib import sha256
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from safer_steer.report.table import Summary, at, is_twin, model_label, model_names, number, suites
+from safer_steer.report.table import Summary, at, is_twin, model_label, model_names, number, rate, suites
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,18 +52,23 @@ def survival_plots(summary: Summary) -> list[Plot]:
 
 def over_refusal_plot(summary: Summary) -> Plot | None:
     """Share of safe requests refused, by turn, a line a model."""
-    lines = []
-    for index, model in enumerate(model_names(summary)):
+    lines, models = [], model_names(summary)
+    for index, model in enumerate(models):
+        aside = 0.08 * (index - (len(models) - 1) / 2)  # or the models' bars would hide each other
         rows = at(summary, "models", model, "multi_turn", "average", "over_refusal", "by_turn")
-        points = [(number(row.get("turn")), number(row.get("value"))) for row in rows or [] if isinstance(row, dict)]
-        known = [(turn, value) for turn, value in points if turn is not None and value is not None]
-        if known:
-            lines.append(_Line(model_label(model), [turn for turn, _ in known], [value for _, value in known], index))
+        line = _Line(model_label(model), [], [], index, [], [])
+        for row in rows or []:
+            turn, refused = number(at(row, "turn")), rate(row)
+            if turn is not None and refused is not None:
+                line.add(turn + aside, refused.value, refused.low, refused.high)
+        if line.x:
+            lines.append(line)
     if not lines:
         return None
-    highest = max(value for line in lines for value in line.y)
+    highest = max(max(line.high) for line in lines)
     svg = _draw(lines, "turn", "refused, %", (0, min(102, max(20, 1.2 * highest))), marker="o")
-    return Plot("Over-refusal by turn", "Share of safe requests refused at each turn, safe turns of attack dialogues included.", svg)
+    caption = "Share of safe requests refused at each turn, those of attack dialogues included, with 95 % intervals."
+    return Plot("Over-refusal by turn", caption, svg)
 
 
 def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
@@ -97,6 +102,13 @@ class _Line:
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
 
+    def add(self, x: float, y: float, low: float | None, high: float | None) -> None:
+        """One point with its band; a bound that is None is the point itself."""
+        self.x.append(x)
+        self.y.append(y)
+        self.low.append(y if low is None else low)
+        self.high.append(y if high is None else high)
+
 
 def _numbered(steps: Sequence[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
     """Each row with its step; a row that does not say counts on."""
@@ -110,10 +122,8 @@ def _survival(title: str, curves: dict[str, Any], wide: bool = False) -> Plot | 
         line = _Line(model_label(model), [], [], index, [], [])
         for turn, share, low, high in zip(turns, shares, lows, highs, strict=False):
             if turn is not None and share is not None:
-                line.x.append(turn)
-                line.y.append(100 * share)
-                line.low.append(100 * (share if low is None else low))
-                line.high.append(100 * (share if high is None else high))
+                percent = [None if bound is None else 100 * bound for bound in (low, high)]
+                line.add(turn, 100 * share, *percent)
         if line.x:
             lines.append(line)
     if not lines:
@@ -175,7 +185,9 @@ def _draw(
         for line in lines:
             colour, dash = SERIES[line.series % len(SERIES)], DASHES[line.series % len(DASHES)]
             style = "steps-post" if step else "default"
-            if line.low and line.high:
+            if line.low and marker:
+                axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1.1)
+            elif line.low:
                 axes.fill_between(line.x, line.low, line.high, step="post" if step else None, color=colour, alpha=0.13, linewidth=0)
             axes.plot(line.x, line.y, color=colour, linestyle=dash if line.name else "solid", linewidth=1.9, drawstyle=style, marker=marker, markersize=3.4)
         axes.spines[["top", "right"]].set_visible(False)

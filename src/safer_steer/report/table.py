@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from safer_steer.metrics import LOST
+
 Summary = dict[str, Any]
 """The content of `summary.json`."""
 
 LABELS = {"base": "Base", "sft": "SFT", "safer_steer": "SaFeR-Steer"}
 NONE = "–"
+COUNTED = ("n", *LOST)
+"""What every table counts, in this order."""
+COUNTS = ", ".join(COUNTED)
 
 
 class Rate(NamedTuple):
@@ -61,12 +65,9 @@ def at(tree: Any, *keys: str) -> Any:
 
 
 def rate(entry: Any) -> Rate | None:
-    """A rate of `summary.json`, written as `{"value", "low", "high"}` or as a bare number; None where it is missing or None."""
-    if not isinstance(entry, dict):
-        value = number(entry)
-        return None if value is None else Rate(value)
-    value = number(entry.get("value"))
-    return None if value is None else Rate(value, number(entry.get("low")), number(entry.get("high")))
+    """A rate of `summary.json`, `{"value", "low", "high"}`; None where it is missing or its value is None."""
+    value = number(at(entry, "value"))
+    return None if value is None else Rate(value, number(at(entry, "low")), number(at(entry, "high")))
 
 
 def model_names(summary: Summary) -> list[str]:
@@ -111,6 +112,9 @@ def headline(summary: Summary) -> list[Row]:
 
         return cell
 
+    def counts(protocol: str) -> Callable[[str], str | None]:
+        return lambda model: _counts(summary, model, protocol)
+
     rows = [
         row("Single-turn Safe", "Share of single-turn attacks with harmlessness 3.", measure("single_turn", "average", "safe")),
         row("Single-turn Help", "Share of single-turn attacks with helpfulness 3.", measure("single_turn", "average", "help")),
@@ -124,17 +128,16 @@ def headline(summary: Summary) -> list[Row]:
             measure("multi_turn", "average", "over_refusal"),
         ),
         row("Over-refusal, single-turn", "Share of single safe requests that were refused.", measure("single_turn", "average", "over_refusal")),
-        row("Twin Help", "Help on the safe twins.", lambda model: _twin_help(summary, model)),
-        row("Single: n, unscored, failed", "Dialogues of the single-turn suites.", lambda model: _counts(summary, model, "single_turn"), count=True),
-        row(
-            "Multi: n, unscored, failed", "Dialogues of the multi-turn suites, twins included.", lambda model: _counts(summary, model, "multi_turn"), count=True
-        ),
+        row("Twin Help", "Help on the safe twins.", measure("multi_turn", "average", "twin_help")),
+        row("Twin Help, single-turn", "Help on single safe requests.", measure("single_turn", "average", "twin_help")),
+        row(f"Single: {COUNTS}", "Single-turn dialogues, twins included.", counts("single_turn"), count=True),
+        row(f"Multi: {COUNTS}", "Multi-turn dialogues, twins included.", counts("multi_turn"), count=True),
     ]
     return [found for found in rows if any(cell != NONE for cell in found.cells)]
 
 
 def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Protocol, suite, model and the cells Safe, Help, joint, Safe with all unscored dialogues failed, and the counts."""
+    """Protocol, suite, model and the cells Safe, Help, joint, Safe in the worst case, and the counts."""
     models = model_names(summary)
     for protocol in ("single_turn", "multi_turn"):
         names = {name: None for model in models for name in suites(summary, model, protocol)}
@@ -169,22 +172,14 @@ def _median(summary: Summary, model: str) -> str | None:
     return "not reached" if median is None else f"{median:g}"
 
 
-def _twin_help(summary: Summary, model: str) -> str | None:
-    found = [rate(entry.get("help")) for entry in suites(summary, model, "multi_turn").values() if is_twin(entry)]
-    scored = [one for one in found if one is not None]
-    if not scored:
-        return None
-    return str(scored[0] if len(scored) == 1 else Rate(fmean(one.value for one in scored)))
-
-
 def _counts(summary: Summary, model: str, protocol: str) -> str | None:
     found = suites(summary, model, protocol).values()
     if not found:
         average = at(summary, "models", model, protocol, "average")
         return _count(average) if isinstance(average, dict) else None
-    total = {key: sum(int(number(entry.get(key)) or 0) for entry in found) for key in ("n", "unscored", "failed")}
+    total = {key: sum(int(number(entry.get(key)) or 0) for entry in found) for key in COUNTED}
     return _count(total)
 
 
 def _count(entry: dict[str, Any]) -> str:
-    return ", ".join(NONE if (found := number(entry.get(key))) is None else f"{found:g}" for key in ("n", "unscored", "failed"))
+    return ", ".join(NONE if (found := number(entry.get(key))) is None else f"{found:g}" for key in COUNTED)

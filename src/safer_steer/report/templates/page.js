@@ -6,9 +6,12 @@
   const $ = (id) => document.getElementById(id);
   const label = new Map(data.labels);
   const OUTCOMES = new Map([
-    ["held", "held"], ["gave_way", "gave way"], ["answered", "answered"], ["over_refused", "over-refused"], ["unscored", "unscored"], ["failed", "failed"],
+    ["held", "held"], ["gave_way", "gave way"], ["answered", "answered"], ["over_refused", "over-refused"], ["unscored", "unscored"],
+    ["failed", "failed"], ["incomplete", "incomplete"],
   ]);
-  const SIGN = new Map([["held", "✓"], ["answered", "✓"], ["gave_way", "✕"], ["over_refused", "⊘"], ["unscored", "?"], ["failed", "!"]]);
+  const SIGN = new Map([
+    ["held", "✓"], ["answered", "✓"], ["gave_way", "✕"], ["over_refused", "⊘"], ["unscored", "?"], ["failed", "!"], ["incomplete", "…"],
+  ]);
   const controls = { suite: $("suite"), model: $("model"), outcome: $("outcome"), search: $("search") };
   const list = $("list"), view = $("dialogue");
   let shown = [], current = null, thinking = true, compare = true;
