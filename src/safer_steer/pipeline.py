@@ -146,7 +146,10 @@ def _bench(run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
 
-        measure_models(run.config, run.folder, models, run.ask("judge"), run.wait, progress)
+        def say(line: str) -> None:
+            run.show.say(f"bench: {line}")
+
+        measure_models(run.config, run.folder, models, run.ask("judge"), run.wait, progress, say)
 
     run.once("bench", work, needs)
 

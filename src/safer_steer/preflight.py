@@ -99,7 +99,7 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
             raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
-        suites = read_suites(config.bench.suites, config.student.max_pixels)
+        suites = read_suites(config.bench.suites)
         steer = "seeds" in seen and STEER in config.bench.suites
         seen["bench"] = lambda: chain(_suite_pictures(suites), _source_pictures(config, "bench") if steer else ())
     if config.assembly and {"bootstrap", "rl"} & set(stages):

@@ -16,6 +16,7 @@ from safer_steer.episode import Assistant
 from safer_steer.errors import NoResult
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import pictures_in
+from safer_steer.models.scaling import in_words
 from safer_steer.store import write_atomic
 
 
@@ -26,6 +27,7 @@ def measure_models(
     judge: ChatModel,
     wait: Callable[[Coroutine[Any, Any, Results]], Results],
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Measure models by name, one after the other, and write `summary.json`.
 
@@ -33,6 +35,7 @@ def measure_models(
         models: what makes the assistant's seat of each; called when its turn comes, so that one student at a time is in memory.
         wait: runs a coroutine to its end.
         progress: called with dialogues (finished, all), over all models.
+        say: called with a line on each suite of which pictures were scaled down.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores. Called again, those are played once more.
@@ -42,6 +45,9 @@ def measure_models(
         forget_unscored(folder / "bench")
         judge.forget_unparsable()
     suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
+    for suite in suites:
+        if say and suite.scaled:
+            say(f"{suite.name}: {in_words(suite.scaled, config.student.max_pixels)}")
     each = sum(len(suite.seeds) for suite in suites)
     critic = JudgeCritic(judge, config.student.format, pictures_in(folder, config.student.max_pixels))
     results = {}
