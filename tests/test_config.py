@@ -96,3 +96,9 @@ def test_the_papers_settings(path: Path) -> None:
     assert (rl.learning_rate, rl.group_size, rl.prompts_per_step, rl.micro_batch_size, rl.beta, rl.seeds) == (1e-5, 5, 64, 2, 0.1, 2000)
     assert (rl.tcsr, rl.alpha, rl.loss, rl.max_completion_tokens, rl.weights) == ("min_mean", 0.3, "dr_grpo", 10240, (0.4, 0.4, 0.2))
     assert config.student.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.startswith("qwen")], ids=lambda path: path.stem)
+def test_a_shipped_config_does_not_stop_at_an_awkward_row(path: Path) -> None:
+    """Published sets have a few among tens of thousands."""
+    assert {source.bad_rows for source in load_config(path).seeds.sources} == {"skip"}
