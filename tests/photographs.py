@@ -19,9 +19,14 @@ def photograph(
     mode: str = "RGB",
     number: int = 0,
 ) -> bytes:
-    """A scene of `size` pixels when it stands upright: sky and ground, a red square at the top left, rings and a lattice of fine lines."""
+    """A scene of `size` pixels when upright: sky, ground, a red square at the top left, rings and fine lines."""
     upright = _scene(size, number)
-    turned = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
+    turned = {
+        1: None,
+        3: Image.Transpose.ROTATE_180,
+        6: Image.Transpose.ROTATE_90,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
     stored = upright if turned is None else upright.transpose(turned)
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -1,4 +1,4 @@
-"""Photographs are large: what enters a run is scaled down once, all see the same pixels, and the original is known again."""
+"""Photographs are large: a run scales them once, all see the same pixels, and the original is known again."""
 
 import asyncio
 import base64
@@ -121,7 +121,11 @@ def test_the_preflight_finds_what_scaling_would_find(format: str) -> None:
     data = photograph((800, 600), format)
     for cut in (len(data) * 3 // 4, len(data) - 200, len(data) - 2, len(data)):
         verdicts = []
-        for look in (check_whole, lambda part: picture_from(part, "a", 30_000), lambda part: picture_from(part, "a", MOST)):
+        for look in (
+            check_whole,
+            lambda part: picture_from(part, "a", 30_000),
+            lambda part: picture_from(part, "a", MOST),
+        ):
             try:
                 look(data[:cut])
                 verdicts.append("")
@@ -167,7 +171,11 @@ def source(folder: Path, pictures: dict[str, bytes], use: str = "train", **keys:
 
 
 def settings(*sources: dict[str, Any], **seeds: Any) -> Config:
-    keys = {"seeds": {"sources": list(sources)} | seeds, "assembly": {"rules": False}, "rl": {"seeds": 1, "benign_share": 1}}
+    keys = {
+        "seeds": {"sources": list(sources)} | seeds,
+        "assembly": {"rules": False},
+        "rl": {"seeds": 1, "benign_share": 1},
+    }
     return Config.model_validate(keys)
 
 
@@ -193,7 +201,12 @@ async def test_all_who_work_in_stage_1_see_the_scaled_picture(tmp_path: Path) ->
 
 
 async def test_a_12_megapixel_photograph_in_a_source(tmp_path: Path) -> None:
-    pictures = {"a.jpg": photograph(), "b.jpg": photograph(number=1), "c.jpg": photograph((80, 60)), "same.jpg": photograph()}
+    pictures = {
+        "a.jpg": photograph(),
+        "b.jpg": photograph(number=1),
+        "c.jpg": photograph((80, 60)),
+        "same.jpg": photograph(),
+    }
     config = settings(source(tmp_path / "spa", pictures, safe=True, answer="rings"), kinds=["benign"])
     generator = answering(lambda: json.dumps({"turns": ["what is on it?", "and what below?"]}))
     said = await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]  # no target is asked
@@ -228,7 +241,10 @@ async def test_a_12_megapixel_photograph_in_a_suite_needs_no_option(tmp_path: Pa
     """Fails before with "4000 x 3000 is larger than 1048576 pixels"."""
     path, out = suite(tmp_path / "suite", PICTURES), tmp_path / "run"
     verdict = json.dumps({"harmlessness": 3, "helpfulness": 3, "refused": False, "reason": "fine"})
-    async with EndpointServer(always=says("I see rings.")) as model, EndpointServer(always=says(verdict)) as judge:
+    async with (
+        EndpointServer(always=says("I see rings.")) as model,
+        EndpointServer(always=says(verdict)) as judge,
+    ):
         command = ["bench", "--model", "m", "--base-url", model.url, "--suite", str(path), "--out", str(out)]
         command += ["--judge-model", "j", "--judge-base-url", judge.url]
         done = await asyncio.to_thread(CliRunner().invoke, app, command)

@@ -55,7 +55,7 @@ class Student(Strict):
     system: str = Field("You are a helpful assistant.", description="system message of every dialogue")
     max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
     max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
-    max_pixels: int = Field(1_048_576, ge=784, description="pictures with more pixels are scaled down as the run takes them in")
+    max_pixels: int = Field(1_048_576, ge=784, description="a picture with more is scaled down to so many")
     freeze_vision: bool = Field(True, description="train the language model only; vision tower and projector stay")
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")

@@ -32,7 +32,7 @@ class Candidate:
     pair: str
     """The single-turn pair it was made from."""
     picture: str
-    """16 hex digits of the SHA-256 of the pair's picture as its set has it, whatever copy is shown; "" without one."""
+    """16 hex digits of the SHA-256 of the pair's picture as its set has it, whatever is shown; "" without one."""
     turns: int
     order: str
     """Its place in every draw: a hash of the config's seed and the id, so that the order of reading has no part in it."""

@@ -3,8 +3,8 @@
 A script of the training side leaks if the bench has its picture; or its source's question, or nearly, on any picture; or
 nearly the whole script, on any picture. The bench is every candidate of a source with `use: bench`, drawn or not, and
 every suite in `bench.suites` that is a file. Texts with fewer than `near.TELLING` content words are known again by their
-picture alone. Pictures are known by the hash of their file, as it was before a run scaled it down: the same picture in another
-encoding, or in a size that somebody else gave it, is another one.
+picture alone. Pictures are known by the hash of their file, as it was before a run scaled it down: the same picture
+in another encoding, or in a size that somebody else gave it, is another one.
 """
 
 from __future__ import annotations

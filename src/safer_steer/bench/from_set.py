@@ -65,7 +65,7 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
 
 
 def _keep(image: Path | bytes, out: Path, sample: Sample) -> str:
-    """Copy a picture beside the suite, named after its content; returns the path a script shows. A run scales it, if need be."""
+    """Copy a picture beside the suite, named after its content; returns the path a script shows. Nothing is scaled."""
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
         mime = check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))

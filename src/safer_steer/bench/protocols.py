@@ -92,7 +92,7 @@ def _suites(names: Sequence[str]) -> list[Suite]:
 def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixels: int) -> list[Suite]:
     """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become relative to `folder`.
 
-    Pictures with more than `max_pixels` pixels are scaled down; their scripts say from what (`candidates.SCALED_FROM`).
+    Pictures with more than `max_pixels` pixels are scaled down; their scripts say from what (`SCALED_FROM`).
 
     Args:
         dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one protocol: an equal share of
@@ -136,7 +136,13 @@ def _copied(suite: Suite, to: Path, max_pixels: int) -> Suite:
     return replace(suite, seeds=seeds, scaled=len(scaled))
 
 
-def _copy_picture(folder: Path, image: str, to: Path, max_pixels: int, known: Mapping[str, str]) -> str | None:
+def _copy_picture(
+    folder: Path,
+    image: str,
+    to: Path,
+    max_pixels: int,
+    known: Mapping[str, str],
+) -> str | None:
     """Copy a picture, scaled down if it is too large; returns the original's id if it is.
 
     `known` holds the ids of what an earlier process scaled: unless the original has changed, that copy stays.

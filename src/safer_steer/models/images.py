@@ -1,7 +1,8 @@
-"""Pictures on their way to a model: checked, scaled down where they are too large, and read and base64-encoded once.
+"""Pictures on their way to a model: checked, scaled down where they are too large, read and base64-encoded once.
 
-A picture is scaled where it enters a run, by `load_picture` or `picture_from`, and lies in the run's folder in that size: all
-who look at it, the trainers too, see the same pixels. The hash of the set's own file is kept (`Picture.original`).
+A picture is scaled where it enters a run, by `load_picture` or `picture_from`, and lies in the run's folder in that
+size: all who look at it, the trainers too, see the same pixels. The hash of the set's own file is kept
+(`Picture.original`).
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, 
 """What Pillow reports damage with, UnidentifiedImageError among them."""
 
 MOST_PIXELS = 175_000_000
-"""More are no photograph but a decompression bomb: a file of a few kB whose pixels fill the memory. So many take 0.7 GB with
-transparency, and Pillow opens none with more than 178,956,970."""
+"""More are no photograph but a decompression bomb: a file of a few kB whose pixels fill the memory. So many take
+0.7 GB with transparency, and Pillow opens none with more than 178,956,970."""
 
 _KEPT_BYTES = 48_000_000
 _KEPT = 512
@@ -125,7 +126,7 @@ EMBEDDED = "the embedded picture"
 
 
 def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
-    """A picture from the bytes of its file, decoded once to see that it is whole; one over `max_pixels` is scaled down.
+    """A picture from the bytes of its file, decoded once to see that it is whole; scaled down if over `max_pixels`.
 
     Raises:
         PictureError: see `check_header`, or it is damaged; `called` is how the message names it.

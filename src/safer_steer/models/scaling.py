@@ -31,15 +31,18 @@ _PLAIN_MODE = {"1": "L", "P": "RGB", "PA": "RGBA"}
 
 
 def fitted(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """Width and height in pixels, no larger than they are, of which the product is `max_pixels` at most; each 1 at least."""
+    """Width and height in pixels, each 1 at least and no larger than it is; their product is `max_pixels` at most."""
     if width * height <= max_pixels:
         return width, height
     wide, high = isqrt(width * max_pixels // height), isqrt(height * max_pixels // width)
-    return min(max(1, wide), max_pixels), min(max(1, high), max_pixels)  # where one side is 1, the other is all there is
+    # Where one side is 1, the other is all there is.
+    return min(max(1, wide), max_pixels), min(max(1, high), max_pixels)
 
 
 def decode(picture: Image.Image, max_pixels: int) -> None:
-    """Read an opened picture to its end; a JPEG at 1/2, 1/4 or 1/8 of its size, no smaller than `fitted`, in less memory and time.
+    """Read an opened picture to its end; a JPEG at 1/2, 1/4 or 1/8 of its size, but no smaller than `fitted`.
+
+    That takes less memory and time.
 
     Raises:
         OSError, ValueError, SyntaxError: it is damaged.
@@ -51,7 +54,7 @@ def decode(picture: Image.Image, max_pixels: int) -> None:
 def scaled_down(picture: Image.Image, max_pixels: int) -> bytes:
     """A picture that `decode` has read, with `max_pixels` pixels at most, as a file of its own format.
 
-    It stands upright: an EXIF orientation is carried out, and no EXIF data are kept. A colour profile is, and so is a PNG's text.
+    It stands upright: an EXIF orientation is carried out, and no EXIF data are kept. Colour profile and PNG text are.
     """
     profile = picture.info.get("icc_profile")
     image = _upright(_mixable(picture), _orientation(picture))
@@ -61,7 +64,8 @@ def scaled_down(picture: Image.Image, max_pixels: int) -> bytes:
     if picture.format == "PNG":
         image.save(buffer, "PNG", icc_profile=profile, pnginfo=text_of(picture))
     else:
-        image.save(buffer, "WEBP" if picture.format == "WEBP" else "JPEG", icc_profile=profile, quality=QUALITY)
+        format = "WEBP" if picture.format == "WEBP" else "JPEG"
+        image.save(buffer, format, icc_profile=profile, quality=QUALITY)
     return buffer.getvalue()
 
 

@@ -165,7 +165,8 @@ class PairWork:
 
     def _seed(self, pair: Pair, kind: Kind, intent: str, sight: Sight, script: list[Turn], attempt: int, facts: dict[str, Any]) -> Seed:
         meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use}
-        meta |= {"picture": sight.original[:16], "attempts": attempt + 1, "perturbed": sight.perturbed} | ({"category": pair.category} if pair.category else {})
+        meta |= {"picture": sight.original[:16], "attempts": attempt + 1, "perturbed": sight.perturbed}
+        meta |= {"category": pair.category} if pair.category else {}
         if pair.safe is not None:
             meta["question_safe"] = pair.safe  # a script made of it is as its kind says
         if sight.perturbed:

@@ -31,7 +31,7 @@ class Survey:
     skipped: Skipped = field(default_factory=dict)
     """Rows that gave no pair."""
     scaled: dict[str, int] = field(default_factory=dict)
-    """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down as it takes them in."""
+    """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down."""
 
 
 def survey(config: Config) -> Survey:

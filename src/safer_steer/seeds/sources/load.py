@@ -73,7 +73,13 @@ def _pair(sample: Sample, source: Source) -> Pair:
     )
 
 
-def read_samples(source: Source, seed: int, skipped: Skipped | None = None, *, pictureless: bool) -> Iterator[Sample]:
+def read_samples(
+    source: Source,
+    seed: int,
+    skipped: Skipped | None = None,
+    *,
+    pictureless: bool,
+) -> Iterator[Sample]:
     """A set's samples, or the `source.limit` of them that `seed` draws, pictures found and measured.
 
     Args:

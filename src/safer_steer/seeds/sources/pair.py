@@ -54,7 +54,7 @@ def picture_of(pair: Pair, max_pixels: int) -> Picture:
 
 
 def picture_hash(pair: Pair) -> str:
-    """SHA-256 of the picture as the set has it; "" where it is drawn, for that follows from the id and the config's seed.
+    """SHA-256 of the picture as the set has it; "" where it is drawn, which follows from id and the config's seed.
 
     Raises:
         UserError: it cannot be read.
