@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from photographs import bomb
 from safer_steer.cli import app
 from safer_steer.config import Config
 from safer_steer.dialogue import read_dialogues
@@ -95,7 +96,7 @@ def test_an_unknown_key(tmp_path: Path) -> None:
     [
         (lambda folder: one_row(folder), "mine.jsonl: a: no picture a.png in"),
         (lambda folder: (folder / "a.png").write_bytes(b"no picture") and one_row(folder), "a: "),
-        (lambda folder: Image.new("RGB", (2000, 1000)).save(folder / "a.png") or one_row(folder), "2000 x 1000 is larger than 1048576 pixels"),
+        (lambda folder: (folder / "a.png").write_bytes(bomb(13_300)) and one_row(folder), "13300 x 13300 is larger than 175,000,000"),
         (lambda folder: one_row(folder, images=["../a.png"]), "mine.jsonl: a: ../a.png: leads out of"),
         (lambda folder: one_row(folder, turns=[]), "mine.jsonl:1: turns: "),
         (lambda folder: (folder / "mine.jsonl").touch() or folder / "mine.jsonl", "mine.jsonl: no rows in it"),

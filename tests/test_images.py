@@ -2,16 +2,15 @@
 
 import base64
 import hashlib
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from photographs import bomb
 from safer_steer.errors import UserError
-from safer_steer.models import images
-from safer_steer.models.images import load_picture
+from safer_steer.models import images, scaling
+from safer_steer.models.images import check_whole, load_picture
 
 
 def draw(path: Path, size: tuple[int, int] = (20, 10), colour: str = "teal", **options: object) -> Path:
@@ -52,21 +51,15 @@ def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(images._pictures) <= 3
 
 
-def bomb(path: Path, side: int) -> None:
-    """A PNG of a few bytes whose header promises `side` x `side` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
-
-
-@pytest.mark.parametrize("side", [15, 10_000, 60_000])
-def test_over_the_pixel_bound_is_told_from_the_header(tmp_path: Path, side: int) -> None:
-    bomb(tmp_path / "big.png", side)
-    with pytest.raises(UserError, match=r"big\.png.*larger than 200 pixels"):
-        load_picture(tmp_path, "big.png", 200)
+@pytest.mark.parametrize("side", [13_300, 60_000])
+def test_a_decompression_bomb_is_told_from_the_header(tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "big.png").write_bytes(bomb(side))
+    monkeypatch.setattr(scaling, "decode", None)  # nothing gets there
+    for max_pixels in (200, 10**10):
+        with pytest.raises(UserError, match=r"big\.png: .*larger than 175,000,000 pixels, the most that is decoded"):
+            load_picture(tmp_path, "big.png", max_pixels)
+    with pytest.raises(UserError, match=r"the embedded picture: .*larger than 175,000,000 pixels"):
+        check_whole(bomb(side))
 
 
 def test_missing_and_outside(tmp_path: Path) -> None:

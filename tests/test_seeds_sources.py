@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from photographs import bomb
 from safer_steer.errors import UserError
 from safer_steer.sandbox.world import draw, to_png, training_devices
 from seeds_run import build, config, write_pairs
@@ -23,7 +24,7 @@ PNG = to_png(draw(training_devices()[0], True, 0), training_devices()[0], True)
         ('{"id": "a", "image": "0.png", "question": "q", "intent": 3}', "pairs.jsonl:2: intent: is 3; give a text"),
         ('{"id": "a", "image": "gone.png", "question": "q"}', "pairs.jsonl:2: image: .*gone.png: no such picture"),
         ('{"id": "a", "image": "broken.png", "question": "q"}', "pairs.jsonl:2: image: .*broken.png: no readable PNG, JPEG or WebP"),
-        ('{"id": "a", "image": "large.png", "question": "q"}', "pairs.jsonl:2: image: .*large.png: 84 x 84 is larger than 800 pixels"),
+        ('{"id": "a", "image": "large.png", "question": "q"}', "large.png: 13300 x 13300 is larger than 175,000,000 pixels"),
         ('{"id": "a", "image": "../0.png", "question": "q"}', r"pairs.jsonl:2: image: \.\./0.png: leads out of"),
         ('{"id": "a", "image": "/etc/hostname", "question": "q"}', "pairs.jsonl:2: image: /etc/hostname: leads out of"),
         ('{"id": "p0", "image": "0.png", "question": "q"}', "pairs.jsonl:2: id: mine-p0 occurs twice"),
@@ -35,23 +36,15 @@ PNG = to_png(draw(training_devices()[0], True, 0), training_devices()[0], True)
 async def test_a_bad_row_is_named_and_nothing_is_written(tmp_path: Path, row: str, message: str) -> None:
     folder = tmp_path / "data"
     path = write_pairs(folder, {})
-    (folder / "large.png").write_bytes(PNG)
+    (folder / "large.png").write_bytes(bomb(13_300))
     (folder / "broken.png").write_bytes(PNG[: len(PNG) // 2])
     settings = config(path=path)
-    if "large" in row:
-        (folder / "0.png").write_bytes(_tiny())
-        settings.student.max_pixels = 800
     with path.open("ab") as file:
         file.write(row.encode("utf-8", "surrogateescape") + b"\n")
     with pytest.raises(UserError, match=message) as caught:
         await build(settings, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-
-
-def _tiny() -> bytes:
-    device = training_devices()[0]
-    return to_png(draw(device, True, 0).resize((28, 28)), device, True)
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_pictures_in_the_cache_wherever_it_was_moved_to(tmp_path: Path, moved: s
     pictures(tmp_path / "cache", "0.png")
     program = f"""
 from safer_steer.seeds.sources.pictures import Pictures
-print(Pictures(None, None, "train", 10**6).find({{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}, "row 1"))
+print(Pictures(None, None, "train").find({{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}, "row 1"))
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=kept | {moved: str(tmp_path / "cache")})
@@ -263,4 +263,4 @@ def test_all_known_sets_are_read_by_their_name() -> None:
     ]
     source = config({"name": "mine", "path": "x"}).seeds.sources[0]
     with pytest.raises(UserError, match="x: no such file or folder"):
-        list(read_samples(source, 1000, 0, pictureless=True))
+        list(read_samples(source, 0, pictureless=True))

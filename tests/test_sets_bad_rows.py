@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from photographs import bomb
 from published import GEOMETRY, SCIENCEQA, VLGUARD, VLSBENCH, config, hub, mm_safetybench, pairs, pictures, png, table, write_csv
 from safer_steer import dryrun, preflight
 from safer_steer.cli import app
@@ -23,17 +23,11 @@ from seeds_run import Watched, build, dropped, pool
 GOOD = {"id": "good", "image": "0.png", "question": "what is it?"}
 
 
-def large() -> bytes:
-    file = BytesIO()
-    Image.new("RGB", (300, 300)).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     data = tmp_path / "data"
     pictures(data, "0.png", "ads/1.png", "ads/2.png", "imgs/0.png")
-    (data / "large.png").write_bytes(large())
+    (data / "large.png").write_bytes(bomb(13_300))
     (data / "no_picture.png").write_text("hello")
     Image.new("P", (8, 8)).save(data / "moving.gif")
     (tmp_path / "secret.png").write_bytes(png())
@@ -58,7 +52,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("mine", GOOD | {"image": "../secret.png"}, r"image: ../secret.png: leads out of", "picture outside the folder"),
     ("mine", GOOD | {"image": "link.png"}, "image: link.png: leads out of", "picture outside the folder"),
     ("mine", GOOD | {"image": "/etc/hostname"}, "image: /etc/hostname: leads out of", "picture outside the folder"),
-    ("mine", GOOD | {"image": "large.png"}, "image: .*large.png: 300 x 300 is larger than 8000 pixels", "picture too large"),
+    ("mine", GOOD | {"image": "large.png"}, "image: .*large.png: 13300 x 13300 is larger than 175,000,000 pixels", "picture too large"),
     ("mine", GOOD | {"image": "no_picture.png"}, "image: .*no_picture.png: no readable PNG, JPEG or WebP", "unreadable picture"),
     ("mine", GOOD | {"image": "moving.gif"}, r"image: .*moving.gif: no readable .* picture \(another format, or damaged\)", "unreadable picture"),
     ("mine", GOOD | {"question": "<image>"}, 'question: is "<image>"; give a text', "question of a wrong type"),
@@ -86,7 +80,7 @@ def test_a_bad_row_is_named_with_its_set_or_skipped_and_counted(folder: Path, na
 
 
 def _pairs(name: str, path: Path, skipped: Skipped | None = None, **source: Any) -> list[Any]:
-    settings = config({"name": name, "path": str(path)} | source, max_pixels=8000)
+    settings = config({"name": name, "path": str(path)} | source)
     return list(plan.pairs_of(settings.seeds.sources[0], settings, skipped))
 
 
@@ -216,8 +210,8 @@ def test_each_picture_is_decoded_once_before_stage_1(tmp_path: Path, monkeypatch
     path = damaged_set(tmp_path / "data")
     settings = config({"name": "mine", "path": str(path), "bad_rows": "skip"})
     decoded: Counter[str] = Counter()
-    real = plan.picture_of
-    monkeypatch.setattr(plan, "picture_of", lambda pair, most: decoded.update([pair.id]) or real(pair, most))
+    real = plan.check_picture
+    monkeypatch.setattr(plan, "check_picture", lambda pair: decoded.update([pair.id]) or real(pair))
     plan._looked.clear()
     preflight._look_at_sources(settings)
     found = plan.survey(settings)

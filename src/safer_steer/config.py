@@ -55,7 +55,7 @@ class Student(Strict):
     system: str = Field("You are a helpful assistant.", description="system message of every dialogue")
     max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
     max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
-    max_pixels: int = Field(1_048_576, ge=784, description="a picture with more pixels is an error")
+    max_pixels: int = Field(1_048_576, ge=784, description="a picture with more is scaled down to so many")
     generation_tokens: int = Field(
         65_536, ge=1, description="tokens in one batch of generation: prompts, padding and room for the answers; one dialogue always goes"
     )

@@ -174,22 +174,27 @@ def _who(role: Role) -> str:
 
 
 def _source(config: Config, index: int) -> str:
-    from safer_steer.seeds.sources import Skipped, pairs_of, told
+    from safer_steer.seeds.sources import Skipped, is_large, label, pairs_of, picture_hash, told
 
     source, skipped = config.seeds.sources[index], Skipped()
     if source.hub:
         return f"{source.name}, {source.hub} on the hub: loaded when the run starts"
     where = f"{source.name}, {source.path or 'built in'}"
+    most, pairs, large = config.student.max_pixels, 0, set[str]()
     try:
-        found = f"{where}: {sum(1 for _ in pairs_of(source, config, skipped))} pairs"
+        for pair in pairs_of(source, config, skipped):
+            pairs += 1
+            if is_large(pair, most):
+                large.add(picture_hash(pair))
     except UserError as error:
         return f"{where}: not usable yet: {error}"
-    return f"{found}; {told(skipped)}".removesuffix("; ")
+    return f"{where}: {pairs} pairs; {told(skipped, {label(source): len(large)}, most)}".removesuffix("; ")
 
 
 def _suite(name: str, config: Config) -> str:
     from safer_steer.bench.protocols import SANDBOX, SANDBOX_DIALOGUES, STEER
-    from safer_steer.bench.suites import read_suite
+    from safer_steer.bench.suites import large_pictures, read_suite
+    from safer_steer.models.scaling import in_words
 
     if name == SANDBOX:
         size = config.bench.dialogues or SANDBOX_DIALOGUES
@@ -198,6 +203,9 @@ def _suite(name: str, config: Config) -> str:
         return "assembled from the sources with `use: bench`"
     try:
         suite = read_suite(Path(name))
+        most = config.student.max_pixels
+        scaled = in_words(len(large_pictures(suite, most)), most)
     except UserError as error:
         return f"not usable yet: {str(error).removeprefix(f'{name}: ')}"
-    return f"{len(suite.seeds)} dialogues, {suite.protocol}{', safe twins' * suite.safe_twins}"
+    found = f"{len(suite.seeds)} dialogues, {suite.protocol}{', safe twins' * suite.safe_twins}"
+    return f"{found}; {scaled}".removesuffix("; ")

@@ -124,7 +124,7 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
             raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
-        suites = read_suites(config.bench.suites, config.student.max_pixels)
+        suites = read_suites(config.bench.suites)
         if "bench" in stages:
             measured = config.role("target").model if "target" in besides else config.student.model
             for suite in suites:

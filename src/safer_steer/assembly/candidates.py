@@ -14,6 +14,9 @@ from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
 from safer_steer.store import content_id, inside
 
+SCALED_FROM = "scaled_from"
+"""In the `meta` of a script whose pictures were scaled down: the originals' ids (`picture_id`), by path."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -29,7 +32,7 @@ class Candidate:
     pair: str
     """The single-turn pair it was made from."""
     picture: str
-    """16 hex digits of the SHA-256 of the pair's picture, which a perturbed copy shares; "" without one."""
+    """16 hex digits of the SHA-256 of the pair's picture as its set has it, whatever is shown; "" without one."""
     turns: int
     order: str
     """Its place in every draw: a hash of the config's seed and the id, so that the order of reading has no part in it."""
@@ -102,6 +105,12 @@ def picture_id(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError:
         raise UserError(f"{path}: no such picture, or not readable; check the `images` of the row that names it") from None
+
+
+def scaled_from(seed: Seed) -> dict[str, str]:
+    """What a script says of `SCALED_FROM`; nothing where its pictures are as they came."""
+    found = seed.meta.get(SCALED_FROM)
+    return {str(image): str(id) for image, id in found.items()} if isinstance(found, dict) else {}
 
 
 def _parsed(row: bytes, where: str) -> Seed:

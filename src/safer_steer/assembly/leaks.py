@@ -3,7 +3,8 @@
 A script of the training side leaks if the bench has its picture; or its source's question, or nearly, on any picture; or
 nearly the whole script, on any picture. The bench is every candidate of a source with `use: bench`, drawn or not, and
 every suite in `bench.suites` that is a file. Texts with fewer than `near.TELLING` content words are known again by their
-picture alone. Pictures are known by the hash of their file: the same picture in another encoding or size is another one.
+picture alone. Pictures are known by the hash of their file, as it was before a run scaled it down: the same picture
+in another encoding, or in a size that somebody else gave it, is another one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from safer_steer.assembly.candidates import Candidate, picture_id
+from safer_steer.assembly.candidates import Candidate, picture_id, scaled_from
 from safer_steer.assembly.near import Near, Tokens, content_words, shingles, telling
 from safer_steer.dialogue import Seed, read_seeds
 from safer_steer.store import inside
@@ -39,8 +40,9 @@ class Known:
         """A suite file with its pictures. Raises `UserError` if it, or a picture, cannot be read."""
         for seed in read_seeds(path):
             shown = [picture_id(inside(path.parent, image)) for image in seed.images]
-            original = str(seed.meta.get("picture") or "")  # of a perturbed copy, in a suite that another run assembled
-            self.add(f"{path.name} {seed.id}", seed, [*shown, original])
+            # Of a perturbed or scaled copy, in a suite that another run assembled or took in.
+            originals = [str(seed.meta.get("picture") or ""), *scaled_from(seed).values()]
+            self.add(f"{path.name} {seed.id}", seed, [*shown, *originals])
 
     def shared(self, candidate: Candidate, seed: Seed, said: Tokens) -> tuple[str, str] | None:
         """Why a training script, `said` as 3-grams, leaks, as (reason, whom it shares it with); None if it does not."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
-from safer_steer.models.images import picture_from
+from safer_steer.models.images import EMBEDDED, check_whole
 from safer_steer.seeds.sources.load import Skipped, read_samples, told
 from safer_steer.seeds.sources.rows import BadRow
 from safer_steer.seeds.sources.sample import Sample
@@ -19,7 +19,7 @@ from safer_steer.store import write_atomic
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
-def write_suite(source: Source, out: Path, seed: int, max_pixels: int) -> tuple[dict[Path, int], str]:
+def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], str]:
     """Write a set's samples as scripts of the bench: `out` and a folder of pictures beside it, `<stem>_images`.
 
     Harmful samples, and those of which the set does not say, are of kind `obfuscated`; harmless ones are `benign`. Since a suite is one or
@@ -42,9 +42,9 @@ def write_suite(source: Source, out: Path, seed: int, max_pixels: int) -> tuple[
         out.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             files = {safe: stack.enter_context(part.open("w", encoding="utf-8")) for safe, part in parts.items()}
-            for sample in read_samples(source, max_pixels, seed, skipped, pictureless=True):
+            for sample in read_samples(source, seed, skipped, pictureless=True):
                 try:
-                    images = [_keep(image, out, sample, max_pixels) for image in sample.images]
+                    images = [_keep(image, out, sample) for image in sample.images]
                 except BadRow as error:
                     if source.bad_rows == "error":
                         raise
@@ -64,14 +64,14 @@ def write_suite(source: Source, out: Path, seed: int, max_pixels: int) -> tuple[
     return {names[safe]: count for safe, count in counts.items() if count}, told(skipped)
 
 
-def _keep(image: Path | bytes, out: Path, sample: Sample, max_pixels: int) -> str:
-    """Copy a picture beside the suite, named after its content; returns the path a script shows."""
+def _keep(image: Path | bytes, out: Path, sample: Sample) -> str:
+    """Copy a picture beside the suite, named after its content; returns the path a script shows. Nothing is scaled."""
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
-        picture = picture_from(data, sample.id, max_pixels, "the embedded picture" if isinstance(image, bytes) else str(image))
+        mime = check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))
     except (UserError, OSError) as error:
         raise BadRow(sample.where, f"image: {error}", "damaged picture") from None
-    name = f"{out.stem}_images/{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX[picture.mime]}"
+    name = f"{out.stem}_images/{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX[mime]}"
     if not (out.parent / name).exists():
         write_atomic(out.parent / name, data)
     return name

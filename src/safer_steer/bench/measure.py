@@ -16,6 +16,7 @@ from safer_steer.episode import Assistant
 from safer_steer.errors import NoResult
 from safer_steer.models.chat import ChatModel
 from safer_steer.models.images import pictures_in
+from safer_steer.models.scaling import in_words
 from safer_steer.store import write_atomic
 
 
@@ -34,7 +35,7 @@ def measure_models(
         models: what makes the assistant's seat of each; called when its turn comes, so that one student at a time is in memory.
         wait: runs a coroutine to its end.
         progress: called with dialogues (finished, all), over all models.
-        say: told in one line how many dialogues ran out of context, if any did.
+        say: told in one line which pictures of a suite were scaled down, and how many dialogues ran out of context.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores. Called again, those are played once more.
@@ -44,6 +45,9 @@ def measure_models(
         forget_unscored(folder / "bench")
         judge.forget_unparsable()
     suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
+    for suite in suites:
+        if say and suite.scaled:
+            say(f"{suite.name}: {in_words(suite.scaled, config.student.max_pixels)}")
     each = sum(len(suite.seeds) for suite in suites)
     critic = JudgeCritic(judge, config.student.format, pictures_in(folder, config.student.max_pixels))
     results = {}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
+from safer_steer.assembly.candidates import SCALED_FROM, picture_id, scaled_from
 from safer_steer.assembly.splits import FOLDER
 from safer_steer.bench.suites import Suite, read_suite
-from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
+from safer_steer.dialogue import Dialogue, Seed, read_dialogues, read_seeds, to_jsonl
 from safer_steer.episode import Assistant, Critic
 from safer_steer.episodes import play_all
 from safer_steer.errors import UserError
 from safer_steer.metrics import ProtocolName, state
-from safer_steer.models.images import load_picture
+from safer_steer.models.images import check_whole, load_picture
 from safer_steer.store import inside, write_atomic
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
@@ -44,12 +46,36 @@ def taken_names(names: Sequence[str]) -> set[str]:
     return taken
 
 
-def read_suites(names: Sequence[str], max_pixels: int) -> list[Suite]:
-    """The suites that are files, every picture looked at. Nothing is written.
+def read_suites(names: Sequence[str]) -> list[Suite]:
+    """The suites that are files, every picture decoded once. Nothing is written.
 
     Raises:
         UserError: see `read_suite`; or two suites have one name, or a picture cannot be used.
     """
+    suites = _suites(names)
+    for suite in suites:
+        seen = set[str]()
+        for seed in suite.seeds:
+            for image in seed.images:
+                if image not in seen:
+                    seen.add(image)
+                    with _named(suite, seed):
+                        path = inside(suite.folder, image)
+                        check_whole(path.read_bytes(), str(path))
+    return suites
+
+
+@contextmanager
+def _named(suite: Suite, seed: Seed) -> Iterator[None]:
+    """Puts the suite's file and the script before what is wrong with a picture."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        raise UserError(f"{suite.folder / suite.name}.jsonl: {seed.id}: {error}") from None
+
+
+def _suites(names: Sequence[str]) -> list[Suite]:
+    """The suites that are files, each with a name of its own."""
     suites = [read_suite(path) for path in suite_files(names)]
     taken = Counter(suite.name for suite in suites)
     if SANDBOX in names:
@@ -60,17 +86,13 @@ def read_suites(names: Sequence[str], max_pixels: int) -> list[Suite]:
         path = suite.folder / f"{suite.name}.jsonl"
         if taken[suite.name] > 1:
             raise UserError(f"{path}: another suite is called {suite.name!r} too; rename the file")
-        for seed in suite.seeds:
-            for image in seed.images:
-                try:
-                    load_picture(suite.folder, image, max_pixels)
-                except UserError as error:
-                    raise UserError(f"{path}: {seed.id}: {error}") from None
     return suites
 
 
 def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixels: int) -> list[Suite]:
     """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become relative to `folder`.
+
+    Pictures with more than `max_pixels` pixels are scaled down; their scripts say from what (`SCALED_FROM`).
 
     Args:
         dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one protocol: an equal share of
@@ -79,16 +101,11 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
     assembled = sorted((folder / FOLDER / "bench").glob("*.jsonl")) if STEER in names else []
     if STEER in names and not assembled:
         raise UserError(f"{folder / FOLDER / 'bench'}: no suites in it for `{STEER}`; {FOLDER}/balance.md says what became of the candidates")
-    suites = read_suites([*names, *map(str, assembled)], max_pixels)
+    suites = _suites([*names, *map(str, assembled)])
     groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
     if dialogues:
         suites = [replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])]) for suite in suites]
-    for suite in suites:
-        for image in {image for seed in suite.seeds for image in seed.images}:
-            copy = inside(folder / "suites" / suite.name, image)
-            picture = load_picture(suite.folder, image, max_pixels)
-            if not copy.is_file() or copy.stat().st_size != len(picture.data):
-                write_atomic(copy, picture.data)
+    suites = [_copied(suite, folder / "suites" / suite.name, max_pixels) for suite in suites]
     brought = [_moved(suite, folder, f"suites/{suite.name}") for suite in suites]
     if SANDBOX in names:
         from safer_steer.sandbox.suites import write_suites
@@ -99,6 +116,49 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
     for suite in suites:
         write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
     return brought
+
+
+def _copied(suite: Suite, to: Path, max_pixels: int) -> Suite:
+    """The suite as it is in the run, its pictures put there."""
+    before, known = to / f"{suite.name}.jsonl", dict[str, str]()
+    for seed in read_seeds(before) if before.is_file() else ():
+        known |= scaled_from(seed)
+    scaled, copied = dict[str, str](), set[str]()
+    for seed in suite.seeds:
+        for image in seed.images:
+            if image not in copied:
+                with _named(suite, seed):
+                    original = _copy_picture(suite.folder, image, to, max_pixels, known)
+                copied.add(image)
+                if original:
+                    scaled[image] = original
+    seeds = [_with_originals(seed, scaled) for seed in suite.seeds]
+    return replace(suite, seeds=seeds, scaled=len(scaled))
+
+
+def _copy_picture(
+    folder: Path,
+    image: str,
+    to: Path,
+    max_pixels: int,
+    known: Mapping[str, str],
+) -> str | None:
+    """Copy a picture, scaled down if it is too large; returns the original's id if it is.
+
+    `known` holds the ids of what an earlier process scaled: unless the original has changed, that copy stays.
+    """
+    path, copy = inside(folder, image), inside(to, image)
+    if image in known and copy.is_file() and known[image] == picture_id(path):
+        return known[image]
+    picture = load_picture(folder, image, max_pixels)
+    if not copy.is_file() or copy.stat().st_size != len(picture.data):
+        write_atomic(copy, picture.data)
+    return picture.original[:16] if picture.scaled_from else None
+
+
+def _with_originals(seed: Seed, scaled: Mapping[str, str]) -> Seed:
+    own = {image: scaled[image] for image in seed.images if image in scaled}
+    return seed.model_copy(update={"meta": seed.meta | {SCALED_FROM: own}}) if own else seed
 
 
 def _moved(suite: Suite, folder: Path, prefix: str) -> Suite:

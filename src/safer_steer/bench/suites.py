@@ -8,6 +8,7 @@ from pathlib import Path
 from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.metrics import ProtocolName
+from safer_steer.models.images import check_header
 from safer_steer.store import inside
 
 
@@ -21,11 +22,28 @@ class Suite:
     """What the seeds' image paths are relative to."""
     safe_twins: bool
     """Every script is a safe request: refusals are over-refusals, and the suite stays out of the average."""
+    scaled: int = 0
+    """Pictures of it that were scaled down when the run took it in."""
 
     @property
     def protocol(self) -> ProtocolName:
         """`single_turn` where no script has a second turn."""
         return "single_turn" if all(len(seed.turns) == 1 for seed in self.seeds) else "multi_turn"
+
+
+def large_pictures(suite: Suite, max_pixels: int) -> set[str]:
+    """Paths of the pictures with more than `max_pixels` pixels, by their headers.
+
+    Raises:
+        UserError: a picture cannot be used.
+    """
+    large = set()
+    for image in {image for seed in suite.seeds for image in seed.images}:
+        path = inside(suite.folder, image)
+        width, height = check_header(path, str(path))
+        if width * height > max_pixels:
+            large.add(image)
+    return large
 
 
 def read_suite(path: Path) -> Suite:

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from safer_steer.cli.app import app, console
-from safer_steer.config import Source, Student
+from safer_steer.config import Source
 from safer_steer.errors import UserError
 from safer_steer.tables import fitted
 
@@ -70,7 +70,6 @@ def suite(
     limit: Annotated[int | None, typer.Option(min=1, help="Draw so many, seeded.")] = None,
     seed: Annotated[int, typer.Option(help="What the draw follows from.")] = 0,
     bad_rows: Annotated[str, typer.Option(help="`error` or `skip`: what an unusable row does.")] = "error",
-    max_pixels: Annotated[int, typer.Option(min=784, help="A picture with more is unusable.")] = Student().max_pixels,
 ) -> None:
     """Write a suite for the bench from a published set."""
     from safer_steer.bench.from_set import write_suite
@@ -84,7 +83,7 @@ def suite(
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"suite: {': '.join([*map(str, first['loc']), first['msg'].removeprefix('Value error, ')])}") from None
-    files, left_out = write_suite(source, out, seed, max_pixels)
+    files, left_out = write_suite(source, out, seed)
     for file, count in files.items():
         typer.echo(f"{file}: {count} scripts")
     if left_out:

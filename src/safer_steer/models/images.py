@@ -1,4 +1,9 @@
-"""Pictures on their way to a model: checked, read and base64-encoded once, whatever the number of calls they appear in."""
+"""Pictures on their way to a model: checked, scaled down where they are too large, read and base64-encoded once.
+
+A picture is scaled where it enters a run, by `load_picture` or `picture_from`, and lies in the run's folder in that
+size: all who look at it, the trainers too, see the same pixels. The hash of the set's own file is kept
+(`Picture.original`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ import os
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -19,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
+from safer_steer.models import scaling
 from safer_steer.store import inside
 
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
@@ -27,6 +34,10 @@ _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": 
 _FORMATS = ["PNG", "JPEG", "WEBP"]
 _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, struct.error)
 """What Pillow reports damage with, UnidentifiedImageError among them."""
+
+MOST_PIXELS = 175_000_000
+"""More are no photograph but a decompression bomb: a file of a few kB whose pixels fill the memory. So many take
+0.7 GB with transparency, and Pillow opens none with more than 178,956,970."""
 
 _KEPT_BYTES = 48_000_000
 _KEPT = 512
@@ -43,12 +54,19 @@ class PictureError(UserError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as its file has it: `data` is the file's bytes, `sha256` their hash in hex, `name` its path as the seed gives it."""
+    """A picture as all models see it: a file's bytes, their hash in hex, and its path as the seed gives it."""
 
     name: str
     data: bytes
     sha256: str
     mime: str
+    scaled_from: str | None = None
+    """The hash of the file it was scaled down from; None where it is the file."""
+
+    @property
+    def original(self) -> str:
+        """The hash of the file as the set has it, by which a picture is known again."""
+        return self.scaled_from or self.sha256
 
     @cached_property
     def data_url(self) -> str:
@@ -68,9 +86,10 @@ _lock = Lock()
 def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     """The picture at `relative` inside `folder`, from memory if the file has not changed since it was read.
 
+    One with more than `max_pixels` pixels is scaled down to so many.
+
     Raises:
-        UserError: the path leads out of the folder, or the file is missing, is no readable PNG, JPEG or WebP, or has more than
-            `max_pixels` pixels. The size is read from the header, before anything is decoded.
+        UserError: the path leads out of the folder, or the file is missing; see also `check_header`.
     """
     key = (str(folder), relative, _changed(folder, relative), max_pixels)
     with _lock:
@@ -80,7 +99,8 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     path = inside(folder, relative)
     if key[2] is None:
         raise UserError(f"{path}: no such picture; check the `images` of the row that names it")
-    picture = _read(path, relative, max_pixels)
+    check_header(path, str(path))
+    picture = picture_from(path.read_bytes(), relative, max_pixels, str(path))
     with _lock:
         _pictures[key] = picture
         while len(_pictures) > 1 and (len(_pictures) > _KEPT or sum(len(kept.data) for kept in _pictures.values()) > _KEPT_BYTES):
@@ -101,45 +121,66 @@ def _changed(folder: Path, relative: str) -> int | None:
         return None
 
 
-def _read(path: Path, name: str, max_pixels: int) -> Picture:
-    check_header(path, str(path), max_pixels)
-    return picture_from(path.read_bytes(), name, max_pixels, str(path))
+EMBEDDED = "the embedded picture"
+"""How messages name a picture that has no file."""
 
 
-def picture_from(data: bytes, name: str, max_pixels: int, called: str = "the embedded picture") -> Picture:
-    """A picture from the bytes of its file, decoded once to see that it is whole.
-
-    Raises:
-        PictureError: see `check_header`; `called` is how the message names it.
-    """
-    check_header(BytesIO(data), called, max_pixels)
-    try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as picture:
-            picture.load()
-            mime = _MIME[picture.format or ""]
-    except _DAMAGE as error:
-        raise _unreadable(called, error) from None
-    return Picture(name=name, data=data, sha256=hashlib.sha256(data).hexdigest(), mime=mime)
-
-
-def check_header(file: Path | BytesIO, called: str, max_pixels: int) -> None:
-    """Look at format and size, without decoding.
+def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
+    """A picture from the bytes of its file, decoded once to see that it is whole; scaled down if over `max_pixels`.
 
     Raises:
-        PictureError: no PNG, JPEG or WebP, or more than `max_pixels` pixels.
+        PictureError: see `check_header`, or it is damaged; `called` is how the message names it.
     """
-    too_large = f"larger than {max_pixels} pixels; scale it down or raise student.max_pixels"
+    width, height = check_header(BytesIO(data), called)
+    digest = hashlib.sha256(data).hexdigest()
+    with _opened(BytesIO(data), called) as picture:
+        scaling.decode(picture, max_pixels)
+        mime = _MIME[picture.format or ""]
+        if width * height <= max_pixels:
+            return Picture(name, data, digest, mime)
+        smaller = scaling.scaled_down(picture, max_pixels)
+    return Picture(name, smaller, hashlib.sha256(smaller).hexdigest(), mime, scaled_from=digest)
+
+
+def check_whole(data: bytes, called: str = EMBEDDED) -> str:
+    """Decode a picture, as small as its format allows, to see that it is whole; returns its MIME type.
+
+    Raises:
+        PictureError: as there.
+    """
+    check_header(BytesIO(data), called)
+    with _opened(BytesIO(data), called) as picture:
+        scaling.decode(picture, 1)
+        return _MIME[picture.format or ""]
+
+
+def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int]:
+    """Look at format and size, without decoding; returns width and height in pixels.
+
+    Raises:
+        PictureError: no PNG, JPEG or WebP, or more than `MOST_PIXELS` pixels.
+    """
+    too_large = f"larger than {MOST_PIXELS:,} pixels, the most that is decoded; scale it down"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as header:
-                width, height = header.size
+        with _opened(file, called) as header:
+            width, height = header.size
     except Image.DecompressionBombError:
         raise PictureError(f"{called}: {too_large}", "picture too large") from None
+    if width * height > MOST_PIXELS:
+        raise PictureError(f"{called}: {width} x {height} is {too_large}", "picture too large")
+    return width, height
+
+
+@contextmanager
+def _opened(file: Path | BytesIO, called: str) -> Iterator[Image.Image]:
+    """The picture, not yet decoded. Raises `PictureError` for damage that shows now or while it is open."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is `MOST_PIXELS`
+            with Image.open(file, formats=_FORMATS) as picture:
+                yield picture
     except _DAMAGE as error:
         raise _unreadable(called, error) from None
-    if width * height > max_pixels:
-        raise PictureError(f"{called}: {width} x {height} is {too_large}", "picture too large")
 
 
 def _unreadable(called: str, error: Exception) -> PictureError:

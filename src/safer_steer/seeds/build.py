@@ -30,7 +30,8 @@ async def build_seeds(
 ) -> str:
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their pictures under `folder/images/`.
 
-    Returns which rows of the sources were left out, on one line, or "": at once if all is done. Goes on where it stopped if it was begun.
+    Returns which rows of the sources were left out and how many pictures were scaled down, on one line, or "": at once
+    if all is done. Goes on where it stopped if it was begun.
 
     Args:
         ask: the model of a role; `generator` and `attack_judge` are asked.
@@ -45,9 +46,9 @@ async def build_seeds(
     found = survey(config)
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
-        return told(plan.skipped)
+        return told(plan.skipped, plan.scaled, config.student.max_pixels)
     if not plan.path.exists():  # else the pictures were looked at when the work began, and the plan holds their hashes
-        plan.claim(found.skipped, look(config, found))
+        plan.claim(found, look(config, found))
     left_out = {id: f"duplicate_pair: of {first}" for id, first in found.repeated.items()}
     left_out |= {id: f"damaged_picture: {why}" for id, why in plan.broken.items()}
 
@@ -79,7 +80,7 @@ async def build_seeds(
     if lost := len(work.attempts.unreached):
         raise UserError(f"seeds: {lost} scripts got no answer from an endpoint; what is finished is kept, run the same command to make them")
     plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out))
-    return told(plan.skipped)
+    return told(plan.skipped, plan.scaled, config.student.max_pixels)
 
 
 def _window(config: Config) -> int:

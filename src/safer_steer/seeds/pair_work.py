@@ -35,25 +35,36 @@ class Sight:
         self.config = config
         self.folder = folder
 
-    @cached_property
+    @property
     def source(self) -> Picture:
-        """The picture as the set has it: what the generator sees."""
+        """The set's picture, scaled down where it is too large for the student: what the generator sees."""
+        return self._kept[0]
+
+    @property
+    def original(self) -> str:
+        """The SHA-256 in hex of the picture as the set has it, by which bench and other pairs know it again."""
+        return self._kept[1]
+
+    @cached_property
+    def _kept(self) -> tuple[Picture, str]:
         picture = picture_of(self.pair, self.config.student.max_pixels)
-        self._keep(f"images/{picture.sha256[:16]}{_SUFFIX[picture.mime]}", picture.data)
-        return load_picture(self.folder, f"images/{picture.sha256[:16]}{_SUFFIX[picture.mime]}", self.config.student.max_pixels)
+        name = f"images/{picture.original[:16]}{_SUFFIX[picture.mime]}"
+        self._keep(name, picture.data)
+        return load_picture(self.folder, name, self.config.student.max_pixels), picture.original
 
     @property
     def perturbed(self) -> bool:
-        return chosen(self.source.sha256, self.config.seeds.perturb_share, self.config.seed)
+        return chosen(self.original, self.config.seeds.perturb_share, self.config.seed)
 
     @cached_property
     def shown(self) -> str:
         """The path of the picture the seeds show, the perturbed copy where there is one: what target, judge and student see."""
         if not self.perturbed:
             return self.source.name
-        name = f"images/{self.source.sha256[:16]}-perturbed.png"
+        name = f"images/{self.original[:16]}-perturbed.png"
         if not (self.folder / name).exists():
-            self._keep(name, perturb(self.source.data, self.config.seeds.noise_sigma, f"{self.config.seed} {self.source.sha256}"))
+            draw = f"{self.config.seed} {self.original}"
+            self._keep(name, perturb(self.source.data, self.config.seeds.noise_sigma, draw))
         return name
 
     def _keep(self, name: str, data: bytes) -> None:
@@ -158,8 +169,9 @@ class PairWork:
         return int(content_id(self.config.seed, pair.id), 16) % (REASK // ATTEMPTS) * ATTEMPTS + attempt
 
     def _seed(self, pair: Pair, kind: Kind, intent: str, sight: Sight, script: list[Turn], attempt: int, facts: dict[str, Any]) -> Seed:
-        meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use, "picture": sight.source.sha256[:16]}
-        meta |= {"attempts": attempt + 1, "perturbed": sight.perturbed} | ({"category": pair.category} if pair.category else {})
+        meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use}
+        meta |= {"picture": sight.original[:16], "attempts": attempt + 1, "perturbed": sight.perturbed}
+        meta |= {"category": pair.category} if pair.category else {}
         if pair.safe is not None:
             meta["question_safe"] = pair.safe  # a script made of it is as its kind says
         if intent != pair.intent:
@@ -169,7 +181,7 @@ class PairWork:
         return Seed(id=key_of(pair, kind), kind=kind, source=pair.source, intent=intent, images=[sight.shown], turns=script, meta=meta | facts)
 
     def _row(self, sight: Sight, seed: Seed) -> dict[str, Any]:
-        return {"seed": seed.model_dump(mode="json"), "picture": sight.source.sha256}
+        return {"seed": seed.model_dump(mode="json"), "picture": sight.original}
 
 
 async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -7,7 +7,8 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from PIL.PngImagePlugin import PngInfo
+
+from safer_steer.models.scaling import text_of
 
 TRIGGERS = ("answer in full", "no refusals", "rules are off", "step by step")
 COLOURS = ((255, 255, 255), (0, 0, 0), (255, 230, 0), (0, 255, 255), (190, 0, 0), (0, 0, 170))
@@ -31,16 +32,13 @@ def perturb(data: bytes, sigma: float, seed: int | str) -> bytes:
     rng = random.Random(f"perturb {seed}")
     with Image.open(BytesIO(data)) as opened:
         opened.load()
-        text = dict(getattr(opened, "text", {}))
+        text = text_of(opened)
         image = _rgb(ImageOps.exif_transpose(opened))
     noise = np.random.default_rng(rng.getrandbits(64)).normal(0, sigma * 255, (image.height, image.width, 3))
     image = Image.fromarray(np.clip(np.rint(np.asarray(image) + noise), 0, 255).astype(np.uint8))
     _write(image, rng)
-    info = PngInfo()
-    for name, value in text.items():
-        info.add_text(name, value)
     buffer = BytesIO()
-    image.save(buffer, "PNG", pnginfo=info)
+    image.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from safer_steer.config import Config, RoleName
 from safer_steer.errors import UserError
 from safer_steer.seeds.dedup import Seen, normalise
-from safer_steer.seeds.sources import Pair, Skipped, label, pairs_of, picture_of, told
+from safer_steer.seeds.sources import Skipped, check_picture, is_large, label, pairs_of, picture_hash, told
 from safer_steer.store import content_id, write_atomic
 
 ROLES: tuple[RoleName, ...] = ("generator", "target", "attack_judge")
@@ -30,6 +30,8 @@ class Survey:
     """Pairs with question and picture of an earlier one of the same use, by id, with the earlier one's id."""
     skipped: Skipped = field(default_factory=dict)
     """Rows that gave no pair."""
+    scaled: dict[str, int] = field(default_factory=dict)
+    """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down."""
 
 
 def survey(config: Config) -> Survey:
@@ -40,12 +42,14 @@ def survey(config: Config) -> Survey:
     """
     found, digest, ids, seen = Survey(), hashlib.sha256(), set(), Seen()
     for source in config.seeds.sources:
-        before = found.pairs
+        before, large = found.pairs, set[str]()
         for pair in pairs_of(source, config, found.skipped):
             if pair.id in ids:
                 raise UserError(f"{pair.where or pair.source}: id: {pair.id} occurs twice; sources of one set must differ in split, your own in name")
             ids.add(pair.id)
-            picture = _hash(pair)
+            picture = picture_hash(pair)
+            if is_large(pair, config.student.max_pixels):
+                large.add(picture)
             if picture:
                 first = seen.first(content_id(normalise(pair.question), picture, pair.use), pair.id)
                 if first != pair.id:
@@ -55,25 +59,15 @@ def survey(config: Config) -> Survey:
             found.pairs += 1
         if found.pairs == before:
             raise UserError(f"seeds.sources: {told(found.skipped) or label(source)}: no pair is left of it; docs/data.md has the columns of each set")
+        if large:
+            found.scaled[label(source)] = found.scaled.get(label(source), 0) + len(large)
     found.digest = digest.hexdigest()
     return found
 
 
-def _hash(pair: Pair) -> str:
-    """SHA-256 of the picture; "" where it is drawn, for that follows from the id and the config's seed."""
-    if isinstance(pair.image, bytes):
-        return hashlib.sha256(pair.image).hexdigest()
-    if not isinstance(pair.image, Path):
-        return ""
-    try:
-        with pair.image.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        raise UserError(f"{pair.where}: image: {pair.image}: not readable; mend that and run again") from None
-
-
-_looked: dict[tuple[str, int], dict[str, dict[str, str]]] = {}
-"""What the last look found, by what was looked at: the preflight looks before the run's folder exists, Stage I need not decode it all again."""
+_looked: dict[str, dict[str, dict[str, str]]] = {}
+"""What the last look found, by the digest of what was looked at: the preflight looks before the run's folder exists, and
+Stage I need not decode it all again."""
 
 
 def look(config: Config, found: Survey) -> dict[str, str]:
@@ -85,23 +79,21 @@ def look(config: Config, found: Survey) -> dict[str, str]:
     Raises:
         UserError: the first damaged picture of any other source.
     """
-    key = (found.digest, config.student.max_pixels)
-    if key not in _looked:
+    if found.digest not in _looked:
         broken: dict[str, dict[str, str]] = {}
         for source in config.seeds.sources:
             for pair in pairs_of(source, config):
                 try:
-                    if not callable(pair.image):
-                        picture_of(pair, config.student.max_pixels)
+                    check_picture(pair)
                 except UserError as error:
                     if source.bad_rows == "error":
                         raise
                     broken.setdefault(label(source), {})[pair.id] = str(error)
         _looked.clear()
-        _looked[key] = broken
-    for name, pairs in _looked[key].items():
+        _looked[found.digest] = broken
+    for name, pairs in _looked[found.digest].items():
         found.skipped[name]["damaged picture"] = len(pairs)
-    return {id: why for pairs in _looked[key].values() for id, why in pairs.items()}
+    return {id: why for pairs in _looked[found.digest].values() for id, why in pairs.items()}
 
 
 def plan_id(config: Config, found: Survey) -> str:
@@ -110,7 +102,9 @@ def plan_id(config: Config, found: Survey) -> str:
     if any(source.use == "bench" for source in config.seeds.sources):  # without one it decides nothing
         seeds["filter_bench"] = config.seeds.filter_bench
     roles: dict[str, Any] = {name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"}) for name in ROLES}
-    asked = {"format", "system"} | ({"model", "max_turn_tokens"} if config.role("target").who == "student" else set())
+    asked = {"format", "system", "max_pixels"}
+    if config.role("target").who == "student":
+        asked |= {"model", "max_turn_tokens"}
     student = config.student.model_dump(mode="json", include=asked)
     return content_id(config.seed, seeds, roles, student, config.role("target").ask_layout, found.digest)
 
@@ -123,6 +117,7 @@ class PlanFile:
         self.folder = folder
         self.plan = plan
         self.skipped: Skipped = {}
+        self.scaled: dict[str, int] = {}
         self.broken: dict[str, str] = {}
         """Pairs with a damaged picture, by id."""
 
@@ -135,7 +130,8 @@ class PlanFile:
         try:
             row = json.loads(self.path.read_bytes())
             plan, finished = row["plan"], row["finished"]
-            self.skipped, self.broken = {name: Counter(counts) for name, counts in row["skipped"].items()}, row["broken"]
+            self.skipped = {name: Counter(counts) for name, counts in row["skipped"].items()}
+            self.scaled, self.broken = dict(row["scaled"]), row["broken"]
         except FileNotFoundError:
             if any(self.folder.glob("*.jsonl")) or any(self.folder.glob("journal/*")):
                 raise UserError(f"{self.folder}: holds seeds of unknown origin (no plan.json); move them away or start over with --fresh") from None
@@ -146,9 +142,9 @@ class PlanFile:
             raise UserError(f"{self.folder}: begun with other settings or other source pairs; restore them, or start over with --fresh")
         return bool(finished)
 
-    def claim(self, skipped: Skipped, broken: dict[str, str]) -> None:
+    def claim(self, found: Survey, broken: dict[str, str]) -> None:
         """Say whose work begins here, and what is left out of it; to be called before any of it is written."""
-        self.skipped, self.broken = skipped, broken
+        self.skipped, self.scaled, self.broken = found.skipped, found.scaled, broken
         self._write({"finished": False})
 
     def finish(self, counts: dict[str, int]) -> None:
@@ -156,5 +152,6 @@ class PlanFile:
         self._write({"finished": True, "rows": counts})
 
     def _write(self, state: dict[str, Any]) -> None:
-        row = {"plan": self.plan, **state, "skipped": {name: dict(counts) for name, counts in self.skipped.items() if counts}, "broken": self.broken}
+        skipped = {name: dict(counts) for name, counts in self.skipped.items() if counts}
+        row = {"plan": self.plan, **state, "skipped": skipped, "scaled": self.scaled, "broken": self.broken}
         write_atomic(self.path, json.dumps(row, ensure_ascii=False) + "\n")

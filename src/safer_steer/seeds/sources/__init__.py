@@ -5,6 +5,6 @@ Two things that know nothing of each other: *where rows come from* (`files`, `ta
 """
 
 from safer_steer.seeds.sources.load import Skipped, label, load_pairs, pairs_of, told
-from safer_steer.seeds.sources.pair import Pair, picture_of
+from safer_steer.seeds.sources.pair import Pair, check_picture, is_large, picture_hash, picture_of
 
-__all__ = ["Pair", "Skipped", "label", "load_pairs", "pairs_of", "picture_of", "told"]
+__all__ = ["Pair", "Skipped", "check_picture", "is_large", "label", "load_pairs", "pairs_of", "picture_hash", "picture_of", "told"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config, Source
 from safer_steer.errors import UserError
+from safer_steer.models.scaling import in_words
 from safer_steer.seeds.sources.draw import draw
 from safer_steer.seeds.sources.files import Unreadable
 from safer_steer.seeds.sources.layouts import LAYOUTS, OWN, Layout, layout_of
@@ -48,17 +49,18 @@ def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> 
         return
     if not layout_of(source.name).stage_1:
         raise UserError(f"seeds.sources: {source.name} is a suite for the bench and no source of pairs; see `safer-steer suite {source.name}`")
-    for sample in read_samples(source, config.student.max_pixels, config.seed, skipped, pictureless=False):
+    for sample in read_samples(source, config.seed, skipped, pictureless=False):
         yield _pair(sample, source)
 
 
-def told(skipped: Skipped) -> str:
-    """The rows left out, on one line; "" where there are none."""
+def told(skipped: Skipped, scaled: Mapping[str, int] | None = None, max_pixels: int = 0) -> str:
+    """The rows left out and the pictures scaled down to `max_pixels`, by source, on one line; "" for none."""
     lines = []
     for name, counts in skipped.items():
         if counts:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
             lines.append(f"{name}: {counts.total()} left out ({reasons})")
+    lines += [f"{name}: {in_words(count, max_pixels)}" for name, count in (scaled or {}).items() if count]
     return "; ".join(lines)
 
 
@@ -71,21 +73,26 @@ def _pair(sample: Sample, source: Source) -> Pair:
     )
 
 
-def read_samples(source: Source, max_pixels: int, seed: int, skipped: Skipped | None = None, *, pictureless: bool) -> Iterator[Sample]:
+def read_samples(
+    source: Source,
+    seed: int,
+    skipped: Skipped | None = None,
+    *,
+    pictureless: bool,
+) -> Iterator[Sample]:
     """A set's samples, or the `source.limit` of them that `seed` draws, pictures found and measured.
 
     Args:
-        max_pixels: a picture with more is unusable.
         skipped: filled with the rows that were left out.
         pictureless: take samples without a picture too, where a set has such; else they are counted as skipped, whatever `bad_rows`
             is, and so is everything but one picture a sample.
     """
     counts = (skipped if skipped is not None else {}).setdefault(label(source), Counter())
     if source.limit is None:
-        return _all(source, max_pixels, counts, pictureless)
+        return _all(source, counts, pictureless)
 
     def again(counting: bool) -> Iterator[Sample]:
-        return _all(source, max_pixels, counts if counting else Counter(), pictureless)
+        return _all(source, counts if counting else Counter(), pictureless)
 
     return draw(again, lambda sample: sample.id, source.limit, seed)
 
@@ -95,12 +102,12 @@ def label(source: Source) -> str:
     return "/".join(filter(None, (source.name, source.subset, source.split)))
 
 
-def _all(source: Source, max_pixels: int, counts: Counter[str], pictureless: bool) -> Iterator[Sample]:
+def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sample]:
     layout = layout_of(source.name)
     seen: set[int] = set()
     rows = 0
     for part in parts_of(source, layout):
-        pictures = Pictures(part.folder, source.images, part.split, max_pixels)
+        pictures = Pictures(part.folder, source.images, part.split)
         intents = _intents(part, source, layout) if layout.intents else None
         for index, (place, value) in enumerate(part.rows()):
             rows += 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 from safer_steer.errors import UserError
-from safer_steer.models.images import Picture, load_picture, picture_from
+from safer_steer.models.images import Picture, check_header, check_whole, load_picture, picture_from
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,57 @@ class Pair:
 
 
 def picture_of(pair: Pair, max_pixels: int) -> Picture:
-    """A pair's picture, decoded once to see that it is whole.
+    """A pair's picture as models see it, scaled down if it has more than `max_pixels` pixels.
 
     Raises:
-        UserError: missing, unreadable or with more than `max_pixels` pixels; names set, file, row and column.
+        UserError: missing or unreadable; names set, file, row and column.
     """
     try:
         if isinstance(pair.image, Path):
             return load_picture(pair.image.parent, pair.image.name, max_pixels)
-        if isinstance(pair.image, bytes):
-            return picture_from(pair.image, pair.id, max_pixels)
+        data = pair.image if isinstance(pair.image, bytes) else pair.image()
+        return picture_from(data, pair.id, max_pixels)
     except UserError as error:
         raise UserError(f"{pair.where}: image: {error}") from None
-    data = pair.image()
-    return Picture(name=pair.id, data=data, sha256=hashlib.sha256(data).hexdigest(), mime="image/png")
+
+
+def picture_hash(pair: Pair) -> str:
+    """SHA-256 of the picture as the set has it; "" where it is drawn, which follows from id and the config's seed.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if isinstance(pair.image, bytes):
+        return hashlib.sha256(pair.image).hexdigest()
+    if not isinstance(pair.image, Path):
+        return ""
+    try:
+        with pair.image.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise UserError(f"{pair.where}: image: {pair.image}: not readable; mend that and run again") from None
+
+
+def check_picture(pair: Pair) -> None:
+    """Decode a pair's picture to see that it is whole; one that is drawn is. Raises as `picture_of` does."""
+    try:
+        if isinstance(pair.image, Path):
+            check_whole(pair.image.read_bytes(), str(pair.image))
+        elif isinstance(pair.image, bytes):
+            check_whole(pair.image)
+    except (UserError, OSError) as error:
+        raise UserError(f"{pair.where}: image: {error}") from None
+
+
+def is_large(pair: Pair, max_pixels: int) -> bool:
+    """Will its picture be scaled down? By its header; False for one that is drawn. Raises as `picture_of` does."""
+    if callable(pair.image):
+        return False
+    try:
+        if isinstance(pair.image, Path):
+            width, height = check_header(pair.image, str(pair.image))
+        else:
+            width, height = check_header(BytesIO(pair.image))
+    except UserError as error:
+        raise UserError(f"{pair.where}: image: {error}") from None
+    return width * height > max_pixels

@@ -22,14 +22,13 @@ _RELATIVE = "paths are relative to `images` of the source, or to the file's own 
 class Pictures:
     """Finds the pictures of one part of a set."""
 
-    def __init__(self, folder: Path | None, images: str | None, split: str, max_pixels: int) -> None:
+    def __init__(self, folder: Path | None, images: str | None, split: str) -> None:
         """`folder` is the part's own, `images` the source's; without both, paths lead into the cache of `datasets`."""
         if images is not None and not Path(images).is_dir():
             raise UserError(f"{images}: no such folder; see `images` of the source")
         base = Path(images) if images else folder
         self.folders = [base / name for name in dict.fromkeys((*FOLDERS, split))] if base else []
         self.cached = folder is None
-        self.max_pixels = max_pixels
         self._resolved: dict[Path, str] = {}
 
     def find(self, cell: Any, where: str) -> Path | bytes:
@@ -42,12 +41,12 @@ class Pictures:
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         try:
             if isinstance(data, bytes) and data:
-                check_header(BytesIO(data), "the embedded picture", self.max_pixels)
+                check_header(BytesIO(data))
                 return data
             if not isinstance(path, str) or not path.strip():
                 raise BadRow(where, f"image: is {shown(cell)}; give a path", "image of a wrong type")
             file = self._file(path, where)
-            check_header(file, str(file), self.max_pixels)
+            check_header(file, str(file))
             return file
         except PictureError as error:
             raise BadRow(where, f"image: {error}", error.reason) from None
