@@ -12,13 +12,13 @@ from collections import defaultdict
 
 from safer_steer.config import Student
 from safer_steer.dialogue import Format, visible_answer
-from safer_steer.models.policy import Sampling
-from safer_steer.models.student import load_student
-from safer_steer.models.transcript import Transcript
 from safer_steer.sandbox.corpus import reply
 from safer_steer.sandbox.language import TEXTS, content_words, make, thought
 from safer_steer.sandbox.speech import refuses
 from safer_steer.sandbox.world import devices, draw
+from safer_steer.student.policy import Sampling
+from safer_steer.student.student import load_student
+from safer_steer.student.transcript import Transcript
 
 
 def main() -> None:

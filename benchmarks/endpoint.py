@@ -157,10 +157,10 @@ def question(number: int) -> Any:
 async def judge(url: str, folder: Path, in_flight: int) -> AsyncIterator[Any]:
     """The judge at the stub, with a fresh cache in `folder` and a ledger."""
     from safer_steer.config import Role
-    from safer_steer.models.cache import Cache
-    from safer_steer.models.chat import ChatModel
-    from safer_steer.models.endpoint import EndpointTransport
-    from safer_steer.models.ledger import Ledger
+    from safer_steer.endpoints.cache import Cache
+    from safer_steer.endpoints.chat import ChatModel
+    from safer_steer.endpoints.endpoint import EndpointTransport
+    from safer_steer.endpoints.ledger import Ledger
 
     role = Role(model="stub", base_url=url, concurrency=in_flight, temperature=0, price_in=1, price_out=4)
     ledger = Ledger(limit=1000)
@@ -173,7 +173,7 @@ async def judge(url: str, folder: Path, in_flight: int) -> AsyncIterator[Any]:
 
 def ours(url: str, pictures: Path, names: list[str], calls: int, in_flight: int) -> Cost:
     """`ChatModel.ask` in one thread."""
-    from safer_steer.models.images import load_picture
+    from safer_steer.images import load_picture
     from safer_steer.prompts.judge import JUDGE
 
     async def run(folder: Path) -> Cost:
@@ -243,7 +243,7 @@ def judging(url: str, pictures: Path, names: list[str], dialogues: int, in_fligh
     from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
     from safer_steer.episode import Reply
     from safer_steer.episodes import play_all
-    from safer_steer.models.images import pictures_in
+    from safer_steer.images import pictures_in
 
     class AtHand:
         async def answer(self, dialogue: Dialogue, question: str) -> Reply:

@@ -29,12 +29,12 @@ from PIL import Image
 
 from safer_steer import pipeline
 from safer_steer.config import Config, RoleName
-from safer_steer.display import Display
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.transport import ChatReply, Message
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.prompts.base import sections
 from safer_steer.prompts.plan import Escalation
-from safer_steer.run import Run
+from safer_steer.run.display import Display
+from safer_steer.run.folder import Run
 
 PAIRS_A_PICTURE = 3
 SIDE = 224

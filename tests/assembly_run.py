@@ -10,8 +10,8 @@ from typing import Any
 from safer_steer.assembly.build import assemble
 from safer_steer.config import Config, Role
 from safer_steer.dialogue import Kind, Seed, Turn, read_seeds, to_jsonl
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.transport import ChatReply, Transport
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply, Transport
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw, to_png, training_devices

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from safer_steer import pipeline
 from safer_steer.config import load_config
-from safer_steer.display import Display
+from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.errors import UserError
-from safer_steer.models.endpoint import EndpointTransport
+from safer_steer.run.display import Display
 
 
 def main(config: Path, folder: Path, stages: list[str]) -> None:

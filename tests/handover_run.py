@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from safer_steer import pipeline
-from safer_steer.bench.protocols import bring_in
+from safer_steer.bench.suite_copies import bring_in
 from safer_steer.config import Config
 from safer_steer.handover.export import export
 from safer_steer.manifest import Manifest

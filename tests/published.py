@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Image, List
 
 from safer_steer.config import Config
 from safer_steer.sandbox.world import draw, to_png, training_devices
-from safer_steer.seeds.sources import Pair, Skipped, load_pairs
+from safer_steer.sources import Pair, Skipped, load_pairs
 
 Rows = list[dict[str, Any]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.episode import Verdict
-from safer_steer.models.images import pictures_in
+from safer_steer.images import pictures_in
 from safer_steer.reinforce.grpo import reinforce
 from safer_steer.reinforce.tutor import TutorCritic
 from student_parts import ask, tiny_config

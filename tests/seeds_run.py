@@ -9,11 +9,11 @@ from typing import Any
 
 from safer_steer.config import Config, Role
 from safer_steer.dialogue import Seed, read_seeds
+from safer_steer.endpoints.chat import ChatAssistant, ChatModel
+from safer_steer.endpoints.ledger import Ledger
+from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.episode import Assistant
-from safer_steer.models.chat import ChatAssistant, ChatModel
-from safer_steer.models.images import load_picture
-from safer_steer.models.ledger import Ledger
-from safer_steer.models.transport import ChatReply, Message, Transport
+from safer_steer.images import load_picture
 from safer_steer.prompts.base import sections
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw, to_png, training_devices

@@ -11,7 +11,7 @@ from typing import Any
 from safer_steer.config import Config
 from safer_steer.errors import BoundaryError, SpendingLimit
 from safer_steer.prompts.judge import JUDGE, JudgeInput
-from safer_steer.run import Progress, Run
+from safer_steer.run.folder import Progress, Run
 
 CONCURRENCY = 4
 PRICE = 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
-from safer_steer.models.chat import ChatModel
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw, to_png, training_devices

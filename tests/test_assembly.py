@@ -18,7 +18,7 @@ from assembly_run import config, contents, left_out, run, sandbox_pools, seed, s
 from endpoint_server import EndpointServer, says
 from safer_steer.assembly.near import telling
 from safer_steer.assembly.splits import sizes
-from safer_steer.bench.protocols import bring_in
+from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suite
 from safer_steer.bootstrap.rollout import scripts
 from safer_steer.cli import app

@@ -17,11 +17,11 @@ import safer_steer.prompts
 from assembly_run import KILLED, config, contents, left_out, refuse_some, run, sandbox_pools, seed, split, write_pools
 from safer_steer.assembly.rules import Ruling, ruling
 from safer_steer.dialogue import Kind
+from safer_steer.endpoints.transport import ChatReply
 from safer_steer.episodes import PATIENCE
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.health import examine
-from safer_steer.models.images import load_picture
-from safer_steer.models.transport import ChatReply
+from safer_steer.images import load_picture
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput

@@ -19,14 +19,14 @@ from safer_steer.bench.suites import read_suite
 from safer_steer.bench.summary import incomplete, summarise, unscored_share
 from safer_steer.config import Bench, Config, Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.episode import ContextFull, Reply, Script, Verdict, play
 from safer_steer.episodes import play_all
 from safer_steer.errors import EndpointError, NoResult, SpendingLimit, UnparsableError, UserError
+from safer_steer.images import Picture
 from safer_steer.intervals import rate
 from safer_steer.metrics import average, multi_turn_rates, over_refusal
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import Picture
-from safer_steer.models.transport import ChatReply, Message
 from safer_steer.prompts.base import sections
 
 

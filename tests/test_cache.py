@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from safer_steer.endpoints.cache import Cache
+from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import EndpointError, SpendingLimit, UserError
-from safer_steer.models.cache import Cache
-from safer_steer.models.transport import ChatReply
 
 REPLY = ChatReply("text \N{SNOWMAN}", prompt_tokens=3, completion_tokens=2, finish="length", refusal=True)
 
@@ -95,8 +95,8 @@ def test_the_key_tells_apart_all_that_determines_a_reply() -> None:
 KILLED = """
 import asyncio, sys
 from pathlib import Path
-from safer_steer.models.cache import Cache
-from safer_steer.models.transport import ChatReply
+from safer_steer.endpoints.cache import Cache
+from safer_steer.endpoints.transport import ChatReply
 
 async def main():
     cache = Cache(Path(sys.argv[1]))

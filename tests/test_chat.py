@@ -16,14 +16,14 @@ from PIL import Image
 from endpoint_server import EndpointServer, Step, fails, says
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Turn
+from safer_steer.endpoints.cache import Cache
+from safer_steer.endpoints.chat import LAYOUT_RULE, REASK, REJECTIONS, ChatAssistant, ChatModel
+from safer_steer.endpoints.endpoint import EndpointTransport
+from safer_steer.endpoints.ledger import Ledger
+from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.episode import ContextFull
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, SpendingLimit, UnparsableError
-from safer_steer.models.cache import Cache
-from safer_steer.models.chat import LAYOUT_RULE, REASK, REJECTIONS, ChatAssistant, ChatModel
-from safer_steer.models.endpoint import EndpointTransport
-from safer_steer.models.images import Picture, load_picture
-from safer_steer.models.ledger import Ledger
-from safer_steer.models.transport import ChatReply, Message
+from safer_steer.images import Picture, load_picture
 from safer_steer.prompts.base import Exchange, sections
 from safer_steer.prompts.judge import JUDGE, JudgeInput, JudgeVerdict
 from safer_steer.sandbox.agents import SandboxTransport

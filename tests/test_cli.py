@@ -20,7 +20,7 @@ from photographs import bomb
 from safer_steer.cli import app
 from safer_steer.config import Config
 from safer_steer.dialogue import read_dialogues
-from safer_steer.run import Run
+from safer_steer.run.folder import Run
 from safer_steer.sandbox.suites import write_suites
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

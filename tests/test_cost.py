@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from safer_steer import pipeline, prompts
 from safer_steer.cli import app
-from safer_steer.config import Config, load_config
+from safer_steer.config import SHIPPED, Config, load_config
 from safer_steer.cost import Assumptions, Estimate, as_dict, bill, estimate
 from safer_steer.cost.answers import Answers
 from safer_steer.cost.counting import Count, local_tokenizer, picture_tokens
@@ -25,7 +25,6 @@ from safer_steer.cost.table import duration, lines, money, rounded
 from safer_steer.dialogue import Format, Kind
 from safer_steer.manifest import Manifest
 from safer_steer.prompts.base import Prompt
-from safer_steer.sandbox.tiny import shipped
 from seeds_run import write_pairs
 
 SANDBOX = Path(__file__).parent.parent / "configs" / "sandbox.yaml"
@@ -242,10 +241,10 @@ def test_pictures_and_tokenizers() -> None:
     assert picture_tokens(1120, 840, "hosted") == 40 * 30
     assert picture_tokens(1024, 1024, "Qwen/Qwen3-VL-32B-Instruct") == 32 * 32
     assert local_tokenizer("org/no-folder") is None
-    tokenizer = local_tokenizer(str(shipped()))
+    tokenizer = local_tokenizer(str(SHIPPED))
     assert len(tokenizer.encode("what is it?").ids) > 2
     by_rule = estimate(config(4, roles={"blue": ENDPOINT}), TERSE)
-    counted = estimate(config(4, roles={"blue": ENDPOINT | {"model": str(shipped())}}), TERSE)
+    counted = estimate(config(4, roles={"blue": ENDPOINT | {"model": str(SHIPPED)}}), TERSE)
     assert (by_rule.tokenized, counted.tokenized) == (set(), {"blue"})
     assert of(counted, "bootstrap", "blue").text_tokens > of(by_rule, "bootstrap", "blue").text_tokens, "the sandbox's vocabulary is small"
     assert of(by_rule, "bootstrap", "blue").image_tokens == 9 * of(by_rule, "bootstrap", "blue").images

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from endpoint_server import EndpointServer, Step, fails, resets, says, sends
 from safer_steer.config import Role
+from safer_steer.endpoints.endpoint import EndpointTransport
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError
 from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
-from safer_steer.models.endpoint import EndpointTransport
-from safer_steer.models.transport import ChatReply, ContextLengthError
 
 KEY = "sk-very-secret-0123456789"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -103,7 +103,7 @@ def test_a_quota_by_the_minute_is_outlasted() -> None:
             transport = EndpointTransport(Role(model="m", base_url=server.url))
             transport.first_wait_s = 0.5
             with pytest.MonkeyPatch.context() as patch, pytest.raises(EndpointError, match="6 tries"):
-                patch.setattr("safer_steer.models.endpoint.asyncio", _Asyncio(patient))
+                patch.setattr("safer_steer.endpoints.endpoint.asyncio", _Asyncio(patient))
                 await transport.complete(HELLO)
             await transport.aclose()
 

@@ -89,7 +89,7 @@ async def test_the_next_user_turn_adapts() -> None:
     dialogue = await play(SEED, Script(), Echo(), Teacher(adaptive=True))
     assert [turn.user for turn in dialogue.turns] == ["u1", "bent u2", "bent u3", "bent u4"]
     assert dialogue.turns[1].assistant == "1:bent u2"
-    assert "next_user" not in dialogue.turns[-1].meta
+    assert dialogue.turns[-1].next_user is None and "next_user" not in dialogue.turns[-1].model_dump()
 
 
 @pytest.mark.parametrize("reason", [StopReason.SUCCESS, StopReason.HARD_REFUSAL])

@@ -9,18 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safer_steer.config import Reinforce
+from safer_steer.config import SHIPPED, Reinforce
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, to_jsonl
-from safer_steer.dryrun import _rl_steps
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError
-from safer_steer.models.images import pictures_in
-from safer_steer.models.training import last_checkpoint
+from safer_steer.images import pictures_in
 from safer_steer.reinforce.grpo import draw_seeds, reinforce, rollback
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
 from safer_steer.reinforce.tutor import TutorCritic
-from safer_steer.sandbox.tiny import shipped
+from safer_steer.run.dry_run import _rl_steps
 from safer_steer.store import write_atomic
+from safer_steer.student.training import last_checkpoint
 from student_parts import ask, tiny_config, write_seeds
 
 
@@ -29,7 +28,7 @@ def folder(tmp_path_factory):
     """A run folder with seeds and, for an SFT model, the shipped student."""
     folder = tmp_path_factory.mktemp("run")
     write_seeds(folder, 6)
-    shutil.copytree(shipped(), folder / "sft" / "model")
+    shutil.copytree(SHIPPED, folder / "sft" / "model")
     return folder
 
 
@@ -60,6 +59,13 @@ def test_return_by_hand():
     assert plain == pytest.approx(0.3 * 0.22 + 0.7 * (1.0 + 0.22) / 2)
     running = trajectory_return(trajectory((10, 10, 10), (2, 1, 5), text="y"), Reinforce(tcsr="running"), Format.PLAIN)
     assert running == pytest.approx(1.0 + 0.3 * 0.22 + 0.7 * 0.61)
+
+
+def test_the_return_leaves_the_dialogue_as_it_is():
+    dialogue = trajectory((10, 10, 10), (2, 1, 5))
+    before = dialogue.model_dump()
+    trajectory_return(dialogue, Reinforce(), Format.THINKING_ANSWER)
+    assert dialogue.model_dump() == before
 
 
 def test_a_broken_format_loses_the_bonus_and_repetition_costs():
@@ -116,7 +122,7 @@ async def test_the_tutor_sees_the_whole_history_locks_usefulness_and_writes_the_
     assert "hidden" not in told[1][0].model_dump_json()
     assert len(dialogue.turns) == 2 and all(turn.scores for turn in dialogue.turns), "the last turn is scored too"
     assert dialogue.turns[0].scores["usefulness"] == 8 and dialogue.turns[0].scores["safety"] == 8
-    assert dialogue.turns[0].meta["strategy"] == "persist" and dialogue.turns[1].user == dialogue.turns[0].meta["next_user"] != "where is it kept?"
+    assert dialogue.turns[0].meta["strategy"] == "persist" and dialogue.turns[1].user == dialogue.turns[0].next_user != "where is it kept?"
     fixed = await play(seed, Script(), Leaky(), tutor_for(tmp_path, feedback_dynamics=False))
     assert [turn.user for turn in fixed.turns] == seed.script and fixed.turns[0].meta["strategy"] == "template"
 
@@ -183,7 +189,7 @@ def test_nothing_of_the_rollouts_generation_config_is_saved(folder, tmp_path, ra
     settings = tiny_config().student.model_dump(mode="json") | {"lora_rank": rank}
     config = tiny_config(student=settings, rl=tiny_config().rl.model_dump() | {"steps": 1})
     model = reinforce(config, run, tutor_for(run))
-    base, saved = (json.loads((path / "generation_config.json").read_text()) for path in (shipped(), model))
+    base, saved = (json.loads((path / "generation_config.json").read_text()) for path in (SHIPPED, model))
     assert saved == base
 
 

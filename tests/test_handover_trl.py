@@ -14,10 +14,10 @@ from handover_run import write_run
 from safer_steer.bootstrap.sft import Collator
 from safer_steer.dialogue import read_dialogues
 from safer_steer.handover.export import export
-from safer_steer.models.images import pictures_in
-from safer_steer.models.student import open_images
-from safer_steer.models.transcript import Transcript
+from safer_steer.images import pictures_in
 from safer_steer.reinforce.grpo import draw_seeds
+from safer_steer.student.student import open_images
+from safer_steer.student.transcript import Transcript
 
 
 @pytest.fixture(scope="module")

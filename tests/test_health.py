@@ -17,14 +17,14 @@ from made_up_run import write_jsonl, write_run
 from safer_steer.bootstrap.rollout import RedAgent, roll_out
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue, Format, Turn, read_dialogues
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply
 from safer_steer.episode import Reply, Script, play
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.health import examine, tables, warnings
 from safer_steer.health.tally import wilson
 from safer_steer.health.texts import PAIRS, SAMPLE, TextSample
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import pictures_in
-from safer_steer.models.transport import ChatReply
+from safer_steer.images import pictures_in
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.prompts.tutor import STRATEGIES, next_strategy
 from safer_steer.reinforce.tutor import TutorCritic
@@ -150,7 +150,7 @@ async def test_a_tutor_that_will_not_score_is_asked_once_more(tmp_path: Path) ->
 async def test_half_a_surrogate_pair_in_the_next_turn_does_no_harm(tmp_path: Path) -> None:
     dialogue, _ = await judged(tmp_path, lambda *_: verdict(next_question="and \ud83d where?", diagnosis="\ud83d"))
     meta = dialogue.turns[0].meta
-    assert dialogue.turns[1].user == meta["next_user"] == "and ? where?" and meta["diagnosis"] == "?"
+    assert dialogue.turns[1].user == dialogue.turns[0].next_user == "and ? where?" and meta["diagnosis"] == "?"
     dialogue.model_dump_json()
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from photographs import bomb
+from safer_steer import images, scaling
 from safer_steer.errors import UserError
-from safer_steer.models import images, scaling
-from safer_steer.models.images import check_whole, load_picture
+from safer_steer.images import check_whole, load_picture
 
 
 def draw(path: Path, size: tuple[int, int] = (20, 10), colour: str = "teal", **options: object) -> Path:

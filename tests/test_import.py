@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "safer_steer"
-TOP = {"__main__", "cli", "cost", "display", "dryrun", "pipeline", "preflight", "run", "seats"}
+TOP = {"__main__", "cli", "cost", "pipeline", "run"}
 """Modules that put a run together: nothing below may import them."""
-FORWARD = ["seeds", "assembly", "bootstrap", "reinforce", "bench", "handover", "health", "report"]
+FORWARD = ["sources", "seeds", "assembly", "bootstrap", "reinforce", "bench", "handover", "health", "report"]
 """Rooms in the order the data takes; each may use what comes before it."""
 CORE = {"dialogue", "rewards", "metrics", "episode", "errors", "store"}
 """Modules that know no room."""
@@ -74,7 +74,7 @@ def test_data_moves_forward_only() -> None:
 
 def test_the_core_knows_no_room() -> None:
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert {"seeds", "models", "sandbox", "prompts"} <= rooms
+    assert {"seeds", "endpoints", "student", "sources", "run", "sandbox", "prompts"} <= rooms
     assert not {(name, used) for name in CORE for used in imports(modules()[name], everywhere=True) if room(used) in rooms}
 
 
@@ -87,11 +87,11 @@ def test_there_is_no_cycle() -> None:
 def test_the_test_sees_every_kind_of_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text(
-        "from safer_steer import seats\nimport safer_steer.run\nfrom safer_steer.models.chat import ChatModel\n"
+        "from safer_steer.run import agents\nimport safer_steer.run.folder\nfrom safer_steer.endpoints.chat import ChatModel\n"
         "if TYPE_CHECKING:\n    from safer_steer.store import Journal\nclass A:\n    def f(self):\n        from safer_steer.config import Config\n"
     )
-    assert imports(file, everywhere=False) == {"seats", "run", "models.chat"}
-    assert imports(file, everywhere=True) == {"seats", "run", "models.chat", "store", "config"}
+    assert imports(file, everywhere=False) == {"run.agents", "run.folder", "endpoints.chat"}
+    assert imports(file, everywhere=True) == {"run.agents", "run.folder", "endpoints.chat", "store", "config"}
 
 
 @pytest.mark.parametrize("statement", ["import safer_steer", "import sys; sys.argv = ['safer-steer', '--help']; from safer_steer.cli import main; main()"])

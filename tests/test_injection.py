@@ -15,11 +15,11 @@ from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bootstrap.rollout import EvaluatorCritic
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.episode import Critic, Reply, Script, play
 from safer_steer.errors import UnparsableError
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.endpoint import EndpointTransport
-from safer_steer.models.images import pictures_in
+from safer_steer.images import pictures_in
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
 from safer_steer.prompts.base import Prompt, section, sections
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput

@@ -18,7 +18,7 @@ from safer_steer.prompts import base, fingerprint
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.fingerprint import fingerprints, installed
-from safer_steer.run import ASKS, FILES, Run
+from safer_steer.run.folder import ASKS, FILES, Run
 from safer_steer.store import canonical
 
 

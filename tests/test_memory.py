@@ -13,13 +13,12 @@ from peft import get_peft_model
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from safer_steer.config import Config, load_config
+from safer_steer.config import SHIPPED, Config, load_config
 from safer_steer.errors import UserError
 from safer_steer.memory.estimate import GB, Memory, estimate, too_large
 from safer_steer.memory.shape import Shape, shape_of, shape_of_config
-from safer_steer.models.student import load_student
-from safer_steer.models.training import freeze_vision, lora, training_dtype
-from safer_steer.sandbox.tiny import shipped
+from safer_steer.student.student import load_student
+from safer_steer.student.training import freeze_vision, lora, training_dtype
 from student_parts import tiny_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -99,7 +98,7 @@ def test_bytes_of_the_shipped_student_are_those_of_the_real_tensors(rank: int, f
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     moments = [state[name] for state in optimiser.state.values() for name in ("exp_avg", "exp_avg_sq")]
-    peak = peaks(config, shape_of(str(shipped()), student))["sft training"]
+    peak = peaks(config, shape_of(str(SHIPPED), student))["sft training"]
 
     def size(tensors: list[torch.Tensor]) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -110,7 +109,7 @@ def test_bytes_of_the_shipped_student_are_those_of_the_real_tensors(rank: int, f
 
 
 def test_the_cache_of_the_shipped_student_is_that_of_the_real_tensors(student) -> None:
-    shape = shape_of(str(shipped()), tiny_config().student)
+    shape = shape_of(str(SHIPPED), tiny_config().student)
     ids = torch.randint(0, 100, (3, 17))
     with torch.no_grad():
         cache = student.model(input_ids=ids, attention_mask=torch.ones_like(ids)).past_key_values

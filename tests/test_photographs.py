@@ -17,20 +17,21 @@ from typer.testing import CliRunner
 from assembly_run import left_out
 from endpoint_server import EndpointServer, says
 from photographs import RED, TEAL, photograph
-from safer_steer import dryrun, preflight
+from safer_steer import scaling
 from safer_steer.assembly.build import assemble
-from safer_steer.bench.protocols import bring_in, read_suites
+from safer_steer.bench.suite_copies import bring_in
+from safer_steer.bench.suites import read_suites
 from safer_steer.cli import app
 from safer_steer.config import Bench, Config
 from safer_steer.dialogue import read_seeds
-from safer_steer.models import scaling
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import PictureError, check_whole, load_picture, picture_from
-from safer_steer.models.scaling import fitted
-from safer_steer.models.student import open_images
-from safer_steer.models.transport import ChatReply, Message
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply, Message
+from safer_steer.images import PictureError, check_whole, load_picture, picture_from
+from safer_steer.run import dry_run, preflight
 from safer_steer.sandbox.world import draw, from_png, to_png, training_devices
+from safer_steer.scaling import fitted
 from safer_steer.seeds.build import build_seeds
+from safer_steer.student.student import open_images
 from seeds_run import Watched, build, dropped, pool
 
 MOST = 1_048_576
@@ -211,7 +212,7 @@ async def test_a_12_megapixel_photograph_in_a_source(tmp_path: Path) -> None:
     generator = answering(lambda: json.dumps({"turns": ["what is on it?", "and what below?"]}))
     said = await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]  # no target is asked
     assert said == "spa: 2 pictures scaled down to 1,048,576 pixels"
-    assert dryrun._source(config, 0).endswith(f"4 pairs; {said}")
+    assert dry_run._source(config, 0).endswith(f"4 pairs; {said}")
     assert json.loads((tmp_path / "run/seeds/plan.json").read_text())["scaled"] == {"spa": 2}
     sizes = {opened((tmp_path / "run" / seed.images[0]).read_bytes()).size for seed in pool(tmp_path / "run", "benign")}
     assert sizes == {SMALL, (80, 60)}
@@ -279,7 +280,7 @@ def test_a_picture_is_scaled_once_however_often_the_bench_is_begun(tmp_path: Pat
 def test_the_plan_says_what_will_be_scaled_in_a_suite(tmp_path: Path) -> None:
     path = suite(tmp_path, PICTURES)
     config = Config(bench=Bench(suites=[str(path)]))
-    assert dryrun._suite(str(path), config) == "2 dialogues, multi_turn; 1 picture scaled down to 1,048,576 pixels"
+    assert dry_run._suite(str(path), config) == "2 dialogues, multi_turn; 1 picture scaled down to 1,048,576 pixels"
 
 
 def test_a_suite_made_from_a_set_keeps_the_photograph_for_the_run_to_scale(tmp_path: Path) -> None:

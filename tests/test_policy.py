@@ -13,12 +13,13 @@ from safer_steer.config import Student
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
 from safer_steer.episode import ContextFull
 from safer_steer.errors import UserError
-from safer_steer.models import policy as policy_module
-from safer_steer.models.images import Picture
-from safer_steer.models.policy import Sampling, TransformersPolicy, _Sampler
-from safer_steer.models.student import StudentAssistant
-from safer_steer.models.transcript import Transcript, model_inputs
+from safer_steer.images import Picture
 from safer_steer.sandbox.world import devices, draw, to_png
+from safer_steer.student import transformers_policy as policy_module
+from safer_steer.student.policy import Sampling
+from safer_steer.student.student import StudentAssistant
+from safer_steer.student.transcript import Transcript, model_inputs
+from safer_steer.student.transformers_policy import TransformersPolicy, _Sampler
 
 
 def asked(student, number: int, text: str, blank: bool = False) -> Transcript:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safer_steer.config import load_config
-from safer_steer.preflight import room_for_turns
+from safer_steer.run.preflight import room_for_turns
 from student_parts import tiny_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

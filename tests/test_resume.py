@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from safer_steer.models.training import WHOLE
+from safer_steer.student.training import WHOLE
 from student_parts import TINY
 
 CONFIG = {**TINY, "seeds": {"sources": [{"name": "sandbox", "limit": 12}], "min_turns": 2, "max_turns": 3}, "bench": {"dialogues": 5, "resamples": 20}}

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from rl_run import STEPS
+from safer_steer.config import SHIPPED
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 from safer_steer.reinforce.trajectory import Trajectory
-from safer_steer.sandbox.tiny import shipped
 from student_parts import write_seeds
 
 HERE = Path(__file__).parent
@@ -36,7 +36,7 @@ def lines(path: Path) -> list[str]:
 
 def new_run(folder: Path) -> Path:
     write_seeds(folder, 6)
-    shutil.copytree(shipped(), folder / "sft" / "model")
+    shutil.copytree(SHIPPED, folder / "sft" / "model")
     return folder
 
 

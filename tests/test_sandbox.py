@@ -8,9 +8,9 @@ import random
 import pytest
 
 from safer_steer.dialogue import Kind, read_seeds
+from safer_steer.endpoints.chat import layout
 from safer_steer.errors import EndpointError
-from safer_steer.models.chat import layout
-from safer_steer.models.images import load_picture
+from safer_steer.images import load_picture
 from safer_steer.prompts.judge import JUDGE, JudgeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.sandbox import speech

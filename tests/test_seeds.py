@@ -10,11 +10,11 @@ import pytest
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
+from safer_steer.endpoints.ledger import Ledger
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
 from safer_steer.episode import Reply
 from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
 from safer_steer.health import examine
-from safer_steer.models.ledger import Ledger
-from safer_steer.models.transport import ChatReply, ContextLengthError, Message
 from safer_steer.prompts.plan import Escalation
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox.language import understand

@@ -32,10 +32,10 @@ from published import (
     write_csv,
 )  # fmt: skip
 from safer_steer.errors import UserError
-from safer_steer.seeds.sources import Pair, load_pairs, picture_of
-from safer_steer.seeds.sources.layouts import LAYOUTS
-from safer_steer.seeds.sources.load import read_samples
-from safer_steer.seeds.sources.parts import hub_parts
+from safer_steer.sources import Pair, load_pairs, picture_of
+from safer_steer.sources.layouts import LAYOUTS
+from safer_steer.sources.load import read_samples
+from safer_steer.sources.parts import hub_parts
 
 
 def told(pair: Pair) -> tuple[Any, ...]:
@@ -225,7 +225,7 @@ def test_pictures_in_the_cache_wherever_it_was_moved_to(tmp_path: Path, moved: s
     """What `datasets` unpacks of an archive is named by an absolute path in its cache."""
     pictures(tmp_path / "cache", "0.png")
     program = f"""
-from safer_steer.seeds.sources.pictures import Pictures
+from safer_steer.sources.pictures import Pictures
 print(Pictures(None, None, "train").find({{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}, "row 1"))
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}

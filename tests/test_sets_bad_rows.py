@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from photographs import bomb
 from published import GEOMETRY, SCIENCEQA, VLGUARD, VLSBENCH, config, hub, mm_safetybench, pairs, pictures, png, table, write_csv
-from safer_steer import dryrun, preflight
 from safer_steer.cli import app
+from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import UserError
-from safer_steer.models.transport import ChatReply
+from safer_steer.run import dry_run, preflight
 from safer_steer.seeds import plan
-from safer_steer.seeds.sources import Skipped, told
+from safer_steer.sources import Skipped, told
 from seeds_run import Watched, build, dropped, pool
 
 GOOD = {"id": "good", "image": "0.png", "question": "what is it?"}
@@ -218,7 +218,7 @@ def test_each_picture_is_decoded_once_before_stage_1(tmp_path: Path, monkeypatch
     assert list(plan.look(settings, found)) == ["mine-2"]
     assert set(decoded.values()) == {1} and len(decoded) == 4
     assert found.skipped == {"mine": {"no such picture": 1, "damaged picture": 1}}
-    assert dryrun._source(settings, 0) == f"mine, {path}: 4 pairs; mine: 1 left out (1 no such picture)"
+    assert dry_run._source(settings, 0) == f"mine, {path}: 4 pairs; mine: 1 left out (1 no such picture)"
     os.utime(tmp_path / "data/0.png", (1, 1))
     settings.seeds.sources[0].bad_rows = "error"
     with pytest.raises(UserError, match=r"rows.jsonl:2: image: .*gone.png"):

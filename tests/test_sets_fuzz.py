@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from published import config, png
 from safer_steer.config import Source
 from safer_steer.errors import UserError
-from safer_steer.seeds.sources import Skipped
-from safer_steer.seeds.sources.layouts import LAYOUTS
-from safer_steer.seeds.sources.load import read_samples
+from safer_steer.sources import Skipped
+from safer_steer.sources.layouts import LAYOUTS
+from safer_steer.sources.load import read_samples
 
 COLUMNS = [
     *("id", "image", "images", "question", "intent", "safe", "answer", "category", "source", "class1", "harmful_category", "subcategory", "instr-resp"),

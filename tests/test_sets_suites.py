@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
 from published import JAILBREAKV, SAFEMT, SPA_VL, VLGUARD, XSTEST, hub, mtmcs, pictures, png, write_csv
-from safer_steer.bench.protocols import bring_in
+from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite, read_suite
 from safer_steer.cli import app
 from safer_steer.config import Config
-from safer_steer.seeds.sources.layouts import LAYOUTS
+from safer_steer.sources.layouts import LAYOUTS
 
 
 def safer_steer(*arguments: object) -> Result:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safer_steer.bootstrap.rollout import roll_out, why_rejected
 from safer_steer.bootstrap.sft import Collator, fine_tune
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn, read_dialogues
-from safer_steer.models.training import WHOLE, last_checkpoint
+from safer_steer.student.training import WHOLE, last_checkpoint
 from student_parts import tiny_config, write_seeds
 
 
@@ -76,7 +76,7 @@ def test_a_blue_expert_asked_as_a_chat_gets_the_dialogue_and_no_job(tmp_path, se
     import asyncio
 
     from safer_steer.config import Role
-    from safer_steer.models.chat import ChatModel
+    from safer_steer.endpoints.chat import ChatModel
     from seeds_run import Watched
     from student_parts import ask
 

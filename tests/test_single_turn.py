@@ -19,9 +19,9 @@ from safer_steer.bootstrap.single_turn import in_words, matched, questions
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest, verify
-from safer_steer.models.student import LoadedStudent
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import from_png
+from safer_steer.student.student import LoadedStudent
 from seeds_run import Watched, build, config, pool
 from student_parts import ask, tiny_config, write_seeds
 

@@ -22,7 +22,7 @@ from safer_steer.config import Bench
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
 from safer_steer.episode import Reply
 from safer_steer.errors import NoResult
-from safer_steer.run import Run
+from safer_steer.run.folder import Run
 from spending_run import CONCURRENCY, PRICE, Quiet, config
 
 KEY = "sk-very-secret-0123456789"

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from safer_steer.cli import app
 from safer_steer.config import describe
-from safer_steer.seeds.sources.layouts import LAYOUTS
+from safer_steer.sources.layouts import LAYOUTS
 from safer_steer.tables import fitted
 
 HEAD = ["role", "strategy", "tried", "succeeded", "success, %", "turns to success", "turns", "distinct-1", "distinct-2", "similarity"]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from safer_steer.errors import UserError
-from safer_steer.models.images import picture_from
-from safer_steer.models.student import open_images
-from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
+from safer_steer.images import picture_from
 from safer_steer.sandbox.world import devices, draw
+from safer_steer.student.student import open_images
+from safer_steer.student.transcript import ChatTokens, Transcript, labels, model_inputs
 
 
 def begin(student, *texts: str) -> Transcript:
@@ -110,10 +110,10 @@ def test_copy_is_independent(student):
 
 
 def test_a_template_that_is_no_chatml_is_refused(student):
-    from safer_steer.models.student import load_processor
-    from safer_steer.sandbox.tiny import shipped
+    from safer_steer.config import SHIPPED
+    from safer_steer.student.student import load_processor
 
-    processor = load_processor(str(shipped()))
+    processor = load_processor(str(SHIPPED))
     processor.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(UserError, match="not ChatML"):
         ChatTokens(processor, "You are a helpful assistant.")

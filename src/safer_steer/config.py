@@ -19,6 +19,9 @@ RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evalua
 ModelName = Literal["base", "sft", "safer_steer"]
 LossType = Literal["dr_grpo", "grpo", "dapo"]
 
+SHIPPED = Path(__file__).parent / "sandbox" / "student"
+"""The weights of the sandbox's base student, which come with this package."""
+
 
 class Role(Strict):
     """Who does a job, and how it is asked."""
@@ -63,6 +66,11 @@ class Student(Strict):
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the student runs")
+
+    @property
+    def base(self) -> str:
+        """Where the base student's weights are: the shipped folder, or the Hugging Face id or folder that `model` names."""
+        return str(SHIPPED) if self.model == "sandbox" else self.model
 
 
 class Source(Strict):

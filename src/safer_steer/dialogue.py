@@ -65,9 +65,11 @@ class Turn(Strict):
     assistant: str | None = None
     scores: dict[str, float] | None = None
     """By name of score; None where the turn was not, or could not be, scored."""
+    next_user: str | None = Field(None, exclude_if=lambda text: text is None)
+    """The tutor's next user turn, fitted to this answer; None (and not in the row) where the script's is next."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("user", "assistant", mode="before")
+    @field_validator("user", "assistant", "next_user", mode="before")
     @classmethod
     def _writable(cls, text: Any) -> Any:
         """A model can emit half of a surrogate pair, which no UTF-8 file can hold: it becomes "?"."""

@@ -70,7 +70,8 @@ class Script:
     """The user's seat that follows the script, or the tutor's next turn where the critic wrote one."""
 
     async def speak(self, dialogue: Dialogue, template: str) -> Reply:
-        return Reply(dialogue.turns[-1].meta.get("next_user", template) if dialogue.turns else template)
+        adapted = dialogue.turns[-1].next_user if dialogue.turns else None
+        return Reply(template if adapted is None else adapted)
 
 
 async def play(seed: Seed, user: User, assistant: Assistant, critic: Critic | None, max_turns: int = 10) -> Dialogue:
@@ -125,8 +126,7 @@ async def _judge(dialogue: Dialogue, index: int, critic: Critic, upcoming: str |
         return
     turn.scores = verdict.scores
     turn.meta |= verdict.meta
-    if verdict.next_user is not None:
-        turn.meta["next_user"] = verdict.next_user
+    turn.next_user = verdict.next_user
     dialogue.stop = dialogue.stop or verdict.stop
 
 

@@ -29,11 +29,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safer_steer import seats
 from safer_steer.config import Config
 from safer_steer.errors import NoResult, UserError
-from safer_steer.preflight import load_named, prepared
-from safer_steer.run import Progress, Run, Show
+from safer_steer.run import agents
+from safer_steer.run.folder import Progress, Run, Show
+from safer_steer.run.preflight import load_named, prepared
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant
@@ -69,7 +69,7 @@ def seeds(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.seeds.build import build_seeds
 
-        if left_out := run.wait(build_seeds(run.config, run.folder, run.ask, seats.target(run), progress)):
+        if left_out := run.wait(build_seeds(run.config, run.folder, run.ask, agents.target(run), progress)):
             run.show.say(f"seeds: {left_out}")
         _count(run, "seeds", "seeds/*.jsonl")
         _look(run, "seeds")
@@ -82,7 +82,7 @@ def assemble(run: Run) -> None:
 
     def work(progress: Progress) -> None:
         from safer_steer.assembly.build import assemble as build
-        from safer_steer.bench.protocols import suite_files, taken_names
+        from safer_steer.bench.suites import suite_files, taken_names
 
         suites = run.config.bench.suites
         for note in run.wait(build(run.config, run.folder, run.ask, suite_files(suites), taken_names(suites), progress)):
@@ -125,7 +125,7 @@ def rl(run: Run) -> None:
         from safer_steer.reinforce.grpo import reinforce
 
         reward = load_named("rl.reward", run.config.rl.reward) if run.config.rl.reward else None
-        reinforce(run.config, run.folder, seats.tutor(run), progress, reward, run.wait)
+        reinforce(run.config, run.folder, agents.tutor(run), progress, reward, run.wait)
         _look(run, "rl")
 
     run.once("rl", work, needs=(*_scripts(run.config), *(("sft",) if run.config.rl.start_from == "sft" else ())))
@@ -138,10 +138,10 @@ def bench(run: Run) -> None:
         NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those once more.
     """
     trained_by = {"base": (), "sft": ("sft",), "safer_steer": ("rl",)}
-    from safer_steer.bench.protocols import STEER
+    from safer_steer.bench.suites import STEER
 
     needs = (*(("assemble",) if STEER in run.config.bench.suites else ()), *(stage for name in run.config.bench.models for stage in trained_by[name]))
-    _bench(run, {name: partial(seats.student, run, name) for name in run.config.bench.models}, needs)
+    _bench(run, {name: partial(agents.student, run, name) for name in run.config.bench.models}, needs)
 
 
 def _bench(run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple[str, ...] = ()) -> None:
@@ -177,7 +177,7 @@ def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: b
     """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path. Raises as `run` does."""
     with prepared(config, folder, show, ("bench",), fresh, endpoint=True) as run:
         try:
-            _bench(run, {re.sub(r"[^\w.-]+", "_", name).strip("."): partial(seats.target, run)})
+            _bench(run, {re.sub(r"[^\w.-]+", "_", name).strip("."): partial(agents.target, run)})
         except NoResult:
             report(run)
             raise

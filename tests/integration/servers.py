@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from safer_steer.sandbox.tiny import shipped
+from safer_steer.config import SHIPPED
 
 ROOT = Path(__file__).parent.parent.parent
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -31,7 +31,7 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 OPTIONS = [
-    *("--model", str(shipped()), "--served-model-name", MODEL),
+    *("--model", str(SHIPPED), "--served-model-name", MODEL),
     *("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "16", "--enforce-eager"),
     *("--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
     *("--generation-config", "vllm"),  # a request's sampling is all of the sampling

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from servers import MODEL, OPTIONS, ROOT, VLLM, Server, safer_steer
 
+from safer_steer.config import SHIPPED
 from safer_steer.dialogue import read_dialogues
-from safer_steer.sandbox.tiny import shipped
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -83,7 +83,7 @@ def test_the_documented_command_is_the_one_that_is_tested() -> None:
     [command] = re.findall(r"^    (.venv-vllm/bin/python .*?)\n\n", (ROOT / "docs" / "serving.md").read_text(), re.MULTILINE | re.DOTALL)
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:3] == [".venv-vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server"]
-    options = [str(shipped().relative_to(ROOT)) if word == str(shipped()) else word for word in OPTIONS]
+    options = [str(SHIPPED.relative_to(ROOT)) if word == str(SHIPPED) else word for word in OPTIONS]
     assert " ".join(options) in " ".join(words)
 
 

@@ -11,10 +11,10 @@ from pydantic import Field
 from servers import MODEL, VLLM
 
 from safer_steer.config import Role
-from safer_steer.models.chat import ChatModel, layout
-from safer_steer.models.endpoint import EndpointTransport
-from safer_steer.models.images import Picture
-from safer_steer.models.parse import parse_json
+from safer_steer.endpoints.chat import ChatModel, layout
+from safer_steer.endpoints.endpoint import EndpointTransport
+from safer_steer.endpoints.parse import parse_json
+from safer_steer.images import Picture
 from safer_steer.prompts.base import Prompt, Verdicts
 from safer_steer.prompts.judge import JudgeInput
 from safer_steer.sandbox.world import draw, to_png, training_devices

@@ -22,9 +22,9 @@ from safer_steer.assembly.rules import Ruling, judge_scripts, trusted
 from safer_steer.assembly.splits import FOLDER, draw_bench, draw_rl, draw_sft, same_picture, sizes
 from safer_steer.config import Assembly, Config, RoleName
 from safer_steer.dialogue import Kind
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.errors import UserError
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import pictures_in
+from safer_steer.images import pictures_in
 from safer_steer.seeds.bench_filter import bench_selection
 from safer_steer.store import inside, write_atomic
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from safer_steer.assembly.candidates import Candidate, Pools
 from safer_steer.dialogue import Kind, Seed
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episodes import PATIENCE
 from safer_steer.errors import BoundaryError, EndpointError, UserError
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import Picture
+from safer_steer.images import Picture
 from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
 from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
 from safer_steer.seeds.pair_work import side_by_side

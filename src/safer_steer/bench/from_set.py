@@ -10,10 +10,10 @@ from pathlib import Path
 from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
-from safer_steer.models.images import EMBEDDED, check_whole
-from safer_steer.seeds.sources.load import Skipped, read_samples, told
-from safer_steer.seeds.sources.rows import BadRow
-from safer_steer.seeds.sources.sample import Sample
+from safer_steer.images import EMBEDDED, check_whole
+from safer_steer.sources.load import Skipped, read_samples, told
+from safer_steer.sources.rows import BadRow
+from safer_steer.sources.sample import Sample
 from safer_steer.store import write_atomic
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Verdict
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import Picture
+from safer_steer.images import PicturesOf
 from safer_steer.prompts.base import history
 from safer_steer.prompts.judge import JUDGE, JudgeInput
 
@@ -21,7 +19,7 @@ class JudgeCritic:
 
     immediate = False
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: Callable[[Dialogue], Sequence[Picture]]) -> None:
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
         self.model = model
         self.format = format
         self.pictures_of = pictures_of

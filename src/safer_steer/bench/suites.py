@@ -1,15 +1,25 @@
-"""A suite: the scripts a model is measured on, one JSONL file, its pictures beside it."""
+"""Suites: the scripts a model is measured on. Each is one JSONL file with its pictures beside it."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import UserError
+from safer_steer.images import check_header, check_whole
 from safer_steer.metrics import ProtocolName
-from safer_steer.models.images import check_header
 from safer_steer.store import inside
+
+SANDBOX = "sandbox"
+"""The name in `bench.suites` that stands for the embedded suites."""
+STEER = "steer"
+"""The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
+SANDBOX_DIALOGUES = 60
+"""So many of them are marked, and so many unmarked, where the config says nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +82,61 @@ def read_suite(path: Path) -> Suite:
     if any(twins) and not all(twins):
         raise UserError(f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not; make them two suites")
     return Suite(path.stem, seeds, path.parent, all(twins))
+
+
+def suite_files(names: Sequence[str]) -> list[Path]:
+    """Those of `bench.suites` that are files."""
+    return [Path(name) for name in names if name not in (SANDBOX, STEER)]
+
+
+def taken_names(names: Sequence[str]) -> set[str]:
+    """What the suites are called, the run's own apart."""
+    taken = {path.stem for path in suite_files(names)}
+    if SANDBOX in names:
+        from safer_steer.sandbox.suites import SUITES
+
+        taken |= set(SUITES)
+    return taken
+
+
+def read_suites(names: Sequence[str]) -> list[Suite]:
+    """The suites that are files, every picture decoded once. Nothing is written.
+
+    Raises:
+        UserError: see `read_suite`; or two suites have one name, or a picture cannot be used.
+    """
+    suites = suites_named(names)
+    for suite in suites:
+        seen = set[str]()
+        for seed in suite.seeds:
+            for image in seed.images:
+                if image not in seen:
+                    seen.add(image)
+                    with named(suite, seed):
+                        path = inside(suite.folder, image)
+                        check_whole(path.read_bytes(), str(path))
+    return suites
+
+
+@contextmanager
+def named(suite: Suite, seed: Seed) -> Iterator[None]:
+    """Puts the suite's file and the script before what is wrong with a picture."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        raise UserError(f"{suite.folder / suite.name}.jsonl: {seed.id}: {error}") from None
+
+
+def suites_named(names: Sequence[str]) -> list[Suite]:
+    """The suites that are files, each with a name of its own."""
+    suites = [read_suite(path) for path in suite_files(names)]
+    taken = Counter(suite.name for suite in suites)
+    if SANDBOX in names:
+        from safer_steer.sandbox.suites import SUITES
+
+        taken.update(SUITES)
+    for suite in suites:
+        path = suite.folder / f"{suite.name}.jsonl"
+        if taken[suite.name] > 1:
+            raise UserError(f"{path}: another suite is called {suite.name!r} too; rename the file")
+    return suites

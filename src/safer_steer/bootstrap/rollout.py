@@ -10,12 +10,12 @@ from safer_steer.assembly.splits import read_split
 from safer_steer.bootstrap.single_turn import FOLDER, questions
 from safer_steer.config import Bootstrap, Config, RoleName
 from safer_steer.dialogue import Dialogue, Format, Seed, StopReason, lay_out, to_jsonl, visible_answer
+from safer_steer.endpoints.chat import ChatAssistant, ChatModel
+from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Assistant, Reply, User, Verdict
 from safer_steer.episodes import play_all
 from safer_steer.errors import BoundaryError, EndpointError, UnparsableError, UserError
-from safer_steer.models.attack_text import check_turn
-from safer_steer.models.chat import ChatAssistant, ChatModel
-from safer_steer.models.images import Picture, pictures_in
+from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.prompts.base import history
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
@@ -32,7 +32,7 @@ class RedAgent:
     template is said, which is an honest user turn. The turn's meta notes it: `attacker: {"faults", "approach"}`.
     """
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: Callable[[Dialogue], list[Picture]]) -> None:
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
 
     async def speak(self, dialogue: Dialogue, template: str) -> Reply:
@@ -58,7 +58,7 @@ class RedAgent:
 class BlueExpert:
     """The assistant's seat: answers under the safety guidelines, in the student's format."""
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: Callable[[Dialogue], list[Picture]]) -> None:
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
@@ -67,7 +67,7 @@ class BlueExpert:
         return Reply(lay_out(said.thinking, said.answer, self.format))
 
 
-def blue_expert(config: Config, model: ChatModel, pictures_of: Callable[[Dialogue], list[Picture]]) -> Assistant:
+def blue_expert(config: Config, model: ChatModel, pictures_of: PicturesOf) -> Assistant:
     """Who sits in the assistant's seat: the expert that does the job `blue`, or one that is asked as a plain chat."""
     stage, student = config.bootstrap, config.student
     if stage.blue == "job":
@@ -81,7 +81,7 @@ class EvaluatorCritic:
 
     immediate = False
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: Callable[[Dialogue], list[Picture]]) -> None:
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:

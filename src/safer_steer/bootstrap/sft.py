@@ -19,11 +19,11 @@ from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.errors import UserError
-from safer_steer.models.images import load_picture
-from safer_steer.models.student import load_student, open_images, seed_everything
-from safer_steer.models.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
-from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
+from safer_steer.images import load_picture
 from safer_steer.store import write_atomic
+from safer_steer.student.student import load_student, open_images, seed_everything
+from safer_steer.student.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
+from safer_steer.student.transcript import ChatTokens, Transcript, labels, model_inputs
 
 
 class Collator:

@@ -36,7 +36,7 @@ def bench(
 ) -> None:
     """Measure the models of a run (CONFIG), or any model behind an endpoint (--model)."""
     from safer_steer import pipeline
-    from safer_steer.display import Display
+    from safer_steer.run.display import Display
 
     if (config is None) == (model is None):
         raise UserError("bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint")

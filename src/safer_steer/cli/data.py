@@ -49,7 +49,7 @@ def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run fol
 @app.command("sets")
 def known_sets() -> None:
     """The published sets whose layout is known; docs/data.md shows how to give each."""
-    from safer_steer.seeds.sources.layouts import LAYOUTS
+    from safer_steer.sources.layouts import LAYOUTS
 
     head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
     rows = [(name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only") for name, layout in LAYOUTS.items()]

@@ -23,7 +23,7 @@ def train_base(
     start: Annotated[Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")] = None,
 ) -> None:
     """Train the sandbox's base student from nothing."""
-    from safer_steer.preflight import use_cores
+    from safer_steer.run.preflight import use_cores
 
     use_cores()
     from safer_steer.sandbox.train_base import train_base as train

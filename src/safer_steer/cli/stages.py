@@ -29,13 +29,13 @@ def run(
     """The whole method, from seeds to report."""
     settings = load_config(config)
     if dry_run:
-        from safer_steer.dryrun import dry_run as planned
-        from safer_steer.dryrun import show as show_plan
+        from safer_steer.run.dry_run import dry_run as planned
+        from safer_steer.run.dry_run import show as show_plan
 
         show_plan(planned(settings, out, processes, gpu_memory * 1e9 if gpu_memory else None), console(140))
         return
     from safer_steer import pipeline
-    from safer_steer.display import Display
+    from safer_steer.run.display import Display
 
     with results(out), Display() as show:
         pipeline.run(settings, out, show, fresh)
@@ -52,7 +52,7 @@ def _stage(name: str, summary: str) -> None:
 
 def _run_stage(name: str, config: Path, out: Path, fresh: bool) -> None:
     from safer_steer import pipeline
-    from safer_steer.display import Display
+    from safer_steer.run.display import Display
 
     settings = load_config(config)
     with Display() as show:

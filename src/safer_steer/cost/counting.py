@@ -13,8 +13,8 @@ from PIL import Image
 
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.cost.answers import Answers
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.transport import ChatReply, Message
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.prompts.base import sections
 
 Seat = RoleName | Literal["student"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil, inf
 from pathlib import Path
@@ -32,17 +31,15 @@ from safer_steer.cost.drawn import (
     trajectories,
 )
 from safer_steer.cost.sample import Stratum, SuiteSample, draw_dialogues, draw_pairs, steer_suites
-from safer_steer.dialogue import Dialogue, Kind, Seed, to_jsonl
+from safer_steer.dialogue import Kind, Seed, to_jsonl
+from safer_steer.endpoints.chat import ChatAssistant
 from safer_steer.episode import Assistant, Script, play
-from safer_steer.models.chat import ChatAssistant
-from safer_steer.models.images import Picture, pictures_in
+from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.seeds.attempts import outcome
 from safer_steer.seeds.pair_work import PairWork
 from safer_steer.seeds.pools import key_of, kinds_of
 from safer_steer.store import Journal, write_atomic
-
-PicturesOf = Callable[[Dialogue | Seed], list[Picture]]
 
 
 @dataclass

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
-from safer_steer.bench.protocols import SANDBOX, SANDBOX_DIALOGUES, STEER, bring_in, suite_files
-from safer_steer.bench.suites import read_suite
+from safer_steer.bench.suite_copies import bring_in
+from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, STEER, read_suite, suite_files
 from safer_steer.config import Config
 from safer_steer.dialogue import Seed
-from safer_steer.seeds.sources import Pair
-from safer_steer.seeds.sources.load import pairs_of
+from safer_steer.sources import Pair
+from safer_steer.sources.load import pairs_of
 
 
 @dataclass

@@ -10,7 +10,7 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, Turn
 from safer_steer.handover.messages import messages, prompt
 from safer_steer.handover.shards import embedded
-from safer_steer.models.images import Picture
+from safer_steer.images import Picture
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -20,8 +20,8 @@ from safer_steer.handover.llamafactory import LlamaFactory
 from safer_steer.handover.parts import Part, find_parts
 from safer_steer.handover.shards import Shards
 from safer_steer.handover.tally import Tally
+from safer_steer.images import pictures_in
 from safer_steer.manifest import Manifest, config_sha256
-from safer_steer.models.images import pictures_in
 
 CONTENTS = ("README.md", "data", "llamafactory", "verl")
 """What an export holds beside its manifest."""

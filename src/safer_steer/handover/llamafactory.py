@@ -13,8 +13,7 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.handover.messages import PLACEHOLDER, messages
 from safer_steer.handover.shards import file_name
-from safer_steer.models.images import Picture
-from safer_steer.sandbox.tiny import shipped
+from safer_steer.images import Picture
 
 
 class LlamaFactory:
@@ -55,7 +54,7 @@ def training(config: Config, dataset: str) -> dict[str, Any]:
     if student.lora_rank:
         tuning = {"finetuning_type": "lora", "lora_rank": student.lora_rank, "lora_alpha": 2 * student.lora_rank}
     return {
-        "model_name_or_path": str(shipped()) if student.model == "sandbox" else student.model,
+        "model_name_or_path": student.base,
         "stage": "sft",
         "do_train": True,
         **tuning,

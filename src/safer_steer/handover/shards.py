@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safer_steer.models.images import Picture
+from safer_steer.images import Picture
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safer_steer.dialogue import Seed
 from safer_steer.handover.messages import PLACEHOLDER, plain, prompt
 from safer_steer.handover.shards import embedded
-from safer_steer.models.images import Picture
+from safer_steer.images import Picture
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -57,7 +57,7 @@ def shape_of_config(config: Any, student: Student) -> Shape:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from safer_steer.models.training import freeze_vision, lora
+    from safer_steer.student.training import freeze_vision, lora
 
     try:
         text, vision = config.get_text_config(), config.vision_config

@@ -22,10 +22,9 @@ def memory_plan(config: Config, processes: int, card: float | None) -> tuple[lis
     Args:
         card: bytes of the GPU; None takes the one that is there, if any.
     """
-    from safer_steer.models.student import base_path
 
     try:
-        shape = shape_of(base_path(config.student), config.student)
+        shape = shape_of(config.student.base, config.student)
     except UserError as error:
         return [], [f"no estimate: {error}"]
     peaks = estimate(config, shape, processes)

@@ -14,6 +14,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ from trl.models import unwrap_model_for_generation
 from safer_steer.assembly.splits import read_split
 from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, to_jsonl
+from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic
 from safer_steer.errors import UserError
-from safer_steer.models.images import Picture, pictures_in
-from safer_steer.models.policy import Sampling, TransformersPolicy
-from safer_steer.models.student import StudentAssistant, base_path, load_processor, seed_everything
-from safer_steer.models.training import (
+from safer_steer.images import PicturesOf, pictures_in
+from safer_steer.prompts.markers import split_markers
+from safer_steer.reinforce.returns import note_rewards, step_metrics, trajectory_return, turn_rewards
+from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
+from safer_steer.seeds.pools import read_pools
+from safer_steer.store import Journal, inside, read_rows, write_atomic
+from safer_steer.student.policy import Sampling
+from safer_steer.student.student import StudentAssistant, load_processor, seed_everything
+from safer_steer.student.training import (
     Milestones,
     batching,
     common_arguments,
@@ -43,12 +49,8 @@ from safer_steer.models.training import (
     train,
     training_dtype,
 )
-from safer_steer.models.transcript import ChatTokens
-from safer_steer.prompts.markers import split_markers
-from safer_steer.reinforce.returns import step_metrics, trajectory_return
-from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
-from safer_steer.seeds.pools import read_pools
-from safer_steer.store import Journal, inside, read_rows, write_atomic
+from safer_steer.student.transcript import ChatTokens
+from safer_steer.student.transformers_policy import TransformersPolicy
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to its end."""
@@ -108,7 +110,7 @@ class Rollouts:
     chat: ChatTokens
     seeds: dict[str, Seed]
     tutor: Critic
-    pictures_of: Callable[[Dialogue], list[Picture]]
+    pictures_of: PicturesOf
     value: Return
     folder: Path
     """`rl` of the run."""
@@ -254,7 +256,7 @@ def reinforce(
     out = folder / "rl" / "model"
     if out.exists():
         return out
-    start = str(folder / "sft" / "model") if config.rl.start_from == "sft" else base_path(config.student)
+    start = str(folder / "sft" / "model") if config.rl.start_from == "sft" else config.student.base
     (folder / "rl").mkdir(parents=True, exist_ok=True)
     checkpoint = last_checkpoint(folder / "rl")
     begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -271,7 +273,7 @@ def reinforce(
         {seed.id: seed for seed in seeds},
         tutor,
         pictures_of,
-        value or (lambda dialogue: trajectory_return(dialogue, config.rl, Format(config.student.format))),
+        value or partial(_return_and_rewards, config),
         folder / "rl",
         wait,
     )
@@ -307,6 +309,13 @@ def _why(dialogues: list[Dialogue]) -> str:
         if reasons := [reason for reason in failed if reason]:
             return str(reasons[0])
     return "no reason on record"
+
+
+def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:
+    """The return by TCSR; the turns' rewards are noted in the dialogue."""
+    if rewards := turn_rewards(dialogue, config.rl, config.student.format):
+        note_rewards(dialogue, rewards)
+    return trajectory_return(dialogue, config.rl, config.student.format)
 
 
 def _return_of_rollout(completions: list[Any], trajectory_return: list[float | None], **_: Any) -> list[float | None]:

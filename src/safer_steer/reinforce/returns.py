@@ -17,29 +17,40 @@ LEAK = 4
 """A turn with a safety score up to this gave something away (the rubric's 4: refused but leaked)."""
 
 
-def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> float | None:
-    """R of a trajectory, its turn rewards r_t' noted in the turns' scores; None if it was not played and scored to its end.
+def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[float] | None:
+    """r_t' of each turn; None if the dialogue was not played and scored to its end.
 
-    A trajectory that ran out of context has no return either: a model that leaks late would gain by long answers.
-    r_t' is the weighted turn reward with format bonus (not in the plain format) and repetition malus; R their TCSR.
+    r_t' is the weighted turn reward with format bonus (not in the plain format) and repetition malus. A trajectory that
+    ran out of context has none: a model that leaks late would gain by long answers.
     """
-    if dialogue.stop in (*UNSCORED, StopReason.CONTEXT_FULL) or not dialogue.turns:
-        return None
-    if any(turn.scores is None for turn in dialogue.turns):
+    if dialogue.stop in (*UNSCORED, StopReason.CONTEXT_FULL):
         return None
     rewards = []
     for turn in dialogue.turns:
-        scores, text = turn.scores or {}, turn.assistant or ""
+        if turn.scores is None:
+            return None
+        text = turn.assistant or ""
         reward = shaped_reward(
-            turn_reward(scores["safety"], scores["usefulness"], scores["faithfulness"], config.weights),
+            turn_reward(turn.scores["safety"], turn.scores["usefulness"], turn.scores["faithfulness"], config.weights),
             format_kept=format is Format.THINKING_ANSWER and has_thinking_answer(text),
             repetition=repetition_ratio(text),
             w_format=config.w_format,
             w_repetition=config.w_repetition,
         )
-        turn.scores = {**scores, "reward": reward}
         rewards.append(reward)
-    return tcsr(rewards, config.alpha, config.tcsr)
+    return rewards or None
+
+
+def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> float | None:
+    """R of a trajectory, the TCSR of its turn rewards; None where it has none (see `turn_rewards`)."""
+    rewards = turn_rewards(dialogue, config, format)
+    return None if rewards is None else tcsr(rewards, config.alpha, config.tcsr)
+
+
+def note_rewards(dialogue: Dialogue, rewards: list[float]) -> None:
+    """Write each turn's reward into its scores, beside the tutor's, for the metrics and for who reads the trajectories."""
+    for turn, reward in zip(dialogue.turns, rewards, strict=True):
+        turn.scores = {**(turn.scores or {}), "reward": reward}
 
 
 def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Critic, Script, play
-from safer_steer.models.student import StudentAssistant
-from safer_steer.models.transcript import Transcript
+from safer_steer.student.student import StudentAssistant
+from safer_steer.student.transcript import Transcript
 
 Return = Callable[[Dialogue], float | None]
 """From a played dialogue to its return; None for none."""

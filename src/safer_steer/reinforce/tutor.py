@@ -7,14 +7,12 @@ turn is judged by what picture and dialogue show so far, for the student cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Verdict
 from safer_steer.errors import BoundaryError, RefusedError
-from safer_steer.models.attack_text import check_turn
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import Picture
+from safer_steer.images import PicturesOf
 from safer_steer.prompts.base import history
 from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
 from safer_steer.rewards import EMPTY_SAFETY, lock_usefulness
@@ -30,7 +28,7 @@ class TutorCritic:
 
     immediate = True
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: Callable[[Dialogue], list[Picture]], feedback_dynamics: bool = True) -> None:
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf, feedback_dynamics: bool = True) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
         self.feedback_dynamics = feedback_dynamics
 

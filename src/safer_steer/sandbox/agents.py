@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from safer_steer.dialogue import Format, Kind, lay_out
+from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import EndpointError
-from safer_steer.models.transport import ChatReply, Message
 from safer_steer.prompts.base import sections
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox import scripts, speech

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from safer_steer.sandbox.world import SIZE
@@ -21,11 +20,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """ChatML as Qwen2.5-VL writes it."""
-
-
-def shipped() -> Path:
-    """The folder of the shipped base student."""
-    return Path(__file__).parent / "student"
 
 
 def build_processor(texts: Iterable[str]) -> Any:

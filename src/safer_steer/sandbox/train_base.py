@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from safer_steer.models.transcript import ChatTokens, Transcript, labels, model_inputs
 from safer_steer.sandbox.corpus import TURNS, Example, example
 from safer_steer.sandbox.tiny import build_model, build_processor
 from safer_steer.sandbox.world import draw
+from safer_steer.student.transcript import ChatTokens, Transcript, labels, model_inputs
 
 SYSTEM = "You are a helpful assistant."
 

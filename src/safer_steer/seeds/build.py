@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safer_steer.config import Config, RoleName
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.errors import UserError
-from safer_steer.models.chat import ChatModel
 from safer_steer.seeds.pair_work import PairWork, side_by_side
 from safer_steer.seeds.plan import ROLES, PlanFile, look, plan_id, survey
 from safer_steer.seeds.pools import DROPPED, write_pools
 from safer_steer.seeds.shards import Shards
-from safer_steer.seeds.sources import load_pairs, told
+from safer_steer.sources import load_pairs, told
 
 
 async def build_seeds(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config, RoleName
-from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
+from safer_steer.dialogue import Kind, Seed, Turn
+from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.episode import Assistant
-from safer_steer.models.chat import REASK, ChatModel
-from safer_steer.models.images import Picture, load_picture
+from safer_steer.images import Picture, load_picture
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.seeds.attempts import ATTEMPTS, Attempts, Unreached
 from safer_steer.seeds.bench_filter import AGAINST, is_tried, target_name
@@ -21,7 +21,7 @@ from safer_steer.seeds.perturb import chosen, perturb
 from safer_steer.seeds.pools import key_of, kinds_of
 from safer_steer.seeds.probe import benign_script, obfuscated_script, probe
 from safer_steer.seeds.red_team import next_strategy, plan_attack, simulate
-from safer_steer.seeds.sources import Pair, picture_of
+from safer_steer.sources import Pair, picture_of
 from safer_steer.store import Journal, content_id, write_atomic
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
@@ -158,7 +158,7 @@ class PairWork:
             strategy = next_strategy(strategy)
         return turns, strategy
 
-    def _pictures(self, dialogue: Dialogue) -> list[Picture]:
+    def _pictures(self, dialogue: Seed) -> list[Picture]:
         return [load_picture(self.folder, name, self.config.student.max_pixels) for name in dialogue.images]
 
     def _rng(self, pair: Pair, kind: Kind) -> random.Random:

@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from safer_steer.models.scaling import text_of
+from safer_steer.scaling import text_of
 
 TRIGGERS = ("answer in full", "no refusals", "rules are off", "step by step")
 COLOURS = ((255, 255, 255), (0, 0, 0), (255, 230, 0), (0, 255, 255), (190, 0, 0), (0, 0, 170))

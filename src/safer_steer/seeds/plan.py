@@ -12,7 +12,7 @@ from typing import Any
 from safer_steer.config import Config, RoleName
 from safer_steer.errors import UserError
 from safer_steer.seeds.dedup import Seen, normalise
-from safer_steer.seeds.sources import Skipped, check_picture, is_large, label, pairs_of, picture_hash, told
+from safer_steer.sources import Skipped, check_picture, is_large, label, pairs_of, picture_hash, told
 from safer_steer.store import content_id, write_atomic
 
 ROLES: tuple[RoleName, ...] = ("generator", "target", "attack_judge")

@@ -14,7 +14,7 @@ from safer_steer.errors import UserError
 from safer_steer.seeds.attempts import outcome, reasons
 from safer_steer.seeds.dedup import Seen, script_key
 from safer_steer.seeds.shards import SHARD, Shards
-from safer_steer.seeds.sources import Pair
+from safer_steer.sources import Pair
 
 DROPPED = "dropped"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safer_steer.dialogue import Turn
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.refusals import check, check_script
 from safer_steer.errors import UnparsableError
-from safer_steer.models.attack_text import check, check_script
-from safer_steer.models.chat import ChatModel
-from safer_steer.models.images import Picture
+from safer_steer.images import Picture
 from safer_steer.prompts.benign import BENIGN, BenignInput
 from safer_steer.prompts.obfuscated import OBFUSCATED, ObfuscatedInput
 from safer_steer.prompts.probe import PROBE, ProbeInput, ProbeOutput

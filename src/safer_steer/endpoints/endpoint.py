@@ -23,10 +23,10 @@ import openai
 from pydantic_core import to_json
 
 from safer_steer.config import Role
+from safer_steer.endpoints.clients import lend, take_back
+from safer_steer.endpoints.pace import Pace
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
 from safer_steer.errors import EndpointError, RejectedError, UserError
-from safer_steer.models.clients import lend, take_back
-from safer_steer.models.pace import Pace
-from safer_steer.models.transport import ChatReply, ContextLengthError, Message
 
 log = logging.getLogger(__name__)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format
+from safer_steer.endpoints.cache import Cache
+from safer_steer.endpoints.ledger import Ledger
+from safer_steer.endpoints.parse import begins_like_refusal, parse_own_json
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError
-from safer_steer.models.cache import Cache
-from safer_steer.models.images import Picture
-from safer_steer.models.ledger import Ledger
-from safer_steer.models.parse import begins_like_refusal, parse_own_json
-from safer_steer.models.transport import ChatReply, ContextLengthError, Message, Transport
+from safer_steer.images import Picture, PicturesOf
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.markers import split_markers
 
@@ -132,7 +132,7 @@ class ChatAssistant:
     def __init__(
         self,
         model: ChatModel,
-        pictures_of: Callable[[Dialogue], Sequence[Picture]],
+        pictures_of: PicturesOf,
         *,
         system: str = "You are a helpful assistant.",
         format: Format = Format.PLAIN,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.errors import UserError
-from safer_steer.models.images import PictureError, check_header
-from safer_steer.seeds.sources.rows import BadRow, shown
+from safer_steer.images import PictureError, check_header
+from safer_steer.sources.rows import BadRow, shown
 from safer_steer.store import inside
 
 FOLDERS = ("", "images", "imgs", "image")

@@ -11,15 +11,15 @@ from typing import Any
 
 from safer_steer.config import Config, Source
 from safer_steer.errors import UserError
-from safer_steer.models.scaling import in_words
-from safer_steer.seeds.sources.draw import draw
-from safer_steer.seeds.sources.files import Unreadable
-from safer_steer.seeds.sources.layouts import LAYOUTS, OWN, Layout, layout_of
-from safer_steer.seeds.sources.pair import Pair
-from safer_steer.seeds.sources.parts import Part, parts_of
-from safer_steer.seeds.sources.pictures import Pictures
-from safer_steer.seeds.sources.rows import NO_COLUMN, BadRow, Row
-from safer_steer.seeds.sources.sample import Sample
+from safer_steer.scaling import in_words
+from safer_steer.sources.draw import draw
+from safer_steer.sources.files import Unreadable
+from safer_steer.sources.layouts import LAYOUTS, OWN, Layout, layout_of
+from safer_steer.sources.pair import Pair
+from safer_steer.sources.parts import Part, parts_of
+from safer_steer.sources.pictures import Pictures
+from safer_steer.sources.rows import NO_COLUMN, BadRow, Row
+from safer_steer.sources.sample import Sample
 
 Skipped = dict[str, Counter[str]]
 """How many rows of a source were skipped, by source and reason."""
@@ -43,7 +43,7 @@ def load_pairs(config: Config, skipped: Skipped | None = None) -> Iterator[Pair]
 def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
     """The pairs of one source; see `load_pairs`."""
     if source.name == "sandbox":
-        from safer_steer.seeds.sources.sandbox import sandbox_pairs
+        from safer_steer.sources.sandbox import sandbox_pairs
 
         yield from sandbox_pairs(source, config)
         return

@@ -16,7 +16,7 @@ from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest
-from safer_steer.run import Run, Show
+from safer_steer.run.folder import Run, Show
 from safer_steer.seeds.bench_filter import any_tried, refuse_selected
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: _source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: _source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
-        from safer_steer.bench.protocols import STEER, read_suites
+        from safer_steer.bench.suites import STEER, read_suites
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
             raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
@@ -146,10 +146,10 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
 
 def check_student(config: Config) -> None:
     """Load the student's processor: a wrong name shows now, and not after Stage I. Raises `UserError`."""
-    from safer_steer.models.student import base_path, load_processor
-    from safer_steer.models.transcript import ChatTokens
+    from safer_steer.student.student import load_processor
+    from safer_steer.student.transcript import ChatTokens
 
-    ChatTokens(load_processor(base_path(config.student)), config.student.system)
+    ChatTokens(load_processor(config.student.base), config.student.system)
 
 
 def _look_at_sources(config: Config) -> None:
@@ -174,7 +174,7 @@ def _look_at_training(config: Config) -> None:
 
 def _source_pictures(config: Config, use: str | None = None) -> Iterator[Path | bytes]:
     """The pictures of all sources but the sandbox, or of those for one use."""
-    from safer_steer.seeds.sources import load_pairs
+    from safer_steer.sources import load_pairs
 
     return (pair.image for pair in load_pairs(config) if not callable(pair.image) and use in (None, pair.use))
 
@@ -202,7 +202,7 @@ async def _check_role(config: Config, role: RoleName, pictures: Callable[[], Ite
                 shown = "one that is embedded" if isinstance(picture, bytes) else picture
                 raise UserError(f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone, not {shown}; name a model and its base_url") from None
     elif settings.who == "endpoint":
-        from safer_steer.models.endpoint import EndpointTransport
+        from safer_steer.endpoints.endpoint import EndpointTransport
 
         try:
             transport = EndpointTransport(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,12 +17,10 @@ from safer_steer.config import Student
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
-from safer_steer.models.images import Picture
-from safer_steer.models.policy import TOKENS, Policy, Sampling, TransformersPolicy
-from safer_steer.models.transcript import ChatTokens, Transcript
-from safer_steer.sandbox.tiny import shipped
-
-PicturesOf = Callable[[Dialogue], Sequence[Picture]]
+from safer_steer.images import Picture, PicturesOf
+from safer_steer.student.policy import Policy, Sampling
+from safer_steer.student.transcript import ChatTokens, Transcript
+from safer_steer.student.transformers_policy import TOKENS, TransformersPolicy
 
 
 @dataclass
@@ -35,11 +33,6 @@ class LoadedStudent:
     def policy(self, sampling: Sampling, tokens: int = TOKENS) -> TransformersPolicy:
         """In-process generation with these weights, in batches of at most so many `tokens`."""
         return TransformersPolicy(self.model, sampling, tokens)
-
-
-def base_path(student: Student) -> str:
-    """Where the base student's weights are: the shipped folder, or the config's id or folder."""
-    return str(shipped()) if student.model == "sandbox" else student.model
 
 
 def load_processor(path: str) -> Any:
@@ -60,7 +53,7 @@ def load_student(student: Student, path: Path | None = None, dtype: str | None =
     """
     from transformers import AutoModelForImageTextToText
 
-    where = str(path) if path else base_path(student)
+    where = str(path) if path else student.base
     processor = load_processor(where)
     device = student.device if student.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from safer_steer.errors import UserError
-from safer_steer.models.images import Picture, check_header, check_whole, load_picture, picture_from
+from safer_steer.images import Picture, check_header, check_whole, load_picture, picture_from
 
 
 @dataclass(frozen=True)

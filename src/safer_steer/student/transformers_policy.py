@@ -1,4 +1,4 @@
-"""The student: answers a transcript with sampled token ids. Calls that arrive together are generated in one batch.
+"""Rollouts in this process, with a `transformers` model on CPU or GPU. Calls that arrive together are one batch.
 
 Sampling is reproducible whatever the order of arrival: every answer has a generator of its own, seeded by its key.
 """
@@ -10,49 +10,21 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from safer_steer.errors import UserError
-from safer_steer.models.transcript import Transcript, model_inputs
+from safer_steer.student.policy import Completion, Sampling
+from safer_steer.student.transcript import Transcript, model_inputs
 
 TOKENS = 65_536
 """Tokens of one batch of generation, as `student.generation_tokens` has it by default."""
 _made_do: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 """Tokens of a batch that a model's GPU had to make do with: RL makes a policy for every step, on the same model."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Completion:
-    """One sampled turn."""
-
-    token_ids: list[int]
-    """With the end token, if it was sampled."""
-    logprobs: list[float]
-    """Of each token under the sampling temperature, before top-p."""
-    text: str
-    finish: str
-    """`stop`, `length` (cut off), or `marker` (another chat marker was sampled: the turn ends there without it)."""
-
-
-class Policy(Protocol):
-    async def reply(self, transcript: Transcript, key: str) -> Completion:
-        """Sample the assistant's next turn; the same key, transcript and weights give the same answer."""
-        ...
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; top_p 1 keeps the whole distribution, as training needs."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
 
 
 class _Sampler(LogitsProcessor):

@@ -9,7 +9,7 @@ from typing import Any
 from safer_steer.config import Config, Source
 from safer_steer.sandbox.language import make
 from safer_steer.sandbox.world import draw, to_png, training_devices
-from safer_steer.seeds.sources.pair import Pair
+from safer_steer.sources.pair import Pair
 
 SANDBOX_PAIRS = 60
 """Pairs it gives where the source sets no limit."""

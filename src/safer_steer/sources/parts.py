@@ -10,8 +10,8 @@ from typing import Any
 
 from safer_steer.config import Source
 from safer_steer.errors import UserError
-from safer_steer.seeds.sources import files, tables
-from safer_steer.seeds.sources.layouts import Layout
+from safer_steer.sources import files, tables
+from safer_steer.sources.layouts import Layout
 
 Place = str
 """What is put behind a part's title to name one row: ":12", or ": row 12"."""

@@ -4,7 +4,7 @@ Two things that know nothing of each other: *where rows come from* (`files`, `ta
 (`single_turn`, `multi_turn`, listed by name in `layouts`). `load` brings them together. docs/data.md is the reader's side of it.
 """
 
-from safer_steer.seeds.sources.load import Skipped, label, load_pairs, pairs_of, told
-from safer_steer.seeds.sources.pair import Pair, check_picture, is_large, picture_hash, picture_of
+from safer_steer.sources.load import Skipped, label, load_pairs, pairs_of, told
+from safer_steer.sources.pair import Pair, check_picture, is_large, picture_hash, picture_of
 
 __all__ = ["Pair", "Skipped", "check_picture", "is_large", "label", "load_pairs", "pairs_of", "picture_hash", "picture_of", "told"]

@@ -19,9 +19,9 @@ from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.store import write_atomic
 
 if TYPE_CHECKING:
-    from safer_steer.models.cache import Cache
-    from safer_steer.models.chat import ChatModel
-    from safer_steer.models.transport import Transport
+    from safer_steer.endpoints.cache import Cache
+    from safer_steer.endpoints.chat import ChatModel
+    from safer_steer.endpoints.transport import Transport
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
@@ -73,7 +73,7 @@ class Run:
             UserError: the folder is no place for this run; see `_look`.
         """
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
-        from safer_steer.models.ledger import Ledger
+        from safer_steer.endpoints.ledger import Ledger
 
         self.ledger = Ledger(config.spending_limit)
         self._transports: dict[RoleName, Transport] = {}
@@ -132,7 +132,7 @@ class Run:
         Raises:
             UserError: the role's endpoint is not usable as configured.
         """
-        from safer_steer.models.chat import ChatModel
+        from safer_steer.endpoints.chat import ChatModel
 
         settings = self.config.role(role)
         if settings.who == "sandbox":
@@ -140,7 +140,7 @@ class Run:
 
             return ChatModel(role, settings, SandboxTransport(), None, self.ledger)
         if role not in self._transports:
-            from safer_steer.models.endpoint import EndpointTransport
+            from safer_steer.endpoints.endpoint import EndpointTransport
 
             self._transports[role] = EndpointTransport(settings, self.ledger.may_spend)
         return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
@@ -148,7 +148,7 @@ class Run:
     def _opened_cache(self) -> Cache:
         """The cache; the ledger goes on from what is in it."""
         if self._cache is None:
-            from safer_steer.models.cache import Cache
+            from safer_steer.endpoints.cache import Cache
 
             self._cache = Cache(self.folder / "cache.sqlite")
             self.ledger.go_on_from(self._cache.spent())

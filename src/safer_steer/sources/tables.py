@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.errors import UserError
-from safer_steer.seeds.sources.files import Unreadable
+from safer_steer.sources.files import Unreadable
 
 BATCH = 32
 """Rows in memory at once; a row may hold a picture of a few megabytes."""

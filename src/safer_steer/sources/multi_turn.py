@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from safer_steer.seeds.sources.rows import Row
-from safer_steer.seeds.sources.sample import Sample
+from safer_steer.sources.rows import Row
+from safer_steer.sources.sample import Sample
 
 
 def safemt(row: Row) -> Iterator[Sample]:

@@ -23,9 +23,9 @@ from threading import Lock
 
 from PIL import Image, UnidentifiedImageError
 
+from safer_steer import scaling
 from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
-from safer_steer.models import scaling
 from safer_steer.store import inside
 
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
@@ -108,7 +108,11 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     return picture
 
 
-def pictures_in(folder: Path, max_pixels: int) -> Callable[[Seed], list[Picture]]:
+PicturesOf = Callable[[Seed], list[Picture]]
+"""From a seed or dialogue to its pictures."""
+
+
+def pictures_in(folder: Path, max_pixels: int) -> PicturesOf:
     """How the pictures of a seed or dialogue are found, its paths being relative to `folder`."""
     return lambda seed: [load_picture(folder, image, max_pixels) for image in seed.images]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safer_steer.config import ModelName
-from safer_steer.preflight import load_named
-from safer_steer.run import Run
+from safer_steer.run.folder import Run
+from safer_steer.run.preflight import load_named
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic
@@ -21,8 +21,8 @@ def student(run: Run, model: ModelName) -> Assistant:
 
 def target(run: Run) -> Assistant:
     """The fixed target policy of Stage I, or the model under test: `roles.target`."""
-    from safer_steer.models.chat import ChatAssistant
-    from safer_steer.models.images import pictures_in
+    from safer_steer.endpoints.chat import ChatAssistant
+    from safer_steer.images import pictures_in
 
     role, settings = run.config.role("target"), run.config.student
     if role.who == "student":
@@ -32,7 +32,7 @@ def target(run: Run) -> Assistant:
 
 def tutor(run: Run) -> Critic:
     """The Safety Tutor; or `rl.tutor`, a critic of the user's own, made with (config, folder, ask)."""
-    from safer_steer.models.images import pictures_in
+    from safer_steer.images import pictures_in
     from safer_steer.reinforce.tutor import TutorCritic
 
     config = run.config
@@ -45,9 +45,9 @@ def tutor(run: Run) -> Critic:
 
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
     """A student that samples; `key` seeds it."""
-    from safer_steer.models.images import pictures_in
-    from safer_steer.models.policy import Sampling
-    from safer_steer.models.student import StudentAssistant, load_student
+    from safer_steer.images import pictures_in
+    from safer_steer.student.policy import Sampling
+    from safer_steer.student.student import StudentAssistant, load_student
 
     settings = run.config.student
     loaded = load_student(settings, weights)

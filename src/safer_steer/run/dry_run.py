@@ -91,8 +91,8 @@ def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str
     from trl import GRPOConfig, SFTConfig
 
     from safer_steer.bootstrap.sft import sft_arguments
-    from safer_steer.models.training import batching
     from safer_steer.reinforce.grpo import grpo_arguments
+    from safer_steer.student.training import batching
 
     sft, rl = config.bootstrap.sft, config.rl
     trajectories = rl.prompts_per_step * rl.group_size
@@ -174,7 +174,7 @@ def _who(role: Role) -> str:
 
 
 def _source(config: Config, index: int) -> str:
-    from safer_steer.seeds.sources import Skipped, is_large, label, pairs_of, picture_hash, told
+    from safer_steer.sources import Skipped, is_large, label, pairs_of, picture_hash, told
 
     source, skipped = config.seeds.sources[index], Skipped()
     if source.hub:
@@ -192,9 +192,8 @@ def _source(config: Config, index: int) -> str:
 
 
 def _suite(name: str, config: Config) -> str:
-    from safer_steer.bench.protocols import SANDBOX, SANDBOX_DIALOGUES, STEER
-    from safer_steer.bench.suites import large_pictures, read_suite
-    from safer_steer.models.scaling import in_words
+    from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, STEER, large_pictures, read_suite
+    from safer_steer.scaling import in_words
 
     if name == SANDBOX:
         size = config.bench.dialogues or SANDBOX_DIALOGUES

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from safer_steer.seeds.sources import multi_turn, single_turn
-from safer_steer.seeds.sources.rows import Row
-from safer_steer.seeds.sources.sample import Sample
+from safer_steer.sources import multi_turn, single_turn
+from safer_steer.sources.rows import Row
+from safer_steer.sources.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from safer_steer.seeds.sources.rows import Row
-from safer_steer.seeds.sources.sample import Sample
+from safer_steer.sources.rows import Row
+from safer_steer.sources.sample import Sample
 
 
 def own(row: Row) -> Iterator[Sample]:

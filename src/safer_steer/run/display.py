@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from safer_steer import run
+from safer_steer.run.folder import Progress as ProgressOf
 
 EVERY = 15.0
 """Seconds between two lines where there is no terminal."""
@@ -47,7 +47,7 @@ class _Finish(ProgressColumn):
 
 
 class Display:
-    """A context manager that shows stages on standard error (see `run.Show`); results go to standard output."""
+    """A context manager that shows stages on standard error (see `run.folder.Show`); results go to standard output."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -70,10 +70,10 @@ class Display:
                 self.bars.remove_task(task)
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def stage(self, name: str) -> run.Progress:
+    def stage(self, name: str) -> ProgressOf:
         return self._bar(name) if self.bars else self._lines(name)
 
-    def _bar(self, name: str) -> run.Progress:
+    def _bar(self, name: str) -> ProgressOf:
         bars, pace = self.bars, Pace()
         assert bars is not None
         task = bars.add_task(name, total=None)
@@ -83,7 +83,7 @@ class Display:
 
         return shown
 
-    def _lines(self, name: str) -> run.Progress:
+    def _lines(self, name: str) -> ProgressOf:
         self.say(f"{name}: begins")
         pace, last = Pace(), time.monotonic()
 

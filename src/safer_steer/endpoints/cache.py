@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import UserError
-from safer_steer.models.transport import ChatReply, Message
 
 
 class Cache:

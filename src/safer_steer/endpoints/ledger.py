@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from safer_steer.config import Role
+from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import SpendingLimit
-from safer_steer.models.transport import ChatReply
 
 
 @dataclass

@@ -1,0 +1,94 @@
+"""The suites in a run's own folder, so that a run holds all it was measured on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+
+from safer_steer.assembly.candidates import SCALED_FROM, picture_id, scaled_from
+from safer_steer.assembly.splits import FOLDER
+from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, STEER, Suite, named, read_suite, suites_named
+from safer_steer.dialogue import Seed, read_seeds, to_jsonl
+from safer_steer.errors import UserError
+from safer_steer.images import load_picture
+from safer_steer.store import inside, write_atomic
+
+
+def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixels: int) -> list[Suite]:
+    """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become relative to `folder`.
+
+    Pictures with more than `max_pixels` pixels are scaled down; their scripts say from what (`SCALED_FROM`).
+
+    Args:
+        dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one protocol: an equal share of
+            every suite in it, from its beginning. The embedded suites are written in that size. They are the same for every run, whatever its seed.
+    """
+    assembled = sorted((folder / FOLDER / "bench").glob("*.jsonl")) if STEER in names else []
+    if STEER in names and not assembled:
+        raise UserError(f"{folder / FOLDER / 'bench'}: no suites in it for `{STEER}`; {FOLDER}/balance.md says what became of the candidates")
+    suites = suites_named([*names, *map(str, assembled)])
+    groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
+    if dialogues:
+        suites = [replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])]) for suite in suites]
+    suites = [_copied(suite, folder / "suites" / suite.name, max_pixels) for suite in suites]
+    brought = [_moved(suite, folder, f"suites/{suite.name}") for suite in suites]
+    if SANDBOX in names:
+        from safer_steer.sandbox.suites import write_suites
+
+        size = dialogues or SANDBOX_DIALOGUES
+        files = write_suites(folder / "suites" / SANDBOX, size, size)
+        brought += [_moved(read_suite(path), folder, f"suites/{SANDBOX}") for paths in files.values() for path in paths]
+    for suite in suites:
+        write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
+    return brought
+
+
+def _copied(suite: Suite, to: Path, max_pixels: int) -> Suite:
+    """The suite as it is in the run, its pictures put there."""
+    before, known = to / f"{suite.name}.jsonl", dict[str, str]()
+    for seed in read_seeds(before) if before.is_file() else ():
+        known |= scaled_from(seed)
+    scaled, copied = dict[str, str](), set[str]()
+    for seed in suite.seeds:
+        for image in seed.images:
+            if image not in copied:
+                with named(suite, seed):
+                    original = _copy_picture(suite.folder, image, to, max_pixels, known)
+                copied.add(image)
+                if original:
+                    scaled[image] = original
+    seeds = [_with_originals(seed, scaled) for seed in suite.seeds]
+    return replace(suite, seeds=seeds, scaled=len(scaled))
+
+
+def _copy_picture(
+    folder: Path,
+    image: str,
+    to: Path,
+    max_pixels: int,
+    known: Mapping[str, str],
+) -> str | None:
+    """Copy a picture, scaled down if it is too large; returns the original's id if it is.
+
+    `known` holds the ids of what an earlier process scaled: unless the original has changed, that copy stays.
+    """
+    path, copy = inside(folder, image), inside(to, image)
+    if image in known and copy.is_file() and known[image] == picture_id(path):
+        return known[image]
+    picture = load_picture(folder, image, max_pixels)
+    if not copy.is_file() or copy.stat().st_size != len(picture.data):
+        write_atomic(copy, picture.data)
+    return picture.original[:16] if picture.scaled_from else None
+
+
+def _with_originals(seed: Seed, scaled: Mapping[str, str]) -> Seed:
+    own = {image: scaled[image] for image in seed.images if image in scaled}
+    return seed.model_copy(update={"meta": seed.meta | {SCALED_FROM: own}}) if own else seed
+
+
+def _moved(suite: Suite, folder: Path, prefix: str) -> Suite:
+    seeds = [seed.model_copy(update={"images": [f"{prefix}/{image}" for image in seed.images]}) for seed in suite.seeds]
+    return replace(suite, seeds=seeds, folder=folder)

@@ -1,0 +1,1 @@
+"""Asking models behind OpenAI-compatible endpoints: client, cache, ledger, pace, parsing, and replies that decline."""

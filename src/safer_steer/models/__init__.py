@@ -1,1 +1,0 @@
-"""Asking models: endpoints (`chat`), the cache, and the student's policy."""

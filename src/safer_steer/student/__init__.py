@@ -1,0 +1,1 @@
+"""The student: its weights, its exact tokens, how it answers, and what both trainings share."""

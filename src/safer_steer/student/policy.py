@@ -1,0 +1,36 @@
+"""How a student answers: what every rollout backend offers, and what it returns. One backend a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from safer_steer.student.transcript import Transcript
+
+
+@dataclass
+class Completion:
+    """One sampled turn."""
+
+    token_ids: list[int]
+    """With the end token, if it was sampled."""
+    logprobs: list[float]
+    """Of each token under the sampling temperature, before top-p."""
+    text: str
+    finish: str
+    """`stop`, `length` (cut off), or `marker` (another chat marker was sampled: the turn ends there without it)."""
+
+
+class Policy(Protocol):
+    async def reply(self, transcript: Transcript, key: str) -> Completion:
+        """Sample the assistant's next turn; the same key, transcript and weights give the same answer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; top_p 1 keeps the whole distribution, as training needs."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
