@@ -18,7 +18,8 @@ from safer_steer.prompts import base, fingerprint
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.fingerprint import fingerprints, installed
-from safer_steer.run.folder import ASKS, FILES, Run
+from safer_steer.run.folder import Run
+from safer_steer.stages import STAGES
 from safer_steer.store import canonical
 
 
@@ -75,7 +76,7 @@ def test_a_changed_template_is_named(run, monkeypatch):
         altered = base._templates().overlay(loader=jinja2.DictLoader(texts | {changed: texts[changed] + "\nand more\n"}))
         with monkeypatch.context() as patch:
             patch.setattr(base, "_templates", lambda altered=altered: altered)
-            users = names or [name for name in ASKS["bootstrap"] if changed in texts[f"{name}.j2"]]
+            users = names or [name for name in STAGES["bootstrap"].prompts if changed in texts[f"{name}.j2"]]
             assert users, "some prompt includes it"
             assert verify(run) == [f"prompt {name}: the one installed now is another than `bootstrap` asked with" for name in sorted(users)]
     assert verify(run) == []
@@ -129,9 +130,7 @@ def test_the_configs_hash_is_of_what_counts(tmp_path):
 
 
 def test_every_prompt_is_some_stages(run):
-    assert {name for names in ASKS.values() for name in names} == set(installed())
-    assert set(ASKS) <= set(FILES)
-    assert Manifest(run).stages["bootstrap"]["prompts"] == fingerprints(ASKS["bootstrap"])
+    assert Manifest(run).stages["bootstrap"]["prompts"] == fingerprints(STAGES["bootstrap"].prompts)
 
 
 def test_the_manifest_is_canonical_json(run):

@@ -18,6 +18,7 @@ from safer_steer.errors import UserError
 RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"]
 ModelName = Literal["base", "sft", "safer_steer"]
 LossType = Literal["dr_grpo", "grpo", "dapo"]
+Use = Literal["train", "bench"]
 
 SHIPPED = Path(__file__).parent / "sandbox" / "student"
 """The weights of the sandbox's base student, which come with this package."""
@@ -82,7 +83,7 @@ class Source(Strict):
     subset: str | None = Field(None, description="configuration of the set on the hub, where it has several")
     split: str | None = Field(None, description="split of the set, where it has several")
     images: str | None = Field(None, description="folder the picture paths are relative to; the file's own folder if it is not set")
-    use: Literal["train", "bench"] = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
+    use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
     limit: int | None = Field(None, ge=1, description="draw so many pairs, seeded; the sandbox gives 60 if it is not set")
     bad_rows: Literal["error", "skip"] = Field("error", description="an unusable row ends the run with one line, or is skipped and counted")
 
@@ -114,6 +115,15 @@ class Seeds(Strict):
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError("a kind stands twice in kinds")
         return self
+
+    def tries(self, use: Use) -> bool:
+        """Whether red-team scripts of a source with this use are played against `roles.target`, and kept only if they succeed."""
+        return Kind.RED_TEAM in self.kinds and (use == "train" or self.filter_bench)
+
+    @property
+    def tries_any(self) -> bool:
+        """Whether any script is played in Stage I."""
+        return any(self.tries(source.use) for source in self.sources)
 
 
 class Assembly(Strict):

@@ -34,11 +34,10 @@ from safer_steer.errors import NoResult, UserError
 from safer_steer.run import agents
 from safer_steer.run.folder import Progress, Run, Show
 from safer_steer.run.preflight import load_named, prepared
+from safer_steer.stages import STAGES
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant
-
-STAGES = ("seeds", "assemble", "bootstrap", "sft", "rl", "bench", "report")
 
 
 def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
@@ -48,7 +47,7 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
         UserError: something to be mended. Nothing was started, or what is finished stays finished.
         NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
     """
-    with prepared(config, folder, show, STAGES, fresh) as run:
+    with prepared(config, folder, show, tuple(STAGES), fresh) as run:
         seeds(run)
         if config.assembly:
             assemble(run)
@@ -89,7 +88,7 @@ def assemble(run: Run) -> None:
             run.show.say(f"assemble: {note}")
         _count(run, "assemble", "splits/sft.jsonl", "splits/rl.jsonl", "splits/bench/*.jsonl", "splits/left_out.jsonl")
 
-    run.once("assemble", work, needs=("seeds",))
+    run.once("assemble", work)
 
 
 def bootstrap(run: Run) -> None:
@@ -104,7 +103,7 @@ def bootstrap(run: Run) -> None:
             _count(run, "bootstrap, single turns", "bootstrap/single_turn/kept.jsonl", "bootstrap/single_turn/rejected.jsonl")
         _look(run, "bootstrap")
 
-    run.once("bootstrap", work, needs=_scripts(run.config))
+    run.once("bootstrap", work)
 
 
 def sft(run: Run) -> None:
@@ -115,7 +114,7 @@ def sft(run: Run) -> None:
 
         fine_tune(run.config, run.folder, progress, run.show.say)
 
-    run.once("sft", work, needs=("bootstrap",))
+    run.once("sft", work)
 
 
 def rl(run: Run) -> None:
@@ -128,7 +127,7 @@ def rl(run: Run) -> None:
         reinforce(run.config, run.folder, agents.tutor(run), progress, reward, run.wait)
         _look(run, "rl")
 
-    run.once("rl", work, needs=(*_scripts(run.config), *(("sft",) if run.config.rl.start_from == "sft" else ())))
+    run.once("rl", work)
 
 
 def bench(run: Run) -> None:
@@ -137,14 +136,10 @@ def bench(run: Run) -> None:
     Raises:
         NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those once more.
     """
-    trained_by = {"base": (), "sft": ("sft",), "safer_steer": ("rl",)}
-    from safer_steer.bench.suites import STEER
-
-    needs = (*(("assemble",) if STEER in run.config.bench.suites else ()), *(stage for name in run.config.bench.models for stage in trained_by[name]))
-    _bench(run, {name: partial(agents.student, run, name) for name in run.config.bench.models}, needs)
+    _bench(run, {name: partial(agents.student, run, name) for name in run.config.bench.models})
 
 
-def _bench(run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple[str, ...] = ()) -> None:
+def _bench(run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple[str, ...] | None = None) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
 
@@ -165,28 +160,35 @@ def report(run: Run) -> Path:
     return run.folder / "report.html"
 
 
+WORK: dict[str, Callable[[Run], object]] = {
+    "seeds": seeds,
+    "assemble": assemble,
+    "bootstrap": bootstrap,
+    "sft": sft,
+    "rl": rl,
+    "bench": bench,
+    "report": report,
+}
+"""What does each stage."""
+
+
 def run_stage(stage: str, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
     """One stage alone; those it builds on must be finished. Raises as `run` does."""
     if stage == "assemble" and config.assembly is None:
         raise UserError("assemble: the config has no section `assembly`; `safer-steer config` lists its keys")
     with prepared(config, folder, show, (stage,), fresh) as run:
-        {"seeds": seeds, "assemble": assemble, "bootstrap": bootstrap, "sft": sft, "rl": rl, "bench": bench, "report": report}[stage](run)
+        WORK[stage](run)
 
 
 def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: bool = False) -> Path:
     """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path. Raises as `run` does."""
     with prepared(config, folder, show, ("bench",), fresh, endpoint=True) as run:
         try:
-            _bench(run, {re.sub(r"[^\w.-]+", "_", name).strip("."): partial(agents.target, run)})
+            _bench(run, {re.sub(r"[^\w.-]+", "_", name).strip("."): partial(agents.target, run)}, needs=())
         except NoResult:
             report(run)
             raise
         return report(run)
-
-
-def _scripts(config: Config) -> tuple[str, ...]:
-    """The stages that SFT's and RL's scripts come from."""
-    return ("seeds", "assemble") if config.assembly else ("seeds",)
 
 
 def _look(run: Run, stage: str) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from safer_steer.assembly.candidates import SCALED_FROM, picture_id, scaled_from
 from safer_steer.assembly.splits import FOLDER
-from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, STEER, Suite, named, read_suite, suites_named
+from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, Suite, named, read_suite, suites_named
 from safer_steer.dialogue import Seed, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.images import load_picture
+from safer_steer.stages import STEER
 from safer_steer.store import inside, write_atomic
 
 

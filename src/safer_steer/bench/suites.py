@@ -12,12 +12,11 @@ from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.images import check_header, check_whole
 from safer_steer.metrics import ProtocolName
+from safer_steer.stages import STEER
 from safer_steer.store import inside
 
 SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
-STEER = "steer"
-"""The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
 

@@ -13,6 +13,7 @@ import typer
 from safer_steer.cli.app import ConfigFile, Fresh, Out, app, console
 from safer_steer.config import load_config
 from safer_steer.errors import NoResult
+from safer_steer.stages import STAGES
 
 
 @app.command()
@@ -59,19 +60,12 @@ def _run_stage(name: str, config: Path, out: Path, fresh: bool) -> None:
         pipeline.run_stage(name, settings, out, show, fresh)
 
 
-for _name, _summary in {
-    "seeds": "Stage I alone: scripts from single-turn pairs.",
-    "assemble": "The data sets alone: STEER-SFT, STEER-RL and STEER-Bench from the scripts.",
-    "bootstrap": "Stage II alone: red-blue dialogues and their filter.",
-    "sft": "Stage II alone: supervised fine-tuning on the dialogues kept.",
-    "rl": "Stage III alone: tutor-in-the-loop GRPO.",
-}.items():
-    _stage(_name, _summary)
+for _name in ("seeds", "assemble", "bootstrap", "sft", "rl"):
+    _stage(_name, STAGES[_name].summary)
 
 
-@app.command()
+@app.command(help=STAGES["report"].summary)
 def report(config: ConfigFile, out: Out) -> None:
-    """The page of what a run has done so far."""
     _run_stage("report", config, out, fresh=False)
     typer.echo(f"report: {out / 'report.html'}")
 

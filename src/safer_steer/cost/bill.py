@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from safer_steer.bootstrap.rollout import in_play
 from safer_steer.config import Config, Role
 from safer_steer.cost.assumptions import WAIT_S
-from safer_steer.cost.counting import CHAT, Count, Seat, role_of
+from safer_steer.cost.counting import Count, Seat, role_of
 from safer_steer.cost.estimate import Estimate
-from safer_steer.seeds.plan import ROLES
-
-CHAINS = {
-    "seeds": ("probe", "caption", "rewrite", "plan", CHAT, "attack_judge"),
-    "bootstrap": ("red", "blue", CHAT),
-    "rl": ("tutor",),
-}
-"""Jobs that wait for each other within a pair or dialogue, by stage. What is left out runs beside them: other scripts of the pair, verdicts of other turns."""
+from safer_steer.stages import STAGES
 
 
 @dataclass
@@ -103,7 +96,7 @@ def _stage_seconds(found: Estimate, stage: str, lines: list[Line]) -> float:
 
 def _chain_seconds(found: Estimate, stage: str) -> float:
     remote = {key: count for key, count in found.stages[stage].items() if role_of(found.config, key[0]).who == "endpoint"}
-    chain = {key: count for key, count in remote.items() if key[1] in CHAINS.get(stage, ())}
+    chain = {key: count for key, count in remote.items() if key[1] in STAGES[stage].chain}
     if stage == "rl":  # a step's trajectories start together, and its end waits for the longest
         steps = found.trajectories / (found.config.rl.prompts_per_step * found.config.rl.group_size)
         return sum(steps * found.longest * _reply_seconds(found, count) for count in chain.values())
@@ -113,4 +106,4 @@ def _chain_seconds(found: Estimate, stage: str) -> float:
 
 def _in_play(config: Config, stage: str) -> int:
     """Pairs or dialogues at once."""
-    return max(config.role(role).concurrency for role in ROLES) if stage == "seeds" else in_play(config)
+    return max(config.role(role).concurrency for role in STAGES["seeds"].roles) if stage == "seeds" else in_play(config)

@@ -16,13 +16,12 @@ from safer_steer.cost.answers import Answers
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.prompts.base import sections
+from safer_steer.stages import CHAT
 
 Seat = RoleName | Literal["student"]
 
 CHARACTERS = 4
 """Characters a token, where a model's tokenizer is not at hand."""
-CHAT = "chat"
-"""The job of a model that is talked to as a user would."""
 
 
 @dataclass

@@ -9,11 +9,12 @@ from math import ceil
 from pathlib import Path
 
 from safer_steer.bench.suite_copies import bring_in
-from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, STEER, read_suite, suite_files
+from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, read_suite, suite_files
 from safer_steer.config import Config
 from safer_steer.dialogue import Seed
 from safer_steer.sources import Pair
 from safer_steer.sources.load import pairs_of
+from safer_steer.stages import STEER
 
 
 @dataclass

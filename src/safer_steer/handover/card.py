@@ -7,16 +7,13 @@ from typing import Any
 
 import yaml
 
-from safer_steer.config import Config, RoleName
+from safer_steer.config import Config
 from safer_steer.handover.tally import Tally, by_kind, by_length, by_source
 from safer_steer.seeds.bench_filter import bench_selection
+from safer_steer.stages import STAGES
 
-ASKED: dict[str, tuple[RoleName, ...]] = {
-    "seeds": ("generator", "target", "attack_judge"),
-    "assemble": ("evaluator",),
-    "bootstrap": ("red", "blue", "evaluator"),
-}
-"""Roles whose words, or whose verdicts, are in the data, by stage."""
+DATA_STAGES = ("seeds", "assemble", "bootstrap")
+"""Stages whose models' words or verdicts are in the data."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -142,7 +139,7 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
 
 def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     rows = [["role", "model", "temperature"]]
-    for name in dict.fromkeys(role for stage, roles in ASKED.items() if stage in stages for role in roles):
+    for name in dict.fromkeys(role for stage in _made_by(stages) for role in STAGES[stage].roles):
         role = config.role(name)
         model = {"sandbox": "the sandbox's agent", "student": f"the base student ({config.student.model})", "endpoint": role.model}[role.who]
         rows.append([name, model, f"{role.temperature:g}"])
@@ -150,7 +147,7 @@ def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[st
 
 
 def _prompts(stages: Mapping[str, dict[str, Any]]) -> list[str]:
-    rows = [[stage, name, f"`{digest}`"] for stage in ASKED if stage in stages for name, digest in stages[stage].get("prompts", {}).items()]
+    rows = [[stage, name, f"`{digest}`"] for stage in _made_by(stages) for name, digest in stages[stage].get("prompts", {}).items()]
     return ["Prompts, by SHA-256 of their templates and answer schemas:", _table([["stage", "prompt", "SHA-256"], *rows])] if rows else []
 
 
@@ -165,3 +162,8 @@ def _published(config: Config) -> list[str]:
 def _table(rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _made_by(stages: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The finished stages whose models are in the data."""
+    return [stage for stage in DATA_STAGES if stage in stages]

@@ -192,8 +192,9 @@ def _source(config: Config, index: int) -> str:
 
 
 def _suite(name: str, config: Config) -> str:
-    from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, STEER, large_pictures, read_suite
+    from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, large_pictures, read_suite
     from safer_steer.scaling import in_words
+    from safer_steer.stages import STEER
 
     if name == SANDBOX:
         size = config.bench.dialogues or SANDBOX_DIALOGUES

@@ -16,6 +16,7 @@ from safer_steer.config import Config, RoleName, dump_config
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.manifest import FREE, Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
+from safer_steer.stages import STAGES
 from safer_steer.store import write_atomic
 
 if TYPE_CHECKING:
@@ -26,26 +27,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 """Called with (done, all)."""
-
-FILES = {
-    "seeds": ("seeds", "images"),
-    "assemble": ("splits",),
-    "bootstrap": ("bootstrap",),
-    "sft": ("sft",),
-    "rl": ("rl",),
-    "bench": ("suites", "bench", "summary.json"),
-    "report": ("report.html",),
-}
-"""What each stage writes into the run folder."""
-
-ASKS = {
-    "seeds": ("probe", "benign", "obfuscated", "caption", "rewrite", "plan", "attack_judge"),
-    "assemble": ("script_check", "turn_check"),
-    "bootstrap": ("red", "blue", "evaluator"),
-    "rl": ("tutor",),
-    "bench": ("judge",),
-}
-"""The prompts a stage may ask with; their hashes go into the manifest."""
 
 
 class Show(Protocol):
@@ -120,7 +101,7 @@ class Run:
 
     def _start_over(self) -> None:
         """Delete what a run writes, by name, the manifest first: without it nothing counts as done."""
-        for name in ("manifest.json", *(name for names in FILES.values() for name in names)):
+        for name in ("manifest.json", *(name for stage in STAGES.values() for name in stage.writes)):
             path = self.folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -172,8 +153,11 @@ class Run:
 
     # Stages ------------------------------------------------------------------
 
-    def once(self, stage: str, work: Callable[[Progress], Any], needs: tuple[str, ...] = ()) -> None:
-        """Do a stage unless it is done, and enter it in the manifest; `needs` names the stages it builds on.
+    def once(self, stage: str, work: Callable[[Progress], Any], needs: tuple[str, ...] | None = None) -> None:
+        """Do a stage unless it is done, and enter it in the manifest.
+
+        Args:
+            needs: the stages it builds on, where they are others than its own (`stages.STAGES`).
 
         Raises:
             UserError: a stage it builds on is not finished.
@@ -181,6 +165,7 @@ class Run:
         if self.manifest.finished(stage):
             self.show.say(f"{stage}: done already")
             return
+        needs = STAGES[stage].needs(self.config) if needs is None else needs
         for before in needs:
             if not self.manifest.finished(before):
                 raise UserError(
@@ -194,9 +179,9 @@ class Run:
             "seconds": round(seconds, 1),
             "calls": {role: spent for role, spent in calls.items() if any(spent.values())},
             "config": config_sha256(self.folder / "config.yaml"),
-            "prompts": fingerprints(() if stage == "rl" and self.config.rl.tutor else ASKS.get(stage, ())),
+            "prompts": fingerprints(STAGES[stage].prompts if STAGES[stage].asks(self.config) else ()),
         }
-        self.manifest.record(stage, FILES[stage], needs, facts)
+        self.manifest.record(stage, STAGES[stage].writes, needs, facts)
         self.show.say(f"{stage}: done in {seconds:.0f} s")
 
 

@@ -17,7 +17,8 @@ from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest
 from safer_steer.run.folder import Run, Show
-from safer_steer.seeds.bench_filter import any_tried, refuse_selected
+from safer_steer.seeds.bench_filter import refuse_selected
+from safer_steer.stages import STAGES, STEER
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
@@ -38,7 +39,7 @@ def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], 
     use_cores()
     begun = not fresh and (folder / "seeds").exists()
     asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
-    if not endpoint and ({"sft", "rl", "bench"} & set(waiting) or ("seeds" in waiting and config.role("target").who == "student")):
+    if not endpoint and (any(STAGES[stage].student for stage in waiting) or ("seeds" in waiting and config.role("target").who == "student")):
         check_student(config)
     with run:
         if "rl" in waiting and (line := room_for_turns(config)):
@@ -80,19 +81,6 @@ def use_cores() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
-def roles_of(config: Config, stage: str) -> tuple[RoleName, ...]:
-    """The roles a stage asks."""
-    if stage == "seeds":
-        return ("generator", "target", "attack_judge") if any_tried(config) else ("generator",)
-    if stage == "assemble":
-        return ("evaluator",) if config.assembly and config.assembly.rules else ()
-    if stage == "bootstrap":
-        return ("red", "blue", "evaluator")
-    if stage == "rl":
-        return () if config.rl.tutor else ("tutor",)
-    return ("judge",) if stage == "bench" else ()
-
-
 def load_named(key: str, name: str) -> Any:
     """What `package.module:Name` in the config stands for; the working folder is searched too.
 
@@ -120,7 +108,7 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: _source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: _source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
-        from safer_steer.bench.suites import STEER, read_suites
+        from safer_steer.bench.suites import read_suites
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
             raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
@@ -134,7 +122,7 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
     if config.assembly and {"bootstrap", "rl"} & set(stages):
         _look_at_training(config)
     for stage in stages:
-        for role in (*roles_of(config, stage), *besides):
+        for role in (*STAGES[stage].asks(config), *besides):
             await _check_role(config, role, seen.get(stage, list))
     if "rl" in stages:
         if config.rl.seeds is not None and config.rl.seeds < config.rl.prompts_per_step:

@@ -7,24 +7,13 @@ without being played, unless `seeds.filter_bench` asks for it, and then the targ
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from safer_steer.config import Config, same_model
-from safer_steer.dialogue import Kind, Seed
+from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
 
 AGAINST = "filtered_against"
 """The key in a bench script's meta that names the model it was seen to break."""
-
-
-def is_tried(config: Config, use: Literal["train", "bench"]) -> bool:
-    """Is a red-team script of a source with this use played against `roles.target`, and kept only if it succeeds?"""
-    return use == "train" or config.seeds.filter_bench
-
-
-def any_tried(config: Config) -> bool:
-    """Does Stage I play any script at all?"""
-    return Kind.RED_TEAM in config.seeds.kinds and any(is_tried(config, source.use) for source in config.seeds.sources)
 
 
 def target_name(config: Config) -> str:

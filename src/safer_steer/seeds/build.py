@@ -15,10 +15,11 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.errors import UserError
 from safer_steer.seeds.pair_work import PairWork, side_by_side
-from safer_steer.seeds.plan import ROLES, PlanFile, look, plan_id, survey
+from safer_steer.seeds.plan import PlanFile, look, plan_id, survey
 from safer_steer.seeds.pools import DROPPED, write_pools
 from safer_steer.seeds.shards import Shards
 from safer_steer.sources import load_pairs, told
+from safer_steer.stages import STAGES
 
 
 async def build_seeds(
@@ -85,4 +86,4 @@ async def build_seeds(
 
 def _window(config: Config) -> int:
     """Pairs in work at once: enough to keep the widest role busy; the models bound their calls themselves."""
-    return max(config.role(name).concurrency for name in ROLES)
+    return max(config.role(name).concurrency for name in STAGES["seeds"].roles)

@@ -16,7 +16,7 @@ from safer_steer.episode import Assistant
 from safer_steer.images import Picture, load_picture
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.seeds.attempts import ATTEMPTS, Attempts, Unreached
-from safer_steer.seeds.bench_filter import AGAINST, is_tried, target_name
+from safer_steer.seeds.bench_filter import AGAINST, target_name
 from safer_steer.seeds.perturb import chosen, perturb
 from safer_steer.seeds.pools import key_of, kinds_of
 from safer_steer.seeds.probe import benign_script, obfuscated_script, probe
@@ -143,7 +143,7 @@ class PairWork:
             picture=sight.source,
             repeat=self._repeat(pair, attempt),
         )
-        if not is_tried(self.config, pair.use):
+        if not self.config.seeds.tries(pair.use):
             return self._row(sight, self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts))
         if pair.use == "bench":
             facts[AGAINST] = target_name(self.config)

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safer_steer.config import Config, RoleName
+from safer_steer.config import Config
 from safer_steer.errors import UserError
 from safer_steer.seeds.dedup import Seen, normalise
 from safer_steer.sources import Skipped, check_picture, is_large, label, pairs_of, picture_hash, told
+from safer_steer.stages import STAGES
 from safer_steer.store import content_id, write_atomic
-
-ROLES: tuple[RoleName, ...] = ("generator", "target", "attack_judge")
-"""Who works in Stage I."""
 
 
 @dataclass
@@ -101,7 +99,7 @@ def plan_id(config: Config, found: Survey) -> str:
     seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
     if any(source.use == "bench" for source in config.seeds.sources):  # without one it decides nothing
         seeds["filter_bench"] = config.seeds.filter_bench
-    roles: dict[str, Any] = {name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"}) for name in ROLES}
+    roles: dict[str, Any] = {name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"}) for name in STAGES["seeds"].roles}
     asked = {"format", "system", "max_pixels"}
     if config.role("target").who == "student":
         asked |= {"model", "max_turn_tokens"}

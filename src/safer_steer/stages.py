@@ -1,0 +1,142 @@
+"""The stages of a run, as values: what each is called, needs, writes and asks. Everything else looks them up here.
+
+A stage's work is a function of the same name in `pipeline.py`. Stages meet only through the files they write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from safer_steer.config import Config, ModelName, RoleName
+
+STEER = "steer"
+"""The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
+CHAT = "chat"
+"""In `Stage.chain`: a model that is asked as a plain chat, without a job's prompt."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. What depends on the config is a function of it."""
+
+    name: str
+    summary: str
+    """One line for `safer-steer --help`."""
+    writes: tuple[str, ...]
+    """Files and folders in the run's folder; nobody else writes there."""
+    prompts: tuple[str, ...] = ()
+    """Prompts it may ask with; their hashes go into the manifest."""
+    roles: tuple[RoleName, ...] = ()
+    """Roles it may ask."""
+    idle: Callable[[Config], tuple[RoleName, ...]] = lambda config: ()
+    """Those of `roles` that this config leaves without work."""
+    needs: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """Stages that must be finished before."""
+    chain: tuple[str, ...] = ()
+    """Prompts that wait for one another within a pair or dialogue; the other calls run beside them."""
+    student: bool = False
+    """Whether it loads the student."""
+
+    def asks(self, config: Config) -> tuple[RoleName, ...]:
+        """The roles that it asks under this config."""
+        idle = self.idle(config)
+        return tuple(role for role in self.roles if role not in idle)
+
+
+def scripts_from(config: Config) -> tuple[str, ...]:
+    """The stages that SFT's and RL's scripts come from."""
+    return ("seeds", "assemble") if config.assembly else ("seeds",)
+
+
+TRAINED_BY: dict[ModelName, tuple[str, ...]] = {"base": (), "sft": ("sft",), "safer_steer": ("rl",)}
+"""The stages that train each model of the bench."""
+
+
+def _untried(config: Config) -> tuple[RoleName, ...]:
+    """Red-team scripts are planned, but tried on no target, where none is for training or for a filter that was asked for."""
+    return () if config.seeds.tries_any else ("target", "attack_judge")
+
+
+def _unruled(config: Config) -> tuple[RoleName, ...]:
+    return () if config.assembly and config.assembly.rules else ("evaluator",)
+
+
+def _own_tutor(config: Config) -> tuple[RoleName, ...]:
+    return ("tutor",) if config.rl.tutor else ()
+
+
+def _rl_needs(config: Config) -> tuple[str, ...]:
+    return (*scripts_from(config), *(("sft",) if config.rl.start_from == "sft" else ()))
+
+
+def _bench_needs(config: Config) -> tuple[str, ...]:
+    assembled = ("assemble",) if STEER in config.bench.suites else ()
+    return (*assembled, *(stage for name in config.bench.models for stage in TRAINED_BY[name]))
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="seeds",
+            summary="Stage I alone: scripts from single-turn pairs.",
+            writes=("seeds", "images"),
+            prompts=("probe", "benign", "obfuscated", "caption", "rewrite", "plan", "attack_judge"),
+            roles=("generator", "target", "attack_judge"),
+            idle=_untried,
+            chain=("probe", "caption", "rewrite", "plan", CHAT, "attack_judge"),
+        ),
+        Stage(
+            name="assemble",
+            summary="The data sets alone: STEER-SFT, STEER-RL and STEER-Bench from the scripts.",
+            writes=("splits",),
+            prompts=("script_check", "turn_check"),
+            roles=("evaluator",),
+            idle=_unruled,
+            needs=lambda config: ("seeds",),
+        ),
+        Stage(
+            name="bootstrap",
+            summary="Stage II alone: red-blue dialogues and their filter.",
+            writes=("bootstrap",),
+            prompts=("red", "blue", "evaluator"),
+            roles=("red", "blue", "evaluator"),
+            needs=scripts_from,
+            chain=("red", "blue", CHAT),
+        ),
+        Stage(
+            name="sft",
+            summary="Stage II alone: supervised fine-tuning on the dialogues kept.",
+            writes=("sft",),
+            needs=lambda config: ("bootstrap",),
+            student=True,
+        ),
+        Stage(
+            name="rl",
+            summary="Stage III alone: tutor-in-the-loop GRPO.",
+            writes=("rl",),
+            prompts=("tutor",),
+            roles=("tutor",),
+            idle=_own_tutor,
+            needs=_rl_needs,
+            chain=("tutor",),
+            student=True,
+        ),
+        Stage(
+            name="bench",
+            summary="The measurement alone.",
+            writes=("suites", "bench", "summary.json"),
+            prompts=("judge",),
+            roles=("judge",),
+            needs=_bench_needs,
+            student=True,
+        ),
+        Stage(
+            name="report",
+            summary="The page of what a run has done so far.",
+            writes=("report.html",),
+        ),
+    )
+}
+"""In the order of the method."""
