@@ -35,7 +35,7 @@ def work(folder: Path, config: Config | None = None) -> None:
     """A run whose `bootstrap` is a file and a half-done checkpoint, entered as `Run` enters it."""
     with Run(config or Config(), folder, Silent()) as run:
         (folder / "bootstrap").mkdir(exist_ok=True)
-        run.once("bootstrap", lambda progress: (folder / "bootstrap" / "kept.jsonl").write_text("{}\n"))
+        run.once("bootstrap", lambda progress: (folder / "bootstrap" / "kept.jsonl").write_text("{}\n"), needs=())
 
 
 @pytest.fixture
