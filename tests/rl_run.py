@@ -13,7 +13,7 @@ from safer_steer.episode import Verdict
 from safer_steer.images import pictures_in
 from safer_steer.reinforce.grpo import reinforce
 from safer_steer.reinforce.tutor import TutorCritic
-from student_parts import ask, tiny_config
+from student_parts import ask, drawn_for_rl, tiny_config
 
 STEPS = 2
 
@@ -35,7 +35,9 @@ class Counting:
 
 def main(folder: Path, calls: Path) -> None:
     rl = tiny_config().rl.model_dump() | {"steps": STEPS, "save_steps": STEPS}
-    reinforce(tiny_config(rl=rl), folder, Counting(folder, calls))
+    config = tiny_config(rl=rl)
+    drawn_for_rl(config, folder)
+    reinforce(config, folder, Counting(folder, calls))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safer_steer.assembly.draw import draw_from_pools
+from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
@@ -43,7 +45,7 @@ def ask(name: str) -> ChatModel:
 
 
 def write_seeds(folder: Path, pairs: int = 4) -> list[Seed]:
-    """Pools of benign and obfuscated scripts on sandbox pictures."""
+    """Pools of benign and obfuscated scripts on sandbox pictures, and what SFT and RL are given of them."""
     import random
 
     pools: dict[Kind, list[Seed]] = {kind: [] for kind in Kind}
@@ -61,4 +63,11 @@ def write_seeds(folder: Path, pairs: int = 4) -> list[Seed]:
             pools[kind].append(Seed(id=f"{kind.value}-{number}", kind=kind, intent="operate it", images=[picture], turns=turns))
     for kind, seeds in pools.items():
         write_atomic(folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(seeds))
+    draw_from_pools(tiny_config(), folder)
     return [seed for seeds in pools.values() for seed in seeds]
+
+
+def drawn_for_rl(config: Config, folder: Path) -> list[Seed]:
+    """What RL is given in this folder: drawn from its pools, written and read."""
+    draw_from_pools(config, folder)
+    return read_split(folder, "rl")

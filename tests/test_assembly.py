@@ -20,14 +20,12 @@ from safer_steer.assembly.near import telling
 from safer_steer.assembly.splits import sizes
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suite
-from safer_steer.bootstrap.rollout import scripts
 from safer_steer.cli import app
 from safer_steer.config import Config, Role, Source
 from safer_steer.dialogue import Kind, Seed, read_dialogues, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.handover.card import card
 from safer_steer.manifest import verify
-from safer_steer.reinforce.grpo import draw_seeds
 from safer_steer.sandbox.world import draw, to_png, training_devices
 from safer_steer.seeds.pools import read_pools
 from safer_steer.store import write_atomic
@@ -303,11 +301,9 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
     said = done("assemble", file, "--out", out)
     assert "assemble: done in" in said.stderr
     done("bootstrap", file, "--out", out)
-    settings = Config.model_validate(yaml.safe_load(file.read_text()))
 
     sft, rl = split(out, "sft"), split(out, "rl")
-    assert draw_seeds(settings, out) == rl and len(rl) == 12
-    assert scripts(settings, out) == sft
+    assert len(rl) == 12
     played = [*read_dialogues(out / "bootstrap/kept.jsonl"), *read_dialogues(out / "bootstrap/rejected.jsonl")]
     assert {one.id for one in played} == {one.id for one in sft}
     assert all((out / image).is_file() for one in (*sft, *rl) for image in one.images)

@@ -14,13 +14,14 @@ from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn,
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError
 from safer_steer.images import pictures_in
-from safer_steer.reinforce.grpo import draw_seeds, reinforce, rollback
+from safer_steer.reinforce.grpo import reinforce as train
+from safer_steer.reinforce.grpo import rollback
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.run.dry_run import _rl_steps
 from safer_steer.store import write_atomic
 from safer_steer.student.training import last_checkpoint
-from student_parts import ask, tiny_config, write_seeds
+from student_parts import ask, drawn_for_rl, tiny_config, write_seeds
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,12 @@ def folder(tmp_path_factory):
     write_seeds(folder, 6)
     shutil.copytree(SHIPPED, folder / "sft" / "model")
     return folder
+
+
+def reinforce(config, folder, *args, **options):
+    """Draw what RL is given, and train."""
+    drawn_for_rl(config, folder)
+    return train(config, folder, *args, **options)
 
 
 def copy_of(folder, tmp_path):
@@ -129,10 +136,10 @@ async def test_the_tutor_sees_the_whole_history_locks_usefulness_and_writes_the_
 
 def test_seeds_are_drawn_with_the_configured_share(folder):
     config = tiny_config(rl={"seeds": 6, "benign_share": 0.5})
-    chosen = draw_seeds(config, folder)
+    chosen = drawn_for_rl(config, folder)
     assert len(chosen) == 6 and sum(seed.kind is Kind.BENIGN for seed in chosen) == 3
-    assert [s.id for s in chosen] == [s.id for s in draw_seeds(config, folder)]
-    assert [s.id for s in chosen] != [s.id for s in draw_seeds(tiny_config(seed=5, rl={"seeds": 6, "benign_share": 0.5}), folder)]
+    assert [s.id for s in chosen] == [s.id for s in drawn_for_rl(config, folder)]
+    assert [s.id for s in chosen] != [s.id for s in drawn_for_rl(tiny_config(seed=5, rl={"seeds": 6, "benign_share": 0.5}), folder)]
 
 
 def of_pairs(folder, safe, risky):
@@ -154,14 +161,14 @@ def of_pairs(folder, safe, risky):
 def test_single_turns_draw_questions_with_their_share_as_far_as_there_are_safe_ones(tmp_path, safe, risky, total, drawn):
     of_pairs(tmp_path, safe, risky)
     config = tiny_config(rl={"single_turn": True, "seeds": total, "benign_share": 0.25})
-    chosen = draw_seeds(config, tmp_path)
+    chosen = drawn_for_rl(config, tmp_path)
     assert {len(seed.turns) for seed in chosen} == {1} and len({seed.id for seed in chosen}) == len(chosen)
     assert {seed.script[0] for seed in chosen} <= {f"question {number}?" for number in range(safe + risky)}
     assert (sum(s.kind is Kind.BENIGN for s in chosen), sum(s.kind is Kind.OBFUSCATED for s in chosen)) == drawn
-    assert chosen == draw_seeds(config, tmp_path)
+    assert chosen == drawn_for_rl(config, tmp_path)
     write_atomic(tmp_path / "splits" / "rl.jsonl", (tmp_path / "seeds" / "obfuscated.jsonl").read_bytes())
     assembled = tiny_config(assembly={}, rl={"single_turn": True, "seeds": total or 99, "benign_share": 0.25})
-    assert {seed.id for seed in draw_seeds(assembled, tmp_path)} == {seed.id for seed in chosen}, "STEER-RL's pairs"
+    assert {seed.id for seed in drawn_for_rl(assembled, tmp_path)} == {seed.id for seed in chosen}, "STEER-RL's pairs"
 
 
 def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(folder, tmp_path):
@@ -247,7 +254,7 @@ def test_unscored_trajectories_are_counted_and_have_no_return(folder, tmp_path):
 def test_a_seed_too_long_for_the_context_is_unscored_and_the_others_are_trained(folder, tmp_path):
     run = copy_of(folder, tmp_path)
     config = tiny_config(rl=tiny_config().rl.model_dump() | {"seeds": 2, "steps": 1})
-    chosen = {seed.id for seed in draw_seeds(config, run)[:1]}
+    chosen = {seed.id for seed in drawn_for_rl(config, run)[:1]}
     for pool in (run / "seeds").glob("*.jsonl"):
         seeds = [Seed.model_validate_json(line) for line in pool.read_text().splitlines()]
         for seed in seeds:

@@ -20,14 +20,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from handover_run import HOSTILE, again, append_kept, write_run
+from safer_steer.assembly.splits import read_split
 from safer_steer.cli import app
-from safer_steer.config import load_config
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.handover.export import export
 from safer_steer.handover.messages import messages, plain, prompt
 from safer_steer.manifest import Manifest, verify
-from safer_steer.reinforce.grpo import draw_seeds
 
 MARKERS = ("<image>", "<video>", "<audio>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
 
@@ -74,7 +73,7 @@ def test_sft_holds_the_dialogues_kept_and_their_pictures(run, tmp_path):
 
 
 def test_rl_holds_the_scripts_that_the_rl_stage_draws(run, tmp_path):
-    seeds = draw_seeds(load_config(run / "config.yaml"), run)
+    seeds = read_split(run, "rl")
     rows = load(run, "rl", tmp_path)["train"]
     assert [(row["id"], [turn["user"] for turn in row["turns"]]) for row in rows] == [(seed.id, seed.script) for seed in seeds]
     assert [message["role"] for message in rows[0]["prompt"]] == ["system", "user"]
@@ -137,7 +136,7 @@ def test_single_turn_ablation_hands_over_the_questions(tmp_path):
     text = (tmp_path / "export" / "README.md").read_text("utf-8")
     assert "**sft**: the original questions" in text and "red agent fitted" not in text
     rows = load(tmp_path, "rl", tmp_path)["train"]
-    assert rows["id"][:] == [seed.id for seed in draw_seeds(config, tmp_path / "run")]
+    assert rows["id"][:] == [seed.id for seed in read_split(tmp_path / "run", "rl")]
     assert {len(turns) for turns in rows["turns"]} == {1}
 
 
@@ -167,7 +166,7 @@ def test_verl_gets_scripts_prompts_and_picture_bytes(run, tmp_path):
     rows = datasets.load_dataset("parquet", data_files=path, cache_dir=str(tmp_path))["train"].cast_column(
         "images", datasets.List(datasets.Image(decode=False))
     )
-    seeds = draw_seeds(load_config(run / "config.yaml"), run)
+    seeds = read_split(run, "rl")
     for index, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
         assert row["prompt"][-1] == {"role": "user", "content": "<image>" + seed.script[0]}
         assert row["extra_info"]["script"] == seed.script and row["extra_info"]["index"] == index and row["extra_info"]["split"] == "train"

@@ -11,11 +11,11 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
 from handover_run import write_run
+from safer_steer.assembly.splits import read_split
 from safer_steer.bootstrap.sft import Collator
 from safer_steer.dialogue import read_dialogues
 from safer_steer.handover.export import export
 from safer_steer.images import pictures_in
-from safer_steer.reinforce.grpo import draw_seeds
 from safer_steer.student.student import open_images
 from safer_steer.student.transcript import Transcript
 
@@ -55,7 +55,7 @@ def test_sft_tokens_are_those_of_our_own_training(made, student):
 def test_rl_prompts_are_those_of_our_own_rollouts(made, student):
     run, config, rows = made
     pictures_of = pictures_in(run, config.student.max_pixels)
-    for row, seed in zip(rows["rl"], draw_seeds(config, run), strict=True):
+    for row, seed in zip(rows["rl"], read_split(run, "rl"), strict=True):
         assert is_conversational({"prompt": row["prompt"]})
         transcript = Transcript(student.chat, student.chat.look(open_images(pictures_of(seed))))
         transcript.add_user(seed.script[0])

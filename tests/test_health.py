@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
+from safer_steer.assembly.draw import draw_from_pools
 from safer_steer.bootstrap.rollout import RedAgent, roll_out
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue, Format, Turn, read_dialogues
@@ -273,6 +274,7 @@ def test_the_tutor_is_counted_from_the_trajectories(tmp_path: Path) -> None:
 
 async def test_a_run_in_which_all_is_well_says_nothing(tmp_path: Path) -> None:
     await build(config(40, max_turns=5), tmp_path)
+    draw_from_pools(tiny_config(), tmp_path)
     await roll_out(tiny_config(), tmp_path, ask)
     assert [warnings(tmp_path, stage) for stage in ("seeds", "bootstrap", "rl")] == [[], [], []]
     assert not any(row[name] for row in examine(tmp_path).as_dict()["attackers"] for name in ("refused", "empty", "repeated", "unparsable"))

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from safer_steer import pipeline
+from safer_steer.assembly.draw import draw_from_pools
+from safer_steer.assembly.questions import questions
 from safer_steer.bootstrap.rollout import roll_out
 from safer_steer.bootstrap.sft import Collator, fine_tune
-from safer_steer.bootstrap.single_turn import in_words, matched, questions
+from safer_steer.bootstrap.single_turn import in_words, matched
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest, verify
@@ -122,6 +124,7 @@ def test_the_same_seed_gives_the_same_weights(run: tuple[Path, list[str]], tmp_p
 async def test_nobody_rewrites_a_question_and_what_is_played_is_not_played_again(tmp_path: Path) -> None:
     await build(config(8, max_turns=3), tmp_path)
     settings = tiny_config(bootstrap={"sft": {"single_turn": True}})
+    draw_from_pools(settings, tmp_path)
 
     async def calls() -> dict[str, int]:
         watched = {role: Watched() for role in ("red", "blue", "evaluator")}

@@ -6,8 +6,8 @@ keep helping. `run` is the whole of it, in the order of docs/method.md:
 
 1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in three pools:
    benign, obfuscated, and red-team scripts; those for training have been seen to succeed against a fixed target.
-   **Assembly**, where the config has it: the scripts become disjoint data sets, STEER-SFT, STEER-RL and STEER-Bench, without
-   duplicates and leaks, of scripts that keep rules 1 and 2.
+   **Assembly**: what SFT and RL are given is drawn from them. Where the config says so, they become disjoint data sets,
+   STEER-SFT, STEER-RL and STEER-Bench, without duplicates and leaks, of scripts that keep rules 1 and 2.
 2. **Bootstrap** (Stage II). On every script a red agent talks to a blue expert; an evaluator scores every turn, and only
    dialogues that are safe at their worst turn and helpful on average are kept.
 3. **SFT** (Stage II). The student learns the assistant's turns of the dialogues kept.
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safer_steer.config import Config
-from safer_steer.errors import NoResult, UserError
+from safer_steer.errors import NoResult
 from safer_steer.run import agents
 from safer_steer.run.folder import Progress, Run, Show
 from safer_steer.run.preflight import load_named, prepared
@@ -49,8 +49,7 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
     """
     with prepared(config, folder, show, tuple(STAGES), fresh) as run:
         seeds(run)
-        if config.assembly:
-            assemble(run)
+        assemble(run)
         bootstrap(run)
         sft(run)
         rl(run)
@@ -77,12 +76,20 @@ def seeds(run: Run) -> None:
 
 
 def assemble(run: Run) -> None:
-    """The data sets: splits/{sft,rl}.jsonl and splits/bench/*.jsonl, from the seeds. Only where the config has the section `assembly`."""
+    """What SFT and RL are given, splits/{sft,rl}.jsonl, from the seeds.
+
+    With the section `assembly` disjoint data sets, and splits/bench/*.jsonl; else drawn from the pools.
+    """
 
     def work(progress: Progress) -> None:
         from safer_steer.assembly.build import assemble as build
+        from safer_steer.assembly.draw import draw_from_pools
         from safer_steer.bench.suites import suite_files, taken_names
 
+        if run.config.assembly is None:
+            draw_from_pools(run.config, run.folder)
+            _count(run, "assemble", "splits/sft.jsonl", "splits/rl.jsonl")
+            return
         suites = run.config.bench.suites
         for note in run.wait(build(run.config, run.folder, run.ask, suite_files(suites), taken_names(suites), progress)):
             run.show.say(f"assemble: {note}")
@@ -174,9 +181,9 @@ WORK: dict[str, Callable[[Run], object]] = {
 
 def run_stage(stage: str, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
     """One stage alone; those it builds on must be finished. Raises as `run` does."""
-    if stage == "assemble" and config.assembly is None:
-        raise UserError("assemble: the config has no section `assembly`; `safer-steer config` lists its keys")
     with prepared(config, folder, show, (stage,), fresh) as run:
+        if "assemble" in STAGES[stage].needs(config) and config.assembly is None:
+            assemble(run)  # it draws, asks nobody and takes no time
         WORK[stage](run)
 
 

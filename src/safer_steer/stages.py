@@ -44,11 +44,6 @@ class Stage:
         return tuple(role for role in self.roles if role not in idle)
 
 
-def scripts_from(config: Config) -> tuple[str, ...]:
-    """The stages that SFT's and RL's scripts come from."""
-    return ("seeds", "assemble") if config.assembly else ("seeds",)
-
-
 TRAINED_BY: dict[ModelName, tuple[str, ...]] = {"base": (), "sft": ("sft",), "safer_steer": ("rl",)}
 """The stages that train each model of the bench."""
 
@@ -67,7 +62,7 @@ def _own_tutor(config: Config) -> tuple[RoleName, ...]:
 
 
 def _rl_needs(config: Config) -> tuple[str, ...]:
-    return (*scripts_from(config), *(("sft",) if config.rl.start_from == "sft" else ()))
+    return ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",)
 
 
 def _bench_needs(config: Config) -> tuple[str, ...]:
@@ -89,7 +84,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="assemble",
-            summary="The data sets alone: STEER-SFT, STEER-RL and STEER-Bench from the scripts.",
+            summary="The data sets alone: what SFT, RL and bench are given of the scripts.",
             writes=("splits",),
             prompts=("script_check", "turn_check"),
             roles=("evaluator",),
@@ -102,7 +97,7 @@ STAGES: dict[str, Stage] = {
             writes=("bootstrap",),
             prompts=("red", "blue", "evaluator"),
             roles=("red", "blue", "evaluator"),
-            needs=scripts_from,
+            needs=lambda config: ("assemble",),
             chain=("red", "blue", CHAT),
         ),
         Stage(

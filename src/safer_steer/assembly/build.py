@@ -16,12 +16,13 @@ from pathlib import Path
 
 from safer_steer.assembly.balance import balance_of, in_words
 from safer_steer.assembly.candidates import Candidate, Pools
+from safer_steer.assembly.draw import questions_for_rl
 from safer_steer.assembly.leaks import Known
 from safer_steer.assembly.near import Near, Tokens, shingles
 from safer_steer.assembly.rules import Ruling, judge_scripts, trusted
 from safer_steer.assembly.splits import FOLDER, draw_bench, draw_rl, draw_sft, same_picture, sizes
 from safer_steer.config import Assembly, Config, RoleName
-from safer_steer.dialogue import Kind
+from safer_steer.dialogue import Kind, read_seeds, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.errors import UserError
 from safer_steer.images import pictures_in
@@ -86,6 +87,8 @@ async def assemble(
     splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in drawn.items()}}
     for name, members in splits.items():
         write_atomic(out / f"{name}.jsonl", b"".join(map(pools.row, members)))
+    if config.rl.single_turn:
+        write_atomic(out / "rl.jsonl", to_jsonl(questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))))
     _show_pictures(folder, out / "bench", pools, drawn)
     notes = _notes(config, train, bench, rulings, splits)
     balance = {

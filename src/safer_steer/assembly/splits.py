@@ -98,7 +98,7 @@ def read_split(folder: Path, name: str) -> list[Seed]:
     path = folder / FOLDER / f"{name}.jsonl"
     seeds = read_seeds(path, may_be_empty=True)
     if not seeds:
-        raise UserError(f"{path}: no scripts in it; {FOLDER}/balance.md says what became of the candidates")
+        raise UserError(f"{path}: no scripts in it; build more seeds, or see {FOLDER}/balance.md where the config has `assembly`")
     return seeds
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
+from safer_steer.assembly.questions import questions
 from safer_steer.assembly.splits import read_split
-from safer_steer.bootstrap.single_turn import FOLDER, questions
+from safer_steer.bootstrap.single_turn import FOLDER
 from safer_steer.config import Bootstrap, Config, RoleName
 from safer_steer.dialogue import Dialogue, Format, Seed, StopReason, lay_out, to_jsonl, visible_answer
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
@@ -21,8 +22,7 @@ from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.red import RED, Approach, RedInput
 from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
-from safer_steer.seeds.pools import read_pools
-from safer_steer.store import content_id, writing
+from safer_steer.store import writing
 
 
 class RedAgent:
@@ -112,20 +112,6 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
     return reasons
 
 
-def scripts(config: Config, folder: Path) -> list[Seed]:
-    """What is played: STEER-SFT's candidates where the config assembles data sets, else all seeds, or a seeded draw of them.
-
-    Raises:
-        UserError: there are none.
-    """
-    if config.assembly:
-        return read_split(folder, "sft")
-    seeds = read_pools(folder, config.seeds.kinds)
-    if config.bootstrap.dialogues:
-        seeds = sorted(seeds, key=lambda seed: content_id("bootstrap", config.seed, seed.id))[: config.bootstrap.dialogues]
-    return seeds
-
-
 def in_play(config: Config) -> int:
     """Dialogues at once: a dialogue has one call of red or blue in flight, so this keeps the wider of them busy."""
     return max(config.role("red").concurrency, config.role("blue").concurrency)
@@ -139,7 +125,7 @@ async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatM
     Raises:
         UserError: nothing was kept; or the seeds do not hold their questions, before anything is played.
     """
-    seeds = scripts(config, folder)
+    seeds = read_split(folder, "sft")
     asked = questions(seeds) if config.bootstrap.sft.single_turn else []
     format, everything = config.student.format, len(seeds) + len(asked)
     pictures_of = pictures_in(folder, config.student.max_pixels)

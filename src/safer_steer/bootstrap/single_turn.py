@@ -1,77 +1,19 @@
-"""The ablation "training on single turns": the original questions as one-turn scripts, and as much of them as of dialogues.
+"""SFT of the ablation "training on single turns": as many assistant tokens in single turns as in dialogues.
 
-The first turns of multi-turn scripts are harmless by design, so a student trained on them would lose by construction. Here a
-pair's own question is the script. For SFT the blue expert answers it, the answer is filtered as all others are, and the set is
-taken again and again until the assistant has said as many tokens in it as in the multi-turn set. RL draws the questions.
+The blue expert answers the original questions (`assembly/questions.py`), the answers are filtered as all others are, and the
+set is taken again and again until the assistant has said as many tokens in it as in the multi-turn set.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from math import floor
+from collections.abc import Sequence
 from typing import Any
-
-from safer_steer.dialogue import Kind, Seed, Turn
-from safer_steer.errors import UserError
-from safer_steer.seeds.probe import HARMLESS
 
 FOLDER = "single_turn"
 """Where the questions' dialogues stand, below `bootstrap/`."""
 MATCHED = "single_turn.json"
 """What was matched, in `sft/`."""
-KEPT = ("pair", "question", "question_safe", "use", "category", "picture", "perturbed", "original", "answer")
-"""What a question's meta has of its pair's."""
-
-
-def questions(scripts: Iterable[Seed]) -> list[Seed]:
-    """The question of each distinct pair among the scripts, as a script of one turn, in the order in which pairs are met.
-
-    Its kind is benign where the source says that the question is harmless, and obfuscated where it does not.
-
-    Raises:
-        UserError: a script does not say which question it was made from.
-    """
-    found: dict[str, Seed] = {}
-    for script in scripts:
-        if not (script.meta.get("pair") and script.meta.get("question")):
-            raise UserError(f"single_turn: {script.id}: its seed does not hold its pair's question; build the seeds again with --fresh")
-        found.setdefault(script.meta["pair"], _question(script))
-    return list(found.values())
-
-
-def _question(script: Seed) -> Seed:
-    meta, safe = script.meta, script.meta.get("question_safe") is True
-    return Seed(
-        id=f"{meta['pair']}-question",
-        kind=Kind.BENIGN if safe else Kind.OBFUSCATED,
-        source=script.source,
-        intent=str(meta.get("intent", script.intent)),
-        images=script.images,
-        turns=[Turn(user=meta["question"], meta={"risk": HARMLESS} if safe else {})],
-        meta={key: meta[key] for key in KEPT if key in meta},
-    )
-
-
-def draw(asked: Sequence[Seed], total: int | None, share: float, seed: int) -> list[Seed]:
-    """At most `total` questions (all if None) in a seeded order, `share` (0-1) of them safe, or as many as there are."""
-    rng = random.Random(f"single turn rl {seed}")
-    safe, risky = [[one for one in asked if (one.kind is Kind.BENIGN) is wanted] for wanted in (True, False)]
-    for pool in (safe, risky):
-        rng.shuffle(pool)
-    numbers = sizes(len(safe), len(risky), total, share)
-    drawn = [*safe[: numbers[0]], *risky[: numbers[1]]]
-    rng.shuffle(drawn)
-    return drawn
-
-
-def sizes(safe: int, risky: int, total: int | None, share: float) -> tuple[int, int]:
-    """How many safe and risky questions to draw of those there are. Where risky ones run short, safe ones give way; not the other way round."""
-    whole = safe + risky if total is None else total
-    if share < 1:
-        whole = min(whole, floor(risky / (1 - share) + 1e-9))
-    wanted = min(safe, round(whole * share))
-    return wanted, min(risky, whole - wanted)
 
 
 def matched(tokens: Sequence[int], wanted: int, seed: int) -> list[int]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from safer_steer.assembly.draw import rl_numbers
+from safer_steer.assembly.questions import question_numbers
 from safer_steer.assembly.splits import sizes
-from safer_steer.bootstrap.single_turn import sizes as sizes_of_questions
 from safer_steer.config import Config
 
 
@@ -31,7 +32,8 @@ def scripts_drawn(config: Config, groups: Groups) -> tuple[Numbers, Numbers]:
     """Scripts that Stage II plays, and that Stage III trains on."""
     if config.assembly is None:
         made = {benign: group.scripts for benign, group in groups.items()}
-        return _capped(made, config.bootstrap.dialogues), _for_rl(config, made)
+        numbers = rl_numbers(made[True], made[False], config.rl.seeds, config.rl.benign_share)
+        return _capped(made, config.bootstrap.dialogues), dict(zip((True, False), numbers, strict=True))
     assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
     wanted = sizes(int(groups[True].able), int(groups[False].able), config.rl.seeds, config.rl.benign_share)
     rl = dict(zip((True, False), map(float, wanted), strict=True))
@@ -52,7 +54,7 @@ def questions_drawn(config: Config, asked: Groups, used: float) -> Numbers:
     """Questions that Stage III trains on with `rl.single_turn`: of the pairs in STEER-RL (`used`, their share), or of all where nothing is assembled."""
     share = used if config.assembly else 1.0
     safe, risky = (int(asked[benign].scripts * share) for benign in (True, False))
-    drawn = sizes_of_questions(safe, risky, config.rl.seeds, config.rl.benign_share)
+    drawn = question_numbers(safe, risky, config.rl.seeds, config.rl.benign_share)
     return dict(zip((True, False), map(float, drawn), strict=True))
 
 
@@ -66,13 +68,6 @@ def _capped(numbers: Numbers, most: int | None) -> Numbers:
     total = sum(numbers.values())
     share = min(1.0, most / total) if most and total else 1.0
     return {benign: number * share for benign, number in numbers.items()}
-
-
-def _for_rl(config: Config, made: Numbers) -> Numbers:
-    """As `reinforce.grpo.draw_seeds`."""
-    total = config.rl.seeds or sum(made.values())
-    benign = min(made[True], round(total * config.rl.benign_share))
-    return {True: benign, False: min(made[False], total - benign)}
 
 
 def trajectories(config: Config, drawn: Numbers) -> float:

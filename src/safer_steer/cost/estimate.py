@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from safer_steer.assembly.candidates import Pools
+from safer_steer.assembly.questions import questions
 from safer_steer.assembly.rules import Ruling, judge_scripts, trusted
+from safer_steer.assembly.splits import FOLDER as SPLITS
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bootstrap.rollout import EvaluatorCritic, blue_expert, roll_out
-from safer_steer.bootstrap.single_turn import questions
 from safer_steer.config import Config
 from safer_steer.cost.answers import Answers
 from safer_steer.cost.assumptions import Assumptions
@@ -189,7 +190,7 @@ class _Sampling:
         config = self.config.model_copy(update={"assembly": None, "bootstrap": whole})
         for made in training:
             if made.of(benign):
-                self._write_pools(made.folder, made.of(benign))
+                write_atomic(made.folder / SPLITS / "sft.jsonl", to_jsonl(made.of(benign)))
                 await roll_out(config, made.folder, self.meter.ask)
                 self._add("bootstrap", share * made.stratum.weight)
 

@@ -22,8 +22,8 @@ class Part:
     """sft, rl or bench."""
     split: str
     """`train`, or the suite's name."""
-    file: Path | None
-    """The JSONL file the rows are in, or with `rl.single_turn` the questions; None where they are drawn from the pools of Stage I."""
+    file: Path
+    """The JSONL file the rows are in."""
     folder: Path
     """What the rows' image paths are relative to."""
     run: Path
@@ -31,15 +31,7 @@ class Part:
 
     def rows(self) -> Iterator[Seed]:
         """Its dialogues or scripts, in order. Raises `UserError` where a row is none."""
-        if self.file is None or (self.name == "rl" and self.config.rl.single_turn):
-            from safer_steer.reinforce.grpo import draw_seeds
-
-            return iter(draw_seeds(self.config, self.run))
         return each_row(self.file, Dialogue if self.name == "sft" else Seed)
-
-    def files(self) -> list[Path]:
-        """The files that the rows come from."""
-        return [self.file] if self.file else [self.run / "seeds" / f"{kind.value}.jsonl" for kind in self.config.seeds.kinds]
 
 
 def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
@@ -49,7 +41,7 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
         UserError: nothing is there yet, a file is not as its stage left it, or two suites would have one name.
     """
     manifest = Manifest(run)
-    made_by = {"sft": "bootstrap", "rl": "assemble" if config.assembly else "seeds", "bench": "assemble" if _assembled(run) else "bench"}
+    made_by = {"sft": "bootstrap", "rl": "assemble", "bench": "assemble" if _assembled(run) else "bench"}
     parts: list[Part] = []
     missing = []
     for name, stage in made_by.items():
@@ -60,7 +52,7 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
     if not parts:
         raise UserError(f"{run}: nothing to hand over yet ({'; '.join(missing)}); run the stages first")
     hashes = {run / name: facts["sha256"] for entry in manifest.stages.values() for name, facts in entry["files"].items()}
-    for file in (file for part in parts for file in part.files()):
+    for file in (part.file for part in parts):
         if not file.is_file() or sha256(file) != hashes.get(file):
             raise UserError(f"{file}: not as its stage left it (`safer-steer verify {run}`); delete it and run its stage again, which pays for nothing twice")
     return parts, missing
@@ -72,8 +64,8 @@ def _made(name: str, run: Path, config: Config) -> list[Part]:
         kept = run / "bootstrap" / (single_turn.FOLDER if config.bootstrap.sft.single_turn else "") / "kept.jsonl"
         return [Part(name, "train", kept, run, run, config)]
     if name == "rl":
-        file = run / "splits" / "rl.jsonl" if config.assembly else None
-        return [] if file and not file.stat().st_size else [Part(name, "train", file, run, run, config)]
+        file = run / "splits" / "rl.jsonl"
+        return [Part(name, "train", file, run, run, config)] if file.stat().st_size else []
     parts: dict[str, Part] = {}
     for file in _assembled(run) or sorted((run / "suites").glob("**/*.jsonl")):
         split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # what the hub takes as the name of a split

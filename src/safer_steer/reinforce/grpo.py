@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import shutil
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -24,16 +23,14 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from safer_steer.assembly.splits import read_split
-from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, to_jsonl
+from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.prompts.markers import split_markers
 from safer_steer.reinforce.returns import note_rewards, step_metrics, trajectory_return, turn_rewards
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
-from safer_steer.seeds.pools import read_pools
 from safer_steer.store import Journal, inside, read_rows, write_atomic
 from safer_steer.student.policy import Sampling
 from safer_steer.student.student import StudentAssistant, load_processor, seed_everything
@@ -56,29 +53,6 @@ Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to its end."""
 RECENT_STEPS = 5
 """Steps over which `rl.max_unscored` is taken."""
-
-
-def draw_seeds(config: Config, folder: Path) -> list[Seed]:
-    """The seeds of the RL run: STEER-RL where the config assembles data sets, else drawn from the pools with the configured share of benign scripts.
-
-    The order is seeded. With `rl.single_turn` the original questions of those scripts' pairs, as scripts of one turn.
-    """
-    if config.rl.single_turn:
-        scripts = read_split(folder, "rl") if config.assembly else read_pools(folder, config.seeds.kinds)
-        return single_turn.draw(single_turn.questions(scripts), config.rl.seeds, config.rl.benign_share, config.seed)
-    if config.assembly:
-        return read_split(folder, "rl")
-    pools = read_pools(folder, config.seeds.kinds)
-    rng = random.Random(f"rl {config.seed}")
-    benign = [seed for seed in pools if seed.kind is Kind.BENIGN]
-    risky = [seed for seed in pools if seed.kind is not Kind.BENIGN]
-    for pool in (benign, risky):
-        rng.shuffle(pool)
-    total = config.rl.seeds or len(pools)
-    wanted = min(len(benign), round(total * config.rl.benign_share))
-    chosen = benign[:wanted] + risky[: total - wanted]
-    rng.shuffle(chosen)
-    return chosen
 
 
 class StepJournals:
@@ -263,7 +237,7 @@ def reinforce(
     rollback(folder / "rl", begun)
     seed_everything(config.seed)
     chat = ChatTokens(load_processor(start), config.student.system)
-    seeds = draw_seeds(config, folder)
+    seeds = read_split(folder, "rl")
     if len(seeds) < config.rl.prompts_per_step:
         raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds")
     pictures_of = pictures_in(folder, config.student.max_pixels)

@@ -14,6 +14,7 @@ from rich.console import Console
 from safer_steer.config import Config, Role, RoleName, dump_config
 from safer_steer.errors import UserError
 from safer_steer.memory.estimate import Memory
+from safer_steer.store import read_rows
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,8 @@ def _rl_steps(config: Config, folder: Path) -> str:
 
 def _seeds(config: Config, folder: Path) -> int | None:
     """How many seeds RL has: those drawn where Stage I has made them, else those asked for, if any are."""
-    from safer_steer.reinforce.grpo import draw_seeds
-
-    made = folder / ("splits/rl.jsonl" if config.assembly else "seeds/benign.jsonl")
-    return len(draw_seeds(config, folder)) if made.is_file() else config.rl.seeds
+    drawn = folder / "splits" / "rl.jsonl"
+    return sum(1 for _ in read_rows(drawn)) if drawn.is_file() else config.rl.seeds
 
 
 def _many(count: int, name: str) -> str:
