@@ -13,12 +13,12 @@ from pathlib import Path
 from safer_steer.config import Config, RoleName
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
-from safer_steer.errors import UserError
-from safer_steer.seeds.pair_work import PairWork, side_by_side
+from safer_steer.seeds.pair_work import PairWork
 from safer_steer.seeds.plan import ROLES, PlanFile, look, plan_id, survey
 from safer_steer.seeds.pools import DROPPED, write_pools
 from safer_steer.seeds.shards import Shards
-from safer_steer.sources import load_pairs, told
+from safer_steer.sources import Pair, load_pairs, told
+from safer_steer.workers import run_jobs
 
 
 async def build_seeds(
@@ -54,31 +54,25 @@ async def build_seeds(
 
     work = PairWork(config, folder, ask, target)
     shards = Shards(out / "journal", found.pairs)
-    upcoming = enumerate(load_pairs(config))
-    finished = 0
 
-    def report() -> None:
-        if progress:
-            progress(finished, found.pairs)
+    async def one(placed: tuple[int, Pair]) -> None:
+        index, pair = placed
+        journal = shards.open(index)
+        if pair.id not in left_out:
+            await work.do(pair, journal)
+        shards.done(index)
 
-    async def worker() -> None:
-        nonlocal finished
-        for index, pair in upcoming:  # shared by all workers, so no more pairs are in memory than workers
-            journal = shards.open(index)
-            if pair.id not in left_out:
-                await work.do(pair, journal)
-            shards.done(index)
-            finished += 1
-            report()
-
-    report()
     try:
-        await side_by_side(worker() for _ in range(min(found.pairs, _window(config))))
+        await run_jobs(
+            enumerate(load_pairs(config)),
+            one,
+            concurrency=_window(config),
+            patience=work.patience,
+            total=found.pairs,
+            progress=progress,
+        )
     finally:
         shards.close()
-    work.attempts.end()
-    if lost := len(work.attempts.unreached):
-        raise UserError(f"seeds: {lost} scripts got no answer from an endpoint; what is finished is kept, run the same command to make them")
     plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out))
     return told(plan.skipped, plan.scaled, config.student.max_pixels)
 
