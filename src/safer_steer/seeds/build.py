@@ -14,7 +14,7 @@ from safer_steer.config import Config, RoleName
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.seeds.pair_work import PairWork
-from safer_steer.seeds.plan import ROLES, PlanFile, look, plan_id, survey
+from safer_steer.seeds.plan import ROLES, PlanFile, Survey, look, plan_id, survey
 from safer_steer.seeds.pools import DROPPED, write_pools
 from safer_steer.seeds.shards import Shards
 from safer_steer.sources import Pair, load_pairs, told
@@ -27,6 +27,7 @@ async def build_seeds(
     ask: Callable[[RoleName], ChatModel],
     target: Assistant,
     progress: Callable[[int, int], None] | None = None,
+    looked: Survey | None = None,
 ) -> str:
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their pictures under `folder/images/`.
 
@@ -37,18 +38,21 @@ async def build_seeds(
         ask: the model of a role; `generator` and `attack_judge` are asked.
         target: the fixed policy that red-team scripts are tried on.
         progress: called with (finished, all) pairs at the start and after every pair.
+        looked: the survey of the sources, with `look` done. By default both are done here.
 
     Raises:
         UserError: a source is unusable, the folder holds other work, or an endpoint stays silent.
     """
     out = folder / "seeds"
     kinds = config.seeds.kinds
-    found = survey(config)
+    found = looked or survey(config)
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
         return told(plan.skipped, plan.scaled, config.student.max_pixels)
     if not plan.path.exists():  # else the pictures were looked at when the work began, and the plan holds their hashes
-        plan.claim(found, look(config, found))
+        if not looked:
+            look(config, found)
+        plan.claim(found)
     left_out = {id: f"duplicate_pair: of {first}" for id, first in found.repeated.items()}
     left_out |= {id: f"damaged_picture: {why}" for id, why in plan.broken.items()}
 
