@@ -21,7 +21,7 @@ from safer_steer.assembly.splits import sizes
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suite
 from safer_steer.cli import app
-from safer_steer.config import Config, Role, Source
+from safer_steer.config import Role, Source
 from safer_steer.dialogue import Kind, Seed, read_dialogues, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.handover.card import card

@@ -18,7 +18,6 @@ from assembly_run import KILLED, config, contents, left_out, refuse_some, run, s
 from safer_steer.assembly.rules import Ruling, ruling
 from safer_steer.dialogue import Kind
 from safer_steer.endpoints.transport import ChatReply
-from safer_steer.episodes import PATIENCE
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.health import examine
 from safer_steer.images import load_picture
@@ -29,6 +28,7 @@ from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw, to_png, training_devices
 from safer_steer.store import write_atomic
+from safer_steer.workers import PATIENCE
 from seeds_run import Watched
 from student_parts import ask
 
@@ -157,7 +157,7 @@ def test_a_dead_endpoint_ends_it_and_what_is_judged_stays(tmp_path: Path) -> Non
     run(KILLED, whole, paid := Watched())
     cut = tmp_path / "cut"
     sandbox_pools(cut, 20)
-    with pytest.raises(UserError, match=rf"{PATIENCE} scripts got no answer, the last: nobody is there; mend the endpoint"):
+    with pytest.raises(UserError, match=rf"{PATIENCE} scripts got no answer.*: nobody is there; fix"):
         run(KILLED, cut, Dying(11))
     judged = len(verdicts(cut))
     assert 0 < judged <= 11 and sorted(path.name for path in (cut / "splits").iterdir()) == ["verdicts.jsonl"]

@@ -14,7 +14,7 @@ TOP = {"__main__", "cli", "cost", "pipeline", "run"}
 """Modules that put a run together: nothing below may import them."""
 FORWARD = ["sources", "seeds", "assembly", "bootstrap", "reinforce", "bench", "handover", "health", "report"]
 """Rooms in the order the data takes; each may use what comes before it."""
-CORE = {"dialogue", "rewards", "metrics", "episode", "errors", "store"}
+CORE = {"dialogue", "rewards", "metrics", "episode", "workers", "errors", "store"}
 """Modules that know no room."""
 
 

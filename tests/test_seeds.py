@@ -343,7 +343,7 @@ async def test_a_dead_endpoint_ends_the_stage_and_nothing_is_lost(tmp_path: Path
         return None
 
     transport = Watched(dead)
-    with pytest.raises(UserError, match=r"no answer 20 times in a row, the last: no answer from http://localhost:1; mend"):
+    with pytest.raises(UserError, match=r"got no answer.*: no answer from http://localhost:1; fix"):
         await build(config(40, concurrency=4), tmp_path / "cut", transport)
     await build(config(40), tmp_path / "cut")
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -354,7 +354,7 @@ async def test_a_small_run_without_any_answer_is_an_error(tmp_path: Path) -> Non
         async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
             raise EndpointError("refused the connection")
 
-    with pytest.raises(UserError, match="seeds: probe: no answer 4 times in a row"):
+    with pytest.raises(UserError, match=r"seeds: 4 scripts got no answer .*: probe: refused the conn"):
         await build(config(4), tmp_path, Dead())
     assert not list((tmp_path / "seeds").glob("*.jsonl"))
 
@@ -386,7 +386,7 @@ async def test_a_script_that_an_endpoint_failed_is_made_by_the_next_run(tmp_path
             raise EndpointError("status 500")
         return None
 
-    with pytest.raises(UserError, match="seeds: 1 scripts got no answer from an endpoint"):
+    with pytest.raises(UserError, match=r"seeds: 1 script got no answer from an endpoint.*run the same"):
         await build(config(8), tmp_path / "cut", Watched(once))
     assert not list((tmp_path / "cut/seeds").glob("*.jsonl"))
     await build(config(8), tmp_path / "cut", Watched(once))

@@ -1,8 +1,8 @@
 """Rows that cannot be used: named, or skipped and counted alike in every pass; and the seeded draw."""
 
 import json
-import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import seeds_run
 from photographs import bomb
 from published import GEOMETRY, SCIENCEQA, VLGUARD, VLSBENCH, config, hub, mm_safetybench, pairs, pictures, png, table, write_csv
+from safer_steer import pipeline
 from safer_steer.cli import app
 from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import UserError
 from safer_steer.run import dry_run, preflight
 from safer_steer.seeds import plan
 from safer_steer.sources import Skipped, told
-from seeds_run import Watched, build, dropped, pool
+from seeds_run import Watched, build, dropped, pool, write_pairs
 
 GOOD = {"id": "good", "image": "0.png", "question": "what is it?"}
 
@@ -177,7 +179,23 @@ def damaged_set(folder: Path) -> Path:
     return folder / "rows.jsonl"
 
 
-async def test_what_is_skipped_is_kept_shown_and_alike_in_every_pass(tmp_path: Path) -> None:
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the picture of each pair was decoded to look for damage."""
+    counts: Counter[str] = Counter()
+    real = plan.check_picture
+    monkeypatch.setattr(plan, "check_picture", lambda pair: counts.update([pair.id]) or real(pair))
+    return counts
+
+
+class Quiet:
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: None
+
+    def say(self, line: str) -> None: ...
+
+
+async def test_what_is_skipped_is_kept_and_alike_in_every_pass(tmp_path: Path, decoded: Counter[str]) -> None:
     settings = config({"name": "mine", "path": str(damaged_set(tmp_path / "data")), "bad_rows": "skip"})
     await build(settings, tmp_path / "run", Watched())
     assert [seed.meta["pair"] for seed in pool(tmp_path / "run", "benign")] == ["mine-0", "mine-3"]
@@ -187,10 +205,10 @@ async def test_what_is_skipped_is_kept_shown_and_alike_in_every_pass(tmp_path: P
     assert kept["skipped"] == {"mine": {"no such picture": 1, "damaged picture": 1}}
     assert list(kept["broken"]) == ["mine-2"]
     (tmp_path / "run/seeds/benign.jsonl").unlink()  # goes on from the plan, and decodes nothing again
-    plan._looked.clear()
+    decoded.clear()
     await build(settings, tmp_path / "run", transport := Watched())
     assert [seed.meta["pair"] for seed in pool(tmp_path / "run", "benign")] == ["mine-0", "mine-3"]
-    assert not transport.calls and not plan._looked
+    assert not transport.calls and not decoded
 
 
 async def test_seeds_carry_where_they_come_from(tmp_path: Path) -> None:
@@ -206,26 +224,30 @@ async def test_seeds_carry_where_they_come_from(tmp_path: Path) -> None:
     assert (last.meta["pair"], last.meta["use"]) == ("sandbox-00001", "train")
 
 
-def test_each_picture_is_decoded_once_before_stage_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_and_stage_1_decode_each_picture_once(tmp_path: Path, decoded: Counter[str]) -> None:
+    """A second run looks for itself."""
+    settings = seeds_run.config(path=write_pairs(tmp_path / "data", {}, {}, {}), kinds=["benign"])
+    for number in (1, 2):
+        pipeline.run_stage("seeds", settings, tmp_path / f"run{number}", Quiet())
+        assert len(pool(tmp_path / f"run{number}", "benign")) == 3
+        assert decoded == {f"mine-p{index}": number for index in range(3)}
+
+
+def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: Path) -> None:
+    """The last error did not come where the same pictures had been looked at with `bad_rows: skip`."""
     path = damaged_set(tmp_path / "data")
     settings = config({"name": "mine", "path": str(path), "bad_rows": "skip"})
-    decoded: Counter[str] = Counter()
-    real = plan.check_picture
-    monkeypatch.setattr(plan, "check_picture", lambda pair: decoded.update([pair.id]) or real(pair))
-    plan._looked.clear()
-    preflight._look_at_sources(settings)
-    found = plan.survey(settings)
-    assert list(plan.look(settings, found)) == ["mine-2"]
-    assert set(decoded.values()) == {1} and len(decoded) == 4
+    found = preflight._look_at_sources(settings)
+    assert list(found.broken) == ["mine-2"]
     assert found.skipped == {"mine": {"no such picture": 1, "damaged picture": 1}}
     assert dry_run._source(settings, 0) == f"mine, {path}: 4 pairs; mine: 1 left out (1 no such picture)"
-    os.utime(tmp_path / "data/0.png", (1, 1))
-    settings.seeds.sources[0].bad_rows = "error"
+    strict = config({"name": "mine", "path": str(path), "bad_rows": "error"})
     with pytest.raises(UserError, match=r"rows.jsonl:2: image: .*gone.png"):
-        preflight._look_at_sources(settings)
+        preflight._look_at_sources(strict)
     (tmp_path / "data/gone.png").write_bytes(png())
+    assert list(preflight._look_at_sources(settings).broken) == ["mine-2"]
     with pytest.raises(UserError, match=r"rows.jsonl:3: image: .*1.png: no readable PNG"):
-        preflight._look_at_sources(settings)
+        preflight._look_at_sources(strict)
 
 
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Many dialogues side by side: a bounded window over `play`. Every finished one is on disk at once; running again goes on where it stopped."""
+"""Many dialogues, so many at once. A finished one is on disk at once; the next run plays the others."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,9 +9,7 @@ from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Assistant, Critic, Script, User, play
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.store import Journal
-
-PATIENCE = 20
-"""Dialogues, scripts or jobs in a row that an endpoint failed, after which it counts as dead and the run stops."""
+from safer_steer.workers import Patience, run_jobs
 
 
 async def play_all(
@@ -39,48 +36,29 @@ async def play_all(
 
     Raises:
         UserError: the journal holds another script under a seed's id; or endpoints failed (`again_if_unreached`), at once if they do so
-            `PATIENCE` times in a row.
+            `workers.PATIENCE` times in a row.
     """
-    if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}; at least one dialogue must be in play")
     with Journal(out) as journal:
         for seed in seeds:
             if seed.id in journal and user is None:
                 _check_same_script(Dialogue.model_validate(journal.rows[seed.id]), seed, max_turns, out)
         waiting = [seed for seed in seeds if seed.id not in journal]
-        finished = len(seeds) - len(waiting)
-        upcoming = iter(waiting)
 
-        def report() -> None:
-            if progress:
-                progress(finished, len(seeds))
+        async def one(seed: Seed) -> None:
+            dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
+            if again_if_unreached and (failure := _unreached(dialogue)):
+                raise EndpointError(failure)
+            journal.append(dialogue.model_dump(mode="json"))
 
-        unreached, in_a_row = 0, 0
-
-        async def work() -> None:
-            nonlocal finished, unreached, in_a_row
-            for seed in upcoming:  # shared by all workers, so seeds start in order
-                dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
-                failure = _unreached(dialogue) if again_if_unreached else None
-                unreached, in_a_row = (unreached + 1, in_a_row + 1) if failure else (unreached, 0)
-                if failure and (in_a_row == PATIENCE or finished + unreached == len(seeds)):
-                    raise UserError(f"{out.parent.name}: {unreached} dialogues ended in {failure}; mend the endpoint and run the same command to go on")
-                if failure:
-                    continue
-                journal.append(dialogue.model_dump(mode="json"))
-                finished += 1
-                report()
-
-        report()
-        workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(waiting)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:  # the journal closes with this block: nobody may write to it later
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        if unreached:
-            raise UserError(f"{out.parent.name}: {unreached} dialogues got no answer from an endpoint; run the same command to play them again")
+        await run_jobs(
+            waiting,
+            one,
+            concurrency=concurrency,
+            patience=Patience(out.parent.name, "dialogue"),
+            total=len(seeds),
+            finished=len(seeds) - len(waiting),
+            progress=progress,
+        )
     return _played(seeds, out)
 
 
@@ -93,7 +71,8 @@ def _played(seeds: list[Seed], out: Path) -> Iterator[Dialogue]:
 def _unreached(dialogue: Dialogue) -> str | None:
     """How an endpoint failed this dialogue, if one did."""
     reasons = [dialogue.meta.get("error", ""), *(turn.meta.get("unscored", "") for turn in dialogue.turns)]
-    return next((reason for reason in reasons if reason.startswith(EndpointError.boundary)), None)
+    prefix = f"{EndpointError.boundary}: "
+    return next((reason.removeprefix(prefix) for reason in reasons if reason.startswith(prefix)), None)
 
 
 def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path) -> None:

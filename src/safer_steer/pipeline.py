@@ -67,7 +67,8 @@ def seeds(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.seeds.build import build_seeds
 
-        if left_out := run.wait(build_seeds(run.config, run.folder, run.ask, agents.target(run), progress)):
+        making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.looked)
+        if left_out := run.wait(making):
             run.show.say(f"seeds: {left_out}")
         _count(run, "seeds", "seeds/*.jsonl")
         _look(run, "seeds")

@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 from safer_steer.assembly.candidates import Candidate, Pools
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.endpoints.chat import ChatModel
-from safer_steer.episodes import PATIENCE
-from safer_steer.errors import BoundaryError, EndpointError, UserError
+from safer_steer.errors import BoundaryError, EndpointError
 from safer_steer.images import Picture
 from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
 from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
-from safer_steer.seeds.pair_work import side_by_side
 from safer_steer.store import Journal
+from safer_steer.workers import Patience, run_jobs
 
 
 class Ruling(NamedTuple):
@@ -76,42 +75,24 @@ async def judge_scripts(
         progress: called with (finished, all) at the start and after every script.
 
     Raises:
-        UserError: scripts got no answer from the endpoint, at once if `PATIENCE` in a row did not.
+        UserError: scripts got no answer from the endpoint, at once if `workers.PATIENCE` in a row did not.
     """
     with Journal(out) as journal:
         waiting = [candidate for candidate in candidates if candidate.id not in journal]
-        upcoming = iter(waiting)
-        finished = len(candidates) - len(waiting)
-        unreached, in_a_row, last = 0, 0, ""
 
-        def report() -> None:
-            if progress:
-                progress(finished, len(candidates))
+        async def one(candidate: Candidate) -> None:
+            row = await _asked(pools.script(candidate), model, pictures_of)
+            journal.append({"id": candidate.id, **row})
 
-        def give_up() -> None:
-            raise UserError(
-                f"assemble: evaluator: {unreached} scripts got no answer, the last: {last}; mend the endpoint in `roles` and run the same command to go on"
-            )
-
-        async def work() -> None:
-            nonlocal finished, unreached, in_a_row, last
-            for candidate in upcoming:  # shared by all workers, so that only the scripts in work are in memory
-                try:
-                    row = await _asked(pools.script(candidate), model, pictures_of)
-                except EndpointError as error:
-                    unreached, in_a_row, last = unreached + 1, in_a_row + 1, str(error)
-                    if in_a_row == PATIENCE:
-                        give_up()
-                    continue
-                in_a_row = 0
-                journal.append({"id": candidate.id, **row})
-                finished += 1
-                report()
-
-        report()
-        await side_by_side(work() for _ in range(min(model.role.concurrency, len(waiting))))
-        if unreached:
-            give_up()
+        await run_jobs(
+            waiting,
+            one,
+            concurrency=model.role.concurrency,
+            patience=Patience("assemble: evaluator", "script"),
+            total=len(candidates),
+            finished=len(candidates) - len(waiting),
+            progress=progress,
+        )
         return {candidate.id: ruling(candidate.kind, journal.rows[candidate.id]) for candidate in candidates}
 
 

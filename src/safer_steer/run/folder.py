@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from safer_steer.endpoints.cache import Cache
     from safer_steer.endpoints.chat import ChatModel
     from safer_steer.endpoints.transport import Transport
+    from safer_steer.seeds.plan import Survey
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
@@ -54,6 +55,7 @@ class Run:
             UserError: the folder is no place for this run; see `_look`.
         """
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
+        self.looked: Survey | None = None  # the sources, if the preflight looked at them; Stage I need not
         from safer_steer.endpoints.ledger import Ledger
 
         self.ledger = Ledger(config.spending_limit)

@@ -22,6 +22,7 @@ from safer_steer.stages import STAGES, STEER
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
+    from safer_steer.seeds.plan import Survey
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], 
     waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
     use_cores()
     begun = not fresh and (folder / "seeds").exists()
-    asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
+    run.looked = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
     if not endpoint and (any(STAGES[stage].student for stage in waiting) or ("seeds" in waiting and config.role("target").who == "student")):
         check_student(config)
     with run:
@@ -96,15 +97,23 @@ def load_named(key: str, name: str) -> Any:
         raise UserError(f"{key}: {name}: {error}; give package.module:Name of something that can be imported here") from None
 
 
-async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleName] = (), begun: bool = False) -> None:
+async def check(
+    config: Config,
+    stages: Sequence[str],
+    besides: Sequence[RoleName] = (),
+    begun: bool = False,
+) -> Survey | None:
     """Look at everything these stages will use, and at the roles `besides` theirs; not at the sources again once Stage I has `begun`. Writes nothing.
+
+    Returns the survey of the sources, where they were looked at.
 
     Raises:
         UserError: the first thing that is not as it should be.
     """
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
+    looked = None
     if "seeds" in stages and not begun:
-        _look_at_sources(config)
+        looked = _look_at_sources(config)
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: _source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: _source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
@@ -130,6 +139,7 @@ async def check(config: Config, stages: Sequence[str], besides: Sequence[RoleNam
         for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
             if name:
                 load_named(key, name)
+    return looked
 
 
 def check_student(config: Config) -> None:
@@ -140,11 +150,13 @@ def check_student(config: Config) -> None:
     ChatTokens(load_processor(config.student.base), config.student.system)
 
 
-def _look_at_sources(config: Config) -> None:
+def _look_at_sources(config: Config) -> Survey:
     """Read all sources and decode every picture once."""
     from safer_steer.seeds.plan import look, survey
 
-    look(config, survey(config))
+    found = survey(config)
+    look(config, found)
+    return found
 
 
 def _look_at_training(config: Config) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 from safer_steer.config import Config, RoleName
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
-from safer_steer.errors import UserError
-from safer_steer.seeds.pair_work import PairWork, side_by_side
-from safer_steer.seeds.plan import PlanFile, look, plan_id, survey
+from safer_steer.seeds.pair_work import PairWork
+from safer_steer.seeds.plan import PlanFile, Survey, look, plan_id, survey
 from safer_steer.seeds.pools import DROPPED, write_pools
 from safer_steer.seeds.shards import Shards
-from safer_steer.sources import load_pairs, told
+from safer_steer.sources import Pair, load_pairs, told
 from safer_steer.stages import STAGES
+from safer_steer.workers import run_jobs
 
 
 async def build_seeds(
@@ -28,6 +28,7 @@ async def build_seeds(
     ask: Callable[[RoleName], ChatModel],
     target: Assistant,
     progress: Callable[[int, int], None] | None = None,
+    looked: Survey | None = None,
 ) -> str:
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their pictures under `folder/images/`.
 
@@ -38,48 +39,45 @@ async def build_seeds(
         ask: the model of a role; `generator` and `attack_judge` are asked.
         target: the fixed policy that red-team scripts are tried on.
         progress: called with (finished, all) pairs at the start and after every pair.
+        looked: the survey of the sources, with `look` done. By default both are done here.
 
     Raises:
         UserError: a source is unusable, the folder holds other work, or an endpoint stays silent.
     """
     out = folder / "seeds"
     kinds = config.seeds.kinds
-    found = survey(config)
+    found = looked or survey(config)
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
         return told(plan.skipped, plan.scaled, config.student.max_pixels)
     if not plan.path.exists():  # else the pictures were looked at when the work began, and the plan holds their hashes
-        plan.claim(found, look(config, found))
+        if not looked:
+            look(config, found)
+        plan.claim(found)
     left_out = {id: f"duplicate_pair: of {first}" for id, first in found.repeated.items()}
     left_out |= {id: f"damaged_picture: {why}" for id, why in plan.broken.items()}
 
     work = PairWork(config, folder, ask, target)
     shards = Shards(out / "journal", found.pairs)
-    upcoming = enumerate(load_pairs(config))
-    finished = 0
 
-    def report() -> None:
-        if progress:
-            progress(finished, found.pairs)
+    async def one(placed: tuple[int, Pair]) -> None:
+        index, pair = placed
+        journal = shards.open(index)
+        if pair.id not in left_out:
+            await work.do(pair, journal)
+        shards.done(index)
 
-    async def worker() -> None:
-        nonlocal finished
-        for index, pair in upcoming:  # shared by all workers, so no more pairs are in memory than workers
-            journal = shards.open(index)
-            if pair.id not in left_out:
-                await work.do(pair, journal)
-            shards.done(index)
-            finished += 1
-            report()
-
-    report()
     try:
-        await side_by_side(worker() for _ in range(min(found.pairs, _window(config))))
+        await run_jobs(
+            enumerate(load_pairs(config)),
+            one,
+            concurrency=_window(config),
+            patience=work.patience,
+            total=found.pairs,
+            progress=progress,
+        )
     finally:
         shards.close()
-    work.attempts.end()
-    if lost := len(work.attempts.unreached):
-        raise UserError(f"seeds: {lost} scripts got no answer from an endpoint; what is finished is kept, run the same command to make them")
     plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out))
     return told(plan.skipped, plan.scaled, config.student.max_pixels)
 

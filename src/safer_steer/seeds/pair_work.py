@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from functools import cached_property
+from collections.abc import Awaitable, Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.images import Picture, load_picture
 from safer_steer.prompts.rewrite import Strategy
-from safer_steer.seeds.attempts import ATTEMPTS, Attempts, Unreached
+from safer_steer.seeds.attempts import ATTEMPTS, try_twice
 from safer_steer.seeds.bench_filter import AGAINST, target_name
 from safer_steer.seeds.perturb import chosen, perturb
 from safer_steer.seeds.pools import key_of, kinds_of
@@ -23,6 +22,7 @@ from safer_steer.seeds.probe import benign_script, obfuscated_script, probe
 from safer_steer.seeds.red_team import next_strategy, plan_attack, simulate
 from safer_steer.sources import Pair, picture_of
 from safer_steer.store import Journal, content_id, write_atomic
+from safer_steer.workers import Patience, side_by_side
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
@@ -73,7 +73,7 @@ class Sight:
 
 
 class PairWork:
-    """Makes the scripts of pairs; `attempts` holds what could not be reached."""
+    """Makes the scripts of pairs; `patience` counts those that an endpoint failed."""
 
     def __init__(self, config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], target: Assistant) -> None:
         self.config = config
@@ -81,7 +81,7 @@ class PairWork:
         self.generator = ask("generator")
         self.attack_judge = ask("attack_judge")
         self.target = target
-        self.attempts = Attempts()
+        self.patience = Patience("seeds", "script")
         self.bounds = (config.seeds.min_turns, config.seeds.max_turns)
 
     async def do(self, pair: Pair, journal: Journal) -> None:
@@ -94,14 +94,12 @@ class PairWork:
         kinds = kinds_of(pair, self.config.seeds.kinds)
         given = pair.question if pair.safe and pair.answer is not None else ""  # a rewrite would not have the known answer
         benign, obfuscated = given, ""
-        try:
-            if kinds and not given:
-                probed = await self.attempts.make(journal, "probe", key_of(pair, "probe"), lambda attempt: self._probe(pair, sight, attempt))
-                if "failed" in probed:
-                    return
-                benign, obfuscated = probed["made"]["benign"], probed["made"]["obfuscated"]
-        except Unreached:
-            return
+        if kinds and not given:
+            job = partial(self._probe, pair, sight)
+            probed = await try_twice(journal, self.patience, "probe", key_of(pair, "probe"), job)
+            if probed is None or "failed" in probed:
+                return
+            benign, obfuscated = probed["made"]["benign"], probed["made"]["obfuscated"]
         jobs: dict[Kind, Callable[[int], Awaitable[dict[str, Any]]]] = {
             Kind.BENIGN: lambda attempt: self._benign(pair, sight, benign, attempt),
             Kind.OBFUSCATED: lambda attempt: self._obfuscated(pair, sight, obfuscated, attempt),
@@ -111,10 +109,7 @@ class PairWork:
 
     async def _one(self, journal: Journal, kind: Kind, pair: Pair, job: Callable[[int], Awaitable[dict[str, Any]]]) -> None:
         strategy = (lambda attempt: self._strategy(pair, attempt)[1]) if kind is Kind.RED_TEAM else None
-        try:
-            await self.attempts.make(journal, kind, key_of(pair, kind), job, strategy)
-        except Unreached:
-            return
+        await try_twice(journal, self.patience, kind, key_of(pair, kind), job, strategy)
 
     async def _probe(self, pair: Pair, sight: Sight, attempt: int) -> dict[str, Any]:
         return (await probe(self.generator, pair.question, sight.source, self._repeat(pair, attempt))).model_dump()
@@ -182,14 +177,3 @@ class PairWork:
 
     def _row(self, sight: Sight, seed: Seed) -> dict[str, Any]:
         return {"seed": seed.model_dump(mode="json"), "picture": sight.original}
-
-
-async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all; where one raises, the others are over before the error passes on, so that nobody writes to a closed journal."""
-    tasks = [asyncio.create_task(job) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

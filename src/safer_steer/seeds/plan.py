@@ -30,6 +30,8 @@ class Survey:
     """Rows that gave no pair."""
     scaled: dict[str, int] = field(default_factory=dict)
     """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Pairs whose picture is damaged behind its header, by id, with what is wrong; `look` finds them."""
 
 
 def survey(config: Config) -> Survey:
@@ -63,35 +65,24 @@ def survey(config: Config) -> Survey:
     return found
 
 
-_looked: dict[str, dict[str, dict[str, str]]] = {}
-"""What the last look found, by the digest of what was looked at: the preflight looks before the run's folder exists, and
-Stage I need not decode it all again."""
+def look(config: Config, found: Survey) -> None:
+    """Decode every picture, before anything is written or paid for; to be called once for a survey.
 
-
-def look(config: Config, found: Survey) -> dict[str, str]:
-    """Decode every picture once, before anything is written or paid for.
-
-    Returns the pairs whose picture is damaged behind its header, by id, with what is wrong: those of sources with `bad_rows: skip`. They are
-    counted in `found.skipped`.
+    Pairs with a damaged picture, of sources with `bad_rows: skip`, go into `found.broken` and are counted in
+    `found.skipped`.
 
     Raises:
         UserError: the first damaged picture of any other source.
     """
-    if found.digest not in _looked:
-        broken: dict[str, dict[str, str]] = {}
-        for source in config.seeds.sources:
-            for pair in pairs_of(source, config):
-                try:
-                    check_picture(pair)
-                except UserError as error:
-                    if source.bad_rows == "error":
-                        raise
-                    broken.setdefault(label(source), {})[pair.id] = str(error)
-        _looked.clear()
-        _looked[found.digest] = broken
-    for name, pairs in _looked[found.digest].items():
-        found.skipped[name]["damaged picture"] = len(pairs)
-    return {id: why for pairs in _looked[found.digest].values() for id, why in pairs.items()}
+    for source in config.seeds.sources:
+        for pair in pairs_of(source, config):
+            try:
+                check_picture(pair)
+            except UserError as error:
+                if source.bad_rows == "error":
+                    raise
+                found.broken[pair.id] = str(error)
+                found.skipped[label(source)]["damaged picture"] += 1
 
 
 def plan_id(config: Config, found: Survey) -> str:
@@ -140,9 +131,9 @@ class PlanFile:
             raise UserError(f"{self.folder}: begun with other settings or other source pairs; restore them, or start over with --fresh")
         return bool(finished)
 
-    def claim(self, found: Survey, broken: dict[str, str]) -> None:
+    def claim(self, found: Survey) -> None:
         """Say whose work begins here, and what is left out of it; to be called before any of it is written."""
-        self.skipped, self.scaled, self.broken = found.skipped, found.scaled, broken
+        self.skipped, self.scaled, self.broken = found.skipped, found.scaled, found.broken
         self._write({"finished": False})
 
     def finish(self, counts: dict[str, int]) -> None:

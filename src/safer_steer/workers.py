@@ -1,0 +1,120 @@
+"""Many jobs, a bounded number at once; the work stops when an endpoint stays silent.
+
+Stage I, the assembly's rules and every set of dialogues run this way. A job that an endpoint failed is not
+finished: nothing is written for it, the other jobs go on, and the call ends in an error. Running the same
+command again does the jobs that are left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from safer_steer.errors import EndpointError, UserError
+
+Job = TypeVar("Job")
+
+PATIENCE = 20
+"""Jobs in a row that an endpoint failed, after which it counts as dead and the run stops."""
+
+
+class Patience:
+    """Counts the jobs that an endpoint failed, over all workers."""
+
+    def __init__(self, stage: str, job: str) -> None:
+        """`stage` and `job` (a singular noun) are for the error message."""
+        self.stage = stage
+        self.job = job
+        self.failures = 0
+        self._in_a_row: Counter[str] = Counter()
+        self._last = ""
+
+    def answered(self, kind: str = "") -> None:
+        """A job of this kind got its answers. Kinds are counted apart: they may ask different endpoints."""
+        self._in_a_row[kind] = 0
+
+    def failed(self, why: str, kind: str = "") -> None:
+        """A job of this kind got no answer.
+
+        Raises:
+            UserError: it is the last of `PATIENCE` in a row.
+        """
+        self.failures += 1
+        self._in_a_row[kind] += 1
+        self._last = f"{kind}: {why}" if kind else why
+        if self._in_a_row[kind] >= PATIENCE:
+            raise self._error()
+
+    def end(self) -> None:
+        """All jobs are over. Raises `UserError` if one or more got no answer."""
+        if self.failures:
+            raise self._error()
+
+    def _error(self) -> UserError:
+        jobs = self.job if self.failures == 1 else f"{self.job}s"
+        what = f"{self.stage}: {self.failures} {jobs} got no answer from an endpoint, the last: {self._last}"
+        silent = any(self._in_a_row.values())  # an endpoint that has answered since needs no fixing
+        fix = "fix base_url, model or the server, then " if silent else ""
+        return UserError(f"{what}; {fix}run the same command to go on")
+
+
+async def run_jobs(
+    jobs: Iterable[Job],
+    do: Callable[[Job], Awaitable[None]],
+    *,
+    concurrency: int,
+    patience: Patience,
+    total: int,
+    finished: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Do all jobs, at most `concurrency` at once, started in order.
+
+    Args:
+        do: does one job and writes its result down. If it raises `EndpointError`, the job counts as failed.
+        total: the number of jobs, with those that were `finished` before and are not among `jobs`.
+        progress: called with (finished, total) at the start and after every job that did not fail.
+
+    Raises:
+        UserError: jobs got no answer from an endpoint, at once if `PATIENCE` in a row did not.
+        BaseException: whatever else `do` raises. The other jobs are cancelled and over by then.
+    """
+    if concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}; at least one job must run at once")
+    upcoming = iter(jobs)
+
+    def report() -> None:
+        if progress:
+            progress(finished, total)
+
+    async def worker() -> None:
+        nonlocal finished
+        for job in upcoming:  # shared by all workers: jobs start in order, and only those begun are in memory
+            try:
+                await do(job)
+            except EndpointError as error:
+                patience.failed(str(error))
+                continue
+            patience.answered()
+            finished += 1
+            report()
+
+    report()
+    await side_by_side(worker() for _ in range(min(concurrency, total - finished)))
+    patience.end()
+
+
+async def side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all at once. If one raises, the others are cancelled and over before the error passes on.
+
+    So nobody writes to a journal that the caller closes next.
+    """
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

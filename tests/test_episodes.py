@@ -1,0 +1,60 @@
+"""Many dialogues, some of which an endpoint fails: those are not journalled, and the next call plays them."""
+
+from pathlib import Path
+
+import pytest
+
+from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues
+from safer_steer.episode import Reply, Verdict
+from safer_steer.episodes import play_all
+from safer_steer.errors import EndpointError, UnparsableError, UserError
+from safer_steer.workers import PATIENCE
+
+
+class Seats:
+    """The assistant's and the critic's seat. The endpoint fails these dialogues, or their verdicts."""
+
+    immediate = False
+
+    def __init__(self, dialogues: set[str], verdicts: set[str]) -> None:
+        self.dialogues, self.verdicts = dialogues, verdicts
+        self.played: list[str] = []
+
+    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        self.played.append(dialogue.id)
+        if dialogue.id in self.dialogues:
+            raise EndpointError("status 500")
+        return Reply("yes")
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        if dialogue.id in self.verdicts:
+            raise EndpointError("status 503")
+        if dialogue.id == "d2":
+            raise UnparsableError("no JSON")
+        return Verdict({"safety": 8.0})
+
+
+def seeds(count: int) -> list[Seed]:
+    return [Seed(id=f"d{i}", kind=Kind.BENIGN, turns=[Turn(user="is it?")]) for i in range(count)]
+
+
+async def play(out: Path, count: int, dialogues: set[str], verdicts: set[str]) -> Seats:
+    seats = Seats(dialogues, verdicts)
+    list(await play_all(seeds(count), seats, seats, out, again_if_unreached=True, concurrency=3))
+    return seats
+
+
+async def test_a_dialogue_that_an_endpoint_failed_is_played_again(tmp_path: Path) -> None:
+    out = tmp_path / "bootstrap/journal.jsonl"
+    with pytest.raises(UserError, match=r"^bootstrap: 2 dialogues got no answer .*: status 50[03];"):
+        await play(out, 9, {"d3"}, {"d5"})
+    kept = read_dialogues(out)
+    assert {dialogue.id for dialogue in kept} == {f"d{i}" for i in range(9)} - {"d3", "d5"}
+    assert any("unscored" in dialogue.turns[0].meta for dialogue in kept), "no JSON is an answer"
+    assert sorted((await play(out, 9, set(), set())).played) == ["d3", "d5"]
+
+
+async def test_a_dead_endpoint_ends_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^bootstrap: {PATIENCE} dialogues .*: status 500; fix"):
+        await play(tmp_path / "bootstrap/journal.jsonl", 100, {f"d{i}" for i in range(4, 100)}, set())
+    assert 1 <= len(read_dialogues(tmp_path / "bootstrap/journal.jsonl")) <= 4, "a verdict may be on its way"
