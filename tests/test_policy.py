@@ -16,17 +16,17 @@ from safer_steer.errors import UserError
 from safer_steer.images import Picture
 from safer_steer.sandbox.world import devices, draw, to_png
 from safer_steer.student import transformers_policy as policy_module
+from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.policy import Sampling
-from safer_steer.student.student import StudentAssistant
 from safer_steer.student.transcript import Transcript, model_inputs
-from safer_steer.student.transformers_policy import TransformersPolicy, _Sampler
+from safer_steer.student.transformers_policy import TransformersPolicy, _Sampler, in_process
 
 
 def asked(student, number: int, text: str, blank: bool = False) -> Transcript:
     image = draw(devices()[number], number % 2 == 0, number)
     if blank:
         image.paste((255, 255, 255), (0, 0, *image.size))
-    transcript = Transcript(student.chat, student.chat.look([image]))
+    transcript = Transcript(student.renderer, student.renderer.pictures([image]))
     transcript.add_user(text)
     return transcript
 
@@ -101,7 +101,7 @@ def test_rollout_and_trainer_agree_on_log_probabilities_and_the_picture_matters(
 
 @pytest.mark.parametrize("marker", ["<|image_pad|>", "<|im_start|>", "<|vision_end|>", "<|endoftext|>"])
 def test_a_marker_the_student_samples_ends_the_turn_and_is_left_out(student, marker):
-    token = student.chat.tokenizer.convert_tokens_to_ids(marker)
+    token = student.renderer.tokenizer.convert_tokens_to_ids(marker)
     transcript = asked(student, 1, "where was it made?")
     policy = TransformersPolicy(student.model, Sampling(12, 1.0))
     bias = torch.zeros(student.model.get_output_embeddings().weight.shape[0])
@@ -118,9 +118,11 @@ def test_a_marker_the_student_samples_ends_the_turn_and_is_left_out(student, mar
     finally:
         hook.remove()
     assert completion.finish == "marker" and len(completion.token_ids) == 2 == len(completion.logprobs)
-    before = transcript.ids.count(student.chat.image_token)
+    image_token, end = student.renderer.image_token, student.renderer.end
+    before = transcript.ids.count(image_token)
     transcript.add_assistant(completion.token_ids, completion.logprobs)
-    assert transcript.ids.count(student.chat.image_token) == before and transcript.ids[-1] == student.chat.end and transcript.mask[-1] == 0
+    assert transcript.ids.count(image_token) == before
+    assert transcript.ids[-1] == end and transcript.mask[-1] == 0
     rollout = [lp for lp, kept in zip(transcript.logprobs, transcript.mask, strict=True) if kept]
     assert max(abs(a - b) for a, b in zip(rollout, scored(student, transcript, 1.0), strict=True)) < 1e-4
 
@@ -209,11 +211,13 @@ async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(st
     device = devices()[0]
     picture = Picture(name="p", data=to_png(draw(device, True, 1), device, True), sha256="0", mime="image/png")
     settings = Student(max_turn_tokens=24, max_length=110, dtype="float32", device="cpu")
-    seat = StudentAssistant(student.policy(Sampling(24, 1.0)), student.chat, settings, lambda _: [picture], "test")
+    policy = in_process(student.model, settings, 1.0)
+    seat = StudentAssistant(policy, student.renderer, settings, lambda _: [picture], "test")
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, images=["p"], turns=[Turn(user="x")]))
     reply = await seat.answer(dialogue, "name the device in the picture.")
     transcript = seat.transcript(dialogue)
-    assert student.chat.decode([t for t, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]) == reply.text
+    sampled = [token for token, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]
+    assert student.renderer.decode(sampled) == reply.text
     dialogue.turns.append(Turn(user="name the device in the picture.", assistant=reply.text))
     with pytest.raises(ContextFull):
         for _ in range(5):

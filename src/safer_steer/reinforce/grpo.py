@@ -35,8 +35,10 @@ from safer_steer.reinforce.returns import note_rewards, step_metrics, trajectory
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.seeds.pools import read_pools
 from safer_steer.store import Journal, inside, read_rows, write_atomic
-from safer_steer.student.policy import Sampling
-from safer_steer.student.student import StudentAssistant, load_processor, seed_everything
+from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.families import load_renderer
+from safer_steer.student.load import load_processor
+from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
     Milestones,
     batching,
@@ -45,12 +47,12 @@ from safer_steer.student.training import (
     last_checkpoint,
     lora,
     save_model,
+    seed_everything,
     skip_absent_pictures,
     train,
     training_dtype,
 )
-from safer_steer.student.transcript import ChatTokens
-from safer_steer.student.transformers_policy import TransformersPolicy
+from safer_steer.student.transformers_policy import in_process
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to its end."""
@@ -107,7 +109,7 @@ class Rollouts:
     """TRL's `rollout_func`: plays a step's trajectories and hands back exact ids, masks and returns."""
 
     config: Config
-    chat: ChatTokens
+    renderer: Renderer
     seeds: dict[str, Seed]
     tutor: Critic
     pictures_of: PicturesOf
@@ -131,9 +133,9 @@ class Rollouts:
         seeds = [_as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i) for i, prompt in enumerate(prompts)]
         rl, student = self.config.rl, self.config.student
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature), student.generation_tokens)
+            policy = in_process(model, student, rl.temperature)
             key = f"rl {self.config.seed}"
-            assistant = StudentAssistant(policy, self.chat, student, self.pictures_of, key, rl.max_completion_tokens)
+            assistant = StudentAssistant(policy, self.renderer, student, self.pictures_of, key, rl.max_completion_tokens)
             with self.journals.open(step, process) as journal:
                 trajectories = self.wait(self._play(seeds, assistant, journal))
         self._note(step, trajectories)
@@ -262,14 +264,14 @@ def reinforce(
     begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     rollback(folder / "rl", begun)
     seed_everything(config.seed)
-    chat = ChatTokens(load_processor(start), config.student.system)
+    renderer = load_renderer(load_processor(start), config.student.system)
     seeds = draw_seeds(config, folder)
     if len(seeds) < config.rl.prompts_per_step:
         raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds")
     pictures_of = pictures_in(folder, config.student.max_pixels)
     rollouts = Rollouts(
         config,
-        chat,
+        renderer,
         {seed.id: seed for seed in seeds},
         tutor,
         pictures_of,
@@ -284,18 +286,18 @@ def reinforce(
         args=GRPOConfig(**grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}),
         reward_funcs=_return_of_rollout,
         train_dataset=_prompts(config, folder, seeds),
-        processing_class=chat.processor,
+        processing_class=renderer.processor,
         rollout_func=rollouts,
-        peft_config=lora(config.student),
+        peft_config=lora(config.student, renderer.modules),
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
     )
     if config.student.freeze_vision:
-        freeze_vision(trainer.model)
+        freeze_vision(trainer.model, renderer.modules)
     for model in filter(None, (trainer.model, trainer.ref_model)):
-        skip_absent_pictures(model)
+        skip_absent_pictures(model, renderer.picture_inputs)
     train(trainer, checkpoint)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out, config.student)
+        save_model(trainer.accelerator.unwrap_model(trainer.model), renderer.processor, out, config.student)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
 

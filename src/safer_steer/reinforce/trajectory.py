@@ -12,7 +12,7 @@ from typing import Any
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Critic, Script, play
-from safer_steer.student.student import StudentAssistant
+from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.transcript import Transcript
 
 Return = Callable[[Dialogue], float | None]

@@ -46,10 +46,12 @@ def tutor(run: Run) -> Critic:
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
     """A student that samples; `key` seeds it."""
     from safer_steer.images import pictures_in
-    from safer_steer.student.policy import Sampling
-    from safer_steer.student.student import StudentAssistant, load_student
+    from safer_steer.student.assistant import StudentAssistant
+    from safer_steer.student.load import load_student
+    from safer_steer.student.transformers_policy import in_process
 
     settings = run.config.student
     loaded = load_student(settings, weights)
-    policy = loaded.policy(Sampling(settings.max_turn_tokens, temperature), settings.generation_tokens)
-    return StudentAssistant(policy, loaded.chat, settings, pictures_in(run.folder, settings.max_pixels), key)
+    policy = in_process(loaded.model, settings, temperature)
+    pictures_of = pictures_in(run.folder, settings.max_pixels)
+    return StudentAssistant(policy, loaded.renderer, settings, pictures_of, key)
