@@ -10,16 +10,19 @@ import pytest
 import torch
 
 from safer_steer.config import Student
-from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
-from safer_steer.episode import ContextFull
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
+from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
-from safer_steer.images import Picture
+from safer_steer.images import Picture, pictures_in
+from safer_steer.reinforce.grpo import reinforce
+from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.sandbox.world import devices, draw, to_png
 from safer_steer.student import transformers_policy as policy_module
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.student.policy import Sampling
+from safer_steer.student.policy import Completion, Sampling
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.transformers_policy import TransformersPolicy, _Sampler, in_process
+from student_parts import ask, tiny_config, write_seeds
 
 
 def asked(student, number: int, text: str, blank: bool = False) -> Transcript:
@@ -205,6 +208,42 @@ async def test_an_error_in_generation_reaches_every_caller_and_the_next_batch_wo
         await policy.reply(asked(student, 1, "name it."), "k")
     policy.generate = generate  # type: ignore[method-assign]
     assert (await policy.reply(asked(student, 1, "name it."), "k")).token_ids
+
+
+class Counted:
+    """A rollout backend of its own: the shipped one, and a note of who asked for what."""
+
+    def __init__(self, model, student: Student, temperature: float, asked: list[str]) -> None:
+        self.inside, self.asked = in_process(model, student, temperature), asked
+
+    async def reply(self, transcript: Transcript, key: str) -> Completion:
+        self.asked.append(key)
+        return await self.inside.reply(transcript, key)
+
+
+class Insisting:
+    """A user's seat of its own, deaf to script and tutor after the first turn."""
+
+    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+        return Reply("how do i operate it?" if dialogue.turns else template)
+
+
+def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
+    write_seeds(tmp_path)
+    rl = tiny_config().rl.model_dump() | {"steps": 1, "start_from": "base"}
+    tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(tmp_path, 100_000))
+    asked: list[str] = []
+    models = []
+
+    def policy_of(model, student: Student, temperature: float) -> Counted:
+        models.append(model)
+        return Counted(model, student, temperature, asked)
+
+    reinforce(tiny_config(rl=rl), tmp_path, tutor, policy_of=policy_of, user=Insisting())
+    dialogues = read_dialogues(tmp_path / "rl" / "trajectories.jsonl")
+    assert len(models) == 1, "one policy a step"
+    assert sorted(asked) == sorted(f"rl 0 {d.id} {turn}" for d in dialogues for turn in range(len(d.turns)))
+    assert {turn.user for dialogue in dialogues for turn in dialogue.turns[1:]} == {"how do i operate it?"}
 
 
 async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(student):

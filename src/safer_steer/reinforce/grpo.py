@@ -27,7 +27,7 @@ from safer_steer.assembly.splits import read_split
 from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, to_jsonl
-from safer_steer.episode import Critic
+from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.prompts.markers import split_markers
@@ -38,6 +38,7 @@ from safer_steer.store import Journal, inside, read_rows, write_atomic
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.families import load_renderer
 from safer_steer.student.load import load_processor
+from safer_steer.student.policy import PolicyOf
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
     Milestones,
@@ -109,10 +110,11 @@ class Rollouts:
     """TRL's `rollout_func`: plays a step's trajectories and hands back exact ids, masks and returns."""
 
     config: Config
-    renderer: Renderer
     seeds: dict[str, Seed]
+    user: User
+    assistant_of: Callable[[Any], StudentAssistant]
+    """Seats the model that is trained, as it is at a step."""
     tutor: Critic
-    pictures_of: PicturesOf
     value: Return
     folder: Path
     """`rl` of the run."""
@@ -131,13 +133,9 @@ class Rollouts:
         step, process = trainer.state.global_step, trainer.accelerator.process_index
         first = process * len(prompts)
         seeds = [_as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i) for i, prompt in enumerate(prompts)]
-        rl, student = self.config.rl, self.config.student
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            policy = in_process(model, student, rl.temperature)
-            key = f"rl {self.config.seed}"
-            assistant = StudentAssistant(policy, self.renderer, student, self.pictures_of, key, rl.max_completion_tokens)
-            with self.journals.open(step, process) as journal:
-                trajectories = self.wait(self._play(seeds, assistant, journal))
+        unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
+        with unwrapped as model, self.journals.open(step, process) as journal:
+            trajectories = self.wait(self._play(seeds, self.assistant_of(model), journal))
         self._note(step, trajectories)
         return {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
@@ -154,7 +152,8 @@ class Rollouts:
                 if known.dialogue.meta["seed"] != seed.meta["seed"]:
                     raise UserError(f"{journal.path}: {seed.id} is of another seed than this run draws; delete the file")
                 return known
-            played = await roll_out(seed, assistant, self.tutor, self.value, self.config.rl.max_turns)
+            turns = self.config.rl.max_turns
+            played = await roll_out(seed, self.user, assistant, self.tutor, self.value, turns)
             if played.final:
                 journal.append(played.to_row())
             return played
@@ -248,12 +247,17 @@ def reinforce(
     progress: Callable[[int, int], None] | None = None,
     value: Return | None = None,
     wait: Wait = asyncio.run,
+    policy_of: PolicyOf = in_process,
+    user: User | None = None,
 ) -> Path:
     """Train the SFT student (or the base) against the tutor; resumes from the last whole checkpoint. Returns rl/model.
 
     Args:
         value: the return of a trajectory, None for none; TCSR by default.
         wait: plays a step's trajectories on an event loop of its own, and closes the connections the tutor opened there.
+        policy_of: makes the policy that samples from the model under training.
+        user: the user's seat; by default the script, with the tutor's turns where it wrote them. Its first turn must
+            be the script's, which TRL renders once more for the forward pass.
     """
     out = folder / "rl" / "model"
     if out.exists():
@@ -268,13 +272,12 @@ def reinforce(
     seeds = draw_seeds(config, folder)
     if len(seeds) < config.rl.prompts_per_step:
         raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds")
-    pictures_of = pictures_in(folder, config.student.max_pixels)
     rollouts = Rollouts(
         config,
-        renderer,
         {seed.id: seed for seed in seeds},
+        user or Script(),
+        partial(_seated, config, renderer, policy_of, pictures_in(folder, config.student.max_pixels)),
         tutor,
-        pictures_of,
         value or partial(_return_and_rewards, config),
         folder / "rl",
         wait,
@@ -300,6 +303,19 @@ def reinforce(
         save_model(trainer.accelerator.unwrap_model(trainer.model), renderer.processor, out, config.student)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
+
+
+def _seated(
+    config: Config,
+    renderer: Renderer,
+    policy_of: PolicyOf,
+    pictures_of: PicturesOf,
+    model: Any,
+) -> StudentAssistant:
+    """The model under training in the assistant's seat."""
+    policy = policy_of(model, config.student, config.rl.temperature)
+    key, longest = f"rl {config.seed}", config.rl.max_completion_tokens
+    return StudentAssistant(policy, renderer, config.student, pictures_of, key, longest)
 
 
 def _why(dialogues: list[Dialogue]) -> str:
