@@ -16,9 +16,10 @@ from safer_steer.sandbox.corpus import reply
 from safer_steer.sandbox.language import TEXTS, content_words, make, thought
 from safer_steer.sandbox.speech import refuses
 from safer_steer.sandbox.world import devices, draw
+from safer_steer.student.load import load_student
 from safer_steer.student.policy import Sampling
-from safer_steer.student.student import load_student
 from safer_steer.student.transcript import Transcript
+from safer_steer.student.transformers_policy import TransformersPolicy
 
 
 def main() -> None:
@@ -28,14 +29,15 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=64, help="pictures a structure, half of them marked")
     args = parser.parse_args()
     student = load_student(Student(model=args.student, dtype="float32"))
-    policy = student.policy(Sampling(64, args.temperature))
+    policy = TransformersPolicy(student.model, Sampling(64, args.temperature))
     rng = random.Random(5)
     seen, found = [], defaultdict(list)
     for form in TEXTS:
         asked = [(device := rng.choice(devices()), make(form, device, rng), index % 2 == 0) for index in range(args.each)]
         transcripts = []
         for index, (device, request, marked) in enumerate(asked):
-            transcripts.append(Transcript(student.chat, student.chat.look([draw(device, marked, f"held out {form} {index}")])))
+            picture = draw(device, marked, f"held out {form} {index}")
+            transcripts.append(Transcript(student.renderer, student.renderer.pictures([picture])))
             transcripts[-1].add_user(request.text)
         answers = policy.generate(transcripts, [f"{form} {index}" for index in range(args.each)])
         for (device, request, marked), completion in zip(asked, answers, strict=True):

@@ -16,7 +16,7 @@ from safer_steer.bootstrap.sft import Collator
 from safer_steer.dialogue import read_dialogues
 from safer_steer.handover.export import export
 from safer_steer.images import pictures_in
-from safer_steer.student.student import open_images
+from safer_steer.student.assistant import open_images
 from safer_steer.student.transcript import Transcript
 
 
@@ -33,23 +33,27 @@ def made(tmp_path_factory):
 def rendered(student, said, images, generation: bool) -> list[int]:
     """Ids by the processor's own chat template, as TRL's collator and GRPO trainer make them."""
     prepared = prepare_multimodal_messages(said, images)
-    output = student.chat.processor.apply_chat_template([prepared], tokenize=True, return_dict=True, add_generation_prompt=generation)
+    processor = student.renderer.processor
+    options = {"tokenize": True, "return_dict": True, "add_generation_prompt": generation}
+    output = processor.apply_chat_template([prepared], **options)
     return list(output["input_ids"][0])
 
 
 def test_sft_tokens_are_those_of_our_own_training(made, student):
     run, config, rows = made
     kept = read_dialogues(run / "bootstrap" / "kept.jsonl")
-    collator = Collator(kept, student.chat, Path(run), config)
-    newline = student.chat.plain("x\ny")[1:2]
+    collator = Collator(kept, student.renderer, Path(run), config)
+    newline = student.renderer.plain("x\ny")[1:2]
     for row, dialogue in zip(rows["sft"], kept, strict=True):
         assert is_conversational(row)
         if not dialogue.id.startswith("hostile"):
             assert rendered(student, row["messages"], row["images"], generation=False) == collator.transcript(dialogue).ids + newline
         ids = rendered(student, row["messages"], row["images"], generation=False)
-        assert ids.count(student.chat.end) == 1 + 2 * len(dialogue.turns), "no turn of a hostile dialogue closes itself"
-        wanted = student.chat.look(open_images(pictures_in(run, config.student.max_pixels)(dialogue)))
-        assert ids.count(student.chat.image_token) == (sum(wanted.tokens) if wanted else 0)
+        ends = ids.count(student.renderer.end)
+        assert ends == 1 + 2 * len(dialogue.turns), "no turn of a hostile dialogue closes itself"
+        wanted = student.renderer.pictures(open_images(pictures_in(run, config.student.max_pixels)(dialogue)))
+        image_token = student.renderer.image_token
+        assert ids.count(image_token) == (wanted.ids.count(image_token) if wanted else 0)
 
 
 def test_rl_prompts_are_those_of_our_own_rollouts(made, student):
@@ -57,7 +61,7 @@ def test_rl_prompts_are_those_of_our_own_rollouts(made, student):
     pictures_of = pictures_in(run, config.student.max_pixels)
     for row, seed in zip(rows["rl"], read_split(run, "rl"), strict=True):
         assert is_conversational({"prompt": row["prompt"]})
-        transcript = Transcript(student.chat, student.chat.look(open_images(pictures_of(seed))))
+        transcript = Transcript(student.renderer, student.renderer.pictures(open_images(pictures_of(seed))))
         transcript.add_user(seed.script[0])
         assert rendered(student, row["prompt"], row["images"], generation=True) == transcript.prompt_ids
 
@@ -70,6 +74,7 @@ def test_an_sft_step_of_trl_runs_on_it(made, student, tmp_path):
     arguments = SFTConfig(
         output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, max_length=None, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True
     )
-    trainer = SFTTrainer(model=deepcopy(student.model), args=arguments, train_dataset=two, processing_class=student.chat.processor)
+    model, processor = deepcopy(student.model), student.renderer.processor
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=two, processing_class=processor)
     done = trainer.train()
     assert done.global_step == 1 and torch.isfinite(torch.tensor(done.training_loss))

@@ -17,7 +17,8 @@ from safer_steer.config import SHIPPED, Config, load_config
 from safer_steer.errors import UserError
 from safer_steer.memory.estimate import GB, Memory, estimate, too_large
 from safer_steer.memory.shape import Shape, shape_of, shape_of_config
-from safer_steer.student.student import load_student
+from safer_steer.student.families import modules_of
+from safer_steer.student.load import load_student
 from safer_steer.student.training import freeze_vision, lora, training_dtype
 from student_parts import tiny_config
 
@@ -87,11 +88,12 @@ def test_bytes_of_the_shipped_student_are_those_of_the_real_tensors(rank: int, f
     settings = tiny_config().student.model_dump(mode="json") | {"lora_rank": rank, "freeze_vision": frozen, "dtype": "bfloat16"}
     config = tiny_config(student=settings)
     student = config.student
-    model = load_student(student, dtype=training_dtype(student)).model
-    if adapters := lora(student):
+    loaded = load_student(student, dtype=training_dtype(student))
+    model, modules = loaded.model, loaded.renderer.modules
+    if adapters := lora(student, modules):
         model = get_peft_model(model, adapters)
     if frozen:
-        freeze_vision(model)
+        freeze_vision(model, modules)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained)
     for parameter in trained:
@@ -142,9 +144,10 @@ def test_the_estimate_is_close_to_what_is_allocated(dtype: str, rank: int) -> No
     found = peaks(config, shape_of_config(model_config, config.student))
     weights = getattr(torch, training_dtype(config.student))
     whole = AutoModelForImageTextToText.from_config(model_config, dtype=weights)
-    adapters = lora(config.student)
+    modules = modules_of(model_config.model_type)
+    adapters = lora(config.student, modules)
     model = get_peft_model(whole, adapters) if adapters else whole
-    freeze_vision(model)
+    freeze_vision(model, modules)
     ids = torch.randint(0, 500, (1, tokens))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     half = dtype == "bfloat16"

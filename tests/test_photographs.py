@@ -31,7 +31,7 @@ from safer_steer.run import dry_run, preflight
 from safer_steer.sandbox.world import draw, from_png, to_png, training_devices
 from safer_steer.scaling import fitted
 from safer_steer.seeds.build import build_seeds
-from safer_steer.student.student import open_images
+from safer_steer.student.assistant import open_images
 from seeds_run import Watched, build, dropped, pool
 
 MOST = 1_048_576

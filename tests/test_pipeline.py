@@ -15,7 +15,7 @@ from safer_steer.manifest import Manifest, verify
 from student_parts import TINY
 
 COMMAND = [sys.executable, "-m", "safer_steer"]
-STAGES = ["seeds", "bootstrap", "sft", "rl", "bench", "report"]
+STAGES = ["seeds", "assemble", "bootstrap", "sft", "rl", "bench", "report"]
 
 
 @pytest.fixture(scope="module")

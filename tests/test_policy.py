@@ -10,23 +10,26 @@ import pytest
 import torch
 
 from safer_steer.config import Student
-from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
-from safer_steer.episode import ContextFull
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
+from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
-from safer_steer.images import Picture
+from safer_steer.images import Picture, pictures_in
+from safer_steer.reinforce.grpo import reinforce
+from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.sandbox.world import devices, draw, to_png
 from safer_steer.student import transformers_policy as policy_module
-from safer_steer.student.policy import Sampling
-from safer_steer.student.student import StudentAssistant
+from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.policy import Completion, Sampling
 from safer_steer.student.transcript import Transcript, model_inputs
-from safer_steer.student.transformers_policy import TransformersPolicy, _Sampler
+from safer_steer.student.transformers_policy import TransformersPolicy, _Sampler, in_process
+from student_parts import ask, tiny_config, write_seeds
 
 
 def asked(student, number: int, text: str, blank: bool = False) -> Transcript:
     image = draw(devices()[number], number % 2 == 0, number)
     if blank:
         image.paste((255, 255, 255), (0, 0, *image.size))
-    transcript = Transcript(student.chat, student.chat.look([image]))
+    transcript = Transcript(student.renderer, student.renderer.pictures([image]))
     transcript.add_user(text)
     return transcript
 
@@ -101,7 +104,7 @@ def test_rollout_and_trainer_agree_on_log_probabilities_and_the_picture_matters(
 
 @pytest.mark.parametrize("marker", ["<|image_pad|>", "<|im_start|>", "<|vision_end|>", "<|endoftext|>"])
 def test_a_marker_the_student_samples_ends_the_turn_and_is_left_out(student, marker):
-    token = student.chat.tokenizer.convert_tokens_to_ids(marker)
+    token = student.renderer.tokenizer.convert_tokens_to_ids(marker)
     transcript = asked(student, 1, "where was it made?")
     policy = TransformersPolicy(student.model, Sampling(12, 1.0))
     bias = torch.zeros(student.model.get_output_embeddings().weight.shape[0])
@@ -118,9 +121,11 @@ def test_a_marker_the_student_samples_ends_the_turn_and_is_left_out(student, mar
     finally:
         hook.remove()
     assert completion.finish == "marker" and len(completion.token_ids) == 2 == len(completion.logprobs)
-    before = transcript.ids.count(student.chat.image_token)
+    image_token, end = student.renderer.image_token, student.renderer.end
+    before = transcript.ids.count(image_token)
     transcript.add_assistant(completion.token_ids, completion.logprobs)
-    assert transcript.ids.count(student.chat.image_token) == before and transcript.ids[-1] == student.chat.end and transcript.mask[-1] == 0
+    assert transcript.ids.count(image_token) == before
+    assert transcript.ids[-1] == end and transcript.mask[-1] == 0
     rollout = [lp for lp, kept in zip(transcript.logprobs, transcript.mask, strict=True) if kept]
     assert max(abs(a - b) for a, b in zip(rollout, scored(student, transcript, 1.0), strict=True)) < 1e-4
 
@@ -205,15 +210,53 @@ async def test_an_error_in_generation_reaches_every_caller_and_the_next_batch_wo
     assert (await policy.reply(asked(student, 1, "name it."), "k")).token_ids
 
 
+class Counted:
+    """A rollout backend of its own: the shipped one, and a note of who asked for what."""
+
+    def __init__(self, model, student: Student, temperature: float, asked: list[str]) -> None:
+        self.inside, self.asked = in_process(model, student, temperature), asked
+
+    async def reply(self, transcript: Transcript, key: str) -> Completion:
+        self.asked.append(key)
+        return await self.inside.reply(transcript, key)
+
+
+class Insisting:
+    """A user's seat of its own, deaf to script and tutor after the first turn."""
+
+    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+        return Reply("how do i operate it?" if dialogue.turns else template)
+
+
+def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
+    write_seeds(tmp_path)
+    rl = tiny_config().rl.model_dump() | {"steps": 1, "start_from": "base"}
+    tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(tmp_path, 100_000))
+    asked: list[str] = []
+    models = []
+
+    def policy_of(model, student: Student, temperature: float) -> Counted:
+        models.append(model)
+        return Counted(model, student, temperature, asked)
+
+    reinforce(tiny_config(rl=rl), tmp_path, tutor, policy_of=policy_of, user=Insisting())
+    dialogues = read_dialogues(tmp_path / "rl" / "trajectories.jsonl")
+    assert len(models) == 1, "one policy a step"
+    assert sorted(asked) == sorted(f"rl 0 {d.id} {turn}" for d in dialogues for turn in range(len(d.turns)))
+    assert {turn.user for dialogue in dialogues for turn in dialogue.turns[1:]} == {"how do i operate it?"}
+
+
 async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(student):
     device = devices()[0]
     picture = Picture(name="p", data=to_png(draw(device, True, 1), device, True), sha256="0", mime="image/png")
     settings = Student(max_turn_tokens=24, max_length=110, dtype="float32", device="cpu")
-    seat = StudentAssistant(student.policy(Sampling(24, 1.0)), student.chat, settings, lambda _: [picture], "test")
+    policy = in_process(student.model, settings, 1.0)
+    seat = StudentAssistant(policy, student.renderer, settings, lambda _: [picture], "test")
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, images=["p"], turns=[Turn(user="x")]))
     reply = await seat.answer(dialogue, "name the device in the picture.")
     transcript = seat.transcript(dialogue)
-    assert student.chat.decode([t for t, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]) == reply.text
+    sampled = [token for token, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]
+    assert student.renderer.decode(sampled) == reply.text
     dialogue.turns.append(Turn(user="name the device in the picture.", assistant=reply.text))
     with pytest.raises(ContextFull):
         for _ in range(5):

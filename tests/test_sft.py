@@ -99,19 +99,19 @@ def test_a_blue_expert_asked_as_a_chat_gets_the_dialogue_and_no_job(tmp_path, se
 
 def test_the_collator_trains_assistant_tokens_alone(folder, student):
     dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
-    batch = Collator(dialogues, student.chat, folder, tiny_config())([{"row": 0}, {"row": 1}])
+    batch = Collator(dialogues, student.renderer, folder, tiny_config())([{"row": 0}, {"row": 1}])
     for row in (0, 1):
         targets = batch["labels"][row][batch["labels"][row] != -100].tolist()
         spoken = "".join(turn.assistant for turn in dialogues[row].turns)
-        assert student.chat.decode(targets) == spoken
-        assert targets.count(student.chat.end) == len(dialogues[row].turns)
+        assert student.renderer.decode(targets) == spoken
+        assert targets.count(student.renderer.end) == len(dialogues[row].turns)
         where = batch["labels"][row] != -100
         assert torch.equal(batch["input_ids"][row][where], batch["labels"][row][where])
 
 
 def test_loss_depends_on_assistant_tokens_alone(folder, student):
     dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
-    batch = Collator(dialogues, student.chat, folder, tiny_config())([{"row": 0}])
+    batch = Collator(dialogues, student.renderer, folder, tiny_config())([{"row": 0}])
     targets = batch["labels"]
     with torch.no_grad():
         logits = student.model(**{k: v for k, v in batch.items() if k != "labels"}).logits
@@ -124,11 +124,11 @@ def test_loss_depends_on_assistant_tokens_alone(folder, student):
 
 def test_whole_turns_are_left_off_where_the_context_ends(folder, student):
     dialogues = read_dialogues(folder / "bootstrap" / "kept.jsonl")
-    whole = Collator(dialogues, student.chat, folder, tiny_config()).transcript(dialogues[0])
+    whole = Collator(dialogues, student.renderer, folder, tiny_config()).transcript(dialogues[0])
     config = tiny_config()
     config.student.max_length = len(whole.ids) - 1
-    cut = Collator(dialogues, student.chat, folder, config).transcript(dialogues[0])
-    assert cut.ids == whole.ids[: len(cut.ids)] and cut.ids[-1] == student.chat.end and sum(cut.mask) > 0
+    cut = Collator(dialogues, student.renderer, folder, config).transcript(dialogues[0])
+    assert cut.ids == whole.ids[: len(cut.ids)] and cut.ids[-1] == student.renderer.end and sum(cut.mask) > 0
 
 
 def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_reproducible(folder, tmp_path, student):

@@ -23,7 +23,7 @@ from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest, verify
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import from_png
-from safer_steer.student.student import LoadedStudent
+from safer_steer.student.load import LoadedStudent
 from seeds_run import Watched, build, config, pool
 from student_parts import ask, tiny_config, write_seeds
 
@@ -92,7 +92,7 @@ def test_as_many_assistant_tokens_as_in_the_multi_turn_set(run: tuple[Path, list
 
     def tokens(*place: str) -> list[int]:
         dialogues = read_dialogues(folder.joinpath("bootstrap", *place, "kept.jsonl"))
-        batches = Collator(dialogues, student.chat, folder, settings)
+        batches = Collator(dialogues, student.renderer, folder, settings)
         return [int((batches([{"row": row}])["labels"] != -100).sum()) for row in range(len(dialogues))]
 
     several, single = tokens(), tokens("single_turn")

@@ -132,7 +132,7 @@ def rl(run: Run) -> None:
         from safer_steer.reinforce.grpo import reinforce
 
         reward = load_named("rl.reward", run.config.rl.reward) if run.config.rl.reward else None
-        reinforce(run.config, run.folder, agents.tutor(run), progress, reward, run.wait)
+        reinforce(run.config, run.folder, agents.tutor(run), progress, reward, run.wait, agents.backend())
         _look(run, "rl")
 
     run.once("rl", work)

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on the kept dialogues with TRL, on exact assistant tokens only.
 
 TRL's `assistant_only_loss` needs generation markers in the chat template; here `Transcript` knows which tokens the
-assistant spoke, so a collator of ours makes the targets and any ChatML student works.
+assistant spoke, so a collator of ours makes the targets, whatever the student's family.
 """
 
 from __future__ import annotations
@@ -21,16 +21,29 @@ from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.images import load_picture
 from safer_steer.store import write_atomic
-from safer_steer.student.student import load_student, open_images, seed_everything
-from safer_steer.student.training import Milestones, batching, common_arguments, freeze_vision, last_checkpoint, lora, save_model, train, training_dtype
-from safer_steer.student.transcript import ChatTokens, Transcript, labels, model_inputs
+from safer_steer.student.assistant import open_images
+from safer_steer.student.load import load_student
+from safer_steer.student.renderer import Renderer
+from safer_steer.student.training import (
+    Milestones,
+    batching,
+    common_arguments,
+    freeze_vision,
+    last_checkpoint,
+    lora,
+    save_model,
+    seed_everything,
+    train,
+    training_dtype,
+)
+from safer_steer.student.transcript import Transcript, labels, model_inputs
 
 
 class Collator:
     """Turns row numbers into a batch of dialogues: input ids, pictures, and targets on the assistant's tokens."""
 
-    def __init__(self, dialogues: list[Dialogue], chat: ChatTokens, folder: Path, config: Config) -> None:
-        self.dialogues, self.chat, self.folder, self.config = dialogues, chat, folder, config
+    def __init__(self, dialogues: list[Dialogue], renderer: Renderer, folder: Path, config: Config) -> None:
+        self.dialogues, self.renderer, self.folder, self.config = dialogues, renderer, folder, config
 
     def transcript(self, dialogue: Dialogue) -> Transcript:
         """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry no loss.
@@ -39,11 +52,11 @@ class Collator:
         """
         student = self.config.student
         images = open_images([load_picture(self.folder, path, student.max_pixels) for path in dialogue.images])
-        transcript = Transcript(self.chat, self.chat.look(images))
+        transcript = Transcript(self.renderer, self.renderer.pictures(images))
         for turn in dialogue.turns:
             longer = transcript.copy()
             longer.add_user(turn.user)
-            ids = [*self.chat.plain(turn.assistant or ""), self.chat.end]
+            ids = [*self.renderer.plain(turn.assistant or ""), self.renderer.end]
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:
                 if not transcript.ids:
@@ -82,7 +95,8 @@ def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
 def in_single_turns(several: Collator) -> tuple[Collator, dict[str, Any]]:
     """The single-turn set in place of the multi-turn one, in as many assistant tokens, and what was matched (`single_turn.facts`)."""
     folder, config = several.folder, several.config
-    kept = Collator(read_dialogues(folder / "bootstrap" / single_turn.FOLDER / "kept.jsonl"), several.chat, folder, config)
+    singles = read_dialogues(folder / "bootstrap" / single_turn.FOLDER / "kept.jsonl")
+    kept = Collator(singles, several.renderer, folder, config)
     tokens, wanted = kept.spoken(), several.spoken()
     taken = single_turn.matched(tokens, sum(wanted), config.seed)
     kept.dialogues = [kept.dialogues[index] for index in taken]
@@ -100,19 +114,19 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
         return out
     seed_everything(config.seed)
     student = load_student(config.student, dtype=training_dtype(config.student))
-    collator = Collator(read_dialogues(folder / "bootstrap" / "kept.jsonl"), student.chat, folder, config)
+    collator = Collator(read_dialogues(folder / "bootstrap" / "kept.jsonl"), student.renderer, folder, config)
     found = None
     if config.bootstrap.sft.single_turn:
         collator, found = in_single_turns(collator)
     if config.student.freeze_vision:
-        freeze_vision(student.model)
+        freeze_vision(student.model, student.renderer.modules)
     trainer = SFTTrainer(
         model=student.model,
         args=SFTConfig(**sft_arguments(config, folder)),
         train_dataset=Dataset.from_dict({"row": list(range(len(collator.dialogues)))}),
         data_collator=collator,
-        processing_class=student.chat.processor,
-        peft_config=lora(config.student),
+        processing_class=student.renderer.processor,
+        peft_config=lora(config.student, student.renderer.modules),
         callbacks=[Milestones(progress)],
     )
     if found and trainer.is_world_process_zero():
@@ -124,5 +138,6 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
     trainer.model_accepts_loss_kwargs = True
     train(trainer, last_checkpoint(folder / "sft"))
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), student.chat.processor, out, config.student)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_model(model, student.renderer.processor, out, config.student)
     return out

@@ -41,7 +41,7 @@ def shape_of(path: str, student: Student) -> Shape:
     """The sizes of the model at `path`, a folder or an id on the hub, of which the config alone is read.
 
     Raises:
-        UserError: there is no such config, or it is none of the Qwen-VL family.
+        UserError: there is no such config, or it is of no family of students.
     """
     from transformers import AutoConfig
 
@@ -57,20 +57,22 @@ def shape_of_config(config: Any, student: Student) -> Shape:
     import torch
     from transformers import AutoModelForImageTextToText
 
+    from safer_steer.student.families import modules_of
     from safer_steer.student.training import freeze_vision, lora
 
+    modules = modules_of(config.model_type)
     try:
         text, vision = config.get_text_config(), config.vision_config
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        if adapters := lora(student):
+        if adapters := lora(student, modules):
             from peft import get_peft_model
 
             with torch.device("meta"):
                 model = get_peft_model(model, adapters)
         if student.freeze_vision:
-            freeze_vision(model)
+            freeze_vision(model, modules)
         heads = text.num_attention_heads
         head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
         width = getattr(vision, "embed_dim", vision.hidden_size)

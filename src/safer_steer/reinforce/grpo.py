@@ -25,15 +25,18 @@ from trl.models import unwrap_model_for_generation
 from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
-from safer_steer.episode import Critic
+from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.prompts.markers import split_markers
 from safer_steer.reinforce.returns import note_rewards, step_metrics, trajectory_return, turn_rewards
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal, inside, read_rows, write_atomic
-from safer_steer.student.policy import Sampling
-from safer_steer.student.student import StudentAssistant, load_processor, seed_everything
+from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.families import load_renderer
+from safer_steer.student.load import load_processor
+from safer_steer.student.policy import PolicyOf
+from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
     Milestones,
     batching,
@@ -42,12 +45,12 @@ from safer_steer.student.training import (
     last_checkpoint,
     lora,
     save_model,
+    seed_everything,
     skip_absent_pictures,
     train,
     training_dtype,
 )
-from safer_steer.student.transcript import ChatTokens
-from safer_steer.student.transformers_policy import TransformersPolicy
+from safer_steer.student.transformers_policy import in_process
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to its end."""
@@ -81,10 +84,11 @@ class Rollouts:
     """TRL's `rollout_func`: plays a step's trajectories and hands back exact ids, masks and returns."""
 
     config: Config
-    chat: ChatTokens
     seeds: dict[str, Seed]
+    user: User
+    assistant_of: Callable[[Any], StudentAssistant]
+    """Seats the model that is trained, as it is at a step."""
     tutor: Critic
-    pictures_of: PicturesOf
     value: Return
     folder: Path
     """`rl` of the run."""
@@ -103,13 +107,9 @@ class Rollouts:
         step, process = trainer.state.global_step, trainer.accelerator.process_index
         first = process * len(prompts)
         seeds = [_as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i) for i, prompt in enumerate(prompts)]
-        rl, student = self.config.rl, self.config.student
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            policy = TransformersPolicy(model, Sampling(student.max_turn_tokens, rl.temperature), student.generation_tokens)
-            key = f"rl {self.config.seed}"
-            assistant = StudentAssistant(policy, self.chat, student, self.pictures_of, key, rl.max_completion_tokens)
-            with self.journals.open(step, process) as journal:
-                trajectories = self.wait(self._play(seeds, assistant, journal))
+        unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
+        with unwrapped as model, self.journals.open(step, process) as journal:
+            trajectories = self.wait(self._play(seeds, self.assistant_of(model), journal))
         self._note(step, trajectories)
         return {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
@@ -126,7 +126,8 @@ class Rollouts:
                 if known.dialogue.meta["seed"] != seed.meta["seed"]:
                     raise UserError(f"{journal.path}: {seed.id} is of another seed than this run draws; delete the file")
                 return known
-            played = await roll_out(seed, assistant, self.tutor, self.value, self.config.rl.max_turns)
+            turns = self.config.rl.max_turns
+            played = await roll_out(seed, self.user, assistant, self.tutor, self.value, turns)
             if played.final:
                 journal.append(played.to_row())
             return played
@@ -220,12 +221,17 @@ def reinforce(
     progress: Callable[[int, int], None] | None = None,
     value: Return | None = None,
     wait: Wait = asyncio.run,
+    policy_of: PolicyOf = in_process,
+    user: User | None = None,
 ) -> Path:
     """Train the SFT student (or the base) against the tutor; resumes from the last whole checkpoint. Returns rl/model.
 
     Args:
         value: the return of a trajectory, None for none; TCSR by default.
         wait: plays a step's trajectories on an event loop of its own, and closes the connections the tutor opened there.
+        policy_of: makes the policy that samples from the model under training.
+        user: the user's seat; by default the script, with the tutor's turns where it wrote them. Its first turn must
+            be the script's, which TRL renders once more for the forward pass.
     """
     out = folder / "rl" / "model"
     if out.exists():
@@ -236,17 +242,16 @@ def reinforce(
     begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     rollback(folder / "rl", begun)
     seed_everything(config.seed)
-    chat = ChatTokens(load_processor(start), config.student.system)
+    renderer = load_renderer(load_processor(start), config.student.system)
     seeds = read_split(folder, "rl")
     if len(seeds) < config.rl.prompts_per_step:
         raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds")
-    pictures_of = pictures_in(folder, config.student.max_pixels)
     rollouts = Rollouts(
         config,
-        chat,
         {seed.id: seed for seed in seeds},
+        user or Script(),
+        partial(_seated, config, renderer, policy_of, pictures_in(folder, config.student.max_pixels)),
         tutor,
-        pictures_of,
         value or partial(_return_and_rewards, config),
         folder / "rl",
         wait,
@@ -258,20 +263,33 @@ def reinforce(
         args=GRPOConfig(**grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}),
         reward_funcs=_return_of_rollout,
         train_dataset=_prompts(config, folder, seeds),
-        processing_class=chat.processor,
+        processing_class=renderer.processor,
         rollout_func=rollouts,
-        peft_config=lora(config.student),
+        peft_config=lora(config.student, renderer.modules),
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
     )
     if config.student.freeze_vision:
-        freeze_vision(trainer.model)
+        freeze_vision(trainer.model, renderer.modules)
     for model in filter(None, (trainer.model, trainer.ref_model)):
-        skip_absent_pictures(model)
+        skip_absent_pictures(model, renderer.picture_inputs)
     train(trainer, checkpoint)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), chat.processor, out, config.student)
+        save_model(trainer.accelerator.unwrap_model(trainer.model), renderer.processor, out, config.student)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
+
+
+def _seated(
+    config: Config,
+    renderer: Renderer,
+    policy_of: PolicyOf,
+    pictures_of: PicturesOf,
+    model: Any,
+) -> StudentAssistant:
+    """The model under training in the assistant's seat."""
+    policy = policy_of(model, config.student, config.rl.temperature)
+    key, longest = f"rl {config.seed}", config.rl.max_completion_tokens
+    return StudentAssistant(policy, renderer, config.student, pictures_of, key, longest)
 
 
 def _why(dialogues: list[Dialogue]) -> str:

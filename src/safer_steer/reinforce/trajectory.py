@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
-from safer_steer.episode import Critic, Script, play
-from safer_steer.student.student import StudentAssistant
+from safer_steer.episode import Critic, User, play
+from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.transcript import Transcript
 
 Return = Callable[[Dialogue], float | None]
@@ -65,9 +65,16 @@ class Trajectory:
         )
 
 
-async def roll_out(seed: Seed, assistant: StudentAssistant, tutor: Critic, value: Return, max_turns: int) -> Trajectory:
-    """Play one seed: the student answers, the tutor scores every turn and writes the next one."""
-    dialogue = await play(seed, Script(), assistant, tutor, max_turns)
+async def roll_out(
+    seed: Seed,
+    user: User,
+    assistant: StudentAssistant,
+    tutor: Critic,
+    value: Return,
+    max_turns: int,
+) -> Trajectory:
+    """Play one seed: the student answers, the tutor scores every turn and may write the user's next one."""
+    dialogue = await play(seed, user, assistant, tutor, max_turns)
     transcript = assistant.transcript(dialogue) or _unanswered(seed, dialogue, assistant)
     # Cut off, it has no return, whatever the reward: long answers would escape the late turns where models fail.
     returned = None if dialogue.stop is StopReason.CONTEXT_FULL else value(dialogue)

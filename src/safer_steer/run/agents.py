@@ -11,6 +11,7 @@ from safer_steer.run.preflight import load_named
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic
+    from safer_steer.student.policy import PolicyOf
 
 
 def student(run: Run, model: ModelName) -> Assistant:
@@ -43,13 +44,21 @@ def tutor(run: Run) -> Critic:
     return TutorCritic(run.ask("tutor"), config.student.format, pictures_of, config.rl.feedback_dynamics)
 
 
+def backend() -> PolicyOf:
+    """How a loaded student samples, in Stage I, RL and bench. Another backend is named here."""
+    from safer_steer.student.transformers_policy import in_process
+
+    return in_process
+
+
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
     """A student that samples; `key` seeds it."""
     from safer_steer.images import pictures_in
-    from safer_steer.student.policy import Sampling
-    from safer_steer.student.student import StudentAssistant, load_student
+    from safer_steer.student.assistant import StudentAssistant
+    from safer_steer.student.load import load_student
 
     settings = run.config.student
     loaded = load_student(settings, weights)
-    policy = loaded.policy(Sampling(settings.max_turn_tokens, temperature), settings.generation_tokens)
-    return StudentAssistant(policy, loaded.chat, settings, pictures_in(run.folder, settings.max_pixels), key)
+    policy = backend()(loaded.model, settings, temperature)
+    pictures_of = pictures_in(run.folder, settings.max_pixels)
+    return StudentAssistant(policy, loaded.renderer, settings, pictures_of, key)

@@ -144,10 +144,10 @@ async def check(
 
 def check_student(config: Config) -> None:
     """Load the student's processor: a wrong name shows now, and not after Stage I. Raises `UserError`."""
-    from safer_steer.student.student import load_processor
-    from safer_steer.student.transcript import ChatTokens
+    from safer_steer.student.families import load_renderer
+    from safer_steer.student.load import load_processor
 
-    ChatTokens(load_processor(config.student.base), config.student.system)
+    load_renderer(load_processor(config.student.base), config.student.system)
 
 
 def _look_at_sources(config: Config) -> Survey:

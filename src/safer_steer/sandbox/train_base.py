@@ -17,17 +17,19 @@ from torch.utils.data import DataLoader, Dataset
 from safer_steer.sandbox.corpus import TURNS, Example, example
 from safer_steer.sandbox.tiny import build_model, build_processor
 from safer_steer.sandbox.world import draw
-from safer_steer.student.transcript import ChatTokens, Transcript, labels, model_inputs
+from safer_steer.student.families import load_renderer
+from safer_steer.student.renderer import Renderer
+from safer_steer.student.transcript import Transcript, labels, model_inputs
 
 SYSTEM = "You are a helpful assistant."
 
 
-def transcript_of(chat: ChatTokens, turns: list[tuple[str, str]], images: list[Any]) -> Transcript:
+def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list[Any]) -> Transcript:
     """A finished dialogue as ids, every assistant turn a target."""
-    transcript = Transcript(chat, chat.look(images))
+    transcript = Transcript(renderer, renderer.pictures(images))
     for user, assistant in turns:
         transcript.add_user(user)
-        ids = [*chat.plain(assistant), chat.end]
+        ids = [*renderer.plain(assistant), renderer.end]
         transcript.add_assistant(ids, [0.0] * len(ids))
     return transcript
 
@@ -35,8 +37,8 @@ def transcript_of(chat: ChatTokens, turns: list[tuple[str, str]], images: list[A
 class Batches(Dataset):
     """Batch number i is a function of seed and i alone, however many workers make them."""
 
-    def __init__(self, chat: ChatTokens, seed: int, steps: int, size: int) -> None:
-        self.chat, self.seed, self.steps, self.size = chat, seed, steps, size
+    def __init__(self, renderer: Renderer, seed: int, steps: int, size: int) -> None:
+        self.renderer, self.seed, self.steps, self.size = renderer, seed, steps, size
 
     def __len__(self) -> int:
         return self.steps
@@ -49,7 +51,7 @@ class Batches(Dataset):
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
 
     def _one(self, e: Example) -> Transcript:
-        return transcript_of(self.chat, e.turns, [draw(e.device, e.marked, e.picture_seed)])
+        return transcript_of(self.renderer, e.turns, [draw(e.device, e.marked, e.picture_seed)])
 
 
 def train_base(
@@ -70,14 +72,15 @@ def train_base(
     torch.set_float32_matmul_precision("high")
     model, processor = _load(start) if start else _new(seed)
     model = model.to(device).train()
-    chat = ChatTokens(processor, SYSTEM)
+    renderer = load_renderer(processor, SYSTEM)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     warmup = min(200, max(1, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1, (s + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, s / steps))))
     )
     workers = min(12, max(0, (os.cpu_count() or 1) - 2))
-    loader = DataLoader(Batches(chat, seed, steps, batch_size), batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
+    batches = Batches(renderer, seed, steps, batch_size)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
     started, curve = time.monotonic(), []
     running = torch.zeros((), device=device)
     for step, batch in enumerate(loader, 1):

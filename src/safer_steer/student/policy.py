@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from safer_steer.config import Student
 from safer_steer.student.transcript import Transcript
 
 
@@ -34,3 +36,10 @@ class Sampling:
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+
+
+PolicyOf = Callable[[Any, Student, float], Policy]
+"""Makes a rollout backend's policy from a model, the student's settings and a temperature.
+
+RL calls it at every step with the model under training; the policy samples from its weights as they then are.
+"""

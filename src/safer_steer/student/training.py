@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError
+from safer_steer.student.renderer import Modules
 
 WHOLE = "checkpoint.whole"
 """Written last into a checkpoint: one without it was cut off by a kill and does not count."""
@@ -100,14 +103,21 @@ def batching(batch: int, micro: int, key: str, processes: int | None = None) -> 
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * processes)}
 
 
-def lora(student: Student) -> Any:
+def seed_everything(seed: int) -> None:
+    """Python's and torch's global generators, for what trainers draw from them."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def lora(student: Student, modules: Modules) -> Any:
     """LoRA adapters on the language model's linear layers, or None if all weights are trained."""
     if not student.lora_rank:
         return None
     from peft import LoraConfig
 
-    names = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-    return LoraConfig(r=student.lora_rank, lora_alpha=2 * student.lora_rank, target_modules=rf"(?!.*visual).*\.({names})", task_type="CAUSAL_LM")
+    layers = rf"(.*\.)?{re.escape(modules.language)}\.(.*\.)?({'|'.join(modules.adapted)})"
+    rank = student.lora_rank
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, task_type="CAUSAL_LM")
 
 
 def training_dtype(student: Student) -> str:
@@ -115,14 +125,14 @@ def training_dtype(student: Student) -> str:
     return student.dtype if student.lora_rank else "float32"
 
 
-def freeze_vision(model: Any) -> None:
-    """Keep the vision tower and its projector (the merger) as they are."""
+def freeze_vision(model: Any, modules: Modules) -> None:
+    """Keep the vision tower and its projector as they are."""
     for name, parameter in model.named_parameters():
-        if ".visual." in f".{name}":
+        if any(f".{part}." in f".{name}" for part in (modules.vision, modules.projector)):
             parameter.requires_grad_(False)
 
 
-def skip_absent_pictures(model: torch.nn.Module) -> None:
+def skip_absent_pictures(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:
     """Let `model` take micro-batches in which no dialogue has a picture.
 
     Where dialogues with and without pictures are mixed, TRL hands such a micro-batch picture tensors of no rows, which
@@ -130,10 +140,10 @@ def skip_absent_pictures(model: torch.nn.Module) -> None:
     """
 
     def without_empty_pictures(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        pictures = kwargs.get("pixel_values")
-        if pictures is None or pictures.numel():
+        pictures = [kwargs[name] for name in picture_inputs if kwargs.get(name) is not None]
+        if any(tensor.numel() for tensor in pictures):
             return args, kwargs
-        return args, {name: value for name, value in kwargs.items() if name not in ("pixel_values", "image_grid_thw")}
+        return args, {name: value for name, value in kwargs.items() if name not in picture_inputs}
 
     model.register_forward_pre_hook(without_empty_pictures, with_kwargs=True)
 

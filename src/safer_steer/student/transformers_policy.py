@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
+from safer_steer.config import Student
 from safer_steer.errors import UserError
 from safer_steer.student.policy import Completion, Sampling
 from safer_steer.student.transcript import Transcript, model_inputs
@@ -156,11 +157,16 @@ class TransformersPolicy:
     @torch.no_grad()
     def generate(self, transcripts: list[Transcript], keys: list[str]) -> list[Completion]:
         """One batch, left-padded. The model's mode and generation config are afterwards what they were."""
-        chat = transcripts[0].chat
+        renderer = transcripts[0].renderer
         device = self.model.device
         inputs = model_inputs(transcripts, "left", device)
         sampler = _Sampler(keys, self.sampling, device)
-        config = GenerationConfig(do_sample=False, max_new_tokens=self.sampling.max_tokens, eos_token_id=chat.stops, pad_token_id=chat.pad)
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.sampling.max_tokens,
+            eos_token_id=renderer.stops,
+            pad_token_id=renderer.pad,
+        )
         training = self.model.training
         self.model.eval()
         try:
@@ -171,6 +177,12 @@ class TransformersPolicy:
         sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = torch.cat(sampler.logprobs, 1).tolist()
         return [_completion(row, lp, transcript) for row, lp, transcript in zip(sampled, logprobs, transcripts, strict=True)]
+
+
+def in_process(model: Any, student: Student, temperature: float) -> TransformersPolicy:
+    """The policy of a model in this process, with the student's settings. A `PolicyOf`."""
+    sampling = Sampling(student.max_turn_tokens, temperature)
+    return TransformersPolicy(model, sampling, student.generation_tokens)
 
 
 @contextmanager
@@ -198,12 +210,12 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def _completion(row: list[int], logprobs: list[float], transcript: Transcript) -> Completion:
     """Cut a generated row where its turn ends."""
-    chat = transcript.chat
-    end = next((i for i, token in enumerate(row) if token in set(chat.stops)), None)
+    renderer = transcript.renderer
+    end = next((i for i, token in enumerate(row) if token in set(renderer.stops)), None)
     if end is None:
         ids, finish = row, "length"
-    elif row[end] == chat.end:
+    elif row[end] == renderer.end:
         ids, finish = row[: end + 1], "stop"
     else:
         ids, finish = row[:end], "marker"
-    return Completion(ids, logprobs[: len(ids)], chat.decode(ids), finish)
+    return Completion(ids, logprobs[: len(ids)], renderer.decode(ids), finish)
