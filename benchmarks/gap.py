@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=200, help="marked, and again unmarked, dialogues")
     parser.add_argument("--out", type=Path, default=Path("runs/gap"))
     parser.add_argument("--name", default="full", help="name of the variant")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config, for instance rl.tcsr=mean")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config, for instance rl.tcsr=mean")
     args = parser.parse_args()
     runs = {seed: train(args, seed) for seed in args.seeds}
     print(f"{seeds_said(runs)}, {args.dialogues} marked and {args.dialogues} unmarked dialogues each\n")
