@@ -48,7 +48,7 @@ chromium:
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train]'
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
