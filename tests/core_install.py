@@ -1,4 +1,4 @@
-"""The packages of `pip install safer-steer`, without any extra, as a folder of links into this environment."""
+"""The packages of `pip install safer-steer`, without any extra: a folder of links into this environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def link_core(folder: Path) -> dict[str, str]:
             link = folder / top
             if top not in ("..", "__pycache__") and not link.exists():
                 link.symlink_to(distribution(name).locate_file(top))
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "src")]), "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join([str(folder), str(ROOT / "src")])
+    return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def closure(requirements: list[str]) -> set[str]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from core_install import link_core
 from safer_steer.extras import EXTRAS
 
 HEAVY = sorted(module for modules in EXTRAS.values() for module in modules)
+MINE = {"name": "mine", "path": "pairs.jsonl", "use": "bench"}
 CONFIG = {
-    "seeds": {"sources": [{"name": "sandbox", "limit": 12}, {"name": "mine", "path": "pairs.jsonl", "use": "bench"}]},
+    "seeds": {"sources": [{"name": "sandbox", "limit": 12}, MINE]},
     "assembly": {},
     "bench": {"suites": ["steer"]},
     "bootstrap": {"dialogues": 4},
@@ -36,13 +34,7 @@ for arguments in json.load(sys.stdin):
         assert not end.code, (arguments, end.code)
 print("loaded", *sorted(set(sys.modules) & set({HEAVY})))
 """
-"""Runs the commands it is given, one after the other in one process, and says which heavy modules that loaded."""
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which `python -S` has the core alone."""
-    return link_core(tmp_path_factory.mktemp("core"))
+"""Runs the commands it is given, one after the other, and says which heavy modules that loaded."""
 
 
 @pytest.fixture(scope="module", params=["core", "everything installed"])
@@ -53,18 +45,6 @@ def environment(request: pytest.FixtureRequest, core: dict[str, str]) -> tuple[l
     return [sys.executable], dict(os.environ)
 
 
-@pytest.fixture(scope="module")
-def served(core: dict[str, str]) -> Iterator[str]:
-    """`safer-steer sandbox serve` on the core alone; its base URL."""
-    command = [sys.executable, "-S", "-m", "safer_steer", "sandbox", "serve", "--port", "0"]
-    environment = core | {"PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert server.stdout is not None
-    yield server.stdout.readline().split()[1]
-    server.send_signal(signal.SIGKILL)
-    server.wait()
-
-
 def mine(folder: Path) -> None:
     """A config, and a source of one's own with sandbox pictures, in `folder`."""
     from safer_steer.sandbox.world import draw, to_png, training_devices
@@ -72,14 +52,27 @@ def mine(folder: Path) -> None:
     rows = []
     for number, device in enumerate(training_devices()[:2]):
         (folder / f"{number}.png").write_bytes(to_png(draw(device, True, number), device, True))
-        rows.append({"id": str(number), "image": f"{number}.png", "question": "How is this used?", "safe": False})
+        row = {"id": str(number), "image": f"{number}.png", "question": "How is this used?", "safe": False}
+        rows.append(row)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
 
 
-def test_measuring_building_data_and_reporting_load_no_trainer(tmp_path: Path, environment: tuple[list[str], dict[str, str]], served: str) -> None:
+Done = subprocess.CompletedProcess[str]
+
+
+def run(python: list[str], environment: dict[str, str], folder: Path, stdin: str = "") -> Done:
+    """A Python process at work in `folder`."""
+    return subprocess.run(python, input=stdin, env=environment, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_light_commands_load_no_trainer(
+    tmp_path: Path,
+    environment: tuple[list[str], dict[str, str]],
+    served_by_core: str,
+) -> None:
     mine(tmp_path)
-    served_model = ["--model", "sandbox", "--base-url", served, "--judge-model", "sandbox", "--format", "thinking_answer"]
+    served = ["--model", "sandbox", "--base-url", served_by_core, "--judge-model", "sandbox"]
     commands = [
         ["--help"],
         ["sets"],
@@ -92,11 +85,11 @@ def test_measuring_building_data_and_reporting_load_no_trainer(tmp_path: Path, e
         ["verify", "run/export"],
         ["suite", "mine", "--path", "pairs.jsonl", "--out", "suites/mine.jsonl"],
         ["sandbox", "suites", "--out", "suites", "--marked", "2", "--unmarked", "2"],
-        ["bench", *served_model, "--suite", "suites/mine.jsonl", "--out", "served"],
+        ["bench", *served, "--suite", "suites/mine.jsonl", "--out", "served"],
         ["verify", "served"],
     ]
     python, variables = environment
-    done = subprocess.run([*python, "-c", SEVERAL], input=json.dumps(commands), env=variables, cwd=tmp_path, capture_output=True, text=True)
+    done = run([*python, "-c", SEVERAL], variables, tmp_path, json.dumps(commands))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     assert done.stdout.splitlines()[-1] == "loaded"
     assert (tmp_path / "run/export/data").is_dir()
@@ -118,13 +111,18 @@ def test_measuring_building_data_and_reporting_load_no_trainer(tmp_path: Path, e
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else value,
 )
-def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, core: dict[str, str], command: list[str], extra: str) -> None:
+def test_a_command_that_needs_an_extra_names_it(
+    tmp_path: Path,
+    core: dict[str, str],
+    command: list[str],
+    extra: str,
+) -> None:
     mine(tmp_path)
     (tmp_path / "student.yaml").write_text(yaml.safe_dump({"roles": {"target": {"model": "student"}}}))
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved/dataset_info.json").write_text("{}")
     (tmp_path / "saved/state.json").write_text("{}")
-    done = subprocess.run([sys.executable, "-S", "-m", "safer_steer", *command], env=core, cwd=tmp_path, capture_output=True, text=True)
+    done = run([sys.executable, "-S", "-m", "safer_steer", *command], core, tmp_path)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

@@ -30,7 +30,7 @@ def require(extra: str, what: str) -> None:
 
 
 def what_is_missing(error: ModuleNotFoundError) -> str | None:
-    """One line for an import that failed because an extra is not installed; None where that is not the cause."""
+    """One line for an import that failed for want of an extra; None where that is not the cause."""
     module = (error.name or "").partition(".")[0]
     extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
     return extra and f"this needs {error.name}: {_install(extra)}"

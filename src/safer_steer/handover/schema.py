@@ -25,7 +25,8 @@ def schema(columns: dict[str, pa.DataType]) -> pa.Schema:
         KeyError: a type that is not in use here.
     """
     features = {name: _feature(column) for name, column in columns.items()}
-    return pa.schema(list(columns.items()), metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema(list(columns.items()), metadata=metadata)
 
 
 def _feature(column: pa.DataType) -> dict[str, Any]:
