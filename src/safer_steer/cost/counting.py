@@ -134,10 +134,7 @@ def picture_tokens(width: int, height: int, model: str) -> int:
 
 
 def local_tokenizer(model: str) -> Any:
-    """The tokenizer in a model's folder; None where the model is no folder, or has none in it.
-
-    The core has no `tokenizers`, so without the extra `student` this is None too.
-    """
+    """The tokenizer in a model's folder; None without one there, and without the extra `student`."""
     file = Path(model) / "tokenizer.json"
     if not file.is_file() or find_spec("tokenizers") is None:
         return None
