@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-integration test-browser check-llamafactory check-verl lint clean
+.PHONY: demo test test-integration test-browser check-llamafactory check-verl check-engines lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
@@ -23,6 +23,9 @@ check-llamafactory: .venv/.installed-dev .venv-llamafactory/.installed runs/hand
 
 check-verl: .venv/.installed-dev .venv-verl/.installed runs/handover/export  ## verl's own data set reads an export
 	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/handover/cache .venv-verl/bin/python tests/integration/verl_check.py runs/handover/export src/safer_steer/sandbox/student
+
+check-engines: .venv-uv/.installed  ## core and [student] resolve beside other trainers; downloads metadata, installs nothing
+	.venv-uv/bin/python tests/integration/engines_check.py .venv-uv/bin/uv
 
 .PHONY: runs/handover/export
 runs/handover/export: .venv/.installed-dev
@@ -48,7 +51,7 @@ chromium:
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train]'
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
@@ -82,5 +85,10 @@ chromium:
 	.venv-verl/bin/python -m pip install -q --no-deps verl==0.9.1
 	@touch $@
 
+.venv-uv/.installed:
+	@$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install -q uv==0.13.9
+	@touch $@
+
 clean:  ## remove the virtual environments; runs stay
-	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl
+	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl .venv-uv

@@ -37,6 +37,8 @@ class Stage:
     """Prompts that wait for one another within a pair or dialogue; the other calls run beside them."""
     student: bool = False
     """Whether it loads the student."""
+    trains: bool = False
+    """Whether it trains the student."""
 
     def asks(self, config: Config) -> tuple[RoleName, ...]:
         """The roles that it asks under this config."""
@@ -106,6 +108,7 @@ STAGES: dict[str, Stage] = {
             writes=("sft",),
             needs=lambda config: ("bootstrap",),
             student=True,
+            trains=True,
         ),
         Stage(
             name="rl",
@@ -117,6 +120,7 @@ STAGES: dict[str, Stage] = {
             needs=_rl_needs,
             chain=("tutor",),
             student=True,
+            trains=True,
         ),
         Stage(
             name="bench",

@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from safer_steer.errors import NoResult, SpendingLimit, UserError
+from safer_steer.extras import what_is_missing
 
 OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EADDRINUSE}
 """What the machine, and no mistake of ours, may say no to."""
@@ -28,6 +29,11 @@ class _OneLine(TyperGroup):
             _end(f"no result: {error}", 3)
         except SpendingLimit as error:
             _end(f"spending limit: {error}", 2)
+        except ModuleNotFoundError as error:
+            line = what_is_missing(error)
+            if line is None:
+                raise
+            _end(f"error: {line}", 2)
         except KeyboardInterrupt:
             _end("interrupted; run the same command to go on", 130)
         except OSError as error:

@@ -13,6 +13,7 @@ from safer_steer.cli.stages import results
 from safer_steer.config import Bench, Config, Role, Student, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError
+from safer_steer.extras import require
 
 
 @app.command()
@@ -42,6 +43,7 @@ def bench(
         raise UserError("bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint")
     if model is None:
         settings = load_config(config)  # type: ignore[arg-type]  # one of the two is given
+        require("student", "bench CONFIG")
     else:
         for option, value in (("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model)):
             if not value:

@@ -13,6 +13,7 @@ import typer
 from safer_steer.cli.app import ConfigFile, Fresh, Out, app, console
 from safer_steer.config import load_config
 from safer_steer.errors import NoResult
+from safer_steer.extras import require
 from safer_steer.stages import STAGES
 
 
@@ -29,6 +30,7 @@ def run(
 ) -> None:
     """The whole method, from seeds to report."""
     settings = load_config(config)
+    require("train", "run")
     if dry_run:
         from safer_steer.run.dry_run import dry_run as planned
         from safer_steer.run.dry_run import show as show_plan
@@ -56,6 +58,8 @@ def _run_stage(name: str, config: Path, out: Path, fresh: bool) -> None:
     from safer_steer.run.display import Display
 
     settings = load_config(config)
+    if STAGES[name].trains:
+        require("train", name)
     with Display() as show:
         pipeline.run_stage(name, settings, out, show, fresh)
 

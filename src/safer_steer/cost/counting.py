@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from dataclasses import astuple, dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -132,9 +133,9 @@ def picture_tokens(width: int, height: int, model: str) -> int:
 
 
 def local_tokenizer(model: str) -> Any:
-    """The tokenizer in a model's folder; None where the model is no folder, or has none in it."""
+    """The tokenizer in a model's folder; None without one there, and without the extra `student`."""
     file = Path(model) / "tokenizer.json"
-    if not file.is_file():
+    if not file.is_file() or find_spec("tokenizers") is None:
         return None
     from tokenizers import Tokenizer
 

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, Turn
 from safer_steer.handover.messages import messages, prompt
+from safer_steer.handover.schema import NUMBER, PICTURE, TEXT, schema
 from safer_steer.handover.shards import embedded
 from safer_steer.images import Picture
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 SCORES = ("safety", "helpfulness")
 """What the evaluator gives every turn of Stage II, 1-10."""
 
 
-def features(part: str) -> Features:
+def schema_of(part: str) -> pa.Schema:
     """Names and types of a part's columns: `messages` for sft, `prompt` for rl and bench, pictures as pictures."""
-    from datasets import Features, Image, List, Value
-
-    text = Value("string")
-    talk = List({"role": text, "content": text})
-    facts = dict.fromkeys(("id", "kind", "source", "category", "intent"), text)
+    talk = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
+    facts = dict.fromkeys(("id", "kind", "source", "category", "intent"), TEXT)
     if part == "sft":
-        turn = {"user": text, "assistant": text, **{name: Value("float64") for name in SCORES}, "meta": text}
-        own = {"messages": talk, "turns": List(turn), "stop": text}
+        scores = dict.fromkeys(SCORES, NUMBER)
+        turn = pa.struct({"user": TEXT, "assistant": TEXT, **scores, "meta": TEXT})
+        own = {"messages": talk, "turns": pa.list_(turn), "stop": TEXT}
     else:
-        own = {"prompt": talk, "turns": List({"user": text, "meta": text})}
-    return Features({**facts, "images": List(Image()), **own, "meta": text})
+        own = {"prompt": talk, "turns": pa.list_(pa.struct({"user": TEXT, "meta": TEXT}))}
+    return schema({**facts, "images": pa.list_(PICTURE), **own, "meta": TEXT})
 
 
 def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> dict[str, Any]:

@@ -78,9 +78,9 @@ def _write(part: Part, folder: Path, name: str, config: Config) -> Tally:
     """One split into every form it is wanted in, in one pass: a dialogue and its pictures are in memory once, and then gone."""
     tally = Tally(part.name, part.split)
     pictures_of = pictures_in(part.folder, config.student.max_pixels)
-    data = Shards(folder / "data", shard_name(part.name, part.split), columns.features(part.name))
+    data = Shards(folder / "data", shard_name(part.name, part.split), columns.schema_of(part.name))
     factory = LlamaFactory(folder / "llamafactory", name, config) if part.name == "sft" else None
-    for_verl = Shards(folder / "verl", "rl", verl.features()) if part.name == "rl" else None
+    for_verl = Shards(folder / "verl", "rl", verl.schema_of()) if part.name == "rl" else None
     for index, seed in enumerate(part.rows()):
         try:
             pictures = pictures_of(seed)

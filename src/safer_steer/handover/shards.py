@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safer_steer.images import Picture
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 GROUP_BYTES = 16_000_000
 """Pictures and text of a row group: what is in memory, and what a reader decodes at once."""
@@ -20,14 +17,11 @@ SHARD_BYTES = 400_000_000
 
 
 class Shards:
-    """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows make the same bytes.
+    """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows make the same bytes."""
 
-    `datasets` finds its features in the files' metadata, so pictures come back as pictures.
-    """
-
-    def __init__(self, folder: Path, name: str, features: Features, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.name, self.shard_bytes = folder, name, shard_bytes
-        self.schema: pa.Schema = features.arrow_schema
+        self.schema = schema
         self._parts: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
         self._rows: list[dict[str, Any]] = []

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from safer_steer.dialogue import Seed
 from safer_steer.handover.messages import PLACEHOLDER, plain, prompt
+from safer_steer.handover.schema import PICTURE, TEXT, schema
 from safer_steer.handover.shards import embedded
 from safer_steer.images import Picture
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 AGENT = "safer_steer"
 """The name under which the agent loop is registered."""
 
 
-def features() -> Features:
+def schema_of() -> pa.Schema:
     """Names and types of the columns."""
-    from datasets import Features, Image, List, Value
-
-    text = Value("string")
-    about = {**dict.fromkeys(("split", "id", "kind", "source", "intent"), text), "index": Value("int64"), "script": List(text)}
-    return Features(
+    about = dict.fromkeys(("split", "id", "kind", "source", "intent"), TEXT)
+    return schema(
         {
-            **{"data_source": text, "agent_name": text, "ability": text},
-            "prompt": List({"role": text, "content": text}),
-            "images": List(Image()),
-            "reward_model": {"style": text, "ground_truth": text},
-            "extra_info": about,
+            **{"data_source": TEXT, "agent_name": TEXT, "ability": TEXT},
+            "prompt": pa.list_(pa.struct({"role": TEXT, "content": TEXT})),
+            "images": pa.list_(PICTURE),
+            "reward_model": pa.struct({"style": TEXT, "ground_truth": TEXT}),
+            "extra_info": pa.struct({**about, "index": pa.int64(), "script": pa.list_(TEXT)}),
         }
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.errors import UserError
+from safer_steer.extras import what_is_missing
 from safer_steer.sources.files import Unreadable
 
 BATCH = 32
@@ -39,8 +40,7 @@ def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: it cannot be loaded.
     """
-    import datasets
-
+    datasets = _datasets(str(path))
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # a library at work on files of any origin
@@ -50,24 +50,32 @@ def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def hub_subsets(id: str, where: str) -> list[str]:
     """The configurations of a data set. Raises `UserError`."""
-    import datasets
-
+    datasets = _datasets(where)
     return _asked(lambda: datasets.get_dataset_config_names(id), where)
 
 
 def hub_splits(id: str, subset: str, where: str) -> list[str]:
     """The splits of a configuration. Raises `UserError`."""
-    import datasets
-
+    datasets = _datasets(where)
     return _asked(lambda: datasets.get_dataset_split_names(id, subset), where)
 
 
 def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str, Any]]:
     """A split, downloaded into the cache of `datasets` where it is not there yet. Raises `UserError`."""
-    import datasets
-
+    datasets = _datasets(where)
     found = _asked(lambda: datasets.load_dataset(id, subset, split=split), where)
     yield from _rows(found.with_format("arrow").iter(BATCH))
+
+
+def _datasets(where: str) -> Any:
+    """The library of that name, which reads `save_to_disk` folders and the hub. Raises `UserError` without it."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        if line := what_is_missing(error):
+            raise UserError(f"{where}: {line}") from None
+        raise
+    return datasets
 
 
 def _asked(question: Any, where: str) -> Any:

@@ -1,0 +1,40 @@
+"""The package's extras: what the core does without, and the one line for a command that needs it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from safer_steer.errors import UserError
+
+EXTRAS = {
+    "student": ("torch", "torchvision", "transformers", "peft"),
+    "train": ("trl", "accelerate", "datasets"),
+}
+"""The modules that each extra adds. `train` contains `student`."""
+
+
+def require(extra: str, what: str) -> None:
+    """Check that an extra is installed, without importing any of it.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        what: what needs it, for the message.
+
+    Raises:
+        UserError: one of its modules is missing; names the extra to install.
+    """
+    wanted = EXTRAS[extra] + (EXTRAS["student"] if extra == "train" else ())
+    missing = [module for module in wanted if find_spec(module) is None]
+    if missing:
+        raise UserError(f"{what} needs {', '.join(missing)}: {_install(extra)}")
+
+
+def what_is_missing(error: ModuleNotFoundError) -> str | None:
+    """One line for an import that failed for want of an extra; None where that is not the cause."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    return extra and f"this needs {error.name}: {_install(extra)}"
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'safer-steer[{extra}]'"
