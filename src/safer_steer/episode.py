@@ -1,4 +1,4 @@
-"""The one dialogue loop. Every stage is this coroutine with three seats filled differently.
+"""The one dialogue loop. Every stage runs this coroutine with another user, assistant and critic.
 
 | use                      | user's seat            | assistant's seat | critic's seat   |
 |--------------------------|------------------------|------------------|-----------------|
@@ -7,7 +7,7 @@
 | Stage III rollout        | tutor, or the template | the student      | tutor           |
 | benchmark                | the script             | any model        | judge           |
 
-The loop knows nothing of HTTP, tokens or trainers. A seat that fails raises a `BoundaryError`, which becomes the
+The loop knows nothing of HTTP, tokens or trainers. If a seat fails, it raises a `BoundaryError`, which becomes the
 dialogue's stop reason: a bad rollout is data.
 """
 

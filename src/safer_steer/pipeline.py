@@ -1,24 +1,25 @@
-"""SaFeR-Steer, told from its beginning to its end.
+"""The whole method, stage by stage.
 
-A vision-language model that declines a harmful request in one turn often gives it away over several: the goal is spread
-over harmless-looking turns, leans on the picture, and is pressed for. The method makes one student hold in dialogue, and
-keep helping. `run` is the whole of it, in the order of docs/method.md:
+A vision-language model that refuses a harmful request in one turn often complies over several. The user spreads the goal
+over harmless-looking turns, relies on the picture, and keeps pressing. The method trains a student that stays safe in
+dialogue and keeps helping. `run` does all of it, in the order of docs/method.md:
 
 1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in three pools:
-   benign, obfuscated, and red-team scripts; those for training have been seen to succeed against a fixed target.
-   **Assembly**: what SFT and RL are given is drawn from them. Where the config says so, they become disjoint data sets,
-   STEER-SFT, STEER-RL and STEER-Bench, without duplicates and leaks, of scripts that keep rules 1 and 2.
-2. **Bootstrap** (Stage II). On every script a red agent talks to a blue expert; an evaluator scores every turn, and only
-   dialogues that are safe at their worst turn and helpful on average are kept.
+   benign, obfuscated, and red-team scripts. Red-team scripts for training are kept if they succeed against a fixed target.
+   **Assembly**: the scripts for SFT and RL are drawn. With the section `assembly` they become disjoint data sets,
+   STEER-SFT, STEER-RL and STEER-Bench, without duplicates and leaks, and every script follows rules 1 and 2.
+2. **Bootstrap** (Stage II). A red agent talks to a blue expert on every script. An evaluator scores every turn. A
+   dialogue is kept if its worst turn is safe and its turns are helpful on average.
 3. **SFT** (Stage II). The student learns the assistant's turns of the dialogues kept.
-4. **RL** (Stage III). The student answers, the Safety Tutor scores every turn and writes the next attack to fit the answer.
-   The return of a trajectory leans on its worst turn (TCSR); GRPO compares the trajectories of one seed.
-5. **Bench**. Base, SFT and SaFeR-Steer students answer the same held-out scripts, of one turn and of many; a judge scores
-   every turn. Safe twins of the scripts show what was paid for it in over-refusal.
-6. **Report**. The table, the survival curves, and every dialogue to read.
+4. **RL** (Stage III). The student answers. The Safety Tutor scores every turn and writes the next attack to fit the answer.
+   The return of a trajectory depends on its worst and its mean turn (TCSR). GRPO compares the trajectories of one seed.
+5. **Bench**. The base, SFT and SaFeR-Steer students answer the same held-out scripts, single-turn and multi-turn. A judge
+   scores every turn. Safe twins of the scripts measure over-refusal.
+6. **Report**. The table, the survival curves, and every dialogue.
 
-The dialogues of all of them are one loop, `episode.play`. The stages meet only through files in the run folder; each is
-entered in the manifest when its last file is written, so the same command goes on where the last one stopped.
+All dialogues are played by one loop, `episode.play`. Stages exchange data only through files in the run folder. A stage is
+entered in the manifest when its last file is written, so the same command resumes a run. `stages.py` lists what each
+stage needs, writes and asks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rewards of Stage III, as pure functions (docs/method.md, "Stage III"; the paper's eq. 18-21).
 
 What differs from the published code: usefulness is locked to safety in code, an unscored trajectory is out of its
-group's baseline instead of earning 0, and both forms of the trajectory-consistent reward are to be had.
+group's baseline instead of earning 0, and both forms of the trajectory-consistent reward are available.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def measure_models(
     if (share := unscored_share(found)) > bench.max_unscored:
         raise NoResult(
             f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored = {bench.max_unscored:.1%}: this is no result;"
-            f" see `stops` in {summary} and `error` and `unscored` in the dialogues, mend the cause and run the same command to play them again"
+            f" see `stops` in {summary} and `error` and `unscored` in the dialogues, fix the cause and run the same command to play them again"
         )
 
 

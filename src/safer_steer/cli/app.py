@@ -39,7 +39,7 @@ class _OneLine(TyperGroup):
         except OSError as error:
             if error.errno not in OUTSIDE:
                 raise
-            _end(f"error: {error.filename or 'this machine'}: {error.strerror}; mend that and run the same command to go on", 2)
+            _end(f"error: {error.filename or 'this machine'}: {error.strerror}; fix that and run the same command to go on", 2)
 
 
 def _end(line: str, code: int) -> None:

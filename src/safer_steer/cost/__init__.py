@@ -1,4 +1,4 @@
-"""What a run would cost: the pipeline's own code on a sample of the config's data, before a transport that answers by rule and calls nobody."""
+"""What a run would cost: the pipeline's own code on a sample of the data, with a stub transport; no network calls."""
 
 from __future__ import annotations
 

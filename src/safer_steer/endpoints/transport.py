@@ -32,7 +32,7 @@ class Transport(Protocol):
         """One reply to `messages`; `schema` is the JSON schema wanted, `repeat` tells apart samples that are to differ.
 
         Raises:
-            EndpointError: no reply was to be had, after the transport's own retries.
+            EndpointError: the endpoint did not respond, after the transport's own retries.
             RejectedError: the endpoint says that it will not take these messages.
         """
         ...

@@ -146,14 +146,14 @@ class Rollouts:
             file.write(to_jsonl(dialogues))
         found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
         if all(trajectory.value is None for trajectory in trajectories):
-            raise UserError(f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); mend that and run the same command to go on")
+            raise UserError(f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); fix that and run the same command to go on")
         self.recent.append((found["unscored"], found["trajectories"]))
         share = sum(lost for lost, _ in self.recent) / sum(played for _, played in self.recent)
         if share > self.config.rl.max_unscored:
             raise UserError(
                 f"rl: {share:.0%} of the trajectories of the last {len(self.recent)} step(s) could not be scored"
                 f" ({_why(dialogues)}), more than rl.max_unscored = {self.config.rl.max_unscored:.0%};"
-                " mend the tutor and run the same command to go on"
+                " fix the tutor and run the same command to go on"
             )
         self.metrics[step] = found
 

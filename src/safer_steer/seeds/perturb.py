@@ -17,7 +17,7 @@ CONTRAST = 4.5
 
 
 def chosen(sha256: str, share: float, seed: int) -> bool:
-    """Is the picture of this hash among the `share` that is perturbed? Drawn for each picture by itself, so the order of work is of no account."""
+    """Is the picture of this hash among the `share` that is perturbed? Drawn for each picture by itself, so independent of processing order."""
     return random.Random(f"{seed} perturb {sha256}").random() < share
 
 

@@ -1,4 +1,4 @@
-"""So many out of a set, seeded, in constant memory and in the set's order."""
+"""A seeded subsample of a set, in constant memory and in the set's order."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def picture_hash(pair: Pair) -> str:
         with pair.image.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        raise UserError(f"{pair.where}: image: {pair.image}: not readable; mend that and run again") from None
+        raise UserError(f"{pair.where}: image: {pair.image}: not readable; fix that and run again") from None
 
 
 def check_picture(pair: Pair) -> None:
