@@ -59,8 +59,10 @@ class Instant:
 def _answer(job: str, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
     if job == "probe":
         return {"benign": _said(rng, 25), "obfuscated": _said(rng, 25)}
-    if job in ("benign", "obfuscated"):
+    if job == "benign":
         return {"turns": [_said(rng, 18) for _ in range(int(given["turns"]))]}
+    if job == "obfuscated":
+        return {"turns": [{"user": _said(rng, 18), "risk": rng.randint(1, 5)} for _ in range(int(given["turns"]))]}
     if job == "caption":
         return {"caption": _said(rng, 45), "dual_use": [_said(rng, 3)], "readable_text": _said(rng, 4), "missing_safety": [_said(rng, 5)]}
     if job == "rewrite":

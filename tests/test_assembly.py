@@ -334,7 +334,6 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
 
 def test_mistakes_of_a_config_are_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert "no section `assembly`" in complaint("assemble", config_file(tmp_path, assembly=None, seeds=None, bench=None), "--out", out)
     assert "bench.suites: `steer`" in complaint("assemble", config_file(tmp_path, seeds=None), "--out", out)
     assert "no such file" in complaint("assemble", config_file(tmp_path, bench={"suites": ["nowhere.jsonl"]}), "--out", out)
     held = [{"limit": 4}, {"name": "held", "path": str(tmp_path / "held/pairs.jsonl"), "use": "bench"}]
