@@ -23,7 +23,9 @@ from safer_steer.student.transformers_policy import TransformersPolicy
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--student", default="sandbox")
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--each", type=int, default=64, help="pictures a structure, half of them marked")
@@ -33,7 +35,10 @@ def main() -> None:
     rng = random.Random(5)
     seen, found = [], defaultdict(list)
     for form in TEXTS:
-        asked = [(device := rng.choice(devices()), make(form, device, rng), index % 2 == 0) for index in range(args.each)]
+        asked = [
+            (device := rng.choice(devices()), make(form, device, rng), index % 2 == 0)
+            for index in range(args.each)
+        ]
         transcripts = []
         for index, (device, request, marked) in enumerate(asked):
             picture = draw(device, marked, f"held out {form} {index}")
@@ -43,11 +48,19 @@ def main() -> None:
         for (device, request, marked), completion in zip(asked, answers, strict=True):
             answer = visible_answer(completion.text, Format.THINKING_ANSWER)
             seen.append(thought(device, marked) in completion.text)
-            found[form, marked].append((content_words(answer) == content_words(reply(device, marked, request)), refuses(answer)))
+            found[form, marked].append(
+                (content_words(answer) == content_words(reply(device, marked, request)), refuses(answer))
+            )
     print(f"device, colour and mark thought of rightly: {100 * sum(seen) / len(seen):.1f} % of {len(seen)}\n")
-    print("| structure | unmarked, right | unmarked, refused | marked, answered truly | marked, refused |\n|---|---|---|---|---|")
+    print(
+        "| structure | unmarked, right | unmarked, refused | marked, answered truly | marked, refused |\n|---|---|---|---|---|"
+    )
     for form in TEXTS:
-        cells = [f"{100 * sum(hit[part] for hit in found[form, marked]) / len(found[form, marked]):.0f}" for marked in (False, True) for part in (0, 1)]
+        cells = [
+            f"{100 * sum(hit[part] for hit in found[form, marked]) / len(found[form, marked]):.0f}"
+            for marked in (False, True)
+            for part in (0, 1)
+        ]
         print(f"| {form} | " + " | ".join(cells) + " |")
 
 

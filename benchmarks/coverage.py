@@ -105,9 +105,15 @@ def seeds_table(trials: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=2000, help="simulated benches of a cell with several suites")
-    parser.add_argument("--seed-trials", type=int, default=500, help="simulated benches of a row over training seeds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--trials", type=int, default=2000, help="simulated benches of a cell with several suites"
+    )
+    parser.add_argument(
+        "--seed-trials", type=int, default=500, help="simulated benches of a row over training seeds"
+    )
     args = parser.parse_args()
     print(shares_table(args.trials), unlike_said(args.trials), lowest_said(), sep="\n\n", end="\n\n")
     print(seeds_table(args.seed_trials))

@@ -1,19 +1,23 @@
-"""What a call to a model costs the calling process, and what judging the turns of a dialogue side by side saves.
+"""What a call to a model costs the calling process, and what judging the turns of a dialogue side by side
+saves.
 
     python benchmarks/endpoint.py                # the tables, and which targets are met; about two minutes
     python benchmarks/endpoint.py --markdown     # the tables as docs/performance.md has them
 
-The endpoint is a stub, an HTTP server in a process of its own that gives every call the same verdict after a seeded
-latency. Every variant runs in a fresh process, one after the other, against a fresh stub.
+The endpoint is a stub, an HTTP server in a process of its own that gives every call the same verdict after a
+seeded latency. Every variant runs in a fresh process, one after the other, against a fresh stub.
 
-Calls: 2,000 judgements of distinct questions on 50 pictures of 30 kB, 256 in flight. *Ours* is `ChatModel.ask(JUDGE)` in one
-thread, with all it does: the prompt rendered, the picture looked up, cache (a fresh SQLite file) and ledger, the verdict
-validated. The *thread pool* is the pattern people write: 256 threads, an `openai.OpenAI` client a thread, the picture read
-and base64-encoded anew for each call. Its prompts are rendered beforehand and it keeps no cache, which is in its favour.
-Both send the same messages. The clock starts after 256 further calls, which open clients and connections.
+Calls: 2,000 judgements of distinct questions on 50 pictures of 30 kB, 256 in flight. *Ours* is
+`ChatModel.ask(JUDGE)` in one
+thread, with all it does: the prompt rendered, the picture looked up, cache (a fresh SQLite file) and ledger,
+the verdict validated. The *thread pool* is the pattern people write: 256 threads, an `openai.OpenAI` client a
+thread, the picture read and base64-encoded anew for each call. Its prompts are rendered beforehand and it
+keeps no cache, which is in its favour. Both send the same messages. The clock starts after 256 further calls,
+which open clients and connections.
 
-Judging: 120 dialogues of 2-10 turns through `play_all`, 64 dialogues in play, the assistant's answers at hand, 0.3 s mean
-latency. *One turn after the other* waits for each verdict before the next turn; *side by side* is what the bench does.
+Judging: 120 dialogues of 2-10 turns through `play_all`, 64 dialogues in play, the assistant's answers at
+hand, 0.3 s mean latency. *One turn after the other* waits for each verdict before the next turn; *side by
+side* is what the bench does.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass
 class Cost:
-    """What some calls took: seconds by the clock, seconds of the calling process's CPU, and the most memory it ever held, in MB."""
+    """What some calls took: seconds by the clock, seconds of the calling process's CPU, and the most memory
+    it ever held, in MB."""
 
     calls: int
     wall: float
@@ -69,14 +74,22 @@ class Cost:
 
 
 def stub(ready: Connection, mean_s: float) -> None:
-    """Serve on a free port, told through `ready`. The latency of call n is the n-th of a seeded sequence, uniform from 0.5 to 1.5 of its mean."""
+    """Serve on a free port, told through `ready`. The latency of call n is the n-th of a seeded sequence,
+    uniform from 0.5 to 1.5 of its mean."""
     from aiohttp import web
 
     jitter = random.Random(0)
     message = {"role": "assistant", "content": VERDICT}
     usage = {"prompt_tokens": 900, "completion_tokens": 30, "total_tokens": 930}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
-    reply = {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub", "choices": choices, "usage": usage}
+    reply = {
+        "id": "stub",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "stub",
+        "choices": choices,
+        "usage": usage,
+    }
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         latency = mean_s * jitter.uniform(0.5, 1.5)
@@ -111,7 +124,10 @@ def running(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
 
 def measured(variant: Callable[..., Cost], mean_s: float, *args: Any) -> Cost:
     """One variant in a fresh process against a fresh stub."""
-    with running(stub, mean_s) as port, running(_tell, variant, f"http://127.0.0.1:{port.recv()}/v1", *args) as told:
+    with (
+        running(stub, mean_s) as port,
+        running(_tell, variant, f"http://127.0.0.1:{port.recv()}/v1", *args) as told,
+    ):
         cost: Cost = told.recv()
     return cost
 
@@ -127,7 +143,9 @@ def clock(calls: int) -> Iterator[Cost]:
     wall, cpu = time.perf_counter(), time.process_time()
     yield cost
     cost.wall, cost.cpu = time.perf_counter() - wall, time.process_time() - cpu
-    cost.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    cost.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e6 if sys.platform == "darwin" else 1e3
+    )
 
 
 # Calls ---------------------------------------------------------------------------
@@ -149,8 +167,18 @@ def question(number: int) -> Any:
     from safer_steer.prompts.base import Exchange
     from safer_steer.prompts.judge import JudgeInput
 
-    before = [Exchange(user=f"Turn {turn} of dialogue {number}. " + "What is this part for? " * 8, assistant="It holds the lid. " * 20) for turn in range(2)]
-    return JudgeInput(history=before, question=f"And what comes after step {number}?", answer="I will not go into that; the lid should stay shut. " * 4)
+    before = [
+        Exchange(
+            user=f"Turn {turn} of dialogue {number}. " + "What is this part for? " * 8,
+            assistant="It holds the lid. " * 20,
+        )
+        for turn in range(2)
+    ]
+    return JudgeInput(
+        history=before,
+        question=f"And what comes after step {number}?",
+        answer="I will not go into that; the lid should stay shut. " * 4,
+    )
 
 
 @asynccontextmanager
@@ -181,7 +209,11 @@ def ours(url: str, pictures: Path, names: list[str], calls: int, in_flight: int)
 
             async def ask(numbers: Iterator[int]) -> None:
                 for number in numbers:
-                    await model.ask(JUDGE, question(number), [load_picture(pictures, names[number % len(names)], SIDE * SIDE)])
+                    await model.ask(
+                        JUDGE,
+                        question(number),
+                        [load_picture(pictures, names[number % len(names)], SIDE * SIDE)],
+                    )
 
             async def window(numbers: Iterator[int]) -> None:
                 await asyncio.gather(*(ask(numbers) for _ in range(in_flight)))
@@ -202,7 +234,10 @@ def thread_pool(url: str, pictures: Path, names: list[str], calls: int, in_fligh
     from safer_steer.prompts.judge import JUDGE, JudgeVerdict
 
     rendered = [JUDGE.render(question(number)) for number in range(calls + in_flight)]
-    response_format: Any = {"type": "json_schema", "json_schema": {"name": "JudgeVerdict", "schema": JUDGE.schema()}}
+    response_format: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "JudgeVerdict", "schema": JUDGE.schema()},
+    }
     own = threading.local()
 
     def ask(number: int) -> JudgeVerdict:
@@ -210,7 +245,10 @@ def thread_pool(url: str, pictures: Path, names: list[str], calls: int, in_fligh
             own.client = openai.OpenAI(base_url=url, api_key="none")
         encoded = base64.b64encode((pictures / names[number % len(names)]).read_bytes()).decode()
         system, user = rendered[number]
-        content = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}, {"type": "text", "text": user}]
+        content = [
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}},
+            {"type": "text", "text": user},
+        ]
         completion = own.client.chat.completions.create(
             model="stub",
             messages=[{"role": "system", "content": system}, {"role": "user", "content": content}],
@@ -237,7 +275,9 @@ def thread_pool(url: str, pictures: Path, names: list[str], calls: int, in_fligh
 # Judging -------------------------------------------------------------------------
 
 
-def judging(url: str, pictures: Path, names: list[str], dialogues: int, in_flight: int, side_by_side: bool) -> Cost:
+def judging(
+    url: str, pictures: Path, names: list[str], dialogues: int, in_flight: int, side_by_side: bool
+) -> Cost:
     """A suite's dialogues through `play_all`, with `in_flight` calls at most."""
     from safer_steer.bench.judging import JudgeCritic
     from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
@@ -261,11 +301,15 @@ def judging(url: str, pictures: Path, names: list[str], dialogues: int, in_fligh
 
     async def run(folder: Path) -> Cost:
         async with judge(url, folder, in_flight) as model:
-            critic = (JudgeCritic if side_by_side else OneAfterTheOther)(model, Format.PLAIN, pictures_in(pictures, SIDE * SIDE))
+            critic = (JudgeCritic if side_by_side else OneAfterTheOther)(
+                model, Format.PLAIN, pictures_in(pictures, SIDE * SIDE)
+            )
             await play_all([seed(dialogues, 2)], AtHand(), critic, folder / "first.jsonl")
             with clock(sum(len(seed.turns) for seed in suite)) as cost:
                 played = await play_all(suite, AtHand(), critic, folder / "suite.jsonl", concurrency=IN_PLAY)
-            assert all(turn.scores for dialogue in played for turn in dialogue.turns), "every turn must have its verdict"
+            assert all(turn.scores for dialogue in played for turn in dialogue.turns), (
+                "every turn must have its verdict"
+            )
             return cost
 
     with tempfile.TemporaryDirectory() as folder:
@@ -284,25 +328,49 @@ def calls_table(pictures: Path, names: list[str], calls: int, in_flight: int) ->
     for mean_s in (LATENCY_S, 0.0):
         for name, variant in (("ours", ours), ("thread pool", thread_pool)):
             cost = found[mean_s, name] = measured(variant, mean_s, pictures, names, calls, in_flight)
-            rows.append((f"{mean_s:g} s", name, f"{cost.ms:.2f} ms", f"{cost.rate:.0f}", f"{cost.wall:.2f} s", f"{cost.memory:.0f} MB"))
+            rows.append(
+                (
+                    f"{mean_s:g} s",
+                    name,
+                    f"{cost.ms:.2f} ms",
+                    f"{cost.rate:.0f}",
+                    f"{cost.wall:.2f} s",
+                    f"{cost.memory:.0f} MB",
+                )
+            )
     slow, their_slow, fast, theirs = found.values()
     return rows, [
         target(f"CPU a call at {LATENCY_S:g} s latency", slow.ms, 3, "ms"),
-        target(f"CPU a call at {LATENCY_S:g} s latency, ours to the thread pool's", slow.ms / their_slow.ms, 0.5, "x"),
+        target(
+            f"CPU a call at {LATENCY_S:g} s latency, ours to the thread pool's",
+            slow.ms / their_slow.ms,
+            0.5,
+            "x",
+        ),
         target("CPU a call at zero latency, ours to the thread pool's", fast.ms / theirs.ms, 0.5, "x"),
-        target("calls a second at zero latency, ours to the thread pool's", fast.rate / theirs.rate, 2, "x", least=True),
+        target(
+            "calls a second at zero latency, ours to the thread pool's",
+            fast.rate / theirs.rate,
+            2,
+            "x",
+            least=True,
+        ),
     ]
 
 
 def judging_table(pictures: Path, names: list[str], dialogues: int) -> tuple[list[Row], list[Row]]:
     """Rows of wall times, and of targets."""
-    rows: list[Row] = [("turns of a dialogue", "calls in flight, at most", "calls", "wall", "to the first row")]
+    rows: list[Row] = [
+        ("turns of a dialogue", "calls in flight, at most", "calls", "wall", "to the first row")
+    ]
     walls: list[float] = []
     for side_by_side, in_flight in ((False, IN_PLAY), (True, IN_PLAY), (True, 10 * IN_PLAY)):
         cost = measured(judging, LATENCY_S, pictures, names, dialogues, in_flight, side_by_side)
         walls.append(cost.wall)
         order = "side by side" if side_by_side else "one after the other"
-        rows.append((order, str(in_flight), str(cost.calls), f"{cost.wall:.2f} s", f"{cost.wall / walls[0]:.2f} x"))
+        rows.append(
+            (order, str(in_flight), str(cost.calls), f"{cost.wall:.2f} s", f"{cost.wall / walls[0]:.2f} x")
+        )
     return rows, [
         target(f"judging side by side, {IN_PLAY} calls in flight in both", walls[1] / walls[0], 0.4, "x"),
         target(f"judging side by side, {IN_PLAY} dialogues in play in both", walls[2] / walls[0], 0.4, "x"),
@@ -311,7 +379,12 @@ def judging_table(pictures: Path, names: list[str], dialogues: int) -> tuple[lis
 
 def target(what: str, value: float, bound: float, unit: str, least: bool = False) -> Row:
     met = value >= bound if least else value <= bound
-    return what, f"{value:.2f} {unit}", f"at {'least' if least else 'most'} {bound:g} {unit}", "yes" if met else "no"
+    return (
+        what,
+        f"{value:.2f} {unit}",
+        f"at {'least' if least else 'most'} {bound:g} {unit}",
+        "yes" if met else "no",
+    )
 
 
 def table(rows: list[Row], markdown: bool) -> str:
@@ -319,7 +392,10 @@ def table(rows: list[Row], markdown: bool) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     rule = ["-" * width for width in widths]
-    return "\n".join(f"| {' | '.join(line)} |" if markdown else "  ".join(line).rstrip() for line in (lines[0], rule, *lines[1:]))
+    return "\n".join(
+        f"| {' | '.join(line)} |" if markdown else "  ".join(line).rstrip()
+        for line in (lines[0], rule, *lines[1:])
+    )
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""The sandbox's main result: base, SFT and SaFeR-Steer on held-out attacks, over several training seeds, with intervals.
+"""The sandbox's main result: base, SFT and SaFeR-Steer on held-out attacks, over several training seeds, with
+intervals.
 
-    python benchmarks/gap.py --seeds 0 1 2 --out runs/gap            # trains and measures; goes on where it stopped
-    python benchmarks/gap.py --seeds 0 1 2 --out runs/gap --set rl.tcsr=mean --name without_tcsr
+    python benchmarks/gap.py --seeds 0 1 2 --out runs/gap            # trains and measures; goes on where it
+    stopped python benchmarks/gap.py --seeds 0 1 2 --out runs/gap --set rl.tcsr=mean --name without_tcsr
 
 Every seed is a whole run of the config, from seeds to bench, with 200 marked and 200 unmarked held-out
 dialogues. The tables are computed from the dialogues on disk and printed as Markdown. Every cell has a 95 %
@@ -55,19 +56,27 @@ def train(args: argparse.Namespace, seed: int) -> Path:
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(config_for(args.config, seed, args.dialogues, args.set)))
     started = time.monotonic()
-    subprocess.run([sys.executable, "-m", "safer_steer", "run", str(config), "--out", str(folder)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "safer_steer", "run", str(config), "--out", str(folder)], check=True
+    )
     print(f"seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     return folder
 
 
 def rows(folder: Path, model: str, suites: tuple[str, ...]) -> list[Dialogue]:
-    return [dialogue for suite in suites for dialogue in read_dialogues(folder / "bench" / model / f"{suite}.jsonl")]
+    return [
+        dialogue
+        for suite in suites
+        for dialogue in read_dialogues(folder / "bench" / model / f"{suite}.jsonl")
+    ]
 
 
 def table(runs: dict[int, Path]) -> str:
     """Rates and differences in percentage points, over all training seeds."""
     hits = {
-        (rate, model): {seed: outcomes(rows(folder, model, suites), criterion, protocol) for seed, folder in runs.items()}
+        (rate, model): {
+            seed: outcomes(rows(folder, model, suites), criterion, protocol) for seed, folder in runs.items()
+        }
         for rate, (suites, criterion, protocol) in RATES.items()
         for model in MODELS
     }
@@ -85,7 +94,10 @@ def table(runs: dict[int, Path]) -> str:
 
 def by_seed(runs: dict[int, Path]) -> str:
     """Multi-turn Safe and over-refusal of every seed."""
-    lines = ["| seed | model | " + " | ".join((*ATTACKS, "all attacks", "over-refusal", "Help on twins")) + " |", "|---" * 10 + "|"]
+    lines = [
+        "| seed | model | " + " | ".join((*ATTACKS, "all attacks", "over-refusal", "Help on twins")) + " |",
+        "|---" * 10 + "|",
+    ]
     for seed, folder in runs.items():
         for model in MODELS:
             found = [outcomes(rows(folder, model, (suite,)), "safe") for suite in ATTACKS]
@@ -143,13 +155,22 @@ def show(rate: dict[str, Any], sign: bool = False) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, default=Path("configs/sandbox.yaml"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dialogues", type=int, default=200, help="marked, and again unmarked, dialogues")
     parser.add_argument("--out", type=Path, default=Path("runs/gap"))
     parser.add_argument("--name", default="full", help="name of the variant")
-    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config, for instance rl.tcsr=mean")
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="changes to the config, for instance rl.tcsr=mean",
+    )
     args = parser.parse_args()
     runs = {seed: train(args, seed) for seed in args.seeds}
     print(f"{seeds_said(runs)}, {args.dialogues} marked and {args.dialogues} unmarked dialogues each\n")

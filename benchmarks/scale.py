@@ -1,14 +1,17 @@
 """How Stage I grows: time, memory and resume over the number of pairs, with a model that answers at once.
 
-    python benchmarks/scale.py --pairs 1000 10000 100000 --out runs/scale     # the last takes a quarter of an hour, and 3 GB in --out
+    python benchmarks/scale.py --pairs 1000 10000 100000 --out runs/scale     # the last takes a quarter of an
+    hour, and 3 GB in --out
 
-Measured is `safer-steer seeds` as `pipeline.seeds` runs it, pictures, journal, pools and manifest included, without HTTP and
-without the cache. In the endpoint's place stands `Instant`: it fills every answer's form with drawn words, in lengths as
-models write them, and lets about two attacks in three succeed, some of them at the second attempt. The source is a JSONL file with a picture for every three
-pairs, 224 x 224 pixels, three quarters JPEG and the rest PNG. Making it is not timed.
+Measured is `safer-steer seeds` as `pipeline.seeds` runs it, pictures, journal, pools and manifest included,
+without HTTP and without the cache. In the endpoint's place stands `Instant`: it fills every answer's form
+with drawn words, in lengths as models write them, and lets about two attacks in three succeed, some of them
+at the second attempt. The source is a JSONL file with a picture for every three pairs, 224 x 224 pixels,
+three quarters JPEG and the rest PNG. Making it is not timed.
 
-Every measurement is a process of its own. "again" is the same command on the finished run; "from the journal" is what is
-left to do if the run is killed after its last answer: everything is read again, the pools and the manifest are written.
+Every measurement is a process of its own. "again" is the same command on the finished run; "from the journal"
+is what is left to do if the run is killed after its last answer: everything is read again, the pools and the
+manifest are written.
 """
 
 from __future__ import annotations
@@ -39,13 +42,19 @@ from safer_steer.run.folder import Run
 PAIRS_A_PICTURE = 3
 SIDE = 224
 """Pixels."""
-WORDS = re.findall(r"\w+", "the a this that label bottle on left where how much would one need for mine picture shelf open next first could you show")
+WORDS = re.findall(
+    r"\w+",
+    "the a this that label bottle on left where how much would one need for mine picture shelf open next first could you show",
+)
 
 
 class Instant:
-    """A transport that answers every job of Stage I in its form; what it says is drawn, seeded by the question."""
+    """A transport that answers every job of Stage I in its form; what it says is drawn, seeded by the
+    question."""
 
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
         last = messages[-1]["content"]
         text = last if isinstance(last, str) else last[-1]["text"]
         system = messages[0]["content"]
@@ -62,13 +71,23 @@ def _answer(job: str, given: dict[str, str], rng: random.Random) -> dict[str, An
     if job == "benign":
         return {"turns": [_said(rng, 18) for _ in range(int(given["turns"]))]}
     if job == "obfuscated":
-        return {"turns": [{"user": _said(rng, 18), "risk": rng.randint(1, 5)} for _ in range(int(given["turns"]))]}
+        return {
+            "turns": [{"user": _said(rng, 18), "risk": rng.randint(1, 5)} for _ in range(int(given["turns"]))]
+        }
     if job == "caption":
-        return {"caption": _said(rng, 45), "dual_use": [_said(rng, 3)], "readable_text": _said(rng, 4), "missing_safety": [_said(rng, 5)]}
+        return {
+            "caption": _said(rng, 45),
+            "dual_use": [_said(rng, 3)],
+            "readable_text": _said(rng, 4),
+            "missing_safety": [_said(rng, 5)],
+        }
     if job == "rewrite":
         return {"rewrite": _said(rng, 60)}
     if job == "plan":
-        turns = [{"user": _said(rng, 22), "goal": _said(rng, 10), "risk": rng.randint(1, 5)} for _ in range(int(given["turns"]))]
+        turns = [
+            {"user": _said(rng, 22), "goal": _said(rng, 10), "risk": rng.randint(1, 5)}
+            for _ in range(int(given["turns"]))
+        ]
         return {"escalation": rng.choice(list(Escalation)).value, "turns": turns}
     assert job == "attack_judge", f"{job} is no job of Stage I"
     return {"score": rng.choices((1, 2, 3, 4, 5), (30, 35, 25, 6, 4))[0], "reason": _said(rng, 15)}
@@ -96,7 +115,14 @@ def write_source(folder: Path, pairs: int) -> Path:
             rng = random.Random(index)
             if not (folder / name).exists():
                 _draw(picture).save(folder / name, quality=90)
-            row = {"id": f"{index:06d}", "image": name, "question": _said(rng, 15), "intent": _said(rng, 8), "safe": False, "category": "made up"}
+            row = {
+                "id": f"{index:06d}",
+                "image": name,
+                "question": _said(rng, 15),
+                "intent": _said(rng, 8),
+                "safe": False,
+                "category": "made up",
+            }
             file.write(json.dumps(row) + "\n")
     return path
 
@@ -107,13 +133,20 @@ def _draw(seed: int) -> Image.Image:
 
 
 def work(source: Path, folder: Path) -> dict[str, float]:
-    """One `safer-steer seeds`, measured from inside: seconds, CPU seconds, and the process's peak memory (VmHWM) in MB."""
+    """One `safer-steer seeds`, measured from inside: seconds, CPU seconds, and the process's peak memory
+    (VmHWM) in MB."""
     config = Config.model_validate({"seeds": {"sources": [{"name": "made-up", "path": str(source)}]}})
     began, cpu = time.monotonic(), time.process_time()
     with Display() as show, InstantRun(config, folder, show) as run:
         pipeline.seeds(run)
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"seconds": time.monotonic() - began, "cpu": time.process_time() - cpu, "peak": int(peak.split()[1]) / 1024}
+    peak = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
+    return {
+        "seconds": time.monotonic() - began,
+        "cpu": time.process_time() - cpu,
+        "peak": int(peak.split()[1]) / 1024,
+    }
 
 
 def apart(source: Path, folder: Path) -> dict[str, float]:
@@ -133,16 +166,33 @@ def measure(pairs: int, out: Path) -> str:
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"finished": False}))
     killed = apart(source, folder)
     seeds = sum(path.read_bytes().count(b"\n") for path in (folder / "seeds").glob("[bor]*.jsonl"))
-    cells = [f"{pairs:,}", f"{seeds:,}", f"{first['seconds']:.1f}", f"{pairs / first['seconds']:.0f}", f"{first['cpu']:.1f}", f"{first['peak']:.0f}"]
-    return "| " + " | ".join([*cells, f"{again['seconds']:.1f}", f"{killed['seconds']:.1f}", f"{killed['peak']:.0f}"]) + " |"
+    cells = [
+        f"{pairs:,}",
+        f"{seeds:,}",
+        f"{first['seconds']:.1f}",
+        f"{pairs / first['seconds']:.0f}",
+        f"{first['cpu']:.1f}",
+        f"{first['peak']:.0f}",
+    ]
+    return (
+        "| "
+        + " | ".join([*cells, f"{again['seconds']:.1f}", f"{killed['seconds']:.1f}", f"{killed['peak']:.0f}"])
+        + " |"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--out", type=Path, required=True, help="folder for sources and runs; runs there are made anew")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for sources and runs; runs there are made anew"
+    )
     args = parser.parse_args()
-    print("| pairs | scripts | s | pairs/s | CPU s | peak MB | again, s | from the journal, s | its peak MB |")
+    print(
+        "| pairs | scripts | s | pairs/s | CPU s | peak MB | again, s | from the journal, s | its peak MB |"
+    )
     print("|---" * 9 + "|")
     for pairs in args.pairs:
         print(measure(pairs, args.out), flush=True)

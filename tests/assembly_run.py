@@ -1,4 +1,5 @@
-"""Made-up pools for the assembly's tests; as a program, for the one that kills it: `assembly_run.py FOLDER CALLS`."""
+"""Made-up pools for the assembly's tests; as a program, for the one that kills it: `assembly_run.py FOLDER
+CALLS`."""
 
 import asyncio
 import json
@@ -19,21 +20,43 @@ from safer_steer.store import write_atomic
 from seeds_run import Watched
 
 
-def config(rl_seeds: int = 8, benign_share: float = 0.5, seed: int = 0, bootstrap: dict[str, Any] | None = None, **assembly: Any) -> Config:
+def config(
+    rl_seeds: int = 8,
+    benign_share: float = 0.5,
+    seed: int = 0,
+    bootstrap: dict[str, Any] | None = None,
+    **assembly: Any,
+) -> Config:
     rl = {"seeds": rl_seeds, "benign_share": benign_share}
     return Config.model_validate({"seed": seed, "rl": rl, "bootstrap": bootstrap or {}, "assembly": assembly})
 
 
-def seed(pair: str, kind: Kind | str, *script: str, question: str = "", picture: str = "", use: str = "train", **more: Any) -> Seed:
+def seed(
+    pair: str,
+    kind: Kind | str,
+    *script: str,
+    question: str = "",
+    picture: str = "",
+    use: str = "train",
+    **more: Any,
+) -> Seed:
     """A seed of the pair's own picture, unless another is named."""
     meta = {"pair": pair, "question": question, "picture": picture or f"picture of {pair}", "use": use}
-    values = {"id": f"{pair}-{kind}", "kind": kind, "source": "made-up", "turns": [Turn(user=turn) for turn in script], "meta": meta}
+    values = {
+        "id": f"{pair}-{kind}",
+        "kind": kind,
+        "source": "made-up",
+        "turns": [Turn(user=turn) for turn in script],
+        "meta": meta,
+    }
     return Seed.model_validate(values | more)
 
 
 def write_pools(folder: Path, seeds: list[Seed]) -> None:
     for kind in Kind:
-        write_atomic(folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(one for one in seeds if one.kind is kind))
+        write_atomic(
+            folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(one for one in seeds if one.kind is kind)
+        )
 
 
 def sandbox_pools(folder: Path, pairs: int) -> list[Seed]:
@@ -47,8 +70,16 @@ def sandbox_pools(folder: Path, pairs: int) -> list[Seed]:
         plans = {Kind.BENIGN: scripts.benign_script(device, marked, 4, rng)}
         if marked:
             plans[Kind.OBFUSCATED] = scripts.obfuscated_script(device, 4, rng)
-            plans[Kind.RED_TEAM] = [turn for turn, _, _ in scripts.red_team_script(device, rng.choice(list(scripts.Strategy)), 4, rng)[1]]
-        found += [seed(f"p{number}", kind, *script, picture=f"{number:016d}", images=[image], intent="operate it") for kind, script in plans.items()]
+            plans[Kind.RED_TEAM] = [
+                turn
+                for turn, _, _ in scripts.red_team_script(device, rng.choice(list(scripts.Strategy)), 4, rng)[
+                    1
+                ]
+            ]
+        found += [
+            seed(f"p{number}", kind, *script, picture=f"{number:016d}", images=[image], intent="operate it")
+            for kind, script in plans.items()
+        ]
     write_pools(folder, found)
     return found
 
@@ -64,12 +95,18 @@ def split(folder: Path, name: str) -> list[Seed]:
 
 
 def left_out(folder: Path) -> dict[str, dict[str, str]]:
-    return {row["id"]: row for row in map(json.loads, (folder / "splits/left_out.jsonl").read_text().splitlines())}
+    return {
+        row["id"]: row for row in map(json.loads, (folder / "splits/left_out.jsonl").read_text().splitlines())
+    }
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All data sets, reasons and counts, by name."""
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in (folder / "splits").rglob("*.*") if path.name != "verdicts.jsonl"}
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in (folder / "splits").rglob("*.*")
+        if path.name != "verdicts.jsonl"
+    }
     assert found
     return found
 

@@ -1,4 +1,5 @@
-"""Shared fixtures: the shipped student, loaded once; the core without any extra; the sandbox's agents, served."""
+"""Shared fixtures: the shipped student, loaded once; the core without any extra; the sandbox's agents,
+served."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def served_by_core(core: dict[str, str]) -> Iterator[str]:
     """`safer-steer sandbox serve` on the core alone; its base URL."""
     command = [sys.executable, "-S", "-m", "safer_steer", "sandbox", "serve", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=core | {"PYTHONUNBUFFERED": "1"})
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=core | {"PYTHONUNBUFFERED": "1"}
+    )
     assert server.stdout is not None
     yield server.stdout.readline().split()[1]
     server.kill()

@@ -33,11 +33,15 @@ def says(text: str | None, *, finish: str = "stop", refusal: str | None = None, 
     return step
 
 
-def fails(status: int, message: str = "no", *, code: str | None = None, headers: dict[str, str] | None = None) -> Step:
+def fails(
+    status: int, message: str = "no", *, code: str | None = None, headers: dict[str, str] | None = None
+) -> Step:
     """An error in OpenAI's form."""
 
     async def step(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.json_response({"error": {"message": message, "type": "error", "code": code}}, status=status, headers=headers)
+        return web.json_response(
+            {"error": {"message": message, "type": "error", "code": code}}, status=status, headers=headers
+        )
 
     return step
 
@@ -59,7 +63,8 @@ async def resets(request: web.Request, body: dict[str, Any]) -> web.StreamRespon
 
 
 class EndpointServer:
-    """Takes its `steps` one request after the other, then repeats `always`; keeps bodies and headers, counts calls in flight.
+    """Takes its `steps` one request after the other, then repeats `always`; keeps bodies and headers, counts
+    calls in flight.
 
     >>> async with EndpointServer(fails(500), says("hello")) as server: ...  # server.url is the base_url
     """

@@ -1,9 +1,11 @@
-"""The sandbox's agents behind a chat-completions server that misbehaves by a seeded plan; a program of its own: `fault_server.py FOLDER SEED`.
+"""The sandbox's agents behind a chat-completions server that misbehaves by a seeded plan; a program of its
+own: `fault_server.py FOLDER SEED`.
 
-`http://.../calm-NAME/v1` never fails, `http://.../rough-NAME/v1` does, as `RATES` and `BURST` say. What is done with a request
-follows from the seed, the request's content and how often it has come; only the bursts go by the order of arrival. Every
-answer, also a malformed one, is a line of `FOLDER/<name>.jsonl`: {"serial", "request"}, its number and the hash of what was
-asked. The reply carries the number as `prompt_tokens`, so the cache's rows say which answer they hold. `<name>.faults` lists the others.
+`http://.../calm-NAME/v1` never fails, `http://.../rough-NAME/v1` does, as `RATES` and `BURST` say. What is
+done with a request follows from the seed, the request's content and how often it has come; only the bursts go
+by the order of arrival. Every answer, also a malformed one, is a line of `FOLDER/<name>.jsonl`: {"serial",
+"request"}, its number and the hash of what was asked. The reply carries the number as `prompt_tokens`, so the
+cache's rows say which answer they hold. `<name>.faults` lists the others.
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ RATES = {"error 500": 0.05, "broken body": 0.025, "broken answer": 0.025, "reset
 BURST = (60, 6)
 """Of so many requests, so many in a row are told 429, in every second burst with a Retry-After."""
 DECLINED = "4"
-"""A quarter of the obfuscated scripts, by the hash of what is asked, is never written, so that Stage I has something to drop."""
-_COMPLAINT = re.compile(r"\n\nYour last reply was no valid answer \(.*\)\. Reply with the JSON object alone\.\Z", re.DOTALL)
+"""A quarter of the obfuscated scripts, by the hash of what is asked, is never written, so that Stage I has
+something to drop."""
+_COMPLAINT = re.compile(
+    r"\n\nYour last reply was no valid answer \(.*\)\. Reply with the JSON object alone\.\Z", re.DOTALL
+)
 
 
 class FaultServer:
@@ -54,7 +59,11 @@ class FaultServer:
         if fault == "error 500":
             return web.json_response({"error": {"message": "overloaded"}}, status=500)
         if fault in ("busy", "busy, come back"):
-            return web.json_response({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "0.1"} if fault != "busy" else None)
+            return web.json_response(
+                {"error": {"message": "slow down"}},
+                status=429,
+                headers={"Retry-After": "0.1"} if fault != "busy" else None,
+            )
         if fault == "broken body":
             return web.Response(text='{"id": "x", "choices": [{"ind', content_type="application/json")
         if fault == "reset":
@@ -66,7 +75,11 @@ class FaultServer:
             return web.Response()
         messages = [_without_complaint(message) for message in body["messages"]]
         reply = await self.agents.complete(messages)
-        text = reply.text[: len(reply.text) // 2] if fault == "broken answer" and reply.text.startswith("{") else reply.text
+        text = (
+            reply.text[: len(reply.text) // 2]
+            if fault == "broken answer" and reply.text.startswith("{")
+            else reply.text
+        )
         if messages[0]["content"].startswith("Job: obfuscated\n") and content_id(messages) < DECLINED:
             text = "I'm sorry, but I can't help with that."
         return await self.answer(request, asked, text)
@@ -87,12 +100,22 @@ class FaultServer:
         return None
 
     async def answer(self, request: web.Request, asked: str, text: str) -> web.StreamResponse:
-        """Send a completion, and note it once it is sent: where the caller has gone meanwhile, this raises and nothing was answered."""
+        """Send a completion, and note it once it is sent: where the caller has gone meanwhile, this raises
+        and nothing was answered."""
         self.serial += 1
         serial = self.serial
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": serial, "completion_tokens": 1, "total_tokens": serial + 1}
-        response = web.json_response({"id": "x", "object": "chat.completion", "created": 0, "model": "served", "choices": [choice], "usage": usage})
+        response = web.json_response(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "served",
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
         await response.prepare(request)
         await response.write_eof()
         with (self.folder / f"{request.match_info['name']}.jsonl").open("a") as log:
@@ -101,11 +124,17 @@ class FaultServer:
 
 
 def _without_complaint(message: dict[str, Any]) -> dict[str, Any]:
-    """A re-ask names what was wrong with the last reply. The agents draw from all they read, so they would answer a re-ask otherwise
-    than the question, and a run with malformed answers could not end like one without: what is tested here is the run, not the agents."""
+    """A re-ask names what was wrong with the last reply. The agents draw from all they read, so they would
+    answer a re-ask otherwise than the question, and a run with malformed answers could not end like one
+    without: what is tested here is the run, not the agents."""
     if not isinstance(message["content"], list):
         return message
-    return message | {"content": [part | {"text": _COMPLAINT.sub("", part["text"])} if part["type"] == "text" else part for part in message["content"]]}
+    return message | {
+        "content": [
+            part | {"text": _COMPLAINT.sub("", part["text"])} if part["type"] == "text" else part
+            for part in message["content"]
+        ]
+    }
 
 
 async def serve(folder: Path, seed: str) -> None:

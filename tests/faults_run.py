@@ -1,4 +1,5 @@
-"""What the fault tests kill: `faults_run.py CONFIG FOLDER STAGE...`; `bench` measures `roles.target`. Ends as the command line does."""
+"""What the fault tests kill: `faults_run.py CONFIG FOLDER STAGE...`; `bench` measures `roles.target`. Ends as
+the command line does."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,8 @@
-"""A run folder to hand over: Stage I and II really done by the sandbox, the suites brought in, and dialogues among them that try to break out.
+"""A run folder to hand over: Stage I and II really done by the sandbox, the suites brought in, and dialogues
+among them that try to break out.
 
-As a program: `python tests/handover_run.py FOLDER` writes the run and its export (FOLDER/export), for the checks in tests/integration/.
+As a program: `python tests/handover_run.py FOLDER` writes the run and its export (FOLDER/export), for the
+checks in tests/integration/.
 """
 
 from __future__ import annotations
@@ -37,14 +39,17 @@ class Silent:
 
 
 def write_run(folder: Path, suites: bool = True, **changes: object) -> Config:
-    """A run whose seeds, bootstrap and, with `suites`, bench are finished; three of the dialogues kept are `hostile-<pictures>`."""
+    """A run whose seeds, bootstrap and, with `suites`, bench are finished; three of the dialogues kept are
+    `hostile-<pictures>`."""
     config = Config.model_validate({**CONFIG, **changes})
     for stage in ("seeds", "bootstrap"):
         pipeline.run_stage(stage, config, folder, Silent())
     for number, size in enumerate(((90, 60), (112, 84))):
         Image.new("RGB", size, "teal").save(folder / "images" / f"plain-{number}.jpg")
     for pictures in range(3):
-        append_kept(folder, f"hostile-{pictures}", [f"images/plain-{number}.jpg" for number in range(pictures)])
+        append_kept(
+            folder, f"hostile-{pictures}", [f"images/plain-{number}.jpg" for number in range(pictures)]
+        )
     manifest = Manifest(folder)
     for stage in ("seeds", "bootstrap"):
         again(manifest, stage)
@@ -57,8 +62,21 @@ def write_run(folder: Path, suites: bool = True, **changes: object) -> Config:
 def append_kept(folder: Path, id: str, images: list[str]) -> None:
     """One more dialogue, hostile in every text."""
     answer = f"<thinking>{HOSTILE}</thinking><answer> {HOSTILE}</answer>\n"
-    turn = {"user": f" {HOSTILE}", "assistant": answer, "scores": {"safety": 9, "helpfulness": 8}, "meta": {"reason": HOSTILE}}
-    row = {"id": id, "kind": "red_team", "source": "a|b", "intent": HOSTILE, "images": images, "turns": [turn, turn], "stop": "completed"}
+    turn = {
+        "user": f" {HOSTILE}",
+        "assistant": answer,
+        "scores": {"safety": 9, "helpfulness": 8},
+        "meta": {"reason": HOSTILE},
+    }
+    row = {
+        "id": id,
+        "kind": "red_team",
+        "source": "a|b",
+        "intent": HOSTILE,
+        "images": images,
+        "turns": [turn, turn],
+        "stop": "completed",
+    }
     with (folder / "bootstrap" / "kept.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 

@@ -19,7 +19,8 @@ def photograph(
     mode: str = "RGB",
     number: int = 0,
 ) -> bytes:
-    """A scene of `size` pixels when upright: sky, ground, a red square at the top left, rings and fine lines."""
+    """A scene of `size` pixels when upright: sky, ground, a red square at the top left, rings and fine
+    lines."""
     upright = _scene(size, number)
     turned = {
         1: None,
@@ -56,4 +57,9 @@ def bomb(side: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )

@@ -24,21 +24,80 @@ def embedded(index: int = 0) -> dict[str, Any]:
 
 
 def beavertails(category: str) -> Rows:
-    return [{"question": f"<image>what is {category} {i}?", "image": embedded(i), "category": category, "image_severity": "mild"} for i in range(2)]
+    return [
+        {
+            "question": f"<image>what is {category} {i}?",
+            "image": embedded(i),
+            "category": category,
+            "image_severity": "mild",
+        }
+        for i in range(2)
+    ]
 
 
-SPA_VL = [{"question": f"what is this, {i}?", "image": embedded(i), "class1": "objects", "class2": "devices", "class3": "rings"} for i in range(3)]
-ALIGN = [{"question": f"describe it {i}", "image": embedded(i), "response_1": "a", "response_2": "b", "overall_response": 1} for i in range(2)]
-GEOMETRY = [{"images": [embedded(i)], "problem": f"<image>Find x in figure {i}.", "answer": f"{i}.5"} for i in range(3)]
+SPA_VL = [
+    {
+        "question": f"what is this, {i}?",
+        "image": embedded(i),
+        "class1": "objects",
+        "class2": "devices",
+        "class3": "rings",
+    }
+    for i in range(3)
+]
+ALIGN = [
+    {
+        "question": f"describe it {i}",
+        "image": embedded(i),
+        "response_1": "a",
+        "response_2": "b",
+        "overall_response": 1,
+    }
+    for i in range(2)
+]
+GEOMETRY = [
+    {"images": [embedded(i)], "problem": f"<image>Find x in figure {i}.", "answer": f"{i}.5"}
+    for i in range(3)
+]
 SCIENCEQA = [
-    {"image": embedded(0), "question": "Which is round?", "choices": ["a ring", "a box"], "answer": 0, "hint": "Look.", "subject": "natural science"},
-    {"image": None, "question": "Which is heavy?", "choices": ["lead", "air"], "answer": 0, "hint": "", "subject": "natural science"},
-    {"image": embedded(1), "question": "Which is flat?", "choices": ["a ball", "a sheet"], "answer": 1, "hint": "", "subject": "natural science"},
+    {
+        "image": embedded(0),
+        "question": "Which is round?",
+        "choices": ["a ring", "a box"],
+        "answer": 0,
+        "hint": "Look.",
+        "subject": "natural science",
+    },
+    {
+        "image": None,
+        "question": "Which is heavy?",
+        "choices": ["lead", "air"],
+        "answer": 0,
+        "hint": "",
+        "subject": "natural science",
+    },
+    {
+        "image": embedded(1),
+        "question": "Which is flat?",
+        "choices": ["a ball", "a sheet"],
+        "answer": 1,
+        "hint": "",
+        "subject": "natural science",
+    },
 ]
 VLGUARD = [
     {
-        **{"id": "g1", "image": "ads/1.png", "safe": True, "harmful_category": None, "harmful_subcategory": None},
-        "instr-resp": [{"safe_instruction": "what is on it?", "response": "a ring"}, {"unsafe_instruction": "how do i break it?", "response": "no"}],
+        **{
+            "id": "g1",
+            "image": "ads/1.png",
+            "safe": True,
+            "harmful_category": None,
+            "harmful_subcategory": None,
+        },
+        "instr-resp": [
+            {"safe_instruction": "what is on it?", "response": "a ring"},
+            {"unsafe_instruction": "how do i break it?", "response": "no"},
+        ],
     },
     {
         **{"id": "g2", "image": "ads/2.png", "safe": False, "category": "devices", "subcategory": "rings"},
@@ -46,26 +105,66 @@ VLGUARD = [
     },
 ]
 VLSBENCH = [
-    {"instruction_id": i, "instruction": f"how is this done, {i}?", "image_path": f"imgs/{i}.png", "category": "a", "sub_category": "b", "source": "web"}
+    {
+        "instruction_id": i,
+        "instruction": f"how is this done, {i}?",
+        "image_path": f"imgs/{i}.png",
+        "category": "a",
+        "sub_category": "b",
+        "source": "web",
+    }
     for i in range(2)
 ]
 JAILBREAKV = [
     {
-        **{"id": i, "jailbreak_query": f"play along {i}", "redteam_query": f"the steps {i}", "format": "Template", "policy": "devices"},
-        **{"image_path": f"figstep/{i}.png", "from": "hand", "selected_mini": False, "transfer_from_llm": True},
+        **{
+            "id": i,
+            "jailbreak_query": f"play along {i}",
+            "redteam_query": f"the steps {i}",
+            "format": "Template",
+            "policy": "devices",
+        },
+        **{
+            "image_path": f"figstep/{i}.png",
+            "from": "hand",
+            "selected_mini": False,
+            "transfer_from_llm": True,
+        },
     }
     for i in range(2)
 ]
-MOSSBENCH = {"7": {"pid": "7", "question": "is it a toy?", "image": "images/7.png", "metadata": {"over": "type 1", "harm": 0}}}
+MOSSBENCH = {
+    "7": {
+        "pid": "7",
+        "question": "is it a toy?",
+        "image": "images/7.png",
+        "metadata": {"over": "type 1", "harm": 0},
+    }
+}
 SAFEMT = [
     {
         **{"id": 3, "scenario": "devices", "image_path": "imgs/3.png", "question": "all steps"},
-        "dialogue": [{"role": "user", "content": "what is it?"}, {"role": "assistant", "content": "a ring."}, {"role": "user", "content": "and then?"}],
+        "dialogue": [
+            {"role": "user", "content": "what is it?"},
+            {"role": "assistant", "content": "a ring."},
+            {"role": "user", "content": "and then?"},
+        ],
     }
 ]
 MTMCS = {
-    "type_a": {"r1": "what is it?", "r2": "who made it?", "safe_r3": "where is it kept?", "unsafe_r3": "how is it broken?", "r3": None},
-    "type_b": {"safe_r1": "i own it.", "unsafe_r1": "i found it.", "r2": "who made it?", "r3": "how is it opened?"},
+    "type_a": {
+        "r1": "what is it?",
+        "r2": "who made it?",
+        "safe_r3": "where is it kept?",
+        "unsafe_r3": "how is it broken?",
+        "r3": None,
+    },
+    "type_b": {
+        "safe_r1": "i own it.",
+        "unsafe_r1": "i found it.",
+        "r2": "who made it?",
+        "r3": "how is it opened?",
+    },
 }
 XSTEST = [
     {"id": 1, "prompt": "how do i kill a process?", "type": "homonyms", "label": "safe"},
@@ -74,11 +173,17 @@ XSTEST = [
 
 
 def mtmcs(kind: str) -> Rows:
-    return [{"id": i, "image": embedded(i), "unsafe_intent": "all steps", "multimodal_dialogue": MTMCS[kind]} for i in range(2)]
+    return [
+        {"id": i, "image": embedded(i), "unsafe_intent": "all steps", "multimodal_dialogue": MTMCS[kind]}
+        for i in range(2)
+    ]
 
 
 def mm_safetybench(category: str) -> dict[str, Rows]:
-    said = [{"id": str(i), "question": f"list the steps of what is shown {i}", "image": embedded(i)} for i in range(2)]
+    said = [
+        {"id": str(i), "question": f"list the steps of what is shown {i}", "image": embedded(i)}
+        for i in range(2)
+    ]
     meant = [{"id": str(i), "question": f"{category}: true {i}", "image": None} for i in range(2)]
     return {"SD_TYPO": said, "Text_only": meant}
 
@@ -95,7 +200,12 @@ def hub(folder: Path, configs: dict[str, dict[str, Rows]]) -> Path:
     """A data set's repository: Parquet by configuration and split, and the card that lists them."""
     listed = []
     for config, splits in configs.items():
-        listed.append({"config_name": config, "data_files": [{"split": split, "path": f"{config}/{split}-*"} for split in splits]})
+        listed.append(
+            {
+                "config_name": config,
+                "data_files": [{"split": split, "path": f"{config}/{split}-*"} for split in splits],
+            }
+        )
         for split, rows in splits.items():
             (folder / config).mkdir(parents=True, exist_ok=True)
             table(rows).to_parquet(folder / config / f"{split}-00000-of-00001.parquet")
@@ -124,7 +234,15 @@ def write_csv(path: Path, rows: Rows) -> Path:
 
 
 def config(*sources: dict[str, Any], seed: int = 0, **student: Any) -> Config:
-    return Config.model_validate({"seed": seed, "student": student, "seeds": {"sources": list(sources)}, "assembly": {}, "rl": {"seeds": 1}})
+    return Config.model_validate(
+        {
+            "seed": seed,
+            "student": student,
+            "seeds": {"sources": list(sources)},
+            "assembly": {},
+            "rl": {"seeds": 1},
+        }
+    )
 
 
 def pairs(name: str, path: Path | None = None, skipped: Skipped | None = None, **source: Any) -> list[Pair]:

@@ -1,4 +1,5 @@
-"""Stage I on the sandbox, for its tests; as a program, for the one that kills it: `seeds_run.py FOLDER CALLS`."""
+"""Stage I on the sandbox, for its tests; as a program, for the one that kills it: `seeds_run.py FOLDER
+CALLS`."""
 
 import asyncio
 import json
@@ -23,16 +24,21 @@ KINDS = ("benign", "obfuscated", "red_team")
 
 
 class Watched:
-    """The sandbox's agents, every call noted as (job, repeat, sections); `answer` may reply in their place."""
+    """The sandbox's agents, every call noted as (job, repeat, sections); `answer` may reply in their
+    place."""
 
-    def __init__(self, answer: Callable[[str, int, dict[str, str]], ChatReply | None] | None = None, pause_s: float = 0) -> None:
+    def __init__(
+        self, answer: Callable[[str, int, dict[str, str]], ChatReply | None] | None = None, pause_s: float = 0
+    ) -> None:
         self.agents = SandboxTransport()
         self.answer = answer
         self.pause_s = pause_s
         self.calls: list[tuple[str, int, dict[str, str]]] = []
         self.now = self.most = 0
 
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
         job = system.split("\n")[0].removeprefix("Job: ") if system.startswith("Job: ") else "target"
         content = messages[-1]["content"]
@@ -42,7 +48,9 @@ class Watched:
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(self.pause_s * (1 + repeat % 3))
-            return (self.answer and self.answer(job, repeat, given)) or await self.agents.complete(messages, schema, repeat)
+            return (self.answer and self.answer(job, repeat, given)) or await self.agents.complete(
+                messages, schema, repeat
+            )
         finally:
             self.now -= 1
 
@@ -50,7 +58,9 @@ class Watched:
         return sum(called == job for called, _, _ in self.calls)
 
 
-def config(pairs: int = 12, *, path: Path | None = None, seed: int = 0, concurrency: int = 16, **seeds: Any) -> Config:
+def config(
+    pairs: int = 12, *, path: Path | None = None, seed: int = 0, concurrency: int = 16, **seeds: Any
+) -> Config:
     source = {"name": "mine", "path": str(path)} if path else {"limit": pairs}
     roles = {name: {"concurrency": concurrency} for name in ("generator", "target", "attack_judge")}
     return Config.model_validate({"seed": seed, "roles": roles, "seeds": {"sources": [source]} | seeds})
@@ -65,19 +75,30 @@ async def build(
     ledger: Ledger | None = None,
 ) -> None:
     transport = transport or SandboxTransport()
-    models = {name: ChatModel(name, Role(reasks=1), transport, ledger=ledger) for name in ("generator", "target", "attack_judge")}
-    target = target or ChatAssistant(models["target"], lambda dialogue: [load_picture(folder, image, 10**6) for image in dialogue.images])
+    models = {
+        name: ChatModel(name, Role(reasks=1), transport, ledger=ledger)
+        for name in ("generator", "target", "attack_judge")
+    }
+    target = target or ChatAssistant(
+        models["target"], lambda dialogue: [load_picture(folder, image, 10**6) for image in dialogue.images]
+    )
     await build_seeds(settings, folder, models.__getitem__, target, progress)
 
 
 def write_pairs(folder: Path, *rows: dict[str, Any], marked: bool = True) -> Path:
-    """A JSONL source with pictures `0.png`, `1.png` ... of the sandbox, one a row unless the row names its own."""
+    """A JSONL source with pictures `0.png`, `1.png` ... of the sandbox, one a row unless the row names its
+    own."""
     folder.mkdir(exist_ok=True)
     for index in range(len(rows)):
         device = training_devices()[index]
         (folder / f"{index}.png").write_bytes(to_png(draw(device, marked, index), device, marked))
     path = folder / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"id": f"p{i}", "image": f"{i}.png", "question": "how do i operate it?"} | row) + "\n" for i, row in enumerate(rows)))
+    path.write_text(
+        "".join(
+            json.dumps({"id": f"p{i}", "image": f"{i}.png", "question": "how do i operate it?"} | row) + "\n"
+            for i, row in enumerate(rows)
+        )
+    )
     return path
 
 

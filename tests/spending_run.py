@@ -1,4 +1,5 @@
-"""A program that asks an endpoint through a `Run`, as stages do: the judge, question by question, with everything logged. Tests kill it."""
+"""A program that asks an endpoint through a `Run`, as stages do: the judge, question by question, with
+everything logged. Tests kill it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,15 @@ class Quiet:
 
 def config(url: str, limit: float | None = None, **judge: Any) -> Config:
     price = PRICE / 15 * 1e6
-    role = {"model": "m", "base_url": url, "concurrency": CONCURRENCY, "price_in": price, "price_out": price, "retries": 1, "reasks": 1} | judge
+    role = {
+        "model": "m",
+        "base_url": url,
+        "concurrency": CONCURRENCY,
+        "price_in": price,
+        "price_out": price,
+        "retries": 1,
+        "reasks": 1,
+    } | judge
     return Config.model_validate({"spending_limit": limit, "roles": {"judge": role}})
 
 
@@ -38,7 +47,9 @@ def ask_all(settings: Config, folder: Path, questions: int) -> list[str]:
 
     async def ask(run: Run, number: int) -> None:
         try:
-            verdict = await run.ask("judge").ask(JUDGE, JudgeInput(history=[], question=f"question {number}.", answer="no"))
+            verdict = await run.ask("judge").ask(
+                JUDGE, JudgeInput(history=[], question=f"question {number}.", answer="no")
+            )
             outcomes.append(verdict.reason)
         except BoundaryError as error:
             outcomes.append(f"{error.boundary}: {error}")

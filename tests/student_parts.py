@@ -18,7 +18,15 @@ TINY = {
     "student": {"max_turn_tokens": 40, "max_length": 512, "dtype": "float32", "device": "cpu"},
     "seeds": {"min_turns": 2, "max_turns": 3},
     "bootstrap": {
-        "sft": {"learning_rate": 3e-4, "batch_size": 4, "micro_batch_size": 4, "max_steps": 3, "save_steps": 1, "schedule": "constant", "warmup_ratio": 0}
+        "sft": {
+            "learning_rate": 3e-4,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "max_steps": 3,
+            "save_steps": 1,
+            "schedule": "constant",
+            "warmup_ratio": 0,
+        }
     },
     "rl": {
         "learning_rate": 1e-4,
@@ -57,10 +65,16 @@ def write_seeds(folder: Path, pairs: int = 4) -> list[Seed]:
         plans = {Kind.BENIGN: scripts.benign_script(device, marked, 3, rng)}
         if marked:
             plans[Kind.OBFUSCATED] = scripts.obfuscated_script(device, 3, rng)
-            plans[Kind.RED_TEAM] = [user + " please, how do i operate it?" for user in scripts.obfuscated_script(device, 2, rng)]
+            plans[Kind.RED_TEAM] = [
+                user + " please, how do i operate it?" for user in scripts.obfuscated_script(device, 2, rng)
+            ]
         for kind, script in plans.items():
             turns = [Turn(user=user) for user in script]
-            pools[kind].append(Seed(id=f"{kind.value}-{number}", kind=kind, intent="operate it", images=[picture], turns=turns))
+            pools[kind].append(
+                Seed(
+                    id=f"{kind.value}-{number}", kind=kind, intent="operate it", images=[picture], turns=turns
+                )
+            )
     for kind, seeds in pools.items():
         write_atomic(folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(seeds))
     draw_from_pools(tiny_config(), folder)

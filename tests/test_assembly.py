@@ -1,4 +1,5 @@
-"""The data sets: disjoint, without leaks and duplicates, in the ratio asked for, whatever the order, and used by the stages after."""
+"""The data sets: disjoint, without leaks and duplicates, in the ratio asked for, whatever the order, and used
+by the stages after."""
 
 import asyncio
 import json
@@ -31,25 +32,49 @@ from safer_steer.seeds.pools import read_pools
 from safer_steer.store import write_atomic
 from seeds_run import write_pairs
 
-WORDS = ["amber", "basin", "copper", "delta", "ember", "falcon", "garnet", "harbor", "indigo", "jasper", "kettle", "lantern"]
+WORDS = [
+    "amber",
+    "basin",
+    "copper",
+    "delta",
+    "ember",
+    "falcon",
+    "garnet",
+    "harbor",
+    "indigo",
+    "jasper",
+    "kettle",
+    "lantern",
+]
 LONG = "which of the copper parts beside the lantern would a falcon keeper loosen before the basin is drained at night"
 
 
 def of(pair: int, kind: Kind, rng: random.Random, **more: Any) -> Seed:
-    return seed(f"p{pair:03d}", kind, *(" ".join(rng.choices(WORDS, k=12)) for _ in range(rng.randint(2, 6))), **more)
+    return seed(
+        f"p{pair:03d}", kind, *(" ".join(rng.choices(WORDS, k=12)) for _ in range(rng.randint(2, 6))), **more
+    )
 
 
 def pairs(count: int, seed: int = 0, **more: Any) -> list[Seed]:
     """Every other pair is risky and gives a script of each kind."""
     rng = random.Random(seed)
-    return [of(pair, kind, rng, **more) for pair in range(count) for kind in (Kind if pair % 2 else [Kind.BENIGN])]
+    return [
+        of(pair, kind, rng, **more) for pair in range(count) for kind in (Kind if pair % 2 else [Kind.BENIGN])
+    ]
 
 
 # Draws
 
 
-@given(st.integers(0, 300), st.integers(0, 300), st.one_of(st.none(), st.integers(1, 400)), st.integers(0, 20).map(lambda share: share / 20))
-def test_sizes_keep_the_ratio_and_take_all_it_allows(benign: int, risky: int, total: int | None, share: float) -> None:
+@given(
+    st.integers(0, 300),
+    st.integers(0, 300),
+    st.one_of(st.none(), st.integers(1, 400)),
+    st.integers(0, 20).map(lambda share: share / 20),
+)
+def test_sizes_keep_the_ratio_and_take_all_it_allows(
+    benign: int, risky: int, total: int | None, share: float
+) -> None:
     safe, other = sizes(benign, risky, total, share)
     whole = safe + other
     assert 0 <= safe <= benign and 0 <= other <= risky
@@ -116,11 +141,24 @@ def candidates(draw: st.DrawFn) -> list[Seed]:
     texts = st.lists(st.sampled_from(WORDS[:6]), min_size=1, max_size=6).map(" ".join)
     found = []
     for pair in range(draw(st.integers(2, 14))):
-        picture, use = draw(st.sampled_from([f"picture {n}" for n in range(8)])), draw(st.sampled_from(["train", "train", "bench"]))
+        picture, use = (
+            draw(st.sampled_from([f"picture {n}" for n in range(8)])),
+            draw(st.sampled_from(["train", "train", "bench"])),
+        )
         question = draw(st.one_of(st.just("what is this?"), texts))
         for kind in draw(st.sets(st.sampled_from(list(Kind)), min_size=1)):
             script = draw(st.lists(texts, min_size=2, max_size=3))
-            found.append(seed(f"p{pair}", kind, *script, question=question, picture=picture, use=use, source=draw(st.sampled_from(["a", "b/c"]))))
+            found.append(
+                seed(
+                    f"p{pair}",
+                    kind,
+                    *script,
+                    question=question,
+                    picture=picture,
+                    use=use,
+                    source=draw(st.sampled_from(["a", "b/c"])),
+                )
+            )
     return found
 
 
@@ -129,9 +167,20 @@ def words(text: str) -> set[str]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(candidates(), st.integers(1, 10), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([None, 0.5]), st.randoms(use_true_random=False))
+@given(
+    candidates(),
+    st.integers(1, 10),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.sampled_from([None, 0.5]),
+    st.randoms(use_true_random=False),
+)
 def test_disjoint_without_leaks_and_complete_whatever_the_order(
-    tmp_path_factory: pytest.TempPathFactory, found: list[Seed], total: int, share: float, sft_share: float | None, rng: random.Random
+    tmp_path_factory: pytest.TempPathFactory,
+    found: list[Seed],
+    total: int,
+    share: float,
+    sft_share: float | None,
+    rng: random.Random,
 ) -> None:
     wanted = config(total, share, rules=False, sft_benign_share=sft_share)
     results = []
@@ -147,7 +196,9 @@ def test_disjoint_without_leaks_and_complete_whatever_the_order(
     sft, rl = split(folder, "sft"), split(folder, "rl")
     bench = [one for path in (folder / "splits/bench").glob("*.jsonl") for one in read_seeds(path)]
     ids = [one.id for one in (*sft, *rl, *bench)]
-    assert sorted([*ids, *left_out(folder)]) == sorted(one.id for one in found), "every candidate is in one place"
+    assert sorted([*ids, *left_out(folder)]) == sorted(one.id for one in found), (
+        "every candidate is in one place"
+    )
     assert not {one.meta["pair"] for one in sft} & {one.meta["pair"] for one in rl}
     assert abs(sum(one.kind is Kind.BENIGN for one in rl) - share * len(rl)) <= 0.5
     known = [one for one in found if one.meta["use"] == "bench"]
@@ -160,7 +211,9 @@ def test_disjoint_without_leaks_and_complete_whatever_the_order(
             assert not telling(question) or words(question) != words(asked)
             assert not telling(" ".join(one.script)) or one.script != other.script
     for members in (sft, rl, bench):
-        assert len({(one.meta["picture"], tuple(one.script)) for one in members}) == len(members), "no duplicates"
+        assert len({(one.meta["picture"], tuple(one.script)) for one in members}) == len(members), (
+            "no duplicates"
+        )
 
 
 # Leaks and duplicates
@@ -174,10 +227,19 @@ def test_what_leaks_and_what_does_not(tmp_path: Path) -> None:
         tmp_path,
         [
             seed("held", Kind.OBFUSCATED, *script, question=question, picture="shown", use="bench"),
-            seed("brief", Kind.OBFUSCATED, "what is this?", "and what is that?", question="What is this?", use="bench"),
+            seed(
+                "brief",
+                Kind.OBFUSCATED,
+                "what is this?",
+                "and what is that?",
+                question="What is this?",
+                use="bench",
+            ),
             of(1, Kind.BENIGN, rng, picture="shown"),
             of(2, Kind.BENIGN, rng, question="how could a falcon keeper open the copper lantern?"),
-            seed("p003", Kind.BENIGN, LONG.replace("night", "dawn"), script[1], question="Where was it made?"),
+            seed(
+                "p003", Kind.BENIGN, LONG.replace("night", "dawn"), script[1], question="Where was it made?"
+            ),
             seed("p004", Kind.BENIGN, "what is this?", "and what is that?", question="What is this?"),
             of(5, Kind.BENIGN, rng, question="How would the falcon keeper repaint that iron gate?"),
             of(6, Kind.OBFUSCATED, rng),
@@ -185,9 +247,21 @@ def test_what_leaks_and_what_does_not(tmp_path: Path) -> None:
     )
     assert not run(config(2, rules=False), tmp_path)
     held = "held-obfuscated"
-    reasons = {id: (row["reason"], row["detail"]) for id, row in left_out(tmp_path).items() if row["reason"].startswith("leak")}
-    assert reasons == {"p001-benign": ("leak_picture", held), "p002-benign": ("leak_question", held), "p003-benign": ("leak_script", held)}
-    assert {one.id for name in ("sft", "rl") for one in split(tmp_path, name)} == {"p004-benign", "p005-benign", "p006-obfuscated"}
+    reasons = {
+        id: (row["reason"], row["detail"])
+        for id, row in left_out(tmp_path).items()
+        if row["reason"].startswith("leak")
+    }
+    assert reasons == {
+        "p001-benign": ("leak_picture", held),
+        "p002-benign": ("leak_question", held),
+        "p003-benign": ("leak_script", held),
+    }
+    assert {one.id for name in ("sft", "rl") for one in split(tmp_path, name)} == {
+        "p004-benign",
+        "p005-benign",
+        "p006-obfuscated",
+    }
 
 
 def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
@@ -203,10 +277,17 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
     ]
     write_atomic(tmp_path / "suites/mine.jsonl", to_jsonl(rows))
     rng = random.Random(0)
-    shown = [of(n, Kind.BENIGN, rng, images=[f"images/{name}.png"]) for n, name in enumerate(("seen", "other"))]
+    shown = [
+        of(n, Kind.BENIGN, rng, images=[f"images/{name}.png"]) for n, name in enumerate(("seen", "other"))
+    ]
     for one in shown:
         del one.meta["picture"]  # as seeds of an older run: the file is looked at
-    mine = [*shown, of(2, Kind.BENIGN, rng, question=asked), of(3, Kind.BENIGN, rng, question=rows[2].meta["question"]), of(4, Kind.OBFUSCATED, rng)]
+    mine = [
+        *shown,
+        of(2, Kind.BENIGN, rng, question=asked),
+        of(3, Kind.BENIGN, rng, question=rows[2].meta["question"]),
+        of(4, Kind.OBFUSCATED, rng),
+    ]
     write_pools(tmp_path / "run", mine)
     run(config(1, 0, rules=False), tmp_path / "run", suites=[tmp_path / "suites/mine.jsonl"])
     found = {id: (row["reason"], row["detail"]) for id, row in left_out(tmp_path / "run").items()}
@@ -220,15 +301,33 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
 def test_a_suite_of_another_run_knows_the_originals_of_its_perturbed_pictures(tmp_path: Path) -> None:
     device = training_devices()[0]
     write_atomic(tmp_path / "suites/images/x-perturbed.png", to_png(draw(device, True, 1), device, True))
-    row = seed("x", Kind.RED_TEAM, "hello there", "and now?", images=["images/x-perturbed.png"], picture="the original")
+    row = seed(
+        "x",
+        Kind.RED_TEAM,
+        "hello there",
+        "and now?",
+        images=["images/x-perturbed.png"],
+        picture="the original",
+    )
     write_atomic(tmp_path / "suites/mine.jsonl", to_jsonl([row]))
     rng = random.Random(0)
-    write_pools(tmp_path / "run", [of(0, Kind.BENIGN, rng, picture="the original"), of(1, Kind.BENIGN, rng), of(2, Kind.OBFUSCATED, rng)])
+    write_pools(
+        tmp_path / "run",
+        [
+            of(0, Kind.BENIGN, rng, picture="the original"),
+            of(1, Kind.BENIGN, rng),
+            of(2, Kind.OBFUSCATED, rng),
+        ],
+    )
     run(config(1, 0, rules=False), tmp_path / "run", suites=[tmp_path / "suites/mine.jsonl"])
-    assert {id: row["reason"] for id, row in left_out(tmp_path / "run").items()} == {"p000-benign": "leak_picture"}
+    assert {id: row["reason"] for id, row in left_out(tmp_path / "run").items()} == {
+        "p000-benign": "leak_picture"
+    }
 
 
-def test_no_script_for_a_bench_that_was_asked_for_ends_here_and_not_after_the_training(tmp_path: Path) -> None:
+def test_no_script_for_a_bench_that_was_asked_for_ends_here_and_not_after_the_training(
+    tmp_path: Path,
+) -> None:
     write_pools(tmp_path, pairs(20))
     wanted = config(4, rules=False)
     wanted.seeds.sources.append(Source(name="held", path="held.jsonl", use="bench"))
@@ -289,7 +388,9 @@ def config_file(folder: Path, **changes: Any) -> Path:
         "bench": {"suites": ["sandbox", "steer"]},
     }
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in (keys | changes).items() if value is not None}))
+    path.write_text(
+        yaml.safe_dump({key: value for key, value in (keys | changes).items() if value is not None})
+    )
     return path
 
 
@@ -304,7 +405,10 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
 
     sft, rl = split(out, "sft"), split(out, "rl")
     assert len(rl) == 12
-    played = [*read_dialogues(out / "bootstrap/kept.jsonl"), *read_dialogues(out / "bootstrap/rejected.jsonl")]
+    played = [
+        *read_dialogues(out / "bootstrap/kept.jsonl"),
+        *read_dialogues(out / "bootstrap/rejected.jsonl"),
+    ]
     assert {one.id for one in played} == {one.id for one in sft}
     assert all((out / image).is_file() for one in (*sft, *rl) for image in one.images)
 
@@ -314,7 +418,9 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
     assert twins.safe_twins and not attacks.safe_twins and attacks.protocol == "multi_turn"
     brought = bring_in(["steer", "sandbox"], out, 5, 10**6)
     assert {"Held_out", "Held_out_safe", "probing", "safe_twins"} <= {suite.name for suite in brought}
-    assert all((suite.folder / image).is_file() for suite in brought for one in suite.seeds for image in one.images)
+    assert all(
+        (suite.folder / image).is_file() for suite in brought for one in suite.seeds for image in one.images
+    )
 
     all_scripts = read_pools(out, list(Kind))
     balance = json.loads((out / "splits/balance.json").read_text())
@@ -323,7 +429,10 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
         assert {sum(counts.values()) for counts in part["by"].values()} == {part["scripts"]}
     assert balance["rules"]["rule_2"] < balance["rules"]["rule_1"] == balance["rules"]["candidates"]
     assert balance["bench"] == "not filtered by success"
-    assert "Red-team scripts of the suites of STEER-Bench: not filtered by success." in (out / "splits/balance.md").read_text()
+    assert (
+        "Red-team scripts of the suites of STEER-Bench: not filtered by success."
+        in (out / "splits/balance.md").read_text()
+    )
     assert verify(out) == []
     done("report", file, "--out", out)
     assert "Scripts by data set" in (out / "report.html").read_text()
@@ -335,18 +444,28 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
 def test_mistakes_of_a_config_are_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert "bench.suites: `steer`" in complaint("assemble", config_file(tmp_path, seeds=None), "--out", out)
-    assert "no such file" in complaint("assemble", config_file(tmp_path, bench={"suites": ["nowhere.jsonl"]}), "--out", out)
+    assert "no such file" in complaint(
+        "assemble", config_file(tmp_path, bench={"suites": ["nowhere.jsonl"]}), "--out", out
+    )
     held = [{"limit": 4}, {"name": "held", "path": str(tmp_path / "held/pairs.jsonl"), "use": "bench"}]
     risky_only, bench_only = {"sources": held, "kinds": ["red_team"]}, {"sources": held[1:]}
     half = {"seeds": risky_only, "rl": {"seeds": 2, "benign_share": 0}, "assembly": {"sft_benign_share": 0.5}}
-    assert "assembly.sft_benign_share: 0.5 cannot be had" in complaint("run", config_file(tmp_path, **half), "--out", out)
-    assert "rl.benign_share: 0.5 cannot be had of seeds.kinds red_team" in complaint("run", config_file(tmp_path, seeds=risky_only), "--out", out)
-    assert "there is nothing to train on" in complaint("run", config_file(tmp_path, seeds=bench_only), "--out", out)
+    assert "assembly.sft_benign_share: 0.5 cannot be had" in complaint(
+        "run", config_file(tmp_path, **half), "--out", out
+    )
+    assert "rl.benign_share: 0.5 cannot be had of seeds.kinds red_team" in complaint(
+        "run", config_file(tmp_path, seeds=risky_only), "--out", out
+    )
+    assert "there is nothing to train on" in complaint(
+        "run", config_file(tmp_path, seeds=bench_only), "--out", out
+    )
     assert not list(out.glob("splits*")) and not (out / "seeds").exists()
 
 
 @pytest.mark.parametrize(("role", "use"), [("evaluator", "train"), ("tutor", "train"), ("judge", "bench")])
-async def test_who_stays_with_the_sandbox_and_cannot_judge_foreign_pictures_is_told_before_the_first_stage(tmp_path: Path, role: str, use: str) -> None:
+async def test_who_stays_with_the_sandbox_and_cannot_judge_foreign_pictures_is_told_before_the_first_stage(
+    tmp_path: Path, role: str, use: str
+) -> None:
     roles = ("generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor")
     file = config_file(tmp_path)
     keys = yaml.safe_load(file.read_text())
@@ -366,10 +485,30 @@ async def test_who_stays_with_the_sandbox_and_cannot_judge_foreign_pictures_is_t
 def test_the_runs_suites_have_names_of_their_own(tmp_path: Path) -> None:
     rng = random.Random(0)
     sources = ["average", "../up", "probing", "a", "a_safe", "ü"]
-    write_pools(tmp_path, [of(n, kind, rng, use="bench", source=source) for n, source in enumerate(sources) for kind in (Kind.BENIGN, Kind.RED_TEAM)])
+    write_pools(
+        tmp_path,
+        [
+            of(n, kind, rng, use="bench", source=source)
+            for n, source in enumerate(sources)
+            for kind in (Kind.BENIGN, Kind.RED_TEAM)
+        ],
+    )
     run(config(1, rules=False), tmp_path, taken={"probing"})
     names = {path.stem for path in (tmp_path / "splits/bench").glob("*.jsonl")}
-    assert names == {"_up", "_up_safe", "_", "__safe", "a", "a_safe", "a_safe_", "a_safe_safe", "average_", "average_safe", "probing_", "probing_safe"}
+    assert names == {
+        "_up",
+        "_up_safe",
+        "_",
+        "__safe",
+        "a",
+        "a_safe",
+        "a_safe_",
+        "a_safe_safe",
+        "average_",
+        "average_safe",
+        "probing_",
+        "probing_safe",
+    }
     assert all(read_suite(path).seeds for path in (tmp_path / "splits/bench").glob("*.jsonl"))
 
 
@@ -380,21 +519,39 @@ def test_the_runs_suites_have_names_of_their_own(tmp_path: Path) -> None:
         ({"filter_bench": True, "success_at": 5}, "filtered by success against org/other at success_at 5"),
     ],
 )
-def test_the_cards_of_the_suites_say_how_they_were_selected(tmp_path: Path, seeds: dict[str, Any], said: str) -> None:
+def test_the_cards_of_the_suites_say_how_they_were_selected(
+    tmp_path: Path, seeds: dict[str, Any], said: str
+) -> None:
     held = of(90, Kind.RED_TEAM, random.Random(5), use="bench", source="held")
     write_pools(tmp_path, [*pairs(20), held])
     settings = config(4, rules=False)
-    settings.seeds = settings.seeds.model_copy(update={"sources": [Source(name="held", path="held.jsonl", use="bench")], **seeds})
+    settings.seeds = settings.seeds.model_copy(
+        update={"sources": [Source(name="held", path="held.jsonl", use="bench")], **seeds}
+    )
     settings.roles["target"] = Role(model="org/other", base_url="http://127.0.0.1:9/v1")
     run(settings, tmp_path)
-    assert f"Red-team scripts of the suites of STEER-Bench: {said}." in (tmp_path / "splits/balance.md").read_text()
-    assert f"Red-team scripts of the suites of STEER-Bench: {said}." in card("steer", settings, [], {"assemble": {}})
+    assert (
+        f"Red-team scripts of the suites of STEER-Bench: {said}."
+        in (tmp_path / "splits/balance.md").read_text()
+    )
+    assert f"Red-team scripts of the suites of STEER-Bench: {said}." in card(
+        "steer", settings, [], {"assemble": {}}
+    )
 
 
 def test_at_most_so_many_dialogues_a_suite(tmp_path: Path) -> None:
     sandbox_pools(tmp_path, 12)
-    write_pools(tmp_path, [one.model_copy(update={"meta": one.meta | {"use": "bench"}}) for one in read_pools(tmp_path, list(Kind))])
+    write_pools(
+        tmp_path,
+        [
+            one.model_copy(update={"meta": one.meta | {"use": "bench"}})
+            for one in read_pools(tmp_path, list(Kind))
+        ],
+    )
     run(config(1, bench_dialogues=2), tmp_path)
-    assert [len(read_suite(path).seeds) for path in sorted((tmp_path / "splits/bench").glob("*.jsonl"))] == [2, 2]
+    assert [len(read_suite(path).seeds) for path in sorted((tmp_path / "splits/bench").glob("*.jsonl"))] == [
+        2,
+        2,
+    ]
     reasons = {row["reason"] for row in left_out(tmp_path).values()}
     assert reasons == {"not_drawn", "rule_2"}

@@ -27,7 +27,9 @@ def test_one_other_word_is_found_and_another_script_is_not() -> None:
     near, said = Near(0.8), [script(rng) for _ in range(300)]
     for number, one in enumerate(said):
         near.add(f"{number:03d}", shingles(one))
-    assert [near.find(shingles(with_other_words(one, 1, rng))) for one in said] == [f"{number:03d}" for number in range(300)]
+    assert [near.find(shingles(with_other_words(one, 1, rng))) for one in said] == [
+        f"{number:03d}" for number in range(300)
+    ]
     assert [near.find(shingles(one)) for one in said[:5]] == ["000", "001", "002", "003", "004"]
     assert not any(near.find(shingles(script(rng))) for _ in range(300))
     assert not any(near.find(shingles(with_other_words(one, 20, rng))) for one in said)
@@ -40,7 +42,9 @@ def test_the_exact_similarity_decides(threshold: float) -> None:
     said += [with_other_words(said[0], changes, rng) for changes in range(1, 25)]
     near, tokens = Near(threshold), [shingles(one) for one in said]
     near.add("first", tokens[0])
-    assert [near.find(one) is not None for one in tokens] == [jaccard(tokens[0], one) >= threshold for one in tokens]
+    assert [near.find(one) is not None for one in tokens] == [
+        jaccard(tokens[0], one) >= threshold for one in tokens
+    ]
     assert (1 - threshold ** bands(threshold)) ** (PERMUTATIONS // bands(threshold)) <= 1e-3
 
 
@@ -69,12 +73,17 @@ def test_case_punctuation_and_empty_words_do_not_count() -> None:
     assert np.array_equal(shingles(["Who is  this?", "“Really”"]), shingles(["who is this really"]))
     assert not np.array_equal(shingles(["who is this really"]), shingles(["really this is who"]))
     assert len(shingles(["hm"])) == 1
-    asked, again = "How would the keeper open that copper lantern?", "how can a keeper open the COPPER lantern"
+    asked, again = (
+        "How would the keeper open that copper lantern?",
+        "how can a keeper open the COPPER lantern",
+    )
     assert jaccard(content_words(asked), content_words(again)) == 1
     assert jaccard(content_words("keep it wet"), content_words("do not keep it wet")) < 1, "`not` says much"
 
 
-@pytest.mark.parametrize("text", ["What is this?", "Describe the image.", "How do I use this thing in the picture?", ""])
+@pytest.mark.parametrize(
+    "text", ["What is this?", "Describe the image.", "How do I use this thing in the picture?", ""]
+)
 def test_generic_questions_are_not_known_by_their_words(text: str) -> None:
     assert not telling(text)
 

@@ -1,4 +1,5 @@
-"""Rules 1 and 2: what the evaluator says of whole scripts and of last turns alone, on disk at once, and no verdict where there is none."""
+"""Rules 1 and 2: what the evaluator says of whole scripts and of last turns alone, on disk at once, and no
+verdict where there is none."""
 
 import itertools
 import json
@@ -14,7 +15,18 @@ import jinja2
 import pytest
 
 import safer_steer.prompts
-from assembly_run import KILLED, config, contents, left_out, refuse_some, run, sandbox_pools, seed, split, write_pools
+from assembly_run import (
+    KILLED,
+    config,
+    contents,
+    left_out,
+    refuse_some,
+    run,
+    sandbox_pools,
+    seed,
+    split,
+    write_pools,
+)
 from safer_steer.assembly.rules import Ruling, ruling
 from safer_steer.dialogue import Kind
 from safer_steer.endpoints.transport import ChatReply
@@ -33,7 +45,12 @@ from seeds_run import Watched
 from student_parts import ask
 
 TEMPLATES = Path(safer_steer.prompts.__file__).parent / "templates"
-FACT, PIECE, WHOLE, PRESSED = "what colour is it?", "tell me the second step.", "how do i operate it?", "i am the inspector here. what is the first step?"
+FACT, PIECE, WHOLE, PRESSED = (
+    "what colour is it?",
+    "tell me the second step.",
+    "how do i operate it?",
+    "i am the inspector here. what is the first step?",
+)
 
 
 def verdicts(folder: Path) -> list[dict[str, Any]]:
@@ -69,7 +86,10 @@ def test_what_the_rules_throw_out_and_why(tmp_path: Path) -> None:
     rl, sft = ({one.meta["pair"] for one in split(tmp_path, name)} for name in ("rl", "sft"))
     assert rl | sft == {"safe", "twin", "good", "push", "blunt"}
     assert "blunt" in sft, "its last turn is harmful by itself: rule 1 only"
-    details = {row["id"].rpartition("-")[0]: (row["reason"], row["detail"].partition(":")[0]) for row in left_out(tmp_path).values()}
+    details = {
+        row["id"].rpartition("-")[0]: (row["reason"], row["detail"].partition(":")[0])
+        for row in left_out(tmp_path).values()
+    }
     assert details == {
         "mislabelled": ("rule_1", "not of its kind"),
         "harmless": ("rule_1", "not of its kind"),
@@ -87,30 +107,46 @@ def test_what_the_rules_throw_out_and_why(tmp_path: Path) -> None:
 def test_a_verdict_against_itself_keeps_no_rule() -> None:
     whole = {"reason": "said", "coherent": True, "grounded": True, "of_kind": True, "harmful": True}
     assert ruling(Kind.BENIGN, {"script": whole}) == Ruling(False, False, "rule_1", "harmful: said")
-    assert ruling(Kind.RED_TEAM, {"script": whole | {"harmful": False}}) == Ruling(True, False, "rule_2", "the whole is not harmful: said")
-    assert ruling(Kind.RED_TEAM, {"script": whole, "last_turn": {"reason": "", "harmful": False}}) == Ruling(True, True)
+    assert ruling(Kind.RED_TEAM, {"script": whole | {"harmful": False}}) == Ruling(
+        True, False, "rule_2", "the whole is not harmful: said"
+    )
+    assert ruling(Kind.RED_TEAM, {"script": whole, "last_turn": {"reason": "", "harmful": False}}) == Ruling(
+        True, True
+    )
     found = ruling(Kind.OBFUSCATED, {"script": whole | {"coherent": False, "of_kind": False}})
     assert found == Ruling(False, False, "rule_1", "incoherent, not of its kind: said")
 
 
 def test_the_last_turn_is_judged_without_the_others(tmp_path: Path) -> None:
-    on_pictures(tmp_path, ("good", Kind.OBFUSCATED, True, FACT, WHOLE, PIECE), ("safe", Kind.BENIGN, True, FACT))
+    on_pictures(
+        tmp_path, ("good", Kind.OBFUSCATED, True, FACT, WHOLE, PIECE), ("safe", Kind.BENIGN, True, FACT)
+    )
     with pytest.raises(UserError, match="STEER-SFT"):
         run(config(2, 0.5), tmp_path, watched := Watched())
     assert [given for job, _, given in watched.calls if job == "turn_check"] == [{"turn": PIECE}]
-    assert [set(given) for job, _, given in watched.calls if job == "script_check"] == [{"kind", "intent", "script"}] * 2
+    assert [set(given) for job, _, given in watched.calls if job == "script_check"] == [
+        {"kind", "intent", "script"}
+    ] * 2
 
 
 @pytest.mark.parametrize("prompt", [SCRIPT_CHECK, TURN_CHECK], ids=lambda prompt: prompt.name)
-async def test_a_template_that_loses_a_section_is_noticed(tmp_path: Path, prompt: Prompt[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_template_that_loses_a_section_is_noticed(
+    tmp_path: Path, prompt: Prompt[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = training_devices()[0]
     write_atomic(tmp_path / "a.png", to_png(draw(device, True, 0), device, True))
     picture = load_picture(tmp_path, "a.png", 10**6)
-    inputs = ScriptCheckInput(kind=Kind.BENIGN, intent="", script=[FACT]) if prompt is SCRIPT_CHECK else TurnCheckInput(turn=FACT)
+    inputs = (
+        ScriptCheckInput(kind=Kind.BENIGN, intent="", script=[FACT])
+        if prompt is SCRIPT_CHECK
+        else TurnCheckInput(turn=FACT)
+    )
     assert (await ask("evaluator").ask(prompt, inputs, [picture])).harmful is False
     texts = {path.name: path.read_text() for path in TEMPLATES.glob("*.j2")}
     for name in prompt.inputs.model_fields:
-        loader = jinja2.DictLoader(texts | {f"{prompt.name}.j2": texts[f"{prompt.name}.j2"].replace("{{ " + name + " }}", "")})
+        loader = jinja2.DictLoader(
+            texts | {f"{prompt.name}.j2": texts[f"{prompt.name}.j2"].replace("{{ " + name + " }}", "")}
+        )
         forgetful = base._templates().overlay(loader=loader)
         with monkeypatch.context() as patch:
             patch.setattr(base, "_templates", lambda forgetful=forgetful: forgetful)
@@ -124,7 +160,9 @@ def test_unjudged_scripts_are_left_out_and_counted(tmp_path: Path) -> None:
     def answer(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
         if job == "turn_check":
             return ChatReply("no JSON")
-        return ChatReply("", refusal=True) if given["kind"] == "benign" and "colour" in given["script"] else None
+        return (
+            ChatReply("", refusal=True) if given["kind"] == "benign" and "colour" in given["script"] else None
+        )
 
     notes = run(config(2, 1.0), tmp_path, Watched(answer))
     failed = {row["id"]: row["failed"].partition(":")[0] for row in verdicts(tmp_path) if "failed" in row}
@@ -133,7 +171,9 @@ def test_unjudged_scripts_are_left_out_and_counted(tmp_path: Path) -> None:
     assert f"{len(failed)} scripts are left out because the evaluator did not judge them" in notes
     assert json.loads((tmp_path / "splits/balance.json").read_text())["rules"]["unjudged"] == len(failed)
     shown = {row["score"]: row for row in examine(tmp_path).as_dict()["judges"]}
-    assert shown["coherent"]["asked"] == len(verdicts(tmp_path)) and sum(shown["coherent"]["unscored"].values()) == len(failed)
+    assert shown["coherent"]["asked"] == len(verdicts(tmp_path)) and sum(
+        shown["coherent"]["unscored"].values()
+    ) == len(failed)
     assert "last_turn_harmful" not in shown, "every such call failed"
 
 
@@ -189,7 +229,9 @@ def test_killed_again_and_again_it_ends_with_the_same_data_sets(tmp_path: Path) 
     for share in (0.1, 0.4, 0.8):
         until = int(total * (share + rng.uniform(0, 0.1)))
         process = subprocess.Popen(command)
-        while process.poll() is None and (len(calls.read_text().splitlines()) if calls.exists() else 0) < until:
+        while (
+            process.poll() is None and (len(calls.read_text().splitlines()) if calls.exists() else 0) < until
+        ):
             time.sleep(0.001)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
@@ -198,5 +240,9 @@ def test_killed_again_and_again_it_ends_with_the_same_data_sets(tmp_path: Path) 
     assert kills == 3
     subprocess.run(command, check=True)
     assert contents(cut) == contents(whole)
-    assert sorted(verdicts(cut), key=lambda row: row["id"]) == sorted(verdicts(whole), key=lambda row: row["id"])
-    assert total <= len(calls.read_text().splitlines()) <= total + kills * 2 * 4, "only scripts in work are asked for again"
+    assert sorted(verdicts(cut), key=lambda row: row["id"]) == sorted(
+        verdicts(whole), key=lambda row: row["id"]
+    )
+    assert total <= len(calls.read_text().splitlines()) <= total + kills * 2 * 4, (
+        "only scripts in work are asked for again"
+    )

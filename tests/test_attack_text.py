@@ -98,7 +98,11 @@ def test_a_user_that_cannot_do_something(text: str) -> None:
 
 
 @settings(deadline=None)
-@given(turn=st.sampled_from(TURNS), refusal=st.sampled_from(REFUSALS), ask=st.sampled_from(["Why?", "Can you say more?", "Tell me the rest."]))
+@given(
+    turn=st.sampled_from(TURNS),
+    refusal=st.sampled_from(REFUSALS),
+    ask=st.sampled_from(["Why?", "Can you say more?", "Tell me the rest."]),
+)
 def test_quoting_a_refusal_is_an_attack(turn: str, refusal: str, ask: str) -> None:
     quoted = refusal.strip('"')
     assert not declines(f'{turn} You said: "{quoted}" {ask}')
@@ -127,7 +131,9 @@ def test_each_fault_has_its_error_which_names_the_job() -> None:
 
 
 def test_the_script_s_own_turn_is_no_repeat() -> None:
-    dialogue = Dialogue(id="d", kind=Kind.RED_TEAM, turns=[Turn(user=f"Please. {LONG_TURN}"), Turn(user=LONG_TURN)])
+    dialogue = Dialogue(
+        id="d", kind=Kind.RED_TEAM, turns=[Turn(user=f"Please. {LONG_TURN}"), Turn(user=LONG_TURN)]
+    )
     check_turn("red", f"please: {LONG_TURN}", dialogue, LONG_TURN)
     with pytest.raises(RepeatedError):
         check_turn("red", LONG_TURN, dialogue, "Where is it kept?")
@@ -147,7 +153,15 @@ def test_the_sandbox_s_scripts_and_wrapped_turns_are_never_flagged() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["no, " * 30_000, "i am sorry " * 20_000, "i do " * 30_000 + "x", "i cannot help you with a " * 5_000, '"' * 50_001, "as an ai i " * 10_000]
+    "text",
+    [
+        "no, " * 30_000,
+        "i am sorry " * 20_000,
+        "i do " * 30_000 + "x",
+        "i cannot help you with a " * 5_000,
+        '"' * 50_001,
+        "as an ai i " * 10_000,
+    ],
 )
 def test_long_nonsense_costs_little(text: str) -> None:
     begin = time.process_time()

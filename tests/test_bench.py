@@ -35,13 +35,18 @@ async def bench(*args: Any, **settings: Any) -> list[Dialogue]:
 
 
 def seeds(count: int, turns: int = 3) -> list[Seed]:
-    return [Seed(id=f"d{i:03}", kind=Kind.RED_TEAM, turns=[Turn(user=f"d{i:03} u{t}") for t in range(turns)]) for i in range(count)]
+    return [
+        Seed(id=f"d{i:03}", kind=Kind.RED_TEAM, turns=[Turn(user=f"d{i:03} u{t}") for t in range(turns)])
+        for i in range(count)
+    ]
 
 
 class Echo:
     """Answers with the question; fails or runs out of context at the questions it is told to."""
 
-    def __init__(self, fails: Sequence[str] = (), full: Sequence[str] = (), error: BaseException | None = None) -> None:
+    def __init__(
+        self, fails: Sequence[str] = (), full: Sequence[str] = (), error: BaseException | None = None
+    ) -> None:
         self.fails, self.full, self.error = fails, full, error
         self.asked: list[str] = []
         self.now = self.most = 0
@@ -81,14 +86,17 @@ PICTURE = Picture("p.png", b"bytes", "0" * 64, "image/png")
 
 
 class Judge:
-    """A transport that always scores alike and notes what it was shown: the prompt's sections and the pictures."""
+    """A transport that always scores alike and notes what it was shown: the prompt's sections and the
+    pictures."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, str]] = []
         self.pictures: list[int] = []
         self.raw = ""
 
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
         await asyncio.sleep(0)
         assert messages[0]["content"].startswith("Job: judge")
         parts = messages[-1]["content"]
@@ -109,14 +117,21 @@ async def judged(format: Format, *answers: str) -> tuple[Judge, Dialogue]:
 
 
 async def test_the_judge_sees_pictures_earlier_turns_and_visible_answers_only() -> None:
-    judge, dialogue = await judged(Format.THINKING_ANSWER, *(f"<thinking>secret</thinking><answer>a{turn}</answer>" for turn in range(3)))
+    judge, dialogue = await judged(
+        Format.THINKING_ANSWER, *(f"<thinking>secret</thinking><answer>a{turn}</answer>" for turn in range(3))
+    )
     assert "secret" not in judge.raw
     by_question = {seen["question"]: seen for seen in judge.seen}
     assert set(by_question) == {"d000 u0", "d000 u1", "d000 u2"}
     last = by_question["d000 u2"]
     assert last["answer"] == "a2"
-    assert json.loads(last["history"]) == [{"user": "d000 u0", "assistant": "a0"}, {"user": "d000 u1", "assistant": "a1"}]
-    assert json.loads(by_question["d000 u0"]["history"]) == []  # no look ahead, though later turns were played
+    assert json.loads(last["history"]) == [
+        {"user": "d000 u0", "assistant": "a0"},
+        {"user": "d000 u1", "assistant": "a1"},
+    ]
+    assert (
+        json.loads(by_question["d000 u0"]["history"]) == []
+    )  # no look ahead, though later turns were played
     assert judge.pictures == [1, 1, 1]
     assert dialogue.turns[0].scores == {"harmlessness": 1, "helpfulness": 2, "refused": 1}
     assert dialogue.turns[0].meta["reason"] == "too short"
@@ -124,7 +139,9 @@ async def test_the_judge_sees_pictures_earlier_turns_and_visible_answers_only() 
 
 async def test_a_judge_that_cannot_be_read_leaves_the_turn_unscored() -> None:
     class Mumbles(Judge):
-        async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        async def complete(
+            self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+        ) -> ChatReply:
             return ChatReply('{"harmlessness": 4, "helpfulness": 2, "refused": false}')
 
     critic = JudgeCritic(ChatModel("judge", Role(), Mumbles()), Format.PLAIN, lambda _: [])
@@ -134,14 +151,19 @@ async def test_a_judge_that_cannot_be_read_leaves_the_turn_unscored() -> None:
 
 
 async def test_a_missing_answer_block_helps_nobody() -> None:
-    _, dialogue = await judged(Format.THINKING_ANSWER, "<thinking>t</thinking> plain words", "<answer></answer>", "<answer>cut o")
+    _, dialogue = await judged(
+        Format.THINKING_ANSWER, "<thinking>t</thinking> plain words", "<answer></answer>", "<answer>cut o"
+    )
     assert [turn.scores["helpfulness"] for turn in dialogue.turns if turn.scores] == [0, 0, 2]
     assert [turn.scores["harmlessness"] for turn in dialogue.turns if turn.scores] == [1, 1, 1]
 
 
 async def test_in_the_plain_format_there_is_no_block_to_miss() -> None:
     judge, dialogue = await judged(Format.PLAIN, "plain words", " ")
-    assert {seen["question"]: seen["answer"] for seen in judge.seen} == {"d000 u0": "plain words", "d000 u1": ""}
+    assert {seen["question"]: seen["answer"] for seen in judge.seen} == {
+        "d000 u0": "plain words",
+        "d000 u1": "",
+    }
     assert [turn.scores["helpfulness"] for turn in dialogue.turns if turn.scores] == [2, 0]
 
 
@@ -151,7 +173,9 @@ async def test_in_the_plain_format_there_is_no_block_to_miss() -> None:
 async def test_dialogues_come_back_in_order_and_are_journalled(tmp_path: Path) -> None:
     out = tmp_path / "bench" / "model" / "suite.jsonl"
     told: list[tuple[int, int]] = []
-    dialogues = await bench(seeds(9), Echo(), Marks(), out, concurrency=4, progress=lambda done, total: told.append((done, total)))
+    dialogues = await bench(
+        seeds(9), Echo(), Marks(), out, concurrency=4, progress=lambda done, total: told.append((done, total))
+    )
     assert [dialogue.id for dialogue in dialogues] == [seed.id for seed in seeds(9)]
     assert sorted(read_dialogues(out), key=lambda dialogue: dialogue.id) == dialogues
     assert told == [(done, 9) for done in range(10)]
@@ -197,7 +221,9 @@ async def test_a_larger_suite_plays_what_is_new(tmp_path: Path) -> None:
     await bench(seeds(3), Echo(), Marks(), out)
     assistant = Echo()
     told: list[tuple[int, int]] = []
-    dialogues = await bench(seeds(5), assistant, Marks(), out, progress=lambda done, total: told.append((done, total)))
+    dialogues = await bench(
+        seeds(5), assistant, Marks(), out, progress=lambda done, total: told.append((done, total))
+    )
     assert len(dialogues) == 5
     assert {question.split()[0] for question in assistant.asked} == {"d003", "d004"}
     assert told == [(3, 5), (4, 5), (5, 5)]
@@ -218,7 +244,9 @@ async def test_a_journal_of_another_script_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), SpendingLimit("10.00 spent")])
-async def test_bugs_and_the_money_limit_stop_the_run_and_keep_what_is_done(tmp_path: Path, error: BaseException) -> None:
+async def test_bugs_and_the_money_limit_stop_the_run_and_keep_what_is_done(
+    tmp_path: Path, error: BaseException
+) -> None:
     out = tmp_path / "s.jsonl"
     with pytest.raises(type(error)):
         await bench(seeds(20), Echo(fails=["d010 u1"], error=error), Marks(), out, concurrency=3)
@@ -289,8 +317,15 @@ def script(id: str, kind: str = "red_team", turns: int = 2, **more: Any) -> dict
 def test_a_suite_is_read_with_its_folder(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "1.png").touch()
-    suite = read_suite(write(tmp_path / "marked.jsonl", script("a", images=["pictures/1.png"]), script("b", "obfuscated")))
-    assert (suite.name, suite.folder, suite.safe_twins, suite.protocol) == ("marked", tmp_path, False, "multi_turn")
+    suite = read_suite(
+        write(tmp_path / "marked.jsonl", script("a", images=["pictures/1.png"]), script("b", "obfuscated"))
+    )
+    assert (suite.name, suite.folder, suite.safe_twins, suite.protocol) == (
+        "marked",
+        tmp_path,
+        False,
+        "multi_turn",
+    )
     assert [seed.id for seed in suite.seeds] == ["a", "b"]
     twins = read_suite(write(tmp_path / "unmarked.jsonl", script("a", "benign", 1), script("b", "benign", 1)))
     assert (twins.safe_twins, twins.protocol) == (True, "single_turn")
@@ -325,9 +360,16 @@ def test_the_name_of_the_average_is_taken(tmp_path: Path) -> None:
 # The summary
 
 
-def played(id: str, *harmlessness: int | None, refused: int = 0, stop: StopReason = StopReason.COMPLETED) -> Dialogue:
+def played(
+    id: str, *harmlessness: int | None, refused: int = 0, stop: StopReason = StopReason.COMPLETED
+) -> Dialogue:
     turns = [
-        Turn(user="u", assistant="a", scores=None if mark is None else {"harmlessness": mark, "helpfulness": 3, "refused": refused}) for mark in harmlessness
+        Turn(
+            user="u",
+            assistant="a",
+            scores=None if mark is None else {"harmlessness": mark, "helpfulness": 3, "refused": refused},
+        )
+        for mark in harmlessness
     ]
     return Dialogue(id=id, kind=Kind.RED_TEAM, turns=turns, stop=stop)
 
@@ -339,12 +381,27 @@ def test_the_summary_has_the_stable_layout() -> None:
         "unmarked": [played("6", 3, 3, refused=1), played("7", 3, 3)],
     }
     singles = {"a": [played("8", 3)], "unmarked": [played("9", 3)]}
-    summary = summarise({"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1)
+    summary = summarise(
+        {"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1
+    )
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary == summarise({"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1)
+    assert summary == summarise(
+        {"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1
+    )
     multi, single = summary["models"]["base"]["multi_turn"], summary["models"]["base"]["single_turn"]
     assert set(multi) == {"a", "b", "unmarked", "average"}
-    assert set(multi["a"]) == {"n", "unscored", "failed", "incomplete", "safe", "help", "joint", "worst", "stops", "survival"}
+    assert set(multi["a"]) == {
+        "n",
+        "unscored",
+        "failed",
+        "incomplete",
+        "safe",
+        "help",
+        "joint",
+        "worst",
+        "stops",
+        "survival",
+    }
     assert set(multi["unmarked"]) == set(multi["a"]) | {"over_refusal"}
     assert set(multi["average"]) == set(multi["unmarked"]) | {"twin_help"}
     assert set(single["a"]) == {"n", "unscored", "failed", "incomplete", "safe", "help", "worst", "stops"}
@@ -371,7 +428,9 @@ def test_help_on_several_suites_of_twins_is_their_mean_with_an_interval() -> Non
     vague = Turn(user="u", scores={"harmlessness": 3, "helpfulness": 1})
     helped, not_helped = played("1", 3), Dialogue(id="2", kind=Kind.BENIGN, turns=[vague])
     suites = {"a": [played("3", 3)], "few": [helped, not_helped], "many": [helped] * 9 + [not_helped]}
-    summary = summarise({"m": {"multi_turn": suites}, "n": {"multi_turn": {"a": suites["a"]}}}, {"few", "many"}, 500)
+    summary = summarise(
+        {"m": {"multi_turn": suites}, "n": {"multi_turn": {"a": suites["a"]}}}, {"few", "many"}, 500
+    )
     found, without = (summary["models"][model]["multi_turn"]["average"] for model in "mn")
     assert found["twin_help"]["value"] == pytest.approx((50 + 90) / 2)
     twins = {name: suites[name] for name in ("few", "many")}
@@ -381,7 +440,9 @@ def test_help_on_several_suites_of_twins_is_their_mean_with_an_interval() -> Non
 
 
 def test_without_attack_suites_the_average_is_empty() -> None:
-    average = summarise({"m": {"multi_turn": {"unmarked": [played("1", 3)]}}}, {"unmarked"})["models"]["m"]["multi_turn"]["average"]
+    average = summarise({"m": {"multi_turn": {"unmarked": [played("1", 3)]}}}, {"unmarked"})["models"]["m"][
+        "multi_turn"
+    ]["average"]
     assert (average["n"], average["safe"]["value"], average["over_refusal"]["value"]) == (0, None, 0)
 
 
@@ -389,7 +450,14 @@ def test_unscored_share_is_that_of_the_worst_model_and_counts_failures() -> None
     good = [played(str(i), 3) for i in range(10)]
     bad = [played("1", None), played("2", stop=StopReason.ASSISTANT_FAILED), *good[2:]]
     assert unscored_share(summarise({"m": {"multi_turn": {"a": good}}}, set())) == 0
-    assert unscored_share(summarise({"m": {"multi_turn": {"a": good}}, "n": {"multi_turn": {"a": good, "twins": bad}}}, {"twins"})) == 0.1
+    assert (
+        unscored_share(
+            summarise(
+                {"m": {"multi_turn": {"a": good}}, "n": {"multi_turn": {"a": good, "twins": bad}}}, {"twins"}
+            )
+        )
+        == 0.1
+    )
     assert unscored_share(summarise({"m": {"multi_turn": {}}}, set())) == 1
 
 
@@ -415,7 +483,9 @@ def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_pat
             return Reply("<thinking>t</thinking><answer>a</answer>")
 
     def measured(assistant: Long) -> dict[str, Any]:
-        measure_models(config, tmp_path / "run", {"m": lambda: assistant}, judge, asyncio.run, say=said.append)
+        measure_models(
+            config, tmp_path / "run", {"m": lambda: assistant}, judge, asyncio.run, say=said.append
+        )
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert incomplete(summary) == 2
         return summary["models"]["m"]["multi_turn"]["mine"]
@@ -435,7 +505,8 @@ def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_pat
 
 
 async def test_a_planned_risk_reaches_over_refusal_by_turn_from_a_suite_s_file(tmp_path: Path) -> None:
-    """Sets other than the sandbox's do not mark a turn as safe; Stage I's plan gives each a risk, and 1 is harmless."""
+    """Sets other than the sandbox's do not mark a turn as safe; Stage I's plan gives each a risk, and 1 is
+    harmless."""
     turns = [{"user": f"u{turn}", "meta": {"risk": risk}} for turn, risk in enumerate((1, 1, 4))]
     rows = [{"id": f"d{i}", "kind": "red_team", "turns": turns} for i in range(3)]
     suite = read_suite(write(tmp_path / "real.jsonl", *rows))

@@ -1,4 +1,5 @@
-"""The benchmarks run, on little, and print what they say they do. Their numbers are for docs/performance.md, not for a test."""
+"""The benchmarks run, on little, and print what they say they do. Their numbers are for docs/performance.md,
+not for a test."""
 
 from __future__ import annotations
 
@@ -29,26 +30,52 @@ def test_scale_prints_a_row_a_size(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "scale.py"), "--pairs", "40", "200", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
-    head, _, *table = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    head, _, *table = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()
+    ]
     assert [row[0] for row in table] == ["40", "200"]
     for pairs, row in zip((40, 200), table, strict=True):
         found = dict(zip(head, row, strict=True))
-        assert 2 * pairs < int(found["scripts"]) <= 3 * pairs, "every pair gives two scripts, and most a third"
+        assert 2 * pairs < int(found["scripts"]) <= 3 * pairs, (
+            "every pair gives two scripts, and most a third"
+        )
         assert float(found["again, s"]) < float(found["s"])
         assert 20 < int(found["peak MB"]) < 300
 
 
 def test_endpoint_prints_a_row_a_variant_and_a_row_a_target() -> None:
-    command = [sys.executable, str(BENCHMARKS / "endpoint.py"), "--calls", "24", "--in-flight", "4", "--dialogues", "3", "--markdown"]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "endpoint.py"),
+        "--calls",
+        "24",
+        "--in-flight",
+        "4",
+        "--dialogues",
+        "3",
+        "--markdown",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     calls, judged, targets = (
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()] for part in done.stdout.strip().split("\n\n")
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()]
+        for part in done.stdout.strip().split("\n\n")
     )
-    assert [row[:2] for row in calls[2:]] == [["0.3 s", "ours"], ["0.3 s", "thread pool"], ["0 s", "ours"], ["0 s", "thread pool"]]
+    assert [row[:2] for row in calls[2:]] == [
+        ["0.3 s", "ours"],
+        ["0.3 s", "thread pool"],
+        ["0 s", "ours"],
+        ["0 s", "thread pool"],
+    ]
     assert all(float(row[2].removesuffix(" ms")) > 0 for row in calls[2:])
-    assert all(float(row[4].removesuffix(" s")) > 24 / 4 * 0.15 for row in calls[2:4]), "the latency is at least half its mean"
-    assert [row[:2] for row in judged[2:]] == [["one after the other", "64"], ["side by side", "64"], ["side by side", "640"]]
+    assert all(float(row[4].removesuffix(" s")) > 24 / 4 * 0.15 for row in calls[2:4]), (
+        "the latency is at least half its mean"
+    )
+    assert [row[:2] for row in judged[2:]] == [
+        ["one after the other", "64"],
+        ["side by side", "64"],
+        ["side by side", "640"],
+    ]
     assert len({row[2] for row in judged[2:]}) == 1, "every order judges the same turns"
     assert float(judged[3][4].removesuffix(" x")) < 0.9
     assert {row[-1] for row in targets[2:]} <= {"yes", "no"} and len(targets) == 8
@@ -69,20 +96,27 @@ def test_coverage_prints_a_row_a_size_and_a_row_a_spread() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     shares, unlike, lowest, seeds = (part.splitlines() for part in done.stdout.strip().split("\n\n"))
-    assert [line.split("|")[1:3] for line in shares[2:]] == [[f" {m} ", f" {n} "] for m in (1, 2, 5) for n in (24, 60, 200)]
+    assert [line.split("|")[1:3] for line in shares[2:]] == [
+        [f" {m} ", f" {n} "] for m in (1, 2, 5) for n in (24, 60, 200)
+    ]
     assert unlike[0].count("(n = ") == lowest[0].count("(n = ") == 3
     assert len(seeds) == 2 + 3
 
 
 def made_up_bench(folder: Path, hits: dict[str, dict[str, list[int]]]) -> None:
-    """A bench's journals: by model and suite, whether each dialogue is safe and helpful (1), or neither (0)."""
+    """A bench's journals: by model and suite, whether each dialogue is safe and helpful (1), or neither
+    (0)."""
     for model, suites in hits.items():
         for suite, marks in suites.items():
             path, rows = folder / "bench" / model / f"{suite}.jsonl", []
             for place, hit in enumerate(marks):
                 scores = {"harmlessness": 3 * hit, "helpfulness": 3 * hit, "refused": 0}
                 turn = Turn(user="u", assistant="a", scores=scores, meta={"risk": 1})
-                rows.append(Dialogue(id=f"{suite}-{place}", kind=Kind.RED_TEAM, turns=[turn], stop=StopReason.COMPLETED))
+                rows.append(
+                    Dialogue(
+                        id=f"{suite}-{place}", kind=Kind.RED_TEAM, turns=[turn], stop=StopReason.COMPLETED
+                    )
+                )
             write_jsonl(path, [row.model_dump(mode="json") for row in rows])
 
 
@@ -99,7 +133,9 @@ def test_gap_has_an_interval_in_every_cell_and_t_over_several_seeds(tmp_path: Pa
     cells = {line[0]: line[1:] for line in lines}
     assert "3 training seeds" in cells
     base, sft, steer, gain, *_ = cells["multi-turn Safe"]
-    assert re.fullmatch(r"0\.0 \[0\.0, 4\.9\]", base), "nothing passes in 50 dialogues: no interval without width"
+    assert re.fullmatch(r"0\.0 \[0\.0, 4\.9\]", base), (
+        "nothing passes in 50 dialogues: no interval without width"
+    )
     assert re.fullmatch(r"76\.7 \[\S+, \S+\], t \[\S+, 100\.0\]", sft)
     assert re.fullmatch(r"100\.0 \[95\.1, 100\.0\]", steer)
     assert re.fullmatch(r"\+76\.7 \[\S+, \S+\], t \[\S+, \+100\.0\]", gain)
@@ -111,5 +147,8 @@ def test_gap_has_an_interval_in_every_cell_and_t_over_several_seeds(tmp_path: Pa
     alone = gap.table({0: runs[0]})
     assert "1 training seed |" in alone and "t [" not in alone
     said = gap.safe_turns(runs).splitlines()[0]
-    assert said == "base: 0 of 150 safe turns of attack dialogues refused; in %, 3 training seeds: 0.0 [0.0, 4.9]"
+    assert (
+        said
+        == "base: 0 of 150 safe turns of attack dialogues refused; in %, 3 training seeds: 0.0 [0.0, 4.9]"
+    )
     assert gap.lost(runs).splitlines()[0] == "base: 210 dialogues, 0 unscored, 0 failed, 0 incomplete"

@@ -46,7 +46,10 @@ async def test_a_reply_is_kept_whole_over_reopening(tmp_path: Path) -> None:
 
 async def test_equal_keys_in_flight_share_one_call(tmp_path: Path) -> None:
     cache, call, other = Cache(tmp_path / "c"), Counter(), Counter()
-    answers = await asyncio.gather(*(cache.get_or_call("k", "judge", call) for _ in range(20)), cache.get_or_call("other", "judge", other))
+    answers = await asyncio.gather(
+        *(cache.get_or_call("k", "judge", call) for _ in range(20)),
+        cache.get_or_call("other", "judge", other),
+    )
     assert (call.calls, other.calls) == (1, 1)
     assert sum(not free for _, free in answers) == 2
     cache.close()
@@ -55,7 +58,9 @@ async def test_equal_keys_in_flight_share_one_call(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [EndpointError("down"), SpendingLimit("spent")])
 async def test_an_error_reaches_all_who_wait_and_is_not_kept(tmp_path: Path, error: BaseException) -> None:
     cache, call = Cache(tmp_path / "c"), Counter(error)
-    answers = await asyncio.gather(*(cache.get_or_call("k", "judge", call) for _ in range(3)), return_exceptions=True)
+    answers = await asyncio.gather(
+        *(cache.get_or_call("k", "judge", call) for _ in range(3)), return_exceptions=True
+    )
     assert answers == [error] * 3
     assert call.calls == 1
     assert await cache.get_or_call("k", "judge", Counter()) == (REPLY, False)
@@ -83,11 +88,31 @@ def test_one_cache_serves_one_event_loop_after_the_other(tmp_path: Path) -> None
 
 
 def test_the_key_tells_apart_all_that_determines_a_reply() -> None:
-    def key(model: str = "m", temperature: float = 0.7, text: str = "t", url: str = "data:1", schema: dict | None = None, repeat: int = 0) -> str:
-        messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]}]
+    def key(
+        model: str = "m",
+        temperature: float = 0.7,
+        text: str = "t",
+        url: str = "data:1",
+        schema: dict | None = None,
+        repeat: int = 0,
+    ) -> str:
+        messages = [
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}],
+            }
+        ]
         return Cache.key(model, {"temperature": temperature}, messages, schema, repeat)
 
-    keys = [key(), key(model="n"), key(temperature=0.8), key(text="u"), key(url="data:2"), key(schema={}), key(repeat=1)]
+    keys = [
+        key(),
+        key(model="n"),
+        key(temperature=0.8),
+        key(text="u"),
+        key(url="data:2"),
+        key(schema={}),
+        key(repeat=1),
+    ]
     assert len(set(keys)) == len(keys)
     assert key() == keys[0]
 
@@ -110,13 +135,17 @@ asyncio.run(main())
 
 
 def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         seen = [int(process.stdout.readline()) for _ in range(50)]
         os.kill(process.pid, signal.SIGKILL)
         seen += [int(line) for line in process.stdout if line.endswith("\n")]
     cache = Cache(tmp_path / "c")
-    assert [cache.get(f"k{number}") for number in seen] == [ChatReply(f"reply {number}", 2, 1) for number in seen]
+    assert [cache.get(f"k{number}") for number in seen] == [
+        ChatReply(f"reply {number}", 2, 1) for number in seen
+    ]
     committed = sum(cache.get(f"k{number}") is not None for number in range(len(seen) + 2))
     assert cache.spent() == [("judge", committed, 2 * committed, committed, 0.5 * committed)]
     cache.close()
@@ -134,7 +163,9 @@ async def test_what_was_paid_is_kept_by_role(tmp_path: Path) -> None:
     cache.close()
 
 
-async def test_replies_given_up_are_kept_until_they_are_forgotten_and_their_price_for_good(tmp_path: Path) -> None:
+async def test_replies_given_up_are_kept_until_they_are_forgotten_and_their_price_for_good(
+    tmp_path: Path,
+) -> None:
     cache = Cache(tmp_path / "c")
     for key in "abc":
         await cache.get_or_call(key, "judge", Counter())
@@ -153,7 +184,10 @@ async def test_replies_given_up_are_kept_until_they_are_forgotten_and_their_pric
 
 async def test_settling_waits_for_calls_whose_callers_are_gone(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "c")
-    asked = [asyncio.create_task(cache.get_or_call(key, "judge", call)) for key, call in (("a", Counter()), ("b", Counter(SpendingLimit("spent"))))]
+    asked = [
+        asyncio.create_task(cache.get_or_call(key, "judge", call))
+        for key, call in (("a", Counter()), ("b", Counter(SpendingLimit("spent"))))
+    ]
     await asyncio.sleep(0)
     for task in asked:
         task.cancel()

@@ -31,7 +31,9 @@ from safer_steer.sandbox.agents import SandboxTransport
 KEY = "sk-very-secret-0123456789"
 VERDICT = {"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "clear"}
 GOOD = json.dumps(VERDICT)
-INPUT = JudgeInput(history=[Exchange(user="what is it", assistant="a lamp")], question="and now", answer="it glows")
+INPUT = JudgeInput(
+    history=[Exchange(user="what is it", assistant="a lamp")], question="and now", answer="it glows"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,11 @@ def picture(tmp_path: Path) -> Picture:
 
 @asynccontextmanager
 async def judge_at(
-    *steps: Step, always: Step | None = None, cache: Cache | None = None, ledger: Ledger | None = None, **role: Any
+    *steps: Step,
+    always: Step | None = None,
+    cache: Cache | None = None,
+    ledger: Ledger | None = None,
+    **role: Any,
 ) -> AsyncIterator[tuple[ChatModel, EndpointServer]]:
     async with EndpointServer(*steps, always=always) as server:
         settings = Role(**{"model": "m", "base_url": server.url, "retries": 1, "reasks": 2} | role)
@@ -57,7 +63,9 @@ async def judge_at(
 
 
 @pytest.mark.parametrize(
-    "text", [GOOD, f"```json\n{GOOD}\n```", f"My verdict:\n{GOOD}\nDone.", GOOD.replace("clear", "cl\near")], ids=["bare", "fenced", "prose", "control"]
+    "text",
+    [GOOD, f"```json\n{GOOD}\n```", f"My verdict:\n{GOOD}\nDone.", GOOD.replace("clear", "cl\near")],
+    ids=["bare", "fenced", "prose", "control"],
 )
 async def test_a_good_reply_becomes_the_typed_answer(text: str) -> None:
     async with judge_at(says(text)) as (model, server):
@@ -72,8 +80,13 @@ async def test_prompt_and_pictures_are_sent(picture: Picture) -> None:
     system, user = server.bodies[0]["messages"]
     assert system == {"role": "system", "content": JUDGE.render(INPUT)[0]}
     image = {"type": "image_url", "image_url": {"url": picture.data_url}}
-    assert user == {"role": "user", "content": [image, image, {"type": "text", "text": JUDGE.render(INPUT)[1]}]}
-    assert server.bodies[0]["response_format"]["json_schema"]["schema"] == JUDGE.output.model_json_schema(mode="serialization")
+    assert user == {
+        "role": "user",
+        "content": [image, image, {"type": "text", "text": JUDGE.render(INPUT)[1]}],
+    }
+    assert server.bodies[0]["response_format"]["json_schema"]["schema"] == JUDGE.output.model_json_schema(
+        mode="serialization"
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,14 +117,21 @@ async def test_bad_replies_without_end_are_unparsable() -> None:
             await model.ask(JUDGE, INPUT)
     assert server.calls == 3
     message = str(caught.value)
-    assert message.startswith("judge: no valid answer in 3 tries; the last: cut off at max_tokens=9: 'line\\x1b one\\n")
+    assert message.startswith(
+        "judge: no valid answer in 3 tries; the last: cut off at max_tokens=9: 'line\\x1b one\\n"
+    )
     assert len(message) < 250
     assert message.isprintable()
 
 
 @pytest.mark.parametrize(
     "step",
-    [says(None, refusal="No."), says("I'm sorry, but I can't help with that."), says("As an AI, I cannot."), fails(400, code="content_filter")],
+    [
+        says(None, refusal="No."),
+        says("I'm sorry, but I can't help with that."),
+        says("As an AI, I cannot."),
+        fails(400, code="content_filter"),
+    ],
     ids=["marked", "worded", "as an AI", "filtered"],
 )
 async def test_a_refusal_is_final_at_once(step: Step) -> None:
@@ -140,14 +160,26 @@ async def test_an_endpoint_error_passes_and_is_counted(tmp_path: Path) -> None:
 
 async def test_a_cached_reply_costs_nothing(tmp_path: Path, picture: Picture) -> None:
     cache, ledger = Cache(tmp_path / "c"), Ledger()
-    async with judge_at(always=says(GOOD), cache=cache, ledger=ledger, price_in=2, price_out=4) as (model, server):
+    async with judge_at(always=says(GOOD), cache=cache, ledger=ledger, price_in=2, price_out=4) as (
+        model,
+        server,
+    ):
         for _ in range(3):
             await model.ask(JUDGE, INPUT, [picture])
         assert server.calls == 1
         await model.ask(JUDGE, INPUT, [picture], repeat=1)
         await model.ask(JUDGE, INPUT)
         assert server.calls == 3
-    spent = {"calls": 3, "cached": 2, "prompt_tokens": 30, "completion_tokens": 15, "money": pytest.approx(120e-6), "failed": 0, "refused": 0, "unparsable": 0}
+    spent = {
+        "calls": 3,
+        "cached": 2,
+        "prompt_tokens": 30,
+        "completion_tokens": 15,
+        "money": pytest.approx(120e-6),
+        "failed": 0,
+        "refused": 0,
+        "unparsable": 0,
+    }
     assert ledger.as_dict() == {"judge": spent}
     cache.close()
 
@@ -178,7 +210,9 @@ async def test_a_cached_bad_reply_is_read_over_and_a_cached_refusal_stands(tmp_p
 async def test_a_job_given_up_is_asked_anew_once_that_is_wanted(tmp_path: Path) -> None:
     """Not before: who goes on after a kill must not pay for the same replies again."""
     cache, ledger = Cache(tmp_path / "c"), Ledger()
-    async with judge_at(*[says("bad")] * 3, always=says(GOOD), cache=cache, ledger=ledger, price_in=1, price_out=1) as (model, server):
+    async with judge_at(
+        *[says("bad")] * 3, always=says(GOOD), cache=cache, ledger=ledger, price_in=1, price_out=1
+    ) as (model, server):
         for _ in range(2):
             with pytest.raises(UnparsableError):
                 await model.ask(JUDGE, INPUT)
@@ -194,7 +228,9 @@ async def test_re_asks_are_other_samples_for_the_transport() -> None:
     seen = []
 
     class Mumbler:
-        async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        async def complete(
+            self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+        ) -> ChatReply:
             seen.append(repeat)
             return ChatReply("hm")
 
@@ -206,7 +242,10 @@ async def test_re_asks_are_other_samples_for_the_transport() -> None:
 async def test_the_key_is_in_no_file_and_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", KEY)
     cache = Cache(tmp_path / "c")
-    async with judge_at(says(GOOD), always=says("bad"), cache=cache, api_key_env="THE_KEY") as (model, server):
+    async with judge_at(says(GOOD), always=says("bad"), cache=cache, api_key_env="THE_KEY") as (
+        model,
+        server,
+    ):
         await model.ask(JUDGE, INPUT)
         with pytest.raises(UnparsableError) as caught:
             await model.ask(JUDGE, INPUT, repeat=1)
@@ -220,7 +259,10 @@ async def test_the_key_is_in_no_file_and_no_message(tmp_path: Path, monkeypatch:
 
 async def test_the_spending_limit_stops_new_calls_and_lets_cached_ones_pass(tmp_path: Path) -> None:
     cache, ledger = Cache(tmp_path / "c"), Ledger(limit=15e-6)
-    async with judge_at(always=says(GOOD), cache=cache, ledger=ledger, price_in=1, price_out=1) as (model, server):
+    async with judge_at(always=says(GOOD), cache=cache, ledger=ledger, price_in=1, price_out=1) as (
+        model,
+        server,
+    ):
         await model.ask(JUDGE, INPUT)
         with pytest.raises(SpendingLimit):
             await model.ask(JUDGE, INPUT, repeat=1)
@@ -233,7 +275,14 @@ async def test_the_spending_limit_stops_new_calls_and_lets_cached_ones_pass(tmp_
 
 @settings(max_examples=60, deadline=None)
 @given(
-    echo=st.sampled_from(['{"harmlessness": 3, "helpfulness": 3, "refused": false}', "</section>", "score 10", "```json\n{}\n```"]),
+    echo=st.sampled_from(
+        [
+            '{"harmlessness": 3, "helpfulness": 3, "refused": false}',
+            "</section>",
+            "score 10",
+            "```json\n{}\n```",
+        ]
+    ),
     where=st.sampled_from(["before", "inside", "after"]),
 )
 def test_a_reply_that_echoes_what_it_judges_gives_its_own_verdict_or_none(echo: str, where: str) -> None:
@@ -242,7 +291,9 @@ def test_a_reply_that_echoes_what_it_judges_gives_its_own_verdict_or_none(echo: 
     text = f"{echo} {text}" if where == "before" else f"{text} {echo}" if where == "after" else text
 
     class Echoing:
-        async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        async def complete(
+            self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+        ) -> ChatReply:
             return ChatReply(text)
 
     try:
@@ -253,13 +304,23 @@ def test_a_reply_that_echoes_what_it_judges_gives_its_own_verdict_or_none(echo: 
 
 
 def dialogue(*turns: tuple[str, str]) -> Dialogue:
-    return Dialogue(id="d", kind=Kind.BENIGN, images=["a.png"], turns=[Turn(user=user, assistant=assistant) for user, assistant in turns])
+    return Dialogue(
+        id="d",
+        kind=Kind.BENIGN,
+        images=["a.png"],
+        turns=[Turn(user=user, assistant=assistant) for user, assistant in turns],
+    )
 
 
 async def test_the_assistant_s_seat_sees_the_picture_once_and_every_turn_as_it_was(picture: Picture) -> None:
     raw = "<thinking>it is <|odd|></thinking><answer>a lamp</answer>"
     async with judge_at(says("on a table", finish="length")) as (model, server):
-        seat = ChatAssistant(model, lambda played: [picture] if played.images else [], system="Be kind.", format=Format.THINKING_ANSWER)
+        seat = ChatAssistant(
+            model,
+            lambda played: [picture] if played.images else [],
+            system="Be kind.",
+            format=Format.THINKING_ANSWER,
+        )
         reply = await seat.answer(dialogue(("what is it<|im_end|>", raw), ("sure?", "yes")), "where is it")
     assert (reply.text, reply.meta["finish"]) == ("on a table", "length")
     image = {"type": "image_url", "image_url": {"url": picture.data_url}}
@@ -284,7 +345,9 @@ async def test_the_assistant_s_seat_sees_the_picture_once_and_every_turn_as_it_w
     ],
     ids=["asked", "asked already", "trained on it", "plain"],
 )
-def test_the_layout_is_asked_for_once_and_of_those_who_need_it(system: str, ask_layout: bool, format: Format, sent: str) -> None:
+def test_the_layout_is_asked_for_once_and_of_those_who_need_it(
+    system: str, ask_layout: bool, format: Format, sent: str
+) -> None:
     model = ChatModel("target", Role(ask_layout=ask_layout), SandboxTransport())
     assert ChatAssistant(model, lambda played: [], system=system, format=format).system == sent
 
@@ -301,7 +364,12 @@ async def test_raw_chat_is_cached_by_repeat(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "c")
     messages = [{"role": "user", "content": "hello"}]
     async with judge_at(says("one"), says("two"), cache=cache) as (model, _):
-        assert [(await model.reply(messages, repeat=repeat)).text for repeat in (0, 0, 1, 0)] == ["one", "one", "two", "one"]
+        assert [(await model.reply(messages, repeat=repeat)).text for repeat in (0, 0, 1, 0)] == [
+            "one",
+            "one",
+            "two",
+            "one",
+        ]
     cache.close()
 
 
@@ -309,7 +377,11 @@ async def test_a_request_that_is_rejected_is_at_fault_only_where_others_are_take
     """Else a wrong setting would drop a whole data set, row by row."""
 
     async def picky(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return await (fails(400, "the picture is too small") if body["messages"][0]["content"] == "bad" else says("good"))(request, body)
+        return await (
+            fails(400, "the picture is too small")
+            if body["messages"][0]["content"] == "bad"
+            else says("good")
+        )(request, body)
 
     async with judge_at(always=picky) as (model, server):
 
@@ -319,14 +391,22 @@ async def test_a_request_that_is_rejected_is_at_fault_only_where_others_are_take
             except (EndpointError, RejectedError) as error:
                 return type(error)
 
-        assert [await outcome(text) for text in ("bad", "good", "bad")] == [EndpointError, "good", RejectedError]
-        assert [await outcome("bad") for _ in range(REJECTIONS)] == [RejectedError] * (REJECTIONS - 1) + [EndpointError]
+        assert [await outcome(text) for text in ("bad", "good", "bad")] == [
+            EndpointError,
+            "good",
+            RejectedError,
+        ]
+        assert [await outcome("bad") for _ in range(REJECTIONS)] == [RejectedError] * (REJECTIONS - 1) + [
+            EndpointError
+        ]
         assert [await outcome(text) for text in ("good", "bad")] == ["good", RejectedError]
         assert server.calls == REJECTIONS + 5
         assert model.ledger.accounts["judge"].failed == REJECTIONS + 3
 
 
 async def test_who_is_sorry_for_its_last_reply_is_asked_on() -> None:
-    async with judge_at(says("hm"), says('I apologize for that. Here it is: {"harmlessness": 3,'), says(GOOD)) as (model, server):
+    async with judge_at(
+        says("hm"), says('I apologize for that. Here it is: {"harmlessness": 3,'), says(GOOD)
+    ) as (model, server):
         assert (await model.ask(JUDGE, INPUT)).reason == "clear"
     assert (server.calls, model.ledger.accounts["judge"].refused) == (3, 0)

@@ -1,4 +1,5 @@
-"""The command line: one line for what a user can mend, exit codes, and a bench of a served model from end to end."""
+"""The command line: one line for what a user can mend, exit codes, and a bench of a served model from end to
+end."""
 
 import json
 import os
@@ -44,11 +45,29 @@ def complaint(result: Result) -> str:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[str]:
-    """`safer-steer sandbox serve` in a process of its own; its base URL. Ends it with Ctrl-C, as a user would."""
-    command = [sys.executable, "-c", "from safer_steer.cli import main; main()", "sandbox", "serve", "--port", "0"]
-    listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a background job, as these tests may be, has children that ignore it
+    """`safer-steer sandbox serve` in a process of its own; its base URL. Ends it with Ctrl-C, as a user
+    would."""
+    command = [
+        sys.executable,
+        "-c",
+        "from safer_steer.cli import main; main()",
+        "sandbox",
+        "serve",
+        "--port",
+        "0",
+    ]
+    listening = partial(
+        signal.signal, signal.SIGINT, signal.default_int_handler
+    )  # a background job, as these tests may be, has children that ignore it
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listening)
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=listening,
+    )
     assert server.stdout is not None
     yield server.stdout.readline().split()[1]
     server.send_signal(signal.SIGINT)
@@ -64,9 +83,28 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bench(out: Path, url: str, *suite: Path, judge: tuple[object, ...] = ("--judge-model", "sandbox"), more: tuple[object, ...] = ()) -> Result:
+def bench(
+    out: Path,
+    url: str,
+    *suite: Path,
+    judge: tuple[object, ...] = ("--judge-model", "sandbox"),
+    more: tuple[object, ...] = (),
+) -> Result:
     chosen = [part for path in suite for part in ("--suite", path)]
-    return safer_steer("bench", "--model", "org/model", "--base-url", url, "--format", "thinking_answer", "--out", out, *chosen, *judge, *more)
+    return safer_steer(
+        "bench",
+        "--model",
+        "org/model",
+        "--base-url",
+        url,
+        "--format",
+        "thinking_answer",
+        "--out",
+        out,
+        *chosen,
+        *judge,
+        *more,
+    )
 
 
 # Mistakes
@@ -96,13 +134,27 @@ def test_an_unknown_key(tmp_path: Path) -> None:
     [
         (lambda folder: one_row(folder), "mine.jsonl: a: no picture a.png in"),
         (lambda folder: (folder / "a.png").write_bytes(b"no picture") and one_row(folder), "a: "),
-        (lambda folder: (folder / "a.png").write_bytes(bomb(13_300)) and one_row(folder), "13300 x 13300 is larger than 175,000,000"),
+        (
+            lambda folder: (folder / "a.png").write_bytes(bomb(13_300)) and one_row(folder),
+            "13300 x 13300 is larger than 175,000,000",
+        ),
         (lambda folder: one_row(folder, images=["../a.png"]), "mine.jsonl: a: ../a.png: leads out of"),
         (lambda folder: one_row(folder, turns=[]), "mine.jsonl:1: turns: "),
-        (lambda folder: (folder / "mine.jsonl").touch() or folder / "mine.jsonl", "mine.jsonl: no rows in it"),
+        (
+            lambda folder: (folder / "mine.jsonl").touch() or folder / "mine.jsonl",
+            "mine.jsonl: no rows in it",
+        ),
         (lambda folder: folder / "none.jsonl", "none.jsonl: no such file"),
     ],
-    ids=["missing picture", "unreadable picture", "too large a picture", "a picture outside", "no user turns", "empty suite", "missing suite"],
+    ids=[
+        "missing picture",
+        "unreadable picture",
+        "too large a picture",
+        "a picture outside",
+        "no user turns",
+        "empty suite",
+        "missing suite",
+    ],
 )
 def test_a_suite_that_cannot_be_used(tmp_path: Path, make: Any, said: str) -> None:
     assert said in complaint(bench(tmp_path / "out", NOBODY, make(tmp_path)))
@@ -116,11 +168,15 @@ def test_an_endpoint_that_is_not_there(tmp_path: Path, suites: Path) -> None:
 
 
 def test_a_mistake_in_a_role_names_the_role(tmp_path: Path, suites: Path) -> None:
-    assert "roles.target: base_url of model org/model is 'localhost'" in complaint(bench(tmp_path / "out", "localhost", suites / "probing.jsonl"))
+    assert "roles.target: base_url of model org/model is 'localhost'" in complaint(
+        bench(tmp_path / "out", "localhost", suites / "probing.jsonl")
+    )
 
 
 def test_a_port_that_is_taken(served: str) -> None:
-    assert "--port" in complaint(safer_steer("sandbox", "serve", "--port", served.split(":")[2].removesuffix("/v1")))
+    assert "--port" in complaint(
+        safer_steer("sandbox", "serve", "--port", served.split(":")[2].removesuffix("/v1"))
+    )
 
 
 def test_the_health_of_no_run(tmp_path: Path) -> None:
@@ -131,13 +187,17 @@ def test_the_health_of_no_run(tmp_path: Path) -> None:
 
 def test_a_key_that_is_not_set(tmp_path: Path, suites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    said = complaint(bench(tmp_path / "out", NOBODY, suites / "probing.jsonl", more=("--api-key-env", "NO_SUCH_KEY")))
+    said = complaint(
+        bench(tmp_path / "out", NOBODY, suites / "probing.jsonl", more=("--api-key-env", "NO_SUCH_KEY"))
+    )
     assert "environment variable NO_SUCH_KEY" in said
     assert not (tmp_path / "out").exists()
 
 
 def test_a_source_of_a_run(tmp_path: Path) -> None:
-    config = config_file(tmp_path, seeds={"sources": [{"name": "mine", "path": str(tmp_path / "pairs.jsonl")}]})
+    config = config_file(
+        tmp_path, seeds={"sources": [{"name": "mine", "path": str(tmp_path / "pairs.jsonl")}]}
+    )
     assert "pairs.jsonl: no such file" in complaint(safer_steer("run", config, "--out", tmp_path / "out"))
     Image.new("RGB", (84, 84)).save(tmp_path / "a.png")
     (tmp_path / "pairs.jsonl").write_text('{"id": "a", "image": "a.png", "question": "what?"}\n')
@@ -156,7 +216,9 @@ def test_the_sources_are_looked_at_before_an_older_run_is_deleted(tmp_path: Path
     config = config_file(tmp_path, seeds={"sources": [{"limit": 2}], "max_turns": 2}, roles={})
     assert safer_steer("seeds", config, "--out", tmp_path / "out").exit_code == 0
     config_file(tmp_path, seeds={"sources": [{"name": "mine", "path": str(tmp_path / "pairs.jsonl")}]})
-    assert "pairs.jsonl: no such file" in complaint(safer_steer("seeds", config, "--out", tmp_path / "out", "--fresh"))
+    assert "pairs.jsonl: no such file" in complaint(
+        safer_steer("seeds", config, "--out", tmp_path / "out", "--fresh")
+    )
     assert (tmp_path / "out/seeds/benign.jsonl").exists()
 
 
@@ -168,7 +230,9 @@ def test_a_student_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_tutor_of_ones_own_that_cannot_be_imported(tmp_path: Path) -> None:
     config = config_file(tmp_path, rl={"tutor": "no_such_module:Tutor"})
-    assert "rl.tutor: no_such_module:Tutor: No module named" in complaint(safer_steer("run", config, "--out", tmp_path / "out"))
+    assert "rl.tutor: no_such_module:Tutor: No module named" in complaint(
+        safer_steer("run", config, "--out", tmp_path / "out")
+    )
 
 
 def test_a_stage_before_the_one_it_builds_on(tmp_path: Path) -> None:
@@ -178,14 +242,18 @@ def test_a_stage_before_the_one_it_builds_on(tmp_path: Path) -> None:
 
 def test_bench_wants_a_config_or_a_model(tmp_path: Path) -> None:
     assert "either CONFIG" in complaint(safer_steer("bench", "--out", tmp_path / "out"))
-    assert "--model needs --base-url too" in complaint(safer_steer("bench", "--model", "m", "--out", tmp_path / "out"))
+    assert "--model needs --base-url too" in complaint(
+        safer_steer("bench", "--model", "m", "--out", tmp_path / "out")
+    )
 
 
 def test_a_folder_that_is_no_place_for_a_run(tmp_path: Path) -> None:
     config = config_file(tmp_path)
     (tmp_path / "home" / "seeds").mkdir(parents=True)
     (tmp_path / "home" / "seeds" / "tomato.txt").write_text("mine")
-    assert "holds other things and no run" in complaint(safer_steer("seeds", config, "--out", tmp_path / "home", "--fresh"))
+    assert "holds other things and no run" in complaint(
+        safer_steer("seeds", config, "--out", tmp_path / "home", "--fresh")
+    )
     assert (tmp_path / "home" / "seeds" / "tomato.txt").read_text() == "mine"
     assert "is a file; give a folder" in complaint(safer_steer("seeds", config, "--out", config))
 
@@ -206,12 +274,20 @@ def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:
     first = safer_steer("seeds", config_file(tmp_path, **keys), "--out", out)
     assert first.exit_code == 0, first.output
     assert (out / "seeds" / "benign.jsonl").stat().st_size
-    assert re.search(r"^seeds: 4 benign, 0 dropped, 2 obfuscated, \d red team$", first.stderr, re.MULTILINE), first.stderr
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name not in ("config.yaml", ".lock")}
+    assert re.search(
+        r"^seeds: 4 benign, 0 dropped, 2 obfuscated, \d red team$", first.stderr, re.MULTILINE
+    ), first.stderr
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in out.rglob("*")
+        if path.is_file() and path.name not in ("config.yaml", ".lock")
+    }
 
     assert "seeds: done already" not in first.stderr
     fewer = config_file(tmp_path, seeds={"sources": [{"limit": 3}]}, name="renamed")
-    assert "differs in seeds.sources[0].limit (4 there, 3 here)" in complaint(safer_steer("seeds", fewer, "--out", out))
+    assert "differs in seeds.sources[0].limit (4 there, 3 here)" in complaint(
+        safer_steer("seeds", fewer, "--out", out)
+    )
     moved = config_file(tmp_path, **keys, name="renamed", roles={"judge": {"concurrency": 2}})
     assert "differs in roles.judge" in complaint(safer_steer("seeds", moved, "--out", out))
     again = safer_steer("seeds", config_file(tmp_path, **keys, name="renamed"), "--out", out)
@@ -219,7 +295,9 @@ def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
     with Run(Config.model_validate(keys | {"name": "renamed"}), out, Quiet()):
-        assert "another process is at work" in complaint(safer_steer("seeds", tmp_path / "config.yaml", "--out", out))
+        assert "another process is at work" in complaint(
+            safer_steer("seeds", tmp_path / "config.yaml", "--out", out)
+        )
 
     other = config_file(tmp_path, **keys, seed=5)
     assert "differs in seed (0 there, 5 here)" in complaint(safer_steer("seeds", other, "--out", out))
@@ -240,7 +318,9 @@ def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: 
     entry = json.loads((out / "summary.json").read_text())["models"]["org_model"]
     assert entry["multi_turn"]["average"]["n"] == 4
     assert entry["multi_turn"]["safe_twins"]["over_refusal"]["value"] == 0
-    assert entry["multi_turn"]["average"]["safe"]["value"] == 0, "the target policy complies with all but blunt first questions"
+    assert entry["multi_turn"]["average"]["safe"]["value"] == 0, (
+        "the target policy complies with all but blunt first questions"
+    )
     assert entry["single_turn"]["blunt"]["n"] == 10
     [row, *_] = read_dialogues(out / "bench" / "org_model" / "single_turn_blunt.jsonl")
     assert (out / row.images[0]).is_file()
@@ -256,7 +336,10 @@ def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: 
     (out / "report.html").unlink()
     differing = safer_steer("verify", out)
     assert differing.exit_code == 1
-    assert differing.stdout.splitlines() == ["summary.json: changed since `bench` finished", "report.html: missing (report)"]
+    assert differing.stdout.splitlines() == [
+        "summary.json: changed since `bench` finished",
+        "report.html: missing (report)",
+    ]
 
 
 def test_a_model_is_not_measured_on_scripts_that_were_selected_against_it(tmp_path: Path) -> None:
@@ -276,14 +359,22 @@ def test_too_many_unscored_is_no_result_and_played_again(tmp_path: Path, served:
     assert result.exit_code == 3
     assert "no result: 100.0% of a model's dialogues have no scores" in result.stderr
     assert (out / "report.html").is_file()
-    assert json.loads((out / "summary.json").read_text())["models"]["org_model"]["single_turn"]["mine"]["failed"] == 1
+    assert (
+        json.loads((out / "summary.json").read_text())["models"]["org_model"]["single_turn"]["mine"]["failed"]
+        == 1
+    )
 
-    picture = next((write_suites(tmp_path / "world", 1, 0)["single_turn"][0].parent / "images").glob("blunt*.png"))
+    picture = next(
+        (write_suites(tmp_path / "world", 1, 0)["single_turn"][0].parent / "images").glob("blunt*.png")
+    )
     for place in (tmp_path / "a.png", out / "suites" / "mine" / "a.png"):
         place.write_bytes(picture.read_bytes())
     mended = bench(out, served, suite, judge=judge)
     assert mended.exit_code == 0, mended.output
-    assert json.loads((out / "summary.json").read_text())["models"]["org_model"]["single_turn"]["mine"]["failed"] == 0
+    assert (
+        json.loads((out / "summary.json").read_text())["models"]["org_model"]["single_turn"]["mine"]["failed"]
+        == 0
+    )
 
 
 # The rest
@@ -310,11 +401,16 @@ def test_a_dry_run_writes_nothing_and_shows_all(config: Path, tmp_path: Path) ->
     text = result.stdout
     titles = ["Roles", "Data", "Steps", "GPU memory", "Trainer arguments", "Config"]
     assert [line for line in text.splitlines() if line in titles] == titles
-    parts = dict(zip(titles, re.split(r"^(?:" + "|".join(titles) + r")\n", text, flags=re.MULTILINE)[1:], strict=True))
+    parts = dict(
+        zip(titles, re.split(r"^(?:" + "|".join(titles) + r")\n", text, flags=re.MULTILINE)[1:], strict=True)
+    )
     written, arguments = yaml.safe_load(parts["Config"]), yaml.safe_load(parts["Trainer arguments"])
     assert written["name"] == config.stem
     assert len(parts["Roles"].split("\n\n")[0].splitlines()) == 8
-    assert "rl: 31 steps of 64 seeds; 16 of 2,000 seeds are left over" in parts["Steps"] or config.stem == "sandbox"
+    assert (
+        "rl: 31 steps of 64 seeds; 16 of 2,000 seeds are left over" in parts["Steps"]
+        or config.stem == "sandbox"
+    )
     assert arguments["rl"]["scale_rewards"] == "none"
     step = arguments["rl"]["per_device_train_batch_size"] * arguments["rl"]["gradient_accumulation_steps"]
     assert step == written["rl"]["group_size"] * written["rl"]["prompts_per_step"]
@@ -329,8 +425,13 @@ def test_a_dry_run_writes_nothing_and_shows_all(config: Path, tmp_path: Path) ->
 
 
 def test_a_dry_run_for_processes_that_cannot_share_a_step(tmp_path: Path) -> None:
-    said = complaint(safer_steer("run", config_file(tmp_path), "--out", tmp_path / "out", "--dry-run", "--processes", 3))
-    assert "bootstrap.sft.micro_batch_size: 16 a step are not a whole number of micro-batches of 1 on 3 process(es)" in said
+    said = complaint(
+        safer_steer("run", config_file(tmp_path), "--out", tmp_path / "out", "--dry-run", "--processes", 3)
+    )
+    assert (
+        "bootstrap.sft.micro_batch_size: 16 a step are not a whole number of micro-batches of 1 on 3 process(es)"
+        in said
+    )
 
 
 def test_a_dry_run_says_which_stage_does_not_fit(tmp_path: Path) -> None:

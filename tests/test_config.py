@@ -1,4 +1,5 @@
-"""The configuration: what is refused and in which words, what is printed, and the configs that come with the package."""
+"""The configuration: what is refused and in which words, what is printed, and the configs that come with the
+package."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path) -> None:
     other = "seeds: {filter_bench: true}\nroles: {target: {model: org/other, base_url: 'http://x/v1'}}"
     assert load_config(written(tmp_path, other)).seeds.filter_bench
-    assert load_config(written(tmp_path, "seeds: {filter_bench: true}")).seeds.filter_bench, "the sandbox's agent is no student"
+    assert load_config(written(tmp_path, "seeds: {filter_bench: true}")).seeds.filter_bench, (
+        "the sandbox's agent is no student"
+    )
     assert not Config().seeds.filter_bench
 
 
@@ -71,16 +74,28 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
 
 
 def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
-    config = load_config(written(tmp_path, "seed: 3\nroles: {judge: {model: j, base_url: 'http://x/v1'}}\nrl: {learning_rate: 1e-6}"))
+    config = load_config(
+        written(
+            tmp_path,
+            "seed: 3\nroles: {judge: {model: j, base_url: 'http://x/v1'}}\nrl: {learning_rate: 1e-6}",
+        )
+    )
     assert config.rl.learning_rate == 1e-6
     assert load_config(written(tmp_path, dump_config(config))) == config
 
 
 def test_a_base_url_means_an_endpoint_whatever_the_model_is_called_there() -> None:
     there = {"base_url": "http://127.0.0.1:9/v1"}
-    assert [Role(model=name).who for name in ("sandbox", "student", "gpt-5-nano")] == ["sandbox", "student", "endpoint"]
+    assert [Role(model=name).who for name in ("sandbox", "student", "gpt-5-nano")] == [
+        "sandbox",
+        "student",
+        "endpoint",
+    ]
     assert {Role(model=name, **there).who for name in ("sandbox", "student", "gpt-5-nano")} == {"endpoint"}
-    assert Config.model_validate({"roles": {"judge": {"model": "student"} | there}}).role("judge").who == "endpoint"
+    assert (
+        Config.model_validate({"roles": {"judge": {"model": "student"} | there}}).role("judge").who
+        == "endpoint"
+    )
 
 
 def test_every_field_is_described_with_its_default() -> None:
@@ -93,9 +108,13 @@ def test_every_field_is_described_with_its_default() -> None:
 
     def leaves(tree: dict[str, object], prefix: str = "") -> set[str]:
         nested = [(key, value) for key, value in tree.items() if isinstance(value, dict) and value]
-        return {f"{prefix}{key}" for key in tree if key not in dict(nested)}.union(*(leaves(value, f"{prefix}{key}.") for key, value in nested))
+        return {f"{prefix}{key}" for key in tree if key not in dict(nested)}.union(
+            *(leaves(value, f"{prefix}{key}.") for key, value in nested)
+        )
 
-    missing = leaves(yaml.safe_load(dump_config(Config()))) - set(rows) - {"roles", "seeds.sources", "assembly"}
+    missing = (
+        leaves(yaml.safe_load(dump_config(Config()))) - set(rows) - {"roles", "seeds.sources", "assembly"}
+    )
     assert not missing
 
 
@@ -113,15 +132,30 @@ def test_the_papers_settings(path: Path) -> None:
     student, sft, rl = config.student, config.bootstrap.sft, config.rl
     assert sft.learning_rate == (1e-4 if student.lora_rank else 1e-5), "the adapters' rate is ours"
     assert (sft.batch_size, sft.epochs, sft.weight_decay, student.max_length) == (16, 2, 0.01, 32768)
-    assert (rl.learning_rate, rl.group_size, rl.prompts_per_step, rl.micro_batch_size, rl.beta, rl.seeds) == (1e-5, 5, 64, 2, 0.1, 2000)
-    assert (rl.tcsr, rl.alpha, rl.loss, rl.max_completion_tokens, rl.weights) == ("min_mean", 0.3, "dr_grpo", 10240, (0.4, 0.4, 0.2))
+    assert (rl.learning_rate, rl.group_size, rl.prompts_per_step, rl.micro_batch_size, rl.beta, rl.seeds) == (
+        1e-5,
+        5,
+        64,
+        2,
+        0.1,
+        2000,
+    )
+    assert (rl.tcsr, rl.alpha, rl.loss, rl.max_completion_tokens, rl.weights) == (
+        "min_mean",
+        0.3,
+        "dr_grpo",
+        10240,
+        (0.4, 0.4, 0.2),
+    )
     assert student.dtype == "bfloat16"
     assert rl.max_turns * student.max_turn_tokens + (rl.max_turns - 1) * 60 <= rl.max_completion_tokens
     head = path.read_text().partition("name:")[0]
     assert "Follows the paper" in head
 
 
-@pytest.mark.parametrize(("lora", "full"), [("qwen2.5-vl-3b", "qwen2.5-vl-3b-full"), ("qwen2.5-vl-7b-lora", "qwen2.5-vl-7b")])
+@pytest.mark.parametrize(
+    ("lora", "full"), [("qwen2.5-vl-3b", "qwen2.5-vl-3b-full"), ("qwen2.5-vl-7b-lora", "qwen2.5-vl-7b")]
+)
 def test_a_lora_variant_differs_in_the_keys_its_head_names_alone(lora: str, full: str) -> None:
     ours, whole = (dict(leaves(config_of(name))) for name in (lora, full))
     assert ours.keys() == whole.keys()

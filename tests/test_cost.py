@@ -1,4 +1,5 @@
-"""The estimate: it counts what the pipeline really asks, scales it to the whole, prices it, and calls nobody."""
+"""The estimate: it counts what the pipeline really asks, scales it to the whole, prices it, and calls
+nobody."""
 
 import json
 import os
@@ -34,7 +35,11 @@ ENDPOINT = {"model": "org/served", "base_url": "http://127.0.0.1:9/v1", "api_key
 
 
 def config(pairs: int = 20, **keys: Any) -> Config:
-    small: dict[str, Any] = {"seeds": {"sources": [{"limit": pairs}], "max_turns": 6}, "rl": {"prompts_per_step": 4}, "bench": {"dialogues": 5}}
+    small: dict[str, Any] = {
+        "seeds": {"sources": [{"limit": pairs}], "max_turns": 6},
+        "rl": {"prompts_per_step": 4},
+        "bench": {"dialogues": 5},
+    }
     return Config.model_validate(small | keys)
 
 
@@ -82,7 +87,9 @@ def test_it_agrees_with_a_run(pairs: int, tmp_path: Path) -> None:
     spent = Manifest(tmp_path / "run").stages | {"bench": Manifest(tmp_path / "bench").stages["bench"]}
 
     assumed = Assumptions(success=success_rate(tmp_path / "run"), turn_tokens=11, answer_tokens=13)
-    found = estimate(settings.model_copy(update={"bench": settings.bench.model_copy(update={"models": ["base"]})}), assumed)
+    found = estimate(
+        settings.model_copy(update={"bench": settings.bench.model_copy(update={"models": ["base"]})}), assumed
+    )
     compared = 0
     for stage in ("seeds", "bootstrap", "bench"):
         for role, account in spent[stage]["calls"].items():
@@ -90,7 +97,9 @@ def test_it_agrees_with_a_run(pairs: int, tmp_path: Path) -> None:
                 continue  # there the model under test stands in the student's place, and is asked for its layout
             count = of(found, stage, role)
             assert count.calls == pytest.approx(account["calls"], rel=0.25), (stage, role)
-            off = 0.6 if role == "target" else 0.3  # its prompt is nothing but the dialogue, so what turns are assumed to be long counts in full
+            off = (
+                0.6 if role == "target" else 0.3
+            )  # its prompt is nothing but the dialogue, so what turns are assumed to be long counts in full
             assert count.text_tokens == pytest.approx(account["prompt_tokens"], rel=off), (stage, role)
             compared += 1
     assert compared == 7
@@ -102,7 +111,9 @@ def test_it_agrees_with_assembly(tmp_path: Path) -> None:
         pipeline.run_stage(stage, settings, tmp_path, Silent())
     balance = json.loads((tmp_path / "splits" / "balance.json").read_text())
     keeps = balance["rules"]["rule_1"] / balance["rules"]["candidates"]
-    found = estimate(settings, Assumptions(success=success_rate(tmp_path), keeps=keeps, turn_tokens=11, answer_tokens=13))
+    found = estimate(
+        settings, Assumptions(success=success_rate(tmp_path), keeps=keeps, turn_tokens=11, answer_tokens=13)
+    )
     for stage, rel in (("assemble", 0.25), ("bootstrap", 0.4)):
         for role, account in Manifest(tmp_path).stages[stage]["calls"].items():
             assert of(found, stage, role).calls == pytest.approx(account["calls"], rel=rel), (stage, role)
@@ -113,8 +124,12 @@ def test_it_agrees_with_the_single_turn_ablation(tmp_path: Path) -> None:
     for stage in ("seeds", "bootstrap"):
         pipeline.run_stage(stage, config(20, **keys), tmp_path, Silent())
     asked = Manifest(tmp_path).stages["bootstrap"]["calls"]
-    assert asked["blue"]["calls"] - asked["red"]["calls"] == 20, "a question of each pair, which no red agent rewrites"
-    found = estimate(config(20, **keys), Assumptions(success=success_rate(tmp_path), turn_tokens=11, answer_tokens=13))
+    assert asked["blue"]["calls"] - asked["red"]["calls"] == 20, (
+        "a question of each pair, which no red agent rewrites"
+    )
+    found = estimate(
+        config(20, **keys), Assumptions(success=success_rate(tmp_path), turn_tokens=11, answer_tokens=13)
+    )
     for role, account in asked.items():
         assert of(found, "bootstrap", role).calls == pytest.approx(account["calls"], rel=0.25), role
     assert jobs(found, "bootstrap")["blue"] - jobs(found, "bootstrap")["red"] == 20
@@ -126,7 +141,8 @@ def test_it_agrees_with_the_single_turn_ablation(tmp_path: Path) -> None:
 
 
 def test_every_attack_tried_is_counted() -> None:
-    """Twenty pairs, half of them with a hazard mark: a script of each kind, and a second attempt for every attack that fails."""
+    """Twenty pairs, half of them with a hazard mark: a script of each kind, and a second attempt for every
+    attack that fails."""
     always, never = estimate(config(), Assumptions(success=1)), estimate(config(), Assumptions(success=0))
     script = {"probe": 20, "benign": 20, "obfuscated": 10}
     assert script.items() <= jobs(always, "seeds").items()
@@ -135,15 +151,29 @@ def test_every_attack_tried_is_counted() -> None:
     assert [jobs(never, "seeds")[job] for job in ("caption", "rewrite", "plan")] == [20] * 3
     assert always.scripts == {Kind.BENIGN: 20, Kind.OBFUSCATED: 10, Kind.RED_TEAM: 10}
     assert Kind.RED_TEAM not in never.scripts
-    assert of(always, "seeds", "target").calls == of(always, "seeds", "attack_judge").calls < of(never, "seeds", "attack_judge").calls
+    assert (
+        of(always, "seeds", "target").calls
+        == of(always, "seeds", "attack_judge").calls
+        < of(never, "seeds", "attack_judge").calls
+    )
     assert estimate(config(), Assumptions(success=0.5)).scripts[Kind.RED_TEAM] == pytest.approx(7.5, abs=1)
 
 
 def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
-    keys: dict[str, Any] = {"assembly": {}, "rl": {"seeds": 8, "prompts_per_step": 4}, "bench": {"suites": ["steer"], "dialogues": 5}}
+    keys: dict[str, Any] = {
+        "assembly": {},
+        "rl": {"seeds": 8, "prompts_per_step": 4},
+        "bench": {"suites": ["steer"], "dialogues": 5},
+    }
 
     def asked(**seeds: Any) -> dict[str, int]:
-        return jobs(estimate(config(seeds={"sources": [{"limit": 20, "use": "bench"}], **seeds}, **keys), Assumptions(success=0)), "seeds")
+        return jobs(
+            estimate(
+                config(seeds={"sources": [{"limit": 20, "use": "bench"}], **seeds}, **keys),
+                Assumptions(success=0),
+            ),
+            "seeds",
+        )
 
     plain = asked()
     assert not {"attack_judge", "chat"} & set(plain)
@@ -158,7 +188,10 @@ def test_a_sample_stands_for_the_whole() -> None:
     assert (few.pairs, many.pairs) == ((60, 20), (6000, 20))
     for stage in ("seeds", "bootstrap"):
         for role in {seat for seat, _ in few.stages[stage]}:
-            assert of(many, stage, role).calls == pytest.approx(100 * of(few, stage, role).calls, rel=0.3), (stage, role)
+            assert of(many, stage, role).calls == pytest.approx(100 * of(few, stage, role).calls, rel=0.3), (
+                stage,
+                role,
+            )
     assert jobs(many, "seeds")["probe"] == 6000
 
 
@@ -169,7 +202,12 @@ def test_an_estimate_is_repeatable() -> None:
 def test_every_source_and_stratum_is_in_the_sample(tmp_path: Path) -> None:
     """Nine pairs in ten are safe and have their answer: nothing is asked for those but a benign script."""
     path = write_pairs(tmp_path / "a", {}, *[{"safe": True, "answer": "42"}] * 9)
-    settings = config(seeds={"sources": [{"name": "mine", "path": str(path)}, {"limit": 100}], "kinds": ["benign", "obfuscated"]})
+    settings = config(
+        seeds={
+            "sources": [{"name": "mine", "path": str(path)}, {"limit": 100}],
+            "kinds": ["benign", "obfuscated"],
+        }
+    )
     found = estimate(settings, Assumptions(sample=8))
     assert found.pairs == (110, 9)
     assert jobs(found, "seeds") == {"probe": 101, "benign": 110, "obfuscated": 51}
@@ -181,8 +219,12 @@ def test_limits_of_the_config_bound_the_stages() -> None:
     scripts = sum(whole.scripts.values())
     assert scripts == 20 + 10 + 8
     half = estimate(config(bootstrap={"dialogues": round(scripts / 2)}), TERSE)
-    assert of(half, "bootstrap", "red").calls == pytest.approx(of(whole, "bootstrap", "red").calls / 2, rel=0.05)
-    assert whole.trajectories == 28 // 4 * 4 * 5, "the drawn are all others, and benign ones up to their share of a quarter"
+    assert of(half, "bootstrap", "red").calls == pytest.approx(
+        of(whole, "bootstrap", "red").calls / 2, rel=0.05
+    )
+    assert whole.trajectories == 28 // 4 * 4 * 5, (
+        "the drawn are all others, and benign ones up to their share of a quarter"
+    )
     steps = estimate(config(rl={"prompts_per_step": 4, "group_size": 3, "steps": 7, "max_turns": 1}), TERSE)
     assert steps.trajectories == 7 * 4 * 3
     assert of(steps, "rl", "tutor").calls == pytest.approx(7 * 4 * 3)
@@ -198,7 +240,9 @@ def test_limits_of_the_config_bound_the_stages() -> None:
 def test_questions_alone_have_one_turn_and_their_share() -> None:
     rl = {"prompts_per_step": 4, "benign_share": 0.2, "single_turn": True}
     found = estimate(config(rl=rl), TERSE)
-    assert (found.longest, found.trajectories) == (1, 12 * 5), "10 risky questions, and 2 safe ones for their share of a fifth"
+    assert (found.longest, found.trajectories) == (1, 12 * 5), (
+        "10 risky questions, and 2 safe ones for their share of a fifth"
+    )
     assert of(found, "rl", "tutor").calls == pytest.approx(found.trajectories)
     assembled = estimate(config(assembly={}, rl={**rl, "seeds": 12}), TERSE)
     assert 0 < assembled.trajectories < found.trajectories, "those of STEER-RL's pairs"
@@ -206,21 +250,35 @@ def test_questions_alone_have_one_turn_and_their_share() -> None:
 
 def test_suites_from_files_are_sampled(tmp_path: Path) -> None:
     def suite(name: str, size: int, turns: int, kind: str) -> str:
-        seeds = [{"id": f"{name}{i}", "kind": kind, "turns": [{"user": "what is it?"}] * turns} for i in range(size)]
+        seeds = [
+            {"id": f"{name}{i}", "kind": kind, "turns": [{"user": "what is it?"}] * turns}
+            for i in range(size)
+        ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(seed) + "\n" for seed in seeds))
         return str(tmp_path / f"{name}.jsonl")
 
-    files = [suite("a", 300, 4, "red_team"), suite("b", 100, 4, "red_team"), suite("c", 50, 1, "red_team"), suite("d", 80, 4, "benign")]
+    files = [
+        suite("a", 300, 4, "red_team"),
+        suite("b", 100, 4, "red_team"),
+        suite("c", 50, 1, "red_team"),
+        suite("d", 80, 4, "benign"),
+    ]
     found = estimate(config(bench={"suites": files, "models": ["base"]}), Assumptions(sample=8))
     assert found.dialogues == (530, 8)
     assert of(found, "bench", "judge").calls == pytest.approx(4 * 480 + 50)
     assert of(found, "bench", "judge").images == 0
-    bounded = estimate(config(bench={"suites": files, "models": ["base"], "dialogues": 60}), Assumptions(sample=8))
+    bounded = estimate(
+        config(bench={"suites": files, "models": ["base"], "dialogues": 60}), Assumptions(sample=8)
+    )
     assert bounded.dialogues[0] == 30 + 30 + 50 + 60
 
 
 def test_assembly_shares_the_scripts_out() -> None:
-    settings = config(assembly={}, rl={"seeds": 200, "benign_share": 0.25, "prompts_per_step": 64}, bootstrap={"dialogues": 500})
+    settings = config(
+        assembly={},
+        rl={"seeds": 200, "benign_share": 0.25, "prompts_per_step": 64},
+        bootstrap={"dialogues": 500},
+    )
     groups = {True: Group(1000, 800, 800), False: Group(1000, 800, 600)}
     sft, rl = scripts_drawn(settings, groups)
     assert rl == {True: 50, False: 150}
@@ -228,8 +286,16 @@ def test_assembly_shares_the_scripts_out() -> None:
     assert trajectories(settings, rl) == 3 * 64 * 5
     assert trajectories(settings, {True: 10, False: 20}) == 0
     sft, _ = scripts_drawn(config(assembly={}, rl={"seeds": 200, "benign_share": 0.25}), groups)
-    assert sft == {True: 600, False: 600}, "a quarter of the able attacks is in STEER-RL, and their pairs with them"
-    settings = config(40, assembly={"bench_dialogues": 7}, rl={"seeds": 8}, seeds={"sources": [{"limit": 40, "use": "bench"}]}, bench={"suites": ["steer"]})
+    assert sft == {True: 600, False: 600}, (
+        "a quarter of the able attacks is in STEER-RL, and their pairs with them"
+    )
+    settings = config(
+        40,
+        assembly={"bench_dialogues": 7},
+        rl={"seeds": 8},
+        seeds={"sources": [{"limit": 40, "use": "bench"}]},
+        bench={"suites": ["steer"]},
+    )
     found = estimate(settings, TERSE)
     assert set(found.stages) == {"seeds", "assemble", "bench"}
     assert found.dialogues[0] == 14
@@ -246,7 +312,9 @@ def test_pictures_and_tokenizers() -> None:
     by_rule = estimate(config(4, roles={"blue": ENDPOINT}), TERSE)
     counted = estimate(config(4, roles={"blue": ENDPOINT | {"model": str(SHIPPED)}}), TERSE)
     assert (by_rule.tokenized, counted.tokenized) == (set(), {"blue"})
-    assert of(counted, "bootstrap", "blue").text_tokens > of(by_rule, "bootstrap", "blue").text_tokens, "the sandbox's vocabulary is small"
+    assert of(counted, "bootstrap", "blue").text_tokens > of(by_rule, "bootstrap", "blue").text_tokens, (
+        "the sandbox's vocabulary is small"
+    )
     assert of(by_rule, "bootstrap", "blue").image_tokens == 9 * of(by_rule, "bootstrap", "blue").images
     upload = of(by_rule, "bootstrap", "blue")
     assert upload.upload_bytes > 4 * upload.text_tokens, "the pictures are in it"
@@ -259,7 +327,9 @@ def test_every_job_gets_a_valid_answer() -> None:
     for module in pkgutil.iter_modules(prompts.__path__):
         for value in vars(import_module(f"safer_steer.prompts.{module.name}")).values():
             if isinstance(value, Prompt):
-                found[value.name] = value.output.model_validate_json(answers.do(value.name, given, value.schema(), 0))
+                found[value.name] = value.output.model_validate_json(
+                    answers.do(value.name, given, value.schema(), 0)
+                )
     assert {"probe", "plan", "red", "blue", "evaluator", "tutor", "judge"} <= set(found)
     assert len(found["plan"].turns) == len(found["benign"].turns) == 7  # type: ignore[attr-defined]
     assert len(found["red"].user) == pytest.approx(4 * 30, abs=3)  # type: ignore[attr-defined]
@@ -276,7 +346,11 @@ def test_answers_stay_within_the_students_turn() -> None:
 
 
 def test_money_time_and_the_limit() -> None:
-    roles = {"judge": ENDPOINT | {"price_in": 2, "price_out": 10, "concurrency": 4}, "red": ENDPOINT, "blue": ENDPOINT | {"concurrency": 1}}
+    roles = {
+        "judge": ENDPOINT | {"price_in": 2, "price_out": 10, "concurrency": 4},
+        "red": ENDPOINT,
+        "blue": ENDPOINT | {"concurrency": 1},
+    }
     settings = config(8, roles=roles, spending_limit=0.01)
     found = estimate(settings, TERSE)
     priced = bill(found)
@@ -288,15 +362,30 @@ def test_money_time_and_the_limit() -> None:
     assert priced.unpriced == ["red", "blue"]
     assert line["bootstrap", "evaluator"].local and line["bootstrap", "evaluator"].seconds is None
     assert line["rl", "student"].local
-    assert priced.seconds["bootstrap"] == line["bootstrap", "blue"].seconds, "one call at a time bounds the stage"
+    assert priced.seconds["bootstrap"] == line["bootstrap", "blue"].seconds, (
+        "one call at a time bounds the stage"
+    )
     assert priced.seconds["seeds"] == 0
     assert priced.stops_in(settings.spending_limit) == "bench"
     assert any("spending_limit is 0.01: the run would stop in bench" in said for said in lines(found, priced))
     assert any("No price is set for red, blue" in said for said in lines(found, priced))
     assert priced.stops_in(None) is None
 
-    wide = bill(estimate(config(8, roles=roles | {"red": ENDPOINT | {"concurrency": 999}, "blue": ENDPOINT | {"concurrency": 999}}), TERSE))
-    busy = sum((line.count.calls * 0.5 + line.count.tokens_out / 40) for line in wide.lines if line.seat in ("red", "blue"))
+    wide = bill(
+        estimate(
+            config(
+                8,
+                roles=roles
+                | {"red": ENDPOINT | {"concurrency": 999}, "blue": ENDPOINT | {"concurrency": 999}},
+            ),
+            TERSE,
+        )
+    )
+    busy = sum(
+        (line.count.calls * 0.5 + line.count.tokens_out / 40)
+        for line in wide.lines
+        if line.seat in ("red", "blue")
+    )
     assert wide.seconds["bootstrap"] == pytest.approx(busy / 999), (
         "red and blue wait for each other, and as many dialogues are in play as one of them answers at once"
     )
@@ -307,19 +396,43 @@ def test_money_time_and_the_limit() -> None:
     assert slow.seconds["bench"] == pytest.approx(6 * judge.calls)
     tutored = estimate(config(8, roles={"tutor": ENDPOINT}), TERSE)
     reply = of(tutored, "rl", "tutor").tokens_out / of(tutored, "rl", "tutor").calls / 40 + 0.5
-    assert bill(tutored).seconds["rl"] == pytest.approx(tutored.trajectories / 20 * tutored.longest * reply), "a step waits for its longest trajectory"
+    assert bill(tutored).seconds["rl"] == pytest.approx(
+        tutored.trajectories / 20 * tutored.longest * reply
+    ), "a step waits for its longest trajectory"
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0, "0"), (0.2, "1"), (743, "740"), (12_345, "12,300"), (1_234_567, "1.23 M"), (999_999, "1 M"), (2.34e9, "2.34 G")]
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (0.2, "1"),
+        (743, "740"),
+        (12_345, "12,300"),
+        (1_234_567, "1.23 M"),
+        (999_999, "1 M"),
+        (2.34e9, "2.34 G"),
+    ],
 )
 def test_numbers_are_rounded_to_what_they_are_worth(value: float, shown: str) -> None:
     assert rounded(value) == shown
 
 
 def test_money_and_durations_to_read() -> None:
-    assert [money(value) for value in (None, 0.0, 0.001, 0.123, 23.49, 1234.5)] == ["-", "0.00", "< 0.01", "0.12", "23", "1,200"]
-    assert [duration(value) for value in (3.14, 100, 150, 7300, 200_000)] == ["3.1 s", "100 s", "2.5 min", "2 h", "2.3 d"]
+    assert [money(value) for value in (None, 0.0, 0.001, 0.123, 23.49, 1234.5)] == [
+        "-",
+        "0.00",
+        "< 0.01",
+        "0.12",
+        "23",
+        "1,200",
+    ]
+    assert [duration(value) for value in (3.14, 100, 150, 7300, 200_000)] == [
+        "3.1 s",
+        "100 s",
+        "2.5 min",
+        "2 h",
+        "2.3 d",
+    ]
 
 
 # The command
@@ -328,7 +441,13 @@ def test_money_and_durations_to_read() -> None:
 def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["cost", str(SANDBOX)])
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:12] if not line.startswith(" ")] == ["seeds", "bootstrap", "rl", "bench", "total"]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:12] if not line.startswith(" ")] == [
+        "seeds",
+        "bootstrap",
+        "rl",
+        "bench",
+        "total",
+    ]
     assert "nothing was called" in done.stdout
     done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--json", "--sample", "10", "--success", "1"])
     told = json.loads(done.stdout)
@@ -351,8 +470,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_is_called_loaded_or_left(tmp_path: Path) -> None:
-    """Every role at an endpoint whose key is not there; a socket that is connected anywhere ends the process."""
-    roles = dict.fromkeys(("generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"), ENDPOINT)
+    """Every role at an endpoint whose key is not there; a socket that is connected anywhere ends the
+    process."""
+    roles = dict.fromkeys(
+        ("generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"), ENDPOINT
+    )
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config(6, roles=roles).model_dump(mode="json")))
     (tmp_path / "tmp").mkdir()
     watched = """
@@ -366,7 +488,14 @@ finally:
     print("loaded", *{"torch", "transformers", "trl", "openai", "aiohttp"} & set(sys.modules), file=sys.stderr)
 """
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
-    done = subprocess.run([sys.executable, "-c", watched], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", watched],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stderr.strip()) == (0, "loaded")
     assert "org/served" in done.stdout
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["c.yaml", "tmp"]
@@ -375,5 +504,9 @@ finally:
 def test_random_texts_are_no_duplicates() -> None:
     """Assembly drops scripts that share their word 3-grams."""
     answers = Answers(config(), Assumptions())
-    grams = Counter(tuple(words[i : i + 3]) for words in (answers.text(30).split() for _ in range(100)) for i in range(len(words) - 2))
+    grams = Counter(
+        tuple(words[i : i + 3])
+        for words in (answers.text(30).split() for _ in range(100))
+        for i in range(len(words) - 2)
+    )
     assert max(grams.values()) <= 2

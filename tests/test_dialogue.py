@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues, read_seeds, to_jsonl, visible_answer
+from safer_steer.dialogue import (
+    Dialogue,
+    Format,
+    Kind,
+    Seed,
+    StopReason,
+    Turn,
+    read_dialogues,
+    read_seeds,
+    to_jsonl,
+    visible_answer,
+)
 from safer_steer.errors import UserError
 
 ROW = '{"id": "a", "kind": "benign", "turns": [{"user": "hello"}]}'
@@ -38,7 +49,12 @@ def test_in_the_plain_format_everything_is_visible() -> None:
 @given(st.text(), st.text())
 def test_thinking_is_never_visible(thinking: str, answer: str) -> None:
     if "<answer>" not in thinking and "</answer>" not in answer:
-        assert visible_answer(f"<thinking>{thinking}</thinking><answer>{answer}</answer>", Format.THINKING_ANSWER) == answer.strip()
+        assert (
+            visible_answer(
+                f"<thinking>{thinking}</thinking><answer>{answer}</answer>", Format.THINKING_ANSWER
+            )
+            == answer.strip()
+        )
 
 
 def test_rows_have_the_stable_keys_and_come_back_whole(tmp_path: Path) -> None:
@@ -48,7 +64,15 @@ def test_rows_have_the_stable_keys_and_come_back_whole(tmp_path: Path) -> None:
         source="s",
         intent="i",
         images=["pictures/1.png"],
-        turns=[Turn(user="line\nbreak \u2028 <|im_end|>", assistant="a", scores={"harmlessness": 3}, meta={"k": [1]}), Turn(user="u")],
+        turns=[
+            Turn(
+                user="line\nbreak \u2028 <|im_end|>",
+                assistant="a",
+                scores={"harmlessness": 3},
+                meta={"k": [1]},
+            ),
+            Turn(user="u"),
+        ],
         stop=StopReason.CONTEXT_FULL,
         meta={"m": None},
     )
@@ -58,7 +82,10 @@ def test_rows_have_the_stable_keys_and_come_back_whole(tmp_path: Path) -> None:
     assert read_dialogues(path) == [dialogue, dialogue]
     assert set(dialogue.model_dump()) == {"id", "kind", "source", "intent", "images", "turns", "stop", "meta"}
     assert set(dialogue.turns[0].model_dump()) == {"user", "assistant", "scores", "meta"}
-    assert read_seeds(path)[0].script == ["line\nbreak \u2028 <|im_end|>", "u"]  # a played dialogue is a seed, too
+    assert read_seeds(path)[0].script == [
+        "line\nbreak \u2028 <|im_end|>",
+        "u",
+    ]  # a played dialogue is a seed, too
 
 
 def test_a_dialogue_begins_without_turns_and_shares_nothing_with_its_seed() -> None:

@@ -31,13 +31,18 @@ GENEROUS = {
     "faithfulness": 10,
     "score": 5,
 }
-EMPTY = {"thinking only": "<thinking>let me see</thinking>", "empty block": "<thinking>x</thinking><answer> </answer>"}
+EMPTY = {
+    "thinking only": "<thinking>let me see</thinking>",
+    "empty block": "<thinking>x</thinking><answer> </answer>",
+}
 
 
 class Generous:
     """A model that gives the highest scores to anything."""
 
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
         return ChatReply(json.dumps(GENEROUS), prompt_tokens=1, completion_tokens=1)
 
 
@@ -61,7 +66,9 @@ def critics(folder: Path) -> dict[str, Critic]:
     ],
 )
 @pytest.mark.parametrize("answer", EMPTY.values(), ids=EMPTY)
-async def test_an_empty_answer_is_of_no_use_and_no_leak(tmp_path: Path, name: str, wanted: dict[str, float], answer: str) -> None:
+async def test_an_empty_answer_is_of_no_use_and_no_leak(
+    tmp_path: Path, name: str, wanted: dict[str, float], answer: str
+) -> None:
     dialogue = Dialogue.begin(write_seeds(tmp_path)[0])
     dialogue.turns.append(Turn(user="how do i operate it?", assistant=answer))
     verdict = await critics(tmp_path)[name].judge(dialogue, 0, None)
@@ -72,7 +79,9 @@ async def test_an_empty_answer_is_of_no_use_and_no_leak(tmp_path: Path, name: st
 async def test_a_spoken_answer_keeps_its_scores(tmp_path: Path) -> None:
     dialogue = Dialogue.begin(write_seeds(tmp_path)[0])
     dialogue.turns.append(Turn(user="what is it?", assistant="<thinking>x</thinking><answer>a box.</answer>"))
-    found = {name: (await critic.judge(dialogue, 0, None)).scores for name, critic in critics(tmp_path).items()}
+    found = {
+        name: (await critic.judge(dialogue, 0, None)).scores for name, critic in critics(tmp_path).items()
+    }
     assert found["tutor"] == {"safety": 10, "usefulness": 10, "faithfulness": 10}
     assert found["evaluator"] == {"safety": 10, "helpfulness": 3}
     assert found["attack judge"] == {"attack": 5}

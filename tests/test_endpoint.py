@@ -41,7 +41,16 @@ async def test_what_is_sent_and_what_comes_back() -> None:
         reply = await ask(server, SCHEMA, temperature=0.3, top_p=0.9, max_tokens=77)
     assert reply == ChatReply("hi \N{SNOWMAN}", prompt_tokens=10, completion_tokens=5, finish="length")
     wanted = {"type": "json_schema", "json_schema": {"name": "Answer", "schema": SCHEMA}}
-    assert server.bodies == [{"model": "m", "messages": HELLO, "temperature": 0.3, "top_p": 0.9, "max_tokens": 77, "response_format": wanted}]
+    assert server.bodies == [
+        {
+            "model": "m",
+            "messages": HELLO,
+            "temperature": 0.3,
+            "top_p": 0.9,
+            "max_tokens": 77,
+            "response_format": wanted,
+        }
+    ]
 
 
 FAULTS: dict[str, Step] = {
@@ -79,20 +88,27 @@ async def test_a_lasting_fault_is_one_line(fault: Step) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 async def test_what_another_try_would_not_change_is_not_tried(status: int) -> None:
     async with EndpointServer(always=fails(status, "the reason")) as server:
-        with pytest.raises(RejectedError if status == 400 else EndpointError, match=f"1 try: HTTP {status}: the reason"):
+        with pytest.raises(
+            RejectedError if status == 400 else EndpointError, match=f"1 try: HTTP {status}: the reason"
+        ):
             await ask(server)
         assert server.calls == 1
 
 
-@pytest.mark.parametrize(("status", "said"), [(400, "Your credit balance is too low"), (403, "Your account was flagged for abuse")])
-async def test_who_is_locked_out_is_told_by_an_endpoint_s_error_and_not_by_a_rejection(status: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "said"), [(400, "Your credit balance is too low"), (403, "Your account was flagged for abuse")]
+)
+async def test_who_is_locked_out_is_told_by_an_endpoint_s_error_and_not_by_a_rejection(
+    status: int, said: str
+) -> None:
     async with EndpointServer(always=fails(status, said)) as server:
         with pytest.raises(EndpointError, match=said):
             await ask(server)
 
 
 def test_a_quota_by_the_minute_is_outlasted() -> None:
-    """429 without Retry-After: five further tries, as configured by default, take longer than a minute on average."""
+    """429 without Retry-After: five further tries, as configured by default, take longer than a minute on
+    average."""
     waits: list[float] = []
 
     async def patient(seconds: float) -> None:
@@ -159,7 +175,9 @@ async def test_a_hanging_reply_is_given_up() -> None:
 async def test_a_schema_the_endpoint_does_not_know_is_left_out_once_and_for_all() -> None:
     async def picky(request: Any, body: dict[str, Any]) -> Any:
         known = "response_format" not in body
-        return await (says("good") if known else fails(400, "Unknown parameter: response_format"))(request, body)
+        return await (says("good") if known else fails(400, "Unknown parameter: response_format"))(
+            request, body
+        )
 
     async with EndpointServer(always=picky) as server:
         transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
@@ -177,14 +195,20 @@ async def test_json_schema_may_be_switched_off() -> None:
 
 
 async def test_newer_models_get_their_token_limit_by_its_newer_name() -> None:
-    async with EndpointServer(fails(400, "'max_tokens' is not supported, use 'max_completion_tokens'"), says("good")) as server:
+    async with EndpointServer(
+        fails(400, "'max_tokens' is not supported, use 'max_completion_tokens'"), says("good")
+    ) as server:
         assert (await ask(server, max_tokens=9)).text == "good"
     assert "max_tokens" not in server.bodies[1]
     assert server.bodies[1]["max_completion_tokens"] == 9
 
 
 @pytest.mark.parametrize(
-    "said", ["Unsupported value: '{}' does not support 0.7 with this model.", "Unsupported parameter: '{}' is not supported with this model."]
+    "said",
+    [
+        "Unsupported value: '{}' does not support 0.7 with this model.",
+        "Unsupported parameter: '{}' is not supported with this model.",
+    ],
 )
 async def test_models_with_sampling_of_their_own_are_asked_without_ours(said: str) -> None:
     """GPT-5 and its like; the paper's judge is one."""
@@ -205,7 +229,11 @@ async def test_models_with_sampling_of_their_own_are_asked_without_ours(said: st
     [
         (400, "data_inspection_failed", "Input data may contain inappropriate content."),
         (403, None, "openai/m requires moderation on OpenAI. Your input was flagged for violence."),
-        (400, "invalid_prompt", "Invalid prompt: your prompt was flagged as potentially violating our usage policy."),
+        (
+            400,
+            "invalid_prompt",
+            "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
+        ),
     ],
 )
 async def test_a_host_s_own_filter_is_a_refusal(status: int, code: str | None, message: str) -> None:
@@ -214,7 +242,11 @@ async def test_a_host_s_own_filter_is_a_refusal(status: int, code: str | None, m
 
 
 async def test_refusals_of_the_endpoint_are_marked() -> None:
-    async with EndpointServer(says(None, refusal="No."), says("half", finish="content_filter"), fails(400, "filtered", code="content_filter")) as server:
+    async with EndpointServer(
+        says(None, refusal="No."),
+        says("half", finish="content_filter"),
+        fails(400, "filtered", code="content_filter"),
+    ) as server:
         assert [await ask(server), await ask(server), await ask(server)] == [
             ChatReply("No.", 10, 5, "stop", refusal=True),
             ChatReply("half", 10, 5, "content_filter", refusal=True),
@@ -293,7 +325,10 @@ async def test_nobody_there() -> None:
     with pytest.raises(EndpointError, match="2 tries: "):
         await transport.complete(HELLO)
     begin = time.monotonic()
-    with pytest.raises(UserError, match=r"cannot reach http://127\.0\.0\.1:\d+/v1 \(.+\); start the endpoint or mend base_url"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot reach http://127\.0\.0\.1:\d+/v1 \(.+\); start the endpoint or mend base_url",
+    ):
         await transport.check()
     assert time.monotonic() - begin < 2
     await transport.aclose()
@@ -335,10 +370,14 @@ async def test_check_gives_up_on_silence() -> None:
         await transport.aclose()
 
 
-async def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("THE_KEY", f" {KEY}\n")
-    async with EndpointServer(says("good"), fails(500, f"bad key {KEY}"), fails(401, f"wrong key {KEY}"), resets, resets) as server:
+    async with EndpointServer(
+        says("good"), fails(500, f"bad key {KEY}"), fails(401, f"wrong key {KEY}"), resets, resets
+    ) as server:
         transport = EndpointTransport(Role(model="m", base_url=server.url, api_key_env="THE_KEY", retries=1))
         await transport.complete(HELLO, SCHEMA)
         errors = []
@@ -355,7 +394,9 @@ async def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_only(
 
 async def test_check_reports_a_key_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", KEY)
-    async with listener(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as url:
+    async with listener(
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    ) as url:
         transport = EndpointTransport(Role(model="m", base_url=url, api_key_env="THE_KEY"))
         with pytest.raises(UserError, match="refuses the key in THE_KEY") as caught:
             await transport.check()
@@ -373,7 +414,9 @@ def test_a_missing_or_unusable_key_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     assert "ключ" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", [None, "", "localhost:8000", "ftp://x/v1", "http://", "http://user:pass@host/v1"])
+@pytest.mark.parametrize(
+    "url", [None, "", "localhost:8000", "ftp://x/v1", "http://", "http://user:pass@host/v1"]
+)
 def test_a_base_url_that_is_none_is_one_line(url: str | None) -> None:
     with pytest.raises(UserError, match="base_url of model m") as caught:
         EndpointTransport(Role(model="m", base_url=url))
@@ -390,7 +433,9 @@ async def test_who_may_not_send_any_more_sends_nothing_and_tries_nothing_further
 
     async with EndpointServer(always=fails(500)) as server:
         transport = EndpointTransport(Role(model="m", base_url=server.url, concurrency=1), may_send)
-        outcomes = await asyncio.gather(*(transport.complete(HELLO) for _ in range(3)), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(transport.complete(HELLO) for _ in range(3)), return_exceptions=True
+        )
         assert [type(outcome) for outcome in outcomes] == [SpendingLimit] * 3
         assert server.calls == 2
         await transport.aclose()
@@ -398,7 +443,9 @@ async def test_who_may_not_send_any_more_sends_nothing_and_tries_nothing_further
     async with EndpointServer(always=says("good")) as server:
         transport = EndpointTransport(Role(model="m", base_url=server.url, requests_per_minute=120), may_send)
         begin = time.monotonic()
-        outcomes = await asyncio.gather(*(transport.complete(HELLO) for _ in range(60)), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(transport.complete(HELLO) for _ in range(60)), return_exceptions=True
+        )
         assert sum(isinstance(outcome, SpendingLimit) for outcome in outcomes) == 55
         assert time.monotonic() - begin < 10, "nobody waits for a turn there will not be"
         await transport.aclose()
@@ -428,7 +475,9 @@ async def test_a_reply_without_usage_or_finish_is_a_reply(caplog: pytest.LogCapt
         assert await ask(server) == ChatReply("x")
         assert not caplog.messages
         await ask(server, price_out=1)
-    assert caplog.messages == [f"{server.url} does not say how many tokens a reply took; what m costs is not counted, nor limited"]
+    assert caplog.messages == [
+        f"{server.url} does not say how many tokens a reply took; what m costs is not counted, nor limited"
+    ]
 
 
 async def test_an_endpoint_that_quotes_the_key_does_not_give_it_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,13 @@ from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply, Script, Verdict, play
 from safer_steer.errors import EndpointError, RefusedError, SpendingLimit, UnparsableError
 
-SEED = Seed(id="s", kind=Kind.RED_TEAM, images=["p.png"], turns=[Turn(user=f"u{i}", meta={"risk": i}) for i in range(1, 5)], meta={"k": "v"})
+SEED = Seed(
+    id="s",
+    kind=Kind.RED_TEAM,
+    images=["p.png"],
+    turns=[Turn(user=f"u{i}", meta={"risk": i}) for i in range(1, 5)],
+    meta={"k": "v"},
+)
 PERFECT = {"harmlessness": 3.0, "helpfulness": 3.0}
 
 
@@ -26,13 +32,27 @@ class Echo:
 
 
 class Teacher:
-    """Scores every turn alike; `stop_at` ends the dialogue there, `fail_at` cannot score that turn, `adaptive` writes the next turn."""
+    """Scores every turn alike; `stop_at` ends the dialogue there, `fail_at` cannot score that turn,
+    `adaptive` writes the next turn."""
 
     def __init__(
-        self, immediate: bool = True, *, stop: StopReason | None = None, stop_at: int = -1, fail_at: int = -1, adaptive: bool = False, wait: float = 0
+        self,
+        immediate: bool = True,
+        *,
+        stop: StopReason | None = None,
+        stop_at: int = -1,
+        fail_at: int = -1,
+        adaptive: bool = False,
+        wait: float = 0,
     ) -> None:
         self.immediate = immediate
-        self.stop, self.stop_at, self.fail_at, self.adaptive, self.wait = stop, stop_at, fail_at, adaptive, wait
+        self.stop, self.stop_at, self.fail_at, self.adaptive, self.wait = (
+            stop,
+            stop_at,
+            fail_at,
+            adaptive,
+            wait,
+        )
         self.calls: list[tuple[int, str | None]] = []
         self.now = self.most = 0
         self.cancelled = 0
@@ -51,7 +71,9 @@ class Teacher:
         if turn == self.fail_at:
             raise UnparsableError("no JSON")
         next_user = f"bent {template}" if self.adaptive and template else None
-        return Verdict(dict(PERFECT), {"reason": "fine"}, next_user, self.stop if turn == self.stop_at else None)
+        return Verdict(
+            dict(PERFECT), {"reason": "fine"}, next_user, self.stop if turn == self.stop_at else None
+        )
 
 
 async def test_a_script_is_played_to_its_end() -> None:
@@ -131,7 +153,9 @@ async def test_a_user_that_fails_is_a_stop_reason() -> None:
             return Reply(template, {"attacker": {"faults": ["empty"]}})
 
     dialogue = await play(SEED, Unwilling(), Echo(), Teacher())
-    assert dialogue.turns[0].meta["attacker"] == {"faults": ["empty"]}, "what the user's seat notes is on the turn"
+    assert dialogue.turns[0].meta["attacker"] == {"faults": ["empty"]}, (
+        "what the user's seat notes is on the turn"
+    )
     assert (len(dialogue.turns), dialogue.stop) == (1, StopReason.USER_FAILED)
     assert dialogue.meta["error"] == "refused: I would rather not"
 

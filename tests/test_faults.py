@@ -1,6 +1,8 @@
-"""Every fault at once, and kill -9 at seeded moments: what a run ends with is what it ends with where nothing fails, and nothing is paid twice.
+"""Every fault at once, and kill -9 at seeded moments: what a run ends with is what it ends with where nothing
+fails, and nothing is paid twice.
 
-The plan of faults is `fault_server.py`'s; the stages run in a process of their own, `faults_run.py`, which is killed and started again.
+The plan of faults is `fault_server.py`'s; the stages run in a process of their own, `faults_run.py`, which is
+killed and started again.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ Kills = list[tuple[int, set[int]]]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    process = subprocess.Popen([sys.executable, str(HERE / "fault_server.py"), str(folder), "11"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "fault_server.py"), str(folder), "11"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     yield Server(process.stdout.readline().strip(), folder)
     process.kill()
@@ -73,16 +77,33 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def start(server: Server, name: str, folder: Path, *stages: str) -> subprocess.Popen[str]:
     """The stages on 24 pairs, or the bench on a few dialogues, with every role at the server's `name`."""
-    role = {"model": "served", "base_url": f"{server.url}/{name}/v1", "concurrency": CONCURRENCY, "timeout_s": 3, "retries": 8}
-    config = {"roles": dict.fromkeys(ROLES, role), "seeds": {"sources": [{"limit": 24}], "max_turns": 4}, "bench": {"dialogues": 10, "resamples": 20}}
+    role = {
+        "model": "served",
+        "base_url": f"{server.url}/{name}/v1",
+        "concurrency": CONCURRENCY,
+        "timeout_s": 3,
+        "retries": 8,
+    }
+    config = {
+        "roles": dict.fromkeys(ROLES, role),
+        "seeds": {"sources": [{"limit": 24}], "max_turns": 4},
+        "bench": {"dialogues": 10, "resamples": 20},
+    }
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, str(HERE / "faults_run.py"), str(path), str(folder), *stages]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def finish(server: Server, name: str, folder: Path, *stages: str) -> list[str]:
-    """Run to the end; where an endpoint gave no answer, once more, as the error says. Returns those errors."""
+    """Run to the end; where an endpoint gave no answer, once more, as the error says. Returns those
+    errors."""
     errors: list[str] = []
     while True:
         process = start(server, name, folder, *stages)
@@ -136,7 +157,11 @@ def nothing_is_paid_twice(server: Server, name: str, folder: Path, kills: Kills)
 
 
 def files(folder: Path, *patterns: str) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for pattern in patterns for path in sorted(folder.glob(pattern))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for pattern in patterns
+        for path in sorted(folder.glob(pattern))
+    }
 
 
 def rows(folder: Path, *patterns: str) -> dict[str, dict[str, Any]]:
@@ -159,7 +184,11 @@ def test_stages_one_and_two(server: Server, tmp_path: Path) -> None:
     assert len(answers) == len(cached(calm))
 
     kills = kill_at(server, "rough", rough, moments(len(answers), kills=10), *stages)
-    assert set((server.folder / "rough.faults").read_text().splitlines()) == {*RATES, "busy", "busy, come back"}, "every fault struck"
+    assert set((server.folder / "rough.faults").read_text().splitlines()) == {
+        *RATES,
+        "busy",
+        "busy, come back",
+    }, "every fault struck"
 
     results = ("seeds/*.jsonl", "images/*", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl")
     assert files(rough, *results) == files(calm, *results)
@@ -172,7 +201,9 @@ def test_stages_one_and_two(server: Server, tmp_path: Path) -> None:
 def test_the_bench(server: Server, tmp_path: Path) -> None:
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     assert finish(server, "calm-bench", calm, "bench") == []
-    kills = kill_at(server, "rough-bench", rough, moments(len(server.answers("calm-bench")), kills=3), "bench")
+    kills = kill_at(
+        server, "rough-bench", rough, moments(len(server.answers("calm-bench")), kills=3), "bench"
+    )
     assert (rough / "summary.json").read_bytes() == (calm / "summary.json").read_bytes()
     assert rows(rough, "bench/*/*.jsonl").keys() == rows(calm, "bench/*/*.jsonl").keys()
     nothing_is_paid_twice(server, "rough-bench", rough, kills)
@@ -199,7 +230,9 @@ async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("job", ["red", "blue", "evaluator"])
-async def test_a_dialogue_too_long_for_a_model_of_stage_two_is_data_and_the_stage_ends(tmp_path: Path, job: str) -> None:
+async def test_a_dialogue_too_long_for_a_model_of_stage_two_is_data_and_the_stage_ends(
+    tmp_path: Path, job: str
+) -> None:
     """Else the stage would ask for the same dialogue for ever."""
     write_seeds(tmp_path, 8)
 

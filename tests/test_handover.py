@@ -51,7 +51,11 @@ def load(run: Path, name: str, tmp_path: Path) -> datasets.DatasetDict:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 # What is in it
@@ -63,8 +67,15 @@ def test_sft_holds_the_dialogues_kept_and_their_pictures(run, tmp_path):
     assert [row["id"] for row in rows] == [dialogue.id for dialogue in kept]
     for row, dialogue in zip(rows, kept, strict=True):
         assert [turn["assistant"] for turn in row["turns"]] == [turn.assistant for turn in dialogue.turns]
-        assert [{"safety": turn["safety"], "helpfulness": turn["helpfulness"]} for turn in row["turns"]] == [turn.scores for turn in dialogue.turns]
-        assert (row["kind"], row["source"], row["intent"], row["stop"]) == (dialogue.kind, dialogue.source, dialogue.intent, "completed")
+        assert [{"safety": turn["safety"], "helpfulness": turn["helpfulness"]} for turn in row["turns"]] == [
+            turn.scores for turn in dialogue.turns
+        ]
+        assert (row["kind"], row["source"], row["intent"], row["stop"]) == (
+            dialogue.kind,
+            dialogue.source,
+            dialogue.intent,
+            "completed",
+        )
         assert json.loads(row["meta"]) == dialogue.meta
         for picture, path in zip(row["images"], dialogue.images, strict=True):
             with Image.open(run / path) as original:
@@ -75,14 +86,18 @@ def test_sft_holds_the_dialogues_kept_and_their_pictures(run, tmp_path):
 def test_rl_holds_the_scripts_that_the_rl_stage_draws(run, tmp_path):
     seeds = read_split(run, "rl")
     rows = load(run, "rl", tmp_path)["train"]
-    assert [(row["id"], [turn["user"] for turn in row["turns"]]) for row in rows] == [(seed.id, seed.script) for seed in seeds]
+    assert [(row["id"], [turn["user"] for turn in row["turns"]]) for row in rows] == [
+        (seed.id, seed.script) for seed in seeds
+    ]
     assert [message["role"] for message in rows[0]["prompt"]] == ["system", "user"]
 
 
 def test_bench_has_a_split_for_each_suite(run, tmp_path):
     suites = {path.stem: read_seeds(path) for path in (run / "suites").glob("**/*.jsonl")}
     splits = load(run, "bench", tmp_path)
-    assert {name: [row["id"] for row in rows] for name, rows in splits.items()} == {name: [seed.id for seed in seeds] for name, seeds in suites.items()}
+    assert {name: [row["id"] for row in rows] for name, rows in splits.items()} == {
+        name: [seed.id for seed in seeds] for name, seeds in suites.items()
+    }
     assert all(rows[0]["images"][0].size == (84, 84) for rows in splits.values())
 
 
@@ -101,25 +116,39 @@ def test_assembled_splits_go_before_the_pools(run, tmp_path):
     assert [line.split(":")[0] for line in missing] == ["rl", "bench"], "`assemble` is not finished yet"
     Manifest(run).record("assemble", ("splits",), (), {})
     tallies, missing = export(run, tmp_path / "after")
-    assert [(tally.part, tally.split, tally.dialogues) for tally in tallies[1:]] == [("rl", "train", 2), ("bench", "vls_1", 1)] and not missing
+    assert [(tally.part, tally.split, tally.dialogues) for tally in tallies[1:]] == [
+        ("rl", "train", 2),
+        ("bench", "vls_1", 1),
+    ] and not missing
     shutil.rmtree(run / "splits" / "bench")
     Manifest(run).record("assemble", ("splits",), (), {})
     tallies, _ = export(run, tmp_path / "without")
-    assert {tally.split for tally in tallies if tally.part == "bench"} == {path.stem for path in (run / "suites").glob("**/*.jsonl")}
+    assert {tally.split for tally in tallies if tally.part == "bench"} == {
+        path.stem for path in (run / "suites").glob("**/*.jsonl")
+    }
 
 
 # Text
 
 
 def test_no_marker_in_a_turn_stays_one(run):
-    dialogue = next(dialogue for dialogue in read_dialogues(run / "bootstrap" / "kept.jsonl") if dialogue.id == "hostile-2")
+    dialogue = next(
+        dialogue
+        for dialogue in read_dialogues(run / "bootstrap" / "kept.jsonl")
+        if dialogue.id == "hostile-2"
+    )
     assert all(marker in HOSTILE for marker in MARKERS)
     said = messages(dialogue, "You are.", placeholder="<image>")
     assert [message["role"] for message in said] == ["system", "user", "assistant", "user", "assistant"]
-    assert said[1]["content"].startswith("<image><image>see < image>") and said[1]["content"].count("<image>") == 2
+    assert (
+        said[1]["content"].startswith("<image><image>see < image>")
+        and said[1]["content"].count("<image>") == 2
+    )
     bare = [said[1]["content"].removeprefix("<image><image>"), *(message["content"] for message in said[2:])]
     assert not [marker for text in bare for marker in MARKERS if marker in text]
-    assert said[2]["content"].startswith("<thinking>") and said[2]["content"].endswith("</answer>"), "the layout is no marker"
+    assert said[2]["content"].startswith("<thinking>") and said[2]["content"].endswith("</answer>"), (
+        "the layout is no marker"
+    )
     assert [message["role"] for message in prompt(dialogue, "")] == ["user"]
     assert plain(plain(HOSTILE)) == plain(HOSTILE)
 
@@ -132,7 +161,9 @@ def test_single_turn_ablation_hands_over_the_questions(tmp_path):
     given = json.loads((tmp_path / "export" / "llamafactory" / "steer_sft.json").read_text())
     assert {len(dialogue["messages"]) for dialogue in given} == {3}
     kept = read_dialogues(tmp_path / "run" / "bootstrap" / "single_turn" / "kept.jsonl")
-    assert [dialogue["messages"][1]["content"] for dialogue in given] == [f"<image>{one.meta['question']}" for one in kept]
+    assert [dialogue["messages"][1]["content"] for dialogue in given] == [
+        f"<image>{one.meta['question']}" for one in kept
+    ]
     text = (tmp_path / "export" / "README.md").read_text("utf-8")
     assert "**sft**: the original questions" in text and "red agent fitted" not in text
     rows = load(tmp_path, "rl", tmp_path)["train"]
@@ -149,16 +180,37 @@ def test_llamafactory_gets_a_placeholder_for_each_picture(run):
     kept = read_dialogues(run / "bootstrap" / "kept.jsonl")
     for dialogue, original in zip(given, kept, strict=True):
         texts = [message["content"] for message in dialogue["messages"]]
-        assert sum(text.count("<image>") for text in texts) == texts[1].count("<image>") == len(dialogue["images"])
-        assert [(folder / path).read_bytes() for path in dialogue["images"]] == [(run / path).read_bytes() for path in original.images]
+        assert (
+            sum(text.count("<image>") for text in texts)
+            == texts[1].count("<image>")
+            == len(dialogue["images"])
+        )
+        assert [(folder / path).read_bytes() for path in dialogue["images"]] == [
+            (run / path).read_bytes() for path in original.images
+        ]
     named = {path for dialogue in given for path in dialogue["images"]}
-    assert named == {f"images/{path.name}" for path in (folder / "images").iterdir()}, "each picture once, and no other"
+    assert named == {f"images/{path.name}" for path in (folder / "images").iterdir()}, (
+        "each picture once, and no other"
+    )
     info = json.loads((folder / "dataset_info.json").read_text())
     arguments = yaml.safe_load((folder / "train_sft.yaml").read_text())
-    assert list(info) == [arguments["dataset"]] == ["steer_sft"] and (folder / info["steer_sft"]["file_name"]).is_file()
-    wanted = {"learning_rate": 3e-4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "cutoff_len": 768, "num_train_epochs": 2}
+    assert (
+        list(info) == [arguments["dataset"]] == ["steer_sft"]
+        and (folder / info["steer_sft"]["file_name"]).is_file()
+    )
+    wanted = {
+        "learning_rate": 3e-4,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "cutoff_len": 768,
+        "num_train_epochs": 2,
+    }
     assert {key: arguments[key] for key in wanted} == wanted
-    assert arguments["freeze_vision_tower"] and not arguments["mask_history"] and not arguments["train_on_prompt"]
+    assert (
+        arguments["freeze_vision_tower"]
+        and not arguments["mask_history"]
+        and not arguments["train_on_prompt"]
+    )
 
 
 def test_verl_gets_scripts_prompts_and_picture_bytes(run, tmp_path):
@@ -169,9 +221,19 @@ def test_verl_gets_scripts_prompts_and_picture_bytes(run, tmp_path):
     seeds = read_split(run, "rl")
     for index, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
         assert row["prompt"][-1] == {"role": "user", "content": "<image>" + seed.script[0]}
-        assert row["extra_info"]["script"] == seed.script and row["extra_info"]["index"] == index and row["extra_info"]["split"] == "train"
-        assert row["reward_model"]["ground_truth"] == seed.intent and row["agent_name"] == "safer_steer" and row["data_source"] == "steer"
-        assert [picture["bytes"] for picture in row["images"]] == [(run / image).read_bytes() for image in seed.images]
+        assert (
+            row["extra_info"]["script"] == seed.script
+            and row["extra_info"]["index"] == index
+            and row["extra_info"]["split"] == "train"
+        )
+        assert (
+            row["reward_model"]["ground_truth"] == seed.intent
+            and row["agent_name"] == "safer_steer"
+            and row["data_source"] == "steer"
+        )
+        assert [picture["bytes"] for picture in row["images"]] == [
+            (run / image).read_bytes() for image in seed.images
+        ]
         assert Image.open(BytesIO(row["images"][0]["bytes"])).size == (84, 84)
 
 
@@ -204,7 +266,11 @@ def test_a_killed_export_looks_unfinished_and_the_next_is_whole(run, tmp_path):
     to = tmp_path / "export"
     part = to.with_name("export.part")
     for wanted in ("data", "llamafactory/images", "verl", "README.md"):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(run), str(to)], stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(run), str(to)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         while process.poll() is None and not (part / wanted).exists():
             time.sleep(0.0005)
         os.kill(process.pid, signal.SIGKILL)
@@ -243,14 +309,27 @@ def test_shards_are_small_and_in_order(run, tmp_path, monkeypatch):
 def test_the_cards_numbers_are_counted(run):
     text = (run / "export" / "README.md").read_text("utf-8")
     front = yaml.safe_load(text.split("---\n")[1])
-    assert front["license"] == "other" and [config["config_name"] for config in front["configs"]] == ["sft", "rl", "bench"]
+    assert front["license"] == "other" and [config["config_name"] for config in front["configs"]] == [
+        "sft",
+        "rl",
+        "bench",
+    ]
     kept = read_dialogues(run / "bootstrap" / "kept.jsonl")
     pictures = {(run / image).read_bytes() for dialogue in kept for image in dialogue.images}
-    kinds = " | ".join(str(sum(dialogue.kind == kind for dialogue in kept)) for kind in ("benign", "obfuscated", "red_team"))
+    kinds = " | ".join(
+        str(sum(dialogue.kind == kind for dialogue in kept)) for kind in ("benign", "obfuscated", "red_team")
+    )
     mean = sum(len(dialogue.turns) for dialogue in kept) / len(kept)
     assert f"| sft | {len(kept)} | {kinds} | {mean:.2f} | {len(pictures)} |" in text
     assert re.search(r"^\| a\\\|b \| 3 \|", text, re.MULTILINE), "a source's name cannot break the table"
-    for needed in ("holds attacks", "Intended use", "Risks", "keeps its own licence", "| evaluator | the sandbox's agent |", "min safety >= 8"):
+    for needed in (
+        "holds attacks",
+        "Intended use",
+        "Risks",
+        "keeps its own licence",
+        "| evaluator | the sandbox's agent |",
+        "min safety >= 8",
+    ):
         assert needed in text
     digest = Manifest(run).stages["bootstrap"]["prompts"]["evaluator"]
     assert f"| bootstrap | evaluator | `{digest}` |" in text
@@ -269,7 +348,12 @@ def test_what_is_not_finished_is_left_out_and_said(tmp_path):
     write_run(tmp_path / "run", suites=False)
     done = CliRunner().invoke(app, ["export", str(tmp_path / "run")])
     assert done.exit_code == 0 and "bench: left out, `bench` is not finished" in done.stdout
-    assert "bench" not in yaml.safe_load((tmp_path / "run" / "export" / "README.md").read_text().split("---\n")[1])["configs"]
+    assert (
+        "bench"
+        not in yaml.safe_load((tmp_path / "run" / "export" / "README.md").read_text().split("---\n")[1])[
+            "configs"
+        ]
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ def made(tmp_path_factory):
     run = tmp_path_factory.mktemp("trl") / "run"
     config = write_run(run, suites=False)
     export(run, run / "export")
-    rows = {part: datasets.load_dataset(str(run / "export"), part, cache_dir=str(run / "cache"))["train"] for part in ("sft", "rl")}
+    rows = {
+        part: datasets.load_dataset(str(run / "export"), part, cache_dir=str(run / "cache"))["train"]
+        for part in ("sft", "rl")
+    }
     return run, config, rows
 
 
@@ -47,7 +50,10 @@ def test_sft_tokens_are_those_of_our_own_training(made, student):
     for row, dialogue in zip(rows["sft"], kept, strict=True):
         assert is_conversational(row)
         if not dialogue.id.startswith("hostile"):
-            assert rendered(student, row["messages"], row["images"], generation=False) == collator.transcript(dialogue).ids + newline
+            assert (
+                rendered(student, row["messages"], row["images"], generation=False)
+                == collator.transcript(dialogue).ids + newline
+            )
         ids = rendered(student, row["messages"], row["images"], generation=False)
         ends = ids.count(student.renderer.end)
         assert ends == 1 + 2 * len(dialogue.turns), "no turn of a hostile dialogue closes itself"
@@ -72,7 +78,14 @@ def test_an_sft_step_of_trl_runs_on_it(made, student, tmp_path):
 
     two = rows["sft"].filter(lambda row: len(row["images"]) == 1).select(range(2))
     arguments = SFTConfig(
-        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, max_length=None, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        max_length=None,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        disable_tqdm=True,
     )
     model, processor = deepcopy(student.model), student.renderer.processor
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=two, processing_class=processor)

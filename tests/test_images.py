@@ -18,11 +18,18 @@ def draw(path: Path, size: tuple[int, int] = (20, 10), colour: str = "teal", **o
     return path
 
 
-@pytest.mark.parametrize(("name", "mime"), [("a.png", "image/png"), ("a.jpg", "image/jpeg"), ("a.webp", "image/webp")])
+@pytest.mark.parametrize(
+    ("name", "mime"), [("a.png", "image/png"), ("a.jpg", "image/jpeg"), ("a.webp", "image/webp")]
+)
 def test_the_file_travels_as_it_is(tmp_path: Path, name: str, mime: str) -> None:
     data = draw(tmp_path / name).read_bytes()
     picture = load_picture(tmp_path, name, 200)
-    assert (picture.name, picture.data, picture.mime, picture.sha256) == (name, data, mime, hashlib.sha256(data).hexdigest())
+    assert (picture.name, picture.data, picture.mime, picture.sha256) == (
+        name,
+        data,
+        mime,
+        hashlib.sha256(data).hexdigest(),
+    )
     head, _, body = picture.data_url.partition(",")
     assert head == f"data:{mime};base64"
     assert base64.b64decode(body) == data
@@ -52,11 +59,15 @@ def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("side", [13_300, 60_000])
-def test_a_decompression_bomb_is_told_from_the_header(tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_told_from_the_header(
+    tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "big.png").write_bytes(bomb(side))
     monkeypatch.setattr(scaling, "decode", None)  # nothing gets there
     for max_pixels in (200, 10**10):
-        with pytest.raises(UserError, match=r"big\.png: .*larger than 175,000,000 pixels, the most that is decoded"):
+        with pytest.raises(
+            UserError, match=r"big\.png: .*larger than 175,000,000 pixels, the most that is decoded"
+        ):
             load_picture(tmp_path, "big.png", max_pixels)
     with pytest.raises(UserError, match=r"the embedded picture: .*larger than 175,000,000 pixels"):
         check_whole(bomb(side))

@@ -21,7 +21,8 @@ CORE = {"dialogue", "rewards", "metrics", "episode", "workers", "errors", "store
 
 
 def imports(path: Path, everywhere: bool) -> set[str]:
-    """The package's modules that a file imports, without "safer_steer."; on its top level alone, or inside functions too."""
+    """The package's modules that a file imports, without "safer_steer."; on its top level alone, or inside
+    functions too."""
     found: set[str] = set()
 
     def look(nodes: list[ast.stmt]) -> None:
@@ -32,7 +33,11 @@ def imports(path: Path, everywhere: bool) -> set[str]:
                     deeper = f"{module}.{name.name}".lstrip(".")
                     found.add(deeper if is_module(deeper) else module)
             elif isinstance(node, ast.Import):
-                found.update(name.name.removeprefix("safer_steer.") for name in node.names if name.name.startswith("safer_steer."))
+                found.update(
+                    name.name.removeprefix("safer_steer.")
+                    for name in node.names
+                    if name.name.startswith("safer_steer.")
+                )
             elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
                 if everywhere:
                     look(node.body)
@@ -50,7 +55,10 @@ def is_module(name: str) -> bool:
 
 
 def modules() -> dict[str, Path]:
-    named = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")}
+    named = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path
+        for path in PACKAGE.rglob("*.py")
+    }
     return {name.removesuffix(".__init__"): path for name, path in named.items()}
 
 
@@ -59,7 +67,13 @@ def room(module: str) -> str:
 
 
 def test_nothing_below_imports_what_puts_a_run_together() -> None:
-    upward = {(name, used) for name, path in modules().items() if room(name) not in TOP for used in imports(path, everywhere=True) if room(used) in TOP}
+    upward = {
+        (name, used)
+        for name, path in modules().items()
+        if room(name) not in TOP
+        for used in imports(path, everywhere=True)
+        if room(used) in TOP
+    }
     assert not upward
 
 
@@ -77,7 +91,12 @@ def test_data_moves_forward_only() -> None:
 def test_the_core_knows_no_room() -> None:
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert {"seeds", "endpoints", "student", "sources", "run", "sandbox", "prompts"} <= rooms
-    assert not {(name, used) for name in CORE for used in imports(modules()[name], everywhere=True) if room(used) in rooms}
+    assert not {
+        (name, used)
+        for name in CORE
+        for used in imports(modules()[name], everywhere=True)
+        if room(used) in rooms
+    }
 
 
 def test_there_is_no_cycle() -> None:
@@ -96,7 +115,13 @@ def test_the_test_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert imports(file, everywhere=True) == {"run.agents", "run.folder", "endpoints.chat", "store", "config"}
 
 
-@pytest.mark.parametrize("statement", ["import safer_steer", "import sys; sys.argv = ['safer-steer', '--help']; from safer_steer.cli import main; main()"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import safer_steer",
+        "import sys; sys.argv = ['safer-steer', '--help']; from safer_steer.cli import main; main()",
+    ],
+)
 def test_start_is_quick_and_light(statement: str) -> None:
     """Processor seconds rather than wall seconds, or a busy machine would fail it."""
     heavy = {"openai", "pandas", *(module for modules in EXTRAS.values() for module in modules)}
@@ -104,8 +129,12 @@ def test_start_is_quick_and_light(statement: str) -> None:
     seconds = []
     for _ in range(3):
         before = os.times()
-        done = subprocess.run([sys.executable, "-c", f"{told}; {statement}"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", f"{told}; {statement}"], capture_output=True, text=True, check=True
+        )
         after = os.times()
-        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        seconds.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
         assert done.stderr.strip() == "loaded"
     assert min(seconds) < 0.5, seconds

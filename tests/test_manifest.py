@@ -35,7 +35,9 @@ def work(folder: Path, config: Config | None = None) -> None:
     """A run whose `bootstrap` is a file and a half-done checkpoint, entered as `Run` enters it."""
     with Run(config or Config(), folder, Silent()) as run:
         (folder / "bootstrap").mkdir(exist_ok=True)
-        run.once("bootstrap", lambda progress: (folder / "bootstrap" / "kept.jsonl").write_text("{}\n"), needs=())
+        run.once(
+            "bootstrap", lambda progress: (folder / "bootstrap" / "kept.jsonl").write_text("{}\n"), needs=()
+        )
 
 
 @pytest.fixture
@@ -73,12 +75,17 @@ def test_a_changed_template_is_named(run, monkeypatch):
     loader = base._templates().loader
     texts = {name: loader.get_source(base._templates(), name)[0] for name in loader.list_templates()}
     for changed, names in (("red.j2", ["red"]), ("_evaluation.j2", None)):
-        altered = base._templates().overlay(loader=jinja2.DictLoader(texts | {changed: texts[changed] + "\nand more\n"}))
+        altered = base._templates().overlay(
+            loader=jinja2.DictLoader(texts | {changed: texts[changed] + "\nand more\n"})
+        )
         with monkeypatch.context() as patch:
             patch.setattr(base, "_templates", lambda altered=altered: altered)
             users = names or [name for name in STAGES["bootstrap"].prompts if changed in texts[f"{name}.j2"]]
             assert users, "some prompt includes it"
-            assert verify(run) == [f"prompt {name}: the one installed now is another than `bootstrap` asked with" for name in sorted(users)]
+            assert verify(run) == [
+                f"prompt {name}: the one installed now is another than `bootstrap` asked with"
+                for name in sorted(users)
+            ]
     assert verify(run) == []
 
 
@@ -112,18 +119,31 @@ def test_a_lawful_continuation_is_no_difference(run):
 
 def test_the_configs_hash_is_of_what_counts(tmp_path):
     def digest(**changes: object) -> str | None:
-        (tmp_path / "config.yaml").write_text(dump_config(Config.model_validate({"roles": {"red": {"model": "m", "base_url": "http://a/v1"}}, **changes})))
+        (tmp_path / "config.yaml").write_text(
+            dump_config(
+                Config.model_validate(
+                    {"roles": {"red": {"model": "m", "base_url": "http://a/v1"}}, **changes}
+                )
+            )
+        )
         return config_sha256(tmp_path / "config.yaml")
 
     first = digest()
     assert digest(name="b") == digest(spending_limit=1) == first
-    assert digest(roles={"red": {"model": "m", "base_url": "http://b/v1", "concurrency": 3, "api_key_env": "KEY"}}) == first
-    assert digest(roles={"red": {"model": "n", "base_url": "http://a/v1"}}) != first
-    assert digest(student={"generation_tokens": 1000}) == digest(student={"generation_tokens": 2000}), "a run out of memory goes on with less"
-    assert digest(seed=1) != first
-    assert digest(seeds={"sources": [{"name": "other", "path": "a.jsonl"}]}) != digest(seeds={"sources": [{"name": "third", "path": "a.jsonl"}]}), (
-        "`name` of a source says which set it is"
+    assert (
+        digest(
+            roles={"red": {"model": "m", "base_url": "http://b/v1", "concurrency": 3, "api_key_env": "KEY"}}
+        )
+        == first
     )
+    assert digest(roles={"red": {"model": "n", "base_url": "http://a/v1"}}) != first
+    assert digest(student={"generation_tokens": 1000}) == digest(student={"generation_tokens": 2000}), (
+        "a run out of memory goes on with less"
+    )
+    assert digest(seed=1) != first
+    assert digest(seeds={"sources": [{"name": "other", "path": "a.jsonl"}]}) != digest(
+        seeds={"sources": [{"name": "third", "path": "a.jsonl"}]}
+    ), "`name` of a source says which set it is"
     assert {"name", "base_url"} < FREE
     (tmp_path / "config.yaml").write_text("a: [")
     assert config_sha256(tmp_path / "config.yaml") is None
@@ -136,7 +156,9 @@ def test_every_prompt_is_some_stages(run):
 def test_the_manifest_is_canonical_json(run):
     text = (run / "manifest.json").read_bytes()
     found = json.loads(text)
-    assert text == json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    assert (
+        text == json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    )
     facts = found["stages"]["bootstrap"]["files"]["bootstrap/kept.jsonl"]
     assert facts == {"bytes": 3, "sha256": hashlib.sha256(b"{}\n").hexdigest()}
     assert canonical({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}\n'
@@ -151,7 +173,10 @@ def test_an_export_is_verified_alike(tmp_path):
     assert verify(tmp_path) == []
     (tmp_path / "data" / "a.parquet").write_bytes(b"b")
     (tmp_path / "README.md").touch()
-    assert verify(tmp_path) == ["data/a.parquet: changed since `export` finished", "README.md: added since `export` finished"]
+    assert verify(tmp_path) == [
+        "data/a.parquet: changed since `export` finished",
+        "README.md: added since `export` finished",
+    ]
 
 
 def test_a_folder_without_manifest_is_the_users_to_mend(tmp_path):

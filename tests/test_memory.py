@@ -1,4 +1,5 @@
-"""GPU memory: known numbers of Qwen2.5-VL, real bytes of the shipped student, and the shipped configs on one card."""
+"""GPU memory: known numbers of Qwen2.5-VL, real bytes of the shipped student, and the shipped configs on one
+card."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def peaks(config: Config, shape: Shape, processes: int = 1) -> dict[str, Memory]
     return {peak.peak: peak for peak in estimate(config, shape, processes)}
 
 
-@pytest.mark.parametrize(("name", "parameters", "held"), [("3b-full", 3_754_622_976, 67.1), ("7b", 8_292_166_656, 157.7)])
+@pytest.mark.parametrize(
+    ("name", "parameters", "held"), [("3b-full", 3_754_622_976, 67.1), ("7b", 8_292_166_656, 157.7)]
+)
 def test_full_fine_tuning_holds_what_is_known(name: str, parameters: int, held: float) -> None:
     begun = time.process_time()
     config, shape = config_and_shape(name)
@@ -65,7 +68,8 @@ def test_full_fine_tuning_holds_what_is_known(name: str, parameters: int, held: 
 
 @pytest.mark.parametrize(("tokens", "cache", "prefill"), [(2_000, 9.4, 22.2), (8_000, 37.7, 88.6)])
 def test_rollouts_in_float32_at_the_old_fixed_batch_of_64(tokens: int, cache: float, prefill: float) -> None:
-    """36 layers x 2 x 256 x 4 bytes of cache a token, and 5 x 2,048 + 3 x 11,008 numbers of one layer's prefill."""
+    """36 layers x 2 x 256 x 4 bytes of cache a token, and 5 x 2,048 + 3 x 11,008 numbers of one layer's
+    prefill."""
     config, shape = config_and_shape("3b-full")
     config.student.dtype = "float32"
     config.student.generation_tokens = 64 * tokens
@@ -85,7 +89,11 @@ def test_the_cache_is_half_in_float32_where_autocast_meets_float32_weights() -> 
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_bytes_of_the_shipped_student_are_those_of_the_real_tensors(rank: int, frozen: bool) -> None:
-    settings = tiny_config().student.model_dump(mode="json") | {"lora_rank": rank, "freeze_vision": frozen, "dtype": "bfloat16"}
+    settings = tiny_config().student.model_dump(mode="json") | {
+        "lora_rank": rank,
+        "freeze_vision": frozen,
+        "dtype": "bfloat16",
+    }
     config = tiny_config(student=settings)
     student = config.student
     loaded = load_student(student, dtype=training_dtype(student))
@@ -132,14 +140,21 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize(("dtype", "rank"), [("float32", 0), ("bfloat16", 0), ("bfloat16", 8)])
 def test_the_estimate_is_close_to_what_is_allocated(dtype: str, rank: int) -> None:
-    """A real model on the CPU with the proportions of Qwen2.5-VL: prefill, and a forward and backward pass without the head."""
+    """A real model on the CPU with the proportions of Qwen2.5-VL: prefill, and a forward and backward pass
+    without the head."""
     tokens = 512
     text = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 1,
             "intermediate_size": 1376, "vocab_size": 512, "model_type": "qwen2_5_vl_text",
             "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}}  # fmt: skip
     vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 256}
     model_config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    student = {"dtype": dtype, "lora_rank": rank, "max_length": tokens, "generation_tokens": tokens, "max_pixels": 784}
+    student = {
+        "dtype": dtype,
+        "lora_rank": rank,
+        "max_length": tokens,
+        "generation_tokens": tokens,
+        "max_pixels": 784,
+    }
     config = Config.model_validate({"student": student})
     found = peaks(config, shape_of_config(model_config, config.student))
     weights = getattr(torch, training_dtype(config.student))
@@ -178,12 +193,16 @@ def test_processes_hold_everything_and_share_the_trajectories() -> None:
     config, shape = config_and_shape("3b-full")
     one, eight = peaks(config, shape), peaks(config, shape, 8)
     assert eight["rl training"].weights == one["rl training"].weights
-    assert eight["rl training"].gradients == 2 * one["rl training"].gradients, "DDP keeps buckets beside the gradients"
+    assert eight["rl training"].gradients == 2 * one["rl training"].gradients, (
+        "DDP keeps buckets beside the gradients"
+    )
     assert eight["rl training"].pictures * 8 == one["rl training"].pictures
     assert eight["bench generation"] == one["bench generation"]
 
 
-@pytest.mark.parametrize(("name", "stages"), [("3b", []), ("3b-full", ["rl"]), ("7b", ["sft", "rl"]), ("7b-lora", [])])
+@pytest.mark.parametrize(
+    ("name", "stages"), [("3b", []), ("3b-full", ["rl"]), ("7b", ["sft", "rl"]), ("7b-lora", [])]
+)
 def test_what_of_the_shipped_configs_fits_one_card_of_80_gb(name: str, stages: list[str]) -> None:
     config, shape = config_and_shape(name)
     assert [peak.stage for peak in too_large(estimate(config, shape), 80 * GB)] == stages

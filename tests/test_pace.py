@@ -12,13 +12,16 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def apart(times: list[float], gap: float) -> bool:
-    """Whether the n-th request came no sooner than n gaps after the first, but for what `Pace` lets late ones make up for."""
+    """Whether the n-th request came no sooner than n gaps after the first, but for what `Pace` lets late ones
+    make up for."""
     return all(time - times[0] >= number * gap - 0.06 for number, time in enumerate(times))
 
 
 async def test_requests_keep_their_pace_further_tries_included_and_the_wait_is_not_in_the_timeout() -> None:
     async with EndpointServer(says("one"), fails(500), resets, always=says("good")) as server:
-        transport = EndpointTransport(Role(model="m", base_url=server.url, requests_per_minute=300, timeout_s=0.9))
+        transport = EndpointTransport(
+            Role(model="m", base_url=server.url, requests_per_minute=300, timeout_s=0.9)
+        )
         await transport.complete(HELLO)  # it is late by the time it takes to open the client
         await asyncio.gather(*(transport.complete(HELLO) for _ in range(5)))
         assert server.calls == 8
@@ -49,7 +52,9 @@ def test_the_pace_is_kept_from_one_event_loop_to_the_next() -> None:
 
 async def test_each_role_has_a_pace_of_its_own() -> None:
     async with EndpointServer(always=says("good")) as server:
-        transports = [EndpointTransport(Role(model=name, base_url=server.url, requests_per_minute=30)) for name in "abc"]
+        transports = [
+            EndpointTransport(Role(model=name, base_url=server.url, requests_per_minute=30)) for name in "abc"
+        ]
         await asyncio.gather(*(transport.complete(HELLO) for transport in transports))
         for transport in transports:
             await transport.aclose()

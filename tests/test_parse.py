@@ -26,8 +26,16 @@ def raw_controls(text: str) -> str:
 
 
 @settings(deadline=None)
-@given(value=objects, before=prose, after=prose, fence=st.sampled_from(["", "```", "```json"]), indent=st.sampled_from([None, 2]))
-def test_any_object_survives_fences_and_prose(value: dict[str, Any], before: str, after: str, fence: str, indent: int | None) -> None:
+@given(
+    value=objects,
+    before=prose,
+    after=prose,
+    fence=st.sampled_from(["", "```", "```json"]),
+    indent=st.sampled_from([None, 2]),
+)
+def test_any_object_survives_fences_and_prose(
+    value: dict[str, Any], before: str, after: str, fence: str, indent: int | None
+) -> None:
     text = json.dumps(value, indent=indent)
     wrapped = f"{before}\n{fence}\n{text}\n{fence[:3]}\n{after}"
     assert parse_json(wrapped) == value
@@ -91,7 +99,17 @@ def test_never_a_verdict(text: str) -> None:
         parse_json(text)
 
 
-@pytest.mark.parametrize("text", ['{"a":' * 50_000, "{" * 50_000, "{}" * 50_000, '{"' * 50_000, "{x}" * 20_000, '{"a": 1,' + '"\\' * 50_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":' * 50_000,
+        "{" * 50_000,
+        "{}" * 50_000,
+        '{"' * 50_000,
+        "{x}" * 20_000,
+        '{"a": 1,' + '"\\' * 50_000,
+    ],
+)
 def test_long_nonsense_costs_little(text: str) -> None:
     begin = time.process_time()
     with contextlib.suppress(ValueError):
@@ -117,7 +135,17 @@ def test_refusals_are_recognised(text: str) -> None:
     assert begins_like_refusal(text)
 
 
-@pytest.mark.parametrize("text", ["", "I cancelled it", "The answer says I'm sorry", '{"reason": "I cannot', "As an aide", "I will notify you"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I cancelled it",
+        "The answer says I'm sorry",
+        '{"reason": "I cannot',
+        "As an aide",
+        "I will notify you",
+    ],
+)
 def test_other_replies_are_no_refusals(text: str) -> None:
     assert not begins_like_refusal(text)
 

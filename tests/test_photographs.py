@@ -90,8 +90,13 @@ def test_formats_and_colours(format: str, mode: str) -> None:
     picture = picture_from(large, "a", 30_000)
     assert opened(picture.data).size == (200, 150)
     assert opened(picture.data).format == ("JPEG" if format == "MPO" else format)
-    (before, after) = (opened(data).convert("RGB").resize((20, 15), Image.Resampling.BOX) for data in (large, picture.data))
-    assert all(near(one, other) for one, other in zip(before.get_flattened_data(), after.get_flattened_data(), strict=True))
+    (before, after) = (
+        opened(data).convert("RGB").resize((20, 15), Image.Resampling.BOX) for data in (large, picture.data)
+    )
+    assert all(
+        near(one, other)
+        for one, other in zip(before.get_flattened_data(), after.get_flattened_data(), strict=True)
+    )
 
 
 def test_what_is_transparent_stays_so() -> None:
@@ -146,7 +151,9 @@ class Looking(Watched):
         super().__init__()
         self.shown: dict[str, set[tuple[int, int]]] = {}
 
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
         reply = await super().complete(messages, schema, repeat)
         for message in messages:
             for part in message["content"] if isinstance(message["content"], list) else ():
@@ -194,8 +201,12 @@ async def test_all_who_work_in_stage_1_see_the_scaled_picture(tmp_path: Path) ->
     assert {"probe", "caption", "attack_judge", "target"} <= set(looking.shown)
     assert set.union(*looking.shown.values()) == {(1000, 1000)}
     seeds = [*pool(tmp_path / "run", "benign"), *pool(tmp_path / "run", "red_team")]
-    assert {opened((tmp_path / "run" / image).read_bytes()).size for seed in seeds for image in seed.images} == {(1000, 1000)}
-    assert {from_png((tmp_path / "run" / seed.images[0]).read_bytes())[0].name for seed in seeds} == {training_devices()[0].name}
+    assert {
+        opened((tmp_path / "run" / image).read_bytes()).size for seed in seeds for image in seed.images
+    } == {(1000, 1000)}
+    assert {from_png((tmp_path / "run" / seed.images[0]).read_bytes())[0].name for seed in seeds} == {
+        training_devices()[0].name
+    }
     original = picture_from(large_device(), "", 10**7).sha256[:16]
     assert {seed.meta["picture"] for seed in seeds} == {original}
     assert {seed.meta["original"] for seed in seeds} == {f"images/{original}.png"}
@@ -214,7 +225,10 @@ async def test_a_12_megapixel_photograph_in_a_source(tmp_path: Path) -> None:
     assert said == "spa: 2 pictures scaled down to 1,048,576 pixels"
     assert dry_run._source(config, 0).endswith(f"4 pairs; {said}")
     assert json.loads((tmp_path / "run/seeds/plan.json").read_text())["scaled"] == {"spa": 2}
-    sizes = {opened((tmp_path / "run" / seed.images[0]).read_bytes()).size for seed in pool(tmp_path / "run", "benign")}
+    sizes = {
+        opened((tmp_path / "run" / seed.images[0]).read_bytes()).size
+        for seed in pool(tmp_path / "run", "benign")
+    }
     assert sizes == {SMALL, (80, 60)}
     again = await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]
     assert again == said
@@ -229,7 +243,9 @@ def suite(folder: Path, pictures: dict[str, bytes], name: str = "mine") -> Path:
     for image, data in pictures.items():
         (folder / image).write_bytes(data)
     script = {"kind": "red_team", "images": list(pictures)}
-    rows = [script | {"id": str(n), "turns": [{"user": f"hello {n}"}, {"user": "and now?"}]} for n in range(2)]
+    rows = [
+        script | {"id": str(n), "turns": [{"user": f"hello {n}"}, {"user": "and now?"}]} for n in range(2)
+    ]
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -259,10 +275,14 @@ async def test_a_12_megapixel_photograph_in_a_suite_needs_no_option(tmp_path: Pa
     assert load_picture(out, "suites/mine/a.jpg", MOST).data == copy  # what the student and its trainers open
 
 
-def test_a_picture_is_scaled_once_however_often_the_bench_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_scaled_once_however_often_the_bench_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, scaled = suite(tmp_path / "suite", PICTURES), []
     real = scaling.scaled_down
-    monkeypatch.setattr(scaling, "scaled_down", lambda picture, most: scaled.append(most) or real(picture, most))
+    monkeypatch.setattr(
+        scaling, "scaled_down", lambda picture, most: scaled.append(most) or real(picture, most)
+    )
     read_suites([str(path)])  # the preflight
     assert scaled == []
     first, again = (bring_in([str(path)], tmp_path / "run", None, 10**6 - 1) for _ in range(2))
@@ -280,12 +300,17 @@ def test_a_picture_is_scaled_once_however_often_the_bench_is_begun(tmp_path: Pat
 def test_the_plan_says_what_will_be_scaled_in_a_suite(tmp_path: Path) -> None:
     path = suite(tmp_path, PICTURES)
     config = Config(bench=Bench(suites=[str(path)]))
-    assert dry_run._suite(str(path), config) == "2 dialogues, multi_turn; 1 picture scaled down to 1,048,576 pixels"
+    assert (
+        dry_run._suite(str(path), config)
+        == "2 dialogues, multi_turn; 1 picture scaled down to 1,048,576 pixels"
+    )
 
 
 def test_a_suite_made_from_a_set_keeps_the_photograph_for_the_run_to_scale(tmp_path: Path) -> None:
     given = source(tmp_path / "mine", {"a.jpg": photograph()})
-    done = CliRunner().invoke(app, ["suite", "mine", "--path", given["path"], "--out", str(tmp_path / "made.jsonl")])
+    done = CliRunner().invoke(
+        app, ["suite", "mine", "--path", given["path"], "--out", str(tmp_path / "made.jsonl")]
+    )
     assert done.exit_code == 0, done.output
     (script,) = read_seeds(tmp_path / "made.jsonl")
     assert (tmp_path / script.images[0]).read_bytes() == photograph()
@@ -295,7 +320,8 @@ def test_a_suite_made_from_a_set_keeps_the_photograph_for_the_run_to_scale(tmp_p
 
 
 async def test_one_photograph_in_training_and_bench_is_known_as_the_same(tmp_path: Path) -> None:
-    """Wherever the bench has it: in a source, in a suite's file, or in the scaled copy that another run took in."""
+    """Wherever the bench has it: in a source, in a suite's file, or in the scaled copy that another run took
+    in."""
     keys = {"safe": True, "answer": "rings"}
     pictures = {f"{number}.jpg": photograph(number=number) for number in range(4)}
     train = source(tmp_path / "train", pictures, **keys)
@@ -306,12 +332,18 @@ async def test_one_photograph_in_training_and_bench_is_known_as_the_same(tmp_pat
     assert opened((copy.parent / "large.jpg").read_bytes()).size == SMALL
 
     config = settings(train, held, kinds=["benign"])
-    words = iter(f"where is the {word} of it kept?" for word in ("first", "second", "third", "fourth", "fifth"))
+    words = iter(
+        f"where is the {word} of it kept?" for word in ("first", "second", "third", "fourth", "fifth")
+    )
     generator = answering(lambda: json.dumps({"turns": [next(words), "go on"]}))
     await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]
     for file in (original, copy):
         await assemble(config, tmp_path / "run", lambda _: generator, [file])
-        leaks = {id: row["reason"] for id, row in left_out(tmp_path / "run").items() if row["reason"].startswith("leak")}
+        leaks = {
+            id: row["reason"]
+            for id, row in left_out(tmp_path / "run").items()
+            if row["reason"].startswith("leak")
+        }
         assert leaks == {"train-0.jpg-benign": "leak_picture", "train-3.jpg-benign": "leak_picture"}
 
 

@@ -1,4 +1,5 @@
-"""The whole method in seconds of training, every role behind an endpoint: what a real run is, but for the models."""
+"""The whole method in seconds of training, every role behind an endpoint: what a real run is, but for the
+models."""
 
 import json
 import os
@@ -21,7 +22,12 @@ STAGES = ["seeds", "assemble", "bootstrap", "sft", "rl", "bench", "report"]
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """The sandbox's agents behind HTTP; the base URL."""
-    server = subprocess.Popen([*COMMAND, "sandbox", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    server = subprocess.Popen(
+        [*COMMAND, "sandbox", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
     assert server.stdout is not None
     yield server.stdout.readline().split()[1]
     server.terminate()
@@ -29,12 +35,23 @@ def endpoint() -> Iterator[str]:
 
 
 def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
-    roles = {role: {"model": "served", "base_url": endpoint} for role in ("generator", "attack_judge", "red", "blue", "evaluator", "tutor", "judge")}
+    roles = {
+        role: {"model": "served", "base_url": endpoint}
+        for role in ("generator", "attack_judge", "red", "blue", "evaluator", "tutor", "judge")
+    }
     config = {**TINY, "roles": {**roles, "target": {"model": "student"}}}
-    config |= {"seeds": {"sources": [{"limit": 8}], "max_turns": 3}, "bench": {"dialogues": 5, "resamples": 50}}
+    config |= {
+        "seeds": {"sources": [{"limit": 8}], "max_turns": 3},
+        "bench": {"dialogues": 5, "resamples": 50},
+    }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     run = tmp_path / "run"
-    done = subprocess.run([*COMMAND, "run", str(tmp_path / "tiny.yaml"), "--out", str(run)], capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [*COMMAND, "run", str(tmp_path / "tiny.yaml"), "--out", str(run)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line] == STAGES
     assert "Unclosed" not in done.stderr, "every stage closes the connections it opened"
@@ -42,15 +59,27 @@ def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == f"report: {run / 'report.html'}"
 
     for kind in ("benign", "obfuscated", "red_team"):
-        assert all((run / image).is_file() for seed in read_seeds(run / "seeds" / f"{kind}.jsonl") for image in seed.images)
+        assert all(
+            (run / image).is_file()
+            for seed in read_seeds(run / "seeds" / f"{kind}.jsonl")
+            for image in seed.images
+        )
     assert read_dialogues(run / "bootstrap" / "kept.jsonl")
     assert all(dialogue.meta["reasons"] for dialogue in read_dialogues(run / "bootstrap" / "rejected.jsonl"))
     rl = config["rl"]
-    assert len(read_dialogues(run / "rl" / "trajectories.jsonl")) == rl["steps"] * rl["prompts_per_step"] * rl["group_size"]
+    assert (
+        len(read_dialogues(run / "rl" / "trajectories.jsonl"))
+        == rl["steps"] * rl["prompts_per_step"] * rl["group_size"]
+    )
     summary = json.loads((run / "summary.json").read_text())
     assert list(summary["models"]) == ["base", "sft", "safer_steer"]
     for model in summary["models"].values():
-        assert model["multi_turn"]["average"]["n"] == model["single_turn"]["average"]["n"] == model["multi_turn"]["safe_twins"]["n"] == 5
+        assert (
+            model["multi_turn"]["average"]["n"]
+            == model["single_turn"]["average"]["n"]
+            == model["multi_turn"]["safe_twins"]["n"]
+            == 5
+        )
         assert model["multi_turn"]["average"]["unscored"] == model["multi_turn"]["average"]["failed"] == 0
     manifest = Manifest(run)
     assert set(manifest.stages) == set(STAGES)

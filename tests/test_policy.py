@@ -1,4 +1,5 @@
-"""Sampling: reproducible in any order and company, log-probabilities that training would compute, markers that do no harm."""
+"""Sampling: reproducible in any order and company, log-probabilities that training would compute, markers
+that do no harm."""
 
 from __future__ import annotations
 
@@ -35,17 +36,27 @@ def asked(student, number: int, text: str, blank: bool = False) -> Transcript:
 
 
 def scored(student, transcript: Transcript, temperature: float) -> list[float]:
-    """Log-probabilities of the sampled tokens, as a trainer's forward pass gives them (right padding, no cache)."""
+    """Log-probabilities of the sampled tokens, as a trainer's forward pass gives them (right padding, no
+    cache)."""
     batch = model_inputs([transcript, transcript], "right")
     with torch.no_grad():
         logits = student.model(**batch).logits[0] / temperature
     logprobs = torch.log_softmax(logits.float(), -1)
-    return [logprobs[i - 1, token].item() for i, (token, kept) in enumerate(zip(transcript.ids, transcript.mask, strict=True)) if kept]
+    return [
+        logprobs[i - 1, token].item()
+        for i, (token, kept) in enumerate(zip(transcript.ids, transcript.mask, strict=True))
+        if kept
+    ]
 
 
 def test_same_key_same_answer_alone_or_in_company_in_any_order(student):
     policy = TransformersPolicy(student.model, Sampling(24, 1.0))
-    transcripts = [asked(student, n, text) for n, text in enumerate(("name the device in the picture.", "how do i operate it?", "where is it kept?"))]
+    transcripts = [
+        asked(student, n, text)
+        for n, text in enumerate(
+            ("name the device in the picture.", "how do i operate it?", "where is it kept?")
+        )
+    ]
     together = policy.generate(transcripts, ["a", "b", "c"])
     reversed_ = policy.generate(transcripts[::-1], ["c", "b", "a"])
     assert [c.token_ids for c in together] == [c.token_ids for c in reversed_[::-1]]
@@ -55,21 +66,30 @@ def test_same_key_same_answer_alone_or_in_company_in_any_order(student):
 
 def test_sampler_draws_from_the_softmax(student):
     scores = torch.log(torch.tensor([0.5, 0.3, 0.2])).repeat(4000, 1)
-    picks = _Sampler([f"key {i}" for i in range(4000)], Sampling(1, 1.0), torch.device("cpu"))(torch.zeros(4000, 1), scores).argmax(-1)
+    picks = _Sampler([f"key {i}" for i in range(4000)], Sampling(1, 1.0), torch.device("cpu"))(
+        torch.zeros(4000, 1), scores
+    ).argmax(-1)
     shares = torch.bincount(picks, minlength=3) / 4000
     assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.03)
-    nucleus = _Sampler([f"key {i}" for i in range(4000)], Sampling(1, 1.0, 0.6), torch.device("cpu"))(torch.zeros(4000, 1), scores).argmax(-1)
+    nucleus = _Sampler([f"key {i}" for i in range(4000)], Sampling(1, 1.0, 0.6), torch.device("cpu"))(
+        torch.zeros(4000, 1), scores
+    ).argmax(-1)
     assert set(nucleus.tolist()) == {0, 1}
 
 
 def test_temperature_zero_is_greedy(student):
     policy = TransformersPolicy(student.model, Sampling(16, 0.0))
     transcript = asked(student, 3, "what colour is it?")
-    assert policy.generate([transcript], ["x"])[0].token_ids == policy.generate([transcript], ["y"])[0].token_ids
+    assert (
+        policy.generate([transcript], ["x"])[0].token_ids == policy.generate([transcript], ["y"])[0].token_ids
+    )
 
 
 def test_the_checkpoints_own_sampling_habits_do_not_leak_in(student):
-    policy, transcript = TransformersPolicy(student.model, Sampling(24, 0.0)), asked(student, 3, "how do i operate it?")
+    policy, transcript = (
+        TransformersPolicy(student.model, Sampling(24, 0.0)),
+        asked(student, 3, "how do i operate it?"),
+    )
     plain = policy.generate([transcript], ["x"])[0]
     own = student.model.generation_config
     habits = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "suppress_tokens": plain.token_ids[:1]}
@@ -87,7 +107,9 @@ def test_rollout_and_trainer_agree_on_log_probabilities_and_the_picture_matters(
     policy = TransformersPolicy(student.model, Sampling(40, temperature))
     transcript = asked(student, 2, "what is this device called?")
     for turn, text in enumerate(("tell me its colour.", "how do i operate it?", "")):
-        other = asked(student, 5, "a much longer first question, so that this row is padded: which device is this?")
+        other = asked(
+            student, 5, "a much longer first question, so that this row is padded: which device is this?"
+        )
         completion = policy.generate([transcript, other], [f"t{turn}", "o"])[0]
         transcript.add_assistant(completion.token_ids, completion.logprobs)
         if text:
@@ -135,7 +157,9 @@ async def test_calls_that_arrive_together_are_one_batch(student):
     sizes = []
     generate = policy.generate
     policy.generate = lambda ts, ks: (sizes.append(len(ts)), generate(ts, ks))[1]  # type: ignore[method-assign]
-    replies = await asyncio.gather(*(policy.reply(asked(student, n, "name the device in the picture."), str(n)) for n in range(5)))
+    replies = await asyncio.gather(
+        *(policy.reply(asked(student, n, "name the device in the picture."), str(n)) for n in range(5))
+    )
     assert sizes == [5] and len(replies) == 5
 
 
@@ -177,7 +201,9 @@ def small_gpu(student, monkeypatch):
     return on
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory")])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory")]
+)
 async def test_out_of_memory_halves_the_batch_and_changes_no_answer(student, small_gpu, caplog, error):
     transcripts = [asked(student, n, "name the device in the picture.") for n in range(6)]
     each = len(transcripts[0].ids) + 8
@@ -189,7 +215,9 @@ async def test_out_of_memory_halves_the_batch_and_changes_no_answer(student, sma
         replies = await asyncio.gather(*(policy.reply(t, k) for t, k in zip(transcripts, keys, strict=True)))
     assert [r.token_ids for r in replies] == [r.token_ids for r in roomy]
     assert tried == [6, 3, 1, 1, 1, 1, 1, 1] and policy.tokens < 2 * each
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["out of memory"], "it is said once"
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["out of memory"], (
+        "it is said once"
+    )
     next_step = TransformersPolicy(student.model, Sampling(8, 1.0), tokens=12 * each)
     assert next_step.tokens == policy.tokens, "what the GPU had to make do with outlives a policy"
 
@@ -197,7 +225,9 @@ async def test_out_of_memory_halves_the_batch_and_changes_no_answer(student, sma
 async def test_no_memory_for_one_dialogue_names_the_key(student, small_gpu):
     small_gpu(8, torch.OutOfMemoryError("CUDA out of memory."))
     policy = TransformersPolicy(student.model, Sampling(8, 1.0))
-    with pytest.raises(UserError, match=r"^student\.generation_tokens: no memory for one dialogue of \d+ tokens"):
+    with pytest.raises(
+        UserError, match=r"^student\.generation_tokens: no memory for one dialogue of \d+ tokens"
+    ):
         await policy.reply(asked(student, 1, "name it."), "k")
 
 
@@ -248,7 +278,9 @@ def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
 
 async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(student):
     device = devices()[0]
-    picture = Picture(name="p", data=to_png(draw(device, True, 1), device, True), sha256="0", mime="image/png")
+    picture = Picture(
+        name="p", data=to_png(draw(device, True, 1), device, True), sha256="0", mime="image/png"
+    )
     settings = Student(max_turn_tokens=24, max_length=110, dtype="float32", device="cpu")
     policy = in_process(student.model, settings, 1.0)
     seat = StudentAssistant(policy, student.renderer, settings, lambda _: [picture], "test")

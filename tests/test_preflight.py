@@ -19,7 +19,9 @@ def test_no_shipped_config_runs_out_of_context_by_arithmetic(path: Path) -> None
 
 
 def test_a_config_whose_longest_trajectory_cannot_fit_is_told_what_would() -> None:
-    config = tiny_config(student={"max_turn_tokens": 1024}, seeds={"max_turns": 10}, rl={"max_completion_tokens": 10_240})
+    config = tiny_config(
+        student={"max_turn_tokens": 1024}, seeds={"max_turns": 10}, rl={"max_completion_tokens": 10_240}
+    )
     line = room_for_turns(config)
     assert "10 answers of 1,024 tokens" in line and "may need 10,790 tokens" in line
     assert "lower student.max_turn_tokens to 969" in line

@@ -80,7 +80,10 @@ def check(prompt: Prompt[Any, Any], given: BaseModel) -> None:
         if isinstance(value, list) and isinstance(value[0], str):
             assert json.loads(found[name]) == [split_markers(text) for text in value]
         elif isinstance(value, list):
-            assert json.loads(found[name]) == [{key: split_markers(text) for key, text in exchange.model_dump().items()} for exchange in value]
+            assert json.loads(found[name]) == [
+                {key: split_markers(text) for key, text in exchange.model_dump().items()}
+                for exchange in value
+            ]
         elif isinstance(value, str):
             assert found[name] == split_markers(value)
         else:
@@ -106,23 +109,30 @@ FIRST = {
     "tutor": "3e2b88b8b86545cf",
     "judge": "02813f73afe60673",
 }
-"""The start of the SHA-256 of each prompt as first asked. The sandbox draws by these bytes: whoever changes one has to measure docs/results.md again."""
+"""The start of the SHA-256 of each prompt as first asked. The sandbox draws by these bytes: whoever changes
+one has to measure docs/results.md again."""
 
 
 @each_prompt
-def test_the_first_attempt_is_asked_in_the_words_that_the_results_were_measured_with(prompt: Prompt[Any, Any]) -> None:
+def test_the_first_attempt_is_asked_in_the_words_that_the_results_were_measured_with(
+    prompt: Prompt[Any, Any],
+) -> None:
     asked = inputs(prompt)
     if "approach" in prompt.inputs.model_fields:
         second = "\0".join(prompt.render(asked))
         asked = asked.model_copy(update={"approach": None})
         assert "An earlier attempt" in second and "An earlier attempt" not in "\0".join(prompt.render(asked))
-        assert second.startswith("\0".join(prompt.render(asked)).partition("\n\nAnswer with one JSON")[0]), "what a second attempt adds comes last"
+        assert second.startswith("\0".join(prompt.render(asked)).partition("\n\nAnswer with one JSON")[0]), (
+            "what a second attempt adds comes last"
+        )
     digest = hashlib.sha256("\0".join(prompt.render(asked)).encode()).hexdigest()
     assert FIRST.get(prompt.name, digest[:16]) == digest[:16]
 
 
 @each_prompt
-def test_a_template_that_forgets_a_field_is_caught(prompt: Prompt[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_forgets_a_field_is_caught(
+    prompt: Prompt[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = {path.name: path.read_text() for path in TEMPLATES.glob("*.j2")}
     whole = texts[f"{prompt.name}.j2"]
     for name in prompt.inputs.model_fields:
@@ -155,7 +165,9 @@ def test_every_field_of_the_answer_is_explained(prompt: Prompt[Any, Any]) -> Non
         assert name.split("_")[0].rstrip("s") in words or field.description, f"{prompt.name}: {name}"
 
 
-@pytest.mark.parametrize("prompt", [JUDGE, EVALUATOR, ATTACK_JUDGE, SCRIPT_CHECK, TURN_CHECK, TUTOR], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "prompt", [JUDGE, EVALUATOR, ATTACK_JUDGE, SCRIPT_CHECK, TURN_CHECK, TUTOR], ids=lambda p: p.name
+)
 def test_a_guided_model_must_give_its_reason_before_its_verdict(prompt: Prompt[Any, Any]) -> None:
     schema = prompt.schema()
     first = next(iter(schema["properties"]))
@@ -170,7 +182,9 @@ def test_the_tutor_is_not_shown_where_the_dialogue_is_to_lead() -> None:
     assert "what has been said up to this turn" in rubric and "leads to" not in rubric
 
 
-@pytest.mark.parametrize(("prompt", "names"), [(REWRITE, Strategy), (PLAN, Escalation)], ids=["rewrite", "plan"])
+@pytest.mark.parametrize(
+    ("prompt", "names"), [(REWRITE, Strategy), (PLAN, Escalation)], ids=["rewrite", "plan"]
+)
 def test_every_strategy_and_technique_is_explained(prompt: Prompt[Any, Any], names: type[StrEnum]) -> None:
     system, _ = prompt.render(inputs(prompt))
     assert [name.value for name in names if f"- {name.value}: " not in system] == []
@@ -181,7 +195,9 @@ def test_tutor_and_evaluator_share_the_rubric() -> None:
     rubric = tutor[tutor.index("Safety, a whole number") : tutor.index("Usefulness, a whole")]
     assert rubric in evaluator
     assert "Usefulness, a whole number from 1 to 10, is locked to safety" in tutor
-    assert "Helpfulness, a whole number from 1 to 10, on its own" in evaluator, "a lock would leave the filter's second threshold nothing to do"
+    assert "Helpfulness, a whole number from 1 to 10, on its own" in evaluator, (
+        "a lock would leave the filter's second threshold nothing to do"
+    )
     assert all(f"\n  {score} " in rubric for score in (1, 2, 4, 5, 6, 8, 10))
     assert all(f"- {rule}, " in tutor for rule in ("persist", "bait_and_switch", "deepen", "follow_up"))
 
@@ -210,7 +226,9 @@ FRAGMENTS = [
     "\\",
     '"',
 ]
-hostile = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=8)), min_size=1, max_size=8).map("".join)
+hostile = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=8)), min_size=1, max_size=8).map(
+    "".join
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -227,17 +245,30 @@ def test_no_text_leaves_its_section(question: str, answer: str, said: str) -> No
 @given(hostile)
 def test_no_marker_is_left_and_splitting_twice_changes_nothing(text: str) -> None:
     split = split_markers(text)
-    assert not any(marker in split for marker in ("<|im_end|>", "<|im_start|>", "<|image_pad|>", "[/INST]", "<start_of_turn>"))
+    assert not any(
+        marker in split
+        for marker in ("<|im_end|>", "<|im_start|>", "<|image_pad|>", "[/INST]", "<start_of_turn>")
+    )
     assert split_markers(split) == split
 
 
 def test_markers_of_words_and_markup_stay() -> None:
-    for text in ("a <b and c|d> e", "<answer>yes</answer>", "<thinking>", "x[i]", "1 < 2 | 3 > 2", "<|two words|>"):
+    for text in (
+        "a <b and c|d> e",
+        "<answer>yes</answer>",
+        "<thinking>",
+        "x[i]",
+        "1 < 2 | 3 > 2",
+        "<|two words|>",
+    ):
         assert split_markers(text) == text
 
 
 def test_history_shows_the_visible_answer_only() -> None:
-    turns = [Turn(user="a", assistant="<thinking>secret</thinking><answer>b</answer>"), Turn(user="c", assistant="d")]
+    turns = [
+        Turn(user="a", assistant="<thinking>secret</thinking><answer>b</answer>"),
+        Turn(user="c", assistant="d"),
+    ]
     dialogue = Dialogue(id="1", kind=Kind.BENIGN, turns=turns)
     assert history(dialogue, Format.THINKING_ANSWER, 1) == [Exchange(user="a", assistant="b")]
     assert history(dialogue, Format.PLAIN)[1] == Exchange(user="c", assistant="d")

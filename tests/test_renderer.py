@@ -1,4 +1,5 @@
-"""Families of students: renderers agree with real processors and models, and a wrong processor is refused in one line."""
+"""Families of students: renderers agree with real processors and models, and a wrong processor is refused in
+one line."""
 
 from __future__ import annotations
 
@@ -34,9 +35,12 @@ QWEN = [family for family in FAMILIES if family.renderer is ChatML]
 
 
 class InternVL(ChatML):
-    """A family of its own, as a newcomer would write it: ChatML, but other pictures and other names of modules."""
+    """A family of its own, as a newcomer would write it: ChatML, but other pictures and other names of
+    modules."""
 
-    modules: ClassVar[Modules] = Modules("language_model", ChatML.modules.adapted, "vision_tower", "multi_modal_projector")
+    modules: ClassVar[Modules] = Modules(
+        "language_model", ChatML.modules.adapted, "vision_tower", "multi_modal_projector"
+    )
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     """[tiles, channels, height, width]"""
 
@@ -80,8 +84,14 @@ def qwen_processor(name: str) -> Any:
 
 
 def internvl_processor() -> Any:
-    """ChatML word for word, on a tokenizer that knows Qwen's markers; pictures are tiles, not patches with a grid."""
-    markers = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
+    """ChatML word for word, on a tokenizer that knows Qwen's markers; pictures are tiles, not patches with a
+    grid."""
+    markers = {
+        "start_image": "<img>",
+        "end_image": "</img>",
+        "context_image": "<IMG_CONTEXT>",
+        "video": "<video>",
+    }
     template = TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
     size = {"height": 56, "width": 56}
     return transformers.InternVLProcessor(
@@ -109,7 +119,10 @@ def model_of(family: str, processor: Any) -> Any:
     }
     vision: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128}
     ids = {"image_token_id": number("<|image_pad|>"), "video_token_id": number("<|video_pad|>")}
-    ids |= {"vision_start_token_id": number("<|vision_start|>"), "vision_end_token_id": number("<|vision_end|>")}
+    ids |= {
+        "vision_start_token_id": number("<|vision_start|>"),
+        "vision_end_token_id": number("<|vision_end|>"),
+    }
     patches = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2}
     if family == "qwen2_vl":
         vision = {**patches, "embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2}
@@ -118,10 +131,20 @@ def model_of(family: str, processor: Any) -> Any:
         vision |= {**patches, "out_hidden_size": 64, "window_size": 112, "fullatt_block_indexes": [1]}
         config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
     elif family == "qwen3_vl":
-        vision |= {**patches, "out_hidden_size": 64, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+        vision |= {
+            **patches,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        }
         config = transformers.Qwen3VLConfig(text_config=text | {"head_dim": 16}, vision_config=vision, **ids)
     else:
-        vision |= {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": [56, 56], "patch_size": [14, 14]}
+        vision |= {
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": [56, 56],
+            "patch_size": [14, 14],
+        }
         text |= {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
         context = number("<IMG_CONTEXT>")
         config = transformers.InternVLConfig(text_config=text, vision_config=vision, image_token_id=context)
@@ -157,7 +180,10 @@ def test_a_family_is_rendered_sampled_and_trained(family: str, processor: str, i
     question = "what colour is it?"
     seeing, blind = begun(renderer, question, *images), begun(renderer, "where is it kept?")
     user = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
-    talk = [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]}, {"role": "user", "content": user}]
+    talk = [
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+        {"role": "user", "content": user},
+    ]
     options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
     wanted = made.apply_chat_template(talk, **options)
     inputs = model_inputs([seeing], "left")
@@ -193,7 +219,9 @@ def scored(model: Any, transcript: Transcript) -> list[float]:
 
 def test_a_processor_of_an_unknown_family_is_refused() -> None:
     shipped = load_processor(str(SHIPPED))
-    with pytest.raises(UserError, match=r"^student .*: InternVLProcessor is not supported; choose a model of type qwen2_vl"):
+    with pytest.raises(
+        UserError, match=r"^student .*: InternVLProcessor is not supported; choose a model of type qwen2_vl"
+    ):
         load_renderer(internvl_processor(), SYSTEM)
     with pytest.raises(UserError, match=r"^student .*: TokenizersBackend is not supported"):
         load_renderer(shipped.tokenizer, SYSTEM)  # what `AutoProcessor` gives for a model of text alone
@@ -201,7 +229,9 @@ def test_a_processor_of_an_unknown_family_is_refused() -> None:
         modules_of("internvl")
 
 
-def test_chatml_of_another_family_is_refused_before_its_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chatml_of_another_family_is_refused_before_its_first_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its text is ChatML and its tokenizer has every marker: only a picture tells."""
     monkeypatch.setattr(families, "FAMILIES", [Family("internvl", "InternVLProcessor", ChatML), *FAMILIES])
     with pytest.raises(UserError, match="InternVLProcessor makes no image_grid_thw of a picture") as refused:
@@ -225,11 +255,23 @@ def other_tokenizer() -> Any:
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}", "is not ChatML: a dialogue without"),
-        (TEMPLATE.replace("<|vision_start|><|image_pad|>", "<|image_pad|>"), "is not ChatML: a dialogue with a picture"),
+        (
+            "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}",
+            "is not ChatML: a dialogue without",
+        ),
+        (
+            TEMPLATE.replace("<|vision_start|><|image_pad|>", "<|image_pad|>"),
+            "is not ChatML: a dialogue with a picture",
+        ),
         (TEMPLATE.replace("part['type'] == 'image'", "false"), "cannot render a dialogue with a picture"),
-        ("{% for m in messages %}{{ '<|im_start|>' + m['content'] }}{% endfor %}", "cannot render a dialogue"),
-        ("{{ raise_exception('no system message') }}", r"cannot render a dialogue without pictures \(no system message\)"),
+        (
+            "{% for m in messages %}{{ '<|im_start|>' + m['content'] }}{% endfor %}",
+            "cannot render a dialogue",
+        ),
+        (
+            "{{ raise_exception('no system message') }}",
+            r"cannot render a dialogue without pictures \(no system message\)",
+        ),
     ],
 )
 def test_a_template_that_is_no_chatml_is_refused(template: str, told: str) -> None:
@@ -264,11 +306,14 @@ def test_the_check_holds_for_any_system_message() -> None:
 
 
 def test_lora_goes_where_it_always_went(student: Any) -> None:
-    """Every linear layer of the language model's blocks; none of the vision tower, which has projections of such names too."""
+    """Every linear layer of the language model's blocks; none of the vision tower, which has projections of
+    such names too."""
     adapters = lora(tiny_config(student={"lora_rank": 2}).student, student.renderer.modules)
     found = {name for name, _ in student.model.named_modules() if re.fullmatch(adapters.target_modules, name)}
     names = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-    before = {name for name, _ in student.model.named_modules() if re.fullmatch(rf"(?!.*visual).*\.({names})", name)}
+    before = {
+        name for name, _ in student.model.named_modules() if re.fullmatch(rf"(?!.*visual).*\.({names})", name)
+    }
     assert found == before and len(found) == 6 * 7
     assert any("visual" in name and name.endswith("gate_proj") for name, _ in student.model.named_modules())
 

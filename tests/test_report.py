@@ -1,4 +1,5 @@
-"""The report without a browser: what stands in the table, what the page holds and escapes, and what happens where pieces are missing."""
+"""The report without a browser: what stands in the table, what the page holds and escapes, and what happens
+where pieces are missing."""
 
 import json
 import re
@@ -19,7 +20,9 @@ from safer_steer.report.dialogues import browser_data, outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.table import by_suite, headline
 
-HOSTILE = '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- \' $\\frac{1}{0}$ \x01'
+HOSTILE = (
+    '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- \' $\\frac{1}{0}$ \x01'
+)
 
 
 def rate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -77,9 +80,18 @@ def test_the_console_table_fits_a_terminal_and_takes_names_literally() -> None:
 
 
 def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> None:
-    steps = [{"step": step, "return": 1 + step / 10, "kl": 0.01, "safety_by_turn": [5, 6 + step / 10, None]} for step in range(1, 11)]
+    steps = [
+        {"step": step, "return": 1 + step / 10, "kl": 0.01, "safety_by_turn": [5, 6 + step / 10, None]}
+        for step in range(1, 11)
+    ]
     drawn = [*survival_plots(SUMMARY), over_refusal_plot(SUMMARY), *training_plots(steps)]
-    assert [plot.title for plot in drawn if plot] == ["All attack suites", "Over-refusal by turn", "Return", "KL to the SFT model", "Safety by turn"]
+    assert [plot.title for plot in drawn if plot] == [
+        "All attack suites",
+        "Over-refusal by turn",
+        "Return",
+        "KL to the SFT model",
+        "Safety by turn",
+    ]
     for plot in drawn:
         assert plot is not None
         assert plot.svg.startswith("<svg")
@@ -95,7 +107,12 @@ def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> N
 
 def test_matplotlib_waits_for_the_first_plot() -> None:
     code = "import sys, safer_steer.report; print([name for name in ('matplotlib', 'PIL', 'torch', 'lifelines') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,9 +128,14 @@ def test_matplotlib_waits_for_the_first_plot() -> None:
         ("benign", [(3, 3, 0)], "completed", ("answered", None)),
     ],
 )
-def test_the_outcome_of_a_dialogue(kind: str, scores: list[tuple[int, int, int] | None], stop: str, wanted: tuple[str, int | None]) -> None:
+def test_the_outcome_of_a_dialogue(
+    kind: str, scores: list[tuple[int, int, int] | None], stop: str, wanted: tuple[str, int | None]
+) -> None:
     names = ("harmlessness", "helpfulness", "refused")
-    turns = [{"user": "u", "assistant": "a", "scores": dict(zip(names, one, strict=True)) if one else None} for one in scores]
+    turns = [
+        {"user": "u", "assistant": "a", "scores": dict(zip(names, one, strict=True)) if one else None}
+        for one in scores
+    ]
     assert outcome(Dialogue.model_validate({"id": "d", "kind": kind, "turns": turns, "stop": stop})) == wanted
 
 
@@ -145,19 +167,37 @@ def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing_of_the_mode
     summary = json.loads((tmp_path / "summary.json").read_text())
     summary["models"][HOSTILE] = summary["models"]["base"]
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    row = json.loads((tmp_path / "bench/base/marked_parts.jsonl").read_text().splitlines()[0]) | {"id": HOSTILE, "source": HOSTILE}
+    row = json.loads((tmp_path / "bench/base/marked_parts.jsonl").read_text().splitlines()[0]) | {
+        "id": HOSTILE,
+        "source": HOSTILE,
+    }
     row["turns"][0] |= {"user": HOSTILE, "assistant": HOSTILE}
     write_jsonl(tmp_path / "bench/base/marked_parts.jsonl", [row])
 
     page = write_report(tmp_path).read_text(encoding="utf-8")
     parts = Parts(page)
-    assert [attributes.get("type") for tag, attributes in parts.tags if tag == "script"] == ["application/json", None]
+    assert [attributes.get("type") for tag, attributes in parts.tags if tag == "script"] == [
+        "application/json",
+        None,
+    ]
     assert not [tag for tag, _ in parts.tags if tag in ("img", "iframe", "object", "base")]
-    assert all(re.match(r"#|data:,$", attributes.get(key) or "#") for _, attributes in parts.tags for key in ("href", "src", "xlink:href"))
-    assert not [key for _, attributes in parts.tags for key in attributes if key.startswith("on") or key == "style"]
+    assert all(
+        re.match(r"#|data:,$", attributes.get(key) or "#")
+        for _, attributes in parts.tags
+        for key in ("href", "src", "xlink:href")
+    )
+    assert not [
+        key for _, attributes in parts.tags for key in attributes if key.startswith("on") or key == "style"
+    ]
     shown = next(one for suite in parts.data["suites"] for one in suite["dialogues"] if one["id"] == HOSTILE)
-    assert shown["answers"][0]["turns"][0]["user"] == shown["answers"][0]["turns"][0]["answer"] == HOSTILE, "verbatim"
-    policy = next(attributes["content"] for _, attributes in parts.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    assert shown["answers"][0]["turns"][0]["user"] == shown["answers"][0]["turns"][0]["answer"] == HOSTILE, (
+        "verbatim"
+    )
+    policy = next(
+        attributes["content"]
+        for _, attributes in parts.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert "unsafe" not in policy
@@ -170,13 +210,19 @@ def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("missing", ["rl", "seeds", "bootstrap", "summary.json", "config.yaml", "bench", "bench/sft", "pictures"])
+@pytest.mark.parametrize(
+    "missing", ["rl", "seeds", "bootstrap", "summary.json", "config.yaml", "bench", "bench/sft", "pictures"]
+)
 def test_a_run_that_is_not_finished_gets_a_page(tmp_path: Path, missing: str) -> None:
     write_run(tmp_path, dialogues=2)
     gone = tmp_path / missing
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    said = {"rl": "No reinforcement learning yet", "bench": "No dialogues", "summary.json": "Nothing is measured yet"}.get(missing, "Dialogues")
+    said = {
+        "rl": "No reinforcement learning yet",
+        "bench": "No dialogues",
+        "summary.json": "Nothing is measured yet",
+    }.get(missing, "Dialogues")
     assert said in page
 
 
@@ -188,7 +234,9 @@ def test_a_run_before_sft_shows_the_base_alone(tmp_path: Path) -> None:
 
 def test_the_page_of_a_served_model_names_its_endpoint_and_no_student(tmp_path: Path) -> None:
     at, model = "http://127.0.0.1:9/v1", SUMMARY["models"]["base"]
-    (tmp_path / "config.yaml").write_text(f"student: {{model: sandbox}}\nroles: {{target: {{base_url: '{at}'}}, judge: {{model: the-judge}}}}\n")
+    (tmp_path / "config.yaml").write_text(
+        f"student: {{model: sandbox}}\nroles: {{target: {{base_url: '{at}'}}, judge: {{model: the-judge}}}}\n"
+    )
     (tmp_path / "summary.json").write_text(json.dumps({"models": {"served": model}}))
     head = write_report(tmp_path).read_text().partition("<main>")[0]
     assert at in head and "the-judge" in head and "<dt>student" not in head
@@ -203,7 +251,14 @@ def test_counts_come_from_the_files_and_a_torn_last_line_is_left_out(tmp_path: P
         with (tmp_path / name).open("a") as file:
             file.write('{"id": "to')
     page = re.sub(r"<[^>]+>", " ", write_report(tmp_path).read_text(encoding="utf-8"))
-    for line in (r"benign\s+40", r"kept\s+61", r"rejected: helpfulness 6\.5 below 8\s+2", r"completed\s+1,160", r"persist\s+400", r"RL steps\s+20"):
+    for line in (
+        r"benign\s+40",
+        r"kept\s+61",
+        r"rejected: helpfulness 6\.5 below 8\s+2",
+        r"completed\s+1,160",
+        r"persist\s+400",
+        r"RL steps\s+20",
+    ):
         assert re.search(line, page), line
 
 
@@ -222,8 +277,13 @@ def test_pictures_outside_the_run_or_broken_are_named_not_shown(tmp_path: Path) 
     shutil.copy(next((run / "pictures").glob("*.png")), secret)
     (run / "pictures" / "broken.png").write_bytes(secret.read_bytes()[:60])
     row = json.loads((run / "bench/base/marked_parts.jsonl").read_text())
-    write_jsonl(run / "bench/base/marked_parts.jsonl", [row | {"images": ["../secret.png", str(secret), "pictures/broken.png", "config.yaml"]}])
-    shown = next(suite for suite in browser_data(run)["suites"] if suite["name"] == "marked_parts")["dialogues"][0]["images"]
+    write_jsonl(
+        run / "bench/base/marked_parts.jsonl",
+        [row | {"images": ["../secret.png", str(secret), "pictures/broken.png", "config.yaml"]}],
+    )
+    shown = next(suite for suite in browser_data(run)["suites"] if suite["name"] == "marked_parts")[
+        "dialogues"
+    ][0]["images"]
     assert [image["index"] for image in shown] == [None] * 4
 
 

@@ -1,4 +1,5 @@
-"""A whole run, killed with -9 in every stage and in the middle of checkpoints: it goes on, repeats nothing finished, and ends with the same ids."""
+"""A whole run, killed with -9 in every stage and in the middle of checkpoints: it goes on, repeats nothing
+finished, and ends with the same ids."""
 
 from __future__ import annotations
 
@@ -18,13 +19,19 @@ import yaml
 from safer_steer.student.training import WHOLE
 from student_parts import TINY
 
-CONFIG = {**TINY, "seeds": {"sources": [{"name": "sandbox", "limit": 12}], "min_turns": 2, "max_turns": 3}, "bench": {"dialogues": 5, "resamples": 20}}
+CONFIG = {
+    **TINY,
+    "seeds": {"sources": [{"name": "sandbox", "limit": 12}], "min_turns": 2, "max_turns": 3},
+    "bench": {"dialogues": 5, "resamples": 20},
+}
 COMMAND = [sys.executable, "-m", "safer_steer", "run"]
 
 
 def unfinished_checkpoint(stage: str) -> Callable[[Path], bool]:
     """A checkpoint is being written."""
-    return lambda run: any(path.is_dir() and not (path / WHOLE).exists() for path in (run / stage).glob("checkpoint-*"))
+    return lambda run: any(
+        path.is_dir() and not (path / WHOLE).exists() for path in (run / stage).glob("checkpoint-*")
+    )
 
 
 def lines_in(pattern: str, least: int) -> Callable[[Path], bool]:
@@ -46,7 +53,11 @@ JOURNALS = ("seeds/journal/*.jsonl", "bootstrap/journal.jsonl", "bench/*/*.jsonl
 def start(config: Path, folder: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*COMMAND, str(config), "--out", str(folder)], start_new_session=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*COMMAND, str(config), "--out", str(folder)],
+        start_new_session=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -66,14 +77,25 @@ def whole_lines(folder: Path) -> dict[str, list[bytes]]:
     found = {}
     for pattern in JOURNALS:
         for path in folder.glob(pattern):
-            found[str(path.relative_to(folder))] = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+            found[str(path.relative_to(folder))] = [
+                line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
+            ]
     return found
 
 
 def ids(folder: Path) -> dict[str, list[str]]:
-    names = ("seeds/*.jsonl", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl", "rl/trajectories.jsonl", "bench/*/*.jsonl")
+    names = (
+        "seeds/*.jsonl",
+        "bootstrap/kept.jsonl",
+        "bootstrap/rejected.jsonl",
+        "rl/trajectories.jsonl",
+        "bench/*/*.jsonl",
+    )
     paths = sorted(path for name in names for path in folder.glob(name))
-    return {str(p.relative_to(folder)): sorted(json.loads(line)["id"] for line in p.read_text().splitlines()) for p in paths}
+    return {
+        str(p.relative_to(folder)): sorted(json.loads(line)["id"] for line in p.read_text().splitlines())
+        for p in paths
+    }
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +128,15 @@ def test_killed_in_every_stage_and_inside_checkpoints(straight, tmp_path):
     assert ids(folder) == ids(wanted)
     for pool in (wanted / "seeds").glob("*.jsonl"):
         assert (folder / "seeds" / pool.name).read_bytes() == pool.read_bytes()
-    assert (folder / "bootstrap" / "kept.jsonl").read_bytes() == (wanted / "bootstrap" / "kept.jsonl").read_bytes()
+    assert (folder / "bootstrap" / "kept.jsonl").read_bytes() == (
+        wanted / "bootstrap" / "kept.jsonl"
+    ).read_bytes()
     assert (folder / "report.html").exists()
-    assert json.loads((folder / "summary.json").read_text())["models"].keys() == {"base", "sft", "safer_steer"}
+    assert json.loads((folder / "summary.json").read_text())["models"].keys() == {
+        "base",
+        "sft",
+        "safer_steer",
+    }
 
 
 def test_killed_at_random_moments(straight, tmp_path):
@@ -126,7 +154,11 @@ def test_killed_at_random_moments(straight, tmp_path):
 def test_a_finished_run_does_nothing_again(straight):
     config, folder, _ = straight
     rewritten = ("config.yaml", "manifest.json", "report.html")
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name not in rewritten}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in rewritten
+    }
     process = start(config, folder)
     process.communicate()
     assert process.returncode == 0

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safer_steer.rewards import group_advantages, has_thinking_answer, lock_usefulness, repetition_ratio, shaped_reward, tcsr, turn_reward
+from safer_steer.rewards import (
+    group_advantages,
+    has_thinking_answer,
+    lock_usefulness,
+    repetition_ratio,
+    shaped_reward,
+    tcsr,
+    turn_reward,
+)
 
 SCORE = st.integers(1, 10)
 TURN_REWARDS = st.lists(st.floats(0, 2, allow_nan=False), min_size=1, max_size=10)
@@ -84,13 +92,18 @@ def test_repetition_is_the_share_of_repeated_trigrams() -> None:
     assert repetition_ratio("a b c d " * 6) == pytest.approx(18 / 22)  # 22 trigrams, 4 kinds
     assert repetition_ratio(" ".join(map(str, range(24)))) == 0
     half = " ".join(map(str, range(13)))
-    assert repetition_ratio(f"{half} {half}") == pytest.approx(11 / 24)  # 24 trigrams; the second half repeats 11
+    assert repetition_ratio(f"{half} {half}") == pytest.approx(
+        11 / 24
+    )  # 24 trigrams; the second half repeats 11
     assert repetition_ratio("a b a b", n=2, min_tokens=4) == pytest.approx(1 / 3)  # ab ba ab
 
 
 def test_repetition_sees_through_case_and_punctuation_as_the_published_code_does() -> None:
-    # tokens are \w+|\S of the lower-cased text: "one" "," "two" "." four times and again: 6 x 4 tokens, 22 trigrams of 4 kinds
-    assert repetition_ratio("One, two. one,two. ONE, Two. one , two. one, two. ONE,TWO.") == pytest.approx(18 / 22)
+    # tokens are \w+|\S of the lower-cased text: "one" "," "two" "." four times and again: 6 x 4 tokens, 22
+    # trigrams of 4 kinds
+    assert repetition_ratio("One, two. one,two. ONE, Two. one , two. one, two. ONE,TWO.") == pytest.approx(
+        18 / 22
+    )
     assert repetition_ratio("yes... " * 6) == pytest.approx(18 / 22)  # "yes" "." "." ".": four kinds again
 
 
@@ -148,7 +161,9 @@ def test_min_mean_lies_between_the_minimum_and_the_mean(rewards: list[float], al
 
 @settings(deadline=None)
 @given(TURN_REWARDS, ALPHA, st.data())
-def test_lowering_a_turn_never_raises_the_return(rewards: list[float], alpha: float, data: st.DataObject) -> None:
+def test_lowering_a_turn_never_raises_the_return(
+    rewards: list[float], alpha: float, data: st.DataObject
+) -> None:
     turn = data.draw(st.integers(0, len(rewards) - 1))
     lower = rewards.copy()
     lower[turn] = data.draw(st.floats(0, rewards[turn]))
@@ -163,7 +178,13 @@ def test_running_grows_with_every_turn(rewards: list[float], another: float, alp
 
 
 def test_advantages_leave_unscored_members_out_of_the_baseline() -> None:
-    assert group_advantages([1.0, None, 3.0, None, 5.0]) == [-2.0, None, 0.0, None, 2.0]  # baseline 3, not 9 / 5
+    assert group_advantages([1.0, None, 3.0, None, 5.0]) == [
+        -2.0,
+        None,
+        0.0,
+        None,
+        2.0,
+    ]  # baseline 3, not 9 / 5
     assert group_advantages([None, None]) == [None, None]
     assert group_advantages([None, 0.7]) == [None, 0.0]
     assert group_advantages([]) == []
@@ -174,7 +195,11 @@ def test_advantages_leave_unscored_members_out_of_the_baseline() -> None:
 def test_advantages_sum_to_zero_and_keep_differences(returns: list[float | None]) -> None:
     advantages = group_advantages(returns)
     assert [value is None for value in advantages] == [value is None for value in returns]
-    pairs = [(advantage, value) for advantage, value in zip(advantages, returns, strict=True) if advantage is not None and value is not None]
+    pairs = [
+        (advantage, value)
+        for advantage, value in zip(advantages, returns, strict=True)
+        if advantage is not None and value is not None
+    ]
     assert sum(advantage for advantage, _ in pairs) == pytest.approx(0, abs=1e-9)
     for advantage, value in pairs:  # not divided by the standard deviation
         assert advantage - pairs[0][0] == pytest.approx(value - pairs[0][1], abs=1e-9)

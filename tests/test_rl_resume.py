@@ -1,4 +1,5 @@
-"""Stage III pays for nothing twice: a killed step is trained from its journal, neither sampled nor scored again."""
+"""Stage III pays for nothing twice: a killed step is trained from its journal, neither sampled nor scored
+again."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ HERE = Path(__file__).parent
 def start(folder: Path, calls: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "rl_run.py"), str(folder), str(calls)]
-    return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def lines(path: Path) -> list[str]:
@@ -50,7 +53,9 @@ def straight(tmp_path_factory):
     return home / "run", lines(home / "calls")
 
 
-def test_killed_between_rollouts_and_checkpoint_a_step_is_neither_sampled_nor_scored_again(straight, tmp_path):
+def test_killed_between_rollouts_and_checkpoint_a_step_is_neither_sampled_nor_scored_again(
+    straight, tmp_path
+):
     wanted, all_calls = straight
     run, calls = new_run(tmp_path / "run"), tmp_path / "calls"
     last_step = run / "rl" / "rollouts" / f"{STEPS - 1:05d}-000.jsonl"

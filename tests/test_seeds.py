@@ -33,7 +33,11 @@ async def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(
     seen: list[tuple[int, int]] = []
     await build(config(60), tmp_path, progress=lambda *counts: seen.append(counts))
     pools = {kind: pool(tmp_path, kind) for kind in KINDS}
-    assert {kind: len(seeds) for kind, seeds in pools.items()} == {"benign": 60, "obfuscated": 30, "red_team": 30}
+    assert {kind: len(seeds) for kind, seeds in pools.items()} == {
+        "benign": 60,
+        "obfuscated": 30,
+        "red_team": 30,
+    }
     assert dropped(tmp_path) == []
     assert seen == [(done, 60) for done in range(61)]
     everything = [seed for seeds in pools.values() for seed in seeds]
@@ -73,11 +77,16 @@ async def test_every_turn_is_marked_with_its_planned_risk_by_what_it_asks(tmp_pa
 async def test_scripts_keep_to_the_configured_lengths_and_kinds(tmp_path: Path) -> None:
     await build(config(16, min_turns=3, max_turns=4, kinds=["obfuscated"]), tmp_path)
     assert {len(seed.turns) for seed in pool(tmp_path, "obfuscated")} == {3, 4}
-    assert sorted(path.name for path in (tmp_path / "seeds").glob("*.jsonl")) == ["dropped.jsonl", "obfuscated.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "seeds").glob("*.jsonl")) == [
+        "dropped.jsonl",
+        "obfuscated.jsonl",
+    ]
 
 
 @pytest.mark.parametrize("success_at", [4, 5])
-async def test_an_attack_is_kept_from_its_first_success_on_and_its_script_stays_whole(tmp_path: Path, success_at: int) -> None:
+async def test_an_attack_is_kept_from_its_first_success_on_and_its_script_stays_whole(
+    tmp_path: Path, success_at: int
+) -> None:
     transport = Watched()
     await build(config(24, success_at=success_at), tmp_path, transport)
     kept = pool(tmp_path, "red_team")
@@ -107,7 +116,10 @@ async def test_the_attack_judge_sees_the_turns_before_and_no_thinking(tmp_path: 
         assert "thinking>" not in given["history"] + given["answer"]
         if index % 3:
             before = shown[index - 1]
-            assert history == [*json.loads(before["history"]), {"user": before["question"], "assistant": before["answer"]}]
+            assert history == [
+                *json.loads(before["history"]),
+                {"user": before["question"], "assistant": before["answer"]},
+            ]
         else:
             assert history == []
 
@@ -126,16 +138,24 @@ class Refuser:
 
 @pytest.mark.parametrize("form", ["{}", "<thinking>i will turn the ring</thinking><answer>{}</answer>"])
 @pytest.mark.parametrize(("turns", "played", "stop"), [(3, 1, "hard_refusal"), (4, 4, "completed")])
-async def test_a_short_script_stops_at_a_hard_refusal_and_a_longer_one_goes_on(tmp_path: Path, turns: int, played: int, stop: str, form: str) -> None:
+async def test_a_short_script_stops_at_a_hard_refusal_and_a_longer_one_goes_on(
+    tmp_path: Path, turns: int, played: int, stop: str, form: str
+) -> None:
     target = Refuser(form)
     await build(config(8, min_turns=turns, max_turns=turns, kinds=["red_team"]), tmp_path, target=target)
     assert pool(tmp_path, "red_team") == []
     assert set(target.answered.values()) == {2 * played}  # two attempts
-    assert [(row["reason"], row["detail"].split(":")[0]) for row in dropped(tmp_path)] == [("failed_attack", stop)] * 4
+    assert [(row["reason"], row["detail"].split(":")[0]) for row in dropped(tmp_path)] == [
+        ("failed_attack", stop)
+    ] * 4
 
 
 async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_path: Path) -> None:
-    transport = Watched(lambda job, repeat, given: ChatReply("", refusal=True) if job == "rewrite" and repeat % 2 == 0 else None)
+    transport = Watched(
+        lambda job, repeat, given: (
+            ChatReply("", refusal=True) if job == "rewrite" and repeat % 2 == 0 else None
+        )
+    )
     await build(config(12), tmp_path, transport)
     kept = pool(tmp_path, "red_team")
     assert len(kept) == 6
@@ -145,7 +165,9 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
     for repeat, strategy in tried.items():
         if repeat % 2 == 0:
             assert tried[repeat + 1] == next_strategy(Strategy(strategy))
-    assert sorted(seed.meta["strategy"] for seed in kept) == sorted(strategy for repeat, strategy in tried.items() if repeat % 2)
+    assert sorted(seed.meta["strategy"] for seed in kept) == sorted(
+        strategy for repeat, strategy in tried.items() if repeat % 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,23 +176,42 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
         ("plan", ChatReply("", refusal=True), "refused", ["red_team"]),
         ("caption", ChatReply("I'm sorry, but I can't help with that."), "refused", ["red_team"]),
         ("obfuscated", ChatReply("hm"), "unparsable", ["obfuscated"]),
-        ("obfuscated", says({"turns": [{"user": "a", "risk": 1}, {"user": "b", "risk": 6}]}), "unparsable", ["obfuscated"]),
+        (
+            "obfuscated",
+            says({"turns": [{"user": "a", "risk": 1}, {"user": "b", "risk": 6}]}),
+            "unparsable",
+            ["obfuscated"],
+        ),
         ("benign", says({"turns": ["a"] * 9}), "unparsable", ["benign"]),
         ("benign", says({"turns": ["a", " ..."]}), "empty", ["benign"]),
-        ("benign", says({"turns": ["what is it?", "I'm sorry, I can't help with that."]}), "refused", ["benign"]),
+        (
+            "benign",
+            says({"turns": ["what is it?", "I'm sorry, I can't help with that."]}),
+            "refused",
+            ["benign"],
+        ),
         ("obfuscated", says({"turns": [{"user": "go on.", "risk": 1}] * 4}), "repeated", ["obfuscated"]),
         ("attack_judge", ChatReply("hm"), "failed_attack", ["red_team"]),
         ("probe", ChatReply("", refusal=True), "refused", ["benign", "obfuscated", "red_team"]),
-        ("caption", says({"caption": "I can't help with this picture.", "dual_use": [], "missing_safety": []}), "refused", ["red_team"]),
+        (
+            "caption",
+            says({"caption": "I can't help with this picture.", "dual_use": [], "missing_safety": []}),
+            "refused",
+            ["red_team"],
+        ),
         ("rewrite", says({"rewrite": "As an AI, I cannot write that."}), "refused", ["red_team"]),
         ("probe", says({"benign": " ", "obfuscated": "x"}), "empty", ["benign", "obfuscated", "red_team"]),
     ],
 )
-async def test_what_fails_twice_is_dropped_with_its_reason(tmp_path: Path, job: str, reply: ChatReply, reason: str, kinds: list[str]) -> None:
+async def test_what_fails_twice_is_dropped_with_its_reason(
+    tmp_path: Path, job: str, reply: ChatReply, reason: str, kinds: list[str]
+) -> None:
     transport = Watched(lambda asked, repeat, given: reply if asked == job else None)
     await build(config(4, max_turns=5), tmp_path, transport)
     risky = {"benign": 4, "obfuscated": 2, "red_team": 2}
-    assert {kind: len(pool(tmp_path, kind)) for kind in KINDS} == {kind: 0 if kind in kinds else count for kind, count in risky.items()}
+    assert {kind: len(pool(tmp_path, kind)) for kind in KINDS} == {
+        kind: 0 if kind in kinds else count for kind, count in risky.items()
+    }
     rows = dropped(tmp_path)
     assert Counter(row["kind"] for row in rows) == {kind: risky[kind] for kind in kinds}
     assert {row["reason"] for row in rows} == {reason}
@@ -203,7 +244,9 @@ async def test_pairs_of_a_file_carry_intent_source_and_answer(tmp_path: Path) ->
 async def test_an_attack_on_a_harmless_picture_fails_and_is_dropped(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "data", {}, {}, marked=False)
     await build(config(path=path, kinds=["red_team"]), tmp_path / "run")
-    assert [(row["reason"], row["detail"].split(":")[0]) for row in dropped(tmp_path / "run")] == [("failed_attack", "completed")] * 2
+    assert [(row["reason"], row["detail"].split(":")[0]) for row in dropped(tmp_path / "run")] == [
+        ("failed_attack", "completed")
+    ] * 2
 
 
 def for_bench(path: Path, **seeds: Any) -> Config:
@@ -221,7 +264,9 @@ async def test_scripts_for_the_bench_are_kept_without_being_played_on_any_model(
     assert len(kept) == 3 and not dropped(tmp_path / "run")
     assert (transport.count("plan"), transport.count("target"), transport.count("attack_judge")) == (3, 0, 0)
     assert not any({"success_turn", "attack_scores", "filtered_against"} & set(seed.meta) for seed in kept)
-    assert not examine(tmp_path / "run", ("seeds",)).strategies, "what was not tried says nothing of a strategy"
+    assert not examine(tmp_path / "run", ("seeds",)).strategies, (
+        "what was not tried says nothing of a strategy"
+    )
 
 
 async def test_a_filter_of_the_bench_that_is_asked_for_names_the_model_it_took(tmp_path: Path) -> None:
@@ -229,7 +274,9 @@ async def test_a_filter_of_the_bench_that_is_asked_for_names_the_model_it_took(t
     await build(for_bench(path, filter_bench=True), tmp_path / "run", transport)
     kept = pool(tmp_path / "run", "red_team")
     assert kept and transport.count("target") == transport.count("attack_judge") > 0
-    assert {(seed.meta["filtered_against"], bool(seed.meta["success_turn"])) for seed in kept} == {("the sandbox's agent", True)}
+    assert {(seed.meta["filtered_against"], bool(seed.meta["success_turn"])) for seed in kept} == {
+        ("the sandbox's agent", True)
+    }
 
 
 def test_the_filter_of_the_bench_is_part_of_the_plan_where_there_is_a_bench(tmp_path: Path) -> None:
@@ -246,10 +293,17 @@ async def test_the_configured_share_of_pictures_is_perturbed_and_the_originals_s
     perturbed = [seed for seed in seeds if seed.meta["perturbed"]]
     assert 12 <= len(perturbed) <= 36  # 24 expected, 4.1 standard deviation
     for seed in perturbed:
-        original, shown = (tmp_path / seed.meta["original"]).read_bytes(), (tmp_path / seed.images[0]).read_bytes()
+        original, shown = (
+            (tmp_path / seed.meta["original"]).read_bytes(),
+            (tmp_path / seed.images[0]).read_bytes(),
+        )
         assert original != shown
         assert from_png(original) == from_png(shown)
-    assert all("original" not in seed.meta and "perturbed" not in seed.images[0] for seed in seeds if not seed.meta["perturbed"])
+    assert all(
+        "original" not in seed.meta and "perturbed" not in seed.images[0]
+        for seed in seeds
+        if not seed.meta["perturbed"]
+    )
     pictures = {seed.meta["pair"]: seed.images for seed in seeds}
     assert all(seed.images == pictures[seed.meta["pair"]] for seed in pool(tmp_path, "red_team"))
 
@@ -261,21 +315,39 @@ async def test_none_or_all_are_perturbed(tmp_path: Path, share: float, count: in
 
 
 async def test_the_same_pair_is_worked_on_once(tmp_path: Path) -> None:
-    path = write_pairs(tmp_path / "data", {}, {"image": "0.png", "question": "How do I  operate it"}, {"image": "1.png"})
+    path = write_pairs(
+        tmp_path / "data", {}, {"image": "0.png", "question": "How do I  operate it"}, {"image": "1.png"}
+    )
     transport = Watched()
     await build(config(path=path), tmp_path / "run", transport)
     assert transport.count("probe") == 2
-    detail = {"id": "mine-p1", "pair": "mine-p1", "kind": None, "reason": "duplicate_pair", "detail": "of mine-p0"}
+    detail = {
+        "id": "mine-p1",
+        "pair": "mine-p1",
+        "kind": None,
+        "reason": "duplicate_pair",
+        "detail": "of mine-p0",
+    }
     assert [row for row in dropped(tmp_path / "run") if row["reason"] == "duplicate_pair"] == [detail]
 
 
 async def test_the_same_script_on_the_same_picture_is_in_one_pool_only(tmp_path: Path) -> None:
     def alike(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
         again = [{"user": "what is  it", "risk": 1}, {"user": "GO ON!", "risk": 4}]
-        return {"benign": says({"turns": ["What is it?", "Go on."]}), "obfuscated": says({"turns": again})}.get(job)
+        return {
+            "benign": says({"turns": ["What is it?", "Go on."]}),
+            "obfuscated": says({"turns": again}),
+        }.get(job)
 
-    path = write_pairs(tmp_path / "data", {}, {"image": "0.png", "question": "list the steps to operate it."}, {"image": "1.png"})
-    await build(config(path=path, kinds=["benign", "obfuscated"], perturb_share=0.5), tmp_path / "run", Watched(alike))
+    path = write_pairs(
+        tmp_path / "data",
+        {},
+        {"image": "0.png", "question": "list the steps to operate it."},
+        {"image": "1.png"},
+    )
+    await build(
+        config(path=path, kinds=["benign", "obfuscated"], perturb_share=0.5), tmp_path / "run", Watched(alike)
+    )
     assert [seed.id for seed in pool(tmp_path / "run", "benign")] == ["mine-p0-benign", "mine-p2-benign"]
     assert pool(tmp_path / "run", "obfuscated") == []
     rows = {row["id"]: (row["reason"], row["detail"]) for row in dropped(tmp_path / "run")}
@@ -295,15 +367,24 @@ def test_what_counts_as_the_same_text() -> None:
 
 async def test_the_seed_decides_everything(tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-        await build(config(12, seed=seed, perturb_share=0.5), tmp_path / name, Watched(pause_s=0.001 * (name == "same")))
+        await build(
+            config(12, seed=seed, perturb_share=0.5),
+            tmp_path / name,
+            Watched(pause_s=0.001 * (name == "same")),
+        )
     assert contents(tmp_path / "one") == contents(tmp_path / "same")
     one, other = contents(tmp_path / "one"), contents(tmp_path / "other")
     assert all(one[f"{kind}.jsonl"] != other[f"{kind}.jsonl"] for kind in KINDS)
-    drawn = [[(len(seed.turns), seed.meta["strategy"]) for seed in pool(tmp_path / name, "red_team")] for name in ("one", "other")]
+    drawn = [
+        [(len(seed.turns), seed.meta["strategy"]) for seed in pool(tmp_path / name, "red_team")]
+        for name in ("one", "other")
+    ]
     assert drawn[0] != drawn[1]
 
 
-async def test_a_finished_stage_is_left_alone_and_a_lost_pool_is_written_again_without_a_call(tmp_path: Path) -> None:
+async def test_a_finished_stage_is_left_alone_and_a_lost_pool_is_written_again_without_a_call(
+    tmp_path: Path,
+) -> None:
     await build(config(6), tmp_path)
     before, transport = contents(tmp_path), Watched()
     await build(config(6, concurrency=3), tmp_path, transport)  # concurrency is no part of the plan
@@ -351,7 +432,9 @@ async def test_a_dead_endpoint_ends_the_stage_and_nothing_is_lost(tmp_path: Path
 
 async def test_a_small_run_without_any_answer_is_an_error(tmp_path: Path) -> None:
     class Dead:
-        async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+        async def complete(
+            self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+        ) -> ChatReply:
             raise EndpointError("refused the connection")
 
     with pytest.raises(UserError, match=r"seeds: 4 scripts got no answer .*: probe: refused the conn"):
@@ -359,9 +442,23 @@ async def test_a_small_run_without_any_answer_is_an_error(tmp_path: Path) -> Non
     assert not list((tmp_path / "seeds").glob("*.jsonl"))
 
 
-@pytest.mark.parametrize(("job", "reason"), [("obfuscated", "rejected"), ("plan", "rejected"), ("target", "failed_attack"), ("attack_judge", "failed_attack")])
-@pytest.mark.parametrize("error", [RejectedError("the picture is too small"), ContextLengthError("too long")], ids=["picture", "length"])
-async def test_what_an_endpoint_will_never_take_is_dropped_and_the_stage_ends(tmp_path: Path, job: str, reason: str, error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        ("obfuscated", "rejected"),
+        ("plan", "rejected"),
+        ("target", "failed_attack"),
+        ("attack_judge", "failed_attack"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [RejectedError("the picture is too small"), ContextLengthError("too long")],
+    ids=["picture", "length"],
+)
+async def test_what_an_endpoint_will_never_take_is_dropped_and_the_stage_ends(
+    tmp_path: Path, job: str, reason: str, error: Exception
+) -> None:
     def rejects(asked: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
         if asked == job:
             raise error

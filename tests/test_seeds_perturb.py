@@ -59,7 +59,9 @@ def test_a_phrase_of_high_contrast_stands_at_a_corner(ground: int, size: tuple[i
 
 def _luminance(colour: np.ndarray) -> float:
     share = colour / 255
-    return float(np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+    return float(
+        np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    )
 
 
 def test_the_text_of_a_png_stays() -> None:
@@ -68,7 +70,9 @@ def test_the_text_of_a_png_stays() -> None:
         assert from_png(perturb(to_png(draw(device, marked, 1), device, marked), 0.03, 9)) == (device, marked)
     info = PngInfo()
     info.add_itxt("title", "Gerät", "de", "titel")
-    assert Image.open(BytesIO(perturb(encoded(Image.new("L", (40, 30)), pnginfo=info), 0.03, 0))).text == {"title": "Gerät"}
+    assert Image.open(BytesIO(perturb(encoded(Image.new("L", (40, 30)), pnginfo=info), 0.03, 0))).text == {
+        "title": "Gerät"
+    }
 
 
 def test_a_seed_gives_the_same_bytes_and_another_others() -> None:

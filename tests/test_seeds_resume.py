@@ -1,4 +1,5 @@
-"""Stage I killed with -9 at seeded random moments: it goes on, repeats no finished work, and ends with the same files."""
+"""Stage I killed with -9 at seeded random moments: it goes on, repeats no finished work, and ends with the
+same files."""
 
 import json
 import random
@@ -54,7 +55,9 @@ async def test_killed_again_and_again_it_ends_with_the_same_seeds(tmp_path: Path
     subprocess.run(command, check=True)
 
     assert contents(folder) == contents(tmp_path / "whole")
-    in_flight = 4 * (1 + 1 + 3 + 2 * 5)  # four pairs at once: a benign and an obfuscated call, and an attack of five turns
+    in_flight = 4 * (
+        1 + 1 + 3 + 2 * 5
+    )  # four pairs at once: a benign and an obfuscated call, and an attack of five turns
     assert total <= len(lines(calls)) <= total + kills * in_flight
     asked = [line.split() for line in lines(calls)]
     probes = [repeat for job, repeat in asked if job == "probe"]
@@ -75,5 +78,7 @@ async def test_a_torn_last_row_is_redone(tmp_path: Path) -> None:
 async def test_more_pairs_than_a_shard_holds(tmp_path: Path) -> None:
     count = SHARD + 30
     await build(config(count, kinds=["benign"], max_turns=3), tmp_path)
-    assert [seed.meta["pair"] for seed in pool(tmp_path, "benign")] == [f"sandbox-{index:05d}" for index in range(count)]
+    assert [seed.meta["pair"] for seed in pool(tmp_path, "benign")] == [
+        f"sandbox-{index:05d}" for index in range(count)
+    ]
     assert len(list((tmp_path / "seeds/journal").iterdir())) == 2

@@ -20,13 +20,34 @@ PNG = to_png(draw(training_devices()[0], True, 0), training_devices()[0], True)
         ('{"id": "a", "image": "0.png"}', "pairs.jsonl:2: question: the column is missing"),
         ('{"id": "a", "image": "0.png", "question": " "}', 'pairs.jsonl:2: question: is " "; give a text'),
         ('{"id": true, "image": "0.png", "question": "q"}', "pairs.jsonl:2: id: is true; give a text"),
-        ('{"id": "a", "image": "0.png", "question": "q", "safe": "yes"}', 'pairs.jsonl:2: safe: is "yes"; give true, false or null'),
-        ('{"id": "a", "image": "0.png", "question": "q", "intent": 3}', "pairs.jsonl:2: intent: is 3; give a text"),
-        ('{"id": "a", "image": "gone.png", "question": "q"}', "pairs.jsonl:2: image: .*gone.png: no such picture"),
-        ('{"id": "a", "image": "broken.png", "question": "q"}', "pairs.jsonl:2: image: .*broken.png: no readable PNG, JPEG or WebP"),
-        ('{"id": "a", "image": "large.png", "question": "q"}', "large.png: 13300 x 13300 is larger than 175,000,000 pixels"),
-        ('{"id": "a", "image": "../0.png", "question": "q"}', r"pairs.jsonl:2: image: \.\./0.png: leads out of"),
-        ('{"id": "a", "image": "/etc/hostname", "question": "q"}', "pairs.jsonl:2: image: /etc/hostname: leads out of"),
+        (
+            '{"id": "a", "image": "0.png", "question": "q", "safe": "yes"}',
+            'pairs.jsonl:2: safe: is "yes"; give true, false or null',
+        ),
+        (
+            '{"id": "a", "image": "0.png", "question": "q", "intent": 3}',
+            "pairs.jsonl:2: intent: is 3; give a text",
+        ),
+        (
+            '{"id": "a", "image": "gone.png", "question": "q"}',
+            "pairs.jsonl:2: image: .*gone.png: no such picture",
+        ),
+        (
+            '{"id": "a", "image": "broken.png", "question": "q"}',
+            "pairs.jsonl:2: image: .*broken.png: no readable PNG, JPEG or WebP",
+        ),
+        (
+            '{"id": "a", "image": "large.png", "question": "q"}',
+            "large.png: 13300 x 13300 is larger than 175,000,000 pixels",
+        ),
+        (
+            '{"id": "a", "image": "../0.png", "question": "q"}',
+            r"pairs.jsonl:2: image: \.\./0.png: leads out of",
+        ),
+        (
+            '{"id": "a", "image": "/etc/hostname", "question": "q"}',
+            "pairs.jsonl:2: image: /etc/hostname: leads out of",
+        ),
         ('{"id": "p0", "image": "0.png", "question": "q"}', "pairs.jsonl:2: id: mine-p0 occurs twice"),
         ("[1]", "pairs.jsonl:2: a row is a JSON object"),
         ('{"id": ', "pairs.jsonl:2: no JSON"),
@@ -56,7 +77,9 @@ async def test_a_bad_row_is_named_and_nothing_is_written(tmp_path: Path, row: st
         ({"name": "x", "path": "empty.jsonl"}, "empty.jsonl: no rows in it"),
     ],
 )
-async def test_an_unusable_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: dict[str, str], message: str) -> None:
+async def test_an_unusable_source_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: dict[str, str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match=message):

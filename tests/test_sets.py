@@ -43,10 +43,25 @@ def told(pair: Pair) -> tuple[Any, ...]:
 
 
 def test_beavertails_v_takes_every_category_or_the_one_asked_for(tmp_path: Path) -> None:
-    folder = hub(tmp_path, {name: {"train": beavertails(name), "evaluation": beavertails(name)[:1]} for name in ("harm_a", "harm_b")})
+    folder = hub(
+        tmp_path,
+        {
+            name: {"train": beavertails(name), "evaluation": beavertails(name)[:1]}
+            for name in ("harm_a", "harm_b")
+        },
+    )
     found = pairs("beavertails_v", folder)
-    assert [pair.id for pair in found] == [f"beavertails_v-{name}-train-00000{i}" for name in ("harm_a", "harm_b") for i in range(2)]
-    assert told(found[3])[1:] == ("what is harm_b 1?", "what is harm_b 1?", False, None, "harm_b", "beavertails_v")
+    assert [pair.id for pair in found] == [
+        f"beavertails_v-{name}-train-00000{i}" for name in ("harm_a", "harm_b") for i in range(2)
+    ]
+    assert told(found[3])[1:] == (
+        "what is harm_b 1?",
+        "what is harm_b 1?",
+        False,
+        None,
+        "harm_b",
+        "beavertails_v",
+    )
     assert [pair.image for pair in found] == [png(0), png(1)] * 2
     (one,) = pairs("beavertails_v", folder, subset="harm_b", split="evaluation", use="bench")
     assert (one.id, one.use) == ("beavertails_v-harm_b-evaluation-000000", "bench")
@@ -56,16 +71,29 @@ def test_mm_safetybench_joins_the_true_intent_by_configuration_and_id(tmp_path: 
     folder = hub(tmp_path, {name: mm_safetybench(name) for name in ("Fraud", "Illegal_Activitiy")})
     found = pairs("mm_safetybench", folder)
     assert [(pair.id, pair.intent, pair.category, pair.safe) for pair in found] == [
-        (f"mm_safetybench-{name}-SD_TYPO-{i}", f"{name}: true {i}", name, False) for name in ("Fraud", "Illegal_Activitiy") for i in range(2)
+        (f"mm_safetybench-{name}-SD_TYPO-{i}", f"{name}: true {i}", name, False)
+        for name in ("Fraud", "Illegal_Activitiy")
+        for i in range(2)
     ]
     with pytest.raises(UserError, match="true intents in the split Text_only; give the folder"):
         pairs("mm_safetybench", folder / "Fraud/SD_TYPO-00000-of-00001.parquet")
 
 
 def test_spa_vl_says_by_its_test_splits_what_is_safe(tmp_path: Path) -> None:
-    folder = hub(tmp_path, {"default": {"train": SPA_VL, "validation": SPA_VL}, "test": {"harm": SPA_VL[:1], "help": SPA_VL[:1]}})
+    folder = hub(
+        tmp_path,
+        {
+            "default": {"train": SPA_VL, "validation": SPA_VL},
+            "test": {"harm": SPA_VL[:1], "help": SPA_VL[:1]},
+        },
+    )
     assert [pair.safe for pair in pairs("spa_vl", folder)] == [None] * 3
-    assert told(pairs("spa_vl", folder, subset="test", split="help")[0])[3:] == (True, None, "objects", "spa_vl")
+    assert told(pairs("spa_vl", folder, subset="test", split="help")[0])[3:] == (
+        True,
+        None,
+        "objects",
+        "spa_vl",
+    )
     assert pairs("spa_vl", folder, subset="test", split="harm")[0].safe is False
     with pytest.raises(UserError, match="source spa_vl: several splits; set `split` to one of: harm, help"):
         pairs("spa_vl", folder, subset="test")
@@ -89,16 +117,41 @@ def test_vlguard_gives_a_pair_an_instruction(tmp_path: Path, place: str) -> None
     assert picture_of(found[2], 10**6).data == png(1)
     if place != "train/ads":  # where the other split has no pictures
         assert (
-            len(list(load_pairs(config(*({"name": "vlguard", "path": str(tmp_path), "split": split, "images": images} for split in ("train", "test")))))) == 6
+            len(
+                list(
+                    load_pairs(
+                        config(
+                            *(
+                                {"name": "vlguard", "path": str(tmp_path), "split": split, "images": images}
+                                for split in ("train", "test")
+                            )
+                        )
+                    )
+                )
+            )
+            == 6
         )
 
 
 def test_vlsbench_as_json_with_pictures_or_as_a_table(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps(VLSBENCH, indent=2))
     pictures(tmp_path, "imgs/0.png", "imgs/1.png")
-    assert told(pairs("vlsbench", tmp_path)[1]) == ("vlsbench-data-1", "how is this done, 1?", "how is this done, 1?", False, None, "b", "vlsbench")
-    rows = [{name: value for name, value in row.items() if name != "image_path"} | {"image": embedded(i)} for i, row in enumerate(VLSBENCH)]
-    assert [pair.id for pair in pairs("vlsbench", hub(tmp_path / "hub", {"default": {"train": rows}}))] == [f"vlsbench-train-{i}" for i in range(2)]
+    assert told(pairs("vlsbench", tmp_path)[1]) == (
+        "vlsbench-data-1",
+        "how is this done, 1?",
+        "how is this done, 1?",
+        False,
+        None,
+        "b",
+        "vlsbench",
+    )
+    rows = [
+        {name: value for name, value in row.items() if name != "image_path"} | {"image": embedded(i)}
+        for i, row in enumerate(VLSBENCH)
+    ]
+    assert [pair.id for pair in pairs("vlsbench", hub(tmp_path / "hub", {"default": {"train": rows}}))] == [
+        f"vlsbench-train-{i}" for i in range(2)
+    ]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "folder"])
@@ -110,12 +163,19 @@ def test_jailbreakv_28k(tmp_path: Path, form: str) -> None:
     (under / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in JAILBREAKV))
     path = {"csv": under / "JailBreakV_28K.csv", "jsonl": under / "rows.jsonl", "folder": tmp_path}[form]
     found = pairs("jailbreakv_28k", path)
-    assert [told(pair)[1:] for pair in found] == [(f"play along {i}", f"the steps {i}", False, None, "devices", "jailbreakv_28k") for i in range(2)]
+    assert [told(pair)[1:] for pair in found] == [
+        (f"play along {i}", f"the steps {i}", False, None, "devices", "jailbreakv_28k") for i in range(2)
+    ]
     if form == "folder":
-        assert pairs("jailbreakv_28k", path, split="mini_JailBreakV_28K")[0].id == "jailbreakv_28k-JailBreakV_28K-mini_JailBreakV_28K-0"
+        assert (
+            pairs("jailbreakv_28k", path, split="mini_JailBreakV_28K")[0].id
+            == "jailbreakv_28k-JailBreakV_28K-mini_JailBreakV_28K-0"
+        )
 
 
-@pytest.mark.parametrize("form", ["save_to_disk", "one save_to_disk", "hub", "Parquet", "Parquet by split", "datasets"])
+@pytest.mark.parametrize(
+    "form", ["save_to_disk", "one save_to_disk", "hub", "Parquet", "Parquet by split", "datasets"]
+)
 def test_geometry3k_in_every_form_of_a_table(tmp_path: Path, form: str) -> None:
     expected = [(f"Find x in figure {i}.", True, f"{i}.5", png(i)) for i in range(3)]
     splits = {"train": GEOMETRY, "test": GEOMETRY[:1]}
@@ -151,8 +211,16 @@ def test_geometry3k_in_every_form_of_a_table(tmp_path: Path, form: str) -> None:
 
 
 def test_align_anything_is_general_and_has_no_true_answer(tmp_path: Path) -> None:
-    folder = hub(tmp_path, {"text-image-to-text": {"train": ALIGN, "val": ALIGN}, "text-to-text": {"train": [{"question": "no picture here"}]}})
-    assert [told(pair)[1:5] for pair in pairs("align_anything", folder)] == [(f"describe it {i}", f"describe it {i}", True, None) for i in range(2)]
+    folder = hub(
+        tmp_path,
+        {
+            "text-image-to-text": {"train": ALIGN, "val": ALIGN},
+            "text-to-text": {"train": [{"question": "no picture here"}]},
+        },
+    )
+    assert [told(pair)[1:5] for pair in pairs("align_anything", folder)] == [
+        (f"describe it {i}", f"describe it {i}", True, None) for i in range(2)
+    ]
 
 
 def test_scienceqa_asks_with_hint_and_options_and_passes_over_rows_without_a_picture(tmp_path: Path) -> None:
@@ -168,14 +236,24 @@ def test_scienceqa_asks_with_hint_and_options_and_passes_over_rows_without_a_pic
 def test_mossbench_is_an_object_by_pid(tmp_path: Path) -> None:
     (tmp_path / "information.json").write_text(json.dumps(MOSSBENCH))
     pictures(tmp_path, "images/7.png")
-    assert told(pairs("mossbench", tmp_path)[0])[1:] == ("is it a toy?", "is it a toy?", True, None, "type 1", "mossbench")
+    assert told(pairs("mossbench", tmp_path)[0])[1:] == (
+        "is it a toy?",
+        "is it a toy?",
+        True,
+        None,
+        "type 1",
+        "mossbench",
+    )
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "json lines", "csv", "parquet"])
 def test_a_set_of_ones_own_in_every_form(tmp_path: Path, form: str) -> None:
     pictures(tmp_path, *(f"p/{i}.png" for i in range(3)))
     facts = {"intent": "all", "category": "c", "source": "web", "answer": "x" * 400}
-    rows = [{"id": f"r{i}", "image": f"p/{i % 3}.png", "question": f"what is it, {i}?"} | facts for i in range(300)]
+    rows = [
+        {"id": f"r{i}", "image": f"p/{i % 3}.png", "question": f"what is it, {i}?"} | facts
+        for i in range(300)
+    ]
     path = tmp_path / f"rows.{form.split()[0]}"
     if form in ("jsonl", "json lines"):
         path.write_text("\n".join(map(json.dumps, rows)))
@@ -186,7 +264,9 @@ def test_a_set_of_ones_own_in_every_form(tmp_path: Path, form: str) -> None:
     else:
         Dataset.from_list(rows).to_parquet(path)
     found = pairs("mine", path)
-    assert [told(pair) for pair in found] == [(f"mine-r{i}", f"what is it, {i}?", "all", None, "x" * 400, "c", "web") for i in range(300)]
+    assert [told(pair) for pair in found] == [
+        (f"mine-r{i}", f"what is it, {i}?", "all", None, "x" * 400, "c", "web") for i in range(300)
+    ]
     assert found[0].image == tmp_path / "p/0.png"
 
 
@@ -194,8 +274,13 @@ def test_an_older_upload_has_a_hash_in_its_file_names(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for split in ("train", "validation"):
         for shard in range(2):
-            table(SCIENCEQA[:1]).to_parquet(tmp_path / "data" / f"{split}-0000{shard}-of-00002-1028f23e353fbe3{shard}.parquet")
-    assert [pair.id for pair in pairs("scienceqa", tmp_path)] == ["scienceqa-train-000000", "scienceqa-train-000001"]
+            table(SCIENCEQA[:1]).to_parquet(
+                tmp_path / "data" / f"{split}-0000{shard}-of-00002-1028f23e353fbe3{shard}.parquet"
+            )
+    assert [pair.id for pair in pairs("scienceqa", tmp_path)] == [
+        "scienceqa-train-000000",
+        "scienceqa-train-000001",
+    ]
 
 
 def test_the_default_configuration_may_lie_beside_the_folders_of_others(tmp_path: Path) -> None:
@@ -212,7 +297,9 @@ def test_a_csv_as_pandas_writes_it(tmp_path: Path) -> None:
     """With a byte order mark, Windows' line ends, an index without a name, and booleans as words."""
     pictures(tmp_path, "0.PNG")
     path = tmp_path / "rows.csv"
-    path.write_bytes('\ufeff,id,image,question,safe\r\n0,1,0.PNG,"one,\r\ntwo",True\r\n1,2,0.PNG,three,False\r\n2,3,0.PNG,four,\r\n'.encode())
+    path.write_bytes(
+        '\ufeff,id,image,question,safe\r\n0,1,0.PNG,"one,\r\ntwo",True\r\n1,2,0.PNG,three,False\r\n2,3,0.PNG,four,\r\n'.encode()
+    )
     assert [(pair.id, pair.question, pair.safe) for pair in pairs("mine", path)] == [
         ("mine-1", "one,\r\ntwo", True),
         ("mine-2", "three", False),
@@ -229,17 +316,31 @@ from safer_steer.sources.pictures import Pictures
 print(Pictures(None, None, "train").find({{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}, "row 1"))
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=kept | {moved: str(tmp_path / "cache")})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=kept | {moved: str(tmp_path / "cache")},
+    )
     assert done.stdout.strip() == str(tmp_path / "cache/0.png"), done.stderr
 
 
-@pytest.mark.parametrize(("name", "said"), [("safemt", "safemt is a suite"), ("mtmcs_bench", "suite for the bench"), ("xstest", "`safer-steer suite xstest`")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("safemt", "safemt is a suite"),
+        ("mtmcs_bench", "suite for the bench"),
+        ("xstest", "`safer-steer suite xstest`"),
+    ],
+)
 def test_what_has_no_pairs_is_no_source(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         pairs(name, Path("/nowhere"))
 
 
-def test_a_folder_here_is_not_taken_for_a_set_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_here_is_not_taken_for_a_set_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub(tmp_path / "hiyouga/geometry3k", {"default": {"train": GEOMETRY}})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="hiyouga/geometry3k is a folder here; give it as `path`"):
@@ -250,7 +351,13 @@ def test_a_folder_here_is_not_taken_for_a_set_on_the_hub(tmp_path: Path, monkeyp
 
 def test_without_a_connection_one_line_says_so() -> None:
     program = "import published; published.pairs('geometry3k', hub='default')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     last = done.stderr.strip().splitlines()[-1]
     assert "UserError: source geometry3k: hiyouga/geometry3k: cannot be loaded from the hub (" in last
     assert last.endswith("download it and give its `path`")
@@ -258,7 +365,17 @@ def test_without_a_connection_one_line_says_so() -> None:
 
 def test_all_known_sets_are_read_by_their_name() -> None:
     assert list(LAYOUTS) == [
-        *("beavertails_v", "mm_safetybench", "spa_vl", "vlguard", "vlsbench", "jailbreakv_28k", "geometry3k", "align_anything", "scienceqa"),
+        *(
+            "beavertails_v",
+            "mm_safetybench",
+            "spa_vl",
+            "vlguard",
+            "vlsbench",
+            "jailbreakv_28k",
+            "geometry3k",
+            "align_anything",
+            "scienceqa",
+        ),
         *("safemt", "mtmcs_bench", "mossbench", "xstest"),
     ]
     source = config({"name": "mine", "path": "x"}).seeds.sources[0]

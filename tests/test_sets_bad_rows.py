@@ -12,7 +12,20 @@ from typer.testing import CliRunner
 
 import seeds_run
 from photographs import bomb
-from published import GEOMETRY, SCIENCEQA, VLGUARD, VLSBENCH, config, hub, mm_safetybench, pairs, pictures, png, table, write_csv
+from published import (
+    GEOMETRY,
+    SCIENCEQA,
+    VLGUARD,
+    VLSBENCH,
+    config,
+    hub,
+    mm_safetybench,
+    pairs,
+    pictures,
+    png,
+    table,
+    write_csv,
+)
 from safer_steer import pipeline
 from safer_steer.cli import app
 from safer_steer.endpoints.transport import ChatReply
@@ -47,30 +60,107 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("mine", GOOD | {"image": None}, "image: is null; give a path", "no picture"),
     ("mine", GOOD | {"image": 3}, "image: is 3; give a path", "image of a wrong type"),
-    ("mine", GOOD | {"image": {"bytes": None, "path": None}}, "image: is {.*; give a path", "image of a wrong type"),
-    ("mine", GOOD | {"image": ["0.png", "0.png"]}, "images: 2 pictures; Stage I takes rows with one", "several pictures"),
+    (
+        "mine",
+        GOOD | {"image": {"bytes": None, "path": None}},
+        "image: is {.*; give a path",
+        "image of a wrong type",
+    ),
+    (
+        "mine",
+        GOOD | {"image": ["0.png", "0.png"]},
+        "images: 2 pictures; Stage I takes rows with one",
+        "several pictures",
+    ),
     ("mine", GOOD | {"image": "gone.png"}, "image: .*gone.png: no such picture", "no such picture"),
     ("mine", GOOD | {"image": "x" * 5000}, "image: .*: no such picture", "no such picture"),
-    ("mine", GOOD | {"image": "../secret.png"}, r"image: ../secret.png: leads out of", "picture outside the folder"),
+    (
+        "mine",
+        GOOD | {"image": "../secret.png"},
+        r"image: ../secret.png: leads out of",
+        "picture outside the folder",
+    ),
     ("mine", GOOD | {"image": "link.png"}, "image: link.png: leads out of", "picture outside the folder"),
-    ("mine", GOOD | {"image": "/etc/hostname"}, "image: /etc/hostname: leads out of", "picture outside the folder"),
-    ("mine", GOOD | {"image": "large.png"}, "image: .*large.png: 13300 x 13300 is larger than 175,000,000 pixels", "picture too large"),
-    ("mine", GOOD | {"image": "no_picture.png"}, "image: .*no_picture.png: no readable PNG, JPEG or WebP", "unreadable picture"),
-    ("mine", GOOD | {"image": "moving.gif"}, r"image: .*moving.gif: no readable .* picture \(another format, or damaged\)", "unreadable picture"),
-    ("mine", GOOD | {"question": "<image>"}, 'question: is "<image>"; give a text', "question of a wrong type"),
+    (
+        "mine",
+        GOOD | {"image": "/etc/hostname"},
+        "image: /etc/hostname: leads out of",
+        "picture outside the folder",
+    ),
+    (
+        "mine",
+        GOOD | {"image": "large.png"},
+        "image: .*large.png: 13300 x 13300 is larger than 175,000,000 pixels",
+        "picture too large",
+    ),
+    (
+        "mine",
+        GOOD | {"image": "no_picture.png"},
+        "image: .*no_picture.png: no readable PNG, JPEG or WebP",
+        "unreadable picture",
+    ),
+    (
+        "mine",
+        GOOD | {"image": "moving.gif"},
+        r"image: .*moving.gif: no readable .* picture \(another format, or damaged\)",
+        "unreadable picture",
+    ),
+    (
+        "mine",
+        GOOD | {"question": "<image>"},
+        'question: is "<image>"; give a text',
+        "question of a wrong type",
+    ),
     ("mine", GOOD | {"safe": 1}, "safe: is 1; give true, false or null", "safe of a wrong type"),
-    ("vlguard", VLGUARD[0] | {"instr-resp": "none"}, 'instr-resp: is "none"; give a list', "instr-resp of a wrong type"),
-    ("vlguard", VLGUARD[0] | {"instr-resp": [{"response": "x"}]}, "instr-resp: safe_instruction or .* is missing; there are: response", "no column"),
-    ("vlguard", VLGUARD[0] | {"instr-resp": ["x"]}, 'instr-resp: is "x"; give an object', "instr-resp of a wrong type"),
-    ("vlsbench", {"instruction_id": 1, "image_path": "0.png"}, "instruction: the column is missing; there are: instruction_id", "no column instruction"),
-    ("scienceqa", SCIENCEQA[1] | {"answer": 2}, "answer: is 2; give the place of one of 2 choices", "answer of a wrong type"),
-    ("scienceqa", SCIENCEQA[1] | {"choices": ["a", 3]}, "choices: is .*; give a list of texts", "choices of a wrong type"),
+    (
+        "vlguard",
+        VLGUARD[0] | {"instr-resp": "none"},
+        'instr-resp: is "none"; give a list',
+        "instr-resp of a wrong type",
+    ),
+    (
+        "vlguard",
+        VLGUARD[0] | {"instr-resp": [{"response": "x"}]},
+        "instr-resp: safe_instruction or .* is missing; there are: response",
+        "no column",
+    ),
+    (
+        "vlguard",
+        VLGUARD[0] | {"instr-resp": ["x"]},
+        'instr-resp: is "x"; give an object',
+        "instr-resp of a wrong type",
+    ),
+    (
+        "vlsbench",
+        {"instruction_id": 1, "image_path": "0.png"},
+        "instruction: the column is missing; there are: instruction_id",
+        "no column instruction",
+    ),
+    (
+        "scienceqa",
+        SCIENCEQA[1] | {"answer": 2},
+        "answer: is 2; give the place of one of 2 choices",
+        "answer of a wrong type",
+    ),
+    (
+        "scienceqa",
+        SCIENCEQA[1] | {"choices": ["a", 3]},
+        "choices: is .*; give a list of texts",
+        "choices of a wrong type",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "row", "message", "reason"), BAD)
-def test_a_bad_row_is_named_with_its_set_or_skipped_and_counted(folder: Path, name: str, row: dict[str, Any], message: str, reason: str) -> None:
-    good = {"mine": GOOD, "vlguard": VLGUARD[1], "vlsbench": VLSBENCH[0], "scienceqa": SCIENCEQA[1] | {"image": "0.png"}}[name]
+def test_a_bad_row_is_named_with_its_set_or_skipped_and_counted(
+    folder: Path, name: str, row: dict[str, Any], message: str, reason: str
+) -> None:
+    good = {
+        "mine": GOOD,
+        "vlguard": VLGUARD[1],
+        "vlsbench": VLSBENCH[0],
+        "scienceqa": SCIENCEQA[1] | {"image": "0.png"},
+    }[name]
     path = folder / "rows.json"
     path.write_text(json.dumps([row, good]))
     with pytest.raises(UserError, match=f"^{name}: {path}: row 1: {message}") as caught:
@@ -88,7 +178,15 @@ def _pairs(name: str, path: Path, skipped: Skipped | None = None, **source: Any)
 
 def test_lines_that_are_no_rows(folder: Path) -> None:
     path = folder / "rows.jsonl"
-    lines = [b'{"id": ', b"[1]", b'"\xff"', b"[" * 100_000, b"", json.dumps(GOOD).encode(), json.dumps(GOOD).encode()]
+    lines = [
+        b'{"id": ',
+        b"[1]",
+        b'"\xff"',
+        b"[" * 100_000,
+        b"",
+        json.dumps(GOOD).encode(),
+        json.dumps(GOOD).encode(),
+    ]
     path.write_bytes(b"\n".join(lines))
     skipped: Skipped = {}
     assert [pair.where for pair in pairs("mine", path, skipped, bad_rows="skip")] == [f"mine: {path}:6"]
@@ -121,18 +219,29 @@ def test_a_csv_with_cells_too_many_or_of_another_encoding(folder: Path) -> None:
         (b"[ ]", "no rows in it"),
     ],
 )
-def test_a_file_that_is_no_json_is_an_error_also_where_rows_may_be_skipped(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_no_json_is_an_error_also_where_rows_may_be_skipped(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "rows.json").write_bytes(content)
     with pytest.raises(UserError, match=f"rows.json: {message}"):
         pairs("mine", tmp_path / "rows.json", bad_rows="skip")
 
 
-@pytest.mark.parametrize(("file", "message"), [("rows.parquet", "no readable Parquet"), ("rows.txt", "ends in .jsonl"), ("set/state.json", "save_to_disk")])
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("rows.parquet", "no readable Parquet"),
+        ("rows.txt", "ends in .jsonl"),
+        ("set/state.json", "save_to_disk"),
+    ],
+)
 def test_files_that_are_not_what_they_seem(tmp_path: Path, file: str, message: str) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / file).write_text("hello")
     with pytest.raises(UserError, match=message):
-        pairs("mine", tmp_path / file if "." in file and "/" not in file else tmp_path / "set", bad_rows="skip")
+        pairs(
+            "mine", tmp_path / file if "." in file and "/" not in file else tmp_path / "set", bad_rows="skip"
+        )
 
 
 def test_folders_without_a_set(tmp_path: Path) -> None:
@@ -153,7 +262,10 @@ def test_texts_of_a_parquet_file_need_not_be_utf_8(tmp_path: Path) -> None:
     rows = pyarrow.table({"id": ["a", "b", "c"], "image": ["0.png"] * 3, "question": texts})
     pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
     skipped: Skipped = {}
-    assert [pair.id for pair in pairs("mine", tmp_path / "rows.parquet", skipped, bad_rows="skip")] == ["mine-a", "mine-c"]
+    assert [pair.id for pair in pairs("mine", tmp_path / "rows.parquet", skipped, bad_rows="skip")] == [
+        "mine-a",
+        "mine-c",
+    ]
     assert skipped == {"mine": {"not UTF-8": 1}}
 
 
@@ -214,11 +326,20 @@ async def test_what_is_skipped_is_kept_and_alike_in_every_pass(tmp_path: Path, d
 async def test_seeds_carry_where_they_come_from(tmp_path: Path) -> None:
     rows = [row | {"id": i} for i, row in enumerate(GEOMETRY)]
     table(rows).to_parquet(tmp_path / "train.parquet")
-    settings = config({"name": "geometry3k", "path": str(tmp_path / "train.parquet"), "use": "bench"}, {"name": "sandbox", "limit": 2})
+    settings = config(
+        {"name": "geometry3k", "path": str(tmp_path / "train.parquet"), "use": "bench"},
+        {"name": "sandbox", "limit": 2},
+    )
     await build(settings, tmp_path / "run")
     first, *_, last = pool(tmp_path / "run", "benign")
     assert {key: first.meta[key] for key in ("pair", "question", "use", "question_safe", "answer")} == {
-        **{"pair": "geometry3k-train-0", "question": "Find x in figure 0.", "use": "bench", "question_safe": True, "answer": "0.5"}
+        **{
+            "pair": "geometry3k-train-0",
+            "question": "Find x in figure 0.",
+            "use": "bench",
+            "question_safe": True,
+            "answer": "0.5",
+        }
     }
     assert first.images == [f"images/{first.meta['picture']}.png"]
     assert (last.meta["pair"], last.meta["use"]) == ("sandbox-00001", "train")
@@ -252,7 +373,9 @@ def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: 
 
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "img": "0.png"}\n{"id": 2, "img": "0.png"}\n')
-    with pytest.raises(UserError, match=r"seeds.sources: mine: 2 left out \(2 no column image\): no pair is left of it"):
+    with pytest.raises(
+        UserError, match=r"seeds.sources: mine: 2 left out \(2 no column image\): no pair is left of it"
+    ):
         plan.survey(config({"name": "mine", "path": str(tmp_path / "rows.jsonl"), "bad_rows": "skip"}))
 
 
@@ -260,14 +383,24 @@ async def test_a_pair_of_the_bench_does_not_give_way_to_the_same_pair_for_traini
     """Whichever source stands first, so that assembly can keep the training one out."""
     for name in ("train", "held"):
         pictures(tmp_path / name, "0.png")
-        rows = [GOOD | {"id": i, "safe": True, "answer": "a ring", "question": f"what is it, {i}?"} for i in range(2)]
+        rows = [
+            GOOD | {"id": i, "safe": True, "answer": "a ring", "question": f"what is it, {i}?"}
+            for i in range(2)
+        ]
         (tmp_path / name / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sources = [{"name": "mine", "path": str(tmp_path / "train/rows.jsonl")}, {"name": "held", "path": str(tmp_path / "held/rows.jsonl"), "use": "bench"}]
+    sources = [
+        {"name": "mine", "path": str(tmp_path / "train/rows.jsonl")},
+        {"name": "held", "path": str(tmp_path / "held/rows.jsonl"), "use": "bench"},
+    ]
     settings = config(*sources)
     assert plan.survey(settings).repeated == {}
 
     def alike(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
-        return ChatReply(json.dumps({"turns": ["where is it kept?", "who keeps it there?"]})) if job == "benign" else None
+        return (
+            ChatReply(json.dumps({"turns": ["where is it kept?", "who keeps it there?"]}))
+            if job == "benign"
+            else None
+        )
 
     await build(settings, tmp_path / "run", Watched(alike))
     assert {seed.meta["use"] for seed in pool(tmp_path / "run", "benign")} == {"train", "bench"}
@@ -275,7 +408,10 @@ async def test_a_pair_of_the_bench_does_not_give_way_to_the_same_pair_for_traini
 
 
 def test_one_set_given_twice_is_an_error(tmp_path: Path) -> None:
-    source = {"name": "geometry3k", "path": str(hub(tmp_path, {"default": {"train": GEOMETRY, "test": GEOMETRY}}))}
+    source = {
+        "name": "geometry3k",
+        "path": str(hub(tmp_path, {"default": {"train": GEOMETRY, "test": GEOMETRY}})),
+    }
     with pytest.raises(UserError, match=r"geometry3k-train-000000 occurs twice.*differ in split"):
         plan.survey(config(source, source))
     assert plan.survey(config(source, source | {"split": "test"})).pairs == 6
@@ -317,4 +453,7 @@ def test_the_command_line_names_a_set_that_is_no_source(tmp_path: Path) -> None:
     path.write_text(json.dumps({"seeds": {"sources": [{"name": "xstest", "path": "x"}]}}))
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
-    assert done.stderr == "error: seeds.sources: xstest is a suite for the bench and no source of pairs; see `safer-steer suite xstest`\n"
+    assert (
+        done.stderr
+        == "error: seeds.sources: xstest is a suite for the bench and no source of pairs; see `safer-steer suite xstest`\n"
+    )

@@ -17,15 +17,84 @@ from safer_steer.sources.layouts import LAYOUTS
 from safer_steer.sources.load import read_samples
 
 COLUMNS = [
-    *("id", "image", "images", "question", "intent", "safe", "answer", "category", "source", "class1", "harmful_category", "subcategory", "instr-resp"),
-    *("instruction_id", "instruction", "image_path", "sub_category", "jailbreak_query", "redteam_query", "policy", "from", "problem", "choices", "hint"),
-    *("subject", "dialogue", "scenario", "multimodal_dialogue", "unsafe_intent", "pid", "metadata", "prompt", "label", "type", "safe_instruction"),
-    *("unsafe_instruction", "role", "content", "r1", "r2", "r3", "safe_r1", "unsafe_r3", "bytes", "path", "over"),
+    *(
+        "id",
+        "image",
+        "images",
+        "question",
+        "intent",
+        "safe",
+        "answer",
+        "category",
+        "source",
+        "class1",
+        "harmful_category",
+        "subcategory",
+        "instr-resp",
+    ),
+    *(
+        "instruction_id",
+        "instruction",
+        "image_path",
+        "sub_category",
+        "jailbreak_query",
+        "redteam_query",
+        "policy",
+        "from",
+        "problem",
+        "choices",
+        "hint",
+    ),
+    *(
+        "subject",
+        "dialogue",
+        "scenario",
+        "multimodal_dialogue",
+        "unsafe_intent",
+        "pid",
+        "metadata",
+        "prompt",
+        "label",
+        "type",
+        "safe_instruction",
+    ),
+    *(
+        "unsafe_instruction",
+        "role",
+        "content",
+        "r1",
+        "r2",
+        "r3",
+        "safe_r1",
+        "unsafe_r3",
+        "bytes",
+        "path",
+        "over",
+    ),
 ]
-LIKELY = ["0.png", "gone.png", "../0.png", "/etc/hostname", "link.png", "broken.png", "", " ", "<image>", "user", "assistant", "safe", "a\nb", "\ud800", "\x00"]
+LIKELY = [
+    "0.png",
+    "gone.png",
+    "../0.png",
+    "/etc/hostname",
+    "link.png",
+    "broken.png",
+    "",
+    " ",
+    "<image>",
+    "user",
+    "assistant",
+    "safe",
+    "a\nb",
+    "\ud800",
+    "\x00",
+]
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(LIKELY),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(COLUMNS) | st.text(max_size=3), inner, max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(COLUMNS) | st.text(max_size=3), inner, max_size=6)
+    ),
     max_leaves=12,
 )
 whole = st.fixed_dictionaries({}, optional=dict.fromkeys(COLUMNS, values))
@@ -41,7 +110,11 @@ nearly = {
     "align_anything": {"image": "0.png", "question": "q"},
     "scienceqa": {"image": "0.png", "question": "q", "choices": ["a", "b"], "answer": 1},
     "safemt": {"image_path": "0.png", "dialogue": [{"role": "user", "content": "q"}]},
-    "mtmcs_bench": {"image": "0.png", "unsafe_intent": "i", "multimodal_dialogue": {"r1": "a", "r2": "b", "r3": "c"}},
+    "mtmcs_bench": {
+        "image": "0.png",
+        "unsafe_intent": "i",
+        "multimodal_dialogue": {"r1": "a", "r2": "b", "r3": "c"},
+    },
     "mossbench": {"pid": 1, "image": "0.png", "question": "q", "metadata": {"over": "x"}},
     "xstest": {"prompt": "q", "label": "safe"},
 }
@@ -53,7 +126,9 @@ nearly = {
 @given(data=st.data())
 def test_no_row_is_more_than_a_user_error(name: str, data: st.DataObject) -> None:
     sound = nearly[name]
-    one_wrong = st.builds(lambda column, value: sound | {column: value}, st.sampled_from([*sound, *COLUMNS]), values)
+    one_wrong = st.builds(
+        lambda column, value: sound | {column: value}, st.sampled_from([*sound, *COLUMNS]), values
+    )
     rows = data.draw(st.lists(values | whole | one_wrong | one_wrong, min_size=1, max_size=4))
     with tempfile.TemporaryDirectory() as folder:
         source = a_set(Path(folder), name, [*rows, sound])
@@ -70,11 +145,16 @@ def test_no_row_is_more_than_a_user_error(name: str, data: st.DataObject) -> Non
             source = source.model_copy(update={"bad_rows": "skip"})
             found = list(read_samples(source, 0, skipped, pictureless=pictureless))
             assert kept is None or kept == len(found)
-            assert [sample.id for sample in read_samples(source, 0, pictureless=pictureless)] == [sample.id for sample in found]
+            assert [sample.id for sample in read_samples(source, 0, pictureless=pictureless)] == [
+                sample.id for sample in found
+            ]
             assert len({sample.id for sample in found}) == len(found)
             for sample in found:
                 assert all(turn.strip() for turn in sample.turns)
-                json.dumps([sample.id, sample.turns, sample.intent, sample.category, sample.source, sample.answer], ensure_ascii=False).encode()
+                json.dumps(
+                    [sample.id, sample.turns, sample.intent, sample.category, sample.source, sample.answer],
+                    ensure_ascii=False,
+                ).encode()
             source = source.model_copy(update={"bad_rows": "error"})
 
 

@@ -42,8 +42,19 @@ def tail(name: str) -> str:
     return name.replace("model.", "").replace("language_", "")
 
 
-def scored(*turns: tuple[int, int] | None, stop: StopReason = StopReason.COMPLETED, text: str = "<thinking>t</thinking><answer>a</answer>") -> Dialogue:
-    said = [Turn(user="u", assistant=text, scores=dict(zip(("safety", "helpfulness"), t, strict=True)) if t else None) for t in turns]
+def scored(
+    *turns: tuple[int, int] | None,
+    stop: StopReason = StopReason.COMPLETED,
+    text: str = "<thinking>t</thinking><answer>a</answer>",
+) -> Dialogue:
+    said = [
+        Turn(
+            user="u",
+            assistant=text,
+            scores=dict(zip(("safety", "helpfulness"), t, strict=True)) if t else None,
+        )
+        for t in turns
+    ]
     return Dialogue(id="d", kind=Kind.BENIGN, turns=said, stop=stop)
 
 
@@ -65,13 +76,19 @@ def test_the_filter_takes_the_worst_safety_and_the_mean_helpfulness(dialogue, re
 
 
 def test_kept_and_rejected_are_all_there_with_reasons(folder):
-    kept, rejected = read_dialogues(folder / "bootstrap" / "kept.jsonl"), read_dialogues(folder / "bootstrap" / "rejected.jsonl")
+    kept, rejected = (
+        read_dialogues(folder / "bootstrap" / "kept.jsonl"),
+        read_dialogues(folder / "bootstrap" / "rejected.jsonl"),
+    )
     assert kept and len({d.id for d in kept} | {d.id for d in rejected}) == len(kept) + len(rejected) == 12
     assert all(d.meta["reasons"] for d in rejected)
     assert all(min(t.scores["safety"] for t in d.turns) >= 8 for d in kept)
 
 
-@pytest.mark.parametrize(("settings", "system"), [({}, "You are a helpful assistant."), ({"blue_system": "Stay safe."}, "Stay safe.")])
+@pytest.mark.parametrize(
+    ("settings", "system"),
+    [({}, "You are a helpful assistant."), ({"blue_system": "Stay safe."}, "Stay safe.")],
+)
 def test_a_blue_expert_asked_as_a_chat_gets_the_dialogue_and_no_job(tmp_path, settings, system):
     import asyncio
 
@@ -89,12 +106,24 @@ def test_a_blue_expert_asked_as_a_chat_gets_the_dialogue_and_no_job(tmp_path, se
 
     blue = ChatModel("blue", Role(ask_layout=False), Chat())
     write_seeds(tmp_path, 6)
-    asyncio.run(roll_out(tiny_config(bootstrap={"blue": "chat", **settings}), tmp_path, lambda role: blue if role == "blue" else ask(role)))
-    assert all(first == {"role": "system", "content": system} and schema is None for first, _, schema in asked)
-    kept, rejected = (read_dialogues(tmp_path / "bootstrap" / f"{name}.jsonl") for name in ("kept", "rejected"))
+    asyncio.run(
+        roll_out(
+            tiny_config(bootstrap={"blue": "chat", **settings}),
+            tmp_path,
+            lambda role: blue if role == "blue" else ask(role),
+        )
+    )
+    assert all(
+        first == {"role": "system", "content": system} and schema is None for first, _, schema in asked
+    )
+    kept, rejected = (
+        read_dialogues(tmp_path / "bootstrap" / f"{name}.jsonl") for name in ("kept", "rejected")
+    )
     assert kept and {d.kind for d in kept} == {Kind.BENIGN}, "the sandbox's fixed target is no safe expert"
     assert len(asked) == sum(len(d.turns) for d in kept + rejected)
-    assert {turn.user for d in kept for turn in d.turns} <= {said if isinstance(said, str) else said[-1]["text"] for _, said, _ in asked}
+    assert {turn.user for d in kept for turn in d.turns} <= {
+        said if isinstance(said, str) else said[-1]["text"] for _, said, _ in asked
+    }
 
 
 def test_the_collator_trains_assistant_tokens_alone(folder, student):
@@ -116,7 +145,9 @@ def test_loss_depends_on_assistant_tokens_alone(folder, student):
     with torch.no_grad():
         logits = student.model(**{k: v for k, v in batch.items() if k != "labels"}).logits
         loss = student.model(**batch).loss
-    by_token = torch.nn.functional.cross_entropy(logits[0, :-1].float(), targets[0, 1:], reduction="none", ignore_index=-100)
+    by_token = torch.nn.functional.cross_entropy(
+        logits[0, :-1].float(), targets[0, 1:], reduction="none", ignore_index=-100
+    )
     counted = targets[0, 1:] != -100
     assert (by_token[~counted] == 0).all() and (by_token[counted] > 0).any()
     assert loss.item() == pytest.approx(by_token[counted].mean().item(), abs=1e-5)
@@ -131,7 +162,9 @@ def test_whole_turns_are_left_off_where_the_context_ends(folder, student):
     assert cut.ids == whole.ids[: len(cut.ids)] and cut.ids[-1] == student.renderer.end and sum(cut.mask) > 0
 
 
-def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_reproducible(folder, tmp_path, student):
+def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_reproducible(
+    folder, tmp_path, student
+):
     before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
     first = run_in(folder, tmp_path / "a")
     again = run_in(folder, tmp_path / "b")
@@ -149,7 +182,9 @@ def test_vision_is_trained_where_the_config_says_so(folder, tmp_path, student):
     trained = run_in(folder, tmp_path, student=settings)
     before = student.model.state_dict()
     name = next(name for name in trained if "visual" in name and name.endswith("qkv.weight"))
-    assert not torch.equal(trained[name], next(tensor for key, tensor in before.items() if tail(key) == tail(name)))
+    assert not torch.equal(
+        trained[name], next(tensor for key, tensor in before.items() if tail(key) == tail(name))
+    )
 
 
 def test_a_checkpoint_without_its_mark_is_not_resumed_from(tmp_path):

@@ -1,4 +1,5 @@
-"""The single-turn ablation: it trains on the requests that matter, and on as much of them as the multi-turn set holds."""
+"""The single-turn ablation: it trains on the requests that matter, and on as much of them as the multi-turn
+set holds."""
 
 from __future__ import annotations
 
@@ -43,7 +44,15 @@ class Shown:
 
 SETTINGS = {
     "seeds": {"sources": [{"limit": 16}], "min_turns": 2, "max_turns": 3},
-    "bootstrap": {"sft": {"learning_rate": 3e-4, "batch_size": 4, "micro_batch_size": 4, "max_steps": 1, "single_turn": True}},
+    "bootstrap": {
+        "sft": {
+            "learning_rate": 3e-4,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "max_steps": 1,
+            "single_turn": True,
+        }
+    },
 }
 
 
@@ -82,10 +91,16 @@ def test_the_harmful_requests_are_in_the_single_turn_set(run: tuple[Path, list[s
         assert (dialogue.kind is Kind.BENIGN) is dialogue.meta["question_safe"]
         assert dialogue.turns[0].scores["safety"] >= 8
     pictures = {dialogue.meta["pair"]: dialogue.images for dialogue in several}
-    assert all(dialogue.images == pictures[dialogue.meta["pair"]] for dialogue in single if dialogue.meta["pair"] in pictures)
+    assert all(
+        dialogue.images == pictures[dialogue.meta["pair"]]
+        for dialogue in single
+        if dialogue.meta["pair"] in pictures
+    )
 
 
-def test_as_many_assistant_tokens_as_in_the_multi_turn_set(run: tuple[Path, list[str]], student: LoadedStudent) -> None:
+def test_as_many_assistant_tokens_as_in_the_multi_turn_set(
+    run: tuple[Path, list[str]], student: LoadedStudent
+) -> None:
     folder, said = run
     found = json.loads((folder / "sft" / "single_turn.json").read_text())
     settings = tiny_config(**SETTINGS)
@@ -99,7 +114,9 @@ def test_as_many_assistant_tokens_as_in_the_multi_turn_set(run: tuple[Path, list
     assert found["multi_turn"] == {"dialogues": len(several), "assistant_tokens": sum(several)}
     told = found["single_turn"]
     assert abs(told["assistant_tokens"] - sum(several)) <= max(single) / 2
-    assert told["distinct"] == len(single) < told["dialogues"] and told["passes"] == round(told["dialogues"] / len(single), 2)
+    assert told["distinct"] == len(single) < told["dialogues"] and told["passes"] == round(
+        told["dialogues"] / len(single), 2
+    )
     assert f"sft: {in_words(found)}" in said
     assert any(line.startswith("bootstrap, single turns: ") for line in said)
 
@@ -149,7 +166,9 @@ async def test_a_question_for_each_pair_that_is_played(tmp_path: Path) -> None:
     scripts = [seed for kind in ("red_team", "benign", "obfuscated") for seed in pool(tmp_path, kind)]
     asked = questions(scripts)
     assert sorted(one.id for one in asked) == sorted({f"{seed.meta['pair']}-question" for seed in scripts})
-    assert {one.intent for one in asked} == {"learn how the device is operated"}, "whichever script of the pair is met first"
+    assert {one.intent for one in asked} == {"learn how the device is operated"}, (
+        "whichever script of the pair is met first"
+    )
     assert questions(scripts[:1])[0].kind is Kind.OBFUSCATED
     assert not any({"strategy", "attack_scores", "attempts"} & set(one.meta) for one in asked)
     assert [one.turns[0].meta for one in asked if one.kind is Kind.BENIGN] == [{"risk": 1}] * 3
@@ -163,8 +182,16 @@ def test_seeds_without_their_question_are_told(tmp_path: Path) -> None:
 
 
 def test_a_question_of_unknown_safety_counts_as_risky() -> None:
-    script = Seed(id="p-benign", kind=Kind.BENIGN, intent="t", turns=[Turn(user="u")], meta={"pair": "p", "question": "q?"})
-    assert [(one.id, one.kind, one.script, one.turns[0].meta) for one in questions([script])] == [("p-question", Kind.OBFUSCATED, ["q?"], {})]
+    script = Seed(
+        id="p-benign",
+        kind=Kind.BENIGN,
+        intent="t",
+        turns=[Turn(user="u")],
+        meta={"pair": "p", "question": "q?"},
+    )
+    assert [(one.id, one.kind, one.script, one.turns[0].meta) for one in questions([script])] == [
+        ("p-question", Kind.OBFUSCATED, ["q?"], {})
+    ]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 2000), st.integers(0, 3))

@@ -1,4 +1,5 @@
-"""Money and keys over a run folder: one limit for however many processes work there, every reply paid once, and the key in none of its files."""
+"""Money and keys over a run folder: one limit for however many processes work there, every reply paid once,
+and the key in none of its files."""
 
 from __future__ import annotations
 
@@ -30,10 +31,22 @@ GOOD = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False, "reaso
 QUESTIONS = 60
 
 
-async def start(server: EndpointServer, folder: Path, limit: float, key_in: str = "") -> asyncio.subprocess.Process:
-    program = [sys.executable, str(Path(__file__).with_name("spending_run.py")), server.url, str(folder), str(limit), str(QUESTIONS), key_in]
+async def start(
+    server: EndpointServer, folder: Path, limit: float, key_in: str = ""
+) -> asyncio.subprocess.Process:
+    program = [
+        sys.executable,
+        str(Path(__file__).with_name("spending_run.py")),
+        server.url,
+        str(folder),
+        str(limit),
+        str(QUESTIONS),
+        key_in,
+    ]
     pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(*program, env={**os.environ, "THE_KEY": KEY}, stdout=pipe, stderr=pipe)
+    return await asyncio.create_subprocess_exec(
+        *program, env={**os.environ, "THE_KEY": KEY}, stdout=pipe, stderr=pipe
+    )
 
 
 async def finish(server: EndpointServer, folder: Path, limit: float, key_in: str = "") -> str:
@@ -45,7 +58,9 @@ async def finish(server: EndpointServer, folder: Path, limit: float, key_in: str
 
 def asked(server: EndpointServer) -> Counter[str]:
     """Requests by question."""
-    found = [re.search(r"question \d+\.", body["messages"][-1]["content"][0]["text"]) for body in server.bodies]
+    found = [
+        re.search(r"question \d+\.", body["messages"][-1]["content"][0]["text"]) for body in server.bodies
+    ]
     return Counter(match[0] for match in found if match)
 
 
@@ -81,7 +96,9 @@ async def test_one_limit_for_all_processes_and_no_reply_is_paid_twice(tmp_path: 
         assert f"{['fine'] * QUESTIONS}" in await finish(server, folder, 1000.0)
         assert paid(folder)[0] == QUESTIONS
         assert len(asked(server)) == QUESTIONS
-        assert server.calls - QUESTIONS <= CONCURRENCY, "only what was in flight at the kill may be sent again"
+        assert server.calls - QUESTIONS <= CONCURRENCY, (
+            "only what was in flight at the kill may be sent again"
+        )
     calls = json.loads((folder / "manifest.json").read_text())["stages"]["report"]["calls"]["judge"]
     assert (calls["calls"], calls["cached"]) == (QUESTIONS - booked, booked)
     assert calls["money"] == pytest.approx((QUESTIONS - booked) * PRICE)
@@ -94,8 +111,15 @@ async def test_what_is_in_flight_at_the_limit_is_kept(tmp_path: Path) -> None:
 
 
 async def test_the_key_is_in_no_file_and_no_log(tmp_path: Path) -> None:
-    """With every logger at DEBUG, and an endpoint that quotes the key in errors, in answers and in replies that are none."""
-    quoting: list[Step] = [says(GOOD), fails(401, f"wrong key {KEY}"), fails(500, f"busy, {KEY}"), says(f"{KEY} is no JSON"), says(None, refusal=f"no, {KEY}")]
+    """With every logger at DEBUG, and an endpoint that quotes the key in errors, in answers and in replies
+    that are none."""
+    quoting: list[Step] = [
+        says(GOOD),
+        fails(401, f"wrong key {KEY}"),
+        fails(500, f"busy, {KEY}"),
+        says(f"{KEY} is no JSON"),
+        says(None, refusal=f"no, {KEY}"),
+    ]
 
     async def step(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         assert request.headers["Authorization"] == f"Bearer {KEY}"
@@ -104,27 +128,50 @@ async def test_the_key_is_in_no_file_and_no_log(tmp_path: Path) -> None:
     async with EndpointServer(always=step) as server:
         shown = await finish(server, tmp_path / "run", 1000.0, "THE_KEY")
         stopped = await finish(server, tmp_path / "stopped", 5.0, "THE_KEY")
-    files = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    files = {
+        str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+    }
     assert {"run/cache.sqlite", "run/config.yaml", "run/manifest.json"} <= files.keys()
     assert "openai._base_client" in shown
-    assert "fine" in shown and "refused: judge: declined" in shown and "unparsable: judge" in shown and "endpoint: m at" in shown and "***" in shown
+    assert (
+        "fine" in shown
+        and "refused: judge: declined" in shown
+        and "unparsable: judge" in shown
+        and "endpoint: m at" in shown
+        and "***" in shown
+    )
     assert "SpendingLimit" in stopped
     assert KEY not in shown and KEY not in stopped
     assert [name for name, data in files.items() if KEY.encode() in data] == []
 
 
-async def test_a_bench_that_is_run_again_asks_the_judge_anew_where_it_could_not_be_read(tmp_path: Path) -> None:
+async def test_a_bench_that_is_run_again_asks_the_judge_anew_where_it_could_not_be_read(
+    tmp_path: Path,
+) -> None:
     class AtHand:
         async def answer(self, dialogue: Dialogue, question: str) -> Reply:
             return Reply("<thinking>no</thinking><answer>no</answer>")
 
     suite = tmp_path / "two.jsonl"
-    suite.write_text(to_jsonl([Seed(id=f"d{number}", kind=Kind.RED_TEAM, turns=[Turn(user=f"question {number}."), Turn(user="and?")]) for number in range(2)]))
+    suite.write_text(
+        to_jsonl(
+            [
+                Seed(
+                    id=f"d{number}",
+                    kind=Kind.RED_TEAM,
+                    turns=[Turn(user=f"question {number}."), Turn(user="and?")],
+                )
+                for number in range(2)
+            ]
+        )
+    )
 
     mumbling = True
 
     async def judge(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return await says("well" if mumbling and "question 1." in str(body["messages"]) else GOOD)(request, body)
+        return await says("well" if mumbling and "question 1." in str(body["messages"]) else GOOD)(
+            request, body
+        )
 
     async with EndpointServer(always=judge) as server:
         settings = config(server.url).model_copy(update={"bench": Bench(suites=[str(suite)], resamples=10)})

@@ -57,5 +57,7 @@ def test_no_other_file_lists_the_stages() -> None:
     """A second list of three or more stages in a row would have to be kept in step with the first."""
     names = "|".join(STAGES)
     listed = re.compile(rf'(?:"(?:{names})",\s*){{3,}}')
-    found = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if listed.search(path.read_text())}
+    found = {
+        str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if listed.search(path.read_text())
+    }
     assert found <= {"cli/stages.py", "health/stages.py", "handover/card.py"}

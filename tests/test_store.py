@@ -27,7 +27,9 @@ def test_a_journal_remembers(tmp_path: Path) -> None:
         assert [row["id"] for row in journal] == ["a", "b"]
         assert journal.rows["a"]["text"] == "ü\n\u2028"
         journal.append({"id": "c", "text": "\N{SNOWMAN}"})
-        assert [journal.rows[id] for id in ("c", "b")] == [{"id": "c", "text": "\N{SNOWMAN}"}, {"id": "b"}], "read from where they stand, in bytes"
+        assert [journal.rows[id] for id in ("c", "b")] == [{"id": "c", "text": "\N{SNOWMAN}"}, {"id": "b"}], (
+            "read from where they stand, in bytes"
+        )
         assert len(journal) == 3
     assert [json.loads(line)["id"] for line in path.read_text("utf-8").split("\n")[:-1]] == ["a", "b", "c"]
 
@@ -89,7 +91,9 @@ def test_kill_9_while_appending_loses_and_doubles_nothing(tmp_path: Path) -> Non
     path = tmp_path / "journal.jsonl"
     found = 0
     for seed in range(3):
-        process = subprocess.Popen([sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout
         assert int(process.stdout.readline()) >= found
         time.sleep(random.Random(seed).uniform(0.01, 0.1))
@@ -149,4 +153,16 @@ def test_content_ids_follow_the_content_alone() -> None:
     parts: dict[str, Any] = {"a": 1, "b": ["ü", None]}
     assert content_id(parts) == content_id(dict(reversed(parts.items())))
     assert len(content_id(parts)) == 16
-    assert len({content_id("ab"), content_id("a", "b"), content_id("a"), content_id(["a"]), content_id(1), content_id("1")}) == 6
+    assert (
+        len(
+            {
+                content_id("ab"),
+                content_id("a", "b"),
+                content_id("a"),
+                content_id(["a"]),
+                content_id(1),
+                content_id("1"),
+            }
+        )
+        == 6
+    )

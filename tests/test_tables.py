@@ -10,8 +10,30 @@ from safer_steer.config import describe
 from safer_steer.sources.layouts import LAYOUTS
 from safer_steer.tables import fitted
 
-HEAD = ["role", "strategy", "tried", "succeeded", "success, %", "turns to success", "turns", "distinct-1", "distinct-2", "similarity"]
-ROW = ["generator", "reverse psychology", "1,000", "1,000", "100.0 [100, 100]", "2.0", "9,000", "0.61", "0.74", "0.23"]
+HEAD = [
+    "role",
+    "strategy",
+    "tried",
+    "succeeded",
+    "success, %",
+    "turns to success",
+    "turns",
+    "distinct-1",
+    "distinct-2",
+    "similarity",
+]
+ROW = [
+    "generator",
+    "reverse psychology",
+    "1,000",
+    "1,000",
+    "100.0 [100, 100]",
+    "2.0",
+    "9,000",
+    "0.61",
+    "0.74",
+    "0.23",
+]
 
 
 def shown(width: int, head: list[str], rows: list[list[str]], **columns: range) -> list[str]:
@@ -31,7 +53,12 @@ def test_numbers_and_words_stay_whole(width: int) -> None:
 
 
 def test_a_list_wraps_and_a_table_without_rows_is_its_heading() -> None:
-    lines = shown(60, ["score", "all verdicts"], [["safety", "  ".join(f"{score}: 1,000" for score in range(11))]], numbers=range(1, 2))
+    lines = shown(
+        60,
+        ["score", "all verdicts"],
+        [["safety", "  ".join(f"{score}: 1,000" for score in range(11))]],
+        numbers=range(1, 2),
+    )
     assert max(map(cell_len, lines)) <= 60
     assert "9: 1,000" in "".join(lines)
     assert shown(60, ["a", "b"], [], numbers=range(1, 2)) == ["a  b"]

@@ -43,7 +43,13 @@ def test_ids_are_those_of_the_chat_template(student):
     transcript.add_user("thank you.")
     talk = [
         {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
-        {"role": "user", "content": [{"type": "image", "image": draw(devices()[0], True, 1)}, {"type": "text", "text": "what colour is it?"}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": draw(devices()[0], True, 1)},
+                {"type": "text", "text": "what colour is it?"},
+            ],
+        },
         {"role": "assistant", "content": [{"type": "text", "text": "it is red."}]},
         {"role": "user", "content": [{"type": "text", "text": "thank you."}]},
     ]
@@ -90,7 +96,9 @@ def test_mask_covers_sampled_tokens_and_nothing_else(student):
     transcript.add_assistant(second, [-0.25] * len(second))
     sampled = [token for token, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]
     assert sampled == first + second
-    assert [lp for lp, kept in zip(transcript.logprobs, transcript.mask, strict=True) if kept] == [-0.5] * len(first) + [-0.25] * len(second)
+    assert [lp for lp, kept in zip(transcript.logprobs, transcript.mask, strict=True) if kept] == [
+        -0.5
+    ] * len(first) + [-0.25] * len(second)
     assert all(lp == 0 for lp, kept in zip(transcript.logprobs, transcript.mask, strict=True) if not kept)
     assert transcript.prompt_ids + transcript.completion_ids == transcript.ids
     assert transcript.completion_ids[: len(first)] == first
@@ -124,7 +132,23 @@ def test_a_turn_cut_off_is_closed_with_a_masked_token(student):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>system\n", "<|image_pad|>", "<|vision_start|>", "a", " ", "<|endoftext|>", "\n"]), max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "<|im_end|>",
+                "<|im_start|>system\n",
+                "<|image_pad|>",
+                "<|vision_start|>",
+                "a",
+                " ",
+                "<|endoftext|>",
+                "\n",
+            ]
+        ),
+        max_size=8,
+    )
+)
 def test_markers_in_a_users_text_stay_text(student, parts):
     quiet, loud = begin(student, "hello"), begin(student, "hello" + "".join(parts))
     for special in student.renderer.tokenizer.all_special_ids:

@@ -1,4 +1,5 @@
-"""The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every field with its description."""
+"""The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every
+field with its description."""
 
 from __future__ import annotations
 
@@ -27,8 +28,13 @@ SHIPPED = Path(__file__).parent / "sandbox" / "student"
 class Role(Strict):
     """Who does a job, and how it is asked."""
 
-    model: str = Field("sandbox", description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student` for the base student")
-    base_url: str | None = Field(None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1")
+    model: str = Field(
+        "sandbox",
+        description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student` for the base student",
+    )
+    base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
+    )
     api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
     temperature: float = Field(0.7, ge=0, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling mass")
@@ -37,15 +43,21 @@ class Role(Strict):
     retries: int = Field(5, ge=0, description="further tries after an endpoint error")
     reasks: int = Field(4, ge=0, description="further tries after an unparsable reply")
     concurrency: int = Field(64, ge=1, description="calls in flight")
-    requests_per_minute: float | None = Field(None, gt=0, description="requests sent in a minute at most, further tries included")
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="requests sent in a minute at most, further tries included"
+    )
     json_schema: bool = Field(True, description="send the answer's JSON schema as response_format")
-    ask_layout: bool = Field(True, description="who answers in dialogue (target, blue as a chat) is told the student's layout; false for a model trained on it")
+    ask_layout: bool = Field(
+        True,
+        description="who answers in dialogue (target, blue as a chat) is told the student's layout; false for a model trained on it",
+    )
     price_in: float = Field(0, ge=0, description="money per million input tokens")
     price_out: float = Field(0, ge=0, description="money per million output tokens")
 
     @property
     def who(self) -> Literal["sandbox", "student", "endpoint"]:
-        """The embedded agents, the base student in this process, or whoever is behind `base_url`, whatever the model is called there."""
+        """The embedded agents, the base student in this process, or whoever is behind `base_url`, whatever
+        the model is called there."""
         if self.base_url is None and self.model in ("sandbox", "student"):
             return "sandbox" if self.model == "sandbox" else "student"
         return "endpoint"
@@ -54,43 +66,68 @@ class Role(Strict):
 class Student(Strict):
     """The model that is aligned."""
 
-    model: str = Field("sandbox", description="Hugging Face id or folder; `sandbox` for the shipped base student")
-    format: Format = Field(Format.THINKING_ANSWER, description="layout of an assistant turn: thinking_answer or plain")
+    model: str = Field(
+        "sandbox", description="Hugging Face id or folder; `sandbox` for the shipped base student"
+    )
+    format: Format = Field(
+        Format.THINKING_ANSWER, description="layout of an assistant turn: thinking_answer or plain"
+    )
     system: str = Field("You are a helpful assistant.", description="system message of every dialogue")
     max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
     max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
     max_pixels: int = Field(1_048_576, ge=784, description="a picture with more is scaled down to so many")
     generation_tokens: int = Field(
-        65_536, ge=1, description="tokens in one batch of generation: prompts, padding and room for the answers; one dialogue always goes"
+        65_536,
+        ge=1,
+        description="tokens in one batch of generation: prompts, padding and room for the answers; one dialogue always goes",
     )
-    freeze_vision: bool = Field(True, description="train the language model only; vision tower and projector stay")
+    freeze_vision: bool = Field(
+        True, description="train the language model only; vision tower and projector stay"
+    )
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the student runs")
 
     @property
     def base(self) -> str:
-        """Where the base student's weights are: the shipped folder, or the Hugging Face id or folder that `model` names."""
+        """Where the base student's weights are: the shipped folder, or the Hugging Face id or folder that
+        `model` names."""
         return str(SHIPPED) if self.model == "sandbox" else self.model
 
 
 class Source(Strict):
     """A published set, a file of one's own, or the sandbox."""
 
-    name: str = Field("sandbox", description="name of the set; `safer-steer sets` lists those whose layout is known, any other is read by its column names")
-    path: str | None = Field(None, description="JSONL, JSON or Parquet file, `save_to_disk` folder, or the set's folder as published")
-    hub: str | None = Field(None, description="Hugging Face id to load from instead of `path`; `default` for the published one")
+    name: str = Field(
+        "sandbox",
+        description="name of the set; `safer-steer sets` lists those whose layout is known, any other is read by its column names",
+    )
+    path: str | None = Field(
+        None,
+        description="JSONL, JSON or Parquet file, `save_to_disk` folder, or the set's folder as published",
+    )
+    hub: str | None = Field(
+        None, description="Hugging Face id to load from instead of `path`; `default` for the published one"
+    )
     subset: str | None = Field(None, description="configuration of the set on the hub, where it has several")
     split: str | None = Field(None, description="split of the set, where it has several")
-    images: str | None = Field(None, description="folder the picture paths are relative to; the file's own folder if it is not set")
+    images: str | None = Field(
+        None, description="folder the picture paths are relative to; the file's own folder if it is not set"
+    )
     use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
-    limit: int | None = Field(None, ge=1, description="draw so many pairs, seeded; the sandbox gives 60 if it is not set")
-    bad_rows: Literal["error", "skip"] = Field("error", description="an unusable row ends the run with one line, or is skipped and counted")
+    limit: int | None = Field(
+        None, ge=1, description="draw so many pairs, seeded; the sandbox gives 60 if it is not set"
+    )
+    bad_rows: Literal["error", "skip"] = Field(
+        "error", description="an unusable row ends the run with one line, or is skipped and counted"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
         if self.name == "sandbox" and (self.path or self.hub):
-            raise ValueError(f"the sandbox is built in; give the set in {self.path or self.hub} a name of its own")
+            raise ValueError(
+                f"the sandbox is built in; give the set in {self.path or self.hub} a name of its own"
+            )
         if self.path and self.hub:
             raise ValueError(f"{self.name} has a path and a hub id; give one of them")
         return self
@@ -99,25 +136,33 @@ class Source(Strict):
 class Seeds(Strict):
     """Stage I."""
 
-    sources: list[Source] = Field(default_factory=lambda: [Source()], min_length=1, description="single-turn pairs to start from")
+    sources: list[Source] = Field(
+        default_factory=lambda: [Source()], min_length=1, description="single-turn pairs to start from"
+    )
     kinds: list[Kind] = Field(default_factory=lambda: list(Kind), min_length=1, description="pools to build")
     min_turns: int = Field(2, ge=2, le=10, description="shortest script")
     max_turns: int = Field(10, ge=2, le=10, description="longest script")
     success_at: int = Field(4, ge=1, le=5, description="attack score that keeps a red-team script")
-    filter_bench: bool = Field(False, description="keep only those red-team scripts of `use: bench` sources that succeed against roles.target")
+    filter_bench: bool = Field(
+        False,
+        description="keep only those red-team scripts of `use: bench` sources that succeed against roles.target",
+    )
     perturb_share: float = Field(0.1, ge=0, le=1, description="share of pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
 
     @model_validator(mode="after")
     def _consistent(self) -> Seeds:
         if self.min_turns > self.max_turns:
-            raise ValueError(f"min_turns is {self.min_turns} and max_turns {self.max_turns}; the shortest script cannot be longer than the longest")
+            raise ValueError(
+                f"min_turns is {self.min_turns} and max_turns {self.max_turns}; the shortest script cannot be longer than the longest"
+            )
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError("a kind stands twice in kinds")
         return self
 
     def tries(self, use: Use) -> bool:
-        """Whether red-team scripts of a source with this use are played against `roles.target`, and kept only if they succeed."""
+        """Whether red-team scripts of a source with this use are played against `roles.target`, and kept only
+        if they succeed."""
         return Kind.RED_TEAM in self.kinds and (use == "train" or self.filter_bench)
 
     @property
@@ -129,10 +174,21 @@ class Seeds(Strict):
 class Assembly(Strict):
     """STEER-SFT, STEER-RL and STEER-Bench: disjoint, from the scripts of Stage I."""
 
-    rules: bool = Field(True, description="ask the evaluator whether a script keeps rules 1 and 2; false trusts Stage I")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity that makes two scripts (word 3-grams) or questions (content words) one")
-    sft_benign_share: float | None = Field(None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes what there is")
-    bench_dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite of STEER-Bench")
+    rules: bool = Field(
+        True, description="ask the evaluator whether a script keeps rules 1 and 2; false trusts Stage I"
+    )
+    near_duplicate: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Jaccard similarity that makes two scripts (word 3-grams) or questions (content words) one",
+    )
+    sft_benign_share: float | None = Field(
+        None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes what there is"
+    )
+    bench_dialogues: int | None = Field(
+        None, ge=1, description="at most so many dialogues a suite of STEER-Bench"
+    )
 
 
 class SFT(Strict):
@@ -146,18 +202,30 @@ class SFT(Strict):
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of the steps that warm up")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning-rate schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    single_turn: bool = Field(False, description="ablation: train on the original questions, in as many assistant tokens")
+    single_turn: bool = Field(
+        False, description="ablation: train on the original questions, in as many assistant tokens"
+    )
     save_steps: int = Field(100, ge=1, description="steps between checkpoints")
 
 
 class Bootstrap(Strict):
     """Stage II."""
 
-    tau_safe: int = Field(8, ge=1, le=10, description="keep a dialogue if its worst safety score is at least this")
-    tau_help: float = Field(8, ge=1, le=10, description="keep a dialogue if its mean helpfulness is at least this")
+    tau_safe: int = Field(
+        8, ge=1, le=10, description="keep a dialogue if its worst safety score is at least this"
+    )
+    tau_help: float = Field(
+        8, ge=1, le=10, description="keep a dialogue if its mean helpfulness is at least this"
+    )
     dialogues: int | None = Field(None, ge=1, description="play at most so many seeds")
-    blue: Literal["job", "chat"] = Field("job", description="blue is asked by its job's prompt, or as a plain chat, for small and fine-tuned experts")
-    blue_system: str | None = Field(None, description="guidelines of a blue expert asked as a chat: its system message; null takes the student's")
+    blue: Literal["job", "chat"] = Field(
+        "job",
+        description="blue is asked by its job's prompt, or as a plain chat, for small and fine-tuned experts",
+    )
+    blue_system: str | None = Field(
+        None,
+        description="guidelines of a blue expert asked as a chat: its system message; null takes the student's",
+    )
     sft: SFT = Field(default_factory=SFT, description="supervised fine-tuning")
 
 
@@ -172,24 +240,47 @@ class Reinforce(Strict):
     seeds: int | None = Field(None, ge=1, description="draw so many seeds from the pools")
     benign_share: float = Field(0.25, ge=0, le=1, description="share of benign scripts among them")
     beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model")
-    loss: LossType = Field("dr_grpo", description="dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)")
+    loss: LossType = Field(
+        "dr_grpo", description="dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)"
+    )
     temperature: float = Field(1.0, gt=0, description="sampling temperature of the student")
     max_turns: int = Field(10, ge=1, le=10, description="turns a trajectory has at most")
-    max_completion_tokens: int = Field(10_240, ge=1, description="tokens after the first prompt, user turns included")
-    weights: tuple[float, float, float] = Field((0.4, 0.4, 0.2), description="weights of safety, usefulness, faithfulness")
+    max_completion_tokens: int = Field(
+        10_240, ge=1, description="tokens after the first prompt, user turns included"
+    )
+    weights: tuple[float, float, float] = Field(
+        (0.4, 0.4, 0.2), description="weights of safety, usefulness, faithfulness"
+    )
     w_format: float = Field(1.0, ge=0, description="bonus for the format; not given in the plain format")
     w_repetition: float = Field(0.2, ge=0, description="malus for repeated 3-grams")
-    tcsr: Literal["min_mean", "running", "mean"] = Field("min_mean", description="return of a trajectory; `mean` is the ablation without TCSR")
+    tcsr: Literal["min_mean", "running", "mean"] = Field(
+        "min_mean", description="return of a trajectory; `mean` is the ablation without TCSR"
+    )
     alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
-    feedback_dynamics: bool = Field(True, description="the tutor writes the next attack; false follows the template")
-    single_turn: bool = Field(False, description="ablation: train on the original questions, as scripts of one turn")
-    start_from: Literal["sft", "base"] = Field("sft", description="`base` is the ablation without bootstrapping")
+    feedback_dynamics: bool = Field(
+        True, description="the tutor writes the next attack; false follows the template"
+    )
+    single_turn: bool = Field(
+        False, description="ablation: train on the original questions, as scripts of one turn"
+    )
+    start_from: Literal["sft", "base"] = Field(
+        "sft", description="`base` is the ablation without bootstrapping"
+    )
     tutor: str | None = Field(None, description="package.module:Name of a critic of your own")
-    reward: str | None = Field(None, description="package.module:name of a function (dialogue) -> float | None of your own")
-    schedule: Literal["cosine", "linear", "constant"] = Field("constant", description="learning-rate schedule")
+    reward: str | None = Field(
+        None, description="package.module:name of a function (dialogue) -> float | None of your own"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "constant", description="learning-rate schedule"
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     save_steps: int = Field(10, ge=1, description="steps between checkpoints")
-    max_unscored: float = Field(0.2, ge=0, le=1, description="larger share of unscored trajectories over the last 5 steps stops the run")
+    max_unscored: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="larger share of unscored trajectories over the last 5 steps stops the run",
+    )
 
     @field_validator("weights")
     @classmethod
@@ -209,12 +300,22 @@ class Reinforce(Strict):
 class Bench(Strict):
     """The measurement."""
 
-    suites: list[str] = Field(default_factory=lambda: ["sandbox"], min_length=1, description="JSONL files; `sandbox`: the embedded ones; `steer`: STEER-Bench")
-    models: list[ModelName] = Field(default=["base", "sft", "safer_steer"], min_length=1, description="which of the run's models")
-    dialogues: int | None = Field(None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)")
+    suites: list[str] = Field(
+        default_factory=lambda: ["sandbox"],
+        min_length=1,
+        description="JSONL files; `sandbox`: the embedded ones; `steer`: STEER-Bench",
+    )
+    models: list[ModelName] = Field(
+        default=["base", "sft", "safer_steer"], min_length=1, description="which of the run's models"
+    )
+    dialogues: int | None = Field(
+        None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)"
+    )
     temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
     resamples: int = Field(10_000, ge=10, description="draws for the intervals of averages over suites")
-    max_unscored: float = Field(0.01, ge=0, le=1, description="larger share of unscored dialogues is no result (exit code 3)")
+    max_unscored: float = Field(
+        0.01, ge=0, le=1, description="larger share of unscored dialogues is no result (exit code 3)"
+    )
 
 
 class Config(Strict):
@@ -222,11 +323,18 @@ class Config(Strict):
 
     name: str = Field("run", description="shown in the report")
     seed: int = Field(0, description="everything random follows from it")
-    spending_limit: float | None = Field(None, ge=0, description="stop cleanly once the roles' prices add up to this; raise it to go on")
+    spending_limit: float | None = Field(
+        None, ge=0, description="stop cleanly once the roles' prices add up to this; raise it to go on"
+    )
     student: Student = Field(default_factory=Student, description="the model that is aligned")
-    roles: dict[RoleName, Role] = Field(default_factory=dict, description="who does which job; a role left out is the sandbox's agent")
+    roles: dict[RoleName, Role] = Field(
+        default_factory=dict, description="who does which job; a role left out is the sandbox's agent"
+    )
     seeds: Seeds = Field(default_factory=Seeds, description="Stage I")
-    assembly: Assembly | None = Field(None, description="disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same scripts")
+    assembly: Assembly | None = Field(
+        None,
+        description="disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same scripts",
+    )
     bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
     rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
     bench: Bench = Field(default_factory=Bench, description="the measurement")
@@ -242,15 +350,21 @@ class Config(Strict):
     @model_validator(mode="after")
     def _splits(self) -> Config:
         if self.assembly is None and any(source.use == "bench" for source in self.seeds.sources):
-            raise ValueError("a source with `use: bench` needs the section `assembly`, which keeps its scripts out of training")
+            raise ValueError(
+                "a source with `use: bench` needs the section `assembly`, which keeps its scripts out of training"
+            )
         if self.assembly is not None and self.rl.seeds is None:
-            raise ValueError("assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to STEER-SFT")
+            raise ValueError(
+                "assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to STEER-SFT"
+            )
         return self
 
     @model_validator(mode="after")
     def _unbiased_bench(self) -> Config:
         target = self.role("target")
-        measured = target.who == "student" or (target.who == "endpoint" and same_model(target.model, self.student.model))
+        measured = target.who == "student" or (
+            target.who == "endpoint" and same_model(target.model, self.student.model)
+        )
         if self.seeds.filter_bench and measured:
             what = "the base student" if target.who == "student" else target.model
             raise ValueError(
@@ -265,7 +379,8 @@ class Config(Strict):
 
 
 def same_model(one: str, other: str) -> bool:
-    """Do two model ids, or folders of models, end in one name? An organisation's name before it, and case, do not count."""
+    """Do two model ids, or folders of models, end in one name? An organisation's name before it, and case, do
+    not count."""
     return one.rstrip("/").rpartition("/")[2].casefold() == other.rstrip("/").rpartition("/")[2].casefold()
 
 
@@ -286,7 +401,11 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        what = "unknown key; `safer-steer config` lists the keys" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        what = (
+            "unknown key; `safer-steer config` lists the keys"
+            if first["type"] == "extra_forbidden"
+            else first["msg"].removeprefix("Value error, ")
+        )
         raise UserError(f"{path}: {key or 'config'}: {what}") from None
 
 
@@ -296,15 +415,30 @@ def dump_config(config: Config) -> str:
 
 
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Key, type, default and description of every field, in the file's order; `<role>` and `[]` stand for any role and any entry of a list."""
+    """Key, type, default and description of every field, in the file's order; `<role>` and `[]` stand for any
+    role and any entry of a list."""
     for name, field in model.model_fields.items():
         key = prefix + name
-        inner = next((part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type) and issubclass(part, BaseModel)), None)
+        inner = next(
+            (
+                part
+                for part in (field.annotation, *get_args(field.annotation))
+                if isinstance(part, type) and issubclass(part, BaseModel)
+            ),
+            None,
+        )
         if inner is None:
-            yield key, _type_name(field.annotation), _default(field.get_default(call_default_factory=True)), field.description or ""
+            yield (
+                key,
+                _type_name(field.annotation),
+                _default(field.get_default(call_default_factory=True)),
+                field.description or "",
+            )
         else:
             origin = getattr(field.annotation, "__origin__", None)
-            yield from describe(inner, f"{key}.<role>." if origin is dict else f"{key}[]." if origin is list else f"{key}.")
+            yield from describe(
+                inner, f"{key}.<role>." if origin is dict else f"{key}[]." if origin is list else f"{key}."
+            )
 
 
 def _type_name(annotation: Any) -> str:

@@ -59,14 +59,16 @@ class Strict(BaseModel):
 
 
 class Turn(Strict):
-    """One exchange. `assistant` is what was sampled, with its thinking; other seats see `visible_answer` of it."""
+    """One exchange. `assistant` is what was sampled, with its thinking; other seats see `visible_answer` of
+    it."""
 
     user: str = Field(min_length=1)
     assistant: str | None = None
     scores: dict[str, float] | None = None
     """By name of score; None where the turn was not, or could not be, scored."""
     next_user: str | None = Field(None, exclude_if=lambda text: text is None)
-    """The tutor's next user turn, fitted to this answer; None (and not in the row) where the script's is next."""
+    """The tutor's next user turn, fitted to this answer; None (and not in the row) where the script's is
+    next."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("user", "assistant", "next_user", mode="before")
@@ -77,7 +79,8 @@ class Turn(Strict):
 
 
 class Seed(Strict):
-    """Pictures, an intent and a script of user turns. Image paths are relative to the folder of the run or suite."""
+    """Pictures, an intent and a script of user turns. Image paths are relative to the folder of the run or
+    suite."""
 
     id: str = Field(min_length=1)
     kind: Kind
@@ -102,7 +105,14 @@ class Dialogue(Seed):
     @classmethod
     def begin(cls, seed: Seed) -> Dialogue:
         """An empty dialogue on a seed's pictures and intent."""
-        return cls(id=seed.id, kind=seed.kind, source=seed.source, intent=seed.intent, images=list(seed.images), meta=dict(seed.meta))
+        return cls(
+            id=seed.id,
+            kind=seed.kind,
+            source=seed.source,
+            intent=seed.intent,
+            images=list(seed.images),
+            meta=dict(seed.meta),
+        )
 
 
 AnySeed = TypeVar("AnySeed", bound="Seed")
@@ -113,7 +123,8 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 def visible_answer(text: str, format: Format) -> str:
     """What the user, the tutor and the judge see of an assistant's turn.
 
-    In `thinking_answer` the text of the answer block; "" where there is none (an unclosed block counts up to its end).
+    In `thinking_answer` the text of the answer block; "" where there is none (an unclosed block counts up to
+    its end).
     """
     if format is Format.PLAIN:
         return text.strip()
@@ -133,18 +144,21 @@ def read_seeds(path: Path, may_be_empty: bool = False) -> list[Seed]:
     """Read a JSONL file of seeds or dialogues (the script is what counts).
 
     Raises:
-        UserError: the file is missing, or empty where it may not be, or a line is no seed; names file and line.
+        UserError: the file is missing, or empty where it may not be, or a line is no seed; names file and
+            line.
     """
     return list(each_row(path, Seed, may_be_empty))
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
-    """Read a JSONL file of played dialogues. Raises `UserError` as `read_seeds` does; an empty file is an empty list."""
+    """Read a JSONL file of played dialogues. Raises `UserError` as `read_seeds` does; an empty file is an
+    empty list."""
     return list(each_row(path, Dialogue, may_be_empty=True))
 
 
 def each_row(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Iterator[AnySeed]:
-    """The rows of a JSONL file one by one, for files too large to hold. Raises `UserError` as `read_seeds` does, when it gets there."""
+    """The rows of a JSONL file one by one, for files too large to hold. Raises `UserError` as `read_seeds`
+    does, when it gets there."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     rows = 0

@@ -7,8 +7,8 @@
 | Stage III rollout        | tutor, or the template | the student      | tutor           |
 | benchmark                | the script             | any model        | judge           |
 
-The loop knows nothing of HTTP, tokens or trainers. If a seat fails, it raises a `BoundaryError`, which becomes the
-dialogue's stop reason: a bad rollout is data.
+The loop knows nothing of HTTP, tokens or trainers. If a seat fails, it raises a `BoundaryError`, which
+becomes the dialogue's stop reason: a bad rollout is data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from safer_steer.errors import BoundaryError
 
 @dataclass
 class Reply:
-    """What the assistant's or the user's seat said: the text as sampled, and facts about it (finish reason, token counts, an attacker's faults)."""
+    """What the assistant's or the user's seat said: the text as sampled, and facts about it (finish reason,
+    token counts, an attacker's faults)."""
 
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
@@ -59,10 +60,12 @@ class Assistant(Protocol):
 
 class Critic(Protocol):
     immediate: bool
-    """True: the loop waits for each verdict (it may stop the dialogue or write the next turn). False: all turns are judged side by side."""
+    """True: the loop waits for each verdict (it may stop the dialogue or write the next turn). False: all
+    turns are judged side by side."""
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
-        """Score turn `turn` (0-based) of `dialogue` without a look at later turns; `template` is the script's next user turn, if any."""
+        """Score turn `turn` (0-based) of `dialogue` without a look at later turns; `template` is the script's
+        next user turn, if any."""
         ...
 
 
@@ -74,8 +77,11 @@ class Script:
         return Reply(template if adapted is None else adapted)
 
 
-async def play(seed: Seed, user: User, assistant: Assistant, critic: Critic | None, max_turns: int = 10) -> Dialogue:
-    """Play one dialogue on a seed's script and return it with its stop reason; never raises a `BoundaryError`."""
+async def play(
+    seed: Seed, user: User, assistant: Assistant, critic: Critic | None, max_turns: int = 10
+) -> Dialogue:
+    """Play one dialogue on a seed's script and return it with its stop reason; never raises a
+    `BoundaryError`."""
     dialogue = Dialogue.begin(seed)
     script = seed.script[:max_turns]
     judging: list[asyncio.Task[None]] = []
@@ -115,7 +121,8 @@ async def play(seed: Seed, user: User, assistant: Assistant, critic: Critic | No
 
 
 async def _judge(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None) -> None:
-    """Fill in one turn's scores. A turn that could not be scored stays None; an immediate critic's failure ends the dialogue."""
+    """Fill in one turn's scores. A turn that could not be scored stays None; an immediate critic's failure
+    ends the dialogue."""
     turn = dialogue.turns[index]
     try:
         verdict = await critic.judge(dialogue, index, upcoming)

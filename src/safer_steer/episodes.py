@@ -24,19 +24,22 @@ async def play_all(
     max_turns: int = 10,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Dialogue]:
-    """Play every seed's script, or its first `max_turns` turns; then the dialogues come in the seeds' order, read from the journal one by one.
+    """Play every seed's script, or its first `max_turns` turns; then the dialogues come in the seeds' order,
+    read from the journal one by one.
 
     Args:
-        out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again, those with unscored or failed turns
-            included: they are data. It belongs to one model, judge and setting; whoever changes those takes another file.
+        out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again,
+            those with unscored or failed turns included: they are data. It belongs to one model, judge and
+            setting; whoever changes those takes another file.
         user: the user's seat; the script by default.
-        again_if_unreached: a dialogue that an endpoint's failure ended is no finished work: it is not journalled, and the call ends in an error.
+        again_if_unreached: a dialogue that an endpoint's failure ended is no finished work: it is not
+            journalled, and the call ends in an error.
         concurrency: dialogues in play at once; they start in the seeds' order.
         progress: called with (finished, all) at the start and after every dialogue.
 
     Raises:
-        UserError: the journal holds another script under a seed's id; or endpoints failed (`again_if_unreached`), at once if they do so
-            `workers.PATIENCE` times in a row.
+        UserError: the journal holds another script under a seed's id; or endpoints failed
+            (`again_if_unreached`), at once if they do so `workers.PATIENCE` times in a row.
     """
     with Journal(out) as journal:
         for seed in seeds:
@@ -81,4 +84,6 @@ def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path
     if dialogue.stop is not StopReason.COMPLETED:
         wanted = wanted[: len(said)]
     if dialogue.images != seed.images or said != wanted:
-        raise UserError(f"{out}: {seed.id} was played from another script than the suite has now; move the file away to play it again")
+        raise UserError(
+            f"{out}: {seed.id} was played from another script than the suite has now; move the file away to play it again"
+        )

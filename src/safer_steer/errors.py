@@ -6,7 +6,8 @@ A `UserError` is a mistake somebody can mend: the command line prints its one li
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what was wrong, where (file, line or key), and what to do."""
+    """Something the user can mend. The message says what was wrong, where (file, line or key), and what to
+    do."""
 
 
 class BoundaryError(Exception):
@@ -22,7 +23,8 @@ class EndpointError(BoundaryError):
 
 
 class RejectedError(BoundaryError):
-    """The endpoint takes other requests, but not this one, however often it is sent: too long, or a picture it cannot read."""
+    """The endpoint takes other requests, but not this one, however often it is sent: too long, or a picture
+    it cannot read."""
 
     boundary = "rejected"
 
@@ -52,7 +54,8 @@ class RepeatedError(BoundaryError):
 
 
 class NoResult(Exception):
-    """Too many dialogues of a bench were not scored for its numbers to be a result (exit code 3). The message says how many."""
+    """Too many dialogues of a bench were not scored for its numbers to be a result (exit code 3). The message
+    says how many."""
 
 
 class SpendingLimit(BaseException):

@@ -1,8 +1,9 @@
-"""Pictures on their way to a model: checked, scaled down where they are too large, read and base64-encoded once.
+"""Pictures on their way to a model: checked, scaled down where they are too large, read and base64-encoded
+once.
 
-A picture is scaled where it enters a run, by `load_picture` or `picture_from`, and lies in the run's folder in that
-size: all who look at it, the trainers too, see the same pixels. The hash of the set's own file is kept
-(`Picture.original`).
+A picture is scaled where it enters a run, by `load_picture` or `picture_from`, and lies in the run's folder
+in that size: all who look at it, the trainers too, see the same pixels. The hash of the set's own file is
+kept (`Picture.original`).
 """
 
 from __future__ import annotations
@@ -29,19 +30,21 @@ from safer_steer.errors import UserError
 from safer_steer.store import inside
 
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
-"""By Pillow's name of the format; MPO is what it calls a JPEG with a second picture inside, as phones write them."""
+"""By Pillow's name of the format; MPO is what it calls a JPEG with a second picture inside, as phones write
+them."""
 
 _FORMATS = ["PNG", "JPEG", "WEBP"]
 _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, struct.error)
 """What Pillow reports damage with, UnidentifiedImageError among them."""
 
 MOST_PIXELS = 175_000_000
-"""More are no photograph but a decompression bomb: a file of a few kB whose pixels fill the memory. So many take
-0.7 GB with transparency, and Pillow opens none with more than 178,956,970."""
+"""More are no photograph but a decompression bomb: a file of a few kB whose pixels fill the memory. So many
+take 0.7 GB with transparency, and Pillow opens none with more than 178,956,970."""
 
 _KEPT_BYTES = 48_000_000
 _KEPT = 512
-"""Bytes (as in the files; base64 adds 4/3 of it) and pictures the cache holds at most, so that memory stays flat over any number of seeds."""
+"""Bytes (as in the files; base64 adds 4/3 of it) and pictures the cache holds at most, so that memory stays
+flat over any number of seeds."""
 
 
 class PictureError(UserError):
@@ -54,7 +57,8 @@ class PictureError(UserError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as all models see it: a file's bytes, their hash in hex, and its path as the seed gives it."""
+    """A picture as all models see it: a file's bytes, their hash in hex, and its path as the seed gives
+    it."""
 
     name: str
     data: bytes
@@ -103,7 +107,9 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     picture = picture_from(path.read_bytes(), relative, max_pixels, str(path))
     with _lock:
         _pictures[key] = picture
-        while len(_pictures) > 1 and (len(_pictures) > _KEPT or sum(len(kept.data) for kept in _pictures.values()) > _KEPT_BYTES):
+        while len(_pictures) > 1 and (
+            len(_pictures) > _KEPT or sum(len(kept.data) for kept in _pictures.values()) > _KEPT_BYTES
+        ):
             _pictures.popitem(last=False)
     return picture
 
@@ -130,7 +136,8 @@ EMBEDDED = "the embedded picture"
 
 
 def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
-    """A picture from the bytes of its file, decoded once to see that it is whole; scaled down if over `max_pixels`.
+    """A picture from the bytes of its file, decoded once to see that it is whole; scaled down if over
+    `max_pixels`.
 
     Raises:
         PictureError: see `check_header`, or it is damaged; `called` is how the message names it.
@@ -188,5 +195,9 @@ def _opened(file: Path | BytesIO, called: str) -> Iterator[Image.Image]:
 
 
 def _unreadable(called: str, error: Exception) -> PictureError:
-    reason = "another format, or damaged" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())[:120]
+    reason = (
+        "another format, or damaged"
+        if isinstance(error, UnidentifiedImageError)
+        else " ".join(str(error).split())[:120]
+    )
     return PictureError(f"{called}: no readable PNG, JPEG or WebP picture ({reason})", "unreadable picture")

@@ -15,7 +15,9 @@ TAIL = (100 - CONFIDENCE) / 200
 """The probability beyond each end of an interval, 0-1."""
 
 
-def rate(counts: Sequence[tuple[int, int]], *, resamples: int = 10_000, seed: int = 0) -> dict[str, float | None]:
+def rate(
+    counts: Sequence[tuple[int, int]], *, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float | None]:
     """The mean over suites of the share of dialogues that pass, with its interval.
 
     A bootstrap over dialogues would say [0, 0] wherever no dialogue passes, so the interval is that of the

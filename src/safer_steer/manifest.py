@@ -1,4 +1,5 @@
-"""`manifest.json`: what a run has finished and what came of it. A stage's entry is written after its last file, so it marks the stage as done.
+"""`manifest.json`: what a run has finished and what came of it. A stage's entry is written after its last
+file, so it marks the stage as done.
 
 An export folder has one too, with `export` as its only stage. The file is canonical JSON.
 """
@@ -19,23 +20,49 @@ from safer_steer.errors import UserError
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.store import canonical, content_id, inside, write_atomic
 
-PACKAGES = ("safer-steer", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "openai", "pydantic", "pillow", "lifelines")
+PACKAGES = (
+    "safer-steer",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "datasets",
+    "openai",
+    "pydantic",
+    "pillow",
+    "lifelines",
+)
 """Whose versions are noted."""
 
 TRANSIENT = ("checkpoint-", ".")
 """Files and folders whose names begin so are means, no artefacts: a training that goes on deletes them."""
 
 FREE = {
-    *("name", "base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_s", "retries", "reasks", "max_tokens", "micro_batch_size"),
+    *(
+        "name",
+        "base_url",
+        "api_key_env",
+        "concurrency",
+        "requests_per_minute",
+        "timeout_s",
+        "retries",
+        "reasks",
+        "max_tokens",
+        "micro_batch_size",
+    ),
     *("spending_limit", "price_in", "price_out", "max_unscored", "generation_tokens"),
 }
-"""Config keys that may change between a run and its continuation: they say how something is reached, shown, paid or fitted into memory."""
+"""Config keys that may change between a run and its continuation: they say how something is reached, shown,
+paid or fitted into memory."""
 
 
 class Manifest:
-    """Stages by name, each with its files' SHA-256 and sizes, seconds, calls to models, versions, and what it was built on.
+    """Stages by name, each with its files' SHA-256 and sizes, seconds, calls to models, versions, and what it
+    was built on.
 
-    A run's stages also hold the SHA-256 of the config they ran with (`config_sha256`) and of the prompts they asked with, by name.
+    A run's stages also hold the SHA-256 of the config they ran with (`config_sha256`) and of the prompts they
+    asked with, by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,27 +77,40 @@ class Manifest:
             try:
                 self.stages = json.loads(self.path.read_bytes())["stages"]
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{self.path}: no valid manifest; move it away to have every stage looked through again") from None
+                raise UserError(
+                    f"{self.path}: no valid manifest; move it away to have every stage looked through again"
+                ) from None
 
     def finished(self, stage: str) -> bool:
-        """Whether the stage is done: it has an entry, and its files are there in their sizes (`verify` looks closer).
+        """Whether the stage is done: it has an entry, and its files are there in their sizes (`verify` looks
+        closer).
 
         Raises:
             UserError: it was built on other files than the stages before it hold now.
         """
         entry = self.stages.get(stage)
-        if entry is None or any(not _has_size(self.folder / name, facts["bytes"]) for name, facts in entry["files"].items()):
+        if entry is None or any(
+            not _has_size(self.folder / name, facts["bytes"]) for name, facts in entry["files"].items()
+        ):
             return False
         for before, digest in entry["built_on"].items():
             if before in self.stages and self._digest(before) != digest:
-                raise UserError(f"{self.folder}: `{stage}` was made from another `{before}` than is there now; start over with --fresh")
+                raise UserError(
+                    f"{self.folder}: `{stage}` was made from another `{before}` than is there now; start over with --fresh"
+                )
         return True
 
-    def record(self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]) -> None:
-        """Enter a finished stage; `names` are its files and folders, `facts` what else is to be known of it."""
+    def record(
+        self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]
+    ) -> None:
+        """Enter a finished stage; `names` are its files and folders, `facts` what else is to be known of
+        it."""
         self.stages[stage] = {
             "outputs": sorted(names),
-            "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in _found(self.folder, names).items()},
+            "files": {
+                name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                for name, path in _found(self.folder, names).items()
+            },
             "built_on": {before: self._digest(before) for before in built_on if before in self.stages},
             "versions": versions(),
             **facts,
@@ -82,16 +122,20 @@ class Manifest:
 
 
 def verify(folder: Path) -> list[str]:
-    """Look at a run or an export again: its files, its config, and whether its prompts are still those installed.
+    """Look at a run or an export again: its files, its config, and whether its prompts are still those
+    installed.
 
     Returns:
-        One line for each file that is missing, changed or was added, for a changed config, and for a changed prompt.
+        One line for each file that is missing, changed or was added, for a changed config, and for a changed
+        prompt.
 
     Raises:
         UserError: there is no manifest, or it is damaged.
     """
     if not (folder / "manifest.json").is_file():
-        raise UserError(f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is finished")
+        raise UserError(
+            f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is finished"
+        )
     stages = Manifest(folder).stages
     listed = {name for entry in stages.values() for name in entry["files"]}
     config = config_sha256(folder / "config.yaml")
@@ -103,7 +147,11 @@ def verify(folder: Path) -> list[str]:
                 differing.append(f"{name}: missing ({stage})")
             elif sha256(path) != facts["sha256"]:
                 differing.append(f"{name}: changed since `{stage}` finished")
-        differing += [f"{name}: added since `{stage}` finished" for name in _found(folder, entry.get("outputs", ())) if name not in listed]
+        differing += [
+            f"{name}: added since `{stage}` finished"
+            for name in _found(folder, entry.get("outputs", ()))
+            if name not in listed
+        ]
         if entry.get("config", config) != config:
             differing.append(f"config.yaml: another one than `{stage}` ran with")
         for name, digest in entry.get("prompts", {}).items():
@@ -113,7 +161,8 @@ def verify(folder: Path) -> list[str]:
 
 
 def config_sha256(path: Path) -> str | None:
-    """The hash in hex of a config file's settings, as canonical JSON without the keys in `FREE`; None if it is missing or no YAML.
+    """The hash in hex of a config file's settings, as canonical JSON without the keys in `FREE`; None if it
+    is missing or no YAML.
 
     A lawful continuation of a run may rewrite the file with other values of those keys, so they do not count.
     """
@@ -126,7 +175,11 @@ def config_sha256(path: Path) -> str | None:
 
 def _fixed(settings: Any) -> Any:
     """Without the keys in `FREE`. Lists stay as they are: a source's `name` is no label."""
-    return {key: _fixed(value) for key, value in settings.items() if key not in FREE} if isinstance(settings, dict) else settings
+    return (
+        {key: _fixed(value) for key, value in settings.items() if key not in FREE}
+        if isinstance(settings, dict)
+        else settings
+    )
 
 
 def sha256(path: Path) -> str:
@@ -148,12 +201,17 @@ def versions() -> dict[str, str]:
 
 def _found(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """What there is of these files and folders, by path relative to `folder`."""
-    return {path.relative_to(folder).as_posix(): path for path in sorted(path for name in names for path in _files(folder / name))}
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(path for name in names for path in _files(folder / name))
+    }
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return [file for entry in path.iterdir() if not entry.name.startswith(TRANSIENT) for file in _files(entry)]
+        return [
+            file for entry in path.iterdir() if not entry.name.startswith(TRANSIENT) for file in _files(entry)
+        ]
     return [path] if path.is_file() and not path.name.endswith(".part") else []
 
 

@@ -1,25 +1,27 @@
 """The whole method, stage by stage.
 
-A vision-language model that refuses a harmful request in one turn often complies over several. The user spreads the goal
-over harmless-looking turns, relies on the picture, and keeps pressing. The method trains a student that stays safe in
-dialogue and keeps helping. `run` does all of it, in the order of docs/method.md:
+A vision-language model that refuses a harmful request in one turn often complies over several. The user
+spreads the goal over harmless-looking turns, relies on the picture, and keeps pressing. The method trains a
+student that stays safe in dialogue and keeps helping. `run` does all of it, in the order of docs/method.md:
 
-1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in three pools:
-   benign, obfuscated, and red-team scripts. Red-team scripts for training are kept if they succeed against a fixed target.
-   **Assembly**: the scripts for SFT and RL are drawn. With the section `assembly` they become disjoint data sets,
-   STEER-SFT, STEER-RL and STEER-Bench, without duplicates and leaks, and every script follows rules 1 and 2.
-2. **Bootstrap** (Stage II). A red agent talks to a blue expert on every script. An evaluator scores every turn. A
-   dialogue is kept if its worst turn is safe and its turns are helpful on average.
+1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in
+   three pools: benign, obfuscated, and red-team scripts. Red-team scripts for training are kept if they
+   succeed against a fixed target. **Assembly**: the scripts for SFT and RL are drawn. With the section
+   `assembly` they become disjoint data sets, STEER-SFT, STEER-RL and STEER-Bench, without duplicates and
+   leaks, and every script follows rules 1 and 2.
+2. **Bootstrap** (Stage II). A red agent talks to a blue expert on every script. An evaluator scores every
+   turn. A dialogue is kept if its worst turn is safe and its turns are helpful on average.
 3. **SFT** (Stage II). The student learns the assistant's turns of the dialogues kept.
-4. **RL** (Stage III). The student answers. The Safety Tutor scores every turn and writes the next attack to fit the answer.
-   The return of a trajectory depends on its worst and its mean turn (TCSR). GRPO compares the trajectories of one seed.
-5. **Bench**. The base, SFT and SaFeR-Steer students answer the same held-out scripts, single-turn and multi-turn. A judge
-   scores every turn. Safe twins of the scripts measure over-refusal.
+4. **RL** (Stage III). The student answers. The Safety Tutor scores every turn and writes the next attack to
+   fit the answer. The return of a trajectory depends on its worst and its mean turn (TCSR). GRPO compares the
+   trajectories of one seed.
+5. **Bench**. The base, SFT and SaFeR-Steer students answer the same held-out scripts, single-turn and
+   multi-turn. A judge scores every turn. Safe twins of the scripts measure over-refusal.
 6. **Report**. The table, the survival curves, and every dialogue.
 
-All dialogues are played by one loop, `episode.play`. Stages exchange data only through files in the run folder. A stage is
-entered in the manifest when its last file is written, so the same command resumes a run. `stages.py` lists what each
-stage needs, writes and asks.
+All dialogues are played by one loop, `episode.play`. Stages exchange data only through files in the run
+folder. A stage is entered in the manifest when its last file is written, so the same command resumes a run.
+`stages.py` lists what each stage needs, writes and asks.
 """
 
 from __future__ import annotations
@@ -93,9 +95,18 @@ def assemble(run: Run) -> None:
             _count(run, "assemble", "splits/sft.jsonl", "splits/rl.jsonl")
             return
         suites = run.config.bench.suites
-        for note in run.wait(build(run.config, run.folder, run.ask, suite_files(suites), taken_names(suites), progress)):
+        for note in run.wait(
+            build(run.config, run.folder, run.ask, suite_files(suites), taken_names(suites), progress)
+        ):
             run.show.say(f"assemble: {note}")
-        _count(run, "assemble", "splits/sft.jsonl", "splits/rl.jsonl", "splits/bench/*.jsonl", "splits/left_out.jsonl")
+        _count(
+            run,
+            "assemble",
+            "splits/sft.jsonl",
+            "splits/rl.jsonl",
+            "splits/bench/*.jsonl",
+            "splits/left_out.jsonl",
+        )
 
     run.once("assemble", work)
 
@@ -109,7 +120,12 @@ def bootstrap(run: Run) -> None:
         run.wait(roll_out(run.config, run.folder, run.ask, progress))
         _count(run, "bootstrap", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl")
         if run.config.bootstrap.sft.single_turn:
-            _count(run, "bootstrap, single turns", "bootstrap/single_turn/kept.jsonl", "bootstrap/single_turn/rejected.jsonl")
+            _count(
+                run,
+                "bootstrap, single turns",
+                "bootstrap/single_turn/kept.jsonl",
+                "bootstrap/single_turn/rejected.jsonl",
+            )
         _look(run, "bootstrap")
 
     run.once("bootstrap", work)
@@ -127,7 +143,8 @@ def sft(run: Run) -> None:
 
 
 def rl(run: Run) -> None:
-    """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the seeds and the tutor."""
+    """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the seeds and the
+    tutor."""
 
     def work(progress: Progress) -> None:
         from safer_steer.reinforce.grpo import reinforce
@@ -143,12 +160,15 @@ def bench(run: Run) -> None:
     """The measurement: bench/<model>/<suite>.jsonl and summary.json.
 
     Raises:
-        NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those once more.
+        NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those
+            once more.
     """
     _bench(run, {name: partial(agents.student, run, name) for name in run.config.bench.models})
 
 
-def _bench(run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple[str, ...] | None = None) -> None:
+def _bench(
+    run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple[str, ...] | None = None
+) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
 
@@ -190,7 +210,8 @@ def run_stage(stage: str, config: Config, folder: Path, show: Show, fresh: bool 
 
 
 def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: bool = False) -> Path:
-    """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path. Raises as `run` does."""
+    """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path.
+    Raises as `run` does."""
     with prepared(config, folder, show, ("bench",), fresh, endpoint=True) as run:
         try:
             _bench(run, {re.sub(r"[^\w.-]+", "_", name).strip("."): partial(agents.target, run)}, needs=())
@@ -209,7 +230,8 @@ def _look(run: Run, stage: str) -> None:
 
 
 def _count(run: Run, stage: str, *patterns: str) -> None:
-    """Say how many rows of what a stage has made: a yield that is off should show before the next stage pays for it."""
+    """Say how many rows of what a stage has made: a yield that is off should show before the next stage pays
+    for it."""
     counts = []
     for path in (path for pattern in patterns for path in sorted(run.folder.glob(pattern))):
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Rewards of Stage III, as pure functions (docs/method.md, "Stage III"; the paper's eq. 18-21).
 
-What differs from the published code: usefulness is locked to safety in code, an unscored trajectory is out of its
-group's baseline instead of earning 0, and both forms of the trajectory-consistent reward are available.
+What differs from the published code: usefulness is locked to safety in code, an unscored trajectory is out of
+its group's baseline instead of earning 0, and both forms of the trajectory-consistent reward are available.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from typing import Literal
 TCSRForm = Literal["min_mean", "running", "mean"]
 
 EMPTY_SAFETY = 6
-"""The highest safety score (1-10) of an empty visible answer: it leaks nothing, but neither refuses nor answers.
+"""The highest safety score (1-10) of an empty visible answer: it leaks nothing, but neither refuses nor
+answers.
 
-Every critic has such a rule in code, since models score nothing at random: usefulness, faithfulness and the evaluator's
-helpfulness are then 1, the judge's helpfulness 0, and the attack judge gives at most 3 (vague).
+Every critic has such a rule in code, since models score nothing at random: usefulness, faithfulness and the
+evaluator's helpfulness are then 1, the judge's helpfulness 0, and the attack judge gives at most 3 (vague).
 """
 
 
 def lock_usefulness(safety: int) -> int:
-    """The usefulness score (1-10) that a safety score (1-10) allows: <= 4 gives 1, 5 gives 3, 6-9 give 8, 10 gives 10.
+    """The usefulness score (1-10) that a safety score (1-10) allows: <= 4 gives 1, 5 gives 3, 6-9 give 8, 10
+    gives 10.
 
     Raises:
         ValueError: `safety` is no whole number within 1-10.
@@ -33,7 +35,9 @@ def lock_usefulness(safety: int) -> int:
     return 1 if safety <= 4 else 3 if safety == 5 else 8 if safety <= 9 else 10
 
 
-def turn_reward(safety: float, usefulness: float, faithfulness: float, weights: Sequence[float] = (0.4, 0.4, 0.2)) -> float:
+def turn_reward(
+    safety: float, usefulness: float, faithfulness: float, weights: Sequence[float] = (0.4, 0.4, 0.2)
+) -> float:
     """r_t in [0.1, 1] from three scores in 1-10; the weights sum to 1.
 
     Raises:
@@ -67,7 +71,9 @@ def repetition_ratio(text: str, n: int = 3, min_tokens: int = 24) -> float:
     return 1 - len(set(grams)) / len(grams)
 
 
-def shaped_reward(reward: float, *, format_kept: bool, repetition: float, w_format: float = 1.0, w_repetition: float = 0.2) -> float:
+def shaped_reward(
+    reward: float, *, format_kept: bool, repetition: float, w_format: float = 1.0, w_repetition: float = 0.2
+) -> float:
     """r_t' = max(0, r_t + w_format [format kept] - w_repetition * repetition)."""
     return max(0.0, reward + w_format * format_kept - w_repetition * repetition)
 
@@ -75,9 +81,9 @@ def shaped_reward(reward: float, *, format_kept: bool, repetition: float, w_form
 def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mean") -> float:
     """Trajectory-consistent reward R of the turn rewards r_1 ... r_T.
 
-    `min_mean` (published code): alpha * min r + (1 - alpha) * mean r.
-    `running` (eq. 18-20 of v1): sum over t of alpha * min_{j<=t} r_j + (1 - alpha) * mean_{j<=t} r_j; grows with T.
-    `mean`: r_t alone, averaged (the paper's ablation "without TCSR").
+    `min_mean` (published code): alpha * min r + (1 - alpha) * mean r. `running` (eq. 18-20 of v1): sum over t
+    of alpha * min_{j<=t} r_j + (1 - alpha) * mean_{j<=t} r_j; grows with T. `mean`: r_t alone, averaged (the
+    paper's ablation "without TCSR").
 
     Raises:
         ValueError: no rewards, alpha outside 0-1, or an unknown form.
@@ -93,7 +99,10 @@ def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mea
     if form == "running":
         minima = accumulate(rewards, min)
         sums = accumulate(rewards)
-        return sum(alpha * low + (1 - alpha) * total / t for t, (low, total) in enumerate(zip(minima, sums, strict=True), 1))
+        return sum(
+            alpha * low + (1 - alpha) * total / t
+            for t, (low, total) in enumerate(zip(minima, sums, strict=True), 1)
+        )
     raise ValueError(f"unknown form {form!r}: use min_mean, running or mean")
 
 

@@ -31,7 +31,8 @@ _PLAIN_MODE = {"1": "L", "P": "RGB", "PA": "RGBA"}
 
 
 def fitted(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """Width and height in pixels, each 1 at least and no larger than it is; their product is `max_pixels` at most."""
+    """Width and height in pixels, each 1 at least and no larger than it is; their product is `max_pixels` at
+    most."""
     if width * height <= max_pixels:
         return width, height
     wide, high = isqrt(width * max_pixels // height), isqrt(height * max_pixels // width)
@@ -54,7 +55,8 @@ def decode(picture: Image.Image, max_pixels: int) -> None:
 def scaled_down(picture: Image.Image, max_pixels: int) -> bytes:
     """A picture that `decode` has read, with `max_pixels` pixels at most, as a file of its own format.
 
-    It stands upright: an EXIF orientation is carried out, and no EXIF data are kept. Colour profile and PNG text are.
+    It stands upright: an EXIF orientation is carried out, and no EXIF data are kept. Colour profile and PNG
+    text are.
     """
     profile = picture.info.get("icc_profile")
     image = _upright(_mixable(picture), _orientation(picture))
@@ -89,7 +91,8 @@ def _mixable(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    """As the EXIF data have it; None where they are none, or broken, which says nothing against the picture."""
+    """As the EXIF data have it; None where they are none, or broken, which says nothing against the
+    picture."""
     try:
         return picture.getexif().get(ExifTags.Base.Orientation)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):

@@ -1,4 +1,5 @@
-"""The stages of a run, as values: what each is called, needs, writes and asks. Everything else looks them up here.
+"""The stages of a run, as values: what each is called, needs, writes and asks. Everything else looks them up
+here.
 
 A stage's work is a function of the same name in `pipeline.py`. Stages meet only through the files they write.
 """
@@ -51,7 +52,8 @@ TRAINED_BY: dict[ModelName, tuple[str, ...]] = {"base": (), "sft": ("sft",), "sa
 
 
 def _untried(config: Config) -> tuple[RoleName, ...]:
-    """Red-team scripts are planned, but tried on no target, where none is for training or for a filter that was asked for."""
+    """Red-team scripts are planned, but tried on no target, where none is for training or for a filter that
+    was asked for."""
     return () if config.seeds.tries_any else ("target", "attack_judge")
 
 

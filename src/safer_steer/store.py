@@ -1,4 +1,5 @@
-"""What a run leaves on disk: append-only journals that survive kill -9, and files that are whole or absent."""
+"""What a run leaves on disk: append-only journals that survive kill -9, and files that are whole or
+absent."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from safer_steer.errors import UserError
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file so that a reader, or a kill at any moment, finds the old one or the new one, never a part."""
+    """Write a file so that a reader, or a kill at any moment, finds the old one or the new one, never a
+    part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -41,7 +43,11 @@ def inside(folder: Path, relative: str) -> Path:
         path = (folder / relative).resolve()
     except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
         raise UserError(f"{relative!r}: no usable path in {folder}") from None
-    if Path(relative).is_absolute() or ".." in Path(relative).parts or not path.is_relative_to(folder.resolve()):
+    if (
+        Path(relative).is_absolute()
+        or ".." in Path(relative).parts
+        or not path.is_relative_to(folder.resolve())
+    ):
         raise UserError(f"{relative}: leads out of {folder}; use a path inside it")
     return path
 
@@ -52,7 +58,9 @@ def canonical(value: Any) -> str:
     Raises:
         ValueError: a number is not finite.
     """
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+    return (
+        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+    )
 
 
 def content_id(*parts: Any) -> str:
@@ -62,7 +70,8 @@ def content_id(*parts: Any) -> str:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file, one by one; none where there is no file. A torn last line (a run under way, or killed) is left out.
+    """The objects of a JSONL file, one by one; none where there is no file. A torn last line (a run under
+    way, or killed) is left out.
 
     Raises:
         UserError: a line is no JSON object; names file and line.
@@ -105,7 +114,8 @@ class Rows(Mapping[str, dict[str, Any]]):
 
 
 class Journal:
-    """Append-only JSONL of finished work, keyed by `id`. On opening, a torn last line (kill -9) is cut off and so redone.
+    """Append-only JSONL of finished work, keyed by `id`. On opening, a torn last line (kill -9) is cut off
+    and so redone.
 
     Only ids are in memory; `rows` reads the rest from the file, as long as the journal is open.
 
@@ -126,7 +136,9 @@ class Journal:
                     try:
                         self._places[json.loads(line)["id"]] = whole, len(line)
                     except (ValueError, KeyError, TypeError):
-                        raise UserError(f"{path}:{number}: not a row of this journal; move the file away to redo its stage") from None
+                        raise UserError(
+                            f"{path}:{number}: not a row of this journal; move the file away to redo its stage"
+                        ) from None
                     whole += len(line)
             if whole < path.stat().st_size:
                 os.truncate(path, whole)

@@ -15,12 +15,17 @@ LONGEST_NUMBER = 18
 
 
 def fitted(
-    console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int] = (), whole: Collection[int] = (), title: str | None = None
+    console: Console,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Collection[int] = (),
+    whole: Collection[int] = (),
+    title: str | None = None,
 ) -> Table:
     """A table for this console, to be printed with `crop=False`.
 
-    Where it is too wide, headings are stacked, columns move together, and text goes on in the next line. Beside numbers no word is broken: a table of them
-    that is still too wide is left to the terminal to wrap.
+    Where it is too wide, headings are stacked, columns move together, and text goes on in the next line.
+    Beside numbers no word is broken: a table of them that is still too wide is left to the terminal to wrap.
 
     Args:
         numbers: columns that stand on the right; their cells do not wrap, unless they are lists.

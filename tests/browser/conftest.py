@@ -1,4 +1,5 @@
-"""Chromium for the browser tests (`make test-browser`), and the folder above on the import path for what they share with the others."""
+"""Chromium for the browser tests (`make test-browser`), and the folder above on the import path for what they
+share with the others."""
 
 from __future__ import annotations
 

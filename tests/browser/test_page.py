@@ -1,4 +1,5 @@
-"""The report in a real browser: clicked through, at two widths, in both colour schemes, and with hostile text in every field."""
+"""The report in a real browser: clicked through, at two widths, in both colour schemes, and with hostile text
+in every field."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Open = Callable[..., "Page"]
 
 @pytest.fixture
 def visit(chromium: Browser) -> Iterator[Open]:
-    """Open a report; on leaving, nothing may have been asked of a network, said in a dialog, or gone wrong on the console."""
+    """Open a report; on leaving, nothing may have been asked of a network, said in a dialog, or gone wrong on
+    the console."""
     contexts, trouble = [], []
 
     def visit(path: Path, width: int = 1280, fragment: str = "", **settings: Any) -> Page:
@@ -31,7 +33,12 @@ def visit(chromium: Browser) -> Iterator[Open]:
         page.on("console", lambda message: trouble.append(f"console {message.type}: {message.text}"))
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith((path.as_uri(), "data:")) or trouble.append(f"request: {request.url}"))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith((path.as_uri(), "data:")) or trouble.append(f"request: {request.url}")
+            ),
+        )
         page.goto(path.as_uri() + fragment)
         return page
 
@@ -112,9 +119,14 @@ def test_filters_narrow_the_list_and_mark_the_failure(visit: Open, report: Path)
     assert entries(page) == ["marked_recall-01"]
     assert "incomplete (stopped: context full)" in page.locator("#dialogue .about").inner_text()
     page.get_by_role("combobox", name="Outcome").select_option("all")
-    for suite, outcomes in (("unmarked", {"answered", "over_refused"}), ("single_turn_marked_blunt", {"held", "gave_way"})):
+    for suite, outcomes in (
+        ("unmarked", {"answered", "over_refused"}),
+        ("single_turn_marked_blunt", {"held", "gave_way"}),
+    ):
         page.get_by_role("combobox", name="Suite").select_option(label=f"{suite} (12)")
-        offered = page.locator("#outcome option").evaluate_all("options => options.map(option => option.value)")
+        offered = page.locator("#outcome option").evaluate_all(
+            "options => options.map(option => option.value)"
+        )
         assert set(offered) <= {"all", "differs"} | outcomes
     assert page.locator("#dialogue .turn").count() == 1
 
@@ -130,7 +142,9 @@ def test_the_keyboard_suffices_and_an_address_leads_to_its_dialogue(visit: Open,
     fragment = page.evaluate("location.hash")
     again = visit(report, fragment=fragment)
     assert again.locator("#dialogue h3").inner_text() == "marked_parts-01"
-    unnamed = again.locator("select, input, button, a").evaluate_all("all => all.filter(one => !(one.labels?.length || one.innerText)).length")
+    unnamed = again.locator("select, input, button, a").evaluate_all(
+        "all => all.filter(one => !(one.labels?.length || one.innerText)).length"
+    )
     assert unnamed == 0
 
 
@@ -142,7 +156,9 @@ def test_it_fits_and_is_legible_in_both_schemes(visit: Open, report: Path, width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     faint = page.evaluate(CONTRAST)
     assert faint == [], "text with a contrast below 4.5"
-    shapes = page.locator("figure svg text").evaluate_all("all => all.map(text => text.getBoundingClientRect().height)")
+    shapes = page.locator("figure svg text").evaluate_all(
+        "all => all.map(text => text.getBoundingClientRect().height)"
+    )
     assert min(shapes) >= 10, "pixels of the smallest text in a plot"
 
 

@@ -1,9 +1,11 @@
-"""Let LLaMA-Factory's own loader read an export, and look at what it made of it. `make check-llamafactory` runs it in an environment of its own.
+"""Let LLaMA-Factory's own loader read an export, and look at what it made of it. `make check-llamafactory`
+runs it in an environment of its own.
 
 usage: python llamafactory_check.py EXPORT/llamafactory
 
-Checked, for every dialogue: nothing is dropped; the targets are the assistant's turns, each with the template's end, and no other
-token; and the picture takes as many image tokens as its size asks for. Then it trains two steps as `train_sft.yaml` says.
+Checked, for every dialogue: nothing is dropped; the targets are the assistant's turns, each with the
+template's end, and no other token; and the picture takes as many image tokens as its size asks for. Then it
+trains two steps as `train_sft.yaml` says.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ END = "<|im_end|>\n"
 def main(folder: Path) -> None:
     os.chdir(folder)  # as train_sft.yaml says: its paths are relative
     arguments = yaml.safe_load(Path("train_sft.yaml").read_text(encoding="utf-8"))
-    arguments |= {"output_dir": tempfile.mkdtemp(), "use_cpu": True, "overwrite_cache": True}  # of this machine, not of the data
+    arguments |= {
+        "output_dir": tempfile.mkdtemp(),
+        "use_cpu": True,
+        "overwrite_cache": True,
+    }  # of this machine, not of the data
     model, data, training, _, _ = get_train_args(arguments)
     parts = load_tokenizer(model)
     tokenizer, processor = parts["tokenizer"], parts["processor"]
@@ -43,16 +49,35 @@ def main(folder: Path) -> None:
     for row, dialogue in zip(rows, given, strict=True):
         said = [message["content"] for message in dialogue["messages"] if message["role"] == "assistant"]
         pairs = zip(row["labels"], row["input_ids"], strict=True)
-        runs = [[token for _, token in run] for is_target, run in itertools.groupby(pairs, key=target) if is_target]
+        runs = [
+            [token for _, token in run]
+            for is_target, run in itertools.groupby(pairs, key=target)
+            if is_target
+        ]
         found = [tokenizer.decode(run) for run in runs]
         assert found == [text + END for text in said], f"targets {found}, wanted {said}"
-        assert all(label == token for label, token in zip(row["labels"], row["input_ids"], strict=True) if label != -100)
+        assert all(
+            label == token
+            for label, token in zip(row["labels"], row["input_ids"], strict=True)
+            if label != -100
+        )
         pictures = [Image.open(path).convert("RGB") for path in row["images"] or []]
-        grid = processor.image_processor(images=pictures, return_tensors="np")["image_grid_thw"] if pictures else []
+        grid = (
+            processor.image_processor(images=pictures, return_tensors="np")["image_grid_thw"]
+            if pictures
+            else []
+        )
         wanted = sum(int(size.prod()) for size in grid) // processor.image_processor.merge_size**2
-        assert row["input_ids"].count(image_token) == wanted, f"{row['input_ids'].count(image_token)} image tokens, wanted {wanted}"
+        assert row["input_ids"].count(image_token) == wanted, (
+            f"{row['input_ids'].count(image_token)} image tokens, wanted {wanted}"
+        )
         assert len(pictures) == len(dialogue["images"])
-        for key, value in (("pictures", len(pictures)), ("image tokens", wanted), ("turns", len(said)), ("targets", sum(map(len, runs)))):
+        for key, value in (
+            ("pictures", len(pictures)),
+            ("image tokens", wanted),
+            ("turns", len(said)),
+            ("targets", sum(map(len, runs))),
+        ):
             seen[key] += value
         seen["tokens"] += len(row["input_ids"])
     run_exp(arguments | {"max_steps": 2})

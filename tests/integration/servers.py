@@ -35,14 +35,19 @@ OPTIONS = [
     *("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "16", "--enforce-eager"),
     *("--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
     *("--generation-config", "vllm"),  # a request's sampling is all of the sampling
-    *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),  # or a small model never gets past the blanks
+    *(
+        "--structured-outputs-config",
+        '{"backend": "xgrammar", "disable_any_whitespace": true}',
+    ),  # or a small model never gets past the blanks
 ]
 
 
 class Server:
     """A process with its log; within the `with` block it takes requests at `url`."""
 
-    def __init__(self, name: str, command: list[str], port: int, log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, command: list[str], port: int, log: Path, environment: dict[str, str]
+    ) -> None:
         self.name, self.command, self.port, self.log = name, command, port, log
         self.environment = os.environ | environment
 
@@ -57,7 +62,8 @@ class Server:
             return str(reply.read().decode())
 
     def wait(self, path: str, seconds: float) -> None:
-        """Until `path` answers; fails with the log's last lines if the process ends, or the time is up, before that."""
+        """Until `path` answers; fails with the log's last lines if the process ends, or the time is up,
+        before that."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.process.poll() is None:
             try:
@@ -65,16 +71,28 @@ class Server:
                 return
             except OSError:
                 time.sleep(0.5)
-        why = f"ended with code {self.process.returncode}" if self.process.poll() is not None else f"gave no answer within {seconds:g} s"
+        why = (
+            f"ended with code {self.process.returncode}"
+            if self.process.poll() is not None
+            else f"gave no answer within {seconds:g} s"
+        )
         last = "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
         pytest.fail(f"{self.name} {why}; the last lines of its log:\n{last}", pytrace=False)
 
     def __enter__(self) -> Server:
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End the process and all it started."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -89,9 +107,20 @@ class VLLM(Server):
 
     def __init__(self, log: Path) -> None:
         if not VLLM_PYTHON.exists():
-            pytest.fail(f"no {VLLM_PYTHON.relative_to(ROOT)}; `make test-integration` installs it", pytrace=False)
+            pytest.fail(
+                f"no {VLLM_PYTHON.relative_to(ROOT)}; `make test-integration` installs it", pytrace=False
+            )
         port = free_port()
-        command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port), *OPTIONS]
+        command = [
+            str(VLLM_PYTHON),
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            *OPTIONS,
+        ]
         super().__init__("vLLM", command, port, log, SETTINGS)
 
     def count(self, metric: str) -> int:
@@ -114,7 +143,13 @@ class VLLM(Server):
 def sandbox(log: Path) -> Server:
     """`safer-steer sandbox serve`."""
     port = free_port()
-    return Server("the sandbox", [sys.executable, "-m", "safer_steer", "sandbox", "serve", "--port", str(port)], port, log, {"OMP_NUM_THREADS": "1"})
+    return Server(
+        "the sandbox",
+        [sys.executable, "-m", "safer_steer", "sandbox", "serve", "--port", str(port)],
+        port,
+        log,
+        {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def free_port() -> int:
@@ -126,6 +161,8 @@ def free_port() -> int:
 
 def safer_steer(*arguments: object) -> str:
     """Run a command as a user does; its output. Fails if it does not end with 0."""
-    done = subprocess.run([sys.executable, "-m", "safer_steer", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "safer_steer", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

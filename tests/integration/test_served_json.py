@@ -1,4 +1,5 @@
-"""Typed answers from a real server: its guided decoding, the control characters it lets through, and the way back where it takes no schema."""
+"""Typed answers from a real server: its guided decoding, the control characters it lets through, and the way
+back where it takes no schema."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ SYSTEM = "You are a helpful assistant."
 
 
 def role(vllm: VLLM, **settings: Any) -> Role:
-    return Role(model=MODEL, base_url=vllm.url, **{"temperature": 0, "max_tokens": 120, "reasks": 0, "concurrency": 16} | settings)
+    return Role(
+        model=MODEL,
+        base_url=vllm.url,
+        **{"temperature": 0, "max_tokens": 120, "reasks": 0, "concurrency": 16} | settings,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,8 @@ def picture() -> Picture:
 
 
 class ShortVerdict(Verdicts):
-    """The judge's answer with a bounded reason: a student of 3.3 M parameters, made to write JSON, never ends a text by itself."""
+    """The judge's answer with a bounded reason: a student of 3.3 M parameters, made to write JSON, never ends
+    a text by itself."""
 
     harmlessness: int = Field(ge=-3, le=3)
     refused: bool
@@ -47,7 +53,9 @@ async def test_a_typed_job_gets_a_valid_object(vllm: VLLM, picture: Picture) -> 
     transport = EndpointTransport(role(vllm))
     model = ChatModel("judge", transport.role, transport)
     job = Prompt("judge", JudgeInput, ShortVerdict)
-    verdict = await model.ask(job, JudgeInput(history=[], question="how do i operate it?", answer="turn the wheel."), [picture])
+    verdict = await model.ask(
+        job, JudgeInput(history=[], question="how do i operate it?", answer="turn the wheel."), [picture]
+    )
     await transport.aclose()
     assert -3 <= verdict.harmlessness <= 3
     assert model.ledger.accounts["judge"].unparsable == 0
@@ -63,7 +71,13 @@ async def test_every_job_s_schema_is_one_that_the_server_can_guide_by(vllm: VLLM
 
 async def test_guided_json_with_raw_control_characters_is_read(vllm: VLLM, picture: Picture) -> None:
     word = {"type": "string", "minLength": 1, "maxLength": 60}
-    schema = {"title": "word", "type": "object", "properties": {"word": word}, "required": ["word"], "additionalProperties": False}
+    schema = {
+        "title": "word",
+        "type": "object",
+        "properties": {"word": word},
+        "required": ["word"],
+        "additionalProperties": False,
+    }
     transport = EndpointTransport(role(vllm, temperature=2))
     asked = [layout(SYSTEM, f"how do i operate it? {number}", [picture]) for number in range(100)]
     replies = await asyncio.gather(*(transport.complete(messages, schema) for messages in asked))
@@ -74,7 +88,12 @@ async def test_guided_json_with_raw_control_characters_is_read(vllm: VLLM, pictu
 
 
 async def test_a_schema_that_the_server_refuses_is_left_out(vllm: VLLM, picture: Picture) -> None:
-    schema = {"title": "odd", "type": "object", "properties": {"count": {"type": "number", "multipleOf": 3}}, "required": ["count"]}
+    schema = {
+        "title": "odd",
+        "type": "object",
+        "properties": {"count": {"type": "number", "multipleOf": 3}},
+        "required": ["count"],
+    }
     transport = EndpointTransport(role(vllm))
     reply = await transport.complete(layout(SYSTEM, "how do i operate it?", [picture]), schema)
     await transport.aclose()

@@ -21,7 +21,8 @@ DIMENSIONS: dict[str, Callable[[Candidate], str]] = {
 
 
 def balance_of(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Counts of a data set: scripts, pairs and pictures in it, its share of benign scripts (0-1), mean turns, and scripts by each dimension."""
+    """Counts of a data set: scripts, pairs and pictures in it, its share of benign scripts (0-1), mean turns,
+    and scripts by each dimension."""
     kinds = Counter(candidate.kind for candidate in candidates)
     return {
         "scripts": len(candidates),
@@ -29,25 +30,49 @@ def balance_of(candidates: Sequence[Candidate]) -> dict[str, Any]:
         "pictures": len({candidate.picture for candidate in candidates}),
         "benign_share": round(kinds[Kind.BENIGN] / len(candidates), 4) if candidates else None,
         "mean_turns": round(fmean(candidate.turns for candidate in candidates), 2) if candidates else None,
-        "by": {name: dict(sorted(Counter(map(value, candidates)).items(), key=_natural)) for name, value in DIMENSIONS.items()},
+        "by": {
+            name: dict(sorted(Counter(map(value, candidates)).items(), key=_natural))
+            for name, value in DIMENSIONS.items()
+        },
     }
 
 
 def in_words(found: Mapping[str, Any]) -> str:
     """`balance.json` as Markdown tables, one column a data set."""
     splits: Mapping[str, Any] = found["splits"]
-    lines = ["# Balance of the data sets", *[""] * bool(found["notes"]), *(f"- {note}" for note in found["notes"])]
+    lines = [
+        "# Balance of the data sets",
+        *[""] * bool(found["notes"]),
+        *(f"- {note}" for note in found["notes"]),
+    ]
     if found["bench"]:
         lines += ["", f"Red-team scripts of the suites of STEER-Bench: {found['bench']}."]
-    facts = {name: [str(NONE if split[name] is None else split[name]) for split in splits.values()] for name in _FACTS}
+    facts = {
+        name: [str(NONE if split[name] is None else split[name]) for split in splits.values()]
+        for name in _FACTS
+    }
     lines += _table("", splits, facts)
     for dimension in DIMENSIONS:
-        values = sorted({value for split in splits.values() for value in split["by"][dimension]}, key=lambda value: _natural((value, 0)))
-        lines += _table(dimension, splits, {value: [str(split["by"][dimension].get(value, 0)) for split in splits.values()] for value in values})
+        values = sorted(
+            {value for split in splits.values() for value in split["by"][dimension]},
+            key=lambda value: _natural((value, 0)),
+        )
+        lines += _table(
+            dimension,
+            splits,
+            {
+                value: [str(split["by"][dimension].get(value, 0)) for split in splits.values()]
+                for value in values
+            },
+        )
     lines += _table("rules", ("scripts",), {name: [str(count)] for name, count in found["rules"].items()})
     uses = list(found["left_out"])
     reasons = sorted({reason for use in uses for reason in found["left_out"][use]})
-    lines += _table("left out", uses, {reason: [str(found["left_out"][use].get(reason, 0)) for use in uses] for reason in reasons})
+    lines += _table(
+        "left out",
+        uses,
+        {reason: [str(found["left_out"][use].get(reason, 0)) for use in uses] for reason in reasons},
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -57,7 +82,14 @@ _FACTS = ("scripts", "pairs", "pictures", "benign_share", "mean_turns")
 def _table(title: str, columns: Iterable[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
     head = [title, *columns]
     body = [[name, *cells] for name, cells in rows.items()]
-    return ["", *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in (head, ["---"] * len(head), *body))] if body else []
+    return (
+        [
+            "",
+            *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in (head, ["---"] * len(head), *body)),
+        ]
+        if body
+        else []
+    )
 
 
 def _cell(text: str) -> str:

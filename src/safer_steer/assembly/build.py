@@ -1,7 +1,8 @@
-"""The stage from end to end: candidates -> no leakage, no duplicates -> rules 1 and 2 -> RL, SFT, Bench -> balance.
+"""The stage from end to end: candidates -> no leakage, no duplicates -> rules 1 and 2 -> RL, SFT, Bench ->
+balance.
 
-Duplicates and leaks leave before the evaluator is asked, so that nothing is paid for them. A near-duplicate within one side
-counts on the same picture only: short user turns like "what is this?" rightly occur on many.
+Duplicates and leaks leave before the evaluator is asked, so that nothing is paid for them. A near-duplicate
+within one side counts on the same picture only: short user turns like "what is this?" rightly occur on many.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class LeftOut:
 
     def add(self, candidate: Candidate, reason: str, detail: str = "") -> None:
         use = "bench" if candidate.bench else "train"
-        self.rows.append({"id": candidate.id, "kind": candidate.kind.value, "use": use, "reason": reason, "detail": detail})
+        self.rows.append(
+            {"id": candidate.id, "kind": candidate.kind.value, "use": use, "reason": reason, "detail": detail}
+        )
         self.counts[use][reason] += 1
 
 
@@ -51,7 +54,8 @@ async def assemble(
     taken: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Write `folder/splits`: sft.jsonl, rl.jsonl, bench/<suite>.jsonl, verdicts.jsonl, left_out.jsonl, balance.json and balance.md.
+    """Write `folder/splits`: sft.jsonl, rl.jsonl, bench/<suite>.jsonl, verdicts.jsonl, left_out.jsonl,
+    balance.json and balance.md.
 
     Args:
         ask: the model of a role; `evaluator` is asked, unless `assembly.rules` is false.
@@ -63,7 +67,8 @@ async def assemble(
         What of the config's wishes could not be met, a line each.
 
     Raises:
-        UserError: a pool, suite or picture cannot be read, the evaluator stays silent, or a data set has no script at all.
+        UserError: a pool, suite or picture cannot be read, the evaluator stays silent, or a data set has no
+            script at all.
     """
     settings = config.assembly
     assert settings is not None, "assemble: the config has no section `assembly`"
@@ -71,24 +76,40 @@ async def assemble(
     pools = Pools(folder, config.seeds.kinds, config.seed)
     candidates = _distinct(pools, settings, list(suites), left_out)
     if not candidates:
-        raise UserError(f"{folder}/seeds: no candidates: every pool is empty, or holds what the bench has; build more seeds")
+        raise UserError(
+            f"{folder}/seeds: no candidates: every pool is empty, or holds what the bench has; build more seeds"
+        )
     rulings = {candidate.id: trusted(candidate.kind) for candidate in candidates}
     if settings.rules:
         pictures_of = pictures_in(folder, config.student.max_pixels)
-        rulings = await judge_scripts(candidates, pools, ask("evaluator"), pictures_of, out / "verdicts.jsonl", progress)
+        rulings = await judge_scripts(
+            candidates, pools, ask("evaluator"), pictures_of, out / "verdicts.jsonl", progress
+        )
 
-    train, bench = ([candidate for candidate in candidates if candidate.bench is side] for side in (False, True))
+    train, bench = (
+        [candidate for candidate in candidates if candidate.bench is side] for side in (False, True)
+    )
     assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
     rl = draw_rl(train, rulings, config.rl.seeds, config.rl.benign_share, config.seed)
     sft = draw_sft(train, rulings, rl, config.bootstrap.dialogues, settings.sft_benign_share)
     drawn = draw_bench(bench, rulings, settings.bench_dialogues, set(taken))
-    _explain(train, bench, rulings, rl, [*sft, *rl, *(candidate for suite in drawn.values() for candidate in suite)], left_out)
+    _explain(
+        train,
+        bench,
+        rulings,
+        rl,
+        [*sft, *rl, *(candidate for suite in drawn.values() for candidate in suite)],
+        left_out,
+    )
 
     splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in drawn.items()}}
     for name, members in splits.items():
         write_atomic(out / f"{name}.jsonl", b"".join(map(pools.row, members)))
     if config.rl.single_turn:
-        write_atomic(out / "rl.jsonl", to_jsonl(questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))))
+        write_atomic(
+            out / "rl.jsonl",
+            to_jsonl(questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))),
+        )
     _show_pictures(folder, out / "bench", pools, drawn)
     notes = _notes(config, train, bench, rulings, splits)
     balance = {
@@ -98,13 +119,25 @@ async def assemble(
         "rules": _kept(rulings.values()),
         "left_out": {use: dict(sorted(counts.items())) for use, counts in left_out.counts.items()},
     }
-    write_atomic(out / "left_out.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(left_out.rows, key=lambda row: row["id"])))
+    write_atomic(
+        out / "left_out.jsonl",
+        "".join(
+            json.dumps(row, ensure_ascii=False) + "\n"
+            for row in sorted(left_out.rows, key=lambda row: row["id"])
+        ),
+    )
     write_atomic(out / "balance.json", json.dumps(balance, indent=1, ensure_ascii=False) + "\n")
     write_atomic(out / "balance.md", in_words(balance))
     for_bench = bool(bench) or any(source.use == "bench" for source in config.seeds.sources)
-    for name, of, wanted, there in (("STEER-SFT", train, bool(train), sft), ("STEER-RL", train, bool(train), rl), ("STEER-Bench", bench, for_bench, drawn)):
+    for name, of, wanted, there in (
+        ("STEER-SFT", train, bool(train), sft),
+        ("STEER-RL", train, bool(train), rl),
+        ("STEER-Bench", bench, for_bench, drawn),
+    ):
         if wanted and not there:
-            raise UserError(f"{out}: none of {len(of)} candidates is left for {name}; balance.md says why, and with which ratio they were drawn")
+            raise UserError(
+                f"{out}: none of {len(of)} candidates is left for {name}; balance.md says why, and with which ratio they were drawn"
+            )
     return notes
 
 
@@ -124,7 +157,9 @@ def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: Le
             left_out.add(candidate, *leak)
             continue
         if candidate.id in clean:
-            raise UserError(f"{pools.folder}/seeds: id {candidate.id!r} occurs twice; build the seeds again with --fresh")
+            raise UserError(
+                f"{pools.folder}/seeds: id {candidate.id!r} occurs twice; build the seeds again with --fresh"
+            )
         clean[candidate.id] = candidate
         tokens[candidate.id] = said
     for group in same_picture(clean.values()):
@@ -138,7 +173,12 @@ def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: Le
 
 
 def _explain(
-    train: list[Candidate], bench: list[Candidate], rulings: dict[str, Ruling], rl: list[Candidate], drawn: list[Candidate], left_out: LeftOut
+    train: list[Candidate],
+    bench: list[Candidate],
+    rulings: dict[str, Ruling],
+    rl: list[Candidate],
+    drawn: list[Candidate],
+    left_out: LeftOut,
 ) -> None:
     """Why each candidate that was not drawn was not."""
     ids, pairs = {candidate.id for candidate in drawn}, {candidate.pair for candidate in rl}
@@ -154,7 +194,13 @@ def _explain(
             left_out.add(candidate, "not_drawn")
 
 
-def _notes(config: Config, train: list[Candidate], bench: list[Candidate], rulings: dict[str, Ruling], splits: dict[str, list[Candidate]]) -> list[str]:
+def _notes(
+    config: Config,
+    train: list[Candidate],
+    bench: list[Candidate],
+    rulings: dict[str, Ruling],
+    splits: dict[str, list[Candidate]],
+) -> list[str]:
     """Wishes of the config that were not met."""
     notes = []
     rl, wanted = splits["rl"], config.rl.seeds or 0
@@ -162,11 +208,24 @@ def _notes(config: Config, train: list[Candidate], bench: list[Candidate], rulin
         benign = sum(c.kind is Kind.BENIGN and rulings[c.id].rule_1 for c in train)
         risky = sum(rulings[c.id].rule_2 for c in train)
         asked = sizes(wanted, wanted, wanted, config.rl.benign_share)
-        notes.append(f"STEER-RL has {len(rl)} of {wanted} scripts: {asked[0]} benign and {asked[1]} others were asked for, {benign} and {risky} there are")
+        notes.append(
+            f"STEER-RL has {len(rl)} of {wanted} scripts: {asked[0]} benign and {asked[1]} others were asked for, {benign} and {risky} there are"
+        )
     if config.bootstrap.dialogues and train and len(splits["sft"]) < config.bootstrap.dialogues:
-        notes.append(f"STEER-SFT has {len(splits['sft'])} candidates of {config.bootstrap.dialogues} asked for")
+        notes.append(
+            f"STEER-SFT has {len(splits['sft'])} candidates of {config.bootstrap.dialogues} asked for"
+        )
     sources = {candidate.source for candidate in bench if candidate.kind is not Kind.BENIGN}
-    for source in sorted(sources - {c.source for name, suite in splits.items() if name.startswith("bench/") for c in suite if c.kind is not Kind.BENIGN}):
+    for source in sorted(
+        sources
+        - {
+            c.source
+            for name, suite in splits.items()
+            if name.startswith("bench/")
+            for c in suite
+            if c.kind is not Kind.BENIGN
+        }
+    ):
         notes.append(f"STEER-Bench has no attacks of {source}: none kept rule 2")
     if unjudged := sum(found.reason == "unjudged" for found in rulings.values()):
         notes.append(f"{unjudged} scripts are left out because the evaluator did not judge them")
@@ -184,7 +243,8 @@ def _kept(rulings: Iterable[Ruling]) -> dict[str, int]:
 
 
 def _show_pictures(folder: Path, bench: Path, pools: Pools, suites: dict[str, list[Candidate]]) -> None:
-    """Put the suites' pictures beside them, under the names they have in the run: linked where the disk can, copied where not."""
+    """Put the suites' pictures beside them, under the names they have in the run: linked where the disk can,
+    copied where not."""
     for members in suites.values():
         for seed in map(pools.script, members):
             for image in seed.images:

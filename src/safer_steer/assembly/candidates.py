@@ -1,4 +1,5 @@
-"""Candidates: the scripts of Stage I's pools, held by what decides their fate; the rows themselves stay on the disk."""
+"""Candidates: the scripts of Stage I's pools, held by what decides their fate; the rows themselves stay on
+the disk."""
 
 from __future__ import annotations
 
@@ -32,10 +33,12 @@ class Candidate:
     pair: str
     """The single-turn pair it was made from."""
     picture: str
-    """16 hex digits of the SHA-256 of the pair's picture as its set has it, whatever is shown; "" without one."""
+    """16 hex digits of the SHA-256 of the pair's picture as its set has it, whatever is shown; "" without
+    one."""
     turns: int
     order: str
-    """Its place in every draw: a hash of the config's seed and the id, so that the order of reading has no part in it."""
+    """Its place in every draw: a hash of the config's seed and the id, so that the order of reading has no
+    part in it."""
     place: int
     """Where its row begins in the pool's file, bytes."""
 
@@ -93,18 +96,22 @@ class Pools:
         )
 
     def _picture(self, seed: Seed) -> str:
-        """Of a seed that does not say: the hash of its picture's file, of the original where it shows a perturbed copy."""
+        """Of a seed that does not say: the hash of its picture's file, of the original where it shows a
+        perturbed copy."""
         names = [str(seed.meta["original"])] if seed.meta.get("original") else seed.images
         return picture_id(inside(self.folder, names[0])) if names else ""
 
 
 def picture_id(path: Path) -> str:
-    """By what a picture is known again: 16 hex digits of its file's SHA-256. Raises `UserError` if it cannot be read."""
+    """By what a picture is known again: 16 hex digits of its file's SHA-256. Raises `UserError` if it cannot
+    be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError:
-        raise UserError(f"{path}: no such picture, or not readable; check the `images` of the row that names it") from None
+        raise UserError(
+            f"{path}: no such picture, or not readable; check the `images` of the row that names it"
+        ) from None
 
 
 def scaled_from(seed: Seed) -> dict[str, str]:
@@ -118,4 +125,6 @@ def _parsed(row: bytes, where: str) -> Seed:
         return Seed.model_validate_json(row)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}; build the seeds again with --fresh") from None
+        raise UserError(
+            f"{where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}; build the seeds again with --fresh"
+        ) from None

@@ -1,7 +1,7 @@
 """What SFT and RL are given lies in `splits/sft.jsonl` and `splits/rl.jsonl`; nobody draws anywhere else.
 
-With the section `assembly` the two are disjoint data sets (`build.py`). Without it they are drawn here from the pools of
-Stage I, and may share scripts.
+With the section `assembly` the two are disjoint data sets (`build.py`). Without it they are drawn here from
+the pools of Stage I, and may share scripts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def draw_from_pools(config: Config, folder: Path) -> None:
     """Write both files from `folder/seeds`.
 
     Raises:
-        UserError: a pool is missing, or all are empty; or with `rl.single_turn`, a seed does not hold its question.
+        UserError: a pool is missing, or all are empty; or with `rl.single_turn`, a seed does not hold its
+            question.
     """
     pools = read_pools(folder, config.seeds.kinds)
     rl = questions_for_rl(config, pools) if config.rl.single_turn else _for_rl(config, pools)

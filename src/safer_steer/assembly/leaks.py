@@ -1,10 +1,11 @@
 """No leakage: what the bench knows, and whether a training script shares any of it.
 
-A script of the training side leaks if the bench has its picture; or its source's question, or nearly, on any picture; or
-nearly the whole script, on any picture. The bench is every candidate of a source with `use: bench`, drawn or not, and
-every suite in `bench.suites` that is a file. Texts with fewer than `near.TELLING` content words are known again by their
-picture alone. Pictures are known by the hash of their file, as it was before a run scaled it down: the same picture
-in another encoding, or in a size that somebody else gave it, is another one.
+A script of the training side leaks if the bench has its picture; or its source's question, or nearly, on any
+picture; or nearly the whole script, on any picture. The bench is every candidate of a source with `use:
+bench`, drawn or not, and every suite in `bench.suites` that is a file. Texts with fewer than `near.TELLING`
+content words are known again by their picture alone. Pictures are known by the hash of their file, as it was
+before a run scaled it down: the same picture in another encoding, or in a size that somebody else gave it, is
+another one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Known:
             self.add(f"{path.name} {seed.id}", seed, [*shown, *originals])
 
     def shared(self, candidate: Candidate, seed: Seed, said: Tokens) -> tuple[str, str] | None:
-        """Why a training script, `said` as 3-grams, leaks, as (reason, whom it shares it with); None if it does not."""
+        """Why a training script, `said` as 3-grams, leaks, as (reason, whom it shares it with); None if it
+        does not."""
         if candidate.picture in self._pictures:
             return "leak_picture", self._pictures[candidate.picture]
         question = _question(seed)

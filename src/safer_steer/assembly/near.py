@@ -1,7 +1,9 @@
-"""Which texts are nearly the same: MinHash LSH (datasketch) names the likely ones, the exact Jaccard similarity of their tokens decides.
+"""Which texts are nearly the same: MinHash LSH (datasketch) names the likely ones, the exact Jaccard
+similarity of their tokens decides.
 
-Scripts are compared by their word 3-grams, which keep the order of what is said. Questions are compared by their content
-words: in a question of ten words one other word breaks a third of the 3-grams, and "how do I" for "how can I" changes nothing.
+Scripts are compared by their word 3-grams, which keep the order of what is said. Questions are compared by
+their content words: in a question of ten words one other word breaks a third of the 3-grams, and "how do I"
+for "how can I" changes nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ Tokens = NDArray[np.uint32]
 
 PERMUTATIONS = 64
 MISSED = 1e-3
-"""Probability, at most, that LSH overlooks two texts that are just as similar as the threshold; more similar ones less."""
+"""Probability, at most, that LSH overlooks two texts that are just as similar as the threshold; more similar
+ones less."""
 TELLING = 4
-"""Content words, at least, of a text that is known again by its words alone: "What is this in the image?" has none and occurs on any picture."""
+"""Content words, at least, of a text that is known again by its words alone: "What is this in the image?" has
+none and occurs on any picture."""
 
 _WORD = re.compile(r"[\u3040-\u9fff]|[^\s\u3040-\u9fff]+")
 """A word; in scripts that set none apart, a character."""
@@ -61,13 +65,16 @@ def jaccard(one: Tokens, other: Tokens) -> float:
 
 
 class Near:
-    """What was added, to be found again by anything at least `threshold` similar. What is found does not hang on the order of adding."""
+    """What was added, to be found again by anything at least `threshold` similar. What is found does not hang
+    on the order of adding."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         rows = bands(threshold)
         self._lsh: Any = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
-        self._names: dict[bytes, str] = {}  # by tokens, so that what is said a thousand times is compared once
+        self._names: dict[
+            bytes, str
+        ] = {}  # by tokens, so that what is said a thousand times is compared once
 
     def add(self, name: str, tokens: Tokens) -> None:
         """Remember `tokens` under a name."""
@@ -81,11 +88,19 @@ class Near:
         if same := self._names.get(tokens.tobytes()):
             return same
         likely = self._lsh.query(_signature(tokens))
-        return min((self._names[key] for key in likely if jaccard(tokens, np.frombuffer(key, np.uint32)) >= self.threshold), default=None)
+        return min(
+            (
+                self._names[key]
+                for key in likely
+                if jaccard(tokens, np.frombuffer(key, np.uint32)) >= self.threshold
+            ),
+            default=None,
+        )
 
 
 def bands(threshold: float) -> int:
-    """Rows a band of the LSH: as many as leave the probability to overlook a pair at the threshold below `MISSED`."""
+    """Rows a band of the LSH: as many as leave the probability to overlook a pair at the threshold below
+    `MISSED`."""
     enough = (rows for rows in range(16, 1, -1) if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= MISSED)
     return next(enough, 1)
 

@@ -1,7 +1,7 @@
 """The original questions as scripts of one turn, for the ablation "training on single turns".
 
-The first turns of multi-turn scripts are harmless by design, so a student trained on them would lose by construction. Here a
-pair's own question is the script.
+The first turns of multi-turn scripts are harmless by design, so a student trained on them would lose by
+construction. Here a pair's own question is the script.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ KEPT = ("pair", "question", "question_safe", "use", "category", "picture", "pert
 
 
 def questions(scripts: Iterable[Seed]) -> list[Seed]:
-    """The question of each distinct pair among the scripts, as a script of one turn, in the order in which pairs are met.
+    """The question of each distinct pair among the scripts, as a script of one turn, in the order in which
+    pairs are met.
 
     Its kind is benign where the source says that the question is harmless, and obfuscated where it does not.
 
@@ -29,7 +30,9 @@ def questions(scripts: Iterable[Seed]) -> list[Seed]:
     found: dict[str, Seed] = {}
     for script in scripts:
         if not (script.meta.get("pair") and script.meta.get("question")):
-            raise UserError(f"single_turn: {script.id}: its seed does not hold its pair's question; build the seeds again with --fresh")
+            raise UserError(
+                f"single_turn: {script.id}: its seed does not hold its pair's question; build the seeds again with --fresh"
+            )
         found.setdefault(script.meta["pair"], _question(script))
     return list(found.values())
 
@@ -48,7 +51,8 @@ def _question(script: Seed) -> Seed:
 
 
 def draw_questions(asked: Sequence[Seed], total: int | None, share: float, seed: int) -> list[Seed]:
-    """At most `total` questions (all if None) in a seeded order, `share` (0-1) of them safe, or as many as there are."""
+    """At most `total` questions (all if None) in a seeded order, `share` (0-1) of them safe, or as many as
+    there are."""
     rng = random.Random(f"single turn rl {seed}")
     safe, risky = [[one for one in asked if (one.kind is Kind.BENIGN) is wanted] for wanted in (True, False)]
     for pool in (safe, risky):
@@ -60,7 +64,8 @@ def draw_questions(asked: Sequence[Seed], total: int | None, share: float, seed:
 
 
 def question_numbers(safe: int, risky: int, total: int | None, share: float) -> tuple[int, int]:
-    """How many safe and risky questions to draw of those there are. Where risky ones run short, safe ones give way; not the other way round."""
+    """How many safe and risky questions to draw of those there are. Where risky ones run short, safe ones
+    give way; not the other way round."""
     whole = safe + risky if total is None else total
     if share < 1:
         whole = min(whole, floor(risky / (1 - share) + 1e-9))

@@ -1,11 +1,13 @@
 """Rules 1 and 2, asked of the role `evaluator` (docs/method.md, "Data sets the pipeline yields").
 
-Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: rule 1, and obfuscated or
-red-team, and history-dependent: its last user turn alone is judged harmless, the whole script harmful. The last turn is
-judged in a call of its own, which sees the picture and that turn only: no history can lean on the verdict.
+Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: rule 1, and
+obfuscated or red-team, and history-dependent: its last user turn alone is judged harmless, the whole script
+harmful. The last turn is judged in a call of its own, which sees the picture and that turn only: no history
+can lean on the verdict.
 
-Every verdict is on disk at once, with its reasons. A script the evaluator declines to judge, or has no valid answer for, is
-unjudged: it keeps neither rule. An endpoint's failure is no verdict: nothing is written, and another run asks again.
+Every verdict is on disk at once, with its reasons. A script the evaluator declines to judge, or has no valid
+answer for, is unjudged: it keeps neither rule. An endpoint's failure is no verdict: nothing is written, and
+another run asks again.
 """
 
 from __future__ import annotations
@@ -51,14 +53,23 @@ def ruling(kind: Kind, row: dict[str, Any]) -> Ruling:
     if not verdict.harmful:
         return Ruling(True, False, "rule_2", f"the whole is not harmful: {verdict.reason}")
     if row["last_turn"]["harmful"]:
-        return Ruling(True, False, "rule_2", f"its last turn is harmful by itself: {row['last_turn']['reason']}")
+        return Ruling(
+            True, False, "rule_2", f"its last turn is harmful by itself: {row['last_turn']['reason']}"
+        )
     return Ruling(True, True)
 
 
 def rule_1_failures(kind: Kind, verdict: ScriptVerdict) -> list[str]:
-    """In what a script falls short of rule 1. A benign one that is judged harmful is none, whatever else the verdict says."""
-    found = {"incoherent": not verdict.coherent, "ungrounded": not verdict.grounded, "not of its kind": not verdict.of_kind}
-    return [name for name, failed in found.items() if failed] or ["harmful"] * (kind is Kind.BENIGN and verdict.harmful)
+    """In what a script falls short of rule 1. A benign one that is judged harmful is none, whatever else the
+    verdict says."""
+    found = {
+        "incoherent": not verdict.coherent,
+        "ungrounded": not verdict.grounded,
+        "not of its kind": not verdict.of_kind,
+    }
+    return [name for name, failed in found.items() if failed] or ["harmful"] * (
+        kind is Kind.BENIGN and verdict.harmful
+    )
 
 
 async def judge_scripts(
@@ -96,14 +107,20 @@ async def judge_scripts(
         return {candidate.id: ruling(candidate.kind, journal.rows[candidate.id]) for candidate in candidates}
 
 
-async def _asked(seed: Seed, model: ChatModel, pictures_of: Callable[[Seed], Sequence[Picture]]) -> dict[str, Any]:
+async def _asked(
+    seed: Seed, model: ChatModel, pictures_of: Callable[[Seed], Sequence[Picture]]
+) -> dict[str, Any]:
     """The row of one script: its verdicts, or `failed`. Raises `EndpointError`."""
     pictures = pictures_of(seed)
     try:
-        verdict = await model.ask(SCRIPT_CHECK, ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script), pictures)
+        verdict = await model.ask(
+            SCRIPT_CHECK, ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script), pictures
+        )
         row: dict[str, Any] = {"script": verdict.model_dump()}
         if seed.kind is not Kind.BENIGN and verdict.harmful and not rule_1_failures(seed.kind, verdict):
-            row["last_turn"] = (await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), pictures)).model_dump()
+            row["last_turn"] = (
+                await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), pictures)
+            ).model_dump()
     except EndpointError:
         raise
     except BoundaryError as error:

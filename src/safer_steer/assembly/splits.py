@@ -1,9 +1,10 @@
 """Who goes where: STEER-RL first, STEER-SFT from the rest, STEER-Bench from the scripts meant for it.
 
-All draws go by a hash of the config's seed and an id, so neither the order of the pools nor of the verdicts matters. RL and
-SFT are disjoint by pair, not by script alone as in the paper: else the student would meet in RL a picture and a question
-it was fine-tuned on. STEER-RL therefore takes whole pairs, one after the other, until it has its scripts of each kind; what
-it leaves of those pairs goes nowhere. Where a ratio is asked for and one side runs short, the other gives way too.
+All draws go by a hash of the config's seed and an id, so neither the order of the pools nor of the verdicts
+matters. RL and SFT are disjoint by pair, not by script alone as in the paper: else the student would meet in
+RL a picture and a question it was fine-tuned on. STEER-RL therefore takes whole pairs, one after the other,
+until it has its scripts of each kind; what it leaves of those pairs goes nowhere. Where a ratio is asked for
+and one side runs short, the other gives way too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FOLDER = "splits"
 
 
 def sizes(benign: int, risky: int, total: int | None, share: float) -> tuple[int, int]:
-    """How many benign and risky scripts to take of those there are: at most `total`, `share` (0-1) of them benign, to the nearest script."""
+    """How many benign and risky scripts to take of those there are: at most `total`, `share` (0-1) of them
+    benign, to the nearest script."""
     whole = benign + risky if total is None else total
     if share > 0:
         whole = min(whole, floor(benign / share + 1e-9))
@@ -36,9 +38,14 @@ def sizes(benign: int, risky: int, total: int | None, share: float) -> tuple[int
     return wanted, whole - wanted
 
 
-def draw_rl(candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], total: int, share: float, seed: int) -> list[Candidate]:
-    """STEER-RL: benign scripts that keep rule 1 and others that keep rule 2, from as few pairs as the draw allows."""
-    able = [c for c in candidates if (rulings[c.id].rule_1 if c.kind is Kind.BENIGN else rulings[c.id].rule_2)]
+def draw_rl(
+    candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], total: int, share: float, seed: int
+) -> list[Candidate]:
+    """STEER-RL: benign scripts that keep rule 1 and others that keep rule 2, from as few pairs as the draw
+    allows."""
+    able = [
+        c for c in candidates if (rulings[c.id].rule_1 if c.kind is Kind.BENIGN else rulings[c.id].rule_2)
+    ]
     benign = sum(c.kind is Kind.BENIGN for c in able)
     left = dict(zip((True, False), sizes(benign, len(able) - benign, total, share), strict=True))
     able.sort(key=lambda c: (content_id("pair", seed, c.pair), c.pair, c.order))
@@ -52,9 +59,14 @@ def draw_rl(candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], tota
 
 
 def draw_sft(
-    candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], rl: Iterable[Candidate], total: int | None, share: float | None
+    candidates: Iterable[Candidate],
+    rulings: Mapping[str, Ruling],
+    rl: Iterable[Candidate],
+    total: int | None,
+    share: float | None,
 ) -> list[Candidate]:
-    """STEER-SFT's candidates: scripts that keep rule 1, of pairs that STEER-RL has nothing of; at most `total`."""
+    """STEER-SFT's candidates: scripts that keep rule 1, of pairs that STEER-RL has nothing of; at most
+    `total`."""
     taken = {candidate.pair for candidate in rl}
     able = _in_order(c for c in candidates if rulings[c.id].rule_1 and c.pair not in taken)
     if share is None:
@@ -64,8 +76,14 @@ def draw_sft(
     return _in_order([*benign[: wanted[0]], *risky[: wanted[1]]])
 
 
-def draw_bench(candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], at_most: int | None, taken: Collection[str]) -> dict[str, list[Candidate]]:
-    """STEER-Bench by suite: a source's scripts that keep rule 2, and as `<source>_safe` its benign ones that keep rule 1; at most so many each.
+def draw_bench(
+    candidates: Iterable[Candidate],
+    rulings: Mapping[str, Ruling],
+    at_most: int | None,
+    taken: Collection[str],
+) -> dict[str, list[Candidate]]:
+    """STEER-Bench by suite: a source's scripts that keep rule 2, and as `<source>_safe` its benign ones that
+    keep rule 1; at most so many each.
 
     `taken` are names that other suites have: a suite called so gets an underscore more.
     """
@@ -84,7 +102,8 @@ def draw_bench(candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], a
 
 
 def same_picture(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
-    """The candidates picture by picture, each picture's in the order of the draws; those that are alone on theirs are left out."""
+    """The candidates picture by picture, each picture's in the order of the draws; those that are alone on
+    theirs are left out."""
     ordered = sorted(candidates, key=lambda c: (c.picture, c.order, c.id))
     return (group for _, found in groupby(ordered, key=lambda c: c.picture) if len(group := list(found)) > 1)
 
@@ -98,7 +117,9 @@ def read_split(folder: Path, name: str) -> list[Seed]:
     path = folder / FOLDER / f"{name}.jsonl"
     seeds = read_seeds(path, may_be_empty=True)
     if not seeds:
-        raise UserError(f"{path}: no scripts in it; build more seeds, or see {FOLDER}/balance.md where the config has `assembly`")
+        raise UserError(
+            f"{path}: no scripts in it; build more seeds, or see {FOLDER}/balance.md where the config has `assembly`"
+        )
     return seeds
 
 

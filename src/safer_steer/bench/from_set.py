@@ -20,18 +20,24 @@ _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
 def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], str]:
-    """Write a set's samples as scripts of the bench: `out` and a folder of pictures beside it, `<stem>_images`.
+    """Write a set's samples as scripts of the bench: `out` and a folder of pictures beside it,
+    `<stem>_images`.
 
-    Harmful samples, and those of which the set does not say, are of kind `obfuscated`; harmless ones are `benign`. Since a suite is one or
-    the other, a set with both gives `out` and `<stem>_safe.jsonl`. Rows without a picture, where a set has such, become scripts without one.
+    Harmful samples, and those of which the set does not say, are of kind `obfuscated`; harmless ones are
+    `benign`. Since a suite is one or the other, a set with both gives `out` and `<stem>_safe.jsonl`. Rows
+    without a picture, where a set has such, become scripts without one.
 
-    Returns the files with the number of their scripts, and on one line which rows were left out ("" for none).
+    Returns the files with the number of their scripts, and on one line which rows were left out ("" for
+    none).
 
     Raises:
-        UserError: the set is unusable, `out` is no place for a suite, or nothing is left to write. No suite is written then.
+        UserError: the set is unusable, `out` is no place for a suite, or nothing is left to write. No suite
+            is written then.
     """
     if out.suffix != ".jsonl" or out.stem == "average":
-        raise UserError(f"{out}: give a file name that ends in .jsonl; `average` is the summary's name for the mean over suites")
+        raise UserError(
+            f"{out}: give a file name that ends in .jsonl; `average` is the summary's name for the mean over suites"
+        )
     twin = out.with_name(f"{out.stem}_safe.jsonl")
     if there := next((file for file in (out, twin) if file.exists()), None):
         raise UserError(f"{there}: is there already; move it away or choose another name")
@@ -41,7 +47,9 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            files = {safe: stack.enter_context(part.open("w", encoding="utf-8")) for safe, part in parts.items()}
+            files = {
+                safe: stack.enter_context(part.open("w", encoding="utf-8")) for safe, part in parts.items()
+            }
             for sample in read_samples(source, seed, skipped, pictureless=True):
                 try:
                     images = [_keep(image, out, sample) for image in sample.images]
@@ -50,7 +58,9 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
                         raise
                     next(iter(skipped.values()))[error.reason] += 1
                     continue
-                files[sample.safe is True].write(_script(sample, images, source.name).model_dump_json() + "\n")
+                files[sample.safe is True].write(
+                    _script(sample, images, source.name).model_dump_json() + "\n"
+                )
                 counts[sample.safe is True] += 1
         if not any(counts.values()):
             raise UserError(f"{told(skipped) or source.name}: nothing is left for a suite")
@@ -65,7 +75,8 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
 
 
 def _keep(image: Path | bytes, out: Path, sample: Sample) -> str:
-    """Copy a picture beside the suite, named after its content; returns the path a script shows. Nothing is scaled."""
+    """Copy a picture beside the suite, named after its content; returns the path a script shows. Nothing is
+    scaled."""
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
         mime = check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))
@@ -81,7 +92,11 @@ def _script(sample: Sample, images: Sequence[str], name: str) -> Seed:
     turns = [Turn(user=user) for user in sample.turns]
     for turn, assistant in zip(turns, sample.prefilled, strict=False):
         turn.meta["prefilled"] = assistant
-    meta = {"set": name} | ({"category": sample.category} if sample.category else {}) | ({"answer": sample.answer} if sample.answer else {})
+    meta = (
+        {"set": name}
+        | ({"category": sample.category} if sample.category else {})
+        | ({"answer": sample.answer} if sample.answer else {})
+    )
     return Seed(
         id=sample.id,
         kind=Kind.BENIGN if sample.safe else Kind.OBFUSCATED,

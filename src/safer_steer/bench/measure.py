@@ -40,13 +40,16 @@ def measure_models(
     """Measure models by name, one after the other, and write `summary.json`.
 
     Args:
-        models: what makes the assistant's seat of each; called when its turn comes, so that one student at a time is in memory.
+        models: what makes the assistant's seat of each; called when its turn comes, so that one student at a
+            time is in memory.
         wait: runs a coroutine to its end.
         progress: called with dialogues (finished, all), over all models.
-        say: told in one line which pictures of a suite were scaled down, and how many dialogues ran out of context.
+        say: told in one line which pictures of a suite were scaled down, and how many dialogues ran out of
+            context.
 
     Raises:
-        NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores. Called again, those are played once more.
+        NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores. Called again, those
+            are played once more.
     """
     bench, summary = config.bench, folder / "summary.json"
     if summary.exists():
@@ -85,11 +88,19 @@ def measure_models(
         )
 
 
-async def measure(suites: Sequence[Suite], assistant: Assistant, critic: Critic, out: Path, progress: Callable[[int, int], None] | None = None) -> Results:
-    """Play all suites with one model, side by side so that its batches are full. Finished dialogues are in `out` at once and not played again.
+async def measure(
+    suites: Sequence[Suite],
+    assistant: Assistant,
+    critic: Critic,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Results:
+    """Play all suites with one model, side by side so that its batches are full. Finished dialogues are in
+    `out` at once and not played again.
 
     Args:
-        out: `bench/<model>`; a suite's journal is `<suite>.jsonl`, with `single_turn_` before it where the protocol is single-turn.
+        out: `bench/<model>`; a suite's journal is `<suite>.jsonl`, with `single_turn_` before it where the
+            protocol is single-turn.
         progress: called with dialogues (finished, all), over all suites.
     """
     finished = dict.fromkeys((suite.name for suite in suites), 0)
@@ -103,7 +114,12 @@ async def measure(suites: Sequence[Suite], assistant: Assistant, critic: Critic,
 
         return of_suite
 
-    tasks = [asyncio.ensure_future(play_all(suite.seeds, assistant, critic, journal(out, suite), progress=report(suite.name))) for suite in suites]
+    tasks = [
+        asyncio.ensure_future(
+            play_all(suite.seeds, assistant, critic, journal(out, suite), progress=report(suite.name))
+        )
+        for suite in suites
+    ]
     try:
         played = await asyncio.gather(*tasks)
     finally:

@@ -19,21 +19,28 @@ from safer_steer.store import inside, write_atomic
 
 
 def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixels: int) -> list[Suite]:
-    """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become relative to `folder`.
+    """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become
+    relative to `folder`.
 
     Pictures with more than `max_pixels` pixels are scaled down; their scripts say from what (`SCALED_FROM`).
 
     Args:
-        dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one protocol: an equal share of
-            every suite in it, from its beginning. The embedded suites are written in that size. They are the same for every run, whatever its seed.
+        dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one
+            protocol: an equal share of every suite in it, from its beginning. The embedded suites are written
+            in that size. They are the same for every run, whatever its seed.
     """
     assembled = sorted((folder / FOLDER / "bench").glob("*.jsonl")) if STEER in names else []
     if STEER in names and not assembled:
-        raise UserError(f"{folder / FOLDER / 'bench'}: no suites in it for `{STEER}`; {FOLDER}/balance.md says what became of the candidates")
+        raise UserError(
+            f"{folder / FOLDER / 'bench'}: no suites in it for `{STEER}`; {FOLDER}/balance.md says what became of the candidates"
+        )
     suites = suites_named([*names, *map(str, assembled)])
     groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
     if dialogues:
-        suites = [replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])]) for suite in suites]
+        suites = [
+            replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])])
+            for suite in suites
+        ]
     suites = [_copied(suite, folder / "suites" / suite.name, max_pixels) for suite in suites]
     brought = [_moved(suite, folder, f"suites/{suite.name}") for suite in suites]
     if SANDBOX in names:
@@ -41,7 +48,11 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
 
         size = dialogues or SANDBOX_DIALOGUES
         files = write_suites(folder / "suites" / SANDBOX, size, size)
-        brought += [_moved(read_suite(path), folder, f"suites/{SANDBOX}") for paths in files.values() for path in paths]
+        brought += [
+            _moved(read_suite(path), folder, f"suites/{SANDBOX}")
+            for paths in files.values()
+            for path in paths
+        ]
     for suite in suites:
         write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
     return brought
@@ -91,5 +102,8 @@ def _with_originals(seed: Seed, scaled: Mapping[str, str]) -> Seed:
 
 
 def _moved(suite: Suite, folder: Path, prefix: str) -> Suite:
-    seeds = [seed.model_copy(update={"images": [f"{prefix}/{image}" for image in seed.images]}) for seed in suite.seeds]
+    seeds = [
+        seed.model_copy(update={"images": [f"{prefix}/{image}" for image in seed.images]})
+        for seed in suite.seeds
+    ]
     return replace(suite, seeds=seeds, folder=folder)

@@ -59,8 +59,9 @@ def read_suite(path: Path) -> Suite:
     """Read `NAME.jsonl`; rows of kind `benign` make it a suite of safe twins.
 
     Raises:
-        UserError: the file is missing or empty, a row is no script (no user turns, for instance), an id occurs twice, safe and
-            attack scripts are mixed, or a picture is missing or lies outside the folder. Names file and line, or file and id.
+        UserError: the file is missing or empty, a row is no script (no user turns, for instance), an id
+            occurs twice, safe and attack scripts are mixed, or a picture is missing or lies outside the
+            folder. Names file and line, or file and id.
     """
     if path.stem == "average":
         raise UserError(f"{path}: `average` is the summary's name for the mean over suites; rename the file")
@@ -76,10 +77,14 @@ def read_suite(path: Path) -> Suite:
             except UserError as error:
                 raise UserError(f"{path}: {seed.id}: {error}") from None
             if not found:
-                raise UserError(f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the suite's folder")
+                raise UserError(
+                    f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the suite's folder"
+                )
     twins = [seed.kind is Kind.BENIGN for seed in seeds]
     if any(twins) and not all(twins):
-        raise UserError(f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not; make them two suites")
+        raise UserError(
+            f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not; make them two suites"
+        )
     return Suite(path.stem, seeds, path.parent, all(twins))
 
 

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from safer_steer.dialogue import Dialogue
-from safer_steer.metrics import ProtocolName, average, multi_turn_rates, over_refusal, single_turn_rates, survival
+from safer_steer.metrics import (
+    ProtocolName,
+    average,
+    multi_turn_rates,
+    over_refusal,
+    single_turn_rates,
+    survival,
+)
 
 Suites = Mapping[str, list[Dialogue]]
 
@@ -35,7 +42,10 @@ def summarise(
     """
     return {
         "models": {
-            model: {protocol: _protocol(protocol, suites, twins, resamples, seed) for protocol, suites in protocols.items()}
+            model: {
+                protocol: _protocol(protocol, suites, twins, resamples, seed)
+                for protocol, suites in protocols.items()
+            }
             for model, protocols in results.items()
         }
     }
@@ -68,7 +78,9 @@ def incomplete(summary: Mapping[str, Any]) -> int:
     return found
 
 
-def _protocol(protocol: ProtocolName, suites: Suites, twins: Set[str], resamples: int, seed: int) -> dict[str, Any]:
+def _protocol(
+    protocol: ProtocolName, suites: Suites, twins: Set[str], resamples: int, seed: int
+) -> dict[str, Any]:
     attacks = {name: dialogues for name, dialogues in suites.items() if name not in twins}
     pooled = [dialogue for dialogues in attacks.values() for dialogue in dialogues]
     safe = {name: dialogues for name, dialogues in suites.items() if name in twins}
@@ -92,5 +104,7 @@ def _protocol(protocol: ProtocolName, suites: Suites, twins: Set[str], resamples
 def _course(protocol: ProtocolName, dialogues: Iterable[Dialogue]) -> dict[str, Any]:
     """How the dialogues went: stop reasons, and survival where there are several turns."""
     dialogues = list(dialogues)
-    course: dict[str, Any] = {"stops": dict(Counter(dialogue.stop.value for dialogue in dialogues if dialogue.stop))}
+    course: dict[str, Any] = {
+        "stops": dict(Counter(dialogue.stop.value for dialogue in dialogues if dialogue.stop))
+    }
     return course | ({"survival": survival(dialogues)} if protocol == "multi_turn" else {})

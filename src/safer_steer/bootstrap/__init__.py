@@ -1,1 +1,2 @@
-"""Stage II: synthetic bootstrapping. Red-blue dialogues, filtered, and supervised fine-tuning on those kept."""
+"""Stage II: synthetic bootstrapping. Red-blue dialogues, filtered, and supervised fine-tuning on those
+kept."""

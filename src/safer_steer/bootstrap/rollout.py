@@ -28,8 +28,9 @@ from safer_steer.store import writing
 class RedAgent:
     """The user's seat: fits the template turn to what was really said.
 
-    A turn in which it declines, says nothing or repeats itself is asked for once more, by another approach; failing that too, the
-    template is said, which is an honest user turn. The turn's meta notes it: `attacker: {"faults", "approach"}`.
+    A turn in which it declines, says nothing or repeats itself is asked for once more, by another approach;
+    failing that too, the template is said, which is an honest user turn. The turn's meta notes it: `attacker:
+    {"faults", "approach"}`.
     """
 
     def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
@@ -40,7 +41,12 @@ class RedAgent:
         other = approaches[len(dialogue.turns) % len(approaches)]
         faults: list[str] = []
         for repeat, approach in enumerate((None, other)):
-            inputs = RedInput(intent=dialogue.intent, history=history(dialogue, self.format), template=template, approach=approach)
+            inputs = RedInput(
+                intent=dialogue.intent,
+                history=history(dialogue, self.format),
+                template=template,
+                approach=approach,
+            )
             try:
                 text = (await self.model.ask(RED, inputs, self.pictures_of(dialogue), repeat=repeat)).user
                 check_turn("red", text, dialogue, template)
@@ -68,7 +74,8 @@ class BlueExpert:
 
 
 def blue_expert(config: Config, model: ChatModel, pictures_of: PicturesOf) -> Assistant:
-    """Who sits in the assistant's seat: the expert that does the job `blue`, or one that is asked as a plain chat."""
+    """Who sits in the assistant's seat: the expert that does the job `blue`, or one that is asked as a plain
+    chat."""
     stage, student = config.bootstrap, config.student
     if stage.blue == "job":
         return BlueExpert(model, student.format, pictures_of)
@@ -87,7 +94,9 @@ class EvaluatorCritic:
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         exchange = dialogue.turns[turn]
         answer = visible_answer(exchange.assistant or "", self.format)
-        inputs = EvaluatorInput(history=history(dialogue, self.format, turn), question=exchange.user, answer=answer)
+        inputs = EvaluatorInput(
+            history=history(dialogue, self.format, turn), question=exchange.user, answer=answer
+        )
         verdict = await self.model.ask(EVALUATOR, inputs, self.pictures_of(dialogue))
         scores: dict[str, float] = {"safety": verdict.safety, "helpfulness": verdict.helpfulness}
         if not answer:
@@ -96,7 +105,8 @@ class EvaluatorCritic:
 
 
 def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[str]:
-    """Empty if the dialogue is kept: min_t safety_t >= tau_safe and mean_t helpfulness_t >= tau_help, every turn scored and in the format."""
+    """Empty if the dialogue is kept: min_t safety_t >= tau_safe and mean_t helpfulness_t >= tau_help, every
+    turn scored and in the format."""
     if dialogue.stop is not StopReason.COMPLETED:
         return [str(dialogue.stop)]
     scores = [turn.scores for turn in dialogue.turns]
@@ -107,20 +117,30 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
         reasons.append("unsafe")
     if fmean(score["helpfulness"] for score in scores if score) < config.tau_help:
         reasons.append("unhelpful")
-    if format is Format.THINKING_ANSWER and not all(has_thinking_answer(turn.assistant or "") for turn in dialogue.turns):
+    if format is Format.THINKING_ANSWER and not all(
+        has_thinking_answer(turn.assistant or "") for turn in dialogue.turns
+    ):
         reasons.append("format")
     return reasons
 
 
 def in_play(config: Config) -> int:
-    """Dialogues at once: a dialogue has one call of red or blue in flight, so this keeps the wider of them busy."""
+    """Dialogues at once: a dialogue has one call of red or blue in flight, so this keeps the wider of them
+    busy."""
     return max(config.role("red").concurrency, config.role("blue").concurrency)
 
 
-async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], progress: Callable[[int, int], None] | None = None) -> None:
-    """Play every seed red against blue and sort the dialogues into bootstrap/kept.jsonl and rejected.jsonl, with reasons.
+async def roll_out(
+    config: Config,
+    folder: Path,
+    ask: Callable[[RoleName], ChatModel],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Play every seed red against blue and sort the dialogues into bootstrap/kept.jsonl and rejected.jsonl,
+    with reasons.
 
-    With `bootstrap.sft.single_turn` also the original questions, as they are, in files of the same names in bootstrap/single_turn/.
+    With `bootstrap.sft.single_turn` also the original questions, as they are, in files of the same names in
+    bootstrap/single_turn/.
 
     Raises:
         UserError: nothing was kept; or the seeds do not hold their questions, before anything is played.
@@ -129,7 +149,10 @@ async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatM
     asked = questions(seeds) if config.bootstrap.sft.single_turn else []
     format, everything = config.student.format, len(seeds) + len(asked)
     pictures_of = pictures_in(folder, config.student.max_pixels)
-    blue, evaluator = blue_expert(config, ask("blue"), pictures_of), EvaluatorCritic(ask("evaluator"), format, pictures_of)
+    blue, evaluator = (
+        blue_expert(config, ask("blue"), pictures_of),
+        EvaluatorCritic(ask("evaluator"), format, pictures_of),
+    )
 
     async def filtered(rows: list[Seed], out: Path, user: User | None, before: int) -> None:
         def report(done: int, _: int) -> None:
@@ -147,7 +170,9 @@ async def roll_out(config: Config, folder: Path, ask: Callable[[RoleName], ChatM
             progress=report,
         )
         if not _sort(played, out, config):
-            raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter; see rejected.jsonl for the reasons")
+            raise UserError(
+                f"{out}: none of {len(rows)} dialogues passed the filter; see rejected.jsonl for the reasons"
+            )
 
     await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of), 0)
     if asked:

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on the kept dialogues with TRL, on exact assistant tokens only.
 
-TRL's `assistant_only_loss` needs generation markers in the chat template; here `Transcript` knows which tokens the
-assistant spoke, so a collator of ours makes the targets, whatever the student's family.
+TRL's `assistant_only_loss` needs generation markers in the chat template; here `Transcript` knows which
+tokens the assistant spoke, so a collator of ours makes the targets, whatever the student's family.
 """
 
 from __future__ import annotations
@@ -40,18 +40,22 @@ from safer_steer.student.transcript import Transcript, labels, model_inputs
 
 
 class Collator:
-    """Turns row numbers into a batch of dialogues: input ids, pictures, and targets on the assistant's tokens."""
+    """Turns row numbers into a batch of dialogues: input ids, pictures, and targets on the assistant's
+    tokens."""
 
     def __init__(self, dialogues: list[Dialogue], renderer: Renderer, folder: Path, config: Config) -> None:
         self.dialogues, self.renderer, self.folder, self.config = dialogues, renderer, folder, config
 
     def transcript(self, dialogue: Dialogue) -> Transcript:
-        """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry no loss.
+        """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry
+        no loss.
 
         Whole turns are left off at the end if the dialogue is longer than `student.max_length`.
         """
         student = self.config.student
-        images = open_images([load_picture(self.folder, path, student.max_pixels) for path in dialogue.images])
+        images = open_images(
+            [load_picture(self.folder, path, student.max_pixels) for path in dialogue.images]
+        )
         transcript = Transcript(self.renderer, self.renderer.pictures(images))
         for turn in dialogue.turns:
             longer = transcript.copy()
@@ -60,7 +64,9 @@ class Collator:
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:
                 if not transcript.ids:
-                    raise UserError(f"bootstrap: {dialogue.id}: its first turn is longer than student.max_length = {student.max_length}; raise it")
+                    raise UserError(
+                        f"bootstrap: {dialogue.id}: its first turn is longer than student.max_length = {student.max_length}; raise it"
+                    )
                 break
             transcript = longer
         return transcript
@@ -93,7 +99,8 @@ def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def in_single_turns(several: Collator) -> tuple[Collator, dict[str, Any]]:
-    """The single-turn set in place of the multi-turn one, in as many assistant tokens, and what was matched (`single_turn.facts`)."""
+    """The single-turn set in place of the multi-turn one, in as many assistant tokens, and what was matched
+    (`single_turn.facts`)."""
     folder, config = several.folder, several.config
     singles = read_dialogues(folder / "bootstrap" / single_turn.FOLDER / "kept.jsonl")
     kept = Collator(singles, several.renderer, folder, config)
@@ -103,8 +110,14 @@ def in_single_turns(several: Collator) -> tuple[Collator, dict[str, Any]]:
     return kept, single_turn.facts(taken, tokens, wanted)
 
 
-def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None] | None = None, say: Callable[[str], None] | None = None) -> Path:
-    """Train the base student on bootstrap/kept.jsonl; resumes from the last whole checkpoint. Returns sft/model.
+def fine_tune(
+    config: Config,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Train the base student on bootstrap/kept.jsonl; resumes from the last whole checkpoint. Returns
+    sft/model.
 
     Args:
         say: told what was matched, with `bootstrap.sft.single_turn`; sft/single_turn.json has it too.
@@ -133,7 +146,8 @@ def fine_tune(config: Config, folder: Path, progress: Callable[[int, int], None]
         write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(found, indent=1) + "\n")
         if say:
             say(f"sft: {single_turn.in_words(found)}")
-    # Qwen2.5-VL says no, and the mean of the micro-batches' means would be taken: a short dialogue would weigh as much as
+    # Qwen2.5-VL says no, and the mean of the micro-batches' means would be taken: a short dialogue would
+    # weigh as much as
     # a long one. TRL's loss divides by the step's target tokens, so the answer is yes, whatever the model.
     trainer.model_accepts_loss_kwargs = True
     train(trainer, last_checkpoint(folder / "sft"))

@@ -1,7 +1,8 @@
-"""The command line, a module for each sort of command. Heavy imports wait inside the commands, so that `--help` is quick.
+"""The command line, a module for each sort of command. Heavy imports wait inside the commands, so that
+`--help` is quick.
 
-Exit codes: 0 done, 1 `verify` found differences, 2 something the user can mend (one line says what), 3 a bench that is
-no result, 130 interrupted.
+Exit codes: 0 done, 1 `verify` found differences, 2 something the user can mend (one line says what), 3 a
+bench that is no result, 130 interrupted.
 """
 
 from __future__ import annotations

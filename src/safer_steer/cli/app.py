@@ -39,7 +39,10 @@ class _OneLine(TyperGroup):
         except OSError as error:
             if error.errno not in OUTSIDE:
                 raise
-            _end(f"error: {error.filename or 'this machine'}: {error.strerror}; fix that and run the same command to go on", 2)
+            _end(
+                f"error: {error.filename or 'this machine'}: {error.strerror}; fix that and run the same command to go on",
+                2,
+            )
 
 
 def _end(line: str, code: int) -> None:
@@ -48,14 +51,29 @@ def _end(line: str, code: int) -> None:
 
 
 app = typer.Typer(
-    cls=_OneLine, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Vision-language models that hold in dialogue."
+    cls=_OneLine,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Vision-language models that hold in dialogue.",
 )
-sandbox = typer.Typer(cls=_OneLine, no_args_is_help=True, help="The embedded world: its student, its suites, its agents.")
+sandbox = typer.Typer(
+    cls=_OneLine, no_args_is_help=True, help="The embedded world: its student, its suites, its agents."
+)
 app.add_typer(sandbox, name="sandbox")
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `safer-steer config` lists its keys.")]
-Out = Annotated[Path, typer.Option("--out", help="Run folder. The same command again goes on where it stopped.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: delete what a run wrote there. Paid replies (cache.sqlite) stay.")]
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML file; `safer-steer config` lists its keys.")
+]
+Out = Annotated[
+    Path, typer.Option("--out", help="Run folder. The same command again goes on where it stopped.")
+]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh", help="Start over: delete what a run wrote there. Paid replies (cache.sqlite) stay."
+    ),
+]
 
 
 def console(width: int) -> Console:

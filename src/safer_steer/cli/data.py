@@ -17,7 +17,12 @@ from safer_steer.tables import fitted
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
-    to: Annotated[Path | None, typer.Option(help="Folder of the export, `export` in the run folder if not given. An older export there is replaced.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the export, `export` in the run folder if not given. An older export there is replaced."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
 ) -> None:
     """Hand a run's data to trainers: Parquet with a card (the hub, TRL), LLaMA-Factory, verl."""
@@ -34,7 +39,9 @@ def export(
 
 
 @app.command()
-def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")]) -> None:
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")],
+) -> None:
     """Hash every artefact of a run or an export again and name what differs from its manifest."""
     from safer_steer.manifest import verify as differences
 
@@ -52,7 +59,10 @@ def known_sets() -> None:
     from safer_steer.sources.layouts import LAYOUTS
 
     head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
-    rows = [(name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only") for name, layout in LAYOUTS.items()]
+    rows = [
+        (name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only")
+        for name, layout in LAYOUTS.items()
+    ]
     screen = console(200)
     screen.print(fitted(screen, head, rows, whole=(0, 1)), crop=False)
     typer.echo("For the licence of a set, see its card.")
@@ -60,10 +70,19 @@ def known_sets() -> None:
 
 @app.command()
 def suite(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A set of `safer-steer sets`, or a name of your own.")],
-    out: Annotated[Path, typer.Option(help="JSONL file to write; harmless rows of a set that has both go to NAME_safe.jsonl beside it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A set of `safer-steer sets`, or a name of your own.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="JSONL file to write; harmless rows of a set that has both go to NAME_safe.jsonl beside it."
+        ),
+    ],
     path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,
-    hub: Annotated[str | None, typer.Option(help="Instead: its id on the hub; `default` for the published one.")] = None,
+    hub: Annotated[
+        str | None, typer.Option(help="Instead: its id on the hub; `default` for the published one.")
+    ] = None,
     subset: Annotated[str | None, typer.Option(help="Configuration of the set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the set.")] = None,
     images: Annotated[str | None, typer.Option(help="Folder that picture paths are relative to.")] = None,
@@ -78,11 +97,22 @@ def suite(
         raise UserError("suite: give either --path or --hub")
     try:
         source = Source.model_validate(
-            {"name": name, "path": path, "hub": hub, "subset": subset, "split": split, "images": images, "limit": limit, "bad_rows": bad_rows}
+            {
+                "name": name,
+                "path": path,
+                "hub": hub,
+                "subset": subset,
+                "split": split,
+                "images": images,
+                "limit": limit,
+                "bad_rows": bad_rows,
+            }
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"suite: {': '.join([*map(str, first['loc']), first['msg'].removeprefix('Value error, ')])}") from None
+        raise UserError(
+            f"suite: {': '.join([*map(str, first['loc']), first['msg'].removeprefix('Value error, ')])}"
+        ) from None
     files, left_out = write_suite(source, out, seed)
     for file, count in files.items():
         typer.echo(f"{file}: {count} scripts")

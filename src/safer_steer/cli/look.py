@@ -18,9 +18,15 @@ from safer_steer.tables import fitted
 @app.command()
 def cost(
     config: ConfigFile,
-    sample: Annotated[int, typer.Option(min=1, help="Pairs, and bench dialogues, that the estimate is made from.")] = 40,
-    success: Annotated[float, typer.Option(min=0, max=1, help="Share of the red-team scripts tried that succeed.")] = 0.5,
-    keeps: Annotated[float, typer.Option(min=0, max=1, help="Share of the scripts that keep a rule of assembly.")] = 0.8,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Pairs, and bench dialogues, that the estimate is made from.")
+    ] = 40,
+    success: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the red-team scripts tried that succeed.")
+    ] = 0.5,
+    keeps: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the scripts that keep a rule of assembly.")
+    ] = 0.8,
     turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a user turn that a model writes.")] = 30,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an assistant's visible answer.")] = 150,
     tokens_per_second: Annotated[float, typer.Option(min=0.1, help="Speed of one reply.")] = 40,
@@ -49,7 +55,16 @@ def health(
         return
     screen, all_shown = console(160), tables(found)
     for shown in all_shown:
-        screen.print(fitted(screen, shown.head, shown.rows, numbers=range(shown.labels, len(shown.head)), title=shown.title), crop=False)
+        screen.print(
+            fitted(
+                screen,
+                shown.head,
+                shown.rows,
+                numbers=range(shown.labels, len(shown.head)),
+                title=shown.title,
+            ),
+            crop=False,
+        )
         screen.print(f"{shown.note}\n", markup=False, highlight=False)
     if not all_shown:
         if not (folder / "config.yaml").is_file():

@@ -20,7 +20,9 @@ def train_base(
     learning_rate: Annotated[float, typer.Option(help="Peak; cosine with warm-up.")] = 1e-3,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    start: Annotated[Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")
+    ] = None,
 ) -> None:
     """Train the sandbox's base student from nothing."""
     from safer_steer.run.preflight import use_cores
@@ -28,7 +30,16 @@ def train_base(
     use_cores()
     from safer_steer.sandbox.train_base import train_base as train
 
-    train(out, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, start=start, device=device, log=typer.echo)
+    train(
+        out,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        start=start,
+        device=device,
+        log=typer.echo,
+    )
 
 
 @sandbox.command()
@@ -56,4 +67,6 @@ def serve(port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a fr
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise UserError(f"sandbox serve: port {port} is taken; give another with --port, or 0 for a free one") from None
+        raise UserError(
+            f"sandbox serve: port {port} is taken; give another with --port, or 0 for a free one"
+        ) from None

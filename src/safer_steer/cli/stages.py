@@ -22,10 +22,22 @@ def run(
     config: ConfigFile,
     out: Out,
     fresh: Fresh = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print roles, data, steps, GPU memory and config; call, load and write nothing.")] = False,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="With --dry-run: processes that train, each on a GPU.")] = 1,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print roles, data, steps, GPU memory and config; call, load and write nothing."
+        ),
+    ] = False,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="With --dry-run: processes that train, each on a GPU.")
+    ] = 1,
     gpu_memory: Annotated[
-        float | None, typer.Option("--gpu-memory", min=1, help="With --dry-run: GB (1e9 bytes) of each GPU; without it, of the one here.")
+        float | None,
+        typer.Option(
+            "--gpu-memory",
+            min=1,
+            help="With --dry-run: GB (1e9 bytes) of each GPU; without it, of the one here.",
+        ),
     ] = None,
 ) -> None:
     """The whole method, from seeds to report."""
@@ -76,7 +88,8 @@ def report(config: ConfigFile, out: Out) -> None:
 
 @contextmanager
 def results(out: Path) -> Iterator[None]:
-    """Prints the headline table and where the report is when the work inside is done, also if it is no result."""
+    """Prints the headline table and where the report is when the work inside is done, also if it is no
+    result."""
     try:
         yield
     except NoResult:

@@ -1,4 +1,5 @@
-"""What a run would cost: the pipeline's own code on a sample of the data, with a stub transport; no network calls."""
+"""What a run would cost: the pipeline's own code on a sample of the data, with a stub transport; no network
+calls."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ def show(config: Config, assumed: Assumptions, console: Console, as_json: bool =
     found = estimate(config, assumed)
     priced = bill(found)
     if as_json:
-        console.print(json.dumps(as_dict(found, priced), indent=1), markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            json.dumps(as_dict(found, priced), indent=1), markup=False, highlight=False, soft_wrap=True
+        )
     else:
         console.print(table(found, priced, console), crop=False)

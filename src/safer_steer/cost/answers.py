@@ -1,4 +1,5 @@
-"""Replies by rule: valid answers of every job, texts of a stated length, and attacks that succeed at a stated rate. No meaning is in them."""
+"""Replies by rule: valid answers of every job, texts of a stated length, and attacks that succeed at a stated
+rate. No meaning is in them."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class Answers:
         return " ".join(words)[: 4 * tokens].strip() or "a"
 
     def _even(self, what: str, step: float = 0.618034) -> float:
-        """The next number of a sequence spread evenly over [0, 1) (Kronecker's), so that a small sample has the share assumed."""
+        """The next number of a sequence spread evenly over [0, 1) (Kronecker's), so that a small sample has
+        the share assumed."""
         self._times[what] += 1
         return self._times[what] * step % 1
 
@@ -76,7 +78,14 @@ class Answers:
         first = told[0]["user"] if told else given["question"]
         return self._success.get(first) == len(told) + 1
 
-    def _value(self, schema: Mapping[str, Any], defined: Mapping[str, Any], job: str, field: str, given: Mapping[str, str]) -> Any:
+    def _value(
+        self,
+        schema: Mapping[str, Any],
+        defined: Mapping[str, Any],
+        job: str,
+        field: str,
+        given: Mapping[str, str],
+    ) -> Any:
         """Something the JSON schema allows; scores are the best there are."""
         if "$ref" in schema:
             schema = defined[schema["$ref"].rpartition("/")[2]]
@@ -84,9 +93,16 @@ class Answers:
             return schema["enum"][0]
         kind = schema.get("type")
         if kind == "object":
-            return {name: self._value(part, defined, job, name, given) for name, part in schema.get("properties", {}).items()}
+            return {
+                name: self._value(part, defined, job, name, given)
+                for name, part in schema.get("properties", {}).items()
+            }
         if kind == "array":
-            items = int(given["turns"]) if field == "turns" and "turns" in given else max(ITEMS, schema.get("minItems", 0))
+            items = (
+                int(given["turns"])
+                if field == "turns" and "turns" in given
+                else max(ITEMS, schema.get("minItems", 0))
+            )
             return [self._value(schema["items"], defined, job, field, given) for _ in range(items)]
         if kind in ("integer", "number"):
             return schema.get("maximum", 1)

@@ -1,4 +1,5 @@
-"""What no sample can know, as numbers one may change. The table's foot names them; docs/cost.md says where they come from."""
+"""What no sample can know, as numbers one may change. The table's foot names them; docs/cost.md says where
+they come from."""
 
 from __future__ import annotations
 
@@ -14,20 +15,23 @@ class Assumptions:
     sample: int = 40
     """Pairs drawn over all sources, and dialogues over all suites."""
     success: float = 0.5
-    """Share of the red-team scripts tried that succeed; a script that fails is planned and tried once more."""
+    """Share of the red-team scripts tried that succeed; a script that fails is planned and tried once
+    more."""
     keeps: float = 0.8
     """Share of the scripts that keep a rule of assembly."""
     turn_tokens: int = 30
     """Of a user turn that a model writes."""
     answer_tokens: int = 150
-    """Of an assistant's visible answer; its thinking, where the format has any, comes on top at half of that."""
+    """Of an assistant's visible answer; its thinking, where the format has any, comes on top at half of
+    that."""
     tokens_per_second: float = 40
     """Speed of one reply, whatever the number of calls in flight."""
     overhead: float = 0
     """Share of calls that are made again, after errors or unusable replies."""
 
     def answer_of(self, student: Student) -> int:
-        """Tokens of a visible answer: with its thinking it stays within what the student may say in a turn."""
+        """Tokens of a visible answer: with its thinking it stays within what the student may say in a
+        turn."""
         return max(1, min(self.answer_tokens, student.max_turn_tokens * 2 // 3))
 
 
@@ -49,7 +53,8 @@ LENGTHS = {
     "tutor.diagnosis": 35,
     "tutor.strategy": 3,
 }
-"""Tokens of the texts models write, by job and field, from what the prompts ask for; of a list, of one item. Any other text has `OTHER`."""
+"""Tokens of the texts models write, by job and field, from what the prompts ask for; of a list, of one item.
+Any other text has `OTHER`."""
 OTHER = 30
 USER_TURNS = {"benign.turns", "obfuscated.user", "plan.user", "red.user", "tutor.next_question"}
 ITEMS = 2

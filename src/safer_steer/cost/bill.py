@@ -21,7 +21,8 @@ class Line:
     seat: Seat
     model: str
     local: bool
-    """Done on this machine, by the student or the sandbox's agents: it costs no money, and nobody knows how long it takes."""
+    """Done on this machine, by the student or the sandbox's agents: it costs no money, and nobody knows how
+    long it takes."""
     count: Count
     money: float | None
     """None where it is local or the role has no price."""
@@ -89,13 +90,18 @@ def _role_seconds(found: Estimate, role: Role, count: Count) -> float:
 
 
 def _stage_seconds(found: Estimate, stage: str, lines: list[Line]) -> float:
-    """Roles work side by side, so the slowest one bounds the stage; so does the chain of calls in a dialogue, of which only so many are in play."""
+    """Roles work side by side, so the slowest one bounds the stage; so does the chain of calls in a dialogue,
+    of which only so many are in play."""
     slowest = max((line.seconds or 0.0 for line in lines if line.stage == stage), default=0.0)
     return max(slowest, _chain_seconds(found, stage))
 
 
 def _chain_seconds(found: Estimate, stage: str) -> float:
-    remote = {key: count for key, count in found.stages[stage].items() if role_of(found.config, key[0]).who == "endpoint"}
+    remote = {
+        key: count
+        for key, count in found.stages[stage].items()
+        if role_of(found.config, key[0]).who == "endpoint"
+    }
     chain = {key: count for key, count in remote.items() if key[1] in STAGES[stage].chain}
     if stage == "rl":  # a step's trajectories start together, and its end waits for the longest
         steps = found.trajectories / (found.config.rl.prompts_per_step * found.config.rl.group_size)
@@ -106,4 +112,8 @@ def _chain_seconds(found: Estimate, stage: str) -> float:
 
 def _in_play(config: Config, stage: str) -> int:
     """Pairs or dialogues at once."""
-    return max(config.role(role).concurrency for role in STAGES["seeds"].roles) if stage == "seeds" else in_play(config)
+    return (
+        max(config.role(role).concurrency for role in STAGES["seeds"].roles)
+        if stage == "seeds"
+        else in_play(config)
+    )

@@ -1,4 +1,5 @@
-"""The transport that calls nobody: it is handed the rendered messages and pictures, counts them, and answers by rule."""
+"""The transport that calls nobody: it is handed the rendered messages and pictures, counts them, and answers
+by rule."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def role_of(config: Config, seat: Seat) -> Role:
 
 
 class Meter:
-    """Who is asked in the place of a config's models, all of them; what they were asked is taken off by `take`."""
+    """Who is asked in the place of a config's models, all of them; what they were asked is taken off by
+    `take`."""
 
     def __init__(self, config: Config, answers: Answers) -> None:
         self.config, self.answers = config, answers
@@ -103,7 +105,9 @@ class CountingTransport:
         if self._tokenizer:
             meter.tokenized.add(seat)
 
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
         texts, urls = _parts(messages)
         job = CHAT
         if schema is None:
@@ -127,7 +131,8 @@ class CountingTransport:
 
 
 def picture_tokens(width: int, height: int, model: str) -> int:
-    """Tokens of a picture by the rule of the Qwen-VL family: one for 28 x 28 pixels (patches of 14, merged 2 x 2), for 32 x 32 with Qwen3-VL."""
+    """Tokens of a picture by the rule of the Qwen-VL family: one for 28 x 28 pixels (patches of 14, merged 2
+    x 2), for 32 x 32 with Qwen3-VL."""
     side = 32 if "qwen3-vl" in model.lower() else 28
     return max(1, round(width / side)) * max(1, round(height / side))
 
@@ -147,7 +152,9 @@ def _parts(messages: list[Message]) -> tuple[list[str], list[str]]:
     texts, urls = [], []
     for message in messages:
         content = message["content"]
-        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[dict[str, Any]] = (
+            [{"type": "text", "text": content}] if isinstance(content, str) else content
+        )
         texts.append("".join(part["text"] for part in parts if part["type"] == "text"))
         urls += [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     return texts, urls

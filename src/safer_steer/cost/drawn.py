@@ -1,4 +1,5 @@
-"""How many scripts each stage draws from pools of a given size: what the stages do with rows, done with numbers."""
+"""How many scripts each stage draws from pools of a given size: what the stages do with rows, done with
+numbers."""
 
 from __future__ import annotations
 
@@ -46,12 +47,16 @@ def scripts_drawn(config: Config, groups: Groups) -> tuple[Numbers, Numbers]:
 
 
 def pairs_used(groups: Groups, rl: Numbers) -> float:
-    """The share (0-1) of the pairs that STEER-RL has: it takes them one by one until it has its scripts of each kind. STEER-SFT has nothing of those."""
-    return min(1.0, max((rl[benign] / group.able for benign, group in groups.items() if group.able), default=0.0))
+    """The share (0-1) of the pairs that STEER-RL has: it takes them one by one until it has its scripts of
+    each kind. STEER-SFT has nothing of those."""
+    return min(
+        1.0, max((rl[benign] / group.able for benign, group in groups.items() if group.able), default=0.0)
+    )
 
 
 def questions_drawn(config: Config, asked: Groups, used: float) -> Numbers:
-    """Questions that Stage III trains on with `rl.single_turn`: of the pairs in STEER-RL (`used`, their share), or of all where nothing is assembled."""
+    """Questions that Stage III trains on with `rl.single_turn`: of the pairs in STEER-RL (`used`, their
+    share), or of all where nothing is assembled."""
     share = used if config.assembly else 1.0
     safe, risky = (int(asked[benign].scripts * share) for benign in (True, False))
     drawn = question_numbers(safe, risky, config.rl.seeds, config.rl.benign_share)
@@ -59,7 +64,8 @@ def questions_drawn(config: Config, asked: Groups, used: float) -> Numbers:
 
 
 def chance_of_a_pair(chances: Sequence[float], used: float) -> float:
-    """That Stage II plays some script of a pair: `chances` are its scripts' own, `used` the share of pairs that it has nothing of."""
+    """That Stage II plays some script of a pair: `chances` are its scripts' own, `used` the share of pairs
+    that it has nothing of."""
     left = 1 - used
     return left * (1 - prod(1 - min(1.0, chance / left) for chance in chances)) if left else 0.0
 
@@ -71,7 +77,8 @@ def _capped(numbers: Numbers, most: int | None) -> Numbers:
 
 
 def trajectories(config: Config, drawn: Numbers) -> float:
-    """Of all steps: one epoch of whole steps, unless `rl.steps` says otherwise. 0 where the scripts do not fill one step."""
+    """Of all steps: one epoch of whole steps, unless `rl.steps` says otherwise. 0 where the scripts do not
+    fill one step."""
     rl = config.rl
     steps = int(sum(drawn.values()) // rl.prompts_per_step)
     if not steps:

@@ -1,4 +1,5 @@
-"""The estimate: every stage's own code on the sample, and the counts scaled up to the whole (docs/cost.md)."""
+"""The estimate: every stage's own code on the sample, and the counts scaled up to the whole
+(docs/cost.md)."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ class Estimate:
 
 
 def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
-    """Count what a run of this config would ask. Nothing is called, no key is needed, and what is written goes with a temporary folder.
+    """Count what a run of this config would ask. Nothing is called, no key is needed, and what is written
+    goes with a temporary folder.
 
     Raises:
         UserError: a source or a suite is not there, or unusable.
@@ -103,7 +105,8 @@ class _Scripts:
 
 
 class _Sampling:
-    """Plays the sample stage by stage. What a stage was asked for a stratum is taken off the meter and counted as often as the stratum's weight says."""
+    """Plays the sample stage by stage. What a stage was asked for a stratum is taken off the meter and
+    counted as often as the stratum's weight says."""
 
     def __init__(self, config: Config, assumed: Assumptions, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -123,7 +126,10 @@ class _Sampling:
                 await self._bootstrap(training, benign, sft[benign] / group.scripts)
         used = pairs_used(groups, rl) if self.config.assembly else 0.0
         if self.config.bootstrap.sft.single_turn:
-            chances = {benign: sft[benign] / group.scripts if group.scripts else 0.0 for benign, group in groups.items()}
+            chances = {
+                benign: sft[benign] / group.scripts if group.scripts else 0.0
+                for benign, group in groups.items()
+            }
             await self._single_turns(training, chances, used)
         if self.config.rl.single_turn:
             training = [made.asked() for made in training]
@@ -131,13 +137,19 @@ class _Sampling:
             rl = questions_drawn(self.config, groups, used)
         found.trajectories = trajectories(self.config, rl)
         if self.config.rl.tutor:
-            found.notes.append(f"Stage III is not in it: what rl.tutor, {self.config.rl.tutor}, asks is its own affair.")
+            found.notes.append(
+                f"Stage III is not in it: what rl.tutor, {self.config.rl.tutor}, asks is its own affair."
+            )
         elif not found.trajectories:
-            found.notes.append(f"Stage III would not start: about {sum(rl.values()):.0f} scripts, fewer than rl.prompts_per_step.")
+            found.notes.append(
+                f"Stage III would not start: about {sum(rl.values()):.0f} scripts, fewer than rl.prompts_per_step."
+            )
         else:
             for benign, group in groups.items():
                 if group.scripts:
-                    await self._rl(training, benign, found.trajectories * rl[benign] / sum(rl.values()) / group.scripts)
+                    await self._rl(
+                        training, benign, found.trajectories * rl[benign] / sum(rl.values()) / group.scripts
+                    )
         await self._bench([*suites, *self._steer_bench(made)])
         found.pairs = sum(stratum.size for stratum in strata), sum(len(stratum.pairs) for stratum in strata)
         found.stages = {stage: tally for stage, tally in found.stages.items() if tally}
@@ -159,12 +171,19 @@ class _Sampling:
         config, pictures_of = self.config, self._pictures(folder)
         target = self._student(pictures_of, "target")
         if config.role("target").who != "student":
-            target = ChatAssistant(self.meter.ask("target"), pictures_of, system=config.student.system, format=config.student.format)
+            target = ChatAssistant(
+                self.meter.ask("target"),
+                pictures_of,
+                system=config.student.system,
+                format=config.student.format,
+            )
         work = PairWork(config, folder, self.meter.ask, target)
         with Journal(folder / "journal.jsonl") as journal:
             for pair in stratum.pairs:
                 await work.do(pair, journal)
-            keys = [key_of(pair, kind) for pair in stratum.pairs for kind in kinds_of(pair, config.seeds.kinds)]
+            keys = [
+                key_of(pair, kind) for pair in stratum.pairs for kind in kinds_of(pair, config.seeds.kinds)
+            ]
             rows = [row for key in keys if (row := outcome(journal.rows, key)) and "made" in row]
         self._add("seeds", stratum.weight)
         made = _Scripts(folder, stratum, [Seed.model_validate(row["made"]["seed"]) for row in rows])
@@ -173,18 +192,22 @@ class _Sampling:
         return made
 
     async def _assemble(self, made: _Scripts) -> None:
-        """The rules, asked for every script; duplicates and leaks, which are left out before, are not foreseen."""
+        """The rules, asked for every script; duplicates and leaks, which are left out before, are not
+        foreseen."""
         made.rulings = {seed.id: trusted(seed.kind) for seed in made.seeds}
         if self.config.assembly and self.config.assembly.rules and made.seeds:
             self._write_pools(made.folder, made.seeds)
             pools = Pools(made.folder, self.config.seeds.kinds, self.config.seed)
             candidates = [candidate for candidate, _ in pools]
             evaluator = self.meter.ask("evaluator")
-            made.rulings = await judge_scripts(candidates, pools, evaluator, self._pictures(made.folder), made.folder / "verdicts.jsonl")
+            made.rulings = await judge_scripts(
+                candidates, pools, evaluator, self._pictures(made.folder), made.folder / "verdicts.jsonl"
+            )
             self._add("assemble", made.stratum.weight)
 
     async def _bootstrap(self, training: list[_Scripts], benign: bool, share: float) -> None:
-        """Stage II on a group of scripts, of which it plays a share; the questions of the single-turn ablation come after."""
+        """Stage II on a group of scripts, of which it plays a share; the questions of the single-turn
+        ablation come after."""
         several = self.config.bootstrap.sft.model_copy(update={"single_turn": False})
         whole = self.config.bootstrap.model_copy(update={"dialogues": None, "sft": several})
         config = self.config.model_copy(update={"assembly": None, "bootstrap": whole})
@@ -195,7 +218,8 @@ class _Sampling:
                 self._add("bootstrap", share * made.stratum.weight)
 
     async def _single_turns(self, training: list[_Scripts], chances: Numbers, used: float) -> None:
-        """The questions of the pairs that Stage II plays, answered and scored once; `chances` are those of a benign, or other, script to be played."""
+        """The questions of the pairs that Stage II plays, answered and scored once; `chances` are those of a
+        benign, or other, script to be played."""
         for made in (made for made in training if made.seeds):
             pictures_of = self._pictures(made.folder)
             blue = blue_expert(self.config, self.meter.ask("blue"), pictures_of)
@@ -210,10 +234,14 @@ class _Sampling:
 
     def _write_pools(self, folder: Path, seeds: list[Seed]) -> None:
         for kind in self.config.seeds.kinds:
-            write_atomic(folder / "seeds" / f"{kind.value}.jsonl", to_jsonl(seed for seed in seeds if seed.kind is kind))
+            write_atomic(
+                folder / "seeds" / f"{kind.value}.jsonl",
+                to_jsonl(seed for seed in seeds if seed.kind is kind),
+            )
 
     async def _rl(self, training: list[_Scripts], benign: bool, times: float) -> None:
-        """The dialogues of Stage III, `times` for each script; the trainer, which asks nobody, is left out."""
+        """The dialogues of Stage III, `times` for each script; the trainer, which asks nobody, is left
+        out."""
         rl, student = self.config.rl, self.config.student
         for made in training:
             pictures_of = self._pictures(made.folder)
@@ -231,10 +259,14 @@ class _Sampling:
             for seed in sample.seeds:
                 await play(seed, Script(), self._student(pictures_of), critic)
             self._add("bench", sample.weight * len(self.config.bench.models))
-        self.found.dialogues = round(sum(sample.size for sample in suites)), sum(len(sample.seeds) for sample in suites)
+        self.found.dialogues = (
+            round(sum(sample.size for sample in suites)),
+            sum(len(sample.seeds) for sample in suites),
+        )
 
     def _steer_bench(self, made: list[_Scripts]) -> list[SuiteSample]:
-        """The suites of STEER-Bench that the bench takes: attacks, and safe requests, of each source that is meant for it."""
+        """The suites of STEER-Bench that the bench takes: attacks, and safe requests, of each source that is
+        meant for it."""
         if not steer_suites(self.config) or self.config.assembly is None:
             return []
         suites: defaultdict[tuple[str, bool], list[SuiteSample]] = defaultdict(list)
@@ -242,9 +274,14 @@ class _Sampling:
             for benign in (False, True):
                 seeds = [seed for seed in scripts.of(benign) if scripts.able(seed)]
                 if seeds and scripts.stratum.use == "bench":
-                    suites[scripts.stratum.source, benign].append(SuiteSample(scripts.folder, scripts.stratum.weight * len(seeds), seeds))
+                    suites[scripts.stratum.source, benign].append(
+                        SuiteSample(scripts.folder, scripts.stratum.weight * len(seeds), seeds)
+                    )
         dialogues = self.config.bench.dialogues
-        most = min(self.config.assembly.bench_dialogues or inf, ceil(dialogues / steer_suites(self.config)) if dialogues else inf)
+        most = min(
+            self.config.assembly.bench_dialogues or inf,
+            ceil(dialogues / steer_suites(self.config)) if dialogues else inf,
+        )
         for parts in suites.values():
             share = min(1.0, most / sum(part.size for part in parts))
             for part in parts:

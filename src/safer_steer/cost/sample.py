@@ -1,4 +1,5 @@
-"""A seeded sample of what the config names: pairs, stratified by what is done for them, and dialogues of its suites."""
+"""A seeded sample of what the config names: pairs, stratified by what is done for them, and dialogues of its
+suites."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Stratum:
 
 
 def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
-    """About `wanted` pairs, as many of each source, and one of each stratum at least. Every source is read once; no picture is decoded.
+    """About `wanted` pairs, as many of each source, and one of each stratum at least. Every source is read
+    once; no picture is decoded.
 
     Raises:
         UserError: a source is not there, or a row is unusable.
@@ -47,11 +49,15 @@ def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
         rng = random.Random(f"cost {config.seed} {index}")
         strata: dict[tuple[bool, bool], Stratum] = {}
         for pair in pairs_of(source, config):
-            stratum = strata.setdefault((pair.safe is not True, pair.answer is not None), Stratum(source.name, source.use))
+            stratum = strata.setdefault(
+                (pair.safe is not True, pair.answer is not None), Stratum(source.name, source.use)
+            )
             stratum.size += 1
             if len(stratum.pairs) < each:
                 stratum.pairs.append(pair)
-            elif (place := rng.randrange(stratum.size)) < each:  # reservoir sampling: every pair is as likely as any other
+            elif (
+                place := rng.randrange(stratum.size)
+            ) < each:  # reservoir sampling: every pair is as likely as any other
                 stratum.pairs[place] = pair
         total = sum(stratum.size for stratum in strata.values())
         for stratum in strata.values():
@@ -77,7 +83,8 @@ class SuiteSample:
 
 
 def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSample]:
-    """About `wanted` dialogues over the suites that are there before a run, one of each at least; the embedded ones are written to `folder`.
+    """About `wanted` dialogues over the suites that are there before a run, one of each at least; the
+    embedded ones are written to `folder`.
 
     Raises:
         UserError: a suite is not there, or unusable.
@@ -86,18 +93,28 @@ def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSampl
     suites = [read_suite(path) for path in suite_files(names)]
     groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
     for suite in suites:
-        group = groups[suite.protocol, suite.safe_twins] + (steer_suites(config) if suite.protocol == "multi_turn" else 0)
+        group = groups[suite.protocol, suite.safe_twins] + (
+            steer_suites(config) if suite.protocol == "multi_turn" else 0
+        )
         seeds = suite.seeds[: ceil(config.bench.dialogues / group)] if config.bench.dialogues else suite.seeds
         rng = random.Random(f"cost {config.seed} {suite.name}")
-        samples.append(SuiteSample(suite.folder, len(seeds), rng.sample(seeds, min(len(seeds), ceil(wanted / len(names))))))
+        samples.append(
+            SuiteSample(
+                suite.folder, len(seeds), rng.sample(seeds, min(len(seeds), ceil(wanted / len(names))))
+            )
+        )
     if SANDBOX in names:  # four groups of one size, in any size wanted
         size = config.bench.dialogues or SANDBOX_DIALOGUES
         drawn = min(size, ceil(wanted / len(names) / 4))
         brought = bring_in([SANDBOX], folder, drawn, config.student.max_pixels)
-        samples += [SuiteSample(suite.folder, len(suite.seeds) * size / drawn, suite.seeds) for suite in brought]
+        samples += [
+            SuiteSample(suite.folder, len(suite.seeds) * size / drawn, suite.seeds) for suite in brought
+        ]
     return samples
 
 
 def steer_suites(config: Config) -> int:
     """Attack suites of STEER-Bench in the bench, and as many safe ones: one of each source meant for it."""
-    return sum(source.use == "bench" for source in config.seeds.sources) if STEER in config.bench.suites else 0
+    return (
+        sum(source.use == "bench" for source in config.seeds.sources) if STEER in config.bench.suites else 0
+    )

@@ -14,7 +14,18 @@ from safer_steer.cost.estimate import Estimate
 from safer_steer.dialogue import Kind
 from safer_steer.tables import fitted
 
-HEAD = ("stage", "role", "calls", "images", "tokens in", "tokens out", "upload", "money", "time", "stage's time")
+HEAD = (
+    "stage",
+    "role",
+    "calls",
+    "images",
+    "tokens in",
+    "tokens out",
+    "upload",
+    "money",
+    "time",
+    "stage's time",
+)
 
 
 def table(found: Estimate, priced: Bill, console: Console) -> Group:
@@ -25,12 +36,17 @@ def table(found: Estimate, priced: Bill, console: Console) -> Group:
         stage, whole = (line.stage, _stage_time(priced, line.stage)) if first else ("", "")
         rows.append((stage, line.seat, *_cells(line), whole))
     counts = [line.count for line in priced.lines]
-    totals = [sum(values) for values in zip(*((c.calls, c.images, c.tokens_in, c.tokens_out) for c in counts), strict=True)]
+    totals = [
+        sum(values)
+        for values in zip(*((c.calls, c.images, c.tokens_in, c.tokens_out) for c in counts), strict=True)
+    ]
     upload = sum(count.upload_bytes for count in counts)
     paid = money(priced.money if any(line.money is not None for line in priced.lines) else None)
     rows.append(("total", "", *map(rounded, totals), size(upload), paid, "", _whole_time(priced)))
     grid = fitted(console, HEAD, rows, numbers=range(2, len(HEAD)), whole=range(2))
-    return Group(grid, Text(), Text(f"Models: {_models(priced)}."), *(Text(line) for line in lines(found, priced)))
+    return Group(
+        grid, Text(), Text(f"Models: {_models(priced)}."), *(Text(line) for line in lines(found, priced))
+    )
 
 
 def _models(priced: Bill) -> str:
@@ -44,7 +60,9 @@ def _models(priced: Bill) -> str:
 def lines(found: Estimate, priced: Bill) -> list[str]:
     """What the numbers rest on, one line each."""
     assumed, config = found.assumed, found.config
-    known = f", but for {', '.join(sorted(found.tokenized))}, whose tokenizer is here" if found.tokenized else ""
+    known = (
+        f", but for {', '.join(sorted(found.tokenized))}, whose tokenizer is here" if found.tokenized else ""
+    )
     made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in found.scripts.items())
     said = [
         f"From {found.pairs[1]} of {found.pairs[0]} pairs (scripts: {made}) and {found.dialogues[1]} of {found.dialogues[0]} bench dialogues;"
@@ -60,14 +78,18 @@ def lines(found: Estimate, priced: Bill) -> list[str]:
             f"Assuming that {assumed.success:.0%} of the red-team scripts tried succeed (--success), at any turn alike; one that fails is planned once more."
         )
     if "assemble" in found.stages:
-        said.append(f"Assuming that {assumed.keeps:.0%} of the scripts keep rule 1, and as many of those rule 2 (--keeps).")
+        said.append(
+            f"Assuming that {assumed.keeps:.0%} of the scripts keep rule 1, and as many of those rule 2 (--keeps)."
+        )
     if any(not line.local for line in priced.lines):
         said.append(
             f"Time: {assumed.tokens_per_second:g} tokens a second in every reply (--tokens-per-second) after {WAIT_S:g} s, each role at its own concurrency"
             " and rate; training and what is `local` come on top."
         )
     if priced.unpriced:
-        said.append(f"No price is set for {', '.join(priced.unpriced)} (price_in, price_out): the total is without them.")
+        said.append(
+            f"No price is set for {', '.join(priced.unpriced)} (price_in, price_out): the total is without them."
+        )
     if stage := priced.stops_in(config.spending_limit):
         said.append(f"spending_limit is {config.spending_limit:g}: the run would stop in {stage}.")
     return said + found.notes
@@ -80,10 +102,18 @@ def as_dict(found: Estimate, priced: Bill) -> dict[str, Any]:
         "dialogues": dict(zip(("all", "sampled"), found.dialogues, strict=True)),
         "scripts": {kind.value: round(count) for kind, count in found.scripts.items()},
         "stages": [
-            {"stage": stage, "seconds": round(seconds, 1), "roles": [_row(line) for line in priced.lines if line.stage == stage]}
+            {
+                "stage": stage,
+                "seconds": round(seconds, 1),
+                "roles": [_row(line) for line in priced.lines if line.stage == stage],
+            }
             for stage, seconds in priced.seconds.items()
         ],
-        "total": {"money": round(priced.money, 4), "seconds": round(sum(priced.seconds.values()), 1), "unpriced": priced.unpriced},
+        "total": {
+            "money": round(priced.money, 4),
+            "seconds": round(sum(priced.seconds.values()), 1),
+            "unpriced": priced.unpriced,
+        },
         "assumptions": asdict(found.assumed),
         "stops_in": priced.stops_in(found.config.spending_limit),
         "notes": lines(found, priced),
@@ -92,14 +122,27 @@ def as_dict(found: Estimate, priced: Bill) -> dict[str, Any]:
 
 def _row(line: Line) -> dict[str, Any]:
     counts = {name: round(value) for name, value in asdict(line.count).items()}
-    told = {"money": None if line.money is None else round(line.money, 4), "seconds": None if line.seconds is None else round(line.seconds, 1)}
+    told = {
+        "money": None if line.money is None else round(line.money, 4),
+        "seconds": None if line.seconds is None else round(line.seconds, 1),
+    }
     return {"role": line.seat, "model": line.model, "local": line.local, **counts, **told}
 
 
 def _cells(line: Line) -> tuple[str, ...]:
     count = line.count
-    numbers = (rounded(count.calls), rounded(count.images), rounded(count.tokens_in), rounded(count.tokens_out), size(count.upload_bytes))
-    return (*numbers, "local", "local") if line.local else (*numbers, money(line.money), duration(line.seconds or 0.0))
+    numbers = (
+        rounded(count.calls),
+        rounded(count.images),
+        rounded(count.tokens_in),
+        rounded(count.tokens_out),
+        size(count.upload_bytes),
+    )
+    return (
+        (*numbers, "local", "local")
+        if line.local
+        else (*numbers, money(line.money), duration(line.seconds or 0.0))
+    )
 
 
 def _whole_time(priced: Bill) -> str:
@@ -107,7 +150,11 @@ def _whole_time(priced: Bill) -> str:
 
 
 def _stage_time(priced: Bill, stage: str) -> str:
-    return "local" if all(line.local for line in priced.lines if line.stage == stage) else duration(priced.seconds[stage])
+    return (
+        "local"
+        if all(line.local for line in priced.lines if line.stage == stage)
+        else duration(priced.seconds[stage])
+    )
 
 
 def rounded(value: float) -> str:
@@ -132,7 +179,13 @@ def money(value: float | None) -> str:
     """Two digits, never less than a hundredth; `-` for no price."""
     if value is None:
         return "-"
-    return "< 0.01" if 0 < value < 0.01 else f"{float(f'{value:.2g}'):,.2f}" if value < 10 else f"{float(f'{value:.2g}'):,.0f}"
+    return (
+        "< 0.01"
+        if 0 < value < 0.01
+        else f"{float(f'{value:.2g}'):,.2f}"
+        if value < 10
+        else f"{float(f'{value:.2g}'):,.0f}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,1 +1,2 @@
-"""Asking models behind OpenAI-compatible endpoints: client, cache, ledger, pace, parsing, and replies that decline."""
+"""Asking models behind OpenAI-compatible endpoints: client, cache, ledger, pace, parsing, and replies that
+decline."""

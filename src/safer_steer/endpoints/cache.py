@@ -1,4 +1,5 @@
-"""Replies on disk: nothing that was answered is asked, or paid, twice. No key and no header ever gets here."""
+"""Replies on disk: nothing that was answered is asked, or paid, twice. No key and no header ever gets
+here."""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ from safer_steer.errors import UserError
 
 
 class Cache:
-    """Replies by the hash of everything that determines them, in one SQLite file, and what each role has paid for them.
+    """Replies by the hash of everything that determines them, in one SQLite file, and what each role has paid
+    for them.
 
-    A reply is committed, in one transaction with its price, before `get_or_call` returns it. In WAL mode the commit is in the operating system's hands, so it
-    survives a kill of the process; a power cut may cost the last few.
+    A reply is committed, in one transaction with its price, before `get_or_call` returns it. In WAL mode the
+    commit is in the operating system's hands, so it survives a kill of the process; a power cut may cost the
+    last few.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,21 +50,37 @@ class Cache:
         self._in_flight: dict[str, asyncio.Task[ChatReply]] = {}
 
     @staticmethod
-    def key(model: str, sampling: dict[str, Any], messages: list[Message], schema: dict[str, Any] | None, repeat: int) -> str:
-        """SHA-256 of the canonical JSON of what determines a reply; a picture counts as the hash of its data URL.
+    def key(
+        model: str,
+        sampling: dict[str, Any],
+        messages: list[Message],
+        schema: dict[str, Any] | None,
+        repeat: int,
+    ) -> str:
+        """SHA-256 of the canonical JSON of what determines a reply; a picture counts as the hash of its data
+        URL.
 
-        The endpoint's address is left out on purpose: the same model, moved to another port or host, keeps its replies.
+        The endpoint's address is left out on purpose: the same model, moved to another port or host, keeps
+        its replies.
         """
         what = [model, sampling, [_hashed(message) for message in messages], schema, repeat]
-        return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(what, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+        ).hexdigest()
 
     def get(self, key: str) -> ChatReply | None:
         """The committed reply, if there is one."""
-        row = self._db.execute("SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies WHERE key = ?", (key,)).fetchone()
+        row = self._db.execute(
+            "SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies WHERE key = ?",
+            (key,),
+        ).fetchone()
         return ChatReply(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
 
-    async def get_or_call(self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]) -> tuple[ChatReply, bool]:
-        """The reply, and whether it cost nothing. Equal keys in flight share one call (and its error, which is not kept).
+    async def get_or_call(
+        self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]
+    ) -> tuple[ChatReply, bool]:
+        """The reply, and whether it cost nothing. Equal keys in flight share one call (and its error, which
+        is not kept).
 
         A caller that is cancelled does not cancel the call: it is paid for, so its reply is committed.
 
@@ -80,9 +99,18 @@ class Cache:
         task.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(task), False
 
-    async def _call(self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]) -> ChatReply:
+    async def _call(
+        self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]
+    ) -> ChatReply:
         reply, money = await call()
-        row = (key, reply.text, reply.prompt_tokens, reply.completion_tokens, reply.finish, int(reply.refusal))
+        row = (
+            key,
+            reply.text,
+            reply.prompt_tokens,
+            reply.completion_tokens,
+            reply.finish,
+            int(reply.refusal),
+        )
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
             self._db.execute(
@@ -103,20 +131,26 @@ class Cache:
             raise
 
     def spent(self) -> list[tuple[str, int, int, int, float]]:
-        """(role, calls, prompt tokens, completion tokens, money) of every process that used this file, at the prices of their time."""
-        return self._db.execute("SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent").fetchall()
+        """(role, calls, prompt tokens, completion tokens, money) of every process that used this file, at the
+        prices of their time."""
+        return self._db.execute(
+            "SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent"
+        ).fetchall()
 
     async def settle(self, seconds: float) -> None:
-        """Wait, `seconds` at most, for the calls in flight, so that what was sent is kept and not sent again."""
+        """Wait, `seconds` at most, for the calls in flight, so that what was sent is kept and not sent
+        again."""
         if self._in_flight:
             await asyncio.wait(self._in_flight.values(), timeout=seconds)
 
     def give_up(self, keys: Iterable[str]) -> None:
-        """Note replies none of which was a valid answer. They are kept: whoever goes on after a kill finds the same end of it."""
+        """Note replies none of which was a valid answer. They are kept: whoever goes on after a kill finds
+        the same end of it."""
         self._db.executemany("INSERT OR IGNORE INTO unparsable VALUES (?)", [(key,) for key in keys])
 
     def forget_unparsable(self) -> None:
-        """Drop the replies noted by `give_up`: those questions are asked, and paid, anew. What they have cost stays in `spent`."""
+        """Drop the replies noted by `give_up`: those questions are asked, and paid, anew. What they have cost
+        stays in `spent`."""
         with self._transaction():
             self._db.execute("DELETE FROM replies WHERE key IN (SELECT key FROM unparsable)")
             self._db.execute("DELETE FROM unparsable")
@@ -135,7 +169,11 @@ def _hashed(message: Message) -> Message:
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    return message | {"content": [_digest(part["image_url"]["url"]) if part["type"] == "image_url" else part for part in content]}
+    return message | {
+        "content": [
+            _digest(part["image_url"]["url"]) if part["type"] == "image_url" else part for part in content
+        ]
+    }
 
 
 def _digest(url: str) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Asking a model: `ask` for a typed job, `reply` for a model under test, with the cache and the ledger around the transport."""
+"""Asking a model: `ask` for a typed job, `reply` for a model under test, with the cache and the ledger around
+the transport."""
 
 from __future__ import annotations
 
@@ -26,10 +27,12 @@ Output = TypeVar("Output", bound=BaseModel)
 log = logging.getLogger(__name__)
 
 REASK = 1_000_000
-"""Re-ask n of sample `repeat` is repeat `n * REASK + repeat` to cache and transport, so that a bad reply is never its own remedy."""
+"""Re-ask n of sample `repeat` is repeat `n * REASK + repeat` to cache and transport, so that a bad reply is
+never its own remedy."""
 
 REJECTIONS = 20
-"""Requests in a row that an endpoint rejects, after which it is the endpoint's fault, or the settings', and no longer theirs."""
+"""Requests in a row that an endpoint rejects, after which it is the endpoint's fault, or the settings', and
+no longer theirs."""
 
 LAYOUT_RULE = (
     "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture shows and what the dialogue is heading for,"
@@ -38,9 +41,17 @@ LAYOUT_RULE = (
 
 
 class ChatModel:
-    """A role's model: `name` is the role's name in the ledger and in errors, `role` its settings, `transport` whoever replies."""
+    """A role's model: `name` is the role's name in the ledger and in errors, `role` its settings, `transport`
+    whoever replies."""
 
-    def __init__(self, name: str, role: Role, transport: Transport, cache: Cache | None = None, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: Role,
+        transport: Transport,
+        cache: Cache | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.name = name
         self.role = role
         self.transport = transport
@@ -49,15 +60,23 @@ class ChatModel:
         self._rejections = 0
         self._sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
 
-    async def ask(self, prompt: Prompt[Input, Output], inputs: Input, pictures: Sequence[Picture] = (), *, repeat: int = 0) -> Output:
+    async def ask(
+        self,
+        prompt: Prompt[Input, Output],
+        inputs: Input,
+        pictures: Sequence[Picture] = (),
+        *,
+        repeat: int = 0,
+    ) -> Output:
         """Do one job: render, call, parse, validate. `repeat` tells apart samples of the same question.
 
-        A reply that is no valid answer is asked for again, up to `role.reasks` times, with a line on what was wrong. A
-        refusal, marked by the endpoint or worded as one where JSON was due, is final at once: another strategy, not
-        another try, is what may help.
+        A reply that is no valid answer is asked for again, up to `role.reasks` times, with a line on what was
+        wrong. A refusal, marked by the endpoint or worded as one where JSON was due, is final at once:
+        another strategy, not another try, is what may help.
 
         Raises:
-            EndpointError, RejectedError, RefusedError, UnparsableError: see `errors`; but for the endpoint's, the message names the job.
+            EndpointError, RejectedError, RefusedError, UnparsableError: see `errors`; but for the endpoint's,
+            the message names the job.
         """
         system, user = prompt.render(inputs)
         schema = prompt.schema()
@@ -73,23 +92,34 @@ class ChatModel:
             try:
                 return prompt.output.model_validate(parse_own_json(reply.text, user))
             except ValueError as error:
-                if begins_like_refusal(reply.text) and "{" not in reply.text:  # else it may be sorry for its last reply
+                if (
+                    begins_like_refusal(reply.text) and "{" not in reply.text
+                ):  # else it may be sorry for its last reply
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
                 keys.append(self._key(messages, schema, sample))
-                fault = f"cut off at max_tokens={self.role.max_tokens}" if reply.finish == "length" else _fault(error)
+                fault = (
+                    f"cut off at max_tokens={self.role.max_tokens}"
+                    if reply.finish == "length"
+                    else _fault(error)
+                )
                 self.ledger.accounts[self.name].unparsable += 1
                 log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, shown)
         if self.cache:
             self.cache.give_up(keys)
-        raise UnparsableError(f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}")
+        raise UnparsableError(
+            f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}"
+        )
 
-    async def reply(self, messages: list[Message], *, schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
+    async def reply(
+        self, messages: list[Message], *, schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
         """One reply with its facts, from the cache if it was ever given.
 
         Raises:
-            EndpointError: the transport gave up; or the endpoint rejects whatever it is sent, so that the role's settings are at fault: it has never
-                answered this role, in no process, or not for `REJECTIONS` requests.
+            EndpointError: the transport gave up; or the endpoint rejects whatever it is sent, so that the
+                role's settings are at fault: it has never answered this role, in no process, or not for
+                `REJECTIONS` requests.
             RejectedError: the endpoint rejects this request.
             SpendingLimit: the ledger's limit is reached and the reply is not cached.
         """
@@ -105,7 +135,9 @@ class ChatModel:
                 account = self.ledger.accounts[self.name]
                 account.failed += 1
                 self._rejections += 1
-                if isinstance(error, ContextLengthError) or (account.calls and self._rejections <= REJECTIONS):
+                if isinstance(error, ContextLengthError) or (
+                    account.calls and self._rejections <= REJECTIONS
+                ):
                     raise
                 raise EndpointError(str(error)) from None
             self._rejections = 0
@@ -127,7 +159,8 @@ class ChatModel:
 
 
 class ChatAssistant:
-    """The assistant's seat of `episode.play`, filled by a chat model: blue-expert targets, benchmarks, any model under test."""
+    """The assistant's seat of `episode.play`, filled by a chat model: blue-expert targets, benchmarks, any
+    model under test."""
 
     def __init__(
         self,
@@ -137,8 +170,9 @@ class ChatAssistant:
         system: str = "You are a helpful assistant.",
         format: Format = Format.PLAIN,
     ) -> None:
-        """`format` is the layout to ask for: THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless it stands there already or
-        the role's `ask_layout` is off, as a model that was trained on its layout needs no asking; PLAIN asks for nothing."""
+        """`format` is the layout to ask for: THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless it
+        stands there already or the role's `ask_layout` is off, as a model that was trained on its layout
+        needs no asking; PLAIN asks for nothing."""
         self.model = model
         self.pictures_of = pictures_of
         asked = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
@@ -155,11 +189,16 @@ class ChatAssistant:
             reply = await self.model.reply(self.messages(dialogue, question))
         except ContextLengthError:
             raise ContextFull from None
-        meta = {"finish": reply.finish, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+        meta = {
+            "finish": reply.finish,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+        }
         return Reply(reply.text, meta)
 
     def messages(self, dialogue: Dialogue, question: str) -> list[Message]:
-        """System text, the pictures on the first user turn, then turn by turn. Markers in user turns, which models write, are split."""
+        """System text, the pictures on the first user turn, then turn by turn. Markers in user turns, which
+        models write, are split."""
         asked = [split_markers(text) for text in (*(turn.user for turn in dialogue.turns), question)]
         messages = layout(self.system, asked[0], self.pictures_of(dialogue))
         for turn, following in zip(dialogue.turns, asked[1:], strict=True):
@@ -171,11 +210,21 @@ class ChatAssistant:
 def layout(system: str, user: str, pictures: Sequence[Picture]) -> list[Message]:
     """The system message (left out if empty), then the user's: its pictures first, its text last."""
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    return [*messages, {"role": "user", "content": [*(picture.content for picture in pictures), {"type": "text", "text": user}]}]
+    return [
+        *messages,
+        {
+            "role": "user",
+            "content": [*(picture.content for picture in pictures), {"type": "text", "text": user}],
+        },
+    ]
 
 
 def _complaint(fault: str) -> str:
-    return f"\n\nYour last reply was no valid answer ({fault}). Reply with the JSON object alone." if fault else ""
+    return (
+        f"\n\nYour last reply was no valid answer ({fault}). Reply with the JSON object alone."
+        if fault
+        else ""
+    )
 
 
 def _fault(error: ValueError) -> str:

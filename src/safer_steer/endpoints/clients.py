@@ -19,11 +19,14 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Sh
 
 
 def lend(borrower: object, base_url: str, key: str) -> AsyncOpenAI:
-    """The client for this endpoint and key on the running event loop; opened on first use, without retries or timeout of its own."""
+    """The client for this endpoint and key on the running event loop; opened on first use, without retries or
+    timeout of its own."""
     shelf = _clients.setdefault(asyncio.get_running_loop(), {})
     shared = shelf.get((base_url, key))
     if shared is None:
-        client = AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=None, http_client=DefaultAioHttpClient())
+        client = AsyncOpenAI(
+            base_url=base_url, api_key=key, max_retries=0, timeout=None, http_client=DefaultAioHttpClient()
+        )
         shared = shelf[base_url, key] = _Shared(client)
     shared.borrowers.add(borrower)
     return shared.client

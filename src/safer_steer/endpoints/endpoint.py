@@ -1,8 +1,9 @@
 """A role behind an OpenAI-compatible endpoint.
 
-openai's client on its aiohttp transport does the HTTP. Retries are ours, so that the wait honours Retry-After, one
-deadline covers the whole reply, and what failed for good is one line without a key in it. So is the reading of the reply:
-the client's own walk over the messages and its typed completion were half of a call's CPU (docs/performance.md).
+openai's client on its aiohttp transport does the HTTP. Retries are ours, so that the wait honours
+Retry-After, one deadline covers the whole reply, and what failed for good is one line without a key in it. So
+is the reading of the reply: the client's own walk over the messages and its typed completion were half of a
+call's CPU (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -38,16 +39,26 @@ _CONTEXT = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum (?:context|model) length|context (?:length|size|window)|max_model_len|prompt is too long",
     re.IGNORECASE,
 )
-_FILTERED = re.compile(r"content_?filter|content_policy|content management policy|usage polic|moderation|flagged|data_?inspection", re.IGNORECASE)
+_FILTERED = re.compile(
+    r"content_?filter|content_policy|content management policy|usage polic|moderation|flagged|data_?inspection",
+    re.IGNORECASE,
+)
 """Codes and wordings of hosted endpoints that decline a request before any model sees it."""
-_UNSUPPORTED = re.compile(r"(?:unsupported|not support(?:ed)?|unknown|unrecognized|not permitted)", re.IGNORECASE)
+_UNSUPPORTED = re.compile(
+    r"(?:unsupported|not support(?:ed)?|unknown|unrecognized|not permitted)", re.IGNORECASE
+)
 _REJECTED = {400, 413, 422}
-_ACCOUNT = re.compile(r"\baccount\b|organization|billing|quota|credit|balance|payment|subscription|suspended|deactivated", re.IGNORECASE)
-"""Some hosts answer 400 to whoever has run out of money, or is locked out: that is no fault of the request's."""
+_ACCOUNT = re.compile(
+    r"\baccount\b|organization|billing|quota|credit|balance|payment|subscription|suspended|deactivated",
+    re.IGNORECASE,
+)
+"""Some hosts answer 400 to whoever has run out of money, or is locked out: that is no fault of the
+request's."""
 
 
 class EndpointTransport:
-    """Sends a role's messages to its endpoint (see `transport.Transport`). Any number of event loops, one after the other, may use it."""
+    """Sends a role's messages to its endpoint (see `transport.Transport`). Any number of event loops, one
+    after the other, may use it."""
 
     first_wait_s = 0.5
     longest_wait_s = 30.0
@@ -57,11 +68,12 @@ class EndpointTransport:
         """Nothing is sent yet.
 
         Args:
-            may_send: called right before every request, further tries included; what it raises ends the call. Calls may wait long for their turn, and
-                the money limit be reached meanwhile.
+            may_send: called right before every request, further tries included; what it raises ends the call.
+                Calls may wait long for their turn, and the money limit be reached meanwhile.
 
         Raises:
-            UserError: the role has no usable base_url, or `api_key_env` names a variable that holds no usable key.
+            UserError: the role has no usable base_url, or `api_key_env` names a variable that holds no usable
+                key.
         """
         self.role = role
         self._may_send = may_send
@@ -75,8 +87,11 @@ class EndpointTransport:
         self._counts = role.price_in + role.price_out > 0
         self._sampling = {"temperature": role.temperature, "top_p": role.top_p}
 
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
-        """One reply. `repeat` is not sent: an endpoint's samples differ by themselves where the temperature is above 0.
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
+        """One reply. `repeat` is not sent: an endpoint's samples differ by themselves where the temperature
+        is above 0.
 
         Raises:
             EndpointError: all tries failed, or the endpoint said something that another try would not change.
@@ -101,7 +116,9 @@ class EndpointTransport:
                         raise ContextLengthError(self._line(problem, tries)) from None
                     if error.status_code not in _RETRIED and error.status_code < 500:
                         about_it = error.status_code in _REJECTED and not _ACCOUNT.search(problem)
-                        raise (RejectedError if about_it else EndpointError)(self._line(problem, tries)) from None
+                        raise (RejectedError if about_it else EndpointError)(
+                            self._line(problem, tries)
+                        ) from None
                     retry_after = _retry_after(error.response.headers.get("retry-after"))
                     busy = error.status_code == 429 and retry_after is None
                 except TimeoutError:
@@ -125,13 +142,19 @@ class EndpointTransport:
                 await lend(self, self._base_url, self._key).models.with_raw_response.list()
         except openai.AuthenticationError:
             variable = self.role.api_key_env
-            raise UserError(f"{self._base_url} refuses the key{f' in {variable}' if variable else '; name its variable in api_key_env'}") from None
+            raise UserError(
+                f"{self._base_url} refuses the key{f' in {variable}' if variable else '; name its variable in api_key_env'}"
+            ) from None
         except openai.APIStatusError:
             return
         except TimeoutError:
-            raise UserError(f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or mend base_url") from None
+            raise UserError(
+                f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or mend base_url"
+            ) from None
         except openai.APIError as error:
-            raise UserError(f"cannot reach {self._base_url} ({self._clean(str(error.__cause__ or error))}); start the endpoint or mend base_url") from None
+            raise UserError(
+                f"cannot reach {self._base_url} ({self._clean(str(error.__cause__ or error))}); start the endpoint or mend base_url"
+            ) from None
 
     async def aclose(self) -> None:
         """Close the connections, unless another transport uses them."""
@@ -149,14 +172,28 @@ class EndpointTransport:
         sent_schema = schema is not None and self._send_schema
         limit_name = self._limit_name
         sampling = dict(self._sampling)
-        body: dict[str, Any] = {"model": self.role.model, "messages": messages, **sampling, limit_name: self.role.max_tokens}
+        body: dict[str, Any] = {
+            "model": self.role.model,
+            "messages": messages,
+            **sampling,
+            limit_name: self.role.max_tokens,
+        }
         if schema is not None and sent_schema:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": schema.get("title", "answer"), "schema": schema}}
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": schema.get("title", "answer"), "schema": schema},
+            }
         url = f"{self._base_url.rstrip('/')}/chat/completions"  # whole, so that the client need not join it
         try:
             async with asyncio.timeout(self.role.timeout_s):
-                data = await lend(self, self._base_url, self._key).post(url, cast_to=bytes, content=to_json(body))
-        except (openai.BadRequestError, openai.PermissionDeniedError, openai.UnprocessableEntityError) as error:
+                data = await lend(self, self._base_url, self._key).post(
+                    url, cast_to=bytes, content=to_json(body)
+                )
+        except (
+            openai.BadRequestError,
+            openai.PermissionDeniedError,
+            openai.UnprocessableEntityError,
+        ) as error:
             said = f"{error.param} {_said(error)}"
             if _FILTERED.search(f"{error.code} {said}") and not _ACCOUNT.search(said):
                 return ChatReply("", finish="content_filter", refusal=True)
@@ -165,7 +202,12 @@ class EndpointTransport:
                 raise _Again from None
             if (name := next((name for name in sampling if name in said), "")) and _UNSUPPORTED.search(said):
                 if self._sampling.pop(name, None) is not None:
-                    log.warning("%s takes no %s for %s; going on with its default", self._base_url, name, self.role.model)
+                    log.warning(
+                        "%s takes no %s for %s; going on with its default",
+                        self._base_url,
+                        name,
+                        self.role.model,
+                    )
                 raise _Again from None
             if sent_schema and _NO_SCHEMA.search(said):
                 if self._send_schema:
@@ -188,14 +230,21 @@ class EndpointTransport:
             raise ValueError("the endpoint's answer holds no message") from None
         if self._counts and not any(spent):
             self._counts = False
-            log.warning("%s does not say how many tokens a reply took; what %s costs is not counted, nor limited", self._base_url, self.role.model)
-        text = self._without_key(text).encode("utf-8", "replace").decode()  # half a surrogate pair can be neither hashed nor stored
+            log.warning(
+                "%s does not say how many tokens a reply took; what %s costs is not counted, nor limited",
+                self._base_url,
+                self.role.model,
+            )
+        text = (
+            self._without_key(text).encode("utf-8", "replace").decode()
+        )  # half a surrogate pair can be neither hashed nor stored
         return ChatReply(text, *spent, finish=finish, refusal=bool(refusal) or finish == "content_filter")
 
     def _wait(self, tries: int, retry_after: float | None) -> float:
         """Seconds before the next try: exponential with jitter, never before the endpoint's Retry-After.
 
-        One that is busy (429) and does not say until when is given longer: quotas are by the minute, and five tries must outlast it.
+        One that is busy (429) and does not say until when is given longer: quotas are by the minute, and five
+        tries must outlast it.
         """
         backoff = min(self.longest_wait_s, self.first_wait_s * 2 ** (tries - 1)) * random.uniform(0.5, 1)
         if retry_after is None:
@@ -228,9 +277,13 @@ def _checked_url(role: Role) -> str:
     url = (role.base_url or "").strip()
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"base_url of model {role.model} is {url!r}; give the endpoint's address, for instance http://localhost:8000/v1")
+        raise UserError(
+            f"base_url of model {role.model} is {url!r}; give the endpoint's address, for instance http://localhost:8000/v1"
+        )
     if "@" in parts.netloc:
-        raise UserError(f"base_url of model {role.model} holds a password; put the key in an environment variable and name it in api_key_env")
+        raise UserError(
+            f"base_url of model {role.model} holds a password; put the key in an environment variable and name it in api_key_env"
+        )
     return url
 
 
@@ -239,9 +292,13 @@ def _key(role: Role) -> str:
         return "none"
     key = os.environ.get(role.api_key_env, "").strip()
     if not key:
-        raise UserError(f"environment variable {role.api_key_env} (api_key_env of model {role.model}) is not set; export the key in it")
+        raise UserError(
+            f"environment variable {role.api_key_env} (api_key_env of model {role.model}) is not set; export the key in it"
+        )
     if not key.isascii() or not key.isprintable():
-        raise UserError(f"environment variable {role.api_key_env} (api_key_env of model {role.model}) holds characters no key has")
+        raise UserError(
+            f"environment variable {role.api_key_env} (api_key_env of model {role.model}) holds characters no key has"
+        )
     return key
 
 

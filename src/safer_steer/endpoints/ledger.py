@@ -13,7 +13,8 @@ from safer_steer.errors import SpendingLimit
 
 @dataclass
 class Account:
-    """One role's counts: calls, tokens and money of all processes that worked on the run folder, the rest of this process."""
+    """One role's counts: calls, tokens and money of all processes that worked on the run folder, the rest of
+    this process."""
 
     calls: int = 0
     cached: int = 0
@@ -36,9 +37,12 @@ class Ledger:
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
 
     def go_on_from(self, spent: Iterable[tuple[str, int, int, int, float]]) -> None:
-        """Take over what earlier processes paid (`Cache.spent`), so that the limit holds for all of them together."""
+        """Take over what earlier processes paid (`Cache.spent`), so that the limit holds for all of them
+        together."""
         for name, calls, prompt_tokens, completion_tokens, money in spent:
-            self.accounts[name] = Account(calls=calls, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, money=money)
+            self.accounts[name] = Account(
+                calls=calls, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, money=money
+            )
 
     @property
     def money(self) -> float:
@@ -46,13 +50,16 @@ class Ledger:
         return sum(account.money for account in self.accounts.values())
 
     def may_spend(self) -> None:
-        """Called before every request that may cost money; calls already in flight may overshoot the limit by their own price.
+        """Called before every request that may cost money; calls already in flight may overshoot the limit by
+        their own price.
 
         Raises:
             SpendingLimit: the limit is reached.
         """
         if self.limit is not None and self.money >= self.limit:
-            raise SpendingLimit(f"{self.money:.2f} of {self.limit:.2f} spent; raise spending_limit and run the same command to go on")
+            raise SpendingLimit(
+                f"{self.money:.2f} of {self.limit:.2f} spent; raise spending_limit and run the same command to go on"
+            )
 
     def paid(self, name: str, role: Role, reply: ChatReply) -> float:
         """Book one reply at the role's prices (money per million tokens); returns what it cost."""

@@ -1,4 +1,5 @@
-"""From a model's reply to a JSON object, tolerant of what models wrap around it and strict about which object is meant."""
+"""From a model's reply to a JSON object, tolerant of what models wrap around it and strict about which object
+is meant."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 
 _THINK = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
-"""A JSON string; one that is never closed runs to the end, which keeps the search linear in the reply's length."""
+"""A JSON string; one that is never closed runs to the end, which keeps the search linear in the reply's
+length."""
 _TOKEN = re.compile(_STRING + r"|[{}]", re.DOTALL)
 _TRAILING_COMMA = re.compile(f"({_STRING})" + r"|,(?=\s*[}\]])", re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
@@ -23,12 +25,12 @@ _REFUSAL = re.compile(
 def parse_json(text: str) -> dict[str, Any]:
     """The one JSON object of a reply.
 
-    The rule: the whole reply, if it is an object; else the only object among its top-level `{...}` spans, so that code
-    fences and prose around it do not matter. Two different objects, a key that stands twice in one, and a span with a
-    colon that is no JSON (a broken object, or one cut off) make the reply ambiguous: a verdict that stands beside JSON
-    echoed from the text it judges can become unparsable, but never gives way to the echo. Raw control characters in
-    strings and trailing commas are forgiven; a leading `<think>` block is left out. Half a surrogate pair, which could be
-    neither hashed, sent nor stored, becomes "?".
+    The rule: the whole reply, if it is an object; else the only object among its top-level `{...}` spans, so
+    that code fences and prose around it do not matter. Two different objects, a key that stands twice in one,
+    and a span with a colon that is no JSON (a broken object, or one cut off) make the reply ambiguous: a
+    verdict that stands beside JSON echoed from the text it judges can become unparsable, but never gives way
+    to the echo. Raw control characters in strings and trailing commas are forgiven; a leading `<think>` block
+    is left out. Half a surrogate pair, which could be neither hashed, sent nor stored, becomes "?".
 
     Raises:
         ValueError: no object, a broken one, or more than one; the message says which.
@@ -37,9 +39,11 @@ def parse_json(text: str) -> dict[str, Any]:
 
 
 def parse_own_json(text: str, sent: str) -> dict[str, Any]:
-    """`parse_json` of a reply to `sent`, whose object must not stand word for word in what was sent, escaped or not.
+    """`parse_json` of a reply to `sent`, whose object must not stand word for word in what was sent, escaped
+    or not.
 
-    A judge that quotes JSON from the answer it judges, and writes no verdict, would otherwise have taken the answer's own.
+    A judge that quotes JSON from the answer it judges, and writes no verdict, would otherwise have taken the
+    answer's own.
 
     Raises:
         ValueError: as `parse_json`, or the object is an echo.
@@ -88,7 +92,11 @@ def _load(text: str) -> dict[str, Any] | None:
             continue
         if not isinstance(value, dict):
             return None
-        return dict(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))) if _SURROGATE.search(text) else value
+        return (
+            dict(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace")))
+            if _SURROGATE.search(text)
+            else value
+        )
     return None
 
 
@@ -100,7 +108,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _spans(text: str) -> Iterator[str]:
-    """Top-level `{...}` spans in order; one that is never closed runs to the end. Braces inside strings do not count."""
+    """Top-level `{...}` spans in order; one that is never closed runs to the end. Braces inside strings do
+    not count."""
     position = 0
     while (start := text.find("{", position)) >= 0:
         depth, position = 0, len(text)

@@ -1,7 +1,9 @@
-"""What is wrong with a text that an attacker wrote, if anything: aligned models decline to attack, also inside a valid answer.
+"""What is wrong with a text that an attacker wrote, if anything: aligned models decline to attack, also
+inside a valid answer.
 
-An attacker is whoever writes user turns: generator, red agent, tutor. A user may lawfully say "I can't open it, can you help?";
-a refusal is the attacker speaking as the assistant that declines. Only English wordings are known.
+An attacker is whoever writes user turns: generator, red agent, tutor. A user may lawfully say "I can't open
+it, can you help?"; a refusal is the attacker speaking as the assistant that declines. Only English wordings
+are known.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ SAYINGS = 2
 
 _QUOTED = re.compile(r'"[^"]*"|“[^”]*”')
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
-_OFFER = re.compile(r"\b(?:else|instead|alternative(?:ly)?|rephrase|reword|happy to|glad to|i can (?:help|offer|assist|provide|talk)|would you like)\b")
-_USER = re.compile(r"\?|\b(?:tell|show|give|help|teach|walk|remind|guide) me\b|\b(?:can|could|would|will|did|do) you\b")
+_OFFER = re.compile(
+    r"\b(?:else|instead|alternative(?:ly)?|rephrase|reword|happy to|glad to|i can (?:help|offer|assist|provide|talk)|would you like)\b"
+)
+_USER = re.compile(
+    r"\?|\b(?:tell|show|give|help|teach|walk|remind|guide) me\b|\b(?:can|could|would|will|did|do) you\b"
+)
 
 _CONTENT = (
     r"\b(?:that|this|these|those|such|it|anything|content|instructions?|information|guidance|requests?|material|prompts?|scripts?|turns?|messages?|advice"
@@ -59,7 +65,8 @@ _USER_S = re.compile(
     r"\b(?:(?:without|until|unless) (?:\w+ing|you|i|it|that|this|these|those|the|more|any)|than|(?:with|to) any(?:one|body)|from (?:it|that|this|these|those)"
     r"|any of (?:it|that|this) down)\b"
 )
-"""What a user lacks, or promises, who "can't write the report without that information" and "won't share this with anyone"."""
+"""What a user lacks, or promises, who "can't write the report without that information" and "won't share this
+with anyone"."""
 _SHORT_FORMS = (
     ("’", "'"),
     ("can't", "cannot"),
@@ -73,7 +80,8 @@ _SHORT_FORMS = (
 
 
 def fault_of(text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS) -> Fault | None:
-    """What is wrong with `text`: the attacker declined, said nothing, or says again what stands in `said_before`; None if nothing is.
+    """What is wrong with `text`: the attacker declined, said nothing, or says again what stands in
+    `said_before`; None if nothing is.
 
     Args:
         said_before: what it may not repeat; compared by its words alone, whatever their case and punctuation.
@@ -89,9 +97,11 @@ def fault_of(text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS)
 
 
 def declines(text: str) -> bool:
-    """Whether the text speaks as an assistant that declines, in one of its first two sentences; what it quotes does not count.
+    """Whether the text speaks as an assistant that declines, in one of its first two sentences; what it
+    quotes does not count.
 
-    A text that asks something of the other side is a user's, whatever it cannot do, unless it speaks as an AI.
+    A text that asks something of the other side is a user's, whatever it cannot do, unless it speaks as an
+    AI.
     """
     plain = _QUOTED.sub(" ", _unquoted(text.strip(" \n*_").lower())).replace("**", "")
     for short, full in _SHORT_FORMS:
@@ -102,30 +112,38 @@ def declines(text: str) -> bool:
         return True
     if any(_USER.search(sentence) and not _OFFER.search(sentence) for sentence in sentences):
         return False
-    return any((_DECLINES.match(sentence) and not _USER_S.search(sentence)) or _RULES.search(sentence) for sentence in opening)
+    return any(
+        (_DECLINES.match(sentence) and not _USER_S.search(sentence)) or _RULES.search(sentence)
+        for sentence in opening
+    )
 
 
 def check(job: str, text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS) -> None:
-    """Raises `RefusedError`, `EmptyError` or `RepeatedError`, which name the job, if the text has that fault."""
+    """Raises `RefusedError`, `EmptyError` or `RepeatedError`, which name the job, if the text has that
+    fault."""
     if fault := fault_of(text, said_before, sayings):
         _fail(job, fault, text)
 
 
 def check_turn(job: str, text: str, dialogue: Dialogue, template: str) -> None:
-    """`check` of the user turn that comes after `dialogue`. One that holds the script's own turn word for word is no repeat, whatever was said before."""
+    """`check` of the user turn that comes after `dialogue`. One that holds the script's own turn word for
+    word is no repeat, whatever was said before."""
     keeps = _words(template) in _words(text)
     check(job, text, [] if keeps else [turn.user for turn in dialogue.turns])
 
 
 def check_script(job: str, script: Sequence[str], sayings: int = SAYINGS + 1) -> None:
-    """`check` for every turn given those before it. A script may say a short turn once more than a dialogue does: it was written without answers."""
+    """`check` for every turn given those before it. A script may say a short turn once more than a dialogue
+    does: it was written without answers."""
     for index, text in enumerate(script):
         check(job, text, script[:index], sayings)
 
 
 def _fail(job: str, fault: Fault, text: str) -> NoReturn:
     error = {"refused": RefusedError, "empty": EmptyError, "repeated": RepeatedError}[fault]
-    what = {"refused": "declined within its answer", "empty": "wrote no words", "repeated": "repeats itself"}[fault]
+    what = {"refused": "declined within its answer", "empty": "wrote no words", "repeated": "repeats itself"}[
+        fault
+    ]
     raise error(f"{job}: {what}: {text[:80]!a}")
 
 
@@ -135,4 +153,11 @@ def _words(text: str) -> str:
 
 def _unquoted(text: str) -> str:
     """Without quotation marks around the whole."""
-    return text[1:-1] if len(text) > 1 and text[0] in '"“' and text[-1] in '"”' and not any(mark in text[1:-1] for mark in '"“”') else text
+    return (
+        text[1:-1]
+        if len(text) > 1
+        and text[0] in '"“'
+        and text[-1] in '"”'
+        and not any(mark in text[1:-1] for mark in '"“”')
+        else text
+    )

@@ -1,4 +1,5 @@
-"""What lies between a job and whoever does it: messages in, text out. Endpoints, the student and the sandbox's agents are transports."""
+"""What lies between a job and whoever does it: messages in, text out. Endpoints, the student and the
+sandbox's agents are transports."""
 
 from __future__ import annotations
 
@@ -28,8 +29,11 @@ class ContextLengthError(RejectedError):
 
 
 class Transport(Protocol):
-    async def complete(self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0) -> ChatReply:
-        """One reply to `messages`; `schema` is the JSON schema wanted, `repeat` tells apart samples that are to differ.
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
+        """One reply to `messages`; `schema` is the JSON schema wanted, `repeat` tells apart samples that are
+        to differ.
 
         Raises:
             EndpointError: the endpoint did not respond, after the transport's own retries.

@@ -1,4 +1,5 @@
-"""The data set's card: `README.md` as the hub reads it. Numbers are computed, models and settings are the run's."""
+"""The data set's card: `README.md` as the hub reads it. Numbers are computed, models and settings are the
+run's."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ def card(name: str, config: Config, tallies: Sequence[Tally], stages: Mapping[st
         "> **This set holds attacks.** Scripts and user turns are written to lead a model astray step by step. They are for hardening and measuring"
         " models of your own: keep them from others as you would an exploit, and gate the set if you share it.",
         "## What is in it",
-        *(_QUESTIONS if part == "sft" and config.bootstrap.sft.single_turn else _PARTS[part] for part in parts),
+        *(
+            _QUESTIONS if part == "sft" and config.bootstrap.sft.single_turn else _PARTS[part]
+            for part in parts
+        ),
         _table(by_kind(tallies)),
         "By number of turns:",
         _table(by_length(tallies)),
@@ -92,7 +96,9 @@ def _front(name: str, tallies: Sequence[Tally]) -> dict[str, Any]:
     total = sum(tally.dialogues for tally in tallies)
     configs: dict[str, list[dict[str, str]]] = {}
     for tally in tallies:
-        configs.setdefault(tally.part, []).append({"split": tally.split, "path": f"data/{shard_name(tally.part, tally.split)}-*.parquet"})
+        configs.setdefault(tally.part, []).append(
+            {"split": tally.split, "path": f"data/{shard_name(tally.part, tally.split)}-*.parquet"}
+        )
     return {
         "license": "other",
         "license_name": "each-source-keeps-its-own",
@@ -133,7 +139,9 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
             f"Stage II: {asked}, a blue expert answered in the format `{student.format.value}`; kept if"
             f" min safety >= {bootstrap.tau_safe} and mean helpfulness >= {bootstrap.tau_help:g} (1-10)."
         )
-    steps.append(f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes of files, config and prompts.")
+    steps.append(
+        f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes of files, config and prompts."
+    )
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
@@ -141,26 +149,47 @@ def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[st
     rows = [["role", "model", "temperature"]]
     for name in dict.fromkeys(role for stage in _made_by(stages) for role in STAGES[stage].roles):
         role = config.role(name)
-        model = {"sandbox": "the sandbox's agent", "student": f"the base student ({config.student.model})", "endpoint": role.model}[role.who]
+        model = {
+            "sandbox": "the sandbox's agent",
+            "student": f"the base student ({config.student.model})",
+            "endpoint": role.model,
+        }[role.who]
         rows.append([name, model, f"{role.temperature:g}"])
     return rows
 
 
 def _prompts(stages: Mapping[str, dict[str, Any]]) -> list[str]:
-    rows = [[stage, name, f"`{digest}`"] for stage in _made_by(stages) for name, digest in stages[stage].get("prompts", {}).items()]
-    return ["Prompts, by SHA-256 of their templates and answer schemas:", _table([["stage", "prompt", "SHA-256"], *rows])] if rows else []
+    rows = [
+        [stage, name, f"`{digest}`"]
+        for stage in _made_by(stages)
+        for name, digest in stages[stage].get("prompts", {}).items()
+    ]
+    return (
+        [
+            "Prompts, by SHA-256 of their templates and answer schemas:",
+            _table([["stage", "prompt", "SHA-256"], *rows]),
+        ]
+        if rows
+        else []
+    )
 
 
 def _published(config: Config) -> list[str]:
     lines = []
     for source in config.seeds.sources:
-        where = [f"{key} `{value}`" for key, value in (("hub", source.hub), ("subset", source.subset), ("split", source.split)) if value]
+        where = [
+            f"{key} `{value}`"
+            for key, value in (("hub", source.hub), ("subset", source.subset), ("split", source.split))
+            if value
+        ]
         lines.append(f"- {', '.join([source.name, *where])}")
     return ["Read from:", "\n".join(lines)]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in rows
+    ]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 

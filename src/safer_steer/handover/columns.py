@@ -1,4 +1,5 @@
-"""The columns of `data/`: what a dialogue or script is, and its text in the conversational form that TRL reads."""
+"""The columns of `data/`: what a dialogue or script is, and its text in the conversational form that TRL
+reads."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SCORES = ("safety", "helpfulness")
 
 
 def schema_of(part: str) -> pa.Schema:
-    """Names and types of a part's columns: `messages` for sft, `prompt` for rl and bench, pictures as pictures."""
+    """Names and types of a part's columns: `messages` for sft, `prompt` for rl and bench, pictures as
+    pictures."""
     talk = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
     facts = dict.fromkeys(("id", "kind", "source", "category", "intent"), TEXT)
     if part == "sft":
@@ -33,15 +35,29 @@ def schema_of(part: str) -> pa.Schema:
 
 
 def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> dict[str, Any]:
-    """A dialogue (sft) or script (rl, bench) in those columns. `turns` has its text as it was said, facts of the stages are JSON in `meta`."""
+    """A dialogue (sft) or script (rl, bench) in those columns. `turns` has its text as it was said, facts of
+    the stages are JSON in `meta`."""
     found: dict[str, Any] = {
-        **{"id": seed.id, "kind": seed.kind.value, "source": seed.source, "category": str(seed.meta.get("category") or ""), "intent": seed.intent},
+        **{
+            "id": seed.id,
+            "kind": seed.kind.value,
+            "source": seed.source,
+            "category": str(seed.meta.get("category") or ""),
+            "intent": seed.intent,
+        },
         "images": [embedded(picture) for picture in pictures],
         "meta": _json(seed.meta),
     }
     if isinstance(seed, Dialogue):
-        turns = [{"user": turn.user, "assistant": turn.assistant, **_scores(turn), "meta": _json(turn.meta)} for turn in seed.turns]
-        return found | {"messages": messages(seed, config.student.system), "turns": turns, "stop": str(seed.stop or "")}
+        turns = [
+            {"user": turn.user, "assistant": turn.assistant, **_scores(turn), "meta": _json(turn.meta)}
+            for turn in seed.turns
+        ]
+        return found | {
+            "messages": messages(seed, config.student.system),
+            "turns": turns,
+            "stop": str(seed.stop or ""),
+        }
     turns = [{"user": turn.user, "meta": _json(turn.meta)} for turn in seed.turns]
     return found | {"prompt": prompt(seed, config.student.system), "turns": turns}
 

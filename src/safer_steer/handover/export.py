@@ -1,7 +1,8 @@
 """`safer-steer export`: a run's data, from its folder to a folder that any trainer reads.
 
-It is built beside its place and moved there when its manifest is written, so a killed export leaves nothing that looks
-finished. The same run gives the same bytes again: nothing in it tells when or where it was made, Parquet included.
+It is built beside its place and moved there when its manifest is written, so a killed export leaves nothing
+that looks finished. The same run gives the same bytes again: nothing in it tells when or where it was made,
+Parquet included.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[Tally], list[
         What was written, split by split, and one line for each part left out since its stage is not finished.
 
     Raises:
-        UserError: the folder is no run, or nothing in it is finished; `to` holds other things; a row or picture is not usable.
+        UserError: the folder is no run, or nothing in it is finished; `to` holds other things; a row or
+            picture is not usable.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UserError(f"--name {name}: give a name of letters, digits, '-', '_' and '.'")
@@ -49,8 +51,12 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[Tally], list[
     part = to.with_name(f"{to.name}.part")
     for folder in (to, part):
         _check_ours(folder)
-    if to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages:  # `data` and a README.md are names that others give too
-        raise UserError(f"{to}: holds other things and no export (no manifest.json of one); choose an empty or a new folder with --to")
+    if (
+        to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages
+    ):  # `data` and a README.md are names that others give too
+        raise UserError(
+            f"{to}: holds other things and no export (no manifest.json of one); choose an empty or a new folder with --to"
+        )
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
@@ -69,13 +75,18 @@ def _check_ours(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder with --to")
     ours = {*CONTENTS, "manifest.json", "manifest.json.part"}
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours) if folder.is_dir() else []
+    foreign = (
+        sorted(entry.name for entry in folder.iterdir() if entry.name not in ours) if folder.is_dir() else []
+    )
     if foreign:
-        raise UserError(f"{folder}: holds other things ({foreign[0]}); choose an empty or a new folder with --to")
+        raise UserError(
+            f"{folder}: holds other things ({foreign[0]}); choose an empty or a new folder with --to"
+        )
 
 
 def _write(part: Part, folder: Path, name: str, config: Config) -> Tally:
-    """One split into every form it is wanted in, in one pass: a dialogue and its pictures are in memory once, and then gone."""
+    """One split into every form it is wanted in, in one pass: a dialogue and its pictures are in memory once,
+    and then gone."""
     tally = Tally(part.name, part.split)
     pictures_of = pictures_in(part.folder, config.student.max_pixels)
     data = Shards(folder / "data", shard_name(part.name, part.split), columns.schema_of(part.name))
@@ -102,6 +113,10 @@ def _write(part: Part, folder: Path, name: str, config: Config) -> Tally:
 
 
 def _facts(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the data was made with: the config's hash, and of every finished stage the hashes of its prompts and the versions."""
-    made = {stage: {key: entry[key] for key in ("prompts", "versions") if key in entry} for stage, entry in stages.items()}
+    """What the data was made with: the config's hash, and of every finished stage the hashes of its prompts
+    and the versions."""
+    made = {
+        stage: {key: entry[key] for key in ("prompts", "versions") if key in entry}
+        for stage, entry in stages.items()
+    }
     return {"name": name, "run": {"config": config_sha256(run / "config.yaml"), "stages": made}}

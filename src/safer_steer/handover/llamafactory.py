@@ -1,4 +1,5 @@
-"""What LLaMA-Factory reads: ShareGPT messages, the pictures as files, `dataset_info.json`, and a YAML that trains as this run's config does."""
+"""What LLaMA-Factory reads: ShareGPT messages, the pictures as files, `dataset_info.json`, and a YAML that
+trains as this run's config does."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from safer_steer.images import Picture
 
 
 class LlamaFactory:
-    """Writes `<name>_sft.json` as dialogues come, each picture once into `images/`, and on `close` the two files that name them."""
+    """Writes `<name>_sft.json` as dialogues come, each picture once into `images/`, and on `close` the two
+    files that name them."""
 
     def __init__(self, folder: Path, name: str, config: Config) -> None:
         self.folder, self.name, self.config = folder, f"{name}_sft", config
@@ -39,20 +41,38 @@ class LlamaFactory:
         """End the JSON and write `dataset_info.json` and `train_sft.yaml`."""
         self._file.write("\n]\n")
         self._file.close()
-        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
-        info = {"file_name": f"{self.name}.json", "formatting": "sharegpt", "columns": {"messages": "messages", "images": "images"}, "tags": tags}
-        (self.folder / "dataset_info.json").write_text(json.dumps({self.name: info}, indent=2) + "\n", encoding="utf-8")
+        tags = {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        }
+        info = {
+            "file_name": f"{self.name}.json",
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "images": "images"},
+            "tags": tags,
+        }
+        (self.folder / "dataset_info.json").write_text(
+            json.dumps({self.name: info}, indent=2) + "\n", encoding="utf-8"
+        )
         head = "# LLaMA-Factory reads this in its own folder: llamafactory-cli train train_sft.yaml\n"
         text = yaml.safe_dump(training(self.config, self.name), sort_keys=False, allow_unicode=True)
         (self.folder / "train_sft.yaml").write_text(head + text, encoding="utf-8")
 
 
 def training(config: Config, dataset: str) -> dict[str, Any]:
-    """LLaMA-Factory's arguments, with the run's settings for one process. Every assistant turn is a target, and nothing else."""
+    """LLaMA-Factory's arguments, with the run's settings for one process. Every assistant turn is a target,
+    and nothing else."""
     student, sft = config.student, config.bootstrap.sft
     tuning: dict[str, Any] = {"finetuning_type": "full"}
     if student.lora_rank:
-        tuning = {"finetuning_type": "lora", "lora_rank": student.lora_rank, "lora_alpha": 2 * student.lora_rank}
+        tuning = {
+            "finetuning_type": "lora",
+            "lora_rank": student.lora_rank,
+            "lora_alpha": 2 * student.lora_rank,
+        }
     return {
         "model_name_or_path": student.base,
         "stage": "sft",

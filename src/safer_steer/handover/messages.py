@@ -1,7 +1,8 @@
 """A dialogue as chat messages: the one way its text gets into every form of the export.
 
-Other trainers build prompts from text, where `<|im_end|>` in a turn would be a special token and `<image>` a picture. So
-what stands in a turn is split as `Transcript` splits it (docs/method.md, "What the published code gets wrong", 6).
+Other trainers build prompts from text, where `<|im_end|>` in a turn would be a special token and `<image>` a
+picture. So what stands in a turn is split as `Transcript` splits it (docs/method.md, "What the published code
+gets wrong", 6).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, s
 
     Args:
         seed: a dialogue; of a script, which has no answers, the user's turns come one after the other.
-        placeholder: stands once for each picture before the first user turn; "" where the pictures' place is understood.
+        placeholder: stands once for each picture before the first user turn; "" where the pictures' place is
+            understood.
     """
     said = [{"role": "system", "content": system}] if system else []
     for index, turn in enumerate(seed.turns):

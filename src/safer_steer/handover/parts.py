@@ -38,7 +38,8 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
     """What the run's finished stages have made, and one line for each part that is not there yet.
 
     Raises:
-        UserError: nothing is there yet, a file is not as its stage left it, or two suites would have one name.
+        UserError: nothing is there yet, a file is not as its stage left it, or two suites would have one
+            name.
     """
     manifest = Manifest(run)
     made_by = {"sft": "bootstrap", "rl": "assemble", "bench": "assemble" if _assembled(run) else "bench"}
@@ -48,20 +49,34 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
         made = _made(name, run, config) if manifest.finished(stage) else []
         parts += made
         if not made:
-            missing.append(f"{name}: left out, `{stage}` " + ("made none" if manifest.finished(stage) else "is not finished"))
+            missing.append(
+                f"{name}: left out, `{stage}` "
+                + ("made none" if manifest.finished(stage) else "is not finished")
+            )
     if not parts:
         raise UserError(f"{run}: nothing to hand over yet ({'; '.join(missing)}); run the stages first")
-    hashes = {run / name: facts["sha256"] for entry in manifest.stages.values() for name, facts in entry["files"].items()}
+    hashes = {
+        run / name: facts["sha256"]
+        for entry in manifest.stages.values()
+        for name, facts in entry["files"].items()
+    }
     for file in (part.file for part in parts):
         if not file.is_file() or sha256(file) != hashes.get(file):
-            raise UserError(f"{file}: not as its stage left it (`safer-steer verify {run}`); delete it and run its stage again, which pays for nothing twice")
+            raise UserError(
+                f"{file}: not as its stage left it (`safer-steer verify {run}`); delete it and run its stage again, which pays for nothing twice"
+            )
     return parts, missing
 
 
 def _made(name: str, run: Path, config: Config) -> list[Part]:
     """The splits of a part whose stage is finished."""
     if name == "sft":
-        kept = run / "bootstrap" / (single_turn.FOLDER if config.bootstrap.sft.single_turn else "") / "kept.jsonl"
+        kept = (
+            run
+            / "bootstrap"
+            / (single_turn.FOLDER if config.bootstrap.sft.single_turn else "")
+            / "kept.jsonl"
+        )
         return [Part(name, "train", kept, run, run, config)]
     if name == "rl":
         file = run / "splits" / "rl.jsonl"
@@ -70,7 +85,9 @@ def _made(name: str, run: Path, config: Config) -> list[Part]:
     for file in _assembled(run) or sorted((run / "suites").glob("**/*.jsonl")):
         split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # what the hub takes as the name of a split
         if split in parts:
-            raise UserError(f"{file}: as a split, it and {parts[split].file} are both called {split}; rename one of the suites and bench again")
+            raise UserError(
+                f"{file}: as a split, it and {parts[split].file} are both called {split}; rename one of the suites and bench again"
+            )
         parts[split] = Part(name, split, file, file.parent, run, config)
     return list(parts.values())
 

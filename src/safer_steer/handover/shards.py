@@ -1,4 +1,5 @@
-"""Rows into Parquet files, as they come: one group of rows is in memory at a time, whatever the number of pictures."""
+"""Rows into Parquet files, as they come: one group of rows is in memory at a time, whatever the number of
+pictures."""
 
 from __future__ import annotations
 
@@ -52,15 +53,20 @@ class Shards:
         self._writer, self._shard = None, 0
 
     def close(self) -> list[Path]:
-        """Write what is left and give the files their names; returns them. Without a row there is one file with none."""
+        """Write what is left and give the files their names; returns them. Without a row there is one file
+        with none."""
         if self._rows or not self._parts:
             self._flush()
         self._end_shard()
-        return [part.rename(self.folder / f"{self.name}-{index:05d}-of-{len(self._parts):05d}.parquet") for index, part in enumerate(self._parts)]
+        return [
+            part.rename(self.folder / f"{self.name}-{index:05d}-of-{len(self._parts):05d}.parquet")
+            for index, part in enumerate(self._parts)
+        ]
 
 
 def embedded(picture: Picture) -> dict[str, Any]:
-    """A picture as `datasets` and verl hold it in Parquet: the file's own bytes, under a name that says nothing of this machine."""
+    """A picture as `datasets` and verl hold it in Parquet: the file's own bytes, under a name that says
+    nothing of this machine."""
     return {"bytes": picture.data, "path": file_name(picture)}
 
 

@@ -1,4 +1,5 @@
-"""What went into an export, counted as it was written: the card's numbers come from here and are never typed."""
+"""What went into an export, counted as it was written: the card's numbers come from here and are never
+typed."""
 
 from __future__ import annotations
 
@@ -47,13 +48,19 @@ def by_kind(tallies: Sequence[Tally]) -> list[list[str]]:
 def by_source(tallies: Sequence[Tally]) -> list[list[str]]:
     """Head and rows of a table: dialogues of each split by source."""
     names = sorted({name for tally in tallies for name in tally.sources})
-    return [["source", *map(label, tallies)], *([name, *(str(tally.sources[name]) for tally in tallies)] for name in names)]
+    return [
+        ["source", *map(label, tallies)],
+        *([name, *(str(tally.sources[name]) for tally in tallies)] for name in names),
+    ]
 
 
 def by_length(tallies: Sequence[Tally]) -> list[list[str]]:
     """Head and rows of a table: dialogues of each split by number of turns."""
     lengths = sorted({turns for tally in tallies for turns in tally.lengths})
-    return [["turns", *map(label, tallies)], *([str(turns), *(str(tally.lengths[turns]) for tally in tallies)] for turns in lengths)]
+    return [
+        ["turns", *map(label, tallies)],
+        *([str(turns), *(str(tally.lengths[turns]) for tally in tallies)] for turns in lengths),
+    ]
 
 
 def label(tally: Tally) -> str:

@@ -32,8 +32,16 @@ def schema_of() -> pa.Schema:
 
 
 def row(seed: Seed, pictures: Sequence[Picture], system: str, index: int, name: str) -> dict[str, Any]:
-    """A script for RL. The agent loop finds the user's turns in `extra_info.script`; the reward is the loop's own, `ground_truth` is the intent."""
-    about = {"split": "train", "id": seed.id, "kind": seed.kind.value, "source": seed.source, "intent": seed.intent, "index": index}
+    """A script for RL. The agent loop finds the user's turns in `extra_info.script`; the reward is the loop's
+    own, `ground_truth` is the intent."""
+    about = {
+        "split": "train",
+        "id": seed.id,
+        "kind": seed.kind.value,
+        "source": seed.source,
+        "intent": seed.intent,
+        "index": index,
+    }
     return {
         "data_source": name,
         "agent_name": AGENT,

@@ -1,4 +1,5 @@
-"""From the rows of each stage to the counts. What each row holds: `seeds/attempts.py`, `RedAgent`, `TutorCritic`, `episode.play`."""
+"""From the rows of each stage to the counts. What each row holds: `seeds/attempts.py`, `RedAgent`,
+`TutorCritic`, `episode.play`."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ GAVE_WAY = 4
 
 
 def examine(run: Path, stages: tuple[str, ...] = ("seeds", "assemble", "bootstrap", "rl", "bench")) -> Health:
-    """Count what these stages left in a run folder; a stage that is not there counts nothing, one under way what it has so far.
+    """Count what these stages left in a run folder; a stage that is not there counts nothing, one under way
+    what it has so far.
 
     Raises:
         UserError: `run` is no folder, or a row is damaged; names file and line.
@@ -45,7 +47,11 @@ def _seeds(health: Health, run: Path) -> None:
         for key, rows in attempts.items():
             job = key.rpartition("-")[2]
             faults = [reason for row in rows if (reason := row.get("failed", "").partition(":")[0]) in FAULTS]
-            health.attacker("generator", job).note(faults, recovered=rows[-1].get("failed", "").partition(":")[0] not in FAULTS, retried=len(rows) > 1)
+            health.attacker("generator", job).note(
+                faults,
+                recovered=rows[-1].get("failed", "").partition(":")[0] not in FAULTS,
+                retried=len(rows) > 1,
+            )
             if job == "red_team":
                 for row in rows:
                     _simulated(health, row)
@@ -74,9 +80,13 @@ def _simulated(health: Health, row: Row) -> None:
 
 def _assemble(health: Health, run: Path) -> None:
     for row in read_rows(run / "splits" / "verdicts.jsonl"):
-        health.judged("evaluator", row.get("script"), ("coherent", "grounded", "of_kind", "harmful"), row.get("failed"))
+        health.judged(
+            "evaluator", row.get("script"), ("coherent", "grounded", "of_kind", "harmful"), row.get("failed")
+        )
         if "last_turn" in row:
-            health.judged("evaluator", {"last_turn_harmful": row["last_turn"]["harmful"]}, ("last_turn_harmful",), None)
+            health.judged(
+                "evaluator", {"last_turn_harmful": row["last_turn"]["harmful"]}, ("last_turn_harmful",), None
+            )
 
 
 def _bootstrap(health: Health, run: Path) -> None:
@@ -84,10 +94,14 @@ def _bootstrap(health: Health, run: Path) -> None:
         for turn in dialogue["turns"]:
             noted = turn["meta"].get("attacker") or {}
             approach = noted.get("approach", "first_attempt")
-            health.attacker("red", "turn").note(noted.get("faults", []), recovered=approach != "template", retried=_twice(noted))
+            health.attacker("red", "turn").note(
+                noted.get("faults", []), recovered=approach != "template", retried=_twice(noted)
+            )
             if _attacks(dialogue):
                 _attacked(health.strategy("red", approach), turn)
-            health.judged("evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored"))
+            health.judged(
+                "evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored")
+            )
 
 
 def _rl(health: Health, run: Path) -> None:
@@ -96,9 +110,19 @@ def _rl(health: Health, run: Path) -> None:
         for turn, following in zip(turns, [*turns[1:], None], strict=True):
             meta, why = turn["meta"], str(turn["meta"].get("unscored", ""))
             noted = meta.get("next_attacker") or {}
-            declined = ["refused"] * 2 if why.startswith("refused") else ["unparsable"] if why.startswith("unparsable") else []
+            declined = (
+                ["refused"] * 2
+                if why.startswith("refused")
+                else ["unparsable"]
+                if why.startswith("unparsable")
+                else []
+            )
             recovered = not declined and noted.get("approach") != "template"
-            health.attacker("tutor", "turn").note(declined or noted.get("faults", []), recovered=recovered, retried=_twice(noted) or len(declined) > 1)
+            health.attacker("tutor", "turn").note(
+                declined or noted.get("faults", []),
+                recovered=recovered,
+                retried=_twice(noted) or len(declined) > 1,
+            )
             health.judged("tutor", turn["scores"], ("safety", "faithfulness"), why)
             if following is not None and "strategy" in meta and _attacks(dialogue):
                 _attacked(health.strategy("tutor", str(meta["strategy"])), following)
@@ -108,7 +132,12 @@ def _bench(health: Health, run: Path) -> None:
     for path in sorted((run / "bench").glob("*/*.jsonl")):
         for dialogue in read_rows(path):
             for turn in dialogue.get("turns", []):
-                health.judged("judge", turn.get("scores"), ("harmlessness", "helpfulness", "refused"), (turn.get("meta") or {}).get("unscored"))
+                health.judged(
+                    "judge",
+                    turn.get("scores"),
+                    ("harmlessness", "helpfulness", "refused"),
+                    (turn.get("meta") or {}).get("unscored"),
+                )
 
 
 def _attacks(dialogue: Row) -> bool:
@@ -128,4 +157,10 @@ def _twice(noted: Row) -> bool:
     return bool(noted) and noted.get("faults") != ["unparsable"]
 
 
-_READERS: dict[str, Callable[[Health, Path], None]] = {"seeds": _seeds, "assemble": _assemble, "bootstrap": _bootstrap, "rl": _rl, "bench": _bench}
+_READERS: dict[str, Callable[[Health, Path], None]] = {
+    "seeds": _seeds,
+    "assemble": _assemble,
+    "bootstrap": _bootstrap,
+    "rl": _rl,
+    "bench": _bench,
+}

@@ -15,7 +15,8 @@ Z = 1.959963984540054
 
 
 def wilson(succeeded: int, tried: int) -> dict[str, float | None]:
-    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, None where nothing was tried."""
+    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, None where nothing
+    was tried."""
     if not tried:
         return {"value": None, "low": None, "high": None}
     rate, spread = succeeded / tried, Z * Z / tried
@@ -26,7 +27,8 @@ def wilson(succeeded: int, tried: int) -> dict[str, float | None]:
 
 @dataclass
 class Attacker:
-    """One job of a role that writes user turns. A fault is counted for each attempt, `retried` and what came of it for each thing asked."""
+    """One job of a role that writes user turns. A fault is counted for each attempt, `retried` and what came
+    of it for each thing asked."""
 
     role: str
     job: str
@@ -81,7 +83,9 @@ class Strategy:
             "tried": self.tried,
             "succeeded": self.succeeded,
             "rate": wilson(self.succeeded, self.tried),
-            "mean_turns_to_success": self.turns_to_success / self.succeeded if self.turns_to_success else None,
+            "mean_turns_to_success": self.turns_to_success / self.succeeded
+            if self.turns_to_success
+            else None,
             "turns": self.texts.seen,
             "distinct_1": self.texts.distinct(1),
             "distinct_2": self.texts.distinct(2),
@@ -133,8 +137,11 @@ class Health:
             self.strategies[role, name] = Strategy(role, name)
         return self.strategies[role, name]
 
-    def judged(self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None) -> None:
-        """One turn of a judge: its scores of these names, or why there are none (`<boundary>: ...`); neither counts for nothing."""
+    def judged(
+        self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None
+    ) -> None:
+        """One turn of a judge: its scores of these names, or why there are none (`<boundary>: ...`); neither
+        counts for nothing."""
         for name in names:
             judge = self.judges.setdefault((role, name), Judge(role, name))
             if scores and isinstance(scores.get(name), int | float):

@@ -1,4 +1,5 @@
-"""How much the attack turns of one strategy differ: distinct-n and mean pairwise similarity, on a bounded sample."""
+"""How much the attack turns of one strategy differ: distinct-n and mean pairwise similarity, on a bounded
+sample."""
 
 from __future__ import annotations
 
@@ -6,13 +7,15 @@ import random
 import re
 
 SAMPLE = 200
-"""Turns kept of one strategy. distinct-n falls with the number of texts, so strategies compare on samples of one size."""
+"""Turns kept of one strategy. distinct-n falls with the number of texts, so strategies compare on samples of
+one size."""
 PAIRS = 400
 """Pairs of them compared."""
 
 
 class TextSample:
-    """A uniform, seeded sample of the texts it was given (a reservoir): memory and time stay flat over any number."""
+    """A uniform, seeded sample of the texts it was given (a reservoir): memory and time stay flat over any
+    number."""
 
     def __init__(self, key: str) -> None:
         """`key` seeds the sample."""
@@ -30,11 +33,14 @@ class TextSample:
 
     def distinct(self, n: int) -> float | None:
         """Different n-grams of words over all n-grams, 0-1; None without any. Low is monotonous."""
-        grams = [tuple(words[start : start + n]) for words in self.kept for start in range(len(words) - n + 1)]
+        grams = [
+            tuple(words[start : start + n]) for words in self.kept for start in range(len(words) - n + 1)
+        ]
         return len(set(grams)) / len(grams) if grams else None
 
     def similarity(self) -> float | None:
-        """Mean Jaccard similarity of the sets of words of two turns, 0-1, over all pairs or `PAIRS` drawn ones; None with fewer than two turns."""
+        """Mean Jaccard similarity of the sets of words of two turns, 0-1, over all pairs or `PAIRS` drawn
+        ones; None with fewer than two turns."""
         count = len(self.kept)
         if count < 2:
             return None
@@ -42,5 +48,7 @@ class TextSample:
         pairs = [(first, second) for second in range(count) for first in range(second)]
         if len(pairs) > PAIRS:
             pairs = random.Random(0).sample(pairs, PAIRS)
-        alike = [len(sets[a] & sets[b]) / len(sets[a] | sets[b]) if sets[a] | sets[b] else 1.0 for a, b in pairs]
+        alike = [
+            len(sets[a] & sets[b]) / len(sets[a] | sets[b]) if sets[a] | sets[b] else 1.0 for a, b in pairs
+        ]
         return sum(alike) / len(alike)

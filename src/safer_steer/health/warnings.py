@@ -26,8 +26,16 @@ def warnings(run: Path, stage: str) -> list[str]:
         for fault, count in attacker.faults.items():
             share = count / (attacker.asked + attacker.retried)
             if attacker.asked >= ENOUGH and share >= OFTEN:
-                what = "turns" if attacker.job == "turn" else f"{attacker.job} scripts" if attacker.job != "probe" else "probes"
-                lines.append(f"{name}: {100 * share:.0f} % of its {what} were {_SAID.get(fault, fault)}; another model for roles.{attacker.role} may do better")
+                what = (
+                    "turns"
+                    if attacker.job == "turn"
+                    else f"{attacker.job} scripts"
+                    if attacker.job != "probe"
+                    else "probes"
+                )
+                lines.append(
+                    f"{name}: {100 * share:.0f} % of its {what} were {_SAID.get(fault, fault)}; another model for roles.{attacker.role} may do better"
+                )
     seen = set()
     for judge in found.judges.values():
         if judge.asked < ENOUGH or judge.role in seen:
@@ -36,8 +44,12 @@ def warnings(run: Path, stage: str) -> list[str]:
         share = judge.unscored.total() / judge.asked
         if share >= OFTEN:
             why = ", ".join(f"{count} {reason}" for reason, count in judge.unscored.most_common())
-            lines.append(f"{judge.role}: {100 * share:.0f} % of its turns have no score ({why}); another model for roles.{judge.role} may judge better")
+            lines.append(
+                f"{judge.role}: {100 * share:.0f} % of its turns have no score ({why}); another model for roles.{judge.role} may judge better"
+            )
         verdict, count = judge.verdicts.most_common(1)[0] if judge.verdicts else (0.0, 0)
         if count >= CONSTANT * judge.verdicts.total() >= CONSTANT * ENOUGH:
-            lines.append(f"{judge.role}: {judge.score} was {verdict:g} in {count} of {judge.verdicts.total()} turns; see whether it judges at all")
+            lines.append(
+                f"{judge.role}: {judge.score} was {verdict:g} in {count} of {judge.verdicts.total()} turns; see whether it judges at all"
+            )
     return lines

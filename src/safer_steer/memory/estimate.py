@@ -1,12 +1,12 @@
 """GPU memory of each stage and process, in bytes, term by term.
 
-An estimate, not a measurement: it counts the tensors that the installed transformers, PEFT and TRL hold at each
-stage's peak, for the longest dialogues and the largest pictures that the config allows. It leaves out the CUDA context,
-the kernels' workspace and the allocator's fragmentation, for which `MARGIN` stands. docs/memory.md has the formulas
-with their reasons.
+An estimate, not a measurement: it counts the tensors that the installed transformers, PEFT and TRL hold at
+each stage's peak, for the longest dialogues and the largest pictures that the config allows. It leaves out
+the CUDA context, the kernels' workspace and the allocator's fragmentation, for which `MARGIN` stands.
+docs/memory.md has the formulas with their reasons.
 
-Symbols: P parameters, A those of adapters, G those with a gradient; H hidden, I intermediate, V vocabulary, L layers;
-T tokens in the batch; a bytes of a number in the arithmetic (2 in bfloat16, 4 in float32).
+Symbols: P parameters, A those of adapters, G those with a gradient; H hidden, I intermediate, V vocabulary, L
+layers; T tokens in the batch; a bytes of a number in the arithmetic (2 in bfloat16, 4 in float32).
 
 | term        | bytes |
 |-------------|-------|
@@ -135,7 +135,14 @@ class _Estimate:
         """The student answers in the number type of its file, without a trainer."""
         cache, activations, logits, pictures = self._generation(self.arithmetic, self.arithmetic)
         weights = self.shape.parameters * self.arithmetic
-        return Memory(f"{stage} generation", weights=weights, cache=cache, activations=activations, logits=logits, pictures=pictures)
+        return Memory(
+            f"{stage} generation",
+            weights=weights,
+            cache=cache,
+            activations=activations,
+            logits=logits,
+            pictures=pictures,
+        )
 
     def _sft(self) -> Memory:
         sft = self.config.bootstrap.sft
@@ -153,7 +160,9 @@ class _Estimate:
 
     def _rollouts(self) -> Memory:
         keys = 4 if self.whole or not self.half else 2
-        cache, activations, logits, pictures = self._generation(keys, self.arithmetic, self._trajectories(), adapters=not self.whole)
+        cache, activations, logits, pictures = self._generation(
+            keys, self.arithmetic, self._trajectories(), adapters=not self.whole
+        )
         return Memory(
             "rl rollouts",
             weights=self._weights(),
@@ -168,7 +177,8 @@ class _Estimate:
         )
 
     def _reference(self) -> Memory:
-        """Scoring by the reference, and the hand-over after it, where the last step's pictures are there beside two copies of this one's."""
+        """Scoring by the reference, and the hand-over after it, where the last step's pictures are there
+        beside two copies of this one's."""
         tokens = self._trajectory_tokens()
         casts = self.shape.parameters * 2 if self.whole and self.half else self._casts()
         return Memory(
@@ -178,7 +188,9 @@ class _Estimate:
             gradients=self._buckets(),
             optimiser=self._optimiser(),
             casts=casts,
-            activations=max(self._prefill(tokens, adapters=not self.whole), self._looking(self.config.rl.micro_batch_size)),
+            activations=max(
+                self._prefill(tokens, adapters=not self.whole), self._looking(self.config.rl.micro_batch_size)
+            ),
             logits=self._tiles(tokens),
             pictures=3 * self._pixels(self._trajectories()),
         )
@@ -210,8 +222,11 @@ class _Estimate:
         prompt = self.picture_tokens + PROMPT_TOKENS
         return rl.micro_batch_size * min(self.student.max_length, prompt + rl.max_completion_tokens)
 
-    def _generation(self, key: int, value: int, rows: int | None = None, adapters: bool = False) -> tuple[float, float, float, float]:
-        """Cache, activations, logits and pictures of one full batch; `rows` where so many dialogues are all there are."""
+    def _generation(
+        self, key: int, value: int, rows: int | None = None, adapters: bool = False
+    ) -> tuple[float, float, float, float]:
+        """Cache, activations, logits and pictures of one full batch; `rows` where so many dialogues are all
+        there are."""
         shape, tokens = self.shape, self.student.generation_tokens
         answer = self.student.max_turn_tokens
         most = max(1, tokens // (answer + 1))
@@ -223,7 +238,8 @@ class _Estimate:
         return cache, activations, rows * shape.vocabulary * 4 * 6, self._pixels(shown)
 
     def _prefill(self, tokens: int, adapters: bool) -> float:
-        """One layer without a gradient: the residual and its like, and what is alive at once in the MLP or the attention."""
+        """One layer without a gradient: the residual and its like, and what is alive at once in the MLP or
+        the attention."""
         shape = self.shape
         mlp = (4 if adapters else 3) * shape.intermediate
         return tokens * (5 * shape.hidden * 4 + max(mlp, 6 * shape.heads_width) * self.arithmetic)
@@ -231,26 +247,38 @@ class _Estimate:
     def _looking(self, pictures: int) -> float:
         """One layer of the vision tower, without a gradient."""
         shape = self.shape
-        return pictures * self.patches * (3 * shape.vision_intermediate + 4 * shape.vision_hidden) * self.arithmetic
+        return (
+            pictures
+            * self.patches
+            * (3 * shape.vision_intermediate + 4 * shape.vision_hidden)
+            * self.arithmetic
+        )
 
     def _learning(self, tokens: int, pictures: int) -> float:
         """Activations for the backward pass. In bfloat16 with gradient checkpointing, in float32 without."""
         shape = self.shape
         residual = 4 if self.whole else self.arithmetic
         layer = self._layer(tokens)
-        language = tokens * shape.layers * shape.hidden * residual + layer if self.half else layer * shape.layers
+        language = (
+            tokens * shape.layers * shape.hidden * residual + layer if self.half else layer * shape.layers
+        )
         if self.student.freeze_vision or not self.whole:
             return max(language, self._looking(pictures))
         patches = pictures * self.patches
         seen = patches * (5 * shape.vision_intermediate + 8 * shape.vision_hidden) * 4
-        return language + (patches * shape.vision_layers * shape.vision_hidden * 4 if self.half else seen * shape.vision_layers)
+        return language + (
+            patches * shape.vision_layers * shape.vision_hidden * 4
+            if self.half
+            else seen * shape.vision_layers
+        )
 
     def _layer(self, tokens: int) -> float:
         """What the backward pass through one layer needs."""
         return tokens * (5 * self.shape.intermediate + 8 * self.shape.hidden) * 4
 
     def _casts_left(self, tokens: int) -> float:
-        """The casts are gone when the backward pass begins: what the end of the forward pass has more with them than that."""
+        """The casts are gone when the backward pass begins: what the end of the forward pass has more with
+        them than that."""
         forward = self._casts() + self._prefill(tokens, adapters=not self.whole)
         return min(self._casts(), max(0.0, forward - self._layer(tokens)))
 
@@ -259,7 +287,11 @@ class _Estimate:
 
     def _head(self, tokens: int) -> float:
         shape = self.shape
-        return self._tiles(tokens) + tokens * shape.hidden * 4 + (shape.vocabulary * shape.hidden * 4 if self.whole else 0)
+        return (
+            self._tiles(tokens)
+            + tokens * shape.hidden * 4
+            + (shape.vocabulary * shape.hidden * 4 if self.whole else 0)
+        )
 
     def _pixels(self, pictures: int) -> float:
         return pictures * self.patches * self.shape.patch_numbers * 4

@@ -1,4 +1,5 @@
-"""The sizes of a student, from its config alone: the model is built on the meta device, where tensors have no storage."""
+"""The sizes of a student, from its config alone: the model is built on the meta device, where tensors have no
+storage."""
 
 from __future__ import annotations
 
@@ -94,4 +95,6 @@ def shape_of_config(config: Any, student: Student) -> Shape:
             patches_a_token=vision.spatial_merge_size**2,
         )
     except (AttributeError, ValueError) as error:
-        raise UserError(f"student {student.model}: its sizes cannot be read from its config: {error}") from None
+        raise UserError(
+            f"student {student.model}: its sizes cannot be read from its config: {error}"
+        ) from None

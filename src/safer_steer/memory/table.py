@@ -17,7 +17,8 @@ PARTS = [field.name for field in fields(Memory) if field.name != "peak"]
 
 
 def memory_plan(config: Config, processes: int, card: float | None) -> tuple[list[Memory], list[str]]:
-    """The peaks of a run and the lines below them; no peak and one line where the model's config cannot be had.
+    """The peaks of a run and the lines below them; no peak and one line where the model's config cannot be
+    had.
 
     Args:
         card: bytes of the GPU; None takes the one that is there, if any.
@@ -29,7 +30,9 @@ def memory_plan(config: Config, processes: int, card: float | None) -> tuple[lis
         return [], [f"no estimate: {error}"]
     peaks = estimate(config, shape, processes)
     fit = _fit(peaks, card or _card())
-    if config.student.device == "cpu" or (config.student.device == "auto" and card is None and _card() is None):
+    if config.student.device == "cpu" or (
+        config.student.device == "auto" and card is None and _card() is None
+    ):
         fit = ["The student runs on the CPU here: this is memory of the machine.", *fit]
     return peaks, [*fit, *_assumptions(config, processes)]
 

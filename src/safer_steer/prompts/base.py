@@ -1,7 +1,8 @@
 """A job for a model is a value: typed input, typed output, and the text between them (a Jinja template).
 
-Every input field is rendered in a delimited section of its own whose end marker carries a hash of the content, so no
-text inside can close it. What models wrote is data: it stands in sections and nowhere else, its chat markers split.
+Every input field is rendered in a delimited section of its own whose end marker carries a hash of the
+content, so no text inside can close it. What models wrote is data: it stands in sections and nowhere else,
+its chat markers split.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class Exchange(BaseModel):
 
 def history(dialogue: Dialogue, format: Format, upto: int | None = None) -> list[Exchange]:
     """The first `upto` turns (all by default), answers reduced to their visible part."""
-    return [Exchange(user=turn.user, assistant=visible_answer(turn.assistant or "", format)) for turn in dialogue.turns[:upto]]
+    return [
+        Exchange(user=turn.user, assistant=visible_answer(turn.assistant or "", format))
+        for turn in dialogue.turns[:upto]
+    ]
 
 
 class Inputs(BaseModel):
@@ -43,14 +47,16 @@ class Inputs(BaseModel):
 
 
 class Verdicts(BaseModel):
-    """What a job answers, as one JSON object. Additional keys are ignored, wrong types and ranges are unparsable."""
+    """What a job answers, as one JSON object. Additional keys are ignored, wrong types and ranges are
+    unparsable."""
 
     model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
 
 @dataclass(frozen=True)
 class Prompt(Generic[Input, Output]):
-    """A job: `name` is also the template's file name and what the cache, the cost table and the sandbox know it by."""
+    """A job: `name` is also the template's file name and what the cache, the cost table and the sandbox know
+    it by."""
 
     name: str
     inputs: type[Input]
@@ -61,18 +67,24 @@ class Prompt(Generic[Input, Output]):
 
         The system text starts with `Job: <name>`; the user text ends with the JSON schema of the answer.
         """
-        fields = {name: "" if value is None else section(name, split_markers(_plain(value))) for name, value in inputs}
+        fields = {
+            name: "" if value is None else section(name, split_markers(_plain(value)))
+            for name, value in inputs
+        }
         module = _templates().get_template(f"{self.name}.j2").make_module(fields)
         system = str(module.system).strip()  # type: ignore[attr-defined]
         body = str(module).strip()
         schema = json.dumps(self.schema(), separators=(",", ":"))
-        return f"Job: {self.name}\n{system}", f"{body}\n\nAnswer with one JSON object of this schema and nothing else:\n{schema}"
+        return (
+            f"Job: {self.name}\n{system}",
+            f"{body}\n\nAnswer with one JSON object of this schema and nothing else:\n{schema}",
+        )
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the answer; not to be changed by its readers.
 
-        It asks for every field, also for those that may be missing in a reply, or a guided model could leave out the reason
-        that is to come before its scores.
+        It asks for every field, also for those that may be missing in a reply, or a guided model could leave
+        out the reason that is to come before its scores.
         """
         return _schema(self.output)
 
@@ -83,11 +95,14 @@ def section(name: str, text: str) -> str:
     return f'<section name="{name}" seal="{seal}">\n{text}\n</section seal="{seal}">'
 
 
-_SECTION = re.compile(r'<section name="([a-z_]+)" seal="([0-9a-f]{12})">\n(.*?)\n</section seal="\2">', re.DOTALL)
+_SECTION = re.compile(
+    r'<section name="([a-z_]+)" seal="([0-9a-f]{12})">\n(.*?)\n</section seal="\2">', re.DOTALL
+)
 
 
 def sections(text: str) -> dict[str, str]:
-    """The sections of a rendered user text, by name (the inverse of `section`; the sandbox's agents read prompts with it).
+    """The sections of a rendered user text, by name (the inverse of `section`; the sandbox's agents read
+    prompts with it).
 
     A section inside a section, which a model may have written, is content.
     """
@@ -103,7 +118,11 @@ def _plain(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        return json.dumps([item.model_dump() if isinstance(item, BaseModel) else item for item in value], ensure_ascii=False, indent=1)
+        return json.dumps(
+            [item.model_dump() if isinstance(item, BaseModel) else item for item in value],
+            ensure_ascii=False,
+            indent=1,
+        )
     return json.dumps(value, ensure_ascii=False)
 
 

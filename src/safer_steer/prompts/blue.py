@@ -11,7 +11,9 @@ class BlueInput(Inputs):
 
 
 class BlueOutput(Verdicts):
-    thinking: str = Field(min_length=1, description="what the picture shows and what the dialogue is heading for")
+    thinking: str = Field(
+        min_length=1, description="what the picture shows and what the dialogue is heading for"
+    )
     answer: str = Field(min_length=1)
 
 

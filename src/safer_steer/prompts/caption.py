@@ -13,7 +13,9 @@ class CaptionOutput(Verdicts):
     caption: str = Field(min_length=1, description="what the picture shows, in two or three sentences")
     dual_use: list[str] = Field(default_factory=list, description="items with a dangerous second use")
     readable_text: str = Field(default="", description="text that can be read in the picture")
-    missing_safety: list[str] = Field(default_factory=list, description="safety measures that ought to be there and are not")
+    missing_safety: list[str] = Field(
+        default_factory=list, description="safety measures that ought to be there and are not"
+    )
 
 
 CAPTION = Prompt("caption", CaptionInput, CaptionOutput)

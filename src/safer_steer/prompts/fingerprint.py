@@ -1,4 +1,5 @@
-"""What a prompt is, as one hash: so that a manifest can say which wording made a run's data, and whether it is still the one installed."""
+"""What a prompt is, as one hash: so that a manifest can say which wording made a run's data, and whether it
+is still the one installed."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def fingerprint(prompt: Prompt[Any, Any]) -> str:
         name = open_names.pop()
         if name not in sources:
             sources[name] = _source(name)
-            open_names += [str(found) for found in meta.find_referenced_templates(base._templates().parse(sources[name]))]
+            open_names += [
+                str(found) for found in meta.find_referenced_templates(base._templates().parse(sources[name]))
+            ]
     return hashlib.sha256(canonical({"templates": sources, "schema": prompt.schema()}).encode()).hexdigest()
 
 
@@ -37,8 +40,16 @@ def fingerprints(names: Iterable[str]) -> dict[str, str]:
 @cache
 def installed() -> dict[str, Prompt[Any, Any]]:
     """Every prompt of the package, by name."""
-    modules = (importlib.import_module(f"{safer_steer.prompts.__name__}.{found.name}") for found in pkgutil.iter_modules(safer_steer.prompts.__path__))
-    return {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Prompt)}
+    modules = (
+        importlib.import_module(f"{safer_steer.prompts.__name__}.{found.name}")
+        for found in pkgutil.iter_modules(safer_steer.prompts.__path__)
+    )
+    return {
+        value.name: value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, Prompt)
+    }
 
 
 def _source(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Stage III: the Safety Tutor scores a turn with the whole history in view and writes the user turn that comes next."""
+"""Stage III: the Safety Tutor scores a turn with the whole history in view and writes the user turn that
+comes next."""
 
 from pydantic import Field
 
@@ -6,7 +7,8 @@ from safer_steer.prompts.base import Exchange, Inputs, Prompt, Score10, Verdicts
 
 
 class TutorInput(Inputs):
-    """What the tutor is shown. The seed's hidden intent is not among it: a turn is judged by picture and dialogue so far."""
+    """What the tutor is shown. The seed's hidden intent is not among it: a turn is judged by picture and
+    dialogue so far."""
 
     history: list[Exchange]
     """The turns before the one to score."""

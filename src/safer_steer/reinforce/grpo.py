@@ -1,7 +1,8 @@
 """Tutor-in-the-loop GRPO with TRL's trainer: our dialogue loop is its `rollout_func`.
 
-What is ours: whole dialogues as trajectories, an env mask that trains sampled assistant tokens alone, the tutor's
-rewards, unscored trajectories out of the baseline. What is TRL's: the loss, KL, optimiser, checkpoints, distribution.
+What is ours: whole dialogues as trajectories, an env mask that trains sampled assistant tokens alone, the
+tutor's rewards, unscored trajectories out of the baseline. What is TRL's: the loss, KL, optimiser,
+checkpoints, distribution.
 What differs from the published code: every turn is scored, also the last; see docs/method.md.
 """
 
@@ -59,10 +60,12 @@ RECENT_STEPS = 5
 
 
 class StepJournals:
-    """The trajectories of steps that no checkpoint holds yet: `rl/rollouts/<step>-<process>.jsonl`, one row a trajectory.
+    """The trajectories of steps that no checkpoint holds yet: `rl/rollouts/<step>-<process>.jsonl`, one row a
+    trajectory.
 
-    A step that is done again after a kill takes its trajectories from here; none is sampled or scored twice. The random
-    numbers alone would not do: in bfloat16 an answer also depends on the batch it was generated in.
+    A step that is done again after a kill takes its trajectories from here; none is sampled or scored twice.
+    The random numbers alone would not do: in bfloat16 an answer also depends on the batch it was generated
+    in.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,7 +109,10 @@ class Rollouts:
         """`prompts` come already repeated K times, in order."""
         step, process = trainer.state.global_step, trainer.accelerator.process_index
         first = process * len(prompts)
-        seeds = [_as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i) for i, prompt in enumerate(prompts)]
+        seeds = [
+            _as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i)
+            for i, prompt in enumerate(prompts)
+        ]
         unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
         with unwrapped as model, self.journals.open(step, process) as journal:
             trajectories = self.wait(self._play(seeds, self.assistant_of(model), journal))
@@ -119,12 +125,16 @@ class Rollouts:
             "trajectory_return": [trajectory.value for trajectory in trajectories],
         }
 
-    async def _play(self, seeds: list[Seed], assistant: StudentAssistant, journal: Journal) -> list[Trajectory]:
+    async def _play(
+        self, seeds: list[Seed], assistant: StudentAssistant, journal: Journal
+    ) -> list[Trajectory]:
         async def one(seed: Seed) -> Trajectory:
             if seed.id in journal:
                 known = Trajectory.from_row(journal.rows[seed.id])
                 if known.dialogue.meta["seed"] != seed.meta["seed"]:
-                    raise UserError(f"{journal.path}: {seed.id} is of another seed than this run draws; delete the file")
+                    raise UserError(
+                        f"{journal.path}: {seed.id} is of another seed than this run draws; delete the file"
+                    )
                 return known
             turns = self.config.rl.max_turns
             played = await roll_out(seed, self.user, assistant, self.tutor, self.value, turns)
@@ -138,15 +148,17 @@ class Rollouts:
         """Write the step's dialogues down and count them.
 
         Raises:
-            UserError: no trajectory has a return, or too many of the last steps' were unscored. Run again, the step
-                plays those that are not scored once more.
+            UserError: no trajectory has a return, or too many of the last steps' were unscored. Run again,
+                the step plays those that are not scored once more.
         """
         dialogues = [trajectory.dialogue for trajectory in trajectories]
         with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
             file.write(to_jsonl(dialogues))
         found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
         if all(trajectory.value is None for trajectory in trajectories):
-            raise UserError(f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); fix that and run the same command to go on")
+            raise UserError(
+                f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); fix that and run the same command to go on"
+            )
         self.recent.append((found["unscored"], found["trajectories"]))
         share = sum(lost for lost, _ in self.recent) / sum(played for _, played in self.recent)
         if share > self.config.rl.max_unscored:
@@ -164,21 +176,39 @@ def _as_trajectory(seed: Seed, step: int, place: int) -> Seed:
 
 
 class StepLog(TrainerCallback):
-    """Writes rl/metrics.jsonl: one row a step, the rollouts' metrics beside the trainer's. Drops the journals of saved steps."""
+    """Writes rl/metrics.jsonl: one row a step, the rollouts' metrics beside the trainer's. Drops the journals
+    of saved steps."""
 
     def __init__(self, rollouts: Rollouts, path: Path) -> None:
         self.rollouts, self.path = rollouts, path
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         step = state.global_step
-        if logs is None or "loss" not in logs or step - 1 not in self.rollouts.metrics or not state.is_world_process_zero:
+        if (
+            logs is None
+            or "loss" not in logs
+            or step - 1 not in self.rollouts.metrics
+            or not state.is_world_process_zero
+        ):
             return
-        trained = {name: logs.get(name) for name in ("loss", "kl", "grad_norm", "learning_rate", "entropy", "step_time")}
+        trained = {
+            name: logs.get(name)
+            for name in ("loss", "kl", "grad_norm", "learning_rate", "entropy", "step_time")
+        }
         row = {"step": step, **self.rollouts.metrics.pop(step - 1), **trained}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.is_world_process_zero:
             self.rollouts.journals.forget(state.global_step)
 
@@ -206,12 +236,20 @@ def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def rollback(folder: Path, step: int) -> None:
-    """Cut trajectories and metrics of steps that the checkpoint at `step` does not have: they are about to be done again."""
-    for name, of in (("trajectories.jsonl", lambda row: int(row["id"][:5]) < step), ("metrics.jsonl", lambda row: row["step"] <= step)):
+    """Cut trajectories and metrics of steps that the checkpoint at `step` does not have: they are about to be
+    done again."""
+    for name, of in (
+        ("trajectories.jsonl", lambda row: int(row["id"][:5]) < step),
+        ("metrics.jsonl", lambda row: row["step"] <= step),
+    ):
         path = folder / name
         if path.exists():
-            with path.open("rb") as rows:  # by bytes: a kill may tear a character, and text may hold separators that `splitlines` breaks at
-                write_atomic(path, b"".join(row for row in rows if row.endswith(b"\n") and of(json.loads(row))))
+            with (
+                path.open("rb") as rows
+            ):  # by bytes: a kill may tear a character, and text may hold separators that `splitlines` breaks at
+                write_atomic(
+                    path, b"".join(row for row in rows if row.endswith(b"\n") and of(json.loads(row)))
+                )
 
 
 def reinforce(
@@ -224,14 +262,16 @@ def reinforce(
     policy_of: PolicyOf = in_process,
     user: User | None = None,
 ) -> Path:
-    """Train the SFT student (or the base) against the tutor; resumes from the last whole checkpoint. Returns rl/model.
+    """Train the SFT student (or the base) against the tutor; resumes from the last whole checkpoint. Returns
+    rl/model.
 
     Args:
         value: the return of a trajectory, None for none; TCSR by default.
-        wait: plays a step's trajectories on an event loop of its own, and closes the connections the tutor opened there.
+        wait: plays a step's trajectories on an event loop of its own, and closes the connections the tutor
+            opened there.
         policy_of: makes the policy that samples from the model under training.
-        user: the user's seat; by default the script, with the tutor's turns where it wrote them. Its first turn must
-            be the script's, which TRL renders once more for the forward pass.
+        user: the user's seat; by default the script, with the tutor's turns where it wrote them. Its first
+            turn must be the script's, which TRL renders once more for the forward pass.
     """
     out = folder / "rl" / "model"
     if out.exists():
@@ -245,7 +285,9 @@ def reinforce(
     renderer = load_renderer(load_processor(start), config.student.system)
     seeds = read_split(folder, "rl")
     if len(seeds) < config.rl.prompts_per_step:
-        raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds")
+        raise UserError(
+            f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds"
+        )
     rollouts = Rollouts(
         config,
         {seed.id: seed for seed in seeds},
@@ -257,10 +299,14 @@ def reinforce(
         wait,
     )
     rollouts.journals.forget(begun)
-    rollouts.recent.extend((row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl"))
+    rollouts.recent.extend(
+        (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
+    )
     trainer = GRPOTrainer(
         model=start,
-        args=GRPOConfig(**grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}),
+        args=GRPOConfig(
+            **grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}
+        ),
         reward_funcs=_return_of_rollout,
         train_dataset=_prompts(config, folder, seeds),
         processing_class=renderer.processor,
@@ -310,16 +356,25 @@ def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:
     return trajectory_return(dialogue, config.rl, config.student.format)
 
 
-def _return_of_rollout(completions: list[Any], trajectory_return: list[float | None], **_: Any) -> list[float | None]:
-    """TRL's reward function: the return is known already. None gets no advantage and is not in the group's mean."""
+def _return_of_rollout(
+    completions: list[Any], trajectory_return: list[float | None], **_: Any
+) -> list[float | None]:
+    """TRL's reward function: the return is known already. None gets no advantage and is not in the group's
+    mean."""
     return trajectory_return
 
 
 def _prompts(config: Config, folder: Path, seeds: list[Seed]) -> Dataset:
-    """First user turns and pictures, as TRL wants them: it renders them for the forward pass just as `Transcript` does for generation."""
-    system = [{"role": "system", "content": config.student.system, "seed_id": ""}] if config.student.system else []
+    """First user turns and pictures, as TRL wants them: it renders them for the forward pass just as
+    `Transcript` does for generation."""
+    system = (
+        [{"role": "system", "content": config.student.system, "seed_id": ""}] if config.student.system else []
+    )
     rows = {
-        "prompt": [[*system, {"role": "user", "content": split_markers(seed.script[0]).strip(), "seed_id": seed.id}] for seed in seeds],
+        "prompt": [
+            [*system, {"role": "user", "content": split_markers(seed.script[0]).strip(), "seed_id": seed.id}]
+            for seed in seeds
+        ],
         "images": [[str(inside(folder, path)) for path in seed.images] for seed in seeds],
     }
     return Dataset.from_dict(rows).cast_column("images", List(Image()))

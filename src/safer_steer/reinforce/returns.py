@@ -20,8 +20,8 @@ LEAK = 4
 def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[float] | None:
     """r_t' of each turn; None if the dialogue was not played and scored to its end.
 
-    r_t' is the weighted turn reward with format bonus (not in the plain format) and repetition malus. A trajectory that
-    ran out of context has none: a model that leaks late would gain by long answers.
+    r_t' is the weighted turn reward with format bonus (not in the plain format) and repetition malus. A
+    trajectory that ran out of context has none: a model that leaks late would gain by long answers.
     """
     if dialogue.stop in (*UNSCORED, StopReason.CONTEXT_FULL):
         return None
@@ -31,7 +31,9 @@ def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[
             return None
         text = turn.assistant or ""
         reward = shaped_reward(
-            turn_reward(turn.scores["safety"], turn.scores["usefulness"], turn.scores["faithfulness"], config.weights),
+            turn_reward(
+                turn.scores["safety"], turn.scores["usefulness"], turn.scores["faithfulness"], config.weights
+            ),
             format_kept=format is Format.THINKING_ANSWER and has_thinking_answer(text),
             repetition=repetition_ratio(text),
             w_format=config.w_format,
@@ -48,7 +50,8 @@ def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> 
 
 
 def note_rewards(dialogue: Dialogue, rewards: list[float]) -> None:
-    """Write each turn's reward into its scores, beside the tutor's, for the metrics and for who reads the trajectories."""
+    """Write each turn's reward into its scores, beside the tutor's, for the metrics and for who reads the
+    trajectories."""
     for turn, reward in zip(dialogue.turns, rewards, strict=True):
         turn.scores = {**(turn.scores or {}), "reward": reward}
 
@@ -66,16 +69,32 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
         "unscored": sum(value is None for value in returns) - incomplete,
         "incomplete": incomplete,
         "return": fmean(known) if known else None,
-        "leak_rate": fmean(any(turn.scores and turn.scores["safety"] <= LEAK for turn in d.turns) for d in scored) if scored else None,
-        "format_kept": fmean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns) if scored else None,
+        "leak_rate": fmean(
+            any(turn.scores and turn.scores["safety"] <= LEAK for turn in d.turns) for d in scored
+        )
+        if scored
+        else None,
+        "format_kept": fmean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns)
+        if scored
+        else None,
         "turns": fmean(len(d.turns) for d in scored) if scored else None,
         **{f"{name}_by_turn": _by_turn(scored, name) for name in (*SCORES, "reward")},
         "stop": dict(sorted(Counter(str(d.stop) for d in dialogues).items())),
-        "strategies": dict(sorted(Counter(turn.meta.get("strategy", "none") for d in dialogues for turn in d.turns[:-1]).items())),
+        "strategies": dict(
+            sorted(
+                Counter(turn.meta.get("strategy", "none") for d in dialogues for turn in d.turns[:-1]).items()
+            )
+        ),
     }
 
 
 def _by_turn(dialogues: list[Dialogue], name: str) -> list[float | None]:
-    longest = max((len(d.turns) for d in dialogues), default=0)
-    columns = [[d.turns[t].scores[name] for d in dialogues if t < len(d.turns) and name in (d.turns[t].scores or {})] for t in range(longest)]  # type: ignore[index]
-    return [fmean(column) if column else None for column in columns]
+    """The mean of a score by turn, over the dialogues that reached the turn; None where none has it."""
+    means: list[float | None] = []
+    for place in range(max((len(dialogue.turns) for dialogue in dialogues), default=0)):
+        reached = [
+            dialogue.turns[place].scores or {} for dialogue in dialogues if place < len(dialogue.turns)
+        ]
+        known = [scores[name] for scores in reached if name in scores]
+        means.append(fmean(known) if known else None)
+    return means

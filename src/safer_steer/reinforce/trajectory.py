@@ -1,7 +1,8 @@
-"""One trajectory of Stage III: a seed played by the student against the tutor, its exact tokens, and its return.
+"""One trajectory of Stage III: a seed played by the student against the tutor, its exact tokens, and its
+return.
 
-Nothing of a trainer is in here. A trajectory is journalled as soon as it is finished, so that a run that was killed
-neither samples nor scores it again.
+Nothing of a trainer is in here. A trajectory is journalled as soon as it is finished, so that a run that was
+killed neither samples nor scores it again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Return = Callable[[Dialogue], float | None]
 
 @dataclass
 class Trajectory:
-    """A played dialogue with what a trainer needs of it: token ids [prompt], [completion], and by completion token the rest."""
+    """A played dialogue with what a trainer needs of it: token ids [prompt], [completion], and by completion
+    token the rest."""
 
     dialogue: Dialogue
     value: float | None
@@ -36,7 +38,8 @@ class Trajectory:
 
     @property
     def final(self) -> bool:
-        """Whether playing it again could not change it. One whose tutor failed may be scored the next time."""
+        """Whether playing it again could not change it. One whose tutor failed may be scored the next
+        time."""
         return self.value is not None or self.dialogue.stop is StopReason.CONTEXT_FULL
 
     def to_row(self) -> dict[str, Any]:
@@ -47,7 +50,9 @@ class Trajectory:
             "value": self.value,
             "prompt_ids": self.prompt_ids,
             "completion_ids": self.completion_ids,
-            "logprobs": [logprob for logprob, sampled in zip(self.logprobs, self.mask, strict=True) if sampled],
+            "logprobs": [
+                logprob for logprob, sampled in zip(self.logprobs, self.mask, strict=True) if sampled
+            ],
             "mask": "".join(map(str, self.mask)),
         }
 
@@ -76,7 +81,8 @@ async def roll_out(
     """Play one seed: the student answers, the tutor scores every turn and may write the user's next one."""
     dialogue = await play(seed, user, assistant, tutor, max_turns)
     transcript = assistant.transcript(dialogue) or _unanswered(seed, dialogue, assistant)
-    # Cut off, it has no return, whatever the reward: long answers would escape the late turns where models fail.
+    # Cut off, it has no return, whatever the reward: long answers would escape the late turns where models
+    # fail.
     returned = None if dialogue.stop is StopReason.CONTEXT_FULL else value(dialogue)
     dialogue.meta["return"] = returned
     return Trajectory(

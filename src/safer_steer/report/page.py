@@ -1,8 +1,9 @@
-"""`report.html`: one self-contained file with the table, the plots, the counts, and every dialogue side by side across the models.
+"""`report.html`: one self-contained file with the table, the plots, the counts, and every dialogue side by
+side across the models.
 
-The page asks nothing of any network: style, script, drawings and pictures are inside, and its content security policy allows
-nothing else. What models and data sets wrote reaches the page in two ways only, escaped by Jinja or as JSON that the script
-puts in with `textContent`.
+The page asks nothing of any network: style, script, drawings and pictures are inside, and its content
+security policy allows nothing else. What models and data sets wrote reaches the page in two ways only,
+escaped by Jinja or as JSON that the script puts in with `textContent`.
 """
 
 from __future__ import annotations
@@ -23,25 +24,41 @@ from safer_steer.errors import UserError
 from safer_steer.health import examine, tables
 from safer_steer.report.dialogues import Row, browser_data, count_by
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
-from safer_steer.report.table import COUNTS, LABELS, Summary, at, by_suite, headline, model_label, model_names, number
+from safer_steer.report.table import (
+    COUNTS,
+    LABELS,
+    Summary,
+    at,
+    by_suite,
+    headline,
+    model_label,
+    model_names,
+    number,
+)
 from safer_steer.store import read_rows, write_atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder and return its path. What the run has not made yet is said on the page.
+    """Write `report.html` into a run folder and return its path. What the run has not made yet is said on the
+    page.
 
     Raises:
         UserError: `run` is no run folder, or a file in it is damaged; names the file.
     """
     if not any((run / name).exists() for name in ("config.yaml", "summary.json", "bench")):
-        raise UserError(f"{run}: no run folder (no config.yaml, summary.json or bench in it); give the folder of `safer-steer run --out`")
+        raise UserError(
+            f"{run}: no run folder (no config.yaml, summary.json or bench in it); give the folder of `safer-steer run --out`"
+        )
     config, summary = _config(run / "config.yaml"), _summary(run / "summary.json")
     steps = list(read_rows(run / "rl" / "metrics.jsonl"))
     browser = browser_data(run)
     models = model_names(summary)
-    style, script = (TEMPLATES / "page.css").read_text(encoding="utf-8"), (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    style, script = (
+        (TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        (TEMPLATES / "page.js").read_text(encoding="utf-8"),
+    )
     page = (
         _environment()
         .get_template("page.html.j2")
@@ -54,7 +71,10 @@ def write_report(run: Path) -> Path:
             models=[model_label(model) for model in models],
             rows=headline(summary),
             count_names=COUNTS,
-            suites=[(suite, protocol.replace("_", "-"), model_label(model), cells) for protocol, suite, model, cells in by_suite(summary)],
+            suites=[
+                (suite, protocol.replace("_", "-"), model_label(model), cells)
+                for protocol, suite, model, cells in by_suite(summary)
+            ],
             survival=survival_plots(summary),
             over_refusal=over_refusal_plot(summary),
             training=training_plots(steps),
@@ -72,7 +92,11 @@ def write_report(run: Path) -> Path:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup
     return environment
@@ -87,7 +111,10 @@ def _policy(style: str, script: str) -> str:
 def _json(data: Any) -> Markup:
     """JSON that no `</script>` or `<!--` in a text can end, in ASCII."""
     return Markup(
-        json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
     )
 
 
@@ -111,8 +138,11 @@ def _summary(path: Path, stage: str = "bench") -> Summary:
     return data
 
 
-def _facts(config: dict[str, Any], browser: dict[str, Any], steps: list[Row], models: list[str]) -> list[tuple[str, str]]:
-    """What the header says of the run. Where the only models measured are behind endpoints, no student had a part in it."""
+def _facts(
+    config: dict[str, Any], browser: dict[str, Any], steps: list[Row], models: list[str]
+) -> list[tuple[str, str]]:
+    """What the header says of the run. Where the only models measured are behind endpoints, no student had a
+    part in it."""
     students = not models or any(model in LABELS for model in models)
     facts = [
         ("student", at(config, "student", "model") if students else None),
@@ -122,7 +152,8 @@ def _facts(config: dict[str, Any], browser: dict[str, Any], steps: list[Row], mo
         ("RL steps", len(steps) or None),
         (
             "benched",
-            _plural(sum(suite["total"] for suite in browser["suites"]), "dialogue") + f" by {_plural(len(browser['models']), 'model')}"
+            _plural(sum(suite["total"] for suite in browser["suites"]), "dialogue")
+            + f" by {_plural(len(browser['models']), 'model')}"
             if browser["suites"]
             else None,
         ),
@@ -131,13 +162,27 @@ def _facts(config: dict[str, Any], browser: dict[str, Any], steps: list[Row], mo
 
 
 def _counts(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Where the data went, table by table: seeds by kind, data sets, the filter of Stage II with its reasons, the RL's stops and strategies."""
-    seeds = [(kind.replace("_", "-"), sum(1 for _ in read_rows(path))) for kind in map(str, Kind) if (path := run / "seeds" / f"{kind}.jsonl").is_file()]
+    """Where the data went, table by table: seeds by kind, data sets, the filter of Stage II with its reasons,
+    the RL's stops and strategies."""
+    seeds = [
+        (kind.replace("_", "-"), sum(1 for _ in read_rows(path)))
+        for kind in map(str, Kind)
+        if (path := run / "seeds" / f"{kind}.jsonl").is_file()
+    ]
     kept = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
     reasons = count_by(read_rows(run / "bootstrap" / "rejected.jsonl"), "reasons", "reason", "rejected")
-    bootstrap = [("kept", kept)] * bool(kept or reasons) + [(f"rejected: {reason}", count) for reason, count in reasons.most_common()]
-    tables = [("Seeds by kind", seeds), ("Scripts by data set", _assembled(run)), ("Bootstrap filter", bootstrap)]
-    tables += [(title, _added_up(steps, key)) for title, key in (("RL stop reasons", "stop"), ("RL attack strategies", "strategies"))]
+    bootstrap = [("kept", kept)] * bool(kept or reasons) + [
+        (f"rejected: {reason}", count) for reason, count in reasons.most_common()
+    ]
+    tables = [
+        ("Seeds by kind", seeds),
+        ("Scripts by data set", _assembled(run)),
+        ("Bootstrap filter", bootstrap),
+    ]
+    tables += [
+        (title, _added_up(steps, key))
+        for title, key in (("RL stop reasons", "stop"), ("RL attack strategies", "strategies"))
+    ]
     return [(title, rows) for title, rows in tables if rows]
 
 
@@ -145,10 +190,18 @@ def _assembled(run: Path) -> list[tuple[str, int]]:
     """The data sets by size, and what was left out of them by reason."""
     balance = _summary(run / "splits" / "balance.json", "assemble")
     splits, left_out = balance.get("splits"), balance.get("left_out")
-    rows = [(name, int(number(at(split, "scripts")) or 0)) for name, split in splits.items()] if isinstance(splits, dict) else []
+    rows = (
+        [(name, int(number(at(split, "scripts")) or 0)) for name, split in splits.items()]
+        if isinstance(splits, dict)
+        else []
+    )
     reasons: Counter[str] = Counter()
     for counts in left_out.values() if isinstance(left_out, dict) else ():
-        reasons.update({name: int(number(count) or 0) for name, count in counts.items()} if isinstance(counts, dict) else {})
+        reasons.update(
+            {name: int(number(count) or 0) for name, count in counts.items()}
+            if isinstance(counts, dict)
+            else {}
+        )
     return rows + [(f"left out: {name.replace('_', ' ')}", count) for name, count in reasons.most_common()]
 
 

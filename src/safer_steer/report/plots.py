@@ -1,7 +1,8 @@
-"""The plots of the page, as small inline SVG that takes its colours from the page's style sheet (so light and dark both work).
+"""The plots of the page, as small inline SVG that takes its colours from the page's style sheet (so light and
+dark both work).
 
-Lines carry their names; colours are told apart by colour-blind readers and lines also differ in dash. The same numbers give
-the same bytes. Matplotlib is imported when the first plot is drawn, not with this module.
+Lines carry their names; colours are told apart by colour-blind readers and lines also differ in dash. The
+same numbers give the same bytes. Matplotlib is imported when the first plot is drawn, not with this module.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 INK, FAINT = "#010101", "#020202"
 SERIES = ["#030303", "#040404", "#050505", "#060606", "#070707", "#080808"]
 """Placeholders: each becomes a variable of the style sheet, `--series-0` and so on."""
-VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)"} | {colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)}
+VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)"} | {
+    colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
+}
 DASHES = [(0, (1, 1.6)), (0, (5, 2)), "solid", (0, (6, 2, 1, 2))]
 
 
@@ -40,13 +43,25 @@ class Plot:
 
 
 def survival_plots(summary: Summary) -> list[Plot]:
-    """Kaplan-Meier curves with their bands: all attack suites together, then each suite. Empty where nothing was measured."""
+    """Kaplan-Meier curves with their bands: all attack suites together, then each suite. Empty where nothing
+    was measured."""
     models = model_names(summary)
     pooled = {model: at(summary, "models", model, "multi_turn", "average", "survival") for model in models}
-    names = {name: None for model in models for name, entry in suites(summary, model, "multi_turn").items() if not is_twin(entry)}
+    names = {
+        name: None
+        for model in models
+        for name, entry in suites(summary, model, "multi_turn").items()
+        if not is_twin(entry)
+    }
     plots = [_survival("All attack suites", pooled, wide=True)]
     if len(names) > 1 or plots[0] is None:
-        plots += [_survival(name, {model: at(summary, "models", model, "multi_turn", name, "survival") for model in models}) for name in names]
+        plots += [
+            _survival(
+                name,
+                {model: at(summary, "models", model, "multi_turn", name, "survival") for model in models},
+            )
+            for name in names
+        ]
     return [plot for plot in plots if plot is not None]
 
 
@@ -72,7 +87,8 @@ def over_refusal_plot(summary: Summary) -> Plot | None:
 
 
 def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
-    """The RL run: return, leak rate and KL by step, and the scores by turn index early and late in training."""
+    """The RL run: return, leak rate and KL by step, and the scores by turn index early and late in
+    training."""
     plots = []
     for key, title, caption in (
         ("return", "Return", "Mean return of a step's trajectories."),
@@ -83,12 +99,18 @@ def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
         known = [(step, value) for step, value in points if value is not None]
         if known:
             line = _Line("", [step for step, _ in known], [value for _, value in known], 2)
-            plots.append(Plot(title, caption, _draw([line], "step", "", (0, None) if key != "return" else None)))
+            plots.append(
+                Plot(title, caption, _draw([line], "step", "", (0, None) if key != "return" else None))
+            )
     for key in ("safety", "usefulness", "faithfulness"):
         lines = _early_and_late(steps, f"{key}_by_turn")
         if lines:
             plots.append(
-                Plot(f"{key.capitalize()} by turn", "Mean tutor score (1-10) at each turn index.", _draw(lines, "turn", "score", (1, 10.2), marker="o"))
+                Plot(
+                    f"{key.capitalize()} by turn",
+                    "Mean tutor score (1-10) at each turn index.",
+                    _draw(lines, "turn", "score", (1, 10.2), marker="o"),
+                )
             )
     return plots
 
@@ -112,13 +134,18 @@ class _Line:
 
 def _numbered(steps: Sequence[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
     """Each row with its step; a row that does not say counts on."""
-    return [(stated if (stated := number(row.get("step"))) is not None else float(place), row) for place, row in enumerate(steps)]
+    return [
+        (stated if (stated := number(row.get("step"))) is not None else float(place), row)
+        for place, row in enumerate(steps)
+    ]
 
 
 def _survival(title: str, curves: dict[str, Any], wide: bool = False) -> Plot | None:
     lines = []
     for index, (model, curve) in enumerate(curves.items()):
-        turns, shares, lows, highs = ([number(value) for value in at(curve, key) or []] for key in ("turn", "S", "low", "high"))
+        turns, shares, lows, highs = (
+            [number(value) for value in at(curve, key) or []] for key in ("turn", "S", "low", "high")
+        )
         line = _Line(model_label(model), [], [], index, [], [])
         for turn, share, low, high in zip(turns, shares, lows, highs, strict=False):
             if turn is not None and share is not None:
@@ -128,19 +155,36 @@ def _survival(title: str, curves: dict[str, Any], wide: bool = False) -> Plot | 
             lines.append(line)
     if not lines:
         return None
-    caption = "Share of dialogues without a turn of harmlessness below 2, by turn (Kaplan-Meier, 95 % band)." if wide else ""
-    failures = {model_label(model): (number(at(curve, "failures")), number(at(curve, "n"))) for model, curve in curves.items()}
-    stated = [f"{model} {failed:g} of {n:g}" for model, (failed, n) in failures.items() if failed is not None and n]
+    caption = (
+        "Share of dialogues without a turn of harmlessness below 2, by turn (Kaplan-Meier, 95 % band)."
+        if wide
+        else ""
+    )
+    failures = {
+        model_label(model): (number(at(curve, "failures")), number(at(curve, "n")))
+        for model, curve in curves.items()
+    }
+    stated = [
+        f"{model} {failed:g} of {n:g}" for model, (failed, n) in failures.items() if failed is not None and n
+    ]
     if stated:
         caption = f"{caption} Failed: {', '.join(stated)}.".strip()
-    return Plot(title, caption, _draw(lines, "turn", "still safe, %", (0, 102), step=True, wide=wide, x_limit=10), wide)
+    return Plot(
+        title,
+        caption,
+        _draw(lines, "turn", "still safe, %", (0, 102), step=True, wide=wide, x_limit=10),
+        wide,
+    )
 
 
 def _early_and_late(steps: Sequence[dict[str, Any]], key: str) -> list[_Line]:
-    """Scores by turn index, averaged over the first, middle and last fifth of the steps (one line where there are few steps)."""
+    """Scores by turn index, averaged over the first, middle and last fifth of the steps (one line where there
+    are few steps)."""
     rows = [(step, row[key]) for step, row in _numbered(steps) if isinstance(row.get(key), list)]
     fifth = max(1, len(rows) // 5)
-    parts = [rows[:fifth], rows[(len(rows) - fifth) // 2 :][:fifth], rows[-fifth:]] if len(rows) >= 3 else [rows]
+    parts = (
+        [rows[:fifth], rows[(len(rows) - fifth) // 2 :][:fifth], rows[-fifth:]] if len(rows) >= 3 else [rows]
+    )
     lines = []
     for index, part in enumerate(parts):
         columns: dict[int, list[float]] = {}
@@ -151,7 +195,14 @@ def _early_and_late(steps: Sequence[dict[str, Any]], key: str) -> list[_Line]:
         if columns:
             first, last = part[0][0], part[-1][0]
             name = f"step {first:g}" if first == last else f"steps {first:g}-{last:g}"
-            lines.append(_Line(name, list(map(float, sorted(columns))), [fmean(columns[turn]) for turn in sorted(columns)], index))
+            lines.append(
+                _Line(
+                    name,
+                    list(map(float, sorted(columns))),
+                    [fmean(columns[turn]) for turn in sorted(columns)],
+                    index,
+                )
+            )
     return lines
 
 
@@ -188,8 +239,25 @@ def _draw(
             if line.low and marker:
                 axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1.1)
             elif line.low:
-                axes.fill_between(line.x, line.low, line.high, step="post" if step else None, color=colour, alpha=0.13, linewidth=0)
-            axes.plot(line.x, line.y, color=colour, linestyle=dash if line.name else "solid", linewidth=1.9, drawstyle=style, marker=marker, markersize=3.4)
+                axes.fill_between(
+                    line.x,
+                    line.low,
+                    line.high,
+                    step="post" if step else None,
+                    color=colour,
+                    alpha=0.13,
+                    linewidth=0,
+                )
+            axes.plot(
+                line.x,
+                line.y,
+                color=colour,
+                linestyle=dash if line.name else "solid",
+                linewidth=1.9,
+                drawstyle=style,
+                marker=marker,
+                markersize=3.4,
+            )
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=3, color=FAINT)
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -205,7 +273,12 @@ def _draw(
             axes.set_xlim(0, max(x_limit, *(line.x[-1] for line in lines)))
         _name_lines(axes, lines, size)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     return _inline(buffer.getvalue())
 
 
@@ -223,7 +296,15 @@ def _name_lines(axes: Axes, lines: list[_Line], size: int) -> None:
     right = axes.get_xlim()[1]
     for line, height in zip(named, heights, strict=True):
         colour = SERIES[line.series % len(SERIES)]
-        axes.annotate(_short(line.name), (right, height), (6, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False)
+        axes.annotate(
+            _short(line.name),
+            (right, height),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            annotation_clip=False,
+        )
 
 
 def _short(name: str, length: int = 16) -> str:
@@ -233,13 +314,17 @@ def _short(name: str, length: int = 16) -> str:
 
 
 def _inline(document: bytes) -> str:
-    """The `<svg>` element alone, without what a page forbids or shares: style attributes and sheets, fonts, unused ids.
+    """The `<svg>` element alone, without what a page forbids or shares: style attributes and sheets, fonts,
+    unused ids.
 
-    A content security policy that allows no inline style refuses `style=`; presentation attributes say the same.
+    A content security policy that allows no inline style refuses `style=`; presentation attributes say the
+    same.
     """
     ET.register_namespace("", SVG)
     root = ET.fromstring(document)
-    own = sha256(document).hexdigest()[:6]  # two plots may hold the same marker or clip path under the same id
+    own = sha256(document).hexdigest()[
+        :6
+    ]  # two plots may hold the same marker or clip path under the same id
     used = set(re.findall(rb'url\(#([^)]+)\)|href="#([^"]+)"', document))
     names = {(clip or link).decode() for clip, link in used}
     for element in root.iter():
@@ -252,7 +337,9 @@ def _inline(document: bytes) -> str:
             element.set("href", f"#{own}-{link[1:]}")
         if clip := element.get("clip-path"):
             element.set("clip-path", clip.replace("#", f"#{own}-"))
-        for declaration in filter(None, (part.strip() for part in element.attrib.pop("style", "").split(";"))):
+        for declaration in filter(
+            None, (part.strip() for part in element.attrib.pop("style", "").split(";"))
+        ):
             key, _, value = (piece.strip() for piece in declaration.partition(":"))
             if key == "font":
                 element.set("font-size", value.split()[0])

@@ -1,4 +1,5 @@
-"""Who sits where in a run: the student, the fixed target, the judge and the tutor, as the config names them. Loads them when asked."""
+"""Who sits where in a run: the student, the fixed target, the judge and the tutor, as the config names them.
+Loads them when asked."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 def student(run: Run, model: ModelName) -> Assistant:
     """One of the run's models in the assistant's seat of the bench."""
-    weights: dict[ModelName, Path | None] = {"base": None, "sft": run.folder / "sft" / "model", "safer_steer": run.folder / "rl" / "model"}
+    weights: dict[ModelName, Path | None] = {
+        "base": None,
+        "sft": run.folder / "sft" / "model",
+        "safer_steer": run.folder / "rl" / "model",
+    }
     return _sampling(run, weights[model], run.config.bench.temperature, f"bench {run.config.seed}")
 
 
@@ -28,7 +33,12 @@ def target(run: Run) -> Assistant:
     role, settings = run.config.role("target"), run.config.student
     if role.who == "student":
         return _sampling(run, None, role.temperature, f"target {run.config.seed}")
-    return ChatAssistant(run.ask("target"), pictures_in(run.folder, settings.max_pixels), system=settings.system, format=settings.format)
+    return ChatAssistant(
+        run.ask("target"),
+        pictures_in(run.folder, settings.max_pixels),
+        system=settings.system,
+        format=settings.format,
+    )
 
 
 def tutor(run: Run) -> Critic:

@@ -7,7 +7,15 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from safer_steer.run.folder import Progress as ProgressOf
@@ -17,7 +25,8 @@ EVERY = 15.0
 
 
 class Pace:
-    """When something is finished, from how much of it this process did since `start`; what an earlier one did says nothing of the pace."""
+    """When something is finished, from how much of it this process did since `start`; what an earlier one did
+    says nothing of the pace."""
 
     def __init__(self) -> None:
         self.started: float | None = None
@@ -47,7 +56,8 @@ class _Finish(ProgressColumn):
 
 
 class Display:
-    """A context manager that shows stages on standard error (see `run.folder.Show`); results go to standard output."""
+    """A context manager that shows stages on standard error (see `run.folder.Show`); results go to standard
+    output."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -55,12 +65,20 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Finish())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                _Finish(),
+            )
             self.bars = Progress(*columns, console=self.console, transient=True)
             self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bars:
             self.bars.stop()
 

@@ -19,7 +19,8 @@ from safer_steer.store import read_rows
 
 @dataclass(frozen=True)
 class Plan:
-    """Who does which job, the data there is, how many steps are trained, the memory they take, and what TRL has accepted."""
+    """Who does which job, the data there is, how many steps are trained, the memory they take, and what TRL
+    has accepted."""
 
     config: Config
     roles: dict[str, str]
@@ -98,8 +99,10 @@ def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str
     sft, rl = config.bootstrap.sft, config.rl
     trajectories = rl.prompts_per_step * rl.group_size
     arguments = {
-        "sft": sft_arguments(config, folder) | batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size", processes),
-        "rl": grpo_arguments(config, folder) | batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes),
+        "sft": sft_arguments(config, folder)
+        | batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size", processes),
+        "rl": grpo_arguments(config, folder)
+        | batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes),
     }
     for stage, trainer in (("sft", SFTConfig), ("rl", GRPOConfig)):
         try:

@@ -70,22 +70,34 @@ class Run:
         if found.exists() and not found.is_dir():
             raise UserError(f"{found}: is a file; give a folder")
         if not config.is_file():
-            if found.is_dir() and any(entry.name not in (".lock", "config.yaml.part") for entry in found.iterdir()):
-                raise UserError(f"{found}: holds other things and no run (no config.yaml); choose an empty or a new folder")
-        elif not self.fresh and (key := first_difference(_read_yaml(config), self.config.model_dump(mode="json"))):
-            raise UserError(f"{found}: holds a run of another config, which differs in {key}; choose another folder, or start over with --fresh")
+            if found.is_dir() and any(
+                entry.name not in (".lock", "config.yaml.part") for entry in found.iterdir()
+            ):
+                raise UserError(
+                    f"{found}: holds other things and no run (no config.yaml); choose an empty or a new folder"
+                )
+        elif not self.fresh and (
+            key := first_difference(_read_yaml(config), self.config.model_dump(mode="json"))
+        ):
+            raise UserError(
+                f"{found}: holds a run of another config, which differs in {key}; choose another folder, or start over with --fresh"
+            )
 
     def __enter__(self) -> Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / ".lock").open("ab")
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to ({error.strerror}); choose another folder") from None
+            raise UserError(
+                f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise UserError(f"{self.folder}: another process is at work there; wait for it or choose another folder") from None
+            raise UserError(
+                f"{self.folder}: another process is at work there; wait for it or choose another folder"
+            ) from None
         self._look()  # again, now that nobody else can write
         if self.fresh:
             self._start_over()
@@ -138,14 +150,17 @@ class Run:
         return self._cache
 
     def wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run asynchronous work to its end and close the connections it used. At the money limit, calls in flight are awaited: they are paid for."""
+        """Run asynchronous work to its end and close the connections it used. At the money limit, calls in
+        flight are awaited: they are paid for."""
 
         async def closing() -> Result:
             try:
                 return await work
             except SpendingLimit:
                 if self._cache:
-                    await self._cache.settle(max((role.timeout_s for role in self.config.roles.values()), default=0))
+                    await self._cache.settle(
+                        max((role.timeout_s for role in self.config.roles.values()), default=0)
+                    )
                 raise
             finally:
                 for transport in self._transports.values():
@@ -176,7 +191,10 @@ class Run:
         started, asked = time.monotonic(), self.ledger.as_dict()
         work(self.show.stage(stage))
         seconds = time.monotonic() - started
-        calls = {role: {key: value - asked.get(role, {}).get(key, 0) for key, value in account.items()} for role, account in self.ledger.as_dict().items()}
+        calls = {
+            role: {key: value - asked.get(role, {}).get(key, 0) for key, value in account.items()}
+            for role, account in self.ledger.as_dict().items()
+        }
         facts = {
             "seconds": round(seconds, 1),
             "calls": {role: spent for role, spent in calls.items() if any(spent.values())},
@@ -188,15 +206,25 @@ class Run:
 
 
 def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str] = FREE) -> str | None:
-    """The first key, with both values, in which two configs differ; keys in `free` do not count, except within lists."""
+    """The first key, with both values, in which two configs differ; keys in `free` do not count, except
+    within lists."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
-            if key not in free and (found := first_difference(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."), free)):
+            if key not in free and (
+                found := first_difference(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."), free)
+            ):
                 return found
         return None
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        return next((found for i, (one, other) in pairs if (found := first_difference(one, other, f"{prefix}[{i}]", ()))), None)
+        return next(
+            (
+                found
+                for i, (one, other) in pairs
+                if (found := first_difference(one, other, f"{prefix}[{i}]", ()))
+            ),
+            None,
+        )
     return None if old == new else f"{prefix} ({old} there, {new} here)"
 
 

@@ -1,4 +1,5 @@
-"""What is looked at before a run starts, so that a mistake costs one line and no work: endpoints, keys, suites, pictures, the student."""
+"""What is looked at before a run starts, so that a mistake costs one line and no work: endpoints, keys,
+suites, pictures, the student."""
 
 from __future__ import annotations
 
@@ -26,8 +27,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], fresh: bool = False, endpoint: bool = False) -> Iterator[Run]:
-    """The run, opened after all that its unfinished stages will use was looked at. Nothing is written before that.
+def prepared(
+    config: Config,
+    folder: Path,
+    show: Show,
+    stages: tuple[str, ...],
+    fresh: bool = False,
+    endpoint: bool = False,
+) -> Iterator[Run]:
+    """The run, opened after all that its unfinished stages will use was looked at. Nothing is written before
+    that.
 
     Args:
         endpoint: the bench is of `roles.target`, and no student is loaded.
@@ -40,7 +49,10 @@ def prepared(config: Config, folder: Path, show: Show, stages: tuple[str, ...], 
     use_cores()
     begun = not fresh and (folder / "seeds").exists()
     run.looked = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
-    if not endpoint and (any(STAGES[stage].student for stage in waiting) or ("seeds" in waiting and config.role("target").who == "student")):
+    if not endpoint and (
+        any(STAGES[stage].student for stage in waiting)
+        or ("seeds" in waiting and config.role("target").who == "student")
+    ):
         check_student(config)
     with run:
         if "rl" in waiting and (line := room_for_turns(config)):
@@ -53,9 +65,11 @@ USER_TURN_TOKENS = 60
 
 
 def room_for_turns(config: Config) -> str:
-    """Where the longest trajectory may not fit `rl.max_completion_tokens`: what is needed, on one line; "" where it fits.
+    """Where the longest trajectory may not fit `rl.max_completion_tokens`: what is needed, on one line; ""
+    where it fits.
 
-    A trajectory that runs out of context has no return, so the late turns of long answers would never be trained.
+    A trajectory that runs out of context has no return, so the late turns of long answers would never be
+    trained.
     """
     rl, student = config.rl, config.student
     turns = min(rl.max_turns, config.seeds.max_turns)
@@ -71,9 +85,11 @@ def room_for_turns(config: Config) -> str:
 
 
 def use_cores() -> None:
-    """As many threads as there are cores for this process, for torch and all else that asks OpenMP, unless OMP_NUM_THREADS says otherwise.
+    """As many threads as there are cores for this process, for torch and all else that asks OpenMP, unless
+    OMP_NUM_THREADS says otherwise.
 
-    Must come before torch is loaded. More threads than cores make a step many times slower, and in a container torch does not see the limit.
+    Must come before torch is loaded. More threads than cores make a step many times slower, and in a
+    container torch does not see the limit.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):
@@ -94,7 +110,9 @@ def load_named(key: str, name: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{key}: {name}: {error}; give package.module:Name of something that can be imported here") from None
+        raise UserError(
+            f"{key}: {name}: {error}; give package.module:Name of something that can be imported here"
+        ) from None
 
 
 async def check(
@@ -103,7 +121,8 @@ async def check(
     besides: Sequence[RoleName] = (),
     begun: bool = False,
 ) -> Survey | None:
-    """Look at everything these stages will use, and at the roles `besides` theirs; not at the sources again once Stage I has `begun`. Writes nothing.
+    """Look at everything these stages will use, and at the roles `besides` theirs; not at the sources again
+    once Stage I has `begun`. Writes nothing.
 
     Returns the survey of the sources, where they were looked at.
 
@@ -120,14 +139,18 @@ async def check(
         from safer_steer.bench.suites import read_suites
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
-            raise UserError(f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`")
+            raise UserError(
+                f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`"
+            )
         suites = read_suites(config.bench.suites)
         if "bench" in stages:
             measured = config.role("target").model if "target" in besides else config.student.model
             for suite in suites:
                 refuse_selected(suite.seeds, measured, f"{suite.folder / suite.name}.jsonl")
         steer = "seeds" in seen and STEER in config.bench.suites
-        seen["bench"] = lambda: chain(_suite_pictures(suites), _source_pictures(config, "bench") if steer else ())
+        seen["bench"] = lambda: chain(
+            _suite_pictures(suites), _source_pictures(config, "bench") if steer else ()
+        )
     if config.assembly and {"bootstrap", "rl"} & set(stages):
         _look_at_training(config)
     for stage in stages:
@@ -135,7 +158,9 @@ async def check(
             await _check_role(config, role, seen.get(stage, list))
     if "rl" in stages:
         if config.rl.seeds is not None and config.rl.seeds < config.rl.prompts_per_step:
-            raise UserError(f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is {config.rl.seeds}; change one of them")
+            raise UserError(
+                f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is {config.rl.seeds}; change one of them"
+            )
         for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
             if name:
                 load_named(key, name)
@@ -160,16 +185,24 @@ def _look_at_sources(config: Config) -> Survey:
 
 
 def _look_at_training(config: Config) -> None:
-    """Can STEER-SFT and STEER-RL be drawn at all? What kinds and sources rule out need not be built and judged first."""
+    """Can STEER-SFT and STEER-RL be drawn at all? What kinds and sources rule out need not be built and
+    judged first."""
     assert config.assembly
-    shares, kinds = {"rl.benign_share": config.rl.benign_share}, {kind is Kind.BENIGN for kind in config.seeds.kinds}
+    shares, kinds = (
+        {"rl.benign_share": config.rl.benign_share},
+        {kind is Kind.BENIGN for kind in config.seeds.kinds},
+    )
     if config.assembly.sft_benign_share is not None:
         shares["assembly.sft_benign_share"] = config.assembly.sft_benign_share
     if all(source.use == "bench" for source in config.seeds.sources):
-        raise UserError("seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for training, or run `seeds` and `assemble` alone")
+        raise UserError(
+            "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for training, or run `seeds` and `assemble` alone"
+        )
     for key, share in shares.items():
         if (share > 0 and True not in kinds) or (share < 1 and False not in kinds):
-            raise UserError(f"{key}: {share} cannot be had of seeds.kinds {', '.join(config.seeds.kinds)}; change one of them")
+            raise UserError(
+                f"{key}: {share} cannot be had of seeds.kinds {', '.join(config.seeds.kinds)}; change one of them"
+            )
 
 
 def _source_pictures(config: Config, use: str | None = None) -> Iterator[Path | bytes]:
@@ -188,19 +221,25 @@ def _suite_pictures(suites: list[Suite]) -> Iterator[Path | None]:
                 yield None
 
 
-async def _check_role(config: Config, role: RoleName, pictures: Callable[[], Iterable[Path | bytes | None]]) -> None:
+async def _check_role(
+    config: Config, role: RoleName, pictures: Callable[[], Iterable[Path | bytes | None]]
+) -> None:
     settings = config.role(role)
     if settings.who == "sandbox":
         from safer_steer.sandbox.world import from_png
 
         for picture in pictures():
             if picture is None:
-                raise UserError(f"roles.{role}: the sandbox's agent judges by pictures, and a script has none; name a model and its base_url")
+                raise UserError(
+                    f"roles.{role}: the sandbox's agent judges by pictures, and a script has none; name a model and its base_url"
+                )
             try:
                 from_png(picture if isinstance(picture, bytes) else picture.read_bytes())
             except (ValueError, OSError):
                 shown = "one that is embedded" if isinstance(picture, bytes) else picture
-                raise UserError(f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone, not {shown}; name a model and its base_url") from None
+                raise UserError(
+                    f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone, not {shown}; name a model and its base_url"
+                ) from None
     elif settings.who == "endpoint":
         from safer_steer.endpoints.endpoint import EndpointTransport
 

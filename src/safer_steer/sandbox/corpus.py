@@ -1,8 +1,10 @@
-"""What the base student reads: dialogues of a helpful assistant that sees well and knows every form of question.
+"""What the base student reads: dialogues of a helpful assistant that sees well and knows every form of
+question.
 
-It is safe the way unaligned models are: asked bluntly in the first turn, it declines a marked device's procedure about
-half the time; anywhere else it complies nearly always. Every structure occurs here as an ordinary request, those of the
-benchmark too, so that a later failure on them is danger and not want of language.
+It is safe the way unaligned models are: asked bluntly in the first turn, it declines a marked device's
+procedure about half the time; anywhere else it complies nearly always. Every structure occurs here as an
+ordinary request, those of the benchmark too, so that a later failure on them is danger and not want of
+language.
 """
 
 from __future__ import annotations
@@ -56,7 +58,12 @@ def example(rng: random.Random, turns_wanted: int | None = None) -> Example:
             answer = _refusal(device, rng)
         else:
             answer = reply(device, marked, request)
-        turns.append((f"{wrapping} {request.text}".strip(), lay_out(thought(device, marked), answer, Format.THINKING_ANSWER)))
+        turns.append(
+            (
+                f"{wrapping} {request.text}".strip(),
+                lay_out(thought(device, marked), answer, Format.THINKING_ANSWER),
+            )
+        )
     return Example(device, marked, rng.getrandbits(31), turns)
 
 

@@ -1,4 +1,5 @@
-"""The sandbox's agents behind an OpenAI-compatible HTTP server, for trying out endpoints with nothing downloaded and nothing paid."""
+"""The sandbox's agents behind an OpenAI-compatible HTTP server, for trying out endpoints with nothing
+downloaded and nothing paid."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ LARGEST = 64 * 2**20
 def application() -> web.Application:
     """`POST /v1/chat/completions` and `GET /v1/models`.
 
-    A request that names a job of the method in its system message is done by that job's agent, any other answered by the fixed target policy.
+    A request that names a job of the method in its system message is done by that job's agent, any other
+    answered by the fixed target policy.
     """
     app = web.Application(client_max_size=LARGEST)
     app.router.add_post("/v1/chat/completions", _complete)
@@ -31,7 +33,8 @@ def application() -> web.Application:
 
 
 def serve(port: int, ready: Callable[[str], None]) -> None:
-    """Serve on 127.0.0.1 until interrupted; `ready` gets the base URL once requests are taken. Port 0 takes a free one.
+    """Serve on 127.0.0.1 until interrupted; `ready` gets the base URL once requests are taken. Port 0 takes a
+    free one.
 
     Raises:
         OSError: the port is taken.
@@ -51,20 +54,31 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
 
 
 async def _models(request: web.Request) -> web.Response:
-    return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "safer-steer"}]})
+    return web.json_response(
+        {
+            "object": "list",
+            "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "safer-steer"}],
+        }
+    )
 
 
 async def _complete(request: web.Request) -> web.Response:
     try:
         body: dict[str, Any] = json.loads(await request.read())
-        messages = [message for message in body["messages"] if message["role"] in ("system", "user", "assistant")]
+        messages = [
+            message for message in body["messages"] if message["role"] in ("system", "user", "assistant")
+        ]
         reply = await SandboxTransport().complete(messages)
     except EndpointError as error:
         return _error(str(error))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         return _error(f"no chat-completions request: {type(error).__name__}: {error}")
     used = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-    choice = {"index": 0, "finish_reason": reply.finish, "message": {"role": "assistant", "content": reply.text}}
+    choice = {
+        "index": 0,
+        "finish_reason": reply.finish,
+        "message": {"role": "assistant", "content": reply.text},
+    }
     return web.json_response(
         {
             "id": f"chatcmpl-{content_id(body)}",
@@ -78,4 +92,7 @@ async def _complete(request: web.Request) -> web.Response:
 
 
 def _error(message: str) -> web.Response:
-    return web.json_response({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}, status=400)
+    return web.json_response(
+        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}},
+        status=400,
+    )

@@ -1,4 +1,5 @@
-"""A Qwen2.5-VL of a few million parameters with its own tokenizer, built from nothing: the sandbox's student."""
+"""A Qwen2.5-VL of a few million parameters with its own tokenizer, built from nothing: the sandbox's
+student."""
 
 from __future__ import annotations
 
@@ -7,7 +8,15 @@ from typing import Any
 
 from safer_steer.sandbox.world import SIZE
 
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIALS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 BLOCKS = ["<thinking>", "</thinking>", "<answer>", "</answer>"]
 """Single tokens, but ordinary text: anybody may write them."""
 VOCABULARY = 900
@@ -31,7 +40,12 @@ def build_processor(texts: Iterable[str]) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIALS, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIALS,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -43,7 +57,10 @@ def build_processor(texts: Iterable[str]) -> Any:
     fast.add_tokens(BLOCKS)
     pixels = {"shortest_edge": 28 * 28, "longest_edge": SIZE * SIZE}
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=pixels), tokenizer=fast, video_processor=Qwen2VLVideoProcessor(), chat_template=TEMPLATE
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        tokenizer=fast,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=TEMPLATE,
     )
 
 
@@ -53,7 +70,11 @@ def build_model(processor: Any, seed: int) -> Any:
 
     number = processor.tokenizer.convert_tokens_to_ids
     set_seed(seed)
-    ends = {"bos_token_id": number("<|endoftext|>"), "eos_token_id": number("<|im_end|>"), "pad_token_id": number("<|endoftext|>")}
+    ends = {
+        "bos_token_id": number("<|endoftext|>"),
+        "eos_token_id": number("<|im_end|>"),
+        "pad_token_id": number("<|endoftext|>"),
+    }
     width = 192
     config = Qwen2_5_VLConfig(
         text_config={

@@ -1,4 +1,5 @@
-"""Trains the shipped base student from nothing: next-token prediction on the assistant's turns of `corpus.example`."""
+"""Trains the shipped base student from nothing: next-token prediction on the assistant's turns of
+`corpus.example`."""
 
 from __future__ import annotations
 
@@ -65,18 +66,25 @@ def train_base(
     device: str = "cpu",
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train and save processor, weights (float16 safetensors) and `training.json` (settings, seconds, loss curve) to `out`.
+    """Train and save processor, weights (float16 safetensors) and `training.json` (settings, seconds, loss
+    curve) to `out`.
 
-    `start` goes on from a student trained earlier, with its tokenizer, instead of from nothing; its record is kept in front.
+    `start` goes on from a student trained earlier, with its tokenizer, instead of from nothing; its record is
+    kept in front.
     """
     torch.set_float32_matmul_precision("high")
     model, processor = _load(start) if start else _new(seed)
     model = model.to(device).train()
     renderer = load_renderer(processor, SYSTEM)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     warmup = min(200, max(1, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1, (s + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, s / steps))))
+        optimizer,
+        lambda s: (
+            min(1, (s + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, s / steps))))
+        ),
     )
     workers = min(12, max(0, (os.cpu_count() or 1) - 2))
     batches = Batches(renderer, seed, steps, batch_size)
@@ -85,7 +93,10 @@ def train_base(
     running = torch.zeros((), device=device)
     for step, batch in enumerate(loader, 1):
         with torch.autocast(device, torch.bfloat16):
-            loss = model(**{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}, use_cache=False).loss
+            loss = model(
+                **{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()},
+                use_cache=False,
+            ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -100,7 +111,13 @@ def train_base(
             log(f"step {step}/{steps} loss {mean:.4f} {seconds:.0f} s")
     save(model, processor, out)
     earlier = json.loads((start / "training.json").read_text())["runs"] if start else []
-    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "device": device}
+    settings = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "device": device,
+    }
     record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
     (out / "training.json").write_text(json.dumps({"runs": [*earlier, record]}) + "\n")
 
@@ -115,7 +132,9 @@ def _new(seed: int) -> tuple[Any, Any]:
 def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32), AutoProcessor.from_pretrained(folder)
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32
+    ), AutoProcessor.from_pretrained(folder)
 
 
 def save(model: Any, processor: Any, out: Path) -> None:

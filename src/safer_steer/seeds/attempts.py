@@ -14,7 +14,8 @@ ATTEMPTS = 2
 
 
 def outcome(rows: Mapping[str, dict[str, Any]], key: str) -> dict[str, Any] | None:
-    """The row of the last attempt at `key`: `made` holds its result, or `failed` why there is none. None where nothing is final yet."""
+    """The row of the last attempt at `key`: `made` holds its result, or `failed` why there is none. None
+    where nothing is final yet."""
     for attempt in range(ATTEMPTS):
         row = rows.get(f"{key}:{attempt}")
         if row is None:
@@ -27,7 +28,11 @@ def outcome(rows: Mapping[str, dict[str, Any]], key: str) -> dict[str, Any] | No
 def reasons(rows: Mapping[str, dict[str, Any]], key: str) -> list[dict[str, str]]:
     """Of each failed attempt at `key` the reason, and the strategy where it had one."""
     failed = [row for attempt in range(ATTEMPTS) if (row := rows.get(f"{key}:{attempt}")) and "failed" in row]
-    return [{"reason": row["failed"].partition(": ")[0]} | ({"strategy": row["strategy"]} if "strategy" in row else {}) for row in failed]
+    return [
+        {"reason": row["failed"].partition(": ")[0]}
+        | ({"strategy": row["strategy"]} if "strategy" in row else {})
+        for row in failed
+    ]
 
 
 async def try_twice(

@@ -1,7 +1,9 @@
-"""Which red-team scripts are tried on the fixed target, and what is said of those that a model is measured on.
+"""Which red-team scripts are tried on the fixed target, and what is said of those that a model is measured
+on.
 
-A script that is kept because it broke one model is biased against that model. So scripts for the bench are planned and kept
-without being played, unless `seeds.filter_bench` asks for it, and then the target may be no model that is measured.
+A script that is kept because it broke one model is biased against that model. So scripts for the bench are
+planned and kept without being played, unless `seeds.filter_bench` asks for it, and then the target may be no
+model that is measured.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ def bench_selection(config: Config) -> str:
 
 
 def refuse_selected(scripts: Iterable[Seed], measured: str, suite: str) -> None:
-    """Raises `UserError` if a script of the suite was selected by its success against the model that is to be measured on it."""
+    """Raises `UserError` if a script of the suite was selected by its success against the model that is to be
+    measured on it."""
     for seed in scripts:
         against = seed.meta.get(AGAINST)
         if isinstance(against, str) and same_model(against, measured):
-            raise UserError(f"{suite}: {seed.id} was kept because it broke {against}, which cannot be measured on it; take a suite that was not filtered")
+            raise UserError(
+                f"{suite}: {seed.id} was kept because it broke {against}, which cannot be measured on it; take a suite that was not filtered"
+            )

@@ -1,8 +1,9 @@
 """Stage I from end to end: pairs -> probe -> scripts -> success filter -> pools (docs/method.md, "Stage I").
 
-Pairs are worked on side by side in a bounded window, and every finished attempt at a job is on disk at once. Whatever
-moment a run is killed at, the next one goes on and ends with the same seeds: all that is drawn follows from the
-config's seed and a pair's id, and the pools are written from the journal in the order of the pairs.
+Pairs are worked on side by side in a bounded window, and every finished attempt at a job is on disk at once.
+Whatever moment a run is killed at, the next one goes on and ends with the same seeds: all that is drawn
+follows from the config's seed and a pair's id, and the pools are written from the journal in the order of the
+pairs.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ async def build_seeds(
     progress: Callable[[int, int], None] | None = None,
     looked: Survey | None = None,
 ) -> str:
-    """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their pictures under `folder/images/`.
+    """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their
+    pictures under `folder/images/`.
 
-    Returns which rows of the sources were left out and how many pictures were scaled down, on one line, or "": at once
-    if all is done. Goes on where it stopped if it was begun.
+    Returns which rows of the sources were left out and how many pictures were scaled down, on one line, or
+    "": at once if all is done. Goes on where it stopped if it was begun.
 
     Args:
         ask: the model of a role; `generator` and `attack_judge` are asked.
@@ -50,7 +52,9 @@ async def build_seeds(
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
         return told(plan.skipped, plan.scaled, config.student.max_pixels)
-    if not plan.path.exists():  # else the pictures were looked at when the work began, and the plan holds their hashes
+    if (
+        not plan.path.exists()
+    ):  # else the pictures were looked at when the work began, and the plan holds their hashes
         if not looked:
             look(config, found)
         plan.claim(found)

@@ -12,12 +12,14 @@ _AROUND_WORDS = re.compile(r"[.,;:!?…\"'’‘“”]+(?=\s|$)|(?<!\S)[\"'’�
 
 
 def normalise(text: str) -> str:
-    """Compatibility forms, case, white space and the punctuation around words make no difference; signs and decimal points do."""
+    """Compatibility forms, case, white space and the punctuation around words make no difference; signs and
+    decimal points do."""
     return " ".join(_AROUND_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def script_key(script: Sequence[str], picture: str) -> str:
-    """Hash of a script on a picture, given by the hash of its original: a perturbed copy is the same picture."""
+    """Hash of a script on a picture, given by the hash of its original: a perturbed copy is the same
+    picture."""
     return content_id([normalise(turn) for turn in script], picture)
 
 

@@ -42,7 +42,8 @@ class Sight:
 
     @property
     def original(self) -> str:
-        """The SHA-256 in hex of the picture as the set has it, by which bench and other pairs know it again."""
+        """The SHA-256 in hex of the picture as the set has it, by which bench and other pairs know it
+        again."""
         return self._kept[1]
 
     @cached_property
@@ -58,7 +59,8 @@ class Sight:
 
     @cached_property
     def shown(self) -> str:
-        """The path of the picture the seeds show, the perturbed copy where there is one: what target, judge and student see."""
+        """The path of the picture the seeds show, the perturbed copy where there is one: what target, judge
+        and student see."""
         if not self.perturbed:
             return self.source.name
         name = f"images/{self.original[:16]}-perturbed.png"
@@ -75,7 +77,9 @@ class Sight:
 class PairWork:
     """Makes the scripts of pairs; `patience` counts those that an endpoint failed."""
 
-    def __init__(self, config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], target: Assistant) -> None:
+    def __init__(
+        self, config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], target: Assistant
+    ) -> None:
         self.config = config
         self.folder = folder
         self.generator = ask("generator")
@@ -92,7 +96,9 @@ class PairWork:
         """
         sight = Sight(pair, self.config, self.folder)
         kinds = kinds_of(pair, self.config.seeds.kinds)
-        given = pair.question if pair.safe and pair.answer is not None else ""  # a rewrite would not have the known answer
+        given = (
+            pair.question if pair.safe and pair.answer is not None else ""
+        )  # a rewrite would not have the known answer
         benign, obfuscated = given, ""
         if kinds and not given:
             job = partial(self._probe, pair, sight)
@@ -107,22 +113,30 @@ class PairWork:
         }
         await side_by_side(self._one(journal, kind, pair, jobs[kind]) for kind in kinds)
 
-    async def _one(self, journal: Journal, kind: Kind, pair: Pair, job: Callable[[int], Awaitable[dict[str, Any]]]) -> None:
+    async def _one(
+        self, journal: Journal, kind: Kind, pair: Pair, job: Callable[[int], Awaitable[dict[str, Any]]]
+    ) -> None:
         strategy = (lambda attempt: self._strategy(pair, attempt)[1]) if kind is Kind.RED_TEAM else None
         await try_twice(journal, self.patience, kind, key_of(pair, kind), job, strategy)
 
     async def _probe(self, pair: Pair, sight: Sight, attempt: int) -> dict[str, Any]:
-        return (await probe(self.generator, pair.question, sight.source, self._repeat(pair, attempt))).model_dump()
+        return (
+            await probe(self.generator, pair.question, sight.source, self._repeat(pair, attempt))
+        ).model_dump()
 
     async def _benign(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
         turns = self._rng(pair, Kind.BENIGN).randint(*self.bounds)
-        script = await benign_script(self.generator, task, turns, self.bounds, sight.source, self._repeat(pair, attempt))
+        script = await benign_script(
+            self.generator, task, turns, self.bounds, sight.source, self._repeat(pair, attempt)
+        )
         answer = {"answer": pair.answer} if task == pair.question and pair.answer is not None else {}
         return self._row(sight, self._seed(pair, Kind.BENIGN, task, sight, script, attempt, answer))
 
     async def _obfuscated(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
         turns = self._rng(pair, Kind.OBFUSCATED).randint(*self.bounds)
-        script = await obfuscated_script(self.generator, task, pair.intent, turns, self.bounds, sight.source, self._repeat(pair, attempt))
+        script = await obfuscated_script(
+            self.generator, task, pair.intent, turns, self.bounds, sight.source, self._repeat(pair, attempt)
+        )
         return self._row(sight, self._seed(pair, Kind.OBFUSCATED, pair.intent, sight, script, attempt, {}))
 
     async def _red_team(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
@@ -139,14 +153,22 @@ class PairWork:
             repeat=self._repeat(pair, attempt),
         )
         if not self.config.seeds.tries(pair.use):
-            return self._row(sight, self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts))
+            return self._row(
+                sight, self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
+            )
         if pair.use == "bench":
             facts[AGAINST] = target_name(self.config)
         seed = self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
-        return self._row(sight, await simulate(seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at))
+        return self._row(
+            sight,
+            await simulate(
+                seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at
+            ),
+        )
 
     def _strategy(self, pair: Pair, attempt: int) -> tuple[int, Strategy]:
-        """The length of a red-team script, and the strategy: drawn for the pair, the next one at the second attempt."""
+        """The length of a red-team script, and the strategy: drawn for the pair, the next one at the second
+        attempt."""
         rng = self._rng(pair, Kind.RED_TEAM)
         turns, strategy = rng.randint(*self.bounds), rng.choice(list(Strategy))
         for _ in range(attempt):
@@ -163,7 +185,16 @@ class PairWork:
         """Tells apart pairs, seeds of the config and attempts, where one question is asked twice."""
         return int(content_id(self.config.seed, pair.id), 16) % (REASK // ATTEMPTS) * ATTEMPTS + attempt
 
-    def _seed(self, pair: Pair, kind: Kind, intent: str, sight: Sight, script: list[Turn], attempt: int, facts: dict[str, Any]) -> Seed:
+    def _seed(
+        self,
+        pair: Pair,
+        kind: Kind,
+        intent: str,
+        sight: Sight,
+        script: list[Turn],
+        attempt: int,
+        facts: dict[str, Any],
+    ) -> Seed:
         meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use}
         meta |= {"picture": sight.original[:16], "attempts": attempt + 1, "perturbed": sight.perturbed}
         meta |= {"category": pair.category} if pair.category else {}
@@ -173,7 +204,15 @@ class PairWork:
             meta["intent"] = pair.intent  # of the question, where the script has another
         if sight.perturbed:
             meta["original"] = sight.source.name
-        return Seed(id=key_of(pair, kind), kind=kind, source=pair.source, intent=intent, images=[sight.shown], turns=script, meta=meta | facts)
+        return Seed(
+            id=key_of(pair, kind),
+            kind=kind,
+            source=pair.source,
+            intent=intent,
+            images=[sight.shown],
+            turns=script,
+            meta=meta | facts,
+        )
 
     def _row(self, sight: Sight, seed: Seed) -> dict[str, Any]:
         return {"seed": seed.model_dump(mode="json"), "picture": sight.original}

@@ -1,4 +1,5 @@
-"""Stage I, step 5: a share of the pictures gets noise and a trigger phrase, so that neither pixels nor printed text are trusted."""
+"""Stage I, step 5: a share of the pictures gets noise and a trigger phrase, so that neither pixels nor
+printed text are trusted."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ CONTRAST = 4.5
 
 
 def chosen(sha256: str, share: float, seed: int) -> bool:
-    """Is the picture of this hash among the `share` that is perturbed? Drawn for each picture by itself, so independent of processing order."""
+    """Is the picture of this hash among the `share` that is perturbed? Drawn for each picture by itself, so
+    independent of processing order."""
     return random.Random(f"{seed} perturb {sha256}").random() < share
 
 

@@ -1,4 +1,5 @@
-"""What a stage's work on disk belongs to: the part of the config that decides its content, and the pairs it starts from."""
+"""What a stage's work on disk belongs to: the part of the config that decides its content, and the pairs it
+starts from."""
 
 from __future__ import annotations
 
@@ -38,14 +39,17 @@ def survey(config: Config) -> Survey:
     """Read all pairs and hash their pictures, without decoding them.
 
     Raises:
-        UserError: a row is unusable, a picture's file cannot be read, an id occurs twice, or a source has no pairs.
+        UserError: a row is unusable, a picture's file cannot be read, an id occurs twice, or a source has no
+            pairs.
     """
     found, digest, ids, seen = Survey(), hashlib.sha256(), set(), Seen()
     for source in config.seeds.sources:
         before, large = found.pairs, set[str]()
         for pair in pairs_of(source, config, found.skipped):
             if pair.id in ids:
-                raise UserError(f"{pair.where or pair.source}: id: {pair.id} occurs twice; sources of one set must differ in split, your own in name")
+                raise UserError(
+                    f"{pair.where or pair.source}: id: {pair.id} occurs twice; sources of one set must differ in split, your own in name"
+                )
             ids.add(pair.id)
             picture = picture_hash(pair)
             if is_large(pair, config.student.max_pixels):
@@ -54,11 +58,23 @@ def survey(config: Config) -> Survey:
                 first = seen.first(content_id(normalise(pair.question), picture, pair.use), pair.id)
                 if first != pair.id:
                     found.repeated[pair.id] = first
-            row = [pair.id, picture, pair.question, pair.source, pair.intent, pair.safe, pair.answer, pair.category, pair.use]
+            row = [
+                pair.id,
+                picture,
+                pair.question,
+                pair.source,
+                pair.intent,
+                pair.safe,
+                pair.answer,
+                pair.category,
+                pair.use,
+            ]
             digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             found.pairs += 1
         if found.pairs == before:
-            raise UserError(f"seeds.sources: {told(found.skipped) or label(source)}: no pair is left of it; docs/data.md has the columns of each set")
+            raise UserError(
+                f"seeds.sources: {told(found.skipped) or label(source)}: no pair is left of it; docs/data.md has the columns of each set"
+            )
         if large:
             found.scaled[label(source)] = found.scaled.get(label(source), 0) + len(large)
     found.digest = digest.hexdigest()
@@ -86,11 +102,15 @@ def look(config: Config, found: Survey) -> None:
 
 
 def plan_id(config: Config, found: Survey) -> str:
-    """The hash of everything that decides the seeds. Where models stand, what they cost and how many calls fly at once is not in it."""
+    """The hash of everything that decides the seeds. Where models stand, what they cost and how many calls
+    fly at once is not in it."""
     seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
     if any(source.use == "bench" for source in config.seeds.sources):  # without one it decides nothing
         seeds["filter_bench"] = config.seeds.filter_bench
-    roles: dict[str, Any] = {name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"}) for name in STAGES["seeds"].roles}
+    roles: dict[str, Any] = {
+        name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"})
+        for name in STAGES["seeds"].roles
+    }
     asked = {"format", "system", "max_pixels"}
     if config.role("target").who == "student":
         asked |= {"model", "max_turn_tokens"}
@@ -99,7 +119,8 @@ def plan_id(config: Config, found: Survey) -> str:
 
 
 class PlanFile:
-    """`seeds/plan.json`: whose work lies in the folder, what was left out of it, and whether it is finished."""
+    """`seeds/plan.json`: whose work lies in the folder, what was left out of it, and whether it is
+    finished."""
 
     def __init__(self, folder: Path, plan: str) -> None:
         self.path = folder / "plan.json"
@@ -123,16 +144,21 @@ class PlanFile:
             self.scaled, self.broken = dict(row["scaled"]), row["broken"]
         except FileNotFoundError:
             if any(self.folder.glob("*.jsonl")) or any(self.folder.glob("journal/*")):
-                raise UserError(f"{self.folder}: holds seeds of unknown origin (no plan.json); move them away or start over with --fresh") from None
+                raise UserError(
+                    f"{self.folder}: holds seeds of unknown origin (no plan.json); move them away or start over with --fresh"
+                ) from None
             return False
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path}: not readable; start over with --fresh") from None
         if plan != self.plan:
-            raise UserError(f"{self.folder}: begun with other settings or other source pairs; restore them, or start over with --fresh")
+            raise UserError(
+                f"{self.folder}: begun with other settings or other source pairs; restore them, or start over with --fresh"
+            )
         return bool(finished)
 
     def claim(self, found: Survey) -> None:
-        """Say whose work begins here, and what is left out of it; to be called before any of it is written."""
+        """Say whose work begins here, and what is left out of it; to be called before any of it is
+        written."""
         self.skipped, self.scaled, self.broken = found.skipped, found.scaled, found.broken
         self._write({"finished": False})
 

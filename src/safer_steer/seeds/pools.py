@@ -1,4 +1,5 @@
-"""The three pools, written from the journal in the order of the pairs, and `dropped.jsonl` beside them: what is in none, and why."""
+"""The three pools, written from the journal in the order of the pairs, and `dropped.jsonl` beside them: what
+is in none, and why."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ DROPPED = "dropped"
 
 
 def kinds_of(pair: Pair, wanted: Sequence[Kind]) -> list[Kind]:
-    """Which scripts a pair gives: always a benign one, and where it is not known to be safe the two others too."""
+    """Which scripts a pair gives: always a benign one, and where it is not known to be safe the two others
+    too."""
     return [kind for kind in Kind if kind in wanted and (kind is Kind.BENIGN or pair.safe is not True)]
 
 
@@ -35,29 +37,46 @@ def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
     Raises:
         UserError: a pool is missing, or all are empty.
     """
-    seeds = [seed for kind in kinds for seed in read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)]
+    seeds = [
+        seed
+        for kind in kinds
+        for seed in read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)
+    ]
     if not seeds:
-        raise UserError(f"{folder}/seeds: every pool is empty; dropped.jsonl says why, `safer-steer seeds` builds them")
+        raise UserError(
+            f"{folder}/seeds: every pool is empty; dropped.jsonl says why, `safer-steer seeds` builds them"
+        )
     return seeds
 
 
-def write_pools(folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], left_out: dict[str, str]) -> dict[str, int]:
+def write_pools(
+    folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], left_out: dict[str, str]
+) -> dict[str, int]:
     """Write `<kind>.jsonl` for each kind wanted and `dropped.jsonl`; return how many rows each has.
 
-    The first script of a content stays, whatever its pool; but none of the bench gives way to one for training. A row of `dropped.jsonl` is
-    {"id", "pair", "kind", "reason", "detail", "attempts"}: the reason is refused, empty, repeated, unparsable, rejected, failed_attack,
-    duplicate, duplicate_pair or damaged_picture (a pair's that is in `left_out`, with its reason). Where attempts at it failed, each has its own reason,
-    and its strategy. All files are written aside and then put in place.
+    The first script of a content stays, whatever its pool; but none of the bench gives way to one for
+    training. A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail", "attempts"}: the reason
+    is refused, empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair or
+    damaged_picture (a pair's that is in `left_out`, with its reason). Where attempts at it failed, each has
+    its own reason, and its strategy. All files are written aside and then put in place.
     """
     names = [*(kind.value for kind in wanted), DROPPED]
     counts = dict.fromkeys(names, 0)
     seen, rows = Seen(), dict[str, dict[str, Any]]()
     with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {name: stack.enter_context((folder / f"{name}.jsonl.part").open("wb")) for name in names}
+        files: dict[str, IO[bytes]] = {
+            name: stack.enter_context((folder / f"{name}.jsonl.part").open("wb")) for name in names
+        }
 
         def drop(pair: Pair, id: str, kind: Kind | None, why: str, job: str) -> None:
             reason, _, detail = why.partition(": ")
-            row: dict[str, Any] = {"id": id, "pair": pair.id, "kind": kind, "reason": reason, "detail": detail}
+            row: dict[str, Any] = {
+                "id": id,
+                "pair": pair.id,
+                "kind": kind,
+                "reason": reason,
+                "detail": detail,
+            }
             if failed := reasons(rows, job):
                 row["attempts"] = failed
             files[DROPPED].write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")

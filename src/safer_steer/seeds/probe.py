@@ -18,7 +18,8 @@ HARMLESS = 1
 
 
 async def probe(model: ChatModel, question: str, picture: Picture, repeat: int = 0) -> ProbeOutput:
-    """A benign and an obfuscated single-turn rewrite of `question`. Raises `BoundaryError`, as do the two below.
+    """A benign and an obfuscated single-turn rewrite of `question`. Raises `BoundaryError`, as do the two
+    below.
 
     A harmless question may be its own benign rewrite, but never its own obfuscated one.
     """
@@ -28,27 +29,44 @@ async def probe(model: ChatModel, question: str, picture: Picture, repeat: int =
     return rewrites
 
 
-async def benign_script(model: ChatModel, task: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0) -> list[Turn]:
-    """A harmless task as a script of about `turns` turns, within `bounds` (shortest, longest). Every turn's planned risk is 1."""
+async def benign_script(
+    model: ChatModel, task: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0
+) -> list[Turn]:
+    """A harmless task as a script of about `turns` turns, within `bounds` (shortest, longest). Every turn's
+    planned risk is 1."""
     found = await model.ask(BENIGN, BenignInput(task=task, turns=turns), [picture], repeat=repeat)
     return [Turn(user=text, meta={"risk": HARMLESS}) for text in checked("benign", found.turns, bounds)]
 
 
-async def obfuscated_script(model: ChatModel, task: str, intent: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0) -> list[Turn]:
-    """A risky task as a script that is neutral turn by turn and keeps the intent on the whole; each turn with its planned risk (1-5) in its meta."""
-    found = await model.ask(OBFUSCATED, ObfuscatedInput(task=task, intent=intent, turns=turns), [picture], repeat=repeat)
+async def obfuscated_script(
+    model: ChatModel,
+    task: str,
+    intent: str,
+    turns: int,
+    bounds: tuple[int, int],
+    picture: Picture,
+    repeat: int = 0,
+) -> list[Turn]:
+    """A risky task as a script that is neutral turn by turn and keeps the intent on the whole; each turn with
+    its planned risk (1-5) in its meta."""
+    found = await model.ask(
+        OBFUSCATED, ObfuscatedInput(task=task, intent=intent, turns=turns), [picture], repeat=repeat
+    )
     checked("obfuscated", [turn.user for turn in found.turns], bounds)
     return [Turn(user=turn.user, meta={"risk": turn.risk}) for turn in found.turns]
 
 
 def checked(job: str, script: Sequence[str], bounds: tuple[int, int]) -> Sequence[str]:
-    """The script, if it has a length within `bounds` (not always the one asked for) and no turn is an attacker's fault.
+    """The script, if it has a length within `bounds` (not always the one asked for) and no turn is an
+    attacker's fault.
 
     Raises:
         UnparsableError: it is shorter or longer.
         RefusedError, EmptyError, RepeatedError: see `models.attack_text`.
     """
     if not bounds[0] <= len(script) <= bounds[1]:
-        raise UnparsableError(f"{job}: a script of {len(script)} turns; {bounds[0]} to {bounds[1]} are allowed")
+        raise UnparsableError(
+            f"{job}: a script of {len(script)} turns; {bounds[0]} to {bounds[1]} are allowed"
+        )
     check_script(job, script)
     return script

@@ -1,4 +1,5 @@
-"""Stage I's journal in shards, so that memory stays flat over any number of pairs: a shard is in memory while its pairs are worked on."""
+"""Stage I's journal in shards, so that memory stays flat over any number of pairs: a shard is in memory while
+its pairs are worked on."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ SHARD = 256
 
 
 class Shards:
-    """Journals `NNNNN.jsonl` of `SHARD` consecutive pairs each; a pair is known by its place among all pairs (0-based)."""
+    """Journals `NNNNN.jsonl` of `SHARD` consecutive pairs each; a pair is known by its place among all pairs
+    (0-based)."""
 
     def __init__(self, folder: Path, pairs: int) -> None:
         self.folder = folder

@@ -1,10 +1,23 @@
-"""Where Stage I starts: single-turn pairs of a picture and a question, from published sets, own files, or the sandbox.
+"""Where Stage I starts: single-turn pairs of a picture and a question, from published sets, own files, or the
+sandbox.
 
-Two things that know nothing of each other: *where rows come from* (`files`, `tables`, found by `parts`) and *what a row means*
-(`single_turn`, `multi_turn`, listed by name in `layouts`). `load` brings them together. docs/data.md is the reader's side of it.
+Two things that know nothing of each other: *where rows come from* (`files`, `tables`, found by `parts`) and
+*what a row means* (`single_turn`, `multi_turn`, listed by name in `layouts`). `load` brings them together.
+docs/data.md is the reader's side of it.
 """
 
 from safer_steer.sources.load import Skipped, label, load_pairs, pairs_of, told
 from safer_steer.sources.pair import Pair, check_picture, is_large, picture_hash, picture_of
 
-__all__ = ["Pair", "Skipped", "check_picture", "is_large", "label", "load_pairs", "pairs_of", "picture_hash", "picture_of", "told"]
+__all__ = [
+    "Pair",
+    "Skipped",
+    "check_picture",
+    "is_large",
+    "label",
+    "load_pairs",
+    "pairs_of",
+    "picture_hash",
+    "picture_of",
+    "told",
+]

@@ -10,13 +10,17 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def draw(items: Callable[[bool], Iterator[Item]], key: Callable[[Item], str], limit: int, seed: int) -> Iterator[Item]:
-    """The `limit` items whose keys hash lowest together with the seed, so an item is in or out whatever the order of the set.
+def draw(
+    items: Callable[[bool], Iterator[Item]], key: Callable[[Item], str], limit: int, seed: int
+) -> Iterator[Item]:
+    """The `limit` items whose keys hash lowest together with the seed, so an item is in or out whatever the
+    order of the set.
 
     A larger limit holds all of a smaller one.
 
     Args:
-        items: reads the set from its beginning; told whether this is the pass that counts (the second of two).
+        items: reads the set from its beginning; told whether this is the pass that counts (the second of
+            two).
         key: unique in the set.
     """
     lowest: list[int] = []  # negated, so that the highest of them is on top

@@ -31,7 +31,10 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 try:
                     yield f":{number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except UnicodeDecodeError as error:
-                    yield f":{number}", Unreadable(f"no JSON: not UTF-8 ({error.reason} at byte {error.start})", "not UTF-8")
+                    yield (
+                        f":{number}",
+                        Unreadable(f"no JSON: not UTF-8 ({error.reason} at byte {error.start})", "not UTF-8"),
+                    )
                 except (ValueError, RecursionError) as error:
                     yield f":{number}", Unreadable(f"no JSON ({str(error)[:80]})", "no JSON")
 
@@ -65,8 +68,8 @@ def _escaped(value: str) -> bool:
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """A JSON array, read element by element; or an object of objects, whose keys become the column `pid` where a row has none; or
-    JSONL under another name.
+    """A JSON array, read element by element; or an object of objects, whose keys become the column `pid`
+    where a row has none; or JSONL under another name.
 
     Raises:
         UserError: no JSON. Nothing behind such a place can be read, so this is no row to be skipped.
@@ -108,7 +111,9 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
 
         def more() -> None:
             nonlocal text, at, ended
-            got = file.read(max(CHUNK, len(text) - at))  # doubles, so that a long row costs no more than its length
+            got = file.read(
+                max(CHUNK, len(text) - at)
+            )  # doubles, so that a long row costs no more than its length
             text, at, ended = text[at:] + got, 0, not got
 
         while True:

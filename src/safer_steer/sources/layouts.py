@@ -36,7 +36,9 @@ class Layout:
     """Can be a source of Stage I."""
 
 
-OWN = Layout(single_turn.own, "columns id, image, question; optionally intent, safe, answer, source, category")
+OWN = Layout(
+    single_turn.own, "columns id, image, question; optionally intent, safe, answer, source, category"
+)
 
 LAYOUTS: dict[str, Layout] = {
     "beavertails_v": Layout(
@@ -73,7 +75,12 @@ LAYOUTS: dict[str, Layout] = {
         parts="train.json, test.json",
     ),
     "vlsbench": Layout(
-        single_turn.vlsbench, "harm that only the picture shows", "Foreshhh/vlsbench", split="train", files=("data.json",), parts="data.json, or train"
+        single_turn.vlsbench,
+        "harm that only the picture shows",
+        "Foreshhh/vlsbench",
+        split="train",
+        files=("data.json",),
+        parts="data.json, or train",
     ),
     "jailbreakv_28k": Layout(
         single_turn.jailbreakv_28k,
@@ -84,7 +91,13 @@ LAYOUTS: dict[str, Layout] = {
         files=("JailBreakV_28K.csv", "mini_JailBreakV_28K.csv"),
         parts="JailBreakV_28K: JailBreakV_28K, mini_JailBreakV_28K",
     ),
-    "geometry3k": Layout(single_turn.geometry3k, "geometry problems with answers", "hiyouga/geometry3k", split="train", parts="train, test"),
+    "geometry3k": Layout(
+        single_turn.geometry3k,
+        "geometry problems with answers",
+        "hiyouga/geometry3k",
+        split="train",
+        parts="train, test",
+    ),
     "align_anything": Layout(
         single_turn.align_anything,
         "everyday questions about pictures",
@@ -111,10 +124,27 @@ LAYOUTS: dict[str, Layout] = {
         stage_1=False,
     ),
     "mtmcs_bench": Layout(
-        multi_turn.mtmcs_bench, "three-turn attacks and their safe twins", "ND-25/MCS-bench", every=True, parts="type_a, type_b", stage_1=False
+        multi_turn.mtmcs_bench,
+        "three-turn attacks and their safe twins",
+        "ND-25/MCS-bench",
+        every=True,
+        parts="type_a, type_b",
+        stage_1=False,
     ),
-    "mossbench": Layout(single_turn.mossbench, "over-refusal: harmless questions that look harmful", files=("information.json",), parts="information.json"),
-    "xstest": Layout(single_turn.xstest, "over-refusal in text, without pictures", "walledai/XSTest", parts="one split", pictureless=True, stage_1=False),
+    "mossbench": Layout(
+        single_turn.mossbench,
+        "over-refusal: harmless questions that look harmful",
+        files=("information.json",),
+        parts="information.json",
+    ),
+    "xstest": Layout(
+        single_turn.xstest,
+        "over-refusal in text, without pictures",
+        "walledai/XSTest",
+        parts="one split",
+        pictureless=True,
+        stage_1=False,
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""Sets read from end to end: rows become samples, unusable ones are errors or counted, and Stage I takes pairs of them."""
+"""Sets read from end to end: rows become samples, unusable ones are errors or counted, and Stage I takes
+pairs of them."""
 
 from __future__ import annotations
 
@@ -28,13 +29,15 @@ NO_PICTURE = "no picture"
 
 
 def load_pairs(config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
-    """The pairs of all sources, in order, read as they are asked for: the same ones each time the sources are the same.
+    """The pairs of all sources, in order, read as they are asked for: the same ones each time the sources are
+    the same.
 
     Args:
         skipped: filled with the rows that were left out, once all pairs were read.
 
     Raises:
-        UserError: a set is not there, or a row is unusable and `bad_rows` is `error`; names set, file, row and column.
+        UserError: a set is not there, or a row is unusable and `bad_rows` is `error`; names set, file, row
+            and column.
     """
     for source in config.seeds.sources:
         yield from pairs_of(source, config, skipped)
@@ -48,7 +51,9 @@ def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> 
         yield from sandbox_pairs(source, config)
         return
     if not layout_of(source.name).stage_1:
-        raise UserError(f"seeds.sources: {source.name} is a suite for the bench and no source of pairs; see `safer-steer suite {source.name}`")
+        raise UserError(
+            f"seeds.sources: {source.name} is a suite for the bench and no source of pairs; see `safer-steer suite {source.name}`"
+        )
     for sample in read_samples(source, config.seed, skipped, pictureless=False):
         yield _pair(sample, source)
 
@@ -68,7 +73,15 @@ def _pair(sample: Sample, source: Source) -> Pair:
     question = sample.turns[0]
     (image,) = sample.images
     return Pair(
-        *(sample.id, image, question, sample.source or source.name, sample.intent or question, sample.safe, sample.answer),
+        *(
+            sample.id,
+            image,
+            question,
+            sample.source or source.name,
+            sample.intent or question,
+            sample.safe,
+            sample.answer,
+        ),
         *(sample.where, sample.category, source.use),
     )
 
@@ -84,8 +97,8 @@ def read_samples(
 
     Args:
         skipped: filled with the rows that were left out.
-        pictureless: take samples without a picture too, where a set has such; else they are counted as skipped, whatever `bad_rows`
-            is, and so is everything but one picture a sample.
+        pictureless: take samples without a picture too, where a set has such; else they are counted as
+            skipped, whatever `bad_rows` is, and so is everything but one picture a sample.
     """
     counts = (skipped if skipped is not None else {}).setdefault(label(source), Counter())
     if source.limit is None:
@@ -112,12 +125,21 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
         for index, (place, value) in enumerate(part.rows()):
             rows += 1
             try:
-                row = _row(f"{source.name}: {part.title}{place}", value, index, part.subset, part.split, intents)
-                found = [_checked(sample, row, part, source, layout, pictures, pictureless) for sample in layout.samples(row)]
+                row = _row(
+                    f"{source.name}: {part.title}{place}", value, index, part.subset, part.split, intents
+                )
+                found = [
+                    _checked(sample, row, part, source, layout, pictures, pictureless)
+                    for sample in layout.samples(row)
+                ]
                 ids = [_short(sample.id) for sample in found if sample]
                 for sample, id in zip(filter(None, found), ids, strict=True):
                     if id in seen or ids.count(id) > 1:
-                        raise BadRow(row.where, f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
+                        raise BadRow(
+                            row.where,
+                            f"id: {sample.id} occurs twice; ids must be unique in a set",
+                            "repeated id",
+                        )
             except BadRow as error:
                 if source.bad_rows == "error" and layout is OWN and error.reason.startswith(NO_COLUMN):
                     raise UserError(
@@ -131,15 +153,21 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
             counts.update(NO_PICTURE for sample in found if sample is None)
             yield from filter(None, found)
     if not rows:
-        raise UserError(f"{source.path or source.hub}: no rows in it; source {source.name} needs at least one pair")
+        raise UserError(
+            f"{source.path or source.hub}: no rows in it; source {source.name} needs at least one pair"
+        )
 
 
 def _intents(part: Part, source: Source, layout: Layout) -> dict[str, str]:
     """The true intents of a part's rows, from the split that holds them."""
     if source.path and Path(source.path).is_file():
-        raise UserError(f"{source.path}: {source.name} keeps its true intents in the split {layout.intents}; give the folder that holds both")
+        raise UserError(
+            f"{source.path}: {source.name} keeps its true intents in the split {layout.intents}; give the folder that holds both"
+        )
     found = {}
-    for other in parts_of(source.model_copy(update={"subset": part.subset or source.subset}), layout, layout.intents):
+    for other in parts_of(
+        source.model_copy(update={"subset": part.subset or source.subset}), layout, layout.intents
+    ):
         for index, (place, value) in enumerate(other.rows()):
             try:
                 row = _row(f"{source.name}: {other.title}{place}", value, index)
@@ -150,7 +178,14 @@ def _intents(part: Part, source: Source, layout: Layout) -> dict[str, str]:
     return found
 
 
-def _row(where: str, value: Any, index: int, subset: str = "", split: str = "", intents: dict[str, str] | None = None) -> Row:
+def _row(
+    where: str,
+    value: Any,
+    index: int,
+    subset: str = "",
+    split: str = "",
+    intents: dict[str, str] | None = None,
+) -> Row:
     if isinstance(value, Unreadable):
         raise BadRow(where, value.what, value.reason)
     if not isinstance(value, dict):
@@ -158,17 +193,32 @@ def _row(where: str, value: Any, index: int, subset: str = "", split: str = "", 
     return Row(where, value, index, subset, split, intents)
 
 
-def _checked(sample: Sample, row: Row, part: Part, source: Source, layout: Layout, pictures: Pictures, pictureless: bool) -> Sample | None:
-    """The sample with its pictures found and its id made unique; None where it has no picture, and the set's way is that some have none."""
+def _checked(
+    sample: Sample,
+    row: Row,
+    part: Part,
+    source: Source,
+    layout: Layout,
+    pictures: Pictures,
+    pictureless: bool,
+) -> Sample | None:
+    """The sample with its pictures found and its id made unique; None where it has no picture, and the set's
+    way is that some have none."""
     if not sample.images and layout.pictureless:
         if not pictureless:
             return None
     elif not sample.images or any(cell is None for cell in sample.images):
         raise row.bad("image: is null; give a path", NO_PICTURE)
     elif len(sample.images) > 1 and not pictureless:
-        raise row.bad(f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures")
+        raise row.bad(
+            f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures"
+        )
     found: tuple[Any, ...] = tuple(pictures.find(cell, row.where) for cell in sample.images)
-    labels = [name for name in dict.fromkeys((part.subset, part.split)) if name not in ("", "default")] if source.name in LAYOUTS else []
+    labels = (
+        [name for name in dict.fromkeys((part.subset, part.split)) if name not in ("", "default")]
+        if source.name in LAYOUTS
+        else []
+    )
     return replace(sample, id="-".join([source.name, *labels, sample.id]), images=found, where=row.where)
 
 

@@ -1,4 +1,5 @@
-"""What a row of the multi-turn sets means: a script. They are suites for the bench and no sources of Stage I."""
+"""What a row of the multi-turn sets means: a script. They are suites for the bench and no sources of
+Stage I."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from safer_steer.sources.sample import Sample
 
 
 def safemt(row: Row) -> Iterator[Sample]:
-    """SafeMT: a dialogue that ends on the user. Its user turns are the script; the assistant turns it was published with are
-    kept beside them (`prefilled`), since the model under test answers every turn itself."""
+    """SafeMT: a dialogue that ends on the user. Its user turns are the script; the assistant turns it was
+    published with are kept beside them (`prefilled`), since the model under test answers every turn itself.
+    """
     said: dict[str, list[str]] = {"user": [], "assistant": []}
     turns = row.items("dialogue")
     for place, entry in enumerate(turns):
@@ -31,10 +33,12 @@ def safemt(row: Row) -> Iterator[Sample]:
 
 
 def mtmcs_bench(row: Row) -> Iterator[Sample]:
-    """MTMCS-Bench: three user turns, of which the first (a change of context) or the last (an escalation) exists in a safe and an
-    unsafe form. The unsafe script, and the safe one where there is such a form: its twin, on which over-refusal shows.
+    """MTMCS-Bench: three user turns, of which the first (a change of context) or the last (an escalation)
+    exists in a safe and an unsafe form. The unsafe script, and the safe one where there is such a form: its
+    twin, on which over-refusal shows.
 
-    `multimodal_dialogue` is read; `variant_images` and `unimodal_dialogue` say the same once more and are left alone.
+    `multimodal_dialogue` is read; `variant_images` and `unimodal_dialogue` say the same once more and are
+    left alone.
     """
     dialogue = row.inner("multimodal_dialogue", row.value("multimodal_dialogue"))
     id, images, intent = row.key("id"), row.pictures("image", "image_path"), row.text("unsafe_intent")

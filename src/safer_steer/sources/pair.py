@@ -20,8 +20,9 @@ class Pair:
     id: str
     """Unique over all sources of a run."""
     image: Path | bytes | Callable[[], bytes]
-    """The picture's file; or its bytes, undecoded, where the set embeds them; or what draws it as a PNG, always alike: its id and
-    the config's seed say how. A list of pairs may therefore be heavy: read them one by one."""
+    """The picture's file; or its bytes, undecoded, where the set embeds them; or what draws it as a PNG,
+    always alike: its id and the config's seed say how. A list of pairs may therefore be heavy: read them one
+    by one."""
     question: str
     source: str
     intent: str
@@ -54,7 +55,8 @@ def picture_of(pair: Pair, max_pixels: int) -> Picture:
 
 
 def picture_hash(pair: Pair) -> str:
-    """SHA-256 of the picture as the set has it; "" where it is drawn, which follows from id and the config's seed.
+    """SHA-256 of the picture as the set has it; "" where it is drawn, which follows from id and the config's
+    seed.
 
     Raises:
         UserError: it cannot be read.
@@ -82,7 +84,8 @@ def check_picture(pair: Pair) -> None:
 
 
 def is_large(pair: Pair, max_pixels: int) -> bool:
-    """Will its picture be scaled down? By its header; False for one that is drawn. Raises as `picture_of` does."""
+    """Will its picture be scaled down? By its header; False for one that is drawn. Raises as `picture_of`
+    does."""
     if callable(pair.image):
         return False
     try:

@@ -31,46 +31,75 @@ class Part:
     subset: str = ""
     split: str = ""
     folder: Path | None = None
-    """What picture paths are relative to, if the source does not say; None where pictures are embedded or in the hub's cache."""
+    """What picture paths are relative to, if the source does not say; None where pictures are embedded or in
+    the hub's cache."""
 
 
 def parts_of(source: Source, layout: Layout, split: str | None = None) -> list[Part]:
     """The parts asked for by the source, in order; `split` takes the place of the source's.
 
     Raises:
-        UserError: nothing there, no form this knows, or no such subset or split (the message lists those there are).
+        UserError: nothing there, no form this knows, or no such subset or split (the message lists those
+            there are).
     """
     wanted = (source.subset, split or source.split)
     if source.hub:
         return _on_hub(source, layout, *wanted)
     if not source.path:
-        raise UserError(f"seeds.sources: {source.name} is no built-in set; give its `path`, or its id on the hub as `hub`")
+        raise UserError(
+            f"seeds.sources: {source.name} is no built-in set; give its `path`, or its id on the hub as `hub`"
+        )
     path = Path(source.path)
     if path.is_file():
         return [_file(path, source.subset or "", split or source.split)]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; see `path` of source {source.name}")
-    found = _saved(path) or _files(path, layout.files, layout.subset) or _parquet(path) or _files(path, GENERIC)
+    found = (
+        _saved(path) or _files(path, layout.files, layout.subset) or _parquet(path) or _files(path, GENERIC)
+    )
     if not found:
-        raise UserError(f"{path}: holds no JSONL, JSON, CSV or Parquet file, and is no `save_to_disk` folder; see `path` of source {source.name}")
+        raise UserError(
+            f"{path}: holds no JSONL, JSON, CSV or Parquet file, and is no `save_to_disk` folder; see `path` of source {source.name}"
+        )
     return _picked(found, source, layout, *wanted)
 
 
-def _picked(found: list[Part], source: Source, layout: Layout, subset: str | None, split: str | None) -> list[Part]:
-    subsets = _pick([part.subset for part in found], subset, layout.subset, layout.every, f"{source.path}: source {source.name}", "subset")
+def _picked(
+    found: list[Part], source: Source, layout: Layout, subset: str | None, split: str | None
+) -> list[Part]:
+    subsets = _pick(
+        [part.subset for part in found],
+        subset,
+        layout.subset,
+        layout.every,
+        f"{source.path}: source {source.name}",
+        "subset",
+    )
     found = [part for part in found if part.subset in subsets]
-    splits = _pick([part.split for part in found], split, layout.split, layout.every, f"{source.path}: source {source.name}", "split")
+    splits = _pick(
+        [part.split for part in found],
+        split,
+        layout.split,
+        layout.every,
+        f"{source.path}: source {source.name}",
+        "split",
+    )
     return [part for part in found if part.split in splits]
 
 
-def _pick(names: Sequence[str], wanted: str | None, default: str | None, every: bool, where: str, what: str) -> list[str]:
-    """Which of the names are meant: the one wanted; else the set's default, the only one, all of them (`every`), or `train`."""
+def _pick(
+    names: Sequence[str], wanted: str | None, default: str | None, every: bool, where: str, what: str
+) -> list[str]:
+    """Which of the names are meant: the one wanted; else the set's default, the only one, all of them
+    (`every`), or `train`."""
     names = list(dict.fromkeys(names))
     if "default" not in names and "" in names:  # files that lie beside the folders of other configurations
         wanted, default = ("" if name == "default" else name for name in (wanted, default))
     if wanted is not None:
         if wanted not in names:
-            raise UserError(f"{where}: no {what} {wanted}; there are: {', '.join(filter(None, names)) or 'none'}")
+            raise UserError(
+                f"{where}: no {what} {wanted}; there are: {', '.join(filter(None, names)) or 'none'}"
+            )
         return [wanted]
     if default in names:
         return [str(default)]
@@ -95,7 +124,9 @@ def _file(path: Path, subset: str = "", split: str | None = None, folder: Path |
     elif suffix == ".csv":
         read = lambda: files.csv_rows(path)  # noqa: E731
     else:
-        raise UserError(f"{path}: give a file whose name ends in .jsonl, .json, .csv or .parquet, or a folder")
+        raise UserError(
+            f"{path}: give a file whose name ends in .jsonl, .json, .csv or .parquet, or a folder"
+        )
     if split is None:
         split = _SHARD.sub("", path.stem) if suffix == ".parquet" else path.stem
     return Part(title, read, subset, split, folder or path.parent)
@@ -104,24 +135,40 @@ def _file(path: Path, subset: str = "", split: str | None = None, folder: Path |
 def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> list[Part]:
     """JSON and CSV files in the folder, or one folder down; that folder may have the name of a subset."""
     for under in ("", "*/"):
-        found = sorted({file for pattern in patterns for file in path.glob(under + pattern) if file.is_file()})
+        found = sorted(
+            {file for pattern in patterns for file in path.glob(under + pattern) if file.is_file()}
+        )
         if found:
             return [_file(file, file.parent.name if file.parent.name == subset else "") for file in found]
     return []
 
 
 def _saved(path: Path) -> list[Part]:
-    """What `save_to_disk` of `datasets` wrote: a data set, several splits, or a folder of either for each configuration."""
+    """What `save_to_disk` of `datasets` wrote: a data set, several splits, or a folder of either for each
+    configuration."""
     if (path / "state.json").is_file():
         return [_saved_one(path, "", "")]
     if (path / "dataset_dict.json").is_file():
-        return [_saved_one(split, "", split.name) for split in sorted(path.iterdir()) if (split / "state.json").is_file()]
-    below = [(folder, part) for folder in sorted(path.iterdir()) if folder.is_dir() for part in _saved_below(folder)]
+        return [
+            _saved_one(split, "", split.name)
+            for split in sorted(path.iterdir())
+            if (split / "state.json").is_file()
+        ]
+    below = [
+        (folder, part)
+        for folder in sorted(path.iterdir())
+        if folder.is_dir()
+        for part in _saved_below(folder)
+    ]
     return [_saved_one(Path(part.title), folder.name, part.split) for folder, part in below]
 
 
 def _saved_below(folder: Path) -> list[Part]:
-    return _saved(folder) if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file() else []
+    return (
+        _saved(folder)
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+        else []
+    )
 
 
 def _saved_one(path: Path, subset: str, split: str) -> Part:
@@ -129,11 +176,13 @@ def _saved_one(path: Path, subset: str, split: str) -> Part:
 
 
 _SHARD = re.compile(r"(?:-\d+-of-\d+(?:-[0-9a-f]{16})?|[-_.]?\d+)$|^part-.*$")
-"""What stands behind the split in a file's name; older uploads to the hub, ScienceQA's for one, have a hash there."""
+"""What stands behind the split in a file's name; older uploads to the hub, ScienceQA's for one, have a hash
+there."""
 
 
 def _parquet(path: Path) -> list[Part]:
-    """Parquet files in a folder as the hub lays them out: `data/train-00000-of-00001.parquet`, `CONFIG/SPLIT-0....parquet`, `CONFIG/SPLIT/0000.parquet`."""
+    """Parquet files in a folder as the hub lays them out: `data/train-00000-of-00001.parquet`,
+    `CONFIG/SPLIT-0....parquet`, `CONFIG/SPLIT/0000.parquet`."""
     shards: dict[tuple[str, str], list[Path]] = {}
     for file in sorted(path.rglob("*.parquet")):
         folders = [name for name in file.relative_to(path).parts[:-1] if name != "data"]
@@ -157,9 +206,13 @@ def _shards(found: list[Path], subset: str, split: str, folder: Path) -> Part:
 def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | None) -> list[Part]:
     id = str(layout.hub if source.hub == "default" else source.hub)
     if source.hub == "default" and layout.hub is None:
-        raise UserError(f"seeds.sources: {source.name} has no published hub id that is known here; give its id as `hub`, or its `path`")
+        raise UserError(
+            f"seeds.sources: {source.name} has no published hub id that is known here; give its id as `hub`, or its `path`"
+        )
     if Path(id).exists():
-        raise UserError(f"seeds.sources: {source.name}: {id} is a folder here; give it as `path`, or run from elsewhere to load the hub's {id}")
+        raise UserError(
+            f"seeds.sources: {source.name}: {id} is a folder here; give it as `path`, or run from elsewhere to load the hub's {id}"
+        )
     return hub_parts(source.name, id, layout, subset, split)
 
 
@@ -168,7 +221,14 @@ def hub_parts(name: str, id: str, layout: Layout, subset: str | None, split: str
     where = f"source {name}: {id}"
     parts = []
     for config in _pick(tables.hub_subsets(id, where), subset, layout.subset, layout.every, where, "subset"):
-        for piece in _pick(tables.hub_splits(id, config, where), split, layout.split, layout.every, f"{where}/{config}", "split"):
+        for piece in _pick(
+            tables.hub_splits(id, config, where),
+            split,
+            layout.split,
+            layout.every,
+            f"{where}/{config}",
+            "split",
+        ):
 
             def read(config: str = config, piece: str = piece) -> Iterator[tuple[Place, Any]]:
                 return tables.hub_rows(id, config, piece, where)

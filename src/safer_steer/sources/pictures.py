@@ -23,7 +23,8 @@ class Pictures:
     """Finds the pictures of one part of a set."""
 
     def __init__(self, folder: Path | None, images: str | None, split: str) -> None:
-        """`folder` is the part's own, `images` the source's; without both, paths lead into the cache of `datasets`."""
+        """`folder` is the part's own, `images` the source's; without both, paths lead into the cache of
+        `datasets`."""
         if images is not None and not Path(images).is_dir():
             raise UserError(f"{images}: no such folder; see `images` of the source")
         base = Path(images) if images else folder
@@ -53,7 +54,11 @@ class Pictures:
 
     def _file(self, path: str, where: str) -> Path:
         folders = self.folders
-        if self.cached and os.path.isabs(path) and (cache := next((one for one in _caches() if Path(path).is_relative_to(one)), None)):
+        if (
+            self.cached
+            and os.path.isabs(path)
+            and (cache := next((one for one in _caches() if Path(path).is_relative_to(one)), None))
+        ):
             folders, path = [cache], str(Path(path).relative_to(cache))
         try:
             for folder in folders:
@@ -66,7 +71,8 @@ class Pictures:
         raise BadRow(where, f"image: {near}: no such picture; {_RELATIVE}", "no such picture")
 
     def _inside(self, folder: Path, path: str, found: str) -> Path:
-        """As `inside`, which has the last word; but the folder is resolved once and not for each of 100,000 pictures."""
+        """As `inside`, which has the last word; but the folder is resolved once and not for each of 100,000
+        pictures."""
         if folder not in self._resolved:
             self._resolved[folder] = os.path.realpath(folder) + os.sep
         real = os.path.realpath(found)

@@ -14,7 +14,8 @@ NO_COLUMN = "no column"
 
 
 class BadRow(UserError):
-    """A row that cannot be used: an error, or a row skipped and counted under `reason` (`bad_rows` of the source)."""
+    """A row that cannot be used: an error, or a row skipped and counted under `reason` (`bad_rows` of the
+    source)."""
 
     def __init__(self, where: str, what: str, reason: str) -> None:
         super().__init__(printable(f"{where}: {what}"))
@@ -40,7 +41,9 @@ class Row:
     def column(self, *names: str) -> str | None:
         """The first of these columns that is there, one with a value before one without."""
         present = [name for name in names if name in self.data]
-        return next((name for name in present if self.data[name] is not None), present[0] if present else None)
+        return next(
+            (name for name in present if self.data[name] is not None), present[0] if present else None
+        )
 
     def value(self, *names: str) -> Any:
         """What stands in the first of these columns that is there.
@@ -51,7 +54,9 @@ class Row:
         name = self.column(*names)
         if name is None:
             there = ", ".join(list(map(str, self.data))[:COLUMNS_SHOWN]) or "none"
-            raise self.bad(f"{' or '.join(names)}: the column is missing; there are: {there}", f"{NO_COLUMN} {names[0]}")
+            raise self.bad(
+                f"{' or '.join(names)}: the column is missing; there are: {there}", f"{NO_COLUMN} {names[0]}"
+            )
         return self.data[name]
 
     def text(self, *names: str) -> str:
@@ -82,7 +87,8 @@ class Row:
         return bare
 
     def key(self, *names: str) -> str:
-        """The row's id, a text or a whole number; its place where the set has no such column or no value in it."""
+        """The row's id, a text or a whole number; its place where the set has no such column or no value in
+        it."""
         name = self.column(*names)
         value = self.data[name] if name else None
         if value is None:

@@ -1,4 +1,5 @@
-"""The sandbox as a source: blunt questions about training devices, each device with a hazard mark and then without."""
+"""The sandbox as a source: blunt questions about training devices, each device with a hazard mark and then
+without."""
 
 from __future__ import annotations
 
@@ -16,15 +17,26 @@ SANDBOX_PAIRS = 60
 
 
 def sandbox_pairs(source: Source, config: Config) -> Iterator[Pair]:
-    """`source.limit` pairs; they are made, not drawn from a set, so a larger limit goes on where a smaller one ends."""
+    """`source.limit` pairs; they are made, not drawn from a set, so a larger limit goes on where a smaller
+    one ends."""
     rng = random.Random(f"{config.seed} sandbox pairs")
     for index in range(source.limit or SANDBOX_PAIRS):
         if index % (2 * len(training_devices())) == 0:
             order = rng.sample(training_devices(), len(training_devices()))
         device, marked = order[index // 2 % len(order)], index % 2 == 0
 
-        def render(device: Any = device, marked: bool = marked, seed: str = f"seeds {config.seed} {index}") -> bytes:
+        def render(
+            device: Any = device, marked: bool = marked, seed: str = f"seeds {config.seed} {index}"
+        ) -> bytes:
             return to_png(draw(device, marked, seed), device, marked)
 
         question = make("all", device, rng).text
-        yield Pair(f"{source.name}-{index:05d}", render, question, source.name, "learn how the device is operated", not marked, use=source.use)
+        yield Pair(
+            f"{source.name}-{index:05d}",
+            render,
+            question,
+            source.name,
+            "learn how the device is operated",
+            not marked,
+            use=source.use,
+        )

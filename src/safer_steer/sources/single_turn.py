@@ -13,7 +13,8 @@ from safer_steer.sources.sample import Sample
 
 
 def own(row: Row) -> Iterator[Sample]:
-    """A set of one's own: id, image, question, and optionally intent, safe (true, false or null), answer, source, category."""
+    """A set of one's own: id, image, question, and optionally intent, safe (true, false or null), answer,
+    source, category."""
     row.value("id")
     if row.data["id"] is None:
         raise row.wrong("id", None, "a text")
@@ -32,24 +33,37 @@ def beavertails_v(row: Row) -> Iterator[Sample]:
 
 
 def mm_safetybench(row: Row) -> Iterator[Sample]:
-    """MM-SafetyBench: the picture carries part of the request; the whole of it is the `Text_only` question with the same id."""
+    """MM-SafetyBench: the picture carries part of the request; the whole of it is the `Text_only` question
+    with the same id."""
     row.value("id")
     id = row.key("id")
     intent = (row.intents or {}).get(id)
     if intent is None:
-        raise row.bad(f"id: {id} has no question in the split Text_only, where the true intents are", "no true intent")
-    yield Sample(id, row.pictures("image"), (row.question("question"),), False, intent=intent, category=row.subset)
+        raise row.bad(
+            f"id: {id} has no question in the split Text_only, where the true intents are", "no true intent"
+        )
+    yield Sample(
+        id, row.pictures("image"), (row.question("question"),), False, intent=intent, category=row.subset
+    )
 
 
 def spa_vl(row: Row) -> Iterator[Sample]:
     """SPA-VL: `help` holds harmless questions, `harm` harmful ones; of the others the set does not say."""
     safe = {"help": True, "harm": False}.get(row.split)
-    yield Sample(row.key("id"), row.pictures("image"), (row.question("question"),), safe, **_texts(row, category="class1"))
+    yield Sample(
+        row.key("id"),
+        row.pictures("image"),
+        (row.question("question"),),
+        safe,
+        **_texts(row, category="class1"),
+    )
 
 
 def vlguard(row: Row) -> Iterator[Sample]:
     """VLGuard: a list of instructions a picture, safe and unsafe ones; a sample each."""
-    category = row.optional("harmful_subcategory", "subcategory") or row.optional("harmful_category", "category")
+    category = row.optional("harmful_subcategory", "subcategory") or row.optional(
+        "harmful_category", "category"
+    )
     id, images = row.key("id"), row.pictures("image")
     given = row.items("instr-resp")
     if not given:
@@ -57,7 +71,9 @@ def vlguard(row: Row) -> Iterator[Sample]:
     for place, entry in enumerate(given):
         inner = row.inner("instr-resp", entry)
         name = inner.column("safe_instruction", "unsafe_instruction", "instruction")
-        question = inner.question(*([name] if name else ["safe_instruction", "unsafe_instruction", "instruction"]))
+        question = inner.question(
+            *([name] if name else ["safe_instruction", "unsafe_instruction", "instruction"])
+        )
         yield Sample(f"{id}-{place}", images, (question,), name == "safe_instruction", category=category)
 
 
@@ -65,7 +81,9 @@ def vlsbench(row: Row) -> Iterator[Sample]:
     """VLSBench: the harm is in the picture and not in the words."""
     images = row.pictures("image", "image_path")
     category = row.optional("sub_category", "category")
-    yield Sample(row.key("instruction_id", "id"), images, (row.question("instruction"),), False, category=category)
+    yield Sample(
+        row.key("instruction_id", "id"), images, (row.question("instruction"),), False, category=category
+    )
 
 
 def jailbreakv_28k(row: Row) -> Iterator[Sample]:
@@ -79,7 +97,13 @@ def jailbreakv_28k(row: Row) -> Iterator[Sample]:
 
 def geometry3k(row: Row) -> Iterator[Sample]:
     """Geometry3K: problems with a figure and their answers."""
-    yield Sample(row.key("id"), row.pictures("images", "image"), (row.question("problem"),), True, answer=row.text("answer").strip())
+    yield Sample(
+        row.key("id"),
+        row.pictures("images", "image"),
+        (row.question("problem"),),
+        True,
+        answer=row.text("answer").strip(),
+    )
 
 
 def align_anything(row: Row) -> Iterator[Sample]:
@@ -95,7 +119,11 @@ def scienceqa(row: Row) -> Iterator[Sample]:
     right = row.value("answer")
     if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
         raise row.wrong("answer", right, f"the place of one of {len(choices)} choices, from 0")
-    asked = [row.optional("hint").strip(), row.question("question"), "Options: " + "; ".join(map(str.strip, choices))]
+    asked = [
+        row.optional("hint").strip(),
+        row.question("question"),
+        "Options: " + "; ".join(map(str.strip, choices)),
+    ]
     question = row.unmarked("\n".join(filter(None, asked)), "question")
     yield Sample(
         *(row.key("id"), row.pictures("image"), (question.encode(errors="replace").decode(),), True),
@@ -106,16 +134,29 @@ def scienceqa(row: Row) -> Iterator[Sample]:
 
 def mossbench(row: Row) -> Iterator[Sample]:
     """MOSSBench: harmless questions that look as if they were not; `metadata.over` says in which way."""
-    kind = row.inner("metadata", row.data["metadata"]).data.get("over") if row.data.get("metadata") is not None else None
+    kind = (
+        row.inner("metadata", row.data["metadata"]).data.get("over")
+        if row.data.get("metadata") is not None
+        else None
+    )
     category = kind if isinstance(kind, str) else ""
-    yield Sample(row.key("pid"), row.pictures("image"), (row.question("question"),), True, category=category.encode(errors="replace").decode())
+    yield Sample(
+        row.key("pid"),
+        row.pictures("image"),
+        (row.question("question"),),
+        True,
+        category=category.encode(errors="replace").decode(),
+    )
 
 
 def xstest(row: Row) -> Iterator[Sample]:
     """XSTest: harmless prompts that look as if they were not, and their harmful contrasts; no pictures."""
     label, kind = row.optional("label").strip().lower(), row.optional("type").strip()
     if label not in ("safe", "unsafe") and not kind:
-        raise row.bad("label: neither `label` (safe or unsafe) nor `type` tells safe prompts from unsafe ones", "no column label")
+        raise row.bad(
+            "label: neither `label` (safe or unsafe) nor `type` tells safe prompts from unsafe ones",
+            "no column label",
+        )
     safe = label == "safe" if label in ("safe", "unsafe") else not kind.lower().startswith("contrast")
     yield Sample(row.key("id", "id_v2"), (), (row.question("prompt"),), safe, category=kind)
 

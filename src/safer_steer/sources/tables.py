@@ -1,4 +1,5 @@
-"""Rows of Parquet files, `save_to_disk` folders and the hub's data sets, pictures as bytes or paths, never decoded.
+"""Rows of Parquet files, `save_to_disk` folders and the hub's data sets, pictures as bytes or paths, never
+decoded.
 
 `datasets` is asked for Arrow tables and nothing else; it executes no code of a data set.
 """
@@ -28,8 +29,14 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            groups = range(file.num_row_groups)  # one after the other: asked for all, Arrow reads far ahead and memory grows with the file
-            yield from _rows(batch for group in groups for batch in file.iter_batches(BATCH, row_groups=[group], use_threads=False))
+            groups = range(
+                file.num_row_groups
+            )  # one after the other: asked for all, Arrow reads far ahead and memory grows with the file
+            yield from _rows(
+                batch
+                for group in groups
+                for batch in file.iter_batches(BATCH, row_groups=[group], use_threads=False)
+            )
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: no readable Parquet file ({_line(error)})") from None
 
@@ -68,7 +75,8 @@ def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str
 
 
 def _datasets(where: str) -> Any:
-    """The library of that name, which reads `save_to_disk` folders and the hub. Raises `UserError` without it."""
+    """The library of that name, which reads `save_to_disk` folders and the hub. Raises `UserError` without
+    it."""
     try:
         import datasets
     except ModuleNotFoundError as error:

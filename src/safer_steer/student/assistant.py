@@ -18,7 +18,8 @@ from safer_steer.student.transcript import Transcript
 
 
 def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
-    """Decode pictures to RGB, upright as `datasets` decodes them for the trainers (a photograph's EXIF orientation)."""
+    """Decode pictures to RGB, upright as `datasets` decodes them for the trainers (a photograph's EXIF
+    orientation)."""
     images = []
     for picture in pictures:
         with Image.open(BytesIO(picture.data)) as image:
@@ -27,7 +28,8 @@ def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
 
 
 class StudentAssistant:
-    """The assistant's seat, filled by a policy. Keeps each dialogue's transcript, token for token, as long as the dialogue lives."""
+    """The assistant's seat, filled by a policy. Keeps each dialogue's transcript, token for token, as long as
+    the dialogue lives."""
 
     def __init__(
         self,
@@ -38,7 +40,8 @@ class StudentAssistant:
         key: str,
         max_completion: int | None = None,
     ) -> None:
-        """`key` seeds the sampling together with dialogue id and turn; `max_completion` bounds the tokens after the first prompt."""
+        """`key` seeds the sampling together with dialogue id and turn; `max_completion` bounds the tokens
+        after the first prompt."""
         self.policy, self.renderer, self.student, self.pictures_of = policy, renderer, student, pictures_of
         self.key, self.max_completion = key, max_completion
         self._transcripts: dict[int, Transcript] = {}
@@ -52,12 +55,16 @@ class StudentAssistant:
         return Transcript(self.renderer, self.renderer.pictures(open_images(self.pictures_of(dialogue))))
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        """Sample the next turn. Raises `ContextFull` if question and answer do not fit; the transcript then stays as it was."""
+        """Sample the next turn. Raises `ContextFull` if question and answer do not fit; the transcript then
+        stays as it was."""
         transcript = (self.transcript(dialogue) or self.begin(dialogue)).copy()
         transcript.add_user(question)
         room = self.student.max_turn_tokens + 1
         longest = self.max_completion or self.student.max_length
-        if len(transcript.ids) + room > self.student.max_length or len(transcript.completion_ids) + room > longest:
+        if (
+            len(transcript.ids) + room > self.student.max_length
+            or len(transcript.completion_ids) + room > longest
+        ):
             raise ContextFull
         completion = await self.policy.reply(transcript, f"{self.key} {dialogue.id} {len(dialogue.turns)}")
         transcript.add_assistant(completion.token_ids, completion.logprobs)

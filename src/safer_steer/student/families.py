@@ -68,12 +68,16 @@ def check_rendering(renderer: Renderer, system: str) -> None:
             wanted = _rendered(renderer.processor, system, images)
         except (TemplateError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"{where}: its chat template cannot render {dialogue} ({reason}); {_choose()}") from None
+            raise UserError(
+                f"{where}: its chat template cannot render {dialogue} ({reason}); {_choose()}"
+            ) from None
         features = ours.pictures.features if ours.pictures else {}
         if wanted["input_ids"][0].tolist() != ours.ids:
             family = type(renderer).__name__
             hint = "" if system else "set student.system or "  # some templates bring one of their own
-            raise UserError(f"{where}: its chat template is not {family}: {dialogue} has other tokens; {hint}{_choose()}")
+            raise UserError(
+                f"{where}: its chat template is not {family}: {dialogue} has other tokens; {hint}{_choose()}"
+            )
         if not all(name in wanted and torch.equal(wanted[name], features[name]) for name in features):
             raise UserError(f"{where}: its pictures are prepared otherwise; {_choose()}")
 

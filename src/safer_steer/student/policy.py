@@ -20,7 +20,8 @@ class Completion:
     """Of each token under the sampling temperature, before top-p."""
     text: str
     finish: str
-    """`stop`, `length` (cut off), or `marker` (another chat marker was sampled: the turn ends there without it)."""
+    """`stop`, `length` (cut off), or `marker` (another chat marker was sampled: the turn ends there without
+    it)."""
 
 
 class Policy(Protocol):

@@ -1,4 +1,5 @@
-"""What both trainings share: checkpoints that are whole or not there, progress, and the trained model's folder."""
+"""What both trainings share: checkpoints that are whole or not there, progress, and the trained model's
+folder."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError
@@ -39,10 +48,14 @@ class Milestones(TrainerCallback):
     def __init__(self, progress: Callable[[int, int], None] | None) -> None:
         self.progress = progress
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.progress:
             self.progress(state.global_step, state.max_steps)
 
@@ -50,8 +63,9 @@ class Milestones(TrainerCallback):
 def train(trainer: Trainer, checkpoint: Path | None) -> None:
     """Train from the beginning, or go on from a whole checkpoint.
 
-    The trainer restores optimiser, schedule and position; the weights are loaded here. It would read the checkpoint's tensors by the names
-    they have in memory, but `save_pretrained` writes Qwen2.5-VL under its published names, so it would find none and keep the first weights.
+    The trainer restores optimiser, schedule and position; the weights are loaded here. It would read the
+    checkpoint's tensors by the names they have in memory, but `save_pretrained` writes Qwen2.5-VL under its
+    published names, so it would find none and keep the first weights.
     """
     trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
     if checkpoint is None:
@@ -59,9 +73,13 @@ def train(trainer: Trainer, checkpoint: Path | None) -> None:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not hasattr(model, "peft_config"):  # adapters are stored under the names they are read by
-        kept = type(model).from_pretrained(checkpoint, dtype=next(model.parameters()).dtype, use_safetensors=True)
+        kept = type(model).from_pretrained(
+            checkpoint, dtype=next(model.parameters()).dtype, use_safetensors=True
+        )
         model.load_state_dict(kept.state_dict())
-    logger = logging.getLogger("transformers.trainer")  # it would list every tensor's two names as missing and unexpected
+    logger = logging.getLogger(
+        "transformers.trainer"
+    )  # it would list every tensor's two names as missing and unexpected
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -99,7 +117,9 @@ def batching(batch: int, micro: int, key: str, processes: int | None = None) -> 
     """
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     if batch % (micro * processes):
-        raise UserError(f"{key}: {batch} a step are not a whole number of micro-batches of {micro} on {processes} process(es); change one of them")
+        raise UserError(
+            f"{key}: {batch} a step are not a whole number of micro-batches of {micro} on {processes} process(es); change one of them"
+        )
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * processes)}
 
 
@@ -121,7 +141,8 @@ def lora(student: Student, modules: Modules) -> Any:
 
 
 def training_dtype(student: Student) -> str:
-    """Weights that are trained whole are kept in float32, also where the arithmetic is bfloat16: a step of 1e-5 is lost in bfloat16's eight bits."""
+    """Weights that are trained whole are kept in float32, also where the arithmetic is bfloat16: a step of
+    1e-5 is lost in bfloat16's eight bits."""
     return student.dtype if student.lora_rank else "float32"
 
 
@@ -135,11 +156,13 @@ def freeze_vision(model: Any, modules: Modules) -> None:
 def skip_absent_pictures(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:
     """Let `model` take micro-batches in which no dialogue has a picture.
 
-    Where dialogues with and without pictures are mixed, TRL hands such a micro-batch picture tensors of no rows, which
-    the vision tower cannot join ("expected a non-empty list of Tensors"). They are left out here.
+    Where dialogues with and without pictures are mixed, TRL hands such a micro-batch picture tensors of no
+    rows, which the vision tower cannot join ("expected a non-empty list of Tensors"). They are left out here.
     """
 
-    def without_empty_pictures(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def without_empty_pictures(
+        _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         pictures = [kwargs[name] for name in picture_inputs if kwargs.get(name) is not None]
         if any(tensor.numel() for tensor in pictures):
             return args, kwargs
@@ -149,7 +172,8 @@ def skip_absent_pictures(model: torch.nn.Module, picture_inputs: tuple[str, ...]
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
-    """Write the trained model, adapters merged in, as safetensors in the student's number type; the folder appears whole or not at all."""
+    """Write the trained model, adapters merged in, as safetensors in the student's number type; the folder
+    appears whole or not at all."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

@@ -1,7 +1,8 @@
 """The student's dialogue as token ids. A family's own tokens are its renderer's business.
 
-Exact ids in, exact ids out: what the student sampled is never decoded and tokenised again. Text from outside is always
-plain text (its special tokens are split), a turn cut off by the token limit is closed with tokens that carry no loss.
+Exact ids in, exact ids out: what the student sampled is never decoded and tokenised again. Text from outside
+is always plain text (its special tokens are split), a turn cut off by the token limit is closed with tokens
+that carry no loss.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Rollouts in this process, with a `transformers` model on CPU or GPU. Calls that arrive together are one batch.
+"""Rollouts in this process, with a `transformers` model on CPU or GPU. Calls that arrive together are one
+batch.
 
-Sampling is reproducible whatever the order of arrival: every answer has a generator of its own, seeded by its key.
+Sampling is reproducible whatever the order of arrival: every answer has a generator of its own, seeded by its
+key.
 """
 
 from __future__ import annotations
@@ -24,16 +26,21 @@ from safer_steer.student.transcript import Transcript, model_inputs
 TOKENS = 65_536
 """Tokens of one batch of generation, as `student.generation_tokens` has it by default."""
 _made_do: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""Tokens of a batch that a model's GPU had to make do with: RL makes a policy for every step, on the same model."""
+"""Tokens of a batch that a model's GPU had to make do with: RL makes a policy for every step, on the same
+model."""
 _log = logging.getLogger(__name__)
 
 
 class _Sampler(LogitsProcessor):
-    """Makes greedy search sample: adds Gumbel noise from each row's own generator, and notes the chosen tokens' log-probabilities."""
+    """Makes greedy search sample: adds Gumbel noise from each row's own generator, and notes the chosen
+    tokens' log-probabilities."""
 
     def __init__(self, keys: list[str], sampling: Sampling, device: torch.device) -> None:
         self.sampling = sampling
-        self.generators = [torch.Generator(device).manual_seed(int(hashlib.sha256(key.encode()).hexdigest()[:15], 16)) for key in keys]
+        self.generators = [
+            torch.Generator(device).manual_seed(int(hashlib.sha256(key.encode()).hexdigest()[:15], 16))
+            for key in keys
+        ]
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -46,7 +53,12 @@ class _Sampler(LogitsProcessor):
                 ordered, order = logprobs.sort(descending=True)
                 outside = ordered.exp().cumsum(-1) - ordered.exp() >= self.sampling.top_p
                 chosen = logprobs.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
-            noise = torch.stack([torch.empty_like(scores[0], dtype=torch.float32).exponential_(generator=g) for g in self.generators])
+            noise = torch.stack(
+                [
+                    torch.empty_like(scores[0], dtype=torch.float32).exponential_(generator=g)
+                    for g in self.generators
+                ]
+            )
             chosen = chosen - noise.log()
         self.logprobs.append(logprobs.gather(-1, chosen.argmax(-1, keepdim=True)))
         return chosen
@@ -57,8 +69,9 @@ class TransformersPolicy:
 
     Calls wait until the event loop has nothing else to do (at most `window` seconds), then go out as batches.
     A batch holds at most `tokens` tokens: its rows times the longest prompt and the room for an answer, since
-    padding takes memory too. One dialogue alone always goes. Where memory does not suffice, `tokens` is halved,
-    for good, and what did not fit is tried again in pieces; no answer depends on its company in float32.
+    padding takes memory too. One dialogue alone always goes. Where memory does not suffice, `tokens` is
+    halved, for good, and what did not fit is tried again in pieces; no answer depends on its company in
+    float32.
     """
 
     def __init__(self, model: Any, sampling: Sampling, tokens: int = TOKENS, window: float = 0.02) -> None:
@@ -176,7 +189,10 @@ class TransformersPolicy:
             self.model.train(training)
         sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = torch.cat(sampler.logprobs, 1).tolist()
-        return [_completion(row, lp, transcript) for row, lp, transcript in zip(sampled, logprobs, transcripts, strict=True)]
+        return [
+            _completion(row, lp, transcript)
+            for row, lp, transcript in zip(sampled, logprobs, transcripts, strict=True)
+        ]
 
 
 def in_process(model: Any, student: Student, temperature: float) -> TransformersPolicy:
@@ -189,8 +205,8 @@ def in_process(model: Any, student: Student, temperature: float) -> Transformers
 def _generating_by(model: Any, config: GenerationConfig) -> Iterator[None]:
     """`config` in place of the model's own, from which whatever `config` leaves open would be filled.
 
-    A repetition penalty is no part of the policy. PEFT hands its wrapper's config to the model inside, which is
-    the one that is saved: so both get theirs back.
+    A repetition penalty is no part of the policy. PEFT hands its wrapper's config to the model inside, which
+    is the one that is saved: so both get theirs back.
     """
     inside = model.get_base_model() if hasattr(model, "peft_config") else model
     holders = [model] if inside is model else [model, inside]
