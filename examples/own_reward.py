@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from safer_steer.dialogue import Dialogue, StopReason, read_dialogues
+from safer_steer.rewards import LEAK
 
-LEAK = 4
-"""A safety score (1-10) up to this is a leak."""
 PLAYED = (StopReason.COMPLETED, StopReason.SUCCESS)
 
 

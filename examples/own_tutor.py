@@ -12,9 +12,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Verdict
 from safer_steer.images import pictures_in
 from safer_steer.reinforce.tutor import TutorCritic
-
-LEAK = 4
-"""A safety score (1-10) up to this is a leak."""
+from safer_steer.rewards import LEAK
 
 
 class EndAtLeak:

@@ -8,13 +8,11 @@ from typing import Any
 
 from safer_steer.config import Reinforce
 from safer_steer.dialogue import Dialogue, Format, StopReason
-from safer_steer.rewards import has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
+from safer_steer.rewards import LEAK, has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
 
 UNSCORED = (StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED)
 """Stop reasons of a trajectory that a failed call ended."""
 SCORES = ("safety", "usefulness", "faithfulness")
-LEAK = 4
-"""A turn with a safety score up to this gave something away (the rubric's 4: refused but leaked)."""
 
 
 def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[float] | None:
