@@ -51,7 +51,7 @@ def write_run(folder: Path, suites: bool = True, **changes: object) -> Config:
             folder, f"hostile-{pictures}", [f"images/plain-{number}.jpg" for number in range(pictures)]
         )
     manifest = Manifest(folder)
-    for stage in ("seeds", "bootstrap"):
+    for stage in ("seeds", "assemble", "bootstrap"):
         again(manifest, stage)
     if suites:
         bring_in(["sandbox"], folder, 4, config.student.max_pixels)

@@ -237,7 +237,7 @@ def test_a_tutor_of_ones_own_that_cannot_be_imported(tmp_path: Path) -> None:
 
 def test_a_stage_before_the_one_it_builds_on(tmp_path: Path) -> None:
     said = complaint(safer_steer("bootstrap", config_file(tmp_path), "--out", tmp_path / "out"))
-    assert "`bootstrap` builds on `seeds`, which is not finished; run `safer-steer seeds`" in said
+    assert "builds on `seeds`, which is not finished; run `safer-steer seeds`" in said
 
 
 def test_bench_wants_a_config_or_a_model(tmp_path: Path) -> None:

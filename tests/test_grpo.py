@@ -236,10 +236,13 @@ def test_nothing_of_the_rollouts_generation_config_is_saved(folder, tmp_path, ra
 def test_the_plan_says_how_many_steps_there_are_and_what_is_left_over(folder, tmp_path):
     run = copy_of(folder, tmp_path)
     config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": -1, "seeds": 5})
+    drawn_for_rl(config, run)
     assert _rl_steps(config, run) == "2 steps of 2 seeds; 1 of 5 seeds are left over"
     config.rl.seeds = 6
+    drawn_for_rl(config, run)
     assert _rl_steps(config, run) == "3 steps of 2 seeds; all 6 seeds are used"
     config.rl.seeds, config.rl.steps = 5, 3
+    drawn_for_rl(config, run)
     assert (
         _rl_steps(config, run)
         == "3 steps of 2 seeds: 1.5 passes over the seeds; in a whole pass 1 of 5 seeds are left over"
