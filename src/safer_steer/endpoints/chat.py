@@ -92,9 +92,8 @@ class ChatModel:
             try:
                 return prompt.output.model_validate(parse_own_json(reply.text, user))
             except ValueError as error:
-                if (
-                    begins_like_refusal(reply.text) and "{" not in reply.text
-                ):  # else it may be sorry for its last reply
+                # With a "{" in it, it may be sorry for its last reply.
+                if begins_like_refusal(reply.text) and "{" not in reply.text:
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
                 keys.append(self._key(messages, schema, sample))

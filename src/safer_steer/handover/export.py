@@ -51,9 +51,8 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[Tally], list[
     part = to.with_name(f"{to.name}.part")
     for folder in (to, part):
         _check_ours(folder)
-    if (
-        to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages
-    ):  # `data` and a README.md are names that others give too
+    # `data` and a README.md are names that others use too.
+    if to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages:
         raise UserError(
             f"{to}: holds other things and no export (no manifest.json of one); choose an empty or a new folder with --to"
         )

@@ -244,12 +244,10 @@ def rollback(folder: Path, step: int) -> None:
     ):
         path = folder / name
         if path.exists():
-            with (
-                path.open("rb") as rows
-            ):  # by bytes: a kill may tear a character, and text may hold separators that `splitlines` breaks at
-                write_atomic(
-                    path, b"".join(row for row in rows if row.endswith(b"\n") and of(json.loads(row)))
-                )
+            # By bytes: a kill may tear a character, and text may hold separators that `splitlines` breaks at.
+            with path.open("rb") as rows:
+                kept = [row for row in rows if row.endswith(b"\n") and of(json.loads(row))]
+            write_atomic(path, b"".join(kept))
 
 
 def reinforce(

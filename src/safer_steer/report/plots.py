@@ -322,9 +322,8 @@ def _inline(document: bytes) -> str:
     """
     ET.register_namespace("", SVG)
     root = ET.fromstring(document)
-    own = sha256(document).hexdigest()[
-        :6
-    ]  # two plots may hold the same marker or clip path under the same id
+    # Two plots may hold the same marker or clip path under the same id.
+    own = sha256(document).hexdigest()[:6]
     used = set(re.findall(rb'url\(#([^)]+)\)|href="#([^"]+)"', document))
     names = {(clip or link).decode() for clip, link in used}
     for element in root.iter():

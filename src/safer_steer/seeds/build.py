@@ -52,9 +52,8 @@ async def build_seeds(
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
         return told(plan.skipped, plan.scaled, config.student.max_pixels)
-    if (
-        not plan.path.exists()
-    ):  # else the pictures were looked at when the work began, and the plan holds their hashes
+    # Where there is a plan, the pictures were decoded when the work began, and the plan holds their hashes.
+    if not plan.path.exists():
         if not looked:
             look(config, found)
         plan.claim(found)

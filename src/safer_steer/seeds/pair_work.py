@@ -96,9 +96,8 @@ class PairWork:
         """
         sight = Sight(pair, self.config, self.folder)
         kinds = kinds_of(pair, self.config.seeds.kinds)
-        given = (
-            pair.question if pair.safe and pair.answer is not None else ""
-        )  # a rewrite would not have the known answer
+        # A rewrite would not have the known answer.
+        given = pair.question if pair.safe and pair.answer is not None else ""
         benign, obfuscated = given, ""
         if kinds and not given:
             job = partial(self._probe, pair, sight)

@@ -111,9 +111,8 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
 
         def more() -> None:
             nonlocal text, at, ended
-            got = file.read(
-                max(CHUNK, len(text) - at)
-            )  # doubles, so that a long row costs no more than its length
+            # The amount doubles, so that a long row costs no more than its length.
+            got = file.read(max(CHUNK, len(text) - at))
             text, at, ended = text[at:] + got, 0, not got
 
         while True:

@@ -29,9 +29,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            groups = range(
-                file.num_row_groups
-            )  # one after the other: asked for all, Arrow reads far ahead and memory grows with the file
+            # One after the other: asked for all, Arrow reads far ahead, and memory grows with the file.
+            groups = range(file.num_row_groups)
             yield from _rows(
                 batch
                 for group in groups
