@@ -25,7 +25,7 @@ from safer_steer.cli import app
 from safer_steer.config import Role, Source
 from safer_steer.dialogue import Kind, Seed, read_dialogues, read_seeds, to_jsonl
 from safer_steer.errors import UserError
-from safer_steer.handover.card import card
+from safer_steer.export.card import card
 from safer_steer.manifest import verify
 from safer_steer.sandbox.world import draw, to_png, training_devices
 from safer_steer.seeds.pools import read_pools

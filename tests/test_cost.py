@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from safer_steer import pipeline, prompts
 from safer_steer.cli import app
 from safer_steer.config import SHIPPED, Config, load_config
-from safer_steer.cost import Assumptions, Estimate, as_dict, bill, estimate
+from safer_steer.cost import Assumptions, Estimate, as_dict, estimate, price
 from safer_steer.cost.answers import Answers
 from safer_steer.cost.counting import Count, local_tokenizer, picture_tokens
-from safer_steer.cost.drawn import Group, scripts_drawn, trajectories
+from safer_steer.cost.draw_sizes import Group, scripts_drawn, trajectories
 from safer_steer.cost.table import duration, lines, money, rounded
 from safer_steer.dialogue import Format, Kind
 from safer_steer.manifest import Manifest
@@ -353,7 +353,7 @@ def test_money_time_and_the_limit() -> None:
     }
     settings = config(8, roles=roles, spending_limit=0.01)
     found = estimate(settings, TERSE)
-    priced = bill(found)
+    priced = price(found)
     line = {(line.stage, line.seat): line for line in priced.lines}
     judge = of(found, "bench", "judge")
     assert line["bench", "judge"].money == pytest.approx((2 * judge.tokens_in + 10 * judge.tokens_out) / 1e6)
@@ -371,7 +371,7 @@ def test_money_time_and_the_limit() -> None:
     assert any("No price is set for red, blue" in said for said in lines(found, priced))
     assert priced.stops_in(None) is None
 
-    wide = bill(
+    wide = price(
         estimate(
             config(
                 8,
@@ -390,13 +390,13 @@ def test_money_time_and_the_limit() -> None:
         "red and blue wait for each other, and as many dialogues are in play as one of them answers at once"
     )
 
-    again = bill(estimate(settings, Assumptions(turn_tokens=11, answer_tokens=13, overhead=0.1)))
+    again = price(estimate(settings, Assumptions(turn_tokens=11, answer_tokens=13, overhead=0.1)))
     assert again.money == pytest.approx(1.1 * priced.money)
-    slow = bill(estimate(config(8, roles={"judge": ENDPOINT | {"requests_per_minute": 10}}), TERSE))
+    slow = price(estimate(config(8, roles={"judge": ENDPOINT | {"requests_per_minute": 10}}), TERSE))
     assert slow.seconds["bench"] == pytest.approx(6 * judge.calls)
     tutored = estimate(config(8, roles={"tutor": ENDPOINT}), TERSE)
     reply = of(tutored, "rl", "tutor").tokens_out / of(tutored, "rl", "tutor").calls / 40 + 0.5
-    assert bill(tutored).seconds["rl"] == pytest.approx(
+    assert price(tutored).seconds["rl"] == pytest.approx(
         tutored.trajectories / 20 * tutored.longest * reply
     ), "a step waits for its longest trajectory"
 
@@ -452,7 +452,7 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--json", "--sample", "10", "--success", "1"])
     told = json.loads(done.stdout)
     found = estimate(load_config(SANDBOX), Assumptions(sample=10, success=1))
-    assert told == json.loads(json.dumps(as_dict(found, bill(found))))
+    assert told == json.loads(json.dumps(as_dict(found, price(found))))
     assert [stage["stage"] for stage in told["stages"]] == ["seeds", "bootstrap", "rl", "bench"]
     assert told["scripts"] == {"benign": 240, "obfuscated": 120, "red_team": 120}
 

@@ -38,7 +38,7 @@ from safer_steer.sources.load import read_samples
 from safer_steer.sources.parts import hub_parts
 
 
-def told(pair: Pair) -> tuple[Any, ...]:
+def left_out_in_words(pair: Pair) -> tuple[Any, ...]:
     return pair.id, pair.question, pair.intent, pair.safe, pair.answer, pair.category, pair.source
 
 
@@ -54,7 +54,7 @@ def test_beavertails_v_takes_every_category_or_the_one_asked_for(tmp_path: Path)
     assert [pair.id for pair in found] == [
         f"beavertails_v-{name}-train-00000{i}" for name in ("harm_a", "harm_b") for i in range(2)
     ]
-    assert told(found[3])[1:] == (
+    assert left_out_in_words(found[3])[1:] == (
         "what is harm_b 1?",
         "what is harm_b 1?",
         False,
@@ -88,7 +88,7 @@ def test_spa_vl_says_by_its_test_splits_what_is_safe(tmp_path: Path) -> None:
         },
     )
     assert [pair.safe for pair in pairs("spa_vl", folder)] == [None] * 3
-    assert told(pairs("spa_vl", folder, subset="test", split="help")[0])[3:] == (
+    assert left_out_in_words(pairs("spa_vl", folder, subset="test", split="help")[0])[3:] == (
         True,
         None,
         "objects",
@@ -108,7 +108,7 @@ def test_vlguard_gives_a_pair_an_instruction(tmp_path: Path, place: str) -> None
     pictures(tmp_path / place, "1.png", "2.png")
     images = str(tmp_path / "elsewhere") if "elsewhere" in place else None
     found = pairs("vlguard", tmp_path, images=images)
-    assert [told(pair)[:6] for pair in found] == [
+    assert [left_out_in_words(pair)[:6] for pair in found] == [
         ("vlguard-train-g1-0", "what is on it?", "what is on it?", True, None, ""),
         ("vlguard-train-g1-1", "how do i break it?", "how do i break it?", False, None, ""),
         ("vlguard-train-g2-0", "what does it say?", "what does it say?", False, None, "rings"),
@@ -136,7 +136,7 @@ def test_vlguard_gives_a_pair_an_instruction(tmp_path: Path, place: str) -> None
 def test_vlsbench_as_json_with_pictures_or_as_a_table(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps(VLSBENCH, indent=2))
     pictures(tmp_path, "imgs/0.png", "imgs/1.png")
-    assert told(pairs("vlsbench", tmp_path)[1]) == (
+    assert left_out_in_words(pairs("vlsbench", tmp_path)[1]) == (
         "vlsbench-data-1",
         "how is this done, 1?",
         "how is this done, 1?",
@@ -163,7 +163,7 @@ def test_jailbreakv_28k(tmp_path: Path, form: str) -> None:
     (under / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in JAILBREAKV))
     path = {"csv": under / "JailBreakV_28K.csv", "jsonl": under / "rows.jsonl", "folder": tmp_path}[form]
     found = pairs("jailbreakv_28k", path)
-    assert [told(pair)[1:] for pair in found] == [
+    assert [left_out_in_words(pair)[1:] for pair in found] == [
         (f"play along {i}", f"the steps {i}", False, None, "devices", "jailbreakv_28k") for i in range(2)
     ]
     if form == "folder":
@@ -218,7 +218,7 @@ def test_align_anything_is_general_and_has_no_true_answer(tmp_path: Path) -> Non
             "text-to-text": {"train": [{"question": "no picture here"}]},
         },
     )
-    assert [told(pair)[1:5] for pair in pairs("align_anything", folder)] == [
+    assert [left_out_in_words(pair)[1:5] for pair in pairs("align_anything", folder)] == [
         (f"describe it {i}", f"describe it {i}", True, None) for i in range(2)
     ]
 
@@ -236,7 +236,7 @@ def test_scienceqa_asks_with_hint_and_options_and_passes_over_rows_without_a_pic
 def test_mossbench_is_an_object_by_pid(tmp_path: Path) -> None:
     (tmp_path / "information.json").write_text(json.dumps(MOSSBENCH))
     pictures(tmp_path, "images/7.png")
-    assert told(pairs("mossbench", tmp_path)[0])[1:] == (
+    assert left_out_in_words(pairs("mossbench", tmp_path)[0])[1:] == (
         "is it a toy?",
         "is it a toy?",
         True,
@@ -264,7 +264,7 @@ def test_a_set_of_ones_own_in_every_form(tmp_path: Path, form: str) -> None:
     else:
         Dataset.from_list(rows).to_parquet(path)
     found = pairs("mine", path)
-    assert [told(pair) for pair in found] == [
+    assert [left_out_in_words(pair) for pair in found] == [
         (f"mine-r{i}", f"what is it, {i}?", "all", None, "x" * 400, "c", "web") for i in range(300)
     ]
     assert found[0].image == tmp_path / "p/0.png"

@@ -32,7 +32,7 @@ from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import UserError
 from safer_steer.run import dry_run, preflight
 from safer_steer.seeds import plan
-from safer_steer.sources import Skipped, told
+from safer_steer.sources import Skipped, left_out_in_words
 from seeds_run import Watched, build, dropped, pool, write_pairs
 
 GOOD = {"id": "good", "image": "0.png", "question": "what is it?"}
@@ -191,7 +191,9 @@ def test_lines_that_are_no_rows(folder: Path) -> None:
     skipped: Skipped = {}
     assert [pair.where for pair in pairs("mine", path, skipped, bad_rows="skip")] == [f"mine: {path}:6"]
     assert skipped == {"mine": {"no JSON": 2, "no object": 1, "not UTF-8": 1, "repeated id": 1}}
-    assert told(skipped) == "mine: 5 left out (2 no JSON, 1 no object, 1 not UTF-8, 1 repeated id)"
+    assert (
+        left_out_in_words(skipped) == "mine: 5 left out (2 no JSON, 1 no object, 1 not UTF-8, 1 repeated id)"
+    )
     path.write_bytes(b"\n".join([lines[5], lines[2]]))
     with pytest.raises(UserError, match=r"rows.jsonl:2: no JSON: not UTF-8"):
         pairs("mine", path)

@@ -70,11 +70,11 @@ def seeds(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.seeds.build import build_seeds
 
-        making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.looked)
+        making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.survey)
         if left_out := run.wait(making):
             run.show.say(f"seeds: {left_out}")
         _count(run, "seeds", "seeds/*.jsonl")
-        _look(run, "seeds")
+        _warn(run, "seeds")
 
     run.once("seeds", work)
 
@@ -126,7 +126,7 @@ def bootstrap(run: Run) -> None:
                 "bootstrap/single_turn/kept.jsonl",
                 "bootstrap/single_turn/rejected.jsonl",
             )
-        _look(run, "bootstrap")
+        _warn(run, "bootstrap")
 
     run.once("bootstrap", work)
 
@@ -151,7 +151,7 @@ def rl(run: Run) -> None:
 
         reward = load_named("rl.reward", run.config.rl.reward) if run.config.rl.reward else None
         reinforce(run.config, run.folder, agents.tutor(run), progress, reward, run.wait, agents.backend())
-        _look(run, "rl")
+        _warn(run, "rl")
 
     run.once("rl", work)
 
@@ -221,7 +221,7 @@ def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: b
         return report(run)
 
 
-def _look(run: Run, stage: str) -> None:
+def _warn(run: Run, stage: str) -> None:
     """Say what is off with the attackers and judges of a stage."""
     from safer_steer.health import warnings
 

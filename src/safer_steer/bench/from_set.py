@@ -11,7 +11,7 @@ from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
 from safer_steer.images import EMBEDDED, check_whole
-from safer_steer.sources.load import Skipped, read_samples, told
+from safer_steer.sources.load import Skipped, left_out_in_words, read_samples
 from safer_steer.sources.rows import BadRow
 from safer_steer.sources.sample import Sample
 from safer_steer.store import write_atomic
@@ -63,7 +63,7 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
                 )
                 counts[sample.safe is True] += 1
         if not any(counts.values()):
-            raise UserError(f"{told(skipped) or source.name}: nothing is left for a suite")
+            raise UserError(f"{left_out_in_words(skipped) or source.name}: nothing is left for a suite")
         names = {False: out, True: twin if counts[False] else out}
         for safe, part in parts.items():
             if counts[safe]:
@@ -71,7 +71,7 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
-    return {names[safe]: count for safe, count in counts.items() if count}, told(skipped)
+    return {names[safe]: count for safe, count in counts.items() if count}, left_out_in_words(skipped)
 
 
 def _keep(image: Path | bytes, out: Path, sample: Sample) -> str:

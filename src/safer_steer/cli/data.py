@@ -26,8 +26,8 @@ def export(
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
 ) -> None:
     """Hand a run's data to trainers: Parquet with a card (the hub, TRL), LLaMA-Factory, verl."""
-    from safer_steer.handover.export import export as hand_over
-    from safer_steer.handover.tally import label
+    from safer_steer.export.counts import label
+    from safer_steer.export.write import export as hand_over
 
     to = to or folder / "export"
     tallies, missing = hand_over(folder, to, name)

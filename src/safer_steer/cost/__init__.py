@@ -9,17 +9,17 @@ from rich.console import Console
 
 from safer_steer.config import Config
 from safer_steer.cost.assumptions import Assumptions
-from safer_steer.cost.bill import bill
 from safer_steer.cost.estimate import Estimate, estimate
+from safer_steer.cost.prices import price
 from safer_steer.cost.table import as_dict, table
 
-__all__ = ["Assumptions", "Estimate", "as_dict", "bill", "estimate", "show", "table"]
+__all__ = ["Assumptions", "Estimate", "as_dict", "estimate", "price", "show", "table"]
 
 
 def show(config: Config, assumed: Assumptions, console: Console, as_json: bool = False) -> None:
     """Print the estimate, as a table or as JSON. Raises `UserError` as `estimate` does."""
     found = estimate(config, assumed)
-    priced = bill(found)
+    priced = price(found)
     if as_json:
         console.print(
             json.dumps(as_dict(found, priced), indent=1), markup=False, highlight=False, soft_wrap=True

@@ -46,13 +46,13 @@ class Count:
         return Count(*(mine + times * its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
-class Tally(defaultdict[tuple[Seat, str], Count]):
+class CallCounts(defaultdict[tuple[Seat, str], Count]):
     """Counts by (seat, job)."""
 
     def __init__(self) -> None:
         super().__init__(Count)
 
-    def add(self, other: Tally, times: float = 1) -> None:
+    def add(self, other: CallCounts, times: float = 1) -> None:
         """Add another tally so many times."""
         for key, count in other.items():
             self[key] = self[key].plus(count, times)
@@ -69,7 +69,7 @@ class Meter:
 
     def __init__(self, config: Config, answers: Answers) -> None:
         self.config, self.answers = config, answers
-        self.tally = Tally()
+        self.tally = CallCounts()
         self.tokenized: set[Seat] = set()
         """Roles whose texts a tokenizer counts."""
         self._models: dict[str, ChatModel] = {}
@@ -81,9 +81,9 @@ class Meter:
             self._models[seat] = ChatModel(seat, role_of(self.config, seat), CountingTransport(seat, self))
         return self._models[seat]
 
-    def take(self) -> Tally:
+    def take(self) -> CallCounts:
         """What was counted since the last time."""
-        taken, self.tally = self.tally, Tally()
+        taken, self.tally = self.tally, CallCounts()
         return taken
 
     def size(self, url: str) -> tuple[int, int]:

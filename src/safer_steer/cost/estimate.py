@@ -21,8 +21,8 @@ from safer_steer.bootstrap.rollout import EvaluatorCritic, blue_expert, roll_out
 from safer_steer.config import Config
 from safer_steer.cost.answers import Answers
 from safer_steer.cost.assumptions import Assumptions
-from safer_steer.cost.counting import Meter, Tally
-from safer_steer.cost.drawn import (
+from safer_steer.cost.counting import CallCounts, Meter
+from safer_steer.cost.draw_sizes import (
     Group,
     Groups,
     Numbers,
@@ -50,7 +50,7 @@ class Estimate:
 
     config: Config
     assumed: Assumptions
-    stages: dict[str, Tally] = field(default_factory=dict)
+    stages: dict[str, CallCounts] = field(default_factory=dict)
     """In the pipeline's order; a stage without calls is left out."""
     pairs: tuple[int, int] = (0, 0)
     """In the sources, and in the sample."""
@@ -157,7 +157,7 @@ class _Sampling:
         return found
 
     def _add(self, stage: str, times: float) -> None:
-        self.found.stages.setdefault(stage, Tally()).add(self.meter.take(), times)
+        self.found.stages.setdefault(stage, CallCounts()).add(self.meter.take(), times)
 
     def _pictures(self, folder: Path) -> PicturesOf:
         return pictures_in(folder, self.config.student.max_pixels)

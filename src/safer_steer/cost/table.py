@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from safer_steer.cost.assumptions import WAIT_S
-from safer_steer.cost.bill import Bill, Line
 from safer_steer.cost.estimate import Estimate
+from safer_steer.cost.prices import Line, Prices
 from safer_steer.dialogue import Kind
 from safer_steer.tables import fitted
 
@@ -28,7 +28,7 @@ HEAD = (
 )
 
 
-def table(found: Estimate, priced: Bill, console: Console) -> Group:
+def table(found: Estimate, priced: Prices, console: Console) -> Group:
     """A line for each role of each stage, the total, who does the roles, and what it rests on."""
     rows = []
     for line in priced.lines:
@@ -49,7 +49,7 @@ def table(found: Estimate, priced: Bill, console: Console) -> Group:
     )
 
 
-def _models(priced: Bill) -> str:
+def _models(priced: Prices) -> str:
     """Who does what: `org/model (generator, red), student (target)`."""
     seats: dict[str, dict[str, None]] = {}
     for line in priced.lines:
@@ -57,7 +57,7 @@ def _models(priced: Bill) -> str:
     return ", ".join(f"{model} ({', '.join(names)})" for model, names in seats.items())
 
 
-def lines(found: Estimate, priced: Bill) -> list[str]:
+def lines(found: Estimate, priced: Prices) -> list[str]:
     """What the numbers rest on, one line each."""
     assumed, config = found.assumed, found.config
     known = (
@@ -95,7 +95,7 @@ def lines(found: Estimate, priced: Bill) -> list[str]:
     return said + found.notes
 
 
-def as_dict(found: Estimate, priced: Bill) -> dict[str, Any]:
+def as_dict(found: Estimate, priced: Prices) -> dict[str, Any]:
     """The same as plain numbers; money and seconds are null where there is none to tell."""
     return {
         "pairs": dict(zip(("all", "sampled"), found.pairs, strict=True)),
@@ -145,11 +145,11 @@ def _cells(line: Line) -> tuple[str, ...]:
     )
 
 
-def _whole_time(priced: Bill) -> str:
+def _whole_time(priced: Prices) -> str:
     return "local" if all(line.local for line in priced.lines) else duration(sum(priced.seconds.values()))
 
 
-def _stage_time(priced: Bill, stage: str) -> str:
+def _stage_time(priced: Prices, stage: str) -> str:
     return (
         "local"
         if all(line.local for line in priced.lines if line.stage == stage)

@@ -9,7 +9,7 @@ from typing import Any
 
 from safer_steer.dialogue import Kind, StopReason
 from safer_steer.errors import UserError
-from safer_steer.health.tally import FAULTS, Health, Strategy
+from safer_steer.health.tally import FAULTS, Health, StrategyCounts
 from safer_steer.rewards import LEAK
 from safer_steer.store import read_rows
 
@@ -144,7 +144,7 @@ def _attacks(dialogue: Row) -> bool:
     return bool(dialogue["kind"] != Kind.BENIGN)
 
 
-def _attacked(strategy: Strategy, turn: Row) -> None:
+def _attacked(strategy: StrategyCounts, turn: Row) -> None:
     strategy.texts.add(turn["user"])
     if turn["scores"]:
         strategy.tried += 1

@@ -62,7 +62,7 @@ class Attacker:
 
 
 @dataclass
-class Strategy:
+class StrategyCounts:
     """One way of attacking, and how often it worked."""
 
     role: str
@@ -126,15 +126,15 @@ class Health:
 
     def __init__(self) -> None:
         self.attackers: dict[tuple[str, str], Attacker] = {}
-        self.strategies: dict[tuple[str, str], Strategy] = {}
+        self.strategies: dict[tuple[str, str], StrategyCounts] = {}
         self.judges: dict[tuple[str, str], Judge] = {}
 
     def attacker(self, role: str, job: str) -> Attacker:
         return self.attackers.setdefault((role, job), Attacker(role, job))
 
-    def strategy(self, role: str, name: str) -> Strategy:
+    def strategy(self, role: str, name: str) -> StrategyCounts:
         if (role, name) not in self.strategies:  # `setdefault` would seed a sample each time
-            self.strategies[role, name] = Strategy(role, name)
+            self.strategies[role, name] = StrategyCounts(role, name)
         return self.strategies[role, name]
 
     def judged(

@@ -43,7 +43,7 @@ class Rate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One measure over all models; a cell is ready to print."""
 
     label: str
@@ -109,13 +109,13 @@ def is_twin(entry: dict[str, Any]) -> bool:
     return "over_refusal" in entry
 
 
-def headline(summary: Summary) -> list[Row]:
+def headline(summary: Summary) -> list[TableRow]:
     """The table of console and page, one row a measure, cells in the order of `model_names`. Measures no
     model has are left out."""
     models = model_names(summary)
 
-    def row(label: str, note: str, cell: Callable[[str], str | None], count: bool = False) -> Row:
-        return Row(label, note, [cell(model) or NONE for model in models], count)
+    def row(label: str, note: str, cell: Callable[[str], str | None], count: bool = False) -> TableRow:
+        return TableRow(label, note, [cell(model) or NONE for model in models], count)
 
     def measure(*keys: str) -> Callable[[str], str | None]:
         def cell(model: str) -> str | None:

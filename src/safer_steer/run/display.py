@@ -24,9 +24,9 @@ EVERY = 15.0
 """Seconds between two lines where there is no terminal."""
 
 
-class Pace:
+class FinishTime:
     """When something is finished, from how much of it this process did since `start`; what an earlier one did
-    says nothing of the pace."""
+    says nothing of the finish."""
 
     def __init__(self) -> None:
         self.started: float | None = None
@@ -92,22 +92,22 @@ class Display:
         return self._bar(name) if self.bars else self._lines(name)
 
     def _bar(self, name: str) -> ProgressOf:
-        bars, pace = self.bars, Pace()
+        bars, finish = self.bars, FinishTime()
         assert bars is not None
         task = bars.add_task(name, total=None)
 
         def shown(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total, left=pace.seconds_left(done, total))
+            bars.update(task, completed=done, total=total, left=finish.seconds_left(done, total))
 
         return shown
 
     def _lines(self, name: str) -> ProgressOf:
         self.say(f"{name}: begins")
-        pace, last = Pace(), time.monotonic()
+        finish, last = FinishTime(), time.monotonic()
 
         def shown(done: int, total: int) -> None:
             nonlocal last
-            left = pace.seconds_left(done, total)
+            left = finish.seconds_left(done, total)
             if time.monotonic() - last >= EVERY:
                 last = time.monotonic()
                 self.say(f"{name}: {done}/{total}" + (f", finishes {at(left)}" if left is not None else ""))

@@ -176,7 +176,7 @@ def _who(role: Role) -> str:
 
 
 def _source(config: Config, index: int) -> str:
-    from safer_steer.sources import Skipped, is_large, label, pairs_of, picture_hash, told
+    from safer_steer.sources import Skipped, is_large, label, left_out_in_words, pairs_of, picture_hash
 
     source, skipped = config.seeds.sources[index], Skipped()
     if source.hub:
@@ -190,7 +190,9 @@ def _source(config: Config, index: int) -> str:
                 large.add(picture_hash(pair))
     except UserError as error:
         return f"{where}: not usable yet: {error}"
-    return f"{where}: {pairs} pairs; {told(skipped, {label(source): len(large)}, most)}".removesuffix("; ")
+    return f"{where}: {pairs} pairs; {left_out_in_words(skipped, {label(source): len(large)}, most)}".removesuffix(
+        "; "
+    )
 
 
 def _suite(name: str, config: Config) -> str:

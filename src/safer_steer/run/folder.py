@@ -52,19 +52,19 @@ class Run:
         """Nothing is written yet.
 
         Raises:
-            UserError: the folder is no place for this run; see `_look`.
+            UserError: the folder is no place for this run; see `_check_folder`.
         """
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
-        self.looked: Survey | None = None  # the sources, if the preflight looked at them; Stage I need not
+        self.survey: Survey | None = None  # the sources, if the preflight survey at them; Stage I need not
         from safer_steer.endpoints.ledger import Ledger
 
         self.ledger = Ledger(config.spending_limit)
         self._transports: dict[RoleName, Transport] = {}
         self._cache: Cache | None = None
         self._lock: IO[bytes] | None = None
-        self._look()
+        self._check_folder()
 
-    def _look(self) -> None:
+    def _check_folder(self) -> None:
         """The folder is new, or empty, or holds a run of the same config (of any, if it is to start over)."""
         found, config = self.folder, self.folder / "config.yaml"
         if found.exists() and not found.is_dir():
@@ -98,7 +98,7 @@ class Run:
             raise UserError(
                 f"{self.folder}: another process is at work there; wait for it or choose another folder"
             ) from None
-        self._look()  # again, now that nobody else can write
+        self._check_folder()  # again, now that nobody else can write
         if self.fresh:
             self._start_over()
         write_atomic(self.folder / "config.yaml", dump_config(self.config))

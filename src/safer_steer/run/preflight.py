@@ -1,4 +1,4 @@
-"""What is looked at before a run starts, so that a mistake costs one line and no work: endpoints, keys,
+"""What is survey at before a run starts, so that a mistake costs one line and no work: endpoints, keys,
 suites, pictures, the student."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def prepared(
     fresh: bool = False,
     endpoint: bool = False,
 ) -> Iterator[Run]:
-    """The run, opened after all that its unfinished stages will use was looked at. Nothing is written before
+    """The run, opened after all that its unfinished stages will use was survey at. Nothing is written before
     that.
 
     Args:
@@ -48,7 +48,7 @@ def prepared(
     waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
     use_cores()
     begun = not fresh and (folder / "seeds").exists()
-    run.looked = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
+    run.survey = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
     if not endpoint and (
         any(STAGES[stage].student for stage in waiting)
         or ("seeds" in waiting and config.role("target").who == "student")
@@ -124,15 +124,15 @@ async def check(
     """Look at everything these stages will use, and at the roles `besides` theirs; not at the sources again
     once Stage I has `begun`. Writes nothing.
 
-    Returns the survey of the sources, where they were looked at.
+    Returns the survey of the sources, where they were survey at.
 
     Raises:
         UserError: the first thing that is not as it should be.
     """
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
-    looked = None
+    survey = None
     if "seeds" in stages and not begun:
-        looked = _look_at_sources(config)
+        survey = _survey_sources(config)
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: _source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: _source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
@@ -152,7 +152,7 @@ async def check(
             _suite_pictures(suites), _source_pictures(config, "bench") if steer else ()
         )
     if config.assembly and {"bootstrap", "rl"} & set(stages):
-        _look_at_training(config)
+        _check_training(config)
     for stage in stages:
         for role in (*STAGES[stage].asks(config), *besides):
             await _check_role(config, role, seen.get(stage, list))
@@ -164,7 +164,7 @@ async def check(
         for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
             if name:
                 load_named(key, name)
-    return looked
+    return survey
 
 
 def check_student(config: Config) -> None:
@@ -175,16 +175,16 @@ def check_student(config: Config) -> None:
     load_renderer(load_processor(config.student.base), config.student.system)
 
 
-def _look_at_sources(config: Config) -> Survey:
+def _survey_sources(config: Config) -> Survey:
     """Read all sources and decode every picture once."""
-    from safer_steer.seeds.plan import look, survey
+    from safer_steer.seeds.plan import decode_pictures, survey
 
     found = survey(config)
-    look(config, found)
+    decode_pictures(config, found)
     return found
 
 
-def _look_at_training(config: Config) -> None:
+def _check_training(config: Config) -> None:
     """Can STEER-SFT and STEER-RL be drawn at all? What kinds and sources rule out need not be built and
     judged first."""
     assert config.assembly

@@ -15,10 +15,10 @@ from safer_steer.config import Config, RoleName
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.seeds.pair_work import PairWork
-from safer_steer.seeds.plan import PlanFile, Survey, look, plan_id, survey
+from safer_steer.seeds.plan import PlanFile, Survey, decode_pictures, plan_id, survey
 from safer_steer.seeds.pools import DROPPED, write_pools
-from safer_steer.seeds.shards import Shards
-from safer_steer.sources import Pair, load_pairs, told
+from safer_steer.seeds.shards import ShardedJournal
+from safer_steer.sources import Pair, left_out_in_words, load_pairs
 from safer_steer.stages import STAGES
 from safer_steer.workers import run_jobs
 
@@ -29,7 +29,7 @@ async def build_seeds(
     ask: Callable[[RoleName], ChatModel],
     target: Assistant,
     progress: Callable[[int, int], None] | None = None,
-    looked: Survey | None = None,
+    surveyed: Survey | None = None,
 ) -> str:
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their
     pictures under `folder/images/`.
@@ -41,27 +41,27 @@ async def build_seeds(
         ask: the model of a role; `generator` and `attack_judge` are asked.
         target: the fixed policy that red-team scripts are tried on.
         progress: called with (finished, all) pairs at the start and after every pair.
-        looked: the survey of the sources, with `look` done. By default both are done here.
+        surveyed: the survey of the sources, with `decode_pictures` done. By default both are done here.
 
     Raises:
         UserError: a source is unusable, the folder holds other work, or an endpoint stays silent.
     """
     out = folder / "seeds"
     kinds = config.seeds.kinds
-    found = looked or survey(config)
+    found = surveyed or survey(config)
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
-        return told(plan.skipped, plan.scaled, config.student.max_pixels)
+        return left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
     # Where there is a plan, the pictures were decoded when the work began, and the plan holds their hashes.
     if not plan.path.exists():
-        if not looked:
-            look(config, found)
+        if not surveyed:
+            decode_pictures(config, found)
         plan.claim(found)
     left_out = {id: f"duplicate_pair: of {first}" for id, first in found.repeated.items()}
     left_out |= {id: f"damaged_picture: {why}" for id, why in plan.broken.items()}
 
     work = PairWork(config, folder, ask, target)
-    shards = Shards(out / "journal", found.pairs)
+    shards = ShardedJournal(out / "journal", found.pairs)
 
     async def one(placed: tuple[int, Pair]) -> None:
         index, pair = placed
@@ -82,7 +82,7 @@ async def build_seeds(
     finally:
         shards.close()
     plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out))
-    return told(plan.skipped, plan.scaled, config.student.max_pixels)
+    return left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
 
 
 def _window(config: Config) -> int:

@@ -27,7 +27,7 @@ from safer_steer.workers import Patience, side_by_side
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
-class Sight:
+class PairPicture:
     """A pair's picture in the run's folder, put there on first use; file names follow from the content."""
 
     def __init__(self, pair: Pair, config: Config, folder: Path) -> None:
@@ -94,21 +94,21 @@ class PairWork:
         Raises:
             UserError: the pair's picture is unusable, or an endpoint stays silent.
         """
-        sight = Sight(pair, self.config, self.folder)
+        picture = PairPicture(pair, self.config, self.folder)
         kinds = kinds_of(pair, self.config.seeds.kinds)
         # A rewrite would not have the known answer.
         given = pair.question if pair.safe and pair.answer is not None else ""
         benign, obfuscated = given, ""
         if kinds and not given:
-            job = partial(self._probe, pair, sight)
+            job = partial(self._probe, pair, picture)
             probed = await try_twice(journal, self.patience, "probe", key_of(pair, "probe"), job)
             if probed is None or "failed" in probed:
                 return
             benign, obfuscated = probed["made"]["benign"], probed["made"]["obfuscated"]
         jobs: dict[Kind, Callable[[int], Awaitable[dict[str, Any]]]] = {
-            Kind.BENIGN: lambda attempt: self._benign(pair, sight, benign, attempt),
-            Kind.OBFUSCATED: lambda attempt: self._obfuscated(pair, sight, obfuscated, attempt),
-            Kind.RED_TEAM: lambda attempt: self._red_team(pair, sight, obfuscated, attempt),
+            Kind.BENIGN: lambda attempt: self._benign(pair, picture, benign, attempt),
+            Kind.OBFUSCATED: lambda attempt: self._obfuscated(pair, picture, obfuscated, attempt),
+            Kind.RED_TEAM: lambda attempt: self._red_team(pair, picture, obfuscated, attempt),
         }
         await side_by_side(self._one(journal, kind, pair, jobs[kind]) for kind in kinds)
 
@@ -118,27 +118,29 @@ class PairWork:
         strategy = (lambda attempt: self._strategy(pair, attempt)[1]) if kind is Kind.RED_TEAM else None
         await try_twice(journal, self.patience, kind, key_of(pair, kind), job, strategy)
 
-    async def _probe(self, pair: Pair, sight: Sight, attempt: int) -> dict[str, Any]:
+    async def _probe(self, pair: Pair, picture: PairPicture, attempt: int) -> dict[str, Any]:
         return (
-            await probe(self.generator, pair.question, sight.source, self._repeat(pair, attempt))
+            await probe(self.generator, pair.question, picture.source, self._repeat(pair, attempt))
         ).model_dump()
 
-    async def _benign(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
+    async def _benign(self, pair: Pair, picture: PairPicture, task: str, attempt: int) -> dict[str, Any]:
         turns = self._rng(pair, Kind.BENIGN).randint(*self.bounds)
         script = await benign_script(
-            self.generator, task, turns, self.bounds, sight.source, self._repeat(pair, attempt)
+            self.generator, task, turns, self.bounds, picture.source, self._repeat(pair, attempt)
         )
         answer = {"answer": pair.answer} if task == pair.question and pair.answer is not None else {}
-        return self._row(sight, self._seed(pair, Kind.BENIGN, task, sight, script, attempt, answer))
+        return self._row(picture, self._seed(pair, Kind.BENIGN, task, picture, script, attempt, answer))
 
-    async def _obfuscated(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
+    async def _obfuscated(self, pair: Pair, picture: PairPicture, task: str, attempt: int) -> dict[str, Any]:
         turns = self._rng(pair, Kind.OBFUSCATED).randint(*self.bounds)
         script = await obfuscated_script(
-            self.generator, task, pair.intent, turns, self.bounds, sight.source, self._repeat(pair, attempt)
+            self.generator, task, pair.intent, turns, self.bounds, picture.source, self._repeat(pair, attempt)
         )
-        return self._row(sight, self._seed(pair, Kind.OBFUSCATED, pair.intent, sight, script, attempt, {}))
+        return self._row(
+            picture, self._seed(pair, Kind.OBFUSCATED, pair.intent, picture, script, attempt, {})
+        )
 
-    async def _red_team(self, pair: Pair, sight: Sight, task: str, attempt: int) -> dict[str, Any]:
+    async def _red_team(self, pair: Pair, picture: PairPicture, task: str, attempt: int) -> dict[str, Any]:
         turns, strategy = self._strategy(pair, attempt)
         script, facts = await plan_attack(
             self.generator,
@@ -148,18 +150,18 @@ class PairWork:
             strategy=strategy,
             turns=turns,
             bounds=self.bounds,
-            picture=sight.source,
+            picture=picture.source,
             repeat=self._repeat(pair, attempt),
         )
         if not self.config.seeds.tries(pair.use):
             return self._row(
-                sight, self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
+                picture, self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
             )
         if pair.use == "bench":
             facts[AGAINST] = target_name(self.config)
-        seed = self._seed(pair, Kind.RED_TEAM, pair.intent, sight, script, attempt, facts)
+        seed = self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
         return self._row(
-            sight,
+            picture,
             await simulate(
                 seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at
             ),
@@ -189,29 +191,29 @@ class PairWork:
         pair: Pair,
         kind: Kind,
         intent: str,
-        sight: Sight,
+        picture: PairPicture,
         script: list[Turn],
         attempt: int,
         facts: dict[str, Any],
     ) -> Seed:
         meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use}
-        meta |= {"picture": sight.original[:16], "attempts": attempt + 1, "perturbed": sight.perturbed}
+        meta |= {"picture": picture.original[:16], "attempts": attempt + 1, "perturbed": picture.perturbed}
         meta |= {"category": pair.category} if pair.category else {}
         if pair.safe is not None:
             meta["question_safe"] = pair.safe  # a script made of it is as its kind says
         if intent != pair.intent:
             meta["intent"] = pair.intent  # of the question, where the script has another
-        if sight.perturbed:
-            meta["original"] = sight.source.name
+        if picture.perturbed:
+            meta["original"] = picture.source.name
         return Seed(
             id=key_of(pair, kind),
             kind=kind,
             source=pair.source,
             intent=intent,
-            images=[sight.shown],
+            images=[picture.shown],
             turns=script,
             meta=meta | facts,
         )
 
-    def _row(self, sight: Sight, seed: Seed) -> dict[str, Any]:
-        return {"seed": seed.model_dump(mode="json"), "picture": sight.original}
+    def _row(self, picture: PairPicture, seed: Seed) -> dict[str, Any]:
+        return {"seed": seed.model_dump(mode="json"), "picture": picture.original}

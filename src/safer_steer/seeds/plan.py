@@ -13,7 +13,15 @@ from typing import Any
 from safer_steer.config import Config
 from safer_steer.errors import UserError
 from safer_steer.seeds.dedup import Seen, normalise
-from safer_steer.sources import Skipped, check_picture, is_large, label, pairs_of, picture_hash, told
+from safer_steer.sources import (
+    Skipped,
+    check_picture,
+    is_large,
+    label,
+    left_out_in_words,
+    pairs_of,
+    picture_hash,
+)
 from safer_steer.stages import STAGES
 from safer_steer.store import content_id, write_atomic
 
@@ -32,7 +40,7 @@ class Survey:
     scaled: dict[str, int] = field(default_factory=dict)
     """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down."""
     broken: dict[str, str] = field(default_factory=dict)
-    """Pairs whose picture is damaged behind its header, by id, with what is wrong; `look` finds them."""
+    """Pairs whose picture is damaged behind its header, by id, with what is wrong; `decode_pictures` finds them."""
 
 
 def survey(config: Config) -> Survey:
@@ -73,7 +81,7 @@ def survey(config: Config) -> Survey:
             found.pairs += 1
         if found.pairs == before:
             raise UserError(
-                f"seeds.sources: {told(found.skipped) or label(source)}: no pair is left of it; docs/data.md has the columns of each set"
+                f"seeds.sources: {left_out_in_words(found.skipped) or label(source)}: no pair is left of it; docs/data.md has the columns of each set"
             )
         if large:
             found.scaled[label(source)] = found.scaled.get(label(source), 0) + len(large)
@@ -81,7 +89,7 @@ def survey(config: Config) -> Survey:
     return found
 
 
-def look(config: Config, found: Survey) -> None:
+def decode_pictures(config: Config, found: Survey) -> None:
     """Decode every picture, before anything is written or paid for; to be called once for a survey.
 
     Pairs with a damaged picture, of sources with `bad_rows: skip`, go into `found.broken` and are counted in

@@ -14,7 +14,7 @@ from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.seeds.attempts import outcome, reasons
 from safer_steer.seeds.dedup import Seen, script_key
-from safer_steer.seeds.shards import SHARD, Shards
+from safer_steer.seeds.shards import SHARD, ShardedJournal
 from safer_steer.sources import Pair
 
 DROPPED = "dropped"
@@ -50,7 +50,11 @@ def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
 
 
 def write_pools(
-    folder: Path, pairs: Iterable[Pair], shards: Shards, wanted: Sequence[Kind], left_out: dict[str, str]
+    folder: Path,
+    pairs: Iterable[Pair],
+    shards: ShardedJournal,
+    wanted: Sequence[Kind],
+    left_out: dict[str, str],
 ) -> dict[str, int]:
     """Write `<kind>.jsonl` for each kind wanted and `dropped.jsonl`; return how many rows each has.
 

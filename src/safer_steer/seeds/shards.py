@@ -12,7 +12,7 @@ SHARD = 256
 """Pairs a shard."""
 
 
-class Shards:
+class ShardedJournal:
     """Journals `NNNNN.jsonl` of `SHARD` consecutive pairs each; a pair is known by its place among all pairs
     (0-based)."""
 

@@ -6,7 +6,7 @@ Two things that know nothing of each other: *where rows come from* (`files`, `ta
 docs/data.md is the reader's side of it.
 """
 
-from safer_steer.sources.load import Skipped, label, load_pairs, pairs_of, told
+from safer_steer.sources.load import Skipped, label, left_out_in_words, load_pairs, pairs_of
 from safer_steer.sources.pair import Pair, check_picture, is_large, picture_hash, picture_of
 
 __all__ = [
@@ -15,9 +15,9 @@ __all__ = [
     "check_picture",
     "is_large",
     "label",
+    "left_out_in_words",
     "load_pairs",
     "pairs_of",
     "picture_hash",
     "picture_of",
-    "told",
 ]

@@ -18,7 +18,7 @@ from safer_steer.sources.files import Unreadable
 from safer_steer.sources.layouts import LAYOUTS, OWN, Layout, layout_of
 from safer_steer.sources.pair import Pair
 from safer_steer.sources.parts import Part, parts_of
-from safer_steer.sources.pictures import Pictures
+from safer_steer.sources.pictures import SetPictures
 from safer_steer.sources.rows import NO_COLUMN, BadRow, Row
 from safer_steer.sources.sample import Sample
 
@@ -58,7 +58,7 @@ def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> 
         yield _pair(sample, source)
 
 
-def told(skipped: Skipped, scaled: Mapping[str, int] | None = None, max_pixels: int = 0) -> str:
+def left_out_in_words(skipped: Skipped, scaled: Mapping[str, int] | None = None, max_pixels: int = 0) -> str:
     """The rows left out and the pictures scaled down to `max_pixels`, by source, on one line; "" for none."""
     lines = []
     for name, counts in skipped.items():
@@ -120,7 +120,7 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
     seen: set[int] = set()
     rows = 0
     for part in parts_of(source, layout):
-        pictures = Pictures(part.folder, source.images, part.split)
+        pictures = SetPictures(part.folder, source.images, part.split)
         intents = _intents(part, source, layout) if layout.intents else None
         for index, (place, value) in enumerate(part.rows()):
             rows += 1
@@ -199,7 +199,7 @@ def _checked(
     part: Part,
     source: Source,
     layout: Layout,
-    pictures: Pictures,
+    pictures: SetPictures,
     pictureless: bool,
 ) -> Sample | None:
     """The sample with its pictures found and its id made unique; None where it has no picture, and the set's

@@ -19,7 +19,7 @@ FOLDERS = ("", "images", "imgs", "image")
 _RELATIVE = "paths are relative to `images` of the source, or to the file's own folder"
 
 
-class Pictures:
+class SetPictures:
     """Finds the pictures of one part of a set."""
 
     def __init__(self, folder: Path | None, images: str | None, split: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures and what a user says to them: one turn in a single-turn set, several in a script."""
+    """SetPictures and what a user says to them: one turn in a single-turn set, several in a script."""
 
     id: str
     """Unique in its row's file or split; in the whole set once `load` has put its name before it."""

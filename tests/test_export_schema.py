@@ -4,8 +4,8 @@ import datasets
 import pyarrow
 import pytest
 
-from safer_steer.handover import columns, verl
-from safer_steer.handover.schema import schema
+from safer_steer.export import columns, verl
+from safer_steer.export.schema import schema
 
 SCHEMAS = {part: columns.schema_of(part) for part in ("sft", "rl", "bench")} | {"verl": verl.schema_of()}
 

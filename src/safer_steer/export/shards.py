@@ -17,7 +17,7 @@ SHARD_BYTES = 400_000_000
 """Of one file; the hub shows files of this size well."""
 
 
-class Shards:
+class ParquetShards:
     """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows make the same bytes."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema, shard_bytes: int = SHARD_BYTES) -> None:

@@ -1,7 +1,7 @@
 """A run folder to hand over: Stage I and II really done by the sandbox, the suites brought in, and dialogues
 among them that try to break out.
 
-As a program: `python tests/handover_run.py FOLDER` writes the run and its export (FOLDER/export), for the
+As a program: `python tests/export_run.py FOLDER` writes the run and its export (FOLDER/export), for the
 checks in tests/integration/.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image
 from safer_steer import pipeline
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.config import Config
-from safer_steer.handover.export import export
+from safer_steer.export.write import export
 from safer_steer.manifest import Manifest
 
 CONFIG = {

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from safer_steer.dialogue import Seed
-from safer_steer.handover.messages import PLACEHOLDER, plain, prompt
-from safer_steer.handover.schema import PICTURE, TEXT, schema
-from safer_steer.handover.shards import embedded
+from safer_steer.export.messages import PLACEHOLDER, plain, prompt
+from safer_steer.export.schema import PICTURE, TEXT, schema
+from safer_steer.export.shards import embedded
 from safer_steer.images import Picture
 
 AGENT = "safer_steer"

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, Turn
-from safer_steer.handover.messages import messages, prompt
-from safer_steer.handover.schema import NUMBER, PICTURE, TEXT, schema
-from safer_steer.handover.shards import embedded
+from safer_steer.export.messages import messages, prompt
+from safer_steer.export.schema import NUMBER, PICTURE, TEXT, schema
+from safer_steer.export.shards import embedded
 from safer_steer.images import Picture
 
 SCORES = ("safety", "helpfulness")

@@ -12,8 +12,8 @@ import yaml
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
-from safer_steer.handover.messages import PLACEHOLDER, messages
-from safer_steer.handover.shards import file_name
+from safer_steer.export.messages import PLACEHOLDER, messages
+from safer_steer.export.shards import file_name
 from safer_steer.images import Picture
 
 

@@ -19,13 +19,13 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from handover_run import HOSTILE, again, append_kept, write_run
+from export_run import HOSTILE, again, append_kept, write_run
 from safer_steer.assembly.splits import read_split
 from safer_steer.cli import app
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.errors import UserError
-from safer_steer.handover.export import export
-from safer_steer.handover.messages import messages, plain, prompt
+from safer_steer.export.messages import messages, plain, prompt
+from safer_steer.export.write import export
 from safer_steer.manifest import Manifest, verify
 
 MARKERS = ("<image>", "<video>", "<audio>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
@@ -34,7 +34,7 @@ MARKERS = ("<image>", "<video>", "<audio>", "<|im_start|>", "<|im_end|>", "<|ima
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder with its export; tests that change it take a copy."""
-    folder = tmp_path_factory.mktemp("handover") / "run"
+    folder = tmp_path_factory.mktemp("export") / "run"
     write_run(folder)
     export(folder, folder / "export")
     return folder
@@ -259,8 +259,8 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from safer_steer.handover import shards
-from safer_steer.handover.export import export
+from safer_steer.export import shards
+from safer_steer.export.write import export
 shards.GROUP_BYTES = 1  # a row group a row: many moments to be killed at
 print("begins", flush=True)
 export(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -300,8 +300,8 @@ def test_a_failed_export_leaves_the_old_one(run, tmp_path):
 
 
 def test_shards_are_small_and_in_order(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("safer_steer.handover.shards.GROUP_BYTES", 3_000)
-    monkeypatch.setattr("safer_steer.handover.shards.Shards.__init__.__defaults__", (20_000,))
+    monkeypatch.setattr("safer_steer.export.shards.GROUP_BYTES", 3_000)
+    monkeypatch.setattr("safer_steer.export.shards.ParquetShards.__init__.__defaults__", (20_000,))
     export(run, tmp_path / "export")
     shards = sorted((tmp_path / "export" / "data").glob("sft-*.parquet"))
     assert len(shards) > 2 and shards[-1].name == f"sft-{len(shards) - 1:05d}-of-{len(shards):05d}.parquet"

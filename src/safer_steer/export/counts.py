@@ -12,7 +12,7 @@ from safer_steer.images import Picture
 
 
 @dataclass
-class Tally:
+class SplitCounts:
     """Of one split of one part."""
 
     part: str
@@ -34,7 +34,7 @@ class Tally:
         self.lengths[len(seed.turns)] += 1
 
 
-def by_kind(tallies: Sequence[Tally]) -> list[list[str]]:
+def by_kind(tallies: Sequence[SplitCounts]) -> list[list[str]]:
     """Head and rows of a table: dialogues of each split by kind, mean length, pictures."""
     head = ["", "dialogues", *(kind.value for kind in Kind), "mean turns", "pictures"]
     rows = []
@@ -45,7 +45,7 @@ def by_kind(tallies: Sequence[Tally]) -> list[list[str]]:
     return [head, *rows]
 
 
-def by_source(tallies: Sequence[Tally]) -> list[list[str]]:
+def by_source(tallies: Sequence[SplitCounts]) -> list[list[str]]:
     """Head and rows of a table: dialogues of each split by source."""
     names = sorted({name for tally in tallies for name in tally.sources})
     return [
@@ -54,7 +54,7 @@ def by_source(tallies: Sequence[Tally]) -> list[list[str]]:
     ]
 
 
-def by_length(tallies: Sequence[Tally]) -> list[list[str]]:
+def by_length(tallies: Sequence[SplitCounts]) -> list[list[str]]:
     """Head and rows of a table: dialogues of each split by number of turns."""
     lengths = sorted({turns for tally in tallies for turns in tally.lengths})
     return [
@@ -63,6 +63,6 @@ def by_length(tallies: Sequence[Tally]) -> list[list[str]]:
     ]
 
 
-def label(tally: Tally) -> str:
+def label(tally: SplitCounts) -> str:
     """`sft`, `rl`, `bench/<suite>`."""
     return tally.part if tally.split == "train" else f"{tally.part}/{tally.split}"

@@ -15,7 +15,7 @@ from safer_steer.manifest import Manifest, sha256
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """One split of the export."""
 
     name: str
@@ -34,7 +34,7 @@ class Part:
         return each_row(self.file, Dialogue if self.name == "sft" else Seed)
 
 
-def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
+def find_splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
     """What the run's finished stages have made, and one line for each part that is not there yet.
 
     Raises:
@@ -43,7 +43,7 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
     """
     manifest = Manifest(run)
     made_by = {"sft": "bootstrap", "rl": "assemble", "bench": "assemble" if _assembled(run) else "bench"}
-    parts: list[Part] = []
+    parts: list[Split] = []
     missing = []
     for name, stage in made_by.items():
         made = _made(name, run, config) if manifest.finished(stage) else []
@@ -68,7 +68,7 @@ def find_parts(run: Path, config: Config) -> tuple[list[Part], list[str]]:
     return parts, missing
 
 
-def _made(name: str, run: Path, config: Config) -> list[Part]:
+def _made(name: str, run: Path, config: Config) -> list[Split]:
     """The splits of a part whose stage is finished."""
     if name == "sft":
         kept = (
@@ -77,18 +77,18 @@ def _made(name: str, run: Path, config: Config) -> list[Part]:
             / (single_turn.FOLDER if config.bootstrap.sft.single_turn else "")
             / "kept.jsonl"
         )
-        return [Part(name, "train", kept, run, run, config)]
+        return [Split(name, "train", kept, run, run, config)]
     if name == "rl":
         file = run / "splits" / "rl.jsonl"
-        return [Part(name, "train", file, run, run, config)] if file.stat().st_size else []
-    parts: dict[str, Part] = {}
+        return [Split(name, "train", file, run, run, config)] if file.stat().st_size else []
+    parts: dict[str, Split] = {}
     for file in _assembled(run) or sorted((run / "suites").glob("**/*.jsonl")):
         split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # what the hub takes as the name of a split
         if split in parts:
             raise UserError(
                 f"{file}: as a split, it and {parts[split].file} are both called {split}; rename one of the suites and bench again"
             )
-        parts[split] = Part(name, split, file, file.parent, run, config)
+        parts[split] = Split(name, split, file, file.parent, run, config)
     return list(parts.values())
 
 

@@ -31,7 +31,7 @@ class Line:
 
 
 @dataclass
-class Bill:
+class Prices:
     lines: list[Line]
     seconds: dict[str, float]
     """By stage, which run one after the other; local work is not in it."""
@@ -52,12 +52,12 @@ class Bill:
         return None
 
 
-def bill(found: Estimate) -> Bill:
+def price(found: Estimate) -> Prices:
     """Price an estimate. Calls that are made again (`overhead`) are in it."""
     lines = [line for stage in found.stages for line in _lines(found, stage)]
     seconds = {stage: _stage_seconds(found, stage, lines) for stage in found.stages}
     unpriced = [line.seat for line in lines if not line.local and line.money is None]
-    return Bill(lines, seconds, list(dict.fromkeys(unpriced)))
+    return Prices(lines, seconds, list(dict.fromkeys(unpriced)))
 
 
 def _lines(found: Estimate, stage: str) -> list[Line]:

@@ -15,12 +15,12 @@ from typing import Any
 from safer_steer.config import Config, load_config
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
-from safer_steer.handover import columns, verl
-from safer_steer.handover.card import card, shard_name
-from safer_steer.handover.llamafactory import LlamaFactory
-from safer_steer.handover.parts import Part, find_parts
-from safer_steer.handover.shards import Shards
-from safer_steer.handover.tally import Tally
+from safer_steer.export import columns, verl
+from safer_steer.export.card import card, shard_name
+from safer_steer.export.counts import SplitCounts
+from safer_steer.export.llamafactory import LlamaFactory
+from safer_steer.export.shards import ParquetShards
+from safer_steer.export.splits import Split, find_splits
 from safer_steer.images import pictures_in
 from safer_steer.manifest import Manifest, config_sha256
 
@@ -28,7 +28,7 @@ CONTENTS = ("README.md", "data", "llamafactory", "verl")
 """What an export holds beside its manifest."""
 
 
-def export(run: Path, to: Path, name: str = "steer") -> tuple[list[Tally], list[str]]:
+def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts], list[str]]:
     """Write the export of a run to `to`, in place of an older export there.
 
     Args:
@@ -46,7 +46,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[Tally], list[
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it; give the folder of a run")
     config = load_config(run / "config.yaml")
-    parts, missing = find_parts(run, config)
+    parts, missing = find_splits(run, config)
     to = to.absolute()
     part = to.with_name(f"{to.name}.part")
     for folder in (to, part):
@@ -83,14 +83,14 @@ def _check_ours(folder: Path) -> None:
         )
 
 
-def _write(part: Part, folder: Path, name: str, config: Config) -> Tally:
+def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
     """One split into every form it is wanted in, in one pass: a dialogue and its pictures are in memory once,
     and then gone."""
-    tally = Tally(part.name, part.split)
+    tally = SplitCounts(part.name, part.split)
     pictures_of = pictures_in(part.folder, config.student.max_pixels)
-    data = Shards(folder / "data", shard_name(part.name, part.split), columns.schema_of(part.name))
+    data = ParquetShards(folder / "data", shard_name(part.name, part.split), columns.schema_of(part.name))
     factory = LlamaFactory(folder / "llamafactory", name, config) if part.name == "sft" else None
-    for_verl = Shards(folder / "verl", "rl", verl.schema_of()) if part.name == "rl" else None
+    for_verl = ParquetShards(folder / "verl", "rl", verl.schema_of()) if part.name == "rl" else None
     for index, seed in enumerate(part.rows()):
         try:
             pictures = pictures_of(seed)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from safer_steer.config import Config
-from safer_steer.handover.tally import Tally, by_kind, by_length, by_source
+from safer_steer.export.counts import SplitCounts, by_kind, by_length, by_source
 from safer_steer.seeds.bench_filter import bench_selection
 from safer_steer.stages import STAGES
 
@@ -19,7 +19,9 @@ DATA_STAGES = ("seeds", "assemble", "bootstrap")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def card(name: str, config: Config, tallies: Sequence[Tally], stages: Mapping[str, dict[str, Any]]) -> str:
+def card(
+    name: str, config: Config, tallies: Sequence[SplitCounts], stages: Mapping[str, dict[str, Any]]
+) -> str:
     """The whole file.
 
     Args:
@@ -92,7 +94,7 @@ _RISKS = """- The attacks work on some models. Publishing them openly helps atta
 - A model trained on refusals alone learns to refuse everything: mix in the benign dialogues, and measure over-refusal."""
 
 
-def _front(name: str, tallies: Sequence[Tally]) -> dict[str, Any]:
+def _front(name: str, tallies: Sequence[SplitCounts]) -> dict[str, Any]:
     total = sum(tally.dialogues for tally in tallies)
     configs: dict[str, list[dict[str, str]]] = {}
     for tally in tallies:
