@@ -25,8 +25,7 @@ EVERY = 15.0
 
 
 class FinishTime:
-    """When something is finished, from how much of it this process did since `start`; what an earlier one did
-    says nothing of the finish."""
+    """When something will be finished, from the pace of this process. Work of an earlier process is not counted."""
 
     def __init__(self) -> None:
         self.started: float | None = None
