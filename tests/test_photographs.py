@@ -196,7 +196,7 @@ async def test_all_who_work_in_stage_1_see_the_scaled_picture(tmp_path: Path) ->
     config = settings(source(tmp_path / "mine", {"0.png": large_device()}), perturb_share=1, max_turns=4)
     config.student.max_pixels = 10**6
     looking = Looking()
-    preflight._look_at_sources(config)
+    preflight._survey_sources(config)
     await build(config, tmp_path / "run", looking)
     assert {"probe", "caption", "attack_judge", "target"} <= set(looking.shown)
     assert set.union(*looking.shown.values()) == {(1000, 1000)}

@@ -360,17 +360,17 @@ def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: 
     """The last error did not come where the same pictures had been looked at with `bad_rows: skip`."""
     path = damaged_set(tmp_path / "data")
     settings = config({"name": "mine", "path": str(path), "bad_rows": "skip"})
-    found = preflight._look_at_sources(settings)
+    found = preflight._survey_sources(settings)
     assert list(found.broken) == ["mine-2"]
     assert found.skipped == {"mine": {"no such picture": 1, "damaged picture": 1}}
     assert dry_run._source(settings, 0) == f"mine, {path}: 4 pairs; mine: 1 left out (1 no such picture)"
     strict = config({"name": "mine", "path": str(path), "bad_rows": "error"})
     with pytest.raises(UserError, match=r"rows.jsonl:2: image: .*gone.png"):
-        preflight._look_at_sources(strict)
+        preflight._survey_sources(strict)
     (tmp_path / "data/gone.png").write_bytes(png())
-    assert list(preflight._look_at_sources(settings).broken) == ["mine-2"]
+    assert list(preflight._survey_sources(settings).broken) == ["mine-2"]
     with pytest.raises(UserError, match=r"rows.jsonl:3: image: .*1.png: no readable PNG"):
-        preflight._look_at_sources(strict)
+        preflight._survey_sources(strict)
 
 
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
