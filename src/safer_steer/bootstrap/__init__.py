@@ -1,2 +1,1 @@
-"""Stage II: synthetic bootstrapping. Red-blue dialogues, filtered, and supervised fine-tuning on those
-kept."""
+"""Stage II, synthetic bootstrapping: red-blue dialogues, a filter, and SFT on the dialogues it keeps."""

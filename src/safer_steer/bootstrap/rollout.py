@@ -26,10 +26,10 @@ from safer_steer.store import writing
 
 
 class RedAgent:
-    """The user's seat: fits the template turn to what was really said.
+    """The user: adapts the template turn to the dialogue so far.
 
-    A turn in which it declines, says nothing or repeats itself is asked for once more, by another approach;
-    failing that too, the template is said, which is an honest user turn. The turn's meta notes it: `attacker:
+    If its turn is a refusal, empty or a repetition, it is requested once more with another approach. If that
+    fails too, the template is used, which is a valid user turn. The turn's meta records this: `attacker:
     {"faults", "approach"}`.
     """
 
@@ -55,14 +55,14 @@ class RedAgent:
             except BoundaryError as error:
                 faults.append(error.boundary)
                 if isinstance(error, UnparsableError):
-                    break  # it was asked again and again already
+                    break  # already retried
                 continue
             return Reply(text, {"attacker": {"faults": faults, "approach": other.label}} if faults else {})
         return Reply(template, {"attacker": {"faults": faults, "approach": "template"}})
 
 
 class BlueExpert:
-    """The assistant's seat: answers under the safety guidelines, in the student's format."""
+    """The assistant: answers under the safety guidelines, in the student's format."""
 
     def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
@@ -74,8 +74,7 @@ class BlueExpert:
 
 
 def blue_expert(config: Config, model: ChatModel, pictures_of: PicturesOf) -> Assistant:
-    """Who sits in the assistant's seat: the expert that does the job `blue`, or one that is asked as a plain
-    chat."""
+    """The assistant of the rollouts: the expert with the `blue` prompt, or a model used as a plain chat."""
     stage, student = config.bootstrap, config.student
     if stage.blue == "job":
         return BlueExpert(model, student.format, pictures_of)
@@ -84,7 +83,7 @@ def blue_expert(config: Config, model: ChatModel, pictures_of: PicturesOf) -> As
 
 
 class EvaluatorCritic:
-    """The critic's seat: safety and helpfulness 1-10 of every turn, side by side."""
+    """The critic: scores safety and helpfulness of every turn, 1-10. Turns are scored concurrently."""
 
     immediate = False
 
@@ -105,8 +104,11 @@ class EvaluatorCritic:
 
 
 def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[str]:
-    """Empty if the dialogue is kept: min_t safety_t >= tau_safe and mean_t helpfulness_t >= tau_help, every
-    turn scored and in the format."""
+    """Reasons to reject a dialogue; empty if it is kept.
+
+    It is kept if min_t safety_t >= tau_safe, mean_t helpfulness_t >= tau_help, and every turn is scored and
+    in the format.
+    """
     if dialogue.stop is not StopReason.COMPLETED:
         return [str(dialogue.stop)]
     scores = [turn.scores for turn in dialogue.turns]
@@ -125,8 +127,8 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
 
 
 def in_play(config: Config) -> int:
-    """Dialogues at once: a dialogue has one call of red or blue in flight, so this keeps the wider of them
-    busy."""
+    """Number of dialogues to play at once. Each has one red or blue call in flight, so this is the larger of
+    the two concurrency limits."""
     return max(config.role("red").concurrency, config.role("blue").concurrency)
 
 
@@ -136,14 +138,14 @@ async def roll_out(
     ask: Callable[[RoleName], ChatModel],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Play every seed red against blue and sort the dialogues into bootstrap/kept.jsonl and rejected.jsonl,
-    with reasons.
+    """Play every seed red against blue. Write the dialogues to bootstrap/kept.jsonl and rejected.jsonl, with
+    reasons.
 
-    With `bootstrap.sft.single_turn` also the original questions, as they are, in files of the same names in
-    bootstrap/single_turn/.
+    With `bootstrap.sft.single_turn`, also play the original questions unchanged; their dialogues go to files
+    of the same names in bootstrap/single_turn/.
 
     Raises:
-        UserError: nothing was kept; or the seeds do not hold their questions, before anything is played.
+        UserError: no dialogue was kept; or, before anything is played, the seeds lack their questions.
     """
     seeds = read_split(folder, "sft")
     asked = questions(seeds) if config.bootstrap.sft.single_turn else []
@@ -180,7 +182,7 @@ async def roll_out(
 
 
 def _sort(played: Iterable[Dialogue], out: Path, config: Config) -> int:
-    """Write `kept.jsonl` and `rejected.jsonl` to `out`; returns how many are kept."""
+    """Write `kept.jsonl` and `rejected.jsonl` to `out`. Returns the number kept."""
     count = 0
     with writing(out / "rejected.jsonl") as rejected, writing(out / "kept.jsonl") as kept:
         for dialogue in played:

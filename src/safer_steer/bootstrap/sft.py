@@ -1,7 +1,7 @@
-"""Supervised fine-tuning on the kept dialogues with TRL, on exact assistant tokens only.
+"""Supervised fine-tuning with TRL on the kept dialogues, on exact assistant tokens only.
 
-TRL's `assistant_only_loss` needs generation markers in the chat template; here `Transcript` knows which
-tokens the assistant spoke, so a collator of ours makes the targets, whatever the student's family.
+TRL's `assistant_only_loss` needs generation markers in the chat template. Here `Transcript` records which
+tokens are the assistant's, and our own collator makes the labels, for any model family.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from safer_steer.student.transcript import Transcript, labels, model_inputs
 
 
 class Collator:
-    """Turns row numbers into a batch of dialogues: input ids, pictures, and targets on the assistant's
+    """Turns row numbers into a batch of dialogues: input ids, pictures, and labels on the assistant's
     tokens."""
 
     def __init__(self, dialogues: list[Dialogue], renderer: Renderer, folder: Path, config: Config) -> None:
@@ -50,7 +50,7 @@ class Collator:
         """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry
         no loss.
 
-        Whole turns are left off at the end if the dialogue is longer than `student.max_length`.
+        If the dialogue is longer than `student.max_length`, whole turns are dropped from the end.
         """
         student = self.config.student
         images = open_images(
@@ -72,7 +72,7 @@ class Collator:
         return transcript
 
     def spoken(self) -> list[int]:
-        """Assistant tokens of each dialogue as it is trained: the sampled ones, end tokens included."""
+        """Number of assistant tokens trained in each dialogue, end tokens included."""
         return [sum(self.transcript(dialogue).mask) for dialogue in self.dialogues]
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
@@ -99,8 +99,8 @@ def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def in_single_turns(several: Collator) -> tuple[Collator, dict[str, Any]]:
-    """The single-turn set in place of the multi-turn one, in as many assistant tokens, and what was matched
-    (`single_turn.facts`)."""
+    """The single-turn set to train on instead of the multi-turn set, with about as many assistant tokens, and
+    what was matched (`single_turn.facts`)."""
     folder, config = several.folder, several.config
     singles = read_dialogues(folder / "bootstrap" / single_turn.FOLDER / "kept.jsonl")
     kept = Collator(singles, several.renderer, folder, config)
@@ -116,11 +116,12 @@ def fine_tune(
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Train the base student on bootstrap/kept.jsonl; resumes from the last whole checkpoint. Returns
+    """Train the base student on bootstrap/kept.jsonl. Resumes from the last complete checkpoint. Returns
     sft/model.
 
     Args:
-        say: told what was matched, with `bootstrap.sft.single_turn`; sft/single_turn.json has it too.
+        say: called with what was matched if `bootstrap.sft.single_turn` is on; sft/single_turn.json has it
+            too.
     """
     out = folder / "sft" / "model"
     if out.exists():
@@ -146,9 +147,9 @@ def fine_tune(
         write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(found, indent=1) + "\n")
         if say:
             say(f"sft: {single_turn.in_words(found)}")
-    # Qwen2.5-VL says no, and the mean of the micro-batches' means would be taken: a short dialogue would
-    # weigh as much as
-    # a long one. TRL's loss divides by the step's target tokens, so the answer is yes, whatever the model.
+    # Qwen2.5-VL reports False. The trainer would then average the means of the micro-batches, and a short
+    # dialogue would weigh as much as a long one. TRL's loss divides by the step's target tokens, so True is
+    # right for every model.
     trainer.model_accepts_loss_kwargs = True
     train(trainer, last_checkpoint(folder / "sft"))
     if trainer.is_world_process_zero():

@@ -1,8 +1,7 @@
-"""SFT of the ablation "training on single turns": as many assistant tokens in single turns as in dialogues.
+"""SFT for the ablation "training on single turns", matched to the multi-turn set by assistant tokens.
 
-The blue expert answers the original questions (`assembly/questions.py`), the answers are filtered as all
-others are, and the set is taken again and again until the assistant has said as many tokens in it as in the
-multi-turn set.
+The blue expert answers the original questions (`assembly/questions.py`). The answers pass the same filter as
+all others. The set is repeated until it has as many assistant tokens as the multi-turn set.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 FOLDER = "single_turn"
-"""Where the questions' dialogues stand, below `bootstrap/`."""
+"""Folder of the questions' dialogues, below `bootstrap/`."""
 MATCHED = "single_turn.json"
-"""What was matched, in `sft/`."""
+"""File in `sft/` that records what was matched."""
 
 
 def matched(tokens: Sequence[int], wanted: int, seed: int) -> list[int]:
-    """Which single-turn dialogues are trained on, by index: in a seeded order, from its beginning again in
-    further passes.
+    """Indices of the single-turn dialogues to train on, in a seeded order that repeats in each further pass.
 
     Args:
-        tokens: assistant tokens of each dialogue there is, at least 1 each.
-        wanted: assistant tokens of the multi-turn set; the sum over the result comes as near to it as whole
+        tokens: assistant tokens of each available dialogue, at least 1 each.
+        wanted: assistant tokens of the multi-turn set. The sum over the result is as close to it as whole
             dialogues in that order allow.
     """
     order = list(range(len(tokens)))
@@ -39,8 +37,8 @@ def matched(tokens: Sequence[int], wanted: int, seed: int) -> list[int]:
 
 
 def facts(taken: Sequence[int], tokens: Sequence[int], multi_turn: Sequence[int]) -> dict[str, Any]:
-    """What was matched: dialogues and assistant tokens of the single-turn set as trained, and of the
-    multi-turn set (`multi_turn`, by dialogue)."""
+    """What was matched: dialogues and assistant tokens of the single-turn set as trained and of the
+    multi-turn set (`multi_turn`: tokens per dialogue)."""
     single = {
         "dialogues": len(taken),
         "distinct": len(set(taken)),
@@ -54,7 +52,7 @@ def facts(taken: Sequence[int], tokens: Sequence[int], multi_turn: Sequence[int]
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """`facts` on one line."""
+    """`facts` as one line of text."""
     single, multi = found["single_turn"], found["multi_turn"]
     return (
         f"single turns: {single['dialogues']:,} dialogues ({single['distinct']:,} distinct, {single['passes']:g} passes) with"

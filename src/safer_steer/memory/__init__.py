@@ -1,2 +1,1 @@
-"""What a run will take of a GPU's memory, estimated from the model's config before anything is loaded:
-docs/memory.md."""
+"""Estimates a run's GPU memory from the model's config before anything is loaded; see docs/memory.md."""

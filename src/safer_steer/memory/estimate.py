@@ -1,28 +1,33 @@
 """GPU memory of each stage and process, in bytes, term by term.
 
-An estimate, not a measurement: it counts the tensors that the installed transformers, PEFT and TRL hold at
-each stage's peak, for the longest dialogues and the largest pictures that the config allows. It leaves out
-the CUDA context, the kernels' workspace and the allocator's fragmentation, for which `MARGIN` stands.
-docs/memory.md has the formulas with their reasons.
+This is an estimate, not a measurement. It counts the tensors that the installed transformers, PEFT and TRL
+hold at each stage's peak, for the longest dialogues and largest pictures that the config allows. The CUDA
+context, kernel workspaces and allocator fragmentation are not counted; `MARGIN` allows for them.
+docs/memory.md explains the formulas.
 
-Symbols: P parameters, A those of adapters, G those with a gradient; H hidden, I intermediate, V vocabulary, L
-layers; T tokens in the batch; a bytes of a number in the arithmetic (2 in bfloat16, 4 in float32).
+Symbols: P parameters, A adapter parameters, G parameters with a gradient; H hidden, I intermediate, V
+vocabulary, L layers; T tokens in the batch; a bytes per number in the arithmetic (2 in bfloat16, 4 in
+float32).
 
 | term        | bytes |
 |-------------|-------|
-| weights     | P x 4 where all weights are trained, else P x bytes of `student.dtype`; + A x 4, adapters are float32 |
-| reference   | P x 4 in RL with beta > 0 and no adapters: TRL loads it as it does the policy; adapters are switched off |
-| gradients   | G x 4; with several processes twice, since DDP keeps buckets beside them |
+| weights     | P x 4 if all weights are trained, else P x bytes of `student.dtype`; + A x 4 for the float32
+|             | adapters |
+| reference   | P x 4 in RL with beta > 0 and no adapters: TRL loads it like the policy. With adapters,
+|             | they are switched off instead |
+| gradients   | G x 4; twice that with several processes, because DDP also keeps buckets |
 | optimiser   | G x 8, AdamW's two moments |
-| casts       | G x 2: autocast keeps a bfloat16 copy of each float32 weight with a gradient for one forward pass; in
-|             | training what the end of that has more with them than the backward pass, when they are gone |
-| cache       | T x L x K x (key + value bytes), K the width of all key/value heads; float32 keys and bfloat16 values under
-|             | autocast on float32 weights, since the rotation is done in float32 |
-| activations | generation: T x (5 H x 4 + 3 I x a), 4 I with adapters, one layer of the prefill; training: T x L x H layer inputs kept by
-|             | checkpointing and T x (5 I + 8 H) x 4 for the layer that is recomputed; without checkpointing all layers |
-| logits      | generation: rows x V x 4 x 6, of one position; training: tiles of TRL's fused head, 4,096 x 32,768 numbers,
-|             | and V x H x 4 for the head's gradient in float32 where it is trained |
-| pictures    | patches x numbers of a patch x 4; TRL keeps those of all trajectories of a step on the GPU |
+| casts       | G x 2: autocast keeps a bfloat16 copy of each float32 weight with a gradient for one forward
+|             | pass. In training, only the excess of the end of the forward pass (with casts) over the
+|             | backward pass (without) |
+| cache       | T x L x K x (key + value bytes), K the width of all key/value heads. Under autocast on float32
+|             | weights, keys are float32 and values bfloat16, because the rotation is done in float32 |
+| activations | generation: T x (5 H x 4 + 3 I x a) for one layer of the prefill, 4 I with adapters.
+|             | Training: T x L x H layer inputs kept by checkpointing, and T x (5 I + 8 H) x 4 for the layer
+|             | being recomputed; without checkpointing, for all layers |
+| logits      | generation: rows x V x 4 x 6, for one position. Training: tiles of TRL's fused head, 4,096 x
+|             | 32,768 numbers, and V x H x 4 for the head's float32 gradient if it is trained |
+| pictures    | patches x numbers per patch x 4; TRL keeps those of all trajectories of a step on the GPU |
 """
 
 from __future__ import annotations
@@ -34,16 +39,16 @@ from safer_steer.memory.shape import Shape
 
 GB = 1e9
 MARGIN = 0.05
-"""Share of a card that the estimate leaves free, for what it does not count."""
+"""Share of a GPU's memory left free for what the estimate does not count."""
 PROMPT_TOKENS = 256
-"""Assumed tokens of system message and first question, without the picture."""
+"""Assumed tokens of the system message and first question, without the picture."""
 TILE = 4096, 32_768
-"""Tokens and vocabulary entries that TRL's fused language-model head computes at once."""
+"""Tile size of TRL's fused language-model head: tokens and vocabulary entries."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """One peak of one process, in bytes."""
+    """Memory of one process at one peak, in bytes."""
 
     peak: str
     weights: float = 0
@@ -62,7 +67,7 @@ class Memory:
 
     @property
     def held(self) -> float:
-        """What is there whatever the dialogues are."""
+        """The part that does not depend on the dialogues."""
         return self.weights + self.reference + self.gradients + self.optimiser
 
     @property
@@ -71,12 +76,12 @@ class Memory:
 
 
 def estimate(config: Config, shape: Shape, processes: int = 1) -> list[Memory]:
-    """Every peak of the config's stages on a GPU, in the stages' order. Raises nothing."""
+    """Every memory peak of the config's stages, in stage order. Raises nothing."""
     return _Estimate(config, shape, processes).peaks()
 
 
 def too_large(peaks: list[Memory], card: float) -> list[Memory]:
-    """The largest peak of each stage that does not fit a card of so many bytes."""
+    """The largest peak of each stage that does not fit a GPU with `card` bytes."""
     largest: dict[str, Memory] = {}
     for peak in peaks:
         if peak.stage not in largest or peak.total > largest[peak.stage].total:
@@ -91,7 +96,7 @@ class _Estimate:
         self.half = self.student.dtype == "bfloat16"
         self.arithmetic = 2 if self.half else 4
         self.whole = not shape.adapters
-        """All weights are trained, in float32."""
+        """Whether all weights are trained, in float32."""
         self.patches = self.student.max_pixels // shape.patch_pixels
         self.picture_tokens = self.patches // shape.patches_a_token
 
@@ -107,7 +112,7 @@ class _Estimate:
         found.append(self._asked("bench"))
         return found
 
-    # what is held
+    # independent of the dialogues
 
     def _weights(self) -> float:
         return self.shape.parameters * (4 if self.whole else self.arithmetic) + self.shape.adapters * 4
@@ -116,7 +121,7 @@ class _Estimate:
         return self.shape.trained * 4 * (2 if self.processes > 1 else 1)
 
     def _buckets(self) -> float:
-        """DDP's, which outlive the gradients."""
+        """DDP's buckets, which outlive the gradients."""
         return self.shape.trained * 4 if self.processes > 1 else 0
 
     def _optimiser(self) -> float:
@@ -126,13 +131,13 @@ class _Estimate:
         return self.shape.trained * 2 if self.half else 0
 
     def _frozen_policy(self) -> float:
-        """The frozen policy that the KL is taken to."""
+        """The frozen reference policy of the KL term."""
         return self.shape.parameters * 4 if self.whole and self.config.rl.beta else 0
 
     # stages
 
     def _asked(self, stage: str) -> Memory:
-        """The student answers in the number type of its file, without a trainer."""
+        """The student generates without a trainer, in the number type of its file."""
         cache, activations, logits, pictures = self._generation(self.arithmetic, self.arithmetic)
         weights = self.shape.parameters * self.arithmetic
         return Memory(
@@ -177,8 +182,8 @@ class _Estimate:
         )
 
     def _reference(self) -> Memory:
-        """Scoring by the reference, and the hand-over after it, where the last step's pictures are there
-        beside two copies of this one's."""
+        """Scoring by the reference and the hand-over after it, when the last step's pictures and two copies
+        of this step's are on the GPU."""
         tokens = self._trajectory_tokens()
         casts = self.shape.parameters * 2 if self.whole and self.half else self._casts()
         return Memory(
@@ -209,15 +214,15 @@ class _Estimate:
             pictures=self._pixels(self._trajectories()),
         )
 
-    # what comes with the dialogues
+    # dependent on the dialogues
 
     def _trajectories(self) -> int:
-        """Of one step, in one process."""
+        """Trajectories of one step in one process."""
         rl = self.config.rl
         return -(-rl.prompts_per_step * rl.group_size // self.processes)
 
     def _trajectory_tokens(self) -> int:
-        """Of one micro-batch."""
+        """Tokens of one micro-batch."""
         rl = self.config.rl
         prompt = self.picture_tokens + PROMPT_TOKENS
         return rl.micro_batch_size * min(self.student.max_length, prompt + rl.max_completion_tokens)
@@ -225,8 +230,7 @@ class _Estimate:
     def _generation(
         self, key: int, value: int, rows: int | None = None, adapters: bool = False
     ) -> tuple[float, float, float, float]:
-        """Cache, activations, logits and pictures of one full batch; `rows` where so many dialogues are all
-        there are."""
+        """Cache, activations, logits and pictures of one full batch. `rows` limits its dialogues."""
         shape, tokens = self.shape, self.student.generation_tokens
         answer = self.student.max_turn_tokens
         most = max(1, tokens // (answer + 1))
@@ -238,14 +242,14 @@ class _Estimate:
         return cache, activations, rows * shape.vocabulary * 4 * 6, self._pixels(shown)
 
     def _prefill(self, tokens: int, adapters: bool) -> float:
-        """One layer without a gradient: the residual and its like, and what is alive at once in the MLP or
-        the attention."""
+        """One layer without a gradient: residual-sized tensors, and the tensors alive at once in the MLP or
+        attention."""
         shape = self.shape
         mlp = (4 if adapters else 3) * shape.intermediate
         return tokens * (5 * shape.hidden * 4 + max(mlp, 6 * shape.heads_width) * self.arithmetic)
 
     def _looking(self, pictures: int) -> float:
-        """One layer of the vision tower, without a gradient."""
+        """One layer of the vision tower without a gradient."""
         shape = self.shape
         return (
             pictures
@@ -255,7 +259,7 @@ class _Estimate:
         )
 
     def _learning(self, tokens: int, pictures: int) -> float:
-        """Activations for the backward pass. In bfloat16 with gradient checkpointing, in float32 without."""
+        """Activations for the backward pass: with gradient checkpointing in bfloat16, without in float32."""
         shape = self.shape
         residual = 4 if self.whole else self.arithmetic
         layer = self._layer(tokens)
@@ -273,12 +277,12 @@ class _Estimate:
         )
 
     def _layer(self, tokens: int) -> float:
-        """What the backward pass through one layer needs."""
+        """Memory for the backward pass through one layer."""
         return tokens * (5 * self.shape.intermediate + 8 * self.shape.hidden) * 4
 
     def _casts_left(self, tokens: int) -> float:
-        """The casts are gone when the backward pass begins: what the end of the forward pass has more with
-        them than that."""
+        """The casts are freed before the backward pass. Returns by how much the end of the forward pass, with
+        them, exceeds the backward pass."""
         forward = self._casts() + self._prefill(tokens, adapters=not self.whole)
         return min(self._casts(), max(0.0, forward - self._layer(tokens)))
 

@@ -1,4 +1,4 @@
-"""The sizes of a student, from its config alone: the model is built on the meta device, where tensors have no
+"""A student's sizes, from its config alone: the model is built on the meta device, where tensors have no
 storage."""
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from safer_steer.errors import UserError
 
 @dataclass(frozen=True)
 class Shape:
-    """What the estimate needs to know of a model. Counts, not bytes."""
+    """The model sizes that the estimate needs. Counts, not bytes."""
 
     parameters: int
-    """Of the student's own weights, a tied embedding once."""
+    """Parameters of the student without adapters; a tied embedding counts once."""
     adapters: int
-    """Parameters of the LoRA adapters; 0 without."""
+    """Parameters of the LoRA adapters; 0 if there are none."""
     trained: int
-    """Parameters with a gradient: the adapters, or all weights that are not frozen."""
+    """Parameters with a gradient: the adapters, or all unfrozen weights."""
     hidden: int
     layers: int
     heads_width: int
-    """Query heads times their width."""
+    """Number of query heads times their width."""
     cache_width: int
-    """Key/value heads times their width."""
+    """Number of key/value heads times their width."""
     intermediate: int
     vocabulary: int
     vision_hidden: int
     vision_intermediate: int
     vision_layers: int
     patch_pixels: int
-    """Pixels of a picture that are one patch."""
+    """Pixels per patch."""
     patch_numbers: int
-    """Numbers the processor hands over for one patch: channels x frames x pixels."""
+    """Numbers per patch from the processor: channels x frames x pixels."""
     patches_a_token: int
 
 
 def shape_of(path: str, student: Student) -> Shape:
-    """The sizes of the model at `path`, a folder or an id on the hub, of which the config alone is read.
+    """The sizes of the model at `path`, a folder or a hub id. Only the config is read.
 
     Raises:
-        UserError: there is no such config, or it is of no family of students.
+        UserError: the config cannot be loaded, or its model family is not supported.
     """
     from transformers import AutoConfig
 
@@ -54,7 +54,7 @@ def shape_of(path: str, student: Student) -> Shape:
 
 
 def shape_of_config(config: Any, student: Student) -> Shape:
-    """The sizes of a model with this `transformers` config. Raises `UserError` as `shape_of` does."""
+    """The sizes of a model from its `transformers` config. Raises `UserError` like `shape_of`."""
     import torch
     from transformers import AutoModelForImageTextToText
 

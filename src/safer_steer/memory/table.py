@@ -1,4 +1,4 @@
-"""The estimate to read: one line for each peak, what does not fit, and what it rests on."""
+"""The estimate as a table: one line per peak, which stages do not fit, and the assumptions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PARTS = [field.name for field in fields(Memory) if field.name != "peak"]
 
 
 def memory_plan(config: Config, processes: int, card: float | None) -> tuple[list[Memory], list[str]]:
-    """The peaks of a run and the lines below them; no peak and one line where the model's config cannot be
-    had.
+    """The peaks of a run and the lines to print below them. If the model's config cannot be loaded: no peaks
+    and one line.
 
     Args:
-        card: bytes of the GPU; None takes the one that is there, if any.
+        card: bytes of the GPU; None uses the first GPU of this machine, if any.
     """
 
     try:
@@ -38,7 +38,7 @@ def memory_plan(config: Config, processes: int, card: float | None) -> tuple[lis
 
 
 def memory_table(console: Console, peaks: list[Memory]) -> Table:
-    """GB (1e9 bytes) by peak and part."""
+    """A table in GB (1e9 bytes), one row per peak and one column per part."""
     rows = [(peak.peak, *(_gb(getattr(peak, part)) for part in PARTS), _gb(peak.total)) for peak in peaks]
     head = ("GB", *("key/value cache" if part == "cache" else part for part in PARTS), "total")
     return fitted(console, head, rows, numbers=range(1, len(head)), whole=range(1))
@@ -51,7 +51,7 @@ def _gb(value: float) -> str:
 
 
 def _card() -> float | None:
-    """Bytes of the first GPU here."""
+    """Memory of this machine's first GPU in bytes; None if there is no GPU."""
     import torch
 
     return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None

@@ -1,9 +1,9 @@
-"""Tutor-in-the-loop GRPO with TRL's trainer: our dialogue loop is its `rollout_func`.
+"""Tutor-in-the-loop GRPO with TRL's trainer. The dialogue loop is its `rollout_func`.
 
-What is ours: whole dialogues as trajectories, an env mask that trains sampled assistant tokens alone, the
-tutor's rewards, unscored trajectories out of the baseline. What is TRL's: the loss, KL, optimiser,
-checkpoints, distribution.
-What differs from the published code: every turn is scored, also the last; see docs/method.md.
+This module provides whole dialogues as trajectories, an env mask that trains only sampled assistant tokens,
+the tutor's rewards, and the exclusion of unscored trajectories from the baseline. TRL provides the loss, KL,
+optimiser, checkpoints and distribution.
+Unlike the published code, every turn is scored, including the last; see docs/method.md.
 """
 
 from __future__ import annotations
@@ -54,29 +54,28 @@ from safer_steer.student.training import (
 from safer_steer.student.transformers_policy import in_process
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
-"""Runs a coroutine to its end."""
+"""Runs a coroutine to completion."""
 RECENT_STEPS = 5
-"""Steps over which `rl.max_unscored` is taken."""
+"""Number of recent steps over which `rl.max_unscored` is computed."""
 
 
 class StepJournals:
-    """The trajectories of steps that no checkpoint holds yet: `rl/rollouts/<step>-<process>.jsonl`, one row a
+    """The trajectories of steps not yet in a checkpoint: `rl/rollouts/<step>-<process>.jsonl`, one row per
     trajectory.
 
-    A step that is done again after a kill takes its trajectories from here; none is sampled or scored twice.
-    The random numbers alone would not do: in bfloat16 an answer also depends on the batch it was generated
-    in.
+    A step that is repeated after a kill reads its trajectories from here, so none is sampled or scored twice.
+    The same seeds alone are not enough: in bfloat16 an answer also depends on its generation batch.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def open(self, step: int, process: int) -> Journal:
-        """The journal of a step (0-based) and process; to be closed by the caller."""
+        """Open the journal of a step (0-based) and process. The caller closes it."""
         return Journal(self.folder / f"{step:05d}-{process:03d}.jsonl")
 
     def forget(self, before: int) -> None:
-        """Delete what a checkpoint at step `before` has made needless."""
+        """Delete the journals that a checkpoint at step `before` makes unnecessary."""
         for path in self.folder.glob("*.jsonl"):
             if int(path.name[:5]) < before:
                 path.unlink()
@@ -84,29 +83,29 @@ class StepJournals:
 
 @dataclass
 class Rollouts:
-    """TRL's `rollout_func`: plays a step's trajectories and hands back exact ids, masks and returns."""
+    """TRL's `rollout_func`: plays a step's trajectories and returns exact ids, masks and returns."""
 
     config: Config
     seeds: dict[str, Seed]
     user: User
     assistant_of: Callable[[Any], StudentAssistant]
-    """Seats the model that is trained, as it is at a step."""
+    """Makes the assistant from the model under training, with its weights at the current step."""
     tutor: Critic
     value: Return
     folder: Path
-    """`rl` of the run."""
+    """The run's `rl` folder."""
     wait: Wait = asyncio.run
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """By step; joined with the trainer's own numbers when the step is logged."""
+    """Metrics by step, merged with the trainer's when the step is logged."""
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    """Of the last steps, how many trajectories were unscored and how many there were."""
+    """For each recent step: the number of unscored trajectories and of all trajectories."""
 
     @property
     def journals(self) -> StepJournals:
         return StepJournals(self.folder / "rollouts")
 
     def __call__(self, prompts: list[list[dict[str, Any]]], trainer: GRPOTrainer) -> dict[str, Any]:
-        """`prompts` come already repeated K times, in order."""
+        """Play one step. `prompts` are already repeated K times, in order."""
         step, process = trainer.state.global_step, trainer.accelerator.process_index
         first = process * len(prompts)
         seeds = [
@@ -145,11 +144,11 @@ class Rollouts:
         return await asyncio.gather(*map(one, seeds))
 
     def _note(self, step: int, trajectories: list[Trajectory]) -> None:
-        """Write the step's dialogues down and count them.
+        """Write the step's dialogues to trajectories.jsonl and record its metrics.
 
         Raises:
-            UserError: no trajectory has a return, or too many of the last steps' were unscored. Run again,
-                the step plays those that are not scored once more.
+            UserError: no trajectory has a return, or too many trajectories of the last steps were unscored.
+                When the command is run again, the step replays the unscored ones.
         """
         dialogues = [trajectory.dialogue for trajectory in trajectories]
         with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
@@ -171,13 +170,13 @@ class Rollouts:
 
 
 def _as_trajectory(seed: Seed, step: int, place: int) -> Seed:
-    """The seed under the id of the trajectory it is played for; `place` counts the trajectories of a step."""
+    """Copy the seed with the trajectory's id. `place` is the trajectory's index within the step."""
     return seed.model_copy(update={"id": f"{step:05d}-{place:04d}", "meta": {**seed.meta, "seed": seed.id}})
 
 
 class StepLog(TrainerCallback):
-    """Writes rl/metrics.jsonl: one row a step, the rollouts' metrics beside the trainer's. Drops the journals
-    of saved steps."""
+    """Writes rl/metrics.jsonl: one row per step with the metrics of the rollouts and the trainer. Deletes the
+    journals of saved steps."""
 
     def __init__(self, rollouts: Rollouts, path: Path) -> None:
         self.rollouts, self.path = rollouts, path
@@ -236,15 +235,14 @@ def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def rollback(folder: Path, step: int) -> None:
-    """Cut trajectories and metrics of steps that the checkpoint at `step` does not have: they are about to be
-    done again."""
+    """Delete the trajectories and metrics of steps after the checkpoint at `step`; they will be run again."""
     for name, of in (
         ("trajectories.jsonl", lambda row: int(row["id"][:5]) < step),
         ("metrics.jsonl", lambda row: row["step"] <= step),
     ):
         path = folder / name
         if path.exists():
-            # By bytes: a kill may tear a character, and text may hold separators that `splitlines` breaks at.
+            # As bytes: a kill can cut a character in half, and `splitlines` splits at separators inside text.
             with path.open("rb") as rows:
                 kept = [row for row in rows if row.endswith(b"\n") and of(json.loads(row))]
             write_atomic(path, b"".join(kept))
@@ -260,16 +258,16 @@ def reinforce(
     policy_of: PolicyOf = in_process,
     user: User | None = None,
 ) -> Path:
-    """Train the SFT student (or the base) against the tutor; resumes from the last whole checkpoint. Returns
-    rl/model.
+    """Train the SFT student (or the base) against the tutor. Resumes from the last complete checkpoint.
+    Returns rl/model.
 
     Args:
-        value: the return of a trajectory, None for none; TCSR by default.
-        wait: plays a step's trajectories on an event loop of its own, and closes the connections the tutor
+        value: the return of a trajectory, or None if it has none; TCSR by default.
+        wait: plays a step's trajectories on its own event loop and closes the connections that the tutor
             opened there.
         policy_of: makes the policy that samples from the model under training.
-        user: the user's seat; by default the script, with the tutor's turns where it wrote them. Its first
-            turn must be the script's, which TRL renders once more for the forward pass.
+        user: the user; by default the script, with the tutor's turns where the tutor wrote them. The first
+            turn must be the script's, because TRL renders it again for the forward pass.
     """
     out = folder / "rl" / "model"
     if out.exists():
@@ -330,14 +328,14 @@ def _seated(
     pictures_of: PicturesOf,
     model: Any,
 ) -> StudentAssistant:
-    """The model under training in the assistant's seat."""
+    """Make the assistant from the model under training."""
     policy = policy_of(model, config.student, config.rl.temperature)
     key, longest = f"rl {config.seed}", config.rl.max_completion_tokens
     return StudentAssistant(policy, renderer, config.student, pictures_of, key, longest)
 
 
 def _why(dialogues: list[Dialogue]) -> str:
-    """The first reason on record for a trajectory without a return."""
+    """The first recorded reason why a trajectory has no return."""
     for dialogue in dialogues:
         if dialogue.stop is StopReason.CONTEXT_FULL:
             return "out of context; raise rl.max_completion_tokens or lower student.max_turn_tokens"
@@ -348,7 +346,7 @@ def _why(dialogues: list[Dialogue]) -> str:
 
 
 def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:
-    """The return by TCSR; the turns' rewards are noted in the dialogue."""
+    """The TCSR return. Also writes the turn rewards into the dialogue."""
     if rewards := turn_rewards(dialogue, config.rl, config.student.format):
         note_rewards(dialogue, rewards)
     return trajectory_return(dialogue, config.rl, config.student.format)
@@ -357,13 +355,13 @@ def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:
 def _return_of_rollout(
     completions: list[Any], trajectory_return: list[float | None], **_: Any
 ) -> list[float | None]:
-    """TRL's reward function: the return is known already. None gets no advantage and is not in the group's
-    mean."""
+    """TRL's reward function; passes on the return from the rollout. A trajectory with None gets no advantage
+    and does not count in the group's mean."""
     return trajectory_return
 
 
 def _prompts(config: Config, folder: Path, seeds: list[Seed]) -> Dataset:
-    """First user turns and pictures, as TRL wants them: it renders them for the forward pass just as
+    """First user turns and pictures in TRL's format. TRL renders them for the forward pass exactly as
     `Transcript` does for generation."""
     system = (
         [{"role": "system", "content": config.student.system, "seed_id": ""}] if config.student.system else []

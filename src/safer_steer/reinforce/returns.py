@@ -1,4 +1,4 @@
-"""From a scored dialogue to its return, and from a step's dialogues to its metrics."""
+"""Compute the return of a scored dialogue, and the metrics of a step."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from safer_steer.dialogue import Dialogue, Format, StopReason
 from safer_steer.rewards import LEAK, has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
 
 UNSCORED = (StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED)
-"""Stop reasons of a trajectory that a failed call ended."""
+"""Stop reasons of trajectories that ended because a call failed."""
 SCORES = ("safety", "usefulness", "faithfulness")
 
 
 def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[float] | None:
-    """r_t' of each turn; None if the dialogue was not played and scored to its end.
+    """r_t' of each turn; None if the dialogue was not played and scored to the end.
 
-    r_t' is the weighted turn reward with format bonus (not in the plain format) and repetition malus. A
-    trajectory that ran out of context has none: a model that leaks late would gain by long answers.
+    r_t' is the weighted turn reward plus a format bonus (not in the plain format) minus a repetition penalty.
+    A trajectory that ran out of context gets None; otherwise a model that leaks late would gain from long
+    answers.
     """
     if dialogue.stop in (*UNSCORED, StopReason.CONTEXT_FULL):
         return None
@@ -42,22 +43,22 @@ def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[
 
 
 def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> float | None:
-    """R of a trajectory, the TCSR of its turn rewards; None where it has none (see `turn_rewards`)."""
+    """R of a trajectory: the TCSR of its turn rewards, or None if it has none (see `turn_rewards`)."""
     rewards = turn_rewards(dialogue, config, format)
     return None if rewards is None else tcsr(rewards, config.alpha, config.tcsr)
 
 
 def note_rewards(dialogue: Dialogue, rewards: list[float]) -> None:
-    """Write each turn's reward into its scores, beside the tutor's, for the metrics and for who reads the
+    """Add each turn's reward to its scores, next to the tutor's, for the metrics and for readers of the
     trajectories."""
     for turn, reward in zip(dialogue.turns, rewards, strict=True):
         turn.scores = {**(turn.scores or {}), "reward": reward}
 
 
 def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict[str, Any]:
-    """What one step's rollouts were like: return, leak rate, scores by turn index, stop reasons, strategies.
+    """Metrics of one step's rollouts: return, leak rate, scores by turn index, stop reasons, strategies.
 
-    A trajectory without a return is `incomplete` where it ran out of context, and `unscored` otherwise.
+    A trajectory without a return counts as `incomplete` if it ran out of context, else as `unscored`.
     """
     incomplete = sum(dialogue.stop is StopReason.CONTEXT_FULL for dialogue in dialogues)
     scored = [dialogue for dialogue, value in zip(dialogues, returns, strict=True) if value is not None]
@@ -87,7 +88,7 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
 
 
 def _by_turn(dialogues: list[Dialogue], name: str) -> list[float | None]:
-    """The mean of a score by turn, over the dialogues that reached the turn; None where none has it."""
+    """Mean of a score per turn, over the dialogues that reached the turn; None if no dialogue has it."""
     means: list[float | None] = []
     for place in range(max((len(dialogue.turns) for dialogue in dialogues), default=0)):
         reached = [

@@ -1,8 +1,7 @@
-"""One trajectory of Stage III: a seed played by the student against the tutor, its exact tokens, and its
-return.
+"""One trajectory of Stage III: a seed played by the student against the tutor, with exact tokens and return.
 
-Nothing of a trainer is in here. A trajectory is journalled as soon as it is finished, so that a run that was
-killed neither samples nor scores it again.
+This module does not depend on a trainer. A trajectory is journalled as soon as it is finished, so a killed
+run does not sample or score it again.
 """
 
 from __future__ import annotations
@@ -17,33 +16,33 @@ from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.transcript import Transcript
 
 Return = Callable[[Dialogue], float | None]
-"""From a played dialogue to its return; None for none."""
+"""Computes the return of a played dialogue; None if it has none."""
 
 
 @dataclass
 class Trajectory:
-    """A played dialogue with what a trainer needs of it: token ids [prompt], [completion], and by completion
-    token the rest."""
+    """A played dialogue and the data a trainer needs: token ids [prompt] and [completion]; the other lists
+    have one entry per completion token."""
 
     dialogue: Dialogue
     value: float | None
-    """The return; None where there is none: it gets no advantage and is not in its group's mean."""
+    """The return. With None, the trajectory gets no advantage and does not count in its group's mean."""
     prompt_ids: list[int]
     completion_ids: list[int]
-    """From the assistant's first token on, later user turns included."""
+    """From the assistant's first token on, including later user turns."""
     logprobs: list[float]
-    """Under the sampling temperature; 0 where the mask is 0."""
+    """At the sampling temperature; 0 where the mask is 0."""
     mask: list[int]
-    """1 on sampled tokens alone."""
+    """1 only on sampled tokens."""
 
     @property
     def final(self) -> bool:
-        """Whether playing it again could not change it. One whose tutor failed may be scored the next
-        time."""
+        """Whether the trajectory is settled. One whose tutor failed is not: it may be scored when played
+        again."""
         return self.value is not None or self.dialogue.stop is StopReason.CONTEXT_FULL
 
     def to_row(self) -> dict[str, Any]:
-        """The row of a journal, by the dialogue's id."""
+        """The journal row, keyed by the dialogue's id."""
         return {
             "id": self.dialogue.id,
             "dialogue": self.dialogue.model_dump(mode="json"),
@@ -58,7 +57,7 @@ class Trajectory:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Trajectory:
-        """The trajectory that `to_row` wrote."""
+        """Rebuild a trajectory from the row that `to_row` made."""
         mask, sampled = [int(mark) for mark in row["mask"]], iter(row["logprobs"])
         return cls(
             dialogue=Dialogue.model_validate(row["dialogue"]),
@@ -78,10 +77,10 @@ async def roll_out(
     value: Return,
     max_turns: int,
 ) -> Trajectory:
-    """Play one seed: the student answers, the tutor scores every turn and may write the user's next one."""
+    """Play one seed. The student answers; the tutor scores every turn and may write the next user turn."""
     dialogue = await play(seed, user, assistant, tutor, max_turns)
     transcript = assistant.transcript(dialogue) or _unanswered(seed, dialogue, assistant)
-    # Cut off, it has no return, whatever the reward: long answers would escape the late turns where models
+    # A cut-off trajectory has no return: long answers would otherwise avoid the late turns, where models
     # fail.
     returned = None if dialogue.stop is StopReason.CONTEXT_FULL else value(dialogue)
     dialogue.meta["return"] = returned
@@ -96,7 +95,7 @@ async def roll_out(
 
 
 def _unanswered(seed: Seed, dialogue: Dialogue, assistant: StudentAssistant) -> Transcript:
-    """Where the student never spoke: the prompt, and an end token that carries no loss."""
+    """Transcript for a student that never answered: the prompt and an end token that carries no loss."""
     transcript = assistant.begin(dialogue)
     transcript.add_user(seed.script[0])
     transcript.add_assistant([], [])

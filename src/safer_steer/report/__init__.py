@@ -1,4 +1,4 @@
-"""What a run found, for people: the table, the plots, and one HTML page to read the dialogues on."""
+"""Reports of a run's results: the table, the plots, and one HTML page with the dialogues."""
 
 from safer_steer.report.page import write_report
 from safer_steer.report.table import console_table

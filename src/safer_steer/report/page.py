@@ -1,9 +1,9 @@
-"""`report.html`: one self-contained file with the table, the plots, the counts, and every dialogue side by
-side across the models.
+"""`report.html`: one self-contained file with the table, plots, counts, and dialogues of all models side by
+side.
 
-The page asks nothing of any network: style, script, drawings and pictures are inside, and its content
-security policy allows nothing else. What models and data sets wrote reaches the page in two ways only,
-escaped by Jinja or as JSON that the script puts in with `textContent`.
+The page makes no network requests: style, script, plots and pictures are embedded, and its content security
+policy allows nothing else. Text from models and data sets reaches the page in only two ways: escaped by
+Jinja, or as JSON that the script inserts with `textContent`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder and return its path. What the run has not made yet is said on the
-    page.
+    """Write `report.html` into a run folder and return its path. The page states what is not available yet.
 
     Raises:
-        UserError: `run` is no run folder, or a file in it is damaged; names the file.
+        UserError: `run` is not a run folder, or a file in it is damaged; names the file.
     """
     if not any((run / name).exists() for name in ("config.yaml", "summary.json", "bench")):
         raise UserError(
@@ -103,13 +102,13 @@ def _environment() -> jinja2.Environment:
 
 
 def _policy(style: str, script: str) -> str:
-    """Only this style and this script, known by their hashes, and pictures that are in the page."""
+    """Content security policy: only this style and script, by hash, and embedded pictures."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
 
 
 def _json(data: Any) -> Markup:
-    """JSON that no `</script>` or `<!--` in a text can end, in ASCII."""
+    """ASCII JSON, escaped so that `</script>` or `<!--` in a text cannot end the script element."""
     return Markup(
         json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
         .replace("<", "\\u003c")
@@ -141,8 +140,7 @@ def _summary(path: Path, stage: str = "bench") -> Summary:
 def _facts(
     config: dict[str, Any], browser: dict[str, Any], steps: list[Row], models: list[str]
 ) -> list[tuple[str, str]]:
-    """What the header says of the run. Where the only models measured are behind endpoints, no student had a
-    part in it."""
+    """Facts for the page header. If all measured models are behind endpoints, no student is listed."""
     students = not models or any(model in LABELS for model in models)
     facts = [
         ("student", at(config, "student", "model") if students else None),
@@ -162,8 +160,8 @@ def _facts(
 
 
 def _counts(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Where the data went, table by table: seeds by kind, data sets, the filter of Stage II with its reasons,
-    the RL's stops and strategies."""
+    """Tables of counts: seeds by kind, data sets, the Stage II filter with its reasons, RL stop reasons and
+    strategies."""
     seeds = [
         (kind.replace("_", "-"), sum(1 for _ in read_rows(path)))
         for kind in map(str, Kind)
@@ -187,7 +185,7 @@ def _counts(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]
 
 
 def _assembled(run: Path) -> list[tuple[str, int]]:
-    """The data sets by size, and what was left out of them by reason."""
+    """Size of each data set, and the number left out by reason."""
     balance = _summary(run / "splits" / "balance.json", "assemble")
     splits, left_out = balance.get("splits"), balance.get("left_out")
     rows = (

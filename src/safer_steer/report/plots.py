@@ -1,8 +1,7 @@
-"""The plots of the page, as small inline SVG that takes its colours from the page's style sheet (so light and
-dark both work).
+"""The page's plots, as small inline SVG. Colours come from the page's style sheet, for light and dark mode.
 
-Lines carry their names; colours are told apart by colour-blind readers and lines also differ in dash. The
-same numbers give the same bytes. Matplotlib is imported when the first plot is drawn, not with this module.
+Lines are labelled directly. Their colours are distinguishable for colour-blind readers, and they also differ
+in dash. The same numbers give the same bytes. Matplotlib is imported when the first plot is drawn.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 INK, FAINT = "#010101", "#020202"
 SERIES = ["#030303", "#040404", "#050505", "#060606", "#070707", "#080808"]
-"""Placeholders: each becomes a variable of the style sheet, `--series-0` and so on."""
+"""Placeholder colours. Each is replaced by a style sheet variable, `--series-0` and so on."""
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
@@ -34,7 +33,7 @@ DASHES = [(0, (1, 1.6)), (0, (5, 2)), "solid", (0, (6, 2, 1, 2))]
 
 @dataclass(frozen=True)
 class Plot:
-    """One drawing: its title, what the caption says, and the SVG element."""
+    """One plot: title, caption and SVG element."""
 
     title: str
     caption: str
@@ -43,8 +42,8 @@ class Plot:
 
 
 def survival_plots(summary: Summary) -> list[Plot]:
-    """Kaplan-Meier curves with their bands: all attack suites together, then each suite. Empty where nothing
-    was measured."""
+    """Kaplan-Meier curves with bands: all attack suites pooled, then each suite. Empty if nothing was
+    measured."""
     models = model_names(summary)
     pooled = {model: at(summary, "models", model, "multi_turn", "average", "survival") for model in models}
     names = {
@@ -66,10 +65,10 @@ def survival_plots(summary: Summary) -> list[Plot]:
 
 
 def over_refusal_plot(summary: Summary) -> Plot | None:
-    """Share of safe requests refused, by turn, a line a model."""
+    """Share of safe requests refused per turn, one line per model."""
     lines, models = [], model_names(summary)
     for index, model in enumerate(models):
-        aside = 0.08 * (index - (len(models) - 1) / 2)  # or the models' bars would hide each other
+        aside = 0.08 * (index - (len(models) - 1) / 2)  # keeps the models' bars from overlapping
         rows = at(summary, "models", model, "multi_turn", "average", "over_refusal", "by_turn")
         line = _Line(model_label(model), [], [], index, [], [])
         for row in rows or []:
@@ -87,7 +86,7 @@ def over_refusal_plot(summary: Summary) -> Plot | None:
 
 
 def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
-    """The RL run: return, leak rate and KL by step, and the scores by turn index early and late in
+    """Plots of the RL run: return, leak rate and KL by step, and scores by turn index early and late in
     training."""
     plots = []
     for key, title, caption in (
@@ -125,7 +124,7 @@ class _Line:
     high: list[float] = field(default_factory=list)
 
     def add(self, x: float, y: float, low: float | None, high: float | None) -> None:
-        """One point with its band; a bound that is None is the point itself."""
+        """Add a point with its band. A bound of None is replaced by the point itself."""
         self.x.append(x)
         self.y.append(y)
         self.low.append(y if low is None else low)
@@ -133,7 +132,7 @@ class _Line:
 
 
 def _numbered(steps: Sequence[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
-    """Each row with its step; a row that does not say counts on."""
+    """Each row with its step. A row without a step uses its position."""
     return [
         (stated if (stated := number(row.get("step"))) is not None else float(place), row)
         for place, row in enumerate(steps)
@@ -178,8 +177,8 @@ def _survival(title: str, curves: dict[str, Any], wide: bool = False) -> Plot | 
 
 
 def _early_and_late(steps: Sequence[dict[str, Any]], key: str) -> list[_Line]:
-    """Scores by turn index, averaged over the first, middle and last fifth of the steps (one line where there
-    are few steps)."""
+    """Scores by turn index, averaged over the first, middle and last fifth of the steps; one line if there
+    are few steps."""
     rows = [(step, row[key]) for step, row in _numbered(steps) if isinstance(row.get(key), list)]
     fifth = max(1, len(rows) // 5)
     parts = (
@@ -217,7 +216,7 @@ def _draw(
     marker: str | None = None,
     x_limit: float | None = None,
 ) -> str:
-    """One panel. `wide` is 460 x 290 units, else 340 x 240; text is 11-12 units, readable unscaled."""
+    """Draw one panel: 460 x 290 units if `wide`, else 340 x 240. Text is 11-12 units, readable unscaled."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -283,7 +282,7 @@ def _draw(
 
 
 def _name_lines(axes: Axes, lines: list[_Line], size: int) -> None:
-    """Write each line's name behind its last point, moved apart vertically so that no two overlap."""
+    """Label each line at the right edge. Labels are moved vertically so that none overlap."""
     low, high = axes.get_ylim()
     gap = (high - low) * 1.25 * size / (axes.get_position().height * axes.figure.get_figheight() * 72)  # type: ignore[union-attr]
     named = sorted((line for line in lines if line.name), key=lambda line: (line.y[-1], -line.series))
@@ -308,21 +307,19 @@ def _name_lines(axes: Axes, lines: list[_Line], size: int) -> None:
 
 
 def _short(name: str, length: int = 16) -> str:
-    """A name that fits beside its line and that XML can carry."""
+    """Shorten a name to fit beside its line, and replace characters that XML does not allow."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in name)
     return clean if len(clean) <= length else clean[: length - 1] + "…"
 
 
 def _inline(document: bytes) -> str:
-    """The `<svg>` element alone, without what a page forbids or shares: style attributes and sheets, fonts,
-    unused ids.
+    """Reduce a document to its `<svg>` element, without style attributes, style sheets, fonts and unused ids.
 
-    A content security policy that allows no inline style refuses `style=`; presentation attributes say the
-    same.
+    The page's content security policy forbids inline `style=`, so styles become presentation attributes.
     """
     ET.register_namespace("", SVG)
     root = ET.fromstring(document)
-    # Two plots may hold the same marker or clip path under the same id.
+    # Two plots can use the same id for a marker or clip path.
     own = sha256(document).hexdigest()[:6]
     used = set(re.findall(rb'url\(#([^)]+)\)|href="#([^"]+)"', document))
     names = {(clip or link).decode() for clip, link in used}

@@ -1,8 +1,8 @@
-"""The headline table: base, SFT and SaFeR-Steer side by side, every number computed from `summary.json`, with
-its interval.
+"""The headline table: base, SFT and SaFeR-Steer side by side. All numbers come from `summary.json`, with
+intervals.
 
-Safe and Help on attack suites are satisfied by a model that refuses everything, so over-refusal and Help on
-the safe twins stand in the same table (docs/method.md, "What the published code gets wrong", 9). Rates are
+A model that refuses everything does well on Safe and Help in the attack suites. So over-refusal and Help on
+the safe twins are in the same table (docs/method.md, "What the published code gets wrong", 9). Rates are
 0-100.
 """
 
@@ -25,12 +25,12 @@ Summary = dict[str, Any]
 LABELS = {"base": "Base", "sft": "SFT", "safer_steer": "SaFeR-Steer"}
 NONE = "–"
 COUNTED = ("n", *LOST)
-"""What every table counts, in this order."""
+"""The counts shown in every table, in this order."""
 COUNTS = ", ".join(COUNTED)
 
 
 class Rate(NamedTuple):
-    """A rate (0-100) and its 95 % interval; a bound is None where there is none."""
+    """A rate (0-100) and its 95 % interval. A missing bound is None."""
 
     value: float
     low: float | None = None
@@ -44,18 +44,18 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True)
 class TableRow:
-    """One measure over all models; a cell is ready to print."""
+    """One measure for all models. Cells are ready to print."""
 
     label: str
     note: str
-    """What the measure is, in one sentence."""
+    """One sentence that explains the measure."""
     cells: list[str]
     count: bool = False
-    """Counts of dialogues rather than a rate."""
+    """Whether the cells are counts of dialogues instead of a rate."""
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
+    """`value` as a finite float, or None for anything else."""
     return (
         float(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
@@ -64,37 +64,37 @@ def number(value: Any) -> float | None:
 
 
 def at(tree: Any, *keys: str) -> Any:
-    """What lies in a nest of dicts under `keys`, or None where a key is missing."""
+    """The value under `keys` in nested dicts, or None if a key is missing."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def rate(entry: Any) -> Rate | None:
-    """A rate of `summary.json`, `{"value", "low", "high"}`; None where it is missing or its value is None."""
+    """A rate from `summary.json`, `{"value", "low", "high"}`; None if it or its value is missing."""
     value = number(at(entry, "value"))
     return None if value is None else Rate(value, number(at(entry, "low")), number(at(entry, "high")))
 
 
 def model_names(summary: Summary) -> list[str]:
-    """The models measured: base, sft, safer_steer first, then others by name."""
+    """The measured models: base, sft, safer_steer, then others by name."""
     found = at(summary, "models")
     return in_order(found) if isinstance(found, dict) else []
 
 
 def in_order(models: Any) -> list[str]:
-    """Model names as every table and plot lists them."""
+    """Model names in the order of all tables and plots."""
     known = [name for name in LABELS if name in models]
     return known + sorted(name for name in models if name not in LABELS)
 
 
 def model_label(model: str) -> str:
-    """The name of a model as printed."""
+    """The display name of a model."""
     return LABELS.get(model, model)
 
 
 def suites(summary: Summary, model: str, protocol: str) -> dict[str, dict[str, Any]]:
-    """The suites of one model (`protocol` is multi_turn or single_turn), without their average."""
+    """The suites of one model without their average. `protocol` is multi_turn or single_turn."""
     found = at(summary, "models", model, protocol)
     return (
         {name: entry for name, entry in found.items() if name != "average" and isinstance(entry, dict)}
@@ -104,14 +104,13 @@ def suites(summary: Summary, model: str, protocol: str) -> dict[str, dict[str, A
 
 
 def is_twin(entry: dict[str, Any]) -> bool:
-    """Whether a suite holds safe twins: requests that ought to be answered, so that refusing them is
-    over-refusal."""
+    """Whether a suite holds safe twins: requests that should be answered, so a refusal is over-refusal."""
     return "over_refusal" in entry
 
 
 def headline(summary: Summary) -> list[TableRow]:
-    """The table of console and page, one row a measure, cells in the order of `model_names`. Measures no
-    model has are left out."""
+    """The table for console and page: one row per measure, cells in the order of `model_names`. Measures that
+    no model has are left out."""
     models = model_names(summary)
 
     def row(label: str, note: str, cell: Callable[[str], str | None], count: bool = False) -> TableRow:
@@ -181,7 +180,7 @@ def headline(summary: Summary) -> list[TableRow]:
 
 
 def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Protocol, suite, model and the cells Safe, Help, joint, Safe in the worst case, and the counts."""
+    """Yield protocol, suite, model, and the cells: Safe, Help, joint, worst-case Safe, counts."""
     models = model_names(summary)
     for protocol in ("single_turn", "multi_turn"):
         names = {name: None for model in models for name in suites(summary, model, protocol)}

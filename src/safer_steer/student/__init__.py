@@ -1,1 +1,1 @@
-"""The student: its weights, its exact tokens, how it answers, and what both trainings share."""
+"""The student: weights, exact tokens, sampling, and the code shared by both trainings."""

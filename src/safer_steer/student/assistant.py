@@ -1,4 +1,4 @@
-"""The student in the assistant's seat: a policy that answers, and each dialogue's exact tokens."""
+"""The student as the assistant: a policy that answers, and the exact tokens of each dialogue."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from safer_steer.student.transcript import Transcript
 
 
 def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
-    """Decode pictures to RGB, upright as `datasets` decodes them for the trainers (a photograph's EXIF
-    orientation)."""
+    """Decode pictures to RGB and apply their EXIF orientation, as `datasets` does for the trainers."""
     images = []
     for picture in pictures:
         with Image.open(BytesIO(picture.data)) as image:
@@ -28,8 +27,8 @@ def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
 
 
 class StudentAssistant:
-    """The assistant's seat, filled by a policy. Keeps each dialogue's transcript, token for token, as long as
-    the dialogue lives."""
+    """An assistant backed by a policy. Keeps the exact tokens of each dialogue for as long as the dialogue
+    object exists."""
 
     def __init__(
         self,
@@ -40,14 +39,14 @@ class StudentAssistant:
         key: str,
         max_completion: int | None = None,
     ) -> None:
-        """`key` seeds the sampling together with dialogue id and turn; `max_completion` bounds the tokens
+        """`key`, the dialogue id and the turn number seed the sampling. `max_completion` limits the tokens
         after the first prompt."""
         self.policy, self.renderer, self.student, self.pictures_of = policy, renderer, student, pictures_of
         self.key, self.max_completion = key, max_completion
         self._transcripts: dict[int, Transcript] = {}
 
     def transcript(self, dialogue: Dialogue) -> Transcript | None:
-        """What was exchanged with the student so far; None before its first answer."""
+        """The transcript so far; None before the first answer."""
         return self._transcripts.get(id(dialogue))
 
     def begin(self, dialogue: Dialogue) -> Transcript:
@@ -56,7 +55,7 @@ class StudentAssistant:
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
         """Sample the next turn. Raises `ContextFull` if question and answer do not fit; the transcript then
-        stays as it was."""
+        stays unchanged."""
         transcript = (self.transcript(dialogue) or self.begin(dialogue)).copy()
         transcript.add_user(question)
         room = self.student.max_turn_tokens + 1

@@ -1,4 +1,7 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: ChatML, pictures as patches with a grid, the same names of parts."""
+"""Renderer for Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+
+All three use ChatML, pass pictures as patches with a grid, and name the model's parts alike.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from safer_steer.student.renderer import Modules, Pictures, joined, name_of, pad
 
 
 class ChatML:
-    """The ChatML tokens of one processor of the Qwen-VL family. A `Renderer`.
+    """A `Renderer` that writes the ChatML tokens of one Qwen-VL processor.
 
     Raises:
-        UserError: the tokenizer lacks a marker.
+        UserError: a marker is missing from the tokenizer.
     """
 
     modules: ClassVar[Modules] = Modules(
@@ -50,20 +53,20 @@ class ChatML:
         return UserError(f"student {name_of(self.processor)}: {why}, so it is not of the Qwen-VL family")
 
     def _markup(self, text: str) -> list[int]:
-        """Our own scaffolding: here special tokens are meant."""
+        """Ids of our own chat markup, with special tokens parsed as such."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def plain(self, text: str) -> list[int]:
-        """Ids of text from outside; `<|im_end|>` and its like become ordinary characters."""
+        """Ids of external text. Special tokens such as `<|im_end|>` are encoded as ordinary characters."""
         split = self.tokenizer(text.strip(), add_special_tokens=False, split_special_tokens=True)
         return list(split["input_ids"])
 
     def decode(self, ids: list[int]) -> str:
-        """The text of sampled tokens without their end token."""
+        """The text of sampled tokens, without the end token."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def pictures(self, images: list[Image.Image]) -> Pictures | None:
-        """Prepare a dialogue's pictures; None if it has none.
+        """Preprocess a dialogue's pictures; None if it has none.
 
         Raises:
             UserError: the processor prepares pictures for another family's vision tower.
@@ -82,7 +85,11 @@ class ChatML:
         return Pictures({name: made[name] for name in self.picture_inputs}, ids)
 
     def inputs(self, rows: list[list[int]], pictures: list[Pictures], side: str) -> dict[str, torch.Tensor]:
-        """`padded` ids and mask, `mm_token_type_ids` [batch, tokens]: 1 on picture tokens; all pictures."""
+        """A batch for the model.
+
+        It holds the `padded` ids and mask, `mm_token_type_ids` [batch, tokens] (1 on picture tokens), and the
+        features of all pictures.
+        """
         batch = padded(rows, self.pad, side)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token).long()
         return batch | joined(pictures)

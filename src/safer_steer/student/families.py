@@ -1,4 +1,4 @@
-"""The families of students, and the check that a renderer writes what the processor itself renders."""
+"""Supported model families, and the check that a renderer matches the processor's own chat template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safer_steer.student.transcript import Transcript
 
 @dataclass(frozen=True)
 class Family:
-    """One family: `model_type` of its config.json, the class of its processor, and its renderer."""
+    """One family: `model_type` from its config.json, class name of its processor, and its renderer."""
 
     model_type: str
     processor: str
@@ -32,10 +32,10 @@ FAMILIES = [
 
 
 def load_renderer(processor: Any, system: str) -> Renderer:
-    """The renderer of a processor's family, checked; `system` is the system message's text, empty for none.
+    """Make and check the renderer for a processor. `system` is the system message's text, empty for none.
 
     Raises:
-        UserError: the family is unknown, or the processor's own rendering differs from the renderer's.
+        UserError: the family is unknown, or the processor's rendering differs from the renderer's.
     """
     kind = type(processor).__name__
     for family in FAMILIES:
@@ -47,7 +47,7 @@ def load_renderer(processor: Any, system: str) -> Renderer:
 
 
 def modules_of(model_type: str) -> Modules:
-    """Names of a model's parts, by `model_type` of its config. Raises `UserError`: the family is unknown."""
+    """Module names for a `model_type` from config.json. Raises `UserError` if the family is unknown."""
     for family in FAMILIES:
         if family.model_type == model_type:
             return family.renderer.modules
@@ -55,10 +55,10 @@ def modules_of(model_type: str) -> Modules:
 
 
 def check_rendering(renderer: Renderer, system: str) -> None:
-    """Compare two dialogues, without and with a picture, with the processor's own rendering of them.
+    """Compare the renderer with the processor on two dialogues, one without and one with a picture.
 
     Raises:
-        UserError: ids or picture tensors differ, or the chat template cannot render the dialogue.
+        UserError: token ids or picture tensors differ, or the chat template cannot render a dialogue.
     """
     where = f"student {name_of(renderer.processor)}"
     for images in ([], [Image.new("RGB", (112, 84), "grey")]):
@@ -74,7 +74,7 @@ def check_rendering(renderer: Renderer, system: str) -> None:
         features = ours.pictures.features if ours.pictures else {}
         if wanted["input_ids"][0].tolist() != ours.ids:
             family = type(renderer).__name__
-            hint = "" if system else "set student.system or "  # some templates bring one of their own
+            hint = "" if system else "set student.system or "  # some templates add a default one
             raise UserError(
                 f"{where}: its chat template is not {family}: {dialogue} has other tokens; {hint}{_choose()}"
             )

@@ -1,4 +1,4 @@
-"""The student's weights and its renderer, from a folder or from the hub."""
+"""Load the student's weights and renderer from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from safer_steer.student.renderer import Renderer
 
 @dataclass
 class LoadedStudent:
-    """Weights and renderer, ready to generate or to train."""
+    """Model and renderer, ready for generation or training."""
 
     model: Any
     renderer: Renderer
 
 
 def load_processor(path: str) -> Any:
-    """The processor, padding on the left: on the right, positions in generation would be silently wrong."""
+    """Load the processor with left padding; right padding would silently make generation positions wrong."""
     from transformers import AutoProcessor
 
     try:
@@ -33,10 +33,10 @@ def load_processor(path: str) -> Any:
 
 
 def load_student(student: Student, path: Path | None = None, dtype: str | None = None) -> LoadedStudent:
-    """Load the base student, or the weights a stage left at `path`; `dtype` replaces the config's.
+    """Load the base student, or the weights that a stage saved at `path`. `dtype` overrides the config's.
 
     Raises:
-        UserError: there is no such model, or `load_renderer` refuses its processor.
+        UserError: the model cannot be loaded, or `load_renderer` rejects its processor.
     """
     from transformers import AutoModelForImageTextToText
 

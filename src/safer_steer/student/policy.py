@@ -1,4 +1,4 @@
-"""How a student answers: what every rollout backend offers, and what it returns. One backend a file."""
+"""The interface of rollout backends: how a student's turn is sampled. Each backend is one file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ class Completion:
     """One sampled turn."""
 
     token_ids: list[int]
-    """With the end token, if it was sampled."""
+    """Includes the end token if it was sampled."""
     logprobs: list[float]
-    """Of each token under the sampling temperature, before top-p."""
+    """Log-probability of each token at the sampling temperature, before top-p."""
     text: str
     finish: str
-    """`stop`, `length` (cut off), or `marker` (another chat marker was sampled: the turn ends there without
-    it)."""
+    """`stop`, `length` (cut off), or `marker` (another chat marker was sampled; the turn ends before it)."""
 
 
 class Policy(Protocol):
@@ -32,7 +31,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_p 1 keeps the whole distribution, as training needs."""
+    """Temperature 0 is greedy. `top_p` 1 keeps the whole distribution, as training needs."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -42,5 +41,5 @@ class Sampling:
 PolicyOf = Callable[[Any, Student, float], Policy]
 """Makes a rollout backend's policy from a model, the student's settings and a temperature.
 
-RL calls it at every step with the model under training; the policy samples from its weights as they then are.
+RL calls it at every step with the model under training; the policy samples from its current weights.
 """

@@ -1,5 +1,4 @@
-"""What both trainings share: checkpoints that are whole or not there, progress, and the trained model's
-folder."""
+"""Code shared by SFT and RL: complete checkpoints, progress, trainer arguments, saving the model."""
 
 from __future__ import annotations
 
@@ -28,11 +27,11 @@ from safer_steer.errors import UserError
 from safer_steer.student.renderer import Modules
 
 WHOLE = "checkpoint.whole"
-"""Written last into a checkpoint: one without it was cut off by a kill and does not count."""
+"""Marker file, written last into a checkpoint. A checkpoint without it is incomplete and is not used."""
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`; those that are not whole are deleted."""
+    """The newest complete checkpoint in `folder`. Incomplete ones are deleted."""
     newest, steps = None, -1
     for path in folder.glob("checkpoint-*"):
         if not (path / WHOLE).exists():
@@ -43,7 +42,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 class Milestones(TrainerCallback):
-    """Marks checkpoints as whole and reports progress."""
+    """Marks checkpoints as complete and reports progress."""
 
     def __init__(self, progress: Callable[[int, int], None] | None) -> None:
         self.progress = progress
@@ -61,25 +60,25 @@ class Milestones(TrainerCallback):
 
 
 def train(trainer: Trainer, checkpoint: Path | None) -> None:
-    """Train from the beginning, or go on from a whole checkpoint.
+    """Train from the start, or resume from a complete checkpoint.
 
-    The trainer restores optimiser, schedule and position; the weights are loaded here. It would read the
-    checkpoint's tensors by the names they have in memory, but `save_pretrained` writes Qwen2.5-VL under its
-    published names, so it would find none and keep the first weights.
+    The trainer restores optimiser, schedule and position. The weights are loaded here: the trainer looks up
+    tensors by their in-memory names, but `save_pretrained` writes Qwen2.5-VL under its published names, so
+    the trainer would find none and keep the initial weights.
     """
-    trainer.remove_callback(PrinterCallback)  # progress and metrics have places of their own
+    trainer.remove_callback(PrinterCallback)  # progress and metrics are reported elsewhere
     if checkpoint is None:
         trainer.train()
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if not hasattr(model, "peft_config"):  # adapters are stored under the names they are read by
+    if not hasattr(model, "peft_config"):  # adapters are saved under the names they are loaded by
         kept = type(model).from_pretrained(
             checkpoint, dtype=next(model.parameters()).dtype, use_safetensors=True
         )
         model.load_state_dict(kept.state_dict())
     logger = logging.getLogger(
         "transformers.trainer"
-    )  # it would list every tensor's two names as missing and unexpected
+    )  # would report every tensor as missing under one name, unexpected under the other
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -89,7 +88,7 @@ def train(trainer: Trainer, checkpoint: Path | None) -> None:
 
 
 def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str, Any]:
-    """Trainer arguments that both trainings have in common."""
+    """Trainer arguments common to SFT and RL."""
     half = config.student.dtype == "bfloat16"
     return {
         "output_dir": str(folder),
@@ -110,10 +109,10 @@ def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str,
 
 
 def batching(batch: int, micro: int, key: str, processes: int | None = None) -> dict[str, int]:
-    """Split a step's batch over processes (those of this launch where none are named) and micro-batches.
+    """Split a step's batch over micro-batches and processes. `processes` defaults to those of this launch.
 
     Raises:
-        UserError: it cannot be split evenly.
+        UserError: the batch cannot be split evenly.
     """
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     if batch % (micro * processes):
@@ -124,13 +123,13 @@ def batching(batch: int, micro: int, key: str, processes: int | None = None) -> 
 
 
 def seed_everything(seed: int) -> None:
-    """Python's and torch's global generators, for what trainers draw from them."""
+    """Seed the global generators of Python and torch, which the trainers use."""
     random.seed(seed)
     torch.manual_seed(seed)
 
 
 def lora(student: Student, modules: Modules) -> Any:
-    """LoRA adapters on the language model's linear layers, or None if all weights are trained."""
+    """LoRA config for the language model's linear layers, or None if all weights are trained."""
     if not student.lora_rank:
         return None
     from peft import LoraConfig
@@ -141,23 +140,26 @@ def lora(student: Student, modules: Modules) -> Any:
 
 
 def training_dtype(student: Student) -> str:
-    """Weights that are trained whole are kept in float32, also where the arithmetic is bfloat16: a step of
-    1e-5 is lost in bfloat16's eight bits."""
+    """The number type of the weights in training.
+
+    Without LoRA, weights are kept in float32 even if the arithmetic is bfloat16: a step of 1e-5 is lost in
+    bfloat16's eight bits.
+    """
     return student.dtype if student.lora_rank else "float32"
 
 
 def freeze_vision(model: Any, modules: Modules) -> None:
-    """Keep the vision tower and its projector as they are."""
+    """Freeze the vision tower and its projector."""
     for name, parameter in model.named_parameters():
         if any(f".{part}." in f".{name}" for part in (modules.vision, modules.projector)):
             parameter.requires_grad_(False)
 
 
 def skip_absent_pictures(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:
-    """Let `model` take micro-batches in which no dialogue has a picture.
+    """Make `model` accept micro-batches in which no dialogue has a picture.
 
-    Where dialogues with and without pictures are mixed, TRL hands such a micro-batch picture tensors of no
-    rows, which the vision tower cannot join ("expected a non-empty list of Tensors"). They are left out here.
+    If dialogues with and without pictures are mixed, TRL passes such a micro-batch picture tensors with zero
+    rows. The vision tower fails on them ("expected a non-empty list of Tensors"). They are removed here.
     """
 
     def without_empty_pictures(
@@ -172,8 +174,10 @@ def skip_absent_pictures(model: torch.nn.Module, picture_inputs: tuple[str, ...]
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
-    """Write the trained model, adapters merged in, as safetensors in the student's number type; the folder
-    appears whole or not at all."""
+    """Save the trained model as safetensors in the student's number type, with adapters merged in.
+
+    The folder is written under a temporary name and then renamed, so it is either complete or absent.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

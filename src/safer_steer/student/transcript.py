@@ -1,8 +1,7 @@
-"""The student's dialogue as token ids. A family's own tokens are its renderer's business.
+"""The student's dialogue as token ids. The renderer supplies the tokens specific to a model family.
 
-Exact ids in, exact ids out: what the student sampled is never decoded and tokenised again. Text from outside
-is always plain text (its special tokens are split), a turn cut off by the token limit is closed with tokens
-that carry no loss.
+Sampled ids are kept exactly; they are never decoded and tokenised again. External text is always plain text
+(its special tokens are split). A turn cut off by the token limit is closed with tokens that carry no loss.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from safer_steer.student.renderer import Pictures, Renderer
 
 @dataclass
 class Transcript:
-    """One dialogue's ids, with a mask of 1 on sampled assistant tokens alone (their end token included)."""
+    """The ids of one dialogue. The mask is 1 only on sampled assistant tokens, end token included."""
 
     renderer: Renderer
     pictures: Pictures | None
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    """Of the sampled tokens under the sampling temperature; 0 where the mask is 0."""
+    """Log-probabilities of the sampled tokens at the sampling temperature; 0 where the mask is 0."""
     first_prompt: int = 0
-    """Length of the first prompt: up to where the assistant speaks first."""
+    """Length of the first prompt, that is, everything before the assistant's first token."""
 
     def copy(self) -> Transcript:
-        """The same so far; appending to one leaves the other alone."""
+        """An independent copy: appending to one does not change the other."""
         return replace(self, ids=list(self.ids), mask=list(self.mask), logprobs=list(self.logprobs))
 
     def _extend(self, ids: list[int], sampled: int = 0, logprobs: list[float] | None = None) -> None:
@@ -38,7 +37,7 @@ class Transcript:
         self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
 
     def add_user(self, text: str) -> None:
-        """Append a user turn and the assistant's opening; the pictures stand before the first turn's text."""
+        """Append a user turn and the assistant's opening. Pictures come before the text of the first turn."""
         renderer = self.renderer
         if self.ids:
             self._extend(renderer.user_start)
@@ -48,7 +47,7 @@ class Transcript:
         self.first_prompt = self.first_prompt or len(self.ids)
 
     def add_assistant(self, ids: list[int], logprobs: list[float]) -> None:
-        """Append what was sampled. A turn without its end token is closed with one that carries no loss."""
+        """Append a sampled turn. If its end token is missing, one is added that carries no loss."""
         self._extend(ids, 1, logprobs)
         if not ids or ids[-1] != self.renderer.end:
             self._extend([self.renderer.end])
@@ -60,7 +59,7 @@ class Transcript:
 
     @property
     def completion_ids(self) -> list[int]:
-        """Everything from the assistant's first token on, later user turns included."""
+        """Everything from the assistant's first token on, including later user turns."""
         return self.ids[self.first_prompt :]
 
 
@@ -69,7 +68,7 @@ def model_inputs(
     side: str,
     device: torch.device | str = "cpu",
 ) -> dict[str, torch.Tensor]:
-    """A batch for the model, padded on `side`: input_ids and attention_mask [batch, tokens], pictures."""
+    """A batch for the model: input_ids and attention_mask [batch, tokens], padded on `side`, and pictures."""
     rows = [transcript.ids for transcript in transcripts]
     pictures = [transcript.pictures for transcript in transcripts if transcript.pictures]
     batch = transcripts[0].renderer.inputs(rows, pictures, side)
@@ -77,7 +76,7 @@ def model_inputs(
 
 
 def labels(transcripts: list[Transcript], width: int) -> torch.Tensor:
-    """Targets [batch, tokens] for right-padded inputs: the sampled tokens, -100 elsewhere."""
+    """Labels [batch, tokens] for right-padded inputs: the sampled tokens, and -100 elsewhere."""
     targets = torch.full((len(transcripts), width), -100)
     for row, transcript in enumerate(transcripts):
         ids, mask = torch.tensor(transcript.ids), torch.tensor(transcript.mask)

@@ -1,8 +1,6 @@
-"""Rollouts in this process, with a `transformers` model on CPU or GPU. Calls that arrive together are one
-batch.
+"""In-process rollouts with a `transformers` model on CPU or GPU. Concurrent calls are batched.
 
-Sampling is reproducible whatever the order of arrival: every answer has a generator of its own, seeded by its
-key.
+Each answer has its own random generator, seeded by its key, so sampling does not depend on arrival order.
 """
 
 from __future__ import annotations
@@ -24,16 +22,16 @@ from safer_steer.student.policy import Completion, Sampling
 from safer_steer.student.transcript import Transcript, model_inputs
 
 TOKENS = 65_536
-"""Tokens of one batch of generation, as `student.generation_tokens` has it by default."""
+"""Tokens of one generation batch: the default of `student.generation_tokens`."""
 _made_do: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""Tokens of a batch that a model's GPU had to make do with: RL makes a policy for every step, on the same
-model."""
+"""Reduced batch size in tokens, by model, after running out of memory. It is kept here because RL makes a new
+policy for the same model at every step."""
 _log = logging.getLogger(__name__)
 
 
 class _Sampler(LogitsProcessor):
-    """Makes greedy search sample: adds Gumbel noise from each row's own generator, and notes the chosen
-    tokens' log-probabilities."""
+    """Turns greedy search into sampling by adding Gumbel noise from each row's own generator. Records the
+    log-probabilities of the chosen tokens."""
 
     def __init__(self, keys: list[str], sampling: Sampling, device: torch.device) -> None:
         self.sampling = sampling
@@ -44,7 +42,7 @@ class _Sampler(LogitsProcessor):
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores [batch, vocabulary] -> scores whose argmax is the sample."""
+        """Map scores [batch, vocabulary] to scores whose argmax is the sample."""
         temperature = self.sampling.temperature
         logprobs = torch.log_softmax(scores.float() / (temperature or 1.0), -1)
         chosen = logprobs
@@ -67,11 +65,10 @@ class _Sampler(LogitsProcessor):
 class TransformersPolicy:
     """In-process generation with a `transformers` model, on CPU or GPU.
 
-    Calls wait until the event loop has nothing else to do (at most `window` seconds), then go out as batches.
-    A batch holds at most `tokens` tokens: its rows times the longest prompt and the room for an answer, since
-    padding takes memory too. One dialogue alone always goes. Where memory does not suffice, `tokens` is
-    halved, for good, and what did not fit is tried again in pieces; no answer depends on its company in
-    float32.
+    Calls are collected while more keep arriving within `window` seconds, then run as batches. A batch has at
+    most `tokens` tokens, counted as rows times (longest prompt + room for an answer), since padding takes
+    memory too. A single dialogue always runs. On out-of-memory, `tokens` is halved permanently and the batch
+    is retried in smaller ones. In float32, an answer does not depend on the other rows of its batch.
     """
 
     def __init__(self, model: Any, sampling: Sampling, tokens: int = TOKENS, window: float = 0.02) -> None:
@@ -81,7 +78,7 @@ class TransformersPolicy:
         self._worker: asyncio.Task[None] | None = None
 
     async def reply(self, transcript: Transcript, key: str) -> Completion:
-        """Raises `UserError` where the memory does not suffice for this dialogue alone."""
+        """Sample a turn. Raises `UserError` if memory is insufficient for this dialogue alone."""
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, transcript, future))
         if self._worker is None or self._worker.done():
@@ -106,7 +103,7 @@ class TransformersPolicy:
                     future.set_result(completion)
 
     async def _gather(self) -> None:
-        """Wait while more calls keep arriving, up to a full batch."""
+        """Wait while more calls arrive, up to a full batch."""
         seen = -1
         while seen < len(self._waiting):
             seen = len(self._waiting)
@@ -115,7 +112,7 @@ class TransformersPolicy:
             await asyncio.sleep(self.window)
 
     def fitting(self, lengths: list[int]) -> int:
-        """How many prompts of these lengths, in ascending order, are one batch; at least one."""
+        """How many prompts fit one batch, given their lengths in ascending order; at least one."""
         room = self.sampling.max_tokens
         count = 1
         while count < len(lengths) and (count + 1) * (lengths[count] + room) <= self.tokens:
@@ -123,10 +120,10 @@ class TransformersPolicy:
         return count
 
     def generate_in_pieces(self, transcripts: list[Transcript], keys: list[str]) -> list[Completion]:
-        """Prompts in ascending order of length, in as many batches as memory asks for.
+        """Generate for prompts in ascending order of length, in as many batches as memory requires.
 
         Raises:
-            UserError: the memory does not suffice for one of them alone.
+            UserError: memory is insufficient for a single prompt.
         """
         done: list[Completion] = []
         while len(done) < len(transcripts):
@@ -138,14 +135,14 @@ class TransformersPolicy:
                 if not _out_of_memory(error):
                     raise
                 found = None
-            if found is None:  # outside `except`, where the error's traceback would still hold the tensors
+            if found is None:  # outside `except`: inside, the traceback would keep the tensors alive
                 self._make_do_with_less(piece)
             else:
                 done += found
         return done
 
     def _make_do_with_less(self, piece: list[Transcript]) -> None:
-        """Halve the budget until this piece, which did not fit, is more than one batch."""
+        """Halve the token budget until this piece, which did not fit, takes more than one batch."""
         lengths = [len(transcript.ids) for transcript in piece]
         if len(piece) == 1:
             raise UserError(
@@ -169,7 +166,7 @@ class TransformersPolicy:
 
     @torch.no_grad()
     def generate(self, transcripts: list[Transcript], keys: list[str]) -> list[Completion]:
-        """One batch, left-padded. The model's mode and generation config are afterwards what they were."""
+        """Generate one left-padded batch. Restores the model's mode and generation config afterwards."""
         renderer = transcripts[0].renderer
         device = self.model.device
         inputs = model_inputs(transcripts, "left", device)
@@ -196,17 +193,18 @@ class TransformersPolicy:
 
 
 def in_process(model: Any, student: Student, temperature: float) -> TransformersPolicy:
-    """The policy of a model in this process, with the student's settings. A `PolicyOf`."""
+    """Make an in-process policy for a model with the student's settings. A `PolicyOf`."""
     sampling = Sampling(student.max_turn_tokens, temperature)
     return TransformersPolicy(model, sampling, student.generation_tokens)
 
 
 @contextmanager
 def _generating_by(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """`config` in place of the model's own, from which whatever `config` leaves open would be filled.
+    """Temporarily replace the model's generation config with `config`.
 
-    A repetition penalty is no part of the policy. PEFT hands its wrapper's config to the model inside, which
-    is the one that is saved: so both get theirs back.
+    Otherwise values that `config` leaves unset would come from the model's own, and settings such as a
+    repetition penalty are not part of the policy. PEFT copies its wrapper's config to the inner model, which
+    is the one that is saved, so both configs are restored.
     """
     inside = model.get_base_model() if hasattr(model, "peft_config") else model
     holders = [model] if inside is model else [model, inside]
@@ -225,7 +223,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _completion(row: list[int], logprobs: list[float], transcript: Transcript) -> Completion:
-    """Cut a generated row where its turn ends."""
+    """Cut a generated row at the end of its turn."""
     renderer = transcript.renderer
     end = next((i for i, token in enumerate(row) if token in set(renderer.stops)), None)
     if end is None:
