@@ -18,19 +18,19 @@ test-integration: .venv/.installed-dev .venv-vllm/.installed  ## vLLM, on the CP
 test-browser: .venv/.installed-browser chromium  ## the report in headless Chromium
 	$(BIN)/python -m pytest tests/browser
 
-check-llamafactory: .venv/.installed-dev .venv-llamafactory/.installed runs/export/write  ## LLaMA-Factory's own loader and trainer read an export
-	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export/cache .venv-llamafactory/bin/python tests/integration/llamafactory_check.py runs/export/write/llamafactory
+check-llamafactory: .venv/.installed-dev .venv-llamafactory/.installed runs/export_check/export  ## LLaMA-Factory's own loader and trainer read an export
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export_check/cache .venv-llamafactory/bin/python tests/integration/llamafactory_check.py runs/export_check/export/llamafactory
 
-check-verl: .venv/.installed-dev .venv-verl/.installed runs/export/write  ## verl's own data set reads an export
-	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export/cache .venv-verl/bin/python tests/integration/verl_check.py runs/export/write src/safer_steer/sandbox/student
+check-verl: .venv/.installed-dev .venv-verl/.installed runs/export_check/export  ## verl's own data set reads an export
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export_check/cache .venv-verl/bin/python tests/integration/verl_check.py runs/export_check/export src/safer_steer/sandbox/student
 
 check-engines: .venv-uv/.installed  ## core and [student] resolve beside other trainers; downloads metadata, installs nothing
 	.venv-uv/bin/python tests/integration/engines_check.py .venv-uv/bin/uv
 
-.PHONY: runs/export/write
-runs/export/write: .venv/.installed-dev
-	@rm -rf runs/export
-	$(BIN)/python tests/export_run.py runs/export
+.PHONY: runs/export_check/export
+runs/export_check/export: .venv/.installed-dev
+	@rm -rf runs/export_check
+	$(BIN)/python tests/export_run.py runs/export_check
 
 lint: .venv/.installed-dev  ## style and types
 	$(BIN)/ruff check .
