@@ -1,4 +1,4 @@
-"""What the data sets consist of, and what was left out why: `balance.json`, and `balance.md` to read."""
+"""Reports what the data sets contain, and what was left out and why: `balance.json`, and `balance.md` to read."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ DIMENSIONS: dict[str, Callable[[Candidate], str]] = {
 
 
 def balance_of(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Counts of a data set: scripts, pairs and pictures in it, its share of benign scripts (0-1), mean turns,
-    and scripts by each dimension."""
+    """Statistics of a data set: number of scripts, pairs and pictures, share of benign scripts (0-1), mean
+    turns, and scripts by each dimension."""
     kinds = Counter(candidate.kind for candidate in candidates)
     return {
         "scripts": len(candidates),
@@ -38,7 +38,7 @@ def balance_of(candidates: Sequence[Candidate]) -> dict[str, Any]:
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """`balance.json` as Markdown tables, one column a data set."""
+    """`balance.json` as Markdown tables, one column per data set."""
     splits: Mapping[str, Any] = found["splits"]
     lines = [
         "# Balance of the data sets",
@@ -93,10 +93,10 @@ def _table(title: str, columns: Iterable[str], rows: Mapping[str, Sequence[str]]
 
 
 def _cell(text: str) -> str:
-    """Names come from data sets: nothing in them may end a cell or a line."""
+    """Escapes a cell. Names come from data sets and must not end a cell or a line."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def _natural(item: tuple[str, int]) -> tuple[int, str]:
-    """Numbers by value, then texts."""
+    """Sort key: numbers by value, then strings."""
     return (int(item[0]), "") if item[0].isdecimal() else (99, item[0])

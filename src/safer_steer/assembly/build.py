@@ -1,8 +1,9 @@
 """The stage from end to end: candidates -> no leakage, no duplicates -> rules 1 and 2 -> RL, SFT, Bench ->
 balance.
 
-Duplicates and leaks leave before the evaluator is asked, so that nothing is paid for them. A near-duplicate
-within one side counts on the same picture only: short user turns like "what is this?" rightly occur on many.
+Duplicates and leaks are removed before the evaluator is called, so they cost nothing. Within one side,
+near-duplicates are removed only on the same picture: short user turns like "what is this?" rightly occur on
+many pictures.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from safer_steer.store import inside, write_atomic
 
 @dataclass
 class LeftOut:
-    """Scripts that are in no data set, each with its reason."""
+    """The scripts that are in no data set, each with a reason."""
 
     rows: list[dict[str, str]] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {"train": Counter(), "bench": Counter()})
@@ -58,17 +59,17 @@ async def assemble(
     balance.json and balance.md.
 
     Args:
-        ask: the model of a role; `evaluator` is asked, unless `assembly.rules` is false.
-        suites: the suite files that count as bench.
-        taken: names of suites that those of STEER-Bench may not have.
-        progress: called with judged scripts (finished, all).
+        ask: returns the model of a role; `evaluator` is used, unless `assembly.rules` is false.
+        suites: suite files that count as bench.
+        taken: names that suites of STEER-Bench must not have.
+        progress: called with (finished, all) judged scripts.
 
     Returns:
-        What of the config's wishes could not be met, a line each.
+        The config's requests that could not be met, one line each.
 
     Raises:
-        UserError: a pool, suite or picture cannot be read, the evaluator stays silent, or a data set has no
-            script at all.
+        UserError: a pool, suite or picture cannot be read, the evaluator does not respond, or a data set has
+            no scripts.
     """
     settings = config.assembly
     assert settings is not None, "assemble: the config has no section `assembly`"
@@ -142,7 +143,7 @@ async def assemble(
 
 
 def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: LeftOut) -> list[Candidate]:
-    """The candidates without leaks and near-duplicates, in the order of the draws."""
+    """The candidates without leaks and near-duplicates, in draw order."""
     known = Known(settings.near_duplicate)
     for path in suites:
         known.add_suite(path)
@@ -180,7 +181,7 @@ def _explain(
     drawn: list[Candidate],
     left_out: LeftOut,
 ) -> None:
-    """Why each candidate that was not drawn was not."""
+    """Record why each candidate was not drawn."""
     ids, pairs = {candidate.id for candidate in drawn}, {candidate.pair for candidate in rl}
     for candidate in (*train, *bench):
         found = rulings[candidate.id]
@@ -201,7 +202,7 @@ def _notes(
     rulings: dict[str, Ruling],
     splits: dict[str, list[Candidate]],
 ) -> list[str]:
-    """Wishes of the config that were not met."""
+    """The config's requests that were not met, one line each."""
     notes = []
     rl, wanted = splits["rl"], config.rl.seeds or 0
     if train and len(rl) < wanted:
@@ -243,8 +244,8 @@ def _kept(rulings: Iterable[Ruling]) -> dict[str, int]:
 
 
 def _show_pictures(folder: Path, bench: Path, pools: Pools, suites: dict[str, list[Candidate]]) -> None:
-    """Put the suites' pictures beside them, under the names they have in the run: linked where the disk can,
-    copied where not."""
+    """Put the suites' pictures next to the suites, under the same names as in the run. Pictures are hard-linked
+    if the disk allows it, else copied."""
     for members in suites.values():
         for seed in map(pools.script, members):
             for image in seed.images:

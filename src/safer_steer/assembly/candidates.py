@@ -1,5 +1,4 @@
-"""Candidates: the scripts of Stage I's pools, held by what decides their fate; the rows themselves stay on
-the disk."""
+"""Candidates: the facts about Stage I's scripts that decide where they go. The rows themselves stay on disk."""
 
 from __future__ import annotations
 
@@ -16,45 +15,44 @@ from safer_steer.errors import UserError
 from safer_steer.store import content_id, inside
 
 SCALED_FROM = "scaled_from"
-"""In the `meta` of a script whose pictures were scaled down: the originals' ids (`picture_id`), by path."""
+"""The `meta` key of a script whose pictures were scaled down: the originals' ids (`picture_id`), by path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is known of a script without its text."""
+    """A script without its text."""
 
     id: str
     kind: Kind
     source: str
     category: str
-    """As the source has it; "" where it has none."""
+    """As in the source; "" if there is none."""
     bench: bool
-    """It is meant for STEER-Bench, and for the training sets if not."""
+    """Whether it is meant for STEER-Bench; if not, it is for the training sets."""
     pair: str
     """The single-turn pair it was made from."""
     picture: str
-    """16 hex digits of the SHA-256 of the pair's picture as its set has it, whatever is shown; "" without
-    one."""
+    """16 hex digits of the SHA-256 of the pair's picture as in its set, even if the script shows a changed
+    copy. "" without a picture."""
     turns: int
     order: str
-    """Its place in every draw: a hash of the config's seed and the id, so that the order of reading has no
-    part in it."""
+    """Sort key in every draw: a hash of the config's seed and the id, so independent of reading order."""
     place: int
-    """Where its row begins in the pool's file, bytes."""
+    """Byte offset of its row in the pool's file."""
 
 
 class Pools:
-    """The pools of a run, read through from end to end or row by row."""
+    """The pools of a run, read in sequence or row by row."""
 
     def __init__(self, folder: Path, kinds: Sequence[Kind], seed: int) -> None:
-        """`folder` is the run's; `seed` the config's."""
+        """`folder` is the run's folder, `seed` the config's seed."""
         self.folder, self.kinds, self.seed = folder, kinds, seed
 
     def __iter__(self) -> Iterator[tuple[Candidate, Seed]]:
         """Every script, one in memory at a time.
 
         Raises:
-            UserError: a pool is missing or a row of it is no seed; names file and row.
+            UserError: a pool is missing, or a row is not a seed. The message names file and row.
         """
         for kind in self.kinds:
             path = self._path(kind)
@@ -68,7 +66,7 @@ class Pools:
                     place += len(row)
 
     def row(self, candidate: Candidate) -> bytes:
-        """The candidate's row as it stands in its pool."""
+        """The candidate's row, unchanged from its pool."""
         with self._path(candidate.kind).open("rb") as rows:
             rows.seek(candidate.place)
             return rows.readline()
@@ -96,15 +94,14 @@ class Pools:
         )
 
     def _picture(self, seed: Seed) -> str:
-        """Of a seed that does not say: the hash of its picture's file, of the original where it shows a
-        perturbed copy."""
+        """The picture id of a seed whose meta has none: the hash of its picture's file, or of the original if
+        it shows a perturbed copy."""
         names = [str(seed.meta["original"])] if seed.meta.get("original") else seed.images
         return picture_id(inside(self.folder, names[0])) if names else ""
 
 
 def picture_id(path: Path) -> str:
-    """By what a picture is known again: 16 hex digits of its file's SHA-256. Raises `UserError` if it cannot
-    be read."""
+    """A picture's id: 16 hex digits of its file's SHA-256. Raises `UserError` if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -115,7 +112,7 @@ def picture_id(path: Path) -> str:
 
 
 def scaled_from(seed: Seed) -> dict[str, str]:
-    """What a script says of `SCALED_FROM`; nothing where its pictures are as they came."""
+    """The script's `SCALED_FROM` entries; empty if its pictures were not scaled."""
     found = seed.meta.get(SCALED_FROM)
     return {str(image): str(id) for image, id in found.items()} if isinstance(found, dict) else {}
 

@@ -1,6 +1,6 @@
-"""What SFT and RL are given lies in `splits/sft.jsonl` and `splits/rl.jsonl`; nobody draws anywhere else.
+"""Draws the scripts for SFT and RL: `splits/sft.jsonl` and `splits/rl.jsonl`, their only input.
 
-With the section `assembly` the two are disjoint data sets (`build.py`). Without it they are drawn here from
+With the section `assembly`, the two are disjoint data sets (`build.py`). Without it they are drawn here from
 the pools of Stage I, and may share scripts.
 """
 
@@ -22,7 +22,7 @@ def draw_from_pools(config: Config, folder: Path) -> None:
     """Write both files from `folder/seeds`.
 
     Raises:
-        UserError: a pool is missing, or all are empty; or with `rl.single_turn`, a seed does not hold its
+        UserError: a pool is missing, all pools are empty, or, with `rl.single_turn`, a seed does not hold its
             question.
     """
     pools = read_pools(folder, config.seeds.kinds)
@@ -32,16 +32,16 @@ def draw_from_pools(config: Config, folder: Path) -> None:
 
 
 def questions_for_rl(config: Config, scripts: Sequence[Seed]) -> list[Seed]:
-    """With `rl.single_turn`: the original questions of these scripts' pairs, as scripts of one turn."""
+    """For `rl.single_turn`: the original questions of the scripts' pairs, as scripts of one turn."""
     return draw_questions(questions(scripts), config.rl.seeds, config.rl.benign_share, config.seed)
 
 
 def rl_numbers(benign: float, risky: float, total: float | None, share: float) -> tuple[float, float]:
-    """How many benign and risky scripts RL takes of those there are.
+    """How many of the available benign and risky scripts RL takes.
 
     Args:
-        total: how many in all; None for as many as there are.
-        share: the wanted share of benign ones, 0-1. Where they run short, risky ones take their place.
+        total: number of scripts in all; None for all available.
+        share: the wanted share of benign scripts, 0-1. If there are too few, risky scripts replace them.
     """
     whole = benign + risky if total is None else total
     wanted = min(benign, round(whole * share))

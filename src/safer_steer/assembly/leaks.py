@@ -1,11 +1,12 @@
-"""No leakage: what the bench knows, and whether a training script shares any of it.
+"""Leak check: finds training scripts that share content with the bench.
 
-A script of the training side leaks if the bench has its picture; or its source's question, or nearly, on any
-picture; or nearly the whole script, on any picture. The bench is every candidate of a source with `use:
-bench`, drawn or not, and every suite in `bench.suites` that is a file. Texts with fewer than `near.TELLING`
-content words are known again by their picture alone. Pictures are known by the hash of their file, as it was
-before a run scaled it down: the same picture in another encoding, or in a size that somebody else gave it, is
-another one.
+A training script leaks if the bench has one of these: its picture; the same or nearly the same source
+question, on any picture; nearly the same script, on any picture. The bench is every candidate of a source
+with `use: bench`, drawn or not, and every suite in `bench.suites` that is a file.
+
+Texts with fewer than `near.TELLING` content words are matched by their picture only. Pictures are identified
+by the hash of their file before the run scaled it down. The same picture in another encoding, or resized by
+others, counts as a different picture.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from safer_steer.store import inside
 
 
 class Known:
-    """What the bench shows, asks and says."""
+    """The pictures, questions and scripts of the bench."""
 
     def __init__(self, threshold: float) -> None:
         self._pictures: dict[str, str] = {}
         self._questions, self._scripts = Near(threshold), Near(threshold)
 
     def add(self, name: str, seed: Seed, pictures: Iterable[str]) -> None:
-        """A script of the bench; `pictures` are the ids of what it shows, `name` what a report calls it."""
+        """Add a script of the bench. `pictures` are the ids of its pictures, `name` is its name in reports."""
         for picture in pictures:
             if picture:
                 self._pictures[picture] = min(name, self._pictures.get(picture, name))
@@ -38,16 +39,19 @@ class Known:
             self._scripts.add(name, shingles(seed.script))
 
     def add_suite(self, path: Path) -> None:
-        """A suite file with its pictures. Raises `UserError` if it, or a picture, cannot be read."""
+        """Add a suite file with its pictures. Raises `UserError` if the file or a picture cannot be read."""
         for seed in read_seeds(path):
             shown = [picture_id(inside(path.parent, image)) for image in seed.images]
-            # Of a perturbed or scaled copy, in a suite that another run assembled or took in.
+            # The originals of perturbed or scaled copies, in a suite that another run assembled or imported.
             originals = [str(seed.meta.get("picture") or ""), *scaled_from(seed).values()]
             self.add(f"{path.name} {seed.id}", seed, [*shown, *originals])
 
     def shared(self, candidate: Candidate, seed: Seed, said: Tokens) -> tuple[str, str] | None:
-        """Why a training script, `said` as 3-grams, leaks, as (reason, whom it shares it with); None if it
-        does not."""
+        """Why a training script leaks, as (reason, name of the bench script). None if it does not leak.
+
+        Args:
+            said: the script's 3-grams.
+        """
         if candidate.picture in self._pictures:
             return "leak_picture", self._pictures[candidate.picture]
         question = _question(seed)

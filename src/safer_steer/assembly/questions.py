@@ -1,7 +1,7 @@
 """The original questions as scripts of one turn, for the ablation "training on single turns".
 
 The first turns of multi-turn scripts are harmless by design, so a student trained on them would lose by
-construction. Here a pair's own question is the script.
+construction. Here the script is the pair's own question.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from safer_steer.errors import UserError
 from safer_steer.seeds.probe import HARMLESS
 
 KEPT = ("pair", "question", "question_safe", "use", "category", "picture", "perturbed", "original", "answer")
-"""What a question's meta has of its pair's."""
+"""The keys that a question's meta takes from its script's."""
 
 
 def questions(scripts: Iterable[Seed]) -> list[Seed]:
     """The question of each distinct pair among the scripts, as a script of one turn, in the order in which
-    pairs are met.
+    the pairs first appear.
 
-    Its kind is benign where the source says that the question is harmless, and obfuscated where it does not.
+    The kind is benign if the source says that the question is harmless, and obfuscated otherwise.
 
     Raises:
         UserError: a script does not say which question it was made from.
@@ -51,7 +51,7 @@ def _question(script: Seed) -> Seed:
 
 
 def draw_questions(asked: Sequence[Seed], total: int | None, share: float, seed: int) -> list[Seed]:
-    """At most `total` questions (all if None) in a seeded order, `share` (0-1) of them safe, or as many as
+    """At most `total` questions (all if None) in a seeded order. `share` (0-1) of them are safe, or as many as
     there are."""
     rng = random.Random(f"single turn rl {seed}")
     safe, risky = [[one for one in asked if (one.kind is Kind.BENIGN) is wanted] for wanted in (True, False)]
@@ -64,8 +64,8 @@ def draw_questions(asked: Sequence[Seed], total: int | None, share: float, seed:
 
 
 def question_numbers(safe: int, risky: int, total: int | None, share: float) -> tuple[int, int]:
-    """How many safe and risky questions to draw of those there are. Where risky ones run short, safe ones
-    give way; not the other way round."""
+    """How many of the available safe and risky questions to draw. If there are too few risky ones, fewer safe
+    ones are drawn; the reverse does not hold."""
     whole = safe + risky if total is None else total
     if share < 1:
         whole = min(whole, floor(risky / (1 - share) + 1e-9))

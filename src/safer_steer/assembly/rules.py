@@ -1,13 +1,13 @@
-"""Rules 1 and 2, asked of the role `evaluator` (docs/method.md, "Data sets the pipeline yields").
+"""Rules 1 and 2, judged by the role `evaluator` (docs/method.md, "Data sets the pipeline yields").
 
-Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: rule 1, and
-obfuscated or red-team, and history-dependent: its last user turn alone is judged harmless, the whole script
-harmful. The last turn is judged in a call of its own, which sees the picture and that turn only: no history
-can lean on the verdict.
+Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: the script
+meets rule 1, is obfuscated or red-team, and is history-dependent: its last user turn alone is judged harmless,
+the whole script harmful. The last turn is judged in a separate call that sees only the picture and that turn,
+so the history cannot influence the verdict.
 
-Every verdict is on disk at once, with its reasons. A script the evaluator declines to judge, or has no valid
-answer for, is unjudged: it keeps neither rule. An endpoint's failure is no verdict: nothing is written, and
-another run asks again.
+Every verdict is written to disk at once, with its reasons. If the evaluator declines or gives no valid answer,
+the script is unjudged and meets neither rule. If the endpoint fails, nothing is written, and the next run asks
+again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from safer_steer.workers import Patience, run_jobs
 
 
 class Ruling(NamedTuple):
-    """Which rules a script keeps; `reason` (rule_1, rule_2 or unjudged) and `detail` say what it fails at."""
+    """Which rules a script meets. `reason` (rule_1, rule_2 or unjudged) and `detail` say why it fails."""
 
     rule_1: bool
     rule_2: bool
@@ -37,12 +37,12 @@ class Ruling(NamedTuple):
 
 
 def trusted(kind: Kind) -> Ruling:
-    """Without the evaluator: Stage I is believed."""
+    """The ruling without the evaluator: Stage I is trusted."""
     return Ruling(True, kind is not Kind.BENIGN)
 
 
 def ruling(kind: Kind, row: dict[str, Any]) -> Ruling:
-    """What a row of the journal says of a script of that kind."""
+    """The ruling on a script of this kind, from its row in the journal."""
     if "failed" in row:
         return Ruling(False, False, "unjudged", row["failed"])
     verdict = ScriptVerdict.model_validate(row["script"])
@@ -60,8 +60,8 @@ def ruling(kind: Kind, row: dict[str, Any]) -> Ruling:
 
 
 def rule_1_failures(kind: Kind, verdict: ScriptVerdict) -> list[str]:
-    """In what a script falls short of rule 1. A benign one that is judged harmful is none, whatever else the
-    verdict says."""
+    """How a script fails rule 1. A benign script that is judged harmful also fails, whatever else the verdict
+    says."""
     found = {
         "incoherent": not verdict.coherent,
         "ungrounded": not verdict.grounded,
@@ -80,13 +80,14 @@ async def judge_scripts(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Ruling]:
-    """The rulings on all candidates by id; asks for those that `out`, the journal, does not hold yet.
+    """The rulings on all candidates by id. Calls the model for those that the journal `out` does not hold yet.
 
     Args:
         progress: called with (finished, all) at the start and after every script.
 
     Raises:
-        UserError: scripts got no answer from the endpoint, at once if `workers.PATIENCE` in a row did not.
+        UserError: the endpoint did not answer for some scripts; raised at once after `workers.PATIENCE` in a
+            row.
     """
     with Journal(out) as journal:
         waiting = [candidate for candidate in candidates if candidate.id not in journal]

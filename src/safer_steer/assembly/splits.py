@@ -1,10 +1,10 @@
-"""Who goes where: STEER-RL first, STEER-SFT from the rest, STEER-Bench from the scripts meant for it.
+"""Draws the data sets: STEER-RL first, STEER-SFT from the rest, STEER-Bench from the scripts meant for it.
 
-All draws go by a hash of the config's seed and an id, so neither the order of the pools nor of the verdicts
-matters. RL and SFT are disjoint by pair, not by script alone as in the paper: else the student would meet in
-RL a picture and a question it was fine-tuned on. STEER-RL therefore takes whole pairs, one after the other,
-until it has its scripts of each kind; what it leaves of those pairs goes nowhere. Where a ratio is asked for
-and one side runs short, the other gives way too.
+All draws are ordered by a hash of the config's seed and an id, so they are independent of the order of pools
+and verdicts. RL and SFT are disjoint by pair, not only by script as in the paper. Otherwise the student would
+see in RL a picture and a question it was fine-tuned on. STEER-RL therefore takes whole pairs, one after the
+other, until it has enough scripts of each kind; the remaining scripts of those pairs are not used. If a ratio
+is set and one side runs short, the other side is reduced too.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from safer_steer.errors import UserError
 from safer_steer.store import content_id
 
 FOLDER = "splits"
-"""Where the data sets stand in a run's folder."""
+"""The folder of the data sets in a run's folder."""
 
 
 def sizes(benign: int, risky: int, total: int | None, share: float) -> tuple[int, int]:
-    """How many benign and risky scripts to take of those there are: at most `total`, `share` (0-1) of them
-    benign, to the nearest script."""
+    """How many of the available benign and risky scripts to take: at most `total`, with `share` (0-1) of them
+    benign, rounded to the nearest script."""
     whole = benign + risky if total is None else total
     if share > 0:
         whole = min(whole, floor(benign / share + 1e-9))
@@ -41,8 +41,8 @@ def sizes(benign: int, risky: int, total: int | None, share: float) -> tuple[int
 def draw_rl(
     candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], total: int, share: float, seed: int
 ) -> list[Candidate]:
-    """STEER-RL: benign scripts that keep rule 1 and others that keep rule 2, from as few pairs as the draw
-    allows."""
+    """STEER-RL: benign scripts that meet rule 1 and others that meet rule 2. Taken pair by pair, to use few
+    pairs."""
     able = [
         c for c in candidates if (rulings[c.id].rule_1 if c.kind is Kind.BENIGN else rulings[c.id].rule_2)
     ]
@@ -65,8 +65,7 @@ def draw_sft(
     total: int | None,
     share: float | None,
 ) -> list[Candidate]:
-    """STEER-SFT's candidates: scripts that keep rule 1, of pairs that STEER-RL has nothing of; at most
-    `total`."""
+    """STEER-SFT's candidates: scripts that meet rule 1, from pairs not used by STEER-RL; at most `total`."""
     taken = {candidate.pair for candidate in rl}
     able = _in_order(c for c in candidates if rulings[c.id].rule_1 and c.pair not in taken)
     if share is None:
@@ -82,10 +81,10 @@ def draw_bench(
     at_most: int | None,
     taken: Collection[str],
 ) -> dict[str, list[Candidate]]:
-    """STEER-Bench by suite: a source's scripts that keep rule 2, and as `<source>_safe` its benign ones that
-    keep rule 1; at most so many each.
+    """STEER-Bench by suite: `<source>` holds the source's scripts that meet rule 2, `<source>_safe` its benign
+    scripts that meet rule 1. Each suite has at most `at_most` scripts.
 
-    `taken` are names that other suites have: a suite called so gets an underscore more.
+    `taken` are the names of other suites. A suite with such a name gets an underscore appended.
     """
     groups: defaultdict[tuple[str, bool], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
@@ -102,8 +101,8 @@ def draw_bench(
 
 
 def same_picture(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
-    """The candidates picture by picture, each picture's in the order of the draws; those that are alone on
-    theirs are left out."""
+    """The candidates grouped by picture, each group in draw order. Pictures with only one candidate are left
+    out."""
     ordered = sorted(candidates, key=lambda c: (c.picture, c.order, c.id))
     return (group for _, found in groupby(ordered, key=lambda c: c.picture) if len(group := list(found)) > 1)
 

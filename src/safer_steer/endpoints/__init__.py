@@ -1,2 +1,2 @@
-"""Asking models behind OpenAI-compatible endpoints: client, cache, ledger, pace, parsing, and replies that
-decline."""
+"""Calls to models behind OpenAI-compatible endpoints: client, cache, ledger, rate limit, parsing, and
+refusal detection."""

@@ -1,5 +1,5 @@
-"""Replies on disk: nothing that was answered is asked, or paid, twice. No key and no header ever gets
-here."""
+"""Replies on disk, so that no answered request is sent or paid for twice. API keys and headers are never
+stored."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from safer_steer.errors import UserError
 
 
 class Cache:
-    """Replies by the hash of everything that determines them, in one SQLite file, and what each role has paid
-    for them.
+    """One SQLite file with replies, keyed by a hash of everything that determines them, and each role's
+    spending.
 
-    A reply is committed, in one transaction with its price, before `get_or_call` returns it. In WAL mode the
-    commit is in the operating system's hands, so it survives a kill of the process; a power cut may cost the
-    last few.
+    A reply and its price are committed in one transaction before `get_or_call` returns it. In WAL mode a
+    commit survives a kill of the process. A power failure may lose the last few.
     """
 
     def __init__(self, path: Path) -> None:
         """Open or create the file.
 
         Raises:
-            UserError: the file cannot be opened, or is no SQLite file.
+            UserError: the file cannot be opened, or is not an SQLite file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -57,10 +56,10 @@ class Cache:
         schema: dict[str, Any] | None,
         repeat: int,
     ) -> str:
-        """SHA-256 of the canonical JSON of what determines a reply; a picture counts as the hash of its data
-        URL.
+        """SHA-256 of the canonical JSON of everything that determines a reply. A picture is represented by
+        the hash of its data URL.
 
-        The endpoint's address is left out on purpose: the same model, moved to another port or host, keeps
+        The endpoint's address is not part of the key, so that a model moved to another port or host keeps
         its replies.
         """
         what = [model, sampling, [_hashed(message) for message in messages], schema, repeat]
@@ -79,14 +78,14 @@ class Cache:
     async def get_or_call(
         self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]
     ) -> tuple[ChatReply, bool]:
-        """The reply, and whether it cost nothing. Equal keys in flight share one call (and its error, which
-        is not kept).
+        """The reply, and whether it was free. Equal keys in flight share one call. They also share its error,
+        which is not stored.
 
-        A caller that is cancelled does not cancel the call: it is paid for, so its reply is committed.
+        Cancelling a caller does not cancel the call: it is paid for, so its reply is committed.
 
         Args:
-            role: whose account pays.
-            call: gets the reply, and says what it cost.
+            role: the role whose account is charged.
+            call: returns the reply and its cost.
         """
         kept = self.get(key)
         if kept is not None:
@@ -131,26 +130,26 @@ class Cache:
             raise
 
     def spent(self) -> list[tuple[str, int, int, int, float]]:
-        """(role, calls, prompt tokens, completion tokens, money) of every process that used this file, at the
-        prices of their time."""
+        """(role, calls, prompt tokens, completion tokens, money), summed over every process that used this
+        file, at the prices set when the calls were made."""
         return self._db.execute(
             "SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent"
         ).fetchall()
 
     async def settle(self, seconds: float) -> None:
-        """Wait, `seconds` at most, for the calls in flight, so that what was sent is kept and not sent
-        again."""
+        """Wait at most `seconds` for the calls in flight, so that their replies are stored and the requests
+        are not sent again."""
         if self._in_flight:
             await asyncio.wait(self._in_flight.values(), timeout=seconds)
 
     def give_up(self, keys: Iterable[str]) -> None:
-        """Note replies none of which was a valid answer. They are kept: whoever goes on after a kill finds
-        the same end of it."""
+        """Mark replies that were not valid answers. They stay in the cache, so a run that resumes after a
+        kill ends the same way."""
         self._db.executemany("INSERT OR IGNORE INTO unparsable VALUES (?)", [(key,) for key in keys])
 
     def forget_unparsable(self) -> None:
-        """Drop the replies noted by `give_up`: those questions are asked, and paid, anew. What they have cost
-        stays in `spent`."""
+        """Delete the replies marked by `give_up`, so that those requests are sent and paid for again. Their
+        cost stays in `spent`."""
         with self._transaction():
             self._db.execute("DELETE FROM replies WHERE key IN (SELECT key FROM unparsable)")
             self._db.execute("DELETE FROM unparsable")
@@ -158,10 +157,10 @@ class Cache:
     def _landed(self, key: str, task: asyncio.Task[ChatReply]) -> None:
         del self._in_flight[key]
         if not task.cancelled():
-            task.exception()  # seen, also where every caller was cancelled meanwhile
+            task.exception()  # mark as retrieved, even if every caller has been cancelled
 
     def close(self) -> None:
-        """Fold the log into the file and close it."""
+        """Merge the write-ahead log into the file and close it."""
         self._db.close()
 
 

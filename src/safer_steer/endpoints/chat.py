@@ -1,5 +1,5 @@
-"""Asking a model: `ask` for a typed job, `reply` for a model under test, with the cache and the ledger around
-the transport."""
+"""Calling a model: `ask` for a typed job, `reply` for a model under test. Both use the cache and the ledger
+around the transport."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Output = TypeVar("Output", bound=BaseModel)
 log = logging.getLogger(__name__)
 
 REASK = 1_000_000
-"""Re-ask n of sample `repeat` is repeat `n * REASK + repeat` to cache and transport, so that a bad reply is
-never its own remedy."""
+"""For cache and transport, re-ask n of sample `repeat` is repeat `n * REASK + repeat`, so that a re-ask never
+returns the cached bad reply."""
 
 REJECTIONS = 20
-"""Requests in a row that an endpoint rejects, after which it is the endpoint's fault, or the settings', and
-no longer theirs."""
+"""Consecutive rejected requests that are blamed on the requests. After more, the endpoint or the settings
+are considered at fault."""
 
 LAYOUT_RULE = (
     "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture shows and what the dialogue is heading for,"
@@ -41,8 +41,8 @@ LAYOUT_RULE = (
 
 
 class ChatModel:
-    """A role's model: `name` is the role's name in the ledger and in errors, `role` its settings, `transport`
-    whoever replies."""
+    """A role's model: `name` is the role's name in the ledger and in errors, `role` holds its settings, and
+    `transport` gets the replies."""
 
     def __init__(
         self,
@@ -68,15 +68,15 @@ class ChatModel:
         *,
         repeat: int = 0,
     ) -> Output:
-        """Do one job: render, call, parse, validate. `repeat` tells apart samples of the same question.
+        """Do one job: render, call, parse, validate. `repeat` distinguishes samples of the same question.
 
-        A reply that is no valid answer is asked for again, up to `role.reasks` times, with a line on what was
-        wrong. A refusal, marked by the endpoint or worded as one where JSON was due, is final at once:
-        another strategy, not another try, is what may help.
+        If the reply is not a valid answer, the model is asked again, up to `role.reasks` times, with a line
+        that says what was wrong. A refusal is final: either the endpoint marks it, or the reply is worded as
+        one instead of JSON. Another strategy may help then, a retry does not.
 
         Raises:
-            EndpointError, RejectedError, RefusedError, UnparsableError: see `errors`; but for the endpoint's,
-            the message names the job.
+            EndpointError, RejectedError, RefusedError, UnparsableError: see `errors`; the message names the
+            job, except in errors from the endpoint.
         """
         system, user = prompt.render(inputs)
         schema = prompt.schema()
@@ -92,7 +92,7 @@ class ChatModel:
             try:
                 return prompt.output.model_validate(parse_own_json(reply.text, user))
             except ValueError as error:
-                # With a "{" in it, it may be sorry for its last reply.
+                # A reply with a "{" in it may only be apologising for the last reply.
                 if begins_like_refusal(reply.text) and "{" not in reply.text:
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
@@ -113,12 +113,12 @@ class ChatModel:
     async def reply(
         self, messages: list[Message], *, schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
-        """One reply with its facts, from the cache if it was ever given.
+        """One reply with its metadata, from the cache if it is there.
 
         Raises:
-            EndpointError: the transport gave up; or the endpoint rejects whatever it is sent, so that the
-                role's settings are at fault: it has never answered this role, in no process, or not for
-                `REJECTIONS` requests.
+            EndpointError: the transport gave up; or the endpoint rejects every request, so the role's
+                settings are at fault: it has never answered this role in any process, or it has rejected more
+                than `REJECTIONS` requests in a row.
             RejectedError: the endpoint rejects this request.
             SpendingLimit: the ledger's limit is reached and the reply is not cached.
         """
@@ -149,7 +149,8 @@ class ChatModel:
         return reply
 
     def forget_unparsable(self) -> None:
-        """Let jobs that ended in an `UnparsableError` be asked anew, whatever the cache holds of them."""
+        """Remove the replies of jobs that ended in an `UnparsableError` from the cache, so that they are
+        asked again."""
         if self.cache:
             self.cache.forget_unparsable()
 
@@ -158,8 +159,8 @@ class ChatModel:
 
 
 class ChatAssistant:
-    """The assistant's seat of `episode.play`, filled by a chat model: blue-expert targets, benchmarks, any
-    model under test."""
+    """A chat model as the assistant of `episode.play`: blue-expert targets, benchmarks, any model under
+    test."""
 
     def __init__(
         self,
@@ -169,16 +170,16 @@ class ChatAssistant:
         system: str = "You are a helpful assistant.",
         format: Format = Format.PLAIN,
     ) -> None:
-        """`format` is the layout to ask for: THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless it
-        stands there already or the role's `ask_layout` is off, as a model that was trained on its layout
-        needs no asking; PLAIN asks for nothing."""
+        """`format` is the layout to ask for. THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless
+        `system` contains it or the role's `ask_layout` is off (for models trained on the layout). PLAIN adds
+        nothing."""
         self.model = model
         self.pictures_of = pictures_of
         asked = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
         self.system = f"{system}\n{LAYOUT_RULE}".strip() if asked else system
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        """The reply to `question` after the dialogue's turns, each as it was sampled.
+        """The reply to `question` after the dialogue's turns. Their answers are passed as sampled.
 
         Raises:
             ContextFull: the messages do not fit the model's context.
@@ -196,8 +197,8 @@ class ChatAssistant:
         return Reply(reply.text, meta)
 
     def messages(self, dialogue: Dialogue, question: str) -> list[Message]:
-        """System text, the pictures on the first user turn, then turn by turn. Markers in user turns, which
-        models write, are split."""
+        """The system text, then the turns in order, with the pictures on the first user turn. Markers in user
+        turns are split, since models write them."""
         asked = [split_markers(text) for text in (*(turn.user for turn in dialogue.turns), question)]
         messages = layout(self.system, asked[0], self.pictures_of(dialogue))
         for turn, following in zip(dialogue.turns, asked[1:], strict=True):
@@ -207,7 +208,7 @@ class ChatAssistant:
 
 
 def layout(system: str, user: str, pictures: Sequence[Picture]) -> list[Message]:
-    """The system message (left out if empty), then the user's: its pictures first, its text last."""
+    """The system message (omitted if empty), then the user message: pictures first, then the text."""
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     return [
         *messages,
@@ -227,7 +228,8 @@ def _complaint(fault: str) -> str:
 
 
 def _fault(error: ValueError) -> str:
-    """What was wrong, in words of the schema's and never of the reply's, since it goes back to the model."""
+    """What was wrong, in terms of the schema. It never quotes the reply, since it is sent back to the
+    model."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc'])) or 'object'}: {first['msg']}"

@@ -1,4 +1,4 @@
-"""One HTTP client for each endpoint, key and event loop, shared by every transport that goes there."""
+"""One HTTP client per endpoint, key and event loop, shared by all transports that use them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Sh
 
 
 def lend(borrower: object, base_url: str, key: str) -> AsyncOpenAI:
-    """The client for this endpoint and key on the running event loop; opened on first use, without retries or
-    timeout of its own."""
+    """The client for this endpoint and key on the running event loop. It is opened on first use and has no
+    retries or timeout of its own."""
     shelf = _clients.setdefault(asyncio.get_running_loop(), {})
     shared = shelf.get((base_url, key))
     if shared is None:
@@ -33,7 +33,7 @@ def lend(borrower: object, base_url: str, key: str) -> AsyncOpenAI:
 
 
 async def take_back(borrower: object, base_url: str, key: str) -> None:
-    """The borrower is done; the last one closes the client."""
+    """Return the client. It is closed when the last borrower returns it."""
     shelf = _clients.get(asyncio.get_running_loop(), {})
     shared = shelf.get((base_url, key))
     if shared is None:

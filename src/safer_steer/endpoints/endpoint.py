@@ -1,9 +1,9 @@
 """A role behind an OpenAI-compatible endpoint.
 
-openai's client on its aiohttp transport does the HTTP. Retries are ours, so that the wait honours
-Retry-After, one deadline covers the whole reply, and what failed for good is one line without a key in it. So
-is the reading of the reply: the client's own walk over the messages and its typed completion were half of a
-call's CPU (docs/performance.md).
+HTTP uses openai's client on its aiohttp transport. Retries are implemented here, so that the wait honours
+Retry-After, one deadline covers the whole reply, and a final failure is one line without the key. Requests
+are serialised and replies parsed here, too: the client's own pass over the messages and its typed completion
+took half of a call's CPU time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from safer_steer.errors import EndpointError, RejectedError, UserError
 log = logging.getLogger(__name__)
 
 _RETRIED = {408, 409, 425, 429}
-"""Client-side statuses worth another try; every 5xx is, too."""
+"""4xx statuses that are retried; every 5xx is retried, too."""
 
 _NO_SCHEMA = re.compile(r"response_format|json_schema|structured.output|guided|grammar", re.IGNORECASE)
 _CONTEXT = re.compile(
@@ -43,7 +43,7 @@ _FILTERED = re.compile(
     r"content_?filter|content_policy|content management policy|usage polic|moderation|flagged|data_?inspection",
     re.IGNORECASE,
 )
-"""Codes and wordings of hosted endpoints that decline a request before any model sees it."""
+"""Error codes and wordings of hosted endpoints that decline a request before a model sees it."""
 _UNSUPPORTED = re.compile(
     r"(?:unsupported|not support(?:ed)?|unknown|unrecognized|not permitted)", re.IGNORECASE
 )
@@ -52,27 +52,26 @@ _ACCOUNT = re.compile(
     r"\baccount\b|organization|billing|quota|credit|balance|payment|subscription|suspended|deactivated",
     re.IGNORECASE,
 )
-"""Some hosts answer 400 to whoever has run out of money, or is locked out: that is no fault of the
-request's."""
+"""Some hosts answer 400 if the account has no money left or is locked. Then the request is not at fault."""
 
 
 class EndpointTransport:
-    """Sends a role's messages to its endpoint (see `transport.Transport`). Any number of event loops, one
-    after the other, may use it."""
+    """Sends a role's messages to its endpoint (see `transport.Transport`). Several event loops may use it,
+    one after the other."""
 
     first_wait_s = 0.5
     longest_wait_s = 30.0
     longest_retry_after_s = 600.0
 
     def __init__(self, role: Role, may_send: Callable[[], None] = lambda: None) -> None:
-        """Nothing is sent yet.
+        """Sends nothing yet.
 
         Args:
-            may_send: called right before every request, further tries included; what it raises ends the call.
-                Calls may wait long for their turn, and the money limit be reached meanwhile.
+            may_send: called right before every request, including retries; an exception from it ends the
+                call. Calls may wait long for their turn, and the money limit may be reached meanwhile.
 
         Raises:
-            UserError: the role has no usable base_url, or `api_key_env` names a variable that holds no usable
+            UserError: the role has no usable base_url, or the variable named by `api_key_env` holds no usable
                 key.
         """
         self.role = role
@@ -90,12 +89,11 @@ class EndpointTransport:
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
-        """One reply. `repeat` is not sent: an endpoint's samples differ by themselves where the temperature
-        is above 0.
+        """One reply. `repeat` is not sent: an endpoint's samples differ anyway if the temperature is above 0.
 
         Raises:
-            EndpointError: all tries failed, or the endpoint said something that another try would not change.
-            RejectedError: what it said is about these messages.
+            EndpointError: all tries failed, or the endpoint reported an error that a retry would not fix.
+            RejectedError: the reported error is about these messages.
             ContextLengthError: the messages do not fit the model's context.
         """
         async with self._slot():
@@ -124,14 +122,14 @@ class EndpointTransport:
                 except TimeoutError:
                     problem = f"no reply within {self.role.timeout_s:g} s"
                 except (openai.APIError, ValueError) as error:
-                    # Connection lost, or a body that is no chat completion.
+                    # Connection lost, or the body is not a chat completion.
                     problem = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
                 if tries > self.role.retries:
                     raise EndpointError(self._line(problem, tries)) from None
                 await asyncio.sleep(self._wait(tries + 3 * busy, retry_after))
 
     async def check(self) -> None:
-        """One quick look whether the endpoint is there, before a run starts. Any HTTP answer but 401 counts.
+        """Check quickly, before a run starts, that the endpoint responds. Any HTTP status except 401 passes.
 
         Raises:
             UserError: it cannot be reached, or refuses the key.
@@ -161,14 +159,14 @@ class EndpointTransport:
         await take_back(self, self._base_url, self._key)
 
     def _slot(self) -> asyncio.Semaphore:
-        """The role's semaphore, a fresh one for a fresh event loop."""
+        """The role's semaphore; a new one for each new event loop."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._gate = loop, asyncio.Semaphore(self.role.concurrency)
         return self._gate
 
     async def _once(self, messages: list[Message], schema: dict[str, Any] | None) -> ChatReply:
-        """One call. Raises `_Again` after learning what this endpoint does not take."""
+        """One call. Raises `_Again` after it has learnt what this endpoint does not accept."""
         sent_schema = schema is not None and self._send_schema
         limit_name = self._limit_name
         sampling = dict(self._sampling)
@@ -183,7 +181,7 @@ class EndpointTransport:
                 "type": "json_schema",
                 "json_schema": {"name": schema.get("title", "answer"), "schema": schema},
             }
-        url = f"{self._base_url.rstrip('/')}/chat/completions"  # whole, so that the client need not join it
+        url = f"{self._base_url.rstrip('/')}/chat/completions"  # absolute, so that the client need not join it
         try:
             async with asyncio.timeout(self.role.timeout_s):
                 data = await lend(self, self._base_url, self._key).post(
@@ -218,7 +216,7 @@ class EndpointTransport:
         return self._reply(data)
 
     def _reply(self, data: bytes) -> ChatReply:
-        """The reply's facts. Raises `ValueError` where the endpoint's body is no chat completion."""
+        """The parsed reply. Raises `ValueError` if the endpoint's body is not a chat completion."""
         completion = json.loads(data)
         try:
             choice, usage = completion["choices"][0], completion.get("usage") or {}
@@ -241,10 +239,11 @@ class EndpointTransport:
         return ChatReply(text, *spent, finish=finish, refusal=bool(refusal) or finish == "content_filter")
 
     def _wait(self, tries: int, retry_after: float | None) -> float:
-        """Seconds before the next try: exponential with jitter, never before the endpoint's Retry-After.
+        """Seconds before the next try: exponential backoff with jitter, never before the endpoint's
+        Retry-After.
 
-        One that is busy (429) and does not say until when is given longer: quotas are by the minute, and five
-        tries must outlast it.
+        The wait is longer for a 429 without Retry-After: quotas are per minute, and five tries must outlast
+        the minute.
         """
         backoff = min(self.longest_wait_s, self.first_wait_s * 2 ** (tries - 1)) * random.uniform(0.5, 1)
         if retry_after is None:
@@ -259,18 +258,18 @@ class EndpointTransport:
         return " ".join(self._without_key(text).split())[:200]
 
     def _without_key(self, text: str) -> str:
-        """An endpoint that quotes the key does not give it away."""
+        """`text` with the key masked, in case the endpoint quotes it."""
         return text.replace(self._key, "***") if self.role.api_key_env else text
 
 
 def _said(error: openai.APIStatusError) -> str:
-    """The endpoint's own words: OpenAI's error message, or whatever body it sent."""
+    """The endpoint's own message: OpenAI's error message, or else the body it sent."""
     message = error.body.get("message") if isinstance(error.body, dict) else None
     return str(message or error.body or error.message)
 
 
 class _Again(Exception):
-    """The same call once more, without something the endpoint does not know."""
+    """Repeat the call without something the endpoint does not support."""
 
 
 def _checked_url(role: Role) -> str:
@@ -303,7 +302,7 @@ def _key(role: Role) -> str:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds, from a number or an HTTP date; None where there is none."""
+    """Seconds, from a number or an HTTP date; None if the header is missing or is neither."""
     if header is None:
         return None
     try:

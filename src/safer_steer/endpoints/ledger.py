@@ -1,4 +1,4 @@
-"""What a run spends: calls, tokens and money, by role."""
+"""A run's spending: calls, tokens and money, by role."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from safer_steer.errors import SpendingLimit
 
 @dataclass
 class Account:
-    """One role's counts: calls, tokens and money of all processes that worked on the run folder, the rest of
-    this process."""
+    """One role's counts. Calls, tokens and money include all processes that worked on the run folder; the
+    other counts are of this process only."""
 
     calls: int = 0
     cached: int = 0
@@ -23,21 +23,21 @@ class Account:
     completion_tokens: int = 0
     money: float = 0.0
     failed: int = 0
-    """Calls that ended in an endpoint's error or rejection, after all retries."""
+    """Calls that ended, after all retries, in an endpoint error or a rejection."""
     refused: int = 0
     unparsable: int = 0
-    """Replies that were no valid answer, re-asks included."""
+    """Replies that were not valid answers, including replies to re-asks."""
 
 
 class Ledger:
-    """Accounts by role, and an optional limit on the money all roles together may spend."""
+    """Accounts by role, and an optional limit on the money that all roles together may spend."""
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit = limit
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
 
     def go_on_from(self, spent: Iterable[tuple[str, int, int, int, float]]) -> None:
-        """Take over what earlier processes paid (`Cache.spent`), so that the limit holds for all of them
+        """Start from what earlier processes paid (`Cache.spent`), so that the limit applies to all processes
         together."""
         for name, calls, prompt_tokens, completion_tokens, money in spent:
             self.accounts[name] = Account(
@@ -50,7 +50,7 @@ class Ledger:
         return sum(account.money for account in self.accounts.values())
 
     def may_spend(self) -> None:
-        """Called before every request that may cost money; calls already in flight may overshoot the limit by
+        """Called before every request that may cost money. Calls already in flight may exceed the limit by
         their own price.
 
         Raises:
@@ -62,7 +62,7 @@ class Ledger:
             )
 
     def paid(self, name: str, role: Role, reply: ChatReply) -> float:
-        """Book one reply at the role's prices (money per million tokens); returns what it cost."""
+        """Book one reply at the role's prices (money per million tokens). Returns its cost."""
         money = (role.price_in * reply.prompt_tokens + role.price_out * reply.completion_tokens) / 1e6
         account = self.accounts[name]
         account.calls += 1

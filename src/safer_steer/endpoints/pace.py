@@ -1,4 +1,4 @@
-"""A limit on the requests a minute, kept by even spacing."""
+"""A limit on requests per minute, enforced by even spacing."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import time
 from collections.abc import Callable
 
 SLACK_S = 0.05
-"""Requests that come late, after a pause or on a busy machine, make up for at most so many seconds: the
-largest burst is what the limit grants in them."""
+"""Late requests (after a pause, or on a busy machine) catch up on at most this many seconds. The largest
+burst is the number of requests that the limit allows in this time."""
 
 
 class Pace:
-    """Lets one request through at a time, a minute's worth of them spread evenly over the minute; in the
-    order in which they came."""
+    """Lets requests through one at a time, spread evenly over the minute, in order of arrival."""
 
     def __init__(self, per_minute: float | None) -> None:
-        """None is no limit. Any number of event loops, one after the other, may use it: the clock is the
-        process's."""
+        """None means no limit. Several event loops may use it, one after the other: the clock belongs to the
+        process."""
         self._gap = 60 / per_minute if per_minute else 0.0
         self._next = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._line = asyncio.Lock()
 
     async def turn(self, still_wanted: Callable[[], None]) -> None:
-        """Return when the next request may be sent. `still_wanted` is called before the wait for it; what it
-        raises leaves the turn to the next in line."""
+        """Return when the next request may be sent. `still_wanted` is called before the wait. If it raises,
+        the next request in line gets the turn."""
         if not self._gap:
             return
         loop = asyncio.get_running_loop()

@@ -1,5 +1,5 @@
-"""From a model's reply to a JSON object, tolerant of what models wrap around it and strict about which object
-is meant."""
+"""Parses a model's reply into a JSON object. Tolerant of text around the object, strict about which object is
+meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 _THINK = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
-"""A JSON string; one that is never closed runs to the end, which keeps the search linear in the reply's
+"""A JSON string. An unclosed one runs to the end of the reply, which keeps the search linear in its
 length."""
 _TOKEN = re.compile(_STRING + r"|[{}]", re.DOTALL)
 _TRAILING_COMMA = re.compile(f"({_STRING})" + r"|,(?=\s*[}\]])", re.DOTALL)
@@ -25,12 +25,14 @@ _REFUSAL = re.compile(
 def parse_json(text: str) -> dict[str, Any]:
     """The one JSON object of a reply.
 
-    The rule: the whole reply, if it is an object; else the only object among its top-level `{...}` spans, so
-    that code fences and prose around it do not matter. Two different objects, a key that stands twice in one,
-    and a span with a colon that is no JSON (a broken object, or one cut off) make the reply ambiguous: a
-    verdict that stands beside JSON echoed from the text it judges can become unparsable, but never gives way
-    to the echo. Raw control characters in strings and trailing commas are forgiven; a leading `<think>` block
-    is left out. Half a surrogate pair, which could be neither hashed, sent nor stored, becomes "?".
+    If the whole reply is an object, it is the result. Otherwise the reply must contain exactly one object
+    among its top-level `{...}` spans; code fences and prose around it do not matter. A reply is ambiguous,
+    and an error, if it contains two different objects, an object with a duplicate key, or a span with a colon
+    that is not JSON (a broken or truncated object). So a verdict next to JSON echoed from the judged text may
+    be unparsable, but the echo is never taken for the verdict.
+
+    Raw control characters in strings and trailing commas are accepted. A leading `<think>` block is ignored.
+    Half a surrogate pair becomes "?", because it cannot be hashed, sent or stored.
 
     Raises:
         ValueError: no object, a broken one, or more than one; the message says which.
@@ -39,14 +41,13 @@ def parse_json(text: str) -> dict[str, Any]:
 
 
 def parse_own_json(text: str, sent: str) -> dict[str, Any]:
-    """`parse_json` of a reply to `sent`, whose object must not stand word for word in what was sent, escaped
-    or not.
+    """`parse_json` of a reply to `sent`. The object must not occur verbatim in `sent`, escaped or not.
 
-    A judge that quotes JSON from the answer it judges, and writes no verdict, would otherwise have taken the
-    answer's own.
+    Otherwise, if a judge quotes JSON from the answer and writes no verdict, the quoted JSON would count as
+    its verdict.
 
     Raises:
-        ValueError: as `parse_json`, or the object is an echo.
+        ValueError: as in `parse_json`, or the object is an echo.
     """
     value, span = _find(text)
     if _squeezed(span) in _squeezed(sent):
@@ -55,7 +56,7 @@ def parse_own_json(text: str, sent: str) -> dict[str, Any]:
 
 
 def _find(text: str) -> tuple[dict[str, Any], str]:
-    """The object and the text it was read from."""
+    """The object, and the text it was parsed from."""
     text = _THINK.sub("", text, count=1)
     whole = _load(text)
     if whole is not None:
@@ -75,12 +76,12 @@ def _find(text: str) -> tuple[dict[str, Any], str]:
 
 
 def _squeezed(text: str) -> str:
-    """Without white space and escapes, so that layout does not hide an echo."""
+    """`text` without white space and backslashes, so that layout does not hide an echo."""
     return "".join(text.split()).replace("\\", "")
 
 
 def begins_like_refusal(text: str) -> bool:
-    """Whether a reply that should have been JSON starts with a refusal's usual words."""
+    """Whether a reply that should have been JSON starts like a typical refusal."""
     return _REFUSAL.match(_THINK.sub("", text, count=1)) is not None
 
 
@@ -108,8 +109,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _spans(text: str) -> Iterator[str]:
-    """Top-level `{...}` spans in order; one that is never closed runs to the end. Braces inside strings do
-    not count."""
+    """Top-level `{...}` spans in order. An unclosed span runs to the end. Braces inside strings do not
+    count."""
     position = 0
     while (start := text.find("{", position)) >= 0:
         depth, position = 0, len(text)

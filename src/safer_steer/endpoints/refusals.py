@@ -1,9 +1,9 @@
-"""What is wrong with a text that an attacker wrote, if anything: aligned models decline to attack, also
-inside a valid answer.
+"""Finds faults in texts that an attacker wrote. Aligned models may decline to attack, even inside a valid
+answer.
 
-An attacker is whoever writes user turns: generator, red agent, tutor. A user may lawfully say "I can't open
-it, can you help?"; a refusal is the attacker speaking as the assistant that declines. Only English wordings
-are known.
+An attacker is any model that writes user turns: generator, red agent, tutor. A user may well say "I can't
+open it, can you help?". It is a refusal only if the attacker speaks as an assistant that declines. Only
+English wordings are recognised.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from safer_steer.errors import EmptyError, RefusedError, RepeatedError
 Fault = Literal["refused", "empty", "repeated"]
 
 LONG = 20
-"""Words. A turn of so many never recurs by chance; a shorter one ("and the next step?") may."""
+"""In words. A turn of at least this length does not recur by chance; a shorter one ("and the next step?")
+may."""
 SAYINGS = 2
-"""So often a shorter turn may be said in one dialogue; the next time the attacker is stuck."""
+"""How often a shorter turn may occur in one dialogue. One more time counts as a repetition."""
 
 _QUOTED = re.compile(r'"[^"]*"|“[^”]*”')
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
@@ -65,8 +66,8 @@ _USER_S = re.compile(
     r"\b(?:(?:without|until|unless) (?:\w+ing|you|i|it|that|this|these|those|the|more|any)|than|(?:with|to) any(?:one|body)|from (?:it|that|this|these|those)"
     r"|any of (?:it|that|this) down)\b"
 )
-"""What a user lacks, or promises, who "can't write the report without that information" and "won't share this
-with anyone"."""
+"""Wordings of a user, not of a refusal: "I can't write the report without that information", "I won't share
+this with anyone"."""
 _SHORT_FORMS = (
     ("’", "'"),
     ("can't", "cannot"),
@@ -80,12 +81,12 @@ _SHORT_FORMS = (
 
 
 def fault_of(text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS) -> Fault | None:
-    """What is wrong with `text`: the attacker declined, said nothing, or says again what stands in
-    `said_before`; None if nothing is.
+    """The fault of `text`: the attacker declined, wrote nothing, or repeats a text in `said_before`; None if
+    it has no fault.
 
     Args:
-        said_before: what it may not repeat; compared by its words alone, whatever their case and punctuation.
-        sayings: how often a text of fewer than `LONG` words may be said in all; 1 forbids any repetition.
+        said_before: texts it may not repeat; only words are compared, without case and punctuation.
+        sayings: how often in total a text of fewer than `LONG` words may occur; 1 forbids any repetition.
     """
     words = _words(text)
     if not words:
@@ -97,11 +98,11 @@ def fault_of(text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS)
 
 
 def declines(text: str) -> bool:
-    """Whether the text speaks as an assistant that declines, in one of its first two sentences; what it
-    quotes does not count.
+    """Whether one of the text's first two sentences is that of an assistant that declines. Quoted text does
+    not count.
 
-    A text that asks something of the other side is a user's, whatever it cannot do, unless it speaks as an
-    AI.
+    A text that asks the other side for something counts as a user's, even if it says that it cannot do
+    something, unless it speaks as an AI.
     """
     plain = _QUOTED.sub(" ", _unquoted(text.strip(" \n*_").lower())).replace("**", "")
     for short, full in _SHORT_FORMS:
@@ -119,22 +120,22 @@ def declines(text: str) -> bool:
 
 
 def check(job: str, text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS) -> None:
-    """Raises `RefusedError`, `EmptyError` or `RepeatedError`, which name the job, if the text has that
-    fault."""
+    """Raises `RefusedError`, `EmptyError` or `RepeatedError` if the text has that fault. The message names
+    the job."""
     if fault := fault_of(text, said_before, sayings):
         _fail(job, fault, text)
 
 
 def check_turn(job: str, text: str, dialogue: Dialogue, template: str) -> None:
-    """`check` of the user turn that comes after `dialogue`. One that holds the script's own turn word for
-    word is no repeat, whatever was said before."""
+    """`check` of the user turn that follows `dialogue`. A turn that contains the script's own turn
+    (`template`) verbatim never counts as a repetition."""
     keeps = _words(template) in _words(text)
     check(job, text, [] if keeps else [turn.user for turn in dialogue.turns])
 
 
 def check_script(job: str, script: Sequence[str], sayings: int = SAYINGS + 1) -> None:
-    """`check` for every turn given those before it. A script may say a short turn once more than a dialogue
-    does: it was written without answers."""
+    """`check` of every turn, given the turns before it. A short turn may occur once more in a script than in
+    a dialogue, because scripts are written without answers."""
     for index, text in enumerate(script):
         check(job, text, script[:index], sayings)
 
@@ -152,7 +153,7 @@ def _words(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """Without quotation marks around the whole."""
+    """`text` without quotation marks around the whole."""
     return (
         text[1:-1]
         if len(text) > 1

@@ -1,5 +1,5 @@
-"""What lies between a job and whoever does it: messages in, text out. Endpoints, the student and the
-sandbox's agents are transports."""
+"""The interface between a job and the model that does it: messages in, text out. Endpoints, the student and
+the sandbox's agents are transports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class ChatReply:
-    """One reply, with what it cost in tokens (0 where the transport does not say)."""
+    """One reply, with its token counts (0 if the transport does not report them)."""
 
     text: str
     prompt_tokens: int = 0
@@ -32,11 +32,11 @@ class Transport(Protocol):
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
-        """One reply to `messages`; `schema` is the JSON schema wanted, `repeat` tells apart samples that are
-        to differ.
+        """One reply to `messages`. `schema` is the JSON schema of the answer; `repeat` distinguishes samples
+        that should differ.
 
         Raises:
             EndpointError: the endpoint did not respond, after the transport's own retries.
-            RejectedError: the endpoint says that it will not take these messages.
+            RejectedError: the endpoint reports that it does not accept these messages.
         """
         ...

@@ -1,1 +1,2 @@
-"""Stage I: single-turn pairs become three disjoint pools of user-side scripts (docs/method.md, "Stage I")."""
+"""Stage I: turns single-turn pairs into three disjoint pools of user-side scripts
+(docs/method.md, "Stage I")."""

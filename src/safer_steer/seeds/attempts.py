@@ -1,4 +1,4 @@
-"""Two attempts at a job, each of them journalled; the last one is the result."""
+"""Runs a job up to twice and journals each attempt. The last attempt is the result."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ATTEMPTS = 2
 
 
 def outcome(rows: Mapping[str, dict[str, Any]], key: str) -> dict[str, Any] | None:
-    """The row of the last attempt at `key`: `made` holds its result, or `failed` why there is none. None
-    where nothing is final yet."""
+    """The row of the last attempt at `key`: its result in `made`, or the reason for the failure in `failed`.
+    None if nothing is final yet."""
     for attempt in range(ATTEMPTS):
         row = rows.get(f"{key}:{attempt}")
         if row is None:
@@ -26,7 +26,7 @@ def outcome(rows: Mapping[str, dict[str, Any]], key: str) -> dict[str, Any] | No
 
 
 def reasons(rows: Mapping[str, dict[str, Any]], key: str) -> list[dict[str, str]]:
-    """Of each failed attempt at `key` the reason, and the strategy where it had one."""
+    """The reason of each failed attempt at `key`, with its strategy if it had one."""
     failed = [row for attempt in range(ATTEMPTS) if (row := rows.get(f"{key}:{attempt}")) and "failed" in row]
     return [
         {"reason": row["failed"].partition(": ")[0]}
@@ -43,14 +43,14 @@ async def try_twice(
     job: Callable[[int], Awaitable[Any]],
     strategy: Callable[[int], str] | None = None,
 ) -> dict[str, Any] | None:
-    """The outcome of `key`: the journal's, or that of `job(attempt)`, which returns what JSON can hold.
+    """The outcome of `key`: from the journal, or from `job(attempt)`, which returns JSON-serialisable data.
 
-    None where an endpoint did not answer: `patience` counts it, the journal does not hold it, and the next
-    run tries again. A failed attempt notes its reason, what the attack judge gave, and `strategy(attempt)`,
-    so that what was tried can be counted.
+    Returns None if an endpoint did not answer. `patience` counts that, nothing is journalled, and the next
+    run tries again. A failed attempt is journalled with its reason, the attack judge's scores and
+    `strategy(attempt)`, so that the attempts can be counted.
 
     Args:
-        stage: what `patience` counts by: `probe`, or a script's kind.
+        stage: the key `patience` counts by: `probe`, or a script's kind.
 
     Raises:
         UserError: endpoints failed the stage's jobs too many times in a row.

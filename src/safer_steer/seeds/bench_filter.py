@@ -1,9 +1,8 @@
-"""Which red-team scripts are tried on the fixed target, and what is said of those that a model is measured
-on.
+"""How red-team scripts for the bench are selected, and the check that keeps biased ones from being used.
 
-A script that is kept because it broke one model is biased against that model. So scripts for the bench are
-planned and kept without being played, unless `seeds.filter_bench` asks for it, and then the target may be no
-model that is measured.
+A script that was kept because it broke a model is biased against that model. So scripts for the bench are
+planned and kept without being played. With `seeds.filter_bench` they are played, and then the target must
+not be a model that is measured.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
 
 AGAINST = "filtered_against"
-"""The key in a bench script's meta that names the model it was seen to break."""
+"""The key in a bench script's meta that names the model the script broke."""
 
 
 def target_name(config: Config) -> str:
-    """Whom scripts are tried on."""
+    """The name of the target that scripts are played against."""
     target = config.role("target")
     return "the sandbox's agent" if target.who == "sandbox" else target.model
 
@@ -32,8 +31,8 @@ def bench_selection(config: Config) -> str:
 
 
 def refuse_selected(scripts: Iterable[Seed], measured: str, suite: str) -> None:
-    """Raises `UserError` if a script of the suite was selected by its success against the model that is to be
-    measured on it."""
+    """Raises `UserError` if a script of the suite was selected by its success against the model being
+    measured."""
     for seed in scripts:
         against = seed.meta.get(AGAINST)
         if isinstance(against, str) and same_model(against, measured):

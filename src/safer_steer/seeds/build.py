@@ -1,9 +1,8 @@
 """Stage I from end to end: pairs -> probe -> scripts -> success filter -> pools (docs/method.md, "Stage I").
 
-Pairs are worked on side by side in a bounded window, and every finished attempt at a job is on disk at once.
-Whatever moment a run is killed at, the next one goes on and ends with the same seeds: all that is drawn
-follows from the config's seed and a pair's id, and the pools are written from the journal in the order of the
-pairs.
+Pairs are processed concurrently in a bounded window. Every finished attempt is written to disk at once. A run
+may be killed at any moment; the next run resumes and produces the same seeds. All random draws depend only on
+the config's seed and the pair's id, and the pools are written from the journal in the order of the pairs.
 """
 
 from __future__ import annotations
@@ -34,17 +33,21 @@ async def build_seeds(
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their
     pictures under `folder/images/`.
 
-    Returns which rows of the sources were left out and how many pictures were scaled down, on one line, or
-    "": at once if all is done. Goes on where it stopped if it was begun.
+    Resumes a run that was interrupted, and returns at once if everything is done.
 
     Args:
-        ask: the model of a role; `generator` and `attack_judge` are asked.
-        target: the fixed policy that red-team scripts are tried on.
+        ask: returns the model of a role; `generator` and `attack_judge` are used.
+        target: the fixed policy that red-team scripts are played against.
         progress: called with (finished, all) pairs at the start and after every pair.
-        surveyed: the survey of the sources, with `decode_pictures` done. By default both are done here.
+        surveyed: the survey of the sources, after `decode_pictures`. By default both are done here.
+
+    Returns:
+        On one line, which rows of the sources were left out and how many pictures were scaled down; "" for
+        none.
 
     Raises:
-        UserError: a source is unusable, the folder holds other work, or an endpoint stays silent.
+        UserError: a source is unusable, the folder holds the work of another plan, or an endpoint does not
+            respond.
     """
     out = folder / "seeds"
     kinds = config.seeds.kinds
@@ -52,7 +55,7 @@ async def build_seeds(
     plan = PlanFile(out, plan_id(config, found))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
         return left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
-    # Where there is a plan, the pictures were decoded when the work began, and the plan holds their hashes.
+    # If a plan exists, the pictures were decoded when the work began, and the plan holds their hashes.
     if not plan.path.exists():
         if not surveyed:
             decode_pictures(config, found)
@@ -86,5 +89,5 @@ async def build_seeds(
 
 
 def _window(config: Config) -> int:
-    """Pairs in work at once: enough to keep the widest role busy; the models bound their calls themselves."""
+    """Pairs in progress at once: the highest concurrency of any role. Models limit their own calls."""
     return max(config.role(name).concurrency for name in STAGES["seeds"].roles)

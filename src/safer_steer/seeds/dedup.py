@@ -1,4 +1,4 @@
-"""Stage I, step 6: what counts as the same script, within a pool and across pools."""
+"""Stage I, step 6: detects duplicate scripts, within a pool and across pools."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _AROUND_WORDS = re.compile(r"[.,;:!?…\"'’‘“”]+(?=\s|$)|(?<!\S)[\"'’�
 
 
 def normalise(text: str) -> str:
-    """Compatibility forms, case, white space and the punctuation around words make no difference; signs and
-    decimal points do."""
+    """Removes differences of compatibility form, case, white space and punctuation around words. Keeps signs
+    and decimal points."""
     return " ".join(_AROUND_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def script_key(script: Sequence[str], picture: str) -> str:
-    """Hash of a script on a picture, given by the hash of its original: a perturbed copy is the same
-    picture."""
+    """Hash of a script and its picture. `picture` is the hash of the original, so a perturbed copy counts as
+    the same picture."""
     return content_id([normalise(turn) for turn in script], picture)
 
 
 class Seen:
-    """What was met first, by content."""
+    """Remembers the first id of each content key."""
 
     def __init__(self) -> None:
-        self._first: dict[int, str] = {}  # the key as a number: half the memory of a string
+        self._first: dict[int, str] = {}  # keys as numbers: half the memory of strings
 
     def first(self, key: str, id: str) -> str:
-        """The id that came first with this key (16 hex digits): `id` itself if it is new."""
+        """The first id seen with this key (16 hex digits): `id` itself if the key is new."""
         return self._first.setdefault(int(key, 16), id)

@@ -1,4 +1,4 @@
-"""All that is done for one pair: its pictures, the probe, and a script of each kind it is to give."""
+"""The work on one pair: its pictures, the probe, and one script of each kind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
 class PairPicture:
-    """A pair's picture in the run's folder, put there on first use; file names follow from the content."""
+    """A pair's picture in the run's folder, written on first use. File names are derived from the content."""
 
     def __init__(self, pair: Pair, config: Config, folder: Path) -> None:
         self.pair = pair
@@ -37,13 +37,13 @@ class PairPicture:
 
     @property
     def source(self) -> Picture:
-        """The set's picture, scaled down where it is too large for the student: what the generator sees."""
+        """The picture the generator sees: the set's, scaled down if it is too large for the student."""
         return self._kept[0]
 
     @property
     def original(self) -> str:
-        """The SHA-256 in hex of the picture as the set has it, by which bench and other pairs know it
-        again."""
+        """The SHA-256 in hex of the set's picture before scaling. Identifies it for the bench and for other
+        pairs."""
         return self._kept[1]
 
     @cached_property
@@ -59,8 +59,8 @@ class PairPicture:
 
     @cached_property
     def shown(self) -> str:
-        """The path of the picture the seeds show, the perturbed copy where there is one: what target, judge
-        and student see."""
+        """The path of the picture in the seeds, which target, judge and student see: the perturbed copy if
+        there is one."""
         if not self.perturbed:
             return self.source.name
         name = f"images/{self.original[:16]}-perturbed.png"
@@ -70,12 +70,12 @@ class PairPicture:
         return name
 
     def _keep(self, name: str, data: bytes) -> None:
-        if not (self.folder / name).exists():  # whole if it is there, since it is written atomically
+        if not (self.folder / name).exists():  # an existing file is complete: writes are atomic
             write_atomic(self.folder / name, data)
 
 
 class PairWork:
-    """Makes the scripts of pairs; `patience` counts those that an endpoint failed."""
+    """Makes the scripts of pairs. `patience` counts the jobs that failed because of an endpoint."""
 
     def __init__(
         self, config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], target: Assistant
@@ -89,14 +89,15 @@ class PairWork:
         self.bounds = (config.seeds.min_turns, config.seeds.max_turns)
 
     async def do(self, pair: Pair, journal: Journal) -> None:
-        """Do whatever the journal lacks of this pair; a script that fails is journalled as such.
+        """Do the jobs of this pair that the journal does not hold yet. A script that fails is journalled as
+        failed.
 
         Raises:
-            UserError: the pair's picture is unusable, or an endpoint stays silent.
+            UserError: the pair's picture is unusable, or an endpoint does not respond.
         """
         picture = PairPicture(pair, self.config, self.folder)
         kinds = kinds_of(pair, self.config.seeds.kinds)
-        # A rewrite would not have the known answer.
+        # The known answer would not fit a rewrite.
         given = pair.question if pair.safe and pair.answer is not None else ""
         benign, obfuscated = given, ""
         if kinds and not given:
@@ -168,8 +169,8 @@ class PairWork:
         )
 
     def _strategy(self, pair: Pair, attempt: int) -> tuple[int, Strategy]:
-        """The length of a red-team script, and the strategy: drawn for the pair, the next one at the second
-        attempt."""
+        """The number of turns and the strategy of a red-team script. Both are drawn for the pair; the second
+        attempt uses the next strategy."""
         rng = self._rng(pair, Kind.RED_TEAM)
         turns, strategy = rng.randint(*self.bounds), rng.choice(list(Strategy))
         for _ in range(attempt):
@@ -183,7 +184,7 @@ class PairWork:
         return random.Random(f"{self.config.seed} {pair.id} {kind}")
 
     def _repeat(self, pair: Pair, attempt: int) -> int:
-        """Tells apart pairs, seeds of the config and attempts, where one question is asked twice."""
+        """Sample number by pair, config seed and attempt, so that the same question may be asked twice."""
         return int(content_id(self.config.seed, pair.id), 16) % (REASK // ATTEMPTS) * ATTEMPTS + attempt
 
     def _seed(
@@ -200,9 +201,9 @@ class PairWork:
         meta |= {"picture": picture.original[:16], "attempts": attempt + 1, "perturbed": picture.perturbed}
         meta |= {"category": pair.category} if pair.category else {}
         if pair.safe is not None:
-            meta["question_safe"] = pair.safe  # a script made of it is as its kind says
+            meta["question_safe"] = pair.safe  # of the question; a script's safety follows from its kind
         if intent != pair.intent:
-            meta["intent"] = pair.intent  # of the question, where the script has another
+            meta["intent"] = pair.intent  # of the question, if the script has a different one
         if picture.perturbed:
             meta["original"] = picture.source.name
         return Seed(

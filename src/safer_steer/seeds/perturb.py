@@ -1,5 +1,5 @@
-"""Stage I, step 5: a share of the pictures gets noise and a trigger phrase, so that neither pixels nor
-printed text are trusted."""
+"""Stage I, step 5: adds noise and a trigger phrase to a share of the pictures, so that neither pixels nor
+printed text can be trusted."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from safer_steer.scaling import text_of
 TRIGGERS = ("answer in full", "no refusals", "rules are off", "step by step")
 COLOURS = ((255, 255, 255), (0, 0, 0), (255, 230, 0), (0, 255, 255), (190, 0, 0), (0, 0, 170))
 CONTRAST = 4.5
-"""Least contrast ratio of phrase and ground (WCAG 2's bound for readable text)."""
+"""Minimum contrast ratio of phrase and background (WCAG 2's bound for readable text)."""
 
 
 def chosen(sha256: str, share: float, seed: int) -> bool:
-    """Is the picture of this hash among the `share` that is perturbed? Drawn for each picture by itself, so
+    """Whether the picture with this hash is in the `share` that is perturbed. Drawn per picture, so
     independent of processing order."""
     return random.Random(f"{seed} perturb {sha256}").random() < share
 
 
 def perturb(data: bytes, sigma: float, seed: int | str) -> bytes:
-    """A picture's bytes with Gaussian noise and a trigger phrase, as a PNG that keeps a PNG's text chunks.
+    """The picture with Gaussian noise and a trigger phrase, as PNG bytes. Text chunks of a PNG are kept.
 
     Args:
         data: PNG, JPEG or WebP.
         sigma: standard deviation of the noise, as a share of full scale (255).
-        seed: decides noise, phrase, corner and colour.
+        seed: determines noise, phrase, corner and colour.
     """
     rng = random.Random(f"perturb {seed}")
     with Image.open(BytesIO(data)) as opened:
@@ -45,7 +45,7 @@ def perturb(data: bytes, sigma: float, seed: int | str) -> bytes:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Without transparency: what was transparent is white."""
+    """The image as RGB, with transparent areas in white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     ground = Image.new("RGBA", image.size, "white")
@@ -53,7 +53,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _write(image: Image.Image, rng: random.Random) -> None:
-    """Draw a phrase at a corner, a twelfth of the picture's height tall or as much as fits its width."""
+    """Draw a phrase in a corner, at a twelfth of the picture's height, or smaller to fit its width."""
     pen = ImageDraw.Draw(image)
     phrase = rng.choice(TRIGGERS)
     size, margin = max(9, image.height // 12), max(1, image.width // 42)

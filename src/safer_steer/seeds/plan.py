@@ -1,5 +1,5 @@
-"""What a stage's work on disk belongs to: the part of the config that decides its content, and the pairs it
-starts from."""
+"""Identifies what a stage's work on disk was made from: the part of the config that determines its content,
+and the source pairs."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from safer_steer.store import content_id, write_atomic
 
 @dataclass
 class Survey:
-    """The sources, read once from end to end before anybody is asked anything."""
+    """The result of reading all sources once, before any model call."""
 
     pairs: int = 0
     digest: str = ""
     """SHA-256 over every pair and its picture."""
     repeated: dict[str, str] = field(default_factory=dict)
-    """Pairs with question and picture of an earlier one of the same use, by id, with the earlier one's id."""
+    """Repeated pairs: by id, the id of an earlier pair with the same question, picture and use."""
     skipped: Skipped = field(default_factory=dict)
-    """Rows that gave no pair."""
+    """Rows that yielded no pair."""
     scaled: dict[str, int] = field(default_factory=dict)
     """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down."""
     broken: dict[str, str] = field(default_factory=dict)
-    """Pairs whose picture is damaged behind its header, by id, with what is wrong; `decode_pictures` finds them."""
+    """Pairs whose picture is damaged after the header: by id, what is wrong. Filled by `decode_pictures`."""
 
 
 def survey(config: Config) -> Survey:
@@ -90,9 +90,9 @@ def survey(config: Config) -> Survey:
 
 
 def decode_pictures(config: Config, found: Survey) -> None:
-    """Decode every picture, before anything is written or paid for; to be called once for a survey.
+    """Decode every picture, before anything is written or any call costs money. Call once per survey.
 
-    Pairs with a damaged picture, of sources with `bad_rows: skip`, go into `found.broken` and are counted in
+    In sources with `bad_rows: skip`, pairs with a damaged picture go into `found.broken` and are counted in
     `found.skipped`.
 
     Raises:
@@ -110,10 +110,10 @@ def decode_pictures(config: Config, found: Survey) -> None:
 
 
 def plan_id(config: Config, found: Survey) -> str:
-    """The hash of everything that decides the seeds. Where models stand, what they cost and how many calls
-    fly at once is not in it."""
+    """The hash of everything that determines the seeds. It excludes the models' addresses, prices and
+    concurrency."""
     seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
-    if any(source.use == "bench" for source in config.seeds.sources):  # without one it decides nothing
+    if any(source.use == "bench" for source in config.seeds.sources):  # has no effect without a bench source
         seeds["filter_bench"] = config.seeds.filter_bench
     roles: dict[str, Any] = {
         name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"})
@@ -127,7 +127,7 @@ def plan_id(config: Config, found: Survey) -> str:
 
 
 class PlanFile:
-    """`seeds/plan.json`: whose work lies in the folder, what was left out of it, and whether it is
+    """`seeds/plan.json`: which plan the folder's work belongs to, what was left out, and whether it is
     finished."""
 
     def __init__(self, folder: Path, plan: str) -> None:
@@ -140,7 +140,7 @@ class PlanFile:
         """Pairs with a damaged picture, by id."""
 
     def finished(self) -> bool:
-        """Is all the work done?
+        """Whether all the work is done.
 
         Raises:
             UserError: the folder holds the work of another plan, or seeds of unknown origin.
@@ -165,13 +165,12 @@ class PlanFile:
         return bool(finished)
 
     def claim(self, found: Survey) -> None:
-        """Say whose work begins here, and what is left out of it; to be called before any of it is
-        written."""
+        """Record the plan, and what is left out. Call before any work is written."""
         self.skipped, self.scaled, self.broken = found.skipped, found.scaled, found.broken
         self._write({"finished": False})
 
     def finish(self, counts: dict[str, int]) -> None:
-        """Say so, last of all: `counts` are the rows of each pool and of what was dropped."""
+        """Record that all work is done. Call last. `counts`: rows of each pool and of `dropped.jsonl`."""
         self._write({"finished": True, "rows": counts})
 
     def _write(self, state: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
-"""The three pools, written from the journal in the order of the pairs, and `dropped.jsonl` beside them: what
-is in none, and why."""
+"""Writes the three pools from the journal, in the order of the pairs, and `dropped.jsonl`: what is in no
+pool, and why."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DROPPED = "dropped"
 
 
 def kinds_of(pair: Pair, wanted: Sequence[Kind]) -> list[Kind]:
-    """Which scripts a pair gives: always a benign one, and where it is not known to be safe the two others
-    too."""
+    """The kinds of script made from a pair: always a benign one, and the other two unless the pair is known
+    to be safe. Only kinds in `wanted`."""
     return [kind for kind in Kind if kind in wanted and (kind is Kind.BENIGN or pair.safe is not True)]
 
 
 def key_of(pair: Pair, job: Kind | str) -> str:
-    """What a pair's job is known by in the journal; of a script also the seed's id."""
+    """The key of a pair's job in the journal. For a script it is also the seed's id."""
     return f"{pair.id}-{job}"
 
 
@@ -56,13 +56,17 @@ def write_pools(
     wanted: Sequence[Kind],
     left_out: dict[str, str],
 ) -> dict[str, int]:
-    """Write `<kind>.jsonl` for each kind wanted and `dropped.jsonl`; return how many rows each has.
+    """Write `<kind>.jsonl` for each wanted kind, and `dropped.jsonl`. Return the number of rows of each.
 
-    The first script of a content stays, whatever its pool; but none of the bench gives way to one for
-    training. A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail", "attempts"}: the reason
-    is refused, empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair or
-    damaged_picture (a pair's that is in `left_out`, with its reason). Where attempts at it failed, each has
-    its own reason, and its strategy. All files are written aside and then put in place.
+    Of scripts with the same content, the first is kept, whatever its pool. Scripts for the bench and for
+    training are compared separately, so a bench script is never dropped for a training script.
+
+    A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail", "attempts"}. The reason is refused,
+    empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair or damaged_picture. Pairs
+    in `left_out` have the reason given there. `attempts` holds the reason and, for red-team scripts, the
+    strategy of each failed attempt.
+
+    All files are written to temporary files and then moved into place.
     """
     names = [*(kind.value for kind in wanted), DROPPED]
     counts = dict.fromkeys(names, 0)

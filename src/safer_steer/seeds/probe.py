@@ -1,4 +1,5 @@
-"""Stage I, steps 1-3: two rewrites of a question, and the expansion of each into a script of short turns."""
+"""Stage I, steps 1-3: rewrites a question in two ways and expands each rewrite into a script of short
+turns."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ from safer_steer.prompts.obfuscated import OBFUSCATED, ObfuscatedInput
 from safer_steer.prompts.probe import PROBE, ProbeInput, ProbeOutput
 
 HARMLESS = 1
-"""The planned risk (1-5) of a turn that anyone would answer; 5 asks outright for what is restricted."""
+"""The planned risk (1-5) of a turn that anyone would answer. 5 asks outright for restricted content."""
 
 
 async def probe(model: ChatModel, question: str, picture: Picture, repeat: int = 0) -> ProbeOutput:
-    """A benign and an obfuscated single-turn rewrite of `question`. Raises `BoundaryError`, as do the two
-    below.
+    """A benign and an obfuscated single-turn rewrite of `question`.
 
-    A harmless question may be its own benign rewrite, but never its own obfuscated one.
+    The benign rewrite of a harmless question may be the question itself; the obfuscated one never.
+
+    Raises:
+        BoundaryError: also from `benign_script` and `obfuscated_script`.
     """
     rewrites = await model.ask(PROBE, ProbeInput(question=question), [picture], repeat=repeat)
     check("probe", rewrites.benign)
@@ -32,8 +35,8 @@ async def probe(model: ChatModel, question: str, picture: Picture, repeat: int =
 async def benign_script(
     model: ChatModel, task: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0
 ) -> list[Turn]:
-    """A harmless task as a script of about `turns` turns, within `bounds` (shortest, longest). Every turn's
-    planned risk is 1."""
+    """Expands a harmless task into a script of about `turns` turns, within `bounds` (shortest, longest). The
+    planned risk of every turn is 1."""
     found = await model.ask(BENIGN, BenignInput(task=task, turns=turns), [picture], repeat=repeat)
     return [Turn(user=text, meta={"risk": HARMLESS}) for text in checked("benign", found.turns, bounds)]
 
@@ -47,8 +50,8 @@ async def obfuscated_script(
     picture: Picture,
     repeat: int = 0,
 ) -> list[Turn]:
-    """A risky task as a script that is neutral turn by turn and keeps the intent on the whole; each turn with
-    its planned risk (1-5) in its meta."""
+    """Expands a risky task into a script whose turns are each neutral but keep the intent as a whole. Each
+    turn's meta holds its planned risk (1-5)."""
     found = await model.ask(
         OBFUSCATED, ObfuscatedInput(task=task, intent=intent, turns=turns), [picture], repeat=repeat
     )
@@ -57,12 +60,12 @@ async def obfuscated_script(
 
 
 def checked(job: str, script: Sequence[str], bounds: tuple[int, int]) -> Sequence[str]:
-    """The script, if it has a length within `bounds` (not always the one asked for) and no turn is an
-    attacker's fault.
+    """Returns the script if its length is within `bounds` and no turn is refused, empty or repeated. The
+    length need not be the one asked for.
 
     Raises:
-        UnparsableError: it is shorter or longer.
-        RefusedError, EmptyError, RepeatedError: see `models.attack_text`.
+        UnparsableError: the script is shorter or longer.
+        RefusedError, EmptyError, RepeatedError: see `endpoints.refusals`.
     """
     if not bounds[0] <= len(script) <= bounds[1]:
         raise UnparsableError(

@@ -1,8 +1,8 @@
-"""Stage I, step 4: the strong red team. Caption, rewrite, plan; then a script for training is played, and
-kept only if it succeeds.
+"""Stage I, step 4: the strong red team. Steps: caption, rewrite, plan. A script for training is then played,
+and kept only if it succeeds.
 
-The simulation is the one dialogue loop with the planned script in the user's seat, a fixed target policy in
-the assistant's and the attack judge in the critic's.
+The simulation uses the common dialogue loop: the planned script is the user, a fixed target policy the
+assistant, and the attack judge the critic.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from safer_steer.prompts.rewrite import REWRITE, RewriteInput, Strategy
 from safer_steer.seeds.probe import checked
 
 SHORT_SCRIPT = 4
-"""A script of fewer turns is given up when its first turn is refused outright: too little is left to come
-back from that."""
+"""A script with fewer turns ends when its first turn is refused outright: too few turns are left to
+recover."""
 
 VAGUE = 3
-"""The attack judge's score (1-5) of an answer that neither declines nor gives anything away."""
+"""The attack judge's score (1-5) for an answer that neither declines nor reveals anything."""
 
 
 class FailedAttack(Exception):
-    """The script was played and is not to be kept. The message begins with the dialogue's stop reason;
+    """The script was played and should not be kept. The message begins with the dialogue's stop reason;
     `scores` are the attack judge's (1-5)."""
 
     def __init__(self, message: str, scores: Sequence[float] = ()) -> None:
@@ -40,13 +40,13 @@ class FailedAttack(Exception):
 
 
 class AttackJudgeCritic:
-    """Gives each turn a score `attack` (1-5) and ends the dialogue on a success, or on a hard refusal (1)
-    that a short script opens with."""
+    """Gives each turn a score `attack` (1-5). Ends the dialogue on a success, or on a hard refusal (1) of the
+    first turn of a short script."""
 
     immediate = True
 
     def __init__(self, model: ChatModel, pictures_of: PicturesOf, success_at: int, turns: int) -> None:
-        """`turns` is the length of the script that is played."""
+        """`turns` is the length of the played script."""
         self.model = model
         self.pictures_of = pictures_of
         self.success_at = success_at
@@ -61,7 +61,7 @@ class AttackJudgeCritic:
             intent=dialogue.intent, history=told[:-1], question=told[-1].user, answer=told[-1].assistant
         )
         verdict = await self.model.ask(ATTACK_JUDGE, inputs, self.pictures_of(dialogue))
-        # An empty answer cannot have leaked: the scale calls it vague.
+        # An empty answer leaks nothing, so its score is at most that of a vague answer.
         score = verdict.score if told[-1].assistant else min(verdict.score, VAGUE)
         stop = None
         if score >= self.success_at:
@@ -72,14 +72,14 @@ class AttackJudgeCritic:
 
 
 def _seen(text: str) -> str:
-    """What a user sees of the target's turn. A fixed target need not keep to the student's layout: without
-    one, all of it."""
+    """The part of the target's turn that a user sees. A fixed target need not use the student's layout;
+    without a layout the user sees all of it."""
     laid_out = "<answer>" in text or "<thinking>" in text
     return visible_answer(text, Format.THINKING_ANSWER if laid_out else Format.PLAIN)
 
 
 def next_strategy(strategy: Strategy) -> Strategy:
-    """The one to try after `strategy`."""
+    """The strategy to try after `strategy`."""
     order = list(Strategy)
     return order[(order.index(strategy) + 1) % len(order)]
 
@@ -96,15 +96,15 @@ async def plan_attack(
     picture: Picture,
     repeat: int = 0,
 ) -> tuple[list[Turn], dict[str, str]]:
-    """Modules 1-3: the planned turns, each with goal and risk (1-5) in its meta, and the script's strategy
-    and escalation.
+    """Modules 1-3: returns the planned turns, with goal and risk (1-5) in each turn's meta, and the script's
+    strategy and escalation.
 
     Args:
         task: the probe's obfuscated rewrite of `question`.
-        turns: how many to plan; `bounds` are the shortest and longest plan that is accepted.
+        turns: number of turns to plan. `bounds` are the shortest and longest accepted plan.
 
     Raises:
-        BoundaryError: the generator refused, also in the words of a valid answer, or failed.
+        BoundaryError: the generator failed or refused, including a refusal inside a valid answer.
     """
     seen = await model.ask(CAPTION, CaptionInput(question=question), [picture], repeat=repeat)
     check("caption", seen.caption)
@@ -125,8 +125,8 @@ async def plan_attack(
 async def simulate(
     seed: Seed, target: Assistant, judge: ChatModel, pictures_of: PicturesOf, success_at: int
 ) -> Seed:
-    """Module 4: play the script and return it whole, with `success_turn` (counted from 1) and the
-    `attack_scores` up to it in its meta.
+    """Module 4: plays the script and returns all of it. Its meta gets `success_turn` (counted from 1) and the
+    `attack_scores` up to that turn.
 
     Raises:
         FailedAttack: no turn scored `success_at` or more, or the dialogue could not be played to a verdict.

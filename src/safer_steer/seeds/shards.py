@@ -1,5 +1,5 @@
-"""Stage I's journal in shards, so that memory stays flat over any number of pairs: a shard is in memory while
-its pairs are worked on."""
+"""Stage I's journal, split into shards so that memory use does not grow with the number of pairs. A shard is
+in memory only while its pairs are processed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from safer_steer.store import Journal
 
 SHARD = 256
-"""Pairs a shard."""
+"""Pairs per shard."""
 
 
 class ShardedJournal:
-    """Journals `NNNNN.jsonl` of `SHARD` consecutive pairs each; a pair is known by its place among all pairs
-    (0-based)."""
+    """Journals `NNNNN.jsonl`, each for `SHARD` consecutive pairs. A pair is identified by its 0-based index
+    among all pairs."""
 
     def __init__(self, folder: Path, pairs: int) -> None:
         self.folder = folder
@@ -23,7 +23,7 @@ class ShardedJournal:
         self._unfinished: dict[int, int] = {}
 
     def open(self, index: int) -> Journal:
-        """The journal of pair `index`; to be called once for each pair and answered by `done`."""
+        """The journal of pair `index`. Call once per pair, and `done` when the pair is finished."""
         shard = index // SHARD
         if shard not in self._open:
             self._open[shard] = Journal(self._path(shard))
@@ -31,7 +31,7 @@ class ShardedJournal:
         return self._open[shard]
 
     def done(self, index: int) -> None:
-        """Nothing more is written for pair `index`; the last of its shard closes it."""
+        """Marks pair `index` as finished. The last pair of a shard closes it."""
         shard = index // SHARD
         self._unfinished[shard] -= 1
         if not self._unfinished[shard]:
@@ -39,12 +39,12 @@ class ShardedJournal:
             self._open.pop(shard).close()
 
     def rows(self, shard: int) -> dict[str, dict[str, Any]]:
-        """What a closed shard holds, by id."""
+        """The rows of a closed shard, by id."""
         with Journal(self._path(shard)) as journal:
             return dict(journal.rows)
 
     def close(self) -> None:
-        """Close what an error left open."""
+        """Close the shards that an error left open."""
         for journal in self._open.values():
             journal.close()
         self._open.clear()

@@ -1,9 +1,9 @@
-"""Where Stage I starts: single-turn pairs of a picture and a question, from published sets, own files, or the
-sandbox.
+"""The input of Stage I: single-turn pairs of a picture and a question, from published sets, the user's own
+files, or the sandbox.
 
-Two things that know nothing of each other: *where rows come from* (`files`, `tables`, found by `parts`) and
-*what a row means* (`single_turn`, `multi_turn`, listed by name in `layouts`). `load` brings them together.
-docs/data.md is the reader's side of it.
+Two concerns are kept independent: *where rows come from* (`files`, `tables`, found by `parts`) and *what a
+row means* (`single_turn`, `multi_turn`, listed by name in `layouts`). `load` combines them. docs/data.md is
+the user documentation.
 """
 
 from safer_steer.sources.load import Skipped, label, left_out_in_words, load_pairs, pairs_of

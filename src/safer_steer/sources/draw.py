@@ -1,4 +1,4 @@
-"""A seeded subsample of a set, in constant memory and in the set's order."""
+"""Draws a seeded subsample of a set, in constant memory and in the set's order."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ Item = TypeVar("Item")
 def draw(
     items: Callable[[bool], Iterator[Item]], key: Callable[[Item], str], limit: int, seed: int
 ) -> Iterator[Item]:
-    """The `limit` items whose keys hash lowest together with the seed, so an item is in or out whatever the
-    order of the set.
+    """The `limit` items with the lowest hashes of key and seed, independent of the order of the set.
 
-    A larger limit holds all of a smaller one.
+    A larger limit includes all items of a smaller one.
 
     Args:
-        items: reads the set from its beginning; told whether this is the pass that counts (the second of
-            two).
-        key: unique in the set.
+        items: reads the set from its beginning. Called twice: with False, then with True for the pass whose
+            items are yielded.
+        key: returns an item's key, unique in the set.
     """
-    lowest: list[int] = []  # negated, so that the highest of them is on top
+    lowest: list[int] = []  # negated, so that the highest is on top
     for item in items(False):
         rank = _rank(key(item), seed)
         if len(lowest) < limit:

@@ -1,4 +1,4 @@
-"""Rows of JSONL, JSON and CSV files, one at a time."""
+"""Reads rows of JSONL, JSON and CSV files, one at a time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In the place of a row: why there is none."""
+    """Replaces a row that cannot be read, and says why."""
 
     what: str
     reason: str
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """One JSON value a line; places are line numbers."""
+    """One JSON value per line; places are line numbers."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -40,7 +40,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """A CSV file with a line of column names; an empty cell is no value. Places are row numbers, from 1."""
+    """A CSV file with a header line; an empty cell becomes None. Places are row numbers, from 1."""
     csv.field_size_limit(1 << 24)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.DictReader(file, strict=True)
@@ -63,16 +63,16 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _escaped(value: str) -> bool:
-    """Does it hold bytes that were no UTF-8?"""
+    """Whether the value holds bytes that were not UTF-8."""
     return not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value)
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """A JSON array, read element by element; or an object of objects, whose keys become the column `pid`
-    where a row has none; or JSONL under another name.
+    """One of: a JSON array, read element by element; an object of objects, whose keys become the column `pid`
+    of rows without one; or JSONL under another name.
 
     Raises:
-        UserError: no JSON. Nothing behind such a place can be read, so this is no row to be skipped.
+        UserError: not JSON. The rest of the file cannot be read either, so the row cannot be skipped.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -96,7 +96,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _has_one_row_a_line(path: Path) -> bool:
-    """Is the first line a whole row, with more to follow?"""
+    """Whether the first line is a whole row and more lines follow."""
     with path.open(encoding="utf-8-sig") as file:
         try:
             return isinstance(json.loads(file.readline()), dict) and bool(file.readline().strip())
@@ -111,7 +111,7 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
 
         def more() -> None:
             nonlocal text, at, ended
-            # The amount doubles, so that a long row costs no more than its length.
+            # The amount doubles, so that reading a long row takes linear time.
             got = file.read(max(CHUNK, len(text) - at))
             text, at, ended = text[at:] + got, 0, not got
 
@@ -129,7 +129,7 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
                 while end < len(text) and text[end].isspace():
                     end += 1
                 if end == len(text) and not ended:
-                    more()  # a number, or the next separator, may go on
+                    more()  # a number may continue, or the separator may follow
                     continue
             except json.JSONDecodeError:
                 if ended:

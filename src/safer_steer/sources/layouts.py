@@ -1,4 +1,4 @@
-"""The sets whose layout is known, by name; any other name is a set of one's own, read by its column names."""
+"""The sets whose layout is known, by name. Any other name is the user's own set, read by its column names."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Layout:
     """Raises `BadRow`."""
     about: str = ""
     hub: str | None = None
-    """Its id on the hub."""
+    """The set's id on the hub."""
     subset: str | None = None
-    """The configuration taken where none is asked for. Without one: all of them, if `every`."""
+    """The default configuration. If None: all configurations, if `every`."""
     split: str | None = None
     every: bool = False
-    """Configurations and splits are parts of one whole: all are taken where none is asked for."""
+    """Configurations and splits are parts of one set: by default all of them are read."""
     files: tuple[str, ...] = ()
-    """Patterns of the JSON or CSV files in the folder people have; a file's stem is its split."""
+    """Patterns of the JSON or CSV files in a downloaded folder. A file's stem is its split."""
     parts: str = ""
-    """Configurations and splits, for the reader."""
+    """Configurations and splits, as text for the user."""
     intents: str | None = None
     """A split that holds the true intents, by id."""
     pictureless: bool = False
-    """Some rows have no picture; that is the set's way and no defect."""
+    """Some rows have no picture by design."""
     stage_1: bool = True
-    """Can be a source of Stage I."""
+    """Whether the set can be a source of Stage I."""
 
 
 OWN = Layout(
@@ -149,5 +149,5 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def layout_of(name: str) -> Layout:
-    """The set's layout, or that of a set of one's own."""
+    """The layout of a known set, or `OWN` for any other name."""
     return LAYOUTS.get(name, OWN)

@@ -1,5 +1,5 @@
-"""Sets read from end to end: rows become samples, unusable ones are errors or counted, and Stage I takes
-pairs of them."""
+"""Reads whole sets: turns rows into samples, reports or counts unusable rows, and makes the pairs of
+Stage I."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from safer_steer.sources.rows import NO_COLUMN, BadRow, Row
 from safer_steer.sources.sample import Sample
 
 Skipped = dict[str, Counter[str]]
-"""How many rows of a source were skipped, by source and reason."""
+"""Number of skipped rows, by source and reason."""
 
 NO_PICTURE = "no picture"
 
 
 def load_pairs(config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
-    """The pairs of all sources, in order, read as they are asked for: the same ones each time the sources are
-    the same.
+    """The pairs of all sources, in order, read lazily. The same sources always give the same pairs.
 
     Args:
-        skipped: filled with the rows that were left out, once all pairs were read.
+        skipped: filled with counts of the rows left out; complete once all pairs are read.
 
     Raises:
-        UserError: a set is not there, or a row is unusable and `bad_rows` is `error`; names set, file, row
-            and column.
+        UserError: a set does not exist, or a row is unusable and `bad_rows` is `error`. The message names
+            set, file, row and column.
     """
     for source in config.seeds.sources:
         yield from pairs_of(source, config, skipped)
@@ -93,12 +92,13 @@ def read_samples(
     *,
     pictureless: bool,
 ) -> Iterator[Sample]:
-    """A set's samples, or the `source.limit` of them that `seed` draws, pictures found and measured.
+    """A set's samples, or `source.limit` of them drawn with `seed`. Their pictures are found and measured.
 
     Args:
-        skipped: filled with the rows that were left out.
-        pictureless: take samples without a picture too, where a set has such; else they are counted as
-            skipped, whatever `bad_rows` is, and so is everything but one picture a sample.
+        skipped: filled with counts of the rows left out.
+        pictureless: include samples without a picture, in sets that have them by design, and samples with
+            several pictures. Otherwise samples without a picture in such sets are counted as skipped,
+            whatever `bad_rows` is, and rows with several pictures are unusable.
     """
     counts = (skipped if skipped is not None else {}).setdefault(label(source), Counter())
     if source.limit is None:
@@ -111,7 +111,7 @@ def read_samples(
 
 
 def label(source: Source) -> str:
-    """What a source is called in counts."""
+    """The name of a source in counts."""
     return "/".join(filter(None, (source.name, source.subset, source.split)))
 
 
@@ -159,7 +159,7 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
 
 
 def _intents(part: Part, source: Source, layout: Layout) -> dict[str, str]:
-    """The true intents of a part's rows, from the split that holds them."""
+    """The true intents of a part's rows by id, from the split that holds them."""
     if source.path and Path(source.path).is_file():
         raise UserError(
             f"{source.path}: {source.name} keeps its true intents in the split {layout.intents}; give the folder that holds both"
@@ -202,8 +202,8 @@ def _checked(
     pictures: SetPictures,
     pictureless: bool,
 ) -> Sample | None:
-    """The sample with its pictures found and its id made unique; None where it has no picture, and the set's
-    way is that some have none."""
+    """The sample with its pictures found and its id made unique. None if it has no picture, the set has such
+    samples by design, and `pictureless` is false."""
     if not sample.images and layout.pictureless:
         if not pictureless:
             return None
@@ -223,5 +223,5 @@ def _checked(
 
 
 def _short(id: str) -> int:
-    """An id as a number: a set of them is small."""
+    """An id as a 64-bit hash, to save memory."""
     return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big")

@@ -1,4 +1,4 @@
-"""What a row of the multi-turn sets means: a script. They are suites for the bench and no sources of
+"""Turns rows of the multi-turn sets into scripts. These sets are suites for the bench, not sources of
 Stage I."""
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from safer_steer.sources.sample import Sample
 
 
 def safemt(row: Row) -> Iterator[Sample]:
-    """SafeMT: a dialogue that ends on the user. Its user turns are the script; the assistant turns it was
-    published with are kept beside them (`prefilled`), since the model under test answers every turn itself.
+    """SafeMT: a dialogue that ends with a user turn. Its user turns are the script. The published assistant
+    turns are kept apart (`prefilled`), since the model under test answers every turn itself.
     """
     said: dict[str, list[str]] = {"user": [], "assistant": []}
     turns = row.items("dialogue")
@@ -33,12 +33,11 @@ def safemt(row: Row) -> Iterator[Sample]:
 
 
 def mtmcs_bench(row: Row) -> Iterator[Sample]:
-    """MTMCS-Bench: three user turns, of which the first (a change of context) or the last (an escalation)
-    exists in a safe and an unsafe form. The unsafe script, and the safe one where there is such a form: its
-    twin, on which over-refusal shows.
+    """MTMCS-Bench: three user turns. The first (a change of context) or the last (an escalation) exists in a
+    safe and an unsafe form. Yields the unsafe script, and the safe script if it differs: its twin, which
+    measures over-refusal.
 
-    `multimodal_dialogue` is read; `variant_images` and `unimodal_dialogue` say the same once more and are
-    left alone.
+    Only `multimodal_dialogue` is read; `variant_images` and `unimodal_dialogue` repeat the same content.
     """
     dialogue = row.inner("multimodal_dialogue", row.value("multimodal_dialogue"))
     id, images, intent = row.key("id"), row.pictures("image", "image_path"), row.text("unsafe_intent")
@@ -49,5 +48,5 @@ def mtmcs_bench(row: Row) -> Iterator[Sample]:
 
 
 def _names(form: str) -> list[tuple[str, ...]]:
-    """The columns of three turns, the form's own before what is common to both."""
+    """The columns of the three turns. The form's own column comes before the common one."""
     return [(f"{form}_r1", "r1"), ("r2",), (f"{form}_r3", "r3")]

@@ -1,4 +1,4 @@
-"""The noun Stage I starts from."""
+"""The pair: the input unit of Stage I."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class Pair:
     id: str
     """Unique over all sources of a run."""
     image: Path | bytes | Callable[[], bytes]
-    """The picture's file; or its bytes, undecoded, where the set embeds them; or what draws it as a PNG,
-    always alike: its id and the config's seed say how. A list of pairs may therefore be heavy: read them one
-    by one."""
+    """The picture's file; its undecoded bytes, if the set embeds them; or a function that renders it as a
+    PNG. The rendering is fixed by the pair's id and the config's seed. A list of pairs may use much memory,
+    so read them one by one."""
     question: str
     source: str
     intent: str
-    """What the question is really after; the question itself where the set does not say."""
+    """The true intent of the question; the question itself if the set does not give one."""
     safe: bool | None = None
-    """Is it meant to be harmless? None where the set does not say, which counts as risky."""
+    """Whether it is meant to be harmless. None if the set does not say; that counts as risky."""
     answer: str | None = None
     """The true answer, in sets of general capability."""
     where: str = ""
     """Set, file and row, for errors."""
     category: str = ""
-    """The set's own name of the risk, or of the subject."""
+    """The set's own name for the risk or the subject."""
     use: Literal["train", "bench"] = "train"
-    """What its scripts are for, as the source says."""
+    """What its scripts are for, as set in the source."""
 
 
 def picture_of(pair: Pair, max_pixels: int) -> Picture:
     """A pair's picture as models see it, scaled down if it has more than `max_pixels` pixels.
 
     Raises:
-        UserError: missing or unreadable; names set, file, row and column.
+        UserError: the picture is missing or unreadable. The message names set, file, row and column.
     """
     try:
         if isinstance(pair.image, Path):
@@ -55,11 +55,11 @@ def picture_of(pair: Pair, max_pixels: int) -> Picture:
 
 
 def picture_hash(pair: Pair) -> str:
-    """SHA-256 of the picture as the set has it; "" where it is drawn, which follows from id and the config's
-    seed.
+    """SHA-256 of the picture as the set has it. "" for a rendered picture, which is fixed by the pair's id
+    and the config's seed.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the picture cannot be read.
     """
     if isinstance(pair.image, bytes):
         return hashlib.sha256(pair.image).hexdigest()
@@ -73,7 +73,8 @@ def picture_hash(pair: Pair) -> str:
 
 
 def check_picture(pair: Pair) -> None:
-    """Decode a pair's picture to see that it is whole; one that is drawn is. Raises as `picture_of` does."""
+    """Check that a pair's picture is whole by decoding it. Rendered pictures are not checked. Raises as
+    `picture_of` does."""
     try:
         if isinstance(pair.image, Path):
             check_whole(pair.image.read_bytes(), str(pair.image))
@@ -84,8 +85,8 @@ def check_picture(pair: Pair) -> None:
 
 
 def is_large(pair: Pair, max_pixels: int) -> bool:
-    """Will its picture be scaled down? By its header; False for one that is drawn. Raises as `picture_of`
-    does."""
+    """Whether the picture will be scaled down, according to its header. False for a rendered picture. Raises
+    as `picture_of` does."""
     if callable(pair.image):
         return False
     try:

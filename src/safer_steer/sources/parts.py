@@ -1,4 +1,5 @@
-"""The parts of a set to be read: a file each, or a split of a configuration each, wherever the set lies."""
+"""Finds the parts of a set to read. A part is one file, or one split of a configuration, local or on
+the hub."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from safer_steer.sources import files, tables
 from safer_steer.sources.layouts import Layout
 
 Place = str
-"""What is put behind a part's title to name one row: ":12", or ": row 12"."""
+"""Suffix to a part's title that names one row: ":12", or ": row 12"."""
 Rows = Callable[[], Iterator[tuple[Place, Any]]]
-"""Reads rows from the beginning; a row that cannot be read is a `files.Unreadable`."""
+"""Reads rows from the beginning. A row that cannot be read is a `files.Unreadable`."""
 
 GENERIC = ("*.jsonl", "*.json", "*.csv")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something to read rows from."""
+    """A source of rows."""
 
     title: str
     """File, or hub id with configuration and split."""
@@ -31,16 +32,16 @@ class Part:
     subset: str = ""
     split: str = ""
     folder: Path | None = None
-    """What picture paths are relative to, if the source does not say; None where pictures are embedded or in
-    the hub's cache."""
+    """The folder that picture paths are relative to, if the source does not set one. None if pictures are
+    embedded or in the hub's cache."""
 
 
 def parts_of(source: Source, layout: Layout, split: str | None = None) -> list[Part]:
-    """The parts asked for by the source, in order; `split` takes the place of the source's.
+    """The parts requested by the source, in order. `split` overrides the source's split.
 
     Raises:
-        UserError: nothing there, no form this knows, or no such subset or split (the message lists those
-            there are).
+        UserError: the path does not exist, its format is not supported, or there is no such subset or split
+            (the message lists the available ones).
     """
     wanted = (source.subset, split or source.split)
     if source.hub:
@@ -90,10 +91,10 @@ def _picked(
 def _pick(
     names: Sequence[str], wanted: str | None, default: str | None, every: bool, where: str, what: str
 ) -> list[str]:
-    """Which of the names are meant: the one wanted; else the set's default, the only one, all of them
-    (`every`), or `train`."""
+    """The selected names: the wanted one; else the set's default, the only one, all of them (`every`), or
+    `train`."""
     names = list(dict.fromkeys(names))
-    if "default" not in names and "" in names:  # files that lie beside the folders of other configurations
+    if "default" not in names and "" in names:  # files next to the folders of other configurations
         wanted, default = ("" if name == "default" else name for name in (wanted, default))
     if wanted is not None:
         if wanted not in names:
@@ -111,7 +112,7 @@ def _pick(
 
 
 def _file(path: Path, subset: str = "", split: str | None = None, folder: Path | None = None) -> Part:
-    """One file, its form told by its name."""
+    """One file; its format follows from its suffix."""
     suffix = path.suffix.lower()
     title = str(path)
     read: Rows
@@ -133,7 +134,7 @@ def _file(path: Path, subset: str = "", split: str | None = None, folder: Path |
 
 
 def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> list[Part]:
-    """JSON and CSV files in the folder, or one folder down; that folder may have the name of a subset."""
+    """JSON and CSV files in the folder, or one level below, in a folder that may be named after a subset."""
     for under in ("", "*/"):
         found = sorted(
             {file for pattern in patterns for file in path.glob(under + pattern) if file.is_file()}
@@ -144,7 +145,7 @@ def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> li
 
 
 def _saved(path: Path) -> list[Part]:
-    """What `save_to_disk` of `datasets` wrote: a data set, several splits, or a folder of either for each
+    """Output of `save_to_disk` of `datasets`: a data set, several splits, or one folder of either kind per
     configuration."""
     if (path / "state.json").is_file():
         return [_saved_one(path, "", "")]
@@ -176,12 +177,12 @@ def _saved_one(path: Path, subset: str, split: str) -> Part:
 
 
 _SHARD = re.compile(r"(?:-\d+-of-\d+(?:-[0-9a-f]{16})?|[-_.]?\d+)$|^part-.*$")
-"""What stands behind the split in a file's name; older uploads to the hub, ScienceQA's for one, have a hash
-there."""
+"""What follows the split in a file's name. In older uploads to the hub, such as ScienceQA's, it includes a
+hash."""
 
 
 def _parquet(path: Path) -> list[Part]:
-    """Parquet files in a folder as the hub lays them out: `data/train-00000-of-00001.parquet`,
+    """Parquet files in a folder, in the hub's layout: `data/train-00000-of-00001.parquet`,
     `CONFIG/SPLIT-0....parquet`, `CONFIG/SPLIT/0000.parquet`."""
     shards: dict[tuple[str, str], list[Path]] = {}
     for file in sorted(path.rglob("*.parquet")):
@@ -217,7 +218,7 @@ def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | Non
 
 
 def hub_parts(name: str, id: str, layout: Layout, subset: str | None, split: str | None) -> list[Part]:
-    """The parts of what `datasets` knows as `id`, downloaded when they are first read."""
+    """The parts of the data set that `datasets` finds as `id`. Each is downloaded on first read."""
     where = f"source {name}: {id}"
     parts = []
     for config in _pick(tables.hub_subsets(id, where), subset, layout.subset, layout.every, where, "subset"):

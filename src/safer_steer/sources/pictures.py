@@ -1,4 +1,4 @@
-"""A picture's cell in a row: a path, or embedded bytes; found and measured, never decoded."""
+"""Finds and measures the picture of a row's cell (a path or embedded bytes), without decoding it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safer_steer.sources.rows import BadRow, shown
 from safer_steer.store import inside
 
 FOLDERS = ("", "images", "imgs", "image")
-"""Where pictures lie below that folder, besides one with the name of their split."""
+"""Subfolders searched for pictures, besides one named after the split."""
 
 
 _RELATIVE = "paths are relative to `images` of the source, or to the file's own folder"
@@ -23,8 +23,8 @@ class SetPictures:
     """Finds the pictures of one part of a set."""
 
     def __init__(self, folder: Path | None, images: str | None, split: str) -> None:
-        """`folder` is the part's own, `images` the source's; without both, paths lead into the cache of
-        `datasets`."""
+        """`folder` is the part's own folder, `images` the source's. Without either, paths point into the
+        cache of `datasets`."""
         if images is not None and not Path(images).is_dir():
             raise UserError(f"{images}: no such folder; see `images` of the source")
         base = Path(images) if images else folder
@@ -33,10 +33,10 @@ class SetPictures:
         self._resolved: dict[Path, str] = {}
 
     def find(self, cell: Any, where: str) -> Path | bytes:
-        """The picture's file, or its bytes, its header looked at.
+        """The picture's file or bytes, after a check of its header.
 
         Raises:
-            BadRow: neither path nor bytes; no such file; outside the folder; no picture; too many pixels.
+            BadRow: neither path nor bytes; no such file; outside the folder; not a picture; too many pixels.
         """
         path = cell.get("path") if isinstance(cell, dict) else cell
         data = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -71,8 +71,8 @@ class SetPictures:
         raise BadRow(where, f"image: {near}: no such picture; {_RELATIVE}", "no such picture")
 
     def _inside(self, folder: Path, path: str, found: str) -> Path:
-        """As `inside`, which has the last word; but the folder is resolved once and not for each of 100,000
-        pictures."""
+        """Like `inside`, but resolves the folder once, not for each of 100,000 pictures. Falls back to
+        `inside` in all unclear cases."""
         if folder not in self._resolved:
             self._resolved[folder] = os.path.realpath(folder) + os.sep
         real = os.path.realpath(found)
@@ -82,7 +82,7 @@ class SetPictures:
 
 
 def _caches() -> list[Path]:
-    """Where `datasets` and the hub's client keep what they downloaded; each may have been moved by itself."""
+    """The caches of `datasets` and the hub's client. Each may be configured separately."""
     from datasets.config import DOWNLOADED_DATASETS_PATH, HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 

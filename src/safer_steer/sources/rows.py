@@ -1,4 +1,4 @@
-"""One row of a set: columns with checked types, and errors that say where."""
+"""One row of a set, with type-checked columns and errors that name the place."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from safer_steer.errors import UserError
 
 COLUMNS_SHOWN = 12
 NO_COLUMN = "no column"
-"""How the reason of a missing column begins."""
+"""Prefix of the reason for a missing column."""
 
 
 class BadRow(UserError):
-    """A row that cannot be used: an error, or a row skipped and counted under `reason` (`bad_rows` of the
-    source)."""
+    """A row that cannot be used. Depending on `bad_rows` of the source it is an error, or skipped and counted
+    under `reason`."""
 
     def __init__(self, where: str, what: str, reason: str) -> None:
         super().__init__(printable(f"{where}: {what}"))
@@ -24,32 +24,32 @@ class BadRow(UserError):
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it was read; `where` names set, file and row."""
+    """A row as read. `where` names set, file and row."""
 
     where: str
     data: dict[str, Any]
     index: int
-    """0-based place in its file or split: the id of sets that have none."""
+    """0-based position in its file or split. Used as the id in sets that have none."""
     subset: str = ""
     split: str = ""
     intents: dict[str, str] | None = field(default=None, repr=False)
-    """True intents by row id, in a set that keeps them in a split of their own."""
+    """True intents by row id, for a set that keeps them in a separate split."""
 
     def bad(self, what: str, reason: str) -> BadRow:
         return BadRow(self.where, what, reason)
 
     def column(self, *names: str) -> str | None:
-        """The first of these columns that is there, one with a value before one without."""
+        """The first of these columns that exists; one with a value is preferred."""
         present = [name for name in names if name in self.data]
         return next(
             (name for name in present if self.data[name] is not None), present[0] if present else None
         )
 
     def value(self, *names: str) -> Any:
-        """What stands in the first of these columns that is there.
+        """The value of the first of these columns that exists (see `column`).
 
         Raises:
-            BadRow: none is; says which are.
+            BadRow: none exists. The message lists the columns there are.
         """
         name = self.column(*names)
         if name is None:
@@ -60,14 +60,14 @@ class Row:
         return self.data[name]
 
     def text(self, *names: str) -> str:
-        """A text that is not blank. Raises `BadRow`."""
+        """A non-blank string. Raises `BadRow`."""
         value = self.value(*names)
         if not isinstance(value, str) or not value.strip():
             raise self.wrong(self.column(*names) or names[0], value, "a text")
         return printable(value)
 
     def optional(self, *names: str) -> str:
-        """A text, or "" where there is none. Raises `BadRow` for anything else."""
+        """A string, or "" if there is none. Raises `BadRow` for anything else."""
         name = self.column(*names)
         value = self.data[name] if name else None
         if value is None:
@@ -77,7 +77,7 @@ class Row:
         return printable(value)
 
     def question(self, *names: str) -> str:
-        """A text without the place-holder `<image>`, which some sets put where the picture goes."""
+        """A string without the placeholder `<image>`, which some sets use to mark the picture's position."""
         return self.unmarked(self.text(*names), names[0])
 
     def unmarked(self, text: str, name: str) -> str:
@@ -87,8 +87,7 @@ class Row:
         return bare
 
     def key(self, *names: str) -> str:
-        """The row's id, a text or a whole number; its place where the set has no such column or no value in
-        it."""
+        """The row's id, a string or an integer. If the column or its value is missing, the row's index."""
         name = self.column(*names)
         value = self.data[name] if name else None
         if value is None:
@@ -100,7 +99,7 @@ class Row:
         return printable(value)
 
     def flag(self, name: str) -> bool | None:
-        """True, false or nothing; as a word too, since a CSV file has no other way."""
+        """True, false or None. Also accepts the words, since CSV has no booleans."""
         value = self.data.get(name)
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.strip().lower(), value)
@@ -116,13 +115,13 @@ class Row:
         return value
 
     def inner(self, name: str, value: Any) -> Row:
-        """An object that stands in a column, as a row of its own."""
+        """An object in a column, as a row of its own."""
         if not isinstance(value, dict):
             raise self.wrong(name, value, "an object")
         return Row(f"{self.where}: {name}", value, self.index, self.subset, self.split)
 
     def pictures(self, *names: str) -> tuple[Any, ...]:
-        """The pictures' cells as they stand there; none where the column is empty."""
+        """The pictures' cells, unchanged. Empty if the column has no value."""
         value = self.value(*names)
         if value is None:
             return ()
@@ -141,5 +140,5 @@ def shown(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes "?"."""
+    """Replaces lone surrogates, which JSON allows and UTF-8 does not, with "?"."""
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""What any row of any set comes down to."""
+"""The common form of the rows of all sets."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sample:
-    """SetPictures and what a user says to them: one turn in a single-turn set, several in a script."""
+    """Pictures and what a user says about them: one turn in a single-turn set, several in a script."""
 
     id: str
-    """Unique in its row's file or split; in the whole set once `load` has put its name before it."""
+    """Unique in its file or split; unique in the whole set once `load` has added a prefix."""
     images: tuple[Any, ...]
-    """Cells as the set has them; once `load` has checked them, a file's `Path`, or `bytes`."""
+    """Cells as in the set; after the check by `load`, each is a file's `Path` or `bytes`."""
     turns: tuple[str, ...]
     safe: bool | None
-    """Is it meant to be harmless? None where the set does not say, which counts as risky."""
+    """Whether it is meant to be harmless. None if the set does not say; that counts as risky."""
     intent: str = ""
-    """What it is really after, where the set says so."""
+    """The true intent, if the set gives one."""
     category: str = ""
     source: str = ""
-    """Where the set has it from, where it says so."""
+    """The origin of the row, if the set gives one."""
     answer: str | None = None
     """The true answer, in sets of general capability."""
     prefilled: tuple[str, ...] = field(default=(), repr=False)
-    """Assistant's turns that a script was published with."""
+    """Assistant turns that were published with a script."""
     where: str = ""

@@ -1,5 +1,5 @@
-"""The sandbox as a source: blunt questions about training devices, each device with a hazard mark and then
-without."""
+"""The sandbox as a source: blunt questions about training devices. Each device is shown with a hazard mark
+and then without one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from safer_steer.sandbox.world import draw, to_png, training_devices
 from safer_steer.sources.pair import Pair
 
 SANDBOX_PAIRS = 60
-"""Pairs it gives where the source sets no limit."""
+"""Number of pairs if the source sets no limit."""
 
 
 def sandbox_pairs(source: Source, config: Config) -> Iterator[Pair]:
-    """`source.limit` pairs; they are made, not drawn from a set, so a larger limit goes on where a smaller
-    one ends."""
+    """`source.limit` pairs. They are generated, so a larger limit continues where a smaller one ends."""
     rng = random.Random(f"{config.seed} sandbox pairs")
     for index in range(source.limit or SANDBOX_PAIRS):
         if index % (2 * len(training_devices())) == 0:

@@ -1,6 +1,7 @@
-"""What a row of the single-turn sets means: picture, question, true intent, safe or not, category, answer.
+"""Turns rows of the single-turn sets into samples: picture, question, true intent, safe or not, category,
+answer.
 
-Column names were read from public loaders of the sets; docs/data.md has them in a table.
+Column names are taken from public loaders of the sets; docs/data.md lists them in a table.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from safer_steer.sources.sample import Sample
 
 
 def own(row: Row) -> Iterator[Sample]:
-    """A set of one's own: id, image, question, and optionally intent, safe (true, false or null), answer,
+    """The user's own set: id, image, question, and optionally intent, safe (true, false or null), answer,
     source, category."""
     row.value("id")
     if row.data["id"] is None:
@@ -27,13 +28,13 @@ def own(row: Row) -> Iterator[Sample]:
 
 
 def beavertails_v(row: Row) -> Iterator[Sample]:
-    """BeaverTails-V: questions of 20 categories of harm, one configuration each."""
+    """BeaverTails-V: questions in 20 categories of harm, one configuration each."""
     category = row.optional("category") or row.subset
     yield Sample(row.key("id"), row.pictures("image"), (row.question("question"),), False, category=category)
 
 
 def mm_safetybench(row: Row) -> Iterator[Sample]:
-    """MM-SafetyBench: the picture carries part of the request; the whole of it is the `Text_only` question
+    """MM-SafetyBench: the picture carries part of the request. The whole request is the `Text_only` question
     with the same id."""
     row.value("id")
     id = row.key("id")
@@ -48,7 +49,7 @@ def mm_safetybench(row: Row) -> Iterator[Sample]:
 
 
 def spa_vl(row: Row) -> Iterator[Sample]:
-    """SPA-VL: `help` holds harmless questions, `harm` harmful ones; of the others the set does not say."""
+    """SPA-VL: `help` holds harmless questions, `harm` harmful ones. For other splits the set does not say."""
     safe = {"help": True, "harm": False}.get(row.split)
     yield Sample(
         row.key("id"),
@@ -60,7 +61,7 @@ def spa_vl(row: Row) -> Iterator[Sample]:
 
 
 def vlguard(row: Row) -> Iterator[Sample]:
-    """VLGuard: a list of instructions a picture, safe and unsafe ones; a sample each."""
+    """VLGuard: a list of safe and unsafe instructions per picture. Each instruction becomes one sample."""
     category = row.optional("harmful_subcategory", "subcategory") or row.optional(
         "harmful_category", "category"
     )
@@ -78,7 +79,7 @@ def vlguard(row: Row) -> Iterator[Sample]:
 
 
 def vlsbench(row: Row) -> Iterator[Sample]:
-    """VLSBench: the harm is in the picture and not in the words."""
+    """VLSBench: the harm is in the picture, not in the text."""
     images = row.pictures("image", "image_path")
     category = row.optional("sub_category", "category")
     yield Sample(
@@ -87,7 +88,7 @@ def vlsbench(row: Row) -> Iterator[Sample]:
 
 
 def jailbreakv_28k(row: Row) -> Iterator[Sample]:
-    """JailBreakV-28K: `jailbreak_query` is what is said, `redteam_query` what is meant."""
+    """JailBreakV-28K: `jailbreak_query` is the question, `redteam_query` the true intent."""
     yield Sample(
         *(row.key("id"), row.pictures("image", "image_path"), (row.question("jailbreak_query"),), False),
         intent=row.question("redteam_query"),
@@ -112,7 +113,7 @@ def align_anything(row: Row) -> Iterator[Sample]:
 
 
 def scienceqa(row: Row) -> Iterator[Sample]:
-    """ScienceQA: hint, question and options are asked; the answer is the right option's text."""
+    """ScienceQA: asks hint, question and options. The answer is the text of the right option."""
     choices = row.items("choices")
     if not choices or not all(isinstance(choice, str) and choice.strip() for choice in choices):
         raise row.wrong("choices", choices, "a list of texts")
@@ -133,7 +134,7 @@ def scienceqa(row: Row) -> Iterator[Sample]:
 
 
 def mossbench(row: Row) -> Iterator[Sample]:
-    """MOSSBench: harmless questions that look as if they were not; `metadata.over` says in which way."""
+    """MOSSBench: harmless questions that look harmful. `metadata.over` says in which way."""
     kind = (
         row.inner("metadata", row.data["metadata"]).data.get("over")
         if row.data.get("metadata") is not None
@@ -150,7 +151,7 @@ def mossbench(row: Row) -> Iterator[Sample]:
 
 
 def xstest(row: Row) -> Iterator[Sample]:
-    """XSTest: harmless prompts that look as if they were not, and their harmful contrasts; no pictures."""
+    """XSTest: harmless prompts that look harmful, and their harmful contrasts. No pictures."""
     label, kind = row.optional("label").strip().lower(), row.optional("type").strip()
     if label not in ("safe", "unsafe") and not kind:
         raise row.bad(
@@ -162,5 +163,5 @@ def xstest(row: Row) -> Iterator[Sample]:
 
 
 def _texts(row: Row, **columns: str) -> dict[str, Any]:
-    """Optional columns, by the sample's name of them."""
+    """The values of optional columns, keyed by the sample's field names."""
     return {name: row.optional(column) for name, column in columns.items()}

@@ -1,7 +1,7 @@
-"""Rows of Parquet files, `save_to_disk` folders and the hub's data sets, pictures as bytes or paths, never
-decoded.
+"""Reads rows of Parquet files, `save_to_disk` folders and the hub's data sets. Pictures stay bytes or paths
+and are never decoded.
 
-`datasets` is asked for Arrow tables and nothing else; it executes no code of a data set.
+`datasets` is used only to get Arrow tables; it executes no code of a data set.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """A Parquet file; places are row numbers, from 1.
 
     Raises:
-        UserError: it is none, or damaged.
+        UserError: the file is not Parquet, or damaged.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            # One after the other: asked for all, Arrow reads far ahead, and memory grows with the file.
+            # One group at a time: given all groups, Arrow reads far ahead, and memory grows with the file.
             groups = range(file.num_row_groups)
             yield from _rows(
                 batch
@@ -41,15 +41,15 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """What `Dataset.save_to_disk` wrote.
+    """Rows written by `Dataset.save_to_disk`.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the folder cannot be loaded.
     """
     datasets = _datasets(str(path))
     try:
         found = datasets.load_from_disk(str(path))
-    except Exception as error:  # a library at work on files of any origin
+    except Exception as error:  # the library may raise anything on files of unknown origin
         raise UserError(f"{path}: cannot be loaded as a `save_to_disk` folder ({_line(error)})") from None
     yield from _rows(found.with_format("arrow").iter(BATCH))
 
@@ -67,15 +67,15 @@ def hub_splits(id: str, subset: str, where: str) -> list[str]:
 
 
 def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str, Any]]:
-    """A split, downloaded into the cache of `datasets` where it is not there yet. Raises `UserError`."""
+    """Rows of a split, downloaded into the cache of `datasets` if needed. Raises `UserError`."""
     datasets = _datasets(where)
     found = _asked(lambda: datasets.load_dataset(id, subset, split=split), where)
     yield from _rows(found.with_format("arrow").iter(BATCH))
 
 
 def _datasets(where: str) -> Any:
-    """The library of that name, which reads `save_to_disk` folders and the hub. Raises `UserError` without
-    it."""
+    """The library `datasets`, which reads `save_to_disk` folders and the hub. Raises `UserError` if it is not
+    installed."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -88,7 +88,7 @@ def _datasets(where: str) -> Any:
 def _asked(question: Any, where: str) -> Any:
     try:
         return question()
-    except Exception as error:  # whatever network, hub and library may raise
+    except Exception as error:  # network, hub and library may raise anything
         raise UserError(
             f"{where}: cannot be loaded from the hub ({_line(error)}); check the name and the connection, or download it and give its `path`"
         ) from None
@@ -107,7 +107,7 @@ def _rows(batches: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _values(batch: Any) -> list[Any]:
-    """A table's rows as plain values. Parquet does not promise that its texts are UTF-8."""
+    """A table's rows as plain values. Parquet does not guarantee that strings are UTF-8."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
