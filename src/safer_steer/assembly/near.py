@@ -72,9 +72,7 @@ class Near:
         self.threshold = threshold
         rows = bands(threshold)
         self._lsh: Any = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
-        self._names: dict[
-            bytes, str
-        ] = {}  # by tokens, so that repeated texts are compared once
+        self._names: dict[bytes, str] = {}  # by tokens, so that repeated texts are compared once
 
     def add(self, name: str, tokens: Tokens) -> None:
         """Add `tokens` under a name."""

@@ -181,7 +181,9 @@ class EndpointTransport:
                 "type": "json_schema",
                 "json_schema": {"name": schema.get("title", "answer"), "schema": schema},
             }
-        url = f"{self._base_url.rstrip('/')}/chat/completions"  # absolute, so that the client need not join it
+        url = (
+            f"{self._base_url.rstrip('/')}/chat/completions"  # absolute, so that the client need not join it
+        )
         try:
             async with asyncio.timeout(self.role.timeout_s):
                 data = await lend(self, self._base_url, self._key).post(
