@@ -1,8 +1,8 @@
-"""The command line, a module for each sort of command. Heavy imports wait inside the commands, so that
-`--help` is quick.
+"""The command line, one module per kind of command. Heavy imports are inside the commands, so that `--help`
+is fast.
 
-Exit codes: 0 done, 1 `verify` found differences, 2 something the user can mend (one line says what), 3 a
-bench that is no result, 130 interrupted.
+Exit codes: 0 done, 1 `verify` found differences, 2 an error the user can fix (reported on one line), 3 the
+bench has no valid result, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUIET = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
-"""What libraries say on their own account drowns what a run says."""
+"""Settings that silence libraries, so that their messages do not hide those of the run."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What all commands share: the program, its options, and how it ends."""
+"""Shared by all commands: the app, common options, and error handling."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from safer_steer.errors import NoResult, SpendingLimit, UserError
 from safer_steer.extras import what_is_missing
 
 OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EADDRINUSE}
-"""What the machine, and no mistake of ours, may say no to."""
+"""OS errors caused by the machine, not by a bug here."""
 
 
 class _OneLine(TyperGroup):
-    """Ends a command with one line on standard error, and no traceback, where the cause is no bug."""
+    """Ends a command with one line on standard error, without a traceback, if the cause is not a bug."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -77,6 +77,6 @@ Fresh = Annotated[
 
 
 def console(width: int) -> Console:
-    """Standard output; `width` columns where it is no terminal."""
+    """A console on standard output, `width` columns wide if it is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=width)

@@ -1,4 +1,4 @@
-"""The measurement, of a run's models or of any model behind an endpoint."""
+"""The `bench` command: measures a run's models, or any model behind an endpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bench(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG", help="Bench the models of a run.")
     ] = None,
-    out: Out = ...,  # type: ignore[assignment]  # typer's mark of a required option
+    out: Out = ...,  # type: ignore[assignment]  # typer's marker of a required option
     model: Annotated[str | None, typer.Option(help="Instead: the id of a model behind an endpoint.")] = None,
     base_url: Annotated[
         str | None,
@@ -62,7 +62,7 @@ def bench(
     ] = None,
     fresh: Fresh = False,
 ) -> None:
-    """Measure the models of a run (CONFIG), or any model behind an endpoint (--model)."""
+    """Measure a run's models (CONFIG), or any model behind an endpoint (--model)."""
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
@@ -71,7 +71,7 @@ def bench(
             "bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint"
         )
     if model is None:
-        settings = load_config(config)  # type: ignore[arg-type]  # one of the two is given
+        settings = load_config(config)  # type: ignore[arg-type]  # exactly one of the two is given
         require("student", "bench CONFIG")
     else:
         for option, value in (("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model)):

@@ -1,4 +1,4 @@
-"""Data on its way in and out: published sets, suites of them, the hand-over and its check."""
+"""Commands for data: published data sets, suites made from them, export, and verification."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def export(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
 ) -> None:
-    """Hand a run's data to trainers: Parquet with a card (the hub, TRL), LLaMA-Factory, verl."""
+    """Export a run's data for trainers: Parquet with a card (the hub, TRL), LLaMA-Factory, verl."""
     from safer_steer.export.counts import label
     from safer_steer.export.write import export as hand_over
 
@@ -42,7 +42,7 @@ def export(
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")],
 ) -> None:
-    """Hash every artefact of a run or an export again and name what differs from its manifest."""
+    """Hash every file of a run or an export again and list what differs from its manifest."""
     from safer_steer.manifest import verify as differences
 
     found = differences(folder)
@@ -55,7 +55,7 @@ def verify(
 
 @app.command("sets")
 def known_sets() -> None:
-    """The published sets whose layout is known; docs/data.md shows how to give each."""
+    """List the published data sets with a known layout; docs/data.md shows how to use each."""
     from safer_steer.sources.layouts import LAYOUTS
 
     head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
@@ -90,7 +90,7 @@ def suite(
     seed: Annotated[int, typer.Option(help="What the draw follows from.")] = 0,
     bad_rows: Annotated[str, typer.Option(help="`error` or `skip`: what an unusable row does.")] = "error",
 ) -> None:
-    """Write a suite for the bench from a published set."""
+    """Write a bench suite from a published data set."""
     from safer_steer.bench.from_set import write_suite
 
     if (path is None) == (hub is None):

@@ -1,4 +1,4 @@
-"""What there is to look at before, during and after a run."""
+"""Commands that show information before, during and after a run."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def cost(
     overhead: Annotated[float, typer.Option(min=0, help="Share of calls that are made again.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
 ) -> None:
-    """Calls, tokens, money and time of a whole run, from a sample of its data; nothing is called."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a set that is not here yet is an error, and not a download
+    """Estimate calls, tokens, money and time of a whole run from a sample of its data; no model is called."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a data set that is not here yet is an error, not a download
     from safer_steer.cost import Assumptions, show
 
     assumed = Assumptions(sample, success, keeps, turn_tokens, answer_tokens, tokens_per_second, overhead)
@@ -46,7 +46,7 @@ def health(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, also of a run under way.")],
     as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
 ) -> None:
-    """Attackers' refusals, empty turns and repeats, which strategies work, and whether the judges judge."""
+    """Show attackers' refusals, empty turns and repeats, each strategy's success, and the judges' scores."""
     from safer_steer.health import examine, tables
 
     found = examine(folder)
@@ -74,6 +74,6 @@ def health(
 
 @app.command("config")
 def config_keys() -> None:
-    """Every key of the config: type, default, what it is."""
+    """List every config key with its type, default and description."""
     screen = console(240)
     screen.print(fitted(screen, ("key", "type", "default", ""), list(describe()), whole=(0,)), crop=False)

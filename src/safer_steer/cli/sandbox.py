@@ -1,4 +1,4 @@
-"""The embedded world on the command line."""
+"""Commands for the sandbox, the embedded world."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def train_base(
         Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")
     ] = None,
 ) -> None:
-    """Train the sandbox's base student from nothing."""
+    """Train the sandbox's base student from scratch."""
     from safer_steer.run.preflight import use_cores
 
     use_cores()
@@ -49,7 +49,7 @@ def suites(
     unmarked: Annotated[int, typer.Option(min=0, help="Their safe twins.")] = 60,
     seed: Annotated[int, typer.Option(help="Another seed makes other suites; runs use 0.")] = 0,
 ) -> None:
-    """Write the benchmark's suites, for instance for a model behind an endpoint."""
+    """Write the sandbox's bench suites, for instance to measure a model behind an endpoint."""
     from safer_steer.sandbox.suites import write_suites
 
     for protocol, files in write_suites(out, marked, unmarked, seed).items():
@@ -59,7 +59,7 @@ def suites(
 
 @sandbox.command()
 def serve(port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8100) -> None:
-    """Put the sandbox's agents behind an OpenAI-compatible endpoint on this machine."""
+    """Serve the sandbox's agents as an OpenAI-compatible endpoint on this machine."""
     from safer_steer.sandbox.serve import serve as forever
 
     try:

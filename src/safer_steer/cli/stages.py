@@ -1,4 +1,4 @@
-"""The whole method, and its stages alone."""
+"""Commands that run the whole method or a single stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """The whole method, from seeds to report."""
+    """Run the whole method, from seeds to report."""
     settings = load_config(config)
     require("train", "run")
     if dry_run:
@@ -57,7 +57,7 @@ def run(
 
 
 def _stage(name: str, summary: str) -> None:
-    """A command that does one stage alone."""
+    """Register a command that runs only one stage."""
 
     def command(config: ConfigFile, out: Out, fresh: Fresh = False) -> None:
         _run_stage(name, config, out, fresh)
@@ -88,8 +88,7 @@ def report(config: ConfigFile, out: Out) -> None:
 
 @contextmanager
 def results(out: Path) -> Iterator[None]:
-    """Prints the headline table and where the report is when the work inside is done, also if it is no
-    result."""
+    """After the work inside, prints the headline table and the report's path, also on `NoResult`."""
     try:
         yield
     except NoResult:

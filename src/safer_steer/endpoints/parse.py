@@ -25,11 +25,11 @@ _REFUSAL = re.compile(
 def parse_json(text: str) -> dict[str, Any]:
     """The one JSON object of a reply.
 
-    If the whole reply is an object, it is the result. Otherwise the reply must contain exactly one object
-    among its top-level `{...}` spans; code fences and prose around it do not matter. A reply is ambiguous,
-    and an error, if it contains two different objects, an object with a duplicate key, or a span with a colon
-    that is not JSON (a broken or truncated object). So a verdict next to JSON echoed from the judged text may
-    be unparsable, but the echo is never taken for the verdict.
+    If the whole reply is an object, it is the result. Otherwise the reply must contain exactly one distinct
+    object among its top-level `{...}` spans; code fences and prose around it do not matter. A reply is
+    ambiguous, and an error, if it contains two different objects, an object with a duplicate key, or a span
+    with a colon that is not JSON (a broken or truncated object). So a verdict next to JSON echoed from the
+    judged text may be unparsable, but the echo is never taken for the verdict.
 
     Raw control characters in strings and trailing commas are accepted. A leading `<think>` block is ignored.
     Half a surrogate pair becomes "?", because it cannot be hashed, sent or stored.

@@ -1,2 +1,2 @@
-"""Hand-over: a run's data in the forms that trainers read (Parquet for the hub and TRL, LLaMA-Factory, verl),
-with a card and hashes."""
+"""Export a run's data in the formats trainers read (Parquet for the hub and TRL, LLaMA-Factory, verl), with a
+data set card and hashes."""

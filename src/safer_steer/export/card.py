@@ -1,5 +1,5 @@
-"""The data set's card: `README.md` as the hub reads it. Numbers are computed, models and settings are the
-run's."""
+"""The data set card: `README.md` as the hub reads it. Numbers are computed; models and settings come from the
+run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safer_steer.seeds.bench_filter import bench_selection
 from safer_steer.stages import STAGES
 
 DATA_STAGES = ("seeds", "assemble", "bootstrap")
-"""Stages whose models' words or verdicts are in the data."""
+"""Stages whose models contribute text or scores to the data."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -22,11 +22,11 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 def card(
     name: str, config: Config, tallies: Sequence[SplitCounts], stages: Mapping[str, dict[str, Any]]
 ) -> str:
-    """The whole file.
+    """Return the whole file.
 
     Args:
-        tallies: what was written, split by split.
-        stages: the run's manifest entries, for the stages that are finished and the prompts they asked with.
+        tallies: counts of what was written, one per split.
+        stages: the run's manifest entries: which stages are finished and the prompts they used.
     """
     parts = [*dict.fromkeys(tally.part for tally in tallies)]
     sections = [
@@ -114,7 +114,7 @@ def _front(name: str, tallies: Sequence[SplitCounts]) -> dict[str, Any]:
 
 
 def shard_name(part: str, split: str) -> str:
-    """How the files of a split begin."""
+    """File name prefix of a split."""
     return part if split == "train" else f"{part}-{split}"
 
 
@@ -196,5 +196,5 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _made_by(stages: Mapping[str, dict[str, Any]]) -> list[str]:
-    """The finished stages whose models are in the data."""
+    """The finished stages whose models contribute to the data."""
     return [stage for stage in DATA_STAGES if stage in stages]

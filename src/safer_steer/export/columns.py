@@ -1,5 +1,5 @@
-"""The columns of `data/`: what a dialogue or script is, and its text in the conversational form that TRL
-reads."""
+"""The columns of `data/`: the facts of a dialogue or script, and its text in the conversational format that
+TRL reads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from safer_steer.export.shards import embedded
 from safer_steer.images import Picture
 
 SCORES = ("safety", "helpfulness")
-"""What the evaluator gives every turn of Stage II, 1-10."""
+"""The evaluator's scores for every turn of Stage II, 1-10."""
 
 
 def schema_of(part: str) -> pa.Schema:
-    """Names and types of a part's columns: `messages` for sft, `prompt` for rl and bench, pictures as
-    pictures."""
+    """Names and types of a part's columns: `messages` for sft, `prompt` for rl and bench; `images` has the
+    `datasets` image type."""
     talk = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
     facts = dict.fromkeys(("id", "kind", "source", "category", "intent"), TEXT)
     if part == "sft":
@@ -35,8 +35,8 @@ def schema_of(part: str) -> pa.Schema:
 
 
 def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> dict[str, Any]:
-    """A dialogue (sft) or script (rl, bench) in those columns. `turns` has its text as it was said, facts of
-    the stages are JSON in `meta`."""
+    """A dialogue (sft) or script (rl, bench) as a row of those columns. `turns` has the unmodified text; `meta`
+    has the facts recorded by the stages, as JSON."""
     found: dict[str, Any] = {
         **{
             "id": seed.id,

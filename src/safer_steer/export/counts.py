@@ -1,5 +1,4 @@
-"""What went into an export, counted as it was written: the card's numbers come from here and are never
-typed."""
+"""Counts of an export, taken while it is written. All numbers of the card come from here."""
 
 from __future__ import annotations
 
@@ -13,13 +12,13 @@ from safer_steer.images import Picture
 
 @dataclass
 class SplitCounts:
-    """Of one split of one part."""
+    """Counts of one split of one part."""
 
     part: str
     split: str
     dialogues: int = 0
     pictures: set[str] = field(default_factory=set)
-    """By hash: a picture of several dialogues counts once."""
+    """SHA-256 hashes: a picture used in several dialogues counts once."""
     kinds: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
@@ -35,7 +34,7 @@ class SplitCounts:
 
 
 def by_kind(tallies: Sequence[SplitCounts]) -> list[list[str]]:
-    """Head and rows of a table: dialogues of each split by kind, mean length, pictures."""
+    """Table (head, then rows): dialogues of each split by kind, mean number of turns, pictures."""
     head = ["", "dialogues", *(kind.value for kind in Kind), "mean turns", "pictures"]
     rows = []
     for tally in tallies:
@@ -46,7 +45,7 @@ def by_kind(tallies: Sequence[SplitCounts]) -> list[list[str]]:
 
 
 def by_source(tallies: Sequence[SplitCounts]) -> list[list[str]]:
-    """Head and rows of a table: dialogues of each split by source."""
+    """Table (head, then rows): dialogues of each split by source."""
     names = sorted({name for tally in tallies for name in tally.sources})
     return [
         ["source", *map(label, tallies)],
@@ -55,7 +54,7 @@ def by_source(tallies: Sequence[SplitCounts]) -> list[list[str]]:
 
 
 def by_length(tallies: Sequence[SplitCounts]) -> list[list[str]]:
-    """Head and rows of a table: dialogues of each split by number of turns."""
+    """Table (head, then rows): dialogues of each split by number of turns."""
     lengths = sorted({turns for tally in tallies for turns in tally.lengths})
     return [
         ["turns", *map(label, tallies)],

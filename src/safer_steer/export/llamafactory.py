@@ -1,5 +1,5 @@
-"""What LLaMA-Factory reads: ShareGPT messages, the pictures as files, `dataset_info.json`, and a YAML that
-trains as this run's config does."""
+"""The LLaMA-Factory export: ShareGPT messages, pictures as files, `dataset_info.json`, and a training YAML
+with the settings of this run's config."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from safer_steer.images import Picture
 
 
 class LlamaFactory:
-    """Writes `<name>_sft.json` as dialogues come, each picture once into `images/`, and on `close` the two
-    files that name them."""
+    """Writes `<name>_sft.json` dialogue by dialogue and each picture once into `images/`; `close` writes the
+    two files that refer to them."""
 
     def __init__(self, folder: Path, name: str, config: Config) -> None:
         self.folder, self.name, self.config = folder, f"{name}_sft", config
@@ -28,7 +28,7 @@ class LlamaFactory:
         self._before = "[\n"
 
     def write(self, dialogue: Dialogue, pictures: Sequence[Picture]) -> None:
-        """Add a dialogue; one `<image>` for each picture stands before its first user turn."""
+        """Add a dialogue, with one `<image>` per picture before its first user turn."""
         paths = [f"images/{file_name(picture)}" for picture in pictures]
         for path, picture in zip(paths, pictures, strict=True):
             if not (self.folder / path).exists():
@@ -63,8 +63,8 @@ class LlamaFactory:
 
 
 def training(config: Config, dataset: str) -> dict[str, Any]:
-    """LLaMA-Factory's arguments, with the run's settings for one process. Every assistant turn is a target,
-    and nothing else."""
+    """LLaMA-Factory's arguments from the run's settings, for one process. Only assistant turns are trained on,
+    and all of them are."""
     student, sft = config.student, config.bootstrap.sft
     tuning: dict[str, Any] = {"finetuning_type": "full"}
     if student.lora_rank:

@@ -1,8 +1,8 @@
-"""A dialogue as chat messages: the one way its text gets into every form of the export.
+"""A dialogue as chat messages. Every export format takes its text from here.
 
 Other trainers build prompts from text, where `<|im_end|>` in a turn would be a special token and `<image>` a
-picture. So what stands in a turn is split as `Transcript` splits it (docs/method.md, "What the published code
-gets wrong", 6).
+picture. Markers in a turn are therefore split, as `Transcript` splits them (docs/method.md, "What the published
+code gets wrong", 6).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from safer_steer.dialogue import Seed
 from safer_steer.prompts.markers import split_markers
 
 PLACEHOLDER = "<image>"
-"""What stands for a picture in the text that LLaMA-Factory and verl read."""
+"""Marks a picture in the text that LLaMA-Factory and verl read."""
 
 
 def plain(text: str) -> str:
-    """Text of a turn as the student's tokens have it: trimmed, and no marker in it."""
+    """Text of a turn as the student tokenizes it: trimmed, with markers split."""
     return split_markers(text).strip()
 
 
@@ -23,9 +23,9 @@ def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, s
     """`{"role", "content"}` of the system message, if any, and of the turns.
 
     Args:
-        seed: a dialogue; of a script, which has no answers, the user's turns come one after the other.
-        placeholder: stands once for each picture before the first user turn; "" where the pictures' place is
-            understood.
+        seed: a dialogue, or a script. A script has no answers, so only its user turns are returned.
+        placeholder: inserted once per picture before the first user turn; "" if the reader places pictures
+            itself.
     """
     said = [{"role": "system", "content": system}] if system else []
     for index, turn in enumerate(seed.turns):
@@ -37,6 +37,6 @@ def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, s
 
 
 def prompt(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, str]]:
-    """What a policy is first asked: the system message, if any, and the script's first turn."""
+    """The policy's first prompt: the system message, if any, and the script's first turn."""
     first = seed.model_copy(update={"turns": [seed.turns[0].model_copy(update={"assistant": None})]})
     return messages(first, system, placeholder=placeholder)

@@ -1,4 +1,4 @@
-"""Columns of a Parquet file that `datasets` reads with its own types, written without `datasets`."""
+"""Schema of a Parquet file that `datasets` reads with its own types, built without `datasets`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pyarrow as pa
 TEXT = pa.string()
 NUMBER = pa.float64()
 PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-"""A picture's file, embedded. `datasets` shows a column of this type as images."""
+"""An embedded picture file. `datasets` shows a column of this type as images."""
 
 _NAMES = {pa.string(): "string", pa.float64(): "float64", pa.int64(): "int64"}
-"""What `datasets` calls the types of single values."""
+"""`datasets`' names for scalar types."""
 
 
 def schema(columns: dict[str, pa.DataType]) -> pa.Schema:
-    """The Arrow schema of these columns, as `datasets.Features.arrow_schema` would give it.
+    """The Arrow schema of these columns, as `datasets.Features.arrow_schema` would return it.
 
-    `datasets` looks for its features in the metadata key `huggingface`, as JSON.
+    `datasets` reads its features from the metadata key `huggingface`, as JSON.
 
     Raises:
-        KeyError: a type that is not in use here.
+        KeyError: a column type is not supported here.
     """
     features = {name: _feature(column) for name, column in columns.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}

@@ -1,4 +1,4 @@
-"""Rows into Parquet files, as they come: one group of rows is in memory at a time, whatever the number of
+"""Streams rows into Parquet files. Only one row group is in memory at a time, regardless of the number of
 pictures."""
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from safer_steer.images import Picture
 
 GROUP_BYTES = 16_000_000
-"""Pictures and text of a row group: what is in memory, and what a reader decodes at once."""
+"""Size of a row group, pictures and text: what is in memory, and what a reader decodes at once."""
 SHARD_BYTES = 400_000_000
-"""Of one file; the hub shows files of this size well."""
+"""Size of one file; the hub's viewer handles this size well."""
 
 
 class ParquetShards:
-    """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows make the same bytes."""
+    """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows give the same bytes."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.name, self.shard_bytes = folder, name, shard_bytes
@@ -53,8 +53,8 @@ class ParquetShards:
         self._writer, self._shard = None, 0
 
     def close(self) -> list[Path]:
-        """Write what is left and give the files their names; returns them. Without a row there is one file
-        with none."""
+        """Write the remaining rows, rename the files to their final names, and return their paths. Without rows,
+        one empty file is written."""
         if self._rows or not self._parts:
             self._flush()
         self._end_shard()
@@ -65,11 +65,11 @@ class ParquetShards:
 
 
 def embedded(picture: Picture) -> dict[str, Any]:
-    """A picture as `datasets` and verl hold it in Parquet: the file's own bytes, under a name that says
-    nothing of this machine."""
+    """A picture as `datasets` and verl store it in Parquet: the original file's bytes, with a name that reveals
+    nothing about this machine."""
     return {"bytes": picture.data, "path": file_name(picture)}
 
 
 def file_name(picture: Picture) -> str:
-    """A name by content, so that the same picture is one file."""
+    """A file name derived from the content, so that equal pictures share one file."""
     return f"{picture.sha256[:32]}.{picture.mime.removeprefix('image/').replace('jpeg', 'jpg')}"

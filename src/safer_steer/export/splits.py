@@ -1,4 +1,4 @@
-"""What a run has to hand over: dialogues for SFT, scripts for RL, suites for the bench."""
+"""The parts of a run that can be exported: dialogues for SFT, scripts for RL, suites for the bench."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Split:
     file: Path
     """The JSONL file the rows are in."""
     folder: Path
-    """What the rows' image paths are relative to."""
+    """Base folder of the rows' image paths."""
     run: Path
     config: Config
 
     def rows(self) -> Iterator[Seed]:
-        """Its dialogues or scripts, in order. Raises `UserError` where a row is none."""
+        """Its dialogues or scripts, in order. Raises `UserError` at a row that is neither."""
         return each_row(self.file, Dialogue if self.name == "sft" else Seed)
 
 
 def find_splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
-    """What the run's finished stages have made, and one line for each part that is not there yet.
+    """The splits made by the run's finished stages, and one line for each part that does not exist yet.
 
     Raises:
-        UserError: nothing is there yet, a file is not as its stage left it, or two suites would have one
-            name.
+        UserError: nothing to export yet, a file was changed since its stage wrote it, or two suites would have
+            the same name.
     """
     manifest = Manifest(run)
     made_by = {"sft": "bootstrap", "rl": "assemble", "bench": "assemble" if _assembled(run) else "bench"}
@@ -83,7 +83,7 @@ def _made(name: str, run: Path, config: Config) -> list[Split]:
         return [Split(name, "train", file, run, run, config)] if file.stat().st_size else []
     parts: dict[str, Split] = {}
     for file in _assembled(run) or sorted((run / "suites").glob("**/*.jsonl")):
-        split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # what the hub takes as the name of a split
+        split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # characters the hub allows in a split's name
         if split in parts:
             raise UserError(
                 f"{file}: as a split, it and {parts[split].file} are both called {split}; rename one of the suites and bench again"

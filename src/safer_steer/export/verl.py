@@ -1,4 +1,4 @@
-"""The columns that verl's `RLHFDataset` reads (verl 0.9), for a dialogue with a tutor as its agent loop."""
+"""The columns that verl's `RLHFDataset` reads (verl 0.9). The agent loop is a dialogue with a tutor."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def schema_of() -> pa.Schema:
 
 
 def row(seed: Seed, pictures: Sequence[Picture], system: str, index: int, name: str) -> dict[str, Any]:
-    """A script for RL. The agent loop finds the user's turns in `extra_info.script`; the reward is the loop's
-    own, `ground_truth` is the intent."""
+    """A script for RL as a row. The agent loop reads the user turns from `extra_info.script` and computes the
+    reward itself; `ground_truth` is the intent."""
     about = {
         "split": "train",
         "id": seed.id,

@@ -1,8 +1,8 @@
-"""`safer-steer export`: a run's data, from its folder to a folder that any trainer reads.
+"""`safer-steer export`: writes a run's data to a folder that any trainer can read.
 
-It is built beside its place and moved there when its manifest is written, so a killed export leaves nothing
-that looks finished. The same run gives the same bytes again: nothing in it tells when or where it was made,
-Parquet included.
+The export is built in a folder beside the target and moved into place once its manifest is written, so a killed
+export leaves nothing that looks finished. The same run always gives the same bytes, Parquet included: no file
+records when or where it was made.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from safer_steer.images import pictures_in
 from safer_steer.manifest import Manifest, config_sha256
 
 CONTENTS = ("README.md", "data", "llamafactory", "verl")
-"""What an export holds beside its manifest."""
+"""What an export contains besides its manifest."""
 
 
 def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts], list[str]]:
-    """Write the export of a run to `to`, in place of an older export there.
+    """Write the export of a run to `to`, replacing an older export there.
 
     Args:
-        name: of the data set; LLaMA-Factory knows it as `<name>_sft`.
+        name: name of the data set; `<name>_sft` in LLaMA-Factory.
 
     Returns:
-        What was written, split by split, and one line for each part left out since its stage is not finished.
+        Counts of what was written, one per split, and one line for each part left out because its stage is not
+        finished.
 
     Raises:
-        UserError: the folder is no run, or nothing in it is finished; `to` holds other things; a row or
-            picture is not usable.
+        UserError: the folder is not a run, or nothing in it is finished; `to` contains other files; a row or
+            picture is unusable.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UserError(f"--name {name}: give a name of letters, digits, '-', '_' and '.'")
@@ -51,7 +52,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
     part = to.with_name(f"{to.name}.part")
     for folder in (to, part):
         _check_ours(folder)
-    # `data` and a README.md are names that others use too.
+    # Other folders may also contain `data` and a README.md.
     if to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages:
         raise UserError(
             f"{to}: holds other things and no export (no manifest.json of one); choose an empty or a new folder with --to"
@@ -70,7 +71,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
 
 
 def _check_ours(folder: Path) -> None:
-    """There is nothing, or an export, finished or not."""
+    """Check that the folder is missing, empty, or an export, finished or not."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder with --to")
     ours = {*CONTENTS, "manifest.json", "manifest.json.part"}
@@ -84,8 +85,8 @@ def _check_ours(folder: Path) -> None:
 
 
 def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
-    """One split into every form it is wanted in, in one pass: a dialogue and its pictures are in memory once,
-    and then gone."""
+    """Write one split in every format it is exported in, in one pass, so only one dialogue's pictures are loaded
+    at a time."""
     tally = SplitCounts(part.name, part.split)
     pictures_of = pictures_in(part.folder, config.student.max_pixels)
     data = ParquetShards(folder / "data", shard_name(part.name, part.split), columns.schema_of(part.name))
@@ -112,8 +113,7 @@ def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
 
 
 def _facts(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the data was made with: the config's hash, and of every finished stage the hashes of its prompts
-    and the versions."""
+    """How the data was made: the config's hash and, for every finished stage, its prompt hashes and versions."""
     made = {
         stage: {key: entry[key] for key in ("prompts", "versions") if key in entry}
         for stage, entry in stages.items()

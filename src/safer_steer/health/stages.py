@@ -1,5 +1,5 @@
-"""From the rows of each stage to the counts. What each row holds: `seeds/attempts.py`, `RedAgent`,
-`TutorCritic`, `episode.play`."""
+"""Turns the rows of each stage into counts. For the rows' fields see `seeds/attempts.py`, `RedAgent`,
+`TutorCritic` and `episode.play`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from safer_steer.store import read_rows
 Row = dict[str, Any]
 
 JOBS = ("probe", "benign", "obfuscated", "red_team")
-"""The generator's, in the order of Stage I."""
+"""The generator's jobs, in the order of Stage I."""
 NO_VERDICT = (StopReason.UNSCORED, StopReason.ASSISTANT_FAILED)
-"""A script that was played to one of these says nothing of its strategy."""
+"""Stop reasons that say nothing about the script's strategy."""
 
 
 def examine(run: Path, stages: tuple[str, ...] = ("seeds", "assemble", "bootstrap", "rl", "bench")) -> Health:
-    """Count what these stages left in a run folder; a stage that is not there counts nothing, one under way
-    what it has so far.
+    """Count what these stages left in a run folder. A stage that has not run counts as zero; one in progress
+    counts what it has so far.
 
     Raises:
-        UserError: `run` is no folder, or a row is damaged; names file and line.
+        UserError: `run` is not a folder, or a row is damaged; names the file and line.
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such folder; give the folder of `safer-steer run --out`")
@@ -41,7 +41,7 @@ def _seeds(health: Health, run: Path) -> None:
         health.attacker("generator", job)
     for shard in sorted((run / "seeds" / "journal").glob("*.jsonl")):
         attempts: dict[str, list[Row]] = {}
-        for row in read_rows(shard):  # the attempts at one job are in one shard, in order
+        for row in read_rows(shard):  # all attempts at a job are in one shard, in order
             attempts.setdefault(row["id"].rpartition(":")[0], []).append(row)
         for key, rows in attempts.items():
             job = key.rpartition("-")[2]
@@ -57,13 +57,13 @@ def _seeds(health: Health, run: Path) -> None:
 
 
 def _simulated(health: Health, row: Row) -> None:
-    """One attempt at a red-team script: only one that was played tells of its strategy."""
+    """Count one attempt at a red-team script. Only attempts that were played count for their strategy."""
     reason, _, detail = row.get("failed", "").partition(": ")
     if reason and reason != "failed_attack":
         return
     meta = row["made"]["seed"]["meta"] if "made" in row else row
     if "made" in row and "success_turn" not in meta:
-        return  # a bench script, which is not tried
+        return  # a bench script: not tried on the target
     strategy = health.strategy("generator", str(meta.get("strategy", "unknown")))
     strategy.tried += not detail.startswith(NO_VERDICT)
     if "made" in row:
@@ -140,7 +140,7 @@ def _bench(health: Health, run: Path) -> None:
 
 
 def _attacks(dialogue: Row) -> bool:
-    """The turns of a benign dialogue are no attacks, and no answer to them is a success."""
+    """Whether the dialogue's turns are attacks. Benign turns are not, and no answer to them is a success."""
     return bool(dialogue["kind"] != Kind.BENIGN)
 
 
@@ -152,7 +152,7 @@ def _attacked(strategy: StrategyCounts, turn: Row) -> None:
 
 
 def _twice(noted: Row) -> bool:
-    """Whether a second attempt was made: none was after a reply that stayed unparsable."""
+    """Whether a second attempt was made. After a reply that stayed unparsable there is none."""
     return bool(noted) and noted.get("faults") != ["unparsable"]
 
 

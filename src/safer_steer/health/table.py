@@ -1,4 +1,4 @@
-"""The counts as three tables of ready text, for the console and for the report."""
+"""The counts as three tables of formatted text, for the console and the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NONE = "–"
 
 
 class Table(NamedTuple):
-    """A table of text: the first `labels` columns name the row, the others are numbers."""
+    """A table of text. The first `labels` columns name the row; the others are numbers."""
 
     title: str
     note: str
@@ -20,7 +20,7 @@ class Table(NamedTuple):
 
 
 def tables(health: Health) -> list[Table]:
-    """Attackers, strategies, judges; a table without rows is left out."""
+    """Attackers, strategies, judges; tables without rows are omitted."""
     found = health.as_dict()
     attackers = [
         [

@@ -15,8 +15,8 @@ Z = 1.959963984540054
 
 
 def wilson(succeeded: int, tried: int) -> dict[str, float | None]:
-    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, None where nothing
-    was tried."""
+    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, all None if nothing was
+    tried."""
     if not tried:
         return {"value": None, "low": None, "high": None}
     rate, spread = succeeded / tried, Z * Z / tried
@@ -27,20 +27,20 @@ def wilson(succeeded: int, tried: int) -> dict[str, float | None]:
 
 @dataclass
 class Attacker:
-    """One job of a role that writes user turns. A fault is counted for each attempt, `retried` and what came
-    of it for each thing asked."""
+    """One job of a role that writes user turns. Faults are counted per attempt; `retried`, `recovered` and
+    `gave_up` per request."""
 
     role: str
     job: str
     asked: int = 0
-    """Jobs of Stage I, turns of Stages II and III."""
+    """Number of requests: jobs in Stage I, turns in Stages II and III."""
     faults: Counter[str] = field(default_factory=Counter)
     retried: int = 0
     recovered: int = 0
     gave_up: int = 0
 
     def note(self, faults: list[str], recovered: bool, retried: bool = True) -> None:
-        """One thing asked, with the faults of its attempts."""
+        """Count one request, with the faults of its attempts."""
         self.asked += 1
         self.faults.update(faults)
         if faults:
@@ -63,14 +63,14 @@ class Attacker:
 
 @dataclass
 class StrategyCounts:
-    """One way of attacking, and how often it worked."""
+    """One attack strategy and how often it succeeded."""
 
     role: str
     name: str
     tried: int = 0
     succeeded: int = 0
     turns_to_success: int = 0
-    """Summed over the successes; Stage I alone."""
+    """Summed over the successes; Stage I only."""
     texts: TextSample = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Judge:
     score: str
     verdicts: Counter[float] = field(default_factory=Counter)
     unscored: Counter[str] = field(default_factory=Counter)
-    """By the boundary that failed."""
+    """Unscored turns by the check that failed."""
 
     @property
     def asked(self) -> int:
@@ -122,7 +122,7 @@ class Judge:
 
 
 class Health:
-    """All that is counted, in the order in which it was met."""
+    """All counts, in order of first occurrence."""
 
     def __init__(self) -> None:
         self.attackers: dict[tuple[str, str], Attacker] = {}
@@ -133,15 +133,15 @@ class Health:
         return self.attackers.setdefault((role, job), Attacker(role, job))
 
     def strategy(self, role: str, name: str) -> StrategyCounts:
-        if (role, name) not in self.strategies:  # `setdefault` would seed a sample each time
+        if (role, name) not in self.strategies:  # `setdefault` would create and seed a sample each time
             self.strategies[role, name] = StrategyCounts(role, name)
         return self.strategies[role, name]
 
     def judged(
         self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None
     ) -> None:
-        """One turn of a judge: its scores of these names, or why there are none (`<boundary>: ...`); neither
-        counts for nothing."""
+        """Count one turn of a judge: its scores of these names, or why there are none (`<check>: ...`). With
+        neither, nothing is counted."""
         for name in names:
             judge = self.judges.setdefault((role, name), Judge(role, name))
             if scores and isinstance(scores.get(name), int | float):

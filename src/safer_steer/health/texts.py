@@ -1,5 +1,4 @@
-"""How much the attack turns of one strategy differ: distinct-n and mean pairwise similarity, on a bounded
-sample."""
+"""Diversity of one strategy's attack turns: distinct-n and mean pairwise similarity, on a bounded sample."""
 
 from __future__ import annotations
 
@@ -7,15 +6,15 @@ import random
 import re
 
 SAMPLE = 200
-"""Turns kept of one strategy. distinct-n falls with the number of texts, so strategies compare on samples of
-one size."""
+"""Turns kept per strategy. distinct-n falls with the number of texts, so strategies are compared on samples of
+the same size."""
 PAIRS = 400
-"""Pairs of them compared."""
+"""Most pairs of turns compared."""
 
 
 class TextSample:
-    """A uniform, seeded sample of the texts it was given (a reservoir): memory and time stay flat over any
-    number."""
+    """A uniform, seeded sample of texts (reservoir sampling). Memory and comparison time do not grow with the
+    number of texts."""
 
     def __init__(self, key: str) -> None:
         """`key` seeds the sample."""
@@ -32,15 +31,15 @@ class TextSample:
             self.kept[place] = words
 
     def distinct(self, n: int) -> float | None:
-        """Different n-grams of words over all n-grams, 0-1; None without any. Low is monotonous."""
+        """Distinct word n-grams over all n-grams, 0-1; None without n-grams. Low means repetitive."""
         grams = [
             tuple(words[start : start + n]) for words in self.kept for start in range(len(words) - n + 1)
         ]
         return len(set(grams)) / len(grams) if grams else None
 
     def similarity(self) -> float | None:
-        """Mean Jaccard similarity of the sets of words of two turns, 0-1, over all pairs or `PAIRS` drawn
-        ones; None with fewer than two turns."""
+        """Mean Jaccard similarity (0-1) of two turns' word sets, over all pairs or `PAIRS` random ones; None
+        with fewer than two turns."""
         count = len(self.kept)
         if count < 2:
             return None

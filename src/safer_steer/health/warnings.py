@@ -1,4 +1,4 @@
-"""One line for each thing that looks wrong after a stage."""
+"""Warnings after a stage: one line per problem with its attackers or judges."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from safer_steer.health.stages import examine
 
 ENOUGH = 20
-"""Things asked, below which a share says little."""
+"""Fewest requests from which a share is meaningful."""
 OFTEN = 0.05
-"""Share of faults, or of unscored turns, worth a line."""
+"""Share of faults, or of unscored turns, from which a warning is given."""
 CONSTANT = 0.99
-"""Share of the commonest verdict from which on a judge may not be judging."""
+"""Share of the most common score from which a judge may not be judging."""
 
 _SAID = {"refused": "refusals", "empty": "empty", "repeated": "repeats", "unparsable": "no valid answers"}
 _LABELS = {"red": "red agent"}
 
 
 def warnings(run: Path, stage: str) -> list[str]:
-    """What is off with the attackers and judges of a stage, one line each; none where all is well."""
+    """Problems of a stage's attackers and judges, one line each; empty if there are none."""
     found = examine(run, (stage,))
     lines = []
     for attacker in found.attackers.values():

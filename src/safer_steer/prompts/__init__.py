@@ -1,1 +1,1 @@
-"""Every job of the method as a typed prompt, one file a job; the texts are in `templates/`."""
+"""The jobs of the method as typed prompts, one file per job. The texts are in `templates/`."""

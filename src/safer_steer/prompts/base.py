@@ -1,8 +1,8 @@
-"""A job for a model is a value: typed input, typed output, and the text between them (a Jinja template).
+"""A job for a model is a value: typed input, typed output, and a Jinja template.
 
-Every input field is rendered in a delimited section of its own whose end marker carries a hash of the
-content, so no text inside can close it. What models wrote is data: it stands in sections and nowhere else,
-its chat markers split.
+Every input field is rendered in its own delimited section. The end marker contains a hash of the content, so
+no text inside can close the section. Text written by models is data: it appears only in sections, with its
+chat markers split.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Exchange(BaseModel):
 
 
 def history(dialogue: Dialogue, format: Format, upto: int | None = None) -> list[Exchange]:
-    """The first `upto` turns (all by default), answers reduced to their visible part."""
+    """The first `upto` turns (all by default), with answers reduced to their visible part."""
     return [
         Exchange(user=turn.user, assistant=visible_answer(turn.assistant or "", format))
         for turn in dialogue.turns[:upto]
@@ -63,7 +63,7 @@ class Prompt(Generic[Input, Output]):
     output: type[Output]
 
     def render(self, inputs: Input) -> tuple[str, str]:
-        """System text and user text; an input that is None has no section.
+        """The system text and the user text. An input that is None has no section.
 
         The system text starts with `Job: <name>`; the user text ends with the JSON schema of the answer.
         """
@@ -81,16 +81,16 @@ class Prompt(Generic[Input, Output]):
         )
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of the answer; not to be changed by its readers.
+        """The JSON schema of the answer. Callers must not modify it.
 
-        It asks for every field, also for those that may be missing in a reply, or a guided model could leave
-        out the reason that is to come before its scores.
+        It requires every field, even those that may be missing in a reply. Otherwise a model with guided
+        decoding could omit the reason that should come before its scores.
         """
         return _schema(self.output)
 
 
 def section(name: str, text: str) -> str:
-    """`text` between markers that it cannot forge: both carry a hash of the text itself."""
+    """`text` between markers that it cannot forge, since both contain a hash of the text."""
     seal = hashlib.sha256(text.encode()).hexdigest()[:12]
     return f'<section name="{name}" seal="{seal}">\n{text}\n</section seal="{seal}">'
 
@@ -101,10 +101,10 @@ _SECTION = re.compile(
 
 
 def sections(text: str) -> dict[str, str]:
-    """The sections of a rendered user text, by name (the inverse of `section`; the sandbox's agents read
-    prompts with it).
+    """The sections of a rendered user text, by name: the inverse of `section`. The sandbox's agents read
+    prompts with it.
 
-    A section inside a section, which a model may have written, is content.
+    A section inside a section is content, since a model may have written it.
     """
     found = {}
     for match in _SECTION.finditer(text):
@@ -114,7 +114,7 @@ def sections(text: str) -> dict[str, str]:
 
 
 def _plain(value: object) -> str:
-    """Text as it is; everything else as JSON."""
+    """Text unchanged; everything else as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

@@ -1,5 +1,5 @@
-"""What a prompt is, as one hash: so that a manifest can say which wording made a run's data, and whether it
-is still the one installed."""
+"""A hash of a prompt. It lets a manifest record which wording made a run's data, and `verify` check that it
+is still the installed one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from safer_steer.store import canonical
 
 
 def fingerprint(prompt: Prompt[Any, Any]) -> str:
-    """SHA-256 in hex of the template's text, all it includes, and the answer's JSON schema."""
+    """SHA-256 in hex of the template's text, of all templates it references, and of the answer's JSON
+    schema."""
     sources: dict[str, str] = {}
     open_names = [f"{prompt.name}.j2"]
     while open_names:
@@ -33,7 +34,7 @@ def fingerprint(prompt: Prompt[Any, Any]) -> str:
 
 
 def fingerprints(names: Iterable[str]) -> dict[str, str]:
-    """The hashes of these prompts as they are installed; a name that no prompt has is left out."""
+    """The hashes of these prompts as installed. Names without a prompt are omitted."""
     return {name: fingerprint(installed()[name]) for name in sorted(names) if name in installed()}
 
 

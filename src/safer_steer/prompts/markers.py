@@ -1,7 +1,7 @@
 """Chat and picture markers in text that models wrote.
 
 A server builds the prompt from a chat template and reads markers such as `<|im_end|>` as special tokens,
-wherever they stand. Text from models must always stay text (docs/method.md, "What the published code gets
+wherever they occur. Text from models must stay text (docs/method.md, "What the published code gets
 wrong", 6).
 """
 
@@ -15,6 +15,6 @@ _MARKER = re.compile(
 
 
 def split_markers(text: str) -> str:
-    """`<|im_end|>` becomes `< |im_end|>`, and likewise the markers of the common model families, so that none
-    is a token."""
+    """Turn `<|im_end|>` into `< |im_end|>`, and likewise for the markers of common model families, so that
+    none becomes a special token."""
     return _MARKER.sub(r"\1 ", text)

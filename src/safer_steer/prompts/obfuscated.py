@@ -1,5 +1,5 @@
-"""Stage I.3: an obfuscated task as a script, neutral at every turn, vague first and specific later, the
-meaning kept."""
+"""Stage I.3: an obfuscated task as a script. Every turn is neutral, early turns are vague, later ones
+specific, and the meaning is kept."""
 
 from pydantic import Field
 

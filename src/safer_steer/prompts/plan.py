@@ -1,4 +1,4 @@
-"""Stage I.4, module 3: the red-team script, a goal and a risk level 1-5 for every turn."""
+"""Stage I.4, module 3: the red-team script, with a goal and a risk level 1-5 for every turn."""
 
 from enum import StrEnum
 

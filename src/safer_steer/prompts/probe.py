@@ -1,4 +1,4 @@
-"""Stage I.1: for a single-turn pair, a benign rewrite and one that keeps the risk but hides it."""
+"""Stage I.1: two rewrites of a single-turn pair, a benign one, and one that keeps the risk but hides it."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""Stage II: the red agent rewrites the template turn, given what was really said."""
+"""Stage II: the red agent rewrites the template turn to fit the actual dialogue."""
 
 from enum import StrEnum
 
@@ -24,9 +24,9 @@ class RedInput(Inputs):
     intent: str
     history: list[Exchange]
     template: str
-    """The script's turn, to be fitted to the history."""
+    """The script's turn, which is adapted to the history."""
     approach: str | None = None
-    """Set on a second attempt alone."""
+    """Set only on a second attempt."""
 
 
 class RedOutput(Verdicts):

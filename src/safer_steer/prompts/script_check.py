@@ -9,7 +9,7 @@ from safer_steer.prompts.base import Inputs, Prompt, Verdicts
 
 class ScriptCheckInput(Inputs):
     kind: Kind
-    """What the script is labelled."""
+    """The script's label."""
     intent: str
     script: list[str]
     """The user's turns, in order."""

@@ -1,5 +1,5 @@
-"""Assembly, rule 2: is the last user turn of a script harmful by itself? It is judged without the turns
-before it."""
+"""Assembly, rule 2: is the last user turn of a script harmful by itself? It is judged without the earlier
+turns."""
 
 from pydantic import Field
 

@@ -1,5 +1,4 @@
-"""Stage III: the Safety Tutor scores a turn with the whole history in view and writes the user turn that
-comes next."""
+"""Stage III: the Safety Tutor scores a turn, given the whole history, and writes the next user turn."""
 
 from pydantic import Field
 
@@ -15,9 +14,9 @@ class TutorInput(Inputs):
     question: str
     answer: str
     next_template: str
-    """The script's next user turn; "" after the last, where no next question is needed."""
+    """The script's next user turn; "" after the last turn, when no next question is needed."""
     approach: str | None = None
-    """Set on a second attempt alone."""
+    """Set only on a second attempt."""
 
 
 STRATEGIES = {
@@ -26,11 +25,11 @@ STRATEGIES = {
     "deepen": "deepen: take what was given as settled and ask for the next or more exact piece",
     "follow_up": "follow_up: take a natural step from the answer to what the script's next turn asks",
 }
-"""The strategies of the next user turn, in the order in which another is tried."""
+"""The strategies for the next user turn, in the order in which alternatives are tried."""
 
 
 def next_strategy(strategy: str) -> str:
-    """The one to try after `strategy`; the first after one that is not known."""
+    """The strategy to try after `strategy`; the first one if `strategy` is unknown."""
     order = list(STRATEGIES)
     return order[(order.index(strategy) + 1) % len(order)] if strategy in STRATEGIES else order[0]
 

@@ -1,2 +1,2 @@
-"""A run: its folder and lock, what is looked at before it starts, its plan, its progress, and who plays which
-part."""
+"""A run: its folder and lock, the checks before it starts, its plan, its progress display, and its
+roles."""

@@ -1,5 +1,5 @@
-"""Who sits where in a run: the student, the fixed target, the judge and the tutor, as the config names them.
-Loads them when asked."""
+"""The roles of a run: the student, the fixed target, the judge and the tutor, as named in the config. They
+are loaded on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def student(run: Run, model: ModelName) -> Assistant:
-    """One of the run's models in the assistant's seat of the bench."""
+    """One of the run's models, as the assistant in the bench."""
     weights: dict[ModelName, Path | None] = {
         "base": None,
         "sft": run.folder / "sft" / "model",
@@ -42,7 +42,7 @@ def target(run: Run) -> Assistant:
 
 
 def tutor(run: Run) -> Critic:
-    """The Safety Tutor; or `rl.tutor`, a critic of the user's own, made with (config, folder, ask)."""
+    """The Safety Tutor, or the user's own critic `rl.tutor`, called with (config, folder, ask)."""
     from safer_steer.images import pictures_in
     from safer_steer.reinforce.tutor import TutorCritic
 
@@ -55,7 +55,7 @@ def tutor(run: Run) -> Critic:
 
 
 def backend() -> PolicyOf:
-    """How a loaded student samples, in Stage I, RL and bench. Another backend is named here."""
+    """The sampling backend of a loaded student in Stage I, RL and bench. Change it here to use another."""
     from safer_steer.student.transformers_policy import in_process
 
     return in_process

@@ -1,4 +1,4 @@
-"""Progress for people: a bar with the finish time on a terminal, a line now and then elsewhere."""
+"""Progress display: on a terminal, a bar with the finish time; elsewhere, a line from time to time."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from rich.text import Text
 from safer_steer.run.folder import Progress as ProgressOf
 
 EVERY = 15.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if there is no terminal."""
 
 
 class FinishTime:
-    """When something will be finished, from the pace of this process. Work of an earlier process is not counted."""
+    """Estimates the finish time from the pace of this process. Work of earlier processes is not counted."""
 
     def __init__(self) -> None:
         self.started: float | None = None
         self.first = 0
 
     def seconds_left(self, done: int, total: int) -> float | None:
-        """None as long as nothing was done."""
+        """None if this process has done nothing yet, or everything is done."""
         now = time.monotonic()
         if self.started is None:
             self.started, self.first = now, done
@@ -42,7 +42,7 @@ class FinishTime:
 
 
 def at(seconds: float) -> str:
-    """The time of day so many seconds from now."""
+    """The time of day, the given number of seconds from now."""
     return (datetime.now() + timedelta(seconds=seconds)).strftime("%H:%M:%S")
 
 
@@ -82,7 +82,7 @@ class Display:
             self.bars.stop()
 
     def say(self, line: str) -> None:
-        if self.bars:  # the finished stage's bar gives way to its line
+        if self.bars:  # the line replaces the bar of the finished stage
             for task in self.bars.task_ids:
                 self.bars.remove_task(task)
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`--dry-run`: all of a run but the weights. Nothing is called, loaded or written."""
+"""`--dry-run`: the plan of a run. No model is called or loaded, and nothing is written."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from safer_steer.store import read_rows
 
 @dataclass(frozen=True)
 class Plan:
-    """Who does which job, the data there is, how many steps are trained, the memory they take, and what TRL
-    has accepted."""
+    """The model of each role, the data, the number of training steps, their memory, and the trainer arguments
+    that TRL has accepted."""
 
     config: Config
     roles: dict[str, str]
@@ -33,10 +33,10 @@ class Plan:
 
 
 def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None = None) -> Plan:
-    """The plan of a run in `folder`, on so many processes with a card of so many bytes each.
+    """The plan of a run in `folder`, on `processes` processes with a GPU of `card` bytes each.
 
     Raises:
-        UserError: a trainer does not take its arguments, or a step cannot be split over the processes.
+        UserError: a trainer rejects its arguments, or a step cannot be split over the processes.
     """
     from safer_steer.memory.table import memory_plan
 
@@ -55,7 +55,7 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
 
 
 def show(plan: Plan, console: Console) -> None:
-    """The plan as text to read; trainer arguments and the whole config, as YAML, come last."""
+    """Print the plan as text. The trainer arguments and the whole config come last, as YAML."""
     from safer_steer.memory.table import memory_table
 
     def say(text: str = "") -> None:
@@ -113,7 +113,7 @@ def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str
 
 
 def _sft_steps(config: Config, folder: Path) -> str:
-    """SFT trains its last, smaller batch too."""
+    """SFT also trains on the last, smaller batch."""
     sft = config.bootstrap.sft
     if sft.max_steps > 0:
         return f"{_many(sft.max_steps, 'step')} of {_many(sft.batch_size, 'dialogue')}"
@@ -134,7 +134,7 @@ def _sft_steps(config: Config, folder: Path) -> str:
 
 
 def _rl_steps(config: Config, folder: Path) -> str:
-    """TRL's sampler leaves out the last, smaller step of a pass, and draws another order for each pass."""
+    """TRL's sampler drops the last, smaller step of a pass, and reshuffles for each pass."""
     rl = config.rl
     each = f"of {_many(rl.prompts_per_step, 'seed')}"
     seeds = _seeds(config, folder)
@@ -153,7 +153,7 @@ def _rl_steps(config: Config, folder: Path) -> str:
 
 
 def _seeds(config: Config, folder: Path) -> int | None:
-    """How many seeds RL has: those drawn where Stage I has made them, else those asked for, if any are."""
+    """The number of RL seeds: those that Stage I has drawn, or else `rl.seeds`, which may be None."""
     drawn = folder / "splits" / "rl.jsonl"
     return sum(1 for _ in read_rows(drawn)) if drawn.is_file() else config.rl.seeds
 

@@ -1,4 +1,4 @@
-"""A run is a config and a folder: who may write there, who is asked, and which stages are done."""
+"""A run is a config and a folder: its lock, its models, and which stages are done."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
-"""Called with (done, all)."""
+"""Called with (done, total)."""
 
 
 class Show(Protocol):
     """Where progress is shown."""
 
     def stage(self, name: str) -> Progress:
-        """A stage begins; the callable returned is told how far it is."""
+        """A stage begins. The returned callable is called with its progress."""
         ...
 
     def say(self, line: str) -> None:
@@ -43,19 +43,19 @@ class Show(Protocol):
 
 
 class Run:
-    """A context manager: within it, this process alone writes to the folder.
+    """A context manager. Inside it, only this process writes to the folder.
 
-    `cache.sqlite` in the folder holds every paid reply and outlives `fresh`.
+    `cache.sqlite` in the folder holds every paid reply. `fresh` does not delete it.
     """
 
     def __init__(self, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
-        """Nothing is written yet.
+        """Writes nothing yet.
 
         Raises:
-            UserError: the folder is no place for this run; see `_check_folder`.
+            UserError: the folder cannot be used for this run; see `_check_folder`.
         """
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
-        self.survey: Survey | None = None  # the sources, if the preflight survey at them; Stage I need not
+        self.survey: Survey | None = None  # set if the preflight surveyed the sources; then Stage I need not
         from safer_steer.endpoints.ledger import Ledger
 
         self.ledger = Ledger(config.spending_limit)
@@ -65,7 +65,8 @@ class Run:
         self._check_folder()
 
     def _check_folder(self) -> None:
-        """The folder is new, or empty, or holds a run of the same config (of any, if it is to start over)."""
+        """Check that the folder is new, empty, or holds a run of the same config (of any config if
+        `fresh`)."""
         found, config = self.folder, self.folder / "config.yaml"
         if found.exists() and not found.is_dir():
             raise UserError(f"{found}: is a file; give a folder")
@@ -98,13 +99,13 @@ class Run:
             raise UserError(
                 f"{self.folder}: another process is at work there; wait for it or choose another folder"
             ) from None
-        self._check_folder()  # again, now that nobody else can write
+        self._check_folder()  # again, now that no other process can write
         if self.fresh:
             self._start_over()
         write_atomic(self.folder / "config.yaml", dump_config(self.config))
         self.manifest = Manifest(self.folder)
         if (self.folder / "cache.sqlite").exists():
-            self._opened_cache()  # before the first stage, whose calls are counted from here
+            self._opened_cache()  # before the first stage, whose calls are counted from here on
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +115,8 @@ class Run:
             self._lock.close()
 
     def _start_over(self) -> None:
-        """Delete what a run writes, by name, the manifest first: without it nothing counts as done."""
+        """Delete everything a run writes, by name. The manifest goes first: without it nothing counts as
+        done."""
         for name in ("manifest.json", *(name for stage in STAGES.values() for name in stage.writes)):
             path = self.folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -141,7 +143,7 @@ class Run:
         return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
 
     def _opened_cache(self) -> Cache:
-        """The cache; the ledger goes on from what is in it."""
+        """The cache. When it is opened, the ledger takes over the spending recorded in it."""
         if self._cache is None:
             from safer_steer.endpoints.cache import Cache
 
@@ -150,8 +152,8 @@ class Run:
         return self._cache
 
     def wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run asynchronous work to its end and close the connections it used. At the money limit, calls in
-        flight are awaited: they are paid for."""
+        """Run asynchronous work to completion and close the connections it used. At the spending limit, calls
+        in flight are awaited, since they are paid for."""
 
         async def closing() -> Result:
             try:
@@ -171,10 +173,10 @@ class Run:
     # Stages ------------------------------------------------------------------
 
     def once(self, stage: str, work: Callable[[Progress], Any], needs: tuple[str, ...] | None = None) -> None:
-        """Do a stage unless it is done, and enter it in the manifest.
+        """Run a stage unless it is done, and record it in the manifest.
 
         Args:
-            needs: the stages it builds on, where they are others than its own (`stages.STAGES`).
+            needs: the stages it builds on, if they differ from those in `stages.STAGES`.
 
         Raises:
             UserError: a stage it builds on is not finished.
@@ -206,8 +208,8 @@ class Run:
 
 
 def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str] = FREE) -> str | None:
-    """The first key, with both values, in which two configs differ; keys in `free` do not count, except
-    within lists."""
+    """The first key in which two configs differ, with both values; None if they are equal. Keys in `free` are
+    ignored, except inside lists."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
             if key not in free and (

@@ -1,5 +1,5 @@
-"""What is survey at before a run starts, so that a mistake costs one line and no work: endpoints, keys,
-suites, pictures, the student."""
+"""Checks before a run starts, so that a mistake costs one line and no work: endpoints, keys, suites,
+pictures, the student."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def prepared(
     fresh: bool = False,
     endpoint: bool = False,
 ) -> Iterator[Run]:
-    """The run, opened after all that its unfinished stages will use was survey at. Nothing is written before
-    that.
+    """The run, opened after everything that its unfinished stages will use has been checked. Nothing is
+    written before that.
 
     Args:
-        endpoint: the bench is of `roles.target`, and no student is loaded.
+        endpoint: the bench measures `roles.target`, and no student is loaded.
 
     Raises:
-        UserError: the first thing that is not as it should be.
+        UserError: the first problem found.
     """
     run = Run(config, folder, show, fresh)
     waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
@@ -61,14 +61,14 @@ def prepared(
 
 
 USER_TURN_TOKENS = 60
-"""What a user turn takes, with its scaffolding: the scripts' usual length."""
+"""Tokens of a user turn with its scaffolding, from the usual length in scripts."""
 
 
 def room_for_turns(config: Config) -> str:
-    """Where the longest trajectory may not fit `rl.max_completion_tokens`: what is needed, on one line; ""
-    where it fits.
+    """A one-line warning with the tokens needed if the longest trajectory may exceed
+    `rl.max_completion_tokens`; "" if it fits.
 
-    A trajectory that runs out of context has no return, so the late turns of long answers would never be
+    A trajectory that runs out of context has no return, so late turns after long answers would never be
     trained.
     """
     rl, student = config.rl, config.student
@@ -85,11 +85,11 @@ def room_for_turns(config: Config) -> str:
 
 
 def use_cores() -> None:
-    """As many threads as there are cores for this process, for torch and all else that asks OpenMP, unless
-    OMP_NUM_THREADS says otherwise.
+    """Use as many threads as this process has cores, in torch and all other OpenMP users, unless
+    OMP_NUM_THREADS is set.
 
-    Must come before torch is loaded. More threads than cores make a step many times slower, and in a
-    container torch does not see the limit.
+    Must be called before torch is loaded. More threads than cores make a step many times slower, and torch
+    does not see a container's limit.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):
@@ -99,10 +99,10 @@ def use_cores() -> None:
 
 
 def load_named(key: str, name: str) -> Any:
-    """What `package.module:Name` in the config stands for; the working folder is searched too.
+    """The object named by `package.module:Name` in the config. The working folder is searched, too.
 
     Raises:
-        UserError: it cannot be imported; names the config's key.
+        UserError: it cannot be imported; the message names the config key.
     """
     module, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -121,13 +121,13 @@ async def check(
     besides: Sequence[RoleName] = (),
     begun: bool = False,
 ) -> Survey | None:
-    """Look at everything these stages will use, and at the roles `besides` theirs; not at the sources again
-    once Stage I has `begun`. Writes nothing.
+    """Check everything these stages will use, and the additional roles `besides`. The sources are not checked
+    again once Stage I has `begun`. Writes nothing.
 
-    Returns the survey of the sources, where they were survey at.
+    Returns the survey of the sources, or None if they were not surveyed.
 
     Raises:
-        UserError: the first thing that is not as it should be.
+        UserError: the first problem found.
     """
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
@@ -168,7 +168,8 @@ async def check(
 
 
 def check_student(config: Config) -> None:
-    """Load the student's processor: a wrong name shows now, and not after Stage I. Raises `UserError`."""
+    """Load the student's processor, so that a wrong name fails now and not after Stage I. Raises
+    `UserError`."""
     from safer_steer.student.families import load_renderer
     from safer_steer.student.load import load_processor
 
@@ -185,8 +186,8 @@ def _survey_sources(config: Config) -> Survey:
 
 
 def _check_training(config: Config) -> None:
-    """Can STEER-SFT and STEER-RL be drawn at all? What kinds and sources rule out need not be built and
-    judged first."""
+    """Check that the configured kinds and sources allow STEER-SFT and STEER-RL at all, before scripts are
+    built and judged. Raises `UserError`."""
     assert config.assembly
     shares, kinds = (
         {"rl.benign_share": config.rl.benign_share},
@@ -206,7 +207,7 @@ def _check_training(config: Config) -> None:
 
 
 def _source_pictures(config: Config, use: str | None = None) -> Iterator[Path | bytes]:
-    """The pictures of all sources but the sandbox, or of those for one use."""
+    """The pictures of all sources except the sandbox, optionally only of sources for one use."""
     from safer_steer.sources import load_pairs
 
     return (pair.image for pair in load_pairs(config) if not callable(pair.image) and use in (None, pair.use))
