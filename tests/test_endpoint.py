@@ -327,7 +327,7 @@ async def test_nobody_there() -> None:
     begin = time.monotonic()
     with pytest.raises(
         UserError,
-        match=r"cannot reach http://127\.0\.0\.1:\d+/v1 \(.+\); start the endpoint or mend base_url",
+        match=r"cannot reach http://127\.0\.0\.1:\d+/v1 \(.+\); start the endpoint or fix base_url",
     ):
         await transport.check()
     assert time.monotonic() - begin < 2

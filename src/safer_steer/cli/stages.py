@@ -92,12 +92,12 @@ def results(out: Path) -> Iterator[None]:
     try:
         yield
     except NoResult:
-        _showresults(out)
+        _show_results(out)
         raise
-    _showresults(out)
+    _show_results(out)
 
 
-def _showresults(out: Path) -> None:
+def _show_results(out: Path) -> None:
     summary, page = out / "summary.json", out / "report.html"
     if summary.is_file():
         from safer_steer.report import console_table

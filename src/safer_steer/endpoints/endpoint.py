@@ -147,11 +147,11 @@ class EndpointTransport:
             return
         except TimeoutError:
             raise UserError(
-                f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or mend base_url"
+                f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or fix base_url"
             ) from None
         except openai.APIError as error:
             raise UserError(
-                f"cannot reach {self._base_url} ({self._clean(str(error.__cause__ or error))}); start the endpoint or mend base_url"
+                f"cannot reach {self._base_url} ({self._clean(str(error.__cause__ or error))}); start the endpoint or fix base_url"
             ) from None
 
     async def aclose(self) -> None:
