@@ -1,4 +1,5 @@
-"""Reports what the data sets contain, and what was left out and why: `balance.json`, and `balance.md` to read."""
+"""Reports what the data sets contain, and what was left out and why: `balance.json`, and `balance.md` to
+read."""
 
 from __future__ import annotations
 

@@ -244,8 +244,8 @@ def _kept(rulings: Iterable[Ruling]) -> dict[str, int]:
 
 
 def _show_pictures(folder: Path, bench: Path, pools: Pools, suites: dict[str, list[Candidate]]) -> None:
-    """Put the suites' pictures next to the suites, under the same names as in the run. Pictures are hard-linked
-    if the disk allows it, else copied."""
+    """Put the suites' pictures next to the suites, under the same names as in the run. Pictures are
+    hard-linked if the disk allows it, else copied."""
     for members in suites.values():
         for seed in map(pools.script, members):
             for image in seed.images:

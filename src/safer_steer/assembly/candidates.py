@@ -1,4 +1,5 @@
-"""Candidates: the facts about Stage I's scripts that decide where they go. The rows themselves stay on disk."""
+"""Candidates: the facts about Stage I's scripts that decide where they go. The rows themselves stay on
+disk."""
 
 from __future__ import annotations
 

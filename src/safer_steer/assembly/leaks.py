@@ -28,7 +28,7 @@ class Known:
         self._questions, self._scripts = Near(threshold), Near(threshold)
 
     def add(self, name: str, seed: Seed, pictures: Iterable[str]) -> None:
-        """Add a script of the bench. `pictures` are the ids of its pictures, `name` is its name in reports."""
+        """Add a script of the bench. `pictures` are the ids of its pictures, `name` its name in reports."""
         for picture in pictures:
             if picture:
                 self._pictures[picture] = min(name, self._pictures.get(picture, name))

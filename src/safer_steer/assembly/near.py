@@ -27,8 +27,8 @@ MISSED = 1e-3
 """Maximum probability that LSH misses two texts whose similarity equals the threshold. For more similar texts
 it is lower."""
 TELLING = 4
-"""Minimum number of content words for a text to be matched by its words alone. "What is this in the image?" has
-none and occurs on any picture."""
+"""Minimum number of content words for a text to be matched by its words alone. "What is this in the image?"
+has none and occurs on any picture."""
 
 _WORD = re.compile(r"[\u3040-\u9fff]|[^\s\u3040-\u9fff]+")
 """A word, or a single character in writing systems without spaces between words."""

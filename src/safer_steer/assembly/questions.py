@@ -51,8 +51,8 @@ def _question(script: Seed) -> Seed:
 
 
 def draw_questions(asked: Sequence[Seed], total: int | None, share: float, seed: int) -> list[Seed]:
-    """At most `total` questions (all if None) in a seeded order. `share` (0-1) of them are safe, or as many as
-    there are."""
+    """At most `total` questions (all if None) in a seeded order. `share` (0-1) of them are safe, or as many
+    as there are."""
     rng = random.Random(f"single turn rl {seed}")
     safe, risky = [[one for one in asked if (one.kind is Kind.BENIGN) is wanted] for wanted in (True, False)]
     for pool in (safe, risky):

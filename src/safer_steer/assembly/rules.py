@@ -1,13 +1,13 @@
 """Rules 1 and 2, judged by the role `evaluator` (docs/method.md, "Data sets the pipeline yields").
 
 Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: the script
-meets rule 1, is obfuscated or red-team, and is history-dependent: its last user turn alone is judged harmless,
-the whole script harmful. The last turn is judged in a separate call that sees only the picture and that turn,
-so the history cannot influence the verdict.
+meets rule 1, is obfuscated or red-team, and is history-dependent: its last user turn alone is judged
+harmless, the whole script harmful. The last turn is judged in a separate call that sees only the picture and
+that turn, so the history cannot influence the verdict.
 
-Every verdict is written to disk at once, with its reasons. If the evaluator declines or gives no valid answer,
-the script is unjudged and meets neither rule. If the endpoint fails, nothing is written, and the next run asks
-again.
+Every verdict is written to disk at once, with its reasons. If the evaluator declines or gives no valid
+answer, the script is unjudged and meets neither rule. If the endpoint fails, nothing is written, and the next
+run asks again.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def judge_scripts(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Ruling]:
-    """The rulings on all candidates by id. Calls the model for those that the journal `out` does not hold yet.
+    """The rulings on all candidates by id. Calls the model for those not yet in the journal `out`.
 
     Args:
         progress: called with (finished, all) at the start and after every script.

@@ -81,8 +81,8 @@ def draw_bench(
     at_most: int | None,
     taken: Collection[str],
 ) -> dict[str, list[Candidate]]:
-    """STEER-Bench by suite: `<source>` holds the source's scripts that meet rule 2, `<source>_safe` its benign
-    scripts that meet rule 1. Each suite has at most `at_most` scripts.
+    """STEER-Bench by suite: `<source>` holds the source's scripts that meet rule 2, `<source>_safe` its
+    benign scripts that meet rule 1. Each suite has at most `at_most` scripts.
 
     `taken` are the names of other suites. A suite with such a name gets an underscore appended.
     """

@@ -1,5 +1,5 @@
-"""What a run would cost: the pipeline's own code on a sample of the data, with a stub transport; no network
-calls."""
+"""Estimates the cost of a run: the pipeline's own code on a sample of the data, with a stub transport and no
+network calls."""
 
 from __future__ import annotations
 

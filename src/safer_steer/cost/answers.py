@@ -1,5 +1,5 @@
-"""Replies by rule: valid answers of every job, texts of a stated length, and attacks that succeed at a stated
-rate. No meaning is in them."""
+"""Rule-based stub replies: valid answers for every job, texts of a given length, and attacks that succeed at
+a given rate. The texts are random words."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ VOCABULARY = (
     "question reason right river second should shown simple small something stand station step still stone street surface table their there these thing "
     "though through together tools tower under until upper usually water wheel where which while window without wooden would write yellow"
 )
-"""Enough words that no two texts look alike to what counts duplicates."""
+"""Enough words that the duplicate check finds no two texts alike."""
 
 
 class Answers:
-    """One for a whole estimate: it remembers which of the scripts it planned are to succeed."""
+    """Makes the replies of a whole estimate. It remembers which planned scripts should succeed."""
 
     def __init__(self, config: Config, assumed: Assumptions) -> None:
         self.config, self.assumed = config, assumed
@@ -33,7 +33,7 @@ class Answers:
         self._words = VOCABULARY.split()
         self._times: Counter[str] = Counter()
         self._success: dict[str, int] = {}
-        """By a script's first turn: the turn, counted from 1, at which it succeeds; 0 for never."""
+        """A script's first turn -> the turn at which it succeeds, counted from 1; 0 for never."""
 
     def speak(self) -> str:
         """An assistant's turn in the student's format."""
@@ -41,7 +41,7 @@ class Answers:
         return lay_out(self.text(tokens // 2), self.text(tokens), self.config.student.format)
 
     def do(self, job: str, given: Mapping[str, str], schema: dict[str, Any], repeat: int) -> str:
-        """A job's answer as JSON; `given` are the sections of the prompt."""
+        """A job's answer as JSON; `given` has the sections of the prompt."""
         made = self._value(schema, schema.get("$defs", {}), job, "", given)
         if job == "plan":
             self._decide(made["turns"], repeat % ATTEMPTS)
@@ -54,7 +54,7 @@ class Answers:
         return json.dumps(made)
 
     def text(self, tokens: int) -> str:
-        """Random words, four characters a token."""
+        """Random words, four characters per token."""
         words, length = [], 0
         while length < 4 * tokens:
             words.append(self._rng.choice(self._words))
@@ -62,13 +62,14 @@ class Answers:
         return " ".join(words)[: 4 * tokens].strip() or "a"
 
     def _even(self, what: str, step: float = 0.618034) -> float:
-        """The next number of a sequence spread evenly over [0, 1) (Kronecker's), so that a small sample has
-        the share assumed."""
+        """The next number of a sequence spread evenly over [0, 1) (Kronecker sequence), so that even a small
+        sample has the assumed share."""
         self._times[what] += 1
         return self._times[what] * step % 1
 
     def _decide(self, turns: list[dict[str, Any]], attempt: int) -> None:
-        """Whether and where a planned script succeeds; every attempt has the share by itself."""
+        """Decide whether and where a planned script succeeds. The success share applies to each attempt
+        separately."""
         succeeds = self._even(f"success {attempt}") < self.assumed.success
         place = int(self._even(f"place {attempt}", 0.414214) * len(turns))
         self._success[turns[0]["user"]] = 1 + place if succeeds else 0
@@ -86,7 +87,7 @@ class Answers:
         field: str,
         given: Mapping[str, str],
     ) -> Any:
-        """Something the JSON schema allows; scores are the best there are."""
+        """A value the JSON schema allows; scores are the highest possible."""
         if "$ref" in schema:
             schema = defined[schema["$ref"].rpartition("/")[2]]
         if "enum" in schema:

@@ -1,5 +1,5 @@
-"""What no sample can know, as numbers one may change. The table's foot names them; docs/cost.md says where
-they come from."""
+"""Assumptions that a sample cannot provide, as numbers the user can change. They are listed below the cost
+table; docs/cost.md gives their origin."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ from safer_steer.config import Student
 
 @dataclass(frozen=True)
 class Assumptions:
-    """Tokens here are of four characters each."""
+    """Token counts assume four characters per token."""
 
     sample: int = 40
-    """Pairs drawn over all sources, and dialogues over all suites."""
+    """Number of pairs drawn over all sources, and of dialogues over all suites."""
     success: float = 0.5
-    """Share of the red-team scripts tried that succeed; a script that fails is planned and tried once
-    more."""
+    """Share of tried red-team scripts that succeed. A script that fails is planned and tried once more."""
     keeps: float = 0.8
-    """Share of the scripts that keep a rule of assembly."""
+    """Share of the scripts that satisfy an assembly rule."""
     turn_tokens: int = 30
-    """Of a user turn that a model writes."""
+    """Length of a user turn written by a model."""
     answer_tokens: int = 150
-    """Of an assistant's visible answer; its thinking, where the format has any, comes on top at half of
-    that."""
+    """Length of an assistant's visible answer. If the format has thinking, it adds half of that."""
     tokens_per_second: float = 40
-    """Speed of one reply, whatever the number of calls in flight."""
+    """Speed of one reply, regardless of the number of calls in flight."""
     overhead: float = 0
-    """Share of calls that are made again, after errors or unusable replies."""
+    """Share of calls repeated after errors or unusable replies."""
 
     def answer_of(self, student: Student) -> int:
-        """Tokens of a visible answer: with its thinking it stays within what the student may say in a
+        """Tokens of a visible answer. Together with its thinking it stays within the student's limit for a
         turn."""
         return max(1, min(self.answer_tokens, student.max_turn_tokens * 2 // 3))
 
@@ -53,9 +51,9 @@ LENGTHS = {
     "tutor.diagnosis": 35,
     "tutor.strategy": 3,
 }
-"""Tokens of the texts models write, by job and field, from what the prompts ask for; of a list, of one item.
-Any other text has `OTHER`."""
+"""Tokens of the texts models write, by job and field, derived from the prompts; for a list, of one item. Any
+other text has `OTHER` tokens."""
 OTHER = 30
 USER_TURNS = {"benign.turns", "obfuscated.user", "plan.user", "red.user", "tutor.next_question"}
 ITEMS = 2
-"""Items of a list whose length the prompt leaves open."""
+"""Items of a list if the prompt does not set its length."""

@@ -1,4 +1,4 @@
-"""The transport that calls nobody: it is handed the rendered messages and pictures, counts them, and answers
+"""A stub transport that makes no calls: it counts the rendered messages and pictures it receives, and answers
 by rule."""
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from safer_steer.stages import CHAT
 Seat = RoleName | Literal["student"]
 
 CHARACTERS = 4
-"""Characters a token, where a model's tokenizer is not at hand."""
+"""Characters per token, used if a model's tokenizer is not available."""
 
 
 @dataclass
 class Count:
-    """Calls, and what went in and out with them."""
+    """Number of calls, and their input and output."""
 
     calls: float = 0
     images: float = 0
@@ -36,7 +36,7 @@ class Count:
     image_tokens: float = 0
     tokens_out: float = 0
     upload_bytes: float = 0
-    """Texts in UTF-8 and pictures in base64."""
+    """Size of the texts in UTF-8 and the pictures in base64."""
 
     @property
     def tokens_in(self) -> float:
@@ -53,19 +53,18 @@ class CallCounts(defaultdict[tuple[Seat, str], Count]):
         super().__init__(Count)
 
     def add(self, other: CallCounts, times: float = 1) -> None:
-        """Add another tally so many times."""
+        """Add another tally, multiplied by `times`."""
         for key, count in other.items():
             self[key] = self[key].plus(count, times)
 
 
 def role_of(config: Config, seat: Seat) -> Role:
-    """The settings of who sits there."""
+    """The settings of a seat's role."""
     return Role(model="student") if seat == "student" else config.role(seat)
 
 
 class Meter:
-    """Who is asked in the place of a config's models, all of them; what they were asked is taken off by
-    `take`."""
+    """Replaces all models of a config and counts their calls; `take` returns the counts."""
 
     def __init__(self, config: Config, answers: Answers) -> None:
         self.config, self.answers = config, answers
@@ -76,13 +75,13 @@ class Meter:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def ask(self, seat: Seat) -> ChatModel:
-        """In the place of `run.ask`: no endpoint is looked at and no key wanted."""
+        """Replaces `run.ask`; needs no endpoint and no API key."""
         if seat not in self._models:
             self._models[seat] = ChatModel(seat, role_of(self.config, seat), CountingTransport(seat, self))
         return self._models[seat]
 
     def take(self) -> CallCounts:
-        """What was counted since the last time."""
+        """Return and reset the counts."""
         taken, self.tally = self.tally, CallCounts()
         return taken
 
@@ -95,7 +94,7 @@ class Meter:
 
 
 class CountingTransport:
-    """One seat's (see `transport.Transport`)."""
+    """The stub transport of one seat (see `transport.Transport`)."""
 
     def __init__(self, seat: Seat, meter: Meter) -> None:
         self.seat, self.meter = seat, meter
@@ -131,14 +130,15 @@ class CountingTransport:
 
 
 def picture_tokens(width: int, height: int, model: str) -> int:
-    """Tokens of a picture by the rule of the Qwen-VL family: one for 28 x 28 pixels (patches of 14, merged 2
-    x 2), for 32 x 32 with Qwen3-VL."""
+    """Tokens of a picture by the rule of the Qwen-VL family: one per 28 x 28 pixels (patches of 14, merged
+    2 x 2), or per 32 x 32 with Qwen3-VL."""
     side = 32 if "qwen3-vl" in model.lower() else 28
     return max(1, round(width / side)) * max(1, round(height / side))
 
 
 def local_tokenizer(model: str) -> Any:
-    """The tokenizer in a model's folder; None without one there, and without the extra `student`."""
+    """The tokenizer in a model's folder; None if there is none, or if the extra `student` is not
+    installed."""
     file = Path(model) / "tokenizer.json"
     if not file.is_file() or find_spec("tokenizers") is None:
         return None

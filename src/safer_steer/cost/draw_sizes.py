@@ -1,5 +1,5 @@
-"""How many scripts each stage draws from pools of a given size: what the stages do with rows, done with
-numbers."""
+"""How many scripts each stage draws from pools of a given size. Mirrors what the stages do with rows, using
+only their numbers."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from safer_steer.config import Config
 
 @dataclass
 class Group:
-    """Benign or other scripts, so many of each, made from the sources: those for training alone."""
+    """Numbers of benign or other scripts made from the training sources."""
 
     scripts: float = 0
     rule_1: float = 0
-    """That keep rule 1 of assembly."""
+    """Scripts that satisfy rule 1 of assembly."""
     able: float = 0
-    """That STEER-RL may have: benign ones that keep rule 1, others that keep rule 2."""
+    """Scripts eligible for STEER-RL: benign ones that satisfy rule 1, others that satisfy rule 2."""
 
 
 Groups = dict[bool, Group]
-"""Benign scripts (True) and the others (False)."""
+"""Keys: benign scripts (True) and the others (False)."""
 Numbers = dict[bool, float]
 
 
 def scripts_drawn(config: Config, groups: Groups) -> tuple[Numbers, Numbers]:
-    """Scripts that Stage II plays, and that Stage III trains on."""
+    """Numbers of scripts that Stage II plays, and that Stage III trains on."""
     if config.assembly is None:
         made = {benign: group.scripts for benign, group in groups.items()}
         numbers = rl_numbers(made[True], made[False], config.rl.seeds, config.rl.benign_share)
@@ -47,16 +47,16 @@ def scripts_drawn(config: Config, groups: Groups) -> tuple[Numbers, Numbers]:
 
 
 def pairs_used(groups: Groups, rl: Numbers) -> float:
-    """The share (0-1) of the pairs that STEER-RL has: it takes them one by one until it has its scripts of
-    each kind. STEER-SFT has nothing of those."""
+    """The share (0-1) of the pairs used by STEER-RL, which takes pairs one by one until it has enough scripts
+    of each kind. STEER-SFT gets no scripts of these pairs."""
     return min(
         1.0, max((rl[benign] / group.able for benign, group in groups.items() if group.able), default=0.0)
     )
 
 
 def questions_drawn(config: Config, asked: Groups, used: float) -> Numbers:
-    """Questions that Stage III trains on with `rl.single_turn`: of the pairs in STEER-RL (`used`, their
-    share), or of all where nothing is assembled."""
+    """Questions that Stage III trains on with `rl.single_turn`: those of the pairs in STEER-RL (`used`, their
+    share), or of all pairs without assembly."""
     share = used if config.assembly else 1.0
     safe, risky = (int(asked[benign].scripts * share) for benign in (True, False))
     drawn = question_numbers(safe, risky, config.rl.seeds, config.rl.benign_share)
@@ -64,8 +64,8 @@ def questions_drawn(config: Config, asked: Groups, used: float) -> Numbers:
 
 
 def chance_of_a_pair(chances: Sequence[float], used: float) -> float:
-    """That Stage II plays some script of a pair: `chances` are its scripts' own, `used` the share of pairs
-    that it has nothing of."""
+    """The probability that Stage II plays at least one script of a pair. `chances` are the probabilities of
+    its scripts; `used` is the share of pairs from which Stage II gets none."""
     left = 1 - used
     return left * (1 - prod(1 - min(1.0, chance / left) for chance in chances)) if left else 0.0
 
@@ -77,8 +77,8 @@ def _capped(numbers: Numbers, most: int | None) -> Numbers:
 
 
 def trajectories(config: Config, drawn: Numbers) -> float:
-    """Of all steps: one epoch of whole steps, unless `rl.steps` says otherwise. 0 where the scripts do not
-    fill one step."""
+    """Number of trajectories over all steps: one epoch of whole steps, unless `rl.steps` is set. 0 if the
+    scripts do not fill one step."""
     rl = config.rl
     steps = int(sum(drawn.values()) // rl.prompts_per_step)
     if not steps:

@@ -1,4 +1,4 @@
-"""The estimate: every stage's own code on the sample, and the counts scaled up to the whole
+"""The estimate: runs every stage's own code on the sample and scales the counts up to the full run
 (docs/cost.md)."""
 
 from __future__ import annotations
@@ -46,34 +46,34 @@ from safer_steer.store import Journal, write_atomic
 
 @dataclass
 class Estimate:
-    """What a whole run asks, by stage."""
+    """The calls of a full run, by stage."""
 
     config: Config
     assumed: Assumptions
     stages: dict[str, CallCounts] = field(default_factory=dict)
-    """In the pipeline's order; a stage without calls is left out."""
+    """In pipeline order; stages without calls are omitted."""
     pairs: tuple[int, int] = (0, 0)
-    """In the sources, and in the sample."""
+    """Pairs in the sources, and in the sample."""
     dialogues: tuple[int, int] = (0, 0)
-    """In the suites, and in the sample."""
+    """Dialogues in the suites, and in the sample."""
     scripts: dict[Kind, float] = field(default_factory=dict)
-    """That Stage I makes."""
+    """Scripts made by Stage I."""
     trajectories: float = 0
-    """That Stage III plays."""
+    """Trajectories played by Stage III."""
     longest: int = 0
-    """Turns of its longest in the sample."""
+    """Turns of the longest trajectory in the sample."""
     tokenized: set[str] = field(default_factory=set)
     """Seats whose texts a tokenizer counts."""
     notes: list[str] = field(default_factory=list)
-    """What is not counted, or will not work."""
+    """What is not included in the estimate, or would fail."""
 
 
 def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
-    """Count what a run of this config would ask. Nothing is called, no key is needed, and what is written
-    goes with a temporary folder.
+    """Count the calls a run of this config would make. It makes no calls, needs no API key, and writes only to
+    a temporary folder.
 
     Raises:
-        UserError: a source or a suite is not there, or unusable.
+        UserError: a source or a suite is missing or unusable.
     """
     assumed = assumed or Assumptions()
     with TemporaryDirectory(prefix="safer-steer-cost-") as folder:
@@ -84,7 +84,7 @@ def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
 
 @dataclass
 class _Scripts:
-    """The scripts made from a stratum, in a folder of their own that looks as a run's does."""
+    """The scripts made from a stratum, in their own folder laid out like a run's."""
 
     folder: Path
     stratum: Stratum
@@ -95,18 +95,18 @@ class _Scripts:
         return [seed for seed in self.seeds if (seed.kind is Kind.BENIGN) is benign]
 
     def able(self, seed: Seed) -> bool:
-        """May STEER-RL or STEER-Bench have it?"""
+        """Whether the script is eligible for STEER-RL or STEER-Bench."""
         return self.rulings[seed.id].rule_1 if seed.kind is Kind.BENIGN else self.rulings[seed.id].rule_2
 
     def asked(self) -> _Scripts:
-        """The original questions in their place."""
+        """The original questions instead of the scripts."""
         found = questions(self.seeds)
         return _Scripts(self.folder, self.stratum, found, {seed.id: trusted(seed.kind) for seed in found})
 
 
 class _Sampling:
-    """Plays the sample stage by stage. What a stage was asked for a stratum is taken off the meter and
-    counted as often as the stratum's weight says."""
+    """Plays the sample stage by stage. The calls of a stage for a stratum are taken from the meter and
+    multiplied by the stratum's weight."""
 
     def __init__(self, config: Config, assumed: Assumptions, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -163,7 +163,7 @@ class _Sampling:
         return pictures_in(folder, self.config.student.max_pixels)
 
     def _student(self, pictures_of: PicturesOf, seat: Literal["student", "target"] = "student") -> Assistant:
-        """In the place of the student, which is asked for no layout."""
+        """Stands in for the student, whose prompt requests no answer format."""
         return ChatAssistant(self.meter.ask(seat), pictures_of, system=self.config.student.system)
 
     async def _seeds(self, stratum: Stratum, folder: Path) -> _Scripts:
@@ -192,8 +192,8 @@ class _Sampling:
         return made
 
     async def _assemble(self, made: _Scripts) -> None:
-        """The rules, asked for every script; duplicates and leaks, which are left out before, are not
-        foreseen."""
+        """Check the rules for every script. Duplicates and leaks, which assembly drops before, are not
+        estimated."""
         made.rulings = {seed.id: trusted(seed.kind) for seed in made.seeds}
         if self.config.assembly and self.config.assembly.rules and made.seeds:
             self._write_pools(made.folder, made.seeds)
@@ -206,8 +206,8 @@ class _Sampling:
             self._add("assemble", made.stratum.weight)
 
     async def _bootstrap(self, training: list[_Scripts], benign: bool, share: float) -> None:
-        """Stage II on a group of scripts, of which it plays a share; the questions of the single-turn
-        ablation come after."""
+        """Stage II on a group of scripts, of which it plays a share. The questions of the single-turn ablation
+        are counted separately."""
         several = self.config.bootstrap.sft.model_copy(update={"single_turn": False})
         whole = self.config.bootstrap.model_copy(update={"dialogues": None, "sft": several})
         config = self.config.model_copy(update={"assembly": None, "bootstrap": whole})
@@ -218,8 +218,8 @@ class _Sampling:
                 self._add("bootstrap", share * made.stratum.weight)
 
     async def _single_turns(self, training: list[_Scripts], chances: Numbers, used: float) -> None:
-        """The questions of the pairs that Stage II plays, answered and scored once; `chances` are those of a
-        benign, or other, script to be played."""
+        """The questions of the pairs that Stage II plays, answered and scored once. `chances` are the
+        probabilities that a benign, or another, script is played."""
         for made in (made for made in training if made.seeds):
             pictures_of = self._pictures(made.folder)
             blue = blue_expert(self.config, self.meter.ask("blue"), pictures_of)
@@ -240,8 +240,7 @@ class _Sampling:
             )
 
     async def _rl(self, training: list[_Scripts], benign: bool, times: float) -> None:
-        """The dialogues of Stage III, `times` for each script; the trainer, which asks nobody, is left
-        out."""
+        """The dialogues of Stage III, `times` for each script. The trainer makes no calls and is omitted."""
         rl, student = self.config.rl, self.config.student
         for made in training:
             pictures_of = self._pictures(made.folder)
@@ -252,7 +251,8 @@ class _Sampling:
             self._add("rl", times * made.stratum.weight)
 
     async def _bench(self, suites: list[SuiteSample]) -> None:
-        """Every model of the bench gives the same answers here, so one is played and multiplied."""
+        """The bench. All its models give the same answers here, so one is played and its counts are
+        multiplied."""
         for sample in suites:
             pictures_of = self._pictures(sample.folder)
             critic = JudgeCritic(self.meter.ask("judge"), self.config.student.format, pictures_of)
@@ -265,8 +265,8 @@ class _Sampling:
         )
 
     def _steer_bench(self, made: list[_Scripts]) -> list[SuiteSample]:
-        """The suites of STEER-Bench that the bench takes: attacks, and safe requests, of each source that is
-        meant for it."""
+        """The STEER-Bench suites used by the bench: attacks and safe requests of each source with
+        `use: bench`."""
         if not steer_suites(self.config) or self.config.assembly is None:
             return []
         suites: defaultdict[tuple[str, bool], list[SuiteSample]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""From counts to money and time, by stage and role."""
+"""Converts counts to money and time, by stage and role."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from safer_steer.stages import STAGES
 
 @dataclass
 class Line:
-    """What one role does in one stage."""
+    """The cost of one role in one stage."""
 
     stage: str
     seat: Seat
     model: str
     local: bool
-    """Done on this machine, by the student or the sandbox's agents: it costs no money, and nobody knows how
-    long it takes."""
+    """Runs on this machine (the student or the sandbox's agents): costs no money, and its time is not
+    estimated."""
     count: Count
     money: float | None
-    """None where it is local or the role has no price."""
+    """None if the role is local or has no price."""
     seconds: float | None
-    """None where it is local."""
+    """None if the role is local."""
 
 
 @dataclass
 class Prices:
     lines: list[Line]
     seconds: dict[str, float]
-    """By stage, which run one after the other; local work is not in it."""
+    """By stage, without local work. Stages run one after the other."""
     unpriced: list[Seat]
-    """Roles at an endpoint whose price the config does not give."""
+    """Endpoint roles without a price in the config."""
 
     @property
     def money(self) -> float:
         return sum(line.money or 0 for line in self.lines)
 
     def stops_in(self, limit: float | None) -> str | None:
-        """The stage in which a spending limit would be reached; None if in none."""
+        """The stage in which the spending limit would be exceeded; None if it would not be."""
         spent = 0.0
         for line in self.lines:
             spent += line.money or 0
@@ -53,7 +53,7 @@ class Prices:
 
 
 def price(found: Estimate) -> Prices:
-    """Price an estimate. Calls that are made again (`overhead`) are in it."""
+    """Price an estimate, including repeated calls (`overhead`)."""
     lines = [line for stage in found.stages for line in _lines(found, stage)]
     seconds = {stage: _stage_seconds(found, stage, lines) for stage in found.stages}
     unpriced = [line.seat for line in lines if not line.local and line.money is None]
@@ -79,19 +79,19 @@ def _line(found: Estimate, stage: str, seat: Seat, count: Count) -> Line:
 
 
 def _reply_seconds(found: Estimate, count: Count) -> float:
-    """Of one call, on the mean."""
+    """Mean time of one call."""
     return WAIT_S + count.tokens_out / count.calls / found.assumed.tokens_per_second if count.calls else 0.0
 
 
 def _role_seconds(found: Estimate, role: Role, count: Count) -> float:
-    """With all its calls in flight all the time, or as many in a minute as it may make."""
+    """Time of a role that always uses its full concurrency; its rate limit may make it longer."""
     busy = count.calls * _reply_seconds(found, count) / role.concurrency
     return max(busy, 60 * count.calls / role.requests_per_minute if role.requests_per_minute else 0.0)
 
 
 def _stage_seconds(found: Estimate, stage: str, lines: list[Line]) -> float:
-    """Roles work side by side, so the slowest one bounds the stage; so does the chain of calls in a dialogue,
-    of which only so many are in play."""
+    """Roles work in parallel, so the slowest one bounds the stage. So does the chain of calls within a
+    dialogue, since only a limited number of dialogues is in play."""
     slowest = max((line.seconds or 0.0 for line in lines if line.stage == stage), default=0.0)
     return max(slowest, _chain_seconds(found, stage))
 
@@ -103,7 +103,7 @@ def _chain_seconds(found: Estimate, stage: str) -> float:
         if role_of(found.config, key[0]).who == "endpoint"
     }
     chain = {key: count for key, count in remote.items() if key[1] in STAGES[stage].chain}
-    if stage == "rl":  # a step's trajectories start together, and its end waits for the longest
+    if stage == "rl":  # a step's trajectories start together; the step ends with the longest
         steps = found.trajectories / (found.config.rl.prompts_per_step * found.config.rl.group_size)
         return sum(steps * found.longest * _reply_seconds(found, count) for count in chain.values())
     total = sum(count.calls * _reply_seconds(found, count) for count in chain.values())
@@ -111,7 +111,7 @@ def _chain_seconds(found: Estimate, stage: str) -> float:
 
 
 def _in_play(config: Config, stage: str) -> int:
-    """Pairs or dialogues at once."""
+    """Number of pairs or dialogues in play at once."""
     return (
         max(config.role(role).concurrency for role in STAGES["seeds"].roles)
         if stage == "seeds"

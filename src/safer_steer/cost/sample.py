@@ -1,5 +1,5 @@
-"""A seeded sample of what the config names: pairs, stratified by what is done for them, and dialogues of its
-suites."""
+"""Draws a seeded sample of the config's data: pairs, stratified by the jobs done for them, and dialogues of
+its suites."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from safer_steer.stages import STEER
 
 @dataclass
 class Stratum:
-    """The pairs of one source for which the same jobs are done."""
+    """The pairs of one source that need the same jobs."""
 
     source: str
     use: str
     """`train` or `bench`."""
     size: int = 0
-    """Pairs in the source."""
+    """Number of such pairs in the source."""
     pairs: list[Pair] = field(default_factory=list)
-    """Those drawn."""
+    """The pairs drawn."""
 
     @property
     def weight(self) -> float:
-        """Pairs that one of those drawn stands for."""
+        """Number of pairs that each drawn pair represents."""
         return self.size / len(self.pairs)
 
 
 def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
-    """About `wanted` pairs, as many of each source, and one of each stratum at least. Every source is read
-    once; no picture is decoded.
+    """Draw about `wanted` pairs: equally many of each source, and at least one of each stratum. Every source
+    is read once; no picture is decoded.
 
     Raises:
-        UserError: a source is not there, or a row is unusable.
+        UserError: a source is missing, or a row is unusable.
     """
     each = ceil(wanted / len(config.seeds.sources))
     drawn: list[Stratum] = []
@@ -57,7 +57,7 @@ def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
                 stratum.pairs.append(pair)
             elif (
                 place := rng.randrange(stratum.size)
-            ) < each:  # reservoir sampling: every pair is as likely as any other
+            ) < each:  # reservoir sampling: all pairs are equally likely
                 stratum.pairs[place] = pair
         total = sum(stratum.size for stratum in strata.values())
         for stratum in strata.values():
@@ -72,9 +72,9 @@ class SuiteSample:
     """Dialogues drawn from a suite of the bench."""
 
     folder: Path
-    """What their image paths are relative to."""
+    """Base folder of their image paths."""
     size: float
-    """Dialogues in the suite."""
+    """Number of dialogues in the suite."""
     seeds: list[Seed]
 
     @property
@@ -83,11 +83,11 @@ class SuiteSample:
 
 
 def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSample]:
-    """About `wanted` dialogues over the suites that are there before a run, one of each at least; the
-    embedded ones are written to `folder`.
+    """Draw about `wanted` dialogues over the suites that exist before a run, at least one of each. The sandbox
+    suites are written to `folder`.
 
     Raises:
-        UserError: a suite is not there, or unusable.
+        UserError: a suite is missing or unusable.
     """
     names, samples = config.bench.suites, []
     suites = [read_suite(path) for path in suite_files(names)]
@@ -103,7 +103,7 @@ def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSampl
                 suite.folder, len(seeds), rng.sample(seeds, min(len(seeds), ceil(wanted / len(names))))
             )
         )
-    if SANDBOX in names:  # four groups of one size, in any size wanted
+    if SANDBOX in names:  # four groups of equal, freely chosen size
         size = config.bench.dialogues or SANDBOX_DIALOGUES
         drawn = min(size, ceil(wanted / len(names) / 4))
         brought = bring_in([SANDBOX], folder, drawn, config.student.max_pixels)
@@ -114,7 +114,8 @@ def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSampl
 
 
 def steer_suites(config: Config) -> int:
-    """Attack suites of STEER-Bench in the bench, and as many safe ones: one of each source meant for it."""
+    """Number of STEER-Bench attack suites in the bench: one for each source with `use: bench`. There are as
+    many safe suites."""
     return (
         sum(source.use == "bench" for source in config.seeds.sources) if STEER in config.bench.suites else 0
     )

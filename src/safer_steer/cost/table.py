@@ -1,4 +1,4 @@
-"""The estimate to read, and to read by machine. Numbers are rounded to what they are worth."""
+"""The estimate as a table and as JSON. The table's numbers are rounded to their precision."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEAD = (
 
 
 def table(found: Estimate, priced: Prices, console: Console) -> Group:
-    """A line for each role of each stage, the total, who does the roles, and what it rests on."""
+    """One line per role and stage, the total, the model of each role, and the assumptions."""
     rows = []
     for line in priced.lines:
         first = next(other for other in priced.lines if other.stage == line.stage) is line
@@ -50,7 +50,7 @@ def table(found: Estimate, priced: Prices, console: Console) -> Group:
 
 
 def _models(priced: Prices) -> str:
-    """Who does what: `org/model (generator, red), student (target)`."""
+    """The models and their roles: `org/model (generator, red), student (target)`."""
     seats: dict[str, dict[str, None]] = {}
     for line in priced.lines:
         seats.setdefault(line.model, {})[line.seat] = None
@@ -58,7 +58,7 @@ def _models(priced: Prices) -> str:
 
 
 def lines(found: Estimate, priced: Prices) -> list[str]:
-    """What the numbers rest on, one line each."""
+    """The assumptions behind the numbers, one line each."""
     assumed, config = found.assumed, found.config
     known = (
         f", but for {', '.join(sorted(found.tokenized))}, whose tokenizer is here" if found.tokenized else ""
@@ -96,7 +96,7 @@ def lines(found: Estimate, priced: Prices) -> list[str]:
 
 
 def as_dict(found: Estimate, priced: Prices) -> dict[str, Any]:
-    """The same as plain numbers; money and seconds are null where there is none to tell."""
+    """The same as plain numbers. Money and seconds are None where they are unknown."""
     return {
         "pairs": dict(zip(("all", "sampled"), found.pairs, strict=True)),
         "dialogues": dict(zip(("all", "sampled"), found.dialogues, strict=True)),
@@ -158,7 +158,7 @@ def _stage_time(priced: Prices, stage: str) -> str:
 
 
 def rounded(value: float) -> str:
-    """To two digits, or three from a thousand on: `740`, `12,300`, `1.23 M`."""
+    """To two significant digits, or three from 1,000 on: `740`, `12,300`, `1.23 M`."""
     if value < 1000:
         return f"{float(f'{value:.2g}'):.0f}" if value >= 1 or value == 0 else "1"
     value = float(f"{value:.3g}")
@@ -176,7 +176,7 @@ def size(bytes: float) -> str:
 
 
 def money(value: float | None) -> str:
-    """Two digits, never less than a hundredth; `-` for no price."""
+    """Two significant digits, at least `< 0.01`; `-` for no price."""
     if value is None:
         return "-"
     return (
@@ -189,7 +189,7 @@ def money(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits, two digits."""
+    """Two significant digits in a suitable unit."""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:
             return f"{float(f'{seconds / unit:.2g}'):g} {name}"

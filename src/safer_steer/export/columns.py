@@ -35,8 +35,8 @@ def schema_of(part: str) -> pa.Schema:
 
 
 def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> dict[str, Any]:
-    """A dialogue (sft) or script (rl, bench) as a row of those columns. `turns` has the unmodified text; `meta`
-    has the facts recorded by the stages, as JSON."""
+    """A dialogue (sft) or script (rl, bench) as a row of those columns. `turns` has the unmodified text;
+    `meta` has the facts recorded by the stages, as JSON."""
     found: dict[str, Any] = {
         **{
             "id": seed.id,

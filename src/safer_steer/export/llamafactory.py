@@ -63,8 +63,8 @@ class LlamaFactory:
 
 
 def training(config: Config, dataset: str) -> dict[str, Any]:
-    """LLaMA-Factory's arguments from the run's settings, for one process. Only assistant turns are trained on,
-    and all of them are."""
+    """LLaMA-Factory's arguments from the run's settings, for one process. The training targets are all
+    assistant turns and nothing else."""
     student, sft = config.student, config.bootstrap.sft
     tuning: dict[str, Any] = {"finetuning_type": "full"}
     if student.lora_rank:

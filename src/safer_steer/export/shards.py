@@ -53,8 +53,8 @@ class ParquetShards:
         self._writer, self._shard = None, 0
 
     def close(self) -> list[Path]:
-        """Write the remaining rows, rename the files to their final names, and return their paths. Without rows,
-        one empty file is written."""
+        """Write the remaining rows, rename the files to their final names, and return their paths. Without any
+        rows, one empty file is written."""
         if self._rows or not self._parts:
             self._flush()
         self._end_shard()
@@ -65,8 +65,8 @@ class ParquetShards:
 
 
 def embedded(picture: Picture) -> dict[str, Any]:
-    """A picture as `datasets` and verl store it in Parquet: the original file's bytes, with a name that reveals
-    nothing about this machine."""
+    """A picture as `datasets` and verl store it in Parquet: the original file's bytes, with a name that
+    reveals nothing about this machine."""
     return {"bytes": picture.data, "path": file_name(picture)}
 
 

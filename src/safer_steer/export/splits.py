@@ -38,8 +38,8 @@ def find_splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
     """The splits made by the run's finished stages, and one line for each part that does not exist yet.
 
     Raises:
-        UserError: nothing to export yet, a file was changed since its stage wrote it, or two suites would have
-            the same name.
+        UserError: nothing to export yet, a file was changed since its stage wrote it, or two suites would
+            have the same name.
     """
     manifest = Manifest(run)
     made_by = {"sft": "bootstrap", "rl": "assemble", "bench": "assemble" if _assembled(run) else "bench"}

@@ -1,8 +1,8 @@
 """`safer-steer export`: writes a run's data to a folder that any trainer can read.
 
-The export is built in a folder beside the target and moved into place once its manifest is written, so a killed
-export leaves nothing that looks finished. The same run always gives the same bytes, Parquet included: no file
-records when or where it was made.
+The export is built in a folder beside the target and moved into place once its manifest is written, so a
+killed export leaves nothing that looks finished. The same run always gives the same bytes, Parquet included:
+no file records when or where it was made.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
         name: name of the data set; `<name>_sft` in LLaMA-Factory.
 
     Returns:
-        Counts of what was written, one per split, and one line for each part left out because its stage is not
-        finished.
+        Counts of what was written, one per split, and one line for each part left out because its stage is
+        not finished.
 
     Raises:
         UserError: the folder is not a run, or nothing in it is finished; `to` contains other files; a row or
@@ -85,7 +85,7 @@ def _check_ours(folder: Path) -> None:
 
 
 def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
-    """Write one split in every format it is exported in, in one pass, so only one dialogue's pictures are loaded
+    """Write one split in every format it is exported in. One pass, so only one dialogue's pictures are loaded
     at a time."""
     tally = SplitCounts(part.name, part.split)
     pictures_of = pictures_in(part.folder, config.student.max_pixels)
@@ -113,7 +113,8 @@ def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
 
 
 def _facts(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How the data was made: the config's hash and, for every finished stage, its prompt hashes and versions."""
+    """How the data was made: the config's hash and, for every finished stage, its prompt hashes and
+    versions."""
     made = {
         stage: {key: entry[key] for key in ("prompts", "versions") if key in entry}
         for stage, entry in stages.items()

@@ -1,8 +1,8 @@
-"""Are attackers and judges doing their job? Counted from the rows a run left on disk, so killing and resuming a
-run loses no counts.
+"""Are attackers and judges doing their job? Counted from the rows a run left on disk, so killing and resuming
+a run loses no counts.
 
-Aligned models refuse to attack, write nothing, or repeat themselves. A judge may also refuse, or give everything
-the same score (docs/method.md, "And what none of the published work measures").
+Aligned models refuse to attack, write nothing, or repeat themselves. A judge may also refuse, or give
+everything the same score (docs/method.md, "And what none of the published work measures").
 """
 
 from safer_steer.health.stages import examine

@@ -15,8 +15,8 @@ Z = 1.959963984540054
 
 
 def wilson(succeeded: int, tried: int) -> dict[str, float | None]:
-    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, all None if nothing was
-    tried."""
+    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, all None if nothing
+    was tried."""
     if not tried:
         return {"value": None, "low": None, "high": None}
     rate, spread = succeeded / tried, Z * Z / tried
@@ -101,7 +101,7 @@ class Judge:
     score: str
     verdicts: Counter[float] = field(default_factory=Counter)
     unscored: Counter[str] = field(default_factory=Counter)
-    """Unscored turns by the check that failed."""
+    """Unscored turns by the `boundary` of the error (`safer_steer.errors`)."""
 
     @property
     def asked(self) -> int:
@@ -140,8 +140,8 @@ class Health:
     def judged(
         self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None
     ) -> None:
-        """Count one turn of a judge: its scores of these names, or why there are none (`<check>: ...`). With
-        neither, nothing is counted."""
+        """Count one turn of a judge: its scores of these names, or why there are none (`<boundary>: ...`).
+        With neither, nothing is counted."""
         for name in names:
             judge = self.judges.setdefault((role, name), Judge(role, name))
             if scores and isinstance(scores.get(name), int | float):

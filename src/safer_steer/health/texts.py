@@ -6,8 +6,8 @@ import random
 import re
 
 SAMPLE = 200
-"""Turns kept per strategy. distinct-n falls with the number of texts, so strategies are compared on samples of
-the same size."""
+"""Turns kept per strategy. distinct-n falls with the number of texts, so strategies are compared on samples
+of the same size."""
 PAIRS = 400
 """Most pairs of turns compared."""
 
