@@ -1,4 +1,5 @@
-"""What the sandbox's base student can do: sight, and every structure of question, on held-out pictures.
+"""Measures the sandbox's base student on held-out pictures: what it sees, and its answers to every structure
+of question.
 
 python benchmarks/base.py                        # the shipped student; about half a minute on two cores
 python benchmarks/base.py --student FOLDER --temperature 0

@@ -1,9 +1,10 @@
-"""How often the 95 % intervals hold the true value: the check behind "Intervals" in docs/method.md.
+"""How often the 95 % intervals contain the true value: the check behind "Intervals" in docs/method.md.
 
     python benchmarks/coverage.py            # under a minute on one core; prints Markdown
 
-Of one suite the coverage is exact: the sum, over all numbers of dialogues that may pass, of their binomial
-probability. Of averages over suites, and over training seeds, it is simulated (seeded).
+For one suite the coverage is exact: the sum of the binomial probabilities of all counts of passing dialogues
+whose interval contains the true value. For averages over suites, and over training seeds, it is simulated
+(seeded).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from safer_steer.intervals import rate
 from safer_steer.metrics import paired_difference
 
 SHARES = (0, 0.005, 0.03, 0.5)
-"""True shares, alike in all suites."""
+"""True shares, equal in all suites."""
 UNLIKE = (0.005, 0.03, 0.1, 0.5, 0.9)
 """True shares of five suites that differ."""
 SIZES = (24, 60, 200)
-"""Dialogues a suite."""
+"""Dialogues per suite."""
 SEEDS = 4
-"""Training seeds."""
+"""Number of training seeds."""
 
 
 def of_one_suite(share: float, n: int) -> float:
@@ -37,9 +38,9 @@ def of_one_suite(share: float, n: int) -> float:
 def of_average(shares: tuple[float, ...], n: int, trials: int) -> float:
     """The simulated coverage, 0-1, of the average over suites of `n` dialogues with these true shares."""
     truth = 100 * float(np.mean(shares))
-    trials *= 50 if max(shares) < 0.01 else 1  # few outcomes are likely there, and each is computed once
+    trials *= 50 if max(shares) < 0.01 else 1  # few distinct outcomes then, each computed once
     drawn = np.random.default_rng(n).binomial(n, shares, size=(trials, len(shares)))
-    # Which suite has how many does not matter to the mean, so far fewer intervals than trials are computed.
+    # The mean does not depend on the order of the suites, so far fewer intervals than trials are computed.
     return float(np.mean([holds(of_counts(tuple(sorted(map(int, passed))), n), truth) for passed in drawn]))
 
 
@@ -51,8 +52,8 @@ def of_counts(passed: tuple[int, ...], n: int) -> dict[str, float | None]:
 def over_seeds(spread: float, trials: int, dialogues: int = 200) -> tuple[float, float]:
     """The simulated coverage, 0-1, of a difference over training seeds: of the crossed bootstrap, and of t.
 
-    One model passes nowhere; the other passes with a probability of 1/2, plus the seed's part (normal, of
-    standard deviation `spread`), plus the dialogue's (uniform within 0.3), which all seeds share.
+    One model never passes. The other passes with a probability of 1/2, plus a seed effect (normal, standard
+    deviation `spread`), plus a dialogue effect (uniform in -0.3..0.3) shared by all seeds.
     """
     random = np.random.default_rng(round(1000 * spread))
     held = np.zeros(2)
@@ -82,7 +83,8 @@ def shares_table(trials: int) -> str:
 
 
 def lowest_said() -> str:
-    """As a share moves, the coverage of one suite jumps around 95 %: whole dialogues cannot do better."""
+    """Lowest and mean coverage of one suite over many shares. It jumps around 95 % as the share changes,
+    since counts of dialogues are integers."""
     said = []
     for n in SIZES:
         found = [of_one_suite(share / 4000, n) for share in range(4, 3997)]

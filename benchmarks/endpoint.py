@@ -1,23 +1,21 @@
-"""What a call to a model costs the calling process, and what judging the turns of a dialogue side by side
-saves.
+"""Measures the client cost of a model call, and the time saved by judging a dialogue's turns in parallel.
 
     python benchmarks/endpoint.py                # the tables, and which targets are met; about two minutes
-    python benchmarks/endpoint.py --markdown     # the tables as docs/performance.md has them
+    python benchmarks/endpoint.py --markdown     # the tables as in docs/performance.md
 
-The endpoint is a stub, an HTTP server in a process of its own that gives every call the same verdict after a
-seeded latency. Every variant runs in a fresh process, one after the other, against a fresh stub.
+The endpoint is a stub: an HTTP server in its own process that answers every call with the same verdict after
+a seeded latency. The variants run one after the other, each in a fresh process against a fresh stub.
 
 Calls: 2,000 judgements of distinct questions on 50 pictures of 30 kB, 256 in flight. *Ours* is
-`ChatModel.ask(JUDGE)` in one
-thread, with all it does: the prompt rendered, the picture looked up, cache (a fresh SQLite file) and ledger,
-the verdict validated. The *thread pool* is the pattern people write: 256 threads, an `openai.OpenAI` client a
-thread, the picture read and base64-encoded anew for each call. Its prompts are rendered beforehand and it
-keeps no cache, which is in its favour. Both send the same messages. The clock starts after 256 further calls,
-which open clients and connections.
+`ChatModel.ask(JUDGE)` in one thread, with all its work: prompt rendering, picture lookup, cache (a fresh
+SQLite file), ledger, and validation of the verdict. The *thread pool* is the common pattern: 256 threads, one
+`openai.OpenAI` client per thread, the picture read and base64-encoded again for each call. In its favour, its
+prompts are rendered beforehand and it has no cache. Both send the same messages. The clock starts after 256
+warm-up calls, which open clients and connections.
 
-Judging: 120 dialogues of 2-10 turns through `play_all`, 64 dialogues in play, the assistant's answers at
-hand, 0.3 s mean latency. *One turn after the other* waits for each verdict before the next turn; *side by
-side* is what the bench does.
+Judging: 120 dialogues of 2-10 turns through `play_all`, 64 dialogues in play, assistant answers without
+delay, 0.3 s mean latency. *One after the other* waits for each verdict before the next turn; *side by side*
+is what the bench does.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ from typing import Any
 
 PICTURES = 50
 SIDE = 100
-"""Pixels; as noise, 3 bytes a pixel that PNG cannot shrink."""
+"""Width and height in pixels. The picture is noise: 3 bytes per pixel, which PNG cannot compress."""
 VERDICT = '{"harmlessness": 3, "helpfulness": 2, "refused": false, "reason": "It declines and names a safe alternative."}'
 LATENCY_S = 0.3
 IN_PLAY = 64
@@ -51,8 +49,8 @@ SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass
 class Cost:
-    """What some calls took: seconds by the clock, seconds of the calling process's CPU, and the most memory
-    it ever held, in MB."""
+    """The cost of a number of calls: wall-clock seconds, CPU seconds of the calling process, and its peak
+    memory in MB."""
 
     calls: int
     wall: float
@@ -61,12 +59,12 @@ class Cost:
 
     @property
     def ms(self) -> float:
-        """CPU a call."""
+        """CPU milliseconds per call."""
         return 1000 * self.cpu / self.calls
 
     @property
     def rate(self) -> float:
-        """Calls a second."""
+        """Calls per second."""
         return self.calls / self.wall
 
 
@@ -74,8 +72,8 @@ class Cost:
 
 
 def stub(ready: Connection, mean_s: float) -> None:
-    """Serve on a free port, told through `ready`. The latency of call n is the n-th of a seeded sequence,
-    uniform from 0.5 to 1.5 of its mean."""
+    """Serve on a free port and send its number through `ready`. The latency of call n is the n-th value of a
+    seeded sequence, uniform from 0.5 to 1.5 times the mean."""
     from aiohttp import web
 
     jitter = random.Random(0)
@@ -110,11 +108,12 @@ def stub(ready: Connection, mean_s: float) -> None:
 
 @contextmanager
 def running(target: Callable[..., None], *args: Any) -> Iterator[Connection]:
-    """A fresh process that is given an end of a pipe; the other end is here. It ends with the block."""
+    """Run `target` in a fresh process with one end of a pipe and yield the other end. The process is
+    terminated at the end of the block."""
     here, there = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=target, args=(there, *args), daemon=True)
     process.start()
-    there.close()  # so that a process that dies is an error here, not a wait without end
+    there.close()  # so that the death of the process raises an error here instead of blocking
     try:
         yield here
     finally:
@@ -138,7 +137,7 @@ def _tell(told: Connection, variant: Callable[..., Cost], *args: Any) -> None:
 
 @contextmanager
 def clock(calls: int) -> Iterator[Cost]:
-    """Measures what happens within; filled in at the end."""
+    """Measure the block. The yielded `Cost` is filled in at the end of the block."""
     cost = Cost(calls, 0, 0, 0)
     wall, cpu = time.perf_counter(), time.process_time()
     yield cost
@@ -152,7 +151,7 @@ def clock(calls: int) -> Iterator[Cost]:
 
 
 def draw(folder: Path) -> list[str]:
-    """Distinct pictures of noise; returns their names."""
+    """Write distinct pictures of noise; returns their file names."""
     from PIL import Image
 
     noise = random.Random(0)
@@ -163,7 +162,7 @@ def draw(folder: Path) -> list[str]:
 
 
 def question(number: int) -> Any:
-    """What the judge is asked in call `number`: a third turn, with some hundred words before it."""
+    """The judge's input in call `number`: a third turn, after about a hundred words of history."""
     from safer_steer.prompts.base import Exchange
     from safer_steer.prompts.judge import JudgeInput
 
@@ -183,7 +182,7 @@ def question(number: int) -> Any:
 
 @asynccontextmanager
 async def judge(url: str, folder: Path, in_flight: int) -> AsyncIterator[Any]:
-    """The judge at the stub, with a fresh cache in `folder` and a ledger."""
+    """A judge that calls the stub, with a fresh cache in `folder` and a ledger."""
     from safer_steer.config import Role
     from safer_steer.endpoints.cache import Cache
     from safer_steer.endpoints.chat import ChatModel
@@ -228,7 +227,7 @@ def ours(url: str, pictures: Path, names: list[str], calls: int, in_flight: int)
 
 
 def thread_pool(url: str, pictures: Path, names: list[str], calls: int, in_flight: int) -> Cost:
-    """A client a thread, the picture encoded for every call."""
+    """One client per thread; the picture is encoded for every call."""
     import openai
 
     from safer_steer.prompts.judge import JUDGE, JudgeVerdict
@@ -262,7 +261,7 @@ def thread_pool(url: str, pictures: Path, names: list[str], calls: int, in_fligh
     all_there = threading.Barrier(in_flight)
 
     def first(number: int) -> None:
-        all_there.wait()  # so that every thread of the pool opens its client
+        all_there.wait()  # so every thread of the pool opens its client
         ask(number)
 
     with ThreadPoolExecutor(in_flight) as pool:
@@ -278,7 +277,7 @@ def thread_pool(url: str, pictures: Path, names: list[str], calls: int, in_fligh
 def judging(
     url: str, pictures: Path, names: list[str], dialogues: int, in_flight: int, side_by_side: bool
 ) -> Cost:
-    """A suite's dialogues through `play_all`, with `in_flight` calls at most."""
+    """Judge a suite's dialogues through `play_all`, with at most `in_flight` calls."""
     from safer_steer.bench.judging import JudgeCritic
     from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
     from safer_steer.episode import Reply
@@ -322,7 +321,7 @@ Row = tuple[str, ...]
 
 
 def calls_table(pictures: Path, names: list[str], calls: int, in_flight: int) -> tuple[list[Row], list[Row]]:
-    """Rows of costs, and of targets."""
+    """Rows of costs, and rows of targets."""
     rows: list[Row] = [("mean latency", "client", "CPU a call", "calls a second", "wall", "peak memory")]
     found = {}
     for mean_s in (LATENCY_S, 0.0):
@@ -359,7 +358,7 @@ def calls_table(pictures: Path, names: list[str], calls: int, in_flight: int) ->
 
 
 def judging_table(pictures: Path, names: list[str], dialogues: int) -> tuple[list[Row], list[Row]]:
-    """Rows of wall times, and of targets."""
+    """Rows of wall times, and rows of targets."""
     rows: list[Row] = [
         ("turns of a dialogue", "calls in flight, at most", "calls", "wall", "to the first row")
     ]
@@ -388,7 +387,7 @@ def target(what: str, value: float, bound: float, unit: str, least: bool = False
 
 
 def table(rows: list[Row], markdown: bool) -> str:
-    """The rows in columns, the first of them as the head."""
+    """The rows as an aligned table; the first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     rule = ["-" * width for width in widths]
@@ -399,7 +398,7 @@ def table(rows: list[Row], markdown: bool) -> str:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run all measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=2000, help="calls a variant")
     parser.add_argument("--in-flight", type=int, default=256, help="of them at once")

@@ -1,13 +1,13 @@
 """The sandbox's main result: base, SFT and SaFeR-Steer on held-out attacks, over several training seeds, with
 intervals.
 
-    python benchmarks/gap.py --seeds 0 1 2 --out runs/gap            # trains and measures; goes on where it
-    stopped python benchmarks/gap.py --seeds 0 1 2 --out runs/gap --set rl.tcsr=mean --name without_tcsr
+    python benchmarks/gap.py --seeds 0 1 2 --out runs/gap            # trains and measures; resumes if rerun
+    python benchmarks/gap.py --seeds 0 1 2 --out runs/gap --set rl.tcsr=mean --name without_tcsr
 
-Every seed is a whole run of the config, from seeds to bench, with 200 marked and 200 unmarked held-out
+Every seed is a full run of the config, from seeds to bench, with 200 marked and 200 unmarked held-out
 dialogues. The tables are computed from the dialogues on disk and printed as Markdown. Every cell has a 95 %
-interval in brackets. Where a row is over several training seeds, it is that of a bootstrap over seeds and
-dialogues, and behind `t` stands the interval over the seeds' means.
+interval in brackets. For a row over several training seeds, the interval is from a bootstrap over seeds and
+dialogues; the interval after `t` is over the seeds' means.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RATES = {
 
 
 def config_for(path: Path, seed: int, dialogues: int, changes: list[str]) -> dict[str, Any]:
-    """The config with this seed, this size of bench, and `section.key=value` changes."""
+    """The config with this seed, this bench size, and the `section.key=value` changes."""
     config = yaml.safe_load(path.read_text())
     config["seed"] = seed
     config["bench"] = {**config.get("bench", {}), "dialogues": dialogues}
@@ -50,7 +50,7 @@ def config_for(path: Path, seed: int, dialogues: int, changes: list[str]) -> dic
 
 
 def train(args: argparse.Namespace, seed: int) -> Path:
-    """One whole run; a finished one returns at once."""
+    """Do one full run. A finished run returns at once."""
     folder = args.out / f"{args.name}-{seed}"
     config = args.out / f"{args.name}-{seed}.yaml"
     config.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def table(runs: dict[int, Path]) -> str:
 
 
 def by_seed(runs: dict[int, Path]) -> str:
-    """Multi-turn Safe and over-refusal of every seed."""
+    """Multi-turn Safe, over-refusal and Help on twins for every seed."""
     lines = [
         "| seed | model | " + " | ".join((*ATTACKS, "all attacks", "over-refusal", "Help on twins")) + " |",
         "|---" * 10 + "|",
@@ -110,7 +110,7 @@ def by_seed(runs: dict[int, Path]) -> str:
 
 
 def safe_turns(runs: dict[int, Path]) -> str:
-    """How many safe requests within attack dialogues were refused, by model."""
+    """Number of safe requests within attack dialogues that were refused, by model."""
     lines = []
     for model in MODELS:
         hits = {seed: refused_turns(rows(folder, model, ATTACKS)) for seed, folder in runs.items()}
@@ -121,7 +121,7 @@ def safe_turns(runs: dict[int, Path]) -> str:
 
 
 def refused_turns(dialogues: list[Dialogue]) -> dict[str, int]:
-    """0 or 1 by dialogue and turn for every safe request that was judged."""
+    """`"<dialogue> <turn>"` -> 1 if refused, else 0, for every safe request that was judged."""
     found = {}
     for row in dialogues:
         for index, turn in enumerate(row.turns):
@@ -131,7 +131,7 @@ def refused_turns(dialogues: list[Dialogue]) -> dict[str, int]:
 
 
 def lost(runs: dict[int, Path]) -> str:
-    """How many dialogues of all suites have no result, by model."""
+    """Number of dialogues without a result over all suites, by model."""
     suites = ("single_turn_blunt", *ATTACKS, "safe_twins")
     lines = []
     for model in MODELS:
@@ -146,7 +146,7 @@ def seeds_said(runs: dict[int, Path]) -> str:
 
 
 def show(rate: dict[str, Any], sign: bool = False) -> str:
-    """Value and interval, and the t interval where there is one; a dash where nothing was scored."""
+    """Value and interval, plus the t interval if there is one; a dash if nothing was scored."""
     if rate["value"] is None:
         return "–"
     form = "+.1f" if sign else ".1f"

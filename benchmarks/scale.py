@@ -1,17 +1,18 @@
-"""How Stage I grows: time, memory and resume over the number of pairs, with a model that answers at once.
+"""How Stage I scales: time, memory and resume over the number of pairs, with a model that answers at once.
 
-    python benchmarks/scale.py --pairs 1000 10000 100000 --out runs/scale     # the last takes a quarter of an
-    hour, and 3 GB in --out
+    python benchmarks/scale.py --pairs 1000 10000 100000 --out runs/scale
 
-Measured is `safer-steer seeds` as `pipeline.seeds` runs it, pictures, journal, pools and manifest included,
-without HTTP and without the cache. In the endpoint's place stands `Instant`: it fills every answer's form
-with drawn words, in lengths as models write them, and lets about two attacks in three succeed, some of them
-at the second attempt. The source is a JSONL file with a picture for every three pairs, 224 x 224 pixels,
-three quarters JPEG and the rest PNG. Making it is not timed.
+The largest size takes a quarter of an hour and 3 GB in --out.
 
-Every measurement is a process of its own. "again" is the same command on the finished run; "from the journal"
-is what is left to do if the run is killed after its last answer: everything is read again, the pools and the
-manifest are written.
+It measures `safer-steer seeds` as run by `pipeline.seeds`, including pictures, journal, pools and manifest,
+without HTTP and without the cache. `Instant` replaces the endpoint: it fills every answer's schema with
+random words, in lengths typical of models, and lets about two attacks in three succeed, some of them at the
+second attempt. The source is a JSONL file with one picture for every three pairs, 224 x 224 pixels, three
+quarters JPEG and the rest PNG. Writing the source is not timed.
+
+Every measurement runs in its own process. "again" is the same command on the finished run. "from the journal"
+is the remaining work if the run is killed after its last answer: everything is read again, and the pools and
+the manifest are written.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from safer_steer.run.folder import Run
 
 PAIRS_A_PICTURE = 3
 SIDE = 224
-"""Pixels."""
+"""Width and height of a picture, pixels."""
 WORDS = re.findall(
     r"\w+",
     "the a this that label bottle on left where how much would one need for mine picture shelf open next first could you show",
@@ -49,7 +50,7 @@ WORDS = re.findall(
 
 
 class Instant:
-    """A transport that answers every job of Stage I in its form; what it says is drawn, seeded by the
+    """A transport that answers every job of Stage I in its schema, with random words seeded by the
     question."""
 
     async def complete(
@@ -105,7 +106,7 @@ class InstantRun(Run):
 
 
 def write_source(folder: Path, pairs: int) -> Path:
-    """`pairs.jsonl` and its pictures; the pictures that are there already are taken as they are."""
+    """Write `pairs-<pairs>.jsonl` and its pictures. Existing pictures are reused."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     path = folder / f"pairs-{pairs}.jsonl"
     with path.open("w") as file:
@@ -133,8 +134,8 @@ def _draw(seed: int) -> Image.Image:
 
 
 def work(source: Path, folder: Path) -> dict[str, float]:
-    """One `safer-steer seeds`, measured from inside: seconds, CPU seconds, and the process's peak memory
-    (VmHWM) in MB."""
+    """Run `safer-steer seeds` in this process and measure it: seconds, CPU seconds, and the process's peak
+    memory (VmHWM) in MB."""
     config = Config.model_validate({"seeds": {"sources": [{"name": "made-up", "path": str(source)}]}})
     began, cpu = time.monotonic(), time.process_time()
     with Display() as show, InstantRun(config, folder, show) as run:
@@ -150,13 +151,13 @@ def work(source: Path, folder: Path) -> dict[str, float]:
 
 
 def apart(source: Path, folder: Path) -> dict[str, float]:
-    """`work` in a fresh process."""
+    """Run `work` in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, source, folder).result()
 
 
 def measure(pairs: int, out: Path) -> str:
-    """A row of the table."""
+    """Measure one size; returns its row of the table."""
     source, folder = write_source(out / "source", pairs), out / f"run-{pairs}"
     shutil.rmtree(folder, ignore_errors=True)
     first = apart(source, folder)

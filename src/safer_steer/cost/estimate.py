@@ -69,8 +69,8 @@ class Estimate:
 
 
 def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
-    """Count the calls a run of this config would make. It makes no calls, needs no API key, and writes only to
-    a temporary folder.
+    """Count the calls a run of this config would make. It makes no calls, needs no API key, and writes only
+    to a temporary folder.
 
     Raises:
         UserError: a source or a suite is missing or unusable.
@@ -206,8 +206,8 @@ class _Sampling:
             self._add("assemble", made.stratum.weight)
 
     async def _bootstrap(self, training: list[_Scripts], benign: bool, share: float) -> None:
-        """Stage II on a group of scripts, of which it plays a share. The questions of the single-turn ablation
-        are counted separately."""
+        """Stage II on a group of scripts, of which it plays a share. The questions of the single-turn
+        ablation are counted separately."""
         several = self.config.bootstrap.sft.model_copy(update={"single_turn": False})
         whole = self.config.bootstrap.model_copy(update={"dialogues": None, "sft": several})
         config = self.config.model_copy(update={"assembly": None, "bootstrap": whole})

@@ -83,8 +83,8 @@ class SuiteSample:
 
 
 def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSample]:
-    """Draw about `wanted` dialogues over the suites that exist before a run, at least one of each. The sandbox
-    suites are written to `folder`.
+    """Draw about `wanted` dialogues over the suites that exist before a run, at least one of each. The
+    sandbox's suites are written to `folder`.
 
     Raises:
         UserError: a suite is missing or unusable.

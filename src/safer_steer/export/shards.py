@@ -53,8 +53,8 @@ class ParquetShards:
         self._writer, self._shard = None, 0
 
     def close(self) -> list[Path]:
-        """Write the remaining rows, rename the files to their final names, and return their paths. Without any
-        rows, one empty file is written."""
+        """Write the remaining rows, rename the files to their final names, and return their paths. With no
+        rows at all, one empty file is written."""
         if self._rows or not self._parts:
             self._flush()
         self._end_shard()

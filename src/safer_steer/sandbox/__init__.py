@@ -1,2 +1,2 @@
-"""The embedded world: fictional devices, agents that know its rules, and a tiny student. Harm is exact here
-and nobody can be hurt."""
+"""The embedded test world: fictional devices, agents that know its rules, and a tiny student. Harm is
+measured exactly and is harmless in reality."""

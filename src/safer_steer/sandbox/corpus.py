@@ -1,10 +1,10 @@
-"""What the base student reads: dialogues of a helpful assistant that sees well and knows every form of
-question.
+"""The base student's training data: dialogues of a helpful assistant that reads pictures reliably and knows
+every form of question.
 
-It is safe the way unaligned models are: asked bluntly in the first turn, it declines a marked device's
-procedure about half the time; anywhere else it complies nearly always. Every structure occurs here as an
-ordinary request, those of the benchmark too, so that a later failure on them is danger and not want of
-language.
+Its safety is that of an unaligned model: asked bluntly in the first turn, it declines a marked device's
+procedure about half the time; otherwise it nearly always complies. Every structure, including the
+benchmark's, occurs here as an ordinary request. A later failure on such a structure is therefore a safety
+failure, not a lack of language ability.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ BLUNT = ("all", "step")
 BLUNT_REFUSED = 0.55
 """Share of blunt first turns about a marked device's procedure that are declined."""
 OTHER_REFUSED = 0.04
-"""Share of all its other procedural requests that are declined."""
+"""Share of all other procedural requests about a marked device that are declined."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training dialogue: which picture, and (user, assistant) turns in the thinking_answer format."""
+    """One training dialogue: its picture, and (user, assistant) turns in the thinking_answer format."""
 
     device: Device
     marked: bool
@@ -36,16 +36,16 @@ class Example:
 
 
 def reply(device: Device, marked: bool, request: Request) -> str:
-    """The true answer, whatever it discloses."""
+    """The true answer, regardless of what it discloses."""
     return mark_answer(marked) if request.form == "mark" else request.answer(device)
 
 
 TURNS = (1, 1, 2, 3, 4, 5, 6)
-"""Lengths of the dialogues, to draw from."""
+"""Dialogue lengths to draw from."""
 
 
 def example(rng: random.Random, turns_wanted: int | None = None) -> Example:
-    """Draw one dialogue of `turns_wanted` turns, or of a drawn length."""
+    """Draw one dialogue of `turns_wanted` turns, or of a random length."""
     device, marked = rng.choice(devices()), rng.random() < 0.5
     turns: list[tuple[str, str]] = []
     for index in range(turns_wanted or rng.choice(TURNS)):

@@ -1,5 +1,5 @@
-"""The sandbox's agents behind an OpenAI-compatible HTTP server, for trying out endpoints with nothing
-downloaded and nothing paid."""
+"""The sandbox's agents behind an OpenAI-compatible HTTP server, for trying out endpoints without downloads or
+cost."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from safer_steer.store import content_id
 
 MODEL = "sandbox"
 LARGEST = 64 * 2**20
-"""Bytes of a request, pictures included."""
+"""Largest size of a request in bytes, pictures included."""
 
 
 def application() -> web.Application:
     """`POST /v1/chat/completions` and `GET /v1/models`.
 
-    A request that names a job of the method in its system message is done by that job's agent, any other
-    answered by the fixed target policy.
+    A request that names a job of the method in its system message goes to that job's agent. The fixed target
+    policy answers all others.
     """
     app = web.Application(client_max_size=LARGEST)
     app.router.add_post("/v1/chat/completions", _complete)
@@ -33,11 +33,11 @@ def application() -> web.Application:
 
 
 def serve(port: int, ready: Callable[[str], None]) -> None:
-    """Serve on 127.0.0.1 until interrupted; `ready` gets the base URL once requests are taken. Port 0 takes a
-    free one.
+    """Serve on 127.0.0.1 until interrupted. `ready` is called with the base URL once requests are accepted.
+    Port 0 selects a free port.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
 
     async def forever() -> None:

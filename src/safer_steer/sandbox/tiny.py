@@ -1,5 +1,5 @@
-"""A Qwen2.5-VL of a few million parameters with its own tokenizer, built from nothing: the sandbox's
-student."""
+"""The sandbox's student: a Qwen2.5-VL of a few million parameters with its own tokenizer, built from
+scratch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECIALS = [
     "<|video_pad|>",
 ]
 BLOCKS = ["<thinking>", "</thinking>", "<answer>", "</answer>"]
-"""Single tokens, but ordinary text: anybody may write them."""
+"""Single tokens, but not special ones: users may write them too."""
 VOCABULARY = 900
 
 TEMPLATE = (
@@ -28,7 +28,7 @@ TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML as Qwen2.5-VL writes it."""
+"""ChatML in Qwen2.5-VL's layout."""
 
 
 def build_processor(texts: Iterable[str]) -> Any:

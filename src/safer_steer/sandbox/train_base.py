@@ -1,4 +1,4 @@
-"""Trains the shipped base student from nothing: next-token prediction on the assistant's turns of
+"""Trains the shipped base student from scratch: next-token prediction on the assistant's turns of
 `corpus.example`."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SYSTEM = "You are a helpful assistant."
 
 
 def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list[Any]) -> Transcript:
-    """A finished dialogue as ids, every assistant turn a target."""
+    """A finished dialogue as token ids; every assistant turn is a target."""
     transcript = Transcript(renderer, renderer.pictures(images))
     for user, assistant in turns:
         transcript.add_user(user)
@@ -36,7 +36,7 @@ def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list
 
 
 class Batches(Dataset):
-    """Batch number i is a function of seed and i alone, however many workers make them."""
+    """Training batches. Batch i depends only on the seed and i, not on the number of workers."""
 
     def __init__(self, renderer: Renderer, seed: int, steps: int, size: int) -> None:
         self.renderer, self.seed, self.steps, self.size = renderer, seed, steps, size
@@ -46,7 +46,7 @@ class Batches(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.seed} {step}")
-        turns = rng.choice(TURNS)  # one length a batch: no time is spent on padding
+        turns = rng.choice(TURNS)  # one length per batch, so little time is spent on padding
         transcripts = [self._one(example(rng, turns)) for _ in range(self.size)]
         batch = model_inputs(transcripts, "right")
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
@@ -69,8 +69,8 @@ def train_base(
     """Train and save processor, weights (float16 safetensors) and `training.json` (settings, seconds, loss
     curve) to `out`.
 
-    `start` goes on from a student trained earlier, with its tokenizer, instead of from nothing; its record is
-    kept in front.
+    With `start`, training continues from an earlier student and its tokenizer, instead of from scratch; the
+    earlier record is kept before the new one.
     """
     torch.set_float32_matmul_precision("high")
     model, processor = _load(start) if start else _new(seed)
@@ -138,7 +138,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
 
 def save(model: Any, processor: Any, out: Path) -> None:
-    """Weights as float16 safetensors, and everything the processor needs."""
+    """Save the weights as float16 safetensors, and the processor."""
     out.mkdir(parents=True, exist_ok=True)
     model.to("cpu", torch.float16).save_pretrained(out)
     processor.save_pretrained(out)
