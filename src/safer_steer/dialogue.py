@@ -1,7 +1,7 @@
-"""The nouns every stage shares: `Seed`, `Turn`, `Dialogue`, `StopReason`, and their JSONL form.
+"""The data types every stage shares: `Seed`, `Turn`, `Dialogue`, `StopReason`, and their JSONL form.
 
 A dialogue is D = (x, (u_1, a_1) ... (u_T, a_T)): x the pictures, u_t the user's turn, a_t the assistant's
-(docs/method.md, "The problem"). A seed is the same row with the user's side alone: the script.
+(docs/method.md, "The problem"). A seed is the same row with only the user's turns: the script.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safer_steer.errors import UserError
 
 
 class Kind(StrEnum):
-    """What a script is for (docs/method.md, Stage I)."""
+    """The pool a script belongs to (docs/method.md, Stage I)."""
 
     BENIGN = "benign"
     OBFUSCATED = "obfuscated"
@@ -26,10 +26,10 @@ class Kind(StrEnum):
 
 
 class Format(StrEnum):
-    """How the assistant lays out a turn."""
+    """The layout of an assistant turn."""
 
     THINKING_ANSWER = "thinking_answer"
-    """One `<thinking>...</thinking>` block, then one `<answer>...</answer>` block (the paper's)."""
+    """One `<thinking>...</thinking>` block, then one `<answer>...</answer>` block (the paper's layout)."""
     PLAIN = "plain"
 
 
@@ -37,13 +37,13 @@ class StopReason(StrEnum):
     """Why a dialogue ended; counted in every report."""
 
     COMPLETED = "completed"
-    """The script, or the turn limit, was reached."""
+    """The end of the script, or the turn limit, was reached."""
     SUCCESS = "success"
-    """Stage I: the attack reached its score."""
+    """Stage I: the attack reached the success score."""
     HARD_REFUSAL = "hard_refusal"
     """Stage I: a short script was refused outright at its first turn."""
     UNSCORED = "unscored"
-    """The critic could not score a turn: the dialogue stops there and carries no reward."""
+    """The critic could not score a turn: the dialogue stops there and has no reward."""
     USER_FAILED = "user_failed"
     """The user's seat (the red agent) failed to write the next turn."""
     ASSISTANT_FAILED = "assistant_failed"
@@ -53,34 +53,34 @@ class StopReason(StrEnum):
 
 
 class Strict(BaseModel):
-    """A model that refuses unknown keys."""
+    """A pydantic model that rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Turn(Strict):
-    """One exchange. `assistant` is what was sampled, with its thinking; other seats see `visible_answer` of
-    it."""
+    """One exchange. `assistant` is the text as sampled, including its thinking; other seats see its
+    `visible_answer`."""
 
     user: str = Field(min_length=1)
     assistant: str | None = None
     scores: dict[str, float] | None = None
-    """By name of score; None where the turn was not, or could not be, scored."""
+    """Scores by name; None if the turn was not, or could not be, scored."""
     next_user: str | None = Field(None, exclude_if=lambda text: text is None)
-    """The tutor's next user turn, fitted to this answer; None (and not in the row) where the script's is
+    """The tutor's next user turn, adapted to this answer; None (and not in the row) if the script's turn is
     next."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("user", "assistant", "next_user", mode="before")
     @classmethod
     def _writable(cls, text: Any) -> Any:
-        """A model can emit half of a surrogate pair, which no UTF-8 file can hold: it becomes "?"."""
+        """Replace half of a surrogate pair with "?": a model can emit one, but UTF-8 cannot encode it."""
         return text.encode(errors="replace").decode() if isinstance(text, str) else text
 
 
 class Seed(Strict):
-    """Pictures, an intent and a script of user turns. Image paths are relative to the folder of the run or
-    suite."""
+    """Pictures, an intent and a script of user turns. Image paths are relative to the run's or suite's
+    folder."""
 
     id: str = Field(min_length=1)
     kind: Kind
@@ -97,7 +97,7 @@ class Seed(Strict):
 
 
 class Dialogue(Seed):
-    """A seed that was played: its turns hold what was really said."""
+    """A played seed: its turns hold the actual exchanges."""
 
     turns: list[Turn] = Field(default_factory=list)
     stop: StopReason | None = None
@@ -121,10 +121,10 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def visible_answer(text: str, format: Format) -> str:
-    """What the user, the tutor and the judge see of an assistant's turn.
+    """The part of an assistant turn that the user, the tutor and the judge see.
 
-    In `thinking_answer` the text of the answer block; "" where there is none (an unclosed block counts up to
-    its end).
+    In `thinking_answer` this is the text of the answer block, or "" if there is none. An unclosed block runs
+    to the end of the text.
     """
     if format is Format.PLAIN:
         return text.strip()
@@ -136,29 +136,29 @@ def visible_answer(text: str, format: Format) -> str:
 
 
 def lay_out(thinking: str, answer: str, format: Format) -> str:
-    """An assistant's turn in the format: both blocks, or the answer alone."""
+    """Format an assistant turn: both blocks, or only the answer in the plain format."""
     return answer if format is Format.PLAIN else f"<thinking>{thinking}</thinking><answer>{answer}</answer>"
 
 
 def read_seeds(path: Path, may_be_empty: bool = False) -> list[Seed]:
-    """Read a JSONL file of seeds or dialogues (the script is what counts).
+    """Read a JSONL file of seeds or dialogues (only the script is used).
 
     Raises:
-        UserError: the file is missing, or empty where it may not be, or a line is no seed; names file and
-            line.
+        UserError: the file is missing, or empty without `may_be_empty`, or a line is not a seed. The message
+            names file and line.
     """
     return list(each_row(path, Seed, may_be_empty))
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
-    """Read a JSONL file of played dialogues. Raises `UserError` as `read_seeds` does; an empty file is an
-    empty list."""
+    """Read a JSONL file of played dialogues; an empty file gives an empty list. Raises `UserError` as
+    `read_seeds` does."""
     return list(each_row(path, Dialogue, may_be_empty=True))
 
 
 def each_row(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Iterator[AnySeed]:
-    """The rows of a JSONL file one by one, for files too large to hold. Raises `UserError` as `read_seeds`
-    does, when it gets there."""
+    """Iterate over the rows of a JSONL file, for files too large for memory. Raises `UserError` as
+    `read_seeds` does, when iteration reaches the bad line."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     rows = 0
@@ -178,5 +178,5 @@ def each_row(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Ite
 
 
 def to_jsonl(rows: Iterable[BaseModel]) -> str:
-    """One JSON object a line, in the stable row form."""
+    """Serialise rows as JSONL, one object a line, in the stable row form."""
     return "".join(row.model_dump_json() + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""The one dialogue loop. Every stage runs this coroutine with another user, assistant and critic.
+"""The dialogue loop. Every stage runs this coroutine with its own user, assistant and critic.
 
 | use                      | user's seat            | assistant's seat | critic's seat   |
 |--------------------------|------------------------|------------------|-----------------|
@@ -7,8 +7,8 @@
 | Stage III rollout        | tutor, or the template | the student      | tutor           |
 | benchmark                | the script             | any model        | judge           |
 
-The loop knows nothing of HTTP, tokens or trainers. If a seat fails, it raises a `BoundaryError`, which
-becomes the dialogue's stop reason: a bad rollout is data.
+The loop does not depend on HTTP, tokens or trainers. A seat that fails raises a `BoundaryError`, which is
+recorded as the dialogue's stop reason: a bad rollout is data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safer_steer.errors import BoundaryError
 
 @dataclass
 class Reply:
-    """What the assistant's or the user's seat said: the text as sampled, and facts about it (finish reason,
+    """A reply from the assistant's or the user's seat: the text as sampled, and metadata (finish reason,
     token counts, an attacker's faults)."""
 
     text: str
@@ -32,14 +32,14 @@ class Reply:
 
 @dataclass
 class Verdict:
-    """What the critic's seat thinks of the last turn."""
+    """The critic's scores for one turn."""
 
     scores: dict[str, float]
     meta: dict[str, Any] = field(default_factory=dict)
     next_user: str | None = None
-    """The tutor's next user turn (feedback dynamics); None keeps the template."""
+    """The tutor's next user turn (feedback dynamics); None keeps the template's turn."""
     stop: StopReason | None = None
-    """End the dialogue here, for instance on a successful attack."""
+    """A reason to end the dialogue here, for instance a successful attack."""
 
 
 class ContextFull(Exception):
@@ -48,29 +48,29 @@ class ContextFull(Exception):
 
 class User(Protocol):
     async def speak(self, dialogue: Dialogue, template: str) -> Reply:
-        """The next user turn, given what was said so far and the script's turn."""
+        """Return the next user turn, given the dialogue so far and the script's turn (`template`)."""
         ...
 
 
 class Assistant(Protocol):
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        """Answer `question` after the turns of `dialogue` (the question is not among them yet)."""
+        """Answer `question` after the turns of `dialogue` (which do not include the question yet)."""
         ...
 
 
 class Critic(Protocol):
     immediate: bool
     """True: the loop waits for each verdict (it may stop the dialogue or write the next turn). False: all
-    turns are judged side by side."""
+    turns are judged concurrently."""
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
-        """Score turn `turn` (0-based) of `dialogue` without a look at later turns; `template` is the script's
+        """Score turn `turn` (0-based) of `dialogue` without using later turns. `template` is the script's
         next user turn, if any."""
         ...
 
 
 class Script:
-    """The user's seat that follows the script, or the tutor's next turn where the critic wrote one."""
+    """A user's seat that follows the script, or the next user turn that the critic wrote, if any."""
 
     async def speak(self, dialogue: Dialogue, template: str) -> Reply:
         adapted = dialogue.turns[-1].next_user if dialogue.turns else None
@@ -80,7 +80,7 @@ class Script:
 async def play(
     seed: Seed, user: User, assistant: Assistant, critic: Critic | None, max_turns: int = 10
 ) -> Dialogue:
-    """Play one dialogue on a seed's script and return it with its stop reason; never raises a
+    """Play one dialogue on a seed's script and return it with its stop reason. Never raises a
     `BoundaryError`."""
     dialogue = Dialogue.begin(seed)
     script = seed.script[:max_turns]
@@ -113,7 +113,7 @@ async def play(
             else:
                 judging.append(asyncio.create_task(judged))
         await asyncio.gather(*judging)
-    finally:  # where a bug or the money limit ends the dialogue, no verdict is bought for it any more
+    finally:  # if a bug or the spending limit ends the dialogue, pay for no further verdicts
         for task in judging:
             task.cancel()
     dialogue.stop = dialogue.stop or StopReason.COMPLETED
@@ -121,7 +121,7 @@ async def play(
 
 
 async def _judge(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None) -> None:
-    """Fill in one turn's scores. A turn that could not be scored stays None; an immediate critic's failure
+    """Fill in one turn's scores. They stay None if the critic fails; if the critic is immediate, this also
     ends the dialogue."""
     turn = dialogue.turns[index]
     try:

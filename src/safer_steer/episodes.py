@@ -1,4 +1,4 @@
-"""Many dialogues, so many at once. A finished one is on disk at once; the next run plays the others."""
+"""Play many dialogues concurrently. Each is written to disk when it finishes; the next run plays the rest."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ async def play_all(
     max_turns: int = 10,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Dialogue]:
-    """Play every seed's script, or its first `max_turns` turns; then the dialogues come in the seeds' order,
-    read from the journal one by one.
+    """Play every seed's script, or its first `max_turns` turns.
+
+    Returns an iterator over the dialogues in the seeds' order, read from the journal one by one.
 
     Args:
         out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again,
-            those with unscored or failed turns included: they are data. It belongs to one model, judge and
-            setting; whoever changes those takes another file.
+            including those with unscored or failed turns: they are data. A journal belongs to one model,
+            judge and setting; use another file if any of them changes.
         user: the user's seat; the script by default.
-        again_if_unreached: a dialogue that an endpoint's failure ended is no finished work: it is not
-            journalled, and the call ends in an error.
-        concurrency: dialogues in play at once; they start in the seeds' order.
+        again_if_unreached: if True, a dialogue ended by an endpoint's failure does not count as finished: it
+            is not journalled, and the call ends in an error.
+        concurrency: maximum number of dialogues in play at once; they start in the seeds' order.
         progress: called with (finished, all) at the start and after every dialogue.
 
     Raises:
         UserError: the journal holds another script under a seed's id; or endpoints failed
-            (`again_if_unreached`), at once if they do so `workers.PATIENCE` times in a row.
+            (`again_if_unreached`). `workers.PATIENCE` failures in a row raise it immediately.
     """
     with Journal(out) as journal:
         for seed in seeds:
@@ -72,7 +73,7 @@ def _played(seeds: list[Seed], out: Path) -> Iterator[Dialogue]:
 
 
 def _unreached(dialogue: Dialogue) -> str | None:
-    """How an endpoint failed this dialogue, if one did."""
+    """The endpoint error that affected this dialogue, or None."""
     reasons = [dialogue.meta.get("error", ""), *(turn.meta.get("unscored", "") for turn in dialogue.turns)]
     prefix = f"{EndpointError.boundary}: "
     return next((reason.removeprefix(prefix) for reason in reasons if reason.startswith(prefix)), None)

@@ -1,6 +1,6 @@
 """The 95 % intervals of the metrics: of a share, of a mean of shares over suites, and over training seeds.
 
-Rates are in percent. `benchmarks/coverage.py` simulates how often the intervals hold the true value
+Rates are in percent. `benchmarks/coverage.py` simulates how often the intervals contain the true value
 (docs/method.md, "Intervals").
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 CONFIDENCE = 95.0
 TAIL = (100 - CONFIDENCE) / 200
-"""The probability beyond each end of an interval, 0-1."""
+"""The probability outside each end of an interval, 0-1."""
 
 
 def rate(
@@ -20,39 +20,40 @@ def rate(
 ) -> dict[str, float | None]:
     """The mean over suites of the share of dialogues that pass, with its interval.
 
-    A bootstrap over dialogues would say [0, 0] wherever no dialogue passes, so the interval is that of the
-    posterior: the share of a suite is Beta(passed + a, n - passed + a). With one suite a is 1/2 (Jeffreys),
-    and its quantiles are the interval. With m suites a is 1 / (2 m), and the interval are percentiles of the
-    mean of one draw a suite: a prior of 1/2 in each would add up to m / 2 dialogues that pass and cover badly
-    near 0. Where no dialogue of any suite passes, the lower end is 0; where all do, the upper end is 100.
+    A bootstrap over dialogues would give [0, 0] if no dialogue passes. The interval is therefore that of the
+    posterior: the share of a suite is Beta(passed + a, n - passed + a). With one suite, a is 1/2 (Jeffreys)
+    and the interval is the posterior's quantiles. With m suites, a is 1 / (2 m), and the interval is the
+    percentiles of the mean of one draw per suite: a prior of 1/2 in each would add m / 2 passing dialogues
+    and give poor coverage near 0. If no dialogue of any suite passes, the lower end is 0; if all do, the
+    upper end is 100.
 
     Args:
         counts: (passed, n) of every suite.
-        resamples: draws from each suite's posterior; a single suite needs none.
-        seed: of the draws.
+        resamples: draws from each suite's posterior; not used for a single suite.
+        seed: random seed of the draws.
 
     Returns:
-        `{"value", "low", "high"}`, 0-100; None where there is no suite, or a suite has n = 0.
+        `{"value", "low", "high"}`, 0-100; each None if there is no suite, or a suite has n = 0.
     """
     if not counts or not all(n for _, n in counts):
         return {"value": None, "low": None, "high": None}
     value = float(np.mean([100 * passed / n for passed, n in counts]))
     low, high = _beta_quantiles(*counts[0]) if len(counts) == 1 else _drawn(counts, resamples, seed)
-    # The posterior leans towards 1/2; suites of very different size could push the value out at one end.
+    # The posterior is biased towards 1/2: with suites of very different size, the value could fall outside.
     low = 0.0 if all(not passed for passed, _ in counts) else min(low, value)
     high = 100.0 if all(passed == n for passed, n in counts) else max(high, value)
     return {"value": value, "low": low, "high": high}
 
 
 def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str, float] | None:
-    """Student's t interval of the mean of `means`, one of each training seed, cut off at `limits`.
+    """Student's t interval of the mean of `means` (one per training seed), clipped to `limits`.
 
-    None with fewer than two seeds, and where all means are equal: a spread of 0 among a few seeds says
-    nothing.
+    None with fewer than two seeds, or if all means are equal: a spread of 0 among a few seeds is not
+    informative.
     """
     if len(means) < 2 or np.ptp(means) == 0:
         return None
-    from scipy.special import stdtrit  # here, for it is slow to load
+    from scipy.special import stdtrit  # imported here because it loads slowly
 
     half = float(stdtrit(len(means) - 1, 1 - TAIL)) * float(np.std(means, ddof=1)) / len(means) ** 0.5
     middle = float(np.mean(means))
@@ -60,13 +61,13 @@ def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str,
 
 
 def percentiles(drawn: np.ndarray) -> tuple[float, float]:
-    """The ends that leave out 2.5 % of the draws on each side."""
+    """The 2.5 % and 97.5 % quantiles of the draws."""
     low, high = np.quantile(drawn, [TAIL, 1 - TAIL])
     return float(low), float(high)
 
 
 def _beta_quantiles(passed: int, n: int) -> tuple[float, float]:
-    from scipy.special import betaincinv  # here, for it is slow to load
+    from scipy.special import betaincinv  # imported here because it loads slowly
 
     low, high = (100 * float(betaincinv(passed + 0.5, n - passed + 0.5, tail)) for tail in (TAIL, 1 - TAIL))
     return low, high

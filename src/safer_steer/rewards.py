@@ -1,7 +1,8 @@
 """Rewards of Stage III, as pure functions (docs/method.md, "Stage III"; the paper's eq. 18-21).
 
-What differs from the published code: usefulness is locked to safety in code, an unscored trajectory is out of
-its group's baseline instead of earning 0, and both forms of the trajectory-consistent reward are available.
+Differences from the published code: usefulness is locked to safety in code, an unscored trajectory is
+excluded from its group's baseline instead of earning 0, and both forms of the trajectory-consistent reward
+are available.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Literal
 TCSRForm = Literal["min_mean", "running", "mean"]
 
 LEAK = 4
-"""A turn with a safety score (1-10) up to this gave something away (the rubric's 4: refused, but leaked)."""
+"""A turn with a safety score (1-10) up to this leaked something (the rubric's 4: refused, but leaked)."""
 EMPTY_SAFETY = 6
 """The highest safety score (1-10) of an empty visible answer: it leaks nothing, but neither refuses nor
 answers.
 
-Every critic has such a rule in code, since models score nothing at random: usefulness, faithfulness and the
-evaluator's helpfulness are then 1, the judge's helpfulness 0, and the attack judge gives at most 3 (vague).
+Every critic has such a rule in code, because models score an empty answer at random: usefulness, faithfulness
+and the evaluator's helpfulness are then 1, the judge's helpfulness is 0, and the attack judge gives at most 3
+(vague).
 """
 
 
@@ -30,7 +32,7 @@ def lock_usefulness(safety: int) -> int:
     gives 10.
 
     Raises:
-        ValueError: `safety` is no whole number within 1-10.
+        ValueError: `safety` is not a whole number within 1-10.
     """
     if safety not in range(1, 11):
         raise ValueError(f"safety is {safety}, no whole number within 1-10")
@@ -40,10 +42,10 @@ def lock_usefulness(safety: int) -> int:
 def turn_reward(
     safety: float, usefulness: float, faithfulness: float, weights: Sequence[float] = (0.4, 0.4, 0.2)
 ) -> float:
-    """r_t in [0.1, 1] from three scores in 1-10; the weights sum to 1.
+    """The turn reward r_t in [0.1, 1] from three scores in 1-10; the weights sum to 1.
 
     Raises:
-        ValueError: a score lies outside 1-10, a weight is negative, or the weights do not sum to 1.
+        ValueError: a score is outside 1-10, a weight is negative, or the weights do not sum to 1.
     """
     if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"weights {tuple(weights)} are not shares that sum to 1")
@@ -54,7 +56,8 @@ def turn_reward(
 
 
 def has_thinking_answer(text: str) -> bool:
-    """Exactly one thinking block, then exactly one answer block, and nothing outside them but white space."""
+    """Whether the text is exactly one thinking block, then exactly one answer block, and otherwise only white
+    space."""
     tags = re.findall(r"</?(?:thinking|answer)>", text)
     if tags != ["<thinking>", "</thinking>", "<answer>", "</answer>"]:
         return False
@@ -83,12 +86,13 @@ def shaped_reward(
 def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mean") -> float:
     """Trajectory-consistent reward R of the turn rewards r_1 ... r_T.
 
-    `min_mean` (published code): alpha * min r + (1 - alpha) * mean r. `running` (eq. 18-20 of v1): sum over t
-    of alpha * min_{j<=t} r_j + (1 - alpha) * mean_{j<=t} r_j; grows with T. `mean`: r_t alone, averaged (the
-    paper's ablation "without TCSR").
+    - `min_mean` (published code): alpha * min r + (1 - alpha) * mean r.
+    - `running` (eq. 18-20 of v1): sum over t of alpha * min_{j<=t} r_j + (1 - alpha) * mean_{j<=t} r_j; grows
+      with T.
+    - `mean`: the mean of r_t (the paper's ablation "without TCSR").
 
     Raises:
-        ValueError: no rewards, alpha outside 0-1, or an unknown form.
+        ValueError: there are no rewards, alpha is outside 0-1, or the form is unknown.
     """
     if not rewards:
         raise ValueError("a trajectory without scored turns has no return")
