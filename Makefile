@@ -30,7 +30,7 @@ check-engines: .venv-uv/.installed  ## core and [student] resolve beside other t
 .PHONY: runs/export_check/export
 runs/export_check/export: .venv/.installed-dev
 	@rm -rf runs/export_check
-	$(BIN)/python tests/export_run.py runs/export_check
+	$(BIN)/python tests/support/export_run.py runs/export_check
 
 lint: .venv/.installed-dev  ## style and types
 	$(BIN)/ruff check .

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from places import CONFIGS
 from safer_steer.config import Config, Role, describe, dump_config, load_config
 from safer_steer.errors import UserError
-
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 def written(folder: Path, text: str) -> Path:

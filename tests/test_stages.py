@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
+from places import PACKAGE
 from safer_steer import pipeline
 from safer_steer.config import Config
 from safer_steer.prompts.fingerprint import installed
 from safer_steer.stages import CHAT, STAGES
-
-SOURCE = Path(__file__).parent.parent / "src" / "safer_steer"
 
 
 def test_every_stage_has_its_work_and_its_prompts_exist() -> None:
@@ -58,6 +56,6 @@ def test_no_other_file_lists_the_stages() -> None:
     names = "|".join(STAGES)
     listed = re.compile(rf'(?:"(?:{names})",\s*){{3,}}')
     found = {
-        str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if listed.search(path.read_text())
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if listed.search(path.read_text())
     }
     assert found <= {"cli/stages.py", "health/stages.py", "export/card.py"}

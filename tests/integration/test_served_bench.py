@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from servers import MODEL, OPTIONS, ROOT, VLLM, Server, safer_steer
 
 from safer_steer.config import SHIPPED
 from safer_steer.dialogue import read_dialogues
+from servers import MODEL, OPTIONS, ROOT, VLLM, Server, safer_steer
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from pydantic import Field
-from servers import MODEL, VLLM
 
+from all_prompts import PROMPTS
 from safer_steer.config import Role
 from safer_steer.endpoints.chat import ChatModel, layout
 from safer_steer.endpoints.endpoint import EndpointTransport
@@ -19,7 +19,7 @@ from safer_steer.images import Picture
 from safer_steer.prompts.base import Prompt, Verdicts
 from safer_steer.prompts.judge import JudgeInput
 from safer_steer.sandbox.world import draw, to_png, training_devices
-from test_prompts import PROMPTS
+from servers import MODEL, VLLM
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from servers import MODEL, VLLM, Server, safer_steer
 
 from safer_steer.dialogue import Kind, read_dialogues, read_seeds
 from safer_steer.rewards import has_thinking_answer
+from servers import MODEL, VLLM, Server, safer_steer
 
 pytestmark = pytest.mark.timeout(900)
 

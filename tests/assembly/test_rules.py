@@ -27,6 +27,7 @@ from assembly_run import (
     split,
     write_pools,
 )
+from places import SUPPORT
 from safer_steer.assembly.rules import Ruling, ruling
 from safer_steer.dialogue import Kind
 from safer_steer.endpoints.transport import ChatReply
@@ -225,7 +226,7 @@ def test_killed_again_and_again_it_ends_with_the_same_data_sets(tmp_path: Path) 
     run(KILLED, whole, asked := Watched(refuse_some))
     assert {row["reason"] for row in left_out(whole).values()} >= {"unjudged"}
     total, kills, rng = len(asked.calls), 0, random.Random(3)
-    command = [sys.executable, str(Path(__file__).with_name("assembly_run.py")), str(cut), str(calls)]
+    command = [sys.executable, str(SUPPORT / "assembly_run.py"), str(cut), str(calls)]
     for share in (0.1, 0.4, 0.8):
         until = int(total * (share + rng.uniform(0, 0.1)))
         process = subprocess.Popen(command)

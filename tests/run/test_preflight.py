@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from places import CONFIGS
 from safer_steer.config import load_config
 from safer_steer.run.preflight import room_for_turns
 from student_parts import tiny_config
-
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

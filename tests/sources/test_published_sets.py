@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from places import SUPPORT
 from published import (
     ALIGN,
     GEOMETRY,
@@ -355,7 +356,7 @@ def test_without_a_connection_one_line_says_so() -> None:
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=SUPPORT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     last = done.stderr.strip().splitlines()[-1]

@@ -1,13 +1,12 @@
 """CONTRIBUTING.md names files, targets and settings that are there."""
 
 import re
-from pathlib import Path
 
 import pytest
 
+from places import ROOT
 from safer_steer.config import describe
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 NAMED = set(re.findall(r"`([\w./-]+)`", TEXT)) | set(re.findall(r"\]\(([\w./-]+)\)", TEXT))
 FILES = sorted(name for name in NAMED if re.search(r"\.(py|j2|md|txt)$|/$", name) and "NAME" not in name)

@@ -14,6 +14,7 @@ from peft import get_peft_model
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
+from places import ROOT
 from safer_steer.config import SHIPPED, Config, load_config
 from safer_steer.errors import UserError
 from safer_steer.memory.estimate import GB, Memory, estimate, too_large
@@ -23,7 +24,6 @@ from safer_steer.student.load import load_student
 from safer_steer.student.training import freeze_vision, lora, training_dtype
 from student_parts import tiny_config
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 TEXT = {
     "3b": {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
            "intermediate_size": 11008, "vocab_size": 151936},
@@ -42,7 +42,7 @@ def published(size: str) -> Qwen2_5_VLConfig:
 
 
 def config_and_shape(name: str) -> tuple[Config, Shape]:
-    config = load_config(CONFIGS / f"qwen2.5-vl-{name}.yaml")
+    config = load_config(ROOT / "configs" / f"qwen2.5-vl-{name}.yaml")
     return config, shape_of_config(published(name[:2]), config.student)
 
 

@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from endpoint_server import EndpointServer, Step, fails, says
+from places import SUPPORT
 from safer_steer.bench.measure import measure_models
 from safer_steer.config import Bench
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
@@ -36,7 +37,7 @@ async def start(
 ) -> asyncio.subprocess.Process:
     program = [
         sys.executable,
-        str(Path(__file__).with_name("spending_run.py")),
+        str(SUPPORT / "spending_run.py"),
         server.url,
         str(folder),
         str(limit),

@@ -28,6 +28,7 @@ from aiohttp import web
 
 from endpoint_server import EndpointServer, says
 from fault_server import RATES
+from places import SUPPORT
 from safer_steer.bootstrap.rollout import roll_out
 from safer_steer.config import Role
 from safer_steer.dialogue import Kind, StopReason, read_dialogues
@@ -39,7 +40,6 @@ from safer_steer.seeds.pools import read_pools
 from seeds_run import Watched
 from student_parts import tiny_config, write_seeds
 
-HERE = Path(__file__).parent
 ROLES = ("generator", "target", "attack_judge", "red", "blue", "evaluator", "judge")
 CONCURRENCY = 16
 IN_FLIGHT = 3 * CONCURRENCY
@@ -67,7 +67,9 @@ Kills = list[tuple[int, set[int]]]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "fault_server.py"), str(folder), "11"], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(SUPPORT / "fault_server.py"), str(folder), "11"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     yield Server(process.stdout.readline().strip(), folder)
@@ -91,7 +93,7 @@ def start(server: Server, name: str, folder: Path, *stages: str) -> subprocess.P
     }
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config))
-    command = [sys.executable, str(HERE / "faults_run.py"), str(path), str(folder), *stages]
+    command = [sys.executable, str(SUPPORT / "faults_run.py"), str(path), str(folder), *stages]
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

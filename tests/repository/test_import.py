@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from places import PACKAGE
 from safer_steer.extras import EXTRAS
 
-PACKAGE = Path(__file__).parent.parent / "src" / "safer_steer"
 TOP = {"__main__", "cli", "cost", "pipeline", "run"}
 """Modules that put a run together: nothing below may import them."""
 FORWARD = ["sources", "seeds", "assembly", "bootstrap", "reinforce", "bench", "export", "health", "report"]

@@ -13,41 +13,20 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import safer_steer.prompts
+from all_prompts import PROMPTS
 from safer_steer.dialogue import Dialogue, Format, Kind, Turn
 from safer_steer.prompts import base
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE
 from safer_steer.prompts.base import Exchange, Prompt, history, section, sections
-from safer_steer.prompts.benign import BENIGN
-from safer_steer.prompts.blue import BLUE
-from safer_steer.prompts.caption import CAPTION
 from safer_steer.prompts.evaluator import EVALUATOR
 from safer_steer.prompts.judge import JUDGE, JudgeInput
 from safer_steer.prompts.markers import split_markers
-from safer_steer.prompts.obfuscated import OBFUSCATED
 from safer_steer.prompts.plan import PLAN, Escalation
-from safer_steer.prompts.probe import PROBE
-from safer_steer.prompts.red import RED
 from safer_steer.prompts.rewrite import REWRITE, Strategy
 from safer_steer.prompts.script_check import SCRIPT_CHECK
 from safer_steer.prompts.turn_check import TURN_CHECK
 from safer_steer.prompts.tutor import TUTOR
 
-PROMPTS: list[Prompt[Any, Any]] = [
-    PROBE,
-    BENIGN,
-    OBFUSCATED,
-    CAPTION,
-    REWRITE,
-    PLAN,
-    ATTACK_JUDGE,
-    SCRIPT_CHECK,
-    TURN_CHECK,
-    RED,
-    BLUE,
-    EVALUATOR,
-    TUTOR,
-    JUDGE,
-]
 TEMPLATES = Path(safer_steer.prompts.__file__).parent / "templates"
 each_prompt = pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.name)
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from places import ROOT
 from safer_steer import pipeline, prompts
 from safer_steer.cli import app
 from safer_steer.config import SHIPPED, Config, load_config
@@ -28,7 +29,7 @@ from safer_steer.manifest import Manifest
 from safer_steer.prompts.base import Prompt
 from seeds_run import write_pairs
 
-SANDBOX = Path(__file__).parent.parent / "configs" / "sandbox.yaml"
+SANDBOX = ROOT / "configs" / "sandbox.yaml"
 TERSE = Assumptions(turn_tokens=11, answer_tokens=13)
 """The length of what the sandbox's agents say."""
 ENDPOINT = {"model": "org/served", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY"}

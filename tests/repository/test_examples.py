@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import made_up_run
+from places import ROOT
 from safer_steer.config import Config, Role
 from safer_steer.dialogue import Dialogue, StopReason, read_seeds, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
@@ -21,7 +22,7 @@ from safer_steer.run.preflight import load_named
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.suites import write_suites
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 FILES = {path.stem: path for path in EXAMPLES.glob("*.py")}
 
 

@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+from places import SUPPORT
 from safer_steer.seeds.shards import SHARD
 from seeds_run import KILLED, Watched, build, config, contents, dropped, pool, refuse_some
 
-PROGRAM = Path(__file__).with_name("seeds_run.py")
+PROGRAM = SUPPORT / "seeds_run.py"
 
 
 def journalled(folder: Path) -> dict[str, bytes]:

@@ -16,9 +16,9 @@ from urllib.request import urlopen
 
 import pytest
 
+from places import ROOT
 from safer_steer.config import SHIPPED
 
-ROOT = Path(__file__).parent.parent.parent
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 MODEL = "student"
 """The name it is served under: with a base_url, `student` is a model like any other."""

@@ -18,13 +18,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from photographs import bomb
+from places import CONFIGS
 from safer_steer.cli import app
 from safer_steer.config import Config
 from safer_steer.dialogue import read_dialogues
 from safer_steer.run.folder import Run
 from safer_steer.sandbox.suites import write_suites
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 NOBODY = "http://127.0.0.1:9/v1"
 """The discard port, at which nothing listens."""
 

@@ -16,18 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from places import SUPPORT
 from rl_run import STEPS
 from safer_steer.config import SHIPPED
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 from safer_steer.reinforce.trajectory import Trajectory
 from student_parts import write_seeds
 
-HERE = Path(__file__).parent
-
 
 def start(folder: Path, calls: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "rl_run.py"), str(folder), str(calls)]
+    command = [sys.executable, str(SUPPORT / "rl_run.py"), str(folder), str(calls)]
     return subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
+from places import ROOT
 from published import JAILBREAKV, SAFEMT, SPA_VL, VLGUARD, XSTEST, hub, mtmcs, pictures, png, write_csv
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite, read_suite
@@ -217,7 +218,7 @@ async def test_scripts_without_a_picture_are_measured_like_any_others(tmp_path: 
 
 
 def test_every_source_and_command_of_the_documentation_is_one() -> None:
-    text = (Path(__file__).parent.parent / "docs/data.md").read_text()
+    text = (ROOT / "docs/data.md").read_text()
     (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     sources = Config.model_validate(
         yaml.safe_load(block) | {"assembly": {}, "rl": {"seeds": 1}}

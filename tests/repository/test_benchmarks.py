@@ -13,9 +13,10 @@ from types import ModuleType
 import pytest
 
 from made_up_run import write_jsonl
+from places import ROOT
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def load(name: str) -> ModuleType:
