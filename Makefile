@@ -9,8 +9,8 @@ export TOKENIZERS_PARALLELISM = false
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
 
-test: .venv/.installed-dev  ## all tests but those that need a browser or a server of their own
-	$(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration
+test: .venv/.installed-dev  ## all tests but those that need a browser or a server of their own, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration -n 2 --dist worksteal
 
 test-integration: .venv/.installed-dev .venv-vllm/.installed  ## vLLM, on the CPU and in an environment of its own, serves the shipped student
 	$(BIN)/python -m pytest tests/integration -rP

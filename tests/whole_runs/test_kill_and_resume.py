@@ -22,7 +22,7 @@ from student_parts import TINY
 CONFIG = {
     **TINY,
     "seeds": {"sources": [{"name": "sandbox", "limit": 12}], "min_turns": 2, "max_turns": 3},
-    "bench": {"dialogues": 5, "resamples": 20},
+    "bench": {"dialogues": 3, "resamples": 20},
 }
 COMMAND = [sys.executable, "-m", "safer_steer", "run"]
 
