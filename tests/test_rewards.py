@@ -2,12 +2,15 @@
 
 import math
 from statistics import fmean
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safer_steer.rewards import (
+    FORMS,
+    TCSRForm,
     group_advantages,
     has_thinking_answer,
     lock_usefulness,
@@ -132,6 +135,8 @@ def test_tcsr_by_hand() -> None:
     assert tcsr(rewards) == pytest.approx(0.3 * 0.2 + 0.7 * 0.5)
     assert tcsr(rewards, form="running") == pytest.approx(0.8 + (0.3 * 0.2 + 0.7 * 0.5) * 2)
     assert tcsr(rewards, form="mean") == pytest.approx(0.5)
+    assert tcsr(rewards, form="min") == pytest.approx(0.2)
+    assert set(FORMS) == set(get_args(TCSRForm))
     assert tcsr(rewards, alpha=1) == 0.2
     assert tcsr(rewards, alpha=0) == pytest.approx(0.5)
     assert tcsr(rewards, alpha=1, form="running") == pytest.approx(1.2)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from safer_steer.dialogue import Format, Kind, Strict
 from safer_steer.errors import UserError
+from safer_steer.rewards import TCSRForm
 
 RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"]
 ModelName = Literal["base", "sft", "safer_steer"]
@@ -229,6 +230,14 @@ class Bootstrap(Strict):
     sft: SFT = Field(default_factory=SFT, description="supervised fine-tuning")
 
 
+class Rollouts(Strict):
+    """How answers of a loaded student are sampled, in Stage I, RL and the bench."""
+
+    engine: str = Field(
+        "transformers", description="transformers, or package.module:name of an engine of your own"
+    )
+
+
 class Reinforce(Strict):
     """Stage III."""
 
@@ -253,7 +262,7 @@ class Reinforce(Strict):
     )
     w_format: float = Field(1.0, ge=0, description="bonus for the format; not given in the plain format")
     w_repetition: float = Field(0.2, ge=0, description="malus for repeated 3-grams")
-    tcsr: Literal["min_mean", "running", "mean"] = Field(
+    tcsr: TCSRForm = Field(
         "min_mean", description="return of a trajectory; `mean` is the ablation without TCSR"
     )
     alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
@@ -266,6 +275,7 @@ class Reinforce(Strict):
     start_from: Literal["sft", "base"] = Field(
         "sft", description="`base` is the ablation without bootstrapping"
     )
+    rollouts: Rollouts = Field(default_factory=Rollouts, description="how the student's answers are sampled")
     tutor: str | None = Field(None, description="package.module:Name of a critic of your own")
     reward: str | None = Field(
         None, description="package.module:name of a function (dialogue) -> float | None of your own"

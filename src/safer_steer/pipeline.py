@@ -150,7 +150,9 @@ def rl(run: Run) -> None:
         from safer_steer.reinforce.grpo import reinforce
 
         reward = load_named("rl.reward", run.config.rl.reward) if run.config.rl.reward else None
-        reinforce(run.config, run.folder, agents.tutor(run), progress, reward, run.wait, agents.backend())
+        reinforce(
+            run.config, run.folder, agents.tutor(run), progress, reward, run.wait, agents.engine(run.config)
+        )
         _warn(run, "rl")
 
     run.once("rl", work)

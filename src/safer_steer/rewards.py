@@ -8,12 +8,12 @@ are available.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Literal
 
-TCSRForm = Literal["min_mean", "running", "mean"]
+TCSRForm = Literal["min_mean", "running", "mean", "min"]
+"""The forms of the return, the keys of `FORMS`."""
 
 LEAK = 4
 """A turn with a safety score (1-10) up to this leaked something (the rubric's 4: refused, but leaked)."""
@@ -83,13 +83,33 @@ def shaped_reward(
     return max(0.0, reward + w_format * format_kept - w_repetition * repetition)
 
 
-def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mean") -> float:
-    """Trajectory-consistent reward R of the turn rewards r_1 ... r_T.
+def _min_mean(rewards: Sequence[float], alpha: float) -> float:
+    return alpha * min(rewards) + (1 - alpha) * fmean(rewards)
 
-    - `min_mean` (published code): alpha * min r + (1 - alpha) * mean r.
-    - `running` (eq. 18-20 of v1): sum over t of alpha * min_{j<=t} r_j + (1 - alpha) * mean_{j<=t} r_j; grows
-      with T.
-    - `mean`: the mean of r_t (the paper's ablation "without TCSR").
+
+def _running(rewards: Sequence[float], alpha: float) -> float:
+    prefixes = [rewards[:t] for t in range(1, len(rewards) + 1)]
+    return sum(_min_mean(prefix, alpha) for prefix in prefixes)
+
+
+FORMS: dict[TCSRForm, Callable[[Sequence[float], float], float]] = {
+    "min_mean": _min_mean,
+    "running": _running,
+    "mean": lambda rewards, _: fmean(rewards),
+    "min": lambda rewards, _: min(rewards),
+}
+"""The return R of the turn rewards r_1 ... r_T and alpha, by form (`rl.tcsr`).
+
+- `min_mean` (published code): alpha * min r + (1 - alpha) * mean r.
+- `running` (eq. 18-20 of v1): the sum over t of `min_mean` of r_1 ... r_t; grows with T.
+- `mean`: the mean of r_t (the paper's ablation "without TCSR"); `min`: the worst r_t.
+
+A form of your own is a function here and its name in `TCSRForm`.
+"""
+
+
+def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mean") -> float:
+    """Trajectory-consistent reward R of the turn rewards r_1 ... r_T, in one of `FORMS`.
 
     Raises:
         ValueError: there are no rewards, alpha is outside 0-1, or the form is unknown.
@@ -98,18 +118,9 @@ def tcsr(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mea
         raise ValueError("a trajectory without scored turns has no return")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}, outside 0-1")
-    if form == "mean":
-        return fmean(rewards)
-    if form == "min_mean":
-        return alpha * min(rewards) + (1 - alpha) * fmean(rewards)
-    if form == "running":
-        minima = accumulate(rewards, min)
-        sums = accumulate(rewards)
-        return sum(
-            alpha * low + (1 - alpha) * total / t
-            for t, (low, total) in enumerate(zip(minima, sums, strict=True), 1)
-        )
-    raise ValueError(f"unknown form {form!r}: use min_mean, running or mean")
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}: use {', '.join(FORMS)}")
+    return FORMS[form](rewards, alpha)
 
 
 def group_advantages(returns: list[float | None]) -> list[float | None]:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safer_steer.config import ModelName
+from safer_steer.config import Config, ModelName
 from safer_steer.run.folder import Run
 from safer_steer.run.preflight import load_named
+from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic
@@ -54,11 +55,10 @@ def tutor(run: Run) -> Critic:
     return TutorCritic(run.ask("tutor"), config.student.format, pictures_of, config.rl.feedback_dynamics)
 
 
-def backend() -> PolicyOf:
-    """The sampling backend of a loaded student in Stage I, RL and bench. Change it here to use another."""
-    from safer_steer.student.transformers_policy import in_process
-
-    return in_process
+def engine(config: Config) -> PolicyOf:
+    """What makes the policy that samples a loaded student's answers (`rl.rollouts.engine`)."""
+    policy_of: PolicyOf = load_named("rl.rollouts.engine", maker_of(config.rl.rollouts.engine))
+    return policy_of
 
 
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
@@ -69,6 +69,6 @@ def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> A
 
     settings = run.config.student
     loaded = load_student(settings, weights)
-    policy = backend()(loaded.model, settings, temperature)
+    policy = engine(run.config)(loaded.model, settings, temperature)
     pictures_of = pictures_in(run.folder, settings.max_pixels)
     return StudentAssistant(policy, loaded.renderer, settings, pictures_of, key)

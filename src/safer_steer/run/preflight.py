@@ -20,6 +20,7 @@ from safer_steer.manifest import Manifest
 from safer_steer.run.folder import Run, Show
 from safer_steer.seeds.bench_filter import refuse_selected
 from safer_steer.stages import STAGES, STEER
+from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
@@ -161,7 +162,9 @@ async def check(
             raise UserError(
                 f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is {config.rl.seeds}; change one of them"
             )
-        for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
+        engine = maker_of(config.rl.rollouts.engine)
+        own = {"rl.tutor": config.rl.tutor, "rl.reward": config.rl.reward, "rl.rollouts.engine": engine}
+        for key, name in own.items():
             if name:
                 load_named(key, name)
     return survey

@@ -1,0 +1,65 @@
+"""Who fills the roles: the engine that samples the student's answers is a line in a table, or one's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
+from safer_steer.errors import UserError
+from safer_steer.run import agents
+from safer_steer.run.folder import Show
+from safer_steer.run.preflight import load_named, prepared
+from safer_steer.student.engines import ENGINES, maker_of
+from safer_steer.student.transformers_policy import in_process
+from student_parts import tiny_config
+
+OWN = '''
+from safer_steer.student.transformers_policy import in_process
+
+KEYS = []
+
+
+class Listening:
+    """What an engine must do: `reply`."""
+
+    def __init__(self, inside):
+        self.inside = inside
+
+    async def reply(self, transcript, key):
+        KEYS.append(key)
+        return await self.inside.reply(transcript, key)
+
+
+def make(model, student, temperature):
+    return Listening(in_process(model, student, temperature))
+'''
+
+
+def test_every_engine_of_the_table_is_there() -> None:
+    assert load_named("", ENGINES["transformers"]) is in_process
+    assert all(callable(load_named("", maker_of(name))) for name in ENGINES)
+
+
+async def test_an_engine_of_ones_own_samples_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Show
+) -> None:
+    (tmp_path / "my_engine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tiny_config(rl={"rollouts": {"engine": "my_engine:make"}})
+    run = agents.Run(config, tmp_path / "run", quiet)
+    dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, turns=[Turn(user="what is it?")]))
+    reply = await agents.student(run, "base").answer(dialogue, "what is it?")
+    assert reply.text
+    assert load_named("", "my_engine:KEYS") == ["bench 0 d 0"]
+
+
+def test_an_unknown_engine_is_refused_before_anything_is_written(tmp_path: Path, quiet: Show) -> None:
+    config = tiny_config(rl={"rollouts": {"engine": "vllm2"}})
+    with (
+        pytest.raises(UserError, match=r"^rl\.rollouts\.engine: vllm2 is unknown; use transformers, or "),
+        prepared(config, tmp_path / "run", quiet, ("rl",)),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()
