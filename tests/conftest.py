@@ -6,25 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
 from core_install import link_core
 
-if TYPE_CHECKING:
-    from safer_steer.run.folder import Show
-
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-class Quiet:
-    def stage(self, name: str) -> Callable[[int, int], None]:
-        return lambda done, total: None
-
-    def say(self, line: str) -> None: ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,12 +29,6 @@ def student():
     from student_parts import tiny_config
 
     return load_student(tiny_config().student)
-
-
-@pytest.fixture
-def quiet() -> Show:
-    """A display that shows nothing."""
-    return Quiet()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import Field, create_model
 
+from display import Quiet
 from safer_steer.config import Config, dump_config
 from safer_steer.errors import UserError
 from safer_steer.manifest import FREE, Manifest, config_sha256, verify
@@ -23,17 +24,9 @@ from safer_steer.stages import STAGES
 from safer_steer.store import canonical
 
 
-class Silent:
-    def stage(self, name: str):
-        return lambda done, of: None
-
-    def say(self, line: str) -> None:
-        pass
-
-
 def work(folder: Path, config: Config | None = None) -> None:
     """A run whose `bootstrap` is a file and a half-done checkpoint, entered as `Run` enters it."""
-    with Run(config or Config(), folder, Silent()) as run:
+    with Run(config or Config(), folder, Quiet()) as run:
         (folder / "bootstrap").mkdir(exist_ok=True)
         run.once(
             "bootstrap", lambda progress: (folder / "bootstrap" / "kept.jsonl").write_text("{}\n"), needs=()
@@ -111,7 +104,7 @@ def test_a_lawful_continuation_is_no_difference(run):
     settings = Config().model_dump(mode="json") | {"name": "another", "spending_limit": 3.5}
     settings["roles"] = {}
     changed = Config.model_validate(settings)
-    with Run(changed, run, Silent()) as going_on:
+    with Run(changed, run, Quiet()) as going_on:
         assert going_on.manifest.finished("bootstrap")
     assert yaml.safe_load((run / "config.yaml").read_text())["name"] == "another"
     assert verify(run) == []

@@ -27,7 +27,7 @@ from safer_steer.dialogue import Kind, Seed, read_dialogues, read_seeds, to_json
 from safer_steer.errors import UserError
 from safer_steer.export.card import card
 from safer_steer.manifest import verify
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.seeds.pools import read_pools
 from safer_steer.store import write_atomic
 from seeds_run import write_pairs
@@ -267,7 +267,7 @@ def test_what_leaks_and_what_does_not(tmp_path: Path) -> None:
 def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
     device = training_devices()[0]
     for name, number in (("seen", 0), ("other", 1)):
-        write_atomic(tmp_path / f"run/images/{name}.png", to_png(draw(device, True, number), device, True))
+        write_atomic(tmp_path / f"run/images/{name}.png", draw_png(device, True, number))
     write_atomic(tmp_path / "suites/copy.png", (tmp_path / "run/images/seen.png").read_bytes())
     asked = "Which copper lever opens that amber basin?"
     rows = [
@@ -300,7 +300,7 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
 
 def test_a_suite_of_another_run_knows_the_originals_of_its_perturbed_pictures(tmp_path: Path) -> None:
     device = training_devices()[0]
-    write_atomic(tmp_path / "suites/images/x-perturbed.png", to_png(draw(device, True, 1), device, True))
+    write_atomic(tmp_path / "suites/images/x-perturbed.png", draw_png(device, True, 1))
     row = seed(
         "x",
         Kind.RED_TEAM,

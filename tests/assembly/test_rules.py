@@ -39,7 +39,7 @@ from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput
 from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.store import write_atomic
 from safer_steer.workers import PATIENCE
 from seeds_run import Watched
@@ -63,7 +63,7 @@ def on_pictures(folder: Path, *rows: Any) -> None:
     device = training_devices()[0]
     found = []
     for pair, kind, marked, *script in rows:
-        write_atomic(folder / f"images/{pair}.png", to_png(draw(device, marked, pair), device, marked))
+        write_atomic(folder / f"images/{pair}.png", draw_png(device, marked, pair))
         found.append(seed(pair, kind, *script, images=[f"images/{pair}.png"]))
     write_pools(folder, found)
 
@@ -135,7 +135,7 @@ async def test_a_template_that_loses_a_section_is_noticed(
     tmp_path: Path, prompt: Prompt[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = training_devices()[0]
-    write_atomic(tmp_path / "a.png", to_png(draw(device, True, 0), device, True))
+    write_atomic(tmp_path / "a.png", draw_png(device, True, 0))
     picture = load_picture(tmp_path, "a.png", 10**6)
     inputs = (
         ScriptCheckInput(kind=Kind.BENIGN, intent="", script=[FACT])

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from display import Quiet
 from safer_steer import pipeline
 from safer_steer.assembly.draw import draw_from_pools
 from safer_steer.assembly.questions import questions
@@ -27,20 +28,6 @@ from safer_steer.sandbox.world import from_png
 from safer_steer.student.load import LoadedStudent
 from seeds_run import Watched, build, config, pool
 from student_parts import ask, tiny_config, write_seeds
-
-
-class Shown:
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def stage(self, name: str):
-        return lambda done, total: None
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
 
 SETTINGS = {
     "seeds": {"sources": [{"limit": 16}], "min_turns": 2, "max_turns": 3},
@@ -59,7 +46,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Stages I and II of the sandbox, with a step of training, and what they said."""
-    folder, show = tmp_path_factory.mktemp("single") / "run", Shown()
+    folder, show = tmp_path_factory.mktemp("single") / "run", Quiet()
     for stage in ("seeds", "bootstrap", "sft"):
         pipeline.run_stage(stage, tiny_config(**SETTINGS), folder, show)
     return folder, show.lines

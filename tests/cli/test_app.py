@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from display import Quiet
 from photographs import bomb
 from places import CONFIGS
 from safer_steer.cli import app
@@ -259,13 +260,6 @@ def test_a_folder_that_is_no_place_for_a_run(tmp_path: Path) -> None:
 
 
 # Stages
-
-
-class Quiet:
-    def stage(self, name: str) -> Any:
-        return lambda done, total: None
-
-    def say(self, line: str) -> None: ...
 
 
 def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from display import Quiet
 from places import ROOT
 from safer_steer import pipeline, prompts
 from safer_steer.cli import app
@@ -59,14 +60,6 @@ def jobs(found: Estimate, stage: str) -> dict[str, int]:
 # Against what runs really ask
 
 
-class Silent:
-    def stage(self, name: str) -> Any:
-        return lambda done, total: None
-
-    def say(self, line: str) -> None:
-        pass
-
-
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -83,8 +76,8 @@ def test_it_agrees_with_a_run(pairs: int, tmp_path: Path) -> None:
     """The sample is all of the 20 pairs, and 40 of the 60."""
     settings = config(pairs)
     for stage in ("seeds", "bootstrap"):
-        pipeline.run_stage(stage, settings, tmp_path / "run", Silent())
-    pipeline.bench_endpoint(settings, "agent", tmp_path / "bench", Silent())
+        pipeline.run_stage(stage, settings, tmp_path / "run", Quiet())
+    pipeline.bench_endpoint(settings, "agent", tmp_path / "bench", Quiet())
     spent = Manifest(tmp_path / "run").stages | {"bench": Manifest(tmp_path / "bench").stages["bench"]}
 
     assumed = Assumptions(success=success_rate(tmp_path / "run"), turn_tokens=11, answer_tokens=13)
@@ -109,7 +102,7 @@ def test_it_agrees_with_a_run(pairs: int, tmp_path: Path) -> None:
 def test_it_agrees_with_assembly(tmp_path: Path) -> None:
     settings = config(40, assembly={}, rl={"seeds": 10, "prompts_per_step": 2})
     for stage in ("seeds", "assemble", "bootstrap"):
-        pipeline.run_stage(stage, settings, tmp_path, Silent())
+        pipeline.run_stage(stage, settings, tmp_path, Quiet())
     balance = json.loads((tmp_path / "splits" / "balance.json").read_text())
     keeps = balance["rules"]["rule_1"] / balance["rules"]["candidates"]
     found = estimate(
@@ -123,7 +116,7 @@ def test_it_agrees_with_assembly(tmp_path: Path) -> None:
 def test_it_agrees_with_the_single_turn_ablation(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"bootstrap": {"sft": {"single_turn": True}}}
     for stage in ("seeds", "bootstrap"):
-        pipeline.run_stage(stage, config(20, **keys), tmp_path, Silent())
+        pipeline.run_stage(stage, config(20, **keys), tmp_path, Quiet())
     asked = Manifest(tmp_path).stages["bootstrap"]["calls"]
     assert asked["blue"]["calls"] - asked["red"]["calls"] == 20, (
         "a question of each pair, which no red agent rewrites"

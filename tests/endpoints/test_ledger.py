@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from display import Quiet
 from endpoint_server import EndpointServer, Step, fails, says
 from places import SUPPORT
 from safer_steer.bench.measure import measure_models
@@ -25,7 +26,7 @@ from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
 from safer_steer.episode import Reply
 from safer_steer.errors import NoResult
 from safer_steer.run.folder import Run
-from spending_run import CONCURRENCY, PRICE, Quiet, config
+from spending_run import CONCURRENCY, PRICE, config
 
 KEY = "sk-very-secret-0123456789"
 GOOD = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "fine"})

@@ -18,7 +18,7 @@ from safer_steer.endpoints.parse import parse_json
 from safer_steer.images import Picture
 from safer_steer.prompts.base import Prompt, Verdicts
 from safer_steer.prompts.judge import JudgeInput
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from servers import MODEL, VLLM
 
 pytestmark = pytest.mark.timeout(900)
@@ -36,7 +36,7 @@ def role(vllm: VLLM, **settings: Any) -> Role:
 
 @pytest.fixture(scope="module")
 def picture() -> Picture:
-    data = to_png(draw(training_devices()[0], True, 0), training_devices()[0], True)
+    data = draw_png(training_devices()[0], True, 0)
     return Picture("device.png", data, hashlib.sha256(data).hexdigest(), "image/png")
 
 

@@ -47,11 +47,11 @@ def environment(request: pytest.FixtureRequest, core: dict[str, str]) -> tuple[l
 
 def mine(folder: Path) -> None:
     """A config, and a source of one's own with sandbox pictures, in `folder`."""
-    from safer_steer.sandbox.world import draw, to_png, training_devices
+    from safer_steer.sandbox.world import draw_png, training_devices
 
     rows = []
     for number, device in enumerate(training_devices()[:2]):
-        (folder / f"{number}.png").write_bytes(to_png(draw(device, True, number), device, True))
+        (folder / f"{number}.png").write_bytes(draw_png(device, True, number))
         row = {"id": str(number), "image": f"{number}.png", "question": "How is this used?", "safe": False}
         rows.append(row)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from display import Quiet
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
 from safer_steer.errors import UserError
 from safer_steer.run import agents
-from safer_steer.run.folder import Show
 from safer_steer.run.preflight import load_named, prepared
 from safer_steer.student.engines import ENGINES, maker_of
 from safer_steer.student.transformers_policy import in_process
@@ -43,23 +43,30 @@ def test_every_engine_of_the_table_is_there() -> None:
 
 
 async def test_an_engine_of_ones_own_samples_the_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Show
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_engine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     config = tiny_config(rl={"rollouts": {"engine": "my_engine:make"}})
-    run = agents.Run(config, tmp_path / "run", quiet)
+    run = agents.Run(config, tmp_path / "run", Quiet())
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, turns=[Turn(user="what is it?")]))
     reply = await agents.student(run, "base").answer(dialogue, "what is it?")
     assert reply.text
     assert load_named("", "my_engine:KEYS") == ["bench 0 d 0"]
 
 
-def test_an_unknown_engine_is_refused_before_anything_is_written(tmp_path: Path, quiet: Show) -> None:
-    config = tiny_config(rl={"rollouts": {"engine": "vllm2"}})
+@pytest.mark.parametrize("stage", ["rl", "bench"])
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [("vllm2", "vllm2 is unknown; use transformers, or "), ("no_such:make", "no_such:make: No module named")],
+)
+def test_an_unknown_engine_is_refused_before_anything_is_written(
+    tmp_path: Path, stage: str, engine: str, message: str
+) -> None:
+    config = tiny_config(rl={"rollouts": {"engine": engine}})
     with (
-        pytest.raises(UserError, match=r"^rl\.rollouts\.engine: vllm2 is unknown; use transformers, or "),
-        prepared(config, tmp_path / "run", quiet, ("rl",)),
+        pytest.raises(UserError, match=rf"^rl\.rollouts\.engine: {message}"),
+        prepared(config, tmp_path / "run", Quiet(), (stage,)),
     ):
         pass
     assert not (tmp_path / "run").exists()

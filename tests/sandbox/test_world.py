@@ -20,7 +20,7 @@ from safer_steer.sandbox.language import TEXTS, make, understand
 from safer_steer.sandbox.rubric import LEVELS, Outcome, assess
 from safer_steer.sandbox.scripts import BENCH_FORMS, SEED_FORMS, TUTOR_FORMS
 from safer_steer.sandbox.suites import ATTACK_SUITES, write_suites
-from safer_steer.sandbox.world import devices, draw, from_png, new_devices, to_png, training_devices
+from safer_steer.sandbox.world import devices, draw, draw_png, from_png, new_devices, training_devices
 from student_parts import write_seeds
 
 
@@ -108,7 +108,7 @@ def test_one_leaked_word_is_a_leak_and_hallucinated_details_are_seen():
 
 def test_pictures_carry_their_device_and_differ_by_mark_and_seed():
     for device in devices():
-        assert from_png(to_png(draw(device, True, 1), device, True)) == (device, True)
+        assert from_png(draw_png(device, True, 1)) == (device, True)
         assert (
             draw(device, True, 1).tobytes()
             == draw(device, True, 1).tobytes()

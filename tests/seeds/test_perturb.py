@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from safer_steer.sandbox.world import draw, from_png, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, from_png, training_devices
 from safer_steer.seeds.perturb import CONTRAST, chosen, perturb
 
 
@@ -67,7 +67,7 @@ def _luminance(colour: np.ndarray) -> float:
 def test_the_text_of_a_png_stays() -> None:
     device = training_devices()[3]
     for marked in (True, False):
-        assert from_png(perturb(to_png(draw(device, marked, 1), device, marked), 0.03, 9)) == (device, marked)
+        assert from_png(perturb(draw_png(device, marked, 1), 0.03, 9)) == (device, marked)
     info = PngInfo()
     info.add_itxt("title", "Gerät", "de", "titel")
     assert Image.open(BytesIO(perturb(encoded(Image.new("L", (40, 30)), pnginfo=info), 0.03, 0))).text == {
@@ -77,7 +77,7 @@ def test_the_text_of_a_png_stays() -> None:
 
 def test_a_seed_gives_the_same_bytes_and_another_others() -> None:
     device = training_devices()[0]
-    data = to_png(draw(device, True, 0), device, True)
+    data = draw_png(device, True, 0)
     assert perturb(data, 0.03, 1) == perturb(data, 0.03, 1) != perturb(data, 0.03, 2)
 
 

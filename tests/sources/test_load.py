@@ -7,10 +7,10 @@ import pytest
 
 from photographs import bomb
 from safer_steer.errors import UserError
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from seeds_run import build, config, write_pairs
 
-PNG = to_png(draw(training_devices()[0], True, 0), training_devices()[0], True)
+PNG = draw_png(training_devices()[0], True, 0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import seeds_run
+from display import Quiet
 from photographs import bomb
 from published import (
     GEOMETRY,
@@ -300,13 +300,6 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     real = plan.check_picture
     monkeypatch.setattr(plan, "check_picture", lambda pair: counts.update([pair.id]) or real(pair))
     return counts
-
-
-class Quiet:
-    def stage(self, name: str) -> Callable[[int, int], None]:
-        return lambda done, total: None
-
-    def say(self, line: str) -> None: ...
 
 
 async def test_what_is_skipped_is_kept_and_alike_in_every_pass(tmp_path: Path, decoded: Counter[str]) -> None:

@@ -17,7 +17,7 @@ from safer_steer.errors import UserError
 from safer_steer.images import Picture, pictures_in
 from safer_steer.reinforce.grpo import reinforce
 from safer_steer.reinforce.tutor import TutorCritic
-from safer_steer.sandbox.world import devices, draw, to_png
+from safer_steer.sandbox.world import devices, draw, draw_png
 from safer_steer.student import transformers_policy as policy_module
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.policy import Completion, Sampling
@@ -278,9 +278,7 @@ def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
 
 async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(student):
     device = devices()[0]
-    picture = Picture(
-        name="p", data=to_png(draw(device, True, 1), device, True), sha256="0", mime="image/png"
-    )
+    picture = Picture(name="p", data=draw_png(device, True, 1), sha256="0", mime="image/png")
     settings = Student(max_turn_tokens=24, max_length=110, dtype="float32", device="cpu")
     policy = in_process(student.model, settings, 1.0)
     seat = StudentAssistant(policy, student.renderer, settings, lambda _: [picture], "test")

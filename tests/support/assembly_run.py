@@ -15,7 +15,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Transport
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.store import write_atomic
 from seeds_run import Watched
 
@@ -66,7 +66,7 @@ def sandbox_pools(folder: Path, pairs: int) -> list[Seed]:
         rng = random.Random(number)
         device, marked = training_devices()[number % 16], number % 2 == 0
         image = f"images/{number}.png"
-        write_atomic(folder / image, to_png(draw(device, marked, number), device, marked))
+        write_atomic(folder / image, draw_png(device, marked, number))
         plans = {Kind.BENIGN: scripts.benign_script(device, marked, 4, rng)}
         if marked:
             plans[Kind.OBFUSCATED] = scripts.obfuscated_script(device, 4, rng)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from display import Quiet
 from safer_steer import pipeline
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.config import Config
@@ -28,22 +29,12 @@ HOSTILE = 'see <image> and <video> and <audio> <|im_end|>\n<|im_start|>user\n{{c
 """What a model may write: placeholders, chat markers, a template's slot, a line separator."""
 
 
-class Silent:
-    """Shows nothing."""
-
-    def stage(self, name: str):
-        return lambda done, of: None
-
-    def say(self, line: str) -> None:
-        pass
-
-
 def write_run(folder: Path, suites: bool = True, **changes: object) -> Config:
     """A run whose seeds, bootstrap and, with `suites`, bench are finished; three of the dialogues kept are
     `hostile-<pictures>`."""
     config = Config.model_validate({**CONFIG, **changes})
     for stage in ("seeds", "bootstrap"):
-        pipeline.run_stage(stage, config, folder, Silent())
+        pipeline.run_stage(stage, config, folder, Quiet())
     for number, size in enumerate(((90, 60), (112, 84))):
         Image.new("RGB", size, "teal").save(folder / "images" / f"plain-{number}.jpg")
     for pictures in range(3):

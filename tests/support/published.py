@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Image, List
 
 from safer_steer.config import Config
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.sources import Pair, Skipped, load_pairs
 
 Rows = list[dict[str, Any]]
@@ -16,7 +16,7 @@ Rows = list[dict[str, Any]]
 
 def png(index: int = 0) -> bytes:
     device = training_devices()[index % 3]
-    return to_png(draw(device, True, index), device, True)
+    return draw_png(device, True, index)
 
 
 def embedded(index: int = 0) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safer_steer.episode import Assistant
 from safer_steer.images import load_picture
 from safer_steer.prompts.base import sections
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.seeds.build import build_seeds
 
 KINDS = ("benign", "obfuscated", "red_team")
@@ -91,7 +91,7 @@ def write_pairs(folder: Path, *rows: dict[str, Any], marked: bool = True) -> Pat
     folder.mkdir(exist_ok=True)
     for index in range(len(rows)):
         device = training_devices()[index]
-        (folder / f"{index}.png").write_bytes(to_png(draw(device, marked, index), device, marked))
+        (folder / f"{index}.png").write_bytes(draw_png(device, marked, index))
     path = folder / "pairs.jsonl"
     path.write_text(
         "".join(

@@ -9,22 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from display import Quiet
 from safer_steer.config import Config
 from safer_steer.errors import BoundaryError, SpendingLimit
 from safer_steer.prompts.judge import JUDGE, JudgeInput
-from safer_steer.run.folder import Progress, Run
+from safer_steer.run.folder import Run
 
 CONCURRENCY = 4
 PRICE = 1.0
 """Of one reply, 10 prompt and 5 completion tokens of which the test server counts."""
-
-
-class Quiet:
-    def stage(self, name: str) -> Progress:
-        return lambda done, total: None
-
-    def say(self, line: str) -> None:
-        pass
 
 
 def config(url: str, limit: float | None = None, **judge: Any) -> Config:

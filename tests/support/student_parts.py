@@ -11,7 +11,7 @@ from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.store import write_atomic
 
 TINY = {
@@ -61,7 +61,7 @@ def write_seeds(folder: Path, pairs: int = 4) -> list[Seed]:
         rng = random.Random(number)
         device, marked = training_devices()[number], number % 2 == 0
         picture = f"images/{number}.png"
-        write_atomic(folder / picture, to_png(draw(device, marked, number), device, marked))
+        write_atomic(folder / picture, draw_png(device, marked, number))
         plans = {Kind.BENIGN: scripts.benign_script(device, marked, 3, rng)}
         if marked:
             plans[Kind.OBFUSCATED] = scripts.obfuscated_script(device, 3, rng)

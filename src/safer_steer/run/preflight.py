@@ -130,6 +130,10 @@ async def check(
     Raises:
         UserError: the first problem found.
     """
+    engine = config.rl.rollouts.engine
+    # An engine of one's own is loaded; those of the table are there, and would load torch.
+    if maker_of(engine) == engine and {"rl", "bench"} & set(stages):
+        load_named("rl.rollouts.engine", engine)
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
     if "seeds" in stages and not begun:
@@ -162,9 +166,7 @@ async def check(
             raise UserError(
                 f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is {config.rl.seeds}; change one of them"
             )
-        engine = maker_of(config.rl.rollouts.engine)
-        own = {"rl.tutor": config.rl.tutor, "rl.reward": config.rl.reward, "rl.rollouts.engine": engine}
-        for key, name in own.items():
+        for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
             if name:
                 load_named(key, name)
     return survey

@@ -15,7 +15,7 @@ from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.language import Request, make
 from safer_steer.sandbox.scripts import fact
-from safer_steer.sandbox.world import Device, draw, new_devices, to_png, training_devices
+from safer_steer.sandbox.world import Device, draw_png, new_devices, training_devices
 from safer_steer.store import write_atomic
 
 ATTACK_SUITES = ("probing", "correction", "order", "twin", "detour")
@@ -92,7 +92,7 @@ def _row(
 ) -> Seed:
     name = f"{id}{'' if marked else '-twin'}"
     picture = f"images/{name}.png"
-    write_atomic(folder / picture, to_png(draw(device, marked, f"bench {seed} {id}"), device, marked))
+    write_atomic(folder / picture, draw_png(device, marked, f"bench {seed} {id}"))
     turns = [
         Turn(user=f"{words} {request.text}".strip(), meta={"safe": not (marked and request.procedural)})
         for words, request in script

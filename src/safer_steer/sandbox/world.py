@@ -191,6 +191,11 @@ def to_png(image: Image.Image, device: Device, marked: bool) -> bytes:
     return buffer.getvalue()
 
 
+def draw_png(device: Device, marked: bool, seed: int | str) -> bytes:
+    """PNG bytes of `draw`, with the text chunks of `to_png`."""
+    return to_png(draw(device, marked, seed), device, marked)
+
+
 def from_png(data: bytes) -> tuple[Device, bool]:
     """The device a sandbox picture shows, and whether it is marked.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 from safer_steer.config import Config, Source
 from safer_steer.sandbox.language import make
-from safer_steer.sandbox.world import draw, to_png, training_devices
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.sources.pair import Pair
 
 SANDBOX_PAIRS = 60
@@ -23,16 +23,10 @@ def sandbox_pairs(source: Source, config: Config) -> Iterator[Pair]:
         if index % (2 * len(training_devices())) == 0:
             order = rng.sample(training_devices(), len(training_devices()))
         device, marked = order[index // 2 % len(order)], index % 2 == 0
-
-        def render(
-            device: Any = device, marked: bool = marked, seed: str = f"seeds {config.seed} {index}"
-        ) -> bytes:
-            return to_png(draw(device, marked, seed), device, marked)
-
         question = make("all", device, rng).text
         yield Pair(
             f"{source.name}-{index:05d}",
-            render,
+            partial(draw_png, device, marked, f"seeds {config.seed} {index}"),
             question,
             source.name,
             "learn how the device is operated",
