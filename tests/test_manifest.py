@@ -176,5 +176,5 @@ def test_a_folder_without_manifest_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match=r"no manifest.json in it; give an export"):
         verify(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="no valid manifest"):
+    with pytest.raises(UserError, match="not a valid manifest"):
         verify(tmp_path)

@@ -86,5 +86,6 @@ def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path
         wanted = wanted[: len(said)]
     if dialogue.images != seed.images or said != wanted:
         raise UserError(
-            f"{out}: {seed.id} was played from another script than the suite has now; move the file away to play it again"
+            f"{out}: {seed.id} was played from another script than the suite has now; move the file away to"
+            " play it again"
         )

@@ -78,7 +78,7 @@ class Manifest:
                 self.stages = json.loads(self.path.read_bytes())["stages"]
             except (ValueError, KeyError, TypeError):
                 raise UserError(
-                    f"{self.path}: no valid manifest; move it away to have every stage looked through again"
+                    f"{self.path}: not a valid manifest; move it away to run every stage again"
                 ) from None
 
     def finished(self, stage: str) -> bool:
@@ -96,7 +96,8 @@ class Manifest:
         for before, digest in entry["built_on"].items():
             if before in self.stages and self._digest(before) != digest:
                 raise UserError(
-                    f"{self.folder}: `{stage}` was made from another `{before}` than is there now; start over with --fresh"
+                    f"{self.folder}: `{before}` changed since `{stage}` was made from it; start over with"
+                    " --fresh"
                 )
         return True
 
@@ -134,7 +135,8 @@ def verify(folder: Path) -> list[str]:
     """
     if not (folder / "manifest.json").is_file():
         raise UserError(
-            f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is finished"
+            f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is"
+            " finished"
         )
     stages = Manifest(folder).stages
     listed = {name for entry in stages.values() for name in entry["files"]}
@@ -201,17 +203,14 @@ def versions() -> dict[str, str]:
 
 def _found(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """What there is of these files and folders, by path relative to `folder`."""
-    return {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(path for name in names for path in _files(folder / name))
-    }
+    paths = [path for name in names for path in _files(folder / name)]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return [
-            file for entry in path.iterdir() if not entry.name.startswith(TRANSIENT) for file in _files(entry)
-        ]
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(TRANSIENT)]
+        return [file for entry in entries for file in _files(entry)]
     return [path] if path.is_file() and not path.name.endswith(".part") else []
 
 

@@ -137,7 +137,8 @@ class Journal:
                         self._places[json.loads(line)["id"]] = whole, len(line)
                     except (ValueError, KeyError, TypeError):
                         raise UserError(
-                            f"{path}:{number}: not a row of this journal; move the file away to redo its stage"
+                            f"{path}:{number}: not a row of this journal; move the file away to run its"
+                            " stage again"
                         ) from None
                     whole += len(line)
             if whole < path.stat().st_size:

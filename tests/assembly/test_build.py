@@ -396,9 +396,9 @@ def config_file(folder: Path, **changes: Any) -> Path:
 
 def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
     file, out = config_file(tmp_path), tmp_path / "run"
-    assert "builds on `seeds`" in complaint("assemble", file, "--out", out)
+    assert "needs `seeds`" in complaint("assemble", file, "--out", out)
     done("seeds", file, "--out", out)
-    assert "builds on `assemble`" in complaint("bootstrap", file, "--out", out)
+    assert "needs `assemble`" in complaint("bootstrap", file, "--out", out)
     said = done("assemble", file, "--out", out)
     assert "assemble: done in" in said.stderr
     done("bootstrap", file, "--out", out)

@@ -238,7 +238,7 @@ def test_a_tutor_of_ones_own_that_cannot_be_imported(tmp_path: Path) -> None:
 
 def test_a_stage_before_the_one_it_builds_on(tmp_path: Path) -> None:
     said = complaint(safer_steer("bootstrap", config_file(tmp_path), "--out", tmp_path / "out"))
-    assert "builds on `seeds`, which is not finished; run `safer-steer seeds`" in said
+    assert "needs `seeds`, which is not finished; run `safer-steer seeds`" in said
 
 
 def test_bench_wants_a_config_or_a_model(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_folder_that_is_no_place_for_a_run(tmp_path: Path) -> None:
     config = config_file(tmp_path)
     (tmp_path / "home" / "seeds").mkdir(parents=True)
     (tmp_path / "home" / "seeds" / "tomato.txt").write_text("mine")
-    assert "holds other things and no run" in complaint(
+    assert "has files but is not a run" in complaint(
         safer_steer("seeds", config, "--out", tmp_path / "home", "--fresh")
     )
     assert (tmp_path / "home" / "seeds" / "tomato.txt").read_text() == "mine"
@@ -423,7 +423,7 @@ def test_a_dry_run_for_processes_that_cannot_share_a_step(tmp_path: Path) -> Non
         safer_steer("run", config_file(tmp_path), "--out", tmp_path / "out", "--dry-run", "--processes", 3)
     )
     assert (
-        "bootstrap.sft.micro_batch_size: 16 a step are not a whole number of micro-batches of 1 on 3 process(es)"
+        "bootstrap.sft.micro_batch_size: a step of 16 cannot be split into micro-batches of 1 on 3 process(es)"
         in said
     )
 
@@ -431,4 +431,4 @@ def test_a_dry_run_for_processes_that_cannot_share_a_step(tmp_path: Path) -> Non
 def test_a_dry_run_says_which_stage_does_not_fit(tmp_path: Path) -> None:
     large = config_file(tmp_path, rl={"micro_batch_size": 40})
     said = safer_steer("run", large, "--out", tmp_path / "out", "--dry-run", "--gpu-memory", 2).stdout
-    assert "  rl does not fit a card of 2 GB, of which 5% are left free: " in said
+    assert "  rl does not fit a card of 2 GB with 5% left free: " in said

@@ -362,7 +362,7 @@ def test_money_time_and_the_limit() -> None:
     assert priced.seconds["seeds"] == 0
     assert priced.stops_in(settings.spending_limit) == "bench"
     assert any("spending_limit is 0.01: the run would stop in bench" in said for said in lines(found, priced))
-    assert any("No price is set for red, blue" in said for said in lines(found, priced))
+    assert any("The total leaves out red, blue: no price is set" in said for said in lines(found, priced))
     assert priced.stops_in(None) is None
 
     wide = price(
@@ -442,7 +442,7 @@ def test_the_command(tmp_path: Path) -> None:
         "bench",
         "total",
     ]
-    assert "nothing was called" in done.stdout
+    assert "Nothing was called" in done.stdout
     done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--json", "--sample", "10", "--success", "1"])
     told = json.loads(done.stdout)
     found = estimate(load_config(SANDBOX), Assumptions(sample=10, success=1))

@@ -257,11 +257,11 @@ def other_tokenizer() -> Any:
     [
         (
             "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}",
-            "is not ChatML: a dialogue without",
+            "does not match ChatML: a dialogue without",
         ),
         (
             TEMPLATE.replace("<|vision_start|><|image_pad|>", "<|image_pad|>"),
-            "is not ChatML: a dialogue with a picture",
+            "does not match ChatML: a dialogue with a picture",
         ),
         (TEMPLATE.replace("part['type'] == 'image'", "false"), "cannot render a dialogue with a picture"),
         (
@@ -290,7 +290,7 @@ class Darker(ChatML):
 
 
 def test_a_renderer_that_prepares_pictures_otherwise_is_refused() -> None:
-    with pytest.raises(UserError, match="its pictures are prepared otherwise"):
+    with pytest.raises(UserError, match="its processor prepares pictures differently"):
         check_rendering(Darker(load_processor(str(SHIPPED)), SYSTEM), SYSTEM)
 
 
@@ -301,7 +301,7 @@ def test_the_check_holds_for_any_system_message() -> None:
     own = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}"
     processor.chat_template = own + TEMPLATE
     load_renderer(processor, SYSTEM)
-    with pytest.raises(UserError, match=r"has other tokens; set student\.system or choose"):
+    with pytest.raises(UserError, match=r"gives other tokens; set student\.system or choose"):
         load_renderer(processor, "")
 
 

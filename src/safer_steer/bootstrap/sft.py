@@ -65,7 +65,8 @@ class Collator:
             if len(longer.ids) > student.max_length:
                 if not transcript.ids:
                     raise UserError(
-                        f"bootstrap: {dialogue.id}: its first turn is longer than student.max_length = {student.max_length}; raise it"
+                        f"bootstrap: {dialogue.id}: its first turn is longer than"
+                        f" student.max_length = {student.max_length}; raise it"
                     )
                 break
             transcript = longer

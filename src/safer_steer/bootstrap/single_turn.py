@@ -55,6 +55,7 @@ def in_words(found: dict[str, Any]) -> str:
     """`facts` as one line of text."""
     single, multi = found["single_turn"], found["multi_turn"]
     return (
-        f"single turns: {single['dialogues']:,} dialogues ({single['distinct']:,} distinct, {single['passes']:g} passes) with"
-        f" {single['assistant_tokens']:,} assistant tokens, for {multi['assistant_tokens']:,} in {multi['dialogues']:,} dialogues of several turns"
+        f"single turns: {single['dialogues']:,} dialogues ({single['distinct']:,} distinct,"
+        f" {single['passes']:g} passes) with {single['assistant_tokens']:,} assistant tokens; the multi-turn"
+        f" set has {multi['dialogues']:,} dialogues with {multi['assistant_tokens']:,}"
     )

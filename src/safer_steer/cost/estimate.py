@@ -138,11 +138,13 @@ class _Sampling:
         found.trajectories = trajectories(self.config, rl)
         if self.config.rl.tutor:
             found.notes.append(
-                f"Stage III is not in it: what rl.tutor, {self.config.rl.tutor}, asks is its own affair."
+                f"Stage III is not included: the calls of your own tutor ({self.config.rl.tutor}) are"
+                " unknown."
             )
         elif not found.trajectories:
             found.notes.append(
-                f"Stage III would not start: about {sum(rl.values()):.0f} scripts, fewer than rl.prompts_per_step."
+                f"Stage III would not start: about {sum(rl.values()):.0f} scripts are fewer than"
+                " rl.prompts_per_step."
             )
         else:
             for benign, group in groups.items():

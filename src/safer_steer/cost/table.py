@@ -37,8 +37,10 @@ def table(found: Estimate, priced: Prices, console: Console) -> Group:
         rows.append((stage, line.seat, *_cells(line), whole))
     counts = [line.count for line in priced.lines]
     totals = [
-        sum(values)
-        for values in zip(*((c.calls, c.images, c.tokens_in, c.tokens_out) for c in counts), strict=True)
+        sum(count.calls for count in counts),
+        sum(count.images for count in counts),
+        sum(count.tokens_in for count in counts),
+        sum(count.tokens_out for count in counts),
     ]
     upload = sum(count.upload_bytes for count in counts)
     paid = money(priced.money if any(line.money is not None for line in priced.lines) else None)
@@ -51,44 +53,50 @@ def table(found: Estimate, priced: Prices, console: Console) -> Group:
 
 def _models(priced: Prices) -> str:
     """The models and their roles: `org/model (generator, red), student (target)`."""
-    seats: dict[str, dict[str, None]] = {}
+    roles: dict[str, list[str]] = {}
     for line in priced.lines:
-        seats.setdefault(line.model, {})[line.seat] = None
-    return ", ".join(f"{model} ({', '.join(names)})" for model, names in seats.items())
+        names = roles.setdefault(line.model, [])
+        if line.seat not in names:
+            names.append(line.seat)
+    return ", ".join(f"{model} ({', '.join(names)})" for model, names in roles.items())
 
 
 def lines(found: Estimate, priced: Prices) -> list[str]:
     """The assumptions behind the numbers, one line each."""
     assumed, config = found.assumed, found.config
-    known = (
-        f", but for {', '.join(sorted(found.tokenized))}, whose tokenizer is here" if found.tokenized else ""
-    )
+    exact = ", ".join(sorted(found.tokenized))
+    known = f" (the tokenizer is used for {exact})" if exact else ""
     made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in found.scripts.items())
     said = [
-        f"From {found.pairs[1]} of {found.pairs[0]} pairs (scripts: {made}) and {found.dialogues[1]} of {found.dialogues[0]} bench dialogues;"
-        " nothing was called.",
-        f"Assuming {assumed.turn_tokens} tokens a user turn (--turn-tokens), {assumed.answer_of(config.student)} an answer (--answer-tokens), half of that"
-        " its thinking; what a model reasons unseen, and a host bills, is not in it.",
-        f"Assuming 4 characters a token{known}, and one token for 28 x 28 pixels of a picture (32 x 32 with Qwen3-VL); hosted models bill pictures"
-        " by rules of their own.",
-        f"Assuming that {assumed.overhead:.0%} of the calls are made again (--overhead), and that no script is dropped as refused or duplicate.",
+        f"Estimated from {found.pairs[1]} of {found.pairs[0]} pairs (scripts: {made}) and"
+        f" {found.dialogues[1]} of {found.dialogues[0]} bench dialogues. Nothing was called.",
+        f"Assumes {assumed.turn_tokens} tokens a user turn (--turn-tokens) and"
+        f" {assumed.answer_of(config.student)} an answer (--answer-tokens), half of it thinking."
+        " Hidden reasoning that a host bills is not included.",
+        f"Assumes 4 characters a token{known}, and one token for 28 x 28 pixels of a picture (32 x 32 with"
+        " Qwen3-VL). Hosted models bill pictures by their own rules.",
+        f"Assumes that {assumed.overhead:.0%} of the calls are made again (--overhead), and that no script is"
+        " dropped as refused or duplicate.",
     ]
     if Kind.RED_TEAM in config.seeds.kinds:
         said.append(
-            f"Assuming that {assumed.success:.0%} of the red-team scripts tried succeed (--success), at any turn alike; one that fails is planned once more."
+            f"Assumes that {assumed.success:.0%} of the red-team scripts tried succeed (--success), equally"
+            " likely at every turn. A script that fails is planned once more."
         )
     if "assemble" in found.stages:
         said.append(
-            f"Assuming that {assumed.keeps:.0%} of the scripts keep rule 1, and as many of those rule 2 (--keeps)."
+            f"Assumes that {assumed.keeps:.0%} of the scripts pass rule 1, and {assumed.keeps:.0%} of those"
+            " rule 2 (--keeps)."
         )
     if any(not line.local for line in priced.lines):
         said.append(
-            f"Time: {assumed.tokens_per_second:g} tokens a second in every reply (--tokens-per-second) after {WAIT_S:g} s, each role at its own concurrency"
-            " and rate; training and what is `local` come on top."
+            f"Time: a reply takes {WAIT_S:g} s, plus its tokens at {assumed.tokens_per_second:g} a second"
+            " (--tokens-per-second). Each role has its own concurrency and request rate. Training, and roles"
+            " marked `local`, are not included."
         )
     if priced.unpriced:
         said.append(
-            f"No price is set for {', '.join(priced.unpriced)} (price_in, price_out): the total is without them."
+            f"The total leaves out {', '.join(priced.unpriced)}: no price is set (price_in, price_out)."
         )
     if stage := priced.stops_in(config.spending_limit):
         said.append(f"spending_limit is {config.spending_limit:g}: the run would stop in {stage}.")
@@ -101,14 +109,7 @@ def as_dict(found: Estimate, priced: Prices) -> dict[str, Any]:
         "pairs": dict(zip(("all", "sampled"), found.pairs, strict=True)),
         "dialogues": dict(zip(("all", "sampled"), found.dialogues, strict=True)),
         "scripts": {kind.value: round(count) for kind, count in found.scripts.items()},
-        "stages": [
-            {
-                "stage": stage,
-                "seconds": round(seconds, 1),
-                "roles": [_row(line) for line in priced.lines if line.stage == stage],
-            }
-            for stage, seconds in priced.seconds.items()
-        ],
+        "stages": [_stage(priced, stage) for stage in priced.seconds],
         "total": {
             "money": round(priced.money, 4),
             "seconds": round(sum(priced.seconds.values()), 1),
@@ -120,13 +121,18 @@ def as_dict(found: Estimate, priced: Prices) -> dict[str, Any]:
     }
 
 
+def _stage(priced: Prices, stage: str) -> dict[str, Any]:
+    roles = [_row(line) for line in priced.lines if line.stage == stage]
+    return {"stage": stage, "seconds": round(priced.seconds[stage], 1), "roles": roles}
+
+
 def _row(line: Line) -> dict[str, Any]:
     counts = {name: round(value) for name, value in asdict(line.count).items()}
-    told = {
+    costs = {
         "money": None if line.money is None else round(line.money, 4),
         "seconds": None if line.seconds is None else round(line.seconds, 1),
     }
-    return {"role": line.seat, "model": line.model, "local": line.local, **counts, **told}
+    return {"role": line.seat, "model": line.model, "local": line.local, **counts, **costs}
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -160,7 +166,7 @@ def _stage_time(priced: Prices, stage: str) -> str:
 def rounded(value: float) -> str:
     """To two significant digits, or three from 1,000 on: `740`, `12,300`, `1.23 M`."""
     if value < 1000:
-        return f"{float(f'{value:.2g}'):.0f}" if value >= 1 or value == 0 else "1"
+        return f"{_two_digits(value):.0f}" if value >= 1 or value == 0 else "1"
     value = float(f"{value:.3g}")
     for unit, name in ((1e9, "G"), (1e6, "M")):
         if value >= unit:
@@ -171,26 +177,27 @@ def rounded(value: float) -> str:
 def size(bytes: float) -> str:
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if bytes >= unit:
-            return f"{float(f'{bytes / unit:.2g}'):g} {name}"
-    return f"{float(f'{bytes / 1e3:.2g}'):g} kB"
+            return f"{_two_digits(bytes / unit):g} {name}"
+    return f"{_two_digits(bytes / 1e3):g} kB"
 
 
 def money(value: float | None) -> str:
     """Two significant digits, at least `< 0.01`; `-` for no price."""
     if value is None:
         return "-"
-    return (
-        "< 0.01"
-        if 0 < value < 0.01
-        else f"{float(f'{value:.2g}'):,.2f}"
-        if value < 10
-        else f"{float(f'{value:.2g}'):,.0f}"
-    )
+    if 0 < value < 0.01:
+        return "< 0.01"
+    value = _two_digits(value)
+    return f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:
     """Two significant digits in a suitable unit."""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:
-            return f"{float(f'{seconds / unit:.2g}'):g} {name}"
-    return f"{float(f'{seconds:.2g}'):g} s"
+            return f"{_two_digits(seconds / unit):g} {name}"
+    return f"{_two_digits(seconds):g} s"
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")

@@ -13,7 +13,8 @@ OFTEN = 0.05
 CONSTANT = 0.99
 """Share of the most common score from which a judge may not be judging."""
 
-_SAID = {"refused": "refusals", "empty": "empty", "repeated": "repeats", "unparsable": "no valid answers"}
+_FAULTS = {"refused": "refusals", "empty": "empty", "repeated": "repeats", "unparsable": "no valid answers"}
+_JOBS = {"turn": "turns", "probe": "probes"}
 _LABELS = {"red": "red agent"}
 
 
@@ -26,15 +27,10 @@ def warnings(run: Path, stage: str) -> list[str]:
         for fault, count in attacker.faults.items():
             share = count / (attacker.asked + attacker.retried)
             if attacker.asked >= ENOUGH and share >= OFTEN:
-                what = (
-                    "turns"
-                    if attacker.job == "turn"
-                    else f"{attacker.job} scripts"
-                    if attacker.job != "probe"
-                    else "probes"
-                )
+                what = _JOBS.get(attacker.job, f"{attacker.job} scripts")
                 lines.append(
-                    f"{name}: {100 * share:.0f} % of its {what} were {_SAID.get(fault, fault)}; another model for roles.{attacker.role} may do better"
+                    f"{name}: {100 * share:.0f} % of its {what} were {_FAULTS.get(fault, fault)};"
+                    f" another model for roles.{attacker.role} may do better"
                 )
     seen = set()
     for judge in found.judges.values():
@@ -45,11 +41,13 @@ def warnings(run: Path, stage: str) -> list[str]:
         if share >= OFTEN:
             why = ", ".join(f"{count} {reason}" for reason, count in judge.unscored.most_common())
             lines.append(
-                f"{judge.role}: {100 * share:.0f} % of its turns have no score ({why}); another model for roles.{judge.role} may judge better"
+                f"{judge.role}: {100 * share:.0f} % of its turns have no score ({why});"
+                f" another model for roles.{judge.role} may judge better"
             )
         verdict, count = judge.verdicts.most_common(1)[0] if judge.verdicts else (0.0, 0)
         if count >= CONSTANT * judge.verdicts.total() >= CONSTANT * ENOUGH:
             lines.append(
-                f"{judge.role}: {judge.score} was {verdict:g} in {count} of {judge.verdicts.total()} turns; see whether it judges at all"
+                f"{judge.role}: {judge.score} was {verdict:g} in {count} of {judge.verdicts.total()} turns;"
+                " read some of its reasons: it may not be judging"
             )
     return lines

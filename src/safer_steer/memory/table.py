@@ -39,7 +39,10 @@ def memory_plan(config: Config, processes: int, card: float | None) -> tuple[lis
 
 def memory_table(console: Console, peaks: list[Memory]) -> Table:
     """A table in GB (1e9 bytes), one row per peak and one column per part."""
-    rows = [(peak.peak, *(_gb(getattr(peak, part)) for part in PARTS), _gb(peak.total)) for peak in peaks]
+    rows = []
+    for peak in peaks:
+        parts = [_gb(getattr(peak, part)) for part in PARTS]
+        rows.append((peak.peak, *parts, _gb(peak.total)))
     head = ("GB", *("key/value cache" if part == "cache" else part for part in PARTS), "total")
     return fitted(console, head, rows, numbers=range(1, len(head)), whole=range(1))
 
@@ -59,13 +62,13 @@ def _card() -> float | None:
 
 def _fit(peaks: list[Memory], card: float | None) -> list[str]:
     if card is None:
-        return ["No GPU is here: name one with --gpu-memory GB to be told which stage does not fit."]
+        return ["This machine has no GPU. Give a card's size with --gpu-memory GB to see which stages fit."]
     large = too_large(peaks, card)
     if not large:
-        return [f"All stages fit a card of {card / GB:.0f} GB, of which {MARGIN:.0%} are left free."]
+        return [f"All stages fit a card of {card / GB:.0f} GB, with {MARGIN:.0%} left free."]
     return [
-        f"{peak.stage} does not fit a card of {card / GB:.0f} GB, of which {MARGIN:.0%} are left free:"
-        f" {peak.total / GB:.1f} GB ({peak.peak}). docs/memory.md says what to change."
+        f"{peak.stage} does not fit a card of {card / GB:.0f} GB with {MARGIN:.0%} left free:"
+        f" it needs {peak.total / GB:.1f} GB ({peak.peak}). docs/memory.md says what to change."
         for peak in large
     ]
 
@@ -73,13 +76,15 @@ def _fit(peaks: list[Memory], card: float | None) -> list[str]:
 def _assumptions(config: Config, processes: int) -> list[str]:
     student = config.student
     shared = (
-        f"{processes} processes train, each on a card of its own (DDP): each holds all weights, gradients and moments, and a share of the trajectories."
+        f"{processes} processes train, each on its own card (DDP). Each holds all weights, gradients and"
+        " moments, and a share of the trajectories."
         if processes > 1
         else "One process on one card."
     )
     return [
         f"{shared} The stages run one after the other.",
-        f"Every dialogue is as long as the config allows, with one picture of {student.max_pixels:,} pixels and {PROMPT_TOKENS} tokens of first prompt;"
-        f" batches of generation are full ({student.generation_tokens:,} tokens).",
+        f"Assumes that every dialogue is as long as the config allows, with one picture of"
+        f" {student.max_pixels:,} pixels and a first prompt of {PROMPT_TOKENS} tokens, and that generation"
+        f" batches are full ({student.generation_tokens:,} tokens).",
         "An estimate from the model's config (GB = 1e9 bytes); not measured on a GPU.",
     ]

@@ -132,7 +132,8 @@ class Rollouts:
                 known = Trajectory.from_row(journal.rows[seed.id])
                 if known.dialogue.meta["seed"] != seed.meta["seed"]:
                     raise UserError(
-                        f"{journal.path}: {seed.id} is of another seed than this run draws; delete the file"
+                        f"{journal.path}: {seed.id} was played from another seed than this run draws;"
+                        " delete the file"
                     )
                 return known
             turns = self.config.rl.max_turns
@@ -156,15 +157,16 @@ class Rollouts:
         found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
         if all(trajectory.value is None for trajectory in trajectories):
             raise UserError(
-                f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)}); fix that and run the same command to go on"
+                f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)});"
+                " fix that, then run the same command to go on"
             )
         self.recent.append((found["unscored"], found["trajectories"]))
         share = sum(lost for lost, _ in self.recent) / sum(played for _, played in self.recent)
         if share > self.config.rl.max_unscored:
             raise UserError(
-                f"rl: {share:.0%} of the trajectories of the last {len(self.recent)} step(s) could not be scored"
-                f" ({_why(dialogues)}), more than rl.max_unscored = {self.config.rl.max_unscored:.0%};"
-                " fix the tutor and run the same command to go on"
+                f"rl: {share:.0%} of the trajectories of the last {len(self.recent)} step(s) could not be"
+                f" scored ({_why(dialogues)}), more than rl.max_unscored = {self.config.rl.max_unscored:.0%};"
+                " fix the tutor, then run the same command to go on"
             )
         self.metrics[step] = found
 
@@ -282,13 +284,14 @@ def reinforce(
     seeds = read_split(folder, "rl")
     if len(seeds) < config.rl.prompts_per_step:
         raise UserError(
-            f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but only {len(seeds)} were drawn; lower it or build more seeds"
+            f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but there are only"
+            f" {len(seeds)}; lower it or build more seeds"
         )
     rollouts = Rollouts(
         config,
         {seed.id: seed for seed in seeds},
         user or Script(),
-        partial(_seated, config, renderer, policy_of, pictures_in(folder, config.student.max_pixels)),
+        partial(_assistant_of, config, renderer, policy_of, pictures_in(folder, config.student.max_pixels)),
         tutor,
         value or partial(_return_and_rewards, config),
         folder / "rl",
@@ -321,7 +324,7 @@ def reinforce(
     return out
 
 
-def _seated(
+def _assistant_of(
     config: Config,
     renderer: Renderer,
     policy_of: PolicyOf,
@@ -342,7 +345,7 @@ def _why(dialogues: list[Dialogue]) -> str:
         failed = [dialogue.meta.get("error"), *(turn.meta.get("unscored") for turn in dialogue.turns)]
         if reasons := [reason for reason in failed if reason]:
             return str(reasons[0])
-    return "no reason on record"
+    return "no reason was recorded"
 
 
 def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:
@@ -366,11 +369,9 @@ def _prompts(config: Config, folder: Path, seeds: list[Seed]) -> Dataset:
     system = (
         [{"role": "system", "content": config.student.system, "seed_id": ""}] if config.student.system else []
     )
-    rows = {
-        "prompt": [
-            [*system, {"role": "user", "content": split_markers(seed.script[0]).strip(), "seed_id": seed.id}]
-            for seed in seeds
-        ],
-        "images": [[str(inside(folder, path)) for path in seed.images] for seed in seeds],
-    }
-    return Dataset.from_dict(rows).cast_column("images", List(Image()))
+    prompts, images = [], []
+    for seed in seeds:
+        first = {"role": "user", "content": split_markers(seed.script[0]).strip(), "seed_id": seed.id}
+        prompts.append([*system, first])
+        images.append([str(inside(folder, path)) for path in seed.images])
+    return Dataset.from_dict({"prompt": prompts, "images": images}).cast_column("images", List(Image()))

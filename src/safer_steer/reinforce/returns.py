@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
@@ -63,37 +64,34 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
     incomplete = sum(dialogue.stop is StopReason.CONTEXT_FULL for dialogue in dialogues)
     scored = [dialogue for dialogue, value in zip(dialogues, returns, strict=True) if value is not None]
     known = [value for value in returns if value is not None]
+    strategies = Counter(turn.meta.get("strategy", "none") for d in dialogues for turn in d.turns[:-1])
     return {
         "trajectories": len(dialogues),
         "unscored": sum(value is None for value in returns) - incomplete,
         "incomplete": incomplete,
-        "return": fmean(known) if known else None,
-        "leak_rate": fmean(
-            any(turn.scores and turn.scores["safety"] <= LEAK for turn in d.turns) for d in scored
-        )
-        if scored
-        else None,
-        "format_kept": fmean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns)
-        if scored
-        else None,
-        "turns": fmean(len(d.turns) for d in scored) if scored else None,
+        "return": _mean(known),
+        "leak_rate": _mean(map(_leaks, scored)),
+        "format_kept": _mean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns),
+        "turns": _mean(len(d.turns) for d in scored),
         **{f"{name}_by_turn": _by_turn(scored, name) for name in (*SCORES, "reward")},
         "stop": dict(sorted(Counter(str(d.stop) for d in dialogues).items())),
-        "strategies": dict(
-            sorted(
-                Counter(turn.meta.get("strategy", "none") for d in dialogues for turn in d.turns[:-1]).items()
-            )
-        ),
+        "strategies": dict(sorted(strategies.items())),
     }
+
+
+def _leaks(dialogue: Dialogue) -> bool:
+    return any(turn.scores and turn.scores["safety"] <= LEAK for turn in dialogue.turns)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return fmean(values) if values else None
 
 
 def _by_turn(dialogues: list[Dialogue], name: str) -> list[float | None]:
     """Mean of a score per turn, over the dialogues that reached the turn; None if no dialogue has it."""
     means: list[float | None] = []
     for place in range(max((len(dialogue.turns) for dialogue in dialogues), default=0)):
-        reached = [
-            dialogue.turns[place].scores or {} for dialogue in dialogues if place < len(dialogue.turns)
-        ]
-        known = [scores[name] for scores in reached if name in scores]
-        means.append(fmean(known) if known else None)
+        reached = [d.turns[place].scores or {} for d in dialogues if place < len(d.turns)]
+        means.append(_mean(scores[name] for scores in reached if name in scores))
     return means

@@ -75,13 +75,14 @@ class Run:
                 entry.name not in (".lock", "config.yaml.part") for entry in found.iterdir()
             ):
                 raise UserError(
-                    f"{found}: holds other things and no run (no config.yaml); choose an empty or a new folder"
+                    f"{found}: has files but is not a run (no config.yaml); choose an empty or new folder"
                 )
         elif not self.fresh and (
             key := first_difference(_read_yaml(config), self.config.model_dump(mode="json"))
         ):
             raise UserError(
-                f"{found}: holds a run of another config, which differs in {key}; choose another folder, or start over with --fresh"
+                f"{found}: holds a run whose config differs in {key}; choose another folder, or start over"
+                " with --fresh"
             )
 
     def __enter__(self) -> Run:
@@ -188,23 +189,31 @@ class Run:
         for before in needs:
             if not self.manifest.finished(before):
                 raise UserError(
-                    f"{self.folder}: `{stage}` builds on `{before}`, which is not finished; run `safer-steer {before}` with the same arguments first"
+                    f"{self.folder}: `{stage}` needs `{before}`, which is not finished;"
+                    f" run `safer-steer {before}` with the same arguments first"
                 )
         started, asked = time.monotonic(), self.ledger.as_dict()
         work(self.show.stage(stage))
         seconds = time.monotonic() - started
-        calls = {
-            role: {key: value - asked.get(role, {}).get(key, 0) for key, value in account.items()}
-            for role, account in self.ledger.as_dict().items()
-        }
         facts = {
             "seconds": round(seconds, 1),
-            "calls": {role: spent for role, spent in calls.items() if any(spent.values())},
+            "calls": _spent(asked, self.ledger.as_dict()),
             "config": config_sha256(self.folder / "config.yaml"),
             "prompts": fingerprints(STAGES[stage].prompts if STAGES[stage].asks(self.config) else ()),
         }
         self.manifest.record(stage, STAGES[stage].writes, needs, facts)
         self.show.say(f"{stage}: done in {seconds:.0f} s")
+
+
+def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each role used between two readings of the ledger. Roles that used nothing are left out."""
+    spent = {}
+    for role, account in after.items():
+        earlier = before.get(role, {})
+        used = {key: value - earlier.get(key, 0) for key, value in account.items()}
+        if any(used.values()):
+            spent[role] = used
+    return spent
 
 
 def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str] = FREE) -> str | None:
@@ -219,14 +228,10 @@ def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str]
         return None
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        return next(
-            (
-                found
-                for i, (one, other) in pairs
-                if (found := first_difference(one, other, f"{prefix}[{i}]", ()))
-            ),
-            None,
-        )
+        for i, (one, other) in pairs:
+            if found := first_difference(one, other, f"{prefix}[{i}]", ()):
+                return found
+        return None
     return None if old == new else f"{prefix} ({old} there, {new} here)"
 
 

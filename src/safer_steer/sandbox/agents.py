@@ -194,10 +194,9 @@ def _script_check(device: Device, marked: bool, given: dict[str, str], rng: rand
         "of_kind": given["kind"] == kind,
         "harmful": harmful,
     }
-    return {
-        "reason": f"{sum(asked)} of {len(script)} turns ask for the procedure, {'with' if pressed else 'without'} pressure",
-        **verdict,
-    }
+    how = "with" if pressed else "without"
+    reason = f"{sum(asked)} of {len(script)} turns ask for the procedure, {how} pressure"
+    return {"reason": reason, **verdict}
 
 
 def _turn_check(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:

@@ -29,7 +29,8 @@ FOLLOW = ("thank you.", "i see.", "good.")
 ALTERNATIVES = ("where it is kept", "where it was made", "what it looks like")
 BARE = ("i cannot help with that.", "no, i will not say that.")
 PREACHY = (
-    "i am so sorry, but it would be very wrong of me to help you with such a thing, and you should not ask for it.",
+    "i am so sorry, but it would be very wrong of me to help you with such a thing,"
+    " and you should not ask for it.",
 )
 
 

@@ -164,8 +164,9 @@ def _body(pen: ImageDraw.ImageDraw, shape: str, x: int, y: int, half: int, fill:
         arm = half // 3
         pen.polygon(
             [
-                (x - arm, y - half), (x + arm, y - half), (x + arm, y - arm), (x + half, y - arm), (x + half, y + arm), (x + arm, y + arm),
-                (x + arm, y + half), (x - arm, y + half), (x - arm, y + arm), (x - half, y + arm), (x - half, y - arm), (x - arm, y - arm),
+                (x - arm, y - half), (x + arm, y - half), (x + arm, y - arm), (x + half, y - arm),
+                (x + half, y + arm), (x + arm, y + arm), (x + arm, y + half), (x - arm, y + half),
+                (x - arm, y + arm), (x - half, y + arm), (x - half, y - arm), (x - arm, y - arm),
             ],
             **style,
         )  # fmt: skip

@@ -76,10 +76,11 @@ def check_rendering(renderer: Renderer, system: str) -> None:
             family = type(renderer).__name__
             hint = "" if system else "set student.system or "  # some templates add a default one
             raise UserError(
-                f"{where}: its chat template is not {family}: {dialogue} has other tokens; {hint}{_choose()}"
+                f"{where}: its chat template does not match {family}: {dialogue} gives other tokens;"
+                f" {hint}{_choose()}"
             )
         if not all(name in wanted and torch.equal(wanted[name], features[name]) for name in features):
-            raise UserError(f"{where}: its pictures are prepared otherwise; {_choose()}")
+            raise UserError(f"{where}: its processor prepares pictures differently; {_choose()}")
 
 
 def _written(renderer: Renderer, images: list[Image.Image]) -> Transcript:

@@ -76,9 +76,8 @@ def train(trainer: Trainer, checkpoint: Path | None) -> None:
             checkpoint, dtype=next(model.parameters()).dtype, use_safetensors=True
         )
         model.load_state_dict(kept.state_dict())
-    logger = logging.getLogger(
-        "transformers.trainer"
-    )  # would report every tensor as missing under one name, unexpected under the other
+    # The trainer would warn that every tensor is missing under one name and unexpected under the other.
+    logger = logging.getLogger("transformers.trainer")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -117,7 +116,8 @@ def batching(batch: int, micro: int, key: str, processes: int | None = None) -> 
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     if batch % (micro * processes):
         raise UserError(
-            f"{key}: {batch} a step are not a whole number of micro-batches of {micro} on {processes} process(es); change one of them"
+            f"{key}: a step of {batch} cannot be split into micro-batches of {micro} on {processes}"
+            " process(es); change one of them"
         )
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * processes)}
 

@@ -146,9 +146,9 @@ class TransformersPolicy:
         lengths = [len(transcript.ids) for transcript in piece]
         if len(piece) == 1:
             raise UserError(
-                f"student.generation_tokens: no memory for one dialogue of {lengths[0]} tokens and an answer of up to"
-                f" {self.sampling.max_tokens} alone; lower student.max_turn_tokens, student.max_pixels or the turns a"
-                " dialogue has, set student.lora_rank, or take a larger GPU"
+                f"student.generation_tokens: a single dialogue of {lengths[0]} tokens with an answer of up to"
+                f" {self.sampling.max_tokens} does not fit in memory; lower student.max_turn_tokens,"
+                " student.max_pixels or the number of turns, set student.lora_rank, or use a larger GPU"
             )
         before = self.tokens
         while self.fitting(lengths) == len(piece):
@@ -157,8 +157,8 @@ class TransformersPolicy:
             torch.cuda.empty_cache()
         if self.model not in _made_do:
             _log.warning(
-                "out of memory: a batch of generation is tried again with %s tokens instead of %s, and halved again"
-                " where needed; lower student.generation_tokens to spare the attempts",
+                "out of memory: generating again with batches of %s tokens instead of %s, and smaller ones if"
+                " needed; lower student.generation_tokens to avoid this",
                 f"{self.tokens:,}",
                 f"{before:,}",
             )
