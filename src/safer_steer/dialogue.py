@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safer_steer.errors import UserError
 
@@ -80,7 +81,7 @@ class Turn(Strict):
 
 class Seed(Strict):
     """Pictures, an intent and a script of user turns. Image paths are relative to the run's or suite's
-    folder."""
+    folder. In a file, `image` is accepted for `images`, and a single path for a list of one."""
 
     id: str = Field(min_length=1)
     kind: Kind
@@ -89,6 +90,18 @@ class Seed(Strict):
     images: list[str] = Field(default_factory=list)
     turns: list[Turn] = Field(min_length=1)
     meta: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _image_is_images(cls, row: Any) -> Any:
+        if not isinstance(row, dict) or "image" not in row or "images" in row:
+            return row
+        return {"images" if key == "image" else key: value for key, value in row.items()}
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, images: Any) -> Any:
+        return [images] if isinstance(images, str) else images
 
     @property
     def script(self) -> list[str]:
@@ -168,13 +181,41 @@ def each_row(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Ite
                 continue
             rows += 1
             try:
-                yield form.model_validate_json(line, extra="ignore" if form is Seed else None)
+                yield _parsed(line, form)
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "row"
-                raise UserError(f"{path}:{number}: {where}: {first['msg']}") from None
+                raise UserError(f"{path}:{number}: {_complaint(error, form)}") from None
     if not rows and not may_be_empty:
         raise UserError(f"{path}: no rows in it; a suite needs at least one dialogue")
+
+
+def _parsed(line: bytes, form: type[AnySeed]) -> AnySeed:
+    """One row. A played dialogue is accepted as a seed: its `stop` is the only key that seeds do not have."""
+    try:
+        return form.model_validate_json(line)
+    except ValidationError as error:
+        unknown = {one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"}
+        if form is Seed and unknown == {("stop",)}:
+            return form.model_validate_json(line, extra="ignore")
+        raise
+
+
+def _complaint(error: ValidationError, form: type[Seed]) -> str:
+    """The key and what is wrong with it. An unknown key comes first: it often explains why another one is
+    missing."""
+    errors = error.errors(include_url=False, include_input=False)
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    where = ".".join(map(str, first["loc"])) or "row"
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {first['msg']}"
+    known = form.model_fields if len(first["loc"]) == 1 else Turn.model_fields
+    return f"{where}: {unknown_key(str(first['loc'][-1]), list(known))}"
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """What to say about a key that a row must not have."""
+    if close := get_close_matches(key.lower(), known, n=1, cutoff=0.7):
+        return f"unknown key; did you mean `{close[0]}`?"
+    return f"unknown key; the keys are {', '.join(known)}"
 
 
 def to_jsonl(rows: Iterable[BaseModel]) -> str:

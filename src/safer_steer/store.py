@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,22 +34,44 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+class PathError(UserError):
+    """A path that cannot be used; `reason` says why in a few words, for counts."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+_ADDRESS = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+_SHOWN = 80
+"""Characters of a path in an error message."""
+
+
 def inside(folder: Path, relative: str) -> Path:
     """The path of `relative` in `folder`.
 
     Raises:
-        UserError: the path is absolute, leads out of the folder (also through a link), or is none.
+        PathError: the path is a web address, too long or not a path at all, or it is absolute or leads out of
+            the folder (also through a link).
     """
+    named = relative if len(relative) <= _SHOWN else f"{relative[:_SHOWN]}..."
+    if _ADDRESS.match(relative):
+        raise PathError(
+            f"{named}: is a web address; addresses are not fetched; download the file and give its path",
+            "web address",
+        )
     try:
         path = (folder / relative).resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
-        raise UserError(f"{relative!r}: no usable path in {folder}") from None
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL
+        raise PathError(f"{named!r}: no usable path in {folder}", "no usable path") from None
     if (
         Path(relative).is_absolute()
         or ".." in Path(relative).parts
         or not path.is_relative_to(folder.resolve())
     ):
-        raise UserError(f"{relative}: leads out of {folder}; use a path inside it")
+        raise PathError(f"{named}: leads out of {folder}; use a path inside it", "path outside the folder")
     return path
 
 

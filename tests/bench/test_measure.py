@@ -332,6 +332,15 @@ def test_a_suite_is_read_with_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "named", [{"image": "1.png"}, {"image": ["1.png"]}, {"images": "1.png"}, {"images": ["1.png"]}]
+)
+def test_a_row_with_image_keeps_its_picture(tmp_path: Path, named: dict[str, Any]) -> None:
+    (tmp_path / "1.png").touch()
+    (seed,) = read_suite(write(tmp_path / "suite.jsonl", script("a", **named))).seeds
+    assert seed.images == ["1.png"]
+
+
+@pytest.mark.parametrize(
     ("rows", "complaint"),
     [
         ([], "no rows in it"),
@@ -340,6 +349,16 @@ def test_a_suite_is_read_with_its_folder(tmp_path: Path) -> None:
         ([script("a"), script("b", images=["none.png"])], "b: no picture none.png"),
         ([script("a", images=["../suite.jsonl"])], "a: ../suite.jsonl: leads out"),
         ([script("a", images=["."])], "a: no picture ."),
+        ([script("a", images=["http://127.0.0.1/1.png"])], "a: http://127.0.0.1/1.png: is a web address"),
+        ([script("a", images=["data:image/png;base64,aGk="])], "is a web address; addresses are not fetched"),
+        ([script("a", images=["x" * 5000])], f"a: '{'x' * 80}...': no usable path"),
+        ([script("a", imagess=["1.png"])], "suite.jsonl:1: imagess: unknown key; did you mean `images`?"),
+        ([script("a", image=["1.png"], images=["1.png"])], ":1: image: unknown key; did you mean `images`?"),
+        ([script("a"), script("b", note=1)], ":2: note: unknown key; the keys are id, kind, source, intent"),
+        (
+            [{"id": "a", "kind": "red_team", "turns": [{"users": "u"}]}],
+            ":1: turns.0.users: unknown key; did you mean `user`?",
+        ),
         ([script("a"), script("b", "benign")], "b is benign and a is not"),
     ],
 )

@@ -1,5 +1,6 @@
 """Sources that cannot be used: one clear line, and nothing written."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from photographs import bomb
 from safer_steer.errors import UserError
 from safer_steer.sandbox.world import draw_png, training_devices
+from safer_steer.sources import load_pairs
 from seeds_run import build, config, write_pairs
 
 PNG = draw_png(training_devices()[0], True, 0)
@@ -16,7 +18,7 @@ PNG = draw_png(training_devices()[0], True, 0)
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('{"id": "a", "question": "q"}', "pairs.jsonl:2: image: the column is missing"),
+        ('{"id": "a", "question": "q"}', "pairs.jsonl:2: image or images: the column is missing"),
         ('{"id": "a", "image": "0.png"}', "pairs.jsonl:2: question: the column is missing"),
         ('{"id": "a", "image": "0.png", "question": " "}', 'pairs.jsonl:2: question: is " "; give a text'),
         ('{"id": true, "image": "0.png", "question": "q"}', "pairs.jsonl:2: id: is true; give a text"),
@@ -66,6 +68,15 @@ async def test_a_bad_row_is_named_and_nothing_is_written(tmp_path: Path, row: st
         await build(settings, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+async def test_images_is_accepted_for_image(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path, {"question": "what is it?"})
+    row = json.loads(path.read_text())
+    row["images"] = [row.pop("image")]
+    path.write_text(json.dumps(row))
+    (pair,) = load_pairs(config(path=path))
+    assert pair.image == tmp_path / "0.png"
 
 
 @pytest.mark.parametrize(

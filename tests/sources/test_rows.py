@@ -55,9 +55,12 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     (
         "mine",
         {"id": 1, "picture": "0.png", "question": "q"},
-        "image: the column is missing; there are: id, picture, question; mine is none of",
-        "no column image",
+        "picture: unknown key; the keys are id, image, .*; mine is none of the sets",
+        "unknown column",
     ),
+    ("mine", {"id": 1, "question": "q"}, "image or images: the column is missing", "no column image"),
+    ("mine", GOOD | {"imagee": "0.png"}, "imagee: unknown key; did you mean `image`", "unknown column"),
+    ("mine", GOOD | {"Safe": True}, "Safe: unknown key; did you mean `safe`", "unknown column"),
     ("mine", GOOD | {"image": None}, "image: is null; give a path", "no picture"),
     ("mine", GOOD | {"image": 3}, "image: is 3; give a path", "image of a wrong type"),
     (
@@ -73,19 +76,31 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "several pictures",
     ),
     ("mine", GOOD | {"image": "gone.png"}, "image: .*gone.png: no such picture", "no such picture"),
-    ("mine", GOOD | {"image": "x" * 5000}, "image: .*: no such picture", "no such picture"),
+    ("mine", GOOD | {"image": "x" * 5000}, "image: 'x{80}...': no usable path in", "no usable path"),
+    (
+        "mine",
+        GOOD | {"image": "https://example.org/0.png"},
+        "image: https://example.org/0.png: is a web address; addresses are not fetched",
+        "web address",
+    ),
+    (
+        "vlsbench",
+        VLSBENCH[0] | {"image_path": "https://example.org/0.png"},
+        "image: .*: is a web address; addresses are not fetched",
+        "web address",
+    ),
     (
         "mine",
         GOOD | {"image": "../secret.png"},
         r"image: ../secret.png: leads out of",
-        "picture outside the folder",
+        "path outside the folder",
     ),
-    ("mine", GOOD | {"image": "link.png"}, "image: link.png: leads out of", "picture outside the folder"),
+    ("mine", GOOD | {"image": "link.png"}, "image: link.png: leads out of", "path outside the folder"),
     (
         "mine",
         GOOD | {"image": "/etc/hostname"},
         "image: /etc/hostname: leads out of",
-        "picture outside the folder",
+        "path outside the folder",
     ),
     (
         "mine",
@@ -369,7 +384,7 @@ def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: 
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "img": "0.png"}\n{"id": 2, "img": "0.png"}\n')
     with pytest.raises(
-        UserError, match=r"seeds.sources: mine: 2 left out \(2 no column image\): no pair is left of it"
+        UserError, match=r"seeds.sources: mine: 2 left out \(2 unknown column\): no pair is left of it"
     ):
         plan.survey(config({"name": "mine", "path": str(tmp_path / "rows.jsonl"), "bad_rows": "skip"}))
 

@@ -19,7 +19,7 @@ from safer_steer.sources.layouts import LAYOUTS, OWN, Layout, layout_of
 from safer_steer.sources.pair import Pair
 from safer_steer.sources.parts import Part, parts_of
 from safer_steer.sources.pictures import SetPictures
-from safer_steer.sources.rows import NO_COLUMN, BadRow, Row
+from safer_steer.sources.rows import NO_COLUMN, UNKNOWN_COLUMN, BadRow, Row
 from safer_steer.sources.sample import Sample
 
 Skipped = dict[str, Counter[str]]
@@ -141,9 +141,11 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
                             "repeated id",
                         )
             except BadRow as error:
-                if source.bad_rows == "error" and layout is OWN and error.reason.startswith(NO_COLUMN):
+                other_columns = error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN))
+                if source.bad_rows == "error" and layout is OWN and other_columns:
                     raise UserError(
-                        f"{error}; {source.name} is none of the sets that `safer-steer sets` lists, so it is read by its own column names"
+                        f"{error}; {source.name} is none of the sets that `safer-steer sets` lists,"
+                        " so its rows need the columns of a source of your own"
                     ) from None
                 if source.bad_rows == "error":
                     raise

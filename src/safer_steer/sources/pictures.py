@@ -10,7 +10,7 @@ from typing import Any
 from safer_steer.errors import UserError
 from safer_steer.images import PictureError, check_header
 from safer_steer.sources.rows import BadRow, shown
-from safer_steer.store import inside
+from safer_steer.store import PathError, inside
 
 FOLDERS = ("", "images", "imgs", "image")
 """Subfolders searched for pictures, besides one named after the split."""
@@ -66,8 +66,8 @@ class SetPictures:
                 if os.path.isfile(found):
                     return self._inside(folder, path, found)
             near = inside(folders[0], path) if folders else path
-        except UserError as error:
-            raise BadRow(where, f"image: {error}", "picture outside the folder") from None
+        except PathError as error:
+            raise BadRow(where, f"image: {error}", error.reason) from None
         raise BadRow(where, f"image: {near}: no such picture; {_RELATIVE}", "no such picture")
 
     def _inside(self, folder: Path, path: str, found: str) -> Path:

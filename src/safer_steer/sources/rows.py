@@ -6,11 +6,15 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from safer_steer.dialogue import unknown_key
 from safer_steer.errors import UserError
 
 COLUMNS_SHOWN = 12
 NO_COLUMN = "no column"
 """Prefix of the reason for a missing column."""
+UNKNOWN_COLUMN = "unknown column"
+PANDAS_INDEX = ("", "Unnamed: 0", "__index_level_0__")
+"""Names of the index in a table that pandas wrote."""
 
 
 class BadRow(UserError):
@@ -37,6 +41,12 @@ class Row:
 
     def bad(self, what: str, reason: str) -> BadRow:
         return BadRow(self.where, what, reason)
+
+    def only(self, known: tuple[str, ...]) -> None:
+        """Raises `BadRow` if there is a column that is neither in `known` nor an index that pandas wrote."""
+        for name in self.data:
+            if name not in known and name not in PANDAS_INDEX:
+                raise self.bad(f"{str(name)[:40]}: {unknown_key(str(name), list(known))}", UNKNOWN_COLUMN)
 
     def column(self, *names: str) -> str | None:
         """The first of these columns that exists; one with a value is preferred."""

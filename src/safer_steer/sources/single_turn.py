@@ -12,14 +12,17 @@ from typing import Any
 from safer_steer.sources.rows import Row
 from safer_steer.sources.sample import Sample
 
+OWN_COLUMNS = ("id", "image", "images", "question", "intent", "safe", "answer", "source", "category")
+
 
 def own(row: Row) -> Iterator[Sample]:
-    """The user's own set: id, image, question, and optionally intent, safe (true, false or null), answer,
-    source, category."""
+    """The user's own set: id, image (or images), question, and optionally intent, safe (true, false or null),
+    answer, source, category. Raises `BadRow` for any other column."""
+    row.only(OWN_COLUMNS)
     row.value("id")
     if row.data["id"] is None:
         raise row.wrong("id", None, "a text")
-    images = row.pictures("image")
+    images = row.pictures("image", "images")
     yield Sample(
         *(row.key("id"), images, (row.question("question"),), row.flag("safe")),
         **_texts(row, intent="intent", category="category", source="source"),
