@@ -21,6 +21,10 @@ RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evalua
 ModelName = Literal["base", "sft", "safer_steer"]
 LossType = Literal["dr_grpo", "grpo", "dapo"]
 Use = Literal["train", "bench"]
+CAPTIONERS: tuple[RoleName, ...] = (
+    *("generator", "evaluator", "judge", "tutor", "attack_judge", "blue", "red", "target"),
+)
+"""Roles in the order in which they are chosen to describe pictures; the model under test comes last."""
 
 SHIPPED = Path(__file__).parent / "sandbox" / "student"
 """The weights of the sandbox's base student, which come with this package."""
@@ -48,6 +52,10 @@ class Role(Strict):
         None, gt=0, description="requests sent in a minute at most, further tries included"
     )
     json_schema: bool = Field(True, description="send the answer's JSON schema as response_format")
+    pictures: bool | Literal["caption"] = Field(
+        True,
+        description="what the model gets of a picture: true sends it, false nothing, caption a description by a role that sees",
+    )
     ask_layout: bool = Field(
         True,
         description="who answers in dialogue (target, blue as a chat) is told the student's layout; false for a model trained on it",
@@ -62,6 +70,14 @@ class Role(Strict):
         if self.base_url is None and self.model in ("sandbox", "student"):
             return "sandbox" if self.model == "sandbox" else "student"
         return "endpoint"
+
+    @model_validator(mode="after")
+    def _eyes(self) -> Role:
+        if self.pictures is not True and self.who != "endpoint":
+            raise ValueError(
+                f"pictures: {self.model} needs the pictures; only a model with a base_url can go without"
+            )
+        return self
 
 
 class Student(Strict):
@@ -370,6 +386,16 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _captions(self) -> Config:
+        wanted = [name for name, role in self.roles.items() if role.pictures == "caption"]
+        if wanted and self.captioner is None:
+            raise ValueError(
+                f"roles.{wanted[0]}.pictures: caption needs another role that sees, to describe the pictures;"
+                " give one role a model with eyes and `pictures: true`, or set this to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _unbiased_bench(self) -> Config:
         target = self.role("target")
         measured = target.who == "student" or (
@@ -386,6 +412,16 @@ class Config(Strict):
     def role(self, name: RoleName) -> Role:
         """The role's settings, the sandbox's agent by default."""
         return self.roles.get(name, Role())
+
+    @property
+    def captioner(self) -> RoleName | None:
+        """The role that describes pictures for roles with `pictures: caption`: the first that sees, in the
+        order of `CAPTIONERS`, endpoints before the sandbox's agents. None if no role sees."""
+        for who in ("endpoint", "sandbox"):
+            for name in CAPTIONERS:
+                if self.role(name).who == who and self.role(name).pictures is True:
+                    return name
+        return None
 
 
 def same_model(one: str, other: str) -> bool:

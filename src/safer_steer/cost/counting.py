@@ -15,8 +15,9 @@ from PIL import Image
 
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.cost.answers import Answers
+from safer_steer.endpoints.blind import BlindTransport, Captions
 from safer_steer.endpoints.chat import ChatModel
-from safer_steer.endpoints.transport import ChatReply, Message
+from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.prompts.base import sections
 from safer_steer.stages import CHAT
 
@@ -77,8 +78,17 @@ class Meter:
     def ask(self, seat: Seat) -> ChatModel:
         """Replaces `run.ask`; needs no endpoint and no API key."""
         if seat not in self._models:
-            self._models[seat] = ChatModel(seat, role_of(self.config, seat), CountingTransport(seat, self))
+            role, transport = role_of(self.config, seat), CountingTransport(seat, self)
+            self._models[seat] = ChatModel(seat, role, self._as_shown(role, transport))
         return self._models[seat]
+
+    def _as_shown(self, role: Role, transport: CountingTransport) -> Transport:
+        """The transport with what the role gets of a picture: the picture, its description or nothing."""
+        if role.pictures is True:
+            return transport
+        if role.pictures is False or self.config.captioner is None:
+            return BlindTransport(transport)
+        return BlindTransport(transport, Captions(self.ask(self.config.captioner)).describe)
 
     def take(self) -> CallCounts:
         """Return and reset the counts."""

@@ -4,6 +4,7 @@ around the transport."""
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -34,6 +35,11 @@ REJECTIONS = 20
 """Consecutive rejected requests that are blamed on the requests. After more, the endpoint or the settings
 are considered at fault."""
 
+_OF_PICTURES = re.compile(
+    r"image|vision|visual|multi-?modal|mmproj|picture|content.{0,20}string", re.IGNORECASE
+)
+"""What servers say of a message with a picture that their model cannot take."""
+
 LAYOUT_RULE = (
     "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture shows and what the dialogue is heading for,"
     " followed by exactly one <answer>...</answer> block with what the user is to read. Write nothing outside the two blocks."
@@ -58,7 +64,13 @@ class ChatModel:
         self.cache = cache
         self.ledger = ledger if ledger is not None else Ledger()
         self._rejections = 0
-        self._sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
+        self._sampling: dict[str, Any] = {
+            "temperature": role.temperature,
+            "top_p": role.top_p,
+            "max_tokens": role.max_tokens,
+        }
+        if role.pictures is not True:  # replies made without eyes are others
+            self._sampling["pictures"] = role.pictures
 
     async def ask(
         self,
@@ -127,18 +139,19 @@ class ChatModel:
             self.ledger.may_spend()
             try:
                 reply = await self.transport.complete(messages, schema, repeat)
-            except EndpointError:
+            except EndpointError as error:
                 self.ledger.accounts[self.name].failed += 1
-                raise
+                raise EndpointError(f"{error}{self._hint(error, messages)}") from None
             except RejectedError as error:
                 account = self.ledger.accounts[self.name]
                 account.failed += 1
                 self._rejections += 1
-                if isinstance(error, ContextLengthError) or (
-                    account.calls and self._rejections <= REJECTIONS
-                ):
+                if isinstance(error, ContextLengthError):
                     raise
-                raise EndpointError(str(error)) from None
+                said = f"{error}{self._hint(error, messages)}"
+                if account.calls and self._rejections <= REJECTIONS:
+                    raise RejectedError(said) from None
+                raise EndpointError(said) from None
             self._rejections = 0
             return reply, self.ledger.paid(self.name, self.role, reply)
 
@@ -147,6 +160,12 @@ class ChatModel:
         reply, free = await self.cache.get_or_call(self._key(messages, schema, repeat), self.name, call)
         self.ledger.accounts[self.name].cached += free
         return reply
+
+    def _hint(self, error: Exception, messages: list[Message]) -> str:
+        """The setting for a model without eyes, if the endpoint's error speaks of pictures."""
+        if not (_OF_PICTURES.search(str(error)) and holds_pictures(messages)):
+            return ""
+        return f"; if the model takes no pictures, set roles.{self.name}.pictures to caption or false"
 
     def forget_unparsable(self) -> None:
         """Remove the replies of jobs that ended in an `UnparsableError` from the cache, so that they are
@@ -217,6 +236,12 @@ def layout(system: str, user: str, pictures: Sequence[Picture]) -> list[Message]
             "content": [*(picture.content for picture in pictures), {"type": "text", "text": user}],
         },
     ]
+
+
+def holds_pictures(messages: list[Message]) -> bool:
+    """Whether a message carries a picture."""
+    contents = [message["content"] for message in messages if isinstance(message["content"], list)]
+    return any(part["type"] == "image_url" for content in contents for part in content)
 
 
 def _complaint(fault: str) -> str:

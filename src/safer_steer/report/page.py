@@ -146,6 +146,7 @@ def _facts(
         ("student", at(config, "student", "model") if students else None),
         ("endpoint", None if students else at(config, "roles", "target", "base_url")),
         ("judge", at(config, "roles", "judge", "model") if models else None),
+        ("without pictures", _without_eyes(config) or None),
         ("seed", config.get("seed")),
         ("RL steps", len(steps) or None),
         (
@@ -157,6 +158,16 @@ def _facts(
         ),
     ]
     return [(label, str(value)) for label, value in facts if value is not None]
+
+
+def _without_eyes(config: dict[str, Any]) -> str:
+    """The roles whose model got no pictures, and what it got in their place."""
+    instead = {"caption": "captions", False: "nothing"}
+    roles = config.get("roles")
+    found = {name: at(role, "pictures") for name, role in roles.items()} if isinstance(roles, dict) else {}
+    return ", ".join(
+        f"{name} ({instead[sent]})" for name, sent in found.items() if sent in ("caption", False)
+    )
 
 
 def _counts(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]]]]:

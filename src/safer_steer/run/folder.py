@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import yaml
 
-from safer_steer.config import Config, RoleName, dump_config
+from safer_steer.config import Config, Role, RoleName, dump_config
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.manifest import FREE, Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
@@ -20,6 +20,7 @@ from safer_steer.stages import STAGES
 from safer_steer.store import write_atomic
 
 if TYPE_CHECKING:
+    from safer_steer.endpoints.blind import Captions
     from safer_steer.endpoints.cache import Cache
     from safer_steer.endpoints.chat import ChatModel
     from safer_steer.endpoints.transport import Transport
@@ -60,6 +61,7 @@ class Run:
 
         self.ledger = Ledger(config.spending_limit)
         self._transports: dict[RoleName, Transport] = {}
+        self._captions: Captions | None = None
         self._cache: Cache | None = None
         self._lock: IO[bytes] | None = None
         self._check_folder()
@@ -138,10 +140,22 @@ class Run:
 
             return ChatModel(role, settings, SandboxTransport(), None, self.ledger)
         if role not in self._transports:
-            from safer_steer.endpoints.endpoint import EndpointTransport
-
-            self._transports[role] = EndpointTransport(settings, self.ledger.may_spend)
+            self._transports[role] = self._transport(settings)
         return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
+
+    def _transport(self, settings: Role) -> Transport:
+        from safer_steer.endpoints.blind import BlindTransport, Captions
+        from safer_steer.endpoints.endpoint import EndpointTransport
+
+        endpoint = EndpointTransport(settings, self.ledger.may_spend)
+        if settings.pictures is True:
+            return endpoint
+        if settings.pictures is False:
+            return BlindTransport(endpoint)
+        captioner = self.config.captioner
+        assert captioner, "the config has been checked"
+        self._captions = self._captions or Captions(self.ask(captioner))
+        return BlindTransport(endpoint, self._captions.describe)
 
     def _opened_cache(self) -> Cache:
         """The cache. When it is opened, the ledger takes over the spending recorded in it."""

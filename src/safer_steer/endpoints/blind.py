@@ -1,0 +1,83 @@
+"""Roles whose model takes no pictures (`pictures: false` or `pictures: caption` in the role's settings)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply, Message, Transport
+from safer_steer.images import Picture
+from safer_steer.prompts.base import section
+from safer_steer.prompts.caption import CAPTION, CaptionInput
+from safer_steer.prompts.markers import split_markers
+
+QUESTION = "What does the picture show?"
+"""A caption is made once per picture, so it cannot depend on what a dialogue asks."""
+
+Describe = Callable[[str], Awaitable[str]]
+"""From a picture's data URL to its description."""
+
+
+class BlindTransport:
+    """Sends messages without their pictures, through another transport. The text of a message is then one
+    string, since some models without eyes take no list of parts."""
+
+    def __init__(self, inner: Transport, describe: Describe | None = None) -> None:
+        """`describe` makes the text that replaces a picture; by default nothing replaces it."""
+        self.inner = inner
+        self.describe = describe
+
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
+        """See `Transport.complete`. Also raises what `describe` raises."""
+        return await self.inner.complete([await self._blind(message) for message in messages], schema, repeat)
+
+    async def _blind(self, message: Message) -> Message:
+        content = message["content"]
+        if isinstance(content, str):
+            return message
+        texts = []
+        for part in content:
+            if part["type"] == "text":
+                texts.append(part["text"])
+            elif self.describe:
+                described = section("picture_in_words", await self.describe(part["image_url"]["url"]))
+                texts.append(f"You cannot see the picture. This describes it:\n{described}")
+        return message | {"content": "\n\n".join(texts)}
+
+    async def aclose(self) -> None:
+        """Close the connections of the inner transport."""
+        if hasattr(self.inner, "aclose"):
+            await self.inner.aclose()
+
+
+class Captions:
+    """Descriptions of pictures by a model that sees. With a cache, a picture is paid for once."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self.model = model
+        self._known: dict[str, str] = {}
+
+    async def describe(self, data_url: str) -> str:
+        """Two or three sentences, and the text that can be read in the picture.
+
+        Raises:
+            BoundaryError: see `ChatModel.ask`.
+        """
+        picture = _picture(data_url)
+        if picture.sha256 not in self._known:
+            seen = await self.model.ask(CAPTION, CaptionInput(question=QUESTION), [picture])
+            readable = f"\nText in the picture: {seen.readable_text}" if seen.readable_text else ""
+            self._known[picture.sha256] = split_markers(seen.caption + readable)
+        return self._known[picture.sha256]
+
+
+def _picture(data_url: str) -> Picture:
+    head, _, encoded = data_url.partition(",")
+    data = base64.b64decode(encoded)
+    mime = head.removeprefix("data:").removesuffix(";base64")
+    return Picture("picture", data, hashlib.sha256(data).hexdigest(), mime)
