@@ -411,10 +411,10 @@ def test_resume_repeats_no_finished_step_and_ends_the_same(folder, tmp_path):
 
 def test_sizes_that_do_not_fit_are_said_before_anything_is_trained(folder, tmp_path):
     odd = tiny_config(rl=tiny_config().rl.model_dump() | {"micro_batch_size": 4})
-    with pytest.raises(UserError, match=r"rl\.micro_batch_size: 6 a step"):
+    with pytest.raises(UserError, match=r"rl\.micro_batch_size: a step of 6"):
         reinforce(odd, copy_of(folder, tmp_path / "a"), tutor_for(folder))
     many = tiny_config(rl=tiny_config().rl.model_dump() | {"prompts_per_step": 100})
-    with pytest.raises(UserError, match=r"rl\.prompts_per_step: 100 seeds a step, but only"):
+    with pytest.raises(UserError, match=r"rl\.prompts_per_step: 100 seeds a step, but there are only"):
         reinforce(many, copy_of(folder, tmp_path / "b"), tutor_for(folder))
 
 
