@@ -68,8 +68,10 @@ def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path
     assert not Config().seeds.filter_bench
 
 
-def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
-    assert load_config(written(tmp_path, "")) == Config()
+@pytest.mark.parametrize("text", ["", "# nothing but a comment", "{}", "---"])
+def test_an_empty_file_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"config.yaml: is empty; `safer-steer config` lists the keys"):
+        load_config(written(tmp_path, text))
 
 
 def test_what_is_dumped_loads_again(tmp_path: Path) -> None:

@@ -178,3 +178,10 @@ def test_a_folder_without_manifest_is_the_users_to_mend(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not a valid manifest"):
         verify(tmp_path)
+
+
+def test_a_run_without_a_finished_stage_is_not_praised(tmp_path):
+    (tmp_path / "report.html").write_text("")
+    Manifest(tmp_path).record("report", ("report.html",), (), {})
+    with pytest.raises(UserError, match="no stage is finished in it"):
+        verify(tmp_path)

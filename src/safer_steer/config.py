@@ -439,9 +439,13 @@ def load_config(path: Path) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such config file")
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    if not data:
+        raise UserError(
+            f"{path}: is empty; `safer-steer config` lists the keys; `name: sandbox` alone runs the sandbox"
+        )
     try:
         return Config.model_validate(data)
     except ValidationError as error:

@@ -139,6 +139,8 @@ def verify(folder: Path) -> list[str]:
             " finished"
         )
     stages = Manifest(folder).stages
+    if not stages.keys() - {"report"}:  # a report can be written before any stage has finished
+        raise UserError(f"{folder}: no stage is finished in it, so there is nothing to verify")
     listed = {name for entry in stages.values() for name in entry["files"]}
     config = config_sha256(folder / "config.yaml")
     differing = []

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safer_steer.config import Config
-from safer_steer.errors import NoResult
+from safer_steer.errors import NoResult, UserError
 from safer_steer.run import agents
 from safer_steer.run.folder import Progress, Run, Show
 from safer_steer.run.preflight import load_named, prepared
@@ -69,11 +69,19 @@ def seeds(run: Run) -> None:
 
     def work(progress: Progress) -> None:
         from safer_steer.seeds.build import build_seeds
+        from safer_steer.seeds.pools import dropped_in_words, refuse_nothing
 
         making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.survey)
         if left_out := run.wait(making):
             run.show.say(f"seeds: {left_out}")
-        _count(run, "seeds", "seeds/*.jsonl")
+        _count(run, "seeds", *(f"seeds/{kind}.jsonl" for kind in run.config.seeds.kinds))
+        if dropped := dropped_in_words(run.folder / "seeds"):
+            run.show.say(f"seeds: {dropped}")
+        try:
+            refuse_nothing(run.folder / "seeds", run.config.seeds.kinds)
+        except UserError:
+            run.ask("generator").forget_unparsable()  # a fresh start asks again
+            raise
         _warn(run, "seeds")
 
     run.once("seeds", work)
@@ -205,6 +213,8 @@ WORK: dict[str, Callable[[Run], object]] = {
 
 def run_stage(stage: str, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
     """One stage alone; those it builds on must be finished. Raises as `run` does."""
+    if (STAGES[stage].needs(config) or stage == "report") and not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: no run in it (no config.yaml); give the folder of the run to go on with")
     with prepared(config, folder, show, (stage,), fresh) as run:
         if "assemble" in STAGES[stage].needs(config) and config.assembly is None:
             assemble(run)  # it draws, asks nobody and takes no time

@@ -363,6 +363,25 @@ def test_what_is_not_finished_is_left_out_and_said(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("emptied", "said"),
+    [
+        ("splits/rl.jsonl", "nothing to export as rl: splits/rl.jsonl is empty"),
+        ("bootstrap/kept.jsonl", "nothing to export as sft: `bootstrap` kept no dialogue"),
+    ],
+)
+def test_an_empty_part_is_an_error(run, tmp_path, emptied, said):
+    run = copy_of(run, tmp_path)
+    (run / emptied).write_text("")
+    manifest = Manifest(run)
+    for stage in ("assemble", "bootstrap"):
+        again(manifest, stage)
+    done = CliRunner().invoke(app, ["export", str(run), "--to", str(tmp_path / "out")])
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),

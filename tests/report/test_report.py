@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
+from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.report import console_table, write_report
@@ -285,6 +287,17 @@ def test_pictures_outside_the_run_or_broken_are_named_not_shown(tmp_path: Path) 
         "dialogues"
     ][0]["images"]
     assert [image["index"] for image in shown] == [None] * 4
+
+
+@pytest.mark.parametrize("stage", ["report", "assemble", "sft"])
+def test_a_misspelled_folder_is_an_error_and_is_not_made(tmp_path: Path, stage: str) -> None:
+    (tmp_path / "config.yaml").write_text("name: sandbox")
+    done = CliRunner().invoke(app, [stage, str(tmp_path / "config.yaml"), "--out", str(tmp_path / "typo")])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"error: {tmp_path}/typo: no run in it (no config.yaml); give the folder of the run to go on with\n"
+    )
+    assert not (tmp_path / "typo").exists()
 
 
 def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:

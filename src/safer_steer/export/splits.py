@@ -13,6 +13,13 @@ from safer_steer.dialogue import Dialogue, Seed, each_row
 from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest, sha256
 
+EMPTY = {
+    "sft": "`bootstrap` kept no dialogue; bootstrap/rejected.jsonl says why; change the config and run it again",
+    "rl": "splits/rl.jsonl is empty, since the pools in seeds/ have no scripts of the kinds that `rl.seeds` and"
+    " `rl.benign_share` ask for; change them and run `assemble` again",
+}
+"""What to say about a part that its finished stage left empty."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -47,6 +54,8 @@ def find_splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
     missing = []
     for name, stage in made_by.items():
         made = _made(name, run, config) if manifest.finished(stage) else []
+        if not made and manifest.finished(stage) and name in EMPTY:
+            raise UserError(f"{run}: nothing to export as {name}: {EMPTY[name]}")
         parts += made
         if not made:
             missing.append(
@@ -77,7 +86,7 @@ def _made(name: str, run: Path, config: Config) -> list[Split]:
             / (single_turn.FOLDER if config.bootstrap.sft.single_turn else "")
             / "kept.jsonl"
         )
-        return [Split(name, "train", kept, run, run, config)]
+        return [Split(name, "train", kept, run, run, config)] if kept.stat().st_size else []
     if name == "rl":
         file = run / "splits" / "rl.jsonl"
         return [Split(name, "train", file, run, run, config)] if file.stat().st_size else []
