@@ -337,6 +337,9 @@ class Bench(Strict):
     dialogues: int | None = Field(
         None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)"
     )
+    judged: bool = Field(
+        True, description="false keeps the answers without scores; `bench --judge-only` scores them later"
+    )
     temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
     resamples: int = Field(10_000, ge=10, description="draws for the intervals of averages over suites")
     max_unscored: float = Field(

@@ -15,7 +15,7 @@ from safer_steer.workers import Patience, run_jobs
 async def play_all(
     seeds: list[Seed],
     assistant: Assistant,
-    critic: Critic,
+    critic: Critic | None,
     out: Path,
     *,
     user: User | None = None,
@@ -29,6 +29,7 @@ async def play_all(
     Returns an iterator over the dialogues in the seeds' order, read from the journal one by one.
 
     Args:
+        critic: the critic's seat; without one the answers are kept and not scored.
         out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again,
             including those with unscored or failed turns: they are data. A journal belongs to one model,
             judge and setting; use another file if any of them changes.

@@ -26,7 +26,6 @@ folder. A stage is entered in the manifest when its last file is written, so the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -38,8 +37,10 @@ from safer_steer.run import agents
 from safer_steer.run.folder import Progress, Run, Show
 from safer_steer.run.preflight import load_named, prepared
 from safer_steer.stages import STAGES
+from safer_steer.store import file_name
 
 if TYPE_CHECKING:
+    from safer_steer.bench.kept import KeptModel
     from safer_steer.episode import Assistant
 
 
@@ -177,7 +178,7 @@ def bench(run: Run) -> None:
 
 
 def _bench(
-    run: Run, models: Mapping[str, Callable[[], Assistant]], needs: tuple[str, ...] | None = None
+    run: Run, models: Mapping[str, Callable[[], Assistant | KeptModel]], needs: tuple[str, ...] | None = None
 ) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
@@ -185,7 +186,8 @@ def _bench(
         def say(line: str) -> None:
             run.show.say(f"bench: {line}")
 
-        measure_models(run.config, run.folder, models, run.ask("judge"), run.wait, progress, say)
+        judge = run.ask("judge") if run.config.bench.judged else None
+        measure_models(run.config, run.folder, models, judge, run.wait, progress, say)
 
     run.once("bench", work, needs)
 
@@ -226,7 +228,22 @@ def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: b
     Raises as `run` does."""
     with prepared(config, folder, show, ("bench",), fresh, endpoint=True) as run:
         try:
-            _bench(run, {re.sub(r"[^\w.-]+", "_", name).strip("."): partial(agents.target, run)}, needs=())
+            _bench(run, {file_name(name): partial(agents.target, run)}, needs=())
+        except NoResult:
+            report(run)
+            raise
+        return report(run)
+
+
+def judge_kept(config: Config, source: Path, folder: Path, show: Show, fresh: bool = False) -> Path:
+    """Score the answers that an earlier bench kept in the run folder `source`, and write their report; returns
+    its path. `config` is that run's, with another judge. Raises as `run` does."""
+    from safer_steer.bench.kept import KeptModel, kept_models
+
+    models = kept_models(source)
+    with prepared(config, folder, show, ("bench",), fresh, kept=True) as run:
+        try:
+            _bench(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, needs=())
         except NoResult:
             report(run)
             raise

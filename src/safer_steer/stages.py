@@ -130,6 +130,7 @@ STAGES: dict[str, Stage] = {
             writes=("suites", "bench", "summary.json"),
             prompts=("judge",),
             roles=("judge",),
+            idle=lambda config: () if config.bench.judged else ("judge",),
             needs=_bench_needs,
             student=True,
         ),

@@ -75,6 +75,23 @@ def inside(folder: Path, relative: str) -> Path:
     return path
 
 
+NAME_CHARACTERS = 60
+"""Most characters of a name from `file_name`, so that it fits 255 bytes in any alphabet."""
+
+
+def file_name(name: str) -> str:
+    """A file or folder name made of any text, for instance a model's name.
+
+    Other characters than letters, digits, `.`, `_` and `-` become `_`. A name that would be empty or too long
+    ends in a hash of the whole text.
+    """
+    safe = re.sub(r"[^\w.-]+", "_", name).strip(".")
+    if 0 < len(safe) <= NAME_CHARACTERS:
+        return safe
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{safe[:NAME_CHARACTERS]}-{digest}".lstrip("-")
+
+
 def canonical(value: Any) -> str:
     """Canonical JSON: sorted keys, no spaces, no escapes, and a newline at its end.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from safer_steer.bench.suites import MOST_TURNS
 from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
@@ -52,6 +53,12 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
             }
             for sample in read_samples(source, seed, skipped, pictureless=True):
                 try:
+                    if len(sample.turns) > MOST_TURNS:
+                        raise BadRow(
+                            sample.where,
+                            f"{len(sample.turns)} user turns, and a script may have {MOST_TURNS}",
+                            "script too long",
+                        )
                     images = [_keep(image, out, sample) for image in sample.images]
                 except BadRow as error:
                     if source.bad_rows == "error":

@@ -10,57 +10,70 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite
-from safer_steer.bench.summary import incomplete, summarise, unscored_share
+from safer_steer.bench.summary import commonest_error, incomplete, summarise, unscored_share
+from safer_steer.bench.watch import Watch, WatchedAssistant, WatchedCritic
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
-from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.episode import Assistant, Critic
 from safer_steer.episodes import play_all
-from safer_steer.errors import NoResult
+from safer_steer.errors import NoResult, UserError
 from safer_steer.images import pictures_in
 from safer_steer.metrics import ProtocolName, state
 from safer_steer.scaling import in_words
-from safer_steer.store import write_atomic
+from safer_steer.store import Journal, write_atomic
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 """A model's dialogues by protocol and suite."""
+
+IN_PLAY = 64
+"""Dialogues of a suite in play at once, at least."""
 
 
 def measure_models(
     config: Config,
     folder: Path,
-    models: Mapping[str, Callable[[], Assistant]],
-    judge: ChatModel,
+    models: Mapping[str, Callable[[], Assistant | KeptModel]],
+    judge: ChatModel | None,
     wait: Callable[[Coroutine[Any, Any, Results]], Results],
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
     """Measure models by name, one after the other, and write `summary.json`.
 
+    Dialogues that an earlier process left without a result are played again.
+
     Args:
         models: what makes the assistant's seat of each; called when its turn comes, so that one student at a
             time is in memory.
+        judge: None keeps the answers and scores nothing; no summary is written then.
         wait: runs a coroutine to its end.
         progress: called with dialogues (finished, all), over all models.
         say: told in one line which pictures of a suite were scaled down, and how many dialogues ran out of
             context.
 
     Raises:
-        NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores. Called again, those
-            are played once more.
+        NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores; without a judge, no
+            answers.
+        UserError: the model or the judge failed many times in a row (`watch.Watch`).
     """
     bench, summary = config.bench, folder / "summary.json"
-    if summary.exists():
-        forget_unscored(folder / "bench")
+    forget_unfinished(folder / "bench", judge is not None)
+    if summary.exists() and judge:
         judge.forget_unparsable()
     suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
     for suite in suites:
         if say and suite.scaled:
             say(f"{suite.name}: {in_words(suite.scaled, config.student.max_pixels)}")
     each = sum(len(suite.seeds) for suite in suites)
-    critic = JudgeCritic(judge, config.student.format, pictures_in(folder, config.student.max_pixels))
+    pictures_of = pictures_in(folder, config.student.max_pixels)
+    watch, critic = Watch(), None
+    if judge:
+        judging = JudgeCritic(judge, config.student.format, pictures_of)
+        critic = WatchedCritic(judging, watch, f"the judge {_named(judge)}")
     results = {}
     for place, (name, make) in enumerate(models.items()):
 
@@ -69,9 +82,19 @@ def measure_models(
                 progress(before + done, len(models) * each)
 
         assistant = make()
-        results[name] = wait(measure(suites, assistant, critic, folder / "bench" / name, shown))
-        del assistant
+        in_play = max(IN_PLAY, sum(asked.role.concurrency for asked in (judge, _asked(assistant)) if asked))
+        seats = _seats(assistant, name, watch)
+        try:
+            results[name] = wait(measure(suites, seats, critic, folder / "bench" / name, in_play, shown))
+        except UserError:
+            if judge:
+                judge.forget_unparsable()
+            raise
+        del assistant, seats
         gc.collect()
+    if judge is None:
+        _say_kept(results, folder, bench.max_unscored, say)
+        return
     twins = {suite.name for suite in suites if suite.safe_twins}
     found = summarise(results, twins, bench.resamples, config.seed)
     write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -83,16 +106,58 @@ def measure_models(
         )
     if (share := unscored_share(found)) > bench.max_unscored:
         raise NoResult(
-            f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored = {bench.max_unscored:.1%}: this is no result;"
-            f" see `stops` in {summary} and `error` and `unscored` in the dialogues, fix the cause and run the same command to play them again"
+            f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
+            f" {bench.max_unscored:.1%}: this is no result; the commonest cause: {commonest_error(results)};"
+            " fix it and run the same command to play these dialogues again"
+        )
+
+
+Seats = Callable[[Suite], Assistant]
+"""The assistant's seat for a suite."""
+
+
+def _seats(assistant: Assistant | KeptModel, name: str, watch: Watch) -> Seats:
+    if isinstance(assistant, KeptModel):
+        return assistant.of
+    asked = _asked(assistant)
+    watched = WatchedAssistant(assistant, watch, f"the model {_named(asked) if asked else name}")
+    return lambda suite: watched
+
+
+def _asked(assistant: Assistant | KeptModel) -> ChatModel | None:
+    """The model behind an endpoint, if it is one."""
+    return assistant.model if isinstance(assistant, ChatAssistant) else None
+
+
+def _named(model: ChatModel) -> str:
+    return model.role.model + (f" at {model.role.base_url}" if model.role.base_url else "")
+
+
+def _say_kept(
+    results: Mapping[str, Results], folder: Path, most: float, say: Callable[[str], None] | None
+) -> None:
+    """Say where the answers are. Raises `NoResult` if more than a share `most` of the dialogues failed."""
+    suites = [played for protocols in results.values() for played in protocols.values()]
+    states = [state(dialogue) for played in suites for dialogues in played.values() for dialogue in dialogues]
+    failed = states.count("failed")
+    if failed > most * len(states):
+        raise NoResult(
+            f"{failed} of {len(states)} dialogues failed; the commonest cause: {commonest_error(results)};"
+            " fix it and run the same command to play these dialogues again"
+        )
+    if say:
+        say(
+            f"the answers of {len(states)} dialogues are kept, none is scored; score them with"
+            f" `safer-steer bench --judge-only {folder} --judge-model ... --judge-base-url ...`"
         )
 
 
 async def measure(
     suites: Sequence[Suite],
-    assistant: Assistant,
-    critic: Critic,
+    seats: Seats,
+    critic: Critic | None,
     out: Path,
+    in_play: int = IN_PLAY,
     progress: Callable[[int, int], None] | None = None,
 ) -> Results:
     """Play all suites with one model, side by side so that its batches are full. Finished dialogues are in
@@ -101,6 +166,8 @@ async def measure(
     Args:
         out: `bench/<model>`; a suite's journal is `<suite>.jsonl`, with `single_turn_` before it where the
             protocol is single-turn.
+        in_play: dialogues of each suite in play at once. It must exceed the calls that model and judge may
+            have in flight together, or the endpoints wait for dialogues.
         progress: called with dialogues (finished, all), over all suites.
     """
     finished = dict.fromkeys((suite.name for suite in suites), 0)
@@ -116,7 +183,14 @@ async def measure(
 
     tasks = [
         asyncio.ensure_future(
-            play_all(suite.seeds, assistant, critic, journal(out, suite), progress=report(suite.name))
+            play_all(
+                suite.seeds,
+                seats(suite),
+                critic,
+                suite.journal(out),
+                concurrency=in_play,
+                progress=report(suite.name),
+            )
         )
         for suite in suites
     ]
@@ -132,18 +206,17 @@ async def measure(
     return results
 
 
-def journal(out: Path, suite: Suite) -> Path:
-    """Where a model's dialogues on a suite are kept."""
-    return out / f"{'single_turn_' if suite.protocol == 'single_turn' else ''}{suite.name}.jsonl"
-
-
-def forget_unscored(bench: Path) -> None:
-    """Drop unscored and failed dialogues from a bench's journals: they are to be played again.
+def forget_unfinished(bench: Path, judged: bool) -> None:
+    """Drop failed dialogues from a bench's journals, and unscored ones if there is a judge (`judged`): they
+    are to be played again.
 
     Incomplete ones stay, for they would end alike.
     """
+    finished = ("scored", "incomplete") if judged else ("scored", "incomplete", "unscored")
     for path in sorted(bench.glob("*/*.jsonl")):
+        with Journal(path):
+            pass  # cuts off a torn last line
         dialogues = read_dialogues(path)
-        stay = [dialogue for dialogue in dialogues if state(dialogue) in ("scored", "incomplete")]
+        stay = [dialogue for dialogue in dialogues if state(dialogue) in finished]
         if len(stay) < len(dialogues):
             write_atomic(path, to_jsonl(stay))

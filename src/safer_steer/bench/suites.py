@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
 
 
+MOST_TURNS = 10
+"""User turns of a script, at most. The dialogue loop plays no more, and the survival curve ends there."""
+
+
 @dataclass(frozen=True)
 class Suite:
     """Scripts that are reported under one name."""
@@ -38,6 +43,10 @@ class Suite:
     def protocol(self) -> ProtocolName:
         """`single_turn` where no script has a second turn."""
         return "single_turn" if all(len(seed.turns) == 1 for seed in self.seeds) else "multi_turn"
+
+    def journal(self, folder: Path) -> Path:
+        """Where a model's dialogues on this suite are kept, in its folder `bench/<model>`."""
+        return folder / f"{'single_turn_' if self.protocol == 'single_turn' else ''}{self.name}.jsonl"
 
 
 def large_pictures(suite: Suite, max_pixels: int) -> set[str]:
@@ -59,8 +68,8 @@ def read_suite(path: Path) -> Suite:
     """Read `NAME.jsonl`; rows of kind `benign` make it a suite of safe twins.
 
     Raises:
-        UserError: the file is missing or empty, a row is no script (no user turns, for instance), an id
-            occurs twice, safe and attack scripts are mixed, or a picture is missing or lies outside the
+        UserError: the file is missing or empty, a row is no script (no user turns, for instance), a script
+            has more than `MOST_TURNS` turns, an id occurs twice, safe and attack scripts are mixed, or a picture is missing or lies outside the
             folder. Names file and line, or file and id.
     """
     if path.stem == "average":
@@ -71,6 +80,11 @@ def read_suite(path: Path) -> Suite:
         if seed.id in seen:
             raise UserError(f"{path}: id {seed.id!r} occurs twice; ids must be unique in a suite")
         seen.add(seed.id)
+        if len(seed.turns) > MOST_TURNS:
+            raise UserError(
+                f"{path}:{_line(path, seed)}: {seed.id} has {len(seed.turns)} turns, and a script may have"
+                f" {MOST_TURNS}; cut it, or make two scripts of it"
+            )
         for image in seed.images:
             try:
                 found = inside(path.parent, image).is_file()
@@ -86,6 +100,15 @@ def read_suite(path: Path) -> Suite:
             f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not; make them two suites"
         )
     return Suite(path.stem, seeds, path.parent, all(twins))
+
+
+def _line(path: Path, seed: Seed) -> int:
+    """The number of the line that holds this script."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip() and json.loads(line).get("id") == seed.id:
+                return number
+    raise ValueError(f"{path}: {seed.id} is not in it")
 
 
 def suite_files(names: Sequence[str]) -> list[Path]:

@@ -78,6 +78,20 @@ def incomplete(summary: Mapping[str, Any]) -> int:
     return found
 
 
+def commonest_error(results: Mapping[str, Mapping[ProtocolName, Suites]]) -> str:
+    """Why most of the calls that failed did, and how many those are; "none is recorded" if none failed."""
+    errors: Counter[str] = Counter()
+    for protocols in results.values():
+        for dialogue in (
+            one for suites in protocols.values() for played in suites.values() for one in played
+        ):
+            found = [dialogue.meta.get("error"), *(turn.meta.get("unscored") for turn in dialogue.turns)]
+            errors.update(str(error) for error in found if error)
+    for error, count in errors.most_common(1):
+        return f"{error} ({count} of {errors.total()} failures)"
+    return "none is recorded"
+
+
 def _protocol(
     protocol: ProtocolName, suites: Suites, twins: Set[str], resamples: int, seed: int
 ) -> dict[str, Any]:

@@ -1,27 +1,49 @@
-"""The `bench` command: measures a run's models, or any model behind an endpoint."""
+"""The `bench` command: measures a run's models, any model behind an endpoint, or answers that were kept."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from safer_steer.cli.app import Fresh, Out, app
+from safer_steer.cli.app import Fresh, app
 from safer_steer.cli.stages import results
 from safer_steer.config import Bench, Config, Role, Student, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError
 from safer_steer.extras import require
 
+OPTIONS = {
+    "roles.target.model": "--model",
+    "roles.target.base_url": "--base-url",
+    "roles.target.temperature": "--temperature",
+    "roles.target.max_tokens": "--max-tokens",
+    "roles.target.ask_layout": "--ask-layout",
+    "roles.judge.model": "--judge-model",
+    "roles.judge.base_url": "--judge-base-url",
+    "roles.judge.max_tokens": "--judge-max-tokens",
+    "student.format": "--format",
+    "student.max_pixels": "--max-pixels",
+    "bench.suites": "--suite",
+    "bench.dialogues": "--dialogues",
+    "bench.judged": "--no-judge",
+}
+"""Config keys and the options that set them: messages name what the user typed."""
+
 
 @app.command()
 def bench(
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="Bench the models of a run.")
+        Path | None, typer.Argument(metavar="CONFIG", help="Measure the models of a run.")
     ] = None,
-    out: Out = ...,  # type: ignore[assignment]  # typer's marker of a required option
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder. The same command again goes on where it stopped."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Instead: the id of a model behind an endpoint.")] = None,
     base_url: Annotated[
         str | None,
@@ -37,72 +59,122 @@ def bench(
     judge_model: Annotated[
         str | None,
         typer.Option(
-            help="The judge; `sandbox` for the embedded one, which knows the sandbox's pictures alone."
+            help="The judge; `sandbox` is the embedded one, which knows only the sandbox's pictures."
         ),
     ] = None,
     judge_base_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     judge_api_key_env: Annotated[
         str | None, typer.Option(help="Name of the environment variable with the judge's key.")
     ] = None,
+    no_judge: Annotated[
+        bool, typer.Option("--no-judge", help="Keep the answers and score nothing; --judge-only scores them.")
+    ] = False,
+    judge_only: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Instead: score the answers kept in this run folder with the judge named here. The results go"
+            " to RUN/judged/JUDGE, or to --out; those of RUN stay.",
+        ),
+    ] = None,
     format: Annotated[
         Format,
         typer.Option(
-            metavar="LAYOUT", help="Layout of its answers, asked for and read: plain or thinking_answer."
+            metavar="LAYOUT", help="Layout of the answers, asked for and read: plain or thinking_answer."
         ),
     ] = Format.PLAIN,
     ask_layout: Annotated[
         bool,
-        typer.Option(help="Put the layout into the system message; a model trained on it needs no asking."),
+        typer.Option(help="Ask for the layout in the system message; a model trained on it needs no asking."),
     ] = True,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature of the model.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one answer.")] = 2048,
+    judge_max_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one verdict.")] = 2048,
+    max_pixels: Annotated[
+        int, typer.Option(min=784, help="A picture with more pixels is scaled down to this many.")
+    ] = Student().max_pixels,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls in flight, for model and judge each.")] = 64,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds before a call to model or judge is tried again.")
+    ] = 120,
     dialogues: Annotated[
-        int | None, typer.Option(min=1, help="At most so many attack, and so many safe, dialogues.")
+        int | None, typer.Option(min=1, help="At most this many attack dialogues, and as many safe ones.")
     ] = None,
     fresh: Fresh = False,
 ) -> None:
-    """Measure a run's models (CONFIG), or any model behind an endpoint (--model)."""
+    """Measure a run's models (CONFIG), any model behind an endpoint (--model), or kept answers (--judge-only)."""
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
-    if (config is None) == (model is None):
+    if sum(given is not None for given in (config, model, judge_only)) != 1:
         raise UserError(
-            "bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint"
+            "bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint, or"
+            " --judge-only, for answers that an earlier bench kept"
         )
-    if model is None:
-        settings = load_config(config)  # type: ignore[arg-type]  # exactly one of the two is given
+    judge = Role(
+        model=judge_model or "sandbox",
+        base_url=judge_base_url,
+        api_key_env=judge_api_key_env,
+        max_tokens=judge_max_tokens,
+        concurrency=concurrency,
+        timeout_s=timeout,
+    )
+    if judge_only is not None:
+        from safer_steer.bench.kept import judged_folder, judging_config
+
+        _need("--judge-only", ("--judge-model", judge_model))
+        settings, out = judging_config(judge_only, judge), out or judged_folder(judge_only, judge)
+        with _options_named(), results(out), Display() as show:
+            pipeline.judge_kept(settings, judge_only, out, show, fresh)
+        return
+    if out is None:
+        raise UserError("bench: give --out, the folder that the results go to")
+    if config is not None:
+        settings = load_config(config)
         require("student", "bench CONFIG")
-    else:
-        for option, value in (("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model)):
-            if not value:
-                raise UserError(f"bench: --model needs {option} too")
-        target = Role(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            concurrency=concurrency,
-            ask_layout=ask_layout,
-        )
-        judge = Role(
-            model=str(judge_model),
-            base_url=judge_base_url,
-            api_key_env=judge_api_key_env,
-            concurrency=concurrency,
-        )
-        try:
-            settings = Config(
-                name=model,
-                student=Student(format=format),
-                roles={"target": target, "judge": judge},
-                bench=Bench(suites=suite or [], dialogues=dialogues),
-            )
-        except ValidationError as error:
-            raise UserError(f"bench: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    with results(out), Display() as show:
-        if model is None:
+        with results(out), Display() as show:
             pipeline.run_stage("bench", settings, out, show, fresh)
-        else:
-            pipeline.bench_endpoint(settings, model, out, show, fresh)
+        return
+    assert model is not None
+    _need("--model", ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
+    target = Role(
+        model=model,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        concurrency=concurrency,
+        timeout_s=timeout,
+        ask_layout=ask_layout,
+    )
+    try:
+        settings = Config(
+            name=model,
+            student=Student(format=format, max_pixels=max_pixels),
+            roles={"target": target, "judge": judge},
+            bench=Bench(suites=suite or [], dialogues=dialogues, judged=not no_judge),
+        )
+    except ValidationError as error:
+        raise UserError(f"bench: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    with _options_named(), results(out), Display() as show:
+        pipeline.bench_endpoint(settings, model, out, show, fresh)
+
+
+def _need(given: str, *options: tuple[str, object]) -> None:
+    """Raises `UserError` if one of the options that `given` needs has no value."""
+    for option, value in options:
+        if not value:
+            alternative = " (or --no-judge)" if option == "--judge-model" and given == "--model" else ""
+            raise UserError(f"bench: {given} needs {option} too{alternative}")
+
+
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """Errors name the options of the command line, not the config keys behind them."""
+    try:
+        yield
+    except UserError as error:
+        line = str(error)
+        for key, option in OPTIONS.items():
+            line = line.replace(key, option)
+        raise UserError(line) from None

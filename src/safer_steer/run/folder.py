@@ -31,6 +31,10 @@ Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
+SETTLE_S = 20
+"""Seconds that replies under way are awaited after an error that the user has to fix."""
+
+
 class Show(Protocol):
     """Where progress is shown."""
 
@@ -63,6 +67,7 @@ class Run:
         self._transports: dict[RoleName, Transport] = {}
         self._captions: Captions | None = None
         self._cache: Cache | None = None
+        self._ending = False
         self._lock: IO[bytes] | None = None
         self._check_folder()
 
@@ -147,7 +152,7 @@ class Run:
         from safer_steer.endpoints.blind import BlindTransport, Captions
         from safer_steer.endpoints.endpoint import EndpointTransport
 
-        endpoint = EndpointTransport(settings, self.ledger.may_spend)
+        endpoint = EndpointTransport(settings, self._may_send)
         if settings.pictures is True:
             return endpoint
         if settings.pictures is False:
@@ -156,6 +161,12 @@ class Run:
         assert captioner, "the config has been checked"
         self._captions = self._captions or Captions(self.ask(captioner))
         return BlindTransport(endpoint, self._captions.describe)
+
+    def _may_send(self) -> None:
+        """Called before every request. Raises `SpendingLimit` if nothing more is to be sent."""
+        if self._ending:
+            raise SpendingLimit("the run is ending")
+        self.ledger.may_spend()
 
     def _opened_cache(self) -> Cache:
         """The cache. When it is opened, the ledger takes over the spending recorded in it."""
@@ -167,8 +178,8 @@ class Run:
         return self._cache
 
     def wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run asynchronous work to completion and close the connections it used. At the spending limit, calls
-        in flight are awaited, since they are paid for."""
+        """Run asynchronous work to completion and close the connections it used. Calls in flight are awaited
+        at the spending limit, and for a while if the user has to fix something, since they are paid for."""
 
         async def closing() -> Result:
             try:
@@ -178,6 +189,11 @@ class Run:
                     await self._cache.settle(
                         max((role.timeout_s for role in self.config.roles.values()), default=0)
                     )
+                raise
+            except UserError:
+                self._ending = True
+                if self._cache:
+                    await self._cache.settle(SETTLE_S)
                 raise
             finally:
                 for transport in self._transports.values():

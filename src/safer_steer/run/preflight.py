@@ -35,12 +35,14 @@ def prepared(
     stages: tuple[str, ...],
     fresh: bool = False,
     endpoint: bool = False,
+    kept: bool = False,
 ) -> Iterator[Run]:
     """The run, opened after everything that its unfinished stages will use has been checked. Nothing is
     written before that.
 
     Args:
         endpoint: the bench measures `roles.target`, and no student is loaded.
+        kept: the bench scores answers of an earlier run, and no model is asked for any.
 
     Raises:
         UserError: the first problem found.
@@ -50,7 +52,7 @@ def prepared(
     use_cores()
     begun = not fresh and (folder / "seeds").exists()
     run.survey = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
-    if not endpoint and (
+    if not (endpoint or kept) and (
         any(STAGES[stage].student for stage in waiting)
         or ("seeds" in waiting and config.role("target").who == "student")
     ):

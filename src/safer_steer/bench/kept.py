@@ -1,0 +1,96 @@
+"""The answers of an earlier bench, in the assistant's seat: a judge scores them without asking the model
+again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safer_steer.bench.suites import Suite
+from safer_steer.config import Config, Role, load_config
+from safer_steer.dialogue import Dialogue, StopReason, read_dialogues
+from safer_steer.episode import ContextFull, Reply
+from safer_steer.errors import BoundaryError, UserError
+from safer_steer.store import file_name
+
+
+class NotAnswered(BoundaryError):
+    """The model under test failed on this turn when it was asked."""
+
+    boundary = "kept"
+
+
+class KeptAnswers:
+    """A model's answers to one suite, by dialogue and turn."""
+
+    def __init__(self, journal: Path) -> None:
+        """Raises `UserError` if the journal is missing or damaged."""
+        self.journal = journal
+        self.dialogues = {dialogue.id: dialogue for dialogue in read_dialogues(journal)}
+
+    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        """The answer that was given.
+
+        Raises:
+            ContextFull: the context was full when this turn was asked.
+            NotAnswered: there is no answer, since the model failed or the bench was stopped before.
+            UserError: another question was asked.
+        """
+        kept, place = self.dialogues.get(dialogue.id), len(dialogue.turns)
+        if kept is None or place >= len(kept.turns):
+            if kept is not None and kept.stop is StopReason.CONTEXT_FULL:
+                raise ContextFull
+            why = kept.meta.get("error") if kept is not None else None
+            raise NotAnswered(str(why or "not played to its end; run that bench again first"))
+        turn = kept.turns[place]
+        if turn.user != question:
+            raise UserError(
+                f"{self.journal}: {dialogue.id} was played from another script than the suite has"
+            )
+        facts = {name: fact for name, fact in turn.meta.items() if name not in ("reason", "unscored")}
+        return Reply(turn.assistant or "", facts)
+
+
+class KeptModel:
+    """A model's answers to all suites."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the run's `bench/<model>`."""
+        self.folder = folder
+
+    def of(self, suite: Suite) -> KeptAnswers:
+        """Its answers to one suite. Raises `UserError` if they are missing or damaged."""
+        return KeptAnswers(suite.journal(self.folder))
+
+
+def kept_models(run: Path) -> list[str]:
+    """The models with answers in a run folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted({path.parent.name for path in (run / "bench").glob("*/*.jsonl")})
+    if not found:
+        raise UserError(f"{run}: no answers in it; give the folder of an earlier `safer-steer bench --out`")
+    return found
+
+
+def judging_config(run: Path, judge: Role) -> Config:
+    """The config of a bench that scores the answers kept in `run`: the suites as that run copied them, and
+    another judge.
+
+    Raises:
+        UserError: it is no run folder, or has no suites.
+    """
+    config = load_config(run / "config.yaml")
+    files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
+    if not files:
+        raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
+    bench = config.bench.model_copy(
+        update={"suites": [str(file) for file in files], "dialogues": None, "judged": True}
+    )
+    return config.model_copy(update={"roles": config.roles | {"judge": judge}, "bench": bench})
+
+
+def judged_folder(run: Path, judge: Role) -> Path:
+    """Where a judge's results go unless another folder is named: beside the run's own."""
+    return run / "judged" / file_name(judge.model)

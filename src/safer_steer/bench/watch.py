@@ -1,0 +1,68 @@
+"""Ends a bench whose model or judge fails again and again, before more is spent on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from safer_steer.dialogue import Dialogue
+from safer_steer.episode import Assistant, Critic, Reply, Verdict
+from safer_steer.errors import BoundaryError, UserError
+from safer_steer.workers import PATIENCE
+
+
+class Watch:
+    """Counts, for model and judge apart, the calls that failed in a row, over all dialogues."""
+
+    def __init__(self) -> None:
+        self._in_a_row: Counter[str] = Counter()
+        self._ended = ""
+
+    @contextmanager
+    def call(self, who: str) -> Iterator[None]:
+        """One call is made inside. `who` names the seat, the model and its endpoint, for the error message.
+
+        Raises:
+            UserError: it is the last of `PATIENCE` in a row, or an earlier call was. After that, no seat is
+                asked any more: a verdict's error surfaces only at the end of its dialogue.
+        """
+        if self._ended:
+            raise UserError(self._ended)
+        try:
+            yield
+        except BoundaryError as error:
+            self._in_a_row[who] += 1
+            if self._in_a_row[who] < PATIENCE:
+                raise
+            self._ended = (
+                f"bench: {who} failed {PATIENCE} times in a row, the last: {error.boundary}: {error}; fix the"
+                " server or its address and run the same command to go on, or name another model and add"
+                " --fresh; replies that are paid for are kept in both cases"
+            )
+            raise UserError(self._ended) from None
+        else:
+            self._in_a_row[who] = 0
+
+
+class WatchedAssistant:
+    """An assistant's seat under a watch."""
+
+    def __init__(self, assistant: Assistant, watch: Watch, who: str) -> None:
+        self.assistant, self.watch, self.who = assistant, watch, who
+
+    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        with self.watch.call(self.who):
+            return await self.assistant.answer(dialogue, question)
+
+
+class WatchedCritic:
+    """A critic's seat under a watch."""
+
+    def __init__(self, critic: Critic, watch: Watch, who: str) -> None:
+        self.critic, self.watch, self.who = critic, watch, who
+        self.immediate = critic.immediate
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        with self.watch.call(self.who):
+            return await self.critic.judge(dialogue, turn, template)

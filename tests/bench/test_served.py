@@ -1,0 +1,218 @@
+"""`safer-steer bench` against a real HTTP server: how many calls it makes at once, what ends it, and what is
+kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner, Result
+
+from endpoint_server import EndpointServer, Step, fails, says
+from safer_steer.cli import app
+from safer_steer.workers import PATIENCE
+from threads import serving
+
+
+class Models:
+    """What the server does, by the model that a request names; counts requests, and those in flight."""
+
+    def __init__(self) -> None:
+        self.does: dict[str, Step] = {"m": says("No, I will not."), "j": verdict(3)}
+        self.asked: Counter[str] = Counter()
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+
+    async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        name = body["model"]
+        self.asked[name] += 1
+        self.now[name] += 1
+        self.most[name] = max(self.most[name], self.now[name])
+        try:
+            return await self.does.get(name, fails(404, f"no model {name}"))(request, body)
+        finally:
+            self.now[name] -= 1
+
+
+def verdict(harmlessness: int) -> Step:
+    scores = {"harmlessness": harmlessness, "helpfulness": 2, "refused": True, "reason": "it declines"}
+    return says(json.dumps(scores))
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture
+def url(models: Models) -> Iterator[str]:
+    with serving(EndpointServer(always=models)) as server:
+        yield server.url
+
+
+def suite(folder: Path, dialogues: int, turns: int = 1) -> Path:
+    path = folder / "mine.jsonl"
+    rows = [
+        {"id": f"d{i}", "kind": "red_team", "turns": [{"user": f"d{i} u{turn}"} for turn in range(turns)]}
+        for i in range(dialogues)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+
+
+def measured(url: str, suite: Path, *more: object, model: str = "m", judge: str = "j") -> Result:
+    """A bench of `model` by `judge`, its run folder `out` beside the suite."""
+    return bench(
+        *("--model", model, "--base-url", url, "--suite", suite, "--out", suite.parent / "out"),
+        *("--judge-model", judge, "--judge-base-url", url, *more),
+    )
+
+
+def line(result: Result, exit_code: int = 2) -> str:
+    """The last line on standard error of a command that ended with this code."""
+    assert result.exit_code == exit_code, result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.stderr.splitlines()[-1]
+
+
+def rows(out: Path, pattern: str = "bench/*/*.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(row) for path in out.glob(pattern) for row in path.read_text().splitlines()]
+
+
+def test_a_concurrency_above_64_reaches_the_model(tmp_path: Path, url: str, models: Models) -> None:
+    models.does["m"] = says("No.", after_s=0.3)
+    result = measured(url, suite(tmp_path, 120), "--concurrency", 100)
+    assert result.exit_code == 0, result.output
+    assert models.most["m"] == 100
+
+
+def test_a_judge_that_is_not_there_ends_it_and_no_answer_is_paid_for_twice(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    judge = models.does.pop("j")
+    mine = suite(tmp_path, 60, turns=2)
+    said = line(measured(url, mine, "--concurrency", 4))
+    assert said.startswith(f"error: bench: the judge j at {url} failed {PATIENCE} times in a row, the last: ")
+    assert "HTTP 404: no model j" in said and "run the same command" in said
+    assert models.asked["j"] <= 2 * PATIENCE
+    assert models.asked["m"] < 60, "it did not play the whole suite"
+    models.does["j"] = judge
+    assert measured(url, mine, "--concurrency", 4).exit_code == 0
+    assert models.asked["m"] == 120
+    assert all(turn["scores"] for row in rows(tmp_path / "out") for turn in row["turns"])
+
+
+def test_a_model_that_is_not_there_ends_it(tmp_path: Path, url: str, models: Models) -> None:
+    model = models.does.pop("m")
+    said = line(measured(url, suite(tmp_path, 60)))
+    assert said.startswith(f"error: bench: the model m at {url} failed {PATIENCE} times in a row")
+    assert "HTTP 404: no model m" in said
+    models.does["m"] = model
+    assert measured(url, tmp_path / "mine.jsonl").exit_code == 0
+    assert len(rows(tmp_path / "out")) == 60
+
+
+def test_a_judge_that_never_gives_a_verdict_is_asked_again_after_it_ended_the_bench(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    judge, models.does["j"] = models.does["j"], says("{}")
+    assert "failed 20 times in a row, the last: unparsable: " in line(measured(url, suite(tmp_path, 30)))
+    models.does["j"] = judge
+    measured(url, tmp_path / "mine.jsonl")  # no result if a last bad verdict was on its way at the stop
+    assert measured(url, tmp_path / "mine.jsonl").exit_code == 0
+
+
+def test_where_there_is_no_result_the_commonest_error_is_named(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    del models.does["j"]
+    said = line(measured(url, suite(tmp_path, 5)), exit_code=3)
+    assert "100.0% of a model's dialogues have no scores" in said
+    assert "the commonest cause: endpoint: " in said and "HTTP 404: no model j (5 of 5 failures)" in said
+
+
+def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path, url: str, models: Models) -> None:
+    answers = models.does["m"]
+
+    async def silent_at_first(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        models.does["m"] = answers
+        await asyncio.sleep(60)
+        return web.Response()
+
+    models.does["m"] = silent_at_first
+    assert measured(url, suite(tmp_path, 1), "--timeout", 0.2).exit_code == 0
+    assert models.asked["m"] == 2
+
+
+def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    mine, out = suite(tmp_path, 3, turns=2), tmp_path / "out"
+    kept = bench(
+        *("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge"),
+    )
+    assert kept.exit_code == 0, kept.output
+    assert f"score them with `safer-steer bench --judge-only {out} --judge-model" in kept.stderr
+    assert models.asked == {"m": 6}
+    assert not (out / "summary.json").exists()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    models.does |= {"strict/j": verdict(0)}
+    for judge, safe in (("j", 100), ("strict/j", 0)):
+        result = bench("--judge-only", out, "--judge-model", judge, "--judge-base-url", url)
+        assert result.exit_code == 0, result.output
+        folder = out / "judged" / judge.replace("/", "_")
+        assert f"report: {folder / 'report.html'}" in result.stdout
+        entry = json.loads((folder / "summary.json").read_text())["models"]["m"]["multi_turn"]["mine"]
+        assert (entry["n"], entry["safe"]["value"]) == (3, safe)
+        answers = {row["id"]: [turn["assistant"] for turn in row["turns"]] for row in rows(folder)}
+        assert answers == {row["id"]: [turn["assistant"] for turn in row["turns"]] for row in rows(out)}
+    assert models.asked == {"m": 6, "j": 6, "strict/j": 6}, "the model is asked no second time"
+    assert before == {path: path.read_bytes() for path in before}
+    again = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url)
+    assert "bench: done already" in again.stderr
+
+
+def test_judging_wants_a_run_with_answers_and_a_judge(tmp_path: Path) -> None:
+    assert "--judge-only needs --judge-model too" in line(bench("--judge-only", tmp_path))
+    said = line(bench("--judge-only", tmp_path, "--judge-model", "j"))
+    assert "config.yaml: no such config file" in said
+
+
+@pytest.mark.parametrize("model", ["..", ".", "a/" + 3 * "very-long-" + 400 * "ß", "../../x"])
+def test_any_name_of_a_model_gives_a_folder_of_the_run(
+    tmp_path: Path, url: str, models: Models, model: str
+) -> None:
+    models.does[model] = says("No.")
+    assert measured(url, suite(tmp_path, 1), model=model).exit_code == 0
+    [journal] = tmp_path.rglob("bench/**/*.jsonl")
+    assert journal.parent.parent == tmp_path / "out" / "bench"
+
+
+def test_another_setting_is_named_as_it_was_typed(tmp_path: Path, url: str) -> None:
+    mine = suite(tmp_path, 1)
+    assert measured(url, mine).exit_code == 0
+    assert "differs in --model (m there, n here)" in line(measured(url, mine, model="n"))
+    assert "differs in --judge-model (j there, k here)" in line(measured(url, mine, judge="k"))
+    assert "differs in --max-pixels (1048576 there, 5000 here)" in line(
+        measured(url, mine, "--max-pixels", 5000)
+    )
+
+
+def test_a_script_of_more_than_ten_turns_is_refused_by_its_line(tmp_path: Path, url: str) -> None:
+    mine = suite(tmp_path, 2, turns=10)
+    long = {"id": "long", "kind": "red_team", "turns": [{"user": f"u{turn}"} for turn in range(11)]}
+    mine.write_text(mine.read_text() + "\n" + json.dumps(long) + "\n")
+    said = line(measured(url, mine))
+    assert said.startswith(f"error: {mine}:4: long has 11 turns, and a script may have 10")
+    assert not (tmp_path / "out").exists()
