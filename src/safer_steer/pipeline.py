@@ -70,7 +70,7 @@ def seeds(run: Run) -> None:
 
     def work(progress: Progress) -> None:
         from safer_steer.seeds.build import build_seeds
-        from safer_steer.seeds.pools import dropped_in_words, refuse_nothing
+        from safer_steer.seeds.dropped import dropped_in_words, refuse_nothing
 
         making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.survey)
         if left_out := run.wait(making):

@@ -65,7 +65,9 @@ def write_run(
         json.dumps({"name": f"Made-up devices{hostile}", "seed": 7, "student": {"model": "sandbox"}})
     )
     for kind, count in (("benign", 40), ("obfuscated", 30), ("red_team", 22)):
-        write_jsonl(run / "seeds" / f"{kind}.jsonl", [{"id": f"{kind}-{index}"} for index in range(count)])
+        rows = [_seed(kind, index, hostile) for index in range(count)]
+        write_jsonl(run / "seeds" / f"{kind}.jsonl", rows)
+    write_jsonl(run / "seeds" / "dropped.jsonl", [_dropped(index, hostile) for index in range(3)])
     write_jsonl(run / "bootstrap" / "kept.jsonl", [{"id": f"kept-{index}"} for index in range(61)])
     reasons = [
         ["safety 4 below 8"],
@@ -78,6 +80,30 @@ def write_run(
         [{"id": f"rejected-{index}", "meta": {"reasons": reason}} for index, reason in enumerate(reasons)],
     )
     write_jsonl(run / "rl" / "metrics.jsonl", [_step(step, hostile) for step in range(1, 21)])
+
+
+def _seed(kind: str, index: int, hostile: str) -> dict[str, Any]:
+    risks = [1] * len(SCRIPT) if kind == "benign" else [1, 1, 2, 4, 5]
+    turns = [
+        {"user": user + hostile, "meta": {"risk": risk}} for user, risk in zip(SCRIPT, risks, strict=True)
+    ]
+    meta: dict[str, Any] = {}
+    if kind == "red_team":
+        meta = {"strategy": f"roleplay{hostile}", "escalation": "sunk_cost", "success_turn": 4}
+        for turn in turns:
+            turn["meta"] |= {"goal": f"the next step{hostile}"}
+    return {"id": f"{kind}-{index}{hostile}", "kind": kind, "turns": turns, "meta": meta}
+
+
+def _dropped(index: int, hostile: str) -> dict[str, Any]:
+    attempts = [{"strategy": f"fiction{hostile}", "reason": "refused"}, {"reason": "failed_attack"}]
+    return {
+        "id": f"dropped-{index}{hostile}",
+        "kind": "red_team",
+        "reason": "failed_attack",
+        "detail": f"completed: scores [1.0, 2.0], 4 wanted{hostile}",
+        "attempts": attempts,
+    }
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from safer_steer.errors import UserError
 from safer_steer.health import examine, tables
 from safer_steer.report.dialogues import Row, browser_data, count_by
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
+from safer_steer.report.scripts import dropped_from, scripts_of
 from safer_steer.report.table import (
     COUNTS,
     LABELS,
@@ -78,6 +79,8 @@ def write_report(run: Path) -> Path:
             over_refusal=over_refusal_plot(summary),
             training=training_plots(steps),
             counts=_counts(run, steps),
+            scripts=scripts_of(run),
+            dropped=dropped_from(run),
             health=tables(examine(run)),
             browser=browser,
             labels={model: model_label(model) for model in browser["models"]},

@@ -13,9 +13,10 @@ from pathlib import Path
 from safer_steer.config import Config, RoleName
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
+from safer_steer.seeds.dropped import DROPPED
 from safer_steer.seeds.pair_work import PairWork
 from safer_steer.seeds.plan import PlanFile, Survey, decode_pictures, plan_id, survey
-from safer_steer.seeds.pools import DROPPED, write_pools
+from safer_steer.seeds.pools import write_pools
 from safer_steer.seeds.shards import ShardedJournal
 from safer_steer.sources import Pair, left_out_in_words, load_pairs
 from safer_steer.stages import STAGES

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,11 +14,9 @@ from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.seeds.attempts import outcome, reasons
 from safer_steer.seeds.dedup import Seen, script_key
+from safer_steer.seeds.dropped import DROPPED
 from safer_steer.seeds.shards import SHARD, ShardedJournal
 from safer_steer.sources import Pair
-from safer_steer.store import read_rows
-
-DROPPED = "dropped"
 
 
 def kinds_of(pair: Pair, wanted: Sequence[Kind]) -> list[Kind]:
@@ -49,27 +46,6 @@ def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
             f"{folder}/seeds: every pool is empty; dropped.jsonl says why, `safer-steer seeds` builds them"
         )
     return seeds
-
-
-def refuse_nothing(folder: Path, kinds: Sequence[Kind]) -> None:
-    """Raises `UserError` if every pool in `folder` is empty."""
-    if not any((folder / f"{kind}.jsonl").stat().st_size for kind in kinds):
-        raise UserError(
-            f"{folder}: not one script was made ({dropped_in_words(folder)}); {DROPPED}.jsonl has each reason; "
-            "change the models in `roles`, then start over with --fresh"
-        )
-
-
-def dropped_in_words(folder: Path) -> str:
-    """What was dropped, on one line: "dropped: 5 unparsable, 2 attack failed"; "" if nothing was."""
-    reasons = Counter(row["reason"] for row in read_rows(folder / f"{DROPPED}.jsonl"))
-    counts = [f"{count:,} {reason_in_words(reason)}" for reason, count in reasons.most_common()]
-    return f"dropped: {', '.join(counts)}" if counts else ""
-
-
-def reason_in_words(reason: str) -> str:
-    """A reason in `dropped.jsonl`, to read."""
-    return "attack failed" if reason == "failed_attack" else reason.replace("_", " ")
 
 
 def write_pools(
