@@ -3,12 +3,14 @@ package."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from places import CONFIGS
-from safer_steer.config import Config, Role, describe, dump_config, load_config
+from safer_steer.config import SHIPPED, Config, Role, RoleName
+from safer_steer.config_file import describe, dump_config, load_config
 from safer_steer.errors import UserError
 
 
@@ -21,9 +23,24 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sede: 1", "sede: unknown key; `safer-steer config` lists the keys"),
-        ("rl: {alhpa: 0.3}", "rl.alhpa: unknown key"),
-        ("rl: {alpha: 1.5}", "rl.alpha: Input should be less than or equal to 1"),
+        ("sede: 1", "sede: unknown key; did you mean `seed`?"),
+        ("xyz: 1", "xyz: unknown key; `safer-steer config` lists the keys"),
+        ("rl: {alhpa: 0.3}", "rl.alhpa: unknown key; did you mean `alpha`?"),
+        ("seeds: {sources: [{name: a, pth: b}]}", "seeds.sources.0.pth: unknown key; did you mean `path`?"),
+        ("bootstrap: {sft: {epoch: 1}}", "bootstrap.sft.epoch: unknown key; did you mean `epochs`?"),
+        ("roles: {judge: {modle: x}}", "roles.judge.modle: unknown key; did you mean `model`?"),
+        ("rl: {alpha: 1.5}", "rl.alpha: must be at most 1.0, not 1.5"),
+        ("rl: {group_size: 1}", "rl.group_size: must be at least 2, not 1"),
+        ("rl: {learning_rate: 0}", "rl.learning_rate: must be more than 0"),
+        ("seed: many", "seed: must be a whole number, not 'many'"),
+        ("rl: {alpha: much}", "rl.alpha: must be a number, not 'much'"),
+        ("rl: {single_turn: maybe}", "rl.single_turn: must be true or false, not 'maybe'"),
+        ("name: 3", "name: must be text, not 3; put it in quotes"),
+        ("rl: 3", "rl: must be a section of keys, not 3"),
+        ("seeds: {sources: mine}", "seeds.sources: must be a list, not 'mine'"),
+        ("rl: {loss: gspo}", "rl.loss: must be 'dr_grpo', 'grpo' or 'dapo', not 'gspo'"),
+        ("report_to: mlflow", "report_to.0: must be 'tensorboard', 'wandb' or 'trackio', not 'mlflow'"),
+        ("limit: 0", "limit: must be at least 1, not 0"),
         ("rl: {weights: [0.5, 0.5, 0.5]}", "rl.weights: [0.5, 0.5, 0.5] are no shares"),
         ("rl: {weights: [1.2, -0.4, 0.2]}", "rl.weights: [1.2, -0.4, 0.2] are no shares"),
         ("rl: {tutor: my_tutor}", "rl.tutor: 'my_tutor' is not of the form package.module:Name"),
@@ -37,11 +54,11 @@ def written(folder: Path, text: str) -> Path:
             "seeds.filter_bench: roles.target is org/org-vl, which the bench measures",
         ),
         ("roles: {judge: {model: student}}", "roles: judge cannot be `student`"),
-        ("roles: {jugde: {}}", "roles.jugde"),
-        ("bench: {suites: []}", "bench.suites: "),
+        ("roles: {jugde: {}}", "roles.jugde: unknown key; did you mean `judge`?"),
+        ("bench: {suites: []}", "bench.suites: needs at least 1 entry"),
         ("bench: {models: [bse]}", "bench.models.0: "),
         ("student: {format: xml}", "student.format: "),
-        ("- a list", "config: "),
+        ("- a list", "must be a section of keys, not ['a list']"),
         ("a: [1", "no valid YAML"),
     ],
 )
@@ -57,6 +74,11 @@ def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, said
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
         load_config(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r": is a folder"):
+        load_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(UserError, match=r"latin\.yaml: cannot be read as text: "):
+        load_config(tmp_path / "latin.yaml")
 
 
 def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path) -> None:
@@ -70,8 +92,68 @@ def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path
 
 @pytest.mark.parametrize("text", ["", "# nothing but a comment", "{}", "---"])
 def test_an_empty_file_is_an_error(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UserError, match=r"config.yaml: is empty; `safer-steer config` lists the keys"):
+    with pytest.raises(UserError, match=r"config.yaml: is empty; `safer-steer init DIR` writes a config"):
         load_config(written(tmp_path, text))
+
+
+PATHS = """
+student: {model: ./models/vl}
+seeds: {sources: [{name: mine, path: data/pairs.jsonl, images: ../pictures}, {name: spa_vl, hub: org/set}]}
+bench: {suites: [sandbox, suites/a.jsonl, /elsewhere/b.jsonl, ~/c.jsonl]}
+"""
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", "/home/me")
+    path = written(project, PATHS)
+    config = load_config(Path("../project/config.yaml"))
+    assert config == load_config(path)
+    assert config.student.model == f"{project}/models/vl"
+    mine, hub = config.seeds.sources
+    assert (mine.path, mine.images) == (f"{project}/data/pairs.jsonl", f"{tmp_path}/pictures")
+    assert (hub.path, hub.hub) == (None, "org/set")
+    assert config.bench.suites == [
+        "sandbox",
+        f"{project}/suites/a.jsonl",
+        "/elsewhere/b.jsonl",
+        "/home/me/c.jsonl",
+    ]
+    assert load_config(written(elsewhere, dump_config(config))) == config, "a run's own config finds them too"
+
+
+def test_a_model_is_a_path_only_if_it_is_a_folder_beside_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "student: {model: Qwen/Qwen2.5-VL-3B-Instruct}")
+    assert load_config(path).student.model == "Qwen/Qwen2.5-VL-3B-Instruct"
+    (tmp_path / "Qwen" / "Qwen2.5-VL-3B-Instruct").mkdir(parents=True)
+    assert load_config(path).student.model == f"{tmp_path}/Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+def test_a_limit_lowers_every_size_and_keeps_batches_whole(tmp_path: Path) -> None:
+    path = CONFIGS[0].parent / "qwen2.5-vl-3b.yaml"
+    config = load_config(path, limit=3)
+    assert {source.limit for source in config.seeds.sources} == {3}
+    sft, rl = config.bootstrap.sft, config.rl
+    assert (config.bootstrap.dialogues, sft.max_steps, sft.batch_size, sft.micro_batch_size) == (3, 3, 3, 1)
+    assert (rl.seeds, rl.steps, rl.prompts_per_step, rl.micro_batch_size) == (3, 3, 3, 1)
+    assert (config.bench.dialogues, config.assembly and config.assembly.bench_dialogues) == (3, 3)
+    assert load_config(written(tmp_path, dump_config(config))) == config
+    larger = load_config(path, limit=10**6)
+    assert (larger.rl.seeds, larger.rl.prompts_per_step, larger.bootstrap.dialogues) == (2000, 64, 15400)
+
+
+def test_with_stubs_nothing_is_asked_or_downloaded() -> None:
+    config = load_config(CONFIGS[0].parent / "qwen2.5-vl-7b.yaml", stub=True)
+    assert {config.role(name).who for name in get_args(RoleName)} == {"stub"}
+    assert config.student.base == str(SHIPPED)
+    assert (config.student.device, config.student.max_length) == ("cpu", 2048)
+
+
+def test_one_tracker_needs_no_list(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "report_to: wandb")).report_to == ["wandb"]
 
 
 def test_what_is_dumped_loads_again(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import yaml
 from pydantic import Field, create_model
 
 from display import Quiet
-from safer_steer.config import Config, dump_config
+from safer_steer.config import Config
+from safer_steer.config_file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.manifest import FREE, Manifest, config_sha256, verify
 from safer_steer.prompts import base, fingerprint

@@ -6,7 +6,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from safer_steer.cli import app
-from safer_steer.config import describe
+from safer_steer.config_file import describe
 from safer_steer.sources.layouts import LAYOUTS
 from safer_steer.tables import fitted
 

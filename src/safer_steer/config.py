@@ -1,26 +1,22 @@
 """The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every
-field with its description."""
+field with its description. `config_file.py` reads and writes the file."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safer_steer.dialogue import Format, Kind, Strict
-from safer_steer.errors import UserError
 from safer_steer.rewards import TCSRForm
 
 RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"]
 ModelName = Literal["base", "sft", "safer_steer"]
 LossType = Literal["dr_grpo", "grpo", "dapo"]
 Use = Literal["train", "bench"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 CAPTIONERS: tuple[RoleName, ...] = (
     *("generator", "evaluator", "judge", "tutor", "attack_judge", "blue", "red", "target"),
 )
@@ -35,7 +31,7 @@ class Role(Strict):
 
     model: str = Field(
         "sandbox",
-        description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student` for the base student",
+        description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student` for the base student, `stub` for made-up answers",
     )
     base_url: str | None = Field(
         None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
@@ -64,11 +60,13 @@ class Role(Strict):
     price_out: float = Field(0, ge=0, description="money per million output tokens")
 
     @property
-    def who(self) -> Literal["sandbox", "student", "endpoint"]:
-        """The embedded agents, the base student in this process, or whoever is behind `base_url`, whatever
-        the model is called there."""
-        if self.base_url is None and self.model in ("sandbox", "student"):
-            return "sandbox" if self.model == "sandbox" else "student"
+    def who(self) -> Literal["sandbox", "student", "stub", "endpoint"]:
+        """The embedded agents, the base student in this process, made-up answers, or whoever is behind
+        `base_url`, whatever the model is called there."""
+        if self.base_url is None:
+            match self.model:
+                case "sandbox" | "student" | "stub":
+                    return self.model
         return "endpoint"
 
     @model_validator(mode="after")
@@ -84,7 +82,8 @@ class Student(Strict):
     """The model that is aligned."""
 
     model: str = Field(
-        "sandbox", description="Hugging Face id or folder; `sandbox` for the shipped base student"
+        "sandbox",
+        description="Hugging Face id or folder (relative to this file); `sandbox` for the shipped base student",
     )
     format: Format = Field(
         Format.THINKING_ANSWER, description="layout of an assistant turn: thinking_answer or plain"
@@ -121,7 +120,7 @@ class Source(Strict):
     )
     path: str | None = Field(
         None,
-        description="JSONL, JSON or Parquet file, `save_to_disk` folder, or the set's folder as published",
+        description="JSONL, JSON, CSV or Parquet file, `save_to_disk` folder, or the set's folder as published; relative to this file",
     )
     hub: str | None = Field(
         None, description="Hugging Face id to load from instead of `path`; `default` for the published one"
@@ -129,7 +128,8 @@ class Source(Strict):
     subset: str | None = Field(None, description="configuration of the set on the hub, where it has several")
     split: str | None = Field(None, description="split of the set, where it has several")
     images: str | None = Field(
-        None, description="folder the picture paths are relative to; the file's own folder if it is not set"
+        None,
+        description="folder that picture paths are relative to, itself relative to this file; by default, the data file's own folder",
     )
     use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
     limit: int | None = Field(
@@ -329,7 +329,7 @@ class Bench(Strict):
     suites: list[str] = Field(
         default_factory=lambda: ["sandbox"],
         min_length=1,
-        description="JSONL files; `sandbox`: the embedded ones; `steer`: STEER-Bench",
+        description="JSONL files, relative to this file; `sandbox`: the embedded ones; `steer`: STEER-Bench",
     )
     models: list[ModelName] = Field(
         default=["base", "sft", "safer_steer"], min_length=1, description="which of the run's models"
@@ -352,6 +352,14 @@ class Config(Strict):
 
     name: str = Field("run", description="shown in the report")
     seed: int = Field(0, description="everything random follows from it")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="for a first try: at most so many pairs a source, scripts, dialogues and steps; smaller batches where needed",
+    )
+    report_to: list[Tracker] = Field(
+        default_factory=list, description="where SFT and RL also log their metrics; each needs its package"
+    )
     spending_limit: float | None = Field(
         None, ge=0, description="stop cleanly once the roles' prices add up to this; raise it to go on"
     )
@@ -367,6 +375,11 @@ class Config(Strict):
     bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
     rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
     bench: Bench = Field(default_factory=Bench, description="the measurement")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
 
     @field_validator("roles")
     @classmethod
@@ -412,6 +425,45 @@ class Config(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _first_try(self) -> Config:
+        if self.limit is not None:
+            self._lower_to(self.limit)
+        return self
+
+    def _lower_to(self, limit: int) -> None:
+        """Lower every number of pairs, scripts, dialogues and steps to `limit`, and the batches with them."""
+        sources = [
+            source.model_copy(update={"limit": _lower(source.limit, limit)}) for source in self.seeds.sources
+        ]
+        self.seeds = self.seeds.model_copy(update={"sources": sources})
+        if self.assembly:
+            lowered = {"bench_dialogues": _lower(self.assembly.bench_dialogues, limit)}
+            self.assembly = self.assembly.model_copy(update=lowered)
+        sft, rl = self.bootstrap.sft, self.rl
+        batch = min(sft.batch_size, limit)
+        sft = sft.model_copy(
+            update={
+                "batch_size": batch,
+                "micro_batch_size": _divisor(batch, sft.micro_batch_size),
+                "max_steps": _lower(sft.max_steps, limit),
+            }
+        )
+        self.bootstrap = self.bootstrap.model_copy(
+            update={"dialogues": _lower(self.bootstrap.dialogues, limit), "sft": sft}
+        )
+        seeds = _lower(rl.seeds, limit)
+        prompts = min(rl.prompts_per_step, seeds)
+        self.rl = rl.model_copy(
+            update={
+                "seeds": seeds,
+                "steps": _lower(rl.steps, limit),
+                "prompts_per_step": prompts,
+                "micro_batch_size": _divisor(prompts * rl.group_size, rl.micro_batch_size),
+            }
+        )
+        self.bench = self.bench.model_copy(update={"dialogues": _lower(self.bench.dialogues, limit)})
+
     def role(self, name: RoleName) -> Role:
         """The role's settings, the sandbox's agent by default."""
         return self.roles.get(name, Role())
@@ -427,87 +479,17 @@ class Config(Strict):
         return None
 
 
+def _lower(number: int | None, limit: int) -> int:
+    """The number, or `limit` where that is lower or the number says "all" (None, or -1)."""
+    return limit if number is None or number < 0 else min(number, limit)
+
+
+def _divisor(whole: int, most: int) -> int:
+    """The largest divisor of `whole` that is at most `most`."""
+    return next(number for number in range(min(whole, most), 0, -1) if whole % number == 0)
+
+
 def same_model(one: str, other: str) -> bool:
     """Do two model ids, or folders of models, end in one name? An organisation's name before it, and case, do
     not count."""
     return one.rstrip("/").rpartition("/")[2].casefold() == other.rstrip("/").rpartition("/")[2].casefold()
-
-
-def load_config(path: Path) -> Config:
-    """Read a YAML config.
-
-    Raises:
-        UserError: the file is missing, is no YAML, has an unknown key or a wrong value; names file and key.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such config file")
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
-    if not data:
-        raise UserError(
-            f"{path}: is empty; `safer-steer config` lists the keys; `name: sandbox` alone runs the sandbox"
-        )
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        what = (
-            "unknown key; `safer-steer config` lists the keys"
-            if first["type"] == "extra_forbidden"
-            else first["msg"].removeprefix("Value error, ")
-        )
-        raise UserError(f"{path}: {key or 'config'}: {what}") from None
-
-
-def dump_config(config: Config) -> str:
-    """The resolved config as YAML, every key written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Key, type, default and description of every field, in the file's order; `<role>` and `[]` stand for any
-    role and any entry of a list."""
-    for name, field in model.model_fields.items():
-        key = prefix + name
-        inner = next(
-            (
-                part
-                for part in (field.annotation, *get_args(field.annotation))
-                if isinstance(part, type) and issubclass(part, BaseModel)
-            ),
-            None,
-        )
-        if inner is None:
-            yield (
-                key,
-                _type_name(field.annotation),
-                _default(field.get_default(call_default_factory=True)),
-                field.description or "",
-            )
-        else:
-            origin = getattr(field.annotation, "__origin__", None)
-            yield from describe(
-                inner, f"{key}.<role>." if origin is dict else f"{key}[]." if origin is list else f"{key}."
-            )
-
-
-def _type_name(annotation: Any) -> str:
-    """As a reader of YAML would put it: choices by value, no module names."""
-    origin, inside = getattr(annotation, "__origin__", None), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(map(str, inside))
-    if origin in (list, tuple):
-        return f"{origin.__name__} of {_type_name(inside[0])}"
-    if inside:
-        return " | ".join("null" if part is type(None) else _type_name(part) for part in inside)
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return " | ".join(str(member.value) for member in annotation)
-    return getattr(annotation, "__name__", str(annotation))
-
-
-def _default(value: Any) -> str:
-    """As it would stand in YAML."""
-    return json.dumps(value)

@@ -22,6 +22,7 @@ from photographs import bomb
 from places import CONFIGS
 from safer_steer.cli import app
 from safer_steer.config import Config
+from safer_steer.config_file import dump_config
 from safer_steer.dialogue import read_dialogues
 from safer_steer.run.folder import Run
 from safer_steer.sandbox.suites import write_suites
@@ -73,7 +74,7 @@ def served() -> Iterator[str]:
     yield server.stdout.readline().split()[1]
     server.send_signal(signal.SIGINT)
     _, said = server.communicate(timeout=20)
-    assert said == "interrupted; run the same command to go on\n"
+    assert said == "interrupted; run the same command to continue\n"
     assert server.returncode == 130
 
 
@@ -113,7 +114,7 @@ def bench(
 
 def config_file(folder: Path, **keys: Any) -> Path:
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(keys))
+    path.write_text(yaml.safe_dump(keys or {"name": "run"}))
     return path
 
 
@@ -126,7 +127,7 @@ def one_row(folder: Path, **keys: Any) -> Path:
 
 def test_an_unknown_key(tmp_path: Path) -> None:
     said = complaint(safer_steer("run", config_file(tmp_path, sede=1), "--out", tmp_path / "out"))
-    assert "config.yaml: sede: unknown key" in said
+    assert "config.yaml: sede: unknown key; did you mean `seed`?" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -237,7 +238,8 @@ def test_a_tutor_of_ones_own_that_cannot_be_imported(tmp_path: Path) -> None:
 
 
 def test_a_stage_before_the_one_it_builds_on(tmp_path: Path) -> None:
-    said = complaint(safer_steer("bootstrap", config_file(tmp_path), "--out", tmp_path / "out"))
+    (tmp_path / "config.yaml").write_text(dump_config(Config()))  # a run in which nothing is done yet
+    said = complaint(safer_steer("bootstrap", tmp_path / "config.yaml", "--out", tmp_path))
     assert "needs `seeds`, which is not finished; run `safer-steer seeds`" in said
 
 
@@ -269,7 +271,7 @@ def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:
     assert first.exit_code == 0, first.output
     assert (out / "seeds" / "benign.jsonl").stat().st_size
     assert re.search(
-        r"^seeds: 4 benign, 0 dropped, 2 obfuscated, \d red team$", first.stderr, re.MULTILINE
+        r"^seeds: 4 benign, 2 obfuscated, \d red team$", first.stderr, re.MULTILINE
     ), first.stderr
     before = {
         path: path.stat().st_mtime_ns

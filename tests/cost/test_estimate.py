@@ -19,7 +19,8 @@ from display import Quiet
 from places import ROOT
 from safer_steer import pipeline, prompts
 from safer_steer.cli import app
-from safer_steer.config import SHIPPED, Config, load_config
+from safer_steer.config import SHIPPED, Config
+from safer_steer.config_file import load_config
 from safer_steer.cost import Assumptions, Estimate, as_dict, estimate, price
 from safer_steer.cost.answers import Answers
 from safer_steer.cost.counting import Count, local_tokenizer, picture_tokens

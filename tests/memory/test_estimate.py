@@ -15,7 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from places import ROOT
-from safer_steer.config import SHIPPED, Config, load_config
+from safer_steer.config import SHIPPED, Config
+from safer_steer.config_file import load_config
 from safer_steer.errors import UserError
 from safer_steer.memory.estimate import GB, Memory, estimate, too_large
 from safer_steer.memory.shape import Shape, shape_of, shape_of_config

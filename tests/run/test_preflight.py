@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from places import CONFIGS
-from safer_steer.config import load_config
+from safer_steer.config_file import load_config
 from safer_steer.run.preflight import room_for_turns
 from student_parts import tiny_config
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from safer_steer import pipeline
-from safer_steer.config import load_config
+from safer_steer.config_file import load_config
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.errors import UserError
 from safer_steer.run.display import Display

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,14 +36,12 @@ class _OneLine(TyperGroup):
                 raise
             _end(f"error: {line}", 2)
         except KeyboardInterrupt:
-            _end("interrupted; run the same command to go on", 130)
+            _end("interrupted; run the same command to continue", 130)
         except OSError as error:
             if error.errno not in OUTSIDE:
                 raise
-            _end(
-                f"error: {error.filename or 'this machine'}: {error.strerror}; fix that and run the same command to go on",
-                2,
-            )
+            what = f"{error.filename or 'this machine'}: {error.strerror}"
+            _end(f"error: {what}; fix that and run the same command to continue", 2)
 
 
 def _end(line: str, code: int) -> None:
@@ -55,23 +54,66 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Vision-language models that hold in dialogue.",
 )
 sandbox = typer.Typer(
-    cls=_OneLine, no_args_is_help=True, help="The embedded world: its student, its suites, its agents."
+    cls=_OneLine,
+    no_args_is_help=True,
+    help="The sandbox, a small fictional world: its student, its suites and its agents.",
 )
 app.add_typer(sandbox, name="sandbox")
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"safer-steer {version('safer-steer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train vision-language models to stay safe and helpful over a whole dialogue, and measure how long any
+    model does.
+
+    Start with `init DIR`, which writes a small project to fill in. `run` does the whole method, `bench`
+    measures a model behind an endpoint. Exit codes: 0 done, 1 `verify` found a difference, 2 something to
+    fix, 3 no valid result, 130 interrupted.
+    """
+
+
 ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="YAML file; `safer-steer config` lists its keys.")
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        help="YAML file. Relative paths in it are relative to the file. `safer-steer config` lists its keys.",
+    ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", help="Run folder. The same command again goes on where it stopped.")
+    Path, typer.Option("--out", help="Run folder. The same command again continues where it stopped.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        help="For a first try: at most N pairs a source, scripts, dialogues and steps. Overrides `limit` of CONFIG.",
+    ),
+]
+Stub = Annotated[
+    bool,
+    typer.Option(
+        "--stub",
+        help="Dry walk: made-up answers in place of every model, and the shipped student. Needs no key and no network.",
+    ),
 ]
 Fresh = Annotated[
     bool,
     typer.Option(
-        "--fresh", help="Start over: delete what a run wrote there. Paid replies (cache.sqlite) stay."
+        "--fresh",
+        help="Start over: delete what an earlier run wrote in the run folder. Paid replies (cache.sqlite) stay.",
     ),
 ]
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from safer_steer.cli.app import Fresh, app
 from safer_steer.cli.stages import results
-from safer_steer.config import Bench, Config, Role, Student, load_config
+from safer_steer.config import Bench, Config, Role, Student
+from safer_steer.config_file import load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError
 from safer_steer.extras import require

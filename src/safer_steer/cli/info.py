@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import ConfigFile, app, console
-from safer_steer.config import describe, load_config
+from safer_steer.config_file import describe, load_config
 from safer_steer.errors import UserError
 from safer_steer.tables import fitted
 

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, Fresh, Out, app, console
-from safer_steer.config import load_config
+from safer_steer.cli.app import ConfigFile, Fresh, Limit, Out, Stub, app, console
+from safer_steer.config import Config
+from safer_steer.config_file import load_config
 from safer_steer.errors import NoResult
 from safer_steer.extras import require
 from safer_steer.stages import STAGES
@@ -21,27 +22,31 @@ from safer_steer.stages import STAGES
 def run(
     config: ConfigFile,
     out: Out,
-    fresh: Fresh = False,
+    limit: Limit = None,
+    stub: Stub = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print roles, data, steps, GPU memory and config; call, load and write nothing."
+            "--dry-run",
+            help="Show roles, data, steps, GPU memory and the full config, then stop. Calls, loads and writes nothing.",
         ),
     ] = False,
-    processes: Annotated[
-        int, typer.Option("--processes", min=1, help="With --dry-run: processes that train, each on a GPU.")
-    ] = 1,
     gpu_memory: Annotated[
         float | None,
         typer.Option(
             "--gpu-memory",
             min=1,
-            help="With --dry-run: GB (1e9 bytes) of each GPU; without it, of the one here.",
+            help="With --dry-run: memory of each GPU in GB; by default, of the GPU here.",
         ),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=1, help="With --dry-run: number of training processes, one a GPU."),
+    ] = 1,
+    fresh: Fresh = False,
 ) -> None:
     """Run the whole method, from seeds to report."""
-    settings = load_config(config)
+    settings = load_config(config, limit, stub)
     require("train", "run")
     if dry_run:
         from safer_steer.run.dry_run import dry_run as planned
@@ -59,17 +64,18 @@ def run(
 def _stage(name: str, summary: str) -> None:
     """Register a command that runs only one stage."""
 
-    def command(config: ConfigFile, out: Out, fresh: Fresh = False) -> None:
-        _run_stage(name, config, out, fresh)
+    def command(
+        config: ConfigFile, out: Out, limit: Limit = None, stub: Stub = False, fresh: Fresh = False
+    ) -> None:
+        _run_stage(name, load_config(config, limit, stub), out, fresh)
 
     app.command(name, help=summary)(command)
 
 
-def _run_stage(name: str, config: Path, out: Path, fresh: bool) -> None:
+def _run_stage(name: str, settings: Config, out: Path, fresh: bool) -> None:
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
-    settings = load_config(config)
     if STAGES[name].trains:
         require("train", name)
     with Display() as show:
@@ -81,8 +87,8 @@ for _name in ("seeds", "assemble", "bootstrap", "sft", "rl"):
 
 
 @app.command(help=STAGES["report"].summary)
-def report(config: ConfigFile, out: Out) -> None:
-    _run_stage("report", config, out, fresh=False)
+def report(config: ConfigFile, out: Out, limit: Limit = None, stub: Stub = False) -> None:
+    _run_stage("report", load_config(config, limit, stub), out, fresh=False)
     typer.echo(f"report: {out / 'report.html'}")
 
 

@@ -12,19 +12,8 @@ from typing import Any
 from safer_steer.config import Config
 from safer_steer.cost.assumptions import ITEMS, LENGTHS, OTHER, USER_TURNS, Assumptions
 from safer_steer.dialogue import Kind, lay_out
+from safer_steer.prompts.made_up import VOCABULARY, fill
 from safer_steer.seeds.attempts import ATTEMPTS
-
-VOCABULARY = (
-    "about above after again along among area around begin below between bottle bridge brown carry "
-    "chair circle clear close colour corner cover describe door edge engine every example field first "
-    "floor following front garden glass green ground handle house inside kitchen label ladder large "
-    "later letter light little machine material metal middle morning nothing number object often other "
-    "outside paper people picture place please point question reason right river second should shown "
-    "simple small something stand station step still stone street surface table their there these thing "
-    "though through together tools tower under until upper usually water wheel where which while window "
-    "without wooden would write yellow"
-)
-"""Enough words that the duplicate check finds no two texts alike."""
 
 
 class Answers:
@@ -33,7 +22,6 @@ class Answers:
     def __init__(self, config: Config, assumed: Assumptions) -> None:
         self.config, self.assumed = config, assumed
         self._rng = random.Random("cost")
-        self._words = VOCABULARY.split()
         self._times: Counter[str] = Counter()
         self._success: dict[str, int] = {}
         """A script's first turn -> the turn at which it succeeds, counted from 1; 0 for never."""
@@ -45,7 +33,7 @@ class Answers:
 
     def do(self, job: str, given: Mapping[str, str], schema: dict[str, Any], repeat: int) -> str:
         """A job's answer as JSON; `given` has the sections of the prompt."""
-        made = self._value(schema, schema.get("$defs", {}), job, "", given)
+        made = fill(schema, _Sized(self, job, given))
         if job == "plan":
             self._decide(made["turns"], repeat % ATTEMPTS)
         if job == "attack_judge":
@@ -60,7 +48,7 @@ class Answers:
         """Random words, four characters per token."""
         words, length = [], 0
         while length < 4 * tokens:
-            words.append(self._rng.choice(self._words))
+            words.append(self._rng.choice(VOCABULARY))
             length += len(words[-1]) + 1
         return " ".join(words)[: 4 * tokens].strip() or "a"
 
@@ -82,40 +70,30 @@ class Answers:
         first = told[0]["user"] if told else given["question"]
         return self._success.get(first) == len(told) + 1
 
-    def _value(
-        self,
-        schema: Mapping[str, Any],
-        defined: Mapping[str, Any],
-        job: str,
-        field: str,
-        given: Mapping[str, str],
-    ) -> Any:
-        """A value the JSON schema allows; scores are the highest possible."""
-        if "$ref" in schema:
-            schema = defined[schema["$ref"].rpartition("/")[2]]
-        if "enum" in schema:
-            return schema["enum"][0]
-        kind = schema.get("type")
-        if kind == "object":
-            return {
-                name: self._value(part, defined, job, name, given)
-                for name, part in schema.get("properties", {}).items()
-            }
-        if kind == "array":
-            items = (
-                int(given["turns"])
-                if field == "turns" and "turns" in given
-                else max(ITEMS, schema.get("minItems", 0))
-            )
-            return [self._value(schema["items"], defined, job, field, given) for _ in range(items)]
-        if kind in ("integer", "number"):
-            return schema.get("maximum", 1)
-        if kind == "boolean":
-            return True
-        return self.text(self._length(f"{job}.{field}"))
+
+class _Sized:
+    """Texts of the assumed lengths, as many turns as were asked for, and the highest scores."""
+
+    def __init__(self, answers: Answers, job: str, given: Mapping[str, str]) -> None:
+        self.answers, self.job, self.given = answers, job, given
+
+    def text(self, field: str) -> str:
+        return self.answers.text(self._length(f"{self.job}.{field}"))
+
+    def number(self, field: str, schema: Mapping[str, Any]) -> int:
+        return int(schema.get("maximum", 1))
+
+    def flag(self, field: str) -> bool:
+        return True
+
+    def entries(self, field: str, schema: Mapping[str, Any]) -> int:
+        if field == "turns" and "turns" in self.given:
+            return int(self.given["turns"])
+        return max(ITEMS, schema.get("minItems", 0))
 
     def _length(self, name: str) -> int:
+        assumed, student = self.answers.assumed, self.answers.config.student
         if name in USER_TURNS:
-            return self.assumed.turn_tokens
-        answer = self.assumed.answer_of(self.config.student)
+            return assumed.turn_tokens
+        answer = assumed.answer_of(student)
         return {"blue.answer": answer, "blue.thinking": answer // 2}.get(name) or LENGTHS.get(name, OTHER)

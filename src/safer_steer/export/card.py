@@ -153,6 +153,7 @@ def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[st
         role = config.role(name)
         model = {
             "sandbox": "the sandbox's agent",
+            "stub": "a stub (made-up answers)",
             "student": f"the base student ({config.student.model})",
             "endpoint": role.model,
         }[role.who]

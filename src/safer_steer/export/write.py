@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safer_steer.config import Config, load_config
+from safer_steer.config import Config
+from safer_steer.config_file import load_config
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.export import columns, verl

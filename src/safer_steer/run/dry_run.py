@@ -11,7 +11,8 @@ from typing import Any, get_args
 import yaml
 from rich.console import Console
 
-from safer_steer.config import Config, Role, RoleName, dump_config
+from safer_steer.config import Config, Role, RoleName
+from safer_steer.config_file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.memory.estimate import Memory
 from safer_steer.store import read_rows
@@ -171,6 +172,8 @@ def _who(role: Role) -> str:
         return "the sandbox's agent"
     if role.who == "student":
         return "the base student"
+    if role.who == "stub":
+        return "a stub: made-up answers, no model"
     key = f", key in {role.api_key_env}" if role.api_key_env else ""
     return f"{role.model} at {role.base_url}{key}, {role.concurrency} calls in flight, temperature {role.temperature:g}"
 

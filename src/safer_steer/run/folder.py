@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import yaml
 
-from safer_steer.config import Config, Role, RoleName, dump_config
+from safer_steer.config import Config, Role, RoleName
+from safer_steer.config_file import dump_config
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.manifest import FREE, Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
@@ -144,6 +145,10 @@ class Run:
             from safer_steer.sandbox.agents import SandboxTransport
 
             return ChatModel(role, settings, SandboxTransport(), None, self.ledger)
+        if settings.who == "stub":
+            from safer_steer.run.stub import StubTransport
+
+            return ChatModel(role, settings, StubTransport(), None, self.ledger)
         if role not in self._transports:
             self._transports[role] = self._transport(settings)
         return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
