@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -66,8 +66,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def absolute(path: str, folder: Path) -> str:
-    """A path of a config that lies in `folder`, as an absolute path. `~` is the home folder."""
+    """A path that is relative to `folder`, as an absolute path. `~` is the home folder."""
     return os.path.normpath(folder / os.path.expanduser(path))
+
+
+def absolute_suites(suites: Iterable[str], folder: Path) -> list[str]:
+    """Entries of `bench.suites`: files as absolute paths, names unchanged."""
+    return [suite if suite in NOT_FILES else absolute(suite, folder) for suite in suites]
 
 
 def _make_absolute(config: Config, folder: Path) -> None:
@@ -77,9 +82,7 @@ def _make_absolute(config: Config, folder: Path) -> None:
     model = config.student.model
     if model.startswith((".", "/", "~")) or (model != "sandbox" and (folder / model).is_dir()):
         config.student.model = absolute(model, folder)
-    config.bench.suites = [
-        suite if suite in NOT_FILES else absolute(suite, folder) for suite in config.bench.suites
-    ]
+    config.bench.suites = absolute_suites(config.bench.suites, folder)
 
 
 def with_stubs(config: Config) -> Config:

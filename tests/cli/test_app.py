@@ -270,9 +270,9 @@ def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:
     first = safer_steer("seeds", config_file(tmp_path, **keys), "--out", out)
     assert first.exit_code == 0, first.output
     assert (out / "seeds" / "benign.jsonl").stat().st_size
-    assert re.search(
-        r"^seeds: 4 benign, 2 obfuscated, \d red team$", first.stderr, re.MULTILINE
-    ), first.stderr
+    assert re.search(r"^seeds: 4 benign, 2 obfuscated, \d red team$", first.stderr, re.MULTILINE), (
+        first.stderr
+    )
     before = {
         path: path.stat().st_mtime_ns
         for path in out.rglob("*")

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from safer_steer.bench.suites import Suite
-from safer_steer.config import Config, Role, load_config
+from safer_steer.config import Config, Role
+from safer_steer.config_file import load_config
 from safer_steer.dialogue import Dialogue, StopReason, read_dialogues
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import BoundaryError, UserError

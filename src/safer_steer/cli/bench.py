@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from safer_steer.cli.app import Fresh, app
+from safer_steer.cli.app import Fresh, Limit, Stub, app
 from safer_steer.cli.stages import results
 from safer_steer.config import Bench, Config, Role, Student
-from safer_steer.config_file import load_config
+from safer_steer.config_file import absolute_suites, in_words, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError
 from safer_steer.extras import require
@@ -101,6 +101,8 @@ def bench(
     dialogues: Annotated[
         int | None, typer.Option(min=1, help="At most this many attack dialogues, and as many safe ones.")
     ] = None,
+    limit: Limit = None,
+    stub: Stub = False,
     fresh: Fresh = False,
 ) -> None:
     """Measure a run's models (CONFIG), any model behind an endpoint (--model), or kept answers (--judge-only)."""
@@ -131,7 +133,7 @@ def bench(
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
     if config is not None:
-        settings = load_config(config)
+        settings = load_config(config, limit, stub)
         require("student", "bench CONFIG")
         with results(out), Display() as show:
             pipeline.run_stage("bench", settings, out, show, fresh)
@@ -153,10 +155,13 @@ def bench(
             name=model,
             student=Student(format=format, max_pixels=max_pixels),
             roles={"target": target, "judge": judge},
-            bench=Bench(suites=suite or [], dialogues=dialogues, judged=not no_judge),
+            limit=limit,
+            bench=Bench(
+                suites=absolute_suites(suite or [], Path.cwd()), dialogues=dialogues, judged=not no_judge
+            ),
         )
     except ValidationError as error:
-        raise UserError(f"bench: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"bench: {in_words(error)}") from None
     with _options_named(), results(out), Display() as show:
         pipeline.bench_endpoint(settings, model, out, show, fresh)
 

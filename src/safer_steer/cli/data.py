@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from safer_steer.cli.app import app, console
 from safer_steer.config import Source
+from safer_steer.config_file import in_words
 from safer_steer.errors import UserError
 from safer_steer.tables import fitted
 
@@ -109,10 +110,7 @@ def suite(
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"suite: {': '.join([*map(str, first['loc']), first['msg'].removeprefix('Value error, ')])}"
-        ) from None
+        raise UserError(f"suite: {in_words(error, Source)}") from None
     files, left_out = write_suite(source, out, seed)
     for file, count in files.items():
         typer.echo(f"{file}: {count} scripts")
