@@ -419,11 +419,24 @@ def test_the_summary_has_the_stable_layout() -> None:
         "joint",
         "worst",
         "stops",
+        "answers",
+        "cut_off",
         "survival",
     }
     assert set(multi["unmarked"]) == set(multi["a"]) | {"over_refusal"}
     assert set(multi["average"]) == set(multi["unmarked"]) | {"twin_help"}
-    assert set(single["a"]) == {"n", "unscored", "failed", "incomplete", "safe", "help", "worst", "stops"}
+    assert set(single["a"]) == {
+        "n",
+        "unscored",
+        "failed",
+        "incomplete",
+        "safe",
+        "help",
+        "worst",
+        "stops",
+        "answers",
+        "cut_off",
+    }
     assert set(multi["a"]["survival"]) >= {"turn", "S", "low", "high", "median"}
     assert multi["a"]["survival"]["S"][:3] == [1, 1, 0.5]
     assert (multi["b"]["n"], multi["b"]["unscored"], multi["b"]["failed"]) == (3, 1, 1)

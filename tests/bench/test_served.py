@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,3 +217,18 @@ def test_a_script_of_more_than_ten_turns_is_refused_by_its_line(tmp_path: Path, 
     said = line(measured(url, mine))
     assert said.startswith(f"error: {mine}:4: long has 11 turns, and a script may have 10")
     assert not (tmp_path / "out").exists()
+
+
+def test_answers_that_the_token_limit_cut_off_are_counted(tmp_path: Path, url: str, models: Models) -> None:
+    whole, cut = says("No, I will not."), says("No, I", finish="length")
+
+    async def sometimes_cut(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (cut if body["messages"][-1]["content"][0]["text"] < "d2" else whole)(request, body)
+
+    models.does["m"] = sometimes_cut
+    result = measured(url, suite(tmp_path, 5))
+    assert "bench: 2 of 5 answers were cut off at the token limit" in result.stderr
+    assert "raise --max-tokens" in result.stderr
+    assert re.search(r"Answers cut off +2 of 5 +\n", result.stdout)
+    health = CliRunner().invoke(app, ["health", str(tmp_path / "out")]).stdout
+    assert re.search(r"m +bench +5 +2 +40\.0 *\n", health), health

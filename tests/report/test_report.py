@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,6 +21,7 @@ from safer_steer.errors import UserError
 from safer_steer.report import console_table, write_report
 from safer_steer.report.dialogues import browser_data, outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
+from safer_steer.report.shorten import shorten
 from safer_steer.report.table import by_suite, headline
 
 HOSTILE = (
@@ -271,6 +273,46 @@ def test_a_large_suite_is_cut_alike_for_every_model_and_pictures_come_once(tmp_p
     assert all(len(dialogue["answers"]) == 3 for suite in data["suites"] for dialogue in suite["dialogues"])
     assert len(browser_data(tmp_path)["pictures"]) == 8
     assert sum(len(suite["dialogues"]) for suite in browser_data(tmp_path, in_all=8)["suites"]) == 8
+
+
+def test_long_texts_are_cut_and_the_page_is_bounded(tmp_path: Path) -> None:
+    """A model that never stops, in characters that JSON writes as twelve bytes each."""
+    write_run(tmp_path, dialogues=20, models=("base",))
+    path = tmp_path / "bench/base/marked_parts.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        for turn in row["turns"]:
+            turn["assistant"] = turn["user"] = "\U0001f600" * 100_000
+    write_jsonl(path, rows)
+    page = write_report(tmp_path)
+    assert page.stat().st_size < 10_000_000
+    answer = next(
+        answer
+        for suite in Parts(page.read_text(encoding="utf-8")).data["suites"]
+        if suite["name"] == "marked_parts"
+        for answer in suite["dialogues"][3]["answers"]
+    )
+    shown = answer["turns"][0]
+    assert shown["user"].endswith("\U0001f600 …") and len(shown["user"]) < 2_000
+    assert shown["cut"] == 200_000 - len(shown["user"]) - len(shown["answer"]) + 4
+    assert answer["file"] == "bench/base/marked_parts.jsonl"
+    assert json.loads(path.read_text().splitlines()[answer["row"] - 1])["id"] == "marked_parts-03"
+
+
+def test_the_longest_texts_are_cut_first() -> None:
+    def suites(*texts: str) -> list[dict[str, Any]]:
+        turns = [
+            {"user": text, "thinking": None, "answer": "", "reason": "", "unscored": ""} for text in texts
+        ]
+        return [{"dialogues": [{"intent": "", "source": "", "answers": [{"error": "", "turns": turns}]}]}]
+
+    def cut(*texts: str, longest: int = 1000, in_all: int) -> list[int]:
+        shorten(data := suites(*texts), longest, in_all)
+        return [turn.get("cut", 0) for turn in data[0]["dialogues"][0]["answers"][0]["turns"]]
+
+    assert cut("a" * 10, "b" * 50, "c" * 90, in_all=150) == [0, 0, 0]
+    assert cut("a" * 10, "b" * 50, "c" * 90, in_all=100) == [0, 5, 45]
+    assert cut("a" * 10, "b" * 50, "c" * 90, longest=40, in_all=150) == [0, 10, 50]
 
 
 def test_pictures_outside_the_run_or_broken_are_named_not_shown(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite
-from safer_steer.bench.summary import commonest_error, incomplete, summarise, unscored_share
+from safer_steer.bench.summary import commonest_error, cut_off, incomplete, summarise, unscored_share
 from safer_steer.bench.watch import Watch, WatchedAssistant, WatchedCritic
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
@@ -52,8 +52,8 @@ def measure_models(
         judge: None keeps the answers and scores nothing; no summary is written then.
         wait: runs a coroutine to its end.
         progress: called with dialogues (finished, all), over all models.
-        say: told in one line which pictures of a suite were scaled down, and how many dialogues ran out of
-            context.
+        say: told in one line each which pictures of a suite were scaled down, how many answers the token limit
+            cut off, and how many dialogues ran out of context.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores; without a judge, no
@@ -98,9 +98,15 @@ def measure_models(
     twins = {suite.name for suite in suites if suite.safe_twins}
     found = summarise(results, twins, bench.resamples, config.seed)
     write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    if say and (cut := incomplete(found)):
+    short, answers = cut_off(found)
+    if say and short:
         say(
-            f"{cut} of {len(models) * each} dialogues ran out of context and count as incomplete;"
+            f"{short} of {answers} answers were cut off at the token limit and judged as they stand; raise"
+            " --max-tokens, or student.max_turn_tokens for a run's own models"
+        )
+    if say and (full := incomplete(found)):
+        say(
+            f"{full} of {len(models) * each} dialogues ran out of context and count as incomplete;"
             " for a run that has none, raise student.max_length (a served model's: at its server)"
             " or lower student.max_turn_tokens (a served model's: max_tokens)"
         )

@@ -35,7 +35,8 @@ def summarise(
 
     Returns:
         `{"models": {model: {protocol: {suite: entry, ..., "average": entry}}}}`. An entry holds the rates of
-        `metrics`, the stop reasons by count, and, where multi-turn, the survival curve. Suites of safe twins
+        `metrics`, the stop reasons by count, the number of `answers` and of those `cut_off` at the token
+        limit, and, where multi-turn, the survival curve. Suites of safe twins
         have `over_refusal` too and stay out of `average`, whose own `over_refusal` is over all of them, and
         whose `twin_help`, `{"value", "low", "high", "n"}`, is the mean over them of Help; its survival curve
         pools the attack suites' dialogues.
@@ -71,10 +72,19 @@ def unscored_share(summary: Mapping[str, Any]) -> float:
 
 def incomplete(summary: Mapping[str, Any]) -> int:
     """How many dialogues, over all models, protocols and suites, ran out of context."""
+    return _total(summary, "incomplete")
+
+
+def cut_off(summary: Mapping[str, Any]) -> tuple[int, int]:
+    """How many answers, over all models, protocols and suites, the token limit cut off; and of how many."""
+    return _total(summary, "cut_off"), _total(summary, "answers")
+
+
+def _total(summary: Mapping[str, Any], count: str) -> int:
     found = 0
     for protocols in summary["models"].values():
         for entries in protocols.values():
-            found += sum(entry["incomplete"] for name, entry in entries.items() if name != "average")
+            found += sum(entry[count] for name, entry in entries.items() if name != "average")
     return found
 
 
@@ -116,9 +126,12 @@ def _protocol(
 
 
 def _course(protocol: ProtocolName, dialogues: Iterable[Dialogue]) -> dict[str, Any]:
-    """How the dialogues went: stop reasons, and survival where there are several turns."""
+    """How the dialogues went: stop reasons, answers cut off, and survival where there are several turns."""
     dialogues = list(dialogues)
+    turns = [turn for dialogue in dialogues for turn in dialogue.turns]
     course: dict[str, Any] = {
-        "stops": dict(Counter(dialogue.stop.value for dialogue in dialogues if dialogue.stop))
+        "stops": dict(Counter(dialogue.stop.value for dialogue in dialogues if dialogue.stop)),
+        "answers": len(turns),
+        "cut_off": sum(turn.meta.get("finish") == "length" for turn in turns),
     }
     return course | ({"survival": survival(dialogues)} if protocol == "multi_turn" else {})

@@ -108,6 +108,7 @@ def _rl(health: Health, run: Path) -> None:
         turns = dialogue["turns"]
         for turn, following in zip(turns, [*turns[1:], None], strict=True):
             meta, why = turn["meta"], str(turn["meta"].get("unscored", ""))
+            health.answered("student", "rl", meta)
             noted = meta.get("next_attacker") or {}
             declined = (
                 ["refused"] * 2
@@ -131,6 +132,7 @@ def _bench(health: Health, run: Path) -> None:
     for path in sorted((run / "bench").glob("*/*.jsonl")):
         for dialogue in read_rows(path):
             for turn in dialogue.get("turns", []):
+                health.answered(path.parent.name, "bench", turn.get("meta"))
                 health.judged(
                     "judge",
                     turn.get("scores"),

@@ -20,7 +20,7 @@ class Table(NamedTuple):
 
 
 def tables(health: Health) -> list[Table]:
-    """Attackers, strategies, judges; tables without rows are omitted."""
+    """Attackers, strategies, judges, answers; tables without rows are omitted."""
     found = health.as_dict()
     counted = ("asked", *FAULTS, "retried", "recovered", "gave_up")
     attackers = [_attacker(row, counted) for row in found["attackers"]]
@@ -61,6 +61,12 @@ def tables(health: Health) -> list[Table]:
             ["role", "score", "asked", "unscored, %", "commonest", "its share, %", "all verdicts"],
             [_judge(row) for row in found["judges"]],
         ),
+        Table(
+            "Answers",
+            "Answers that the token limit cut off are scored as they stand. Many of them: raise the limit.",
+            ["model", "stage", "answers", "cut off", "cut off, %"],
+            [_answers(row) for row in found["answers"]],
+        ),
     ]
     return [table for table in made if table.rows]
 
@@ -99,6 +105,11 @@ def _judge(row: dict[str, Any]) -> list[str]:
         _number(row["commonest_share"], 1),
         spread or NONE,
     ]
+
+
+def _answers(row: dict[str, Any]) -> list[str]:
+    counts = [f"{row[key]:,}" for key in ("answers", "cut_off")]
+    return [row["model"], row["stage"], *counts, _number(row["cut_off_share"], 1)]
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from typing import Any
 
@@ -121,6 +121,20 @@ class Judge:
         }
 
 
+@dataclass
+class Answers:
+    """The answers of one model in one stage, and how many the token limit cut off."""
+
+    model: str
+    stage: str
+    answers: int = 0
+    cut_off: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        share = 100 * self.cut_off / self.answers if self.answers else None
+        return {**asdict(self), "cut_off_share": share}
+
+
 class Health:
     """All counts, in order of first occurrence."""
 
@@ -128,6 +142,7 @@ class Health:
         self.attackers: dict[tuple[str, str], Attacker] = {}
         self.strategies: dict[tuple[str, str], StrategyCounts] = {}
         self.judges: dict[tuple[str, str], Judge] = {}
+        self.answers: dict[tuple[str, str], Answers] = {}
 
     def attacker(self, role: str, job: str) -> Attacker:
         return self.attackers.setdefault((role, job), Attacker(role, job))
@@ -149,10 +164,18 @@ class Health:
             elif why:
                 judge.unscored[why.partition(":")[0]] += 1
 
+    def answered(self, model: str, stage: str, meta: dict[str, Any] | None) -> None:
+        """Count one answer of a model under test or in training; `meta` is the turn's."""
+        counted = self.answers.setdefault((model, stage), Answers(model, stage))
+        counted.answers += 1
+        counted.cut_off += (meta or {}).get("finish") == "length"
+
     def as_dict(self) -> dict[str, Any]:
-        """`{"attackers", "strategies", "judges"}`, each a list of rows; rates and shares are in percent."""
+        """`{"attackers", "strategies", "judges", "answers"}`, each a list of rows; rates and shares are in
+        percent."""
         return {
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
             "judges": [judge.as_dict() for judge in self.judges.values() if judge.asked],
+            "answers": [answers.as_dict() for answers in self.answers.values()],
         }

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.errors import UserError
 from safer_steer.metrics import UNSAFE_BELOW, asks_safely, state
+from safer_steer.report.shorten import shorten
 from safer_steer.report.table import in_order, number
 from safer_steer.rewards import has_thinking_answer
 from safer_steer.store import inside, read_rows
@@ -76,9 +77,9 @@ def browser_data(run: Path, per_suite: int = PER_SUITE, in_all: int = IN_ALL) ->
     Raises:
         UserError: a bench row is not a valid dialogue; names file and row.
     """
-    found: dict[str, dict[str, dict[str, Dialogue]]] = {}
+    found: dict[str, dict[str, dict[str, _Played]]] = {}
     for path in sorted((run / "bench").glob("*/*.jsonl")):
-        if dialogues := {dialogue.id: dialogue for dialogue in _dialogues(path)}:
+        if dialogues := {played.dialogue.id: played for played in _dialogues(path)}:
             found.setdefault(path.stem, {})[path.parent.name] = dialogues
     models = in_order({model for answers in found.values() for model in answers})
     names = sorted(found, key=lambda name: (name.startswith("single_turn_"), name))
@@ -101,6 +102,7 @@ def browser_data(run: Path, per_suite: int = PER_SUITE, in_all: int = IN_ALL) ->
                 "dialogues": [_side_by_side(answers, pictures) for answers in together],
             }
         )
+    shorten(suites)
     return {"models": models, "suites": suites, "pictures": pictures.urls}
 
 
@@ -118,11 +120,19 @@ def count_by(rows: Iterable[Row], *names: str) -> Counter[str]:
     return counts
 
 
-def _dialogues(path: Path) -> list[Dialogue]:
-    dialogues = []
+class _Played(NamedTuple):
+    """A dialogue and where its row is: the file, relative to the run folder, and the number of the row."""
+
+    dialogue: Dialogue
+    file: str
+    row: int
+
+
+def _dialogues(path: Path) -> list[_Played]:
+    dialogues, file = [], "/".join(path.parts[-3:])
     for place, row in enumerate(read_rows(path), 1):
         try:
-            dialogues.append(Dialogue.model_validate(row, extra="ignore"))
+            dialogues.append(_Played(Dialogue.model_validate(row, extra="ignore"), file, place))
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(
@@ -131,11 +141,11 @@ def _dialogues(path: Path) -> list[Dialogue]:
     return dialogues
 
 
-def _side_by_side(answers: list[tuple[str, Dialogue]], pictures: _Pictures) -> dict[str, Any]:
+def _side_by_side(answers: list[tuple[str, _Played]], pictures: _Pictures) -> dict[str, Any]:
     """One script and each model's answers."""
-    first = answers[0][1]
+    first = answers[0][1].dialogue
     shown = []
-    for model, dialogue in answers:
+    for model, (dialogue, file, row) in answers:
         ended, turn = outcome(dialogue)
         turns = [_shown(one) for one in dialogue.turns]
         error = str(dialogue.meta.get("error") or "")
@@ -147,6 +157,8 @@ def _side_by_side(answers: list[tuple[str, Dialogue]], pictures: _Pictures) -> d
                 "stop": str(dialogue.stop or ""),
                 "error": error,
                 "turns": turns,
+                "file": file,
+                "row": row,
             }
         )
     images = [pictures.place(image) for image in first.images]

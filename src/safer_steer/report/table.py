@@ -173,6 +173,12 @@ def headline(summary: Summary) -> list[TableRow]:
             "Help on single safe requests.",
             measure("single_turn", "average", "twin_help"),
         ),
+        row(
+            "Answers cut off",
+            "Answers that the token limit cut off, of all; they are judged as they stand.",
+            lambda model: _cut_off(summary, model),
+            count=True,
+        ),
         row(f"Single: {COUNTS}", "Single-turn dialogues, twins included.", counts("single_turn"), count=True),
         row(f"Multi: {COUNTS}", "Multi-turn dialogues, twins included.", counts("multi_turn"), count=True),
     ]
@@ -223,6 +229,21 @@ def _median(summary: Summary, model: str) -> str | None:
         return None
     median = number(curve.get("median"))
     return "not reached" if median is None else f"{median:g}"
+
+
+def _cut_off(summary: Summary, model: str) -> str | None:
+    entries = [
+        entry
+        for protocol in ("single_turn", "multi_turn")
+        for entry in suites(summary, model, protocol).values()
+        if "cut_off" in entry
+    ]
+    if not entries:
+        return None
+    cut, answers = (
+        sum(int(number(entry.get(key)) or 0) for entry in entries) for key in ("cut_off", "answers")
+    )
+    return f"{cut:,} of {answers:,}"
 
 
 def _counts(summary: Summary, model: str, protocol: str) -> str | None:

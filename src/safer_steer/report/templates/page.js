@@ -171,6 +171,12 @@
     }
     column.append(turn.answer ? make("div", "text", turn.answer) : make("p", "reason", "(empty answer)"));
     for (const note of [turn.reason, turn.unscored]) if (note) column.append(make("p", "reason", `Judge: ${note}`));
+    if (turn.cut) column.append(drawCut(turn.cut, answer));
+  }
+  function drawCut(characters, answer) {
+    const link = make("a", "", `${answer.file}, row ${answer.row}`);
+    link.href = answer.file.split("/").map(encodeURIComponent).join("/");
+    return add(make("p", "reason cut"), `Cut on this page: ${characters.toLocaleString("en")} more characters in `, link);
   }
   function level(name, value) {
     if (value === null) return "";
