@@ -91,7 +91,7 @@ class ChatModel:
             job, except in errors from the endpoint.
         """
         system, user = prompt.render(inputs)
-        schema = prompt.schema()
+        schema = prompt.schema_for(inputs)
         fault, shown = "", ""
         keys = []
         for attempt in range(self.role.reasks + 1):

@@ -88,6 +88,20 @@ class Prompt(Generic[Input, Output]):
         """
         return _schema(self.output)
 
+    def schema_for(self, inputs: Input) -> dict[str, Any]:
+        """The schema to send with a request. A list of the answer has the length that the input field of the
+        same name states: a script has `turns` turns.
+
+        The text of the prompt has the general schema. So its wording depends on nothing but the inputs'
+        sections, and a reply of another length is judged by the rules of the job.
+        """
+        schema = self.schema()
+        properties = dict(schema["properties"])
+        for name, value in inputs:
+            if isinstance(value, int) and properties.get(name, {}).get("type") == "array":
+                properties[name] = properties[name] | {"minItems": value, "maxItems": value}
+        return schema | {"properties": properties}
+
 
 def section(name: str, text: str) -> str:
     """`text` between markers that it cannot forge, since both contain a hash of the text."""
