@@ -69,14 +69,6 @@ class Role(Strict):
                     return self.model
         return "endpoint"
 
-    @model_validator(mode="after")
-    def _eyes(self) -> Role:
-        if self.pictures is not True and self.who != "endpoint":
-            raise ValueError(
-                f"pictures: {self.model} needs the pictures; only a model with a base_url can go without"
-            )
-        return self
-
 
 class Student(Strict):
     """The model that is aligned."""
@@ -402,13 +394,17 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
-    def _captions(self) -> Config:
-        wanted = [name for name, role in self.roles.items() if role.pictures == "caption"]
-        if wanted and self.captioner is None:
-            raise ValueError(
-                f"roles.{wanted[0]}.pictures: caption needs another role that sees, to describe the pictures;"
-                " give one role a model with eyes and `pictures: true`, or set this to false"
-            )
+    def _eyes(self) -> Config:
+        for name, role in self.roles.items():
+            if role.pictures is not True and role.who != "endpoint":
+                raise ValueError(
+                    f"roles.{name}.pictures: {role.model} needs the pictures; only a model with a base_url can go without"
+                )
+            if role.pictures == "caption" and self.captioner is None:
+                raise ValueError(
+                    f"roles.{name}.pictures: caption needs another role that sees, to describe the pictures;"
+                    " give one role a model with eyes and `pictures: true`, or set this to false"
+                )
         return self
 
     @model_validator(mode="after")

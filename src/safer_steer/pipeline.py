@@ -44,14 +44,15 @@ if TYPE_CHECKING:
     from safer_steer.episode import Assistant
 
 
-def run(config: Config, folder: Path, show: Show, fresh: bool = False) -> Path:
-    """The whole method; returns the report's path.
+def run(config: Config, folder: Path, show: Show, fresh: bool = False, try_models: bool = False) -> Path:
+    """The whole method; returns the report's path. `try_models`: first send one small request to every
+    endpoint that it will ask.
 
     Raises:
         UserError: something to be mended. Nothing was started, or what is finished stays finished.
         NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
     """
-    with prepared(config, folder, show, tuple(STAGES), fresh) as run:
+    with prepared(config, folder, show, tuple(STAGES), fresh, try_models=try_models) as run:
         seeds(run)
         assemble(run)
         bootstrap(run)
@@ -213,20 +214,24 @@ WORK: dict[str, Callable[[Run], object]] = {
 """What does each stage."""
 
 
-def run_stage(stage: str, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
+def run_stage(
+    stage: str, config: Config, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
+) -> None:
     """One stage alone; those it builds on must be finished. Raises as `run` does."""
     if (STAGES[stage].needs(config) or stage == "report") and not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no run in it (no config.yaml); give the folder of the run to go on with")
-    with prepared(config, folder, show, (stage,), fresh) as run:
+    with prepared(config, folder, show, (stage,), fresh, try_models=try_models) as run:
         if "assemble" in STAGES[stage].needs(config) and config.assembly is None:
             assemble(run)  # it draws, asks nobody and takes no time
         WORK[stage](run)
 
 
-def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: bool = False) -> Path:
+def bench_endpoint(
+    config: Config, name: str, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
+) -> Path:
     """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path.
     Raises as `run` does."""
-    with prepared(config, folder, show, ("bench",), fresh, endpoint=True) as run:
+    with prepared(config, folder, show, ("bench",), fresh, endpoint=True, try_models=try_models) as run:
         try:
             _bench(run, {file_name(name): partial(agents.target, run)}, needs=())
         except NoResult:
@@ -235,13 +240,15 @@ def bench_endpoint(config: Config, name: str, folder: Path, show: Show, fresh: b
         return report(run)
 
 
-def judge_kept(config: Config, source: Path, folder: Path, show: Show, fresh: bool = False) -> Path:
+def judge_kept(
+    config: Config, source: Path, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
+) -> Path:
     """Score the answers that an earlier bench kept in the run folder `source`, and write their report; returns
     its path. `config` is that run's, with another judge. Raises as `run` does."""
     from safer_steer.bench.kept import KeptModel, kept_models
 
     models = kept_models(source)
-    with prepared(config, folder, show, ("bench",), fresh, kept=True) as run:
+    with prepared(config, folder, show, ("bench",), fresh, kept=True, try_models=try_models) as run:
         try:
             _bench(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, needs=())
         except NoResult:

@@ -117,6 +117,10 @@ Fresh = Annotated[
     ),
 ]
 
+NoCheck = Annotated[
+    bool, typer.Option("--no-check", help="Do not send a small request to every model before the start.")
+]
+
 
 def console(width: int) -> Console:
     """A console on standard output, `width` columns wide if it is not a terminal."""

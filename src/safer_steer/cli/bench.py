@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
 
-from safer_steer.cli.app import Fresh, Limit, Stub, app
+from safer_steer.cli.app import Fresh, Limit, NoCheck, Stub, app
 from safer_steer.cli.stages import results
 from safer_steer.config import Bench, Config, Role, Student
 from safer_steer.config_file import absolute_suites, in_words, load_config
@@ -24,6 +24,8 @@ OPTIONS = {
     "roles.target.temperature": "--temperature",
     "roles.target.max_tokens": "--max-tokens",
     "roles.target.ask_layout": "--ask-layout",
+    "roles.target.pictures": "--pictures",
+    "roles.judge.pictures": "--judge-pictures",
     "roles.judge.model": "--judge-model",
     "roles.judge.base_url": "--judge-base-url",
     "roles.judge.max_tokens": "--judge-max-tokens",
@@ -103,7 +105,18 @@ def bench(
     ] = None,
     limit: Limit = None,
     stub: Stub = False,
+    pictures: Annotated[
+        Literal["true", "false", "caption"],
+        typer.Option(
+            help="What the model gets of a picture: itself, nothing, or a description by the judge."
+        ),
+    ] = "true",
+    judge_pictures: Annotated[
+        Literal["true", "false", "caption"],
+        typer.Option(help="The same for the judge; the descriptions are then by the model under test."),
+    ] = "true",
     fresh: Fresh = False,
+    no_check: NoCheck = False,
 ) -> None:
     """Measure a run's models (CONFIG), any model behind an endpoint (--model), or kept answers (--judge-only)."""
     from safer_steer import pipeline
@@ -121,6 +134,7 @@ def bench(
         max_tokens=judge_max_tokens,
         concurrency=concurrency,
         timeout_s=timeout,
+        pictures=_pictures(judge_pictures),
     )
     if judge_only is not None:
         from safer_steer.bench.kept import judged_folder, judging_config
@@ -128,7 +142,7 @@ def bench(
         _need("--judge-only", ("--judge-model", judge_model))
         settings, out = judging_config(judge_only, judge), out or judged_folder(judge_only, judge)
         with _options_named(), results(out), Display() as show:
-            pipeline.judge_kept(settings, judge_only, out, show, fresh)
+            pipeline.judge_kept(settings, judge_only, out, show, fresh, try_models=not no_check)
         return
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
@@ -136,7 +150,7 @@ def bench(
         settings = load_config(config, limit, stub)
         require("student", "bench CONFIG")
         with results(out), Display() as show:
-            pipeline.run_stage("bench", settings, out, show, fresh)
+            pipeline.run_stage("bench", settings, out, show, fresh, try_models=not no_check)
         return
     assert model is not None
     _need("--model", ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
@@ -149,6 +163,7 @@ def bench(
         concurrency=concurrency,
         timeout_s=timeout,
         ask_layout=ask_layout,
+        pictures=_pictures(pictures),
     )
     try:
         settings = Config(
@@ -163,7 +178,11 @@ def bench(
     except ValidationError as error:
         raise UserError(f"bench: {in_words(error)}") from None
     with _options_named(), results(out), Display() as show:
-        pipeline.bench_endpoint(settings, model, out, show, fresh)
+        pipeline.bench_endpoint(settings, model, out, show, fresh, try_models=not no_check)
+
+
+def _pictures(given: Literal["true", "false", "caption"]) -> bool | Literal["caption"]:
+    return "caption" if given == "caption" else given == "true"
 
 
 def _need(given: str, *options: tuple[str, object]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, Fresh, Limit, Out, Stub, app, console
+from safer_steer.cli.app import ConfigFile, Fresh, Limit, NoCheck, Out, Stub, app, console
 from safer_steer.config import Config
 from safer_steer.config_file import load_config
 from safer_steer.errors import NoResult
@@ -24,6 +24,7 @@ def run(
     out: Out,
     limit: Limit = None,
     stub: Stub = False,
+    no_check: NoCheck = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -58,28 +59,33 @@ def run(
     from safer_steer.run.display import Display
 
     with results(out), Display() as show:
-        pipeline.run(settings, out, show, fresh)
+        pipeline.run(settings, out, show, fresh, try_models=not no_check)
 
 
 def _stage(name: str, summary: str) -> None:
     """Register a command that runs only one stage."""
 
     def command(
-        config: ConfigFile, out: Out, limit: Limit = None, stub: Stub = False, fresh: Fresh = False
+        config: ConfigFile,
+        out: Out,
+        limit: Limit = None,
+        stub: Stub = False,
+        fresh: Fresh = False,
+        no_check: NoCheck = False,
     ) -> None:
-        _run_stage(name, load_config(config, limit, stub), out, fresh)
+        _run_stage(name, load_config(config, limit, stub), out, fresh, not no_check)
 
     app.command(name, help=summary)(command)
 
 
-def _run_stage(name: str, settings: Config, out: Path, fresh: bool) -> None:
+def _run_stage(name: str, settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
     if STAGES[name].trains:
         require("train", name)
     with Display() as show:
-        pipeline.run_stage(name, settings, out, show, fresh)
+        pipeline.run_stage(name, settings, out, show, fresh, try_models)
 
 
 for _name in ("seeds", "assemble", "bootstrap", "sft", "rl"):
@@ -88,7 +94,7 @@ for _name in ("seeds", "assemble", "bootstrap", "sft", "rl"):
 
 @app.command(help=STAGES["report"].summary)
 def report(config: ConfigFile, out: Out, limit: Limit = None, stub: Stub = False) -> None:
-    _run_stage("report", load_config(config, limit, stub), out, fresh=False)
+    _run_stage("report", load_config(config, limit, stub), out, fresh=False, try_models=False)
     typer.echo(f"report: {out / 'report.html'}")
 
 

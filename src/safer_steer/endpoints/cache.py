@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safer_steer.endpoints.ledger import Account
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import UserError
 
@@ -112,12 +113,17 @@ class Cache:
         )
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._db.execute(
-                "INSERT INTO spent VALUES (?, 1, ?, ?, ?) ON CONFLICT (role) DO UPDATE SET calls = calls + 1, prompt_tokens = prompt_tokens"
-                " + excluded.prompt_tokens, completion_tokens = completion_tokens + excluded.completion_tokens, money = money + excluded.money",
-                (role, reply.prompt_tokens, reply.completion_tokens, money),
-            )
+            self.charge(role, Account(1, 0, reply.prompt_tokens, reply.completion_tokens, money))
         return reply
+
+    def charge(self, role: str, account: Account) -> None:
+        """Add an account's calls, tokens and money to what a role has spent."""
+        self._db.execute(
+            "INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT (role) DO UPDATE SET calls = calls + excluded.calls,"
+            " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            " completion_tokens = completion_tokens + excluded.completion_tokens, money = money + excluded.money",
+            (role, account.calls, account.prompt_tokens, account.completion_tokens, account.money),
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

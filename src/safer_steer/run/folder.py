@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from safer_steer.endpoints.blind import Captions
     from safer_steer.endpoints.cache import Cache
     from safer_steer.endpoints.chat import ChatModel
+    from safer_steer.endpoints.ledger import Account
     from safer_steer.endpoints.transport import Transport
     from safer_steer.seeds.plan import Survey
 
@@ -113,8 +114,7 @@ class Run:
             self._start_over()
         write_atomic(self.folder / "config.yaml", dump_config(self.config))
         self.manifest = Manifest(self.folder)
-        if (self.folder / "cache.sqlite").exists():
-            self._opened_cache()  # before the first stage, whose calls are counted from here on
+        self.resume_spending()  # before the first stage, whose calls are counted from here on
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,6 +152,18 @@ class Run:
         if role not in self._transports:
             self._transports[role] = self._transport(settings)
         return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
+
+    def resume_spending(self) -> None:
+        """Let the ledger take over what earlier processes paid in this folder."""
+        if (self.folder / "cache.sqlite").exists():
+            self._opened_cache()
+
+    def charge(self, spent: Mapping[RoleName, Account]) -> None:
+        """Record the cost of calls whose replies are not kept. The run must be open."""
+        cache = self._opened_cache()
+        for role, account in spent.items():
+            cache.charge(role, account)
+        self.ledger.go_on_from(cache.spent())
 
     def _transport(self, settings: Role) -> Transport:
         from safer_steer.endpoints.blind import BlindTransport, Captions

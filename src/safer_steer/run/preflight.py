@@ -24,6 +24,7 @@ from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
+    from safer_steer.run.check import Checked
     from safer_steer.seeds.plan import Survey
 
 
@@ -36,6 +37,7 @@ def prepared(
     fresh: bool = False,
     endpoint: bool = False,
     kept: bool = False,
+    try_models: bool = False,
 ) -> Iterator[Run]:
     """The run, opened after everything that its unfinished stages will use has been checked. Nothing is
     written before that.
@@ -43,6 +45,7 @@ def prepared(
     Args:
         endpoint: the bench measures `roles.target`, and no student is loaded.
         kept: the bench scores answers of an earlier run, and no model is asked for any.
+        try_models: send one small request to every endpoint that these stages will ask (`run/check.py`).
 
     Raises:
         UserError: the first problem found.
@@ -57,10 +60,30 @@ def prepared(
         or ("seeds" in waiting and config.role("target").who == "student")
     ):
         check_student(config)
+    checked = _try_models(run, waiting, ("target",) if endpoint else ()) if try_models else []
     with run:
+        for found in checked:
+            run.charge(found.spent)
         if "rl" in waiting and (line := room_for_turns(config)):
             show.say(f"rl: {line}")
         yield run
+
+
+def _try_models(run: Run, stages: Sequence[str], besides: Sequence[RoleName]) -> list[Checked]:
+    """Raises `UserError` if a model cannot do its jobs."""
+    from safer_steer.run.check import check_roles, problems, roles_asked
+
+    roles = roles_asked(run.config, stages, besides)
+    if not roles:
+        return []
+    run.resume_spending()
+    run.show.say(f"check: one small request to each model of {', '.join(roles)}")
+    checked = asyncio.run(check_roles(run.config, roles, run.ledger.may_spend))
+    for found in checked:
+        run.show.say(f"check: {found.line}")
+    if said := problems(checked):
+        raise UserError(said)
+    return checked
 
 
 USER_TURN_TOKENS = 60
@@ -161,7 +184,10 @@ async def check(
     if config.assembly and {"bootstrap", "rl"} & set(stages):
         _check_training(config)
     for stage in stages:
-        for role in (*STAGES[stage].asks(config), *besides):
+        roles = [*STAGES[stage].asks(config), *besides]
+        if any(config.role(role).pictures == "caption" for role in roles) and config.captioner:
+            roles.append(config.captioner)
+        for role in roles:
             await _check_role(config, role, seen.get(stage, list))
     if "rl" in stages:
         if config.rl.seeds is not None and config.rl.seeds < config.rl.prompts_per_step:

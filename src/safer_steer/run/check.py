@@ -1,0 +1,235 @@
+"""One small call to every model that a run will ask, before anything is paid for: does it answer, does it
+take pictures, does it take the JSON schema?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from safer_steer.config import Config, Role, RoleName
+from safer_steer.dialogue import Dialogue, Kind
+from safer_steer.endpoints.blind import BlindTransport
+from safer_steer.endpoints.chat import ChatAssistant, ChatModel
+from safer_steer.endpoints.endpoint import EndpointTransport
+from safer_steer.endpoints.ledger import Account, Ledger
+from safer_steer.endpoints.transport import ChatReply, Message, Transport
+from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UnparsableError, UserError
+from safer_steer.images import Picture, picture_from
+from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
+from safer_steer.prompts.base import Prompt
+from safer_steer.prompts.blue import BLUE, BlueInput
+from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
+from safer_steer.prompts.judge import JUDGE, JudgeInput
+from safer_steer.prompts.probe import PROBE, ProbeInput
+from safer_steer.prompts.red import RED, RedInput
+from safer_steer.prompts.tutor import TUTOR, TutorInput
+from safer_steer.sandbox.world import devices, draw_png
+from safer_steer.stages import STAGES
+
+QUESTION = "What colour is the device in the picture?"
+ANSWER = "It is a small device on a light background. I cannot name its colour for certain."
+TRIES_AGAIN = 1
+"""Further tries after an endpoint error. A check is there to fail soon."""
+AGAIN = "then run the same command"
+ANYWAY = "or go on without this check (--no-check)"
+
+JOBS: dict[RoleName, tuple[Prompt[Any, Any], BaseModel]] = {
+    "generator": (PROBE, ProbeInput(question=QUESTION)),
+    "attack_judge": (
+        ATTACK_JUDGE,
+        AttackJudgeInput(intent=QUESTION, history=[], question=QUESTION, answer=ANSWER),
+    ),
+    "red": (RED, RedInput(intent=QUESTION, history=[], template=QUESTION)),
+    "blue": (BLUE, BlueInput(history=[], question=QUESTION)),
+    "evaluator": (EVALUATOR, EvaluatorInput(history=[], question=QUESTION, answer=ANSWER)),
+    "tutor": (TUTOR, TutorInput(history=[], question=QUESTION, answer=ANSWER, next_template=QUESTION)),
+    "judge": (JUDGE, JudgeInput(history=[], question=QUESTION, answer=ANSWER)),
+}
+"""What each role is asked: a job of its own, about a harmless picture. The target is asked as a chat."""
+
+
+@dataclass
+class Checked:
+    """What one model did. Roles that ask the same model at the same endpoint share a row."""
+
+    roles: tuple[RoleName, ...]
+    model: str
+    seconds: float | None = None
+    """Seconds until it answered; None if it did not."""
+    pictures: str = "-"
+    schema: str = "-"
+    reasoning: str = "-"
+    problem: str = ""
+    """What is wrong and what to do, on one line; "" if it can do its jobs."""
+    spent: dict[RoleName, Account] = field(default_factory=dict)
+    """What the check itself cost."""
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Cells under `HEAD`."""
+        answered = "no" if self.seconds is None else f"in {self.seconds:.1f} s"
+        return (", ".join(self.roles), self.model, answered, self.pictures, self.schema, self.reasoning)
+
+    @property
+    def line(self) -> str:
+        """The row as one line of text."""
+        roles, model, answered, *rest = self.row
+        facts = ", ".join(f"{name}: {cell}" for name, cell in zip(HEAD[3:], rest, strict=True))
+        return f"{roles}: {model} answered {answered}; {facts}"
+
+
+HEAD = ("roles", "model", "answered", "takes pictures", "takes the schema", "reasoning tokens")
+
+
+def roles_asked(config: Config, stages: Collection[str], besides: Sequence[RoleName] = ()) -> list[RoleName]:
+    """The roles behind an endpoint that these stages ask; with any stage, `besides` too."""
+    names = [*(besides if stages else ()), *(role for stage in stages for role in STAGES[stage].asks(config))]
+    if any(config.role(name).pictures == "caption" for name in names) and config.captioner:
+        names.append(config.captioner)
+    return [name for name in dict.fromkeys(names) if config.role(name).who == "endpoint"]
+
+
+def problems(checked: Iterable[Checked]) -> str:
+    """What is wrong, on one line; "" if nothing is."""
+    return "; also: ".join(found.problem for found in checked if found.problem)
+
+
+async def check_roles(
+    config: Config, roles: Sequence[RoleName], may_spend: Callable[[], None] = lambda: None
+) -> list[Checked]:
+    """Ask every model of these roles once, all at the same time.
+
+    Raises:
+        UserError: a role's endpoint is not usable as configured: no address, no key.
+    """
+    groups: dict[tuple[Any, ...], list[RoleName]] = {}
+    for name in roles:
+        role = config.role(name)
+        key = (role.base_url, role.model, role.api_key_env, role.json_schema, role.pictures)
+        groups.setdefault(key, []).append(name)
+    return await asyncio.gather(*(_check(config, tuple(names), may_spend) for names in groups.values()))
+
+
+async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callable[[], None]) -> Checked:
+    """Roles with a job come before chats: a job needs the schema, too."""
+    name = next((role for role in roles if _job(config, role)), roles[0])
+    settings = config.role(name)
+    found = Checked(roles, settings.model)
+    try:
+        hurried = settings.model_copy(update={"retries": min(settings.retries, TRIES_AGAIN)})
+        endpoint = EndpointTransport(hurried, may_spend)
+    except UserError as error:
+        raise UserError(f"roles.{name}: {error}") from None
+    ledger = Ledger()
+    try:
+        await _try(config, name, endpoint, ledger, found)
+    except UnparsableError as error:
+        cut = "cut off" in str(error)
+        fix = f"raise roles.{name}.max_tokens" if cut else "choose a model that answers in JSON"
+        found.problem = f"roles.{name}: {error}; {fix}, {AGAIN}, {ANYWAY}"
+    except (EndpointError, RejectedError) as error:
+        found.problem = f"roles.{name}: {error}; fix base_url, model or the server, {AGAIN}"
+    except BoundaryError as error:
+        found.problem = f"roles.{name}: {error}; choose another model, {AGAIN}, {ANYWAY}"
+    finally:
+        found.spent = {name: ledger.accounts[name]}
+        await endpoint.aclose()
+    if found.seconds is not None and _job(config, name):
+        found.schema = _schema_taken(endpoint, settings)
+    return found
+
+
+async def _try(
+    config: Config, name: RoleName, endpoint: EndpointTransport, ledger: Ledger, found: Checked
+) -> None:
+    """Ask with the picture, and without it if the server refuses that."""
+    settings = config.role(name)
+    if settings.pictures is not True:
+        found.pictures = "nothing is sent" if settings.pictures is False else "captions are sent"
+        await _ask(config, name, BlindTransport(endpoint), ledger, found)
+        return
+    try:
+        await _ask(config, name, endpoint, ledger, found)
+        found.pictures = "yes"
+    except (EndpointError, RejectedError) as refused:
+        if "HTTP " not in str(refused):  # nobody answered
+            raise
+        try:
+            await _ask(config, name, BlindTransport(endpoint), ledger, found)
+        except (EndpointError, RejectedError):
+            raise
+        except BoundaryError:
+            pass  # it took the request without the picture
+        found.pictures = "no"
+        found.problem = _no_eyes(name, settings, refused)
+
+
+def _no_eyes(name: RoleName, settings: Role, refused: Exception) -> str:
+    return (
+        f"roles.{name}: {settings.model} takes no pictures ({refused}); set roles.{name}.pictures to caption or"
+        f" false, or choose a model that sees, {AGAIN}"
+    )
+
+
+def _job(config: Config, role: RoleName) -> tuple[Prompt[Any, Any], BaseModel] | None:
+    """None for a role that is asked as a plain chat."""
+    if role == "blue" and config.bootstrap.blue == "chat":
+        return None
+    return JOBS.get(role)
+
+
+async def _ask(config: Config, role: RoleName, transport: Transport, ledger: Ledger, found: Checked) -> None:
+    """One call, its answer parsed; fills in what it shows."""
+    listening = _Listening(transport)
+    model = ChatModel(role, config.role(role), listening, None, ledger)
+    begun = time.monotonic()
+    try:
+        if job := _job(config, role):
+            await model.ask(*job, [_picture()])
+        else:
+            await _chat(config, model)
+    finally:
+        if listening.last:
+            found.reasoning = str(getattr(listening.last, "reasoning_tokens", "-"))
+    found.seconds = time.monotonic() - begun
+
+
+async def _chat(config: Config, model: ChatModel) -> None:
+    """Raises `UnparsableError` if the answer is empty."""
+    student = config.student
+    assistant = ChatAssistant(model, lambda _: [_picture()], system=student.system, format=student.format)
+    answer = await assistant.answer(Dialogue(id="check", kind=Kind.BENIGN), QUESTION)
+    if not answer.text.strip():
+        cut = answer.meta["finish"] == "length"
+        why = f"cut off at max_tokens={model.role.max_tokens}" if cut else "it holds no text"
+        raise UnparsableError(f"no answer to a test question: {why}")
+
+
+def _schema_taken(endpoint: EndpointTransport, settings: Role) -> str:
+    if not settings.json_schema:
+        return "not sent"
+    return "yes" if endpoint._send_schema else "no"
+
+
+class _Listening:
+    """Keeps the last reply."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.inner = inner
+        self.last: ChatReply | None = None
+
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
+        self.last = await self.inner.complete(messages, schema, repeat)
+        return self.last
+
+
+def _picture() -> Picture:
+    """A small picture of the sandbox, which the sandbox's agents know behind an endpoint, too."""
+    return picture_from(draw_png(devices()[0], False, "check"), "check.png", 1_000_000)

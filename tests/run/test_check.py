@@ -1,0 +1,166 @@
+"""The check before a run: one small request to each model, by real servers of every temper."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from aiohttp import web
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from endpoint_server import EndpointServer, Step, fails, says, sees_nothing
+from safer_steer.cli import app
+from safer_steer.config import Config, RoleName
+from safer_steer.run.check import Checked, check_roles, problems, roles_asked
+from safer_steer.sandbox.agents import SandboxTransport
+from safer_steer.stages import STAGES
+
+NOBODY = "http://127.0.0.1:9/v1"
+"""The discard port, at which nothing listens."""
+
+
+async def agents(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """The sandbox's agents, which do every job."""
+    reply = await SandboxTransport().complete(body["messages"])
+    return await says(reply.text)(request, body)
+
+
+async def no_schema(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return await (fails(400, "response_format is not supported") if "response_format" in body else agents)(
+        request, body
+    )
+
+
+async def safer_steer(*arguments: object) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, app, [str(argument) for argument in arguments])
+
+
+async def checked(server: Step, **role: Any) -> Checked:
+    """The row of one judge."""
+    async with EndpointServer(always=server) as endpoint:
+        settings = {"model": "m", "base_url": endpoint.url, "retries": 0, "reasks": 1} | role
+        [found] = await check_roles(Config.model_validate({"roles": {"judge": settings}}), ["judge"])
+        return found
+
+
+def suite(folder: Path) -> Path:
+    Image.new("RGB", (20, 10), "teal").save(folder / "a.png")
+    row = {"id": "a", "kind": "red_team", "images": ["a.png"], "turns": [{"user": "x"}]}
+    (folder / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    return folder / "mine.jsonl"
+
+
+def bench(folder: Path, model: str, judge: str) -> list[object]:
+    return [
+        *("bench", "--model", "m", "--base-url", model, "--suite", suite(folder), "--out", folder / "run"),
+        *("--judge-model", "j", "--judge-base-url", judge),
+    ]
+
+
+async def test_every_role_is_asked_a_job_of_its_own_and_a_model_once(tmp_path: Path) -> None:
+    async with EndpointServer(always=agents) as one, EndpointServer(always=no_schema) as other:
+        shared = {"model": "shared", "base_url": one.url}
+        own = {"model": "own", "base_url": other.url}
+        roles = dict.fromkeys(("generator", "target", "attack_judge", "red", "judge"), shared)
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({"roles": roles | dict.fromkeys(("blue", "evaluator"), own)}))
+        done = await safer_steer("check", config)
+        assert done.exit_code == 0, done.output
+        rows = [line.split("  ")[0] for line in done.stdout.splitlines()]
+        assert rows == ["roles", "generator, target, attack_judge, red, judge", "blue, evaluator"]
+        assert (one.calls, other.calls) == (1, 2), "the second was asked again without the schema"
+        assert one.bodies[0]["messages"][0]["content"].startswith("Job: probe\n")
+        assert "image_url" in json.dumps(one.bodies[0]["messages"])
+        assert done.stdout.splitlines()[1].split()[-3:-1] == ["yes", "yes"]
+        assert done.stdout.splitlines()[2].split()[-3:-1] == ["yes", "no"]
+
+
+async def test_each_role_can_be_asked_alone() -> None:
+    async with EndpointServer(always=agents) as server:
+        roles = {name: {"model": name, "base_url": server.url} for name in get_args(RoleName)}
+        config = Config.model_validate({"roles": roles})
+        names = roles_asked(config, STAGES)
+        assert sorted(names) == sorted(roles)
+        assert problems(await check_roles(config, names)) == ""
+        assert sorted(body["model"] for body in server.bodies) == sorted(roles)
+
+
+async def test_a_model_without_eyes_is_told_the_setting() -> None:
+    verdict = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False}))
+    found = await checked(sees_nothing(verdict))
+    assert found.row[2:5] == (f"in {found.seconds:.1f} s", "no", "yes")
+    assert "m takes no pictures" in found.problem
+    assert "set roles.judge.pictures to caption or false" in found.problem
+    assert (await checked(sees_nothing(verdict), pictures=False)).problem == ""
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (
+            fails(404, "model m does not exist"),
+            "HTTP 404: model m does not exist; fix base_url, model or the",
+        ),
+        (says("yes"), "no valid answer in 2 tries.*choose a model that answers in JSON.*--no-check"),
+        (says('{"a', finish="length"), "cut off at max_tokens=2048.*raise roles.judge.max_tokens"),
+        (says("I'm sorry, I can't."), "declined.*choose another model"),
+    ],
+)
+async def test_what_to_do_stands_in_one_line(server: Step, said: str) -> None:
+    found = await checked(server)
+    assert found.row[2] == "no"
+    assert found.problem.startswith("roles.judge: ")
+    assert re.search(said, found.problem), found.problem
+
+
+async def test_a_bench_with_a_dead_judge_costs_one_request_and_writes_nothing(tmp_path: Path) -> None:
+    async with (
+        EndpointServer(always=says("fine")) as model,
+        EndpointServer(always=fails(404, "gone")) as judge,
+    ):
+        done = await safer_steer(*bench(tmp_path, model.url, judge.url))
+        assert done.exit_code == 2
+        [last] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert last.startswith("error: roles.judge: j at ") and "HTTP 404: gone" in last
+        assert model.calls == 1
+        assert not (tmp_path / "run").exists()
+
+
+async def test_the_check_of_a_bench_is_paid_for_and_its_answers_are_not_kept(tmp_path: Path) -> None:
+    verdict = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False}))
+    async with EndpointServer(always=says("fine")) as model, EndpointServer(always=verdict) as judge:
+        command = bench(tmp_path, model.url, judge.url)
+        done = await safer_steer(*command)
+        assert done.exit_code == 0, done.output
+        assert "check: target: m answered in" in done.stderr
+        assert (model.calls, judge.calls) == (2, 2)
+        with sqlite3.connect(tmp_path / "run" / "cache.sqlite") as cache:
+            assert cache.execute("SELECT role, calls, prompt_tokens FROM spent ORDER BY role").fetchall() == [
+                ("judge", 2, 20),
+                ("target", 2, 20),
+            ]
+            assert cache.execute("SELECT count(*) FROM replies").fetchone() == (2,)
+        again = await safer_steer(*command)
+        assert again.exit_code == 0 and "check: " not in again.stderr
+        assert (model.calls, judge.calls) == (2, 2), "a run that asks nobody any more does not check"
+        unchecked = await safer_steer(*command, "--fresh", "--no-check")
+        assert unchecked.exit_code == 0, unchecked.output
+        assert (model.calls, judge.calls) == (2, 2), "all else is in the cache"
+
+
+async def test_nothing_to_check(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    done = await safer_steer("check", tmp_path / "config.yaml")
+    assert done.exit_code == 0
+    assert "no role is asked at an endpoint" in done.stdout
+    assert (
+        "no stage is called sedes"
+        in (await safer_steer("check", tmp_path / "config.yaml", "--stage", "sedes")).stderr
+    )
