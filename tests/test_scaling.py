@@ -270,8 +270,8 @@ async def test_a_12_megapixel_photograph_in_a_suite_needs_no_option(tmp_path: Pa
     copy = (out / "suites/mine/a.jpg").read_bytes()
     assert opened(copy).size == SMALL and (out / "suites/mine/b.png").read_bytes() == PICTURES["b.png"]
     sent = base64.b64encode(copy).decode()
-    assert model.calls == judge.calls == 4
-    assert all(sent in json.dumps(body) for body in (*model.bodies, *judge.bodies))
+    assert model.calls == judge.calls == 5, "four turns, and the check before them"
+    assert all(sent in json.dumps(body) for body in (*model.bodies[1:], *judge.bodies[1:]))
     assert load_picture(out, "suites/mine/a.jpg", MOST).data == copy  # what the student and its trainers open
 
 

@@ -72,8 +72,10 @@ def bench(*arguments: object) -> Result:
 
 
 def measured(url: str, suite: Path, *more: object, model: str = "m", judge: str = "j") -> Result:
-    """A bench of `model` by `judge`, its run folder `out` beside the suite."""
+    """A bench of `model` by `judge`, its run folder `out` beside the suite. Models are not checked before it:
+    what ends a bench that has begun is seen here."""
     return bench(
+        "--no-check",
         *("--model", model, "--base-url", url, "--suite", suite, "--out", suite.parent / "out"),
         *("--judge-model", judge, "--judge-base-url", url, *more),
     )
@@ -160,7 +162,7 @@ def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
 ) -> None:
     mine, out = suite(tmp_path, 3, turns=2), tmp_path / "out"
     kept = bench(
-        *("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge"),
+        *("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"),
     )
     assert kept.exit_code == 0, kept.output
     assert f"score them with `safer-steer bench --judge-only {out} --judge-model" in kept.stderr
@@ -170,7 +172,7 @@ def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
 
     models.does |= {"strict/j": verdict(0)}
     for judge, safe in (("j", 100), ("strict/j", 0)):
-        result = bench("--judge-only", out, "--judge-model", judge, "--judge-base-url", url)
+        result = bench("--judge-only", out, "--judge-model", judge, "--judge-base-url", url, "--no-check")
         assert result.exit_code == 0, result.output
         folder = out / "judged" / judge.replace("/", "_")
         assert f"report: {folder / 'report.html'}" in result.stdout
