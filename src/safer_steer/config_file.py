@@ -20,7 +20,7 @@ from safer_steer.errors import UserError
 NOT_FILES = ("sandbox", "steer")
 """Entries of `bench.suites` that are names and no files."""
 STUB_STUDENT = {"model": "sandbox", "dtype": "float32", "device": "cpu", "lora_rank": 0}
-STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 112 * 112}
+STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 256}
 """What suits the shipped student."""
 
 
