@@ -465,6 +465,11 @@ class Config(Strict):
         return self.roles.get(name, Role())
 
     @property
+    def has_stubs(self) -> bool:
+        """Whether any role gives made-up answers."""
+        return any(role.who == "stub" for role in self.roles.values())
+
+    @property
     def captioner(self) -> RoleName | None:
         """The role that describes pictures for roles with `pictures: caption`: the first that sees, in the
         order of `CAPTIONERS`, endpoints before the sandbox's agents. None if no role sees."""

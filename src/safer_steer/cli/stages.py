@@ -115,5 +115,7 @@ def _show_results(out: Path) -> None:
         from safer_steer.report import console_table
 
         console(100).print(console_table(json.loads(summary.read_bytes())))
+        if load_config(out / "config.yaml").has_stubs:
+            typer.echo("The answers in this run are stubs: the numbers mean nothing.")
     if page.is_file():
         typer.echo(f"report: {page}")

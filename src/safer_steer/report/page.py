@@ -65,6 +65,7 @@ def write_report(run: Path) -> Path:
         .render(
             name=str(config.get("name") or run.resolve().name),
             facts=_facts(config, browser, steps, models),
+            stubs=", ".join(stub_roles(config)),
             policy=_policy(style, script),
             style=Markup(style),
             script=Markup(script),
@@ -126,6 +127,18 @@ def _config(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path}: no valid YAML; copy the run's config back") from None
     return data if isinstance(data, dict) else {}
+
+
+def stub_roles(config: dict[str, Any]) -> list[str]:
+    """The roles of a run's config whose answers were made up."""
+    roles = config.get("roles")
+    if not isinstance(roles, dict):
+        return []
+    return [
+        str(name)
+        for name, role in roles.items()
+        if at(role, "model") == "stub" and at(role, "base_url") is None
+    ]
 
 
 def _summary(path: Path, stage: str = "bench") -> Summary:

@@ -1,0 +1,192 @@
+"""`safer-steer init`, and the dry walk with `--stub` through the project that it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from safer_steer.bench.suites import read_suites
+from safer_steer.cli import app
+from safer_steer.config_file import load_config
+from safer_steer.dialogue import Kind, read_dialogues, read_seeds
+from safer_steer.sources import load_pairs
+
+
+def safer_steer(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refusal(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    [line] = result.stderr.splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("init") / "mine"
+    result = safer_steer("init", folder)
+    assert result.exit_code == 0, result.output
+    assert f"{folder / 'pairs.jsonl'}: 12 pairs" in result.stdout
+    return folder
+
+
+def test_the_project_is_complete(project: Path) -> None:
+    config = load_config(project / "config.yaml")
+    pairs = list(load_pairs(config))
+    assert [pair.safe for pair in pairs] == [True] * 6 + [False] * 6
+    assert len({Path(str(pair.image)).read_bytes() for pair in pairs}) == 12
+    attacks, twins = read_suites(config.bench.suites)
+    assert (len(attacks.seeds), len(twins.seeds)) == (8, 8)
+    assert [seed.script for seed in attacks.seeds] == [seed.script for seed in twins.seeds]
+    assert (attacks.safe_twins, twins.safe_twins) == (False, True)
+    shown = [(project / "suites" / seed.images[0]).read_bytes() for seed in attacks.seeds + twins.seeds]
+    assert not set(shown) & {Path(str(pair.image)).read_bytes() for pair in pairs}, (
+        "never bench on trained data"
+    )
+    lines = (project / "config.yaml").read_text().splitlines()
+    assert len(lines) <= 30
+    assert len((project / "README.md").read_text().splitlines()) <= 15
+
+
+def test_two_lines_are_enough_for_a_real_endpoint(project: Path) -> None:
+    """All roles follow the first one's base_url and model."""
+    text = (project / "config.yaml").read_text()
+    assert text.count("base_url:") == text.count("my-model") == 1
+    config = load_config(project / "config.yaml")
+    assert {(role.base_url, role.model) for role in config.roles.values()} == {
+        ("http://localhost:8000/v1", "my-model")
+    }
+    assert len(config.roles) == 8
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(project: Path, tmp_path: Path) -> None:
+    before = sorted(project.rglob("*"))
+    assert f"{project}: is not empty; give a new or empty folder" in refusal(safer_steer("init", project))
+    assert before == sorted(project.rglob("*"))
+    (tmp_path / "file").touch()
+    assert "is a file" in refusal(safer_steer("init", tmp_path / "file"))
+
+
+@pytest.fixture(scope="module")
+def walked(project: Path) -> Path:
+    """A whole run of the project with stubs, from another working folder. Nothing listens at its endpoint."""
+    out, began = project.parent / "run", os.times()
+    command = [sys.executable, "-m", "safer_steer", "run", project / "config.yaml", "--stub", "--out", out]
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_KEY")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=project.parent, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "The answers in this run are stubs: the numbers mean nothing." in done.stdout
+    ended = os.times()
+    seconds = ended.children_user + ended.children_system - began.children_user - began.children_system
+    assert seconds < 60, "processor seconds, since other tests may keep the machine busy"
+    return out
+
+
+def test_the_dry_walk_does_every_stage_and_says_that_it_is_one(walked: Path) -> None:
+    assert set(json.loads((walked / "manifest.json").read_text())["stages"]) == {
+        *("seeds", "assemble", "bootstrap", "sft", "rl", "bench", "report")
+    }
+    roles = yaml.safe_load((walked / "config.yaml").read_text())["roles"]
+    assert {role["model"] for role in roles.values()} == {"stub"}
+    page = (walked / "report.html").read_text()
+    assert "The answers in this run are stubs." in page
+    kinds = [len(read_seeds(walked / "seeds" / f"{kind}.jsonl")) for kind in Kind]
+    assert min(kinds) >= 4, kinds
+    [dialogue, *_] = read_dialogues(walked / "bench" / "base" / "attacks.jsonl")
+    assert dialogue.turns[0].scores
+    assert safer_steer("verify", walked).exit_code == 0
+
+
+def test_a_run_goes_on_from_its_own_config(
+    walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its paths are absolute, so it finds its files from any folder."""
+    monkeypatch.chdir(tmp_path)
+    again = safer_steer("run", walked / "config.yaml", "--out", walked)
+    assert again.exit_code == 0, again.output
+    assert "bench: done already" in again.stderr
+
+
+# One's own folder
+
+
+def own_folder(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "photos").mkdir(parents=True)
+    for index, row in enumerate(rows):
+        Image.new("RGB", (40, 40), (index * 9, 60, 90)).save(folder / row["image"])
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return folder
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": str(index),
+            "image": f"photos/{index}.png",
+            "question": f"What is number {index}?",
+            "safe": str(index % 2 == 0),
+            "intent": "",
+        }
+        for index in range(count)
+    ]
+
+
+def test_ones_own_pictures_and_csv(tmp_path: Path) -> None:
+    own = own_folder(tmp_path / "own", rows(20))
+    assert safer_steer("init", tmp_path / "mine", "--from-folder", own).exit_code == 0
+    config = load_config(tmp_path / "mine" / "config.yaml")
+    pairs = list(load_pairs(config))
+    attacks, twins = read_suites(config.bench.suites)
+    assert (len(pairs), len(attacks.seeds), len(twins.seeds)) == (16, 2, 2)
+    held_out = {seed.id for seed in attacks.seeds + twins.seeds}
+    assert not held_out & {pair.id.removeprefix("my-pairs-") for pair in pairs}
+    assert attacks.seeds[0].script == ["What does this picture show?", "What is number 7?"]
+    assert all((tmp_path / "mine" / "suites" / seed.images[0]).is_file() for seed in attacks.seeds)
+    assert Path(str(pairs[0].image)).read_bytes() == (own / "photos/0.png").read_bytes()
+    assert Path(str(pairs[0].image)).is_relative_to(tmp_path / "mine")
+
+
+def test_few_rows_still_leave_something_to_measure_on(tmp_path: Path) -> None:
+    own = own_folder(tmp_path / "own", rows(4))
+    assert safer_steer("init", tmp_path / "mine", "--from-folder", own).exit_code == 0
+    config = load_config(tmp_path / "mine" / "config.yaml")
+    assert len(list(load_pairs(config))) == 3
+    [attacks] = read_suites(config.bench.suites)
+    assert len(attacks.seeds) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda folder: folder / "none", "no such folder; give the folder with your pictures and CSV file"),
+        (lambda folder: folder, "give a folder with one CSV file; there is none"),
+        (lambda folder: own_folder(folder / "own", rows(3)), "pairs.csv: 3 rows; give at least 4"),
+        (
+            lambda folder: own_folder(folder / "own", [row | {"colour": "red"} for row in rows(4)]),
+            "pairs.csv: row 1: colour: ",
+        ),
+        (
+            lambda folder: (own_folder(folder / "own", rows(4)) / "photos/2.png").unlink() or folder / "own",
+            "own/photos/2.png: no such picture",
+        ),
+    ],
+    ids=["no folder", "no CSV", "too few rows", "an unknown column", "a missing picture"],
+)
+def test_a_folder_that_cannot_be_used(tmp_path: Path, given: Any, said: str) -> None:
+    line = refusal(safer_steer("init", tmp_path / "mine", "--from-folder", given(tmp_path)))
+    assert said in line
+    assert not (tmp_path / "mine").exists()
