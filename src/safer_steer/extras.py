@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from safer_steer.errors import UserError
@@ -11,6 +12,16 @@ EXTRAS = {
     "train": ("trl", "accelerate", "datasets"),
 }
 """The modules that each extra adds. `train` contains `student`."""
+
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+"""For each value of `report_to`, the packages of which one must be installed."""
+
+
+def require_trackers(names: Iterable[str]) -> None:
+    """Check that the packages of `report_to` are installed, without importing them. Raises `UserError`."""
+    for name in names:
+        if not any(find_spec(package) for package in TRACKERS[name]):
+            raise UserError(f"report_to: {name} needs its package: pip install {TRACKERS[name][0]}")
 
 
 def require(extra: str, what: str) -> None:

@@ -79,7 +79,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="seeds",
-            summary="Stage I alone: scripts from single-turn pairs.",
+            summary="Stage I only: turn single-turn pairs into scripts of several user turns.",
             writes=("seeds", "images"),
             prompts=("probe", "benign", "obfuscated", "caption", "rewrite", "plan", "attack_judge"),
             roles=("generator", "target", "attack_judge"),
@@ -88,7 +88,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="assemble",
-            summary="The data sets alone: what SFT, RL and bench are given of the scripts.",
+            summary="Only draw the data sets for SFT, RL and bench from the scripts.",
             writes=("splits",),
             prompts=("script_check", "turn_check"),
             roles=("evaluator",),
@@ -97,7 +97,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="bootstrap",
-            summary="Stage II alone: red-blue dialogues and their filter.",
+            summary="Stage II only: play red-blue dialogues and keep the safe and helpful ones.",
             writes=("bootstrap",),
             prompts=("red", "blue", "evaluator"),
             roles=("red", "blue", "evaluator"),
@@ -106,7 +106,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="sft",
-            summary="Stage II alone: supervised fine-tuning on the dialogues kept.",
+            summary="Stage II only: fine-tune the student on the dialogues kept.",
             writes=("sft",),
             needs=lambda config: ("bootstrap",),
             student=True,
@@ -114,7 +114,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="rl",
-            summary="Stage III alone: tutor-in-the-loop GRPO.",
+            summary="Stage III only: train the student with GRPO against the tutor.",
             writes=("rl",),
             prompts=("tutor",),
             roles=("tutor",),
@@ -126,7 +126,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="bench",
-            summary="The measurement alone.",
+            summary="Only measure the models of a run.",
             writes=("suites", "bench", "summary.json"),
             prompts=("judge",),
             roles=("judge",),
@@ -136,7 +136,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="report",
-            summary="The page of what a run has done so far.",
+            summary="Write the HTML page of what a run has done so far.",
             writes=("report.html",),
         ),
     )

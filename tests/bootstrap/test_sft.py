@@ -166,7 +166,7 @@ def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_repro
     folder, tmp_path, student
 ):
     before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
-    first = run_in(folder, tmp_path / "a")
+    first = run_in(folder, tmp_path / "a", report_to=["tensorboard"])
     again = run_in(folder, tmp_path / "b")
     other = run_in(folder, tmp_path / "c", seed=1)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -175,6 +175,8 @@ def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_repro
     assert {tail(name) for name in first} <= old.keys()
     still = {name for name in first if torch.equal(first[name], old[tail(name)])}
     assert {name for name in first if "visual" in name} <= still and len(still) < len(first) / 2
+    [events] = (tmp_path / "a" / "sft" / "runs").rglob("events.out.tfevents.*")
+    assert b"train/loss" in events.read_bytes()
 
 
 def test_vision_is_trained_where_the_config_says_so(folder, tmp_path, student):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,15 @@ def test_a_tutor_of_ones_own_that_cannot_be_imported(tmp_path: Path) -> None:
     )
 
 
+def test_a_tracker_whose_package_is_missing(tmp_path: Path) -> None:
+    """Weights & Biases is not among the packages of the tests."""
+    said = complaint(
+        safer_steer("run", config_file(tmp_path, report_to="wandb"), "--out", tmp_path / "out", "--stub")
+    )
+    assert said == "error: report_to: wandb needs its package: pip install wandb"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stage_before_the_one_it_builds_on(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(dump_config(Config()))  # a run in which nothing is done yet
     said = complaint(safer_steer("bootstrap", tmp_path / "config.yaml", "--out", tmp_path))
@@ -374,6 +384,11 @@ def test_too_many_unscored_is_no_result_and_played_again(tmp_path: Path, served:
 
 
 # The rest
+
+
+def test_the_version_is_the_packages() -> None:
+    result = safer_steer("--version")
+    assert (result.exit_code, result.stdout) == (0, f"safer-steer {version('safer-steer')}\n")
 
 
 def test_the_keys_are_printed() -> None:

@@ -49,6 +49,15 @@ def _end(line: str, code: int) -> None:
     raise typer.Exit(code)
 
 
+ABOUT = (
+    "Train vision-language models to stay safe and helpful over a whole dialogue, and measure for how many turns"
+    " any model stays safe."
+    "\n\n"
+    "Start with `init DIR`: it writes a small project to fill in. `run` does the whole method; `bench` measures a"
+    " model behind an endpoint."
+    "\n\n"
+    "Exit codes: 0 done, 1 `verify` found a difference, 2 something to fix, 3 no valid result, 130 interrupted."
+)
 app = typer.Typer(
     cls=_OneLine,
     no_args_is_help=True,
@@ -69,19 +78,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=ABOUT)
 def about(
     _: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Train vision-language models to stay safe and helpful over a whole dialogue, and measure how long any
-    model does.
-
-    Start with `init DIR`, which writes a small project to fill in. `run` does the whole method, `bench`
-    measures a model behind an endpoint. Exit codes: 0 done, 1 `verify` found a difference, 2 something to
-    fix, 3 no valid result, 130 interrupted.
-    """
+    """Options of the app itself."""
 
 
 ConfigFile = Annotated[

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
+from safer_steer.extras import require_trackers
 from safer_steer.manifest import Manifest
 from safer_steer.run.folder import Run, Show
 from safer_steer.seeds.bench_filter import refuse_selected
@@ -52,6 +53,8 @@ def prepared(
     """
     run = Run(config, folder, show, fresh)
     waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
+    if any(STAGES[stage].trains for stage in waiting):
+        require_trackers(config.report_to)
     use_cores()
     begun = not fresh and (folder / "seeds").exists()
     run.survey = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
