@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from safer_steer.cli import app
 from safer_steer.config_file import describe
-from safer_steer.sources.layouts import LAYOUTS
+from safer_steer.sources.sets import SETS
 from safer_steer.tables import fitted
 
 HEAD = [
@@ -71,4 +71,4 @@ def test_names_can_be_copied_from_a_terminal(width: int) -> None:
     assert max(map(len, keys)) <= width
     assert {key for key, *_ in describe()} <= {line.split(" ")[0] for line in keys}
     sets = CliRunner().invoke(app, ["sets"], env=terminal).stdout
-    assert all(layout.hub in sets for layout in LAYOUTS.values() if layout.hub)
+    assert all(layout.hub in sets for layout in SETS.values() if layout.hub)

@@ -18,7 +18,7 @@ from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite, read_suite
 from safer_steer.cli import app
 from safer_steer.config import Config
-from safer_steer.sources.layouts import LAYOUTS
+from safer_steer.sources.sets import SETS
 
 
 def safer_steer(*arguments: object) -> Result:
@@ -188,7 +188,7 @@ def test_mistakes_cost_one_line(
 def test_the_known_sets_are_listed() -> None:
     done = safer_steer("sets")
     assert done.exit_code == 0
-    assert all(name in done.stdout for name in LAYOUTS)
+    assert all(name in done.stdout for name in SETS)
     assert "see its card" in done.stdout
 
 
@@ -224,15 +224,15 @@ def test_every_source_and_command_of_the_documentation_is_one() -> None:
         yaml.safe_load(block) | {"assembly": {}, "rl": {"seeds": 1}}
     ).seeds.sources
     assert {source.name for source in sources} == {
-        name for name, layout in LAYOUTS.items() if layout.stage_1
+        name for name, layout in SETS.items() if layout.stage_1
     } | {"mine"}
     (block,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     for line in block.splitlines():
         program, command, name, *options = shlex.split(line, comments=True)
-        assert (program, command) == ("safer-steer", "suite") and name in LAYOUTS
+        assert (program, command) == ("safer-steer", "suite") and name in SETS
         done = safer_steer(
             command, name, *options, "--path", "a", "--hub", "b"
         )  # what is checked first, once all options are understood
         assert done.stderr == "error: suite: give either --path or --hub\n"
     table = text[text.index("| name |") :]
-    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(LAYOUTS)
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(SETS)

@@ -13,8 +13,8 @@ from published import config, png
 from safer_steer.config import Source
 from safer_steer.errors import UserError
 from safer_steer.sources import Skipped
-from safer_steer.sources.layouts import LAYOUTS
 from safer_steer.sources.load import read_samples
+from safer_steer.sources.sets import SETS
 
 COLUMNS = [
     *(
@@ -121,7 +121,7 @@ nearly = {
 """A row of each set that is in order, to put one wrong value into."""
 
 
-@pytest.mark.parametrize("name", ["mine", *LAYOUTS])
+@pytest.mark.parametrize("name", ["mine", *SETS])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_row_is_more_than_a_user_error(name: str, data: st.DataObject) -> None:

@@ -82,7 +82,7 @@ async def test_images_is_accepted_for_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"name": "vlguard"}, "vlguard is no built-in set"),
+        ({"name": "vlguard"}, "vlguard is not a built-in set"),
         ({"name": "x", "path": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"name": "x", "path": "/dev/null"}, "/dev/null: no such file"),
         ({"name": "x", "path": "empty.jsonl"}, "empty.jsonl: no rows in it"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from places import SUPPORT
+from places import PACKAGE, SUPPORT
 from published import (
     ALIGN,
     GEOMETRY,
@@ -34,9 +34,9 @@ from published import (
 )  # fmt: skip
 from safer_steer.errors import UserError
 from safer_steer.sources import Pair, load_pairs, picture_of
-from safer_steer.sources.layouts import LAYOUTS
+from safer_steer.sources.find_splits import hub_splits
 from safer_steer.sources.load import read_samples
-from safer_steer.sources.parts import hub_parts
+from safer_steer.sources.sets import SETS
 
 
 def left_out_in_words(pair: Pair) -> tuple[Any, ...]:
@@ -76,7 +76,9 @@ def test_mm_safetybench_joins_the_true_intent_by_configuration_and_id(tmp_path: 
         for name in ("Fraud", "Illegal_Activitiy")
         for i in range(2)
     ]
-    with pytest.raises(UserError, match="true intents in the split Text_only; give the folder"):
+    with pytest.raises(
+        UserError, match="true intents of mm_safetybench are in the split Text_only; give the folder"
+    ):
         pairs("mm_safetybench", folder / "Fraud/SD_TYPO-00000-of-00001.parquet")
 
 
@@ -196,9 +198,9 @@ def test_geometry3k_in_every_form_of_a_table(tmp_path: Path, form: str) -> None:
     else:
         hub(path, {"default": splits})
     if form == "datasets":
-        (part,) = hub_parts("geometry3k", str(path), LAYOUTS["geometry3k"], None, None)
-        assert (part.subset, part.split) == ("", "train")
-        assert [(place, row["problem"], row["images"][0]["bytes"]) for place, row in part.rows()] == [
+        (split,) = hub_splits("geometry3k", str(path), SETS["geometry3k"], None, None)
+        assert (split.subset, split.name) == ("", "train")
+        assert [(place, row["problem"], row["images"][0]["bytes"]) for place, row in split.rows()] == [
             (f": row {i + 1}", row["problem"], png(i)) for i, row in enumerate(GEOMETRY)
         ]
         return
@@ -365,7 +367,7 @@ def test_without_a_connection_one_line_says_so() -> None:
 
 
 def test_all_known_sets_are_read_by_their_name() -> None:
-    assert list(LAYOUTS) == [
+    assert list(SETS) == [
         *(
             "beavertails_v",
             "mm_safetybench",
@@ -382,3 +384,8 @@ def test_all_known_sets_are_read_by_their_name() -> None:
     source = config({"name": "mine", "path": "x"}).seeds.sources[0]
     with pytest.raises(UserError, match="x: no such file or folder"):
         list(read_samples(source, 0, pictureless=True))
+
+
+def test_the_table_names_every_file_of_a_set() -> None:
+    files = {path.stem for path in (PACKAGE / "sources" / "sets").glob("*.py")}
+    assert files - {"__init__"} == set(SETS)

@@ -13,8 +13,8 @@ from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
 from safer_steer.images import EMBEDDED, check_whole
 from safer_steer.sources.load import Skipped, left_out_in_words, read_samples
-from safer_steer.sources.rows import BadRow
 from safer_steer.sources.sample import Sample
+from safer_steer.sources.set_row import BadRow
 from safer_steer.store import write_atomic
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}

@@ -57,12 +57,12 @@ def verify(
 @app.command("sets")
 def known_sets() -> None:
     """List the published data sets with a known layout; docs/data.md shows how to use each."""
-    from safer_steer.sources.layouts import LAYOUTS
+    from safer_steer.sources.sets import SETS
 
     head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
     rows = [
         (name, layout.hub or "-", layout.parts, layout.about, "yes" if layout.stage_1 else "suite only")
-        for name, layout in LAYOUTS.items()
+        for name, layout in SETS.items()
     ]
     screen = console(200)
     screen.print(fitted(screen, head, rows, whole=(0, 1)), crop=False)

@@ -1,9 +1,9 @@
 """The input of Stage I: single-turn pairs of a picture and a question, from published sets, the user's own
 files, or the sandbox.
 
-Two concerns are kept independent: *where rows come from* (`files`, `tables`, found by `parts`) and *what a
-row means* (`single_turn`, `multi_turn`, listed by name in `layouts`). `load` combines them. docs/data.md is
-the user documentation.
+Two concerns are kept independent: *where rows come from* (`text_files`, `arrow`, found by `find_splits`) and
+*what a row means* (one file a published set in `sets/`, `own` for other names). `load` combines them.
+docs/data.md is the user documentation.
 """
 
 from safer_steer.sources.load import Skipped, label, left_out_in_words, load_pairs, pairs_of

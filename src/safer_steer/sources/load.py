@@ -13,14 +13,16 @@ from typing import Any
 from safer_steer.config import Config, Source
 from safer_steer.errors import UserError
 from safer_steer.scaling import in_words
-from safer_steer.sources.draw import draw
-from safer_steer.sources.files import Unreadable
-from safer_steer.sources.layouts import LAYOUTS, OWN, Layout, layout_of
+from safer_steer.sources.find_splits import SetSplit, find_splits
+from safer_steer.sources.layout import Layout
+from safer_steer.sources.own import OWN
 from safer_steer.sources.pair import Pair
-from safer_steer.sources.parts import Part, parts_of
 from safer_steer.sources.pictures import SetPictures
-from safer_steer.sources.rows import NO_COLUMN, UNKNOWN_COLUMN, BadRow, Row
 from safer_steer.sources.sample import Sample
+from safer_steer.sources.set_row import NO_COLUMN, UNKNOWN_COLUMN, BadRow, SetRow
+from safer_steer.sources.sets import SETS, layout_of
+from safer_steer.sources.subsample import subsample
+from safer_steer.sources.text_files import Unreadable
 
 Skipped = dict[str, Counter[str]]
 """Number of skipped rows, by source and reason."""
@@ -51,7 +53,8 @@ def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> 
         return
     if not layout_of(source.name).stage_1:
         raise UserError(
-            f"seeds.sources: {source.name} is a suite for the bench and no source of pairs; see `safer-steer suite {source.name}`"
+            f"seeds.sources: {source.name} is a suite for the bench, not a source of pairs;"
+            f" see `safer-steer suite {source.name}`"
         )
     for sample in read_samples(source, config.seed, skipped, pictureless=False):
         yield _pair(sample, source)
@@ -72,16 +75,16 @@ def _pair(sample: Sample, source: Source) -> Pair:
     question = sample.turns[0]
     (image,) = sample.images
     return Pair(
-        *(
-            sample.id,
-            image,
-            question,
-            sample.source or source.name,
-            sample.intent or question,
-            sample.safe,
-            sample.answer,
-        ),
-        *(sample.where, sample.category, source.use),
+        id=sample.id,
+        image=image,
+        question=question,
+        source=sample.source or source.name,
+        intent=sample.intent or question,
+        safe=sample.safe,
+        answer=sample.answer,
+        where=sample.where,
+        category=sample.category,
+        use=source.use,
     )
 
 
@@ -107,7 +110,7 @@ def read_samples(
     def again(counting: bool) -> Iterator[Sample]:
         return _all(source, counts if counting else Counter(), pictureless)
 
-    return draw(again, lambda sample: sample.id, source.limit, seed)
+    return subsample(again, lambda sample: sample.id, source.limit, seed)
 
 
 def label(source: Source) -> str:
@@ -119,27 +122,18 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
     layout = layout_of(source.name)
     seen: set[int] = set()
     rows = 0
-    for part in parts_of(source, layout):
-        pictures = SetPictures(part.folder, source.images, part.split)
-        intents = _intents(part, source, layout) if layout.intents else None
-        for index, (place, value) in enumerate(part.rows()):
+    for split in find_splits(source, layout):
+        pictures = SetPictures(split.folder, source.images, split.name)
+        intents = _intents(split, source, layout) if layout.intents else None
+        for index, (place, value) in enumerate(split.rows()):
             rows += 1
             try:
-                row = _row(
-                    f"{source.name}: {part.title}{place}", value, index, part.subset, part.split, intents
-                )
+                row = _row(f"{source.name}: {split.title}{place}", value, index, split, intents)
                 found = [
-                    _checked(sample, row, part, source, layout, pictures, pictureless)
+                    _checked(sample, row, split, source, layout, pictures, pictureless)
                     for sample in layout.samples(row)
                 ]
-                ids = [_short(sample.id) for sample in found if sample]
-                for sample, id in zip(filter(None, found), ids, strict=True):
-                    if id in seen or ids.count(id) > 1:
-                        raise BadRow(
-                            row.where,
-                            f"id: {sample.id} occurs twice; ids must be unique in a set",
-                            "repeated id",
-                        )
+                ids = _new_ids(found, seen, row)
             except BadRow as error:
                 other_columns = error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN))
                 if source.bad_rows == "error" and layout is OWN and other_columns:
@@ -151,7 +145,7 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
                     raise
                 counts[error.reason] += 1
                 continue
-            seen.update(ids)
+            seen |= ids
             counts.update(NO_PICTURE for sample in found if sample is None)
             yield from filter(None, found)
     if not rows:
@@ -160,19 +154,30 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
         )
 
 
-def _intents(part: Part, source: Source, layout: Layout) -> dict[str, str]:
-    """The true intents of a part's rows by id, from the split that holds them."""
+def _new_ids(found: list[Sample | None], seen: set[int], row: SetRow) -> set[int]:
+    """The hashes of the samples' ids. Raises `BadRow` for an id that occurs twice."""
+    ids: set[int] = set()
+    for sample in filter(None, found):
+        id = _short(sample.id)
+        if id in seen or id in ids:
+            raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
+        ids.add(id)
+    return ids
+
+
+def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
+    """The true intents of a split's rows by id, from the split that holds them."""
     if source.path and Path(source.path).is_file():
         raise UserError(
-            f"{source.path}: {source.name} keeps its true intents in the split {layout.intents}; give the folder that holds both"
+            f"{source.path}: the true intents of {source.name} are in the split {layout.intents};"
+            " give the folder that has both"
         )
     found = {}
-    for other in parts_of(
-        source.model_copy(update={"subset": part.subset or source.subset}), layout, layout.intents
-    ):
+    of_subset = source.model_copy(update={"subset": split.subset or source.subset})
+    for other in find_splits(of_subset, layout, layout.intents):
         for index, (place, value) in enumerate(other.rows()):
             try:
-                row = _row(f"{source.name}: {other.title}{place}", value, index)
+                row = _row(f"{source.name}: {other.title}{place}", value, index, other, None)
                 found[row.key("id")] = row.question("question")
             except BadRow:
                 if source.bad_rows == "error":
@@ -180,25 +185,18 @@ def _intents(part: Part, source: Source, layout: Layout) -> dict[str, str]:
     return found
 
 
-def _row(
-    where: str,
-    value: Any,
-    index: int,
-    subset: str = "",
-    split: str = "",
-    intents: dict[str, str] | None = None,
-) -> Row:
+def _row(where: str, value: Any, index: int, split: SetSplit, intents: dict[str, str] | None) -> SetRow:
     if isinstance(value, Unreadable):
         raise BadRow(where, value.what, value.reason)
     if not isinstance(value, dict):
         raise BadRow(where, "a row is a JSON object with the set's columns", "no object")
-    return Row(where, value, index, subset, split, intents)
+    return SetRow(where, value, index, split.subset, split.name, intents)
 
 
 def _checked(
     sample: Sample,
-    row: Row,
-    part: Part,
+    row: SetRow,
+    split: SetSplit,
     source: Source,
     layout: Layout,
     pictures: SetPictures,
@@ -216,11 +214,9 @@ def _checked(
             f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures"
         )
     found: tuple[Any, ...] = tuple(pictures.find(cell, row.where) for cell in sample.images)
-    labels = (
-        [name for name in dict.fromkeys((part.subset, part.split)) if name not in ("", "default")]
-        if source.name in LAYOUTS
-        else []
-    )
+    labels = []
+    if source.name in SETS:
+        labels = [name for name in dict.fromkeys((split.subset, split.name)) if name not in ("", "default")]
     return replace(sample, id="-".join([source.name, *labels, sample.id]), images=found, where=row.where)
 
 

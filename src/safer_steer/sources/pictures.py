@@ -9,7 +9,7 @@ from typing import Any
 
 from safer_steer.errors import UserError
 from safer_steer.images import PictureError, check_header
-from safer_steer.sources.rows import BadRow, shown
+from safer_steer.sources.set_row import BadRow, shown
 from safer_steer.store import PathError, inside
 
 FOLDERS = ("", "images", "imgs", "image")
@@ -20,10 +20,10 @@ _RELATIVE = "paths are relative to `images` of the source, or to the file's own 
 
 
 class SetPictures:
-    """Finds the pictures of one part of a set."""
+    """Finds the pictures of one split of a set."""
 
     def __init__(self, folder: Path | None, images: str | None, split: str) -> None:
-        """`folder` is the part's own folder, `images` the source's. Without either, paths point into the
+        """`folder` is the split's own folder, `images` the source's. Without either, paths point into the
         cache of `datasets`."""
         if images is not None and not Path(images).is_dir():
             raise UserError(f"{images}: no such folder; see `images` of the source")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from safer_steer.sources.set_row import SetRow
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -27,3 +29,25 @@ class Sample:
     prefilled: tuple[str, ...] = field(default=(), repr=False)
     """Assistant turns that were published with a script."""
     where: str = ""
+
+
+def one_question(
+    row: SetRow,
+    safe: bool | None,
+    *,
+    id: tuple[str, ...] = ("id",),
+    image: tuple[str, ...] = ("image",),
+    question: str = "question",
+    **more: Any,
+) -> Sample:
+    """The sample of a row with one question.
+
+    Args:
+        id, image: names of the column, in the order in which they are tried.
+        question: name of the column.
+        more: other fields of the sample.
+
+    Raises:
+        BadRow: a column is missing, or its value has the wrong type.
+    """
+    return Sample(row.key(*id), row.pictures(*image), (row.question(question),), safe, **more)

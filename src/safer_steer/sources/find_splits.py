@@ -1,4 +1,4 @@
-"""Finds the parts of a set to read. A part is one file, or one split of a configuration, local or on
+"""Finds the splits of a set to read. A split is one file, or one split of a configuration, local or on
 the hub."""
 
 from __future__ import annotations
@@ -6,38 +6,49 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Source
 from safer_steer.errors import UserError
-from safer_steer.sources import files, tables
-from safer_steer.sources.layouts import Layout
+from safer_steer.sources import arrow, text_files
+from safer_steer.sources.layout import Layout
 
 Place = str
-"""Suffix to a part's title that names one row: ":12", or ": row 12"."""
+"""Suffix to a split's title that names one row: ":12", or ": row 12"."""
 Rows = Callable[[], Iterator[tuple[Place, Any]]]
-"""Reads rows from the beginning. A row that cannot be read is a `files.Unreadable`."""
+"""Reads rows from the beginning. A row that cannot be read is a `text_files.Unreadable`."""
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[Place, Any]]]] = {
+    ".parquet": arrow.parquet_rows,
+    ".jsonl": text_files.jsonl_rows,
+    ".ndjson": text_files.jsonl_rows,
+    ".json": text_files.json_rows,
+    ".csv": text_files.csv_rows,
+}
+"""By the suffix of a file's name."""
 
 GENERIC = ("*.jsonl", "*.json", "*.csv")
 
 
 @dataclass(frozen=True)
-class Part:
-    """A source of rows."""
+class SetSplit:
+    """Rows to read, and where they are from."""
 
     title: str
     """File, or hub id with configuration and split."""
     rows: Rows
     subset: str = ""
-    split: str = ""
+    name: str = ""
+    """The split's name."""
     folder: Path | None = None
     """The folder that picture paths are relative to, if the source does not set one. None if pictures are
     embedded or in the hub's cache."""
 
 
-def parts_of(source: Source, layout: Layout, split: str | None = None) -> list[Part]:
-    """The parts requested by the source, in order. `split` overrides the source's split.
+def find_splits(source: Source, layout: Layout, split: str | None = None) -> list[SetSplit]:
+    """The splits requested by the source, in order. `split` overrides the source's split.
 
     Raises:
         UserError: the path does not exist, its format is not supported, or there is no such subset or split
@@ -48,7 +59,7 @@ def parts_of(source: Source, layout: Layout, split: str | None = None) -> list[P
         return _on_hub(source, layout, *wanted)
     if not source.path:
         raise UserError(
-            f"seeds.sources: {source.name} is no built-in set; give its `path`, or its id on the hub as `hub`"
+            f"seeds.sources: {source.name} is not a built-in set; give its `path`, or its id on the hub as `hub`"
         )
     path = Path(source.path)
     if path.is_file():
@@ -60,32 +71,20 @@ def parts_of(source: Source, layout: Layout, split: str | None = None) -> list[P
     )
     if not found:
         raise UserError(
-            f"{path}: holds no JSONL, JSON, CSV or Parquet file, and is no `save_to_disk` folder; see `path` of source {source.name}"
+            f"{path}: has no JSONL, JSON, CSV or Parquet file, and is not a `save_to_disk` folder;"
+            f" see `path` of source {source.name}"
         )
     return _picked(found, source, layout, *wanted)
 
 
 def _picked(
-    found: list[Part], source: Source, layout: Layout, subset: str | None, split: str | None
-) -> list[Part]:
-    subsets = _pick(
-        [part.subset for part in found],
-        subset,
-        layout.subset,
-        layout.every,
-        f"{source.path}: source {source.name}",
-        "subset",
-    )
-    found = [part for part in found if part.subset in subsets]
-    splits = _pick(
-        [part.split for part in found],
-        split,
-        layout.split,
-        layout.every,
-        f"{source.path}: source {source.name}",
-        "split",
-    )
-    return [part for part in found if part.split in splits]
+    found: list[SetSplit], source: Source, layout: Layout, subset: str | None, name: str | None
+) -> list[SetSplit]:
+    where = f"{source.path}: source {source.name}"
+    subsets = _pick([one.subset for one in found], subset, layout.subset, layout.every, where, "subset")
+    found = [one for one in found if one.subset in subsets]
+    names = _pick([one.name for one in found], name, layout.split, layout.every, where, "split")
+    return [one for one in found if one.name in names]
 
 
 def _pick(
@@ -111,29 +110,19 @@ def _pick(
     raise UserError(f"{where}: several {what}s; set `{what}` to one of: {', '.join(filter(None, names))}")
 
 
-def _file(path: Path, subset: str = "", split: str | None = None, folder: Path | None = None) -> Part:
+def _file(path: Path, subset: str = "", split: str | None = None, folder: Path | None = None) -> SetSplit:
     """One file; its format follows from its suffix."""
     suffix = path.suffix.lower()
-    title = str(path)
-    read: Rows
-    if suffix == ".parquet":
-        read = lambda: tables.parquet_rows(path)  # noqa: E731
-    elif suffix in (".jsonl", ".ndjson"):
-        read = lambda: files.jsonl_rows(path)  # noqa: E731
-    elif suffix == ".json":
-        read = lambda: files.json_rows(path)  # noqa: E731
-    elif suffix == ".csv":
-        read = lambda: files.csv_rows(path)  # noqa: E731
-    else:
+    if suffix not in READERS:
         raise UserError(
             f"{path}: give a file whose name ends in .jsonl, .json, .csv or .parquet, or a folder"
         )
     if split is None:
         split = _SHARD.sub("", path.stem) if suffix == ".parquet" else path.stem
-    return Part(title, read, subset, split, folder or path.parent)
+    return SetSplit(str(path), partial(READERS[suffix], path), subset, split, folder or path.parent)
 
 
-def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> list[Part]:
+def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> list[SetSplit]:
     """JSON and CSV files in the folder, or one level below, in a folder that may be named after a subset."""
     for under in ("", "*/"):
         found = sorted(
@@ -144,7 +133,7 @@ def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> li
     return []
 
 
-def _saved(path: Path) -> list[Part]:
+def _saved(path: Path) -> list[SetSplit]:
     """Output of `save_to_disk` of `datasets`: a data set, several splits, or one folder of either kind per
     configuration."""
     if (path / "state.json").is_file():
@@ -155,25 +144,15 @@ def _saved(path: Path) -> list[Part]:
             for split in sorted(path.iterdir())
             if (split / "state.json").is_file()
         ]
-    below = [
-        (folder, part)
-        for folder in sorted(path.iterdir())
-        if folder.is_dir()
-        for part in _saved_below(folder)
-    ]
-    return [_saved_one(Path(part.title), folder.name, part.split) for folder, part in below]
+    found = []
+    for folder in sorted(path.iterdir()):
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            found += [_saved_one(Path(one.title), folder.name, one.name) for one in _saved(folder)]
+    return found
 
 
-def _saved_below(folder: Path) -> list[Part]:
-    return (
-        _saved(folder)
-        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
-        else []
-    )
-
-
-def _saved_one(path: Path, subset: str, split: str) -> Part:
-    return Part(str(path), lambda: tables.saved_rows(path), subset, split, path)
+def _saved_one(path: Path, subset: str, split: str) -> SetSplit:
+    return SetSplit(str(path), partial(arrow.saved_rows, path), subset, split, path)
 
 
 _SHARD = re.compile(r"(?:-\d+-of-\d+(?:-[0-9a-f]{16})?|[-_.]?\d+)$|^part-.*$")
@@ -181,7 +160,7 @@ _SHARD = re.compile(r"(?:-\d+-of-\d+(?:-[0-9a-f]{16})?|[-_.]?\d+)$|^part-.*$")
 hash."""
 
 
-def _parquet(path: Path) -> list[Part]:
+def _parquet(path: Path) -> list[SetSplit]:
     """Parquet files in a folder, in the hub's layout: `data/train-00000-of-00001.parquet`,
     `CONFIG/SPLIT-0....parquet`, `CONFIG/SPLIT/0000.parquet`."""
     shards: dict[tuple[str, str], list[Path]] = {}
@@ -192,47 +171,44 @@ def _parquet(path: Path) -> list[Part]:
     return [_shards(files, subset, split, path) for (subset, split), files in shards.items()]
 
 
-def _shards(found: list[Path], subset: str, split: str, folder: Path) -> Part:
+def _shards(found: list[Path], subset: str, split: str, folder: Path) -> SetSplit:
     if len(found) == 1:
         return _file(found[0], subset, split, folder)
 
     def read() -> Iterator[tuple[Place, Any]]:
         for file in found:
-            for place, row in tables.parquet_rows(file):
+            for place, row in arrow.parquet_rows(file):
                 yield f"/{file.relative_to(folder)}{place}", row
 
-    return Part(str(folder), read, subset, split, folder)
+    return SetSplit(str(folder), read, subset, split, folder)
 
 
-def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | None) -> list[Part]:
+def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | None) -> list[SetSplit]:
     id = str(layout.hub if source.hub == "default" else source.hub)
     if source.hub == "default" and layout.hub is None:
         raise UserError(
-            f"seeds.sources: {source.name} has no published hub id that is known here; give its id as `hub`, or its `path`"
+            f"seeds.sources: the hub id of {source.name} is not known; give its id as `hub`, or its `path`"
         )
     if Path(id).exists():
         raise UserError(
-            f"seeds.sources: {source.name}: {id} is a folder here; give it as `path`, or run from elsewhere to load the hub's {id}"
+            f"seeds.sources: {source.name}: {id} is a folder here; give it as `path`,"
+            f" or run from elsewhere to load {id} from the hub"
         )
-    return hub_parts(source.name, id, layout, subset, split)
+    return hub_splits(source.name, id, layout, subset, split)
 
 
-def hub_parts(name: str, id: str, layout: Layout, subset: str | None, split: str | None) -> list[Part]:
-    """The parts of the data set that `datasets` finds as `id`. Each is downloaded on first read."""
+def hub_splits(name: str, id: str, layout: Layout, subset: str | None, split: str | None) -> list[SetSplit]:
+    """The splits of the data set that `datasets` finds as `id`. Each is downloaded on first read."""
     where = f"source {name}: {id}"
-    parts = []
-    for config in _pick(tables.hub_subsets(id, where), subset, layout.subset, layout.every, where, "subset"):
-        for piece in _pick(
-            tables.hub_splits(id, config, where),
-            split,
-            layout.split,
-            layout.every,
-            f"{where}/{config}",
-            "split",
-        ):
+    found = []
+    subsets = arrow.hub_subset_names(id, where)
+    for config in _pick(subsets, subset, layout.subset, layout.every, where, "subset"):
+        inside = f"{where}/{config}"
+        names = arrow.hub_split_names(id, config, where)
+        for one in _pick(names, split, layout.split, layout.every, inside, "split"):
 
-            def read(config: str = config, piece: str = piece) -> Iterator[tuple[Place, Any]]:
-                return tables.hub_rows(id, config, piece, where)
+            def read(config: str = config, one: str = one) -> Iterator[tuple[Place, Any]]:
+                return arrow.hub_rows(id, config, one, where)
 
-            parts.append(Part(f"{id}/{config}/{piece}", read, "" if config == "default" else config, piece))
-    return parts
+            found.append(SetSplit(f"{id}/{config}/{one}", read, "" if config == "default" else config, one))
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from safer_steer.errors import UserError
 from safer_steer.extras import what_is_missing
-from safer_steer.sources.files import Unreadable
+from safer_steer.sources.text_files import Unreadable
 
 BATCH = 32
 """Rows in memory at once; a row may hold a picture of a few megabytes."""
@@ -37,7 +37,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 for batch in file.iter_batches(BATCH, row_groups=[group], use_threads=False)
             )
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: no readable Parquet file ({_line(error)})") from None
+        raise UserError(f"{path}: not a readable Parquet file ({_line(error)})") from None
 
 
 def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -54,22 +54,22 @@ def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
     yield from _rows(found.with_format("arrow").iter(BATCH))
 
 
-def hub_subsets(id: str, where: str) -> list[str]:
+def hub_subset_names(id: str, where: str) -> list[str]:
     """The configurations of a data set. Raises `UserError`."""
     datasets = _datasets(where)
-    return _asked(lambda: datasets.get_dataset_config_names(id), where)
+    return _ask_hub(lambda: datasets.get_dataset_config_names(id), where)
 
 
-def hub_splits(id: str, subset: str, where: str) -> list[str]:
+def hub_split_names(id: str, subset: str, where: str) -> list[str]:
     """The splits of a configuration. Raises `UserError`."""
     datasets = _datasets(where)
-    return _asked(lambda: datasets.get_dataset_split_names(id, subset), where)
+    return _ask_hub(lambda: datasets.get_dataset_split_names(id, subset), where)
 
 
 def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str, Any]]:
     """Rows of a split, downloaded into the cache of `datasets` if needed. Raises `UserError`."""
     datasets = _datasets(where)
-    found = _asked(lambda: datasets.load_dataset(id, subset, split=split), where)
+    found = _ask_hub(lambda: datasets.load_dataset(id, subset, split=split), where)
     yield from _rows(found.with_format("arrow").iter(BATCH))
 
 
@@ -85,12 +85,13 @@ def _datasets(where: str) -> Any:
     return datasets
 
 
-def _asked(question: Any, where: str) -> Any:
+def _ask_hub(question: Any, where: str) -> Any:
     try:
         return question()
     except Exception as error:  # network, hub and library may raise anything
         raise UserError(
-            f"{where}: cannot be loaded from the hub ({_line(error)}); check the name and the connection, or download it and give its `path`"
+            f"{where}: cannot be loaded from the hub ({_line(error)});"
+            " check the name and the connection, or download it and give its `path`"
         ) from None
 
 

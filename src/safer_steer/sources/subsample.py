@@ -10,7 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def draw(
+def subsample(
     items: Callable[[bool], Iterator[Item]], key: Callable[[Item], str], limit: int, seed: int
 ) -> Iterator[Item]:
     """The `limit` items with the lowest hashes of key and seed, independent of the order of the set.

@@ -27,7 +27,7 @@ class BadRow(UserError):
 
 
 @dataclass(frozen=True)
-class Row:
+class SetRow:
     """A row as read. `where` names set, file and row."""
 
     where: str
@@ -124,11 +124,11 @@ class Row:
             raise self.wrong(self.column(*names) or names[0], value, "a list")
         return value
 
-    def inner(self, name: str, value: Any) -> Row:
+    def inner(self, name: str, value: Any) -> SetRow:
         """An object in a column, as a row of its own."""
         if not isinstance(value, dict):
             raise self.wrong(name, value, "an object")
-        return Row(f"{self.where}: {name}", value, self.index, self.subset, self.split)
+        return SetRow(f"{self.where}: {name}", value, self.index, self.subset, self.split)
 
     def pictures(self, *names: str) -> tuple[Any, ...]:
         """The pictures' cells, unchanged. Empty if the column has no value."""

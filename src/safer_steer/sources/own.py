@@ -1,0 +1,31 @@
+"""A set of the user's own: any name that is not in `sets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from safer_steer.sources.layout import Layout
+from safer_steer.sources.sample import Sample, one_question
+from safer_steer.sources.set_row import SetRow
+
+COLUMNS = ("id", "image", "images", "question", "intent", "safe", "answer", "source", "category")
+
+
+def samples(row: SetRow) -> Iterator[Sample]:
+    """id, image (or images), question, and optionally intent, safe (true, false or null), answer, source,
+    category. Raises `BadRow` for any other column."""
+    row.only(COLUMNS)
+    if row.value("id") is None:
+        raise row.wrong("id", None, "a text")
+    yield one_question(
+        row,
+        row.flag("safe"),
+        image=("image", "images"),
+        intent=row.optional("intent"),
+        category=row.optional("category"),
+        source=row.optional("source"),
+        answer=row.optional("answer") or None,
+    )
+
+
+OWN = Layout(samples, "columns id, image, question; optionally intent, safe, answer, source, category")

@@ -1,0 +1,34 @@
+"""The published sets that can be read, by name: one file each, with its rows' reader and its published layout.
+
+Column names are taken from public loaders of the sets; docs/data.md lists them in a table.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from safer_steer.sources.layout import Layout
+from safer_steer.sources.own import OWN
+
+NAMES = (
+    "beavertails_v",
+    "mm_safetybench",
+    "spa_vl",
+    "vlguard",
+    "vlsbench",
+    "jailbreakv_28k",
+    "geometry3k",
+    "align_anything",
+    "scienceqa",
+    "safemt",
+    "mtmcs_bench",
+    "mossbench",
+    "xstest",
+)
+
+SETS: dict[str, Layout] = {name: import_module(f"{__name__}.{name}").LAYOUT for name in NAMES}
+
+
+def layout_of(name: str) -> Layout:
+    """The layout of a published set, or of the user's own set for any other name."""
+    return SETS.get(name, OWN)
