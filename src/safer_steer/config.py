@@ -146,7 +146,11 @@ class Seeds(Strict):
     """Stage I."""
 
     sources: list[Source] = Field(
-        default_factory=lambda: [Source()], min_length=1, description="single-turn pairs to start from"
+        default_factory=lambda: [Source()], description="single-turn pairs to start from"
+    )
+    scripts: str | None = Field(
+        None,
+        description="instead of sources: JSONL file of scripts of one's own, in a suite's form; Stage I then asks nobody",
     )
     kinds: list[Kind] = Field(default_factory=lambda: list(Kind), min_length=1, description="pools to build")
     min_turns: int = Field(2, ge=2, le=10, description="shortest script")
@@ -159,8 +163,18 @@ class Seeds(Strict):
     perturb_share: float = Field(0.1, ge=0, le=1, description="share of pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _scripts_alone(cls, data: Any) -> Any:
+        """With `scripts`, no source is the default."""
+        return {"sources": []} | data if isinstance(data, dict) and data.get("scripts") else data
+
     @model_validator(mode="after")
     def _consistent(self) -> Seeds:
+        if self.scripts and self.sources:
+            raise ValueError("sources and scripts are both given; give one of them")
+        if not (self.scripts or self.sources):
+            raise ValueError("sources is empty; name at least one, or a file of scripts (scripts)")
         if self.min_turns > self.max_turns:
             raise ValueError(
                 f"min_turns is {self.min_turns} and max_turns {self.max_turns}; the shortest script cannot be longer than the longest"

@@ -79,6 +79,7 @@ def _make_absolute(config: Config, folder: Path) -> None:
     for source in config.seeds.sources:
         source.path = source.path and absolute(source.path, folder)
         source.images = source.images and absolute(source.images, folder)
+    config.seeds.scripts = config.seeds.scripts and absolute(config.seeds.scripts, folder)
     model = config.student.model
     if model.startswith((".", "/", "~")) or (model != "sandbox" and (folder / model).is_dir()):
         config.student.model = absolute(model, folder)

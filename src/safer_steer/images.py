@@ -33,6 +33,7 @@ _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": 
 """By Pillow's name of the format; MPO is what it calls a JPEG with a second picture inside, as phones write
 them."""
 
+_SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _FORMATS = ["PNG", "JPEG", "WEBP"]
 _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, struct.error)
 """What Pillow reports damage with, UnidentifiedImageError among them."""
@@ -71,6 +72,11 @@ class Picture:
     def original(self) -> str:
         """The hash of the file as the set has it, by which a picture is known again."""
         return self.scaled_from or self.sha256
+
+    @property
+    def suffix(self) -> str:
+        """`.png`, `.jpg` or `.webp`."""
+        return _SUFFIX[self.mime]
 
     @cached_property
     def data_url(self) -> str:

@@ -67,12 +67,17 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False, try_model
 
 
 def seeds(run: Run) -> None:
-    """Stage I: seeds/{benign,obfuscated,red_team}.jsonl, from single-turn pairs."""
+    """Stage I: seeds/{benign,obfuscated,red_team}.jsonl, from single-turn pairs or scripts of one's own."""
 
     def work(progress: Progress) -> None:
         from safer_steer.seeds.build import build_seeds
         from safer_steer.seeds.dropped import dropped_in_words, refuse_nothing
+        from safer_steer.seeds.own_scripts import take_own_scripts
 
+        if run.config.seeds.scripts:
+            take_own_scripts(run.config, run.folder)
+            _count(run, "seeds", *(f"seeds/{kind}.jsonl" for kind in run.config.seeds.kinds))
+            return
         making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.survey)
         if left_out := run.wait(making):
             run.show.say(f"seeds: {left_out}")

@@ -53,7 +53,9 @@ TRAINED_BY: dict[ModelName, tuple[str, ...]] = {"base": (), "sft": ("sft",), "sa
 
 def _untried(config: Config) -> tuple[RoleName, ...]:
     """Red-team scripts are planned, but tried on no target, where none is for training or for a filter that
-    was asked for."""
+    was asked for. Scripts of one's own are neither written nor tried."""
+    if config.seeds.scripts:
+        return ("generator", "target", "attack_judge")
     return () if config.seeds.tries_any else ("target", "attack_judge")
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from safer_steer.bench.suites import MOST_TURNS
 from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
 from safer_steer.images import EMBEDDED, check_whole
+from safer_steer.script_file import MOST_TURNS
 from safer_steer.sources.load import Skipped, left_out_in_words, read_samples
 from safer_steer.sources.sample import Sample
 from safer_steer.sources.set_row import BadRow

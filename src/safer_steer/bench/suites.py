@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from safer_steer.dialogue import Kind, Seed, read_seeds
+from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
 from safer_steer.images import check_header, check_whole
 from safer_steer.metrics import ProtocolName
+from safer_steer.script_file import read_scripts
 from safer_steer.stages import STEER
 from safer_steer.store import inside
 
@@ -20,10 +20,6 @@ SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
-
-
-MOST_TURNS = 10
-"""User turns of a script, at most. The dialogue loop plays no more, and the survival curve ends there."""
 
 
 @dataclass(frozen=True)
@@ -68,47 +64,17 @@ def read_suite(path: Path) -> Suite:
     """Read `NAME.jsonl`; rows of kind `benign` make it a suite of safe twins.
 
     Raises:
-        UserError: the file is missing or empty, a row is no script (no user turns, for instance), a script
-            has more than `MOST_TURNS` turns, an id occurs twice, safe and attack scripts are mixed, or a picture is missing or lies outside the
-            folder. Names file and line, or file and id.
+        UserError: see `read_scripts`; or safe and attack scripts are mixed.
     """
     if path.stem == "average":
         raise UserError(f"{path}: `average` is the summary's name for the mean over suites; rename the file")
-    seeds = read_seeds(path)
-    seen: set[str] = set()
-    for seed in seeds:
-        if seed.id in seen:
-            raise UserError(f"{path}: id {seed.id!r} occurs twice; ids must be unique in a suite")
-        seen.add(seed.id)
-        if len(seed.turns) > MOST_TURNS:
-            raise UserError(
-                f"{path}:{_line(path, seed)}: {seed.id} has {len(seed.turns)} turns, and a script may have"
-                f" {MOST_TURNS}; cut it, or make two scripts of it"
-            )
-        for image in seed.images:
-            try:
-                found = inside(path.parent, image).is_file()
-            except UserError as error:
-                raise UserError(f"{path}: {seed.id}: {error}") from None
-            if not found:
-                raise UserError(
-                    f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the suite's folder"
-                )
+    seeds = read_scripts(path)
     twins = [seed.kind is Kind.BENIGN for seed in seeds]
     if any(twins) and not all(twins):
         raise UserError(
             f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not; make them two suites"
         )
     return Suite(path.stem, seeds, path.parent, all(twins))
-
-
-def _line(path: Path, seed: Seed) -> int:
-    """The number of the line that holds this script."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip() and json.loads(line).get("id") == seed.id:
-                return number
-    raise ValueError(f"{path}: {seed.id} is not in it")
 
 
 def suite_files(names: Sequence[str]) -> list[Path]:

@@ -32,13 +32,21 @@ from safer_steer.cost.draw_sizes import (
     scripts_drawn,
     trajectories,
 )
-from safer_steer.cost.sample import Stratum, SuiteSample, draw_dialogues, draw_pairs, steer_suites
+from safer_steer.cost.sample import (
+    Stratum,
+    SuiteSample,
+    draw_dialogues,
+    draw_pairs,
+    draw_scripts,
+    steer_suites,
+)
 from safer_steer.dialogue import Kind, Seed, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant
 from safer_steer.episode import Assistant, Script, play
 from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.seeds.attempts import outcome
+from safer_steer.seeds.own_scripts import brought_in
 from safer_steer.seeds.pair_work import PairWork
 from safer_steer.seeds.pools import key_of, kinds_of
 from safer_steer.store import Journal, write_atomic
@@ -77,7 +85,8 @@ def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
     """
     assumed = assumed or Assumptions()
     with TemporaryDirectory(prefix="safer-steer-cost-") as folder:
-        strata = draw_pairs(config, assumed.sample)
+        draw = draw_scripts if config.seeds.scripts else draw_pairs
+        strata = draw(config, assumed.sample)
         suites = draw_dialogues(config, Path(folder) / "bench", assumed.sample)
         return asyncio.run(_Sampling(config, assumed, Path(folder)).run(strata, suites))
 
@@ -153,7 +162,7 @@ class _Sampling:
                         training, benign, found.trajectories * rl[benign] / sum(rl.values()) / group.scripts
                     )
         await self._bench([*suites, *self._steer_bench(made)])
-        found.pairs = sum(stratum.size for stratum in strata), sum(len(stratum.pairs) for stratum in strata)
+        found.pairs = sum(stratum.size for stratum in strata), sum(stratum.drawn for stratum in strata)
         found.stages = {stage: tally for stage, tally in found.stages.items() if tally}
         found.tokenized = set(self.meter.tokenized)
         return found
@@ -169,7 +178,17 @@ class _Sampling:
         return ChatAssistant(self.meter.ask(seat), pictures_of, system=self.config.student.system)
 
     async def _seeds(self, stratum: Stratum, folder: Path) -> _Scripts:
-        """Stage I for the stratum's pairs."""
+        """Stage I for the stratum's pairs; scripts of one's own are taken as they are."""
+        made = (
+            _Scripts(folder, stratum, [brought_in(self.config, folder, seed) for seed in stratum.scripts])
+            if stratum.scripts
+            else await self._made(stratum, folder)
+        )
+        for seed in made.seeds:
+            self.found.scripts[seed.kind] = self.found.scripts.get(seed.kind, 0) + stratum.weight
+        return made
+
+    async def _made(self, stratum: Stratum, folder: Path) -> _Scripts:
         config, pictures_of = self.config, self._pictures(folder)
         target = self._student(pictures_of, "target")
         if config.role("target").who != "student":
@@ -188,10 +207,7 @@ class _Sampling:
             ]
             rows = [row for key in keys if (row := outcome(journal.rows, key)) and "made" in row]
         self._add("seeds", stratum.weight)
-        made = _Scripts(folder, stratum, [Seed.model_validate(row["made"]["seed"]) for row in rows])
-        for seed in made.seeds:
-            self.found.scripts[seed.kind] = self.found.scripts.get(seed.kind, 0) + stratum.weight
-        return made
+        return _Scripts(folder, stratum, [Seed.model_validate(row["made"]["seed"]) for row in rows])
 
     async def _assemble(self, made: _Scripts) -> None:
         """Check the rules for every script. Duplicates and leaks, which assembly drops before, are not

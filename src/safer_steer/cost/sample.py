@@ -12,7 +12,8 @@ from pathlib import Path
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, read_suite, suite_files
 from safer_steer.config import Config
-from safer_steer.dialogue import Seed
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.seeds.own_scripts import own_scripts
 from safer_steer.sources import Pair
 from safer_steer.sources.load import pairs_of
 from safer_steer.stages import STEER
@@ -29,11 +30,18 @@ class Stratum:
     """Number of such pairs in the source."""
     pairs: list[Pair] = field(default_factory=list)
     """The pairs drawn."""
+    scripts: list[Seed] = field(default_factory=list)
+    """In place of pairs: scripts drawn from `seeds.scripts`."""
+
+    @property
+    def drawn(self) -> int:
+        """Number of pairs, or scripts, drawn."""
+        return len(self.pairs) + len(self.scripts)
 
     @property
     def weight(self) -> float:
-        """Number of pairs that each drawn pair represents."""
-        return self.size / len(self.pairs)
+        """Number of pairs, or scripts, that each one drawn represents."""
+        return self.size / self.drawn
 
 
 def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
@@ -64,6 +72,20 @@ def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
             rng.shuffle(stratum.pairs)
             del stratum.pairs[max(1, round(each * stratum.size / total)) :]
         drawn += strata.values()
+    return drawn
+
+
+def draw_scripts(config: Config, wanted: int) -> list[Stratum]:
+    """Draw about `wanted` of the scripts in `seeds.scripts`, at least one benign and one other script if there
+    are any. Raises `UserError` if the file is unusable."""
+    scripts, drawn = own_scripts(config), []
+    rng = random.Random(f"cost {config.seed} scripts")
+    for benign in (True, False):
+        alike = [seed for seed in scripts if (seed.kind is Kind.BENIGN) is benign]
+        if alike:
+            number = max(1, round(wanted * len(alike) / len(scripts)))
+            taken = rng.sample(alike, min(number, len(alike)))
+            drawn.append(Stratum("scripts", "train", len(alike), scripts=taken))
     return drawn
 
 

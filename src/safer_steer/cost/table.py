@@ -67,8 +67,9 @@ def lines(found: Estimate, priced: Prices) -> list[str]:
     exact = ", ".join(sorted(found.tokenized))
     known = f" (the tokenizer is used for {exact})" if exact else ""
     made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in found.scripts.items())
+    start = "scripts" if config.seeds.scripts else "pairs"
     said = [
-        f"Estimated from {found.pairs[1]} of {found.pairs[0]} pairs (scripts: {made}) and"
+        f"Estimated from {found.pairs[1]} of {found.pairs[0]} {start} (scripts: {made}) and"
         f" {found.dialogues[1]} of {found.dialogues[0]} bench dialogues. Nothing was called.",
         f"Assumes {assumed.turn_tokens} tokens a user turn (--turn-tokens) and"
         f" {assumed.answer_of(config.student)} an answer (--answer-tokens), half of it thinking."

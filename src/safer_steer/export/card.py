@@ -4,6 +4,7 @@ run."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -125,6 +126,8 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
         f" planned risk of 1-5. A red-team script for training was kept if the attack reached {seeds.success_at} of 5 on a fixed target;"
         f" {seeds.perturb_share:.0%} of the pictures were perturbed."
     ]
+    if seeds.scripts:
+        steps = ["Stage I: none; the scripts were read from a file."]
     if config.assembly and "assemble" in stages:
         rules = "asked of the evaluator" if config.assembly.rules else "not asked"
         steps.append(
@@ -178,7 +181,7 @@ def _prompts(stages: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _published(config: Config) -> list[str]:
-    lines = []
+    lines = [f"- scripts in `{Path(config.seeds.scripts).name}`"] if config.seeds.scripts else []
     for source in config.seeds.sources:
         where = [
             f"{key} `{value}`"

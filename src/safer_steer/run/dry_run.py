@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
     return Plan(
         config,
         roles={name: _who(config.role(name)) for name in get_args(RoleName)},
-        sources=[_source(config, index) for index in range(len(config.seeds.sources))],
+        sources=_scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))],
         suites={name: _suite(name, config) for name in config.bench.suites},
         steps={"sft": _sft_steps(config, folder), "rl": _rl_steps(config, folder)},
         memory=peaks,
@@ -176,6 +177,18 @@ def _who(role: Role) -> str:
         return "a stub: made-up answers, no model"
     key = f", key in {role.api_key_env}" if role.api_key_env else ""
     return f"{role.model} at {role.base_url}{key}, {role.concurrency} calls in flight, temperature {role.temperature:g}"
+
+
+def _scripts(config: Config) -> list[str]:
+    if not config.seeds.scripts:
+        return []
+    from safer_steer.seeds.own_scripts import own_scripts
+
+    try:
+        kinds = Counter(seed.kind.value for seed in own_scripts(config))
+    except UserError as error:
+        return [f"scripts: not usable yet: {error}"]
+    return [f"scripts, {config.seeds.scripts}: {', '.join(f'{kinds[kind]} {kind}' for kind in kinds)}"]
 
 
 def _source(config: Config, index: int) -> str:

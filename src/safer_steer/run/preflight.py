@@ -60,7 +60,11 @@ def prepared(
     run.survey = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
     if not (endpoint or kept) and (
         any(STAGES[stage].student for stage in waiting)
-        or ("seeds" in waiting and config.role("target").who == "student")
+        or (
+            "seeds" in waiting
+            and "target" in STAGES["seeds"].asks(config)
+            and config.role("target").who == "student"
+        )
     ):
         check_student(config)
     checked = _try_models(run, waiting, ("target",) if endpoint else ()) if try_models else []
@@ -164,7 +168,11 @@ async def check(
         load_named("rl.rollouts.engine", engine)
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
-    if "seeds" in stages and not begun:
+    if "seeds" in stages and config.seeds.scripts:
+        for _ in _own_pictures(config):  # each is decoded
+            pass
+        seen |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: _own_pictures(config))
+    elif "seeds" in stages and not begun:
         survey = _survey_sources(config)
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: _source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: _source_pictures(config, "train"))
@@ -221,6 +229,17 @@ def _survey_sources(config: Config) -> Survey:
     return found
 
 
+def _own_pictures(config: Config) -> Iterator[bytes | None]:
+    """The pictures of `seeds.scripts`, decoded; None for a script without one."""
+    from safer_steer.seeds.own_scripts import own_scripts, script_pictures
+
+    for seed in own_scripts(config):
+        pictures = script_pictures(config, seed)
+        yield from (picture.data for picture in pictures)
+        if not pictures:
+            yield None
+
+
 def _check_training(config: Config) -> None:
     """Check that the configured kinds and sources allow STEER-SFT and STEER-RL at all, before scripts are
     built and judged. Raises `UserError`."""
@@ -231,7 +250,7 @@ def _check_training(config: Config) -> None:
     )
     if config.assembly.sft_benign_share is not None:
         shares["assembly.sft_benign_share"] = config.assembly.sft_benign_share
-    if all(source.use == "bench" for source in config.seeds.sources):
+    if config.seeds.sources and all(source.use == "bench" for source in config.seeds.sources):
         raise UserError(
             "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for training, or run `seeds` and `assemble` alone"
         )

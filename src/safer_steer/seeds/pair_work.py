@@ -24,8 +24,6 @@ from safer_steer.sources import Pair, picture_of
 from safer_steer.store import Journal, content_id, write_atomic
 from safer_steer.workers import Patience, side_by_side
 
-_SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
-
 
 class PairPicture:
     """A pair's picture in the run's folder, written on first use. File names are derived from the content."""
@@ -49,7 +47,7 @@ class PairPicture:
     @cached_property
     def _kept(self) -> tuple[Picture, str]:
         picture = picture_of(self.pair, self.config.student.max_pixels)
-        name = f"images/{picture.original[:16]}{_SUFFIX[picture.mime]}"
+        name = f"images/{picture.original[:16]}{picture.suffix}"
         self._keep(name, picture.data)
         return load_picture(self.folder, name, self.config.student.max_pixels), picture.original
 

@@ -1,0 +1,77 @@
+"""Scripts of one's own in place of Stage I (`seeds.scripts`): they are read and checked, and nobody is
+asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Seed, Turn, to_jsonl
+from safer_steer.errors import UserError
+from safer_steer.images import Picture, load_picture
+from safer_steer.script_file import read_scripts
+from safer_steer.seeds.dropped import DROPPED
+from safer_steer.store import write_atomic
+
+
+def own_scripts(config: Config) -> list[Seed]:
+    """The scripts of the file, at most `config.limit` of each kind; their pictures lie beside it.
+
+    Raises:
+        UserError: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out.
+    """
+    path = _path(config)
+    seeds, taken = [], Counter[str]()
+    for seed in read_scripts(path):
+        if seed.kind not in config.seeds.kinds:
+            raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
+        taken[seed.kind] += 1
+        if config.limit is None or taken[seed.kind] <= config.limit:
+            seeds.append(seed)
+    return seeds
+
+
+def script_pictures(config: Config, seed: Seed) -> list[Picture]:
+    """A script's pictures, decoded. Raises `UserError` that names file and script."""
+    path = _path(config)
+    try:
+        return [load_picture(path.parent, image, config.student.max_pixels) for image in seed.images]
+    except UserError as error:
+        raise UserError(f"{path}: {seed.id}: {error}") from None
+
+
+def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
+    """A script as a run holds it: its pictures under `folder/images/`, without answers and scores.
+
+    Raises:
+        UserError: see `script_pictures`.
+    """
+    names = []
+    for picture in script_pictures(config, seed):
+        names.append(f"images/{picture.original[:16]}{picture.suffix}")
+        if not (folder / names[-1]).exists():  # an existing file is complete: writes are atomic
+            write_atomic(folder / names[-1], picture.data)
+    turns = [Turn(user=turn.user, meta=turn.meta) for turn in seed.turns]
+    return seed.model_copy(
+        update={"source": seed.source or _path(config).stem, "images": names, "turns": turns}
+    )
+
+
+def take_own_scripts(config: Config, folder: Path) -> None:
+    """Write `folder/seeds/<kind>.jsonl` and an empty `dropped.jsonl` from the scripts, and their pictures.
+
+    Raises:
+        UserError: see `own_scripts` and `script_pictures`.
+    """
+    pools: dict[str, list[Seed]] = {kind: [] for kind in config.seeds.kinds}
+    for seed in own_scripts(config):
+        pools[seed.kind].append(brought_in(config, folder, seed))
+    for kind, seeds in pools.items():
+        write_atomic(folder / "seeds" / f"{kind}.jsonl", to_jsonl(seeds))
+    write_atomic(folder / "seeds" / f"{DROPPED}.jsonl", "")
+
+
+def _path(config: Config) -> Path:
+    assert config.seeds.scripts
+    return Path(config.seeds.scripts)
