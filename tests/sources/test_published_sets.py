@@ -348,7 +348,7 @@ def test_a_folder_here_is_not_taken_for_a_set_on_the_hub(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="hiyouga/geometry3k is a folder here; give it as `path`"):
         pairs("geometry3k", hub="default")
-    with pytest.raises(UserError, match="mossbench has no published hub id"):
+    with pytest.raises(UserError, match="the hub id of mossbench is not known"):
         pairs("mossbench", hub="default")
 
 

@@ -247,7 +247,7 @@ def test_a_file_that_is_no_json_is_an_error_also_where_rows_may_be_skipped(
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("rows.parquet", "no readable Parquet"),
+        ("rows.parquet", "not a readable Parquet"),
         ("rows.txt", "ends in .jsonl"),
         ("set/state.json", "save_to_disk"),
     ],
@@ -262,7 +262,7 @@ def test_files_that_are_not_what_they_seem(tmp_path: Path, file: str, message: s
 
 
 def test_folders_without_a_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no JSONL, JSON, CSV or Parquet file"):
+    with pytest.raises(UserError, match="has no JSONL, JSON, CSV or Parquet file"):
         pairs("mine", tmp_path)
     (tmp_path / "a.jsonl").write_text(json.dumps(GOOD))
     with pytest.raises(UserError, match="nowhere: no such folder; see `images`"):
@@ -465,5 +465,5 @@ def test_the_command_line_names_a_set_that_is_no_source(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert (
         done.stderr
-        == "error: seeds.sources: xstest is a suite for the bench and no source of pairs; see `safer-steer suite xstest`\n"
+        == "error: seeds.sources: xstest is a suite for the bench, not a source of pairs; see `safer-steer suite xstest`\n"
     )
