@@ -42,6 +42,10 @@ class Role(Strict):
     max_tokens: int = Field(2048, ge=1, description="token limit of one reply")
     timeout_s: float = Field(120, gt=0, description="seconds before a call is given up and tried again")
     retries: int = Field(5, ge=0, description="further tries after an endpoint error")
+    rate_limit_s: float = Field(
+        600, ge=0, description="seconds of HTTP 429 without one reply before a call is given up"
+    )
+    max_reply_mb: float = Field(16, gt=0, description="a larger reply is not read (megabytes, unpacked)")
     reasks: int = Field(4, ge=0, description="further tries after an unparsable reply")
     concurrency: int = Field(64, ge=1, description="calls in flight")
     requests_per_minute: float | None = Field(

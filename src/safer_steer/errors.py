@@ -60,3 +60,14 @@ class NoResult(Exception):
 
 class SpendingLimit(BaseException):
     """The run's money limit is reached. Not an `Exception`: no loop may take it for one failed call."""
+
+
+def shortened(text: str, width: int = 200) -> str:
+    """`text` on one line of at most `width` characters, for a message. It is cut between words, and ends
+    with "..." if something was cut."""
+    line = " ".join(text[: 10 * width].split())
+    if len(line) <= width and len(text) <= 10 * width:
+        return line
+    cut = line[: width - 3]
+    at_word = cut.rpartition(" ")[0] if line[width - 3 : width - 2] != " " else cut
+    return f"{at_word if len(at_word) > width // 2 else cut}..."

@@ -5,14 +5,14 @@ import logging
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from endpoint_server import EndpointServer, Step, fails, resets, says, sends
+from raw_server import raw_server
 from safer_steer.config import Role
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError
@@ -57,7 +57,6 @@ FAULTS: dict[str, Step] = {
     "500": fails(500),
     "503": fails(503),
     "408": fails(408),
-    "429": fails(429),
     "reset": resets,
     "no JSON": sends("{broken"),
     "a page": sends("<html>busy</html>", "text/html"),
@@ -106,37 +105,6 @@ async def test_who_is_locked_out_is_told_by_an_endpoint_s_error_and_not_by_a_rej
             await ask(server)
 
 
-def test_a_quota_by_the_minute_is_outlasted() -> None:
-    """429 without Retry-After: five further tries, as configured by default, take longer than a minute on
-    average."""
-    waits: list[float] = []
-
-    async def patient(seconds: float) -> None:
-        waits.append(seconds)
-
-    async def once() -> None:
-        async with EndpointServer(always=fails(429)) as server:
-            transport = EndpointTransport(Role(model="m", base_url=server.url))
-            transport.first_wait_s = 0.5
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(EndpointError, match="6 tries"):
-                patch.setattr("safer_steer.endpoints.endpoint.asyncio", _Asyncio(patient))
-                await transport.complete(HELLO)
-            await transport.aclose()
-
-    asyncio.run(once())
-    assert len(waits) == 5 and 40 < sum(waits) < 120
-
-
-class _Asyncio:
-    """The module with a sleep of its own."""
-
-    def __init__(self, sleep: Any) -> None:
-        self.sleep = sleep
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio, name)
-
-
 async def test_retry_after_is_honoured() -> None:
     async with EndpointServer(fails(429, headers={"Retry-After": "0.4"}), says("good")) as server:
         assert (await ask(server)).text == "good"
@@ -182,10 +150,41 @@ async def test_a_schema_the_endpoint_does_not_know_is_left_out_once_and_for_all(
     async with EndpointServer(always=picky) as server:
         transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
         assert [(await transport.complete(HELLO, SCHEMA)).text for _ in range(3)] == ["good"] * 3
-        assert server.calls == 4
+        assert server.calls == 3 + 3, "three forms are tried once, then none is sent"
         await asyncio.gather(*(transport.complete(HELLO, SCHEMA) for _ in range(3)))
-        assert server.calls == 7
+        assert server.calls == 9
+        assert transport.schema_taken is None
         await transport.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "taken", "wanted"),
+    [
+        (400, "json_object", {"type": "json_object"}),
+        (500, "json_object with schema", {"type": "json_object", "schema": SCHEMA}),
+    ],
+)
+async def test_another_form_of_the_schema_is_found_whatever_the_status_of_the_refusal(
+    status: int, taken: str, wanted: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """llama-cpp-python answers 500, and takes the schema beside `json_object`."""
+
+    async def picky(request: Any, body: dict[str, Any]) -> Any:
+        said = "[{'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'json_object'\"}]"
+        takes = body.get("response_format") == wanted
+        return await (says("good") if takes else fails(status, said))(request, body)
+
+    async with EndpointServer(always=picky) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
+        assert transport.schema_taken is None
+        for _ in range(2):
+            assert (await transport.complete(HELLO, SCHEMA)).text == "good"
+        await transport.aclose()
+    assert transport.schema_taken == taken
+    assert [body["response_format"] == wanted for body in server.bodies[-2:]] == [True, True]
+    assert [text for text in caplog.messages if "JSON schema" in text] == [
+        f"{server.url} takes the JSON schema only as {taken}"
+    ]
 
 
 async def test_json_schema_may_be_switched_off() -> None:
@@ -341,29 +340,8 @@ async def test_check_takes_any_answer_for_an_endpoint() -> None:
         await transport.aclose()
 
 
-@asynccontextmanager
-async def listener(answer: bytes) -> AsyncIterator[str]:
-    """A server below HTTP: it takes a request and sends `answer`, or stays silent where that is empty."""
-    busy = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        busy.append(asyncio.current_task())
-        if answer:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            await writer.drain()
-        else:
-            await reader.read()
-        writer.close()
-        await writer.wait_closed()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        await asyncio.gather(*busy)
-
-
 async def test_check_gives_up_on_silence() -> None:
-    async with listener(b"") as url:
+    async with raw_server(b"") as url:
         transport = EndpointTransport(Role(model="m", base_url=url, timeout_s=0.2))
         with pytest.raises(UserError, match=r"within 0\.2 s"):
             await transport.check()
@@ -388,13 +366,13 @@ async def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_only(
         await transport.aclose()
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert re.search(r"HTTP 401: wrong key \*\*\*", str(errors[0]))
-    assert all(error.__cause__ is None and error.__suppress_context__ for error in errors)
+    assert all(error.__suppress_context__ or error.__context__ is None for error in errors)
     assert KEY not in f"{errors} {transport!r} {transport.role!r} {caplog.text}"
 
 
 async def test_check_reports_a_key_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_KEY", KEY)
-    async with listener(
+    async with raw_server(
         b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     ) as url:
         transport = EndpointTransport(Role(model="m", base_url=url, api_key_env="THE_KEY"))
@@ -455,7 +433,6 @@ BODIES: dict[str, str] = {
     "nothing": "",
     "text that is a list": '{"choices": [{"message": "hi"}]}',
     "choices that are none": '{"choices": {"a": 1}}',
-    "usage in words": '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}',
     "no UTF-8": "\xff",
 }
 

@@ -134,7 +134,7 @@ async def test_the_key_is_in_no_file_and_no_log(tmp_path: Path) -> None:
         str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
     }
     assert {"run/cache.sqlite", "run/config.yaml", "run/manifest.json"} <= files.keys()
-    assert "openai._base_client" in shown
+    assert "safer_steer.endpoints.chat" in shown
     assert (
         "fine" in shown
         and "refused: judge: declined" in shown

@@ -124,7 +124,7 @@ def test_the_test_sees_every_kind_of_import(tmp_path: Path) -> None:
 )
 def test_start_is_quick_and_light(statement: str) -> None:
     """Processor seconds rather than wall seconds, or a busy machine would fail it."""
-    heavy = {"openai", "pandas", *(module for modules in EXTRAS.values() for module in modules)}
+    heavy = {"aiohttp", "openai", "pandas", *(module for modules in EXTRAS.values() for module in modules)}
     told = f"import atexit, sys; atexit.register(lambda: print('loaded', *{heavy} & set(sys.modules), file=sys.stderr))"
     seconds = []
     for _ in range(3):

@@ -1,44 +1,163 @@
-"""One HTTP client per endpoint, key and event loop, shared by all transports that use them."""
+"""The HTTP side: POST a body, read the answer up to a bound.
+
+One client per endpoint, key and event loop, shared by all transports that use them. Replies come from
+somebody else's server and may be anything: endless, packed a thousandfold, nested without end, no HTTP at
+all. So they are read and unpacked in chunks, and what cannot be read is a `NoAnswer` with one line.
+Redirects are not followed: they would send the dialogue and its picture to another host.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary, WeakSet
 
-from openai import AsyncOpenAI, DefaultAioHttpClient
+import aiohttp
+
+MEGABYTE = 2**20
+LARGE = MEGABYTE
+"""Bytes. Larger answers of an endpoint are read and parsed one at a time, so that their sum is bounded,
+too."""
+MOST_PARTS = 1_000_000
+"""Objects and lists in one answer. Each takes up to 100 bytes of memory, for two bytes of the body."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
-@dataclass
-class _Shared:
-    client: AsyncOpenAI
-    borrowers: WeakSet[object] = field(default_factory=WeakSet)
+class NoAnswer(Exception):
+    """No HTTP answer came, or one that cannot be read. The message is one line."""
 
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Shared]] = WeakKeyDictionary()
+class TooLarge(NoAnswer):
+    """The answer is larger than what is read of one."""
 
 
-def lend(borrower: object, base_url: str, key: str) -> AsyncOpenAI:
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer. `data` is the body's JSON value, or None if the body is not JSON; `text` is the
+    beginning of the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: Any
+    text: str
+
+
+class Client:
+    """A connection pool for one endpoint and key."""
+
+    def __init__(self, base_url: str, key: str) -> None:
+        """Must be called on the event loop that uses it."""
+        self.borrowers: WeakSet[object] = WeakSet()
+        self._proxy = _proxy(base_url)
+        self._one_large = asyncio.Lock()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1000),
+            headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def post(self, url: str, content: bytes, most_mb: float) -> Answer:
+        """POST a JSON body. Reads at most `most_mb` megabytes of the unpacked answer.
+
+        Raises:
+            NoAnswer: nobody answers, what comes is no HTTP, or the connection is cut.
+            TooLarge: the answer is larger than `most_mb`, or holds more than `MOST_PARTS` objects.
+        """
+        headers = {"Content-Type": "application/json"}
+        large = False
+        body = bytearray()
+        try:
+            async with self._session.post(
+                url, data=content, headers=headers, proxy=self._proxy, allow_redirects=False
+            ) as response:
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > most_mb * MEGABYTE:
+                        raise TooLarge(f"a reply of more than {most_mb:g} MB (max_reply_mb)")
+                    if len(body) > LARGE and not large:
+                        await self._one_large.acquire()
+                        large = True
+                return Answer(
+                    response.status, response.headers, _json(body), body[:10_000].decode(errors="replace")
+                )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoAnswer(_why(error)) from None
+        finally:
+            if large:
+                self._one_large.release()
+
+    async def status(self, url: str) -> int:
+        """The HTTP status of a GET. The body is not read. Raises `NoAnswer` as `post` does."""
+        try:
+            async with self._session.get(url, proxy=self._proxy, allow_redirects=False) as response:
+                return response.status
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoAnswer(_why(error)) from None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Client]] = WeakKeyDictionary()
+
+
+def lend(borrower: object, base_url: str, key: str) -> Client:
     """The client for this endpoint and key on the running event loop. It is opened on first use and has no
     retries or timeout of its own."""
     shelf = _clients.setdefault(asyncio.get_running_loop(), {})
-    shared = shelf.get((base_url, key))
-    if shared is None:
-        client = AsyncOpenAI(
-            base_url=base_url, api_key=key, max_retries=0, timeout=None, http_client=DefaultAioHttpClient()
-        )
-        shared = shelf[base_url, key] = _Shared(client)
-    shared.borrowers.add(borrower)
-    return shared.client
+    client = shelf.get((base_url, key))
+    if client is None:
+        client = shelf[base_url, key] = Client(base_url, key)
+    client.borrowers.add(borrower)
+    return client
 
 
 async def take_back(borrower: object, base_url: str, key: str) -> None:
     """Return the client. It is closed when the last borrower returns it."""
     shelf = _clients.get(asyncio.get_running_loop(), {})
-    shared = shelf.get((base_url, key))
-    if shared is None:
+    client = shelf.get((base_url, key))
+    if client is None:
         return
-    shared.borrowers.discard(borrower)
-    if not shared.borrowers:
+    client.borrowers.discard(borrower)
+    if not client.borrowers:
         del shelf[base_url, key]
-        await shared.client.close()
+        await client.close()
+
+
+def _json(body: bytearray) -> Any:
+    """The JSON value, or None. Raises `TooLarge` if the value would take much more memory than the body."""
+    if _parts(body) > MOST_PARTS and _parts(_STRING.sub(b'""', body)) > MOST_PARTS:
+        raise TooLarge(f"a reply of more than {MOST_PARTS:,} objects and lists")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parts(body: bytes | bytearray) -> int:
+    return body.count(b"{") + body.count(b"[")
+
+
+def _proxy(base_url: str) -> str | None:
+    """The proxy that the environment names for this address (HTTP_PROXY, NO_PROXY and the like)."""
+    parts = urlsplit(base_url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+def _why(error: Exception) -> str:
+    """One line without the address, which the caller knows."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {error.strerror or error.os_error}"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the reply is no HTTP: {error.message}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed without a reply"
+    return f"the connection failed: {error or type(error).__name__}"

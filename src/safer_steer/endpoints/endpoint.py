@@ -1,58 +1,72 @@
 """A role behind an OpenAI-compatible endpoint.
 
-HTTP uses openai's client on its aiohttp transport. Retries are implemented here, so that the wait honours
-Retry-After, one deadline covers the whole reply, and a final failure is one line without the key. Requests
-are serialised and replies parsed here, too: the client's own pass over the messages and its typed completion
-took half of a call's CPU time (docs/performance.md).
+Retries are implemented here, so that the wait honours Retry-After, one deadline covers the whole reply, and a
+final failure is one line without the key.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
+import math
 import random
-import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
-import openai
 from pydantic_core import to_json
 
 from safer_steer.config import Role
-from safer_steer.endpoints.clients import lend, take_back
+from safer_steer.endpoints.access import checked_url, key
+from safer_steer.endpoints.clients import Answer, NoAnswer, TooLarge, lend, take_back
+from safer_steer.endpoints.complaints import complaint
+from safer_steer.endpoints.completions import read_completion
+from safer_steer.endpoints.gate import Gate
 from safer_steer.endpoints.pace import Pace
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
-from safer_steer.errors import EndpointError, RejectedError, UserError
+from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError, shortened
 
 log = logging.getLogger(__name__)
 
-_RETRIED = {408, 409, 425, 429}
-"""4xx statuses that are retried; every 5xx is retried, too."""
+SchemaForm = Literal["json_schema", "json_object with schema", "json_object"]
+SCHEMA_FORMS: tuple[SchemaForm, ...] = ("json_schema", "json_object with schema", "json_object")
+"""The forms in which an answer's schema is sent, in the order in which they are tried: OpenAI's, llama.cpp's,
+and the request for any JSON object."""
 
-_NO_SCHEMA = re.compile(r"response_format|json_schema|structured.output|guided|grammar", re.IGNORECASE)
-_CONTEXT = re.compile(
-    r"context_length_exceeded|exceed_context_size|maximum (?:context|model) length|context (?:length|size|window)|max_model_len|prompt is too long",
-    re.IGNORECASE,
-)
-_FILTERED = re.compile(
-    r"content_?filter|content_policy|content management policy|usage polic|moderation|flagged|data_?inspection",
-    re.IGNORECASE,
-)
-"""Error codes and wordings of hosted endpoints that decline a request before a model sees it."""
-_UNSUPPORTED = re.compile(
-    r"(?:unsupported|not support(?:ed)?|unknown|unrecognized|not permitted)", re.IGNORECASE
-)
-_REJECTED = {400, 413, 422}
-_ACCOUNT = re.compile(
-    r"\baccount\b|organization|billing|quota|credit|balance|payment|subscription|suspended|deactivated",
-    re.IGNORECASE,
-)
-"""Some hosts answer 400 if the account has no money left or is locked. Then the request is not at fault."""
+
+@dataclass
+class _Call:
+    """A call's place in line, the form of its schema (an index of `SCHEMA_FORMS`, or their number for none),
+    and how it went so far."""
+
+    place: int
+    form: int
+    tries: int = 0
+    failures: int = 0
+    """Tries that failed, other than by a 429."""
+    sent_at: float = 0.0
+    limited_since: float = math.inf
+
+
+class _Again(Exception):
+    """Repeat the call without something the endpoint does not support."""
+
+
+class _Failed(Exception):
+    """A try failed in a way that may pass. `final` is the error if it does not."""
+
+    def __init__(
+        self, problem: str, retry_after: float | None = None, final: type[BoundaryError] = EndpointError
+    ) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
+        self.final = final
+
+
+class _RateLimited(_Failed):
+    """The endpoint answered HTTP 429."""
 
 
 class EndpointTransport:
@@ -75,232 +89,231 @@ class EndpointTransport:
                 key.
         """
         self.role = role
+        self.schema_taken: SchemaForm | None = None
+        """The form in which the endpoint took the last schema. None if none was sent yet, or it takes no
+        form."""
         self._may_send = may_send
-        self._base_url = _checked_url(role)
-        self._key = _key(role)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._gate = asyncio.Semaphore(role.concurrency)
+        self._base_url = checked_url(role)
+        self._key = key(role)
+        self._gate = Gate(role.concurrency)
         self._pace = Pace(role.requests_per_minute)
-        self._send_schema = role.json_schema
+        self._form = 0 if role.json_schema else len(SCHEMA_FORMS)
         self._limit_name = "max_tokens"
         self._counts = role.price_in + role.price_out > 0
         self._sampling = {"temperature": role.temperature, "top_p": role.top_p}
+        self._told: set[str] = set()
 
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
         """One reply. `repeat` is not sent: an endpoint's samples differ anyway if the temperature is above 0.
 
+        After a 429 the call waits and is sent again, before all later calls, until the endpoint has given no
+        reply for `role.rate_limit_s`. Other errors that may pass are tried again `role.retries` times.
+
         Raises:
             EndpointError: all tries failed, or the endpoint reported an error that a retry would not fix.
-            RejectedError: the reported error is about these messages.
+            RejectedError: the reported error is about these messages, or the reply is too large to be read.
             ContextLengthError: the messages do not fit the model's context.
         """
-        async with self._slot():
-            tries = 0
-            while True:
-                tries += 1
-                retry_after, busy = None, False
-                await self._pace.turn(self._may_send)
-                self._may_send()
-                try:
-                    return await self._once(messages, schema)
-                except _Again:
-                    tries -= 1
-                    continue
-                except openai.APIStatusError as error:
-                    problem = f"HTTP {error.status_code}: {_said(error)}"
-                    if _CONTEXT.search(f"{error.code} {problem}"):
-                        raise ContextLengthError(self._line(problem, tries)) from None
-                    if error.status_code not in _RETRIED and error.status_code < 500:
-                        about_it = error.status_code in _REJECTED and not _ACCOUNT.search(problem)
-                        raise (RejectedError if about_it else EndpointError)(
-                            self._line(problem, tries)
-                        ) from None
-                    retry_after = _retry_after(error.response.headers.get("retry-after"))
-                    busy = error.status_code == 429 and retry_after is None
-                except TimeoutError:
-                    problem = f"no reply within {self.role.timeout_s:g} s"
-                except (openai.APIError, ValueError) as error:
-                    # Connection lost, or the body is not a chat completion.
-                    problem = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-                if tries > self.role.retries:
-                    raise EndpointError(self._line(problem, tries)) from None
-                await asyncio.sleep(self._wait(tries + 3 * busy, retry_after))
+        call = _Call(self._gate.place(), self._form)
+        while True:
+            await self._gate.enter(call.place)
+            try:
+                return await self._until_limited(call, messages, schema)
+            except _RateLimited as error:
+                self._slow_down(call, error)
+            finally:
+                self._gate.leave()
 
     async def check(self) -> None:
-        """Check quickly, before a run starts, that the endpoint responds. Any HTTP status except 401 passes.
+        """Check quickly, before a run starts, that the endpoint responds. Any HTTP status except 401 and a
+        redirect passes.
 
         Raises:
-            UserError: it cannot be reached, or refuses the key.
+            UserError: it cannot be reached, refuses the key, or redirects.
         """
         seconds = min(10.0, self.role.timeout_s)
         try:
             async with asyncio.timeout(seconds):
-                await lend(self, self._base_url, self._key).models.with_raw_response.list()
-        except openai.AuthenticationError:
-            variable = self.role.api_key_env
-            raise UserError(
-                f"{self._base_url} refuses the key{f' in {variable}' if variable else '; name its variable in api_key_env'}"
-            ) from None
-        except openai.APIStatusError:
-            return
+                status = await lend(self, self._base_url, self._key).status(self._url("models"))
         except TimeoutError:
             raise UserError(
                 f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or fix base_url"
             ) from None
-        except openai.APIError as error:
+        except NoAnswer as error:
             raise UserError(
-                f"cannot reach {self._base_url} ({self._clean(str(error.__cause__ or error))}); start the endpoint or fix base_url"
+                f"cannot reach {self._base_url} ({self._clean(str(error))}); start the endpoint or fix base_url"
             ) from None
+        if status == 401:
+            variable = self.role.api_key_env
+            fix = f" in {variable}" if variable else "; name its variable in api_key_env"
+            raise UserError(f"{self._base_url} refuses the key{fix}")
+        if 300 <= status < 400:
+            raise UserError(
+                f"{self._base_url} redirects (HTTP {status}), and redirects are not followed; fix base_url"
+            )
 
     async def aclose(self) -> None:
         """Close the connections, unless another transport uses them."""
         await take_back(self, self._base_url, self._key)
 
-    def _slot(self) -> asyncio.Semaphore:
-        """The role's semaphore; a new one for each new event loop."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._gate = loop, asyncio.Semaphore(self.role.concurrency)
-        return self._gate
+    async def _until_limited(
+        self, call: _Call, messages: list[Message], schema: dict[str, Any] | None
+    ) -> ChatReply:
+        """One reply, after tries that met no 429. Raises `_RateLimited` at the first 429."""
+        while True:
+            call.tries += 1
+            await self._pace.turn(self._may_send)
+            self._may_send()
+            call.sent_at = time.monotonic()
+            try:
+                return await self._once(call, messages, schema)
+            except _Again:
+                call.tries -= 1
+            except _RateLimited:
+                raise
+            except _Failed as failure:
+                call.failures += 1
+                if call.failures > self.role.retries:
+                    raise failure.final(self._line(str(failure), call.tries)) from None
+                await asyncio.sleep(self._wait(call.failures, failure.retry_after))
 
-    async def _once(self, messages: list[Message], schema: dict[str, Any] | None) -> ChatReply:
-        """One call. Raises `_Again` after it has learnt what this endpoint does not accept."""
-        sent_schema = schema is not None and self._send_schema
-        limit_name = self._limit_name
-        sampling = dict(self._sampling)
+    def _slow_down(self, call: _Call, error: _RateLimited) -> None:
+        """Send less for a while. Raises `EndpointError` if the endpoint has limited this call for too
+        long."""
+        now = time.monotonic()
+        call.limited_since = min(call.limited_since, now)
+        self._gate.refused(call.sent_at)
+        self._gate.close_for(self._wait(self._gate.streak, error.retry_after))
+        waited = now - call.limited_since
+        # Where others got a reply meanwhile, the call only has to wait for its turn; but not for ever.
+        in_vain = min(waited, now - self._gate.last_reply)
+        if in_vain >= self.role.rate_limit_s or waited >= 6 * self.role.rate_limit_s:
+            raise EndpointError(self._line(f"for {waited:.0f} s {error}", call.tries)) from None
+        self._tell("limits the rate (HTTP 429); fewer requests are sent until it takes more")
+
+    async def _once(self, call: _Call, messages: list[Message], schema: dict[str, Any] | None) -> ChatReply:
+        """One try. Raises `_Again` after it has learnt what this endpoint does not accept."""
+        call.form = max(call.form, self._form)  # what other calls have learnt meanwhile
+        limit_name, sampling = self._limit_name, dict(self._sampling)
         body: dict[str, Any] = {
             "model": self.role.model,
             "messages": messages,
             **sampling,
             limit_name: self.role.max_tokens,
         }
-        if schema is not None and sent_schema:
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": schema.get("title", "answer"), "schema": schema},
-            }
-        url = (
-            f"{self._base_url.rstrip('/')}/chat/completions"  # absolute, so that the client need not join it
-        )
+        if schema is not None and call.form < len(SCHEMA_FORMS):
+            body["response_format"] = _response_format(SCHEMA_FORMS[call.form], schema)
+        client = lend(self, self._base_url, self._key)
         try:
             async with asyncio.timeout(self.role.timeout_s):
-                data = await lend(self, self._base_url, self._key).post(
-                    url, cast_to=bytes, content=to_json(body)
+                answer = await client.post(
+                    self._url("chat/completions"), to_json(body), self.role.max_reply_mb
                 )
-        except (
-            openai.BadRequestError,
-            openai.PermissionDeniedError,
-            openai.UnprocessableEntityError,
-        ) as error:
-            said = f"{error.param} {_said(error)}"
-            if _FILTERED.search(f"{error.code} {said}") and not _ACCOUNT.search(said):
-                return ChatReply("", finish="content_filter", refusal=True)
-            if limit_name == "max_tokens" and "max_completion_tokens" in said and not _CONTEXT.search(said):
-                self._limit_name = "max_completion_tokens"
-                raise _Again from None
-            if (name := next((name for name in sampling if name in said), "")) and _UNSUPPORTED.search(said):
-                if self._sampling.pop(name, None) is not None:
-                    log.warning(
-                        "%s takes no %s for %s; going on with its default",
-                        self._base_url,
-                        name,
-                        self.role.model,
-                    )
-                raise _Again from None
-            if sent_schema and _NO_SCHEMA.search(said):
-                if self._send_schema:
-                    log.warning("%s takes no JSON schema; going on without", self._base_url)
-                self._send_schema = False
-                raise _Again from None
-            raise
-        return self._reply(data)
+        except TimeoutError:
+            raise _Failed(f"no reply within {self.role.timeout_s:g} s") from None
+        except TooLarge as error:
+            raise _Failed(str(error), final=RejectedError) from None
+        except NoAnswer as error:
+            raise _Failed(str(error)) from None
+        found = complaint(answer)
+        if found is None or found.status < 429:
+            self._gate.replied()
+        if found is None:
+            reply = self._reply(answer)
+            if schema is not None:
+                self._took_schema(call.form)
+            return reply
+        if found.by_filter:
+            return ChatReply("", finish="content_filter", refusal=True)
+        if found.about_context:
+            raise ContextLengthError(self._line(found.line, call.tries))
+        if found.wants_newer_limit and limit_name == "max_tokens":
+            self._limit_name = "max_completion_tokens"
+            raise _Again
+        if name := found.unsupported(list(sampling)):
+            self._sampling.pop(name, None)
+            self._tell(f"takes no {name} for {self.role.model}; going on with its default")
+            raise _Again
+        if "response_format" in body and found.about_schema:
+            call.form += 1
+            raise _Again
+        retry_after = _retry_after(answer.headers.get("retry-after"))
+        if found.rate_limited:
+            raise _RateLimited(found.line, retry_after)
+        if found.passing and found.code != "insufficient_quota":
+            raise _Failed(found.line, retry_after)
+        final = RejectedError if found.about_messages else EndpointError
+        raise final(self._line(found.line, call.tries))
 
-    def _reply(self, data: bytes) -> ChatReply:
-        """The parsed reply. Raises `ValueError` if the endpoint's body is not a chat completion."""
-        completion = json.loads(data)
+    def _reply(self, answer: Answer) -> ChatReply:
+        """The reply in a completion. Raises `_Failed` if the body is no completion."""
         try:
-            choice, usage = completion["choices"][0], completion.get("usage") or {}
-            refusal = choice["message"].get("refusal")
-            text = str(choice["message"].get("content") or refusal or "")
-            finish = str(choice.get("finish_reason") or "stop")
-            spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        except (LookupError, TypeError, AttributeError):
-            raise ValueError("the endpoint's answer holds no message") from None
-        if self._counts and not any(spent):
-            self._counts = False
-            log.warning(
-                "%s does not say how many tokens a reply took; what %s costs is not counted, nor limited",
-                self._base_url,
-                self.role.model,
+            reply, usage = read_completion(answer.data)
+        except ValueError as error:
+            raise _Failed(str(error)) from None
+        if usage.wrong:
+            self._tell(f"says that a reply took {usage.wrong} tokens; such a count is taken as 0")
+        elif self._counts and not usage.prompt + usage.completion:
+            self._tell(
+                f"does not say how many tokens a reply took; what {self.role.model} costs is not counted,"
+                " nor limited"
             )
-        text = (
-            self._without_key(text).encode("utf-8", "replace").decode()
-        )  # half a surrogate pair can be neither hashed nor stored
-        return ChatReply(text, *spent, finish=finish, refusal=bool(refusal) or finish == "content_filter")
+        return replace(reply, text=self._without_key(reply.text)) if self.role.api_key_env else reply
+
+    def _took_schema(self, form: int) -> None:
+        """The endpoint answered a request whose schema had this form. Later calls begin with it."""
+        self.schema_taken = SCHEMA_FORMS[form] if form < len(SCHEMA_FORMS) else None
+        if form > self._form:
+            self._form = form
+            how = f"only as {self.schema_taken}" if self.schema_taken else "in no form; going on without"
+            self._tell(f"takes the JSON schema {how}")
 
     def _wait(self, tries: int, retry_after: float | None) -> float:
-        """Seconds before the next try: exponential backoff with jitter, never before the endpoint's
-        Retry-After.
-
-        The wait is longer for a 429 without Retry-After: quotas are per minute, and five tries must outlast
-        the minute.
-        """
-        backoff = min(self.longest_wait_s, self.first_wait_s * 2 ** (tries - 1)) * random.uniform(0.5, 1)
+        """Seconds before the next try: exponential backoff with jitter, and never before the endpoint's
+        Retry-After."""
+        backoff = min(self.longest_wait_s, self.first_wait_s * 2 ** (min(tries, 60) - 1))
+        backoff *= random.uniform(0.5, 1)
         if retry_after is None:
             return backoff
-        return min(retry_after, self.longest_retry_after_s) + backoff / 10
+        if retry_after > self.longest_retry_after_s:
+            self._tell(
+                f"asks to wait for {retry_after:g} s (Retry-After); waiting {self.longest_retry_after_s:g} s"
+            )
+        return max(backoff, min(retry_after, self.longest_retry_after_s) + backoff / 10)
+
+    def _tell(self, what: str) -> None:
+        """Say on the terminal, once, what was learnt about this endpoint."""
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("%s %s", self._base_url, what)
+
+    def _url(self, path: str) -> str:
+        return f"{self._base_url.rstrip('/')}/{path}"
 
     def _line(self, problem: str, tries: int) -> str:
-        return f"{self.role.model} at {self._base_url}, {tries} {'try' if tries == 1 else 'tries'}: {self._clean(problem)}"
+        tried = "1 try" if tries == 1 else f"{tries} tries"
+        return f"{self.role.model} at {self._base_url}, {tried}: {self._clean(problem)}"
 
     def _clean(self, text: str) -> str:
         """One line of at most 200 characters, without the key."""
-        return " ".join(self._without_key(text).split())[:200]
+        return shortened(self._without_key(text))
 
     def _without_key(self, text: str) -> str:
         """`text` with the key masked, in case the endpoint quotes it."""
         return text.replace(self._key, "***") if self.role.api_key_env else text
 
 
-def _said(error: openai.APIStatusError) -> str:
-    """The endpoint's own message: OpenAI's error message, or else the body it sent."""
-    message = error.body.get("message") if isinstance(error.body, dict) else None
-    return str(message or error.body or error.message)
-
-
-class _Again(Exception):
-    """Repeat the call without something the endpoint does not support."""
-
-
-def _checked_url(role: Role) -> str:
-    url = (role.base_url or "").strip()
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(
-            f"base_url of model {role.model} is {url!r}; give the endpoint's address, for instance http://localhost:8000/v1"
-        )
-    if "@" in parts.netloc:
-        raise UserError(
-            f"base_url of model {role.model} holds a password; put the key in an environment variable and name it in api_key_env"
-        )
-    return url
-
-
-def _key(role: Role) -> str:
-    if role.api_key_env is None:
-        return "none"
-    key = os.environ.get(role.api_key_env, "").strip()
-    if not key:
-        raise UserError(
-            f"environment variable {role.api_key_env} (api_key_env of model {role.model}) is not set; export the key in it"
-        )
-    if not key.isascii() or not key.isprintable():
-        raise UserError(
-            f"environment variable {role.api_key_env} (api_key_env of model {role.model}) holds characters no key has"
-        )
-    return key
+def _response_format(form: SchemaForm, schema: dict[str, Any]) -> dict[str, Any]:
+    if form == "json_object":
+        return {"type": "json_object"}
+    if form == "json_object with schema":
+        return {"type": "json_object", "schema": schema}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": schema.get("title", "answer"), "schema": schema},
+    }
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -313,5 +326,5 @@ def _retry_after(header: str | None) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

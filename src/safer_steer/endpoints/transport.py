@@ -22,6 +22,9 @@ class ChatReply:
     finish: str = "stop"
     refusal: bool = False
     """The endpoint itself marked the reply as a refusal."""
+    reasoning_tokens: int = 0
+    """Those of the completion tokens that the model spent on reasoning, if the endpoint says so. The cache
+    does not keep them."""
 
 
 class ContextLengthError(RejectedError):

@@ -1,0 +1,104 @@
+"""How many of a role's requests are in flight, and when the next may be sent: fewer and later while the
+endpoint answers HTTP 429."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+
+
+class Gate:
+    """Lets calls in by their place in line, at most `limit` at once.
+
+    `limit` follows the endpoint as TCP follows a network. A 429 halves it, but only once for the requests
+    that were in flight together. Replies raise it: by one each until half of what was too many, and slowly
+    from there on. After a 429 nobody is let in for a while.
+    """
+
+    def __init__(self, most: int) -> None:
+        """At most `most` calls at once. Several event loops may use it, one after the other."""
+        self.most = most
+        self.limit = float(most)
+        self.streak = 0
+        """How often `limit` was halved since the last reply."""
+        self.last_reply = -math.inf
+        self._steady = float(most)
+        self._cut_at = -math.inf
+        self._closed_until = -math.inf
+        self._places = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._forget()
+
+    def place(self) -> int:
+        """The next place in line. A call keeps its place when it enters again after a 429."""
+        self._places += 1
+        return self._places
+
+    async def enter(self, place: int) -> None:
+        """Return when the call at this place may send. Every `enter` needs one `leave`."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._forget()
+        admitted = loop.create_future()
+        heapq.heappush(self._line, (place, admitted))
+        self._admit()
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            if not admitted.cancelled():  # let in, but cancelled before it could go on
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """The call is over, or waits for its next try outside."""
+        self._in_flight -= 1
+        self._admit()
+
+    def replied(self) -> None:
+        """A reply came. Raises the limit."""
+        self.last_reply = time.monotonic()
+        self.streak = 0
+        if self.limit < self.most:
+            self.limit = min(self.most, self.limit + (1 if self.limit < self._steady else 1 / self.limit))
+
+    def refused(self, sent_at: float) -> None:
+        """A 429 came for a request sent at this time (`time.monotonic`). Halves the limit, unless it was
+        halved after that time."""
+        if sent_at < self._cut_at:
+            return
+        too_many = min(self.limit, self._in_flight)
+        self.limit = max(1.0, too_many / 2)
+        if not self.streak:  # in a row of 429s without a reply, the number in flight says nothing
+            self._steady = self.limit
+        self.streak += 1
+        self._cut_at = time.monotonic()
+
+    def close_for(self, seconds: float) -> None:
+        """Let nobody in for so long."""
+        self._closed_until = max(self._closed_until, time.monotonic() + seconds)
+
+    def _forget(self) -> None:
+        """Start without calls: a new event loop knows nothing of the last one's."""
+        self._in_flight = 0
+        self._line: list[tuple[int, asyncio.Future[None]]] = []
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def _admit(self) -> None:
+        """Let in whom the limit and the time allow."""
+        wait = self._closed_until - time.monotonic()
+        if wait > 0:
+            if self._alarm is None and self._loop is not None:
+                self._alarm = self._loop.call_later(wait, self._open)
+            return
+        while self._line and self._in_flight < int(self.limit):
+            _, admitted = heapq.heappop(self._line)
+            if not admitted.done():
+                self._in_flight += 1
+                admitted.set_result(None)
+
+    def _open(self) -> None:
+        self._alarm = None
+        self._admit()

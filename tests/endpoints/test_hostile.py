@@ -1,0 +1,182 @@
+"""Replies of endpoints that are broken or mean harm: each is at worst one failed reply with one line, in
+bounded memory, and the next reply is read."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from endpoint_server import EndpointServer, says, sends
+from places import SUPPORT
+from raw_server import Answer, body, completion, endless, endless_headers, raw_server
+from safer_steer.config import Role
+from safer_steer.endpoints.endpoint import EndpointTransport
+from safer_steer.endpoints.transport import ChatReply
+from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError
+
+HELLO = [{"role": "user", "content": "hello"}]
+GOOD = body(completion("good"))
+ONE_MB = {"max_reply_mb": 1}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EndpointTransport, "first_wait_s", 0.01)
+
+
+async def ask(url: str, **settings: Any) -> ChatReply:
+    transport = EndpointTransport(Role(**{"model": "m", "base_url": url, "retries": 1} | settings))
+    try:
+        return await transport.complete(HELLO)
+    finally:
+        await transport.aclose()
+
+
+BROKEN: dict[str, tuple[Answer, str]] = {
+    "nested without end": (body(b"[" * 100_000), "HTTP 200: "),
+    "nested in an object": (body(b'{"a":' * 100_000), "HTTP 200: "),
+    "an endless body": (endless, "a reply of more than 1 MB"),
+    "a garbage status line": (b"SSH-2.0-OpenSSH_9.6\r\n" + b"\x00\xff" * 50, "the reply is no HTTP"),
+    "endless headers": (endless_headers, "the reply is no HTTP"),
+    "a status that is none": (b"HTTP/1.1 9999999 OK\r\n\r\n", "the reply is no HTTP"),
+    "another protocol": (b"220 mail.example ESMTP ready\r\n", "the reply is no HTTP"),
+    "a body cut off": (GOOD[:-5], "the connection failed"),
+    "no gzip": (body(b"plain", "Content-Encoding: gzip"), "the connection failed"),
+    "nothing": (body(b""), "HTTP 200: an empty reply"),
+}
+
+
+@pytest.mark.parametrize(("answer", "line"), BROKEN.values(), ids=BROKEN.keys())
+async def test_a_broken_reply_is_one_line_and_the_next_is_read(answer: Answer, line: str) -> None:
+    settings = ONE_MB | {"timeout_s": 5}
+    async with raw_server(answer) as url:
+        with pytest.raises(BoundaryError, match=rf"m at {url}, 2 tries: {line}") as caught:
+            await ask(url, **settings)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    async with raw_server(answer, once=GOOD) as url:
+        assert (await ask(url, **settings)).text == "good"
+
+
+async def test_a_reply_that_stays_too_large_is_blamed_on_the_request_and_not_on_the_endpoint() -> None:
+    async with EndpointServer(always=says("a" * 2**21)) as server:
+        with pytest.raises(RejectedError, match=r"more than 1 MB \(max_reply_mb\)"):
+            await ask(server.url, max_reply_mb=1)
+        assert len((await ask(server.url, max_reply_mb=3)).text) == 2**21
+
+
+@pytest.mark.parametrize("kind", ["endless", "large", "bomb", "lists"])
+def test_memory_is_bounded(kind: str) -> None:
+    """Eight calls at once, in a process of their own, against the default bound of 16 MB."""
+    done = subprocess.run(
+        [sys.executable, SUPPORT / "hostile_run.py", kind], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["errors"] == ["RejectedError"] * 8
+    assert told["peak_mb"] < 400
+
+
+async def test_nobody_but_an_http_server_is_taken_for_an_endpoint() -> None:
+    async with raw_server(b"220 mail.example ESMTP ready\r\n") as url:
+        transport = EndpointTransport(Role(model="m", base_url=url))
+        with pytest.raises(UserError, match=r"cannot reach .*the reply is no HTTP.*fix base_url"):
+            await transport.check()
+        await transport.aclose()
+
+
+USAGES = {
+    "negative": ('{"prompt_tokens": -5, "completion_tokens": 7}', (0, 7), "-5"),
+    "infinite": ('{"prompt_tokens": 1e999, "completion_tokens": 7}', (0, 7), "inf"),
+    "not a number": ('{"prompt_tokens": NaN, "completion_tokens": 7}', (0, 7), "nan"),
+    "huge": ('{"prompt_tokens": 3, "completion_tokens": 1' + "0" * 30 + "}", (3, 0), "1" + "0" * 30),
+    "in words": ('{"prompt_tokens": "many", "completion_tokens": [1]}', (0, 0), "'many'"),
+}
+
+
+@pytest.mark.parametrize(("usage", "counts", "shown"), USAGES.values(), ids=USAGES.keys())
+async def test_counts_that_cannot_be_true_are_taken_as_0_and_said_once(
+    usage: str, counts: tuple[int, int], shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with EndpointServer(always=sends(completion("x", usage).decode())) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, price_in=1))
+        replies = [await transport.complete(HELLO) for _ in range(2)]
+        await transport.aclose()
+    assert replies == [ChatReply("x", *counts)] * 2
+    assert caplog.messages == [
+        f"{server.url} says that a reply took {shown} tokens; such a count is taken as 0"
+    ]
+
+
+async def test_reasoning_tokens_are_told() -> None:
+    usage = '{"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 6}}'
+    async with EndpointServer(sends(completion("x", usage).decode())) as server:
+        assert (await ask(server.url)).reasoning_tokens == 6
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_redirects_are_refused(status: int) -> None:
+    """They would send dialogue and picture to another host, whose answer would be scored."""
+    async with EndpointServer(always=says("from elsewhere")) as other:
+
+        async def redirect(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+            return web.Response(status=status, headers={"Location": f"{other.url}/chat/completions"})
+
+        async with EndpointServer(always=redirect) as server:
+            with pytest.raises(EndpointError, match=f"1 try: HTTP {status}: redirects to {other.url}"):
+                await ask(server.url)
+            assert (server.calls, other.calls) == (1, 0)
+    moved = body(b"", "Location: http://elsewhere.example/v1/models", status=f"{status} Moved")
+    async with raw_server(moved) as url:
+        transport = EndpointTransport(Role(model="m", base_url=url))
+        with pytest.raises(UserError, match=rf"redirects \(HTTP {status}\).*fix base_url"):
+            await transport.check()
+        await transport.aclose()
+
+
+ERRORS = {
+    "an object": ('{"error": {"message": "model is loading"}}', "HTTP 200: model is loading"),
+    "a string": ('{"error": "model is loading"}', "HTTP 200: model is loading"),
+    "with a status": ('{"error": {"message": "no money", "code": 402}}', "HTTP 402: no money"),
+}
+
+
+@pytest.mark.parametrize(("sent", "line"), ERRORS.values(), ids=ERRORS.keys())
+async def test_an_error_with_status_200_is_told(sent: str, line: str) -> None:
+    async with EndpointServer(always=sends(sent)) as server:
+        with pytest.raises(EndpointError, match=line):
+            await ask(server.url)
+
+
+async def test_a_web_page_gives_its_title_and_status() -> None:
+    page = (
+        "<!DOCTYPE html>\n<html><head><title>502 Bad\n Gateway &amp; more</title></head><body>" + "x" * 5000
+    )
+
+    async def step(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=404, text=page, content_type="text/html")
+
+    async with EndpointServer(always=step) as server:
+        with pytest.raises(EndpointError) as caught:
+            await ask(server.url)
+    assert str(caught.value).endswith("1 try: HTTP 404: a web page, '502 Bad Gateway & more', and no JSON")
+
+
+async def test_content_in_parts_is_joined() -> None:
+    parts = [{"type": "text", "text": '{"a": '}, {"type": "thinking", "thinking": "hm"}, {"text": "1}"}, "!"]
+    async with EndpointServer(sends(completion(parts).decode())) as server:
+        assert (await ask(server.url)).text == '{"a": 1}!'
+
+
+async def test_a_large_reply_does_not_hold_up_the_others_for_long() -> None:
+    async with EndpointServer(says("{" * 5_000_000), always=says("good")) as server:
+        first = asyncio.create_task(ask(server.url))
+        await asyncio.sleep(0.01)
+        begin = time.monotonic()
+        assert (await ask(server.url)).text == "good"
+        assert time.monotonic() - begin < 2
+        assert len((await first).text) == 5_000_000
