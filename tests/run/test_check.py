@@ -75,7 +75,7 @@ async def test_every_role_is_asked_a_job_of_its_own_and_a_model_once(tmp_path: P
         assert done.exit_code == 0, done.output
         rows = [line.split("  ")[0] for line in done.stdout.splitlines()]
         assert rows == ["roles", "generator, target, attack_judge, red, judge", "blue, evaluator"]
-        assert (one.calls, other.calls) == (1, 2), "the second was asked again without the schema"
+        assert (one.calls, other.calls) == (1, 4), "the second was asked in two other forms, and without"
         assert one.bodies[0]["messages"][0]["content"].startswith("Job: probe\n")
         assert "image_url" in json.dumps(one.bodies[0]["messages"])
         assert done.stdout.splitlines()[1].split()[-3:-1] == ["yes", "yes"]

@@ -35,6 +35,8 @@ QUESTION = "What colour is the device in the picture?"
 ANSWER = "It is a small device on a light background. I cannot name its colour for certain."
 TRIES_AGAIN = 1
 """Further tries after an endpoint error. A check is there to fail soon."""
+RATE_LIMIT_S = 60
+"""Seconds of HTTP 429 after which a check fails."""
 AGAIN = "then run the same command"
 ANYWAY = "or go on without this check (--no-check)"
 
@@ -121,7 +123,11 @@ async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callabl
     settings = config.role(name)
     found = Checked(roles, settings.model)
     try:
-        hurried = settings.model_copy(update={"retries": min(settings.retries, TRIES_AGAIN)})
+        hurry = {
+            "retries": min(settings.retries, TRIES_AGAIN),
+            "rate_limit_s": min(settings.rate_limit_s, RATE_LIMIT_S),
+        }
+        hurried = settings.model_copy(update=hurry)
         endpoint = EndpointTransport(hurried, may_spend)
     except UserError as error:
         raise UserError(f"roles.{name}: {error}") from None
@@ -213,7 +219,8 @@ async def _chat(config: Config, model: ChatModel) -> None:
 def _schema_taken(endpoint: EndpointTransport, settings: Role) -> str:
     if not settings.json_schema:
         return "not sent"
-    return "yes" if endpoint._send_schema else "no"
+    form = endpoint.schema_taken
+    return {None: "no", "json_schema": "yes"}.get(form, f"as {form}")
 
 
 class _Listening:
