@@ -54,6 +54,22 @@ async def test_a_dialogue_that_an_endpoint_failed_is_played_again(tmp_path: Path
     assert sorted((await play(out, 9, set(), set())).played) == ["d3", "d5"]
 
 
+async def test_progress_counts_failed_dialogues_apart_from_the_others(tmp_path: Path) -> None:
+    """Whether they are played again (an endpoint's failure) or kept as data (a verdict that is no JSON)."""
+    told: list[tuple[int, ...]] = []
+    seats = Seats({"d3"}, set())
+    with pytest.raises(UserError):
+        await play_all(
+            seeds(5),
+            seats,
+            seats,
+            tmp_path / "journal.jsonl",
+            again_if_unreached=True,
+            progress=lambda *counts: told.append(counts),
+        )
+    assert (told[0], told[-1]) == ((0, 5, 0), (3, 5, 2))
+
+
 async def test_a_dead_endpoint_ends_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^bootstrap: {PATIENCE} dialogues .*: status 500; fix"):
         await play(tmp_path / "bootstrap/journal.jsonl", 100, {f"d{i}" for i in range(4, 100)}, set())

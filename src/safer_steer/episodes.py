@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Assistant, Critic, Script, User, play
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.store import Journal
-from safer_steer.workers import Patience, run_jobs
+from safer_steer.workers import Patience, Progress, run_jobs
 
 
 async def play_all(
@@ -22,7 +22,7 @@ async def play_all(
     again_if_unreached: bool = False,
     concurrency: int = 64,
     max_turns: int = 10,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Dialogue]:
     """Play every seed's script, or its first `max_turns` turns.
 
@@ -37,7 +37,8 @@ async def play_all(
         again_if_unreached: if True, a dialogue ended by an endpoint's failure does not count as finished: it
             is not journalled, and the call ends in an error.
         concurrency: maximum number of dialogues in play at once; they start in the seeds' order.
-        progress: called with (finished, all) at the start and after every dialogue.
+        progress: called with (finished, all, failed) at the start and after every dialogue. Failed are those
+            that an endpoint ended, or that could not be scored whole.
 
     Raises:
         UserError: the journal holds another script under a seed's id; or endpoints failed
@@ -48,12 +49,19 @@ async def play_all(
             if seed.id in journal and user is None:
                 _check_same_script(Dialogue.model_validate(journal.rows[seed.id]), seed, max_turns, out)
         waiting = [seed for seed in seeds if seed.id not in journal]
+        lost = 0
+
+        def report(done: int, total: int, failed: int = 0) -> None:
+            if progress:
+                progress(done - lost, total, failed + lost)
 
         async def one(seed: Seed) -> None:
+            nonlocal lost
             dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
             if again_if_unreached and (failure := _unreached(dialogue)):
                 raise EndpointError(failure)
             journal.append(dialogue.model_dump(mode="json"))
+            lost += _is_lost(dialogue, scored=critic is not None)
 
         await run_jobs(
             waiting,
@@ -62,7 +70,7 @@ async def play_all(
             patience=Patience(out.parent.name, "dialogue"),
             total=len(seeds),
             finished=len(seeds) - len(waiting),
-            progress=progress,
+            progress=report,
         )
     return _played(seeds, out)
 
@@ -71,6 +79,13 @@ def _played(seeds: list[Seed], out: Path) -> Iterator[Dialogue]:
     with Journal(out) as journal:
         for seed in seeds:
             yield Dialogue.model_validate(journal.rows[seed.id])
+
+
+def _is_lost(dialogue: Dialogue, scored: bool) -> bool:
+    """Whether a seat failed, or a turn has no scores although it should."""
+    if dialogue.stop in (StopReason.ASSISTANT_FAILED, StopReason.USER_FAILED, StopReason.UNSCORED):
+        return True
+    return scored and any(turn.scores is None for turn in dialogue.turns)
 
 
 def _unreached(dialogue: Dialogue) -> str | None:

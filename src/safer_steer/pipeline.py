@@ -34,10 +34,11 @@ from typing import TYPE_CHECKING
 from safer_steer.config import Config
 from safer_steer.errors import NoResult, UserError
 from safer_steer.run import agents
-from safer_steer.run.folder import Progress, Run, Show
+from safer_steer.run.folder import Run, Show
 from safer_steer.run.preflight import load_named, prepared
 from safer_steer.stages import STAGES
 from safer_steer.store import file_name
+from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
     from safer_steer.bench.kept import KeptModel

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from safer_steer.errors import EndpointError, UserError
 
@@ -18,6 +18,13 @@ Job = TypeVar("Job")
 
 PATIENCE = 20
 """Jobs in a row that an endpoint failed, after which it counts as dead and the run stops."""
+
+
+class Progress(Protocol):
+    """Called with how many jobs are done, how many there are in all, and how many failed; failed jobs are not
+    among the done ones."""
+
+    def __call__(self, done: int, total: int, failed: int = 0, /) -> None: ...
 
 
 class Patience:
@@ -68,14 +75,14 @@ async def run_jobs(
     patience: Patience,
     total: int,
     finished: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Do all jobs, at most `concurrency` at once, started in order.
 
     Args:
         do: does one job and writes its result down. If it raises `EndpointError`, the job counts as failed.
         total: the number of jobs, with those that were `finished` before and are not among `jobs`.
-        progress: called with (finished, total) at the start and after every job that did not fail.
+        progress: called with (finished, total, failed) at the start and after every job.
 
     Raises:
         UserError: jobs got no answer from an endpoint, at once if `PATIENCE` in a row did not.
@@ -87,7 +94,7 @@ async def run_jobs(
 
     def report() -> None:
         if progress:
-            progress(finished, total)
+            progress(finished, total, patience.failures)
 
     async def worker() -> None:
         nonlocal finished
@@ -96,6 +103,7 @@ async def run_jobs(
                 await do(job)
             except EndpointError as error:
                 patience.failed(str(error))
+                report()
                 continue
             patience.answered()
             finished += 1

@@ -174,7 +174,12 @@ async def test_dialogues_come_back_in_order_and_are_journalled(tmp_path: Path) -
     out = tmp_path / "bench" / "model" / "suite.jsonl"
     told: list[tuple[int, int]] = []
     dialogues = await bench(
-        seeds(9), Echo(), Marks(), out, concurrency=4, progress=lambda done, total: told.append((done, total))
+        seeds(9),
+        Echo(),
+        Marks(),
+        out,
+        concurrency=4,
+        progress=lambda done, total, failed: told.append((done, total)),
     )
     assert [dialogue.id for dialogue in dialogues] == [seed.id for seed in seeds(9)]
     assert sorted(read_dialogues(out), key=lambda dialogue: dialogue.id) == dialogues
@@ -222,7 +227,7 @@ async def test_a_larger_suite_plays_what_is_new(tmp_path: Path) -> None:
     assistant = Echo()
     told: list[tuple[int, int]] = []
     dialogues = await bench(
-        seeds(5), assistant, Marks(), out, progress=lambda done, total: told.append((done, total))
+        seeds(5), assistant, Marks(), out, progress=lambda done, total, failed: told.append((done, total))
     )
     assert len(dialogues) == 5
     assert {question.split()[0] for question in assistant.asked} == {"d003", "d004"}

@@ -132,7 +132,7 @@ async def test_nobody_rewrites_a_question_and_what_is_played_is_not_played_again
 
     async def calls() -> dict[str, int]:
         watched = {role: Watched() for role in ("red", "blue", "evaluator")}
-        seen: list[tuple[int, int]] = []
+        seen: list[tuple[int, int, int]] = []
 
         def asked(role: str):
             model = ask(role)
@@ -140,7 +140,7 @@ async def test_nobody_rewrites_a_question_and_what_is_played_is_not_played_again
             return model
 
         await roll_out(settings, tmp_path, asked, lambda *done: seen.append(done))
-        assert seen[-1][0] == seen[-1][1] and len({total for _, total in seen}) == 1
+        assert seen[-1][0] == seen[-1][1] and len({total for _, total, _ in seen}) == 1
         return {role: len(transport.calls) for role, transport in watched.items()}
 
     first = await calls()

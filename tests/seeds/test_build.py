@@ -30,7 +30,7 @@ def says(answer: Any) -> ChatReply:
 
 
 async def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, int]] = []
     await build(config(60), tmp_path, progress=lambda *counts: seen.append(counts))
     pools = {kind: pool(tmp_path, kind) for kind in KINDS}
     assert {kind: len(seeds) for kind, seeds in pools.items()} == {
@@ -39,7 +39,7 @@ async def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(
         "red_team": 30,
     }
     assert dropped(tmp_path) == []
-    assert seen == [(done, 60) for done in range(61)]
+    assert seen == [(done, 60, 0) for done in range(61)]
     everything = [seed for seeds in pools.values() for seed in seeds]
     assert len({seed.id for seed in everything}) == 120
     assert len({script_key(seed.script, seed.images[0]) for seed in everything}) == 120

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safer_steer.run.folder import Progress
+from safer_steer.workers import Progress
 
 
 class Quiet:
@@ -12,7 +12,7 @@ class Quiet:
         self.lines: list[str] = []
 
     def stage(self, name: str) -> Progress:
-        return lambda done, total: None
+        return lambda done, total, failed=0: None
 
     def say(self, line: str) -> None:
         self.lines.append(line)

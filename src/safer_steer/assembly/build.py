@@ -30,6 +30,7 @@ from safer_steer.errors import UserError
 from safer_steer.images import pictures_in
 from safer_steer.seeds.bench_filter import bench_selection
 from safer_steer.store import inside, write_atomic
+from safer_steer.workers import Progress
 
 
 @dataclass
@@ -53,7 +54,7 @@ async def assemble(
     ask: Callable[[RoleName], ChatModel],
     suites: Iterable[Path] = (),
     taken: Iterable[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Write `folder/splits`: sft.jsonl, rl.jsonl, bench/<suite>.jsonl, verdicts.jsonl, left_out.jsonl,
     balance.json and balance.md.

@@ -24,7 +24,7 @@ from safer_steer.images import Picture
 from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
 from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
 from safer_steer.store import Journal
-from safer_steer.workers import Patience, run_jobs
+from safer_steer.workers import Patience, Progress, run_jobs
 
 
 class Ruling(NamedTuple):
@@ -78,7 +78,7 @@ async def judge_scripts(
     model: ChatModel,
     pictures_of: Callable[[Seed], Sequence[Picture]],
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Ruling]:
     """The rulings on all candidates by id. Calls the model for those not yet in the journal `out`.
 

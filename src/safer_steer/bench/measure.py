@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from safer_steer.images import pictures_in
 from safer_steer.metrics import ProtocolName, state
 from safer_steer.scaling import in_words
 from safer_steer.store import Journal, write_atomic
+from safer_steer.workers import Progress
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 """A model's dialogues by protocol and suite."""
@@ -39,7 +41,7 @@ def measure_models(
     models: Mapping[str, Callable[[], Assistant | KeptModel]],
     judge: ChatModel | None,
     wait: Callable[[Coroutine[Any, Any, Results]], Results],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
     """Measure models by name, one after the other, and write `summary.json`.
@@ -51,7 +53,7 @@ def measure_models(
             time is in memory.
         judge: None keeps the answers and scores nothing; no summary is written then.
         wait: runs a coroutine to its end.
-        progress: called with dialogues (finished, all), over all models.
+        progress: called with dialogues (finished, all, failed), over all models.
         say: told in one line each which pictures of a suite were scaled down, how many answers the token limit
             cut off, and how many dialogues ran out of context.
 
@@ -77,9 +79,9 @@ def measure_models(
     results = {}
     for place, (name, make) in enumerate(models.items()):
 
-        def shown(done: int, _: int, before: int = place * each) -> None:
+        def shown(done: int, _: int, failed: int = 0, before: int = place * each) -> None:
             if progress:
-                progress(before + done, len(models) * each)
+                progress(before + done, len(models) * each, failed)
 
         assistant = make()
         in_play = max(IN_PLAY, sum(asked.role.concurrency for asked in (judge, _asked(assistant)) if asked))
@@ -164,7 +166,7 @@ async def measure(
     critic: Critic | None,
     out: Path,
     in_play: int = IN_PLAY,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Results:
     """Play all suites with one model, side by side so that its batches are full. Finished dialogues are in
     `out` at once and not played again.
@@ -174,16 +176,16 @@ async def measure(
             protocol is single-turn.
         in_play: dialogues of each suite in play at once. It must exceed the calls that model and judge may
             have in flight together, or the endpoints wait for dialogues.
-        progress: called with dialogues (finished, all), over all suites.
+        progress: called with dialogues (finished, all, failed), over all suites.
     """
-    finished = dict.fromkeys((suite.name for suite in suites), 0)
+    finished, failures = Counter[str](), Counter[str]()
     total = sum(len(suite.seeds) for suite in suites)
 
-    def report(name: str) -> Callable[[int, int], None]:
-        def of_suite(done: int, _: int) -> None:
-            finished[name] = done
+    def report(name: str) -> Progress:
+        def of_suite(done: int, total_of_suite: int, failed: int = 0) -> None:
+            finished[name], failures[name] = done, failed
             if progress:
-                progress(sum(finished.values()), total)
+                progress(finished.total(), total, failures.total())
 
         return of_suite
 

@@ -23,6 +23,7 @@ from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.red import RED, Approach, RedInput
 from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
 from safer_steer.store import writing
+from safer_steer.workers import Progress
 
 
 class RedAgent:
@@ -136,7 +137,7 @@ async def roll_out(
     config: Config,
     folder: Path,
     ask: Callable[[RoleName], ChatModel],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Play every seed red against blue. Write the dialogues to bootstrap/kept.jsonl and rejected.jsonl, with
     reasons.
@@ -157,9 +158,9 @@ async def roll_out(
     )
 
     async def filtered(rows: list[Seed], out: Path, user: User | None, before: int) -> None:
-        def report(done: int, _: int) -> None:
+        def report(done: int, _: int, failed: int = 0) -> None:
             if progress:
-                progress(before + done, everything)
+                progress(before + done, everything, failed)
 
         played = await play_all(
             rows,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from threading import Event, Lock, Thread
 from types import TracebackType
 
 from rich.console import Console
@@ -18,49 +20,92 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from safer_steer.run.folder import Progress as ProgressOf
+from safer_steer.workers import Progress as ProgressOf
 
 EVERY = 15.0
 """Seconds between two lines if there is no terminal."""
+SILENT = 3.0
+"""Seconds without a word at the start, after which a line says what is going on."""
+STALLED = 60.0
+"""Seconds without a finished job that are worth a word."""
+CHECKS = "checks of config, data and endpoints"
 
 
-class FinishTime:
-    """Estimates the finish time from the pace of this process. Work of earlier processes is not counted."""
+class State:
+    """How far a stage is, and when it will end.
 
-    def __init__(self) -> None:
-        self.started: float | None = None
-        self.first = 0
+    The pace is that of this process, up to now: while nothing finishes, the finish time moves on, so it is
+    never in the past.
+    """
 
-    def seconds_left(self, done: int, total: int) -> float | None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.done = self.total = self.failed = 0
+        self._first: int | None = None
+        self._began = self._last = clock()
+
+    def update(self, done: int, total: int, failed: int = 0) -> None:
+        over = done + failed
+        if self._first is None:
+            self._first, self._began = over, self.clock()
+        if over != self.done + self.failed:
+            self._last = self.clock()
+        self.done, self.total, self.failed = done, total, failed
+
+    @property
+    def seconds_left(self) -> float | None:
         """None if this process has done nothing yet, or everything is done."""
-        now = time.monotonic()
-        if self.started is None:
-            self.started, self.first = now, done
-        if done >= total or done <= self.first:
+        over = self.done + self.failed
+        if self._first is None or over >= self.total or over <= self._first:
             return None
-        return (now - self.started) * (total - done) / (done - self.first)
+        return (self.clock() - self._began) * (self.total - over) / (over - self._first)
+
+    @property
+    def failures(self) -> str:
+        return f"{self.failed} failed" if self.failed else ""
+
+    @property
+    def finish(self) -> str:
+        """The time of day, and a word if nothing has finished for long; "" if the finish is not known."""
+        left = self.seconds_left
+        if left is None:
+            return ""
+        silence = self.clock() - self._last
+        stalled = f", nothing finished for {silence:.0f} s" if silence >= STALLED else ""
+        return f"finishes {(datetime.now() + timedelta(seconds=left)):%H:%M:%S}{stalled}"
+
+    @property
+    def line(self) -> str:
+        """For instance "12/40, 3 failed, finishes 14:05:10"."""
+        parts = (f"{self.done}/{self.total}", self.failures, self.finish)
+        return ", ".join(part for part in parts if part)
 
 
-def at(seconds: float) -> str:
-    """The time of day, the given number of seconds from now."""
-    return (datetime.now() + timedelta(seconds=seconds)).strftime("%H:%M:%S")
+class _Of(ProgressColumn):
+    """A text of the task's state, made anew whenever the bar is drawn."""
 
-
-class _Finish(ProgressColumn):
-    """`finishes 14:05:10`"""
+    def __init__(self, text: Callable[[State], str]) -> None:
+        super().__init__()
+        self.text = text
 
     def render(self, task: Task) -> Text:
-        left = task.fields.get("left")
-        return Text("" if left is None or task.finished else f"finishes {at(left)}")
+        state = task.fields.get("state")
+        return Text("" if state is None or task.finished else self.text(state))
 
 
 class Display:
     """A context manager that shows stages on standard error (see `run.folder.Show`); results go to standard
     output."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = EVERY, silent: float = SILENT) -> None:
+        """`every` and `silent`: see `EVERY` and `SILENT`."""
         self.console = Console(stderr=True)
         self.bars: Progress | None = None
+        self.every, self.silent = every, silent
+        self._stage: tuple[str, State] | None = None
+        self._last = time.monotonic()
+        self._spoken = False
+        self._over, self._lock = Event(), Lock()
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -68,47 +113,66 @@ class Display:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                _Of(lambda state: state.failures),
                 TimeElapsedColumn(),
-                _Finish(),
+                _Of(lambda state: state.finish),
             )
             self.bars = Progress(*columns, console=self.console, transient=True)
             self.bars.start()
+            self.bars.add_task(CHECKS, total=None)
+        else:
+            Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         if self.bars:
             self.bars.stop()
 
     def say(self, line: str) -> None:
         if self.bars:  # the line replaces the bar of the finished stage
-            for task in self.bars.task_ids:
-                self.bars.remove_task(task)
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._remove_bars(self.bars)
+        with self._lock:
+            self._stage, self._spoken = None, True
+            self._print(line)
 
     def stage(self, name: str) -> ProgressOf:
-        return self._bar(name) if self.bars else self._lines(name)
-
-    def _bar(self, name: str) -> ProgressOf:
-        bars, finish = self.bars, FinishTime()
-        assert bars is not None
-        task = bars.add_task(name, total=None)
-
-        def shown(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total, left=finish.seconds_left(done, total))
-
-        return shown
-
-    def _lines(self, name: str) -> ProgressOf:
+        state = State()
+        if self.bars:
+            return self._bar(self.bars, name, state)
         self.say(f"{name}: begins")
-        finish, last = FinishTime(), time.monotonic()
+        with self._lock:
+            self._stage = (name, state)
+        return state.update
 
-        def shown(done: int, total: int) -> None:
-            nonlocal last
-            left = finish.seconds_left(done, total)
-            if time.monotonic() - last >= EVERY:
-                last = time.monotonic()
-                self.say(f"{name}: {done}/{total}" + (f", finishes {at(left)}" if left is not None else ""))
+    def _bar(self, bars: Progress, name: str, state: State) -> ProgressOf:
+        self._remove_bars(bars)
+        task = bars.add_task(name, total=None, state=state)
+
+        def shown(done: int, total: int, failed: int = 0) -> None:
+            state.update(done, total, failed)
+            bars.update(task, completed=done, total=total)
 
         return shown
+
+    @staticmethod
+    def _remove_bars(bars: Progress) -> None:
+        for task in bars.task_ids:
+            bars.remove_task(task)
+
+    def _watch(self) -> None:
+        """Print a line from time to time, whether or not anything has finished."""
+        while not self._over.wait(min(1.0, self.every / 2, self.silent / 2)):
+            with self._lock:
+                silence = time.monotonic() - self._last
+                if not self._spoken and silence >= self.silent:
+                    self._spoken = True
+                    self._print(CHECKS)
+                elif self._stage and silence >= self.every and self._stage[1].total:
+                    self._print(f"{self._stage[0]}: {self._stage[1].line}")
+
+    def _print(self, line: str) -> None:
+        self._last = time.monotonic()
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from safer_steer.manifest import FREE, Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.stages import STAGES
 from safer_steer.store import write_atomic
+from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
     from safer_steer.endpoints.blind import Captions
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from safer_steer.seeds.plan import Survey
 
 Result = TypeVar("Result")
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 
 SETTLE_S = 20

@@ -20,7 +20,7 @@ from safer_steer.seeds.pools import write_pools
 from safer_steer.seeds.shards import ShardedJournal
 from safer_steer.sources import Pair, left_out_in_words, load_pairs
 from safer_steer.stages import STAGES
-from safer_steer.workers import run_jobs
+from safer_steer.workers import Progress, run_jobs
 
 
 async def build_seeds(
@@ -28,7 +28,7 @@ async def build_seeds(
     folder: Path,
     ask: Callable[[RoleName], ChatModel],
     target: Assistant,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     surveyed: Survey | None = None,
 ) -> str:
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their
@@ -39,7 +39,7 @@ async def build_seeds(
     Args:
         ask: returns the model of a role; `generator` and `attack_judge` are used.
         target: the fixed policy that red-team scripts are played against.
-        progress: called with (finished, all) pairs at the start and after every pair.
+        progress: called with (finished, all, failed) pairs at the start and after every pair.
         surveyed: the survey of the sources, after `decode_pictures`. By default both are done here.
 
     Returns:
