@@ -48,7 +48,9 @@ def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Con
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such config file'}")
+        raise UserError(
+            f"{path}: {'is a folder; give a YAML file' if path.is_dir() else 'no such config file'}"
+        )
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -185,7 +185,7 @@ def test_a_port_that_is_taken(served: str) -> None:
 def test_the_health_of_no_run(tmp_path: Path) -> None:
     assert "no config.yaml in it" in complaint(safer_steer("health", tmp_path))
     config_file(tmp_path, name="x")
-    assert "no attacker and no judge" in safer_steer("health", tmp_path).stdout
+    assert "no attacker and no judge has worked" in safer_steer("health", tmp_path).stdout
 
 
 def test_a_key_that_is_not_set(tmp_path: Path, suites: Path, monkeypatch: pytest.MonkeyPatch) -> None:

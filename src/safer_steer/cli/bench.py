@@ -122,6 +122,8 @@ def bench(
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
+    if stub and config is None:
+        raise UserError("bench: --stub works with CONFIG; it replaces the models that CONFIG names")
     if sum(given is not None for given in (config, model, judge_only)) != 1:
         raise UserError(
             "bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint, or"

@@ -21,12 +21,12 @@ def export(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the export, `export` in the run folder if not given. An older export there is replaced."
+            help="Folder for the export; by default `export` in the run folder. Replaces an older export there."
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
 ) -> None:
-    """Export a run's data for trainers: Parquet with a card (the hub, TRL), LLaMA-Factory, verl."""
+    """Export a run's data sets for other trainers: Parquet with a card for the hub and TRL, LLaMA-Factory, verl."""
     from safer_steer.export.counts import label
     from safer_steer.export.write import export as hand_over
 
@@ -43,7 +43,7 @@ def export(
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")],
 ) -> None:
-    """Hash every file of a run or an export again and list what differs from its manifest."""
+    """Check every file of a run or an export against the hashes in its manifest. Exit code 1 if one differs."""
     from safer_steer.manifest import verify as differences
 
     found = differences(folder)
@@ -51,12 +51,12 @@ def verify(
         typer.echo(line)
     if found:
         raise typer.Exit(1)
-    typer.echo(f"{folder}: every file is as its manifest has it")
+    typer.echo(f"{folder}: every file matches the manifest")
 
 
 @app.command("sets")
 def known_sets() -> None:
-    """List the published data sets with a known layout; docs/data.md shows how to use each."""
+    """List the published data sets that can be read as they are; docs/data.md shows how to use each."""
     from safer_steer.sources.sets import SETS
 
     head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
@@ -77,21 +77,29 @@ def suite(
     out: Annotated[
         Path,
         typer.Option(
-            help="JSONL file to write; harmless rows of a set that has both go to NAME_safe.jsonl beside it."
+            help="JSONL file to write. If the set has harmless rows too, they go to NAME_safe.jsonl beside it."
         ),
     ],
     path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,
     hub: Annotated[
-        str | None, typer.Option(help="Instead: its id on the hub; `default` for the published one.")
+        str | None,
+        typer.Option(help="Instead of --path: the set's id on the hub; `default` for the published one."),
     ] = None,
     subset: Annotated[str | None, typer.Option(help="Configuration of the set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the set.")] = None,
-    images: Annotated[str | None, typer.Option(help="Folder that picture paths are relative to.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Draw so many, seeded.")] = None,
-    seed: Annotated[int, typer.Option(help="What the draw follows from.")] = 0,
-    bad_rows: Annotated[str, typer.Option(help="`error` or `skip`: what an unusable row does.")] = "error",
+    images: Annotated[
+        str | None, typer.Option(help="Folder that the picture paths in the set are relative to.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Draw at most this many rows at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    bad_rows: Annotated[
+        str,
+        typer.Option(
+            help="What an unusable row does: `error` stops with one line, `skip` leaves it out and counts it."
+        ),
+    ] = "error",
 ) -> None:
-    """Write a bench suite from a published data set."""
+    """Write a suite for the bench from a published data set."""
     from safer_steer.bench.from_set import write_suite
 
     if (path is None) == (hub is None):

@@ -19,21 +19,28 @@ from safer_steer.tables import fitted
 def cost(
     config: ConfigFile,
     sample: Annotated[
-        int, typer.Option(min=1, help="Pairs, and bench dialogues, that the estimate is made from.")
+        int,
+        typer.Option(min=1, help="Number of pairs, and of bench dialogues, that the estimate is made from."),
     ] = 40,
     success: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the red-team scripts tried that succeed.")
+        float, typer.Option(min=0, max=1, help="Share of the tried red-team scripts that succeed.")
     ] = 0.5,
     keeps: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the scripts that keep a rule of assembly.")
+        float, typer.Option(min=0, max=1, help="Share of the scripts that follow a rule of the assembly.")
     ] = 0.8,
-    turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a user turn that a model writes.")] = 30,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an assistant's visible answer.")] = 150,
-    tokens_per_second: Annotated[float, typer.Option(min=0.1, help="Speed of one reply.")] = 40,
-    overhead: Annotated[float, typer.Option(min=0, help="Share of calls that are made again.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
+    turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a user turn written by a model.")] = 30,
+    answer_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of an answer, without its thinking.")
+    ] = 150,
+    tokens_per_second: Annotated[
+        float, typer.Option(min=0.1, help="Speed at which one reply is written.")
+    ] = 40,
+    overhead: Annotated[
+        float, typer.Option(min=0, help="Share of the calls that are repeated after an error.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
 ) -> None:
-    """Estimate calls, tokens, money and time of a whole run from a sample of its data; no model is called."""
+    """Estimate the calls, tokens, money and time of a whole run from a sample of its data. Calls no model."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # a data set that is not here yet is an error, not a download
     from safer_steer.cost import Assumptions, show
 
@@ -43,10 +50,10 @@ def cost(
 
 @app.command()
 def health(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, also of a run under way.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Plain numbers, for machines.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder; the run may still be going.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
 ) -> None:
-    """Show attackers' refusals, empty turns and repeats, each strategy's success, and the judges' scores."""
+    """Show how well the attackers and judges of a run work: refusals, repeats, success by strategy, scores."""
     from safer_steer.health import examine, tables
 
     found = examine(folder)
@@ -68,12 +75,12 @@ def health(
         screen.print(f"{shown.note}\n", markup=False, highlight=False)
     if not all_shown:
         if not (folder / "config.yaml").is_file():
-            raise UserError(f"{folder}: no config.yaml in it; give the folder of a run")
-        typer.echo(f"{folder}: no attacker and no judge has been at work in it yet")
+            raise UserError(f"{folder}: no config.yaml in it; give a run folder")
+        typer.echo(f"{folder}: no attacker and no judge has worked in this run yet")
 
 
 @app.command("config")
 def config_keys() -> None:
-    """List every config key with its type, default and description."""
+    """List every key of the config with its type, default and description."""
     screen = console(240)
     screen.print(fitted(screen, ("key", "type", "default", ""), list(describe()), whole=(0,)), crop=False)

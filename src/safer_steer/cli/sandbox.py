@@ -14,14 +14,17 @@ from safer_steer.errors import UserError
 
 @sandbox.command()
 def train_base(
-    out: Annotated[Path, typer.Option(help="Folder for weights and processor.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights and the processor.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1500,
-    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues in a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Peak; cosine with warm-up.")] = 1e-3,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues per step.")] = 16,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate; the schedule is a cosine with warm-up.")
+    ] = 1e-3,
+    device: Annotated[str, typer.Option(help="Where it trains: cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     start: Annotated[
-        Path | None, typer.Option(help="Go on from the student in this folder instead of from nothing.")
+        Path | None,
+        typer.Option(help="Start from the student in this folder instead of from random weights."),
     ] = None,
 ) -> None:
     """Train the sandbox's base student from scratch."""
@@ -45,11 +48,13 @@ def train_base(
 @sandbox.command()
 def suites(
     out: Annotated[Path, typer.Option(help="Folder for the JSONL files and their pictures.")],
-    marked: Annotated[int, typer.Option(min=0, help="Attack dialogues, and as many single turns.")] = 60,
-    unmarked: Annotated[int, typer.Option(min=0, help="Their safe twins.")] = 60,
-    seed: Annotated[int, typer.Option(help="Another seed makes other suites; runs use 0.")] = 0,
+    marked: Annotated[
+        int, typer.Option(min=0, help="Number of attack dialogues, and of single-turn attacks.")
+    ] = 60,
+    unmarked: Annotated[int, typer.Option(min=0, help="Number of their safe twins.")] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of the suites; runs use 0.")] = 0,
 ) -> None:
-    """Write the sandbox's bench suites, for instance to measure a model behind an endpoint."""
+    """Write the sandbox's suites, for example to measure a model behind an endpoint on them."""
     from safer_steer.sandbox.suites import write_suites
 
     for protocol, files in write_suites(out, marked, unmarked, seed).items():
@@ -58,7 +63,11 @@ def suites(
 
 
 @sandbox.command()
-def serve(port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8100) -> None:
+def serve(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
+    ] = 8100,
+) -> None:
     """Serve the sandbox's agents as an OpenAI-compatible endpoint on this machine."""
     from safer_steer.sandbox.serve import serve as forever
 
@@ -68,5 +77,5 @@ def serve(port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a fr
         if error.errno != errno.EADDRINUSE:
             raise
         raise UserError(
-            f"sandbox serve: port {port} is taken; give another with --port, or 0 for a free one"
+            f"sandbox serve: port {port} is in use; choose another with --port, or 0 for a free one"
         ) from None
