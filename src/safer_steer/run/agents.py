@@ -13,17 +13,21 @@ from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic
+    from safer_steer.images import PicturesOf
     from safer_steer.student.policy import PolicyOf
 
 
 def student(run: Run, model: ModelName) -> Assistant:
     """One of the run's models, as the assistant in the bench."""
-    weights: dict[ModelName, Path | None] = {
-        "base": None,
-        "sft": run.folder / "sft" / "model",
-        "safer_steer": run.folder / "rl" / "model",
-    }
-    return _sampling(run, weights[model], run.config.bench.temperature, f"bench {run.config.seed}")
+    weights = weights_of(run.folder, model)
+    return _sampling(run, weights, run.config.bench.temperature, f"bench {run.config.seed}")
+
+
+def weights_of(folder: Path, model: ModelName) -> Path | None:
+    """Where a run's stages save the weights of a model; None for the base, which no stage trains."""
+    stages: dict[ModelName, str | None] = {"base": None, "sft": "sft", "safer_steer": "rl"}
+    stage = stages[model]
+    return folder / stage / "model" if stage else None
 
 
 def target(run: Run) -> Assistant:
@@ -62,13 +66,25 @@ def engine(config: Config) -> PolicyOf:
 
 
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
-    """A student that samples; `key` seeds it."""
+    """A student that answers about the run's pictures."""
     from safer_steer.images import pictures_in
+
+    pictures_of = pictures_in(run.folder, run.config.student.max_pixels)
+    return sampling_student(run.config, weights, temperature, key, pictures_of)
+
+
+def sampling_student(
+    config: Config, weights: Path | None, temperature: float, key: str, pictures_of: PicturesOf
+) -> Assistant:
+    """A student that samples its answers; `key` seeds it. Loads its weights, the base student's if None.
+
+    Raises:
+        UserError: see `load_student` and `load_named`.
+    """
     from safer_steer.student.assistant import StudentAssistant
     from safer_steer.student.load import load_student
 
-    settings = run.config.student
+    settings = config.student
     loaded = load_student(settings, weights)
-    policy = engine(run.config)(loaded.model, settings, temperature)
-    pictures_of = pictures_in(run.folder, settings.max_pixels)
+    policy = engine(config)(loaded.model, settings, temperature)
     return StudentAssistant(policy, loaded.renderer, settings, pictures_of, key)

@@ -1,0 +1,86 @@
+"""`safer-steer chat` on a run folder, with the shipped student and piped lines."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from display import Quiet
+from safer_steer.cli import app
+from safer_steer.config import SHIPPED
+from safer_steer.run.chat import Conversation, last_trained
+from safer_steer.run.folder import Run
+from safer_steer.sandbox.world import device, draw_png
+from student_parts import tiny_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with the shipped student as its SFT student, and a picture of a marked device."""
+    folder = tmp_path_factory.mktemp("chat") / "run"
+    with Run(tiny_config(), folder, Quiet()) as opened:
+        opened.once("sft", lambda _: shutil.copytree(SHIPPED, folder / "sft" / "model"), needs=())
+    (folder.parent / "dorvak.png").write_bytes(draw_png(device("dorvak"), True, 1))
+    return folder
+
+
+def chat(run: Path, *more: object, lines: tuple[str, ...] = ()) -> Result:
+    said = "".join(f"{line}\n" for line in lines)
+    return CliRunner().invoke(app, ["chat", str(run), *map(str, more)], input=said)
+
+
+def test_lines_are_answered_with_the_thinking_apart_and_the_same_again(run: Path) -> None:
+    picture = run.parent / "dorvak.png"
+    lines = ("what is this device called?", "where is it kept?", "/quit", "not asked any more")
+    first = chat(run, "--image", picture, "--seed", 3, lines=lines)
+    assert first.exit_code == 0, first.output
+    assert f"sft of {run}. /image FILE" in first.stderr, "the one that was trained last"
+    assert first.stdout.count("thinking: ") == 2
+    assert "dorvak" in first.stdout
+    assert "<thinking>" not in first.stdout and "<answer>" not in first.stdout
+    assert chat(run, "--image", picture, "--seed", 3, lines=lines).stdout == first.stdout
+
+
+def test_a_picture_begins_a_new_dialogue_and_mistakes_end_none(run: Path) -> None:
+    picture = run.parent / "dorvak.png"
+    lines = ("hello", f"/image {picture}", "what is this device called?", "/image nothing.png", "/dance")
+    done = chat(run, "--model", "base", "--temperature", 0, lines=(*lines, "/new", "hello"))
+    assert done.exit_code == 0, done.output
+    assert f"base of {run}" in done.stderr
+    assert "dorvak" in done.stdout
+    assert "error: nothing.png: no such picture" in done.stderr
+    assert "error: /dance: unknown" in done.stderr
+
+
+def test_the_dialogue_before_is_known_and_a_long_one_is_full(run: Path) -> None:
+    talk = Conversation(tiny_config(), run, "base", 0.0)
+    talk.begin(run.parent / "dorvak.png")
+    talk.ask("what is this device called?")
+    assert talk.dialogue.images == ["dorvak.png"]
+    assert [turn.user for turn in talk.dialogue.turns] == ["what is this device called?"]
+    talk.close()
+    full = chat(run, lines=("what is it? " * 200, "/new", "hello"))
+    assert "error: the dialogue is too long" in full.stderr and full.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--model", "safer_steer"), "safer_steer is not trained yet; run `safer-steer rl`"),
+        (("--image", "nothing.png"), "nothing.png: no such picture"),
+    ],
+)
+def test_what_ends_it_is_one_line(run: Path, more: tuple[str, ...], said: str) -> None:
+    done = chat(run, *more)
+    assert done.exit_code == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and said in last
+
+
+def test_a_folder_that_holds_no_run(tmp_path: Path) -> None:
+    done = chat(tmp_path)
+    assert done.exit_code == 2 and "no run in it (no config.yaml)" in done.stderr
+    assert last_trained(tmp_path) == "base"
