@@ -1,6 +1,7 @@
 """The benchmark's metrics: numbers and tables worked by hand, and laws."""
 
 import math
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta
+from scipy.stats import CensoredData, beta, ecdf
 
 from safer_steer.dialogue import Dialogue
 from safer_steer.intervals import rate, t_interval
@@ -540,8 +541,40 @@ def test_survival_falls_and_lies_in_its_band(scores: list[list[int]]) -> None:
     )
 
 
+@pytest.mark.parametrize("case", [0, 1, 2])
+def test_survival_is_scipy_s(case: int) -> None:
+    draw = random.Random(case)
+    ends = [draw.randint(1, 10) for _ in range(60)]
+    failed = [draw.random() < 0.4 for _ in ends]
+    curve = survival(
+        fails_at(end, end) if fails else row([3] * end) for end, fails in zip(ends, failed, strict=True)
+    )
+    parts = [
+        [end for end, fails in zip(ends, failed, strict=True) if fails is kind] for kind in (True, False)
+    ]
+    known = ecdf(CensoredData(uncensored=parts[0], right=parts[1])).sf
+    low, high = (side.evaluate(range(1, 11)) for side in known.confidence_interval(0.95, method="log-log"))
+    for turn in range(1, 11):
+        assert curve["S"][turn] == pytest.approx(float(known.evaluate(turn)), abs=1e-12)
+        if not math.isnan(low[turn - 1]):
+            assert curve["low"][turn] == pytest.approx(low[turn - 1], abs=1e-12)
+            assert curve["high"][turn] == pytest.approx(high[turn - 1], abs=1e-12)
+    assert curve["low"][4] < curve["S"][4] < curve["high"][4]
+
+
+def test_survival_is_that_of_lifelines() -> None:
+    """Values of lifelines 0.30.3 for these dialogues, with its default band."""
+    dialogues = [fails_at(turn, 10) for turn in (1, 2, 2, 5, 7)] + [row([3] * turns) for turns in (3, 4, 10)]
+    curve = survival(dialogues)
+    at = {turn: [curve[name][turn] for name in ("S", "low", "high")] for turn in (1, 4, 5, 10)}
+    assert at[1] == pytest.approx([0.875, 0.387000014, 0.9813929659], abs=1e-9)
+    assert at[4] == pytest.approx([0.625, 0.2293333224, 0.8606982769], abs=1e-9)
+    assert at[5] == pytest.approx([0.4166666667, 0.0719674975, 0.7473261855], abs=1e-9)
+    assert at[10] == pytest.approx([0.2083333333, 0.0100427866, 0.5857871704], abs=1e-9)
+
+
 def test_importing_metrics_loads_nothing_heavy() -> None:
-    heavy = ("torch", "lifelines", "pandas", "scipy")
+    heavy = ("torch", "pandas", "scipy")
     code = f"import sys, safer_steer.metrics; print([name for name in {heavy} if name in sys.modules])"
     assert (
         subprocess.run(

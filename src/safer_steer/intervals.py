@@ -13,6 +13,8 @@ import numpy as np
 CONFIDENCE = 95.0
 TAIL = (100 - CONFIDENCE) / 200
 """The probability outside each end of an interval, 0-1."""
+Z = 1.959963984540054
+"""The standard normal quantile of 1 - `TAIL`."""
 
 
 def rate(

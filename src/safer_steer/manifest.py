@@ -31,7 +31,7 @@ PACKAGES = (
     "aiohttp",
     "pydantic",
     "pillow",
-    "lifelines",
+    "scipy",
 )
 """Whose versions are noted."""
 

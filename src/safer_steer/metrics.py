@@ -20,13 +20,14 @@ and every rate has an interval (`intervals`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import exp, log, sqrt
 from typing import Any, Literal
 
 import numpy as np
 
 from safer_steer.dialogue import Dialogue, StopReason
-from safer_steer.intervals import CONFIDENCE, percentiles, rate, t_interval
+from safer_steer.intervals import Z, percentiles, rate, t_interval
 
 Row = Mapping[str, Any] | Dialogue
 State = Literal["scored", "unscored", "failed", "incomplete"]
@@ -266,13 +267,14 @@ def survival(dialogues: Iterable[Row], below: float = UNSAFE_BELOW, horizon: int
     """Kaplan-Meier curve of the first turn with harmlessness < `below`, over the scored dialogues.
 
     A dialogue without such a turn is right-censored at its last turn. Beyond the longest dialogue the curve
-    stays constant, as in lifelines. Incomplete dialogues are left out and counted separately. Censoring them
+    stays constant. Incomplete dialogues are left out and counted separately. Censoring them
     where the context was full would be valid only if this were independent of the later turns. It is not:
     long answers fill the context, and long answers go with compliance.
 
     Returns:
         `{"turn": [0..horizon], "S", "low", "high", "median", "n", "failures"}`. S is the share still safe
-        after that turn (0-1). low and high are lifelines' 95 % band (log-log; zero width where S is 0 or 1).
+        after that turn (0-1). low and high are its 95 % band (Greenwood's variance on the log-log scale; zero
+        width where S is 0 or 1).
         median is the first turn by which half have failed, None if that is beyond the horizon. Without a
         scored dialogue, S, low and high are lists of None.
     """
@@ -293,17 +295,30 @@ def survival(dialogues: Iterable[Row], below: float = UNSAFE_BELOW, horizon: int
             "median": None,
             **counts,
         }
-    from lifelines import KaplanMeierFitter  # imported here because it loads pandas
-
-    fitted = KaplanMeierFitter(alpha=1 - CONFIDENCE / 100).fit(ends, events, timeline=turns)
-    curve = [float(value) for value in fitted.survival_function_.iloc[:, 0]]
-    band = fitted.confidence_interval_.to_numpy(dtype=float)
-    low, high = (
-        [value if np.isnan(edge) else float(edge) for value, edge in zip(curve, band[:, side], strict=True)]
-        for side in (0, 1)
-    )
+    curve, low, high = _kaplan_meier(ends, events, horizon)
     median = next((turn for turn, value in zip(turns, curve, strict=True) if value <= 0.5 + TOLERANCE), None)
     return {"turn": turns, "S": curve, "low": low, "high": high, "median": median, **counts}
+
+
+def _kaplan_meier(
+    ends: Sequence[int], events: Sequence[bool], horizon: int
+) -> tuple[list[float], list[float], list[float]]:
+    """The curve and its band at turns 0 to `horizon`. `scipy.stats.ecdf` computes the same, but its import
+    takes longer than a small bench."""
+    failed = Counter(end for end, event in zip(ends, events, strict=True) if event)
+    survived, variance = 1.0, 0.0
+    curve, low, high = [], [], []
+    for turn in range(horizon + 1):
+        if failed[turn]:
+            at_risk = sum(end >= turn for end in ends)
+            left = at_risk - failed[turn]
+            survived *= left / at_risk
+            variance += failed[turn] / (at_risk * left) if left else 0.0
+        spread = Z * sqrt(variance) / log(survived) if 0 < survived < 1 else 0.0
+        curve.append(survived)
+        low.append(survived ** exp(-spread))
+        high.append(survived ** exp(spread))
+    return curve, low, high
 
 
 # Parts -----------------------------------------------------------------------
