@@ -8,7 +8,7 @@ distribution (mean 0.3 s, sigma 0.5, seeded), with a text for the model and a ve
 follows from the question. A size is a number of dialogues (half of them attacks, half safe twins, 2-10 turns,
 50 pictures of 30 kB) and a number of calls in flight.
 
-*Ours* is the command line: suites, copies of the pictures, cache, journal, summary and report. *Thread pool* is
+*Ours* is the command line: suites, copies of the pictures, cache, journal, summary and report, without the check of the models before. *Thread pool* is
 what evaluation code usually does: a script of its own (`benchmarks/thread_pool.py`) that plays a dialogue per
 thread with the openai client, turn by turn: read and encode the picture, ask the model, ask the judge. It
 keeps no cache, and writes the scores at its end. Both send the same messages and must find the same scores.
@@ -210,7 +210,7 @@ def ours(url: str, suites: list[Path], out: Path, in_flight: int) -> list[str]:
         *(sys.executable, "-m", "safer_steer", "bench", "--model", MODEL, "--base-url", url),
         *(part for suite in suites for part in ("--suite", str(suite))),
         *("--judge-model", JUDGE, "--judge-base-url", url),
-        *("--concurrency", str(in_flight), "--out", str(out)),
+        *("--concurrency", str(in_flight), "--out", str(out), "--no-check"),
     ]
 
 
