@@ -1,4 +1,4 @@
-"""Read a run and plot how long each model holds.
+"""Read a run and plot how long each model holds (needs matplotlib).
 
 usage: python examples/plot_survival.py runs/sandbox survival.png
 """

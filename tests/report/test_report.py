@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safer_steer.report import console_table, write_report
 from safer_steer.report.dialogues import browser_data, outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.shorten import shorten
+from safer_steer.report.svg import Line, draw
 from safer_steer.report.table import by_suite, headline
 
 HOSTILE = (
@@ -105,11 +107,37 @@ def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> N
     assert drawn[0] is not None
     assert "SaFeR-Steer" in drawn[0].svg
     assert survival_plots(SUMMARY)[0].svg == drawn[0].svg
+    for plot in drawn:
+        assert plot is not None
+        places = [float(value) for value in re.findall(r'(?:x|y|cx|cy)="(-?[\d.]+)"', plot.svg)]
+        assert all(0 <= value <= 460 for value in places), "inside the drawing"
+        assert ElementTree.fromstring(plot.svg).tag.endswith("svg")
     assert survival_plots({}) == training_plots([]) == training_plots([{"step": 1}]) == []
     assert over_refusal_plot({}) is None
 
 
-def test_matplotlib_waits_for_the_first_plot() -> None:
+def test_a_plot_shows_what_it_is_given() -> None:
+    lines = [
+        Line("upper & <lower>", [0, 1, 2], [100, 100, 50], 0, [100, 90, 40], [100, 100, 60]),
+        Line("same end", [0, 1, 2], [100, 80, 50], 1),
+    ]
+    drawn = draw(lines, "turn", "safe, %", (0, 102), step=True, x_limit=2)
+    root = ElementTree.fromstring(drawn)
+    texts = {"".join(text.itertext()): float(text.get("y", "")) for text in root if text.tag.endswith("text")}
+    assert {"0", "20", "100", "1", "2", "turn", "safe, %", "upper & <lower>", "same end"} <= set(texts)
+    assert abs(texts["same end"] - texts["upper & <lower>"]) >= 11, "names do not overlap"
+    assert texts["100"] < texts["20"] < texts["0"]
+    dashed = [path for path in root if path.get("stroke-dasharray")]
+    assert len({path.get("stroke-dasharray") for path in dashed}) == 2
+    (data,) = [path.get("d", "") for path in dashed if path.get("stroke") == "var(--series-1)"]
+    points = [tuple(map(float, point.split())) for point in data.removeprefix("M").split("L")]
+    assert [y for _, y in points] == sorted(y for _, y in points), "it falls, which is down"
+    assert points[1] == (points[2][0], points[0][1]), "a value holds until the next"
+    assert "NaN" not in draw([Line("", [1, 2, 3], [5.0, float("nan"), 5.0], 0)], "step", "")
+    assert draw([Line("", [7], [0.0], 0)], "step", "").count("<path") > 2, "a single point has axes, too"
+
+
+def test_the_report_loads_nothing_heavy() -> None:
     code = "import sys, safer_steer.report; print([name for name in ('matplotlib', 'PIL', 'torch', 'scipy') if name in sys.modules])"
     assert (
         subprocess.run(

@@ -1,0 +1,201 @@
+"""Draws one panel of lines as an SVG element, in the colours of the page's style sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil, floor, isfinite, log10
+from xml.sax.saxutils import escape
+
+INK, FAINT = "var(--ink)", "var(--rule)"
+SERIES = 6
+"""Colours of lines: `--series-0` to `--series-5`."""
+DASHES = ("1.9 3", "9.5 3.8", "", "11.4 3.8 1.9 3.8")
+LEFT, TOP, BOTTOM = 46, 20, 40
+"""Room for the axes' labels, in units."""
+MARGIN = 0.05
+"""Share of the data's range that is left free at both ends of an axis without limits."""
+Limits = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line with its name, its number among the colours, and its points; `low` and `high` are its band, or
+    empty."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    series: int
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+
+    def add(self, x: float, y: float, low: float | None, high: float | None) -> None:
+        """Add a point with its band. A bound of None is replaced by the point itself."""
+        self.x.append(x)
+        self.y.append(y)
+        self.low.append(y if low is None else low)
+        self.high.append(y if high is None else high)
+
+    @property
+    def colour(self) -> str:
+        return f"var(--series-{self.series % SERIES})"
+
+
+class _Axis:
+    """From values to places in the drawing, `begin` to `end` in units."""
+
+    def __init__(self, values: Sequence[float], limits: Limits, begin: float, end: float) -> None:
+        low, high = min(values), max(values)
+        free = MARGIN * (high - low) or MARGIN * abs(high) or 0.5
+        self.low = low - free if limits[0] is None else limits[0]
+        self.high = high + free if limits[1] is None else limits[1]
+        if self.high <= self.low:
+            self.high = self.low + 1
+        self.begin, self.scale = begin, (end - begin) / (self.high - self.low)
+
+    def __call__(self, value: float) -> float:
+        return self.begin + (min(max(value, self.low), self.high) - self.low) * self.scale
+
+    def ticks(self, most: int, whole: bool = False) -> Iterator[float]:
+        """About `most` round values, or whole numbers only."""
+        rough = (self.high - self.low) / most
+        power = 10.0 ** floor(log10(rough))
+        step = next(power * size for size in (1, 2, 2.5, 5, 10) if power * size >= 0.95 * rough)
+        if whole:
+            step = max(1.0, float(ceil(step)))
+        for place in range(ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9) + 1):
+            yield place * step
+
+
+def draw(
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    y_limits: Limits = (None, None),
+    *,
+    step: bool = False,
+    wide: bool = False,
+    marker: bool = False,
+    x_limit: float | None = None,
+) -> str:
+    """An `<svg>` element of 460 x 290 units if `wide`, else 340 x 240. Text is 11-12 units, readable unscaled.
+
+    Args:
+        lines: with at least one point each; a point that is not finite is left out.
+        step: a value holds until the next point.
+        marker: points are marked, and a band is drawn as a bar at each point.
+        x_limit: the x axis begins at 0 and reaches at least here.
+    """
+    width, height, size = (460, 290, 12) if wide else (340, 240, 11)
+    room = 104 if wide else 92 if any(line.name for line in lines) else 14
+    lines = [_finite(line) for line in lines]
+    across = [x for line in lines for x in line.x]
+    x_limits = (None, None) if x_limit is None else (0.0, max(x_limit, *across))
+    x = _Axis(across, x_limits, LEFT, width - room)
+    upright = [y for line in lines for y in (*line.y, *line.low, *line.high)]
+    y = _Axis(upright, y_limits, height - BOTTOM, TOP)
+    parts = [*_axes(x, y, width - room, height - BOTTOM, size)]
+    parts.append(_text(LEFT, TOP - 6, y_label, size, "start"))
+    parts.append(_text((LEFT + width - room) / 2, height - 6, x_label, size, "middle"))
+    for line in lines:
+        parts += _bars(line, x, y) if marker else _band(line, x, y, step)
+        parts.append(_path(line, x, y, step))
+        if marker:
+            dots = zip(map(x, line.x), map(y, line.y), strict=True)
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="1.7" fill="{line.colour}"/>' for a, b in dots]
+    parts += _names(lines, y, width - room + 6, size)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-size="{size}"'
+        f' stroke-linejoin="round" aria-hidden="true">\n{chr(10).join(filter(None, parts))}\n</svg>'
+    )
+
+
+def _finite(line: Line) -> Line:
+    points = [
+        place for place, point in enumerate(zip(line.x, line.y, strict=True)) if all(map(isfinite, point))
+    ]
+    columns = [
+        [column[place] for place in points] if column else []
+        for column in (line.x, line.y, line.low, line.high)
+    ]
+    return Line(line.name, columns[0], columns[1], line.series, columns[2], columns[3])
+
+
+def _axes(x: _Axis, y: _Axis, right: float, bottom: float, size: int) -> Iterator[str]:
+    """Grid, axes, and the numbers at them."""
+    for value in y.ticks(5):
+        place = y(value)
+        yield f'<path d="M{LEFT} {place:.1f}H{right:.1f}" stroke="{FAINT}" stroke-width="0.6"/>'
+        yield _text(LEFT - 6, place + 0.35 * size, _number(value), size, "end")
+    yield f'<path d="M{LEFT} {TOP}V{bottom}H{right:.1f}" fill="none" stroke="{FAINT}" stroke-width="0.8"/>'
+    for value in x.ticks(6, whole=True):
+        place = x(value)
+        yield f'<path d="M{place:.1f} {bottom}v3" stroke="{FAINT}" stroke-width="0.8"/>'
+        yield _text(place, bottom + 4 + size, _number(value), size, "middle")
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}".replace("-", "−")
+
+
+def _text(x: float, y: float, text: str, size: int, anchor: str, colour: str = INK) -> str:
+    if not text:
+        return ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+
+
+def _outline(xs: Sequence[float], ys: Sequence[float], step: bool) -> str:
+    """The corners of a line, as the data of a path without its first letter."""
+    corners = [f"{xs[0]:.1f} {ys[0]:.1f}"]
+    for place in range(1, len(xs)):
+        if step:
+            corners.append(f"{xs[place]:.1f} {ys[place - 1]:.1f}")
+        corners.append(f"{xs[place]:.1f} {ys[place]:.1f}")
+    return "L".join(corners)
+
+
+def _path(line: Line, x: _Axis, y: _Axis, step: bool) -> str:
+    data = _outline([*map(x, line.x)], [*map(y, line.y)], step)
+    dash = DASHES[line.series % len(DASHES)] if line.name else ""
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<path d="M{data}" fill="none" stroke="{line.colour}" stroke-width="1.9"{dashed}/>'
+
+
+def _band(line: Line, x: _Axis, y: _Axis, step: bool) -> list[str]:
+    if not line.low:
+        return []
+    xs = [*map(x, line.x)]
+    upper = _outline(xs, [*map(y, line.high)], step)
+    lower = _outline(xs, [*map(y, line.low)], step).split("L")
+    data = f"M{upper}L{'L'.join(reversed(lower))}Z"
+    return [f'<path d="{data}" fill="{line.colour}" fill-opacity="0.13"/>']
+
+
+def _bars(line: Line, x: _Axis, y: _Axis) -> list[str]:
+    return [
+        f'<path d="M{x(at):.1f} {y(low):.1f}V{y(high):.1f}" stroke="{line.colour}" stroke-width="1.1"/>'
+        for at, low, high in zip(line.x, line.low, line.high, strict=False)
+    ]
+
+
+def _names(lines: Sequence[Line], y: _Axis, left: float, size: int) -> list[str]:
+    """Each line's name at its right end. Names are moved upright so that none overlap."""
+    named = sorted((line for line in lines if line.name), key=lambda line: (-y(line.y[-1]), -line.series))
+    gap, heights = 1.25 * size, list[float]()
+    for line in named:  # from the lowest line upwards; places are counted from the top
+        wanted = y(line.y[-1])
+        heights.append(min(wanted, heights[-1] - gap) if heights else wanted)
+    for place in reversed(range(len(heights))):
+        ceiling = heights[place + 1] + gap if place + 1 < len(heights) else TOP
+        heights[place] = max(heights[place], ceiling)
+    return [
+        _text(left, height + 0.35 * size, _short(line.name), size, "start", line.colour)
+        for line, height in zip(named, heights, strict=True)
+    ]
+
+
+def _short(name: str, length: int = 16) -> str:
+    """Shorten a name to fit beside its line, and replace characters that XML does not allow."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return clean if len(clean) <= length else clean[: length - 1] + "…"
