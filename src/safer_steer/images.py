@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from safer_steer import scaling
 from safer_steer.dialogue import Seed
-from safer_steer.errors import UserError
+from safer_steer.errors import UserError, shortened
 from safer_steer.store import inside
 
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
@@ -204,6 +204,6 @@ def _unreadable(called: str, error: Exception) -> PictureError:
     reason = (
         "another format, or damaged"
         if isinstance(error, UnidentifiedImageError)
-        else " ".join(str(error).split())[:120]
+        else shortened(str(error), 120)
     )
     return PictureError(f"{called}: no readable PNG, JPEG or WebP picture ({reason})", "unreadable picture")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safer_steer.endpoints.parse import begins_like_refusal, parse_json
+from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_json
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -108,13 +108,18 @@ def test_never_a_verdict(text: str) -> None:
         '{"' * 50_000,
         "{x}" * 20_000,
         '{"a": 1,' + '"\\' * 50_000,
+        "{" * 5_000_000,
+        '{"a": 1}' * 500_000,
+        "<think>" * 1_000_000,
+        "." * 5_000_000,
     ],
 )
 def test_long_nonsense_costs_little(text: str) -> None:
     begin = time.process_time()
     with contextlib.suppress(ValueError):
         parse_json(text)
-    assert time.process_time() - begin < 1
+    begins_like_refusal(text)
+    assert time.process_time() - begin < 0.5
 
 
 @pytest.mark.parametrize(
@@ -148,6 +153,38 @@ def test_refusals_are_recognised(text: str) -> None:
 )
 def test_other_replies_are_no_refusals(text: str) -> None:
     assert not begins_like_refusal(text)
+
+
+SCHEMA = {
+    "description": "What the red agent writes.",
+    "properties": {
+        "user": {"description": "the next user turn", "type": "string"},
+        "turns": {"items": {"$ref": "#/$defs/Turn"}, "type": "array"},
+    },
+    "$defs": {"Turn": {"properties": {"goal": {"description": "what this turn is to obtain"}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"user": "the next user turn"}, "user"),
+        ({"user": ' "The next user turn." '}, "user"),
+        ({"user": "The next user turn: and how is it opened?"}, "user"),
+        ({"turns": [{"goal": "x"}, {"goal": "What this turn is to obtain"}]}, r"turns\.1\.goal"),
+        ({"user": "What this turn is to obtain"}, "user"),
+    ],
+)
+def test_a_description_that_is_copied_from_the_schema_is_no_answer(value: Any, place: str) -> None:
+    with pytest.raises(ValueError, match=rf"\A{place}: copied from the schema"):
+        check_own_words(value, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "the next", "the next user turns it off", "What is the next user turn?", "¿"]
+)
+def test_words_of_ones_own_are_not_taken_for_copies(text: str) -> None:
+    check_own_words({"user": text, "turns": [{"goal": text}], "more": 1}, SCHEMA)
 
 
 @pytest.mark.parametrize("half", ["\\ud83d", "\\uDE00", "\ud83d"])

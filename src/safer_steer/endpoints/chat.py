@@ -14,10 +14,10 @@ from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.ledger import Ledger
-from safer_steer.endpoints.parse import begins_like_refusal, parse_own_json
+from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
 from safer_steer.episode import ContextFull, Reply
-from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError
+from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError, shortened
 from safer_steer.images import Picture, PicturesOf
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.markers import split_markers
@@ -102,7 +102,9 @@ class ChatModel:
                 self.ledger.accounts[self.name].refused += 1
                 raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {shown}")
             try:
-                return prompt.output.model_validate(parse_own_json(reply.text, user))
+                value = parse_own_json(reply.text, user)
+                check_own_words(value, schema)
+                return prompt.output.model_validate(value)
             except ValueError as error:
                 # A reply with a "{" in it may only be apologising for the last reply.
                 if begins_like_refusal(reply.text) and "{" not in reply.text:
@@ -262,5 +264,5 @@ def _fault(error: ValueError) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The first 80 characters, on one line, without control characters."""
-    return ascii(text[:80])
+    """The beginning, on one line, without control characters."""
+    return ascii(shortened(text, 80))

@@ -8,6 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+MOST_CHARACTERS = 200_000
+"""A longer reply is not searched for JSON, or one reply would hold up all others."""
+MOST_SPANS = 1000
+"""Of `{...}` in one reply, for the same reason."""
 _THINK = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
 """A JSON string. An unclosed one runs to the end of the reply, which keeps the search linear in its
@@ -35,7 +39,8 @@ def parse_json(text: str) -> dict[str, Any]:
     Half a surrogate pair becomes "?", because it cannot be hashed, sent or stored.
 
     Raises:
-        ValueError: no object, a broken one, or more than one; the message says which.
+        ValueError: no object, a broken one, or more than one, or the reply is longer than `MOST_CHARACTERS`;
+            the message says which.
     """
     return _find(text)[0]
 
@@ -55,14 +60,57 @@ def parse_own_json(text: str, sent: str) -> dict[str, Any]:
     return value
 
 
+def check_own_words(value: Any, schema: dict[str, Any]) -> None:
+    """Weak models copy the schema they are given: "the next user turn" instead of a user turn.
+
+    Raises:
+        ValueError: a string in `value` is, or begins with, a description in `schema`; the message says where.
+    """
+    _check_own_words(value, [words for words in map(_words, _descriptions(schema)) if words], "")
+
+
+def _check_own_words(value: Any, descriptions: list[str], place: str) -> None:
+    if isinstance(value, str):
+        words = _words(value[: 10 * max(map(len, descriptions), default=0)])
+        if any(words == copied or words.startswith(f"{copied} ") for copied in descriptions):
+            raise ValueError(f"{place or 'the answer'}: copied from the schema; write your own words")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _check_own_words(inner, descriptions, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_own_words(inner, descriptions, f"{place}.{index}".lstrip("."))
+
+
+def _descriptions(schema: Any) -> Iterator[str]:
+    """Every description in a JSON schema, at any depth."""
+    if isinstance(schema, dict):
+        if isinstance(found := schema.get("description"), str):
+            yield found
+        for inner in schema.values():
+            yield from _descriptions(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from _descriptions(inner)
+
+
+def _words(text: str) -> str:
+    """The words alone, without case and punctuation."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
 def _find(text: str) -> tuple[dict[str, Any], str]:
     """The object, and the text it was parsed from."""
     text = _THINK.sub("", text, count=1)
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"more than {MOST_CHARACTERS:,} characters in it")
     whole = _load(text)
     if whole is not None:
         return whole, text
     found: list[tuple[dict[str, Any], str]] = []
-    for span in _spans(text):
+    for number, span in enumerate(_spans(text)):
+        if number == MOST_SPANS:
+            raise ValueError("more than one JSON object in it")
         value = _load(span)
         if value is not None:
             found.append((value, span))
@@ -82,7 +130,7 @@ def _squeezed(text: str) -> str:
 
 def begins_like_refusal(text: str) -> bool:
     """Whether a reply that should have been JSON starts like a typical refusal."""
-    return _REFUSAL.match(_THINK.sub("", text, count=1)) is not None
+    return _REFUSAL.match(_THINK.sub("", text, count=1)[:1000]) is not None
 
 
 def _load(text: str) -> dict[str, Any] | None:

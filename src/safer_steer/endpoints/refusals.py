@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal, NoReturn
 
 from safer_steer.dialogue import Dialogue
-from safer_steer.errors import EmptyError, RefusedError, RepeatedError
+from safer_steer.errors import EmptyError, RefusedError, RepeatedError, shortened
 
 Fault = Literal["refused", "empty", "repeated"]
 
@@ -145,7 +145,7 @@ def _fail(job: str, fault: Fault, text: str) -> NoReturn:
     what = {"refused": "declined within its answer", "empty": "wrote no words", "repeated": "repeats itself"}[
         fault
     ]
-    raise error(f"{job}: {what}: {text[:80]!a}")
+    raise error(f"{job}: {what}: {shortened(text, 80)!a}")
 
 
 def _words(text: str) -> str:

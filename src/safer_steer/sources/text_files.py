@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safer_steer.errors import UserError
+from safer_steer.errors import UserError, shortened
 
 CHUNK = 1 << 16
 """Characters read from a JSON file at a time."""
@@ -36,7 +36,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
                         Unreadable(f"no JSON: not UTF-8 ({error.reason} at byte {error.start})", "not UTF-8"),
                     )
                 except (ValueError, RecursionError) as error:
-                    yield f":{number}", Unreadable(f"no JSON ({str(error)[:80]})", "no JSON")
+                    yield f":{number}", Unreadable(f"no JSON ({shortened(str(error), 80)})", "no JSON")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -92,7 +92,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: no JSON: not UTF-8 ({error.reason})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no JSON ({' '.join(str(error).split())[:80]})") from None
+        raise UserError(f"{path}: no JSON ({shortened(str(error), 80)})") from None
 
 
 def _has_one_row_a_line(path: Path) -> bool:
