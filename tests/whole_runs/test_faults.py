@@ -185,7 +185,7 @@ def test_stages_one_and_two(server: Server, tmp_path: Path) -> None:
     answers = server.answers("calm")
     assert len(answers) == len(cached(calm))
 
-    kills = kill_at(server, "rough", rough, moments(len(answers), kills=10), *stages)
+    kills = kill_at(server, "rough", rough, moments(len(answers), kills=6), *stages)
     assert set((server.folder / "rough.faults").read_text().splitlines()) == {
         *RATES,
         "busy",
