@@ -50,7 +50,7 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False, try_model
     endpoint that it will ask.
 
     Raises:
-        UserError: something to be mended. Nothing was started, or what is finished stays finished.
+        UserError: something to fix. Nothing was started, or what is finished stays finished.
         NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
     """
     with prepared(config, folder, show, tuple(STAGES), fresh, try_models=try_models) as run:
@@ -203,7 +203,7 @@ def report(run: Run) -> Path:
     """The page of what there is so far: report.html."""
     from safer_steer.report import write_report
 
-    run.manifest.stages.pop("report", None)  # it takes a second, and what it shows may have grown
+    run.manifest.stages.pop("report", None)  # it takes a second, and the run may have more to show
     run.once("report", lambda _: write_report(run.folder))
     return run.folder / "report.html"
 
@@ -249,8 +249,8 @@ def bench_endpoint(
 def judge_kept(
     config: Config, source: Path, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
 ) -> Path:
-    """Score the answers that an earlier bench kept in the run folder `source`, and write their report; returns
-    its path. `config` is that run's, with another judge. Raises as `run` does."""
+    """Score the answers that an earlier bench kept in the run folder `source`, and write their report;
+    returns its path. `config` is that run's, with another judge. Raises as `run` does."""
     from safer_steer.bench.kept import KeptModel, kept_models
 
     models = kept_models(source)
@@ -264,7 +264,7 @@ def judge_kept(
 
 
 def _warn(run: Run, stage: str) -> None:
-    """Say what is off with the attackers and judges of a stage."""
+    """Say what is wrong with the attackers and judges of a stage."""
     from safer_steer.health import warnings
 
     for line in warnings(run.folder, stage):
@@ -272,10 +272,11 @@ def _warn(run: Run, stage: str) -> None:
 
 
 def _count(run: Run, stage: str, *patterns: str) -> None:
-    """Say how many rows of what a stage has made: a yield that is off should show before the next stage pays
-    for it."""
+    """Say how many rows a stage has made, so that a wrong number is seen before the next stage pays for
+    it."""
     counts = []
-    for path in (path for pattern in patterns for path in sorted(run.folder.glob(pattern))):
-        with path.open("rb") as file:
-            counts.append(f"{sum(1 for _ in file):,} {path.stem.replace('_', ' ')}")
+    for pattern in patterns:
+        for path in sorted(run.folder.glob(pattern)):
+            with path.open("rb") as file:
+                counts.append(f"{sum(1 for _ in file):,} {path.stem.replace('_', ' ')}")
     run.show.say(f"{stage}: {', '.join(counts)}")

@@ -450,10 +450,10 @@ def test_mistakes_of_a_config_are_one_line(tmp_path: Path) -> None:
     held = [{"limit": 4}, {"name": "held", "path": str(tmp_path / "held/pairs.jsonl"), "use": "bench"}]
     risky_only, bench_only = {"sources": held, "kinds": ["red_team"]}, {"sources": held[1:]}
     half = {"seeds": risky_only, "rl": {"seeds": 2, "benign_share": 0}, "assembly": {"sft_benign_share": 0.5}}
-    assert "assembly.sft_benign_share: 0.5 cannot be had" in complaint(
+    assert "assembly.sft_benign_share: a share of 0.5 needs" in complaint(
         "run", config_file(tmp_path, **half), "--out", out
     )
-    assert "rl.benign_share: 0.5 cannot be had of seeds.kinds red_team" in complaint(
+    assert "rl.benign_share: a share of 0.5 needs benign scripts, but seeds.kinds is red_team" in complaint(
         "run", config_file(tmp_path, seeds=risky_only), "--out", out
     )
     assert "there is nothing to train on" in complaint(
@@ -478,7 +478,7 @@ async def test_who_stays_with_the_sandbox_and_cannot_judge_foreign_pictures_is_t
         keys["roles"] = {name: endpoint for name in roles if name != role}
         file.write_text(yaml.safe_dump(keys))
         said = await asyncio.to_thread(complaint, "run", file, "--out", tmp_path / "run")
-    assert f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone" in said
+    assert f"roles.{role}: the sandbox's agent knows only the sandbox's pictures" in said
     assert server.calls == 0 and not (tmp_path / "run").exists()
 
 

@@ -135,7 +135,7 @@ def test_xstest_has_no_pictures_and_the_sandbox_s_judge_says_so_before_anything_
         *judge,
     )
     assert done.exit_code == 2
-    assert "roles.judge: the sandbox's agent judges by pictures, and a script has none" in done.stderr
+    assert "roles.judge: the sandbox's agent needs a picture, and a script has none" in done.stderr
     rows = [{name: value for name, value in row.items() if name not in ("label", "type")} for row in XSTEST]
     done = safer_steer(
         "suite", "xstest", "--path", write_csv(tmp_path / "bare.csv", rows), "--out", tmp_path / "bare.jsonl"

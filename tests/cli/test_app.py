@@ -205,7 +205,7 @@ def test_a_source_of_a_run(tmp_path: Path) -> None:
     Image.new("RGB", (84, 84)).save(tmp_path / "a.png")
     (tmp_path / "pairs.jsonl").write_text('{"id": "a", "image": "a.png", "question": "what?"}\n')
     said = complaint(safer_steer("run", config, "--out", tmp_path / "out"))
-    assert "roles.generator: the sandbox's agent knows the sandbox's pictures alone" in said
+    assert "roles.generator: the sandbox's agent knows only the sandbox's pictures" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from endpoint_server import EndpointServer, Step, fails, says, sees_nothing
+from endpoint_server import NO_IMAGES, EndpointServer, Step, fails, says, sees_nothing
 from safer_steer.cli import app
 from safer_steer.config import Config, RoleName
 from safer_steer.run.check import Checked, check_roles, problems, roles_asked
@@ -92,9 +92,17 @@ async def test_each_role_can_be_asked_alone() -> None:
         assert sorted(body["model"] for body in server.bodies) == sorted(roles)
 
 
-async def test_a_model_without_eyes_is_told_the_setting() -> None:
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, NO_IMAGES),
+        (500, "image input is not supported - hint: you may need to provide the mmproj"),
+        (422, "messages[1].content: Input should be a valid string"),
+    ],
+)
+async def test_a_model_without_eyes_is_told_the_setting(status: int, message: str) -> None:
     verdict = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False}))
-    found = await checked(sees_nothing(verdict))
+    found = await checked(sees_nothing(verdict, message, status))
     assert found.row[2:5] == (f"in {found.seconds:.1f} s", "no", "yes")
     assert "m takes no pictures" in found.problem
     assert "set roles.judge.pictures to caption or false" in found.problem

@@ -46,12 +46,15 @@ def fails(
     return step
 
 
-def sees_nothing(then: Step, message: str = "At most 0 image(s) may be provided in one request.") -> Step:
+NO_IMAGES = "At most 0 image(s) may be provided in one request."
+
+
+def sees_nothing(then: Step, message: str = NO_IMAGES, status: int = 400) -> Step:
     """A server of a model without eyes: a request with a picture is rejected, any other goes to `then`."""
 
     async def step(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         refuse = "image_url" in json.dumps(body["messages"])
-        return await (fails(400, message) if refuse else then)(request, body)
+        return await (fails(status, message) if refuse else then)(request, body)
 
     return step
 

@@ -177,8 +177,8 @@ async def _try(
 
 def _no_eyes(name: RoleName, settings: Role, refused: Exception) -> str:
     return (
-        f"roles.{name}: {settings.model} takes no pictures ({refused}); set roles.{name}.pictures to caption or"
-        f" false, or choose a model that sees, {AGAIN}"
+        f"roles.{name}: {settings.model} takes no pictures ({refused}); set roles.{name}.pictures to caption"
+        f" or false, or choose a model that sees, {AGAIN}"
     )
 
 
@@ -201,7 +201,7 @@ async def _ask(config: Config, role: RoleName, transport: Transport, ledger: Led
             await _chat(config, model)
     finally:
         if listening.last:
-            found.reasoning = str(getattr(listening.last, "reasoning_tokens", "-"))
+            found.reasoning = str(listening.last.reasoning_tokens)
     found.seconds = time.monotonic() - begun
 
 

@@ -19,12 +19,12 @@ from safer_steer.errors import UserError
 from safer_steer.extras import require_trackers
 from safer_steer.manifest import Manifest
 from safer_steer.run.folder import Run, Show
+from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
 from safer_steer.seeds.bench_filter import refuse_selected
 from safer_steer.stages import STAGES, STEER
 from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
-    from safer_steer.bench.suites import Suite
     from safer_steer.run.check import Checked
     from safer_steer.seeds.plan import Survey
 
@@ -111,9 +111,10 @@ def room_for_turns(config: Config) -> str:
         return ""
     fitting = (rl.max_completion_tokens - (turns - 1) * USER_TURN_TOKENS) // turns - 1
     return (
-        f"{turns} answers of {student.max_turn_tokens:,} tokens and the user turns between them may need {needed:,} tokens,"
-        f" more than rl.max_completion_tokens = {rl.max_completion_tokens:,}; a trajectory that runs out has no return;"
-        f" raise it, or lower student.max_turn_tokens to {max(fitting, 1):,}"
+        f"{turns} answers of {student.max_turn_tokens:,} tokens and the user turns between them may need"
+        f" {needed:,} tokens, more than rl.max_completion_tokens = {rl.max_completion_tokens:,};"
+        " a trajectory that runs out of tokens has no return; raise rl.max_completion_tokens,"
+        f" or lower student.max_turn_tokens to {max(fitting, 1):,}"
     )
 
 
@@ -163,25 +164,26 @@ async def check(
         UserError: the first problem found.
     """
     engine = config.rl.rollouts.engine
-    # An engine of one's own is loaded; those of the table are there, and would load torch.
+    # Only an engine of one's own is loaded. Those of the table are installed, and would load torch.
     if maker_of(engine) == engine and {"rl", "bench"} & set(stages):
         load_named("rl.rollouts.engine", engine)
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
     if "seeds" in stages and config.seeds.scripts:
-        for _ in _own_pictures(config):  # each is decoded
+        for _ in own_pictures(config):  # decodes each
             pass
-        seen |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: _own_pictures(config))
+        seen |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: own_pictures(config))
     elif "seeds" in stages and not begun:
         survey = _survey_sources(config)
-        seen |= dict.fromkeys(("seeds", "assemble"), lambda: _source_pictures(config))
-        seen |= dict.fromkeys(("bootstrap", "rl"), lambda: _source_pictures(config, "train"))
+        seen |= dict.fromkeys(("seeds", "assemble"), lambda: source_pictures(config))
+        seen |= dict.fromkeys(("bootstrap", "rl"), lambda: source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
         from safer_steer.bench.suites import read_suites
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
             raise UserError(
-                f"bench.suites: `{STEER}` stands for the suites this run assembles; give it a source with `use: bench` and the section `assembly`"
+                f"bench.suites: `{STEER}` means the suites that this run assembles; it needs a source with"
+                " `use: bench` and the section `assembly`"
             )
         suites = read_suites(config.bench.suites)
         if "bench" in stages:
@@ -190,7 +192,7 @@ async def check(
                 refuse_selected(suite.seeds, measured, f"{suite.folder / suite.name}.jsonl")
         steer = "seeds" in seen and STEER in config.bench.suites
         seen["bench"] = lambda: chain(
-            _suite_pictures(suites), _source_pictures(config, "bench") if steer else ()
+            suite_pictures(suites), source_pictures(config, "bench") if steer else ()
         )
     if config.assembly and {"bootstrap", "rl"} & set(stages):
         _check_training(config)
@@ -199,11 +201,12 @@ async def check(
         if any(config.role(role).pictures == "caption" for role in roles) and config.captioner:
             roles.append(config.captioner)
         for role in roles:
-            await _check_role(config, role, seen.get(stage, list))
+            await check_role(config, role, seen.get(stage, list))
     if "rl" in stages:
         if config.rl.seeds is not None and config.rl.seeds < config.rl.prompts_per_step:
             raise UserError(
-                f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is {config.rl.seeds}; change one of them"
+                f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is"
+                f" {config.rl.seeds}; change one of them"
             )
         for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
             if name:
@@ -229,81 +232,23 @@ def _survey_sources(config: Config) -> Survey:
     return found
 
 
-def _own_pictures(config: Config) -> Iterator[bytes | None]:
-    """The pictures of `seeds.scripts`, decoded; None for a script without one."""
-    from safer_steer.seeds.own_scripts import own_scripts, script_pictures
-
-    for seed in own_scripts(config):
-        pictures = script_pictures(config, seed)
-        yield from (picture.data for picture in pictures)
-        if not pictures:
-            yield None
-
-
 def _check_training(config: Config) -> None:
     """Check that the configured kinds and sources allow STEER-SFT and STEER-RL at all, before scripts are
     built and judged. Raises `UserError`."""
     assert config.assembly
-    shares, kinds = (
-        {"rl.benign_share": config.rl.benign_share},
-        {kind is Kind.BENIGN for kind in config.seeds.kinds},
-    )
+    shares = {"rl.benign_share": config.rl.benign_share}
+    kinds = {kind is Kind.BENIGN for kind in config.seeds.kinds}
     if config.assembly.sft_benign_share is not None:
         shares["assembly.sft_benign_share"] = config.assembly.sft_benign_share
     if config.seeds.sources and all(source.use == "bench" for source in config.seeds.sources):
         raise UserError(
-            "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for training, or run `seeds` and `assemble` alone"
+            "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for training,"
+            " or run only `seeds` and `assemble`"
         )
     for key, share in shares.items():
         if (share > 0 and True not in kinds) or (share < 1 and False not in kinds):
+            missing = "risky" if share < 1 and False not in kinds else "benign"
             raise UserError(
-                f"{key}: {share} cannot be had of seeds.kinds {', '.join(config.seeds.kinds)}; change one of them"
+                f"{key}: a share of {share} needs {missing} scripts, but seeds.kinds is"
+                f" {', '.join(config.seeds.kinds)}; change one of them"
             )
-
-
-def _source_pictures(config: Config, use: str | None = None) -> Iterator[Path | bytes]:
-    """The pictures of all sources except the sandbox, optionally only of sources for one use."""
-    from safer_steer.sources import load_pairs
-
-    return (pair.image for pair in load_pairs(config) if not callable(pair.image) and use in (None, pair.use))
-
-
-def _suite_pictures(suites: list[Suite]) -> Iterator[Path | None]:
-    """The pictures of all scripts; None for a script without one."""
-    for suite in suites:
-        for seed in suite.seeds:
-            yield from (suite.folder / image for image in seed.images)
-            if not seed.images:
-                yield None
-
-
-async def _check_role(
-    config: Config, role: RoleName, pictures: Callable[[], Iterable[Path | bytes | None]]
-) -> None:
-    settings = config.role(role)
-    if settings.who == "sandbox":
-        from safer_steer.sandbox.world import from_png
-
-        for picture in pictures():
-            if picture is None:
-                raise UserError(
-                    f"roles.{role}: the sandbox's agent judges by pictures, and a script has none; name a model and its base_url"
-                )
-            try:
-                from_png(picture if isinstance(picture, bytes) else picture.read_bytes())
-            except (ValueError, OSError):
-                shown = "one that is embedded" if isinstance(picture, bytes) else picture
-                raise UserError(
-                    f"roles.{role}: the sandbox's agent knows the sandbox's pictures alone, not {shown}; name a model and its base_url"
-                ) from None
-    elif settings.who == "endpoint":
-        from safer_steer.endpoints.endpoint import EndpointTransport
-
-        try:
-            transport = EndpointTransport(settings)
-            try:
-                await transport.check()
-            finally:
-                await transport.aclose()
-        except UserError as error:
-            raise UserError(f"roles.{role}: {error}") from None
