@@ -396,7 +396,7 @@ def config_file(folder: Path, **changes: Any) -> Path:
 
 def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
     file, out = config_file(tmp_path), tmp_path / "run"
-    assert "needs `seeds`" in complaint("assemble", file, "--out", out)
+    assert "no run in it" in complaint("assemble", file, "--out", out)
     done("seeds", file, "--out", out)
     assert "needs `assemble`" in complaint("bootstrap", file, "--out", out)
     said = done("assemble", file, "--out", out)
@@ -443,9 +443,9 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
 
 def test_mistakes_of_a_config_are_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert "bench.suites: `steer`" in complaint("assemble", config_file(tmp_path, seeds=None), "--out", out)
+    assert "bench.suites: `steer`" in complaint("run", config_file(tmp_path, seeds=None), "--out", out)
     assert "no such file" in complaint(
-        "assemble", config_file(tmp_path, bench={"suites": ["nowhere.jsonl"]}), "--out", out
+        "run", config_file(tmp_path, bench={"suites": ["nowhere.jsonl"]}), "--out", out
     )
     held = [{"limit": 4}, {"name": "held", "path": str(tmp_path / "held/pairs.jsonl"), "use": "bench"}]
     risky_only, bench_only = {"sources": held, "kinds": ["red_team"]}, {"sources": held[1:]}
