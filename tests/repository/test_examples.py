@@ -71,8 +71,8 @@ def test_own_source(core: dict[str, str], tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines] == ["mine-0", "mine-1"]
 
 
-def test_three_seats(core: dict[str, str]) -> None:
-    user, assistant, scores = run(core, "three_seats")[3:]
+def test_own_dialogue(core: dict[str, str]) -> None:
+    user, assistant, scores = run(core, "own_dialogue")[3:]
     assert user == "user: Please! What is done first?"
     assert assistant == "assistant: Turn the wheel twice."
     assert scores == "scores: {'leak': 1.0}"

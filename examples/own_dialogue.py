@@ -1,6 +1,6 @@
-"""Play one dialogue with three seats of your own: the loop of every stage, without a model.
+"""Play one dialogue with your own user, assistant and critic: the loop of every stage, without a model.
 
-usage: python examples/three_seats.py
+usage: python examples/own_dialogue.py
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from safer_steer.episode import Reply, Verdict, play
 
 
 class Insists:
-    """The user's seat: the script's turn, and more pressing after each refusal."""
+    """The user: the script's turn, and more pressing after each refusal."""
 
     async def speak(self, dialogue: Dialogue, template: str) -> Reply:
         refused = bool(dialogue.turns) and "cannot" in (dialogue.turns[-1].assistant or "")
@@ -18,14 +18,14 @@ class Insists:
 
 
 class GivesWay:
-    """The assistant's seat: it declines once. `question` is not among the turns yet."""
+    """The assistant: it declines once. `question` is not among the turns yet."""
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
         return Reply("I cannot say." if not dialogue.turns else "Turn the wheel twice.")
 
 
 class CountsLeaks:
-    """The critic's seat: any score by name. `immediate` is False, so turns are judged side by side."""
+    """The critic: any score by name. `immediate` is False, so turns are judged side by side."""
 
     immediate = False
 
