@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import betaincinv
 from scipy.stats import CensoredData, beta, ecdf
 
 from safer_steer.dialogue import Dialogue
-from safer_steer.intervals import rate, t_interval
+from safer_steer.intervals import beta_quantile, rate, t_interval
 from safer_steer.metrics import (
     asks_safely,
     average,
@@ -573,8 +574,16 @@ def test_survival_is_that_of_lifelines() -> None:
     assert at[10] == pytest.approx([0.2083333333, 0.0100427866, 0.5857871704], abs=1e-9)
 
 
+@pytest.mark.parametrize("n", [1, 24, 200, 20_000])
+def test_quantiles_of_a_share_are_scipy_s(n: int) -> None:
+    for passed in (0, 1, n // 3, n - 1, n):
+        for share in (0.025, 0.5, 0.975):
+            a, b = passed + 0.5, n - passed + 0.5
+            assert beta_quantile(a, b, share) == pytest.approx(float(betaincinv(a, b, share)), rel=1e-9)
+
+
 def test_importing_metrics_loads_nothing_heavy() -> None:
-    heavy = ("torch", "pandas", "scipy")
+    heavy = ("torch", "pandas", "scipy", "numpy")
     code = f"import sys, safer_steer.metrics; print([name for name in {heavy} if name in sys.modules])"
     assert (
         subprocess.run(

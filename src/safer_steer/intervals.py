@@ -7,8 +7,12 @@ Rates are in percent. `benchmarks/coverage.py` simulates how often the intervals
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from math import exp, lgamma, log, log1p
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 CONFIDENCE = 95.0
 TAIL = (100 - CONFIDENCE) / 200
@@ -39,7 +43,7 @@ def rate(
     """
     if not counts or not all(n for _, n in counts):
         return {"value": None, "low": None, "high": None}
-    value = float(np.mean([100 * passed / n for passed, n in counts]))
+    value = sum(100 * passed / n for passed, n in counts) / len(counts)
     low, high = _beta_quantiles(*counts[0]) if len(counts) == 1 else _drawn(counts, resamples, seed)
     # The posterior is biased towards 1/2: with suites of very different size, the value could fall outside.
     low = 0.0 if all(not passed for passed, _ in counts) else min(low, value)
@@ -53,9 +57,10 @@ def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str,
     None with fewer than two seeds, or if all means are equal: a spread of 0 among a few seeds is not
     informative.
     """
-    if len(means) < 2 or np.ptp(means) == 0:
+    if len(means) < 2 or max(means) == min(means):
         return None
-    from scipy.special import stdtrit  # imported here because it loads slowly
+    import numpy as np  # imported here because they load slowly
+    from scipy.special import stdtrit
 
     half = float(stdtrit(len(means) - 1, 1 - TAIL)) * float(np.std(means, ddof=1)) / len(means) ** 0.5
     middle = float(np.mean(means))
@@ -64,18 +69,60 @@ def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str,
 
 def percentiles(drawn: np.ndarray) -> tuple[float, float]:
     """The 2.5 % and 97.5 % quantiles of the draws."""
+    import numpy as np
+
     low, high = np.quantile(drawn, [TAIL, 1 - TAIL])
     return float(low), float(high)
 
 
+@cache
 def _beta_quantiles(passed: int, n: int) -> tuple[float, float]:
-    from scipy.special import betaincinv  # imported here because it loads slowly
+    a, b = passed + 0.5, n - passed + 0.5
+    return 100 * beta_quantile(a, b, TAIL), 100 * beta_quantile(a, b, 1 - TAIL)
 
-    low, high = (100 * float(betaincinv(passed + 0.5, n - passed + 0.5, tail)) for tail in (TAIL, 1 - TAIL))
-    return low, high
+
+def beta_quantile(a: float, b: float, share: float) -> float:
+    """The value below which a Beta(a, b) variable lies with probability `share` (0-1), for a, b >= 1/2.
+
+    `scipy.special.betaincinv` gives the same, but its import takes longer than all the rest of a summary.
+    """
+    low, high, value = 0.0, 1.0, a / (a + b)
+    normal = lgamma(a + b) - lgamma(a) - lgamma(b)
+    for _ in range(100):
+        beyond = _beta_share(a, b, value) - share
+        low, high = (low, value) if beyond > 0 else (value, high)
+        density = exp(normal + (a - 1) * log(value) + (b - 1) * log1p(-value))
+        newton = value - beyond / density if density else low
+        following = newton if low < newton < high else (low + high) / 2
+        if abs(following - value) <= 1e-15 * value:
+            break
+        value = following
+    return value
+
+
+def _beta_share(a: float, b: float, value: float) -> float:
+    """The probability that a Beta(a, b) variable lies below `value`: the regularised incomplete beta function,
+    by its continued fraction (Numerical Recipes, 6.4)."""
+    if value > (a + 1) / (a + b + 2):
+        return 1 - _beta_share(b, a, 1 - value)
+    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(value) + b * log1p(-value)) / a
+    c, d = 1.0, 1 / (1 - (a + b) * value / (a + 1))
+    fraction = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * value / ((a + 2 * m - 1) * (a + 2 * m))
+        d, c = 1 / (1 + even * d), 1 + even / c
+        fraction *= d * c
+        odd = -(a + m) * (a + b + m) * value / ((a + 2 * m) * (a + 2 * m + 1))
+        d, c = 1 / (1 + odd * d), 1 + odd / c
+        fraction *= d * c
+        if abs(d * c - 1) < 1e-15:
+            break
+    return front * fraction
 
 
 def _drawn(counts: Sequence[tuple[int, int]], resamples: int, seed: int) -> tuple[float, float]:
+    import numpy as np
+
     random, prior = np.random.default_rng(seed), 0.5 / len(counts)
     passed, sizes = np.array(counts).T
     shares = random.beta(passed + prior, sizes - passed + prior, size=(resamples, len(counts)))

@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import exp, log, sqrt
 from typing import Any, Literal
 
-import numpy as np
-
 from safer_steer.dialogue import Dialogue, StopReason
 from safer_steer.intervals import Z, percentiles, rate, t_interval
 
@@ -233,6 +231,8 @@ def paired_difference(
     """
     if set(ours) != set(baseline):
         raise ValueError(f"seeds differ: {sorted(map(str, ours))} and {sorted(map(str, baseline))}")
+    import numpy as np  # imported here because it loads slowly
+
     seeds = list(ours)
     ids = sorted({id for run in seeds for id in ours[run].keys() & baseline[run].keys()})
     paired = np.array(

@@ -92,7 +92,7 @@ def _copy_picture(
         return known[image]
     picture = load_picture(folder, image, max_pixels)
     if not copy.is_file() or copy.stat().st_size != len(picture.data):
-        write_atomic(copy, picture.data)
+        write_atomic(copy, picture.data, sync=False)  # a copy of another size is written again
     return picture.original[:16] if picture.scaled_from else None
 
 
