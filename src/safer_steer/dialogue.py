@@ -46,9 +46,9 @@ class StopReason(StrEnum):
     UNSCORED = "unscored"
     """The critic could not score a turn: the dialogue stops there and has no reward."""
     USER_FAILED = "user_failed"
-    """The user's seat (the red agent) failed to write the next turn."""
+    """The user (the red agent) failed to write the next turn."""
     ASSISTANT_FAILED = "assistant_failed"
-    """The assistant's seat failed to answer."""
+    """The assistant failed to answer."""
     CONTEXT_FULL = "context_full"
     """The next turn would not fit the context length."""
 
@@ -60,8 +60,8 @@ class Strict(BaseModel):
 
 
 class Turn(Strict):
-    """One exchange. `assistant` is the text as sampled, including its thinking; other seats see its
-    `visible_answer`."""
+    """One exchange. `assistant` is the text as sampled, including its thinking; user and critic see
+    its `visible_answer`."""
 
     user: str = Field(min_length=1)
     assistant: str | None = None

@@ -1,14 +1,14 @@
 """The dialogue loop. Every stage runs this coroutine with its own user, assistant and critic.
 
-| use                      | user's seat            | assistant's seat | critic's seat   |
+| use                      | user                   | assistant        | critic          |
 |--------------------------|------------------------|------------------|-----------------|
 | Stage I success filter   | the planned script     | a fixed target   | attack judge    |
 | Stage II red-blue        | red agent              | blue expert      | evaluator       |
 | Stage III rollout        | tutor, or the template | the student      | tutor           |
 | benchmark                | the script             | any model        | judge           |
 
-The loop does not depend on HTTP, tokens or trainers. A seat that fails raises a `BoundaryError`, which is
-recorded as the dialogue's stop reason: a bad rollout is data.
+The loop does not depend on HTTP, tokens or trainers. A user, assistant or critic that fails raises a
+`BoundaryError`, which is recorded as the dialogue's stop reason: a bad rollout is data.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from safer_steer.errors import BoundaryError
 
 @dataclass
 class Reply:
-    """A reply from the assistant's or the user's seat: the text as sampled, and metadata (finish reason,
-    token counts, an attacker's faults)."""
+    """What the assistant or the user said: the text as sampled, and metadata (finish reason, token counts, an
+    attacker's faults)."""
 
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Verdict:
 
 
 class ContextFull(Exception):
-    """Raised by the assistant's seat: the history with the new user turn leaves no room for an answer."""
+    """Raised by the assistant: the history with the new user turn leaves no room for an answer."""
 
 
 class User(Protocol):
@@ -70,7 +70,7 @@ class Critic(Protocol):
 
 
 class Script:
-    """A user's seat that follows the script, or the next user turn that the critic wrote, if any."""
+    """A user that follows the script, or the next user turn that the critic wrote, if any."""
 
     async def speak(self, dialogue: Dialogue, template: str) -> Reply:
         adapted = dialogue.turns[-1].next_user if dialogue.turns else None
@@ -113,7 +113,7 @@ async def play(
             else:
                 judging.append(asyncio.create_task(judged))
         await asyncio.gather(*judging)
-    finally:  # if a bug or the spending limit ends the dialogue, pay for no further verdicts
+    finally:  # after a bug or at the spending limit: pay for no further verdicts
         for task in judging:
             task.cancel()
     dialogue.stop = dialogue.stop or StopReason.COMPLETED

@@ -172,3 +172,38 @@ async def test_nothing_to_check(tmp_path: Path) -> None:
         "no stage is called sedes"
         in (await safer_steer("check", tmp_path / "config.yaml", "--stage", "sedes")).stderr
     )
+
+
+async def test_a_bench_of_a_model_without_eyes_names_its_option_and_then_runs(tmp_path: Path) -> None:
+    caption = says(json.dumps({"caption": "A teal box."}))
+    verdict = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False}))
+
+    async def judges_and_describes(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        describes = body["messages"][0]["content"].startswith("Job: caption")
+        return await (caption if describes else verdict)(request, body)
+
+    async with (
+        EndpointServer(always=sees_nothing(says("fine"))) as model,
+        EndpointServer(always=judges_and_describes) as judge,
+    ):
+        command = bench(tmp_path, model.url, judge.url)
+        refused = await safer_steer(*command)
+        assert refused.exit_code == 2
+        assert "set --pictures to caption or false" in refused.stderr
+        done = await safer_steer(*command, "--pictures", "caption")
+        assert done.exit_code == 0, done.output
+        assert "A teal box." in json.dumps(model.bodies[-1])
+        described = [
+            body for body in judge.bodies if body["messages"][0]["content"].startswith("Job: caption")
+        ]
+        assert len(described) == 1
+
+
+async def test_no_request_is_sent_once_the_money_is_spent(tmp_path: Path) -> None:
+    async with EndpointServer(always=agents) as server:
+        role = {"model": "m", "base_url": server.url, "price_in": 1}
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({"spending_limit": 0, "roles": {"generator": role}}))
+        done = await safer_steer("seeds", config, "--out", tmp_path / "run")
+        assert done.exit_code == 2 and "spending limit: 0.00 of 0.00 spent" in done.stderr
+        assert server.calls == 0

@@ -225,9 +225,7 @@ async def test_out_of_memory_halves_the_batch_and_changes_no_answer(student, sma
 async def test_no_memory_for_one_dialogue_names_the_key(student, small_gpu):
     small_gpu(8, torch.OutOfMemoryError("CUDA out of memory."))
     policy = TransformersPolicy(student.model, Sampling(8, 1.0))
-    with pytest.raises(
-        UserError, match=r"^student\.generation_tokens: a single dialogue of \d+ tokens"
-    ):
+    with pytest.raises(UserError, match=r"^student\.generation_tokens: a single dialogue of \d+ tokens"):
         await policy.reply(asked(student, 1, "name it."), "k")
 
 
