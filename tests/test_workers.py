@@ -88,7 +88,7 @@ async def test_a_job_that_an_endpoint_failed_ends_in_an_error_after_the_others()
         await run(work, 40)
     assert len(work.done) == 38
     said = str(error.value)
-    assert said.startswith("bootstrap: 2 dialogues got no answer from an endpoint, the last: status 503;")
+    assert said.startswith("bootstrap: 2 dialogues got no answer from an endpoint: status 503;")
     assert said.endswith("503; run the same command to go on"), "it answers, so nothing is to be fixed"
 
 
@@ -96,7 +96,7 @@ async def test_a_few_jobs_without_any_answer() -> None:
     with pytest.raises(UserError) as error:
         await run(Work({0: SILENT}), 1)
     said = str(error.value)
-    assert said.startswith("bootstrap: 1 dialogue got no answer from an endpoint, the last: status 500;")
+    assert said.startswith("bootstrap: 1 dialogue got no answer from an endpoint: status 500;")
     assert said.endswith("; fix base_url, model or the server, then run the same command to go on")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from safer_steer.errors import EndpointError, UserError
+from safer_steer.reasons import Reasons
 
 Job = TypeVar("Job")
 
@@ -36,7 +37,7 @@ class Patience:
         self.job = job
         self.failures = 0
         self._in_a_row: Counter[str] = Counter()
-        self._last = ""
+        self._reasons = Reasons()
 
     def answered(self, kind: str = "") -> None:
         """A job of this kind got its answers. Kinds are counted apart: they may ask different endpoints."""
@@ -50,7 +51,7 @@ class Patience:
         """
         self.failures += 1
         self._in_a_row[kind] += 1
-        self._last = f"{kind}: {why}" if kind else why
+        self._reasons.add(f"{kind}: {why}" if kind else why)
         if self._in_a_row[kind] >= PATIENCE:
             raise self._error()
 
@@ -61,7 +62,9 @@ class Patience:
 
     def _error(self) -> UserError:
         jobs = self.job if self.failures == 1 else f"{self.job}s"
-        what = f"{self.stage}: {self.failures} {jobs} got no answer from an endpoint, the last: {self._last}"
+        what = (
+            f"{self.stage}: {self.failures} {jobs} got no answer from an endpoint: {self._reasons.commonest}"
+        )
         silent = any(self._in_a_row.values())  # an endpoint that has answered since needs no fixing
         fix = "fix base_url, model or the server, then " if silent else ""
         return UserError(f"{what}; {fix}run the same command to go on")

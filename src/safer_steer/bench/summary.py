@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
+from itertools import chain
 from typing import Any
 
 from safer_steer.dialogue import Dialogue
@@ -15,6 +16,7 @@ from safer_steer.metrics import (
     single_turn_rates,
     survival,
 )
+from safer_steer.reasons import reasons_in
 
 Suites = Mapping[str, list[Dialogue]]
 
@@ -90,16 +92,13 @@ def _total(summary: Mapping[str, Any], count: str) -> int:
 
 def commonest_error(results: Mapping[str, Mapping[ProtocolName, Suites]]) -> str:
     """Why most of the calls that failed did, and how many those are; "none is recorded" if none failed."""
-    errors: Counter[str] = Counter()
-    for protocols in results.values():
-        for dialogue in (
-            one for suites in protocols.values() for played in suites.values() for one in played
-        ):
-            found = [dialogue.meta.get("error"), *(turn.meta.get("unscored") for turn in dialogue.turns)]
-            errors.update(str(error) for error in found if error)
-    for error, count in errors.most_common(1):
-        return f"{error} ({count} of {errors.total()} failures)"
-    return "none is recorded"
+    played = [
+        dialogues
+        for protocols in results.values()
+        for suites in protocols.values()
+        for dialogues in suites.values()
+    ]
+    return reasons_in(chain.from_iterable(played)).commonest or "none is recorded"
 
 
 def _protocol(

@@ -10,7 +10,16 @@ from safer_steer.assembly.questions import questions
 from safer_steer.assembly.splits import read_split
 from safer_steer.bootstrap.single_turn import FOLDER
 from safer_steer.config import Bootstrap, Config, RoleName
-from safer_steer.dialogue import Dialogue, Format, Seed, StopReason, lay_out, to_jsonl, visible_answer
+from safer_steer.dialogue import (
+    Dialogue,
+    Format,
+    Seed,
+    StopReason,
+    lay_out,
+    read_dialogues,
+    to_jsonl,
+    visible_answer,
+)
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Assistant, Reply, User, Verdict
@@ -21,6 +30,7 @@ from safer_steer.prompts.base import history
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.red import RED, Approach, RedInput
+from safer_steer.reasons import reasons_in
 from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
 from safer_steer.store import writing
 from safer_steer.workers import Progress
@@ -173,9 +183,9 @@ async def roll_out(
             progress=report,
         )
         if not _sort(played, out, config):
-            raise UserError(
-                f"{out}: none of {len(rows)} dialogues passed the filter; see rejected.jsonl for the reasons"
-            )
+            failed = reasons_in(read_dialogues(out / "rejected.jsonl")).commonest
+            what = f"the commonest error: {failed}" if failed else "see rejected.jsonl for the reasons"
+            raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter; {what}")
 
     await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of), 0)
     if asked:

@@ -30,6 +30,7 @@ from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.prompts.markers import split_markers
+from safer_steer.reasons import reasons_in
 from safer_steer.reinforce.returns import note_rewards, step_metrics, trajectory_return, turn_rewards
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal, inside, read_rows, write_atomic
@@ -338,14 +339,12 @@ def _assistant_of(
 
 
 def _why(dialogues: list[Dialogue]) -> str:
-    """The first recorded reason why a trajectory has no return."""
-    for dialogue in dialogues:
-        if dialogue.stop is StopReason.CONTEXT_FULL:
-            return "out of context; raise rl.max_completion_tokens or lower student.max_turn_tokens"
-        failed = [dialogue.meta.get("error"), *(turn.meta.get("unscored") for turn in dialogue.turns)]
-        if reasons := [reason for reason in failed if reason]:
-            return str(reasons[0])
-    return "no reason was recorded"
+    """The commonest recorded reason why a trajectory has no return."""
+    full = sum(dialogue.stop is StopReason.CONTEXT_FULL for dialogue in dialogues)
+    failed = reasons_in(dialogues)
+    if full > failed.total:
+        return "out of context; raise rl.max_completion_tokens or lower student.max_turn_tokens"
+    return failed.commonest or "no reason was recorded"
 
 
 def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:
