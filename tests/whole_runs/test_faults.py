@@ -255,3 +255,13 @@ async def test_a_dialogue_too_long_for_a_model_of_stage_two_is_data_and_the_stag
         else:
             said = row.meta["error"] if job == "blue" else row.turns[2].meta["unscored"]
             assert said == "rejected: 3000 of 2048 tokens"
+
+
+async def test_a_stage_that_ends_without_a_result_names_the_commonest_error(tmp_path: Path) -> None:
+    write_seeds(tmp_path, 4)
+
+    def reply(asked: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        return ChatReply("hm") if asked == "evaluator" else None
+
+    with pytest.raises(UserError, match=r"none of .* the commonest error: unparsable: evaluator: no valid"):
+        await roll_out(tiny_config(), tmp_path, lambda name: ChatModel(name, Role(), Watched(reply)))
