@@ -43,8 +43,8 @@ def main() -> None:
         transcripts = []
         for index, (device, request, marked) in enumerate(asked):
             picture = draw(device, marked, f"held out {form} {index}")
-            transcripts.append(Transcript(student.renderer, student.renderer.pictures([picture])))
-            transcripts[-1].add_user(request.text)
+            transcripts.append(Transcript(student.renderer))
+            transcripts[-1].add_user(request.text, [picture])
         answers = policy.generate(transcripts, [f"{form} {index}" for index in range(args.each)])
         for (device, request, marked), completion in zip(asked, answers, strict=True):
             answer = visible_answer(completion.text, Format.THINKING_ANSWER)

@@ -85,6 +85,10 @@ class Student(Strict):
         Format.THINKING_ANSWER, description="layout of an assistant turn: thinking_answer or plain"
     )
     system: str = Field("You are a helpful assistant.", description="system message of every dialogue")
+    chat_template: str | None = Field(
+        None,
+        description="file with a Jinja chat template to use instead of the model's own; relative to this file",
+    )
     max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
     max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
     max_pixels: int = Field(1_048_576, ge=784, description="a picture with more is scaled down to so many")

@@ -19,7 +19,13 @@ from safer_steer.errors import UserError
 
 NOT_FILES = ("sandbox", "steer")
 """Entries of `bench.suites` that are names and no files."""
-STUB_STUDENT = {"model": "sandbox", "dtype": "float32", "device": "cpu", "lora_rank": 0}
+STUB_STUDENT = {
+    "model": "sandbox",
+    "chat_template": None,
+    "dtype": "float32",
+    "device": "cpu",
+    "lora_rank": 0,
+}
 STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 256}
 """What suits the shipped student."""
 
@@ -85,6 +91,8 @@ def _make_absolute(config: Config, folder: Path) -> None:
     model = config.student.model
     if model.startswith((".", "/", "~")) or (model != "sandbox" and (folder / model).is_dir()):
         config.student.model = absolute(model, folder)
+    template = config.student.chat_template
+    config.student.chat_template = template and absolute(template, folder)
     config.bench.suites = absolute_suites(config.bench.suites, folder)
 
 

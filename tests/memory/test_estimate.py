@@ -20,9 +20,9 @@ from safer_steer.config_file import load_config
 from safer_steer.errors import UserError
 from safer_steer.memory.estimate import GB, Memory, estimate, too_large
 from safer_steer.memory.shape import Shape, shape_of, shape_of_config
-from safer_steer.student.families import modules_of
 from safer_steer.student.load import load_student
-from safer_steer.student.training import freeze_vision, lora, training_dtype
+from safer_steer.student.modules import freeze_vision
+from safer_steer.student.training import lora, training_dtype
 from student_parts import tiny_config
 
 TEXT = {
@@ -98,11 +98,11 @@ def test_bytes_of_the_shipped_student_are_those_of_the_real_tensors(rank: int, f
     config = tiny_config(student=settings)
     student = config.student
     loaded = load_student(student, dtype=training_dtype(student))
-    model, modules = loaded.model, loaded.renderer.modules
-    if adapters := lora(student, modules):
+    model = loaded.model
+    if adapters := lora(student, model):
         model = get_peft_model(model, adapters)
     if frozen:
-        freeze_vision(model, modules)
+        freeze_vision(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained)
     for parameter in trained:
@@ -160,10 +160,9 @@ def test_the_estimate_is_close_to_what_is_allocated(dtype: str, rank: int) -> No
     found = peaks(config, shape_of_config(model_config, config.student))
     weights = getattr(torch, training_dtype(config.student))
     whole = AutoModelForImageTextToText.from_config(model_config, dtype=weights)
-    modules = modules_of(model_config.model_type)
-    adapters = lora(config.student, modules)
+    adapters = lora(config.student, whole)
     model = get_peft_model(whole, adapters) if adapters else whole
-    freeze_vision(model, modules)
+    freeze_vision(model)
     ids = torch.randint(0, 500, (1, tokens))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     half = dtype == "bfloat16"

@@ -17,9 +17,9 @@ from safer_steer.student.transcript import Transcript, labels, model_inputs
 
 
 def begin(student, *texts: str) -> Transcript:
-    transcript = Transcript(student.renderer, student.renderer.pictures([draw(devices()[0], True, 1)]))
-    for text in texts:
-        transcript.add_user(text)
+    transcript = Transcript(student.renderer)
+    for number, text in enumerate(texts):
+        transcript.add_user(text, [] if number else [draw(devices()[0], True, 1)])
     return transcript
 
 

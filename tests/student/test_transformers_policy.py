@@ -30,8 +30,8 @@ def asked(student, number: int, text: str, blank: bool = False) -> Transcript:
     image = draw(devices()[number], number % 2 == 0, number)
     if blank:
         image.paste((255, 255, 255), (0, 0, *image.size))
-    transcript = Transcript(student.renderer, student.renderer.pictures([image]))
-    transcript.add_user(text)
+    transcript = Transcript(student.renderer)
+    transcript.add_user(text, [image])
     return transcript
 
 
@@ -143,7 +143,7 @@ def test_a_marker_the_student_samples_ends_the_turn_and_is_left_out(student, mar
     finally:
         hook.remove()
     assert completion.finish == "marker" and len(completion.token_ids) == 2 == len(completion.logprobs)
-    image_token, end = student.renderer.image_token, student.renderer.end
+    image_token, end = student.model.config.image_token_id, student.renderer.end
     before = transcript.ids.count(image_token)
     transcript.add_assistant(completion.token_ids, completion.logprobs)
     assert transcript.ids.count(image_token) == before

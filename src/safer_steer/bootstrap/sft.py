@@ -23,12 +23,12 @@ from safer_steer.images import load_picture
 from safer_steer.store import write_atomic
 from safer_steer.student.assistant import open_images
 from safer_steer.student.load import load_student
+from safer_steer.student.modules import freeze_vision
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
     Milestones,
     batching,
     common_arguments,
-    freeze_vision,
     last_checkpoint,
     lora,
     save_model,
@@ -56,10 +56,10 @@ class Collator:
         images = open_images(
             [load_picture(self.folder, path, student.max_pixels) for path in dialogue.images]
         )
-        transcript = Transcript(self.renderer, self.renderer.pictures(images))
+        transcript = Transcript(self.renderer)
         for turn in dialogue.turns:
             longer = transcript.copy()
-            longer.add_user(turn.user)
+            longer.add_user(turn.user, [] if longer.ids else images)
             ids = [*self.renderer.plain(turn.assistant or ""), self.renderer.end]
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:
@@ -134,14 +134,14 @@ def fine_tune(
     if config.bootstrap.sft.single_turn:
         collator, found = in_single_turns(collator)
     if config.student.freeze_vision:
-        freeze_vision(student.model, student.renderer.modules)
+        freeze_vision(student.model)
     trainer = SFTTrainer(
         model=student.model,
         args=SFTConfig(**sft_arguments(config, folder)),
         train_dataset=Dataset.from_dict({"row": list(range(len(collator.dialogues)))}),
         data_collator=collator,
         processing_class=student.renderer.processor,
-        peft_config=lora(config.student, student.renderer.modules),
+        peft_config=lora(config.student, student.model),
         callbacks=[Milestones(progress)],
     )
     if found and trainer.is_world_process_zero():

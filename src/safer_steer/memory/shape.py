@@ -56,27 +56,26 @@ def shape_of(path: str, student: Student) -> Shape:
 def shape_of_config(config: Any, student: Student) -> Shape:
     """The sizes of a model from its `transformers` config. Raises `UserError` like `shape_of`."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
-    from safer_steer.student.families import modules_of
-    from safer_steer.student.training import freeze_vision, lora
+    from safer_steer.student.load import empty_model
+    from safer_steer.student.modules import freeze_vision
+    from safer_steer.student.training import lora
 
-    modules = modules_of(config.model_type)
     try:
         text, vision = config.get_text_config(), config.vision_config
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        model = empty_model(config)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        if adapters := lora(student, modules):
+        if adapters := lora(student, model):
             from peft import get_peft_model
 
             with torch.device("meta"):
                 model = get_peft_model(model, adapters)
         if student.freeze_vision:
-            freeze_vision(model, modules)
+            freeze_vision(model)
         heads = text.num_attention_heads
         head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
         width = getattr(vision, "embed_dim", vision.hidden_size)
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
         return Shape(
             parameters=parameters,
             adapters=sum(parameter.numel() for parameter in model.parameters()) - parameters,
@@ -89,12 +88,26 @@ def shape_of_config(config: Any, student: Student) -> Shape:
             vocabulary=text.vocab_size,
             vision_hidden=width,
             vision_intermediate=getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio),
-            vision_layers=vision.depth,
-            patch_pixels=vision.patch_size**2,
-            patch_numbers=3 * vision.temporal_patch_size * vision.patch_size**2,
-            patches_a_token=vision.spatial_merge_size**2,
+            vision_layers=getattr(vision, "depth", None) or vision.num_hidden_layers,
+            patch_pixels=patch**2,
+            patch_numbers=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
+            patches_a_token=_patches_a_token(config, patch),
         )
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"student {student.model}: its sizes cannot be read from its config: {error}"
         ) from None
+
+
+def _patches_a_token(config: Any, patch: int) -> int:
+    """How many patches of a picture become one token; 1 if the config does not say."""
+    vision = config.vision_config
+    if side := getattr(vision, "spatial_merge_size", None):
+        return int(side**2)
+    if side := getattr(config, "scale_factor", None) or getattr(config, "downsample_factor", None):
+        return int(side**2)
+    if ratio := getattr(config, "downsample_ratio", None):
+        return round(ratio**-2)
+    if tokens := getattr(config, "mm_tokens_per_image", None):
+        return int((vision.image_size // patch) ** 2 // tokens)
+    return 1

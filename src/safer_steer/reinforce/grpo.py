@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -29,21 +29,19 @@ from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
-from safer_steer.prompts.markers import split_markers
 from safer_steer.reasons import reasons_in
 from safer_steer.reinforce.returns import note_rewards, step_metrics, trajectory_return, turn_rewards
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal, inside, read_rows, write_atomic
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.student.families import load_renderer
-from safer_steer.student.load import load_processor
+from safer_steer.student.load import empty_model, renderer_of
+from safer_steer.student.modules import freeze_vision
 from safer_steer.student.policy import PolicyOf
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
     Milestones,
     batching,
     common_arguments,
-    freeze_vision,
     last_checkpoint,
     lora,
     save_model,
@@ -281,7 +279,7 @@ def reinforce(
     begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     rollback(folder / "rl", begun)
     seed_everything(config.seed)
-    renderer = load_renderer(load_processor(start), config.student.system)
+    renderer = renderer_of(config.student, start)
     seeds = read_split(folder, "rl")
     if len(seeds) < config.rl.prompts_per_step:
         raise UserError(
@@ -308,14 +306,14 @@ def reinforce(
             **grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}
         ),
         reward_funcs=_return_of_rollout,
-        train_dataset=_prompts(config, folder, seeds),
+        train_dataset=_prompts(config, renderer, folder, seeds),
         processing_class=renderer.processor,
         rollout_func=rollouts,
-        peft_config=lora(config.student, renderer.modules),
+        peft_config=lora(config.student, empty_model(AutoConfig.from_pretrained(start))),
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
     )
     if config.student.freeze_vision:
-        freeze_vision(trainer.model, renderer.modules)
+        freeze_vision(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         skip_absent_pictures(model, renderer.picture_inputs)
     train(trainer, checkpoint)
@@ -362,7 +360,7 @@ def _return_of_rollout(
     return trajectory_return
 
 
-def _prompts(config: Config, folder: Path, seeds: list[Seed]) -> Dataset:
+def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]) -> Dataset:
     """First user turns and pictures in TRL's format. TRL renders them for the forward pass exactly as
     `Transcript` does for generation."""
     system = (
@@ -370,7 +368,7 @@ def _prompts(config: Config, folder: Path, seeds: list[Seed]) -> Dataset:
     )
     prompts, images = [], []
     for seed in seeds:
-        first = {"role": "user", "content": split_markers(seed.script[0]).strip(), "seed_id": seed.id}
+        first = {"role": "user", "content": renderer.defused(seed.script[0]), "seed_id": seed.id}
         prompts.append([*system, first])
         images.append([str(inside(folder, path)) for path in seed.images])
     return Dataset.from_dict({"prompt": prompts, "images": images}).cast_column("images", List(Image()))

@@ -217,10 +217,9 @@ async def check(
 def check_student(config: Config) -> None:
     """Load the student's processor, so that a wrong name fails now and not after Stage I. Raises
     `UserError`."""
-    from safer_steer.student.families import load_renderer
-    from safer_steer.student.load import load_processor
+    from safer_steer.student.load import renderer_of
 
-    load_renderer(load_processor(config.student.base), config.student.system)
+    renderer_of(config.student)
 
 
 def _survey_sources(config: Config) -> Survey:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from safer_steer.sandbox.corpus import TURNS, Example, example
 from safer_steer.sandbox.tiny import build_model, build_processor
 from safer_steer.sandbox.world import draw
-from safer_steer.student.families import load_renderer
+from safer_steer.student.proof import load_renderer
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript, labels, model_inputs
 
@@ -27,9 +27,9 @@ SYSTEM = "You are a helpful assistant."
 
 def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list[Any]) -> Transcript:
     """A finished dialogue as token ids; every assistant turn is a target."""
-    transcript = Transcript(renderer, renderer.pictures(images))
+    transcript = Transcript(renderer)
     for user, assistant in turns:
-        transcript.add_user(user)
+        transcript.add_user(user, [] if transcript.ids else images)
         ids = [*renderer.plain(assistant), renderer.end]
         transcript.add_assistant(ids, [0.0] * len(ids))
     return transcript

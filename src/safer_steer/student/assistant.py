@@ -49,15 +49,21 @@ class StudentAssistant:
         """The transcript so far; None before the first answer."""
         return self._transcripts.get(id(dialogue))
 
-    def begin(self, dialogue: Dialogue) -> Transcript:
-        """An empty transcript with the dialogue's pictures."""
-        return Transcript(self.renderer, self.renderer.pictures(open_images(self.pictures_of(dialogue))))
+    def asked(self, dialogue: Dialogue, question: str) -> Transcript:
+        """A copy of the transcript so far with the next question. The dialogue's pictures are in its first
+        turn."""
+        if known := self.transcript(dialogue):
+            transcript = known.copy()
+            transcript.add_user(question)
+        else:
+            transcript = Transcript(self.renderer)
+            transcript.add_user(question, open_images(self.pictures_of(dialogue)))
+        return transcript
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
         """Sample the next turn. Raises `ContextFull` if question and answer do not fit; the transcript then
         stays unchanged."""
-        transcript = (self.transcript(dialogue) or self.begin(dialogue)).copy()
-        transcript.add_user(question)
+        transcript = self.asked(dialogue, question)
         room = self.student.max_turn_tokens + 1
         longest = self.max_completion or self.student.max_length
         if (

@@ -10,7 +10,7 @@ import torch
 
 from safer_steer.config import Student
 from safer_steer.errors import UserError
-from safer_steer.student.families import load_renderer
+from safer_steer.student.proof import load_renderer
 from safer_steer.student.renderer import Renderer
 
 
@@ -22,14 +22,44 @@ class LoadedStudent:
     renderer: Renderer
 
 
-def load_processor(path: str) -> Any:
-    """Load the processor with left padding; right padding would silently make generation positions wrong."""
+def load_processor(path: str, chat_template: str | None = None) -> Any:
+    """Load the processor with left padding; right padding would silently make generation positions wrong.
+
+    Args:
+        chat_template: a file with a Jinja template to use instead of the processor's own.
+
+    Raises:
+        UserError: the processor cannot be loaded or the file cannot be read.
+    """
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(path, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise UserError(f"student {path}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        processor = AutoProcessor.from_pretrained(path, padding_side="left")
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"student {path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if chat_template:
+        try:
+            processor.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"student.chat_template: {chat_template} cannot be read: {error}") from None
+    return processor
+
+
+def renderer_of(student: Student, path: str | None = None) -> Renderer:
+    """The renderer of the base student, or of what a stage saved at `path`.
+
+    Raises:
+        UserError: the processor cannot be loaded, or `load_renderer` rejects it.
+    """
+    return load_renderer(load_processor(path or student.base, student.chat_template), student.system)
+
+
+def empty_model(config: Any) -> Any:
+    """The model of a `transformers` config on the meta device: modules and shapes, but no weights."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
 
 def load_student(student: Student, path: Path | None = None, dtype: str | None = None) -> LoadedStudent:
@@ -41,7 +71,7 @@ def load_student(student: Student, path: Path | None = None, dtype: str | None =
     from transformers import AutoModelForImageTextToText
 
     where = str(path) if path else student.base
-    renderer = load_renderer(load_processor(where), student.system)
+    renderer = renderer_of(student, where)
     device = student.device if student.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     number_type = getattr(torch, dtype or student.dtype)
     try:

@@ -1,102 +1,197 @@
-"""The interface of a model family: chat tokens, picture preprocessing, model inputs and module names.
+"""Chat tokens and picture inputs of one student, derived from its processor's own chat template.
 
-To add a family, write one file with a `Renderer` (see chatml.py) and add one line to families.py.
-`load_renderer` compares the renderer's ids with those of the processor's own chat template.
+The template renders a probe dialogue [system, user, assistant, user]. What follows the assistant's text is the
+bridge from an answer to the next one: the token that ends the answer, the next user turn, and the assistant's
+opening. The processor expands the pictures and returns whatever the model takes. So no marker of any model
+family is named here; `proof.load_renderer` proves that the pieces are what the template renders in one go.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 
+from safer_steer.errors import UserError
+from safer_steer.prompts.markers import split_markers
+
+QUESTION, ANSWER = "Qprobe", "Aprobe"
+"""Texts of the probe dialogue. A template writes them as they are."""
+
 
 @dataclass(frozen=True)
-class Modules:
-    """Dotted names of a model's parts, as they occur inside its parameter names."""
+class UserTurn:
+    """A user turn as the model reads it: from the end of the last answer to the opening of the next one."""
 
-    language: str
-    """The language model without its head."""
-    adapted: tuple[str, ...]
-    """Linear layers of the language model that get adapters."""
-    vision: str
-    """The vision tower."""
-    projector: str
-    """The module that maps the vision tower's output to tokens of the language model."""
-
-
-@dataclass
-class Pictures:
-    """All pictures of one dialogue, preprocessed."""
-
-    features: dict[str, torch.Tensor]
-    """Inputs of the vision tower, by argument name. Batches are concatenated along dimension 0."""
     ids: list[int]
-    """The picture tokens in the first user turn, including the markers around them."""
+    """A turn that follows an answer begins with the token that ends the answer."""
+    aligned: dict[str, list[int]]
+    """Model inputs with one number for each token, such as `token_type_ids`."""
+    pictures: dict[str, torch.Tensor]
+    """Inputs of the vision tower by argument name; empty if the turn has no picture."""
 
 
-class Renderer(Protocol):
-    """One processor's chat tokens and model inputs.
+class Renderer:
+    """Renders the turns of one student's dialogues.
 
-    The first exchange is `opening`, the pictures' ids, text, `user_end`, and a sampled turn with its `end`.
-    Each later exchange is `user_start`, text, `user_end`, and a sampled turn with its `end`.
+    Raises:
+        UserError: the processor has no chat template, or its template closes an answer with no special token.
     """
-
-    modules: ClassVar[Modules]
-    picture_inputs: ClassVar[tuple[str, ...]]
-    """The names of all `Pictures.features`."""
-    processor: Any
-    opening: list[int]
-    """The system message and the tokens before the first user turn."""
-    user_start: list[int]
-    """Tokens between the end of an assistant turn and the next user turn's text."""
-    user_end: list[int]
-    """Tokens after a user turn's text: the end of that turn and the start of the assistant's."""
-    end: int
-    """The token that ends an assistant turn."""
-    stops: list[int]
-    """Sampling any of these ends the turn. All but `end` are left out of the transcript."""
-    pad: int
 
     def __init__(self, processor: Any, system: str) -> None:
         """`system` is the text of the system message; empty for none."""
-        ...
+        self.processor, self.system = processor, system
+        self.tokenizer: Any = getattr(processor, "tokenizer", None)
+        if self.tokenizer is None or not getattr(processor, "chat_template", None):
+            raise self.refused(
+                "it has no processor with a chat template; choose a vision-language chat model"
+            )
+        self.pad: int = self.tokenizer.pad_token_id
+        self._special = self._special_tokens()
+        self._find_special = _any_of(self._special)
+        self._find_markup = _any_of({*self._special, *self._tokens_of_the_template()})
+        try:
+            talk = self.render([QUESTION, ANSWER, QUESTION])
+        except Exception as error:  # of any kind: a template is foreign code
+            raise self.cannot_render("a dialogue", error) from None
+        self._before = talk.partition(ANSWER)[0]
+        """What the template writes before the first answer of the probe dialogue."""
+        self.end = self._end_of(talk[len(self._before) + len(ANSWER) :])
+        self.stops = sorted({self.end, *self._special.values()})
+        """Sampling any of these ends the turn. All but `end` are left out of the transcript."""
+        self.lead = self._before[len(self.render([QUESTION])) :]
+        """What the template writes between its opening and a past answer; a model samples it itself."""
+        two = self._pictures_of_a_probe()
+        self.picture_inputs = tuple(two)
+        """Names of the inputs of the vision tower."""
+        self.rowwise = frozenset(name for name, tensor in two.items() if len(tensor) == 1)
+        """Picture inputs of shape [dialogues, pictures, ...]; all others are [pictures or patches, ...]."""
+
+    def refused(self, why: str) -> UserError:
+        """The error for a student that cannot be rendered."""
+        return UserError(f"student {name_of(self.processor)}: {why}")
+
+    def cannot_render(self, what: str, error: Exception) -> UserError:
+        """The error for a template that fails."""
+        reason = str(error).partition("\n")[0]
+        return self.refused(
+            f"its chat template cannot render {what} ({reason}); give another one in student.chat_template"
+        )
+
+    def _special_tokens(self) -> dict[str, int]:
+        """Special tokens, and the strings that the processor replaces by pictures, with their ids."""
+        tokenizer = self.tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        found = {token.content: number for number, token in added if token.special}
+        found |= {tokenizer.convert_ids_to_tokens(number): number for number in tokenizer.all_special_ids}
+        for name, value in vars(self.processor).items():
+            if name.endswith("_token") and isinstance(value, str):
+                found[value] = tokenizer.convert_tokens_to_ids(value)
+        return {token: number for token, number in found.items() if token and number is not None}
+
+    def _tokens_of_the_template(self) -> set[str]:
+        """Added tokens that are not special but written by the template, such as `<think>`."""
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        return {token for token in added if len(token.strip()) > 1 and token in self.processor.chat_template}
+
+    def _end_of(self, bridge: str) -> int:
+        """The token that ends an answer: the first of the bridge."""
+        for token in sorted(self._special, key=len, reverse=True):
+            if bridge.startswith(token):
+                return self._special[token]
+        raise self.refused(
+            f"its chat template closes an answer with {bridge[:20]!r}, which is no special token;"
+            " give one that does in student.chat_template"
+        )
+
+    def _pictures_of_a_probe(self) -> dict[str, torch.Tensor]:
+        """The picture inputs of a first turn with two pictures."""
+        shown = [Image.new("RGB", (112, 84), "grey"), Image.new("RGB", (84, 112), "grey")]
+        try:
+            seeing, blind = self.user_turn(QUESTION, shown, True), self.user_turn(QUESTION, [], True)
+        except Exception as error:  # the same for a processor
+            raise self.cannot_render("a dialogue with pictures", error) from None
+        if not seeing.pictures or len(seeing.ids) <= len(blind.ids):
+            raise self.refused("its chat template does not write pictures; choose a vision-language model")
+        return seeing.pictures
+
+    def talk(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] = ()) -> list[dict]:
+        """Chat messages: the system message, then users and assistants in turn, beginning with a user.
+
+        Args:
+            pictures: the pictures of each user turn; they come before its text.
+        """
+        messages: list[dict] = []
+        if self.system:
+            messages.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
+        for number, text in enumerate(texts):
+            parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+            if number % 2 == 0 and number // 2 < len(pictures):
+                parts = [*({"type": "image", "image": shown} for shown in pictures[number // 2]), *parts]
+            messages.append({"role": "assistant" if number % 2 else "user", "content": parts})
+        return messages
+
+    def render(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] = ()) -> str:
+        """The dialogue as the template writes it, with the assistant's opening after a last user turn."""
+        talk = self.talk(texts, pictures)
+        return str(self.processor.apply_chat_template(talk, add_generation_prompt=True))
+
+    def rendered(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] = ()) -> Any:
+        """The same as model inputs: `input_ids` [1, tokens] and whatever else the processor makes."""
+        options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        talk = self.talk(texts, pictures)
+        return self.processor.apply_chat_template(talk, add_generation_prompt=True, **options)
+
+    def user_turn(self, text: str, images: Sequence[Image.Image], first: bool) -> UserTurn:
+        """A user turn of outside text. Special tokens and markup in the text are encoded as ordinary characters.
+
+        Raises:
+            Exception: the template or the processor fails.
+        """
+        text, shown = self.defused(text), list(images)
+        if first:  # the template's own way, whatever it does about a token that begins the text
+            made = self.rendered([text], [shown])
+        else:
+            talk = self.render([QUESTION, ANSWER, text], [[], shown])
+            made = self._encode(talk[len(self._before) + len(ANSWER) :], shown)
+        inputs = dict(made)
+        ids = inputs.pop("input_ids")
+        inputs.pop("attention_mask", None)
+        aligned = {}
+        for name in [name for name in inputs if name.endswith("token_type_ids")]:
+            aligned[name] = inputs.pop(name)[0].tolist()
+        pictures = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        return UserTurn(ids[0].tolist(), aligned, pictures)
+
+    def _encode(self, text: str, images: list[Image.Image]) -> Any:
+        shown = {"images": [images]} if images else {}
+        return self.processor(text=[text], **shown, return_tensors="pt", add_special_tokens=False)
+
+    def defused(self, text: str) -> str:
+        """Outside text in which nothing is read as markup: a blank after its first character makes it text."""
+        return self._find_markup.sub(_split, split_markers(text)).strip()
 
     def plain(self, text: str) -> list[int]:
-        """Ids of external text. Special tokens in it are encoded as ordinary characters."""
-        ...
+        """Ids of a given answer. Special tokens in it are encoded as ordinary characters."""
+        text = self._find_special.sub(_split, text.strip())
+        return list(self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: list[int]) -> str:
         """The text of sampled tokens, without the end token."""
-        ...
-
-    def pictures(self, images: list[Image.Image]) -> Pictures | None:
-        """Preprocess a dialogue's pictures; None if it has none."""
-        ...
-
-    def inputs(self, rows: list[list[int]], pictures: list[Pictures], side: str) -> dict[str, torch.Tensor]:
-        """A batch for the model: `rows` of ids padded on `side`, and all dialogues' pictures in order."""
-        ...
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def padded(rows: list[list[int]], pad: int, side: str) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` [batch, tokens], padded on `side`: `left` or `right`."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad)
-    attention = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        span = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        ids[number, span] = torch.tensor(row)
-        attention[number, span] = 1
-    return {"input_ids": ids, "attention_mask": attention}
+def _any_of(markers: Any) -> re.Pattern[str]:
+    """Matches any of the markers, longer ones first."""
+    return re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
 
 
-def joined(pictures: list[Pictures]) -> dict[str, torch.Tensor]:
-    """The picture features of several dialogues, concatenated; empty if there are no pictures."""
-    names = pictures[0].features if pictures else {}
-    return {name: torch.cat([shown.features[name] for shown in pictures]) for name in names}
+def _split(found: re.Match[str]) -> str:
+    return f"{found[0][:1]} {found[0][1:]}"
 
 
 def name_of(processor: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from transformers import (
 
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError
-from safer_steer.student.renderer import Modules
+from safer_steer.student.modules import adapted_layers
 
 WHOLE = "checkpoint.whole"
 """Marker file, written last into a checkpoint. A checkpoint without it is incomplete and is not used."""
@@ -128,15 +127,23 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def lora(student: Student, modules: Modules) -> Any:
-    """LoRA config for the language model's linear layers, or None if all weights are trained."""
+def lora(student: Student, model: Any) -> Any:
+    """LoRA config for the language model's linear layers, or None if all weights are trained.
+
+    Args:
+        model: the student, or one without weights (`load.empty_model`); only its modules are read.
+
+    Raises:
+        UserError: its language model and vision tower cannot be told apart.
+    """
     if not student.lora_rank:
         return None
     from peft import LoraConfig
 
-    layers = rf"(.*\.)?{re.escape(modules.language)}\.(.*\.)?({'|'.join(modules.adapted)})"
     rank = student.lora_rank
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=adapted_layers(model), task_type="CAUSAL_LM"
+    )
 
 
 def training_dtype(student: Student) -> str:
@@ -146,13 +153,6 @@ def training_dtype(student: Student) -> str:
     bfloat16's eight bits.
     """
     return student.dtype if student.lora_rank else "float32"
-
-
-def freeze_vision(model: Any, modules: Modules) -> None:
-    """Freeze the vision tower and its projector."""
-    for name, parameter in model.named_parameters():
-        if any(f".{part}." in f".{name}" for part in (modules.vision, modules.projector)):
-            parameter.requires_grad_(False)
 
 
 def skip_absent_pictures(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:

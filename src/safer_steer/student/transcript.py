@@ -1,4 +1,4 @@
-"""The student's dialogue as token ids. The renderer supplies the tokens specific to a model family.
+"""The student's dialogue as token ids. The renderer supplies the tokens specific to a model.
 
 Sampled ids are kept exactly; they are never decoded and tokenised again. External text is always plain text
 (its special tokens are split). A turn cut off by the token limit is closed with tokens that carry no loss.
@@ -6,12 +6,14 @@ Sampled ids are kept exactly; they are never decoded and tokenised again. Extern
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from PIL import Image
 
-from safer_steer.prompts.markers import split_markers
-from safer_steer.student.renderer import Pictures, Renderer
+from safer_steer.student.batch import padded, pictures_of
+from safer_steer.student.renderer import Renderer
 
 
 @dataclass
@@ -19,31 +21,48 @@ class Transcript:
     """The ids of one dialogue. The mask is 1 only on sampled assistant tokens, end token included."""
 
     renderer: Renderer
-    pictures: Pictures | None
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     """Log-probabilities of the sampled tokens at the sampling temperature; 0 where the mask is 0."""
+    aligned: dict[str, list[int]] = field(default_factory=dict)
+    """Further model inputs with one number for each token; 0 on answers."""
+    pictures: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    """Inputs of the vision tower, of each user turn that shows pictures."""
     first_prompt: int = 0
     """Length of the first prompt, that is, everything before the assistant's first token."""
 
     def copy(self) -> Transcript:
         """An independent copy: appending to one does not change the other."""
-        return replace(self, ids=list(self.ids), mask=list(self.mask), logprobs=list(self.logprobs))
+        return replace(
+            self,
+            ids=list(self.ids),
+            mask=list(self.mask),
+            logprobs=list(self.logprobs),
+            aligned={name: list(row) for name, row in self.aligned.items()},
+            pictures=list(self.pictures),
+        )
 
     def _extend(self, ids: list[int], sampled: int = 0, logprobs: list[float] | None = None) -> None:
         self.ids += ids
         self.mask += [sampled] * len(ids)
         self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
 
-    def add_user(self, text: str) -> None:
-        """Append a user turn and the assistant's opening. Pictures come before the text of the first turn."""
-        renderer = self.renderer
-        if self.ids:
-            self._extend(renderer.user_start)
-        else:
-            self._extend(renderer.opening + (self.pictures.ids if self.pictures else []))
-        self._extend(renderer.plain(split_markers(text)) + renderer.user_end)
+    def add_user(self, text: str, images: Sequence[Image.Image] = ()) -> None:
+        """Append a user turn, with its pictures before its text, and the assistant's opening.
+
+        Raises:
+            UserError: the template takes no pictures in a later turn than the first.
+        """
+        turn = self.renderer.user_turn(text, images, first=not self.ids)
+        ended = int(bool(self.ids))  # the last answer has brought its end token already
+        before = len(self.ids)
+        self._extend(turn.ids[ended:])
+        for name, row in turn.aligned.items():
+            known = self.aligned.setdefault(name, [])
+            known += [0] * (before - len(known)) + row[ended:]
+        if turn.pictures:
+            self.pictures.append(turn.pictures)
         self.first_prompt = self.first_prompt or len(self.ids)
 
     def add_assistant(self, ids: list[int], logprobs: list[float]) -> None:
@@ -68,10 +87,19 @@ def model_inputs(
     side: str,
     device: torch.device | str = "cpu",
 ) -> dict[str, torch.Tensor]:
-    """A batch for the model: input_ids and attention_mask [batch, tokens], padded on `side`, and pictures."""
+    """A batch for the model: input_ids, attention_mask and other token-aligned inputs [batch, tokens], padded
+    on `side`, and the inputs of all pictures."""
     rows = [transcript.ids for transcript in transcripts]
-    pictures = [transcript.pictures for transcript in transcripts if transcript.pictures]
-    batch = transcripts[0].renderer.inputs(rows, pictures, side)
+    renderer = transcripts[0].renderer
+    batch = {
+        "input_ids": padded(rows, renderer.pad, side),
+        "attention_mask": padded([[1] * len(row) for row in rows], 0, side),
+    }
+    for name in transcripts[0].aligned:
+        known = [transcript.aligned[name] for transcript in transcripts]
+        whole = [row + [0] * (len(ids) - len(row)) for row, ids in zip(known, rows, strict=True)]
+        batch[name] = padded(whole, 0, side)
+    batch |= pictures_of([transcript.pictures for transcript in transcripts], renderer.rowwise)
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

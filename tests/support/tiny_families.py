@@ -1,0 +1,301 @@
+"""Tiny random vision-language models of several families, with processors and the families' own chat templates.
+
+Everything is built from configs, offline. `built(name)` gives model and processor; each is built once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+import trl
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers.models.gemma3 import Gemma3ImageProcessor
+from transformers.models.got_ocr2 import GotOcr2ImageProcessor
+from transformers.models.lfm2_vl import Lfm2VlImageProcessor
+from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+from transformers.models.smolvlm import SmolVLMImageProcessor, SmolVLMVideoProcessor
+
+from places import ROOT
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+CORPUS = [
+    "You are a helpful assistant. What is shown in the picture? Look again, please. And why?",
+    "User: Assistant: system user assistant model\n\n It is a red box with a hazard mark.",
+    "<thinking>The picture shows it.</thinking>\n<answer>I cannot help with that.</answer>",
+]
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How Qwen splits text into words."""
+ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
+VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+QWEN = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
+]  # fmt: skip
+Built = tuple[Any, Any]
+"""A config and a processor."""
+
+
+def template(name: str) -> str:
+    """A family's chat template as TRL ships it."""
+    return (TEMPLATES / f"{name}.jinja").read_text()
+
+
+def tokenizer(specials: list[str], pieces: bool = False, **named: Any) -> hf.PreTrainedTokenizerFast:
+    """A small tokenizer: of bytes as Qwen's, or of `pieces` with blanks as letters, as Gemma's."""
+    inside = Tokenizer(models.BPE(byte_fallback=pieces, unk_token="<unk>" if pieces else None))
+    if pieces:
+        inside.normalizer = normalizers.Replace(" ", "▁")
+        words = pre_tokenizers.Split("▁", "merged_with_next")
+        lines = pre_tokenizers.Split(Regex("\\n+"), "isolated")
+        inside.pre_tokenizer = pre_tokenizers.Sequence([words, lines])
+        inside.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        first = [*specials, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        alphabet = [*map(chr, range(33, 127)), "▁", "\n"]
+    else:
+        words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        inside.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
+        inside.decoder = decoders.ByteLevel()
+        first, alphabet = specials, pre_tokenizers.ByteLevel.alphabet()
+    learnt = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=first, initial_alphabet=alphabet, show_progress=False
+    )
+    inside.train_from_iterator(CORPUS * 4, learnt)
+    state = json.loads(inside.to_str())  # bytes are ordinary tokens
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
+    inside = Tokenizer.from_str(json.dumps(state))
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=inside, padding_side="left", additional_special_tokens=specials, **named
+    )
+
+
+def text(words: hf.PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
+    """The config of a language model of two layers."""
+    return {
+        "vocab_size": len(words),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "pad_token_id": words.pad_token_id,
+        "eos_token_id": words.eos_token_id,
+        "bos_token_id": words.pad_token_id,
+        **more,
+    }
+
+
+def qwen(name: str) -> Built:
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5."""
+    words = tokenizer(QWEN, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    words.add_tokens(["<think>", "</think>"])
+    old = name.startswith("qwen2")
+    patch = 14 if old else 16
+    kind = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}.get(name, "Qwen3VLProcessor")
+    chat = {"qwen2_vl": "qwen2_5_vl", "qwen3_5": "qwen3_5_nothink"}.get(name, name)
+    size = {"shortest_edge": 4 * patch**2, "longest_edge": 24 * patch**2}
+    processor = getattr(hf, kind)(
+        image_processor=Qwen2VLImageProcessor(size=size, patch_size=patch),
+        tokenizer=words,
+        video_processor=Qwen2VLVideoProcessor() if old else hf.Qwen3VLVideoProcessor(),
+        chat_template=template(chat),
+    )
+    number = words.convert_tokens_to_ids
+    ids = {
+        "image_token_id": number("<|image_pad|>"),
+        "video_token_id": number("<|video_pad|>"),
+        "vision_start_token_id": number("<|vision_start|>"),
+        "vision_end_token_id": number("<|vision_end|>"),
+        "tie_word_embeddings": True,
+    }
+    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "patch_size": patch}
+    vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 64}
+    said = text(words, rope_parameters=ROPE)
+    if name == "qwen2_vl":
+        vision |= {"embed_dim": 64, "mlp_ratio": 2}
+        return hf.Qwen2VLConfig(text_config=said, vision_config=vision, **ids), processor
+    if name == "qwen2_5_vl":
+        vision |= {"window_size": 112, "fullatt_block_indexes": [1]}
+        return hf.Qwen2_5_VLConfig(text_config=said, vision_config=vision, **ids), processor
+    vision |= {"num_position_embeddings": 64}
+    said |= {"head_dim": 16, "rope_parameters": ROPE | {"mrope_interleaved": True}}
+    if name == "qwen3_vl":
+        vision |= {"deepstack_visual_indexes": [0, 1]}
+        return hf.Qwen3VLConfig(text_config=said, vision_config=vision, **ids), processor
+    said["rope_parameters"] |= {"partial_rotary_factor": 1.0}
+    said |= {"layer_types": ["linear_attention", "full_attention"]}
+    said |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    said |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    return hf.Qwen3_5Config(text_config=said, vision_config=vision, **ids), processor
+
+
+def gemma3() -> Built:
+    pictures = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    specials = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", *pictures]
+    names = dict(zip(("boi_token", "eoi_token", "image_token"), pictures, strict=True))
+    words = tokenizer(
+        specials, True, eos_token="<eos>", pad_token="<pad>", bos_token="<bos>", extra_special_tokens=names
+    )
+    processor = hf.Gemma3Processor(
+        image_processor=Gemma3ImageProcessor(size={"height": 56, "width": 56}),
+        tokenizer=words,
+        image_seq_length=4,
+        chat_template=template("gemma3"),
+    )
+    start, end, soft = map(words.convert_tokens_to_ids, pictures)
+    layers = ["sliding_attention", "full_attention"]
+    said = text(words, head_dim=16, layer_types=layers, sliding_window=512, query_pre_attn_scalar=16)
+    return hf.Gemma3Config(
+        text_config=said,
+        vision_config=VISION | {"image_size": 56, "patch_size": 14},
+        mm_tokens_per_image=4,
+        boi_token_index=start,
+        eoi_token_index=end,
+        image_token_index=soft,
+        image_token_id=soft,
+    ), processor
+
+
+def smolvlm() -> Built:
+    """Large pictures are cut into tiles of 56 x 56; a row of the batch has as many as the largest one."""
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    specials = ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<end_of_utterance>"]
+    specials += ["<fake_token_around_image>", "<image>", "<global-img>", "<video>", *tiles]
+    words = tokenizer(
+        specials, eos_token="<end_of_utterance>", pad_token="<|im_end|>", bos_token="<|im_start|>"
+    )
+    sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
+    frames = {"video_size": {"longest_edge": 56}, "max_frames": 2, "fps": 1}
+    processor = hf.SmolVLMProcessor(
+        image_processor=SmolVLMImageProcessor(do_image_splitting=True, **sizes),
+        tokenizer=words,
+        video_processor=SmolVLMVideoProcessor(video_sampling=frames, **sizes),
+        image_seq_len=4,
+        chat_template=template("smolvlm"),
+    )
+    return hf.SmolVLMConfig(
+        text_config=text(words, model_type="llama"),
+        vision_config=VISION | {"image_size": 56, "patch_size": 14},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        tie_word_embeddings=True,
+        pad_token_id=words.pad_token_id,
+    ), processor
+
+
+INTERNVL = """{% for message in messages %}<|im_start|>{{ message['role'] }}
+{% for part in message['content'] %}{% if part['type'] == 'image' %}<IMG_CONTEXT>
+{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""What InternVL3's template writes for messages in parts."""
+
+
+def internvl() -> Built:
+    pictures = ["<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+    names = ("start_image_token", "end_image_token", "context_image_token", "video_token")
+    words = tokenizer(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *pictures],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=dict(zip(names, pictures, strict=True)),
+    )
+    size = {"height": 56, "width": 56}
+    processor = hf.InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=4),
+        tokenizer=words,
+        video_processor=hf.InternVLVideoProcessor(size=size),
+        image_seq_length=4,
+        chat_template=INTERNVL,
+    )
+    return hf.InternVLConfig(
+        text_config=text(words, model_type="qwen2"),
+        vision_config=VISION | {"image_size": [56, 56], "patch_size": [14, 14]},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=True,
+    ), processor
+
+
+def lfm2_vl() -> Built:
+    """A language model of convolutions and attention."""
+    pictures = ["<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"]
+    names = ("image_token", "image_start_token", "image_end_token", "image_thumbnail")
+    tiles = [f"<|img_row_{row}_col_{column}|>" for row in range(1, 4) for column in range(1, 4)]
+    words = tokenizer(
+        ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", *pictures, *tiles],
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        bos_token="<|startoftext|>",
+        extra_special_tokens=dict(zip(names, pictures, strict=True)),
+    )
+    images = Lfm2VlImageProcessor(
+        downsample_factor=2,
+        do_image_splitting=False,
+        min_image_tokens=4,
+        max_image_tokens=16,
+        max_num_patches=64,
+        tile_size=64,
+        encoder_patch_size=16,
+    )
+    processor = hf.Lfm2VlProcessor(
+        image_processor=images, tokenizer=words, chat_template=template("lfm2_2_5_vl")
+    )
+    layers = ["conv", "full_attention"]
+    return hf.Lfm2VlConfig(
+        text_config=text(words, model_type="lfm2", layer_types=layers, block_multiple_of=16),
+        vision_config=VISION | {"patch_size": 16, "num_patches": 64, "model_type": "siglip2_vision_model"},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        projector_hidden_size=64,
+        downsample_factor=2,
+        tie_word_embeddings=True,
+    ), processor
+
+
+FAMILIES: dict[str, Callable[[], Built]] = {
+    "qwen2_vl": lambda: qwen("qwen2_vl"),
+    "qwen2_5_vl": lambda: qwen("qwen2_5_vl"),
+    "qwen3_vl": lambda: qwen("qwen3_vl"),
+    "qwen3_5": lambda: qwen("qwen3_5"),
+    "gemma3": gemma3,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "lfm2_vl": lfm2_vl,
+}
+
+
+@cache
+def built(name: str) -> Built:
+    """A family's model in float32, with logits that differ from one another, and its processor.
+
+    Tests must leave both as they are.
+    """
+    hf.set_seed(0)
+    config, processor = FAMILIES[name]()
+    model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    sharper = 1.5 if name == "gemma3" else 4
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1 and weight.any():
+                weight.mul_(sharper)
+            elif weight.ndim > 1:  # Gemma's projector begins at zero
+                weight.normal_(0, 0.1)
+    return model, processor
+
+
+def keeping_answers(name: str, processor: Any) -> Any:
+    """The processor, with the shipped chat template where the family's own drops parts of past answers."""
+    if name == "qwen3_5":
+        processor = copy(processor)
+        processor.chat_template = (ROOT / "configs" / "qwen3.5-chat.jinja").read_text()
+    return processor
