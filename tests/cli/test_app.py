@@ -314,6 +314,15 @@ def test_seeds_alone_once_by_one_process_of_one_config(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns != time for path, time in before.items() if path.exists())
 
 
+def test_a_limit_keeps_a_stage_small(tmp_path: Path) -> None:
+    """The folder's config says how small, so the same command without the option is another run."""
+    config, out = config_file(tmp_path, seeds={"max_turns": 3}), tmp_path / "out"
+    first = safer_steer("seeds", config, "--out", out, "--limit", 2)
+    assert first.exit_code == 0, first.output
+    assert "seeds: 2 benign, " in first.stderr
+    assert "differs in limit (2 there, None here)" in complaint(safer_steer("seeds", config, "--out", out))
+
+
 def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: Path, served: str) -> None:
     chosen = [suites / f"{name}.jsonl" for name in ("probing", "order", "safe_twins", "blunt")]
     out = tmp_path / "out"
