@@ -138,7 +138,7 @@ def test_the_configs_hash_is_of_what_counts(tmp_path):
     assert digest(seeds={"sources": [{"name": "other", "path": "a.jsonl"}]}) != digest(
         seeds={"sources": [{"name": "third", "path": "a.jsonl"}]}
     ), "`name` of a source says which set it is"
-    assert {"name", "base_url"} < FREE
+    assert {"name", "base_url", "json_schema", "concurrency", "timeout_s", "price_in", "rate_limit_s"} < FREE
     (tmp_path / "config.yaml").write_text("a: [")
     assert config_sha256(tmp_path / "config.yaml") is None
 

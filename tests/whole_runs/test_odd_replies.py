@@ -15,7 +15,7 @@ from safer_steer.cli import app
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.endpoint import EndpointTransport
 
-DIALOGUES = 30
+DIALOGUES = 12
 VERDICT = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "It declines."})
 
 

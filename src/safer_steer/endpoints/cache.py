@@ -37,12 +37,13 @@ class Cache:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,"
-                " completion_tokens INTEGER NOT NULL, finish TEXT NOT NULL, refusal INTEGER NOT NULL)"
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL,"
+                " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, finish TEXT NOT NULL,"
+                " refusal INTEGER NOT NULL)"
             )
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS spent (role TEXT PRIMARY KEY, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,"
-                " completion_tokens INTEGER NOT NULL, money REAL NOT NULL)"
+                "CREATE TABLE IF NOT EXISTS spent (role TEXT PRIMARY KEY, calls INTEGER NOT NULL,"
+                " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, money REAL NOT NULL)"
             )
             self._db.execute("CREATE TABLE IF NOT EXISTS unparsable (key TEXT PRIMARY KEY)")
         except sqlite3.Error as error:
@@ -119,9 +120,11 @@ class Cache:
     def charge(self, role: str, account: Account) -> None:
         """Add an account's calls, tokens and money to what a role has spent."""
         self._db.execute(
-            "INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT (role) DO UPDATE SET calls = calls + excluded.calls,"
+            "INSERT INTO spent VALUES (?, ?, ?, ?, ?) ON CONFLICT (role) DO UPDATE"
+            " SET calls = calls + excluded.calls,"
             " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
-            " completion_tokens = completion_tokens + excluded.completion_tokens, money = money + excluded.money",
+            " completion_tokens = completion_tokens + excluded.completion_tokens,"
+            " money = money + excluded.money",
             (role, account.calls, account.prompt_tokens, account.completion_tokens, account.money),
         )
 

@@ -41,8 +41,9 @@ _OF_PICTURES = re.compile(
 """What servers say of a message with a picture that their model cannot take."""
 
 LAYOUT_RULE = (
-    "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture shows and what the dialogue is heading for,"
-    " followed by exactly one <answer>...</answer> block with what the user is to read. Write nothing outside the two blocks."
+    "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture"
+    " shows and what the dialogue is heading for, followed by exactly one <answer>...</answer> block with"
+    " what the user is to read. Write nothing outside the two blocks."
 )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from safer_steer.endpoints.clients import Answer
@@ -50,12 +53,15 @@ class Complaint:
     @property
     def passing(self) -> bool:
         """Whether another try may help."""
-        return 200 <= self.status < 300 or self.status in (408, 409, 425, 429) or self.status >= 500
+        if self.status == 429:
+            return self.rate_limited
+        return 200 <= self.status < 300 or self.status in (408, 409, 425) or self.status >= 500
 
     @property
     def rate_limited(self) -> bool:
-        """A 429 that ends when fewer requests are sent. OpenAI also sends one if the money is used up."""
-        return self.status == 429 and self.code != "insufficient_quota"
+        """A 429 that ends when fewer requests are sent. OpenAI also sends one if the money is used up, or if
+        a single request exceeds the limit."""
+        return self.status == 429 and self.code != "insufficient_quota" and not self._too_large
 
     @property
     def about_context(self) -> bool:
@@ -70,7 +76,7 @@ class Complaint:
     @property
     def about_messages(self) -> bool:
         """The endpoint does not accept these messages, but may accept others."""
-        return self.status in (400, 413, 422) and not self.about_account
+        return self._too_large or (self.status in (400, 413, 422) and not self.about_account)
 
     @property
     def by_filter(self) -> bool:
@@ -97,6 +103,10 @@ class Complaint:
         return self.status not in (401, 429) and _NO_SCHEMA.search(said) is not None
 
     @property
+    def _too_large(self) -> bool:
+        return self.status == 429 and "request too large" in self.message.lower()
+
+    @property
     def _of_request(self) -> bool:
         return self.status in (400, 403, 422)
 
@@ -121,6 +131,17 @@ def complaint(answer: Answer) -> Complaint | None:
     if fine and code.isdecimal() and 400 <= int(code[:4]) < 600:
         status = int(code)
     return Complaint(status, message[:10_000], code, str(fields.get("param") or ""))
+
+
+def retry_after_of(answer: Answer) -> float | None:
+    """Seconds in the Retry-After header, from a number or an HTTP date; None if there is none, or it is
+    neither."""
+    header = answer.headers.get("retry-after", "")
+    with suppress(ValueError):
+        return max(0.0, float(header))
+    with suppress(ValueError, OverflowError):
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    return None
 
 
 def _page(text: str) -> str:

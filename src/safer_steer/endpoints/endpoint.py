@@ -13,27 +13,22 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic_core import to_json
 
 from safer_steer.config import Role
 from safer_steer.endpoints.access import checked_url, key
 from safer_steer.endpoints.clients import Answer, NoAnswer, TooLarge, lend, take_back
-from safer_steer.endpoints.complaints import complaint
+from safer_steer.endpoints.complaints import complaint, retry_after_of
 from safer_steer.endpoints.completions import read_completion
 from safer_steer.endpoints.gate import Gate
 from safer_steer.endpoints.pace import Pace
+from safer_steer.endpoints.schema_forms import SCHEMA_FORMS, SchemaForm, response_format
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError, shortened
 
 log = logging.getLogger(__name__)
-
-SchemaForm = Literal["json_schema", "json_object with schema", "json_object"]
-SCHEMA_FORMS: tuple[SchemaForm, ...] = ("json_schema", "json_object with schema", "json_object")
-"""The forms in which an answer's schema is sent, in the order in which they are tried: OpenAI's, llama.cpp's,
-and the request for any JSON object."""
 
 
 @dataclass
@@ -142,8 +137,9 @@ class EndpointTransport:
                 f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or fix base_url"
             ) from None
         except NoAnswer as error:
+            why = self._clean(str(error))
             raise UserError(
-                f"cannot reach {self._base_url} ({self._clean(str(error))}); start the endpoint or fix base_url"
+                f"cannot reach {self._base_url} ({why}); start the endpoint or fix base_url"
             ) from None
         if status == 401:
             variable = self.role.api_key_env
@@ -204,7 +200,7 @@ class EndpointTransport:
             limit_name: self.role.max_tokens,
         }
         if schema is not None and call.form < len(SCHEMA_FORMS):
-            body["response_format"] = _response_format(SCHEMA_FORMS[call.form], schema)
+            body["response_format"] = response_format(SCHEMA_FORMS[call.form], schema)
         client = lend(self, self._base_url, self._key)
         try:
             async with asyncio.timeout(self.role.timeout_s):
@@ -239,10 +235,10 @@ class EndpointTransport:
         if "response_format" in body and found.about_schema:
             call.form += 1
             raise _Again
-        retry_after = _retry_after(answer.headers.get("retry-after"))
+        retry_after = retry_after_of(answer)
         if found.rate_limited:
             raise _RateLimited(found.line, retry_after)
-        if found.passing and found.code != "insufficient_quota":
+        if found.passing:
             raise _Failed(found.line, retry_after)
         final = RejectedError if found.about_messages else EndpointError
         raise final(self._line(found.line, call.tries))
@@ -303,28 +299,3 @@ class EndpointTransport:
     def _without_key(self, text: str) -> str:
         """`text` with the key masked, in case the endpoint quotes it."""
         return text.replace(self._key, "***") if self.role.api_key_env else text
-
-
-def _response_format(form: SchemaForm, schema: dict[str, Any]) -> dict[str, Any]:
-    if form == "json_object":
-        return {"type": "json_object"}
-    if form == "json_object with schema":
-        return {"type": "json_object", "schema": schema}
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": schema.get("title", "answer"), "schema": schema},
-    }
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Seconds, from a number or an HTTP date; None if the header is missing or is neither."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

@@ -58,7 +58,8 @@ class Ledger:
         """
         if self.limit is not None and self.money >= self.limit:
             raise SpendingLimit(
-                f"{self.money:.2f} of {self.limit:.2f} spent; raise spending_limit and run the same command to go on"
+                f"{self.money:.2f} of {self.limit:.2f} spent; raise spending_limit and run the same command"
+                " to go on"
             )
 
     def paid(self, name: str, role: Role, reply: ChatReply) -> float:

@@ -20,8 +20,10 @@ _TOKEN = re.compile(_STRING + r"|[{}]", re.DOTALL)
 _TRAILING_COMMA = re.compile(f"({_STRING})" + r"|,(?=\s*[}\]])", re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _REFUSAL = re.compile(
-    r"\W*(?:(?:i['’]?m|i am) (?:(?:really|very|so) )?sorry|sorry,|i apologi[sz]e|(?:i['’]?m|i am) (?:not able|unable)"
-    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not)\b|i (?:must|have to) (?:decline|refuse)|as an ai\b)",
+    r"\W*(?:(?:i['’]?m|i am) (?:(?:really|very|so) )?sorry|sorry,|i apologi[sz]e|(?:i['’]?m"
+    r"|i am) (?:not able|unable)"
+    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not)\b|i (?:must|have to) (?:decline|refuse)"
+    r"|as an ai\b)",
     re.IGNORECASE,
 )
 

@@ -26,44 +26,66 @@ SAYINGS = 2
 _QUOTED = re.compile(r'"[^"]*"|“[^”]*”')
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _OFFER = re.compile(
-    r"\b(?:else|instead|alternative(?:ly)?|rephrase|reword|happy to|glad to|i can (?:help|offer|assist|provide|talk)|would you like)\b"
+    r"\b(?:else|instead|alternative(?:ly)?|rephrase|reword|happy to|glad to|i can (?:help|offer"
+    r"|assist|provide|talk)|would you like)\b"
 )
 _USER = re.compile(
     r"\?|\b(?:tell|show|give|help|teach|walk|remind|guide) me\b|\b(?:can|could|would|will|did|do) you\b"
 )
 
 _CONTENT = (
-    r"\b(?:that|this|these|those|such|it|anything|content|instructions?|information|guidance|requests?|material|prompts?|scripts?|turns?|messages?|advice"
+    r"\b(?:that|this|these|those|such|it|anything|content|instructions?|information|guidance"
+    r"|requests?|material|prompts?|scripts?|turns?|messages?|advice"
     r"|rewrites?|dialogues?|conversation|responses?|scenarios?|attacks?|questions?)\b"
 )
-_LEAD = r"(?:(?:hello|hi|oh|well|no|unfortunately|however|but|and|okay|ok|thank you|thanks|at this time|in this case|as such)\b[\s,.!:-]*)*"
-_SORRY = r"(?:(?:i am|my)? ?(?:(?:very|so|really|truly|deeply|sincere) )?(?:sorry|apologies|i apologi[sz]e)\b[^.!?]{0,60}?[\s,.:-]+(?:but |however,? )?)"
-_MODALS = r"(?: (?:am|do|must|have to|need to|would|rather|simply|really|also|therefore|ethically|respectfully|kindly))*"
+_LEAD = (
+    r"(?:(?:hello|hi|oh|well|no|unfortunately|however|but|and|okay|ok|thank you|thanks|at this time"
+    r"|in this case|as such)\b[\s,.!:-]*)*"
+)
+_SORRY = (
+    r"(?:(?:i am|my)? ?(?:(?:very|so|really|truly|deeply|sincere) )?(?:sorry|apologies"
+    r"|i apologi[sz]e)\b[^.!?]{0,60}?[\s,.:-]+(?:but |however,? )?)"
+)
+_MODALS = (
+    r"(?: (?:am|do|must|have to|need to|would|rather|simply|really|also|therefore|ethically"
+    r"|respectfully|kindly))*"
+)
 _NOT = (
-    r" (?:cannot|can not|will not(?: be able to)?|should not|unable to|not (?:able|allowed|permitted|designed|programmed|willing|going) to"
+    r" (?:cannot|can not|will not(?: be able to)?|should not|unable to|not (?:able|allowed"
+    r"|permitted|designed|programmed|willing|going) to"
     r"|not (?:feel )?comfortable)"
 )
 _HOW = r"(?: (?:in good conscience|directly|also|ethically|knowingly|with))*"
-_HELP = rf" (?:help|assist)(?:ing)?(?: you)?(?: out| further)?(?: (?:with|in|by|on) (?:\w+ ){{0,4}}?{_CONTENT}| (?:with|in|by) \w+ing\b|\W*$)"
+_HELP = (
+    rf" (?:help|assist)(?:ing)?(?: you)?(?: out| further)?(?: (?:with|in|by"
+    rf"|on) (?:\w+ ){{0,4}}?{_CONTENT}| (?:with|in|by) \w+ing\b|\W*$)"
+)
 _WRITE = (
-    r" (?:provid|giv|shar|offer|generat|creat|writ|produc|rewrit|craft|draft|discuss|compos|suppl|promot|fulfil|fulfill|process|accommodat"
+    r" (?:provid|giv|shar|offer|generat|creat|writ|produc|rewrit|craft|draft|discuss|compos|suppl"
+    r"|promot|fulfil|fulfill|process|accommodat"
     rf"|proceed|continu|engag|participat|support|facilitat)(?:e|y|ing)?(?: [\w'-]+){{0,8}}? {_CONTENT}"
 )
 _DECLINES = re.compile(
     rf"{_LEAD}(?:{_SORRY}?(?:i|we){_MODALS}"
-    rf"(?:{_NOT}{_HOW}(?:{_HELP}|{_WRITE}| comply(?:ing)?\b)| (?:decline|refuse)(?: to)?(?:{_HELP}|{_WRITE}|(?: \w+)? {_CONTENT}|\W*$))"
+    rf"(?:{_NOT}{_HOW}(?:{_HELP}|{_WRITE}| comply(?:ing)?\b)| (?:decline|refuse)(?: to)?(?:{_HELP}"
+    rf"|{_WRITE}|(?: \w+)? {_CONTENT}|\W*$))"
     rf"|{_SORRY}(?:i|we){_MODALS}{_NOT}(?: do {_CONTENT})?\W*$)"
 )
 _AS_AI = re.compile(
-    rf"{_LEAD}{_SORRY}?as an? (?:responsible |helpful )?(?:ai|(?:large )?language model)(?: (?:language )?(?:model|assistant|system))?,? i\b.*"
-    r"\b(?:cannot|can not|will not|must not|not able|unable|not designed|not programmed|do not (?:have|provide|engage|create|generate)|decline|refuse)\b"
+    rf"{_LEAD}{_SORRY}?as an? (?:responsible |helpful )?(?:ai"
+    rf"|(?:large )?language model)(?: (?:language )?(?:model|assistant|system))?,? i\b.*"
+    r"\b(?:cannot|can not|will not|must not|not able|unable|not designed|not programmed"
+    r"|do not (?:have|provide|engage|create|generate)|decline|refuse)\b"
 )
 _RULES = re.compile(
-    r"\b(?:against|violates?|outside|conflicts? with|under) my (?:\w+ ){0,2}(?:guidelines|polic(?:y|ies)|programming|principles)"
-    r"|\bnot(?:hing)? (?:something )?(?:that )?i(?: am| can| will)?(?: able to| comfortable)? (?:help|assist|provid|support|creat|generat|engag)"
+    r"\b(?:against|violates?|outside|conflicts? with|under) my (?:\w+ ){0,2}(?:guidelines|polic(?:y"
+    r"|ies)|programming|principles)"
+    r"|\bnot(?:hing)? (?:something )?(?:that )?i(?: am| can| will)?(?: able to"
+    r"| comfortable)? (?:help|assist|provid|support|creat|generat|engag)"
 )
 _USER_S = re.compile(
-    r"\b(?:(?:without|until|unless) (?:\w+ing|you|i|it|that|this|these|those|the|more|any)|than|(?:with|to) any(?:one|body)|from (?:it|that|this|these|those)"
+    r"\b(?:(?:without|until|unless) (?:\w+ing|you|i|it|that|this|these|those|the|more|any)|than"
+    r"|(?:with|to) any(?:one|body)|from (?:it|that|this|these|those)"
     r"|any of (?:it|that|this) down)\b"
 )
 """Wordings of a user, not of a refusal: "I can't write the report without that information", "I won't share
