@@ -104,6 +104,17 @@ class Manifest:
                 )
         return True
 
+    def refuse_edited(self, stage: str) -> None:
+        """Raises `UserError` if the scripts or dialogues that a finished stage wrote were changed since. A
+        file that is missing is no error: its stage writes it again."""
+        for name, facts in self.stages.get(stage, {"files": {}})["files"].items():
+            path = self.folder / name
+            if _is_data(name) and path.is_file() and sha256(path) != facts["sha256"]:
+                raise UserError(
+                    f"{self.folder}: {name} changed since `{stage}` finished; restore it, or delete it and run"
+                    f" `safer-steer {stage}` again, which pays for nothing twice"
+                )
+
     def record(
         self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]
     ) -> None:
@@ -123,6 +134,12 @@ class Manifest:
 
     def _digest(self, stage: str) -> str:
         return content_id(self.stages[stage]["files"])
+
+
+def _is_data(name: str) -> bool:
+    """Whether a file holds scripts or dialogues that later stages read."""
+    folder, _, rest = name.partition("/")
+    return folder in ("seeds", "splits", "bootstrap") and rest.endswith(".jsonl") and "journal" not in rest
 
 
 def verify(folder: Path) -> list[str]:

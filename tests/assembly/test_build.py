@@ -100,7 +100,9 @@ def test_rl_has_its_ratio_and_sft_the_rest_of_the_pairs(tmp_path: Path) -> None:
 def test_too_few_scripts_keep_the_ratio_and_are_reported(tmp_path: Path) -> None:
     write_pools(tmp_path, [one for one in pairs(20) if one.kind is Kind.BENIGN or one.meta["pair"] < "p004"])
     (note,) = run(config(12, 0.5, rules=False), tmp_path)
-    assert note == "STEER-RL has 8 of 12 scripts: 6 benign and 6 others were asked for, 20 and 4 there are"
+    assert (
+        note == "STEER-RL has 8 of 12 scripts: wanted 6 benign and 6 risky; available 20 benign and 4 risky"
+    )
     balance = json.loads((tmp_path / "splits/balance.json").read_text())
     assert balance["notes"] == [note] and balance["splits"]["rl"]["benign_share"] == 0.5
     assert note in (tmp_path / "splits/balance.md").read_text()
@@ -113,7 +115,7 @@ def test_sft_takes_so_many_in_its_ratio(tmp_path: Path) -> None:
     assert [sum(one.kind is Kind.BENIGN for one in sft), len(sft)] == [6, 30]
     assert "not_drawn" in {row["reason"] for row in left_out(tmp_path).values()}
     (note,) = run(config(10, rules=False, bootstrap={"dialogues": 3000}), tmp_path)
-    assert note.startswith("STEER-SFT has ") and note.endswith(" candidates of 3000 asked for")
+    assert note.startswith("STEER-SFT has ") and note.endswith(" of the 3000 candidates wanted")
 
 
 def test_nothing_left_for_a_data_set_is_one_line(tmp_path: Path) -> None:

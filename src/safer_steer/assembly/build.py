@@ -211,27 +211,24 @@ def _notes(
         risky = sum(rulings[c.id].rule_2 for c in train)
         asked = sizes(wanted, wanted, wanted, config.rl.benign_share)
         notes.append(
-            f"STEER-RL has {len(rl)} of {wanted} scripts: {asked[0]} benign and {asked[1]} others were asked for, {benign} and {risky} there are"
+            f"STEER-RL has {len(rl)} of {wanted} scripts: wanted {asked[0]} benign and {asked[1]} risky;"
+            f" available {benign} benign and {risky} risky"
         )
     if config.bootstrap.dialogues and train and len(splits["sft"]) < config.bootstrap.dialogues:
         notes.append(
-            f"STEER-SFT has {len(splits['sft'])} candidates of {config.bootstrap.dialogues} asked for"
+            f"STEER-SFT has {len(splits['sft'])} of the {config.bootstrap.dialogues} candidates wanted"
         )
-    sources = {candidate.source for candidate in bench if candidate.kind is not Kind.BENIGN}
-    for source in sorted(
-        sources
-        - {
-            c.source
-            for name, suite in splits.items()
-            if name.startswith("bench/")
-            for c in suite
-            if c.kind is not Kind.BENIGN
-        }
-    ):
-        notes.append(f"STEER-Bench has no attacks of {source}: none kept rule 2")
+    drawn = [script for name, suite in splits.items() if name.startswith("bench/") for script in suite]
+    for source in sorted(_attacked(bench) - _attacked(drawn)):
+        notes.append(f"STEER-Bench has no attacks of {source}: rule 2 left none")
     if unjudged := sum(found.reason == "unjudged" for found in rulings.values()):
         notes.append(f"{unjudged} scripts are left out because the evaluator did not judge them")
     return notes
+
+
+def _attacked(scripts: Iterable[Candidate]) -> set[str]:
+    """The sources of the scripts that are attacks."""
+    return {script.source for script in scripts if script.kind is not Kind.BENIGN}
 
 
 def _kept(rulings: Iterable[Ruling]) -> dict[str, int]:

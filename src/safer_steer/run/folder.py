@@ -226,13 +226,15 @@ class Run:
             needs: the stages it builds on, if they differ from those in `stages.STAGES`.
 
         Raises:
-            UserError: a stage it builds on is not finished.
+            UserError: a stage it builds on is not finished, or its scripts or dialogues were changed since.
         """
+        self.manifest.refuse_edited(stage)
         if self.manifest.finished(stage):
             self.show.say(f"{stage}: done already")
             return
         needs = STAGES[stage].needs(self.config) if needs is None else needs
         for before in needs:
+            self.manifest.refuse_edited(before)
             if not self.manifest.finished(before):
                 raise UserError(
                     f"{self.folder}: `{stage}` needs `{before}`, which is not finished;"

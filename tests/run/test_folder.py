@@ -1,0 +1,35 @@
+"""A run's folder: scripts that were edited after their stage finished are not used in silence."""
+
+from pathlib import Path
+
+import pytest
+
+from display import Quiet
+from safer_steer import pipeline
+from safer_steer.config import Config
+from safer_steer.errors import UserError
+from seeds_run import config
+
+SETTINGS = config(4, kinds=["benign"])
+
+
+def stage(name: str, folder: Path, settings: Config = SETTINGS) -> None:
+    pipeline.run_stage(name, settings, folder, Quiet())
+
+
+@pytest.mark.parametrize("edit", ["shorter", "as long as before"])
+def test_an_edited_pool_is_named_and_deleting_it_helps(tmp_path: Path, edit: str) -> None:
+    stage("seeds", tmp_path)
+    pool = tmp_path / "seeds" / "benign.jsonl"
+    whole = pool.read_text()
+    pool.write_text(whole.partition("\n")[2] if edit == "shorter" else whole.replace("benign", "BENIGN", 1))
+    said = r"seeds/benign.jsonl changed since `seeds` finished; restore it, or delete it and run"
+    for name in ("seeds", "assemble", "bootstrap"):
+        with pytest.raises(UserError, match=said):
+            stage(name, tmp_path)
+    pool.unlink()
+    with pytest.raises(UserError, match="`seeds`, which is not finished"):
+        stage("assemble", tmp_path)
+    stage("seeds", tmp_path)
+    stage("assemble", tmp_path)
+    assert pool.read_text() == whole
