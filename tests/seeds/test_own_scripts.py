@@ -115,6 +115,7 @@ def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
             "own.jsonl: a is red_team, which seeds.kinds leaves out",
         ),
         ([], {}, "own.jsonl: no rows in it"),
+        ([row("a")], {"rl": {"single_turn": True}}, "own.jsonl: a: single_turn needs `pair` and `question`"),
         ([row("a")], {"seeds": {"sources": [{}]}}, "sources and scripts are both given"),
     ],
 )
@@ -123,7 +124,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
 ) -> None:
     scripts(tmp_path, *rows)
     own = {"scripts": "own.jsonl"} | keys.get("seeds", {})
-    done = seeds(config_file(tmp_path, seeds=own), tmp_path / "run")
+    done = seeds(config_file(tmp_path, **keys | {"seeds": own}), tmp_path / "run")
     assert done.exit_code == 2 and said in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
 

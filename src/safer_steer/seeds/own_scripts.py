@@ -19,13 +19,16 @@ def own_scripts(config: Config) -> list[Seed]:
     """The scripts of the file, at most `config.limit` of each kind; their pictures lie beside it.
 
     Raises:
-        UserError: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out.
+        UserError: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or has no
+            question for the single-turn ablation.
     """
     path = _path(config)
     seeds, taken = [], Counter[str]()
     for seed in read_scripts(path):
         if seed.kind not in config.seeds.kinds:
             raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
+        if _by_question(config) and not (seed.meta.get("pair") and seed.meta.get("question")):
+            raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
         taken[seed.kind] += 1
         if config.limit is None or taken[seed.kind] <= config.limit:
             seeds.append(seed)
@@ -70,6 +73,10 @@ def take_own_scripts(config: Config, folder: Path) -> None:
     for kind, seeds in pools.items():
         write_atomic(folder / "seeds" / f"{kind}.jsonl", to_jsonl(seeds))
     write_atomic(folder / "seeds" / f"{DROPPED}.jsonl", "")
+
+
+def _by_question(config: Config) -> bool:
+    return config.rl.single_turn or config.bootstrap.sft.single_turn
 
 
 def _path(config: Config) -> Path:
