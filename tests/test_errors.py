@@ -18,6 +18,7 @@ from safer_steer.errors import shortened
         ("one twothreefoursfives", "one twothreefou..."),
         ("x " * 1000, "x x x x x x x x..."),
         ("one" + " " * 1000, "one..."),
+        ("\x1b[2J \ud800 \u202e", "?[2J ? ?"),
     ],
 )
 def test_a_text_is_cut_between_words(text: str, shown: str) -> None:

@@ -64,8 +64,10 @@ class SpendingLimit(BaseException):
 
 def shortened(text: str, width: int = 200) -> str:
     """`text` on one line of at most `width` characters, for a message. It is cut between words, and ends
-    with "..." if something was cut."""
+    with "..." if something was cut. What cannot be printed becomes "?", since it could steer a terminal."""
     line = " ".join(text[: 10 * width].split())
+    if not line.isprintable():
+        line = "".join(character if character.isprintable() else "?" for character in line)
     if len(line) <= width and len(text) <= 10 * width:
         return line
     cut = line[: width - 3]

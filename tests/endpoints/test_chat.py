@@ -102,7 +102,7 @@ async def test_prompt_and_pictures_are_sent(picture: Picture) -> None:
             GOOD.replace("clear", "One sentence, before the scores."),
             "reason: copied from the schema; write your own words",
         ),
-        ("{" * 1_000_000, "more than 200,000 characters in it"),
+        ("{" * 1_000_000, "cut off at max_tokens=2048"),
     ],
 )
 async def test_a_bad_reply_is_asked_for_again_with_the_reason(bad: str, fault: str) -> None:
@@ -123,9 +123,9 @@ async def test_bad_replies_without_end_are_unparsable() -> None:
     assert server.calls == 3
     message = str(caught.value)
     assert message.startswith(
-        "judge: no valid answer in 3 tries; the last: cut off at max_tokens=9: 'line\\x1b one line"
+        "judge: no valid answer in 3 tries; the last: cut off at max_tokens=9: 'line? one line"
     )
-    assert message.endswith(("one...'", "\\x1b...'")), "it is cut between words"
+    assert message.endswith(("one...'", "line?...'")), "it is cut between words"
     assert len(message) < 250
     assert message.isprintable()
 

@@ -2,6 +2,7 @@
 bounded memory, and the next reply is read."""
 
 import asyncio
+import gzip
 import json
 import subprocess
 import sys
@@ -66,7 +67,7 @@ async def test_a_reply_that_stays_too_large_is_blamed_on_the_request_and_not_on_
     async with EndpointServer(always=says("a" * 2**21)) as server:
         with pytest.raises(RejectedError, match=r"more than 1 MB \(max_reply_mb\)"):
             await ask(server.url, max_reply_mb=1)
-        assert len((await ask(server.url, max_reply_mb=3)).text) == 2**21
+        assert len((await ask(server.url, max_reply_mb=3, max_tokens=2**21)).text) == 2**21
 
 
 @pytest.mark.parametrize("kind", ["endless", "large", "bomb", "lists"])
@@ -179,4 +180,56 @@ async def test_a_large_reply_does_not_hold_up_the_others_for_long() -> None:
         begin = time.monotonic()
         assert (await ask(server.url)).text == "good"
         assert time.monotonic() - begin < 2
-        assert len((await first).text) == 5_000_000
+        assert len((await first).text) == 100 * Role().max_tokens
+
+
+async def test_a_text_far_longer_than_the_token_limit_is_cut_off() -> None:
+    async with EndpointServer(says("a" * 10_000), says("a" * 900)) as server:
+        assert await ask(server.url, max_tokens=9) == ChatReply("a" * 900, 10, 5, finish="length")
+        assert await ask(server.url, max_tokens=9) == ChatReply("a" * 900, 10, 5)
+
+
+async def test_a_packed_reply_is_read() -> None:
+    async with raw_server(body(gzip.compress(completion("good")), "Content-Encoding: gzip")) as url:
+        assert (await ask(url)).text == "good"
+
+
+DEEP = "[" * 400 + '"x"' + "]" * 400
+STRANGE = {
+    "deep content": f'{{"choices": [{{"message": {{"content": {DEEP}}}}}]}}',
+    "deep finish": f'{{"choices": [{{"message": {{"content": "x"}}, "finish_reason": {DEEP}}}]}}',
+    "deep error": f'{{"error": {{"message": {DEEP}}}}}',
+    "signs that steer a terminal": '{"error": {"message": "no \\ud800 \\u001b[2J", "code": "\\ud800"}}',
+}
+
+
+@pytest.mark.parametrize("sent", STRANGE.values(), ids=STRANGE.keys())
+async def test_strange_values_make_an_error_that_can_be_shown(sent: str) -> None:
+    async with EndpointServer(always=sends(sent)) as server:
+        with pytest.raises(EndpointError) as caught:
+            await ask(server.url)
+        assert str(caught.value).isprintable()
+
+
+async def test_half_a_surrogate_pair_as_the_finish_can_be_stored() -> None:
+    sent = '{"choices": [{"message": {"content": "x"}, "finish_reason": "\\ud800"}]}'
+    async with EndpointServer(sends(sent)) as server:
+        assert await ask(server.url) == ChatReply("x", finish="?")
+
+
+async def test_a_redirect_to_bytes_that_are_no_text_can_be_shown() -> None:
+    head = b"HTTP/1.1 302 Found\r\nLocation: http://x/\xff\x1b[2J\r\nContent-Length: 0\r\n\r\n"
+    async with raw_server(head) as url:
+        with pytest.raises(EndpointError) as caught:
+            await ask(url)
+        assert str(caught.value).isprintable()
+
+
+async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with EndpointServer(says("good"), says("direct")) as server:
+        monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+        assert (await ask("http://model.example/v1")).text == "good"
+        assert server.headers[0]["Host"] == "model.example"
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert (await ask(server.url)).text == "direct"

@@ -20,6 +20,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
+from safer_steer.endpoints.parse import is_shallow
+
 MEGABYTE = 2**20
 LARGE = MEGABYTE
 """Bytes. Larger answers of an endpoint are read and parsed one at a time, so that their sum is bounded,
@@ -58,7 +60,11 @@ class Client:
         self._one_large = asyncio.Lock()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=1000),
-            headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
+            headers={
+                "Authorization": f"Bearer {key}",
+                "Accept": "application/json",
+                "User-Agent": "safer-steer",
+            },
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -133,13 +139,14 @@ async def take_back(borrower: object, base_url: str, key: str) -> None:
 
 
 def _json(body: bytearray) -> Any:
-    """The JSON value, or None. Raises `TooLarge` if the value would take much more memory than the body."""
+    """The JSON value, or None if there is none or it is nested too deep. Raises `TooLarge` if the value would take much more memory than the body."""
     if _parts(body) > MOST_PARTS and _parts(_STRING.sub(b'""', body)) > MOST_PARTS:
         raise TooLarge(f"a reply of more than {MOST_PARTS:,} objects and lists")
     try:
-        return json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return None
+    return value if is_shallow(value) else None
 
 
 def _parts(body: bytes | bytearray) -> int:

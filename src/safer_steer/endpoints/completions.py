@@ -22,8 +22,11 @@ class Usage:
     wrong: str = ""
 
 
-def read_completion(data: Any) -> tuple[ChatReply, Usage]:
+def read_completion(data: Any, most: int) -> tuple[ChatReply, Usage]:
     """The first choice of a chat completion, and its usage. Content in parts is joined.
+
+    Args:
+        most: characters; a longer text is cut, and counts as cut off by the token limit.
 
     Raises:
         ValueError: `data` is not a chat completion.
@@ -33,12 +36,12 @@ def read_completion(data: Any) -> tuple[ChatReply, Usage]:
         message = choice["message"]
         refusal = message.get("refusal")
         text = _text(message.get("content")) or _text(refusal)
-        finish = str(choice.get("finish_reason") or "stop")
+        finish = "length" if len(text) > most else _writable(str(choice.get("finish_reason") or "stop"))[:40]
         usage = _usage(data.get("usage"))
     except (LookupError, TypeError, AttributeError):
         raise ValueError("the reply holds no message") from None
     reply = ChatReply(
-        text.encode("utf-8", "replace").decode(),  # half a surrogate pair can be neither hashed nor stored
+        _writable(text[:most]),
         usage.prompt,
         usage.completion,
         finish=finish,
@@ -51,8 +54,14 @@ def read_completion(data: Any) -> tuple[ChatReply, Usage]:
 def _text(content: Any) -> str:
     """The text of a message's content: a string, or a list of parts, of which those with text count."""
     if isinstance(content, list):
-        return "".join(_text(part.get("text")) if isinstance(part, dict) else _text(part) for part in content)
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
     return "" if content is None else str(content)
+
+
+def _writable(text: str) -> str:
+    """Half a surrogate pair can be neither hashed nor stored; it becomes "?"."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _usage(found: Any) -> Usage:

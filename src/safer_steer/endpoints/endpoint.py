@@ -30,6 +30,10 @@ from safer_steer.errors import BoundaryError, EndpointError, RejectedError, User
 
 log = logging.getLogger(__name__)
 
+LONGEST_TOKEN = 100
+"""In characters, on average over a reply. A longer text than `max_tokens` of them comes from an endpoint that
+does not keep the limit; it is cut there."""
+
 
 @dataclass
 class _Call:
@@ -246,7 +250,7 @@ class EndpointTransport:
     def _reply(self, answer: Answer) -> ChatReply:
         """The reply in a completion. Raises `_Failed` if the body is no completion."""
         try:
-            reply, usage = read_completion(answer.data)
+            reply, usage = read_completion(answer.data, LONGEST_TOKEN * self.role.max_tokens)
         except ValueError as error:
             raise _Failed(str(error)) from None
         if usage.wrong:

@@ -12,6 +12,9 @@ MOST_CHARACTERS = 200_000
 """A longer reply is not searched for JSON, or one reply would hold up all others."""
 MOST_SPANS = 1000
 """Of `{...}` in one reply, for the same reason."""
+MOST_LEVELS = 50
+"""Of lists and objects in each other. No answer needs more, and Python cannot compare, print or write values
+that are nested some hundred times."""
 _THINK = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
 """A JSON string. An unclosed one runs to the end of the reply, which keeps the search linear in its
@@ -141,7 +144,7 @@ def _load(text: str) -> dict[str, Any] | None:
             value = json.loads(form, strict=False, object_pairs_hook=_unique)
         except (ValueError, RecursionError):
             continue
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not is_shallow(value):
             return None
         return (
             dict(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace")))
@@ -149,6 +152,22 @@ def _load(text: str) -> dict[str, Any] | None:
             else value
         )
     return None
+
+
+def is_shallow(value: Any) -> bool:
+    """Whether lists and objects are nested at most `MOST_LEVELS` deep."""
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner.extend(one.values())
+            elif isinstance(one, list):
+                inner.extend(one)
+        if not inner:
+            return True
+        level = inner
+    return False
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
