@@ -105,7 +105,7 @@ async def test_a_model_without_eyes_is_told_the_setting(status: int, message: st
     found = await checked(sees_nothing(verdict, message, status))
     assert found.row[2:5] == (f"in {found.seconds:.1f} s", "no", "yes")
     assert "m takes no pictures" in found.problem
-    assert "set roles.judge.pictures to caption or false" in found.problem
+    assert found.problem.count("set roles.judge.pictures to caption or false") == 1
     assert (await checked(sees_nothing(verdict), pictures=False)).problem == ""
 
 

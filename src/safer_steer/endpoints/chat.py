@@ -35,6 +35,7 @@ REJECTIONS = 20
 """Consecutive rejected requests that are blamed on the requests. After more, the endpoint or the settings
 are considered at fault."""
 
+NO_EYES = "; if the model takes no pictures,"
 _OF_PICTURES = re.compile(
     r"image|vision|visual|multi-?modal|mmproj|picture|content.{0,20}string", re.IGNORECASE
 )
@@ -168,7 +169,7 @@ class ChatModel:
         """The setting for a model without eyes, if the endpoint's error speaks of pictures."""
         if not (_OF_PICTURES.search(str(error)) and holds_pictures(messages)):
             return ""
-        return f"; if the model takes no pictures, set roles.{self.name}.pictures to caption or false"
+        return f"{NO_EYES} set roles.{self.name}.pictures to caption or false"
 
     def forget_unparsable(self) -> None:
         """Remove the replies of jobs that ended in an `UnparsableError` from the cache, so that they are

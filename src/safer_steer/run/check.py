@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.endpoints.blind import BlindTransport
-from safer_steer.endpoints.chat import ChatAssistant, ChatModel
+from safer_steer.endpoints.chat import NO_EYES, ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.ledger import Account, Ledger
 from safer_steer.endpoints.transport import ChatReply, Message, Transport
@@ -176,8 +176,9 @@ async def _try(
 
 
 def _no_eyes(name: RoleName, settings: Role, refused: Exception) -> str:
+    said = str(refused).partition(NO_EYES)[0]
     return (
-        f"roles.{name}: {settings.model} takes no pictures ({refused}); set roles.{name}.pictures to caption"
+        f"roles.{name}: {settings.model} takes no pictures ({said}); set roles.{name}.pictures to caption"
         f" or false, or choose a model that sees, {AGAIN}"
     )
 
