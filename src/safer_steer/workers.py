@@ -118,9 +118,8 @@ async def run_jobs(
 
 
 async def side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once. If one raises, the others are cancelled and over before the error passes on.
-
-    So nobody writes to a journal that the caller closes next.
+    """Run all at once. If one raises, the others are cancelled and have ended before the error passes on, so
+    that none writes to a journal that the caller closes next.
     """
     tasks = [asyncio.create_task(one) for one in work]
     try:

@@ -70,6 +70,8 @@ def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() 
     assert rows["Over-refusal"] == ["–", "4.0 [1, 9]"]
     assert rows["Twin Help"] == ["–", "90.0 [85, 95]"]
     assert rows["Multi: n, unscored, failed, incomplete"] == ["–", "300, 1, 2, 4"], "twins are counted too"
+    assert rows["Scored attacks, multi-turn"] == ["–", "194 of 200"]
+    assert rows["Scored twins, multi-turn"] == ["–", "99 of 100"]
     assert rows["Single: n, unscored, failed, incomplete"] == ["50, 0, 0, 0", "–"]
     cells = ["81.2 [75, 86]", "80.0 [74, 85]", "70.0 [63, 76]", "79.5 [73, 85]", "200, 1, 2, 3"]
     assert ("multi_turn", "attack", "safer_steer", cells) in list(by_suite(SUMMARY))

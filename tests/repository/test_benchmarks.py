@@ -82,6 +82,26 @@ def test_endpoint_prints_a_row_a_variant_and_a_row_a_target() -> None:
     assert {row[-1] for row in targets[2:]} <= {"yes", "no"} and len(targets) == 8
 
 
+def test_bench_finds_the_scores_of_the_thread_pool_and_prints_ratios() -> None:
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "bench.py"),
+        "--sizes",
+        "6x3",
+        "--pairs",
+        "1",
+        "--latency",
+        "0.01",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, *table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert [row[:2] for row in table] == [["6, 3", label] for label in ("ours", "thread pool", "ratio")]
+    mine, theirs, ratios = ([float(cell.split()[0]) for cell in row[2:]] for row in table)
+    assert all(value > 0 for value in (*mine, *theirs))
+    assert ratios[2] == pytest.approx(mine[2] / theirs[2], abs=0.02)
+
+
 @pytest.mark.parametrize("n", [24, 60, 200])
 def test_intervals_hold_the_truth_as_often_as_they_say(n: int) -> None:
     """Exact for one suite; simulated for averages, so the bound is lower by what the simulation may err."""

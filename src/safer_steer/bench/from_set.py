@@ -37,11 +37,12 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
     """
     if out.suffix != ".jsonl" or out.stem == "average":
         raise UserError(
-            f"{out}: give a file name that ends in .jsonl; `average` is the summary's name for the mean over suites"
+            f"{out}: give a file name that ends in .jsonl, other than average.jsonl, which is the summary's name"
+            " for the mean over suites"
         )
     twin = out.with_name(f"{out.stem}_safe.jsonl")
     if there := next((file for file in (out, twin) if file.exists()), None):
-        raise UserError(f"{there}: is there already; move it away or choose another name")
+        raise UserError(f"{there}: exists already; move it away or choose another name")
     skipped: Skipped = {}
     counts = {False: 0, True: 0}  # by whether they are harmless
     parts = {safe: out.with_name(f"{out.stem}.{'safe' if safe else 'attack'}.part") for safe in counts}

@@ -216,9 +216,9 @@ async def measure(
 
 def forget_unfinished(bench: Path, judged: bool) -> None:
     """Drop failed dialogues from a bench's journals, and unscored ones if there is a judge (`judged`): they
-    are to be played again.
+    are played again.
 
-    Incomplete ones stay, for they would end alike.
+    Incomplete ones stay, since they would end the same way.
     """
     finished = ("scored", "incomplete") if judged else ("scored", "incomplete", "unscored")
     for path in sorted(bench.glob("*/*.jsonl")):

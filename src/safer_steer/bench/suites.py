@@ -33,7 +33,7 @@ class Suite:
     safe_twins: bool
     """Every script is a safe request: refusals are over-refusals, and the suite stays out of the average."""
     scaled: int = 0
-    """Pictures of it that were scaled down when the run took it in."""
+    """Pictures of it that were scaled down when it was copied into the run."""
 
     @property
     def protocol(self) -> ProtocolName:
@@ -72,7 +72,8 @@ def read_suite(path: Path) -> Suite:
     twins = [seed.kind is Kind.BENIGN for seed in seeds]
     if any(twins) and not all(twins):
         raise UserError(
-            f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not; make them two suites"
+            f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not;"
+            " a suite has one or the other: make two files of it"
         )
     return Suite(path.stem, seeds, path.parent, all(twins))
 
@@ -113,7 +114,7 @@ def read_suites(names: Sequence[str]) -> list[Suite]:
 
 @contextmanager
 def named(suite: Suite, seed: Seed) -> Iterator[None]:
-    """Puts the suite's file and the script before what is wrong with a picture."""
+    """Names the suite's file and the script in an error about a picture."""
     try:
         yield
     except (UserError, OSError) as error:

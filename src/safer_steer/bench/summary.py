@@ -58,9 +58,9 @@ def unscored_share(summary: Mapping[str, Any]) -> float:
     """The largest share, over models and protocols, of dialogues without a result: unscored or failed.
 
     Above the config's `bench.max_unscored` the bench is no result and ends with exit code 3. Failed ones
-    count, or an endpoint that was down throughout would pass; incomplete ones do not, for playing them again
-    would not mend them. The largest, or two sound models would hide a broken third. 1 if nothing was
-    measured.
+    count: without them, an endpoint that was down throughout would pass. Incomplete ones do not: they would
+    end the same way again. It is the largest share, so that two sound models do not hide a broken third. 1
+    if nothing was measured.
     """
     shares = []
     for protocols in summary["models"].values():

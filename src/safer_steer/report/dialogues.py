@@ -136,7 +136,8 @@ def _dialogues(path: Path) -> list[_Played]:
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(
-                f"{path}: row {place}: {'.'.join(map(str, first['loc']))}: {first['msg']}; move the file away and bench again"
+                f"{path}: row {place}: {'.'.join(map(str, first['loc']))}: {first['msg']};"
+                " move the file away and bench again"
             ) from None
     return dialogues
 
@@ -162,9 +163,8 @@ def _side_by_side(answers: list[tuple[str, _Played]], pictures: _Pictures) -> di
             }
         )
     images = [pictures.place(image) for image in first.images]
-    return {
-        "id": first.id, "kind": str(first.kind), "source": first.source, "intent": first.intent, "safe": is_safe(first), "images": images, "answers": shown,
-    }  # fmt: skip
+    about = {"id": first.id, "kind": str(first.kind), "source": first.source, "intent": first.intent}
+    return about | {"safe": is_safe(first), "images": images, "answers": shown}
 
 
 def _shown(turn: Turn) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def write_report(run: Path) -> Path:
     """
     if not any((run / name).exists() for name in ("config.yaml", "summary.json", "bench")):
         raise UserError(
-            f"{run}: no run folder (no config.yaml, summary.json or bench in it); give the folder of `safer-steer run --out`"
+            f"{run}: no run folder (no config.yaml, summary.json or bench in it);"
+            " give the folder of `safer-steer run --out`"
         )
     config, summary = _config(run / "config.yaml"), _summary(run / "summary.json")
     steps = list(read_rows(run / "rl" / "metrics.jsonl"))
@@ -108,7 +109,10 @@ def _environment() -> jinja2.Environment:
 def _policy(style: str, script: str) -> str:
     """Content security policy: only this style and script, by hash, and embedded pictures."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}';"
+        " base-uri 'none'; form-action 'none'"
+    )
 
 
 def _json(data: Any) -> Markup:

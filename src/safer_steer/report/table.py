@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -126,6 +127,16 @@ def headline(summary: Summary) -> list[TableRow]:
     def counts(protocol: str) -> Callable[[str], str | None]:
         return lambda model: _counts(summary, model, protocol)
 
+    scored_rows = [
+        row(
+            f"Scored {what}, {protocol.replace('_', '-')}",
+            f"Dialogues that the rates of {what} are over, of all.",
+            partial(_scored, summary, protocol=protocol, twins=twins),
+            count=True,
+        )
+        for protocol in ("single_turn", "multi_turn")
+        for what, twins in (("attacks", False), ("twins", True))
+    ]
     rows = [
         row(
             "Single-turn Safe",
@@ -179,6 +190,7 @@ def headline(summary: Summary) -> list[TableRow]:
             lambda model: _cut_off(summary, model),
             count=True,
         ),
+        *scored_rows,
         row(f"Single: {COUNTS}", "Single-turn dialogues, twins included.", counts("single_turn"), count=True),
         row(f"Multi: {COUNTS}", "Multi-turn dialogues, twins included.", counts("multi_turn"), count=True),
     ]
@@ -229,6 +241,15 @@ def _median(summary: Summary, model: str) -> str | None:
         return None
     median = number(curve.get("median"))
     return "not reached" if median is None else f"{median:g}"
+
+
+def _scored(summary: Summary, model: str, protocol: str, twins: bool) -> str | None:
+    """Scored dialogues of all, over the suites of attacks or of twins; None without such suites."""
+    entries = [entry for entry in suites(summary, model, protocol).values() if is_twin(entry) is twins]
+    if not entries:
+        return None
+    every, *lost = (sum(int(number(entry.get(key)) or 0) for entry in entries) for key in COUNTED)
+    return f"{every - sum(lost):,} of {every:,}"
 
 
 def _cut_off(summary: Summary, model: str) -> str | None:
