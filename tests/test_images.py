@@ -100,6 +100,6 @@ def unreadable(path: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["text", "empty", "folder", "gif", "PNG", "JPEG", "WEBP"])
 def test_unreadable_or_cut_short_names_the_file(tmp_path: Path, how: str) -> None:
     unreadable(tmp_path / "bad.png", how)
-    with pytest.raises(UserError, match=r"bad\.png: no readable PNG, JPEG or WebP") as caught:
+    with pytest.raises(UserError, match=r"bad\.png: not a readable PNG, JPEG or WebP") as caught:
         load_picture(tmp_path, "bad.png", 200)
     assert "\n" not in str(caught.value)

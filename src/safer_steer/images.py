@@ -39,17 +39,17 @@ _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, 
 """What Pillow reports damage with, UnidentifiedImageError among them."""
 
 MOST_PIXELS = 175_000_000
-"""More are no photograph but a decompression bomb: a file of a few kB whose pixels fill the memory. So many
-take 0.7 GB with transparency, and Pillow opens none with more than 178,956,970."""
+"""A picture with more is not a photograph but a decompression bomb: a file of a few kB whose pixels fill the
+memory. This many pixels take 0.7 GB with transparency. Pillow refuses more than 178,956,970."""
 
 _KEPT_BYTES = 48_000_000
 _KEPT = 512
-"""Bytes (as in the files; base64 adds 4/3 of it) and pictures the cache holds at most, so that memory stays
-flat over any number of seeds."""
+"""Maximum number of bytes (as in the files; base64 adds 4/3 of them) and of pictures in the cache, so that
+memory does not grow with the number of seeds."""
 
 
 class PictureError(UserError):
-    """A picture that cannot be used; `reason` says why in three words, to be counted by."""
+    """A picture that cannot be used; `reason` says why in a few words, for counts."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -206,4 +206,6 @@ def _unreadable(called: str, error: Exception) -> PictureError:
         if isinstance(error, UnidentifiedImageError)
         else shortened(str(error), 120)
     )
-    return PictureError(f"{called}: no readable PNG, JPEG or WebP picture ({reason})", "unreadable picture")
+    return PictureError(
+        f"{called}: not a readable PNG, JPEG or WebP picture ({reason})", "unreadable picture"
+    )

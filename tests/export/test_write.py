@@ -385,8 +385,8 @@ def test_an_empty_part_is_an_error(run, tmp_path, emptied, said):
     ("spoil", "said"),
     [
         (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),
-        (lambda run: (run / "manifest.json").unlink(), "nothing to hand over yet"),
-        (lambda run: (run / "export" / "mine.txt").write_text(""), "holds other things"),
+        (lambda run: (run / "manifest.json").unlink(), "nothing to export yet"),
+        (lambda run: (run / "export" / "mine.txt").write_text(""), "has other files"),
     ],
 )
 def test_mistakes_end_in_one_line(run, tmp_path, spoil, said):
@@ -403,7 +403,7 @@ def test_a_folder_that_only_looks_like_an_export_is_left_alone(run, tmp_path):
     theirs.parent.mkdir(parents=True)
     theirs.write_text("years of work")
     (tmp_path / "theirs" / "README.md").write_text("mine")
-    with pytest.raises(UserError, match="holds other things and no export"):
+    with pytest.raises(UserError, match="has other files and is not an export"):
         export(run, tmp_path / "theirs")
     assert theirs.read_text() == "years of work"
 
@@ -412,7 +412,7 @@ def test_a_changed_file_is_not_handed_over(run, tmp_path):
     run = copy_of(run, tmp_path)
     path = run / "bootstrap" / "kept.jsonl"
     path.write_bytes(path.read_bytes().replace(b"safety", b"sofety", 1))
-    with pytest.raises(UserError, match=r"kept.jsonl: not as its stage left it"):
+    with pytest.raises(UserError, match=r"kept.jsonl: changed since its stage finished"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

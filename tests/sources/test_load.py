@@ -36,7 +36,7 @@ PNG = draw_png(training_devices()[0], True, 0)
         ),
         (
             '{"id": "a", "image": "broken.png", "question": "q"}',
-            "pairs.jsonl:2: image: .*broken.png: no readable PNG, JPEG or WebP",
+            "pairs.jsonl:2: image: .*broken.png: not a readable PNG, JPEG or WebP",
         ),
         (
             '{"id": "a", "image": "large.png", "question": "q"}',
@@ -52,8 +52,8 @@ PNG = draw_png(training_devices()[0], True, 0)
         ),
         ('{"id": "p0", "image": "0.png", "question": "q"}', "pairs.jsonl:2: id: mine-p0 occurs twice"),
         ("[1]", "pairs.jsonl:2: a row is a JSON object"),
-        ('{"id": ', "pairs.jsonl:2: no JSON"),
-        ("\udcff", "pairs.jsonl:2: no JSON"),
+        ('{"id": ', "pairs.jsonl:2: not JSON"),
+        ("\udcff", "pairs.jsonl:2: not JSON"),
     ],
 )
 async def test_a_bad_row_is_named_and_nothing_is_written(tmp_path: Path, row: str, message: str) -> None:

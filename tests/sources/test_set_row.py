@@ -111,13 +111,13 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     (
         "mine",
         GOOD | {"image": "no_picture.png"},
-        "image: .*no_picture.png: no readable PNG, JPEG or WebP",
+        "image: .*no_picture.png: not a readable PNG, JPEG or WebP",
         "unreadable picture",
     ),
     (
         "mine",
         GOOD | {"image": "moving.gif"},
-        r"image: .*moving.gif: no readable .* picture \(another format, or damaged\)",
+        r"image: .*moving.gif: not a readable .* picture \(another format, or damaged\)",
         "unreadable picture",
     ),
     (
@@ -205,12 +205,12 @@ def test_lines_that_are_no_rows(folder: Path) -> None:
     path.write_bytes(b"\n".join(lines))
     skipped: Skipped = {}
     assert [pair.where for pair in pairs("mine", path, skipped, bad_rows="skip")] == [f"mine: {path}:6"]
-    assert skipped == {"mine": {"no JSON": 2, "no object": 1, "not UTF-8": 1, "repeated id": 1}}
+    assert skipped == {"mine": {"not JSON": 2, "no object": 1, "not UTF-8": 1, "repeated id": 1}}
     assert (
-        left_out_in_words(skipped) == "mine: 5 left out (2 no JSON, 1 no object, 1 not UTF-8, 1 repeated id)"
+        left_out_in_words(skipped) == "mine: 5 left out (1 no object, 2 not JSON, 1 not UTF-8, 1 repeated id)"
     )
     path.write_bytes(b"\n".join([lines[5], lines[2]]))
-    with pytest.raises(UserError, match=r"rows.jsonl:2: no JSON: not UTF-8"):
+    with pytest.raises(UserError, match=r"rows.jsonl:2: not JSON: not UTF-8"):
         pairs("mine", path)
 
 
@@ -219,7 +219,7 @@ def test_a_csv_with_cells_too_many_or_of_another_encoding(folder: Path) -> None:
     path.write_bytes(path.read_bytes() + b"c,0.png,caf\xe9\r\nd,0.png,q,more\r\n")
     skipped: Skipped = {}
     assert len(pairs("mine", path, skipped, bad_rows="skip")) == 2
-    assert skipped == {"mine": {"not UTF-8": 1, "no CSV row": 1}}
+    assert skipped == {"mine": {"not UTF-8": 1, "not a CSV row": 1}}
     with pytest.raises(UserError, match=r"rows.csv: row 3: not UTF-8"):
         pairs("mine", path)
 
@@ -227,11 +227,11 @@ def test_a_csv_with_cells_too_many_or_of_another_encoding(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[{}, ", "no JSON"),
-        (b"[{} {}]", "no JSON .no comma after row 1"),
-        (b"[] x", "no JSON .more behind the end"),
-        (b'{"a": 3}', "is no list of rows"),
-        (b"[\xff]", "no JSON: not UTF-8"),
+        (b"[{}, ", "not JSON"),
+        (b"[{} {}]", "not JSON .no comma after row 1"),
+        (b"[] x", "not JSON .more text after the end"),
+        (b'{"a": 3}', "is not a list of rows"),
+        (b"[\xff]", "not JSON: not UTF-8"),
         (b"", "no rows in it"),
         (b"[ ]", "no rows in it"),
     ],
@@ -377,7 +377,7 @@ def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: 
         preflight._survey_sources(strict)
     (tmp_path / "data/gone.png").write_bytes(png())
     assert list(preflight._survey_sources(settings).broken) == ["mine-2"]
-    with pytest.raises(UserError, match=r"rows.jsonl:3: image: .*1.png: no readable PNG"):
+    with pytest.raises(UserError, match=r"rows.jsonl:3: image: .*1.png: not a readable PNG"):
         preflight._survey_sources(strict)
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from safer_steer.assembly.balance import balance_of, in_words
@@ -79,7 +80,8 @@ async def assemble(
     candidates = _distinct(pools, settings, list(suites), left_out)
     if not candidates:
         raise UserError(
-            f"{folder}/seeds: no candidates: every pool is empty, or holds what the bench has; build more seeds"
+            f"{folder}/seeds: no candidates: every pool is empty, or has only what the bench has;"
+            " build more seeds"
         )
     rulings = {candidate.id: trusted(candidate.kind) for candidate in candidates}
     if settings.rules:
@@ -88,21 +90,13 @@ async def assemble(
             candidates, pools, ask("evaluator"), pictures_of, out / "verdicts.jsonl", progress
         )
 
-    train, bench = (
-        [candidate for candidate in candidates if candidate.bench is side] for side in (False, True)
-    )
+    train = [candidate for candidate in candidates if not candidate.bench]
+    bench = [candidate for candidate in candidates if candidate.bench]
     assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
     rl = draw_rl(train, rulings, config.rl.seeds, config.rl.benign_share, config.seed)
     sft = draw_sft(train, rulings, rl, config.bootstrap.dialogues, settings.sft_benign_share)
     drawn = draw_bench(bench, rulings, settings.bench_dialogues, set(taken))
-    _explain(
-        train,
-        bench,
-        rulings,
-        rl,
-        [*sft, *rl, *(candidate for suite in drawn.values() for candidate in suite)],
-        left_out,
-    )
+    _explain(train, bench, rulings, rl, [*sft, *rl, *chain.from_iterable(drawn.values())], left_out)
 
     splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in drawn.items()}}
     for name, members in splits.items():
@@ -138,7 +132,8 @@ async def assemble(
     ):
         if wanted and not there:
             raise UserError(
-                f"{out}: none of {len(of)} candidates is left for {name}; balance.md says why, and with which ratio they were drawn"
+                f"{out}: none of {len(of)} candidates is left for {name};"
+                " balance.md says why, and with which ratio they were drawn"
             )
     return notes
 
@@ -218,8 +213,8 @@ def _notes(
         notes.append(
             f"STEER-SFT has {len(splits['sft'])} of the {config.bootstrap.dialogues} candidates wanted"
         )
-    drawn = [script for name, suite in splits.items() if name.startswith("bench/") for script in suite]
-    for source in sorted(_attacked(bench) - _attacked(drawn)):
+    suites = [suite for name, suite in splits.items() if name.startswith("bench/")]
+    for source in sorted(_attacked(bench) - _attacked(chain.from_iterable(suites))):
         notes.append(f"STEER-Bench has no attacks of {source}: rule 2 left none")
     if unjudged := sum(found.reason == "unjudged" for found in rulings.values()):
         notes.append(f"{unjudged} scripts are left out because the evaluator did not judge them")

@@ -124,5 +124,6 @@ def _parsed(row: bytes, where: str) -> Seed:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            f"{where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}; build the seeds again with --fresh"
+            f"{where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']};"
+            " build the seeds again with --fresh"
         ) from None

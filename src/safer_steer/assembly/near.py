@@ -33,10 +33,11 @@ has none and occurs on any picture."""
 _WORD = re.compile(r"[\u3040-\u9fff]|[^\s\u3040-\u9fff]+")
 """A word, or a single character in writing systems without spaces between words."""
 _SAYING_NOTHING = """
-    a an the this that these those it its he she they them his her their i me my we us our you your and or but if so as than then there here
-    of in on at to from for with by about into over is are was were be been being am do does did done can could will would shall should may might must
-    have has had yes what which who whom whose when where why how any some all please tell give show shown describe explain image picture photo
-    photograph screenshot figure see seen
+    a an the this that these those it its he she they them his her their i me my we us our you your
+    and or but if so as than then there here of in on at to from for with by about into over
+    is are was were be been being am do does did done can could will would shall should may might must
+    have has had yes what which who whom whose when where why how any some all please
+    tell give show shown describe explain image picture photo photograph screenshot figure see seen
 """
 _EMPTY = frozenset(_SAYING_NOTHING.split())
 """Stop words: they do not tell what a question is about."""
@@ -86,14 +87,8 @@ class Near:
         if same := self._names.get(tokens.tobytes()):
             return same
         likely = self._lsh.query(_signature(tokens))
-        return min(
-            (
-                self._names[key]
-                for key in likely
-                if jaccard(tokens, np.frombuffer(key, np.uint32)) >= self.threshold
-            ),
-            default=None,
-        )
+        near = [key for key in likely if jaccard(tokens, np.frombuffer(key, np.uint32)) >= self.threshold]
+        return min((self._names[key] for key in near), default=None)
 
 
 def bands(threshold: float) -> int:

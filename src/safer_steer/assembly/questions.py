@@ -31,7 +31,8 @@ def questions(scripts: Iterable[Seed]) -> list[Seed]:
     for script in scripts:
         if not (script.meta.get("pair") and script.meta.get("question")):
             raise UserError(
-                f"single_turn: {script.id}: its seed does not hold its pair's question; build the seeds again with --fresh"
+                f"single_turn: {script.id}: its seed does not have its pair's question;"
+                " build the seeds again with --fresh"
             )
         found.setdefault(script.meta["pair"], _question(script))
     return list(found.values())
@@ -54,7 +55,8 @@ def draw_questions(asked: Sequence[Seed], total: int | None, share: float, seed:
     """At most `total` questions (all if None) in a seeded order. `share` (0-1) of them are safe, or as many
     as there are."""
     rng = random.Random(f"single turn rl {seed}")
-    safe, risky = [[one for one in asked if (one.kind is Kind.BENIGN) is wanted] for wanted in (True, False)]
+    safe = [one for one in asked if one.kind is Kind.BENIGN]
+    risky = [one for one in asked if one.kind is not Kind.BENIGN]
     for pool in (safe, risky):
         rng.shuffle(pool)
     numbers = question_numbers(len(safe), len(risky), total, share)

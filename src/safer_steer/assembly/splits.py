@@ -43,9 +43,7 @@ def draw_rl(
 ) -> list[Candidate]:
     """STEER-RL: benign scripts that meet rule 1 and others that meet rule 2. Taken pair by pair, to use few
     pairs."""
-    able = [
-        c for c in candidates if (rulings[c.id].rule_1 if c.kind is Kind.BENIGN else rulings[c.id].rule_2)
-    ]
+    able = [candidate for candidate in candidates if _able(candidate, rulings)]
     benign = sum(c.kind is Kind.BENIGN for c in able)
     left = dict(zip((True, False), sizes(benign, len(able) - benign, total, share), strict=True))
     able.sort(key=lambda c: (content_id("pair", seed, c.pair), c.pair, c.order))
@@ -70,7 +68,8 @@ def draw_sft(
     able = _in_order(c for c in candidates if rulings[c.id].rule_1 and c.pair not in taken)
     if share is None:
         return able[:total]
-    benign, risky = ([c for c in able if (c.kind is Kind.BENIGN) is safe] for safe in (True, False))
+    benign = [c for c in able if c.kind is Kind.BENIGN]
+    risky = [c for c in able if c.kind is not Kind.BENIGN]
     wanted = sizes(len(benign), len(risky), total, share)
     return _in_order([*benign[: wanted[0]], *risky[: wanted[1]]])
 
@@ -89,7 +88,7 @@ def draw_bench(
     groups: defaultdict[tuple[str, bool], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         safe = candidate.kind is Kind.BENIGN
-        if rulings[candidate.id].rule_1 if safe else rulings[candidate.id].rule_2:
+        if _able(candidate, rulings):
             groups[candidate.source, safe].append(candidate)
     suites: dict[str, list[Candidate]] = {}
     for source, safe in sorted(groups):
@@ -117,9 +116,16 @@ def read_split(folder: Path, name: str) -> list[Seed]:
     seeds = read_seeds(path, may_be_empty=True)
     if not seeds:
         raise UserError(
-            f"{path}: no scripts in it; build more seeds, or see {FOLDER}/balance.md where the config has `assembly`"
+            f"{path}: no scripts in it; build more seeds;"
+            f" if the config has `assembly`, {FOLDER}/balance.md says why none was drawn"
         )
     return seeds
+
+
+def _able(candidate: Candidate, rulings: Mapping[str, Ruling]) -> bool:
+    """Whether a benign script meets rule 1, or another one rule 2."""
+    ruling = rulings[candidate.id]
+    return ruling.rule_1 if candidate.kind is Kind.BENIGN else ruling.rule_2
 
 
 def _in_order(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -46,20 +46,18 @@ def by_kind(tallies: Sequence[SplitCounts]) -> list[list[str]]:
 
 def by_source(tallies: Sequence[SplitCounts]) -> list[list[str]]:
     """Table (head, then rows): dialogues of each split by source."""
-    names = sorted({name for tally in tallies for name in tally.sources})
-    return [
-        ["source", *map(label, tallies)],
-        *([name, *(str(tally.sources[name]) for tally in tallies)] for name in names),
-    ]
+    rows = [["source", *map(label, tallies)]]
+    for name in sorted(set().union(*(tally.sources for tally in tallies))):
+        rows.append([name, *(str(tally.sources[name]) for tally in tallies)])
+    return rows
 
 
 def by_length(tallies: Sequence[SplitCounts]) -> list[list[str]]:
     """Table (head, then rows): dialogues of each split by number of turns."""
-    lengths = sorted({turns for tally in tallies for turns in tally.lengths})
-    return [
-        ["turns", *map(label, tallies)],
-        *([str(turns), *(str(tally.lengths[turns]) for tally in tallies)] for turns in lengths),
-    ]
+    rows = [["turns", *map(label, tallies)]]
+    for turns in sorted(set().union(*(tally.lengths for tally in tallies))):
+        rows.append([str(turns), *(str(tally.lengths[turns]) for tally in tallies)])
+    return rows
 
 
 def label(tally: SplitCounts) -> str:

@@ -14,8 +14,9 @@ from safer_steer.errors import UserError
 from safer_steer.manifest import Manifest, sha256
 
 EMPTY = {
-    "sft": "`bootstrap` kept no dialogue; bootstrap/rejected.jsonl says why; change the config and run it again",
-    "rl": "splits/rl.jsonl is empty, since the pools in seeds/ have no scripts of the kinds that `rl.seeds` and"
+    "sft": "`bootstrap` kept no dialogue; bootstrap/rejected.jsonl says why;"
+    " change the config and run it again",
+    "rl": "splits/rl.jsonl is empty, since seeds/ has no scripts of the kinds that `rl.seeds` and"
     " `rl.benign_share` ask for; change them and run `assemble` again",
 }
 """What to say about a part that its finished stage left empty."""
@@ -63,16 +64,15 @@ def find_splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
                 + ("made none" if manifest.finished(stage) else "is not finished")
             )
     if not parts:
-        raise UserError(f"{run}: nothing to hand over yet ({'; '.join(missing)}); run the stages first")
-    hashes = {
-        run / name: facts["sha256"]
-        for entry in manifest.stages.values()
-        for name, facts in entry["files"].items()
-    }
+        raise UserError(f"{run}: nothing to export yet ({'; '.join(missing)}); run the stages first")
+    hashes: dict[Path, str] = {}
+    for entry in manifest.stages.values():
+        hashes |= {run / name: facts["sha256"] for name, facts in entry["files"].items()}
     for file in (part.file for part in parts):
         if not file.is_file() or sha256(file) != hashes.get(file):
             raise UserError(
-                f"{file}: not as its stage left it (`safer-steer verify {run}`); delete it and run its stage again, which pays for nothing twice"
+                f"{file}: changed since its stage finished (`safer-steer verify {run}`);"
+                " delete it and run its stage again, which pays for nothing twice"
             )
     return parts, missing
 
@@ -95,7 +95,8 @@ def _made(name: str, run: Path, config: Config) -> list[Split]:
         split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # characters the hub allows in a split's name
         if split in parts:
             raise UserError(
-                f"{file}: as a split, it and {parts[split].file} are both called {split}; rename one of the suites and bench again"
+                f"{file}: this suite and {parts[split].file} would both be the split {split};"
+                " rename one of them and bench again"
             )
         parts[split] = Split(name, split, file, file.parent, run, config)
     return list(parts.values())

@@ -56,7 +56,8 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
     # Other folders may also contain `data` and a README.md.
     if to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages:
         raise UserError(
-            f"{to}: holds other things and no export (no manifest.json of one); choose an empty or a new folder with --to"
+            f"{to}: has other files and is not an export (no manifest.json of one);"
+            " choose an empty or a new folder with --to"
         )
     if part.exists():
         shutil.rmtree(part)
@@ -81,7 +82,7 @@ def _check_ours(folder: Path) -> None:
     )
     if foreign:
         raise UserError(
-            f"{folder}: holds other things ({foreign[0]}); choose an empty or a new folder with --to"
+            f"{folder}: has other files ({foreign[0]}); choose an empty or a new folder with --to"
         )
 
 
@@ -116,8 +117,7 @@ def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
 def _facts(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How the data was made: the config's hash and, for every finished stage, its prompt hashes and
     versions."""
-    made = {
-        stage: {key: entry[key] for key in ("prompts", "versions") if key in entry}
-        for stage, entry in stages.items()
-    }
+    made = {}
+    for stage, entry in stages.items():
+        made[stage] = {key: entry[key] for key in ("prompts", "versions") if key in entry}
     return {"name": name, "run": {"config": config_sha256(run / "config.yaml"), "stages": made}}

@@ -90,11 +90,10 @@ def _turn(turn: Row) -> tuple[str, str, str, str]:
 
 
 def _drop(row: Row) -> Row:
-    attempts = [_table(attempt) for attempt in row.get("attempts") or []]
-    tried = [
-        ", ".join(reason_in_words(_cut(attempt[key])) for key in ("strategy", "reason") if key in attempt)
-        for attempt in attempts
-    ]
+    tried = []
+    for attempt in map(_table, row.get("attempts") or []):
+        words = [reason_in_words(_cut(attempt[key])) for key in ("strategy", "reason") if key in attempt]
+        tried.append(", ".join(words))
     return {
         "id": _cut(row.get("id")),
         "kind": str(row.get("kind") or "pair").replace("_", "-"),

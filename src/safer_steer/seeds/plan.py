@@ -56,7 +56,8 @@ def survey(config: Config) -> Survey:
         for pair in pairs_of(source, config, found.skipped):
             if pair.id in ids:
                 raise UserError(
-                    f"{pair.where or pair.source}: id: {pair.id} occurs twice; sources of one set must differ in split, your own in name"
+                    f"{pair.where or pair.source}: id: {pair.id} occurs twice;"
+                    " sources of one set must differ in split, your own in name"
                 )
             ids.add(pair.id)
             picture = picture_hash(pair)
@@ -81,7 +82,8 @@ def survey(config: Config) -> Survey:
             found.pairs += 1
         if found.pairs == before:
             raise UserError(
-                f"seeds.sources: {left_out_in_words(found.skipped) or label(source)}: no pair is left of it; docs/data.md has the columns of each set"
+                f"seeds.sources: {left_out_in_words(found.skipped) or label(source)}: no pair is left of it;"
+                " docs/data.md has the columns of each set"
             )
         if large:
             found.scaled[label(source)] = found.scaled.get(label(source), 0) + len(large)
@@ -153,14 +155,16 @@ class PlanFile:
         except FileNotFoundError:
             if any(self.folder.glob("*.jsonl")) or any(self.folder.glob("journal/*")):
                 raise UserError(
-                    f"{self.folder}: holds seeds of unknown origin (no plan.json); move them away or start over with --fresh"
+                    f"{self.folder}: has seeds but no plan.json, so it is not known how they were made;"
+                    " move them away or start over with --fresh"
                 ) from None
             return False
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path}: not readable; start over with --fresh") from None
+            raise UserError(f"{self.path}: cannot be read; start over with --fresh") from None
         if plan != self.plan:
             raise UserError(
-                f"{self.folder}: begun with other settings or other source pairs; restore them, or start over with --fresh"
+                f"{self.folder}: begun with other settings or other source pairs; restore them,"
+                " or start over with --fresh"
             )
         return bool(finished)
 

@@ -36,14 +36,12 @@ def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
     Raises:
         UserError: a pool is missing, or all are empty.
     """
-    seeds = [
-        seed
-        for kind in kinds
-        for seed in read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)
-    ]
+    seeds: list[Seed] = []
+    for kind in kinds:
+        seeds += read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)
     if not seeds:
         raise UserError(
-            f"{folder}/seeds: every pool is empty; dropped.jsonl says why, `safer-steer seeds` builds them"
+            f"{folder}/seeds: there is no script; dropped.jsonl says why, `safer-steer seeds` writes them"
         )
     return seeds
 

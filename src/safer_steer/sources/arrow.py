@@ -7,6 +7,7 @@ and are never decoded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             # One group at a time: given all groups, Arrow reads far ahead, and memory grows with the file.
-            groups = range(file.num_row_groups)
             yield from _rows(
-                batch
-                for group in groups
-                for batch in file.iter_batches(BATCH, row_groups=[group], use_threads=False)
+                chain.from_iterable(
+                    file.iter_batches(BATCH, row_groups=[group], use_threads=False)
+                    for group in range(file.num_row_groups)
+                )
             )
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({_line(error)})") from None
@@ -114,4 +115,5 @@ def _values(batch: Any) -> list[Any]:
     except UnicodeDecodeError:
         if batch.num_rows == 1:
             return [Unreadable("not UTF-8", "not UTF-8")]
-        return [row for index in range(batch.num_rows) for row in _values(batch.slice(index, 1))]
+        one_by_one = (batch.slice(index, 1) for index in range(batch.num_rows))
+        return list(chain.from_iterable(_values(row) for row in one_by_one))

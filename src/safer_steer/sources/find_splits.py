@@ -59,7 +59,8 @@ def find_splits(source: Source, layout: Layout, split: str | None = None) -> lis
         return _on_hub(source, layout, *wanted)
     if not source.path:
         raise UserError(
-            f"seeds.sources: {source.name} is not a built-in set; give its `path`, or its id on the hub as `hub`"
+            f"seeds.sources: {source.name} is not a built-in set; give its `path`,"
+            " or its id on the hub as `hub`"
         )
     path = Path(source.path)
     if path.is_file():

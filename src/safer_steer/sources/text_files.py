@@ -33,10 +33,12 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 except UnicodeDecodeError as error:
                     yield (
                         f":{number}",
-                        Unreadable(f"no JSON: not UTF-8 ({error.reason} at byte {error.start})", "not UTF-8"),
+                        Unreadable(
+                            f"not JSON: not UTF-8 ({error.reason} at byte {error.start})", "not UTF-8"
+                        ),
                     )
                 except (ValueError, RecursionError) as error:
-                    yield f":{number}", Unreadable(f"no JSON ({shortened(str(error), 80)})", "no JSON")
+                    yield f":{number}", Unreadable(f"not JSON ({shortened(str(error), 80)})", "not JSON")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -52,10 +54,10 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise UserError(f"{path}: row {number}: no CSV ({error})") from None
+                raise UserError(f"{path}: row {number}: not CSV ({error})") from None
             place = f": row {number}"
             if None in row:
-                yield place, Unreadable("more cells than there are column names", "no CSV row")
+                yield place, Unreadable("more cells than there are column names", "not a CSV row")
             elif any(isinstance(value, str) and _escaped(value) for value in row.values()):
                 yield place, Unreadable("not UTF-8", "not UTF-8")
             else:
@@ -86,13 +88,13 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         elif first:
             whole = json.loads(path.read_text(encoding="utf-8-sig"))
             if not isinstance(whole, dict) or not all(isinstance(row, dict) for row in whole.values()):
-                raise UserError(f"{path}: is no list of rows")
+                raise UserError(f"{path}: is not a list of rows")
             for number, (key, row) in enumerate(whole.items(), 1):
                 yield f": row {number}", {"pid": key} | row
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no JSON: not UTF-8 ({error.reason})") from None
+        raise UserError(f"{path}: not JSON: not UTF-8 ({error.reason})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no JSON ({shortened(str(error), 80)})") from None
+        raise UserError(f"{path}: not JSON ({shortened(str(error), 80)})") from None
 
 
 def _has_one_row_a_line(path: Path) -> bool:
@@ -144,4 +146,4 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
             if separator != ",":
                 raise json.JSONDecodeError(f"no comma after row {number}", text, end)
         if (text[at:] + file.read()).strip():
-            raise UserError(f"{path}: no JSON (more behind the end of the list)")
+            raise UserError(f"{path}: not JSON (more text after the end of the list)")

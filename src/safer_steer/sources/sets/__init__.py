@@ -1,4 +1,4 @@
-"""The published sets that can be read, by name: one file each, with its rows' reader and its published layout.
+"""The published sets that can be read, by name: one file each, with the reader of its rows and its layout.
 
 Column names are taken from public loaders of the sets; docs/data.md lists them in a table.
 """

@@ -1,4 +1,5 @@
-"""SPA-VL: the split `help` has harmless questions, `harm` harmful ones. For other splits the set does not say."""
+"""SPA-VL: the split `help` has harmless questions, `harm` harmful ones. For other splits the set does not
+say."""
 
 from __future__ import annotations
 

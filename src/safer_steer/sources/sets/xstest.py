@@ -1,5 +1,5 @@
-"""XSTest: harmless prompts that look harmful, and their harmful contrasts. No pictures. A suite for the bench,
-not a source of Stage I."""
+"""XSTest: harmless prompts that look harmful, and their harmful contrasts. No pictures. A suite for the
+bench, not a source of Stage I."""
 
 from __future__ import annotations
 
