@@ -424,7 +424,7 @@ async def test_a_dead_endpoint_ends_the_stage_and_nothing_is_lost(tmp_path: Path
         return None
 
     transport = Watched(dead)
-    with pytest.raises(UserError, match=r"got no answer.*: no answer from http://localhost:1; fix"):
+    with pytest.raises(UserError, match=r"got no answer.*: no answer from http://localhost:1 .*; fix"):
         await build(config(40, concurrency=4), tmp_path / "cut", transport)
     await build(config(40), tmp_path / "cut")
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")

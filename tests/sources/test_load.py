@@ -103,7 +103,7 @@ async def test_an_unusable_source_is_named(
     [
         ({"min_turns": 5, "max_turns": 4}, "min_turns is 5"),
         ({"kinds": ["benign", "benign"]}, "twice"),
-        ({"sources": []}, "at least 1"),
+        ({"sources": []}, "name at least one"),
         ({"sources": [{"path": "a.jsonl"}]}, "a name of its own"),
     ],
 )
