@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from assembly_run import config, contents, left_out, run, sandbox_pools, seed, split, write_pools
+from display import error_line
 from endpoint_server import EndpointServer, says
 from safer_steer.assembly.near import telling
 from safer_steer.assembly.splits import sizes
@@ -375,7 +376,7 @@ def done(*arguments: object) -> Result:
 def complaint(*arguments: object) -> str:
     result = safer_steer(*arguments)
     assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
+    line = error_line(result.stderr)
     return line
 
 

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from display import Quiet
+from display import Quiet, error_line
 from photographs import bomb
 from places import CONFIGS
 from safer_steer.cli import app
@@ -40,10 +40,9 @@ def complaint(result: Result) -> str:
     """The one line of a command that failed for a cause the user can mend."""
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
+    line = error_line(result.stderr)
+    assert line.startswith("error: ")
+    return line
 
 
 @pytest.fixture(scope="module")

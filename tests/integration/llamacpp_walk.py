@@ -78,8 +78,8 @@ def run(command: str, folder: Path) -> None:
     """Run a command in the folder and print both."""
     print(f"$ {command}", flush=True)
     program = [sys.executable, "-m", "safer_steer", *shlex.split(command)[1:]]
-    done = subprocess.run(program, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    print(done.stdout, flush=True)
+    done = subprocess.run(program, cwd=folder, stderr=subprocess.STDOUT)
+    print(flush=True)
     if done.returncode:
         raise SystemExit(f"exit code {done.returncode}")
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from safer_steer.run.display import CHECKS
 from safer_steer.workers import Progress
+
+
+def error_line(stderr: str) -> str:
+    """The one line of an error. On a slow machine, the line about the checks may come before it."""
+    [line] = [line for line in stderr.splitlines() if line != CHECKS]
+    return line
 
 
 class Quiet:
