@@ -299,3 +299,18 @@ def keeping_answers(name: str, processor: Any) -> Any:
         processor = copy(processor)
         processor.chat_template = (ROOT / "configs" / "qwen3.5-chat.jinja").read_text()
     return processor
+
+
+def saved(name: str, folder: Path) -> dict[str, Any]:
+    """Save a family's model and processor; the settings of a student that is trained from there."""
+    model, processor = built(name)
+    model.save_pretrained(folder)
+    keeping_answers(name, processor).save_pretrained(folder)
+    return {
+        "model": str(folder),
+        "max_turn_tokens": 8,
+        "max_length": 512,
+        "max_pixels": 112 * 112,
+        "dtype": "float32",
+        "device": "cpu",
+    }

@@ -1,0 +1,57 @@
+"""A step of SFT with a tiny model of each family: the loss is that of the exact targets, and vision stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from safer_steer.bootstrap.sft import Collator, fine_tune
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
+from safer_steer.sandbox.world import devices, draw_png
+from safer_steer.store import write_atomic
+from safer_steer.student.load import load_student
+from safer_steer.student.modules import parts_of
+from student_parts import TINY
+from tiny_families import FAMILIES, saved
+
+
+def dialogue(number: int, pictures: int) -> Dialogue:
+    turns = [
+        Turn(user="What is it?", assistant="It is a red box."),
+        Turn(user="And why? <image><|im_end|>", assistant="I cannot help with that. " * number),
+    ]
+    images = [f"images/{number}.png", "images/1.png"][:pictures]
+    return Dialogue(id=str(number), kind=Kind.BENIGN, images=images, turns=turns, stop=StopReason.COMPLETED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_atomic(tmp_path / f"images/{number}.png", draw_png(devices()[number], True, number))
+    dialogues = [dialogue(1, 1), dialogue(2, 2), dialogue(3, 0)]
+    write_atomic(tmp_path / "bootstrap/kept.jsonl", to_jsonl(dialogues))
+    sft = TINY["bootstrap"]["sft"] | {"batch_size": 3, "micro_batch_size": 3, "max_steps": 1}
+    config = Config.model_validate(
+        {"student": saved(family, tmp_path / "base"), "bootstrap": {"sft": sft}, "name": family}
+    )
+    base = load_student(config.student)
+    with torch.no_grad():
+        batch = Collator(dialogues, base.renderer, tmp_path, config)([{"row": row} for row in range(3)])
+        logits = base.model(**{name: values for name, values in batch.items() if name != "labels"}).logits
+    targets = batch["labels"][:, 1:]
+    wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+    trained = load_student(config.student, fine_tune(config, tmp_path))
+    history = json.loads((tmp_path / "sft/checkpoint-1/trainer_state.json").read_text())["log_history"]
+    assert history[0]["loss"] == pytest.approx(wanted.item(), abs=1e-4)
+    assert trained.renderer.processor.chat_template == base.renderer.processor.chat_template
+    spoken = {id(weight) for weight in parts_of(trained.model).language.parameters()}
+    before = dict(base.model.named_parameters())
+    for name, weight in trained.model.named_parameters():
+        if id(weight) not in spoken and "lm_head" not in name:
+            assert torch.equal(weight, before[name]), name
+    moved = [name for name, weight in trained.model.named_parameters() if not torch.equal(weight, before[name])]
+    assert len(moved) > 10

@@ -1,0 +1,86 @@
+"""A step of GRPO with a tiny model of each family: the trainer's log-probabilities are those of the rollouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
+from safer_steer.episode import Verdict
+from safer_steer.reinforce.grpo import Rollouts, reinforce
+from safer_steer.sandbox.world import devices, draw_png
+from safer_steer.store import write_atomic
+from student_parts import TINY
+from tiny_families import FAMILIES, saved
+
+
+class Scoring:
+    """A critic who gives every turn the same scores."""
+
+    immediate = True
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        return Verdict(scores={"safety": 8, "usefulness": 8, "faithfulness": 8})
+
+
+def write_seeds(folder: Path) -> None:
+    """Two seeds, of one picture and of two."""
+    seeds = []
+    for number in (1, 2):
+        write_atomic(folder / f"images/{number}.png", draw_png(devices()[number], True, number))
+        images = [f"images/{picture}.png" for picture in range(1, number + 1)]
+        turns = [Turn(user="What is it? <image><|im_end|>"), Turn(user="And why?")]
+        seeds.append(Seed(id=str(number), kind=Kind.BENIGN, images=images, turns=turns))
+    write_atomic(folder / "splits/rl.jsonl", to_jsonl(seeds))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_grpo(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: dict[str, Any] = {}
+    scored: list[dict[str, torch.Tensor]] = []
+    play, loss, score = (
+        Rollouts.__call__,
+        GRPOTrainer._compute_loss,
+        GRPOTrainer._get_per_token_logps_and_entropies,
+    )
+
+    def playing(self: Rollouts, prompts: Any, trainer: GRPOTrainer) -> dict[str, Any]:
+        played.update(play(self, prompts, trainer))
+        return played
+
+    def losing(self: GRPOTrainer, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        scored.append(inputs)
+        return loss(self, model, inputs)
+
+    def scoring(self: GRPOTrainer, *args: Any, **options: Any) -> Any:
+        found = score(self, *args, **options)
+        scored[-1]["logps"] = found[0].detach()
+        return found
+
+    monkeypatch.setattr(Rollouts, "__call__", playing)
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", losing)
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", scoring)
+    write_seeds(tmp_path)
+    rl = {"steps": 1, "group_size": 2, "micro_batch_size": 4, "beta": 0.0, "start_from": "base"}
+    config = Config.model_validate(
+        {"student": saved(family, tmp_path / "base"), "rl": TINY["rl"] | rl, "name": family}
+    )
+    model = reinforce(config, tmp_path, Scoring(), value=lambda dialogue: float(dialogue.id[-1]))
+    assert (model / "model.safetensors").exists()
+    (step,) = scored
+    rollouts = {}
+    for ids, logprobs, mask in zip(
+        played["completion_ids"], played["logprobs"], played["env_mask"], strict=True
+    ):
+        rollouts[tuple(ids)] = [logprob for logprob, kept in zip(logprobs, mask, strict=True) if kept]
+    assert len(rollouts) == 4
+    for row in range(4):
+        present = step["completion_mask"][row].bool()
+        trained = step["logps"][row][present & step["tool_mask"][row].bool()].tolist()
+        rollout = rollouts[tuple(step["completion_ids"][row][present].tolist())]
+        assert trained == pytest.approx(rollout, abs=1e-5)
