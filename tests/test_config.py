@@ -255,6 +255,20 @@ def test_the_two_sizes_differ_in_the_model_alone() -> None:
     assert {key for key in small if small[key] != large[key]} == {"name", "student.model"}
 
 
+@pytest.mark.parametrize(
+    ("name", "more"), [("qwen3-vl-4b", set()), ("qwen3.5-4b", {"student.chat_template"})]
+)
+def test_other_students_differ_in_the_model_alone(name: str, more: set[str]) -> None:
+    ours, papers = (dict(leaves(config_of(name))) for name in (name, "qwen2.5-vl-3b"))
+    assert {key for key in ours if ours[key] != papers[key]} == {"name", "student.model"} | more
+
+
+def test_a_chat_template_is_found_beside_the_config() -> None:
+    path = CONFIGS[0].parent / "qwen3.5-4b.yaml"
+    template = load_config(path).student.chat_template
+    assert template == str(path.parent / "qwen3.5-chat.jinja") and Path(template).is_file()
+
+
 def config_of(name: str) -> dict[str, object]:
     return load_config(CONFIGS[0].parent / f"{name}.yaml").model_dump(mode="json")
 

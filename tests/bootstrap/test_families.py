@@ -53,5 +53,7 @@ def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
     for name, weight in trained.model.named_parameters():
         if id(weight) not in spoken and "lm_head" not in name:
             assert torch.equal(weight, before[name]), name
-    moved = [name for name, weight in trained.model.named_parameters() if not torch.equal(weight, before[name])]
+    moved = [
+        name for name, weight in trained.model.named_parameters() if not torch.equal(weight, before[name])
+    ]
     assert len(moved) > 10

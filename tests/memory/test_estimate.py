@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3_5Config, Qwen3VLConfig
 
 from places import ROOT
 from safer_steer.config import SHIPPED, Config
@@ -24,6 +24,7 @@ from safer_steer.student.load import load_student
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.training import lora, training_dtype
 from student_parts import tiny_config
+from tiny_families import FAMILIES, built
 
 TEXT = {
     "3b": {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
@@ -206,6 +207,49 @@ def test_processes_hold_everything_and_share_the_trajectories() -> None:
 def test_what_of_the_shipped_configs_fits_one_card_of_80_gb(name: str, stages: list[str]) -> None:
     config, shape = config_and_shape(name)
     assert [peak.stage for peak in too_large(estimate(config, shape), 80 * GB)] == stages
+
+
+PATCHES = {
+    "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "patch_size": 16,
+    "out_hidden_size": 2560, "num_position_embeddings": 2304,
+}  # fmt: skip
+OTHERS = {
+    "qwen3-vl-4b": (
+        Qwen3VLConfig,
+        {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+         "intermediate_size": 9728, "vocab_size": 151936},
+        4.44,
+    ),
+    "qwen3.5-4b": (
+        Qwen3_5Config,
+        {"num_hidden_layers": 32, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256,
+         "intermediate_size": 9216, "vocab_size": 248320},
+        4.54,
+    ),
+}  # fmt: skip
+"""The sizes that they were published with, and their parameters in billions."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_shipped_configs_fit_one_card_of_80_gb(name: str) -> None:
+    kind, text, billions = OTHERS[name]
+    text = text | {"hidden_size": 2560, "tie_word_embeddings": True}
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    shape = shape_of_config(
+        kind(text_config=text, vision_config=PATCHES, tie_word_embeddings=True), config.student
+    )
+    assert shape.parameters / 1e9 == pytest.approx(billions, abs=0.005)
+    assert not too_large(estimate(config, shape), 80 * GB)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_an_estimate(family: str) -> None:
+    model, _ = built(family)
+    config = tiny_config(student=tiny_config().student.model_dump(mode="json") | {"lora_rank": 2})
+    shape = shape_of_config(model.config, config.student)
+    assert shape.parameters == sum(weight.numel() for weight in model.parameters())
+    assert 0 < shape.adapters == shape.trained and shape.patches_a_token == 4
+    assert all(peak.total > 0 for peak in estimate(config, shape))
 
 
 def test_a_model_whose_config_is_not_here(tmp_path: Path) -> None:

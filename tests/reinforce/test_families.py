@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
 from safer_steer.episode import Verdict
+from safer_steer.errors import UserError
 from safer_steer.reinforce.grpo import Rollouts, reinforce
 from safer_steer.sandbox.world import devices, draw_png
 from safer_steer.store import write_atomic
@@ -28,15 +29,22 @@ class Scoring:
         return Verdict(scores={"safety": 8, "usefulness": 8, "faithfulness": 8})
 
 
-def write_seeds(folder: Path) -> None:
-    """Two seeds, of one picture and of two."""
+def write_seeds(folder: Path, *pictures: int) -> None:
+    """Seeds of so many pictures each."""
     seeds = []
     for number in (1, 2):
         write_atomic(folder / f"images/{number}.png", draw_png(devices()[number], True, number))
-        images = [f"images/{picture}.png" for picture in range(1, number + 1)]
+    for number, count in enumerate(pictures):
+        images = [f"images/{picture}.png" for picture in range(1, count + 1)]
         turns = [Turn(user="What is it? <image><|im_end|>"), Turn(user="And why?")]
         seeds.append(Seed(id=str(number), kind=Kind.BENIGN, images=images, turns=turns))
     write_atomic(folder / "splits/rl.jsonl", to_jsonl(seeds))
+
+
+def config_of(family: str, folder: Path) -> Config:
+    """One step of two seeds, two trajectories each."""
+    rl = TINY["rl"] | {"steps": 1, "group_size": 2, "micro_batch_size": 4, "beta": 0.0, "start_from": "base"}
+    return Config.model_validate({"student": saved(family, folder / "base"), "rl": rl})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,11 +73,8 @@ def test_a_step_of_grpo(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Rollouts, "__call__", playing)
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", losing)
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", scoring)
-    write_seeds(tmp_path)
-    rl = {"steps": 1, "group_size": 2, "micro_batch_size": 4, "beta": 0.0, "start_from": "base"}
-    config = Config.model_validate(
-        {"student": saved(family, tmp_path / "base"), "rl": TINY["rl"] | rl, "name": family}
-    )
+    write_seeds(tmp_path, 1, 2)
+    config = config_of(family, tmp_path)
     model = reinforce(config, tmp_path, Scoring(), value=lambda dialogue: float(dialogue.id[-1]))
     assert (model / "model.safetensors").exists()
     (step,) = scored
@@ -84,3 +89,9 @@ def test_a_step_of_grpo(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         trained = step["logps"][row][present & step["tool_mask"][row].bool()].tolist()
         rollout = rollouts[tuple(step["completion_ids"][row][present].tolist())]
         assert trained == pytest.approx(rollout, abs=1e-5)
+
+
+def test_pictures_that_the_trainer_would_mix_up_are_refused(tmp_path: Path) -> None:
+    write_seeds(tmp_path, 0, 2)
+    with pytest.raises(UserError, match=r"^rl: with this student, scripts without a picture cannot be mixed"):
+        reinforce(config_of("smolvlm", tmp_path), tmp_path, Scoring())

@@ -141,8 +141,8 @@ class CountingTransport:
 
 def picture_tokens(width: int, height: int, model: str) -> int:
     """Tokens of a picture by the rule of the Qwen-VL family: one per 28 x 28 pixels (patches of 14, merged
-    2 x 2), or per 32 x 32 with Qwen3-VL."""
-    side = 32 if "qwen3-vl" in model.lower() else 28
+    2 x 2), or per 32 x 32 with Qwen3-VL and Qwen3.5."""
+    side = 32 if any(name in model.lower() for name in ("qwen3-vl", "qwen3.5")) else 28
     return max(1, round(width / side)) * max(1, round(height / side))
 
 

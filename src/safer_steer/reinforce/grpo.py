@@ -286,6 +286,7 @@ def reinforce(
             f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but there are only"
             f" {len(seeds)}; lower it or build more seeds"
         )
+    _refuse_mixed_pictures(renderer, seeds)
     rollouts = Rollouts(
         config,
         {seed.id: seed for seed in seeds},
@@ -300,6 +301,8 @@ def reinforce(
     rollouts.recent.extend(
         (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
     )
+    student = config.student
+    adapters = lora(student, empty_model(AutoConfig.from_pretrained(start))) if student.lora_rank else None
     trainer = GRPOTrainer(
         model=start,
         args=GRPOConfig(
@@ -309,7 +312,7 @@ def reinforce(
         train_dataset=_prompts(config, renderer, folder, seeds),
         processing_class=renderer.processor,
         rollout_func=rollouts,
-        peft_config=lora(config.student, empty_model(AutoConfig.from_pretrained(start))),
+        peft_config=adapters,
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
     )
     if config.student.freeze_vision:
@@ -321,6 +324,23 @@ def reinforce(
         save_model(trainer.accelerator.unwrap_model(trainer.model), renderer.processor, out, config.student)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
+
+
+def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:
+    """Refuse seeds that TRL would give another seed's pictures.
+
+    If the pictures of a step are as many as its dialogues, TRL takes inputs of shape [dialogues, pictures, ...]
+    for one row per picture. That goes wrong when some dialogues have no picture and others have several.
+
+    Raises:
+        UserError: the student has such inputs, and the seeds such pictures.
+    """
+    counts = {len(seed.images) for seed in seeds}
+    if renderer.rowwise and 0 in counts and max(counts) > 1:
+        raise UserError(
+            "rl: with this student, scripts without a picture cannot be mixed with scripts of several pictures;"
+            " take sources that give every script a picture, or at most one"
+        )
 
 
 def _assistant_of(
