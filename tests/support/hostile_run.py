@@ -1,38 +1,19 @@
-"""Asks an endpoint whose replies are too large, eight calls at once, and prints the errors and the peak of
-its memory in MB: `hostile_run.py KIND`. The server is a process of its own."""
+"""Asks endpoints whose replies are too large, one after the other and three calls at once, and prints for each
+the errors and the peak of its memory so far in MB: `hostile_run.py URL...`"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import resource
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-from raw_server import body, bomb, endless, large, raw_server
 from safer_steer.config import Role
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.errors import BoundaryError
 
 HELLO = [{"role": "user", "content": "hello"}]
-
-
-def serve(kind: str, port: Connection) -> None:
-    answers = {
-        "endless": lambda: endless,
-        "large": lambda: lambda: large(200),
-        "bomb": lambda: bomb(200),
-        "lists": lambda: body(b"[" + b"[]," * 5_000_000 + b"0]"),
-    }
-
-    async def run() -> None:
-        async with raw_server(answers[kind]()) as url:
-            port.send(url)
-            await asyncio.Event().wait()
-
-    asyncio.run(run())
 
 
 async def errors_at(url: str) -> list[str]:
@@ -45,7 +26,7 @@ async def errors_at(url: str) -> list[str]:
             return type(error).__name__
         return ""
 
-    told = await asyncio.gather(*(ask() for _ in range(8)))
+    told = await asyncio.gather(*(ask() for _ in range(3)))
     await transport.aclose()
     return told
 
@@ -58,11 +39,10 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+async def main() -> None:
+    for url in sys.argv[1:]:
+        print(json.dumps({"errors": await errors_at(url), "peak_mb": round(peak_mb())}))
+
+
 if __name__ == "__main__":
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=serve, args=(sys.argv[1], there), daemon=True)
-    process.start()
-    errors = asyncio.run(errors_at(here.recv()))
-    process.terminate()
-    print(json.dumps({"errors": errors, "peak_mb": round(peak_mb())}))
+    asyncio.run(main())
