@@ -31,7 +31,8 @@ class Role(Strict):
 
     model: str = Field(
         "sandbox",
-        description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student` for the base student, `stub` for made-up answers",
+        description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student`"
+        " for the base student, `stub` for made-up answers",
     )
     base_url: str | None = Field(
         None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
@@ -40,25 +41,31 @@ class Role(Strict):
     temperature: float = Field(0.7, ge=0, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling mass")
     max_tokens: int = Field(2048, ge=1, description="token limit of one reply")
-    timeout_s: float = Field(120, gt=0, description="seconds before a call is given up and tried again")
-    retries: int = Field(5, ge=0, description="further tries after an endpoint error")
+    timeout_s: float = Field(120, gt=0, description="seconds before a request is given up and sent again")
+    retries: int = Field(
+        5, ge=0, description="further tries after an endpoint error; HTTP 429 does not count"
+    )
     rate_limit_s: float = Field(
-        600, ge=0, description="seconds of HTTP 429 without one reply before a call is given up"
+        600, ge=0, description="seconds without any reply, only HTTP 429, before a call fails"
     )
-    max_reply_mb: float = Field(16, gt=0, description="a larger reply is not read (megabytes, unpacked)")
+    max_reply_mb: float = Field(16, gt=0, description="megabytes, unpacked; a larger reply is not read")
     reasks: int = Field(4, ge=0, description="further tries after an unparsable reply")
-    concurrency: int = Field(64, ge=1, description="calls in flight")
+    concurrency: int = Field(64, ge=1, description="calls in flight at most")
     requests_per_minute: float | None = Field(
-        None, gt=0, description="requests sent in a minute at most, further tries included"
+        None, gt=0, description="requests in a minute at most, further tries included"
     )
-    json_schema: bool = Field(True, description="send the answer's JSON schema as response_format")
+    json_schema: bool = Field(
+        True, description="send the answer's JSON schema as response_format, in a form that the server takes"
+    )
     pictures: bool | Literal["caption"] = Field(
         True,
-        description="what the model gets of a picture: true sends it, false nothing, caption a description by a role that sees",
+        description="what the model gets of a picture: true sends it, false nothing, caption a description"
+        " by a role that sees",
     )
     ask_layout: bool = Field(
         True,
-        description="who answers in dialogue (target, blue as a chat) is told the student's layout; false for a model trained on it",
+        description="tell a model that answers as a chat (target, blue) the student's layout; false for a"
+        " model trained on it",
     )
     price_in: float = Field(0, ge=0, description="money per million input tokens")
     price_out: float = Field(0, ge=0, description="money per million output tokens")
