@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from endpoint_server import EndpointServer, says
 from safer_steer.bench.suites import read_suites
 from safer_steer.cli import app
 from safer_steer.config_file import load_config
 from safer_steer.dialogue import Kind, read_dialogues, read_seeds
+from safer_steer.run.stub import StubTransport
 from safer_steer.sources import load_pairs
 
 
@@ -59,15 +64,30 @@ def test_the_project_is_complete(project: Path) -> None:
     assert len((project / "README.md").read_text().splitlines()) <= 15
 
 
-def test_two_lines_are_enough_for_a_real_endpoint(project: Path) -> None:
+async def answered(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Any job's answer, over HTTP."""
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
+    reply = await StubTransport().complete(body["messages"], schema, body.get("seed", 0))
+    return await says(reply.text)(request, body)
+
+
+async def test_two_lines_are_enough_for_a_real_endpoint(project: Path, tmp_path: Path) -> None:
     """All roles follow the first one's base_url and model."""
     text = (project / "config.yaml").read_text()
-    assert text.count("base_url:") == text.count("my-model") == 1
-    config = load_config(project / "config.yaml")
-    assert {(role.base_url, role.model) for role in config.roles.values()} == {
-        ("http://localhost:8000/v1", "my-model")
-    }
-    assert len(config.roles) == 8
+    assert text.count("http://localhost:8000/v1") == text.count("my-model") == 1
+    mine = tmp_path / "mine"
+    shutil.copytree(project, mine)
+    async with EndpointServer(always=answered) as server:
+        text = text.replace("http://localhost:8000/v1", server.url).replace("my-model", "large-vl")
+        (mine / "config.yaml").write_text(text)
+        command = ("seeds", mine / "config.yaml", "--limit", 3, "--out", tmp_path / "out")
+        result = await asyncio.to_thread(safer_steer, *command)
+    assert result.exit_code == 0, result.output
+    assert "seeds: 3 benign, " in result.stderr
+    assert {body["model"] for body in server.bodies} == {"large-vl"}
+    roles = load_config(mine / "config.yaml").roles
+    assert (len(roles), len({role.base_url for role in roles.values()})) == (8, 1)
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["limit"] == 3
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(project: Path, tmp_path: Path) -> None:
