@@ -109,6 +109,18 @@ async def test_a_model_without_eyes_is_told_the_setting(status: int, message: st
     assert (await checked(sees_nothing(verdict), pictures=False)).problem == ""
 
 
+async def test_the_form_in_which_a_server_takes_the_schema_is_named() -> None:
+    """llama-cpp-python answers OpenAI's form with 500 and takes another."""
+    verdict = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
+
+    async def llama_cpp(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        takes = body["response_format"]["type"] == "json_object"
+        return await (says(verdict) if takes else fails(500, "response_format: no such type"))(request, body)
+
+    found = await checked(llama_cpp)
+    assert (found.schema, found.problem) == ("as json_object with schema", "")
+
+
 @pytest.mark.parametrize(
     ("server", "said"),
     [

@@ -1,4 +1,5 @@
-"""One odd reply among many, of the tested model or of the judge, does not end a bench."""
+"""One odd reply among many, of the tested model or of the judge, does not end a bench. An address where no
+endpoint is ends it with one line."""
 
 import asyncio
 import json
@@ -10,7 +11,7 @@ from aiohttp import web
 from typer.testing import CliRunner
 
 from endpoint_server import EndpointServer, Step, resets, says, sends
-from raw_server import completion
+from raw_server import Answer, body, completion, endless_headers, raw_server
 from safer_steer.cli import app
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.endpoint import EndpointTransport
@@ -71,3 +72,29 @@ async def test_a_bench_outlasts_every_odd_reply(tmp_path: Path, monkeypatch: pyt
         if "multi_turn" in protocols
     ]
     assert (entry["n"], entry["unscored"]) == (DIALOGUES, 0)
+
+
+NO_ENDPOINTS: dict[str, tuple[Answer, str]] = {
+    "another protocol": (b"220 mail.example ESMTP ready\r\n", "the reply is no HTTP"),
+    "endless headers": (endless_headers, "the reply is no HTTP"),
+    "a redirect": (body(b"", "Location: http://elsewhere.example/", status="302 Found"), "redirects"),
+    "a web page": (body(b"<html><title>It works!</title></html>"), "HTTP 200: a web page, 'It works!'"),
+}
+
+
+@pytest.mark.parametrize(("answer", "line"), NO_ENDPOINTS.values(), ids=NO_ENDPOINTS.keys())
+async def test_an_address_without_an_endpoint_is_one_line(
+    tmp_path: Path, answer: Answer, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EndpointTransport, "first_wait_s", 0.01)
+    (tmp_path / "mine.jsonl").write_text(to_jsonl([Seed(id="a", kind=Kind.RED_TEAM, turns=[Turn(user="x")])]))
+    async with raw_server(answer) as url:
+        options = [
+            *("--model", "m", "--base-url", url, "--suite", tmp_path / "mine.jsonl", "--no-judge"),
+            *("--out", tmp_path / "run"),
+        ]
+        done = await asyncio.to_thread(CliRunner().invoke, app, ["bench", *map(str, options)])
+    assert done.exit_code == 2, done.output
+    [error] = [said for said in done.stderr.splitlines() if said.startswith("error: ")]
+    assert line in error and "fix base_url" in error
+    assert "Traceback" not in done.output
