@@ -65,7 +65,7 @@ async def test_every_job_s_schema_is_one_that_the_server_can_guide_by(vllm: VLLM
     transport = EndpointTransport(role(vllm, max_tokens=4))
     for prompt in PROMPTS:
         await transport.complete(layout(SYSTEM, "how do i operate it?", [picture]), prompt.schema())
-        assert transport._send_schema, f"{prompt.name}: refused"
+        assert transport.schema_taken == "json_schema", f"{prompt.name}: refused"
     await transport.aclose()
 
 
@@ -87,7 +87,9 @@ async def test_guided_json_with_raw_control_characters_is_read(vllm: VLLM, pictu
     assert all(parse_json(reply.text).keys() == {"word"} for reply in replies)
 
 
-async def test_a_schema_that_the_server_refuses_is_left_out(vllm: VLLM, picture: Picture) -> None:
+async def test_a_schema_that_the_server_refuses_is_sent_in_another_form_or_left_out(
+    vllm: VLLM, picture: Picture
+) -> None:
     schema = {
         "title": "odd",
         "type": "object",
@@ -95,7 +97,6 @@ async def test_a_schema_that_the_server_refuses_is_left_out(vllm: VLLM, picture:
         "required": ["count"],
     }
     transport = EndpointTransport(role(vllm))
-    reply = await transport.complete(layout(SYSTEM, "how do i operate it?", [picture]), schema)
+    assert await transport.complete(layout(SYSTEM, "how do i operate it?", [picture]), schema)
     await transport.aclose()
-    assert reply.text.startswith("<thinking>"), "free text, since the schema was not sent again"
-    assert not transport._send_schema
+    assert transport.schema_taken != "json_schema"
