@@ -404,7 +404,7 @@ async def test_work_of_another_plan_is_not_mixed_in(tmp_path: Path, change: dict
 async def test_seeds_of_unknown_origin_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "seeds").mkdir()
     (tmp_path / "seeds/benign.jsonl").write_text("mine\n")
-    with pytest.raises(UserError, match="has seeds but no plan.json"):
+    with pytest.raises(UserError, match=r"has seeds but no plan\.json"):
         await build(config(6), tmp_path)
     assert (tmp_path / "seeds/benign.jsonl").read_text() == "mine\n"
 
