@@ -107,14 +107,20 @@ def test_half_a_surrogate_pair_does_not_reach_the_disk() -> None:
     [
         (b"", "no rows in it"),
         (b"\n \n", "no rows in it"),
-        (b"{oops\n", ":1: row: Invalid JSON"),
-        (ROW.encode() + b"\n\n{}\n", ":3: id: Field required"),
-        (b'{"id": "\xff"}\n', ":1: row: Invalid JSON"),
-        (b'{"id": "a", "kind": "benign", "turns": []}\n', ":1: turns: "),
-        (b'{"id": "a", "kind": "benign"}\n', ":1: turns: Field required"),
-        (b'{"id": "a", "kind": "evil", "turns": [{"user": "u"}]}\n', ":1: kind: "),
-        (b'{"id": "a", "kind": "benign", "turns": [{"user": "u"}, {"user": ""}]}\n', ":1: turns.1.user: "),
-        (b"[1]\n", ":1: row: "),
+        (b"{oops\n", ":1: row: not JSON"),
+        (ROW.encode() + b"\n\n{}\n", ":3: id: the key is missing"),
+        (b'{"id": "\xff"}\n', ":1: row: not JSON"),
+        (b'{"id": "a", "kind": "benign", "turns": []}\n', ":1: turns: is empty"),
+        (b'{"id": "a", "kind": "benign"}\n', ":1: turns: the key is missing"),
+        (
+            b'{"id": "a", "kind": "evil", "turns": [{"user": "u"}]}\n',
+            ":1: kind: give one of: benign, obfuscated, red_team",
+        ),
+        (
+            b'{"id": "a", "kind": "benign", "turns": [{"user": "u"}, {"user": ""}]}\n',
+            ":1: turns.1.user: is empty",
+        ),
+        (b"[1]\n", ":1: row: give an object"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, content: bytes, complaint: str) -> None:

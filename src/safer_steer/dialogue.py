@@ -206,9 +206,23 @@ def _complaint(error: ValidationError, form: type[Seed]) -> str:
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     where = ".".join(map(str, first["loc"])) or "row"
     if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg']}"
+        return f"{where}: {_PLAIN.get(first['type'], first['msg'])}"
     known = form.model_fields if len(first["loc"]) == 1 else Turn.model_fields
     return f"{where}: {unknown_key(str(first['loc'][-1]), list(known))}"
+
+
+_PLAIN = {
+    "json_invalid": "not JSON",
+    "missing": "the key is missing",
+    "too_short": "is empty",
+    "string_too_short": "is empty",
+    "string_type": "give a text",
+    "list_type": "give a list",
+    "dict_type": "give an object",
+    "model_type": "give an object",
+    "enum": f"give one of: {', '.join(Kind)}",
+}
+"""Messages in place of pydantic's."""
 
 
 def unknown_key(key: str, known: list[str]) -> str:

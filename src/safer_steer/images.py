@@ -1,9 +1,8 @@
-"""Pictures on their way to a model: checked, scaled down where they are too large, read and base64-encoded
-once.
+"""Pictures for models: checked, scaled down if they are too large, read and base64-encoded once.
 
-A picture is scaled where it enters a run, by `load_picture` or `picture_from`, and lies in the run's folder
-in that size: all who look at it, the trainers too, see the same pixels. The hash of the set's own file is
-kept (`Picture.original`).
+A picture is scaled when a run reads it in, by `load_picture` or `picture_from`, and is stored in the run's
+folder in that size. So all models and trainers see the same pixels. The hash of the set's own file is kept
+(`Picture.original`).
 """
 
 from __future__ import annotations
@@ -30,13 +29,12 @@ from safer_steer.errors import UserError, shortened
 from safer_steer.store import inside
 
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
-"""By Pillow's name of the format; MPO is what it calls a JPEG with a second picture inside, as phones write
-them."""
+"""By Pillow's name of the format. MPO is a JPEG with a second picture inside, as phones write them."""
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _FORMATS = ["PNG", "JPEG", "WEBP"]
 _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, struct.error)
-"""What Pillow reports damage with, UnidentifiedImageError among them."""
+"""Exceptions that Pillow raises for damage, UnidentifiedImageError among them."""
 
 MOST_PIXELS = 175_000_000
 """A picture with more is not a photograph but a decompression bomb: a file of a few kB whose pixels fill the
@@ -66,11 +64,11 @@ class Picture:
     sha256: str
     mime: str
     scaled_from: str | None = None
-    """The hash of the file it was scaled down from; None where it is the file."""
+    """The hash of the file it was scaled down from; None if it was not scaled."""
 
     @property
     def original(self) -> str:
-        """The hash of the file as the set has it, by which a picture is known again."""
+        """The hash of the file as the set has it. It identifies the picture."""
         return self.scaled_from or self.sha256
 
     @property
@@ -85,7 +83,7 @@ class Picture:
 
     @property
     def content(self) -> dict[str, object]:
-        """The part of a chat message that carries this picture."""
+        """The part of a chat message that has this picture."""
         return {"type": "image_url", "image_url": {"url": self.data_url}}
 
 
@@ -96,14 +94,14 @@ _lock = Lock()
 def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     """The picture at `relative` inside `folder`, from memory if the file has not changed since it was read.
 
-    One with more than `max_pixels` pixels is scaled down to so many.
+    A picture with more than `max_pixels` pixels is scaled down to that number.
 
     Raises:
-        UserError: the path leads out of the folder, or the file is missing; see also `check_header`.
+        UserError: `inside` refuses the path, or the file is missing; see also `check_header`.
     """
     key = (str(folder), relative, _changed(folder, relative), max_pixels)
     with _lock:
-        if key in _pictures:  # the path was resolved when it got there, which takes longer than all the rest
+        if key in _pictures:  # the path was checked when it was added, which takes longer than all the rest
             _pictures.move_to_end(key)
             return _pictures[key]
     path = inside(folder, relative)
@@ -121,16 +119,16 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
 
 
 PicturesOf = Callable[[Seed], list[Picture]]
-"""From a seed or dialogue to its pictures."""
+"""Returns the pictures of a seed or dialogue."""
 
 
 def pictures_in(folder: Path, max_pixels: int) -> PicturesOf:
-    """How the pictures of a seed or dialogue are found, its paths being relative to `folder`."""
+    """A function that loads the pictures of a seed or dialogue, whose paths are relative to `folder`."""
     return lambda seed: [load_picture(folder, image, max_pixels) for image in seed.images]
 
 
 def _changed(folder: Path, relative: str) -> int | None:
-    """When the file was written (nanoseconds); None where there is none."""
+    """When the file was last written (nanoseconds); None if there is no file."""
     try:
         return os.stat(os.path.join(folder, relative)).st_mtime_ns
     except (OSError, ValueError):
@@ -142,11 +140,11 @@ EMBEDDED = "the embedded picture"
 
 
 def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
-    """A picture from the bytes of its file, decoded once to see that it is whole; scaled down if over
-    `max_pixels`.
+    """A picture from the bytes of its file, decoded once to check that it is whole. Scaled down if it has
+    more than `max_pixels` pixels.
 
     Raises:
-        PictureError: see `check_header`, or it is damaged; `called` is how the message names it.
+        PictureError: see `check_header`, or it is damaged. `called` is its name in the message.
     """
     width, height = check_header(BytesIO(data), called)
     digest = hashlib.sha256(data).hexdigest()
@@ -160,10 +158,10 @@ def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED
 
 
 def check_whole(data: bytes, called: str = EMBEDDED) -> str:
-    """Decode a picture, as small as its format allows, to see that it is whole; returns its MIME type.
+    """Decode a picture, as small as its format allows, to check that it is whole. Returns its MIME type.
 
     Raises:
-        PictureError: as there.
+        PictureError: as `picture_from` does.
     """
     check_header(BytesIO(data), called)
     with _opened(BytesIO(data), called) as picture:
@@ -172,10 +170,10 @@ def check_whole(data: bytes, called: str = EMBEDDED) -> str:
 
 
 def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int]:
-    """Look at format and size, without decoding; returns width and height in pixels.
+    """Check format and size without decoding. Returns width and height in pixels.
 
     Raises:
-        PictureError: no PNG, JPEG or WebP, or more than `MOST_PIXELS` pixels.
+        PictureError: it is not a PNG, JPEG or WebP, or has more than `MOST_PIXELS` pixels.
     """
     too_large = f"larger than {MOST_PIXELS:,} pixels, the most that is decoded; scale it down"
     try:
@@ -190,7 +188,7 @@ def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int
 
 @contextmanager
 def _opened(file: Path | BytesIO, called: str) -> Iterator[Image.Image]:
-    """The picture, not yet decoded. Raises `PictureError` for damage that shows now or while it is open."""
+    """The picture, not yet decoded. Raises `PictureError` for damage found now or while it is open."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is `MOST_PIXELS`

@@ -48,6 +48,15 @@ _SHOWN = 80
 """Characters of a path in an error message."""
 
 
+def refuse_address(path: str) -> None:
+    """Raises `PathError` if the path is a web address or a data URL."""
+    if _ADDRESS.match(path):
+        raise PathError(
+            f"{_short(path)}: is a web address; addresses are not fetched; download the file and give its path",
+            "web address",
+        )
+
+
 def inside(folder: Path, relative: str) -> Path:
     """The path of `relative` in `folder`.
 
@@ -55,12 +64,8 @@ def inside(folder: Path, relative: str) -> Path:
         PathError: the path is a web address, too long or not a path at all, or it is absolute or leads out of
             the folder (also through a link).
     """
-    named = relative if len(relative) <= _SHOWN else f"{relative[:_SHOWN]}..."
-    if _ADDRESS.match(relative):
-        raise PathError(
-            f"{named}: is a web address; addresses are not fetched; download the file and give its path",
-            "web address",
-        )
+    refuse_address(relative)
+    named = _short(relative)
     try:
         path = (folder / relative).resolve()
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -91,6 +96,10 @@ def file_name(name: str) -> str:
         return safe
     digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
     return f"{safe[:NAME_CHARACTERS]}-{digest}".lstrip("-")
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
 
 
 def canonical(value: Any) -> str:

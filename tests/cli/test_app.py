@@ -361,7 +361,7 @@ def test_a_model_is_not_measured_on_scripts_that_were_selected_against_it(tmp_pa
     row = {"id": "a", "kind": "red_team", "turns": [{"user": "x"}], "meta": {"filtered_against": "Org/Model"}}
     suite.write_text(json.dumps(row) + "\n")
     said = complaint(bench(tmp_path / "out", NOBODY, suite))
-    assert "mine.jsonl: a was kept because it broke Org/Model, which cannot be measured on it" in said
+    assert "mine.jsonl: a was kept because it broke Org/Model, so Org/Model cannot be measured on it" in said
     assert not (tmp_path / "out").exists()
 
 

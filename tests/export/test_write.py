@@ -329,7 +329,7 @@ def test_the_cards_numbers_are_counted(run):
     assert f"| sft | {len(kept)} | {kinds} | {mean:.2f} | {len(pictures)} |" in text
     assert re.search(r"^\| a\\\|b \| 3 \|", text, re.MULTILINE), "a source's name cannot break the table"
     for needed in (
-        "holds attacks",
+        "contains attacks",
         "Intended use",
         "Risks",
         "keeps its own licence",

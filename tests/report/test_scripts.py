@@ -32,7 +32,7 @@ def test_why_a_script_was_dropped_can_be_read(tmp_path: Path) -> None:
     write_run(tmp_path, dialogues=2)
     said = text(section(tmp_path))
     assert "dropped: 3 Script Kind Why Detail Attempts" in said
-    assert "dropped-0 red-team attack failed completed: scores [1.0, 2.0], 4 wanted" in said
+    assert "dropped-0 red-team attack failed completed: scores 1, 2; 4 is needed" in said
     assert "fiction, refused; attack failed" in said
 
 

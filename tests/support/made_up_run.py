@@ -101,7 +101,7 @@ def _dropped(index: int, hostile: str) -> dict[str, Any]:
         "id": f"dropped-{index}{hostile}",
         "kind": "red_team",
         "reason": "failed_attack",
-        "detail": f"completed: scores [1.0, 2.0], 4 wanted{hostile}",
+        "detail": f"completed: scores 1, 2; 4 is needed{hostile}",
         "attempts": attempts,
     }
 

@@ -4,6 +4,7 @@ run."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ def card(
     sections = [
         f"---\n{yaml.safe_dump(_front(name, tallies), sort_keys=False, allow_unicode=True)}---",
         f"# {name}",
-        "Multi-turn dialogues about pictures, for making a vision-language model stay safe and helpful over a whole dialogue. Built with the"
-        " SaFeR-Steer method (arXiv 2604.16358) by the software `safer-steer`.",
-        "> **This set holds attacks.** Scripts and user turns are written to lead a model astray step by step. They are for hardening and measuring"
-        " models of your own: keep them from others as you would an exploit, and gate the set if you share it.",
+        "Multi-turn dialogues about pictures. They train a vision-language model to stay safe and helpful over a"
+        " whole dialogue. Made with the SaFeR-Steer method (arXiv 2604.16358) by the software `safer-steer`.",
+        "> **This set contains attacks.** Scripts and user turns are written to make a model give way step by"
+        " step. Use them to harden and measure your own models. Treat them like exploits: do not share them"
+        " openly, and gate the set if you share it.",
         "## What is in it",
         *(
             _QUESTIONS if part == "sft" and config.bootstrap.sft.single_turn else _PARTS[part]
@@ -56,8 +58,8 @@ def card(
         "## Risks and limits",
         _RISKS,
         "## Sources and licences",
-        "Each source keeps its own licence and its own terms; see its card before you use or share what came from it. Text that models wrote is also"
-        " subject to the terms of those models.",
+        "Each source keeps its own licence and terms; see its card before you use or share data made from it."
+        " Text that models wrote is also subject to the terms of those models.",
         _table(by_source(tallies)),
         *_published(config),
     ]
@@ -65,14 +67,18 @@ def card(
 
 
 _PARTS = {
-    "sft": "**sft**: dialogues between a red agent and a blue expert, every turn scored, kept only if the worst turn is safe and the turns are helpful on"
-    " average. `messages` is the conversation with the student's system message, `turns` the same text as it was said, with its scores.",
-    "rl": "**rl**: scripts of user turns for reinforcement learning. `prompt` is the first turn, `turns` the whole script.",
-    "bench": "**bench**: held-out scripts, one split a suite; suites of kind `benign` are safe requests, which measure over-refusal.",
+    "sft": "**sft**: dialogues between a red agent and a blue expert, every turn scored. A dialogue is kept only"
+    " if its worst turn is safe and its turns are helpful on average. `messages` is the conversation with the"
+    " student's system message, `turns` the same text as it was said, with its scores.",
+    "rl": "**rl**: scripts of user turns for reinforcement learning. `prompt` is the first turn, `turns` the"
+    " whole script.",
+    "bench": "**bench**: held-out scripts, one split for each suite. Suites of kind `benign` are safe requests,"
+    " which measure over-refusal.",
 }
 
-_QUESTIONS = """**sft**: the original questions, each a dialogue of one turn, answered by a blue expert and scored; kept only if the
-answer is safe and helpful. `messages` is the conversation with the student's system message, `turns` the same text as it was said."""
+_QUESTIONS = """**sft**: the original questions, each a dialogue of one turn, answered by a blue expert and
+scored; kept only if the answer is safe and helpful. `messages` is the conversation with the student's system
+message, `turns` the same text as it was said."""
 
 _LOADING = """```python
 from datasets import load_dataset
@@ -80,19 +86,20 @@ from datasets import load_dataset
 load_dataset("path/to/this/folder", name)  # SPLITS
 ```
 
-Pictures are embedded. In `messages` and `prompt` they belong before the first user turn, and every chat marker that a model wrote is split
-(`< |im_end|>`), so that no turn can close itself or smuggle in a picture. TRL reads `data/` as it is; `llamafactory/` and `verl/`, where they
-are, hold the same rows in the forms those trainers read."""
+Pictures are embedded. In `messages` and `prompt` they belong before the first user turn. Every chat marker
+that a model wrote is split (`< |im_end|>`), so that no turn can end itself or add a picture. TRL reads `data/`
+as it is. `llamafactory/` and `verl/`, if they exist, have the same rows in the forms those trainers read."""
 
-_USE = """Supervised fine-tuning (`sft`), reinforcement learning against a tutor (`rl`) and measurement (`bench`) of the safety of vision-language models
-in dialogue. Numbers on `bench` compare only with the same judge, temperature and answer format, and mean little without the rate of needless
-refusals on its safe suites."""
+_USE = """Supervised fine-tuning (`sft`), reinforcement learning against a tutor (`rl`) and measurement (`bench`)
+of the safety of vision-language models in dialogue. Compare numbers on `bench` only for the same judge,
+temperature and answer format, and always with the rate of needless refusals on its safe suites."""
 
 
 _RISKS = """- The attacks work on some models. Publishing them openly helps attackers more than defenders.
-- Scores come from models, which err; thresholds decide what was kept, so the kept dialogues share the blind spots of the evaluator.
-- Scripts and answers are synthetic, and carry the style and the biases of the models named above.
-- A model trained on refusals alone learns to refuse everything: mix in the benign dialogues, and measure over-refusal."""
+- Scores come from models, which make mistakes. What the evaluator does not see is in the dialogues it kept.
+- Scripts and answers are synthetic. They have the style and the biases of the models named above.
+- A model trained on refusals alone learns to refuse everything. Mix in the benign dialogues, and measure
+  over-refusal."""
 
 
 def _front(name: str, tallies: Sequence[SplitCounts]) -> dict[str, Any]:
@@ -122,8 +129,9 @@ def shard_name(part: str, split: str) -> str:
 def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
     seeds, bootstrap, student = config.seeds, config.bootstrap, config.student
     steps = [
-        f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns ({', '.join(seeds.kinds)}), each turn with its"
-        f" planned risk of 1-5. A red-team script for training was kept if the attack reached {seeds.success_at} of 5 on a fixed target;"
+        f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns"
+        f" ({', '.join(seeds.kinds)}), each turn with its planned risk of 1-5. A red-team script for training was"
+        f" kept if the attack reached {seeds.success_at} of 5 on a fixed target;"
         f" {seeds.perturb_share:.0%} of the pictures were perturbed."
     ]
     if seeds.scripts:
@@ -131,8 +139,9 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
     if config.assembly and "assemble" in stages:
         rules = "asked of the evaluator" if config.assembly.rules else "not asked"
         steps.append(
-            f"Assembly: rules of coherence and history-dependence {rules}; scripts from a similarity of {config.assembly.near_duplicate} on count as"
-            " the same; no picture or question is in both training and bench."
+            f"Assembly: rules of coherence and history-dependence {rules}; scripts with a similarity of at least"
+            f" {config.assembly.near_duplicate} count as the same; no picture or question is in both training and"
+            " bench."
         )
         if any(source.use == "bench" for source in seeds.sources):
             steps[-1] += f" Red-team scripts of the suites of STEER-Bench: {bench_selection(config)}."
@@ -145,14 +154,15 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
             f" min safety >= {bootstrap.tau_safe} and mean helpfulness >= {bootstrap.tau_help:g} (1-10)."
         )
     steps.append(
-        f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes of files, config and prompts."
+        f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes"
+        " of files, config and prompts."
     )
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
 def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     rows = [["role", "model", "temperature"]]
-    for name in dict.fromkeys(role for stage in _made_by(stages) for role in STAGES[stage].roles):
+    for name in dict.fromkeys(chain.from_iterable(STAGES[stage].roles for stage in _made_by(stages))):
         role = config.role(name)
         model = {
             "sandbox": "the sandbox's agent",
@@ -165,19 +175,16 @@ def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[st
 
 
 def _prompts(stages: Mapping[str, dict[str, Any]]) -> list[str]:
-    rows = [
-        [stage, name, f"`{digest}`"]
-        for stage in _made_by(stages)
-        for name, digest in stages[stage].get("prompts", {}).items()
+    rows = []
+    for stage in _made_by(stages):
+        for name, digest in stages[stage].get("prompts", {}).items():
+            rows.append([stage, name, f"`{digest}`"])
+    if not rows:
+        return []
+    return [
+        "Prompts, by SHA-256 of their templates and answer schemas:",
+        _table([["stage", "prompt", "SHA-256"], *rows]),
     ]
-    return (
-        [
-            "Prompts, by SHA-256 of their templates and answer schemas:",
-            _table([["stage", "prompt", "SHA-256"], *rows]),
-        ]
-        if rows
-        else []
-    )
 
 
 def _published(config: Config) -> list[str]:
@@ -193,10 +200,13 @@ def _published(config: Config) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [
-        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in rows
-    ]
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _cell(text: str) -> str:
+    """A cell's text on one line, without a bar that would end the cell."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _made_by(stages: Mapping[str, dict[str, Any]]) -> list[str]:

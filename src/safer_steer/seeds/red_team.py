@@ -146,4 +146,5 @@ async def simulate(
     )
     if error.startswith(EndpointError.boundary):
         raise EndpointError(error.removeprefix(f"{EndpointError.boundary}: "))
-    raise FailedAttack(f"{played.stop}: {error or f'scores {scores}, {success_at} wanted'}", scores)
+    reached = ", ".join(f"{score:g}" for score in scores)
+    raise FailedAttack(f"{played.stop}: {error or f'scores {reached}; {success_at} is needed'}", scores)

@@ -10,7 +10,7 @@ from typing import Any
 from safer_steer.errors import UserError
 from safer_steer.images import PictureError, check_header
 from safer_steer.sources.set_row import BadRow, shown
-from safer_steer.store import PathError, inside
+from safer_steer.store import PathError, inside, refuse_address
 
 FOLDERS = ("", "images", "imgs", "image")
 """Subfolders searched for pictures, besides one named after the split."""
@@ -65,6 +65,7 @@ class SetPictures:
                 found = os.path.join(folder, path)
                 if os.path.isfile(found):
                     return self._inside(folder, path, found)
+            refuse_address(path)
             near = inside(folders[0], path) if folders else path
         except PathError as error:
             raise BadRow(where, f"image: {error}", error.reason) from None
