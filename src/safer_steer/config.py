@@ -98,14 +98,16 @@ class Student(Strict):
     )
     max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
     max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
-    max_pixels: int = Field(1_048_576, ge=784, description="a picture with more is scaled down to so many")
+    max_pixels: int = Field(
+        1_048_576, ge=784, description="a picture with more pixels is scaled down to this many"
+    )
     generation_tokens: int = Field(
         65_536,
         ge=1,
-        description="tokens in one batch of generation: prompts, padding and room for the answers; one dialogue always goes",
+        description="tokens in one batch of generation: prompts, padding and room for the answers; a single dialogue is always allowed",
     )
     freeze_vision: bool = Field(
-        True, description="train the language model only; vision tower and projector stay"
+        True, description="train only the language model, not the vision tower and the projector"
     )
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")
@@ -123,7 +125,7 @@ class Source(Strict):
 
     name: str = Field(
         "sandbox",
-        description="name of the set; `safer-steer sets` lists those whose layout is known, any other is read by its column names",
+        description="name of the set; `safer-steer sets` lists the known ones, a set with any other name is read by its column names",
     )
     path: str | None = Field(
         None,
@@ -132,18 +134,18 @@ class Source(Strict):
     hub: str | None = Field(
         None, description="Hugging Face id to load from instead of `path`; `default` for the published one"
     )
-    subset: str | None = Field(None, description="configuration of the set on the hub, where it has several")
-    split: str | None = Field(None, description="split of the set, where it has several")
+    subset: str | None = Field(None, description="configuration of the set, if it has several")
+    split: str | None = Field(None, description="split of the set, if it has several")
     images: str | None = Field(
         None,
         description="folder that picture paths are relative to, itself relative to this file; by default, the data file's own folder",
     )
     use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
     limit: int | None = Field(
-        None, ge=1, description="draw so many pairs, seeded; the sandbox gives 60 if it is not set"
+        None, ge=1, description="draw at most this many pairs at random; null takes all (the sandbox: 60)"
     )
     bad_rows: Literal["error", "skip"] = Field(
-        "error", description="an unusable row ends the run with one line, or is skipped and counted"
+        "error", description="what an unusable row does: end the run with one line, or be skipped and counted"
     )
 
     @model_validator(mode="after")
@@ -165,17 +167,21 @@ class Seeds(Strict):
     )
     scripts: str | None = Field(
         None,
-        description="instead of sources: JSONL file of scripts of one's own, in a suite's form; Stage I then asks nobody",
+        description="instead of sources: JSONL file of your own scripts, in the form of a suite; Stage I then asks no model",
     )
-    kinds: list[Kind] = Field(default_factory=lambda: list(Kind), min_length=1, description="pools to build")
-    min_turns: int = Field(2, ge=2, le=10, description="shortest script")
-    max_turns: int = Field(10, ge=2, le=10, description="longest script")
-    success_at: int = Field(4, ge=1, le=5, description="attack score that keeps a red-team script")
+    kinds: list[Kind] = Field(
+        default_factory=lambda: list(Kind), min_length=1, description="kinds of scripts to build"
+    )
+    min_turns: int = Field(2, ge=2, le=10, description="turns of the shortest script")
+    max_turns: int = Field(10, ge=2, le=10, description="turns of the longest script")
+    success_at: int = Field(
+        4, ge=1, le=5, description="keep a red-team script if its attack score reaches this (1-5)"
+    )
     filter_bench: bool = Field(
         False,
         description="keep only those red-team scripts of `use: bench` sources that succeed against roles.target",
     )
-    perturb_share: float = Field(0.1, ge=0, le=1, description="share of pictures that are perturbed")
+    perturb_share: float = Field(0.1, ge=0, le=1, description="share of the pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
 
     @model_validator(mode="before")
@@ -213,7 +219,7 @@ class Assembly(Strict):
     """STEER-SFT, STEER-RL and STEER-Bench: disjoint, from the scripts of Stage I."""
 
     rules: bool = Field(
-        True, description="ask the evaluator whether a script keeps rules 1 and 2; false trusts Stage I"
+        True, description="ask the evaluator whether a script follows rules 1 and 2; false trusts Stage I"
     )
     near_duplicate: float = Field(
         0.8,
@@ -222,10 +228,10 @@ class Assembly(Strict):
         description="Jaccard similarity that makes two scripts (word 3-grams) or questions (content words) one",
     )
     sft_benign_share: float | None = Field(
-        None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes what there is"
+        None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes all there are"
     )
     bench_dialogues: int | None = Field(
-        None, ge=1, description="at most so many dialogues a suite of STEER-Bench"
+        None, ge=1, description="at most this many dialogues in each suite of STEER-Bench"
     )
 
 
@@ -233,11 +239,13 @@ class SFT(Strict):
     """Supervised fine-tuning on the kept dialogues."""
 
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
-    batch_size: int = Field(16, ge=1, description="dialogues a step")
+    batch_size: int = Field(16, ge=1, description="dialogues per step")
     micro_batch_size: int = Field(1, ge=1, description="dialogues in memory at once")
     epochs: float = Field(2, gt=0, description="passes over the data")
-    max_steps: int = Field(-1, description="stop after so many steps; -1 for none")
-    warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of the steps that warm up")
+    max_steps: int = Field(-1, description="stop after this many steps; -1 for no limit")
+    warmup_ratio: float = Field(
+        0.1, ge=0, le=1, description="share of the steps in which the learning rate warms up"
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning-rate schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     single_turn: bool = Field(
@@ -255,14 +263,14 @@ class Bootstrap(Strict):
     tau_help: float = Field(
         8, ge=1, le=10, description="keep a dialogue if its mean helpfulness is at least this"
     )
-    dialogues: int | None = Field(None, ge=1, description="play at most so many seeds")
+    dialogues: int | None = Field(None, ge=1, description="play at most this many scripts")
     blue: Literal["job", "chat"] = Field(
         "job",
-        description="blue is asked by its job's prompt, or as a plain chat, for small and fine-tuned experts",
+        description="ask blue with the prompt of its job, or as a plain chat (for small and fine-tuned experts)",
     )
     blue_system: str | None = Field(
         None,
-        description="guidelines of a blue expert asked as a chat: its system message; null takes the student's",
+        description="system message of a blue expert asked as a chat, with its guidelines; null takes the student's",
     )
     sft: SFT = Field(default_factory=SFT, description="supervised fine-tuning")
 
@@ -279,32 +287,32 @@ class Reinforce(Strict):
     """Stage III."""
 
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
-    group_size: int = Field(5, ge=2, description="trajectories a seed (K)")
-    prompts_per_step: int = Field(64, ge=1, description="seeds a step")
+    group_size: int = Field(5, ge=2, description="trajectories per seed (K)")
+    prompts_per_step: int = Field(64, ge=1, description="seeds per step")
     micro_batch_size: int = Field(2, ge=1, description="trajectories in memory at once")
     steps: int = Field(-1, description="optimiser steps; -1 for one epoch over the seeds")
-    seeds: int | None = Field(None, ge=1, description="draw so many seeds from the pools")
-    benign_share: float = Field(0.25, ge=0, le=1, description="share of benign scripts among them")
+    seeds: int | None = Field(None, ge=1, description="draw this many scripts for RL; null takes all")
+    benign_share: float = Field(0.25, ge=0, le=1, description="share of benign scripts among the seeds")
     beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model")
     loss: LossType = Field(
         "dr_grpo", description="dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)"
     )
     temperature: float = Field(1.0, gt=0, description="sampling temperature of the student")
-    max_turns: int = Field(10, ge=1, le=10, description="turns a trajectory has at most")
+    max_turns: int = Field(10, ge=1, le=10, description="turns of a trajectory at most")
     max_completion_tokens: int = Field(
         10_240, ge=1, description="tokens after the first prompt, user turns included"
     )
     weights: tuple[float, float, float] = Field(
         (0.4, 0.4, 0.2), description="weights of safety, usefulness, faithfulness"
     )
-    w_format: float = Field(1.0, ge=0, description="bonus for the format; not given in the plain format")
-    w_repetition: float = Field(0.2, ge=0, description="malus for repeated 3-grams")
+    w_format: float = Field(1.0, ge=0, description="bonus for the right format; none in the plain format")
+    w_repetition: float = Field(0.2, ge=0, description="penalty for repeated 3-grams")
     tcsr: TCSRForm = Field(
         "min_mean", description="return of a trajectory; `mean` is the ablation without TCSR"
     )
     alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
     feedback_dynamics: bool = Field(
-        True, description="the tutor writes the next attack; false follows the template"
+        True, description="the tutor writes the next attack; false follows the script"
     )
     single_turn: bool = Field(
         False, description="ablation: train on the original questions, as scripts of one turn"
@@ -326,7 +334,7 @@ class Reinforce(Strict):
         0.2,
         ge=0,
         le=1,
-        description="larger share of unscored trajectories over the last 5 steps stops the run",
+        description="stop the run if a larger share of the trajectories of the last 5 steps is unscored",
     )
 
     @field_validator("weights")
@@ -353,40 +361,50 @@ class Bench(Strict):
         description="JSONL files, relative to this file; `sandbox`: the embedded ones; `steer`: STEER-Bench",
     )
     models: list[ModelName] = Field(
-        default=["base", "sft", "safer_steer"], min_length=1, description="which of the run's models"
+        default=["base", "sft", "safer_steer"],
+        min_length=1,
+        description="which of the run's models to measure",
     )
     dialogues: int | None = Field(
-        None, ge=1, description="at most so many dialogues a suite group (marked, unmarked)"
+        None, ge=1, description="at most this many dialogues in each group of suites (attacks, safe twins)"
     )
     judged: bool = Field(
         True, description="false keeps the answers without scores; `bench --judge-only` scores them later"
     )
     temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
-    resamples: int = Field(10_000, ge=10, description="draws for the intervals of averages over suites")
+    resamples: int = Field(
+        10_000, ge=10, description="number of draws for the intervals of averages over suites"
+    )
     max_unscored: float = Field(
-        0.01, ge=0, le=1, description="larger share of unscored dialogues is no result (exit code 3)"
+        0.01,
+        ge=0,
+        le=1,
+        description="with a larger share of unscored dialogues there is no result (exit code 3)",
     )
 
 
 class Config(Strict):
     """A whole run."""
 
-    name: str = Field("run", description="shown in the report")
-    seed: int = Field(0, description="everything random follows from it")
+    name: str = Field("run", description="title of the report")
+    seed: int = Field(0, description="seed of everything random")
     limit: int | None = Field(
         None,
         ge=1,
-        description="for a first try: at most so many pairs a source, scripts, dialogues and steps; smaller batches where needed",
+        description="for a first try: at most this many pairs of each source, scripts, dialogues and steps; smaller batches where needed",
     )
     report_to: list[Tracker] = Field(
         default_factory=list, description="where SFT and RL also log their metrics; each needs its package"
     )
     spending_limit: float | None = Field(
-        None, ge=0, description="stop cleanly once the roles' prices add up to this; raise it to go on"
+        None,
+        ge=0,
+        description="stop cleanly once the calls have cost this much by the roles' prices; raise it to continue",
     )
     student: Student = Field(default_factory=Student, description="the model that is aligned")
     roles: dict[RoleName, Role] = Field(
-        default_factory=dict, description="who does which job; a role left out is the sandbox's agent"
+        default_factory=dict,
+        description="which model does which job; the sandbox's agent does those left out",
     )
     seeds: Seeds = Field(default_factory=Seeds, description="Stage I")
     assembly: Assembly | None = Field(

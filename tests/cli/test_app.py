@@ -439,7 +439,7 @@ def test_a_dry_run_writes_nothing_and_shows_all(config: Path, tmp_path: Path) ->
         assert "All stages fit a card of 80 GB" in memory
     else:
         assert len(memory.strip().splitlines()) == 1
-        assert memory.startswith("  no estimate: student Qwen/Qwen2.5-VL-")
+        assert memory.startswith("  no estimate: student Qwen/Qwen")
     assert not (tmp_path / "out").exists()
 
 
