@@ -3,6 +3,7 @@ around the transport."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Sequence
@@ -95,10 +96,15 @@ class ChatModel:
         system, user = prompt.render(inputs)
         schema = prompt.schema_for(inputs)
         fault, shown = "", ""
-        keys = []
+        keys: list[str] = []
         for attempt in range(self.role.reasks + 1):
             messages, sample = layout(system, user + _complaint(fault), pictures), attempt * REASK + repeat
-            reply = await self.reply(messages, schema=schema, repeat=sample)
+            try:
+                reply = await self.reply(messages, schema=schema, repeat=sample)
+            except asyncio.CancelledError:  # the bad replies so far must not be the answer of the next run
+                if self.cache:
+                    self.cache.give_up(keys)
+                raise
             shown = _escaped(reply.text)
             if reply.refusal:
                 self.ledger.accounts[self.name].refused += 1
