@@ -443,6 +443,19 @@ def test_a_dry_run_writes_nothing_and_shows_all(config: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_says_who_does_what(tmp_path: Path) -> None:
+    roles = {
+        "judge": {"model": "large", "base_url": NOBODY, "pictures": False, "concurrency": 2},
+        "blue": {"model": "stub"},
+    }
+    said = safer_steer(
+        "run", config_file(tmp_path, roles=roles), "--out", tmp_path / "out", "--dry-run"
+    ).stdout
+    assert f"  judge         large at {NOBODY}, gets no pictures, 2 calls in flight, temperature 0.7" in said
+    assert "  blue          a stub: made-up answers, no model" in said
+    assert "  red           the sandbox's agent" in said
+
+
 def test_a_dry_run_for_processes_that_cannot_share_a_step(tmp_path: Path) -> None:
     said = complaint(
         safer_steer("run", config_file(tmp_path), "--out", tmp_path / "out", "--dry-run", "--processes", 3)

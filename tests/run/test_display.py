@@ -95,3 +95,21 @@ def test_a_stage_in_which_nothing_finishes_still_says_so(capsys: pytest.CaptureF
         assert capsys.readouterr().err == "", "the stage is over"
     assert said[0] == "seeds: begins"
     assert all(re.fullmatch(r"seeds: 1/4, 1 failed, finishes [\d:]{8}", line) for line in said[1:])
+
+
+def test_on_a_terminal_a_bar_shows_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    monkeypatch.setenv("COLUMNS", "140")
+    with Display() as show:
+        assert show.bars
+        show.bars.refresh()
+        progress = show.stage("seeds")
+        progress(0, 4)
+        time.sleep(0.01)
+        progress(1, 4, 1)
+        show.bars.refresh()
+    said = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert CHECKS in said
+    assert re.search(r"seeds .* 1/4 1 failed 0:00:0\d finishes \d\d:\d\d:\d\d", said), said

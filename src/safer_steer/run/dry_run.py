@@ -176,7 +176,13 @@ def _who(role: Role) -> str:
     if role.who == "stub":
         return "a stub: made-up answers, no model"
     key = f", key in {role.api_key_env}" if role.api_key_env else ""
-    return f"{role.model} at {role.base_url}{key}, {role.concurrency} calls in flight, temperature {role.temperature:g}"
+    eyes = {True: "", False: ", gets no pictures", "caption": ", gets descriptions of pictures"}[
+        role.pictures
+    ]
+    return (
+        f"{role.model} at {role.base_url}{key}{eyes}, {role.concurrency} calls in flight,"
+        f" temperature {role.temperature:g}"
+    )
 
 
 def _scripts(config: Config) -> list[str]:
