@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from safer_steer.errors import UserError
+from safer_steer.errors import UserError, shortened
 
 
 @contextmanager
@@ -52,7 +52,8 @@ def refuse_address(path: str) -> None:
     """Raises `PathError` if the path is a web address or a data URL."""
     if _ADDRESS.match(path):
         raise PathError(
-            f"{_short(path)}: is a web address; addresses are not fetched; download the file and give its path",
+            f"{shortened(path, _SHOWN)}: is a web address; addresses are not fetched;"
+            " download the file and give its path",
             "web address",
         )
 
@@ -65,7 +66,7 @@ def inside(folder: Path, relative: str) -> Path:
             the folder (also through a link).
     """
     refuse_address(relative)
-    named = _short(relative)
+    named = shortened(relative, _SHOWN)
     try:
         path = (folder / relative).resolve()
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -96,10 +97,6 @@ def file_name(name: str) -> str:
         return safe
     digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
     return f"{safe[:NAME_CHARACTERS]}-{digest}".lstrip("-")
-
-
-def _short(path: str) -> str:
-    return path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
 
 
 def canonical(value: Any) -> str:

@@ -356,7 +356,7 @@ def test_a_row_with_image_keeps_its_picture(tmp_path: Path, named: dict[str, Any
         ([script("a", images=["."])], "a: no picture ."),
         ([script("a", images=["http://127.0.0.1/1.png"])], "a: http://127.0.0.1/1.png: is a web address"),
         ([script("a", images=["data:image/png;base64,aGk="])], "is a web address; addresses are not fetched"),
-        ([script("a", images=["x" * 5000])], f"a: '{'x' * 80}...': no usable path"),
+        ([script("a", images=["x" * 5000])], f"a: '{'x' * 77}...': no usable path"),
         ([script("a", imagess=["1.png"])], "suite.jsonl:1: imagess: unknown key; did you mean `images`?"),
         ([script("a", image=["1.png"], images=["1.png"])], ":1: image: unknown key; did you mean `images`?"),
         ([script("a"), script("b", note=1)], ":2: note: unknown key; the keys are id, kind, source, intent"),

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from photographs import bomb
+from safer_steer.cli import app
 from safer_steer.errors import UserError
 from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.sources import load_pairs
@@ -110,3 +112,14 @@ async def test_an_unusable_source_is_named(
 def test_a_plan_that_cannot_be_is_no_config(seeds: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**seeds)
+
+
+@pytest.mark.parametrize("key", ["path", "images"])
+def test_a_path_that_is_too_long_is_one_line(tmp_path: Path, key: str) -> None:
+    source = {"name": "mine", "path": str(write_pairs(tmp_path / "data", {}))} | {key: "y" * 5000}
+    (tmp_path / "config.yaml").write_text(json.dumps({"seeds": {"sources": [source]}}))
+    out = str(tmp_path / "run")
+    done = CliRunner().invoke(app, ["seeds", str(tmp_path / "config.yaml"), "--out", out])
+    assert done.exit_code == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: ") and "File name too long" in line and len(line) < 400

@@ -11,11 +11,19 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from safer_steer.errors import NoResult, SpendingLimit, UserError
+from safer_steer.errors import NoResult, SpendingLimit, UserError, shortened
 from safer_steer.extras import what_is_missing
 
-OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EADDRINUSE}
-"""OS errors caused by the machine, not by a bug here."""
+OUTSIDE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EADDRINUSE,
+    errno.ENAMETOOLONG,
+}
+"""OS errors caused by the machine or by a path that was given, not by a bug here."""
 
 
 class _OneLine(TyperGroup):
@@ -40,7 +48,7 @@ class _OneLine(TyperGroup):
         except OSError as error:
             if error.errno not in OUTSIDE:
                 raise
-            what = f"{error.filename or 'this machine'}: {error.strerror}"
+            what = f"{shortened(str(error.filename or 'this machine'))}: {error.strerror}"
             _end(f"error: {what}; fix that and run the same command to continue", 2)
 
 
