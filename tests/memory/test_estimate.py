@@ -248,7 +248,8 @@ def test_every_family_has_an_estimate(family: str) -> None:
     config = tiny_config(student=tiny_config().student.model_dump(mode="json") | {"lora_rank": 2})
     shape = shape_of_config(model.config, config.student)
     assert shape.parameters == sum(weight.numel() for weight in model.parameters())
-    assert 0 < shape.adapters == shape.trained and shape.patches_a_token == 4
+    assert 0 < shape.adapters == shape.trained
+    assert shape.patches_a_token == (1 if family == "llava_next" else 4)
     assert all(peak.total > 0 for peak in estimate(config, shape))
 
 

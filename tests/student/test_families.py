@@ -135,7 +135,7 @@ def test_freezing_and_adapters_choose_by_module(family: tuple[str, Any, Renderer
     """Trained are the language model and its head; adapted are all its linear layers."""
     name, _, _ = family
     model, _ = built.__wrapped__(name)
-    language = "model.text_model" if name == "smolvlm" else "model.language_model"
+    language = "model.text_model" if name in ("smolvlm", "idefics3") else "model.language_model"
     adapters = lora(tiny_config(student={"lora_rank": 2}).student, model)
     inside = model.get_submodule(language)
     wanted = [name for name, part in inside.named_modules() if type(part) is torch.nn.Linear]

@@ -18,7 +18,9 @@ import trl
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers.models.gemma3 import Gemma3ImageProcessor
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
+from transformers.models.idefics3 import Idefics3ImageProcessor
 from transformers.models.lfm2_vl import Lfm2VlImageProcessor
+from transformers.models.llava_next import LlavaNextImageProcessor
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 from transformers.models.smolvlm import SmolVLMImageProcessor, SmolVLMVideoProcessor
 
@@ -166,8 +168,8 @@ def gemma3() -> Built:
     ), processor
 
 
-def smolvlm() -> Built:
-    """Large pictures are cut into tiles of 56 x 56; a row of the batch has as many as the largest one."""
+def smolvlm(name: str) -> Built:
+    """SmolVLM and Idefics3. Large pictures are cut into tiles of 56 x 56; a row of the batch has as many as the largest one."""
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     specials = ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<end_of_utterance>"]
     specials += ["<fake_token_around_image>", "<image>", "<global-img>", "<video>", *tiles]
@@ -176,14 +178,19 @@ def smolvlm() -> Built:
     )
     sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
     frames = {"video_size": {"longest_edge": 56}, "max_frames": 2, "fps": 1}
-    processor = hf.SmolVLMProcessor(
-        image_processor=SmolVLMImageProcessor(do_image_splitting=True, **sizes),
-        tokenizer=words,
-        video_processor=SmolVLMVideoProcessor(video_sampling=frames, **sizes),
-        image_seq_len=4,
-        chat_template=template("smolvlm"),
-    )
-    return hf.SmolVLMConfig(
+    common = {"tokenizer": words, "image_seq_len": 4, "chat_template": template(name)}
+    if name == "smolvlm":
+        kind: Any = hf.SmolVLMConfig
+        processor = hf.SmolVLMProcessor(
+            image_processor=SmolVLMImageProcessor(do_image_splitting=True, **sizes),
+            video_processor=SmolVLMVideoProcessor(video_sampling=frames, **sizes),
+            **common,
+        )
+    else:
+        kind = hf.Idefics3Config
+        images = Idefics3ImageProcessor(do_image_splitting=True, **sizes)
+        processor = hf.Idefics3Processor(image_processor=images, **common)
+    return kind(
         text_config=text(words, model_type="llama"),
         vision_config=VISION | {"image_size": 56, "patch_size": 14},
         image_token_id=words.convert_tokens_to_ids("<image>"),
@@ -262,15 +269,49 @@ def lfm2_vl() -> Built:
     ), processor
 
 
+def llava_next() -> Built:
+    """A picture is scaled to one of several grids of tiles."""
+    words = tokenizer(
+        ["<pad>", "<s>", "</s>", "<image>"],
+        True,
+        eos_token="</s>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    grids = [[56, 112], [112, 56], [112, 112]]
+    size = {"height": 56, "width": 56}
+    images = LlavaNextImageProcessor(size={"shortest_edge": 56}, crop_size=size, image_grid_pinpoints=grids)
+    processor = hf.LlavaNextProcessor(
+        image_processor=images,
+        tokenizer=words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template("llava_next"),
+    )
+    image = words.convert_tokens_to_ids("<image>")
+    return hf.LlavaNextConfig(
+        text_config=text(words, model_type="mistral", head_dim=16, sliding_window=None),
+        vision_config=VISION | {"image_size": 56, "patch_size": 14, "model_type": "clip_vision_model"},
+        image_token_index=image,
+        image_token_id=image,
+        image_grid_pinpoints=grids,
+        tie_word_embeddings=True,
+    ), processor
+
+
 FAMILIES: dict[str, Callable[[], Built]] = {
     "qwen2_vl": lambda: qwen("qwen2_vl"),
     "qwen2_5_vl": lambda: qwen("qwen2_5_vl"),
     "qwen3_vl": lambda: qwen("qwen3_vl"),
     "qwen3_5": lambda: qwen("qwen3_5"),
     "gemma3": gemma3,
-    "smolvlm": smolvlm,
+    "smolvlm": lambda: smolvlm("smolvlm"),
+    "idefics3": lambda: smolvlm("idefics3"),
     "internvl": internvl,
     "lfm2_vl": lfm2_vl,
+    "llava_next": llava_next,
 }
 
 
@@ -283,7 +324,7 @@ def built(name: str) -> Built:
     hf.set_seed(0)
     config, processor = FAMILIES[name]()
     model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
-    sharper = 1.5 if name == "gemma3" else 4
+    sharper = 1.5 if name in ("gemma3", "llava_next") else 4
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1 and weight.any():
