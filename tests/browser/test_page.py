@@ -153,6 +153,7 @@ def test_the_keyboard_suffices_and_an_address_leads_to_its_dialogue(visit: Open,
 def test_it_fits_and_is_legible_in_both_schemes(visit: Open, report: Path, width: int, scheme: str) -> None:
     page = visit(report, width=width, color_scheme=scheme)
     page.locator("#list button").nth(1).click()
+    page.locator("#scripts details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     faint = page.evaluate(CONTRAST)
     assert faint == [], "text with a contrast below 4.5"
@@ -197,7 +198,18 @@ def test_the_page_says_when_a_suite_is_cut(visit: Open, tmp_path: Path) -> None:
 def test_a_run_without_dialogues_is_a_quiet_page(visit: Open, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: early\n")
     page = visit(write_report(tmp_path))
-    assert page.locator(".empty").count() == 6
+    assert page.locator(".empty").count() == 7
+
+
+def test_a_script_is_opened_and_read(visit: Open, report: Path) -> None:
+    page = visit(report)
+    page.locator("#scripts summary", has_text="red-team").click()
+    script = page.locator("#scripts .script", has=page.get_by_text("red_team-0", exact=True))
+    assert script.locator("summary .badge").all_inner_texts() == ["1", "1", "2", "4", "5"]
+    script.locator("summary").click()
+    assert script.locator("li > span.text").all_inner_texts() == SCRIPT
+    page.locator("#scripts summary", has_text="dropped").click()
+    assert page.get_by_role("cell", name="attack failed", exact=True).first.is_visible()
 
 
 CONTRAST = """() => {
