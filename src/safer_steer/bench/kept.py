@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config, Role
-from safer_steer.config_file import load_config
+from safer_steer.config_file import in_words, load_config
 from safer_steer.dialogue import Dialogue, StopReason, read_dialogues
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import BoundaryError, UserError
@@ -80,16 +82,20 @@ def judging_config(run: Path, judge: Role) -> Config:
     another judge.
 
     Raises:
-        UserError: it is no run folder, or has no suites.
+        UserError: it is no run folder, has no suites, or the judge's settings do not fit its config.
     """
     config = load_config(run / "config.yaml")
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
-    bench = config.bench.model_copy(
-        update={"suites": [str(file) for file in files], "dialogues": None, "judged": True}
-    )
-    return config.model_copy(update={"roles": config.roles | {"judge": judge}, "bench": bench})
+    bench = {"suites": [str(file) for file in files], "dialogues": None, "judged": True}
+    settings = config.model_dump()
+    settings["roles"]["judge"] = judge.model_dump()
+    settings["bench"] |= bench
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(f"bench: {in_words(error)}") from None
 
 
 def judged_folder(run: Path, judge: Role) -> Path:

@@ -18,6 +18,9 @@ from safer_steer.dialogue import Format
 from safer_steer.errors import UserError
 from safer_steer.extras import require
 
+MODEL, JUDGE = "A model behind an endpoint", "Judge"
+"""Headings of the help."""
+
 OPTIONS = {
     "roles.target.model": "--model",
     "roles.target.base_url": "--base-url",
@@ -47,13 +50,18 @@ def bench(
         Path | None,
         typer.Option(help="Run folder. The same command again goes on where it stopped."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Instead: the id of a model behind an endpoint.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Instead of CONFIG: its id at the endpoint.", rich_help_panel=MODEL)
+    ] = None,
     base_url: Annotated[
         str | None,
-        typer.Option(help="Its OpenAI-compatible endpoint, for instance http://localhost:8000/v1."),
+        typer.Option(
+            help="Its OpenAI-compatible endpoint, for instance http://localhost:8000/v1.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     api_key_env: Annotated[
-        str | None, typer.Option(help="Name of the environment variable with its key.")
+        str | None, typer.Option(help="Name of the environment variable with its key.", rich_help_panel=MODEL)
     ] = None,
     suite: Annotated[
         list[str] | None,
@@ -62,15 +70,24 @@ def bench(
     judge_model: Annotated[
         str | None,
         typer.Option(
-            help="The judge; `sandbox` is the embedded one, which knows only the sandbox's pictures."
+            help="The judge; `sandbox` is the embedded one, which knows only the sandbox's pictures.",
+            rich_help_panel=JUDGE,
         ),
     ] = None,
-    judge_base_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
+    judge_base_url: Annotated[
+        str | None, typer.Option(help="The judge's endpoint.", rich_help_panel=JUDGE)
+    ] = None,
     judge_api_key_env: Annotated[
-        str | None, typer.Option(help="Name of the environment variable with the judge's key.")
+        str | None,
+        typer.Option(help="Name of the environment variable with the judge's key.", rich_help_panel=JUDGE),
     ] = None,
     no_judge: Annotated[
-        bool, typer.Option("--no-judge", help="Keep the answers and score nothing; --judge-only scores them.")
+        bool,
+        typer.Option(
+            "--no-judge",
+            help="Keep the answers and score nothing; --judge-only scores them.",
+            rich_help_panel=JUDGE,
+        ),
     ] = False,
     judge_only: Annotated[
         Path | None,
@@ -78,21 +95,33 @@ def bench(
             metavar="RUN",
             help="Instead: score the answers kept in this run folder with the judge named here. The results go"
             " to RUN/judged/JUDGE, or to --out; those of RUN stay.",
+            rich_help_panel=JUDGE,
         ),
     ] = None,
     format: Annotated[
         Format,
         typer.Option(
-            metavar="LAYOUT", help="Layout of the answers, asked for and read: plain or thinking_answer."
+            metavar="LAYOUT",
+            help="Layout of the answers, asked for and read: plain or thinking_answer.",
+            rich_help_panel=MODEL,
         ),
     ] = Format.PLAIN,
     ask_layout: Annotated[
         bool,
-        typer.Option(help="Ask for the layout in the system message; a model trained on it needs no asking."),
+        typer.Option(
+            help="Ask for the layout in the system message; a model trained on it needs no asking.",
+            rich_help_panel=MODEL,
+        ),
     ] = True,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature of the model.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one answer.")] = 2048,
-    judge_max_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one verdict.")] = 2048,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature of the model.", rich_help_panel=MODEL)
+    ] = 0.7,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Token limit of one answer.", rich_help_panel=MODEL)
+    ] = 2048,
+    judge_max_tokens: Annotated[
+        int, typer.Option(min=1, help="Token limit of one verdict.", rich_help_panel=JUDGE)
+    ] = 2048,
     max_pixels: Annotated[
         int, typer.Option(min=784, help="A picture with more pixels is scaled down to this many.")
     ] = Student().max_pixels,
@@ -108,12 +137,16 @@ def bench(
     pictures: Annotated[
         Literal["true", "false", "caption"],
         typer.Option(
-            help="What the model gets of a picture: itself, nothing, or a description by the judge."
+            help="What the model gets of a picture: itself, nothing, or a description by the judge.",
+            rich_help_panel=MODEL,
         ),
     ] = "true",
     judge_pictures: Annotated[
         Literal["true", "false", "caption"],
-        typer.Option(help="The same for the judge; the descriptions are then by the model under test."),
+        typer.Option(
+            help="The same for the judge; the descriptions are then by the model under test.",
+            rich_help_panel=JUDGE,
+        ),
     ] = "true",
     fresh: Fresh = False,
     no_check: NoCheck = False,

@@ -273,7 +273,8 @@ class _Sampling:
         multiplied."""
         for sample in suites:
             pictures_of = self._pictures(sample.folder)
-            critic = JudgeCritic(self.meter.ask("judge"), self.config.student.format, pictures_of)
+            judge = self.meter.ask("judge") if self.config.bench.judged else None
+            critic = JudgeCritic(judge, self.config.student.format, pictures_of) if judge else None
             for seed in sample.seeds:
                 await play(seed, Script(), self._student(pictures_of), critic)
             self._add("bench", sample.weight * len(self.config.bench.models))
