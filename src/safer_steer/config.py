@@ -86,7 +86,8 @@ class Student(Strict):
 
     model: str = Field(
         "sandbox",
-        description="Hugging Face id or folder (relative to this file); `sandbox` for the shipped base student",
+        description="Hugging Face id or folder (relative to this file); `sandbox` for the shipped base"
+        " student",
     )
     format: Format = Field(
         Format.THINKING_ANSWER, description="layout of an assistant turn: thinking_answer or plain"
@@ -94,7 +95,8 @@ class Student(Strict):
     system: str = Field("You are a helpful assistant.", description="system message of every dialogue")
     chat_template: str | None = Field(
         None,
-        description="file with a Jinja chat template to use instead of the model's own; relative to this file",
+        description="file with a Jinja chat template to use instead of the model's own; relative to this"
+        " file",
     )
     max_turn_tokens: int = Field(1024, ge=1, description="token limit of one answer")
     max_length: int = Field(32768, ge=64, description="token limit of a whole dialogue")
@@ -104,7 +106,8 @@ class Student(Strict):
     generation_tokens: int = Field(
         65_536,
         ge=1,
-        description="tokens in one batch of generation: prompts, padding and room for the answers; a single dialogue is always allowed",
+        description="tokens in one batch of generation: prompts, padding and room for the answers; a"
+        " single dialogue is always allowed",
     )
     freeze_vision: bool = Field(
         True, description="train only the language model, not the vision tower and the projector"
@@ -125,11 +128,13 @@ class Source(Strict):
 
     name: str = Field(
         "sandbox",
-        description="name of the set; `safer-steer sets` lists the known ones, a set with any other name is read by its column names",
+        description="name of the set; `safer-steer sets` lists the known ones, a set with any other name"
+        " is read by its column names",
     )
     path: str | None = Field(
         None,
-        description="JSONL, JSON, CSV or Parquet file, `save_to_disk` folder, or the set's folder as published; relative to this file",
+        description="JSONL, JSON, CSV or Parquet file, `save_to_disk` folder, or the set's folder as"
+        " published; relative to this file",
     )
     hub: str | None = Field(
         None, description="Hugging Face id to load from instead of `path`; `default` for the published one"
@@ -138,7 +143,8 @@ class Source(Strict):
     split: str | None = Field(None, description="split of the set, if it has several")
     images: str | None = Field(
         None,
-        description="folder that picture paths are relative to, itself relative to this file; by default, the data file's own folder",
+        description="folder that picture paths are relative to, itself relative to this file; by default,"
+        " the data file's own folder",
     )
     use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
     limit: int | None = Field(
@@ -167,7 +173,8 @@ class Seeds(Strict):
     )
     scripts: str | None = Field(
         None,
-        description="instead of sources: JSONL file of your own scripts, in the form of a suite; Stage I then asks no model",
+        description="instead of sources: JSONL file of your own scripts, in the form of a suite; Stage I"
+        " then asks no model",
     )
     kinds: list[Kind] = Field(
         default_factory=lambda: list(Kind), min_length=1, description="kinds of scripts to build"
@@ -179,7 +186,8 @@ class Seeds(Strict):
     )
     filter_bench: bool = Field(
         False,
-        description="keep only those red-team scripts of `use: bench` sources that succeed against roles.target",
+        description="keep only those red-team scripts of `use: bench` sources that succeed against"
+        " roles.target",
     )
     perturb_share: float = Field(0.1, ge=0, le=1, description="share of the pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
@@ -198,7 +206,8 @@ class Seeds(Strict):
             raise ValueError("sources is empty; name at least one, or a file of scripts (scripts)")
         if self.min_turns > self.max_turns:
             raise ValueError(
-                f"min_turns is {self.min_turns} and max_turns {self.max_turns}; the shortest script cannot be longer than the longest"
+                f"min_turns is {self.min_turns} and max_turns {self.max_turns}; the shortest script cannot"
+                " be longer than the longest"
             )
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError("a kind stands twice in kinds")
@@ -225,7 +234,8 @@ class Assembly(Strict):
         0.8,
         gt=0,
         le=1,
-        description="Jaccard similarity that makes two scripts (word 3-grams) or questions (content words) one",
+        description="Jaccard similarity that makes two scripts (word 3-grams) or questions (content words)"
+        " one",
     )
     sft_benign_share: float | None = Field(
         None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes all there are"
@@ -266,11 +276,13 @@ class Bootstrap(Strict):
     dialogues: int | None = Field(None, ge=1, description="play at most this many scripts")
     blue: Literal["job", "chat"] = Field(
         "job",
-        description="ask blue with the prompt of its job, or as a plain chat (for small and fine-tuned experts)",
+        description="ask blue with the prompt of its job, or as a plain chat (for small and fine-tuned"
+        " experts)",
     )
     blue_system: str | None = Field(
         None,
-        description="system message of a blue expert asked as a chat, with its guidelines; null takes the student's",
+        description="system message of a blue expert asked as a chat, with its guidelines; null takes the"
+        " student's",
     )
     sft: SFT = Field(default_factory=SFT, description="supervised fine-tuning")
 
@@ -391,7 +403,8 @@ class Config(Strict):
     limit: int | None = Field(
         None,
         ge=1,
-        description="for a first try: at most this many pairs of each source, scripts, dialogues and steps; smaller batches where needed",
+        description="for a first try: at most this many pairs of each source, scripts, dialogues and"
+        " steps; smaller batches where needed",
     )
     report_to: list[Tracker] = Field(
         default_factory=list, description="where SFT and RL also log their metrics; each needs its package"
@@ -399,7 +412,8 @@ class Config(Strict):
     spending_limit: float | None = Field(
         None,
         ge=0,
-        description="stop cleanly once the calls have cost this much by the roles' prices; raise it to continue",
+        description="stop cleanly once the calls have cost this much by the roles' prices; raise it to"
+        " continue",
     )
     student: Student = Field(default_factory=Student, description="the model that is aligned")
     roles: dict[RoleName, Role] = Field(
@@ -409,7 +423,8 @@ class Config(Strict):
     seeds: Seeds = Field(default_factory=Seeds, description="Stage I")
     assembly: Assembly | None = Field(
         None,
-        description="disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same scripts",
+        description="disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same"
+        " scripts",
     )
     bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
     rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
@@ -432,11 +447,13 @@ class Config(Strict):
     def _splits(self) -> Config:
         if self.assembly is None and any(source.use == "bench" for source in self.seeds.sources):
             raise ValueError(
-                "a source with `use: bench` needs the section `assembly`, which keeps its scripts out of training"
+                "a source with `use: bench` needs the section `assembly`, which keeps its scripts out of"
+                " training"
             )
         if self.assembly is not None and self.rl.seeds is None:
             raise ValueError(
-                "assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to STEER-SFT"
+                "assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to"
+                " STEER-SFT"
             )
         return self
 
@@ -445,7 +462,8 @@ class Config(Strict):
         for name, role in self.roles.items():
             if role.pictures is not True and role.who != "endpoint":
                 raise ValueError(
-                    f"roles.{name}.pictures: {role.model} needs the pictures; only a model with a base_url can go without"
+                    f"roles.{name}.pictures: {role.model} needs the pictures; only a model with a base_url"
+                    " can go without"
                 )
             if role.pictures == "caption" and self.captioner is None:
                 raise ValueError(
@@ -463,7 +481,8 @@ class Config(Strict):
         if self.seeds.filter_bench and measured:
             what = "the base student" if target.who == "student" else target.model
             raise ValueError(
-                f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts would be selected"
+                f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts"
+                " would be selected"
                 " against it; name another model as target, or leave filter_bench false"
             )
         return self

@@ -58,13 +58,16 @@ def _end(line: str, code: int) -> None:
 
 
 ABOUT = (
-    "Train vision-language models to stay safe and helpful over a whole dialogue, and measure for how many turns"
+    "Train vision-language models to stay safe and helpful over a whole dialogue, and measure for how many"
+    " turns"
     " any model stays safe."
     "\n\n"
-    "Start with `init DIR`: it writes a small project to fill in. `run` does the whole method; `bench` measures a"
+    "Start with `init DIR`: it writes a small project to fill in. `run` does the whole method; `bench`"
+    " measures a"
     " model behind an endpoint."
     "\n\n"
-    "Exit codes: 0 done, 1 `verify` found a difference, 2 something to fix, 3 no valid result, 130 interrupted."
+    "Exit codes: 0 done, 1 `verify` found a difference, 2 something to fix, 3 no valid result, 130"
+    " interrupted."
 )
 app = typer.Typer(
     cls=_OneLine,
@@ -110,21 +113,24 @@ Limit = Annotated[
     typer.Option(
         "--limit",
         min=1,
-        help="For a first try: at most N pairs a source, scripts, dialogues and steps. Overrides `limit` of CONFIG.",
+        help="For a first try: at most N pairs a source, scripts, dialogues and steps. Overrides `limit`"
+        " of CONFIG.",
     ),
 ]
 Stub = Annotated[
     bool,
     typer.Option(
         "--stub",
-        help="Dry walk: made-up answers in place of every model, and the shipped student. Needs no key and no network.",
+        help="Dry walk: made-up answers in place of every model, and the shipped student. Needs no key and"
+        " no network.",
     ),
 ]
 Fresh = Annotated[
     bool,
     typer.Option(
         "--fresh",
-        help="Start over: delete what an earlier run wrote in the run folder. Paid replies (cache.sqlite) stay.",
+        help="Start over: delete what an earlier run wrote in the run folder. Paid replies (cache.sqlite)"
+        " stay.",
     ),
 ]
 

@@ -93,7 +93,8 @@ def bench(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Instead: score the answers kept in this run folder with the judge named here. The results go"
+            help="Instead: score the answers kept in this run folder with the judge named here. The"
+            " results go"
             " to RUN/judged/JUDGE, or to --out; those of RUN stay.",
             rich_help_panel=JUDGE,
         ),
@@ -151,7 +152,7 @@ def bench(
     fresh: Fresh = False,
     no_check: NoCheck = False,
 ) -> None:
-    """Measure a run's models (CONFIG), any model behind an endpoint (--model), or kept answers (--judge-only)."""
+    """Measure a run's models (CONFIG), a model behind an endpoint (--model), or kept answers (--judge-only)."""
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 

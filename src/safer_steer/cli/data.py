@@ -21,12 +21,13 @@ def export(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the export; by default `export` in the run folder. Replaces an older export there."
+            help="Folder for the export; by default `export` in the run folder. Replaces an older export"
+            " there."
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
 ) -> None:
-    """Export a run's data sets for other trainers: Parquet with a card for the hub and TRL, LLaMA-Factory, verl."""
+    """Export a run's data for other trainers: the hub and TRL (Parquet with a card), LLaMA-Factory, verl."""
     from safer_steer.export.counts import label
     from safer_steer.export.write import export as hand_over
 
@@ -43,7 +44,7 @@ def export(
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")],
 ) -> None:
-    """Check every file of a run or an export against the hashes in its manifest. Exit code 1 if one differs."""
+    """Check the files of a run or an export against the hashes in its manifest; exit code 1 if one differs."""
     from safer_steer.manifest import verify as differences
 
     found = differences(folder)
@@ -77,7 +78,8 @@ def suite(
     out: Annotated[
         Path,
         typer.Option(
-            help="JSONL file to write. If the set has harmless rows too, they go to NAME_safe.jsonl beside it."
+            help="JSONL file to write. If the set has harmless rows too, they go to NAME_safe.jsonl beside"
+            " it."
         ),
     ],
     path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,

@@ -53,7 +53,7 @@ def health(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder; the run may still be going.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
 ) -> None:
-    """Show how well the attackers and judges of a run work: refusals, repeats, success by strategy, scores."""
+    """Show how well attackers and judges of a run work: refusals, repeats, success by strategy, scores."""
     from safer_steer.health import examine, tables
 
     found = examine(folder)

@@ -17,13 +17,14 @@ def init(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Use your own data: a folder with pictures and one CSV file. Its columns: id, image (path in the"
+            help="Use your own data: a folder with pictures and one CSV file. Its columns: id, image (path"
+            " in the"
             " folder), question; optionally intent (what is really meant), safe (true or false), answer,"
             " category, source.",
         ),
     ] = None,
 ) -> None:
-    """Write a small project to start from: pairs with pictures, bench suites, a commented config, a README."""
+    """Write a small project to start from: pairs with pictures, suites, a commented config, a README."""
     from safer_steer.starter.project import write_project
 
     for name, count in write_project(folder, from_folder).items():

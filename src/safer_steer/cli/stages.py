@@ -29,7 +29,8 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Show roles, data, steps, GPU memory and the full config, then stop. Calls, loads and writes nothing.",
+            help="Show roles, data, steps, GPU memory and the full config, then stop. Calls, loads and"
+            " writes nothing.",
         ),
     ] = False,
     gpu_memory: Annotated[

@@ -130,7 +130,8 @@ def _sft_steps(config: Config, folder: Path) -> str:
     steps = math.ceil(sft.epochs * math.ceil(dialogues / sft.batch_size))
     known = "if all are kept of" if at_most else "over"
     return (
-        f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)} {known} {dialogues:,};"
+        f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)}"
+        f" {known} {dialogues:,};"
         " the last step of a pass may be smaller"
     )
 
@@ -143,14 +144,17 @@ def _rl_steps(config: Config, folder: Path) -> str:
     if seeds is None:
         left = "a last step of fewer is left out"
         if rl.steps > 0:
-            return f"{_many(rl.steps, 'step')} {each}; how many passes that is, Stage I will show; in each, {left}"
+            steps = _many(rl.steps, "step")
+            return f"{steps} {each}; how many passes that is, Stage I will show; in each, {left}"
         return f"steps {each}, one pass over the seeds that Stage I yields; {left}"
     whole, over = divmod(seeds, rl.prompts_per_step)
     if not whole:
-        return f"no step: {_many(rl.prompts_per_step, 'seed')} a step (rl.prompts_per_step), but there are {seeds:,}"
+        wanted = f"{_many(rl.prompts_per_step, 'seed')} a step (rl.prompts_per_step)"
+        return f"no step: {wanted}, but there are {seeds:,}"
     said = f"{over:,} of {seeds:,} seeds are left over" if over else f"all {seeds:,} seeds are used"
     if rl.steps > 0:
-        return f"{_many(rl.steps, 'step')} {each}: {_times(rl.steps / whole)} over the seeds; in a whole pass {said}"
+        passes = _times(rl.steps / whole)
+        return f"{_many(rl.steps, 'step')} {each}: {passes} over the seeds; in a whole pass {said}"
     return f"{_many(whole, 'step')} {each}; {said}"
 
 
@@ -212,9 +216,8 @@ def _source(config: Config, index: int) -> str:
                 large.add(picture_hash(pair))
     except UserError as error:
         return f"{where}: not usable yet: {error}"
-    return f"{where}: {pairs} pairs; {left_out_in_words(skipped, {label(source): len(large)}, most)}".removesuffix(
-        "; "
-    )
+    left_out = left_out_in_words(skipped, {label(source): len(large)}, most)
+    return f"{where}: {pairs} pairs; {left_out}".removesuffix("; ")
 
 
 def _suite(name: str, config: Config) -> str:

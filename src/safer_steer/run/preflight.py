@@ -241,7 +241,8 @@ def _check_training(config: Config) -> None:
         shares["assembly.sft_benign_share"] = config.assembly.sft_benign_share
     if config.seeds.sources and all(source.use == "bench" for source in config.seeds.sources):
         raise UserError(
-            "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for training,"
+            "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for"
+            " training,"
             " or run only `seeds` and `assemble`"
         )
     for key, share in shares.items():

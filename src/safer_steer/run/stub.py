@@ -1,7 +1,8 @@
 """The stub: made-up answers in place of models, for a dry walk through a whole run without key or network.
 
-It reads only the request, and the same request always gets the same answer. Scores are high but vary, so that
-every stage has something to do: attacks succeed, dialogues are kept, returns differ. The numbers mean nothing.
+It reads only the request, and the same request always gets the same answer. Scores are high but vary, so
+that every stage has something to do: attacks succeed, dialogues are kept, returns differ. The numbers mean
+nothing.
 """
 
 from __future__ import annotations

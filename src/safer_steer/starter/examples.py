@@ -1,7 +1,8 @@
 """The example project: 12 pairs, and 8 attack scripts with their safe twins.
 
-The safe pairs show everyday things. The risky ones are of the sandbox's kind: a fictional device with a hazard
-mark, and the question how it is operated. A twin has the words of its script and the device without the mark.
+The safe pairs show everyday things. The risky ones are of the sandbox's kind: a fictional device with a
+hazard mark, and the question how it is operated. A twin has the words of its script and the device without
+the mark.
 """
 
 from __future__ import annotations

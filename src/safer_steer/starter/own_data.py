@@ -43,8 +43,8 @@ def read_folder(folder: Path) -> list[Sample]:
 
 
 def split(samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, list[Sample]]]:
-    """The pairs to train on, and those held out for the bench by suite. A pair that does not say whether it is
-    safe counts as risky."""
+    """The pairs to train on, and those held out for the bench by suite. A pair that does not say whether it
+    is safe counts as risky."""
     kinds = {
         "attacks": [sample for sample in samples if not sample.safe],
         "twins": [sample for sample in samples if sample.safe],

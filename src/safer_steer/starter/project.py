@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 KINDS = {"attacks": Kind.RED_TEAM, "twins": Kind.BENIGN}
 """The suites: attacks, and safe scripts that show how much a model refuses needlessly."""
 ABOUT_EXAMPLES = """
-The risky pairs show fictional devices with a hazard mark; how these are operated must not be explained. The twins of a
-script use the same words on a device without the mark. Nothing in here is harmful.
+The risky pairs show fictional devices with a hazard mark; how these are operated must not be explained. The
+twins of a script use the same words on a device without the mark. Nothing in here is harmful.
 """
 ABOUT_OWN = f"""
 The scripts are pairs held out from your CSV file: one in {own_data.HELD_OUT} of each kind. Write longer ones.
