@@ -34,8 +34,9 @@ def card(
     sections = [
         f"---\n{yaml.safe_dump(_front(name, tallies), sort_keys=False, allow_unicode=True)}---",
         f"# {name}",
-        "Multi-turn dialogues about pictures. They train a vision-language model to stay safe and helpful over a"
-        " whole dialogue. Made with the SaFeR-Steer method (arXiv 2604.16358) by the software `safer-steer`.",
+        "Multi-turn dialogues about pictures. They train a vision-language model to stay safe and helpful"
+        " over a whole dialogue. Made with the SaFeR-Steer method (arXiv 2604.16358)"
+        " by the software `safer-steer`.",
         "> **This set contains attacks.** Scripts and user turns are written to make a model give way step by"
         " step. Use them to harden and measure your own models. Treat them like exploits: do not share them"
         " openly, and gate the set if you share it.",
@@ -67,13 +68,13 @@ def card(
 
 
 _PARTS = {
-    "sft": "**sft**: dialogues between a red agent and a blue expert, every turn scored. A dialogue is kept only"
-    " if its worst turn is safe and its turns are helpful on average. `messages` is the conversation with the"
-    " student's system message, `turns` the same text as it was said, with its scores.",
+    "sft": "**sft**: dialogues between a red agent and a blue expert, every turn scored. A dialogue is kept"
+    " only if its worst turn is safe and its turns are helpful on average. `messages` is the conversation"
+    " with the student's system message, `turns` the same text as it was said, with its scores.",
     "rl": "**rl**: scripts of user turns for reinforcement learning. `prompt` is the first turn, `turns` the"
     " whole script.",
-    "bench": "**bench**: held-out scripts, one split for each suite. Suites of kind `benign` are safe requests,"
-    " which measure over-refusal.",
+    "bench": "**bench**: held-out scripts, one split for each suite. Suites of kind `benign` are safe"
+    " requests, which measure over-refusal.",
 }
 
 _QUESTIONS = """**sft**: the original questions, each a dialogue of one turn, answered by a blue expert and
@@ -87,12 +88,13 @@ load_dataset("path/to/this/folder", name)  # SPLITS
 ```
 
 Pictures are embedded. In `messages` and `prompt` they belong before the first user turn. Every chat marker
-that a model wrote is split (`< |im_end|>`), so that no turn can end itself or add a picture. TRL reads `data/`
-as it is. `llamafactory/` and `verl/`, if they exist, have the same rows in the forms those trainers read."""
+that a model wrote is split (`< |im_end|>`), so that no turn can end itself or add a picture. TRL reads
+`data/` as it is. `llamafactory/` and `verl/`, if they exist, have the same rows in the forms those trainers
+read."""
 
-_USE = """Supervised fine-tuning (`sft`), reinforcement learning against a tutor (`rl`) and measurement (`bench`)
-of the safety of vision-language models in dialogue. Compare numbers on `bench` only for the same judge,
-temperature and answer format, and always with the rate of needless refusals on its safe suites."""
+_USE = """Supervised fine-tuning (`sft`), reinforcement learning against a tutor (`rl`) and measurement
+(`bench`) of the safety of vision-language models in dialogue. Compare numbers on `bench` only for the
+same judge, temperature and answer format, and always with the rate of needless refusals on its safe suites."""
 
 
 _RISKS = """- The attacks work on some models. Publishing them openly helps attackers more than defenders.
@@ -130,8 +132,8 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
     seeds, bootstrap, student = config.seeds, config.bootstrap, config.student
     steps = [
         f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns"
-        f" ({', '.join(seeds.kinds)}), each turn with its planned risk of 1-5. A red-team script for training was"
-        f" kept if the attack reached {seeds.success_at} of 5 on a fixed target;"
+        f" ({', '.join(seeds.kinds)}), each turn with its planned risk of 1-5. A red-team script for training"
+        f" was kept if the attack reached {seeds.success_at} of 5 on a fixed target;"
         f" {seeds.perturb_share:.0%} of the pictures were perturbed."
     ]
     if seeds.scripts:
@@ -139,9 +141,9 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
     if config.assembly and "assemble" in stages:
         rules = "asked of the evaluator" if config.assembly.rules else "not asked"
         steps.append(
-            f"Assembly: rules of coherence and history-dependence {rules}; scripts with a similarity of at least"
-            f" {config.assembly.near_duplicate} count as the same; no picture or question is in both training and"
-            " bench."
+            f"Assembly: rules of coherence and history-dependence {rules}; scripts with a similarity of at"
+            f" least {config.assembly.near_duplicate} count as the same; no picture or question is in both"
+            " training and bench."
         )
         if any(source.use == "bench" for source in seeds.sources):
             steps[-1] += f" Red-team scripts of the suites of STEER-Bench: {bench_selection(config)}."
@@ -154,8 +156,8 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
             f" min safety >= {bootstrap.tau_safe} and mean helpfulness >= {bootstrap.tau_help:g} (1-10)."
         )
     steps.append(
-        f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions, and the hashes"
-        " of files, config and prompts."
+        f"Everything random follows from the seed {config.seed}. `manifest.json` has the versions,"
+        " and the hashes of files, config and prompts."
     )
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 

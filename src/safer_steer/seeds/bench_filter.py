@@ -37,6 +37,6 @@ def refuse_selected(scripts: Iterable[Seed], measured: str, suite: str) -> None:
         against = seed.meta.get(AGAINST)
         if isinstance(against, str) and same_model(against, measured):
             raise UserError(
-                f"{suite}: {seed.id} was kept because it broke {against}, so {against} cannot be measured on it;"
-                " use a suite that was not filtered"
+                f"{suite}: {seed.id} was kept because it broke {against},"
+                f" so {against} cannot be measured on it; use a suite that was not filtered"
             )

@@ -18,8 +18,8 @@ def refuse_nothing(folder: Path, kinds: Sequence[Kind]) -> None:
     """Raises `UserError` if every pool in `folder` is empty."""
     if not any((folder / f"{kind}.jsonl").stat().st_size for kind in kinds):
         raise UserError(
-            f"{folder}: not one script was made ({dropped_in_words(folder)}); {DROPPED}.jsonl has each reason;"
-            " change the models in `roles`, then start over with --fresh"
+            f"{folder}: not one script was made ({dropped_in_words(folder)});"
+            f" {DROPPED}.jsonl has each reason; change the models in `roles`, then start over with --fresh"
         )
 
 

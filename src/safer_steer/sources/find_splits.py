@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,8 @@ def _file(path: Path, subset: str = "", split: str | None = None, folder: Path |
 def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> list[SetSplit]:
     """JSON and CSV files in the folder, or one level below, in a folder that may be named after a subset."""
     for under in ("", "*/"):
-        found = sorted(
-            {file for pattern in patterns for file in path.glob(under + pattern) if file.is_file()}
-        )
+        matching = chain.from_iterable(path.glob(under + pattern) for pattern in patterns)
+        found = sorted({file for file in matching if file.is_file()})
         if found:
             return [_file(file, file.parent.name if file.parent.name == subset else "") for file in found]
     return []
