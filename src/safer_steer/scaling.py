@@ -1,6 +1,6 @@
-"""Photographs are large: how one is made as small as the student takes it, with its shape and its way up.
+"""Scales photographs down to the size that the student takes. Shape and orientation are kept.
 
-The same bytes give the same bytes again, with one version of Pillow on one machine.
+The same input gives the same bytes, with one version of Pillow on one machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 QUALITY = 95
-"""Of JPEG and WebP (0-100): what it loses is less than what the smaller size lost."""
+"""Of JPEG and WebP (0-100). It loses less than the smaller size does."""
 
 _TURNED_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,39 +24,40 @@ _TURNED_BY = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by its EXIF orientation."""
+"""The transposition that turns a picture upright, by its EXIF orientation."""
 
 _PLAIN_MODE = {"1": "L", "P": "RGB", "PA": "RGBA"}
-"""Colours of a palette, and black and white, cannot be mixed; these can."""
+"""Modes to convert to, since colours of a palette, and black and white, cannot be mixed."""
 
 
 def fitted(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """Width and height in pixels, each 1 at least and no larger than it is; their product is `max_pixels` at
-    most."""
+    """The new width and height in pixels: at least 1, at most as before, and their product at most
+    `max_pixels`."""
     if width * height <= max_pixels:
         return width, height
     wide, high = isqrt(width * max_pixels // height), isqrt(height * max_pixels // width)
-    # Where one side is 1, the other is all there is.
+    # If one side is 1, the other takes all pixels.
     return min(max(1, wide), max_pixels), min(max(1, high), max_pixels)
 
 
 def decode(picture: Image.Image, max_pixels: int) -> None:
-    """Read an opened picture to its end; a JPEG at 1/2, 1/4 or 1/8 of its size, but no smaller than `fitted`.
+    """Read an opened picture to its end.
 
-    That takes less memory and time.
+    A JPEG is read at 1/2, 1/4 or 1/8 of its size, but not smaller than `fitted`, which takes less memory and
+    time.
 
     Raises:
-        OSError, ValueError, SyntaxError: it is damaged.
+        OSError, ValueError, SyntaxError: the picture is damaged.
     """
     picture.draft(None, fitted(*picture.size, max_pixels))
     picture.load()
 
 
 def scaled_down(picture: Image.Image, max_pixels: int) -> bytes:
-    """A picture that `decode` has read, with `max_pixels` pixels at most, as a file of its own format.
+    """A picture that `decode` has read, with at most `max_pixels` pixels, as a file of its own format.
 
-    It stands upright: an EXIF orientation is carried out, and no EXIF data are kept. Colour profile and PNG
-    text are.
+    It is turned upright according to its EXIF orientation and loses its EXIF data. It keeps its colour
+    profile and PNG text.
     """
     profile = picture.info.get("icc_profile")
     image = _upright(_mixable(picture), _orientation(picture))
@@ -72,7 +73,7 @@ def scaled_down(picture: Image.Image, max_pixels: int) -> bytes:
 
 
 def text_of(picture: Image.Image) -> PngInfo:
-    """The text chunks of a PNG that was read to its end, to be written again; none of another format."""
+    """The text chunks of a PNG that was read to its end, for writing. Empty for other formats."""
     info = PngInfo()
     for name, value in getattr(picture, "text", {}).items():
         info.add_text(name, value)
@@ -80,7 +81,7 @@ def text_of(picture: Image.Image) -> PngInfo:
 
 
 def in_words(count: int, max_pixels: int) -> str:
-    """How many pictures were scaled down, for a line of counts; "" where none was."""
+    """How many pictures were scaled down, for a line of counts; "" if none was."""
     return f"{count:,} picture{'s' * (count > 1)} scaled down to {max_pixels:,} pixels" if count else ""
 
 
@@ -91,8 +92,8 @@ def _mixable(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    """As the EXIF data have it; None where they are none, or broken, which says nothing against the
-    picture."""
+    """The EXIF orientation. None if there are no EXIF data or they are broken; the picture may still be
+    fine."""
     try:
         return picture.getexif().get(ExifTags.Base.Orientation)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):

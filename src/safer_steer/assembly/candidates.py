@@ -58,7 +58,7 @@ class Pools:
         for kind in self.kinds:
             path = self._path(kind)
             if not path.is_file():
-                raise UserError(f"{path}: no such pool; `safer-steer seeds` builds it")
+                raise UserError(f"{path}: no such pool; `safer-steer seeds` writes it")
             with path.open("rb") as rows:
                 place = 0
                 for number, row in enumerate(rows, 1):
@@ -108,7 +108,7 @@ def picture_id(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError:
         raise UserError(
-            f"{path}: no such picture, or not readable; check the `images` of the row that names it"
+            f"{path}: no such picture, or it cannot be read; check the `images` of the row that names it"
         ) from None
 
 

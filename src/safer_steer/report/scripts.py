@@ -60,7 +60,7 @@ def dropped_from(run: Path) -> Dropped:
 
 
 def _some(path: Path, most: int) -> tuple[list[Row], int]:
-    """At most so many rows, in the file's order, and the number of all rows."""
+    """At most `most` rows, in the file's order, and the number of all rows."""
     ids = [str(row.get("id")) for row in read_rows(path)]
     chosen = set(sorted(ids, key=lambda id: sha256(id.encode(errors="replace")).digest())[:most])
     rows = [row for row in read_rows(path) if str(row.get("id")) in chosen]
