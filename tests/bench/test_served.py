@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, Step, fails, says
@@ -233,3 +234,15 @@ def test_answers_that_the_token_limit_cut_off_are_counted(tmp_path: Path, url: s
     assert re.search(r"Answers cut off +2 of 5 +\n", result.stdout)
     health = CliRunner().invoke(app, ["health", str(tmp_path / "out")]).stdout
     assert re.search(r"m +bench +5 +2 +40\.0 *\n", health), health
+
+
+def test_a_large_photograph_is_scaled_down_to_the_option(tmp_path: Path, url: str) -> None:
+    Image.new("RGB", (400, 300)).save(tmp_path / "photo.jpg")
+    row = {"id": "a", "kind": "red_team", "images": ["photo.jpg"], "turns": [{"user": "What is this?"}]}
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(json.dumps(row) + "\n")
+    result = measured(url, mine, "--max-pixels", 3000)
+    assert result.exit_code == 0, result.output
+    assert "bench: mine: 1 picture scaled down to 3,000 pixels" in result.stderr
+    with Image.open(tmp_path / "out/suites/mine/photo.jpg") as copy:
+        assert copy.width * copy.height <= 3000
