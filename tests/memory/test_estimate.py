@@ -254,5 +254,5 @@ def test_every_family_has_an_estimate(family: str) -> None:
 
 
 def test_a_model_whose_config_is_not_here(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="its config cannot be had"):
+    with pytest.raises(UserError, match="its config cannot be loaded"):
         shape_of(str(tmp_path / "none"), tiny_config().student)

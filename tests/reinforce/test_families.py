@@ -1,4 +1,4 @@
-"""A step of GRPO with a tiny model of each family: the trainer's log-probabilities are those of the rollouts."""
+"""A step of GRPO with a tiny model of each family: trainer and rollouts agree on log-probabilities."""
 
 from __future__ import annotations
 

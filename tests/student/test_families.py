@@ -1,4 +1,4 @@
-"""Tiny random models of several families: the same dialogue by template, in pieces, in rollouts and in training."""
+"""Tiny models of several families: one dialogue by template, in pieces, in rollouts and in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny random vision-language models of several families, with processors and the families' own chat templates.
+"""Tiny random vision-language models of several families, with processors and their own chat templates.
 
 Everything is built from configs, offline. `built(name)` gives model and processor; each is built once.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers as hf
 import trl
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.models.gemma3 import Gemma3ImageProcessor
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
 from transformers.models.idefics3 import Idefics3ImageProcessor
@@ -75,6 +75,9 @@ def tokenizer(specials: list[str], pieces: bool = False, **named: Any) -> hf.Pre
     state = json.loads(inside.to_str())  # bytes are ordinary tokens
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
     inside = Tokenizer.from_str(json.dumps(state))
+    if begins := named.get("bos_token"):
+        start = (begins, inside.token_to_id(begins))
+        inside.post_processor = processors.TemplateProcessing(single=f"{begins} $A", special_tokens=[start])
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=inside, padding_side="left", additional_special_tokens=specials, **named
     )
@@ -169,7 +172,8 @@ def gemma3() -> Built:
 
 
 def smolvlm(name: str) -> Built:
-    """SmolVLM and Idefics3. Large pictures are cut into tiles of 56 x 56; a row of the batch has as many as the largest one."""
+    """SmolVLM and Idefics3. Large pictures are cut into tiles of 56 x 56. Each row of a batch has as many tiles as
+    the largest."""
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     specials = ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<end_of_utterance>"]
     specials += ["<fake_token_around_image>", "<image>", "<global-img>", "<video>", *tiles]

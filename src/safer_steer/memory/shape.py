@@ -49,7 +49,9 @@ def shape_of(path: str, student: Student) -> Shape:
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"student {path}: its config cannot be had: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"student {path}: its config cannot be loaded: {str(error).splitlines()[0]}"
+        ) from None
     return shape_of_config(config, student)
 
 

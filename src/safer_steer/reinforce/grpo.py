@@ -44,9 +44,9 @@ from safer_steer.student.training import (
     common_arguments,
     last_checkpoint,
     lora,
+    mend_trainer_inputs,
     save_model,
     seed_everything,
-    skip_absent_pictures,
     train,
     training_dtype,
 )
@@ -318,7 +318,7 @@ def reinforce(
     if config.student.freeze_vision:
         freeze_vision(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
-        skip_absent_pictures(model, renderer.picture_inputs)
+        mend_trainer_inputs(model, renderer.picture_inputs)
     train(trainer, checkpoint)
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), renderer.processor, out, config.student)
@@ -329,8 +329,8 @@ def reinforce(
 def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:
     """Refuse seeds that TRL would give another seed's pictures.
 
-    If the pictures of a step are as many as its dialogues, TRL takes inputs of shape [dialogues, pictures, ...]
-    for one row per picture. That goes wrong when some dialogues have no picture and others have several.
+    If the pictures of a step are as many as its dialogues, TRL treats inputs of shape [dialogues, pictures,
+    ...] as one row per picture. That is wrong if some dialogues have no picture and others have several.
 
     Raises:
         UserError: the student has such inputs, and the seeds such pictures.
@@ -338,8 +338,8 @@ def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:
     counts = {len(seed.images) for seed in seeds}
     if renderer.rowwise and 0 in counts and max(counts) > 1:
         raise UserError(
-            "rl: with this student, scripts without a picture cannot be mixed with scripts of several pictures;"
-            " take sources that give every script a picture, or at most one"
+            "rl: with this student, scripts without a picture cannot be mixed with scripts of several"
+            " pictures; use sources that give every script a picture, or at most one"
         )
 
 

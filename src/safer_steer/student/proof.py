@@ -1,4 +1,4 @@
-"""Proves on probe dialogues that a renderer's pieces are what the processor's chat template renders in one go.
+"""Proves on probe dialogues that a renderer's pieces are what the chat template renders in one go.
 
 Compared are ids, token-aligned inputs and picture inputs, with pictures in the first, a later, every and no
 user turn, and that an answer stands in the past as it was sampled.

@@ -1,9 +1,10 @@
 """Chat tokens and picture inputs of one student, derived from its processor's own chat template.
 
-The template renders a probe dialogue [system, user, assistant, user]. What follows the assistant's text is the
-bridge from an answer to the next one: the token that ends the answer, the next user turn, and the assistant's
-opening. The processor expands the pictures and returns whatever the model takes. So no marker of any model
-family is named here; `proof.load_renderer` proves that the pieces are what the template renders in one go.
+The template renders a probe dialogue [system, user, assistant, user]. What follows the assistant's text is
+the bridge from an answer to the next one: the token that ends the answer, the next user turn, and the
+assistant's opening. The processor expands the pictures and returns whatever the model takes. So no marker of
+any model family is named here; `proof.load_renderer` proves that the pieces are what the template renders in
+one go.
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ class Renderer:
             raise self.refused(
                 "it has no processor with a chat template; choose a vision-language chat model"
             )
-        self.pad: int = self.tokenizer.pad_token_id
         self._special = self._special_tokens()
         self._find_special = _any_of(self._special)
         self._find_markup = _any_of({*self._special, *self._tokens_of_the_template()})
@@ -61,6 +61,8 @@ class Renderer:
         self._before = talk.partition(ANSWER)[0]
         """What the template writes before the first answer of the probe dialogue."""
         self.end = self._end_of(talk[len(self._before) + len(ANSWER) :])
+        pad = self.tokenizer.pad_token_id
+        self.pad: int = self.end if pad is None else pad
         self.stops = sorted({self.end, *self._special.values()})
         """Sampling any of these ends the turn. All but `end` are left out of the transcript."""
         self.lead = self._before[len(self.render([QUESTION])) :]
@@ -95,8 +97,9 @@ class Renderer:
 
     def _tokens_of_the_template(self) -> set[str]:
         """Added tokens that are not special but written by the template, such as `<think>`."""
+        template = str(self.processor.chat_template)  # some processors have several, by name
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
-        return {token for token in added if len(token.strip()) > 1 and token in self.processor.chat_template}
+        return {token for token in added if len(token.strip()) > 1 and token in template}
 
     def _end_of(self, bridge: str) -> int:
         """The token that ends an answer: the first of the bridge."""
@@ -147,7 +150,7 @@ class Renderer:
         return self.processor.apply_chat_template(talk, add_generation_prompt=True, **options)
 
     def user_turn(self, text: str, images: Sequence[Image.Image], first: bool) -> UserTurn:
-        """A user turn of outside text. Special tokens and markup in the text are encoded as ordinary characters.
+        """A user turn of outside text. Special tokens and markup in it are encoded as ordinary characters.
 
         Raises:
             Exception: the template or the processor fails.
@@ -172,7 +175,7 @@ class Renderer:
         return self.processor(text=[text], **shown, return_tensors="pt", add_special_tokens=False)
 
     def defused(self, text: str) -> str:
-        """Outside text in which nothing is read as markup: a blank after its first character makes it text."""
+        """Outside text in which nothing is read as markup: a blank splits each marker."""
         return self._find_markup.sub(_split, split_markers(text)).strip()
 
     def plain(self, text: str) -> list[int]:

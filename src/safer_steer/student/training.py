@@ -155,22 +155,29 @@ def training_dtype(student: Student) -> str:
     return student.dtype if student.lora_rank else "float32"
 
 
-def skip_absent_pictures(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:
-    """Make `model` accept micro-batches in which no dialogue has a picture.
+def mend_trainer_inputs(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:
+    """Make `model` accept two kinds of inputs that TRL's GRPO trainer gets wrong.
 
-    If dialogues with and without pictures are mixed, TRL passes such a micro-batch picture tensors with zero
-    rows. The vision tower fails on them ("expected a non-empty list of Tensors"). They are removed here.
+    If dialogues with and without pictures are mixed, TRL passes picture tensors with zero rows for a
+    micro-batch without pictures. The vision tower fails on them ("expected a non-empty list of Tensors").
+    They are removed.
+
+    If template and tokenizer both write a token that begins the text, as with Gemma 3, TRL's `token_type_ids`
+    have it twice, and mark the wrong tokens as pictures. The surplus is cut off at the left.
     """
 
-    def without_empty_pictures(
+    def mended(
         _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         pictures = [kwargs[name] for name in picture_inputs if kwargs.get(name) is not None]
-        if any(tensor.numel() for tensor in pictures):
-            return args, kwargs
-        return args, {name: value for name, value in kwargs.items() if name not in picture_inputs}
+        if not any(tensor.numel() for tensor in pictures):
+            kwargs = {name: value for name, value in kwargs.items() if name not in picture_inputs}
+        for name in kwargs:
+            if name.endswith("token_type_ids") and kwargs[name] is not None:
+                kwargs[name] = kwargs[name][:, -kwargs["input_ids"].shape[1] :]
+        return args, kwargs
 
-    model.register_forward_pre_hook(without_empty_pictures, with_kwargs=True)
+    model.register_forward_pre_hook(mended, with_kwargs=True)
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
