@@ -15,6 +15,8 @@ def samples(row: SetRow) -> Iterator[Sample]:
     """id, image (or images), question, and optionally intent, safe (true, false or null), answer, source,
     category. Raises `BadRow` for any other column."""
     row.only(COLUMNS)
+    if row.data.get("image") is not None and row.data.get("images") is not None:
+        raise row.bad("image: give either `image` or `images`", "image given twice")
     if row.value("id") is None:
         raise row.wrong("id", None, "a text")
     yield one_question(
