@@ -55,7 +55,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     (
         "mine",
         {"id": 1, "picture": "0.png", "question": "q"},
-        "picture: unknown key; the keys are id, image, .*; mine is none of the sets",
+        "picture: unknown key; the keys are id, image, .* .mine is none of the sets",
         "unknown column",
     ),
     ("mine", {"id": 1, "question": "q"}, "image or images: the column is missing", "no column image"),

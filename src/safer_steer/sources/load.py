@@ -136,10 +136,11 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
                 ids = _new_ids(found, seen, row)
             except BadRow as error:
                 other_columns = error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN))
-                if source.bad_rows == "error" and layout is OWN and other_columns:
+                misspelled = "did you mean" in str(error)
+                if source.bad_rows == "error" and layout is OWN and other_columns and not misspelled:
                     raise UserError(
-                        f"{error}; {source.name} is none of the sets that `safer-steer sets` lists,"
-                        " so its rows need the columns of a source of your own"
+                        f"{error} ({source.name} is none of the sets that `safer-steer sets` lists,"
+                        " so its rows are read as your own)"
                     ) from None
                 if source.bad_rows == "error":
                     raise
