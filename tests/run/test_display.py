@@ -36,17 +36,32 @@ def test_the_finish_follows_from_the_pace_of_this_process() -> None:
     assert state.seconds_left is None
 
 
-def test_the_finish_moves_on_while_nothing_finishes() -> None:
+def test_the_finish_moves_on_and_is_withdrawn_when_nothing_finishes() -> None:
     clock = Clock()
     state = State(clock)
     state.update(0, 4)
-    clock.now += 10
+    clock.now += 200
     state.update(2, 4)
-    assert state.seconds_left == pytest.approx(10)
-    assert "nothing finished" not in state.finish
-    clock.now += 290
-    assert state.seconds_left == pytest.approx(300), "it had passed long ago"
-    assert state.finish.endswith(", nothing finished for 290 s")
+    assert state.seconds_left == pytest.approx(200)
+    clock.now += 90
+    assert state.seconds_left == pytest.approx(290), "a job takes 100 s, so all is well"
+    assert state.finish.startswith("finishes ")
+    clock.now += 20
+    assert state.finish == "nothing finished for 110 s"
+    clock.now += 190
+    assert state.finish == "nothing finished for 5 min"
+    state.update(3, 4)
+    assert state.finish.startswith("finishes ")
+
+
+def test_a_first_job_that_takes_long_is_a_word_worth() -> None:
+    clock = Clock()
+    state = State(clock)
+    state.update(0, 4)
+    clock.now += 59
+    assert state.line == "0/4"
+    clock.now += 6
+    assert state.line == "0/4, nothing finished for 65 s"
 
 
 def test_failed_jobs_are_shown_apart() -> None:
@@ -82,14 +97,19 @@ def test_an_error_at_once_is_the_only_line(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_stage_in_which_nothing_finishes_still_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    """With a finish time of now, not the one of its last word."""
-    with Display(every=0.05) as show:
+    """With a finish time of now, not the one of its last word, and more and more rarely."""
+    with Display(every=0.04) as show:
         progress = show.stage("seeds")
         progress(0, 4)
         time.sleep(0.02)
         progress(1, 4, 1)
-        said = lines(capsys, lambda said: len(said) >= 4)
-        show.say("seeds: 1 benign")
+        said = lines(capsys, lambda said: len(said) >= 3)
+        began = time.monotonic()
+        said += lines(capsys, lambda said: len(said) >= 2)
+        assert time.monotonic() - began > 3 * 0.04
+        show.say("seeds: a word in between")
+        lines(capsys, lambda said: any(line.startswith("seeds: 1/4") for line in said))
+        show.over()
         capsys.readouterr()
         time.sleep(0.15)
         assert capsys.readouterr().err == "", "the stage is over"
@@ -108,6 +128,7 @@ def test_on_a_terminal_a_bar_shows_the_same(
         progress = show.stage("seeds")
         progress(0, 4)
         time.sleep(0.01)
+        show.say("seeds: a word in between")
         progress(1, 4, 1)
         show.bars.refresh()
     said = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err)

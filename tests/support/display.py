@@ -23,3 +23,6 @@ class Quiet:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
+
+    def over(self) -> None:
+        pass

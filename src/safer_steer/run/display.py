@@ -24,10 +24,12 @@ from safer_steer.workers import Progress as ProgressOf
 
 EVERY = 15.0
 """Seconds between two lines if there is no terminal."""
+RARELY = 300.0
+"""Seconds between two lines at most: while nothing finishes, lines become rarer."""
 SILENT = 3.0
 """Seconds without a word at the start, after which a line says what is going on."""
 STALLED = 60.0
-"""Seconds without a finished job that are worth a word."""
+"""Seconds without a finished job, at least, that are worth a word."""
 CHECKS = "checks of config, data and endpoints"
 
 
@@ -35,7 +37,7 @@ class State:
     """How far a stage is, and when it will end.
 
     The pace is that of this process, up to now: while nothing finishes, the finish time moves on, so it is
-    never in the past.
+    never in the past. It is withdrawn when nothing has finished for long.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,20 +67,34 @@ class State:
         return f"{self.failed} failed" if self.failed else ""
 
     @property
+    def stalled_for(self) -> float | None:
+        """Seconds since the last job finished, if that is longer than a job has taken so far, and a minute."""
+        silence, over = self.clock() - self._last, self.done + self.failed
+        if self._first is None or over >= self.total:
+            return None
+        finished = over - self._first
+        usual = (self._last - self._began) / finished if finished else 0.0
+        return silence if silence >= max(STALLED, usual) else None
+
+    @property
     def finish(self) -> str:
-        """The time of day, and a word if nothing has finished for long; "" if the finish is not known."""
-        left = self.seconds_left
+        """The time of day, or for how long nothing has finished; "" if neither is known."""
+        stalled, left = self.stalled_for, self.seconds_left
+        if stalled is not None:
+            return f"nothing finished for {_span(stalled)}"
         if left is None:
             return ""
-        silence = self.clock() - self._last
-        stalled = f", nothing finished for {silence:.0f} s" if silence >= STALLED else ""
-        return f"finishes {(datetime.now() + timedelta(seconds=left)):%H:%M:%S}{stalled}"
+        return f"finishes {datetime.now() + timedelta(seconds=left):%H:%M:%S}"
 
     @property
     def line(self) -> str:
         """For instance "12/40, 3 failed, finishes 14:05:10"."""
         parts = (f"{self.done}/{self.total}", self.failures, self.finish)
         return ", ".join(part for part in parts if part)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 class _Of(ProgressColumn):
@@ -105,6 +121,7 @@ class Display:
         self._stage: tuple[str, State] | None = None
         self._last = time.monotonic()
         self._spoken = False
+        self._shown, self._wait = (0, 0), every
         self._over, self._lock = Event(), Lock()
 
     def __enter__(self) -> Display:
@@ -132,10 +149,8 @@ class Display:
             self.bars.stop()
 
     def say(self, line: str) -> None:
-        if self.bars:  # the line replaces the bar of the finished stage
-            self._remove_bars(self.bars)
         with self._lock:
-            self._stage, self._spoken = None, True
+            self._spoken = True
             self._print(line)
 
     def stage(self, name: str) -> ProgressOf:
@@ -144,8 +159,14 @@ class Display:
             return self._bar(self.bars, name, state)
         self.say(f"{name}: begins")
         with self._lock:
-            self._stage = (name, state)
+            self._stage, self._shown, self._wait = (name, state), (0, 0), self.every
         return state.update
+
+    def over(self) -> None:
+        if self.bars:
+            self._remove_bars(self.bars)
+        with self._lock:
+            self._stage = None
 
     def _bar(self, bars: Progress, name: str, state: State) -> ProgressOf:
         self._remove_bars(bars)
@@ -170,8 +191,17 @@ class Display:
                 if not self._spoken and silence >= self.silent:
                     self._spoken = True
                     self._print(CHECKS)
-                elif self._stage and silence >= self.every and self._stage[1].total:
-                    self._print(f"{self._stage[0]}: {self._stage[1].line}")
+                elif self._stage and self._stage[1].total:
+                    self._report(*self._stage, silence)
+
+    def _report(self, name: str, state: State, silence: float) -> None:
+        """Print how far the stage is, if it is time for that."""
+        now = (state.done, state.failed)
+        if now != self._shown:
+            self._wait = self.every
+        if silence >= self._wait:
+            self._print(f"{name}: {state.line}")
+            self._shown, self._wait = now, min(2 * self._wait, RARELY)
 
     def _print(self, line: str) -> None:
         self._last = time.monotonic()

@@ -47,6 +47,10 @@ class Show(Protocol):
         """Print one line."""
         ...
 
+    def over(self) -> None:
+        """The stage has ended."""
+        ...
+
 
 class Run:
     """A context manager. Inside it, only this process writes to the folder.
@@ -242,6 +246,7 @@ class Run:
                 )
         started, asked = time.monotonic(), self.ledger.as_dict()
         work(self.show.stage(stage))
+        self.show.over()
         seconds = time.monotonic() - started
         facts = {
             "seconds": round(seconds, 1),
