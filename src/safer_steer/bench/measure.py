@@ -100,18 +100,8 @@ def measure_models(
     twins = {suite.name for suite in suites if suite.safe_twins}
     found = summarise(results, twins, bench.resamples, config.seed)
     write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    short, answers = cut_off(found)
-    if say and short:
-        say(
-            f"{short} of {answers} answers were cut off at the token limit and judged as they stand; raise"
-            " --max-tokens, or student.max_turn_tokens for a run's own models"
-        )
-    if say and (full := incomplete(found)):
-        say(
-            f"{full} of {len(models) * each} dialogues ran out of context and count as incomplete;"
-            " for a run that has none, raise student.max_length (a served model's: at its server)"
-            " or lower student.max_turn_tokens (a served model's: max_tokens)"
-        )
+    if say:
+        _say_lost(found, len(models) * each, say)
     if (share := unscored_share(found)) > bench.max_unscored:
         raise NoResult(
             f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
@@ -139,6 +129,22 @@ def _asked(assistant: Assistant | KeptModel) -> ChatModel | None:
 
 def _named(model: ChatModel) -> str:
     return model.role.model + (f" at {model.role.base_url}" if model.role.base_url else "")
+
+
+def _say_lost(found: Mapping[str, Any], dialogues: int, say: Callable[[str], None]) -> None:
+    """Say how many answers were cut off, and how many of the dialogues ran out of context."""
+    short, answers = cut_off(found)
+    if short:
+        say(
+            f"{short} of {answers} answers were cut off at the token limit and judged as they stand; raise"
+            " --max-tokens, or student.max_turn_tokens for a run's own models"
+        )
+    if full := incomplete(found):
+        say(
+            f"{full} of {dialogues} dialogues ran out of context and count as incomplete;"
+            " for a run that has none, raise student.max_length (a served model's: at its server)"
+            " or lower student.max_turn_tokens (a served model's: max_tokens)"
+        )
 
 
 def _say_kept(
