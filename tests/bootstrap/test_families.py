@@ -14,9 +14,8 @@ from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
 from safer_steer.sandbox.world import devices, draw_png
 from safer_steer.store import write_atomic
 from safer_steer.student.load import load_student
-from safer_steer.student.modules import parts_of
 from student_parts import TINY
-from tiny_families import FAMILIES, saved
+from tiny_families import FAMILIES, moved, saved
 
 
 def dialogue(number: int, pictures: int) -> Dialogue:
@@ -48,12 +47,5 @@ def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
     history = json.loads((tmp_path / "sft/checkpoint-1/trainer_state.json").read_text())["log_history"]
     assert history[0]["loss"] == pytest.approx(wanted.item(), abs=1e-4)
     assert trained.renderer.processor.chat_template == base.renderer.processor.chat_template
-    spoken = {id(weight) for weight in parts_of(trained.model).language.parameters()}
-    before = dict(base.model.named_parameters())
-    for name, weight in trained.model.named_parameters():
-        if id(weight) not in spoken and "lm_head" not in name:
-            assert torch.equal(weight, before[name]), name
-    moved = [
-        name for name, weight in trained.model.named_parameters() if not torch.equal(weight, before[name])
-    ]
-    assert len(moved) > 10
+    speaking, seeing = moved(base.model, trained.model)
+    assert len(speaking) > 10 and not seeing

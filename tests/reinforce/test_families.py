@@ -16,8 +16,9 @@ from safer_steer.errors import UserError
 from safer_steer.reinforce.grpo import Rollouts, reinforce
 from safer_steer.sandbox.world import devices, draw_png
 from safer_steer.store import write_atomic
+from safer_steer.student.load import load_student
 from student_parts import TINY
-from tiny_families import FAMILIES, saved
+from tiny_families import FAMILIES, moved, saved
 
 
 class Scoring:
@@ -76,7 +77,8 @@ def test_a_step_of_grpo(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_seeds(tmp_path, 1, 2)
     config = config_of(family, tmp_path)
     model = reinforce(config, tmp_path, Scoring(), value=lambda dialogue: float(dialogue.id[-1]))
-    assert (model / "model.safetensors").exists()
+    speaking, seeing = moved(*(load_student(config.student, path).model for path in (None, model)))
+    assert len(speaking) > 10 and not seeing
     (step,) = scored
     rollouts = {}
     for ids, logprobs, mask in zip(

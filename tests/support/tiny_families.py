@@ -25,6 +25,7 @@ from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProc
 from transformers.models.smolvlm import SmolVLMImageProcessor, SmolVLMVideoProcessor
 
 from places import ROOT
+from safer_steer.student.modules import parts_of
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 CORPUS = [
@@ -344,6 +345,17 @@ def keeping_answers(name: str, processor: Any) -> Any:
         processor = copy(processor)
         processor.chat_template = (ROOT / "configs" / "qwen3.5-chat.jinja").read_text()
     return processor
+
+
+def moved(before: Any, after: Any) -> tuple[set[str], set[str]]:
+    """Names of the weights that differ: those of the language model with its head, and all others."""
+    parts = parts_of(after)
+    spoken = {id(weight) for weight in (*parts.language.parameters(), *parts.head.parameters())}
+    old, speaking, seeing = dict(before.named_parameters()), set(), set()
+    for name, weight in after.named_parameters():
+        if not torch.equal(weight, old[name]):
+            (speaking if id(weight) in spoken else seeing).add(name)
+    return speaking, seeing
 
 
 def saved(name: str, folder: Path) -> dict[str, Any]:

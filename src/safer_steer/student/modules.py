@@ -60,12 +60,11 @@ def freeze_vision(model: Any) -> None:
 
 
 def adapted_layers(model: Any) -> list[str]:
-    """Full names of the layers that get adapters: every linear layer of the language model, without its head.
+    """Full names of the layers that get adapters: every linear layer of the language model.
 
     Raises:
         UserError: language model and vision tower cannot be told apart.
     """
-    parts = parts_of(model)
-    spoken = {id(part) for part in parts.language.modules() if part is not parts.head}
+    spoken = {id(part) for part in parts_of(model).language.modules()}
     layers = model.named_modules()
     return [name for name, part in layers if isinstance(part, nn.Linear) and id(part) in spoken]
