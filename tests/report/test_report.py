@@ -302,6 +302,12 @@ def test_a_large_suite_is_cut_alike_for_every_model_and_pictures_come_once(tmp_p
     assert [(suite["total"], len(suite["dialogues"])) for suite in data["suites"]] == [(20, 5)] * 4
     assert all(len(dialogue["answers"]) == 3 for suite in data["suites"] for dialogue in suite["dialogues"])
     assert len(browser_data(tmp_path)["pictures"]) == 8
+    few = browser_data(tmp_path, picture_bytes=1)
+    assert len(few["pictures"]) == 1, "the limit is reached with the first"
+    shown = [
+        image["index"] for suite in few["suites"] for one in suite["dialogues"] for image in one["images"]
+    ]
+    assert set(shown) == {0, None}
     assert sum(len(suite["dialogues"]) for suite in browser_data(tmp_path, in_all=8)["suites"]) == 8
 
 

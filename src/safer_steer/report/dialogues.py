@@ -28,6 +28,8 @@ IN_ALL = 600
 MAX_SIDE, MAX_BYTES = 512, 60_000
 """Larger pictures (longest side in pixels, or file size in bytes) are shrunk and saved as JPEG. Others are
 embedded unchanged."""
+PICTURES = 24_000_000
+"""Maximum bytes of all pictures on the page. Once they are reached, only the paths of further ones are shown."""
 
 Row = dict[str, Any]
 
@@ -67,7 +69,9 @@ def refuses(turn: Turn) -> bool:
     return bool((turn.scores or {}).get("refused"))
 
 
-def browser_data(run: Path, per_suite: int = PER_SUITE, in_all: int = IN_ALL) -> dict[str, Any]:
+def browser_data(
+    run: Path, per_suite: int = PER_SUITE, in_all: int = IN_ALL, picture_bytes: int = PICTURES
+) -> dict[str, Any]:
     """Data for the page's script, ready for JSON: `models`, `suites` (each with its `dialogues` and their
     total number), and `pictures` as data URLs.
 
@@ -84,7 +88,7 @@ def browser_data(run: Path, per_suite: int = PER_SUITE, in_all: int = IN_ALL) ->
     models = in_order({model for answers in found.values() for model in answers})
     names = sorted(found, key=lambda name: (name.startswith("single_turn_"), name))
     limit = max(1, min(per_suite, in_all // max(1, len(names))))
-    pictures = _Pictures(run)
+    pictures = _Pictures(run, picture_bytes)
     suites = []
     for name in names:
         ids = sorted(
@@ -183,17 +187,19 @@ def _shown(turn: Turn) -> dict[str, Any]:
 class _Pictures:
     """Each distinct picture, stored once as a data URL."""
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, in_all: int = PICTURES) -> None:
+        self.run, self.room = run, in_all
         self.urls: list[str] = []
         self._by_path: dict[str, int | None] = {}
 
     def place(self, relative: str) -> dict[str, Any]:
-        """The path and the picture's index in `urls`; None if the file is missing or not a picture."""
+        """The path and the picture's index in `urls`; None if the file is missing, is not a picture, or does
+        not fit on the page any more."""
         if relative not in self._by_path:
-            url = self._url(relative)
+            url = self._url(relative) if self.room > 0 else None
             if url is not None and url not in self.urls:
                 self.urls.append(url)
+                self.room -= len(url)
             self._by_path[relative] = None if url is None else self.urls.index(url)
         return {"path": relative, "index": self._by_path[relative]}
 

@@ -107,7 +107,7 @@
   }
   function drawTop(dialogue) {
     const pictures = dialogue.images.map((image, place) => {
-      if (image.index === null) return make("p", "absent", `Picture not found: ${image.path}`);
+      if (image.index === null) return make("p", "absent", `Picture not on this page: ${image.path}`);
       const picture = make("img");
       picture.src = data.pictures[image.index];
       picture.alt = `Picture ${place + 1} of the dialogue`;
