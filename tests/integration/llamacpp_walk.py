@@ -22,13 +22,13 @@ from urllib.request import urlopen
 
 LINES = {
     "base_url: http://localhost:8000/v1": "base_url: {url}",
-    "model: my-model": "model: smollm2\n    pictures: false\n    max_tokens: 300\n    reasks: 1",
+    "model: my-model": "model: smollm2\n    pictures: false\n    max_tokens: 200\n    reasks: 1",
 }
 """What is filled in: the two lines, and what a small model without eyes needs."""
 BENCH = (
     "safer-steer bench --model smollm2 --base-url {url} --pictures false --suite mine/suites/attacks.jsonl"
     " --suite mine/suites/twins.jsonl --judge-model smollm2 --judge-base-url {url} --judge-pictures false"
-    " --max-tokens 100 --judge-max-tokens 300 --concurrency 2 --dialogues 2 --out bench"
+    " --max-tokens 100 --judge-max-tokens 200 --concurrency 2 --dialogues 2 --out bench"
 )
 
 
@@ -74,13 +74,13 @@ def wait_for(url: str, server: subprocess.Popen[bytes], seconds: float = 120) ->
     raise SystemExit(f"the server did not start; see its log, {server.args}")
 
 
-def run(command: str, folder: Path) -> None:
-    """Run a command in the folder and print both."""
+def run(command: str, folder: Path, codes: tuple[int, ...] = (0,)) -> None:
+    """Run a command in the folder; it prints what it says. It must end with one of the exit codes."""
     print(f"$ {command}", flush=True)
     program = [sys.executable, "-m", "safer_steer", *shlex.split(command)[1:]]
     done = subprocess.run(program, cwd=folder, stderr=subprocess.STDOUT)
     print(flush=True)
-    if done.returncode:
+    if done.returncode not in codes:
         raise SystemExit(f"exit code {done.returncode}")
 
 
@@ -97,7 +97,8 @@ def main(python: str, folder: Path) -> None:
         config.write_text(text)
         run("safer-steer check mine/config.yaml", folder)
         run("safer-steer seeds mine/config.yaml --limit 4 --out first", folder)
-        run(BENCH.format(url=url), folder)
+        # Exit code 3: no result, since so small a judge leaves dialogues without a valid verdict.
+        run(BENCH.format(url=url), folder, codes=(0, 3))
     run("safer-steer report mine/config.yaml --limit 4 --out first", folder)
     run("safer-steer health first", folder)
 
