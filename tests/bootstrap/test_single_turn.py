@@ -163,7 +163,7 @@ async def test_a_question_for_each_pair_that_is_played(tmp_path: Path) -> None:
 
 def test_seeds_without_their_question_are_told(tmp_path: Path) -> None:
     write_seeds(tmp_path)
-    with pytest.raises(UserError, match="benign-0: its seed does not hold its pair's question"):
+    with pytest.raises(UserError, match="benign-0: its seed does not have its pair's question"):
         asyncio.run(roll_out(tiny_config(bootstrap={"sft": {"single_turn": True}}), tmp_path, ask))
     assert not (tmp_path / "bootstrap").exists()
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from peft import get_peft_model
 from PIL import Image, ImageDraw
+from transformers import Gemma4Config, Llama4Config
 
 from places import ROOT
 from safer_steer.errors import UserError
-from safer_steer.student.modules import freeze_vision, parts_of
+from safer_steer.student.load import empty_model
+from safer_steer.student.modules import adapted_layers, freeze_vision, parts_of
 from safer_steer.student.policy import Sampling
 from safer_steer.student.proof import load_renderer, takes_later_pictures
 from safer_steer.student.renderer import Renderer
@@ -160,6 +162,20 @@ def test_a_model_whose_parts_cannot_be_told_apart_is_refused() -> None:
     model.model.vision_tower = model.model.language_model
     with pytest.raises(UserError, match=r"^student .*Gemma3.* cannot be told apart; choose another model$"):
         freeze_vision(model)
+
+
+def test_a_model_without_a_vision_tower_is_refused() -> None:
+    model = empty_model(Gemma4Config(text_config={"num_hidden_layers": 2}))
+    with pytest.raises(UserError, match=r"^student Gemma4.* cannot be told apart"):
+        freeze_vision(model)
+
+
+def test_a_head_inside_the_language_model_gets_no_adapter() -> None:
+    text = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "intermediate_size_mlp": 64}
+    model = empty_model(Llama4Config(text_config=text, vision_config={"num_hidden_layers": 1}))
+    names = adapted_layers(model)
+    assert isinstance(model.language_model.lm_head, torch.nn.Linear)
+    assert len(names) > 4 and not [name for name in names if "vision" in name or "lm_head" in name]
 
 
 def test_a_template_that_drops_reasoning_is_refused() -> None:

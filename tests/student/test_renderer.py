@@ -122,6 +122,8 @@ def test_a_template_of_ones_own_is_taken(tmp_path: Path) -> None:
     renderer = renderer_of(Student(chat_template=str(file)))
     assert renderer.processor.chat_template == file.read_text()
     assert "Be brief." in renderer.tokenizer.decode(renderer.user_turn("hello", [], first=True).ids)
+    renderer.processor.save_pretrained(tmp_path / "trained")
+    assert load_processor(str(tmp_path / "trained")).chat_template == file.read_text()
     with pytest.raises(UserError, match=r"^student\.chat_template: .*none\.jinja cannot be read"):
         renderer_of(Student(chat_template=str(tmp_path / "none.jinja")))
 

@@ -381,8 +381,10 @@ def _return_of_rollout(
 
 
 def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]) -> Dataset:
-    """First user turns and pictures in TRL's format. TRL renders them for the forward pass exactly as
-    `Transcript` does for generation."""
+    """First user turns and pictures in TRL's format; it takes pictures in no later turn.
+
+    TRL renders them for the forward pass exactly as `Transcript` does for generation.
+    """
     system = (
         [{"role": "system", "content": config.student.system, "seed_id": ""}] if config.student.system else []
     )

@@ -33,15 +33,16 @@ def parts_of(model: Any) -> Parts:
     inside = model.get_base_model() if hasattr(model, "peft_config") else model
     language, vision = inside.get_decoder(), inside.get_encoder(modality="image")
     whole = (None, inside, inside.base_model)
-    mixed = any(part is language for part in vision.modules()) or any(
-        part is vision for part in language.modules()
-    )
-    if language in whole or vision in whole or mixed:
+    if language in whole or vision in whole or _within(language, vision) or _within(vision, language):
         raise UserError(
             f"student {inside.config.name_or_path or type(inside).__name__}: language model and vision tower"
             f" of {type(inside).__name__} cannot be told apart; choose another model"
         )
     return Parts(language, inside.get_output_embeddings())
+
+
+def _within(part: nn.Module, whole: nn.Module) -> bool:
+    return any(part is other for other in whole.modules())
 
 
 def freeze_vision(model: Any) -> None:
@@ -60,11 +61,12 @@ def freeze_vision(model: Any) -> None:
 
 
 def adapted_layers(model: Any) -> list[str]:
-    """Full names of the layers that get adapters: every linear layer of the language model.
+    """Full names of the layers that get adapters: every linear layer of the language model, without its head.
 
     Raises:
         UserError: language model and vision tower cannot be told apart.
     """
-    spoken = {id(part) for part in parts_of(model).language.modules()}
+    parts = parts_of(model)
+    spoken = {id(part) for part in parts.language.modules() if part is not parts.head}
     layers = model.named_modules()
     return [name for name, part in layers if isinstance(part, nn.Linear) and id(part) in spoken]
