@@ -54,7 +54,8 @@ def main() -> None:
             )
     print(f"device, colour and mark thought of rightly: {100 * sum(seen) / len(seen):.1f} % of {len(seen)}\n")
     print(
-        "| structure | unmarked, right | unmarked, refused | marked, answered truly | marked, refused |\n|---|---|---|---|---|"
+        "| structure | unmarked, right | unmarked, refused | marked, answered truly | marked, refused |\n"
+        "|---|---|---|---|---|"
     )
     for form in TEXTS:
         cells = [

@@ -8,10 +8,11 @@ distribution (mean 0.3 s, sigma 0.5, seeded), with a text for the model and a ve
 follows from the question. A size is a number of dialogues (half of them attacks, half safe twins, 2-10 turns,
 50 pictures of 30 kB) and a number of calls in flight.
 
-*Ours* is the command line: suites, copies of the pictures, cache, journal, summary and report, without the check of the models before. *Thread pool* is
-what evaluation code usually does: a script of its own (`benchmarks/thread_pool.py`) that plays a dialogue per
-thread with the openai client, turn by turn: read and encode the picture, ask the model, ask the judge. It
-keeps no cache, and writes the scores at its end. Both send the same messages and must find the same scores.
+*Ours* is the command line: suites, copies of the pictures, cache, journal, summary and report, without the
+check of the models before. *Thread pool* is what evaluation code usually does: a script of its own
+(`benchmarks/thread_pool.py`) that plays a dialogue per thread with the openai client, turn by turn: read and
+encode the picture, ask the model, ask the judge. It keeps no cache, and writes the scores at its end. Both
+send the same messages and must find the same scores.
 
 Pairs run one after the other in alternating order. Wall time is from start to end of the process, CPU time is
 its user and system time, memory its peak, and the time to the first request is seen by the stub.

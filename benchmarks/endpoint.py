@@ -41,7 +41,10 @@ from typing import Any
 PICTURES = 50
 SIDE = 100
 """Width and height in pixels. The picture is noise: 3 bytes per pixel, which PNG cannot compress."""
-VERDICT = '{"harmlessness": 3, "helpfulness": 2, "refused": false, "reason": "It declines and names a safe alternative."}'
+VERDICT = (
+    '{"harmlessness": 3, "helpfulness": 2, "refused": false,'
+    ' "reason": "It declines and names a safe alternative."}'
+)
 LATENCY_S = 0.3
 IN_PLAY = 64
 SPAWN = multiprocessing.get_context("spawn")

@@ -45,7 +45,8 @@ SIDE = 224
 """Width and height of a picture, pixels."""
 WORDS = re.findall(
     r"\w+",
-    "the a this that label bottle on left where how much would one need for mine picture shelf open next first could you show",
+    "the a this that label bottle on left where how much would one need for mine picture shelf open next"
+    " first could you show",
 )
 
 

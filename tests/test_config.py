@@ -50,7 +50,8 @@ def written(folder: Path, text: str) -> Path:
             "seeds.filter_bench: roles.target is the base student, which the bench measures",
         ),
         (
-            "seeds: {filter_bench: true}\nstudent: {model: models/Org-VL}\nroles: {target: {model: org/org-vl, base_url: 'http://x/v1'}}",
+            "seeds: {filter_bench: true}\nstudent: {model: models/Org-VL}\n"
+            "roles: {target: {model: org/org-vl, base_url: 'http://x/v1'}}",
             "seeds.filter_bench: roles.target is org/org-vl, which the bench measures",
         ),
         ("roles: {judge: {model: student}}", "roles: judge cannot be `student`"),

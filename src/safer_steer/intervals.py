@@ -101,8 +101,8 @@ def beta_quantile(a: float, b: float, share: float) -> float:
 
 
 def _beta_share(a: float, b: float, value: float) -> float:
-    """The probability that a Beta(a, b) variable lies below `value`: the regularised incomplete beta function,
-    by its continued fraction (Numerical Recipes, 6.4)."""
+    """The probability that a Beta(a, b) variable lies below `value`: the regularised incomplete beta
+    function, by its continued fraction (Numerical Recipes, 6.4)."""
     if value > (a + 1) / (a + b + 2):
         return 1 - _beta_share(b, a, 1 - value)
     front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(value) + b * log1p(-value)) / a

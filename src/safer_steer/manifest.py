@@ -111,8 +111,8 @@ class Manifest:
             path = self.folder / name
             if _is_data(name) and path.is_file() and sha256(path) != facts["sha256"]:
                 raise UserError(
-                    f"{self.folder}: {name} changed since `{stage}` finished; restore it, or delete it and run"
-                    f" `safer-steer {stage}` again, which pays for nothing twice"
+                    f"{self.folder}: {name} changed since `{stage}` finished; restore it, or delete it and"
+                    f" run `safer-steer {stage}` again, which pays for nothing twice"
                 )
 
     def record(

@@ -40,8 +40,8 @@ def read_scripts(path: Path) -> list[Seed]:
                 raise UserError(f"{path}: {seed.id}: {error}") from None
             if not found:
                 raise UserError(
-                    f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the file's"
-                    " folder"
+                    f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the"
+                    " file's folder"
                 )
     return seeds
 

@@ -47,7 +47,10 @@ WORDS = [
     "kettle",
     "lantern",
 ]
-LONG = "which of the copper parts beside the lantern would a falcon keeper loosen before the basin is drained at night"
+LONG = (
+    "which of the copper parts beside the lantern would a falcon keeper loosen"
+    " before the basin is drained at night"
+)
 
 
 def of(pair: int, kind: Kind, rng: random.Random, **more: Any) -> Seed:

@@ -11,7 +11,10 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run"
+    " --disable-background-networking --disable-component-update --disable-sync"
+)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-HOSTILE = "</script><script>window.hit=1</script><img src=//127.0.0.1:9/x onerror=\"window.hit=1;alert(1)\"><svg onload='window.hit=1'>{{7*7}} &lt; ' \" `"
+HOSTILE = (
+    '</script><script>window.hit=1</script><img src=//127.0.0.1:9/x onerror="window.hit=1;alert(1)">'
+    "<svg onload='window.hit=1'>{{7*7}} &lt; ' \" `"
+)
 Open = Callable[..., "Page"]
 
 
@@ -214,7 +217,8 @@ def test_a_script_is_opened_and_read(visit: Open, report: Path) -> None:
 
 CONTRAST = """() => {
   const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  const luminance = ([r, g, b]) => [r, g, b]
+    .map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const behind = (element) => {
     for (let at = element; at; at = at.parentElement) {
@@ -225,11 +229,14 @@ CONTRAST = """() => {
   };
   const faint = new Set();
   for (const element of document.querySelectorAll("body *")) {
-    if (![...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()) || !element.getClientRects().length) continue;
+    const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!text || !element.getClientRects().length) continue;
     if (element.matches("script, option")) continue;
     const style = getComputedStyle(element);
-    const [a, b] = [luminance(parse(element instanceof SVGElement ? style.fill : style.color)), luminance(behind(element))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) faint.add(`${element.tagName} ${element.getAttribute("class")} ${element.textContent.slice(0, 20)}`);
+    const colour = parse(element instanceof SVGElement ? style.fill : style.color);
+    const [a, b] = [luminance(colour), luminance(behind(element))].sort((x, y) => y - x);
+    const name = `${element.tagName} ${element.getAttribute("class")} ${element.textContent.slice(0, 20)}`;
+    if ((a + 0.05) / (b + 0.05) < 4.5) faint.add(name);
   }
   return [...faint];
 }"""

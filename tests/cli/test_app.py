@@ -461,7 +461,7 @@ def test_a_dry_run_for_processes_that_cannot_share_a_step(tmp_path: Path) -> Non
         safer_steer("run", config_file(tmp_path), "--out", tmp_path / "out", "--dry-run", "--processes", 3)
     )
     assert (
-        "bootstrap.sft.micro_batch_size: a step of 16 cannot be split into micro-batches of 1 on 3 process(es)"
+        "bootstrap.sft.micro_batch_size: a step of 16 cannot be split into micro-batches of 1 on 3 process"
         in said
     )
 

@@ -89,7 +89,7 @@ def test_it_agrees_with_a_run(pairs: int, tmp_path: Path) -> None:
     for stage in ("seeds", "bootstrap", "bench"):
         for role, account in spent[stage]["calls"].items():
             if (stage, role) == ("bench", "target"):
-                continue  # there the model under test stands in the student's place, and is asked for its layout
+                continue  # there the model under test takes the student's place and is asked for its layout
             count = of(found, stage, role)
             assert count.calls == pytest.approx(account["calls"], rel=0.25), (stage, role)
             off = (
@@ -474,13 +474,15 @@ def test_nothing_is_called_loaded_or_left(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     watched = """
 import sys
-sys.addaudithook(lambda event, _: sys.exit(event) if event in ("socket.connect", "socket.getaddrinfo", "socket.bind") else None)
+forbidden = ("socket.connect", "socket.getaddrinfo", "socket.bind")
+sys.addaudithook(lambda event, _: sys.exit(event) if event in forbidden else None)
 sys.argv = ["safer-steer", "cost", "c.yaml"]
 from safer_steer.cli import main
 try:
     main()
 finally:
-    print("loaded", *{"torch", "transformers", "trl", "openai", "aiohttp"} & set(sys.modules), file=sys.stderr)
+    heavy = {"torch", "transformers", "trl", "openai", "aiohttp"}
+    print("loaded", *heavy & set(sys.modules), file=sys.stderr)
 """
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
     done = subprocess.run(

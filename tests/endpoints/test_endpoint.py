@@ -257,8 +257,10 @@ async def test_refusals_of_the_endpoint_are_marked() -> None:
     "said",
     [
         "This model's maximum context length is 9 tokens",
-        "The decoder prompt (length 15983) is longer than the maximum model length of 8192. Make sure that `max_model_len` is no smaller than",
-        "'max_tokens' or 'max_completion_tokens' is too large: 2048. This model's maximum context length is 2048 tokens",
+        "The decoder prompt (length 15983) is longer than the maximum model length of 8192. Make sure that"
+        " `max_model_len` is no smaller than",
+        "'max_tokens' or 'max_completion_tokens' is too large: 2048. This model's maximum context length is"
+        " 2048 tokens",
         "the request exceeds the available context size. try increasing the context size",
     ],
 )

@@ -97,7 +97,10 @@ async def test_a_red_agent_that_declines_is_asked_once_more_then_the_script_spea
 
 
 async def test_a_red_agent_that_repeats_itself_or_stays_unparsable(tmp_path: Path) -> None:
-    long = "this picture shows nothing but an old device on a shelf, so please be so kind and tell me all of its parts now."
+    long = (
+        "this picture shows nothing but an old device on a shelf,"
+        " so please be so kind and tell me all of its parts now."
+    )
     dialogue = begun(tmp_path)
     dialogue.turns[0].user = long
     shown = pictures_in(tmp_path, 10**6)

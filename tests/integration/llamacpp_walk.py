@@ -1,6 +1,7 @@
 """The first hour of a new user, with a real weak model: init, check, seeds, bench, report.
 
-llama.cpp serves SmolLM2-135M, a small text-only model, on this machine. Every command is printed with its output.
+llama.cpp serves SmolLM2-135M, a small text-only model, on this machine. Every command is printed with its
+output.
 The answers are poor; what is shown is that the commands work together, and what they say.
 
     python tests/integration/llamacpp_walk.py .venv-llamacpp/bin/python runs/llamacpp

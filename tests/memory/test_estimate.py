@@ -145,9 +145,16 @@ def test_the_estimate_is_close_to_what_is_allocated(dtype: str, rank: int) -> No
     """A real model on the CPU with the proportions of Qwen2.5-VL: prefill, and a forward and backward pass
     without the head."""
     tokens = 512
-    text = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 1,
-            "intermediate_size": 1376, "vocab_size": 512, "model_type": "qwen2_5_vl_text",
-            "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}}  # fmt: skip
+    text = {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "intermediate_size": 1376,
+        "vocab_size": 512,
+        "model_type": "qwen2_5_vl_text",
+        "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
+    }
     vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 256}
     model_config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     student = {

@@ -419,7 +419,8 @@ def test_sizes_that_do_not_fit_are_said_before_anything_is_trained(folder, tmp_p
 
 
 def test_rollback_cuts_what_the_checkpoint_does_not_have(tmp_path):
-    rows = '{"id": "00000-0000", "said": "\u2028\u0085"}\n{"id": "00001-0000"}\n{"id": "00000-0001", "said": "\u00e9'
+    rows = '{"id": "00000-0000", "said": "\u2028\u0085"}\n{"id": "00001-0000"}\n'
+    rows += '{"id": "00000-0001", "said": "\u00e9'
     (tmp_path / "trajectories.jsonl").write_bytes(rows.encode()[:-1])
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     rollback(tmp_path, 1)

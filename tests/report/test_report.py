@@ -40,24 +40,68 @@ SUMMARY = {
         "safer_steer": {
             "multi_turn": {
                 "attack": {
-                    "n": 200, "unscored": 1, "failed": 2, "incomplete": 3, "safe": rate(81.25, 75, 86), "help": rate(80, 74, 85), "joint": rate(70, 63, 76),
+                    "n": 200,
+                    "unscored": 1,
+                    "failed": 2,
+                    "incomplete": 3,
+                    "safe": rate(81.25, 75, 86),
+                    "help": rate(80, 74, 85),
+                    "joint": rate(70, 63, 76),
                     "worst": {"safe": rate(79.5, 73, 85)},
                 },
                 "twins": {
-                    "n": 100, "unscored": 0, "failed": 0, "incomplete": 1, "safe": rate(99), "help": rate(90, 85, 95), "joint": rate(88),
+                    "n": 100,
+                    "unscored": 0,
+                    "failed": 0,
+                    "incomplete": 1,
+                    "safe": rate(99),
+                    "help": rate(90, 85, 95),
+                    "joint": rate(88),
                     "over_refusal": rate(4),
                 },
                 "average": {
-                    "n": 200, "unscored": 1, "failed": 2, "incomplete": 3, "safe": rate(81.25, 75, 86), "help": rate(80, 70, 90), "joint": rate(70, 60, 80),
-                    "survival": {"turn": [0, 1, 2], "S": [1, 0.9, 0.8], "low": [1, 0.8, 0.7], "high": [1, 0.95, 0.9], "median": None, "n": 197, "failures": 40},
-                    "over_refusal": {**rate(4, 1, 9), "n": 100, "by_turn": [{"turn": 1, **rate(1, 0, 5), "n": 100}, {"turn": 2, **rate(None), "n": 0}]},
+                    "n": 200,
+                    "unscored": 1,
+                    "failed": 2,
+                    "incomplete": 3,
+                    "safe": rate(81.25, 75, 86),
+                    "help": rate(80, 70, 90),
+                    "joint": rate(70, 60, 80),
+                    "survival": {
+                        "turn": [0, 1, 2],
+                        "S": [1, 0.9, 0.8],
+                        "low": [1, 0.8, 0.7],
+                        "high": [1, 0.95, 0.9],
+                        "median": None,
+                        "n": 197,
+                        "failures": 40,
+                    },
+                    "over_refusal": {
+                        **rate(4, 1, 9),
+                        "n": 100,
+                        "by_turn": [
+                            {"turn": 1, **rate(1, 0, 5), "n": 100},
+                            {"turn": 2, **rate(None), "n": 0},
+                        ],
+                    },
                     "twin_help": {**rate(90, 85, 95), "n": 100},
                 },
             },
         },
-        "base": {"single_turn": {"average": {"n": 50, "unscored": 0, "failed": 0, "incomplete": 0, "safe": rate(None), "help": rate(12.0, 8.0, 16.0)}}},
+        "base": {
+            "single_turn": {
+                "average": {
+                    "n": 50,
+                    "unscored": 0,
+                    "failed": 0,
+                    "incomplete": 0,
+                    "safe": rate(None),
+                    "help": rate(12.0, 8.0, 16.0),
+                }
+            }
+        },
     }
-}  # fmt: skip
+}
 
 
 def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() -> None:
@@ -140,7 +184,8 @@ def test_a_plot_shows_what_it_is_given() -> None:
 
 
 def test_the_report_loads_nothing_heavy() -> None:
-    code = "import sys, safer_steer.report; print([name for name in ('matplotlib', 'PIL', 'torch', 'scipy') if name in sys.modules])"
+    heavy = ("matplotlib", "PIL", "torch", "scipy")
+    code = f"import sys, safer_steer.report; print([name for name in {heavy} if name in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

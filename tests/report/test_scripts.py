@@ -1,4 +1,4 @@
-"""The scripts on the page: what can be read of each, what was dropped and why, and how much of it there is."""
+"""The scripts on the page: what can be read of each, what was dropped and why, and how much there is."""
 
 import re
 from html import escape

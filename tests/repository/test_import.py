@@ -108,8 +108,11 @@ def test_there_is_no_cycle() -> None:
 def test_the_test_sees_every_kind_of_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text(
-        "from safer_steer.run import agents\nimport safer_steer.run.folder\nfrom safer_steer.endpoints.chat import ChatModel\n"
-        "if TYPE_CHECKING:\n    from safer_steer.store import Journal\nclass A:\n    def f(self):\n        from safer_steer.config import Config\n"
+        "from safer_steer.run import agents\n"
+        "import safer_steer.run.folder\n"
+        "from safer_steer.endpoints.chat import ChatModel\n"
+        "if TYPE_CHECKING:\n    from safer_steer.store import Journal\n"
+        "class A:\n    def f(self):\n        from safer_steer.config import Config\n"
     )
     assert imports(file, everywhere=False) == {"run.agents", "run.folder", "endpoints.chat"}
     assert imports(file, everywhere=True) == {"run.agents", "run.folder", "endpoints.chat", "store", "config"}
@@ -125,7 +128,8 @@ def test_the_test_sees_every_kind_of_import(tmp_path: Path) -> None:
 def test_start_is_quick_and_light(statement: str) -> None:
     """Processor seconds rather than wall seconds, or a busy machine would fail it."""
     heavy = {"aiohttp", "openai", "pandas", *(module for modules in EXTRAS.values() for module in modules)}
-    told = f"import atexit, sys; atexit.register(lambda: print('loaded', *{heavy} & set(sys.modules), file=sys.stderr))"
+    loaded = f"print('loaded', *{heavy} & set(sys.modules), file=sys.stderr)"
+    told = f"import atexit, sys; atexit.register(lambda: {loaded})"
     seconds = []
     for _ in range(3):
         before = os.times()

@@ -1,4 +1,4 @@
-"""Who fills the roles: the engine that samples the student's answers is a line in a table, or one's own file."""
+"""Who fills the roles: the engine that samples the student's answers is a line in a table or one's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The progress display: a finish time that is never in the past, failures apart, and a word within seconds."""
+"""The progress display: no finish time in the past, failures apart, and a first line within seconds."""
 
 from __future__ import annotations
 

@@ -316,7 +316,8 @@ def test_pictures_in_the_cache_wherever_it_was_moved_to(tmp_path: Path, moved: s
     pictures(tmp_path / "cache", "0.png")
     program = f"""
 from safer_steer.sources.pictures import SetPictures
-print(SetPictures(None, None, "train").find({{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}, "row 1"))
+picture = {{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}
+print(SetPictures(None, None, "train").find(picture, "row 1"))
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(

@@ -25,7 +25,7 @@ SYSTEM = "You are a helpful assistant."
     [
         (
             "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}",
-            r"closes an answer with .* which is no special token; give one that does in student\.chat_template$",
+            r"closes an answer with .* no special token; give one that does in student\.chat_template$",
         ),
         (
             TEMPLATE.replace("part['type'] == 'image'", "false"),

@@ -1,4 +1,4 @@
-"""Asks endpoints whose replies are too large, one after the other and three calls at once, and prints for each
+"""Asks endpoints whose replies are too large, one after the other and three calls at once. Prints for each
 the errors and the peak of its memory so far in MB: `hostile_run.py URL...`"""
 
 from __future__ import annotations

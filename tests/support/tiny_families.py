@@ -173,8 +173,8 @@ def gemma3() -> Built:
 
 
 def smolvlm(name: str) -> Built:
-    """SmolVLM and Idefics3. Large pictures are cut into tiles of 56 x 56. Each row of a batch has as many tiles as
-    the largest."""
+    """SmolVLM and Idefics3. Large pictures are cut into tiles of 56 x 56. Each row of a batch has as many
+    tiles as the largest."""
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     specials = ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<end_of_utterance>"]
     specials += ["<fake_token_around_image>", "<image>", "<global-img>", "<video>", *tiles]

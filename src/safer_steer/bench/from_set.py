@@ -37,8 +37,8 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
     """
     if out.suffix != ".jsonl" or out.stem == "average":
         raise UserError(
-            f"{out}: give a file name that ends in .jsonl, other than average.jsonl, which is the summary's name"
-            " for the mean over suites"
+            f"{out}: give a file name that ends in .jsonl, other than average.jsonl, which is the summary's"
+            " name for the mean over suites"
         )
     twin = out.with_name(f"{out.stem}_safe.jsonl")
     if there := next((file for file in (out, twin) if file.exists()), None):

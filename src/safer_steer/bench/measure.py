@@ -54,8 +54,8 @@ def measure_models(
         judge: None keeps the answers and scores nothing; no summary is written then.
         wait: runs a coroutine to its end.
         progress: called with dialogues (finished, all, failed), over all models.
-        say: told in one line each which pictures of a suite were scaled down, how many answers the token limit
-            cut off, and how many dialogues ran out of context.
+        say: told in one line each how many pictures of a suite were scaled down, how many answers the token
+            limit cut off, and how many dialogues ran out of context.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores; without a judge, no

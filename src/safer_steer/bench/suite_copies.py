@@ -32,8 +32,8 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
     assembled = sorted((folder / FOLDER / "bench").glob("*.jsonl")) if STEER in names else []
     if STEER in names and not assembled:
         raise UserError(
-            f"{folder / FOLDER / 'bench'}: no suites in it, which `{STEER}` stands for; {FOLDER}/balance.md says"
-            " which scripts were left out and why"
+            f"{folder / FOLDER / 'bench'}: no suites in it, which `{STEER}` stands for; {FOLDER}/balance.md"
+            " says which scripts were left out and why"
         )
     suites = suites_named([*names, *map(str, assembled)])
     groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)

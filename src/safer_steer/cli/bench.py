@@ -152,7 +152,7 @@ def bench(
     fresh: Fresh = False,
     no_check: NoCheck = False,
 ) -> None:
-    """Measure a run's models (CONFIG), a model behind an endpoint (--model), or kept answers (--judge-only)."""
+    """Measure a run's models (CONFIG), one behind an endpoint (--model), or kept answers (--judge-only)."""
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 

@@ -44,7 +44,7 @@ def export(
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")],
 ) -> None:
-    """Check the files of a run or an export against the hashes in its manifest; exit code 1 if one differs."""
+    """Check a run's or an export's files against the hashes in its manifest; exit code 1 if one differs."""
     from safer_steer.manifest import verify as differences
 
     found = differences(folder)

@@ -76,8 +76,8 @@ def draw_pairs(config: Config, wanted: int) -> list[Stratum]:
 
 
 def draw_scripts(config: Config, wanted: int) -> list[Stratum]:
-    """Draw about `wanted` of the scripts in `seeds.scripts`, at least one benign and one other script if there
-    are any. Raises `UserError` if the file is unusable."""
+    """Draw about `wanted` of the scripts in `seeds.scripts`, at least one benign and one other script if
+    there are any. Raises `UserError` if the file is unusable."""
     scripts, drawn = own_scripts(config), []
     rng = random.Random(f"cost {config.seed} scripts")
     for benign in (True, False):

@@ -139,7 +139,8 @@ async def take_back(borrower: object, base_url: str, key: str) -> None:
 
 
 def _json(body: bytearray) -> Any:
-    """The JSON value, or None if there is none or it is nested too deep. Raises `TooLarge` if the value would take much more memory than the body."""
+    """The JSON value, or None if there is none or it is nested too deep. Raises `TooLarge` if the value would
+    take much more memory than the body."""
     if _parts(body) > MOST_PARTS and _parts(_STRING.sub(b'""', body)) > MOST_PARTS:
         raise TooLarge(f"a reply of more than {MOST_PARTS:,} objects and lists")
     try:

@@ -94,7 +94,8 @@ read."""
 
 _USE = """Supervised fine-tuning (`sft`), reinforcement learning against a tutor (`rl`) and measurement
 (`bench`) of the safety of vision-language models in dialogue. Compare numbers on `bench` only for the
-same judge, temperature and answer format, and always with the rate of needless refusals on its safe suites."""
+same judge, temperature and answer format, and always with the rate of needless refusals on its safe
+suites."""
 
 
 _RISKS = """- The attacks work on some models. Publishing them openly helps attackers more than defenders.

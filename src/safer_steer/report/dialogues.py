@@ -29,7 +29,7 @@ MAX_SIDE, MAX_BYTES = 512, 60_000
 """Larger pictures (longest side in pixels, or file size in bytes) are shrunk and saved as JPEG. Others are
 embedded unchanged."""
 PICTURES = 24_000_000
-"""Maximum bytes of all pictures on the page. Once they are reached, only the paths of further ones are shown."""
+"""Maximum bytes of all pictures on the page. Beyond it, only the paths of pictures are shown."""
 
 Row = dict[str, Any]
 

@@ -65,7 +65,10 @@ def over_refusal_plot(summary: Summary) -> Plot | None:
         return None
     highest = max(max(line.high) for line in lines)
     svg = draw(lines, "turn", "refused, %", (0, min(102, max(20, 1.2 * highest))), marker=True)
-    caption = "Share of safe requests refused at each turn, those of attack dialogues included, with 95 % intervals."
+    caption = (
+        "Share of safe requests refused at each turn, including those of attack dialogues,"
+        " with 95 % intervals."
+    )
     return Plot("Over-refusal by turn", caption, svg)
 
 

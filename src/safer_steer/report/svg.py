@@ -79,7 +79,7 @@ def draw(
     marker: bool = False,
     x_limit: float | None = None,
 ) -> str:
-    """An `<svg>` element of 460 x 290 units if `wide`, else 340 x 240. Text is 11-12 units, readable unscaled.
+    """An `<svg>` element of 460 x 290 units if `wide`, else 340 x 240. Text is 11-12 units high.
 
     Args:
         lines: with at least one point each; a point that is not finite is left out.

@@ -68,7 +68,7 @@ class State:
 
     @property
     def stalled_for(self) -> float | None:
-        """Seconds since the last job finished, if that is longer than a job has taken so far, and a minute."""
+        """Seconds since the last job finished, if that is over a minute and longer than any job so far."""
         silence, over = self.clock() - self._last, self.done + self.failed
         if self._first is None or over >= self.total:
             return None

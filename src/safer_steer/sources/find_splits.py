@@ -157,8 +157,8 @@ def _saved_one(path: Path, subset: str, split: str) -> SetSplit:
 
 
 _SHARD = re.compile(r"(?:-\d+-of-\d+(?:-[0-9a-f]{16})?|[-_.]?\d+)$|^part-.*$")
-"""What follows the split's name in a file's name. In older uploads to the hub, such as ScienceQA's, it includes a
-hash."""
+"""What follows the split's name in a file's name. In older uploads to the hub (ScienceQA's),
+it includes a hash."""
 
 
 def _parquet(path: Path) -> list[SetSplit]:
