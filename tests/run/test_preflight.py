@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import Gemma4Config, Qwen2Config
 
 from places import CONFIGS
+from safer_steer.config import SHIPPED
 from safer_steer.config_file import load_config
-from safer_steer.run.preflight import room_for_turns
+from safer_steer.errors import UserError
+from safer_steer.run.preflight import check_student, room_for_turns
 from student_parts import tiny_config
 
 
@@ -28,3 +33,25 @@ def test_a_config_whose_longest_trajectory_cannot_fit_is_told_what_would() -> No
     assert room_for_turns(config) == ""
     config.student.max_turn_tokens = 970
     assert room_for_turns(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            Gemma4Config(text_config={"num_hidden_layers": 2}),
+            "language model and vision tower .* cannot be told",
+        ),
+        (Qwen2Config(num_hidden_layers=2), "qwen2 is not a vision-language model"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_is_refused_before_anything_runs(
+    config: Any, told: str, tmp_path: Path
+) -> None:
+    """Its processor is good; only the model's config tells."""
+    shutil.copytree(SHIPPED, tmp_path / "student", ignore=shutil.ignore_patterns("*.safetensors"))
+    check_student(tiny_config(student={"model": str(tmp_path / "student")}))
+    config.save_pretrained(tmp_path / "student")
+    with pytest.raises(UserError, match=rf"^student .*: {told}") as refused:
+        check_student(tiny_config(student={"model": str(tmp_path / "student")}))
+    assert "\n" not in str(refused.value)

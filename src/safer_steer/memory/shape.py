@@ -44,15 +44,9 @@ def shape_of(path: str, student: Student) -> Shape:
     Raises:
         UserError: the config cannot be loaded, or its model family is not supported.
     """
-    from transformers import AutoConfig
+    from safer_steer.student.load import load_model_config
 
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"student {path}: its config cannot be loaded: {str(error).splitlines()[0]}"
-        ) from None
-    return shape_of_config(config, student)
+    return shape_of_config(load_model_config(path), student)
 
 
 def shape_of_config(config: Any, student: Student) -> Shape:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List
-from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -34,7 +34,7 @@ from safer_steer.reinforce.returns import note_rewards, step_metrics, trajectory
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal, inside, read_rows, write_atomic
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.student.load import empty_model, renderer_of
+from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.policy import PolicyOf
 from safer_steer.student.renderer import Renderer
@@ -302,7 +302,7 @@ def reinforce(
         (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
     )
     student = config.student
-    adapters = lora(student, empty_model(AutoConfig.from_pretrained(start))) if student.lora_rank else None
+    adapters = lora(student, empty_model(load_model_config(start))) if student.lora_rank else None
     trainer = GRPOTrainer(
         model=start,
         args=GRPOConfig(

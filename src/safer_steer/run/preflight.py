@@ -215,11 +215,15 @@ async def check(
 
 
 def check_student(config: Config) -> None:
-    """Load the student's processor, so that a wrong name fails now and not after Stage I. Raises
-    `UserError`."""
-    from safer_steer.student.load import renderer_of
+    """Load the student's processor and find the parts of its model, so that a wrong name or an unsuitable model
+    fails now and not after Stage I. No weights are loaded. Raises `UserError`."""
+    from safer_steer.student.load import empty_model, load_model_config, renderer_of
+    from safer_steer.student.modules import parts_of
 
-    renderer_of(config.student)
+    student = config.student
+    renderer_of(student)
+    if student.freeze_vision or student.lora_rank:
+        parts_of(empty_model(load_model_config(student.base)))
 
 
 def _survey_sources(config: Config) -> Survey:

@@ -54,10 +54,31 @@ def renderer_of(student: Student, path: str | None = None) -> Renderer:
     return load_renderer(load_processor(path or student.base, student.chat_template), student.system)
 
 
+def load_model_config(path: str) -> Any:
+    """The model's `transformers` config. Raises `UserError` if it cannot be loaded."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"student {path}: its config cannot be loaded: {str(error).splitlines()[0]}"
+        ) from None
+
+
 def empty_model(config: Any) -> Any:
-    """The model of a `transformers` config on the meta device: modules and shapes, but no weights."""
+    """The model of a `transformers` config on the meta device: modules and shapes, but no weights.
+
+    Raises:
+        UserError: `transformers` has no vision-language model for the config.
+    """
     from transformers import AutoModelForImageTextToText
 
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise UserError(
+            f"student {config.name_or_path}: {config.model_type} is not a vision-language model of this"
+            " version of transformers; choose another model"
+        )
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
