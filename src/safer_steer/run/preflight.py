@@ -215,8 +215,8 @@ async def check(
 
 
 def check_student(config: Config) -> None:
-    """Load the student's processor and find the parts of its model, so that a wrong name or an unsuitable model
-    fails now and not after Stage I. No weights are loaded. Raises `UserError`."""
+    """Load the student's processor and find the parts of its model, so that a wrong name or an unsuitable
+    model fails now and not after Stage I. No weights are loaded. Raises `UserError`."""
     from safer_steer.student.load import empty_model, load_model_config, renderer_of
     from safer_steer.student.modules import parts_of
 
