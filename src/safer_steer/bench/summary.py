@@ -43,15 +43,13 @@ def summarise(
         whose `twin_help`, `{"value", "low", "high", "n"}`, is the mean over them of Help; its survival curve
         pools the attack suites' dialogues.
     """
-    return {
-        "models": {
-            model: {
-                protocol: _protocol(protocol, suites, twins, resamples, seed)
-                for protocol, suites in protocols.items()
-            }
-            for model, protocols in results.items()
+    models: dict[str, dict[str, Any]] = {}
+    for model, protocols in results.items():
+        models[model] = {
+            protocol: _protocol(protocol, suites, twins, resamples, seed)
+            for protocol, suites in protocols.items()
         }
-    }
+    return {"models": models}
 
 
 def unscored_share(summary: Mapping[str, Any]) -> float:

@@ -95,10 +95,7 @@ def browser_data(
             {id for answers in found[name].values() for id in answers},
             key=lambda id: sha256(id.encode()).digest(),
         )
-        together = [
-            [(model, found[name][model][id]) for model in models if id in found[name].get(model, {})]
-            for id in sorted(ids[:limit])
-        ]
+        together = [_of_all_models(found[name], models, id) for id in sorted(ids[:limit])]
         suites.append(
             {
                 "name": name,
@@ -144,6 +141,13 @@ def _dialogues(path: Path) -> list[_Played]:
                 " move the file away and bench again"
             ) from None
     return dialogues
+
+
+def _of_all_models(
+    found: dict[str, dict[str, _Played]], models: list[str], id: str
+) -> list[tuple[str, _Played]]:
+    """One dialogue of a suite, as each model played it; models that did not play it are left out."""
+    return [(model, found[model][id]) for model in models if id in found.get(model, {})]
 
 
 def _side_by_side(answers: list[tuple[str, _Played]], pictures: _Pictures) -> dict[str, Any]:

@@ -8,7 +8,7 @@ the safe twins are in the same table (docs/method.md, "What the published code g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -248,7 +248,7 @@ def _scored(summary: Summary, model: str, protocol: str, twins: bool) -> str | N
     entries = [entry for entry in suites(summary, model, protocol).values() if is_twin(entry) is twins]
     if not entries:
         return None
-    every, *lost = (sum(int(number(entry.get(key)) or 0) for entry in entries) for key in COUNTED)
+    every, *lost = (_sum(entries, key) for key in COUNTED)
     return f"{every - sum(lost):,} of {every:,}"
 
 
@@ -261,10 +261,7 @@ def _cut_off(summary: Summary, model: str) -> str | None:
     ]
     if not entries:
         return None
-    cut, answers = (
-        sum(int(number(entry.get(key)) or 0) for entry in entries) for key in ("cut_off", "answers")
-    )
-    return f"{cut:,} of {answers:,}"
+    return f"{_sum(entries, 'cut_off'):,} of {_sum(entries, 'answers'):,}"
 
 
 def _counts(summary: Summary, model: str, protocol: str) -> str | None:
@@ -272,8 +269,11 @@ def _counts(summary: Summary, model: str, protocol: str) -> str | None:
     if not found:
         average = at(summary, "models", model, protocol, "average")
         return _count(average) if isinstance(average, dict) else None
-    total = {key: sum(int(number(entry.get(key)) or 0) for entry in found) for key in COUNTED}
-    return _count(total)
+    return _count({key: _sum(found, key) for key in COUNTED})
+
+
+def _sum(entries: Iterable[dict[str, Any]], key: str) -> int:
+    return sum(int(number(entry.get(key)) or 0) for entry in entries)
 
 
 def _count(entry: dict[str, Any]) -> str:
