@@ -140,6 +140,17 @@ async def test_what_to_do_stands_in_one_line(server: Step, said: str) -> None:
     assert re.search(said, found.problem), found.problem
 
 
+@pytest.mark.parametrize("role", ["target", "judge"])
+async def test_a_context_that_is_too_short_is_told_in_one_line(role: RoleName) -> None:
+    said = "This model's maximum context length is 2048 tokens; lower max_tokens"
+    async with EndpointServer(always=fails(400, said)) as server:
+        settings = {"model": "m", "base_url": server.url}
+        [found] = await check_roles(Config.model_validate({"roles": {role: settings}}), [role])
+        assert server.calls == 1
+    assert said in found.problem and f"lower roles.{role}.max_tokens" in found.problem
+    assert "takes no pictures" not in found.problem
+
+
 async def test_a_bench_with_a_dead_judge_costs_one_request_and_writes_nothing(tmp_path: Path) -> None:
     async with (
         EndpointServer(always=says("fine")) as model,

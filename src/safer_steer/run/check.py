@@ -17,7 +17,7 @@ from safer_steer.endpoints.blind import BlindTransport
 from safer_steer.endpoints.chat import NO_EYES, ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.ledger import Account, Ledger
-from safer_steer.endpoints.transport import ChatReply, Message, Transport
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UnparsableError, UserError
 from safer_steer.images import Picture, picture_from
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
@@ -138,6 +138,9 @@ async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callabl
         cut = "cut off" in str(error)
         fix = f"raise roles.{name}.max_tokens" if cut else "choose a model that answers in JSON"
         found.problem = f"roles.{name}: {error}; {fix}, {AGAIN}, {ANYWAY}"
+    except ContextLengthError as error:
+        fix = f"lower roles.{name}.max_tokens, or raise the context length at the server"
+        found.problem = f"roles.{name}: {error}; {fix}, {AGAIN}"
     except (EndpointError, RejectedError) as error:
         found.problem = f"roles.{name}: {error}; fix base_url, model or the server, {AGAIN}"
     except BoundaryError as error:
@@ -162,6 +165,8 @@ async def _try(
     try:
         await _ask(config, name, endpoint, ledger, found)
         found.pictures = "yes"
+    except ContextLengthError:
+        raise
     except (EndpointError, RejectedError) as refused:
         if "HTTP " not in str(refused):  # nobody answered
             raise
@@ -207,12 +212,12 @@ async def _ask(config: Config, role: RoleName, transport: Transport, ledger: Led
 
 
 async def _chat(config: Config, model: ChatModel) -> None:
-    """Raises `UnparsableError` if the answer is empty."""
+    """Raises `UnparsableError` if the answer is empty, and what `ChatModel.reply` raises."""
     student = config.student
     assistant = ChatAssistant(model, lambda _: [_picture()], system=student.system, format=student.format)
-    answer = await assistant.answer(Dialogue(id="check", kind=Kind.BENIGN), QUESTION)
+    answer = await model.reply(assistant.messages(Dialogue(id="check", kind=Kind.BENIGN), QUESTION))
     if not answer.text.strip():
-        cut = answer.meta["finish"] == "length"
+        cut = answer.finish == "length"
         why = f"cut off at max_tokens={model.role.max_tokens}" if cut else "it holds no text"
         raise UnparsableError(f"no answer to a test question: {why}")
 
