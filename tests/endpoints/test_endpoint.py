@@ -463,3 +463,12 @@ async def test_an_endpoint_that_quotes_the_key_does_not_give_it_away(monkeypatch
     monkeypatch.setenv("THE_KEY", KEY)
     async with EndpointServer(says(f"your key is {KEY}")) as server:
         assert (await ask(server, api_key_env="THE_KEY")).text == "your key is ***"
+
+
+@pytest.mark.parametrize("made_up", ["x", "EMPTY", "none", "dummy"])
+async def test_a_made_up_key_is_not_masked_in_a_reply(monkeypatch: pytest.MonkeyPatch, made_up: str) -> None:
+    """Local servers take any key; a word as short as these stands in a reply by chance."""
+    monkeypatch.setenv("THE_KEY", made_up)
+    said = f"an example with {made_up} in it"
+    async with EndpointServer(says(said)) as server:
+        assert (await ask(server, api_key_env="THE_KEY")).text == said

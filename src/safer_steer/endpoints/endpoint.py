@@ -34,6 +34,10 @@ LONGEST_TOKEN = 100
 """In characters, on average over a reply. A longer text than `max_tokens` of them comes from an endpoint that
 does not keep the limit; it is cut there."""
 
+SHORTEST_SECRET = 8
+"""Characters. A shorter key ("x", "EMPTY") is made up for a local server, and its characters also occur in
+replies by chance."""
+
 
 @dataclass
 class _Call:
@@ -260,7 +264,7 @@ class EndpointTransport:
                 f"does not say how many tokens a reply took; what {self.role.model} costs is not counted,"
                 " nor limited"
             )
-        return replace(reply, text=self._without_key(reply.text)) if self.role.api_key_env else reply
+        return replace(reply, text=self._without_key(reply.text))
 
     def _took_schema(self, form: int) -> None:
         """The endpoint answered a request whose schema had this form. Later calls begin with it."""
@@ -301,5 +305,6 @@ class EndpointTransport:
         return shortened(self._without_key(text))
 
     def _without_key(self, text: str) -> str:
-        """`text` with the key masked, in case the endpoint quotes it."""
-        return text.replace(self._key, "***") if self.role.api_key_env else text
+        """`text` with the key masked, in case the endpoint quotes it. A made-up key is no secret."""
+        secret = self.role.api_key_env and len(self._key) >= SHORTEST_SECRET
+        return text.replace(self._key, "***") if secret else text
