@@ -186,6 +186,35 @@ def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
     assert "bench: done already" in again.stderr
 
 
+def test_judging_takes_all_answers_of_a_bench_that_had_a_limit(tmp_path: Path, url: str) -> None:
+    mine, out = suite(tmp_path, 4, turns=2), tmp_path / "out"
+    kept = bench(
+        *("--model", "m", "--base-url", url, "--suite", mine, "--suite", "sandbox", "--out", out),
+        *("--no-judge", "--no-check", "--limit", 3),
+    )
+    assert kept.exit_code == 0, kept.output
+    result = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url, "--no-check")
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "judged" / "j" / "summary.json").read_text())["models"]["m"]
+    judged = {name: entry["n"] for suites in found.values() for name, entry in suites.items()}
+    for journal in out.glob("bench/*/*.jsonl"):
+        name = journal.stem.removeprefix("single_turn_")
+        assert judged[name] == len(journal.read_text().splitlines()), name
+    assert judged["mine"] == 3
+
+
+def test_an_answer_torn_by_a_kill_is_judged_as_not_played(tmp_path: Path, url: str, models: Models) -> None:
+    mine, out = suite(tmp_path, 3), tmp_path / "out"
+    bench(*("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"))
+    [journal] = out.glob("bench/*/*.jsonl")
+    journal.write_bytes(journal.read_bytes()[:-20])
+    torn = journal.read_bytes()
+    result = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url, "--no-check")
+    assert "not played to its end; run that bench again first" in line(result, 3)
+    assert journal.read_bytes() == torn
+    assert models.asked == {"m": 3, "j": 2}
+
+
 def test_judging_wants_a_run_with_answers_and_a_judge(tmp_path: Path) -> None:
     assert "--judge-only needs --judge-model too" in line(bench("--judge-only", tmp_path))
     said = line(bench("--judge-only", tmp_path, "--judge-model", "j"))

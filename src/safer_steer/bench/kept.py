@@ -4,16 +4,17 @@ again."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config, Role
 from safer_steer.config_file import in_words, load_config
-from safer_steer.dialogue import Dialogue, StopReason, read_dialogues
+from safer_steer.dialogue import Dialogue, StopReason
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import BoundaryError, UserError
-from safer_steer.store import file_name
+from safer_steer.store import file_name, read_rows
 
 
 class NotAnswered(BoundaryError):
@@ -26,9 +27,13 @@ class KeptAnswers:
     """A model's answers to one suite, by dialogue and turn."""
 
     def __init__(self, journal: Path) -> None:
-        """Raises `UserError` if the journal is missing or damaged."""
+        """Raises `UserError` if the journal is missing or damaged. A row that was torn by a kill is left
+        out."""
+        if not journal.is_file():
+            raise UserError(f"{journal}: no such file; run that bench again first")
         self.journal = journal
-        self.dialogues = {dialogue.id: dialogue for dialogue in read_dialogues(journal)}
+        dialogues = [_dialogue(row, journal) for row in read_rows(journal)]
+        self.dialogues = {dialogue.id: dialogue for dialogue in dialogues}
 
     async def answer(self, dialogue: Dialogue, question: str) -> Reply:
         """The answer that was given.
@@ -51,6 +56,13 @@ class KeptAnswers:
             )
         facts = {name: fact for name, fact in turn.meta.items() if name not in ("reason", "unscored")}
         return Reply(turn.assistant or "", facts)
+
+
+def _dialogue(row: dict[str, Any], journal: Path) -> Dialogue:
+    try:
+        return Dialogue.model_validate(row)
+    except ValidationError as error:
+        raise UserError(f"{journal}: a row is no dialogue: {in_words(error, Dialogue)}") from None
 
 
 class KeptModel:
@@ -92,6 +104,7 @@ def judging_config(run: Path, judge: Role) -> Config:
     settings = config.model_dump()
     settings["roles"]["judge"] = judge.model_dump()
     settings["bench"] |= bench
+    settings["limit"] = None  # it would cut the suites a second time
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
