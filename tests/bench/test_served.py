@@ -215,6 +215,19 @@ def test_an_answer_torn_by_a_kill_is_judged_as_not_played(tmp_path: Path, url: s
     assert models.asked == {"m": 3, "j": 2}
 
 
+@pytest.mark.parametrize(
+    "typed", [("--suite", "x.jsonl"), ("--judge-model", "j"), ("--dialogues", "3"), ("--format", "plain")]
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, typed: tuple[str, str]) -> None:
+    """Else the numbers would be those of another suite or judge than the one that was named."""
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    said = line(bench(tmp_path / "config.yaml", "--out", tmp_path / "run", *typed))
+    assert f"{typed[0]} has no effect with CONFIG; change the config instead" in said
+    if typed[0] != "--judge-model":
+        said = line(bench("--judge-only", tmp_path, "--judge-model", "j", *typed))
+        assert f"{typed[0]} has no effect with --judge-only" in said
+
+
 def test_judging_wants_a_run_with_answers_and_a_judge(tmp_path: Path) -> None:
     assert "--judge-only needs --judge-model too" in line(bench("--judge-only", tmp_path))
     said = line(bench("--judge-only", tmp_path, "--judge-model", "j"))

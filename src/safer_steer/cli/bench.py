@@ -39,10 +39,18 @@ OPTIONS = {
     "bench.judged": "--no-judge",
 }
 """Config keys and the options that set them: messages name what the user typed."""
+ALWAYS = {"out", "fresh", "no_check"}
+JUDGING = {"judge_model", "judge_base_url", "judge_api_key_env", "judge_max_tokens", "judge_pictures"}
+USED = {
+    "CONFIG": {*ALWAYS, "config", "limit", "stub"},
+    "--judge-only": {*ALWAYS, *JUDGING, "judge_only", "concurrency", "timeout"},
+}
+"""The parameters of `bench` that have an effect with CONFIG and with --judge-only. With --model, all have."""
 
 
 @app.command()
 def bench(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG", help="Measure the models of a run.")
     ] = None,
@@ -163,6 +171,8 @@ def bench(
             "bench: give either CONFIG, for the models of a run, or --model, for one behind an endpoint, or"
             " --judge-only, for answers that an earlier bench kept"
         )
+    if model is None:
+        _refuse_unused(context, "CONFIG" if config else "--judge-only")
     judge = Role(
         model=judge_model or "sandbox",
         base_url=judge_base_url,
@@ -219,6 +229,16 @@ def bench(
 
 def _pictures(given: Literal["true", "false", "caption"]) -> bool | Literal["caption"]:
     return "caption" if given == "caption" else given == "true"
+
+
+def _refuse_unused(context: typer.Context, mode: str) -> None:
+    """Raises `UserError` if an option was typed that has no effect in this mode."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE" and name not in USED[mode]:
+            fix = "change the config instead" if mode == "CONFIG" else "it is as in the bench that is judged"
+            raise UserError(f"bench: {parameter.opts[0]} has no effect with {mode}; {fix}")
 
 
 def _need(given: str, *options: tuple[str, object]) -> None:
