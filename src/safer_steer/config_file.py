@@ -54,9 +54,11 @@ def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Con
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(
-            f"{path}: {'is a folder; give a YAML file' if path.is_dir() else 'no such config file'}"
-        )
+        if (path / "config.yaml").is_file():
+            raise UserError(f"{path}: is a folder; give its config: {path / 'config.yaml'}")
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give a YAML file")
+        raise UserError(f"{path}: no such config file; `safer-steer init DIR` writes one to start from")
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -173,7 +173,8 @@ def each_row(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Ite
     """Iterate over the rows of a JSONL file, for files too large for memory. Raises `UserError` as
     `read_seeds` does, when iteration reaches the bad line."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        what = "is a folder; give a JSONL file" if path.is_dir() else "no such file; check the path"
+        raise UserError(f"{path}: {what}")
     rows = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):

@@ -147,6 +147,7 @@ def test_an_unknown_key(tmp_path: Path) -> None:
             "mine.jsonl: no rows in it",
         ),
         (lambda folder: folder / "none.jsonl", "none.jsonl: no such file"),
+        (lambda folder: folder, ": is a folder; give a JSONL file"),
     ],
     ids=[
         "missing picture",
@@ -156,6 +157,7 @@ def test_an_unknown_key(tmp_path: Path) -> None:
         "no user turns",
         "empty suite",
         "missing suite",
+        "a folder in place of a suite",
     ],
 )
 def test_a_suite_that_cannot_be_used(tmp_path: Path, make: Any, said: str) -> None:
@@ -268,6 +270,32 @@ def test_a_folder_that_is_no_place_for_a_run(tmp_path: Path) -> None:
     )
     assert (tmp_path / "home" / "seeds" / "tomato.txt").read_text() == "mine"
     assert "is a file; give a folder" in complaint(safer_steer("seeds", config, "--out", config))
+
+
+def test_the_folder_of_a_project_is_no_run_and_keeps_its_suites(tmp_path: Path) -> None:
+    project = tmp_path / "mine"
+    assert safer_steer("init", project).exit_code == 0
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    for more in ([], ["--fresh"]):
+        said = complaint(safer_steer("seeds", project / "config.yaml", "--stub", "--out", project, *more))
+        assert "mine: has files but is not a run" in said and "choose an empty or new folder" in said
+        assert "--fresh" not in said
+    assert before == {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+
+
+def test_a_run_of_stubs_says_so_to_another_config(tmp_path: Path) -> None:
+    config = config_file(tmp_path, seeds={"sources": [{"limit": 2}]})
+    assert safer_steer("seeds", config, "--stub", "--out", tmp_path / "out").exit_code == 0
+    said = complaint(safer_steer("report", config, "--out", tmp_path / "out"))
+    assert "out: holds a run with --stub; give --stub too, or choose another folder" in said
+
+
+def test_a_folder_in_place_of_its_config(tmp_path: Path) -> None:
+    path = config_file(tmp_path)
+    said = complaint(safer_steer("cost", tmp_path))
+    assert f"is a folder; give its config: {path}" in said
+    said = complaint(safer_steer("cost", tmp_path / "cost"))
+    assert "no such config file; `safer-steer init DIR` writes one" in said
 
 
 # Stages

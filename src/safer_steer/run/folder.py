@@ -89,9 +89,18 @@ class Run:
                 raise UserError(
                     f"{found}: has files but is not a run (no config.yaml); choose an empty or new folder"
                 )
-        elif not self.fresh and (
-            key := first_difference(_read_yaml(config), self.config.model_dump(mode="json"))
-        ):
+            return
+        if self.fresh and is_run(found):
+            return
+        old, new = _read_yaml(config), self.config.model_dump(mode="json")
+        key = first_difference(old, new)
+        if not is_run(found) and (self.fresh or key):
+            raise UserError(
+                f"{found}: has files but is not a run (no manifest.json); choose an empty or new folder"
+            )
+        if key and _all_stubs(old) and not _all_stubs(new):
+            raise UserError(f"{found}: holds a run with --stub; give --stub too, or choose another folder")
+        if key:
             raise UserError(
                 f"{found}: holds a run whose config differs in {key}; choose another folder, or start over"
                 " with --fresh"
@@ -286,6 +295,23 @@ def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str]
                 return found
         return None
     return None if old == new else f"{prefix} ({old} there, {new} here)"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has worked in the folder. A project of `init` has only the config."""
+    return (folder / "config.yaml").is_file() and any(
+        (folder / name).exists() for name in (".lock", "manifest.json")
+    )
+
+
+def _all_stubs(config: Any) -> bool:
+    """Whether a dumped config has made-up answers in every role, as with --stub."""
+    roles = config.get("roles") if isinstance(config, dict) else None
+    return (
+        bool(roles)
+        and isinstance(roles, dict)
+        and all(isinstance(role, dict) and role.get("model") == "stub" for role in roles.values())
+    )
 
 
 def _read_yaml(path: Path) -> Any:
