@@ -238,6 +238,26 @@ async def test_an_error_in_generation_reaches_every_caller_and_the_next_batch_wo
     assert (await policy.reply(asked(student, 1, "name it."), "k")).token_ids
 
 
+async def test_after_an_error_in_generation_nobody_waits_for_ever_if_one_caller_was_cancelled(student):
+    policy = TransformersPolicy(student.model, Sampling(4, 0.0))
+    generate, errors = policy.generate, [ZeroDivisionError()]
+
+    def fails_once(transcripts, keys):
+        if errors:
+            raise errors.pop()
+        return generate(transcripts, keys)
+
+    policy.generate = fails_once  # type: ignore[method-assign,assignment]
+    transcripts = [asked(student, n, "name it.") for n in range(3)]
+    policy.tokens = 2 * (len(transcripts[0].ids) + 4)  # two fit a batch
+    calls = [asyncio.create_task(policy.reply(one, str(n))) for n, one in enumerate(transcripts)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    _, failed, answered = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 2)
+    assert isinstance(failed, ZeroDivisionError)
+    assert isinstance(answered, Completion)
+
+
 class Counted:
     """A rollout backend of its own: the shipped one, and a note of who asked for what."""
 

@@ -96,7 +96,8 @@ class TransformersPolicy:
                 completions = await asyncio.to_thread(self.generate_in_pieces, transcripts, keys)
             except Exception as error:
                 for _, _, future in batch:
-                    future.set_exception(error)
+                    if not future.done():  # its caller was cancelled
+                        future.set_exception(error)
                 continue
             for (_, _, future), completion in zip(batch, completions, strict=True):
                 if not future.done():
