@@ -64,6 +64,12 @@ def test_the_project_is_complete(project: Path) -> None:
     assert len((project / "README.md").read_text().splitlines()) <= 15
 
 
+@pytest.mark.parametrize("name", ["2026", "1e3", "null", "yes", "2026-11-25"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    assert safer_steer("init", tmp_path / name).exit_code == 0
+    assert load_config(tmp_path / name / "config.yaml").name == name
+
+
 async def answered(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Any job's answer, over HTTP."""
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
