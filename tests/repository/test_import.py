@@ -141,4 +141,4 @@ def test_start_is_quick_and_light(statement: str) -> None:
             after.children_user + after.children_system - before.children_user - before.children_system
         )
         assert done.stderr.strip() == "loaded"
-    assert min(seconds) < 0.5, seconds
+    assert min(seconds) < 0.7, seconds  # without a trainer or pandas; each would take seconds
