@@ -481,9 +481,8 @@ class Config(Strict):
         if self.seeds.filter_bench and measured:
             what = "the base student" if target.who == "student" else target.model
             raise ValueError(
-                f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts"
-                " would be selected"
-                " against it; name another model as target, or leave filter_bench false"
+                f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts would"
+                " be selected against it; name another model as target, or leave filter_bench false"
             )
         return self
 

@@ -102,8 +102,7 @@ def bench(
         typer.Option(
             metavar="RUN",
             help="Instead: score the answers kept in this run folder with the judge named here. The"
-            " results go"
-            " to RUN/judged/JUDGE, or to --out; those of RUN stay.",
+            " results go to RUN/judged/JUDGE, or to --out; those of RUN stay.",
             rich_help_panel=JUDGE,
         ),
     ] = None,

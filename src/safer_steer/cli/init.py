@@ -18,9 +18,8 @@ def init(
         typer.Option(
             metavar="FOLDER",
             help="Use your own data: a folder with pictures and one CSV file. Its columns: id, image (path"
-            " in the"
-            " folder), question; optionally intent (what is really meant), safe (true or false), answer,"
-            " category, source.",
+            " in the folder), question; optionally intent (what is really meant), safe (true or false),"
+            " answer, category, source.",
         ),
     ] = None,
 ) -> None:

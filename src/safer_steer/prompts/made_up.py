@@ -9,18 +9,13 @@ from typing import Any, Protocol
 
 _WORDS = (
     "about above after again along among area around begin below between bottle bridge brown carry chair"
-    " circle "
-    "clear close colour corner cover describe door edge engine every example field first floor following"
-    " front "
-    "garden glass green ground handle house inside kitchen label ladder large later letter light little"
-    " machine "
-    "material metal middle morning nothing number object often other outside paper people picture place"
-    " please "
-    "point question reason right river second should shown simple small something stand station step still"
-    " stone "
-    "street surface table their there these thing though through together tools tower under until upper"
-    " usually "
-    "water wheel where which while window without wooden would write yellow"
+    " circle clear close colour corner cover describe door edge engine every example field first floor"
+    " following front garden glass green ground handle house inside kitchen label ladder large later letter"
+    " light little machine material metal middle morning nothing number object often other outside paper"
+    " people picture place please point question reason right river second should shown simple small"
+    " something stand station step still stone street surface table their there these thing though through"
+    " together tools tower under until upper usually water wheel where which while window without wooden"
+    " would write yellow"
 )
 VOCABULARY = _WORDS.split()
 """Enough words that the duplicate check finds no two texts alike."""

@@ -131,8 +131,7 @@ def _sft_steps(config: Config, folder: Path) -> str:
     known = "if all are kept of" if at_most else "over"
     return (
         f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)}"
-        f" {known} {dialogues:,};"
-        " the last step of a pass may be smaller"
+        f" {known} {dialogues:,}; the last step of a pass may be smaller"
     )
 
 

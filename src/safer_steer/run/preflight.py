@@ -246,8 +246,7 @@ def _check_training(config: Config) -> None:
     if config.seeds.sources and all(source.use == "bench" for source in config.seeds.sources):
         raise UserError(
             "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for"
-            " training,"
-            " or run only `seeds` and `assemble`"
+            " training, or run only `seeds` and `assemble`"
         )
     for key, share in shares.items():
         if (share > 0 and True not in kinds) or (share < 1 and False not in kinds):
