@@ -261,6 +261,11 @@ def test_bench_wants_a_config_or_a_model(tmp_path: Path) -> None:
     )
 
 
+def test_a_judge_beside_no_judge(tmp_path: Path, suites: Path) -> None:
+    said = complaint(bench(tmp_path / "out", NOBODY, suites / "safe_twins.jsonl", more=("--no-judge",)))
+    assert "--no-judge and --judge-model are both given; give one of them" in said
+
+
 def test_a_folder_that_is_no_place_for_a_run(tmp_path: Path) -> None:
     config = config_file(tmp_path)
     (tmp_path / "home" / "seeds").mkdir(parents=True)

@@ -322,6 +322,14 @@ def test_the_page_of_a_served_model_names_its_endpoint_and_no_student(tmp_path: 
     (tmp_path / "summary.json").write_text(json.dumps({"models": {"base": model}}))
     head = write_report(tmp_path).read_text().partition("<main>")[0]
     assert at not in head and "<dt>student" in head
+    (tmp_path / "summary.json").unlink()  # as after --no-judge
+    played = tmp_path / "bench" / "served" / "mine.jsonl"
+    played.parent.mkdir(parents=True)
+    played.write_text('{"id": "a", "kind": "red_team", "turns": [{"user": "x", "assistant": "y"}]}\n')
+    page = write_report(tmp_path).read_text()
+    head = page.partition("<main>")[0]
+    assert at in head and "<dt>student" not in head
+    assert "the answers are kept, none is scored" in page and "bench --judge-only" in page
 
 
 def test_counts_come_from_the_files_and_a_torn_last_line_is_left_out(tmp_path: Path) -> None:

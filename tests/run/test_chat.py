@@ -71,6 +71,7 @@ def test_the_dialogue_before_is_known_and_a_long_one_is_full(run: Path) -> None:
     [
         (("--model", "safer_steer"), "safer_steer is not trained yet; run `safer-steer rl`"),
         (("--image", "nothing.png"), "nothing.png: no such picture"),
+        (("--image", "https://example.com/a.png"), "https://example.com/a.png: is a web address"),
     ],
 )
 def test_what_ends_it_is_one_line(run: Path, more: tuple[str, ...], said: str) -> None:
@@ -82,5 +83,16 @@ def test_what_ends_it_is_one_line(run: Path, more: tuple[str, ...], said: str) -
 
 def test_a_folder_that_holds_no_run(tmp_path: Path) -> None:
     done = chat(tmp_path)
-    assert done.exit_code == 2 and "no run in it (no config.yaml)" in done.stderr
+    assert done.exit_code == 2 and "no run in it" in done.stderr
     assert last_trained(tmp_path) == "base"
+    (tmp_path / "config.yaml").write_text("name: a project, not a run\n")
+    done = chat(tmp_path)
+    assert done.exit_code == 2 and "no run in it" in done.stderr
+
+
+def test_a_bench_of_an_endpoint_has_no_student_to_talk_with(tmp_path: Path) -> None:
+    with Run(tiny_config(), tmp_path, Quiet()):
+        (tmp_path / "bench" / "served").mkdir(parents=True)
+    done = chat(tmp_path)
+    assert done.exit_code == 2
+    assert "measured served behind an endpoint; give a run that has a student" in done.stderr

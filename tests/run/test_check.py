@@ -151,6 +151,13 @@ async def test_a_context_that_is_too_short_is_told_in_one_line(role: RoleName) -
     assert "takes no pictures" not in found.problem
 
 
+async def test_an_address_without_its_v1_is_noticed() -> None:
+    async with EndpointServer(always=says("x")) as endpoint:
+        role = {"model": "m", "base_url": endpoint.url.removesuffix("/v1"), "retries": 0}
+        [found] = await check_roles(Config.model_validate({"roles": {"judge": role}}), ["judge"])
+    assert "HTTP 404" in found.problem and "base_url (most end in /v1)" in found.problem
+
+
 async def test_a_bench_with_a_dead_judge_costs_one_request_and_writes_nothing(tmp_path: Path) -> None:
     async with (
         EndpointServer(always=says("fine")) as model,

@@ -105,7 +105,7 @@ def measure_models(
     if (share := unscored_share(found)) > bench.max_unscored:
         raise NoResult(
             f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
-            f" {bench.max_unscored:.1%}: this is no result; the commonest cause: {commonest_error(results)};"
+            f" {bench.max_unscored:.1%}; the commonest cause: {commonest_error(results)};"
             " fix it and run the same command to play these dialogues again"
         )
 

@@ -15,7 +15,7 @@ from safer_steer.cli.stages import results
 from safer_steer.config import Bench, Config, Role, Student
 from safer_steer.config_file import absolute_suites, in_words, load_config
 from safer_steer.dialogue import Format
-from safer_steer.errors import UserError
+from safer_steer.errors import NoResult, UserError
 from safer_steer.extras import require
 
 MODEL, JUDGE = "A model behind an endpoint", "Judge"
@@ -199,6 +199,8 @@ def bench(
         return
     assert model is not None
     _need("--model", ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
+    if no_judge and judge_model and pictures != "caption":  # the judge may still describe the pictures
+        raise UserError("bench: --no-judge and --judge-model are both given; give one of them")
     target = Role(
         model=model,
         base_url=base_url,
@@ -253,8 +255,8 @@ def _options_named() -> Iterator[None]:
     """Errors name the options of the command line, not the config keys behind them."""
     try:
         yield
-    except UserError as error:
+    except (UserError, NoResult) as error:
         line = str(error)
         for key, option in OPTIONS.items():
             line = line.replace(key, option)
-        raise UserError(line) from None
+        raise (NoResult if isinstance(error, NoResult) else UserError)(line) from None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -31,7 +31,9 @@ def chat(
         ModelName | None,
         typer.Option(help="base, sft or safer_steer; the one that was trained last if not given."),
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="Picture that the dialogue is about.")] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="<path>", help="Picture that the dialogue is about.")
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="Sampling temperature; that of the bench if not given.")
     ] = None,
@@ -39,13 +41,17 @@ def chat(
 ) -> None:
     """Talk with one of a run's students in the terminal, or answer the lines of standard input."""
     require("student", "chat")
-    if not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"{folder}: no run in it (no config.yaml); give the folder of `safer-steer run --out`"
-        )
     from safer_steer.run.chat import Conversation, last_trained
+    from safer_steer.run.folder import is_run
     from safer_steer.run.preflight import use_cores
 
+    if not is_run(folder):
+        raise UserError(f"{folder}: no run in it; give the folder of `safer-steer run --out`")
+    measured = sorted(path.name for path in (folder / "bench").glob("*/"))
+    if measured and not set(measured) & set(get_args(ModelName)):
+        raise UserError(
+            f"{folder}: measured {', '.join(measured)} behind an endpoint; give a run that has a student"
+        )
     use_cores()
     model = model or last_trained(folder)
     talk = Conversation(load_config(folder / "config.yaml"), folder, model, temperature, seed)
@@ -68,7 +74,7 @@ def _take(line: str, talk: Conversation, screen: Console) -> None:
         if command == "/new":
             talk.begin()
         elif command == "/image":
-            talk.begin(Path(rest.strip()))
+            talk.begin(rest.strip())
         elif command.startswith("/"):
             raise UserError(f"{command}: unknown; {HELP}")
         else:

@@ -161,7 +161,8 @@ def _facts(
     config: dict[str, Any], browser: dict[str, Any], steps: list[Row], models: list[str]
 ) -> list[tuple[str, str]]:
     """Facts for the page header. If all measured models are behind endpoints, no student is listed."""
-    students = not models or any(model in LABELS for model in models)
+    played = models or browser["models"]
+    students = not played or any(model in LABELS for model in played)
     facts = [
         ("student", at(config, "student", "model") if students else None),
         ("endpoint", None if students else at(config, "roles", "target", "base_url")),

@@ -14,6 +14,7 @@ from safer_steer.images import Picture, picture_from
 from safer_steer.manifest import Manifest
 from safer_steer.run.agents import sampling_student, weights_of
 from safer_steer.stages import TRAINED_BY
+from safer_steer.store import refuse_address
 
 _THINKING = re.compile(r"<thinking>(.*?)</thinking>", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -69,7 +70,7 @@ class Conversation:
         self._loop = asyncio.new_event_loop()
         self.begin()
 
-    def begin(self, image: Path | None = None) -> None:
+    def begin(self, image: str | Path | None = None) -> None:
         """Start a new dialogue, about a picture or about none.
 
         Raises:
@@ -77,11 +78,13 @@ class Conversation:
         """
         pictures = []
         if image is not None:
+            refuse_address(str(image))
+            path = Path(image)
             try:
-                data = image.expanduser().read_bytes()
+                data = path.expanduser().read_bytes()
             except (OSError, ValueError):
                 raise UserError(f"{image}: no such picture; give the path of a file") from None
-            pictures = [picture_from(data, image.name, self.config.student.max_pixels, str(image))]
+            pictures = [picture_from(data, path.name, self.config.student.max_pixels, str(image))]
         self._pictures = pictures
         self.dialogue = Dialogue(id="chat", kind=Kind.BENIGN, images=[picture.name for picture in pictures])
 

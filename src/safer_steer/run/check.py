@@ -142,7 +142,9 @@ async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callabl
         fix = f"lower roles.{name}.max_tokens, or raise the context length at the server"
         found.problem = f"roles.{name}: {error}; {fix}, {AGAIN}"
     except (EndpointError, RejectedError) as error:
-        found.problem = f"roles.{name}: {error}; fix base_url, model or the server, {AGAIN}"
+        no_v1 = "HTTP 404" in str(error) and not (settings.base_url or "").rstrip("/").endswith("/v1")
+        hint = " (most end in /v1)" if no_v1 else ""
+        found.problem = f"roles.{name}: {error}; fix base_url{hint}, model or the server, {AGAIN}"
     except BoundaryError as error:
         found.problem = f"roles.{name}: {error}; choose another model, {AGAIN}, {ANYWAY}"
     finally:
