@@ -394,6 +394,17 @@ async def test_a_finished_stage_is_left_alone_and_a_lost_pool_is_written_again_w
     assert transport.calls == []
 
 
+async def test_a_token_limit_may_be_raised_within_the_stage(tmp_path: Path) -> None:
+    """As `manifest.FREE` says, and the check before a run advises it."""
+    await build(config(6), tmp_path)
+    before, transport, raised = contents(tmp_path), Watched(), config(6)
+    (tmp_path / "seeds/red_team.jsonl").unlink()
+    raised.roles["generator"].max_tokens *= 2
+    await build(raised, tmp_path, transport)
+    assert contents(tmp_path) == before
+    assert transport.calls == []
+
+
 @pytest.mark.parametrize("change", [{"pairs": 8}, {"seed": 5}, {"max_turns": 9}, {"success_at": 5}])
 async def test_work_of_another_plan_is_not_mixed_in(tmp_path: Path, change: dict[str, Any]) -> None:
     await build(config(6), tmp_path)

@@ -112,13 +112,13 @@ def decode_pictures(config: Config, found: Survey) -> None:
 
 
 def plan_id(config: Config, found: Survey) -> str:
-    """The hash of everything that determines the seeds. It excludes the models' addresses, prices and
+    """The hash of everything that determines the seeds. It excludes the models' addresses, prices, limits and
     concurrency."""
     seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
     if any(source.use == "bench" for source in config.seeds.sources):  # has no effect without a bench source
         seeds["filter_bench"] = config.seeds.filter_bench
     roles: dict[str, Any] = {
-        name: config.role(name).model_dump(include={"model", "temperature", "top_p", "max_tokens"})
+        name: config.role(name).model_dump(include={"model", "temperature", "top_p"})
         for name in STAGES["seeds"].roles
     }
     asked = {"format", "system", "max_pixels"}
