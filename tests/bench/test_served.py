@@ -215,6 +215,21 @@ def test_an_answer_torn_by_a_kill_is_judged_as_not_played(tmp_path: Path, url: s
     assert models.asked == {"m": 3, "j": 2}
 
 
+def test_after_a_fresh_start_the_new_answers_are_judged(tmp_path: Path, url: str) -> None:
+    out = tmp_path / "out"
+    for dialogues, fresh in ((1, ()), (3, ("--fresh",))):
+        mine = suite(tmp_path, dialogues)
+        kept = bench(
+            *("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"),
+            *fresh,
+        )
+        assert kept.exit_code == 0, kept.output
+        result = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url, "--no-check")
+        assert result.exit_code == 0, result.output
+        found = json.loads((out / "judged" / "j" / "summary.json").read_text())["models"]["m"]
+        assert found["single_turn"]["mine"]["n"] == dialogues
+
+
 @pytest.mark.parametrize(
     "typed", [("--suite", "x.jsonl"), ("--judge-model", "j"), ("--dialogues", "3"), ("--format", "plain")]
 )

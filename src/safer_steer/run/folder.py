@@ -136,11 +136,12 @@ class Run:
             self._lock.close()
 
     def _start_over(self) -> None:
-        """Delete everything a run writes, by name. The manifest goes first: without it nothing counts as
-        done."""
-        for name in ("manifest.json", *(name for stage in STAGES.values() for name in stage.writes)):
-            path = self.folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        """Delete everything a run writes, by name, and what judges made of its answers. The manifest goes
+        first: without it nothing counts as done."""
+        for folder in (self.folder, *self.folder.glob("judged/*")):
+            for name in ("manifest.json", *(name for stage in STAGES.values() for name in stage.writes)):
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     # Asking ------------------------------------------------------------------
 
