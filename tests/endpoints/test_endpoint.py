@@ -395,7 +395,11 @@ def test_a_missing_or_unusable_key_is_one_line(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
-    "url", [None, "", "localhost:8000", "ftp://x/v1", "http://", "http://user:pass@host/v1"]
+    "url",
+    [
+        *(None, "", "localhost:8000", "ftp://x/v1", "http://"),
+        *("http://user:pass@host/v1", "user:pass@host/v1", "http://user:pass@host:none/v1"),
+    ],
 )
 def test_a_base_url_that_is_none_is_one_line(url: str | None) -> None:
     with pytest.raises(UserError, match="base_url of model m") as caught:

@@ -17,15 +17,15 @@ def checked_url(role: Role) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
+    if "@" in (parts.netloc if usable else url):
+        raise UserError(
+            f"base_url of model {role.model} holds a password; put the key in an environment variable"
+            " and name the variable in api_key_env"
+        )
     if not usable:
         raise UserError(
             f"base_url of model {role.model} is {url!r}; give the endpoint's address,"
             " for instance http://localhost:8000/v1"
-        )
-    if "@" in parts.netloc:
-        raise UserError(
-            f"base_url of model {role.model} holds a password; put the key in an environment variable"
-            " and name the variable in api_key_env"
         )
     return url
 
