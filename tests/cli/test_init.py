@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,21 @@ def test_few_rows_still_leave_something_to_measure_on(tmp_path: Path) -> None:
     assert len(attacks.seeds) == 1
 
 
+def test_a_suite_that_could_not_be_made_is_said(tmp_path: Path) -> None:
+    own = own_folder(tmp_path / "own", rows(4))
+    done = safer_steer("init", tmp_path / "mine", "--from-folder", own)
+    assert "attacks.jsonl: 1 script\n" in done.stdout
+    said = "no suites/twins.jsonl: it takes 4 pairs with safe: true; without it over-refusal is not measured"
+    assert said in done.stdout
+
+
+def rewritten(own: Path, change: Callable[[str], str], encoding: str = "utf-8") -> Path:
+    """The folder, its CSV file changed or written in another encoding."""
+    text = (own / "pairs.csv").read_text(encoding="utf-8")
+    (own / "pairs.csv").write_text(change(text), encoding=encoding)
+    return own
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -209,8 +225,26 @@ def test_few_rows_still_leave_something_to_measure_on(tmp_path: Path) -> None:
             lambda folder: (own_folder(folder / "own", rows(4)) / "photos/2.png").unlink() or folder / "own",
             "own/photos/2.png: no such picture",
         ),
+        (
+            lambda folder: rewritten(
+                own_folder(folder / "own", rows(4)), lambda text: text.replace(",", ";")
+            ),
+            "pairs.csv: header: columns are separated by semicolons; separate them by commas",
+        ),
+        (
+            lambda folder: rewritten(own_folder(folder / "own", rows(4)), str, "utf-16"),
+            "pairs.csv: header: not UTF-8; save the file as CSV in UTF-8",
+        ),
     ],
-    ids=["no folder", "no CSV", "too few rows", "an unknown column", "a missing picture"],
+    ids=[
+        "no folder",
+        "no CSV",
+        "too few rows",
+        "an unknown column",
+        "a missing picture",
+        "semicolons",
+        "UTF-16",
+    ],
 )
 def test_a_folder_that_cannot_be_used(tmp_path: Path, given: Any, said: str) -> None:
     line = refusal(safer_steer("init", tmp_path / "mine", "--from-folder", given(tmp_path)))

@@ -38,7 +38,8 @@ async def test_not_one_script_is_an_error_each_time_and_a_fresh_start_asks_again
             assert done.exit_code == 2
             line = done.stderr.splitlines()[-1]
             assert line.startswith("error: ")
-            assert "seeds: not one script was made (dropped: 8 unparsable); dropped.jsonl" in line
+            assert "seeds: not one script was made (dropped: 8 unparsable); the commonest cause: " in line
+            assert "no JSON object in it" in line and "dropped.jsonl has each reason" in line
         asked = server.calls
         assert asked == 8, "two attempts at the probe of each pair, and none in the second run"
         fresh = ["seeds", str(config), "--out", str(tmp_path / "run"), "--fresh", "--no-check"]

@@ -96,6 +96,8 @@ def judging_config(run: Path, judge: Role) -> Config:
     Raises:
         UserError: it is no run folder, has no suites, or the judge's settings do not fit its config.
     """
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no run in it; give the folder of an earlier `safer-steer bench --out`")
     config = load_config(run / "config.yaml")
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
     if not files:

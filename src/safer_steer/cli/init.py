@@ -26,8 +26,16 @@ def init(
     """Write a small project to start from: pairs with pictures, suites, a commented config, a README."""
     from safer_steer.starter.project import write_project
 
-    for name, count in write_project(folder, from_folder).items():
-        typer.echo(f"{folder / name}: {count} {'pairs' if name == 'pairs.jsonl' else 'scripts'}")
+    counts = write_project(folder, from_folder)
+    for name, count in counts.items():
+        what = "pair" if name == "pairs.jsonl" else "script"
+        typer.echo(f"{folder / name}: {count} {what}{'s' * (count != 1)}")
+    if "suites/twins.jsonl" not in counts:
+        typer.echo(
+            "no suites/twins.jsonl: it takes 4 pairs with safe: true; without it over-refusal is not measured"
+        )
+    if "suites/attacks.jsonl" not in counts:
+        typer.echo("no suites/attacks.jsonl: it takes 4 pairs without safe: true")
     config = folder / "config.yaml"
     typer.echo(f"{config}: fill in base_url and model")
     typer.echo(f"Try it without a model: safer-steer run {config} --stub --out {folder / 'runs' / 'stub'}")

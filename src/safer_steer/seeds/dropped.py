@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
+from safer_steer.reasons import Reasons
 from safer_steer.store import read_rows
 
 DROPPED = "dropped"
@@ -18,9 +19,16 @@ def refuse_nothing(folder: Path, kinds: Sequence[Kind]) -> None:
     """Raises `UserError` if every pool in `folder` is empty."""
     if not any((folder / f"{kind}.jsonl").stat().st_size for kind in kinds):
         raise UserError(
-            f"{folder}: not one script was made ({dropped_in_words(folder)});"
+            f"{folder}: not one script was made ({dropped_in_words(folder)}){_commonest(folder)};"
             f" {DROPPED}.jsonl has each reason; change the models in `roles`, then start over with --fresh"
         )
+
+
+def _commonest(folder: Path) -> str:
+    """The commonest detail, as the next part of a sentence; "" if no row has one."""
+    details = (row.get("detail") for row in read_rows(folder / f"{DROPPED}.jsonl"))
+    commonest = Reasons(detail for detail in details if detail).commonest
+    return f"; the commonest cause: {commonest}" if commonest else ""
 
 
 def dropped_in_words(folder: Path) -> str:

@@ -46,6 +46,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(1 << 24)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.DictReader(file, strict=True)
+        _check_header(path, rows)
         number = 0
         while True:
             number += 1
@@ -62,6 +63,19 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 yield place, Unreadable("not UTF-8", "not UTF-8")
             else:
                 yield place, {name: value or None for name, value in row.items()}
+
+
+def _check_header(path: Path, rows: csv.DictReader[str]) -> None:
+    """Raises `UserError` if the header is not UTF-8, or has other separators than commas."""
+    try:
+        names = rows.fieldnames or ()
+    except csv.Error as error:
+        raise UserError(f"{path}: header: not CSV ({error})") from None
+    if any(_escaped(name) or "\0" in name for name in names):
+        raise UserError(f"{path}: header: not UTF-8; save the file as CSV in UTF-8")
+    for separator, said in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and separator in names[0]:
+            raise UserError(f"{path}: header: columns are separated by {said}; separate them by commas")
 
 
 def _escaped(value: str) -> bool:

@@ -51,7 +51,9 @@ def write_project(folder: Path, own: Path | None = None) -> dict[str, int]:
         "NAME": re.sub(r"[^\w.-]+", "-", folder.resolve().name) or "project",
         "SUITES": ", ".join(f"suites/{name}.jsonl" for name in suites),
         "PAIRS": str(len(pairs)),
-        "SCRIPTS": " and ".join(f"{len(scripts)} {_label(name)}" for name, scripts in suites.items()),
+        "SCRIPTS": " and ".join(
+            f"{len(scripts)} {_label(name, len(scripts))}" for name, scripts in suites.items()
+        ),
         "ABOUT": ABOUT_EXAMPLES if own is None else ABOUT_OWN,
     }
     for name in ("config.yaml", "README.md"):
@@ -60,8 +62,9 @@ def write_project(folder: Path, own: Path | None = None) -> dict[str, int]:
     return counts
 
 
-def _label(suite: str) -> str:
-    return "attack scripts" if KINDS[suite] is Kind.RED_TEAM else "safe scripts"
+def _label(suite: str, count: int) -> str:
+    kind = "attack" if KINDS[suite] is Kind.RED_TEAM else "safe"
+    return f"{kind} script{'s' * (count != 1)}"
 
 
 def _examples(folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[Seed]]]:
