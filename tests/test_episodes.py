@@ -54,6 +54,17 @@ async def test_a_dialogue_that_an_endpoint_failed_is_played_again(tmp_path: Path
     assert sorted((await play(out, 9, set(), set())).played) == ["d3", "d5"]
 
 
+async def test_a_played_dialogue_that_failed_is_a_script_like_any_other(tmp_path: Path) -> None:
+    """Its old errors are not those of the dialogue that is played on it now."""
+    rows = seeds(2)
+    rows[0].meta["error"] = rows[1].turns[0].meta["unscored"] = "endpoint: status 500"
+    rows[1].turns[0].meta["risk"] = 2
+    seats = Seats(set(), set())
+    played = list(await play_all(rows, seats, seats, tmp_path / "journal.jsonl", again_if_unreached=True))
+    assert [dialogue.meta for dialogue in played] == [{}, {}]
+    assert [dialogue.turns[0].meta for dialogue in played] == [{}, {"risk": 2}]
+
+
 async def test_progress_counts_failed_dialogues_apart_from_the_others(tmp_path: Path) -> None:
     """Whether they are played again (an endpoint's failure) or kept as data (a verdict that is no JSON)."""
     told: list[tuple[int, ...]] = []

@@ -117,14 +117,15 @@ class Dialogue(Seed):
 
     @classmethod
     def begin(cls, seed: Seed) -> Dialogue:
-        """An empty dialogue on a seed's pictures and intent."""
+        """An empty dialogue on a seed's pictures and intent. If the seed is a played dialogue, its error is
+        left out."""
         return cls(
             id=seed.id,
             kind=seed.kind,
             source=seed.source,
             intent=seed.intent,
             images=list(seed.images),
-            meta=dict(seed.meta),
+            meta={name: fact for name, fact in seed.meta.items() if name != "error"},
         )
 
 

@@ -101,6 +101,7 @@ async def play(
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
             facts = seed.turns[index].meta | asked.meta
+            facts.pop("unscored", None)  # of an earlier dialogue, if that is the script
             dialogue.turns.append(Turn(user=asked.text, assistant=reply.text, meta=facts | reply.meta))
             if critic is None:
                 continue
