@@ -4,13 +4,16 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-integration test-browser check-llamafactory check-verl check-engines check-llamacpp lint clean
+.PHONY: demo test test-runs test-integration test-browser check-llamafactory check-verl check-engines check-llamacpp lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
 
-test: .venv/.installed-dev  ## all tests but those that need a browser or a server of their own, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration -n 2 --dist worksteal
+test: .venv/.installed-dev  ## all tests but those below, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration --ignore=tests/whole_runs -n 2 --dist worksteal
+
+test-runs: .venv/.installed-dev  ## whole runs: killed with -9 at every stage, with faulty and hostile endpoints
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/whole_runs -n 2 --dist worksteal
 
 test-integration: .venv/.installed-dev .venv-vllm/.installed  ## vLLM, on the CPU and in an environment of its own, serves the shipped student
 	$(BIN)/python -m pytest tests/integration -rP

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safer_steer.config import Bench, Config, Role, Student
 from safer_steer.dialogue import Format
-from safer_steer.pipeline import bench_endpoint
+from safer_steer.measuring import bench_endpoint
 from safer_steer.run.display import Display
 
 

@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest tests first: with two processes (`make test`), neither ends long before the other."""
-    slow = ("whole_runs", "test_init", "test_pipeline", "reinforce", "bootstrap", "repository")
+    slow = ("kill_and_resume", "test_init", "test_pipeline", "reinforce", "bootstrap", "repository")
     items.sort(key=lambda item: next((i for i, name in enumerate(slow) if name in item.nodeid), len(slow)))
 
 

@@ -29,11 +29,11 @@ async def play_all(
     Returns an iterator over the dialogues in the seeds' order, read from the journal one by one.
 
     Args:
-        critic: the critic's seat; without one the answers are kept and not scored.
+        critic: scores the turns; without one the answers are kept and not scored.
         out: the journal, for instance `bench/<model>/<suite>.jsonl`. Dialogues in it are not played again,
             including those with unscored or failed turns: they are data. A journal belongs to one model,
             judge and setting; use another file if any of them changes.
-        user: the user's seat; the script by default.
+        user: speaks for the user; the script by default.
         again_if_unreached: if True, a dialogue ended by an endpoint's failure does not count as finished: it
             is not journalled, and the call ends in an error.
         concurrency: maximum number of dialogues in play at once; they start in the seeds' order.
@@ -82,7 +82,7 @@ def _played(seeds: list[Seed], out: Path) -> Iterator[Dialogue]:
 
 
 def _is_lost(dialogue: Dialogue, scored: bool) -> bool:
-    """Whether a seat failed, or a turn has no scores although it should."""
+    """Whether user or assistant failed, or a turn has no scores although it should."""
     if dialogue.stop in (StopReason.ASSISTANT_FAILED, StopReason.USER_FAILED, StopReason.UNSCORED):
         return True
     return scored and any(turn.scores is None for turn in dialogue.turns)

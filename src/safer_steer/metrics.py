@@ -8,7 +8,7 @@ Every dialogue is in exactly one state, and every result gives the counts:
 
 - *incomplete*: the context was full before the end of the script (stop `context_full`), so the last turns,
   where the attack is, were not asked. Playing it again would end the same way;
-- *failed*: a seat failed (stop `assistant_failed` or `user_failed`), or there are no turns;
+- *failed*: user or assistant failed (stop `assistant_failed` or `user_failed`), or there are no turns;
 - *unscored*: neither of these, but a turn lacks a score because the judge failed;
 - *scored*: all others.
 

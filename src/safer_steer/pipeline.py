@@ -26,7 +26,8 @@ folder. A stage is entered in the manifest when its last file is written, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ from safer_steer.run import agents
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.preflight import load_named, prepared
 from safer_steer.stages import STAGES
-from safer_steer.store import file_name
+from safer_steer.store import row_counts
 from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
@@ -59,12 +60,9 @@ def run(config: Config, folder: Path, show: Show, fresh: bool = False, try_model
         bootstrap(run)
         sft(run)
         rl(run)
-        try:
+        with reported(run):
             bench(run)
-        except NoResult:
-            report(run)
-            raise
-        return report(run)
+        return run.folder / "report.html"
 
 
 def seeds(run: Run) -> None:
@@ -77,12 +75,10 @@ def seeds(run: Run) -> None:
 
         if run.config.seeds.scripts:
             take_own_scripts(run.config, run.folder)
-            _count(run, "seeds", *(f"seeds/{kind}.jsonl" for kind in run.config.seeds.kinds))
             return
         making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.survey)
         if left_out := run.wait(making):
             run.show.say(f"seeds: {left_out}")
-        _count(run, "seeds", *(f"seeds/{kind}.jsonl" for kind in run.config.seeds.kinds))
         if dropped := dropped_in_words(run.folder / "seeds"):
             run.show.say(f"seeds: {dropped}")
         try:
@@ -90,9 +86,8 @@ def seeds(run: Run) -> None:
         except UserError:
             run.ask("generator").forget_unparsable()  # a fresh start asks again
             raise
-        _warn(run, "seeds")
 
-    run.once("seeds", work)
+    _do(run, "seeds", work)
 
 
 def assemble(run: Run) -> None:
@@ -108,43 +103,23 @@ def assemble(run: Run) -> None:
 
         if run.config.assembly is None:
             draw_from_pools(run.config, run.folder)
-            _count(run, "assemble", "splits/sft.jsonl", "splits/rl.jsonl")
             return
-        suites = run.config.bench.suites
-        for note in run.wait(
-            build(run.config, run.folder, run.ask, suite_files(suites), taken_names(suites), progress)
-        ):
+        files, names = suite_files(run.config.bench.suites), taken_names(run.config.bench.suites)
+        for note in run.wait(build(run.config, run.folder, run.ask, files, names, progress)):
             run.show.say(f"assemble: {note}")
-        _count(
-            run,
-            "assemble",
-            "splits/sft.jsonl",
-            "splits/rl.jsonl",
-            "splits/bench/*.jsonl",
-            "splits/left_out.jsonl",
-        )
 
-    run.once("assemble", work)
+    _do(run, "assemble", work)
 
 
 def bootstrap(run: Run) -> None:
-    """Stage II, the dialogues: bootstrap/{kept,rejected}.jsonl, from the seeds."""
+    """Stage II, the dialogues: bootstrap/{kept,rejected}.jsonl, from the scripts."""
 
     def work(progress: Progress) -> None:
         from safer_steer.bootstrap.rollout import roll_out
 
         run.wait(roll_out(run.config, run.folder, run.ask, progress))
-        _count(run, "bootstrap", "bootstrap/kept.jsonl", "bootstrap/rejected.jsonl")
-        if run.config.bootstrap.sft.single_turn:
-            _count(
-                run,
-                "bootstrap, single turns",
-                "bootstrap/single_turn/kept.jsonl",
-                "bootstrap/single_turn/rejected.jsonl",
-            )
-        _warn(run, "bootstrap")
 
-    run.once("bootstrap", work)
+    _do(run, "bootstrap", work)
 
 
 def sft(run: Run) -> None:
@@ -155,23 +130,22 @@ def sft(run: Run) -> None:
 
         fine_tune(run.config, run.folder, progress, run.show.say)
 
-    run.once("sft", work)
+    _do(run, "sft", work)
 
 
 def rl(run: Run) -> None:
-    """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the seeds and the
+    """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the scripts and the
     tutor."""
 
     def work(progress: Progress) -> None:
         from safer_steer.reinforce.grpo import reinforce
 
-        reward = load_named("rl.reward", run.config.rl.reward) if run.config.rl.reward else None
-        reinforce(
-            run.config, run.folder, agents.tutor(run), progress, reward, run.wait, agents.engine(run.config)
-        )
-        _warn(run, "rl")
+        config = run.config
+        reward = load_named("rl.reward", config.rl.reward) if config.rl.reward else None
+        tutor, engine = agents.tutor(run), agents.engine(config)
+        reinforce(config, run.folder, tutor, progress, reward, run.wait, engine)
 
-    run.once("rl", work)
+    _do(run, "rl", work)
 
 
 def bench(run: Run) -> None:
@@ -181,12 +155,14 @@ def bench(run: Run) -> None:
         NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those
             once more.
     """
-    _bench(run, {name: partial(agents.student, run, name) for name in run.config.bench.models})
+    measure(run, {name: partial(agents.student, run, name) for name in run.config.bench.models})
 
 
-def _bench(
+def measure(
     run: Run, models: Mapping[str, Callable[[], Assistant | KeptModel]], needs: tuple[str, ...] | None = None
 ) -> None:
+    """The bench with these models; `needs` as in `Run.once`. Raises as `bench` does."""
+
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
 
@@ -196,16 +172,26 @@ def _bench(
         judge = run.ask("judge") if run.config.bench.judged else None
         measure_models(run.config, run.folder, models, judge, run.wait, progress, say)
 
-    run.once("bench", work, needs)
+    _do(run, "bench", work, needs)
 
 
-def report(run: Run) -> Path:
+@contextmanager
+def reported(run: Run) -> Iterator[None]:
+    """Writes the report after the bench, also if that leaves too many dialogues unscored."""
+    try:
+        yield
+    except NoResult:
+        report(run)
+        raise
+    report(run)
+
+
+def report(run: Run) -> None:
     """The page of what there is so far: report.html."""
     from safer_steer.report import write_report
 
     run.manifest.stages.pop("report", None)  # it takes a second, and the run may have more to show
-    run.once("report", lambda _: write_report(run.folder))
-    return run.folder / "report.html"
+    _do(run, "report", lambda _: write_report(run.folder))
 
 
 WORK: dict[str, Callable[[Run], object]] = {
@@ -232,51 +218,19 @@ def run_stage(
         WORK[stage](run)
 
 
-def bench_endpoint(
-    config: Config, name: str, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
-) -> Path:
-    """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path.
-    Raises as `run` does."""
-    with prepared(config, folder, show, ("bench",), fresh, endpoint=True, try_models=try_models) as run:
-        try:
-            _bench(run, {file_name(name): partial(agents.target, run)}, needs=())
-        except NoResult:
-            report(run)
-            raise
-        return report(run)
+def _do(
+    run: Run, stage: str, work: Callable[[Progress], object], needs: tuple[str, ...] | None = None
+) -> None:
+    """Do a stage's work unless it is done, then say how many rows it made and what is wrong with its
+    attackers and judges, before the next stage pays for it."""
 
+    def doing(progress: Progress) -> None:
+        from safer_steer.health import warnings
 
-def judge_kept(
-    config: Config, source: Path, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
-) -> Path:
-    """Score the answers that an earlier bench kept in the run folder `source`, and write their report;
-    returns its path. `config` is that run's, with another judge. Raises as `run` does."""
-    from safer_steer.bench.kept import KeptModel, kept_models
+        work(progress)
+        if counts := row_counts(run.folder, STAGES[stage].counts(run.config)):
+            run.show.say(f"{stage}: {counts}")
+        for line in warnings(run.folder, stage):
+            run.show.say(f"{stage}: {line}")
 
-    models = kept_models(source)
-    with prepared(config, folder, show, ("bench",), fresh, kept=True, try_models=try_models) as run:
-        try:
-            _bench(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, needs=())
-        except NoResult:
-            report(run)
-            raise
-        return report(run)
-
-
-def _warn(run: Run, stage: str) -> None:
-    """Say what is wrong with the attackers and judges of a stage."""
-    from safer_steer.health import warnings
-
-    for line in warnings(run.folder, stage):
-        run.show.say(f"{stage}: {line}")
-
-
-def _count(run: Run, stage: str, *patterns: str) -> None:
-    """Say how many rows a stage has made, so that a wrong number is seen before the next stage pays for
-    it."""
-    counts = []
-    for pattern in patterns:
-        for path in sorted(run.folder.glob(pattern)):
-            with path.open("rb") as file:
-                counts.append(f"{sum(1 for _ in file):,} {path.stem.replace('_', ' ')}")
-    run.show.say(f"{stage}: {', '.join(counts)}")
+    run.once(stage, doing, needs)

@@ -34,6 +34,8 @@ class Stage:
     """Those of `roles` that this config leaves without work."""
     needs: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """Stages that must be finished before."""
+    counts: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """Files of rows, as patterns in the run's folder; their rows are counted when the stage ends."""
     chain: tuple[str, ...] = ()
     """Prompts that wait for one another within a pair or dialogue; the other calls run beside them."""
     student: bool = False
@@ -76,6 +78,21 @@ def _bench_needs(config: Config) -> tuple[str, ...]:
     return (*assembled, *(stage for name in config.bench.models for stage in TRAINED_BY[name]))
 
 
+def _seeds_counts(config: Config) -> tuple[str, ...]:
+    return tuple(f"seeds/{kind}.jsonl" for kind in config.seeds.kinds)
+
+
+def _assemble_counts(config: Config) -> tuple[str, ...]:
+    assembled = ("splits/bench/*.jsonl", "splits/left_out.jsonl") if config.assembly else ()
+    return ("splits/sft.jsonl", "splits/rl.jsonl", *assembled)
+
+
+def _bootstrap_counts(config: Config) -> tuple[str, ...]:
+    single = config.bootstrap.sft.single_turn
+    folders = ("bootstrap", "bootstrap/single_turn") if single else ("bootstrap",)
+    return tuple(f"{folder}/{name}.jsonl" for folder in folders for name in ("kept", "rejected"))
+
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -86,6 +103,7 @@ STAGES: dict[str, Stage] = {
             prompts=("probe", "benign", "obfuscated", "caption", "rewrite", "plan", "attack_judge"),
             roles=("generator", "target", "attack_judge"),
             idle=_untried,
+            counts=_seeds_counts,
             chain=("probe", "caption", "rewrite", "plan", CHAT, "attack_judge"),
         ),
         Stage(
@@ -96,6 +114,7 @@ STAGES: dict[str, Stage] = {
             roles=("evaluator",),
             idle=_unruled,
             needs=lambda config: ("seeds",),
+            counts=_assemble_counts,
         ),
         Stage(
             name="bootstrap",
@@ -104,6 +123,7 @@ STAGES: dict[str, Stage] = {
             prompts=("red", "blue", "evaluator"),
             roles=("red", "blue", "evaluator"),
             needs=lambda config: ("assemble",),
+            counts=_bootstrap_counts,
             chain=("red", "blue", CHAT),
         ),
         Stage(

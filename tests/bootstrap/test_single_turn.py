@@ -105,7 +105,7 @@ def test_as_many_assistant_tokens_as_in_the_multi_turn_set(
         told["dialogues"] / len(single), 2
     )
     assert f"sft: {in_words(found)}" in said
-    assert any(line.startswith("bootstrap, single turns: ") for line in said)
+    assert any(line.startswith("bootstrap: ") and " single turn kept" in line for line in said)
 
 
 def test_its_files_are_in_the_manifest(run: tuple[Path, list[str]]) -> None:

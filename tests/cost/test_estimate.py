@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from display import Quiet
 from places import ROOT
-from safer_steer import pipeline, prompts
+from safer_steer import measuring, pipeline, prompts
 from safer_steer.cli import app
 from safer_steer.config import SHIPPED, Config
 from safer_steer.config_file import load_config
@@ -78,7 +78,7 @@ def test_it_agrees_with_a_run(pairs: int, tmp_path: Path) -> None:
     settings = config(pairs)
     for stage in ("seeds", "bootstrap"):
         pipeline.run_stage(stage, settings, tmp_path / "run", Quiet())
-    pipeline.bench_endpoint(settings, "agent", tmp_path / "bench", Quiet())
+    measuring.bench_endpoint(settings, "agent", tmp_path / "bench", Quiet())
     spent = Manifest(tmp_path / "run").stages | {"bench": Manifest(tmp_path / "bench").stages["bench"]}
 
     assumed = Assumptions(success=success_rate(tmp_path / "run"), turn_tokens=11, answer_tokens=13)
@@ -349,7 +349,7 @@ def test_money_time_and_the_limit() -> None:
     settings = config(8, roles=roles, spending_limit=0.01)
     found = estimate(settings, TERSE)
     priced = price(found)
-    line = {(line.stage, line.seat): line for line in priced.lines}
+    line = {(line.stage, line.participant): line for line in priced.lines}
     judge = of(found, "bench", "judge")
     assert line["bench", "judge"].money == pytest.approx((2 * judge.tokens_in + 10 * judge.tokens_out) / 1e6)
     assert priced.money == line["bench", "judge"].money
@@ -379,7 +379,7 @@ def test_money_time_and_the_limit() -> None:
     busy = sum(
         (line.count.calls * 0.5 + line.count.tokens_out / 40)
         for line in wide.lines
-        if line.seat in ("red", "blue")
+        if line.participant in ("red", "blue")
     )
     assert wide.seconds["bootstrap"] == pytest.approx(busy / 999), (
         "red and blue wait for each other, and as many dialogues are in play as one of them answers at once"

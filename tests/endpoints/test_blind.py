@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from display import Quiet
 from endpoint_server import EndpointServer, says, sees_nothing
-from safer_steer import pipeline
+from safer_steer import measuring
 from safer_steer.config import Config
 from safer_steer.dialogue import read_dialogues
 from safer_steer.errors import EndpointError
@@ -114,7 +114,7 @@ async def test_a_tested_model_without_eyes_is_measured_and_the_report_says_so(tm
                 "student": {"format": "plain"},
             }
         )
-        page = await asyncio.to_thread(pipeline.bench_endpoint, settings, "words", tmp_path / "run", Quiet())
+        page = await asyncio.to_thread(measuring.bench_endpoint, settings, "words", tmp_path / "run", Quiet())
     [dialogue] = read_dialogues(tmp_path / "run/bench/words/mine.jsonl")
     assert [turn.assistant for turn in dialogue.turns] == ["no.", "no."]
     assert all(turn.scores for turn in dialogue.turns)

@@ -12,7 +12,7 @@ import pytest
 from places import PACKAGE
 from safer_steer.extras import EXTRAS
 
-TOP = {"__main__", "cli", "cost", "pipeline", "run"}
+TOP = {"__main__", "cli", "cost", "measuring", "pipeline", "run"}
 """Modules that put a run together: nothing below may import them."""
 FORWARD = ["sources", "seeds", "assembly", "bootstrap", "reinforce", "bench", "export", "health", "report"]
 """Rooms in the order the data takes; each may use what comes before it."""

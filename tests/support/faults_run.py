@@ -4,7 +4,7 @@ the command line does."""
 import sys
 from pathlib import Path
 
-from safer_steer import pipeline
+from safer_steer import measuring, pipeline
 from safer_steer.config_file import load_config
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.errors import UserError
@@ -17,7 +17,7 @@ def main(config: Path, folder: Path, stages: list[str]) -> None:
         for stage in stages:
             with Display() as show:
                 if stage == "bench":
-                    pipeline.bench_endpoint(load_config(config), "served", folder, show)
+                    measuring.bench_endpoint(load_config(config), "served", folder, show)
                 else:
                     pipeline.run_stage(stage, load_config(config), folder, show)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The judge in the critic's seat: harmlessness, helpfulness and refusal of every turn, given all earlier
+"""The judge as critic: harmlessness, helpfulness and refusal of every turn, given all earlier
 turns and the pictures."""
 
 from __future__ import annotations

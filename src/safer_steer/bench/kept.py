@@ -1,4 +1,4 @@
-"""The answers of an earlier bench, in the assistant's seat: a judge scores them without asking the model
+"""The answers of an earlier bench, as the assistant: a judge scores them without asking the model
 again."""
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def measure_models(
     Dialogues that an earlier process left without a result are played again.
 
     Args:
-        models: what makes the assistant's seat of each; called when its turn comes, so that one student at a
+        models: what makes the assistant of each; called when its turn comes, so that one student at a
             time is in memory.
         judge: None keeps the answers and scores nothing; no summary is written then.
         wait: runs a coroutine to its end.
@@ -85,14 +85,15 @@ def measure_models(
 
         assistant = make()
         in_play = max(IN_PLAY, sum(asked.role.concurrency for asked in (judge, _asked(assistant)) if asked))
-        seats = _seats(assistant, name, watch)
+        assistant_for = _assistant_for(assistant, name, watch)
         try:
-            results[name] = wait(measure(suites, seats, critic, folder / "bench" / name, in_play, shown))
+            out = folder / "bench" / name
+            results[name] = wait(measure(suites, assistant_for, critic, out, in_play, shown))
         except UserError:
             if judge:
                 judge.forget_unparsable()
             raise
-        del assistant, seats
+        del assistant, assistant_for
         gc.collect()
     if judge is None:
         _say_kept(results, folder, bench.max_unscored, say)
@@ -110,11 +111,11 @@ def measure_models(
         )
 
 
-Seats = Callable[[Suite], Assistant]
-"""The assistant's seat for a suite."""
+AssistantOf = Callable[[Suite], Assistant]
+"""The assistant that plays a suite."""
 
 
-def _seats(assistant: Assistant | KeptModel, name: str, watch: Watch) -> Seats:
+def _assistant_for(assistant: Assistant | KeptModel, name: str, watch: Watch) -> AssistantOf:
     if isinstance(assistant, KeptModel):
         return assistant.of
     asked = _asked(assistant)
@@ -168,7 +169,7 @@ def _say_kept(
 
 async def measure(
     suites: Sequence[Suite],
-    seats: Seats,
+    assistant_for: AssistantOf,
     critic: Critic | None,
     out: Path,
     in_play: int = IN_PLAY,
@@ -199,7 +200,7 @@ async def measure(
         asyncio.ensure_future(
             play_all(
                 suite.seeds,
-                seats(suite),
+                assistant_for(suite),
                 critic,
                 suite.journal(out),
                 concurrency=in_play,

@@ -21,10 +21,10 @@ class Watch:
 
     @contextmanager
     def call(self, who: str) -> Iterator[None]:
-        """One call is made inside. `who` names the seat, the model and its endpoint, for the error message.
+        """One call is made inside. `who` names the role, the model and its endpoint, for the error message.
 
         Raises:
-            UserError: it is the last of `PATIENCE` in a row, or an earlier call was. After that, no seat is
+            UserError: it is the last of `PATIENCE` in a row, or an earlier call was. After that, nobody is
                 asked any more: a verdict's error surfaces only at the end of its dialogue.
         """
         if self._ended:
@@ -46,7 +46,7 @@ class Watch:
 
 
 class WatchedAssistant:
-    """An assistant's seat under a watch."""
+    """An assistant under a watch."""
 
     def __init__(self, assistant: Assistant, watch: Watch, who: str) -> None:
         self.assistant, self.watch, self.who = assistant, watch, who
@@ -57,7 +57,7 @@ class WatchedAssistant:
 
 
 class WatchedCritic:
-    """A critic's seat under a watch."""
+    """A critic under a watch."""
 
     def __init__(self, critic: Critic, watch: Watch, who: str) -> None:
         self.critic, self.watch, self.who = critic, watch, who

@@ -160,7 +160,7 @@ def bench(
     no_check: NoCheck = False,
 ) -> None:
     """Measure a run's models (CONFIG), one behind an endpoint (--model), or kept answers (--judge-only)."""
-    from safer_steer import pipeline
+    from safer_steer import measuring, pipeline
     from safer_steer.run.display import Display
 
     if stub and config is None:
@@ -187,7 +187,7 @@ def bench(
         _need("--judge-only", ("--judge-model", judge_model))
         settings, out = judging_config(judge_only, judge), out or judged_folder(judge_only, judge)
         with _options_named(), results(out), Display() as show:
-            pipeline.judge_kept(settings, judge_only, out, show, fresh, try_models=not no_check)
+            measuring.judge_kept(settings, judge_only, out, show, fresh, try_models=not no_check)
         return
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
@@ -225,7 +225,7 @@ def bench(
     except ValidationError as error:
         raise UserError(f"bench: {in_words(error)}") from None
     with _options_named(), results(out), Display() as show:
-        pipeline.bench_endpoint(settings, model, out, show, fresh, try_models=not no_check)
+        measuring.bench_endpoint(settings, model, out, show, fresh, try_models=not no_check)
 
 
 def _pictures(given: Literal["true", "false", "caption"]) -> bool | Literal["caption"]:

@@ -21,7 +21,7 @@ from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.prompts.base import sections
 from safer_steer.stages import CHAT
 
-Seat = RoleName | Literal["student"]
+Participant = RoleName | Literal["student"]
 
 CHARACTERS = 4
 """Characters per token, used if a model's tokenizer is not available."""
@@ -47,8 +47,8 @@ class Count:
         return Count(*(mine + times * its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
-class CallCounts(defaultdict[tuple[Seat, str], Count]):
-    """Counts by (seat, job)."""
+class CallCounts(defaultdict[tuple[Participant, str], Count]):
+    """Counts by (participant, job)."""
 
     def __init__(self) -> None:
         super().__init__(Count)
@@ -59,9 +59,9 @@ class CallCounts(defaultdict[tuple[Seat, str], Count]):
             self[key] = self[key].plus(count, times)
 
 
-def role_of(config: Config, seat: Seat) -> Role:
-    """The settings of a seat's role."""
-    return Role(model="student") if seat == "student" else config.role(seat)
+def role_of(config: Config, participant: Participant) -> Role:
+    """The settings of a participant's role."""
+    return Role(model="student") if participant == "student" else config.role(participant)
 
 
 class Meter:
@@ -70,17 +70,17 @@ class Meter:
     def __init__(self, config: Config, answers: Answers) -> None:
         self.config, self.answers = config, answers
         self.tally = CallCounts()
-        self.tokenized: set[Seat] = set()
+        self.tokenized: set[Participant] = set()
         """Roles whose texts a tokenizer counts."""
         self._models: dict[str, ChatModel] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
 
-    def ask(self, seat: Seat) -> ChatModel:
+    def ask(self, participant: Participant) -> ChatModel:
         """Replaces `run.ask`; needs no endpoint and no API key."""
-        if seat not in self._models:
-            role, transport = role_of(self.config, seat), CountingTransport(seat, self)
-            self._models[seat] = ChatModel(seat, role, self._as_shown(role, transport))
-        return self._models[seat]
+        if participant not in self._models:
+            role, transport = role_of(self.config, participant), CountingTransport(participant, self)
+            self._models[participant] = ChatModel(participant, role, self._as_shown(role, transport))
+        return self._models[participant]
 
     def _as_shown(self, role: Role, transport: CountingTransport) -> Transport:
         """The transport with what the role gets of a picture: the picture, its description or nothing."""
@@ -104,15 +104,15 @@ class Meter:
 
 
 class CountingTransport:
-    """The stub transport of one seat (see `transport.Transport`)."""
+    """The stub transport of one participant (see `transport.Transport`)."""
 
-    def __init__(self, seat: Seat, meter: Meter) -> None:
-        self.seat, self.meter = seat, meter
-        role = role_of(meter.config, seat)
+    def __init__(self, participant: Participant, meter: Meter) -> None:
+        self.participant, self.meter = participant, meter
+        role = role_of(meter.config, participant)
         self.model = meter.config.student.model if role.who == "student" else role.model
         self._tokenizer = local_tokenizer(self.model)
         if self._tokenizer:
-            meter.tokenized.add(seat)
+            meter.tokenized.add(participant)
 
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
@@ -132,7 +132,7 @@ class CountingTransport:
             tokens_out=self._tokens(said),
             upload_bytes=sum(len(text.encode(errors="replace")) for text in texts) + sum(map(len, urls)),
         )
-        self.meter.tally[self.seat, job] = self.meter.tally[self.seat, job].plus(count)
+        self.meter.tally[self.participant, job] = self.meter.tally[self.participant, job].plus(count)
         return ChatReply(said)
 
     def _tokens(self, text: str) -> int:

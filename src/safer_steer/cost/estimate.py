@@ -71,7 +71,7 @@ class Estimate:
     longest: int = 0
     """Turns of the longest trajectory in the sample."""
     tokenized: set[str] = field(default_factory=set)
-    """Seats whose texts a tokenizer counts."""
+    """Participants whose texts a tokenizer counts."""
     notes: list[str] = field(default_factory=list)
     """What is not included in the estimate, or would fail."""
 
@@ -173,9 +173,11 @@ class _Sampling:
     def _pictures(self, folder: Path) -> PicturesOf:
         return pictures_in(folder, self.config.student.max_pixels)
 
-    def _student(self, pictures_of: PicturesOf, seat: Literal["student", "target"] = "student") -> Assistant:
+    def _student(
+        self, pictures_of: PicturesOf, participant: Literal["student", "target"] = "student"
+    ) -> Assistant:
         """Stands in for the student, whose prompt requests no answer format."""
-        return ChatAssistant(self.meter.ask(seat), pictures_of, system=self.config.student.system)
+        return ChatAssistant(self.meter.ask(participant), pictures_of, system=self.config.student.system)
 
     async def _seeds(self, stratum: Stratum, folder: Path) -> _Scripts:
         """Stage I for the stratum's pairs; scripts of one's own are taken as they are."""

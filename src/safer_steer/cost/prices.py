@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from safer_steer.bootstrap.rollout import in_play
 from safer_steer.config import Config, Role
 from safer_steer.cost.assumptions import WAIT_S
-from safer_steer.cost.counting import Count, Seat, role_of
+from safer_steer.cost.counting import Count, Participant, role_of
 from safer_steer.cost.estimate import Estimate
 from safer_steer.stages import STAGES
 
@@ -18,7 +18,7 @@ class Line:
     """The cost of one role in one stage."""
 
     stage: str
-    seat: Seat
+    participant: Participant
     model: str
     local: bool
     """Runs on this machine (the student or the sandbox's agents): costs no money, and its time is not
@@ -35,7 +35,7 @@ class Prices:
     lines: list[Line]
     seconds: dict[str, float]
     """By stage, without local work. Stages run one after the other."""
-    unpriced: list[Seat]
+    unpriced: list[Participant]
     """Endpoint roles without a price in the config."""
 
     @property
@@ -56,26 +56,26 @@ def price(found: Estimate) -> Prices:
     """Price an estimate, including repeated calls (`overhead`)."""
     lines = [line for stage in found.stages for line in _lines(found, stage)]
     seconds = {stage: _stage_seconds(found, stage, lines) for stage in found.stages}
-    unpriced = [line.seat for line in lines if not line.local and line.money is None]
+    unpriced = [line.participant for line in lines if not line.local and line.money is None]
     return Prices(lines, seconds, list(dict.fromkeys(unpriced)))
 
 
 def _lines(found: Estimate, stage: str) -> list[Line]:
-    by_seat: defaultdict[Seat, Count] = defaultdict(Count)
-    for (seat, _), count in found.stages[stage].items():
-        by_seat[seat] = by_seat[seat].plus(count)
-    return [_line(found, stage, seat, count) for seat, count in by_seat.items()]
+    by_participant: defaultdict[Participant, Count] = defaultdict(Count)
+    for (participant, _), count in found.stages[stage].items():
+        by_participant[participant] = by_participant[participant].plus(count)
+    return [_line(found, stage, participant, count) for participant, count in by_participant.items()]
 
 
-def _line(found: Estimate, stage: str, seat: Seat, count: Count) -> Line:
-    role = role_of(found.config, seat)
+def _line(found: Estimate, stage: str, participant: Participant, count: Count) -> Line:
+    role = role_of(found.config, participant)
     model = found.config.student.model if role.who == "student" else role.model
     if role.who != "endpoint":
-        return Line(stage, seat, model, True, count, None, None)
+        return Line(stage, participant, model, True, count, None, None)
     count = Count().plus(count, 1 + found.assumed.overhead)
     priced = role.price_in or role.price_out
     money = (role.price_in * count.tokens_in + role.price_out * count.tokens_out) / 1e6 if priced else None
-    return Line(stage, seat, model, False, count, money, _role_seconds(found, role, count))
+    return Line(stage, participant, model, False, count, money, _role_seconds(found, role, count))
 
 
 def _reply_seconds(found: Estimate, count: Count) -> float:

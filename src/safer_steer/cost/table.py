@@ -34,7 +34,7 @@ def table(found: Estimate, priced: Prices, console: Console) -> Group:
     for line in priced.lines:
         first = next(other for other in priced.lines if other.stage == line.stage) is line
         stage, whole = (line.stage, _stage_time(priced, line.stage)) if first else ("", "")
-        rows.append((stage, line.seat, *_cells(line), whole))
+        rows.append((stage, line.participant, *_cells(line), whole))
     counts = [line.count for line in priced.lines]
     totals = [
         sum(count.calls for count in counts),
@@ -56,8 +56,8 @@ def _models(priced: Prices) -> str:
     roles: dict[str, list[str]] = {}
     for line in priced.lines:
         names = roles.setdefault(line.model, [])
-        if line.seat not in names:
-            names.append(line.seat)
+        if line.participant not in names:
+            names.append(line.participant)
     return ", ".join(f"{model} ({', '.join(names)})" for model, names in roles.items())
 
 
@@ -133,7 +133,7 @@ def _row(line: Line) -> dict[str, Any]:
         "money": None if line.money is None else round(line.money, 4),
         "seconds": None if line.seconds is None else round(line.seconds, 1),
     }
-    return {"role": line.seat, "model": line.model, "local": line.local, **counts, **costs}
+    return {"role": line.participant, "model": line.model, "local": line.local, **counts, **costs}
 
 
 def _cells(line: Line) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from safer_steer.health.stages import examine
 
+WITH_ATTACKERS = ("seeds", "bootstrap", "rl")
+"""Stages in which an attacker is at work. The scores of the others are their result."""
 ENOUGH = 20
 """Fewest requests from which a share is meaningful."""
 OFTEN = 0.05
@@ -20,6 +22,8 @@ _LABELS = {"red": "red agent"}
 
 def warnings(run: Path, stage: str) -> list[str]:
     """Problems of a stage's attackers and judges, one line each; empty if there are none."""
+    if stage not in WITH_ATTACKERS:
+        return []
     found = examine(run, (stage,))
     lines = []
     for attacker in found.attackers.values():
