@@ -98,6 +98,14 @@ def _make_absolute(config: Config, folder: Path) -> None:
     config.bench.suites = absolute_suites(config.bench.suites, folder)
 
 
+def input_files(config: Config) -> list[str]:
+    """The files and folders that the config names, as absolute paths."""
+    named = [config.seeds.scripts, config.student.model, config.student.chat_template]
+    named += [path for source in config.seeds.sources for path in (source.path, source.images)]
+    named += [suite for suite in config.bench.suites if suite not in NOT_FILES]
+    return [os.path.realpath(path) for path in named if path and os.path.exists(path)]
+
+
 def with_stubs(config: Config) -> Config:
     """The config for a dry walk: made-up answers in every role, and the shipped student on the CPU."""
     student = config.student

@@ -33,3 +33,19 @@ def test_an_edited_pool_is_named_and_deleting_it_helps(tmp_path: Path, edit: str
     stage("seeds", tmp_path)
     stage("assemble", tmp_path)
     assert pool.read_text() == whole
+
+
+def test_a_folder_with_the_runs_own_input_is_refused(tmp_path: Path) -> None:
+    """Or --fresh would delete it."""
+    stage("seeds", tmp_path / "first")
+    project = tmp_path / "project"
+    stage("seeds", project)  # a run worked there once
+    script = next((tmp_path / "first" / "seeds").glob("benign.jsonl")).read_text()
+    own = project / "suites" / "mine.jsonl"
+    own.parent.mkdir()
+    own.write_text(script)
+    settings = SETTINGS.model_copy(deep=True)
+    settings.bench.suites = [str(own)]
+    with pytest.raises(UserError, match=r"mine\.jsonl lies where a run writes; choose another folder"):
+        pipeline.run_stage("seeds", settings, project, Quiet(), fresh=True)
+    assert own.read_text() == script

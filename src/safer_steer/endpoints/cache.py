@@ -145,6 +145,11 @@ class Cache:
             "SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent"
         ).fetchall()
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether calls are under way."""
+        return bool(self._in_flight)
+
     async def settle(self, seconds: float) -> None:
         """Wait at most `seconds` for the calls in flight, so that their replies are stored and the requests
         are not sent again."""

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 import yaml
 
 from safer_steer.config import Config, Role, RoleName
-from safer_steer.config_file import dump_config
+from safer_steer.config_file import dump_config, input_files
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.manifest import FREE, Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+WRITTEN = tuple(name for stage in STAGES.values() for name in stage.writes)
+"""The files and folders of a run that its stages write."""
 SETTLE_S = 20
-"""Seconds that replies under way are awaited after an error that the user has to fix."""
+"""Seconds that replies under way are awaited after Ctrl-C, or an error that the user has to fix."""
 
 
 class Show(Protocol):
@@ -82,6 +84,9 @@ class Run:
         found, config = self.folder, self.folder / "config.yaml"
         if found.exists() and not found.is_dir():
             raise UserError(f"{found}: is a file; give a folder")
+        for path in input_files(self.config):
+            if any(Path(path).is_relative_to(found.resolve() / name) for name in WRITTEN):
+                raise UserError(f"{found}: {path} lies where a run writes; choose another folder for the run")
         if not config.is_file():
             if found.is_dir() and any(
                 entry.name not in (".lock", "config.yaml.part") for entry in found.iterdir()
@@ -139,7 +144,7 @@ class Run:
         """Delete everything a run writes, by name, and what judges made of its answers. The manifest goes
         first: without it nothing counts as done."""
         for folder in (self.folder, *self.folder.glob("judged/*")):
-            for name in ("manifest.json", *(name for stage in STAGES.values() for name in stage.writes)):
+            for name in ("manifest.json", *WRITTEN):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -209,7 +214,8 @@ class Run:
 
     def wait(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run asynchronous work to completion and close the connections it used. Calls in flight are awaited
-        at the spending limit, and for a while if the user has to fix something, since they are paid for."""
+        at the spending limit, and for a while after Ctrl-C or an error that the user has to fix: they are
+        paid for."""
 
         async def closing() -> Result:
             try:
@@ -220,9 +226,14 @@ class Run:
                         max((role.timeout_s for role in self.config.roles.values()), default=0)
                     )
                 raise
-            except UserError:
+            except (UserError, asyncio.CancelledError) as error:
                 self._ending = True
-                if self._cache:
+                if self._cache and self._cache.in_flight:
+                    if isinstance(error, asyncio.CancelledError):  # Ctrl-C
+                        self.show.say(
+                            f"waiting at most {SETTLE_S} s for replies under way, which are paid for;"
+                            " Ctrl-C again stops at once"
+                        )
                     await self._cache.settle(SETTLE_S)
                 raise
             finally:

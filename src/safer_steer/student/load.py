@@ -33,6 +33,8 @@ def load_processor(path: str, chat_template: str | None = None) -> Any:
     """
     from transformers import AutoProcessor
 
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise UserError(f"student {path}: no such folder; give a model's folder or its Hugging Face id")
     try:
         processor = AutoProcessor.from_pretrained(path, padding_side="left")
     except (OSError, ValueError, ImportError) as error:
