@@ -228,7 +228,7 @@ def test_the_sources_are_looked_at_before_an_older_run_is_deleted(tmp_path: Path
 
 def test_a_student_that_is_not_there(tmp_path: Path) -> None:
     config = config_file(tmp_path, student={"model": str(tmp_path / "nothing")})
-    assert "nothing: cannot be loaded" in complaint(safer_steer("run", config, "--out", tmp_path / "out"))
+    assert "nothing: no such folder" in complaint(safer_steer("run", config, "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

@@ -46,6 +46,6 @@ def test_a_folder_with_the_runs_own_input_is_refused(tmp_path: Path) -> None:
     own.write_text(script)
     settings = SETTINGS.model_copy(deep=True)
     settings.bench.suites = [str(own)]
-    with pytest.raises(UserError, match=r"mine\.jsonl lies where a run writes; choose another folder"):
+    with pytest.raises(UserError, match=r"mine\.jsonl lies where a run writes; choose another folder$"):
         pipeline.run_stage("seeds", settings, project, Quiet(), fresh=True)
     assert own.read_text() == script

@@ -84,9 +84,6 @@ class Run:
         found, config = self.folder, self.folder / "config.yaml"
         if found.exists() and not found.is_dir():
             raise UserError(f"{found}: is a file; give a folder")
-        for path in input_files(self.config):
-            if any(Path(path).is_relative_to(found.resolve() / name) for name in WRITTEN):
-                raise UserError(f"{found}: {path} lies where a run writes; choose another folder for the run")
         if not config.is_file():
             if found.is_dir() and any(
                 entry.name not in (".lock", "config.yaml.part") for entry in found.iterdir()
@@ -95,8 +92,12 @@ class Run:
                     f"{found}: has files but is not a run (no config.yaml); choose an empty or new folder"
                 )
             return
-        if self.fresh and is_run(found):
-            return
+        if is_run(found):
+            for path in input_files(self.config):
+                if any(Path(path).is_relative_to(found.resolve() / name) for name in WRITTEN):
+                    raise UserError(f"{found}: {path} lies where a run writes; choose another folder")
+            if self.fresh:
+                return
         old, new = _read_yaml(config), self.config.model_dump(mode="json")
         key = first_difference(old, new)
         if not is_run(found) and (self.fresh or key):
