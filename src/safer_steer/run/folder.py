@@ -160,14 +160,8 @@ class Run:
         from safer_steer.endpoints.chat import ChatModel
 
         settings = self.config.role(role)
-        if settings.who == "sandbox":
-            from safer_steer.sandbox.agents import SandboxTransport
-
-            return ChatModel(role, settings, SandboxTransport(), None, self.ledger)
-        if settings.who == "stub":
-            from safer_steer.run.stub import StubTransport
-
-            return ChatModel(role, settings, StubTransport(), None, self.ledger)
+        if here := _in_process(settings):
+            return ChatModel(role, settings, here, None, self.ledger)
         if role not in self._transports:
             self._transports[role] = self._transport(settings)
         return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
@@ -308,6 +302,19 @@ def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str]
                 return found
         return None
     return None if old == new else f"{prefix} ({old} there, {new} here)"
+
+
+def _in_process(role: Role) -> Transport | None:
+    """What answers for a role in this process, without a cache; None for a role behind an endpoint."""
+    if role.who == "sandbox":
+        from safer_steer.sandbox.agents import SandboxTransport
+
+        return SandboxTransport()
+    if role.who == "stub":
+        from safer_steer.run.stub import StubTransport
+
+        return StubTransport()
+    return None
 
 
 def is_run(folder: Path) -> bool:
