@@ -13,7 +13,8 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
 from safer_steer.episode import Verdict
 from safer_steer.errors import UserError
-from safer_steer.reinforce.grpo import Rollouts, reinforce
+from safer_steer.reinforce.grpo import reinforce
+from safer_steer.reinforce.rollouts import Rollouts
 from safer_steer.sandbox.world import devices, draw_png
 from safer_steer.store import write_atomic
 from safer_steer.student.load import load_student

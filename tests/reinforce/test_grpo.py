@@ -15,8 +15,8 @@ from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError
 from safer_steer.images import pictures_in
 from safer_steer.reinforce.grpo import reinforce as train
-from safer_steer.reinforce.grpo import rollback
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
+from safer_steer.reinforce.step_log import rollback
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.run.dry_run import _rl_steps
 from safer_steer.store import write_atomic

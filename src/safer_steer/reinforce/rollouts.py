@@ -1,0 +1,157 @@
+"""One step's rollouts: all its trajectories side by side, journalled, and counted.
+
+`Rollouts` is the `rollout_func` of TRL's GRPO trainer. A step repeated after a kill goes on from its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
+from safer_steer.episode import Critic, User
+from safer_steer.errors import UserError
+from safer_steer.reasons import reasons_in
+from safer_steer.reinforce.returns import step_metrics
+from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
+from safer_steer.store import Journal
+from safer_steer.student.assistant import StudentAssistant
+
+Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
+"""Runs a coroutine to completion."""
+RECENT_STEPS = 5
+"""Number of recent steps over which `rl.max_unscored` is computed."""
+
+
+class StepJournals:
+    """The trajectories of steps not yet in a checkpoint: `rl/rollouts/<step>-<process>.jsonl`, one row per
+    trajectory.
+
+    A step that is repeated after a kill reads its trajectories from here, so none is sampled or scored twice.
+    The same seeds alone are not enough: in bfloat16 an answer also depends on its generation batch.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, step: int, process: int) -> Journal:
+        """Open the journal of a step (0-based) and process. The caller closes it."""
+        return Journal(self.folder / f"{step:05d}-{process:03d}.jsonl")
+
+    def forget(self, before: int) -> None:
+        """Delete the journals that a checkpoint at step `before` makes unnecessary."""
+        for path in self.folder.glob("*.jsonl"):
+            if int(path.name[:5]) < before:
+                path.unlink()
+
+
+@dataclass
+class Rollouts:
+    """TRL's `rollout_func`: plays a step's trajectories and returns exact ids, masks and returns."""
+
+    config: Config
+    seeds: dict[str, Seed]
+    user: User
+    assistant_of: Callable[[Any], StudentAssistant]
+    """Makes the assistant from the model under training, with its weights at the current step."""
+    tutor: Critic
+    value: Return
+    folder: Path
+    """The run's `rl` folder."""
+    wait: Wait = asyncio.run
+    metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Metrics by step, merged with the trainer's when the step is logged."""
+    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    """For each recent step: the number of unscored trajectories and of all trajectories."""
+
+    @property
+    def journals(self) -> StepJournals:
+        return StepJournals(self.folder / "rollouts")
+
+    def __call__(self, prompts: list[list[dict[str, Any]]], trainer: GRPOTrainer) -> dict[str, Any]:
+        """Play one step. `prompts` are already repeated K times, in order."""
+        step, process = trainer.state.global_step, trainer.accelerator.process_index
+        first = process * len(prompts)
+        seeds = [
+            _as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i)
+            for i, prompt in enumerate(prompts)
+        ]
+        unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
+        with unwrapped as model, self.journals.open(step, process) as journal:
+            trajectories = self.wait(self._play(seeds, self.assistant_of(model), journal))
+        self._note(step, trajectories)
+        return {
+            "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
+            "completion_ids": [trajectory.completion_ids for trajectory in trajectories],
+            "logprobs": [trajectory.logprobs for trajectory in trajectories],
+            "env_mask": [trajectory.mask for trajectory in trajectories],
+            "trajectory_return": [trajectory.value for trajectory in trajectories],
+        }
+
+    async def _play(
+        self, seeds: list[Seed], assistant: StudentAssistant, journal: Journal
+    ) -> list[Trajectory]:
+        async def one(seed: Seed) -> Trajectory:
+            if seed.id in journal:
+                known = Trajectory.from_row(journal.rows[seed.id])
+                if known.dialogue.meta["seed"] != seed.meta["seed"]:
+                    raise UserError(
+                        f"{journal.path}: {seed.id} was played from another seed than this run draws;"
+                        " delete the file"
+                    )
+                return known
+            turns = self.config.rl.max_turns
+            played = await roll_out(seed, self.user, assistant, self.tutor, self.value, turns)
+            if played.final:
+                journal.append(played.to_row())
+            return played
+
+        return await asyncio.gather(*map(one, seeds))
+
+    def _note(self, step: int, trajectories: list[Trajectory]) -> None:
+        """Write the step's dialogues to trajectories.jsonl and record its metrics.
+
+        Raises:
+            UserError: no trajectory has a return, or too many trajectories of the last steps were unscored.
+                When the command is run again, the step replays the unscored ones.
+        """
+        dialogues = [trajectory.dialogue for trajectory in trajectories]
+        with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
+            file.write(to_jsonl(dialogues))
+        found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
+        if all(trajectory.value is None for trajectory in trajectories):
+            raise UserError(
+                f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)});"
+                " fix that, then run the same command to go on"
+            )
+        self.recent.append((found["unscored"], found["trajectories"]))
+        share = sum(lost for lost, _ in self.recent) / sum(played for _, played in self.recent)
+        if share > self.config.rl.max_unscored:
+            raise UserError(
+                f"rl: {share:.0%} of the trajectories of the last {len(self.recent)} step(s) could not be"
+                f" scored ({_why(dialogues)}), more than rl.max_unscored = {self.config.rl.max_unscored:.0%};"
+                " fix the tutor, then run the same command to go on"
+            )
+        self.metrics[step] = found
+
+
+def _as_trajectory(seed: Seed, step: int, place: int) -> Seed:
+    """Copy the seed with the trajectory's id. `place` is the trajectory's index within the step."""
+    return seed.model_copy(update={"id": f"{step:05d}-{place:04d}", "meta": {**seed.meta, "seed": seed.id}})
+
+
+def _why(dialogues: list[Dialogue]) -> str:
+    """The commonest recorded reason why a trajectory has no return."""
+    full = sum(dialogue.stop is StopReason.CONTEXT_FULL for dialogue in dialogues)
+    failed = reasons_in(dialogues)
+    if full > failed.total:
+        return "out of context; raise rl.max_completion_tokens or lower student.max_turn_tokens"
+    return failed.commonest or "no reason was recorded"
