@@ -32,8 +32,8 @@ class Listening:
         return await self.inside.reply(transcript, key)
 
 
-def make(model, student, temperature):
-    return Listening(in_process(model, student, temperature))
+def make(student):
+    return Listening(in_process(student))
 '''
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import pytest
 import torch
 
-from safer_steer.config import Student
+from safer_steer.config import SHIPPED, Rollouts, Student
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
@@ -20,7 +20,7 @@ from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.sandbox.world import devices, draw, draw_png
 from safer_steer.student import transformers_policy as policy_module
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.student.policy import Completion, Sampling
+from safer_steer.student.policy import Completion, SampledStudent, Sampling
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.transformers_policy import TransformersPolicy, _Sampler, in_process
 from student_parts import ask, tiny_config, write_seeds
@@ -261,8 +261,8 @@ async def test_after_an_error_in_generation_nobody_waits_for_ever_if_one_caller_
 class Counted:
     """A rollout backend of its own: the shipped one, and a note of who asked for what."""
 
-    def __init__(self, model, student: Student, temperature: float, asked: list[str]) -> None:
-        self.inside, self.asked = in_process(model, student, temperature), asked
+    def __init__(self, student: SampledStudent, asked: list[str]) -> None:
+        self.inside, self.asked = in_process(student), asked
 
     async def reply(self, transcript: Transcript, key: str) -> Completion:
         self.asked.append(key)
@@ -281,15 +281,16 @@ def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
     rl = tiny_config().rl.model_dump() | {"steps": 1, "start_from": "base"}
     tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(tmp_path, 100_000))
     asked: list[str] = []
-    models = []
+    students = []
 
-    def policy_of(model, student: Student, temperature: float) -> Counted:
-        models.append(model)
-        return Counted(model, student, temperature, asked)
+    def policy_of(student: SampledStudent) -> Counted:
+        students.append(student)
+        return Counted(student, asked)
 
     reinforce(tiny_config(rl=rl), tmp_path, tutor, policy_of=policy_of, user=Insisting())
     dialogues = read_dialogues(tmp_path / "rl" / "trajectories.jsonl")
-    assert len(models) == 1, "one policy a step"
+    assert [student.step for student in students] == [0], "one policy a step"
+    assert students[0].saved == str(SHIPPED)
     assert sorted(asked) == sorted(f"rl 0 {d.id} {turn}" for d in dialogues for turn in range(len(d.turns)))
     assert {turn.user for dialogue in dialogues for turn in dialogue.turns[1:]} == {"how do i operate it?"}
 
@@ -298,7 +299,8 @@ async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(st
     device = devices()[0]
     picture = Picture(name="p", data=draw_png(device, True, 1), sha256="0", mime="image/png")
     settings = Student(max_turn_tokens=24, max_length=110, dtype="float32", device="cpu")
-    policy = in_process(student.model, settings, 1.0)
+    sampled = SampledStudent(student.model, student.renderer, settings, 1.0, Rollouts(), str(SHIPPED))
+    policy = in_process(sampled)
     seat = StudentAssistant(policy, student.renderer, settings, lambda _: [picture], "test")
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, images=["p"], turns=[Turn(user="x")]))
     reply = await seat.answer(dialogue, "name the device in the picture.")

@@ -32,7 +32,7 @@ from safer_steer.store import inside, read_rows
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision
-from safer_steer.student.policy import PolicyOf
+from safer_steer.student.policy import PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
     Milestones,
@@ -113,7 +113,15 @@ def reinforce(
         config,
         {seed.id: seed for seed in seeds},
         user or Script(),
-        partial(_assistant_of, config, renderer, policy_of, pictures_in(folder, config.student.max_pixels)),
+        partial(
+            _assistant_of,
+            config,
+            folder / "rl",
+            renderer,
+            start,
+            pictures_in(folder, config.student.max_pixels),
+            policy_of,
+        ),
         tutor,
         value or partial(_return_and_rewards, config),
         folder / "rl",
@@ -167,15 +175,25 @@ def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:
 
 def _assistant_of(
     config: Config,
+    folder: Path,
     renderer: Renderer,
-    policy_of: PolicyOf,
+    start: str,
     pictures_of: PicturesOf,
+    policy_of: PolicyOf,
     model: Any,
+    step: int,
 ) -> StudentAssistant:
-    """Make the assistant from the model under training."""
-    policy = policy_of(model, config.student, config.rl.temperature)
-    key, longest = f"rl {config.seed}", config.rl.max_completion_tokens
-    return StudentAssistant(policy, renderer, config.student, pictures_of, key, longest)
+    """Make the assistant of a step from the model under training, which began with the weights at `start`."""
+    rl, student = config.rl, config.student
+    sampled = SampledStudent(model, renderer, student, rl.temperature, rl.rollouts, start, step, folder)
+    return StudentAssistant(
+        policy_of(sampled),
+        renderer,
+        student,
+        pictures_of,
+        f"rl {config.seed}",
+        rl.max_completion_tokens,
+    )
 
 
 def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:

@@ -60,8 +60,8 @@ class Rollouts:
     config: Config
     seeds: dict[str, Seed]
     user: User
-    assistant_of: Callable[[Any], StudentAssistant]
-    """Makes the assistant from the model under training, with its weights at the current step."""
+    assistant_of: Callable[[Any, int], StudentAssistant]
+    """Makes the assistant from the model under training, with its weights at this step."""
     tutor: Critic
     value: Return
     folder: Path
@@ -86,7 +86,7 @@ class Rollouts:
         ]
         unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
         with unwrapped as model, self.journals.open(step, process) as journal:
-            trajectories = self.wait(self._play(seeds, self.assistant_of(model), journal))
+            trajectories = self.wait(self._play(seeds, self.assistant_of(model, step), journal))
         self._note(step, trajectories)
         return {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],

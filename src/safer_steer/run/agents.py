@@ -83,8 +83,10 @@ def sampling_student(
     """
     from safer_steer.student.assistant import StudentAssistant
     from safer_steer.student.load import load_student
+    from safer_steer.student.policy import SampledStudent
 
     settings = config.student
     loaded = load_student(settings, weights)
-    policy = engine(config)(loaded.model, settings, temperature)
-    return StudentAssistant(policy, loaded.renderer, settings, pictures_of, key)
+    saved = str(weights) if weights else settings.base
+    sampled = SampledStudent(loaded.model, loaded.renderer, settings, temperature, config.rl.rollouts, saved)
+    return StudentAssistant(engine(config)(sampled), loaded.renderer, settings, pictures_of, key)

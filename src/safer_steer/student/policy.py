@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from safer_steer.config import Student
+from safer_steer.config import Rollouts, Student
+from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript
 
 
@@ -38,8 +40,36 @@ class Sampling:
     top_p: float = 1.0
 
 
-PolicyOf = Callable[[Any, Student, float], Policy]
-"""Makes a rollout backend's policy from a model, the student's settings and a temperature.
+@dataclass(frozen=True)
+class SampledStudent:
+    """The student that a policy is to sample from, with its weights as they are now."""
 
-RL calls it at every step with the model under training; the policy samples from its current weights.
-"""
+    model: Any
+    """Loaded; in RL, the model under training."""
+    renderer: Renderer
+    settings: Student
+    temperature: float
+    rollouts: Rollouts
+    saved: str
+    """Folder or Hugging Face id of the weights that `model` was loaded from."""
+    step: int | None = None
+    """In RL, the 0-based step: the weights are no longer those at `saved`."""
+    folder: Path | None = None
+    """In RL, the run's folder `rl`, for what a backend has to write."""
+
+
+PolicyOf = Callable[[SampledStudent], Policy]
+"""Makes a rollout backend's policy. RL calls it at every step, outside any event loop."""
+
+
+def cut_at_its_end(sampled: Sequence[int], logprobs: Sequence[float], renderer: Renderer) -> Completion:
+    """Sampled tokens cut at the end of their turn."""
+    stops = set(renderer.stops)
+    end = next((place for place, token in enumerate(sampled) if token in stops), None)
+    if end is None:
+        ids, finish = list(sampled), "length"
+    elif sampled[end] == renderer.end:
+        ids, finish = list(sampled[: end + 1]), "stop"
+    else:
+        ids, finish = list(sampled[:end]), "marker"
+    return Completion(ids, list(logprobs[: len(ids)]), renderer.decode(ids), finish)

@@ -16,9 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
-from safer_steer.config import Student
 from safer_steer.errors import UserError
-from safer_steer.student.policy import Completion, Sampling
+from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
 from safer_steer.student.transcript import Transcript, model_inputs
 
 TOKENS = 65_536
@@ -188,15 +187,15 @@ class TransformersPolicy:
         sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = torch.cat(sampler.logprobs, 1).tolist()
         return [
-            _completion(row, lp, transcript)
+            cut_at_its_end(row, lp, transcript.renderer)
             for row, lp, transcript in zip(sampled, logprobs, transcripts, strict=True)
         ]
 
 
-def in_process(model: Any, student: Student, temperature: float) -> TransformersPolicy:
+def in_process(student: SampledStudent) -> TransformersPolicy:
     """Make an in-process policy for a model with the student's settings. A `PolicyOf`."""
-    sampling = Sampling(student.max_turn_tokens, temperature)
-    return TransformersPolicy(model, sampling, student.generation_tokens)
+    sampling = Sampling(student.settings.max_turn_tokens, student.temperature)
+    return TransformersPolicy(student.model, sampling, student.settings.generation_tokens)
 
 
 @contextmanager
@@ -221,16 +220,3 @@ def _generating_by(model: Any, config: GenerationConfig) -> Iterator[None]:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
-
-
-def _completion(row: list[int], logprobs: list[float], transcript: Transcript) -> Completion:
-    """Cut a generated row at the end of its turn."""
-    renderer = transcript.renderer
-    end = next((i for i, token in enumerate(row) if token in set(renderer.stops)), None)
-    if end is None:
-        ids, finish = row, "length"
-    elif row[end] == renderer.end:
-        ids, finish = row[: end + 1], "stop"
-    else:
-        ids, finish = row[:end], "marker"
-    return Completion(ids, logprobs[: len(ids)], renderer.decode(ids), finish)
