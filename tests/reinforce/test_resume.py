@@ -91,6 +91,8 @@ def test_a_finished_run_keeps_no_journals(straight):
 )
 def test_a_trajectory_survives_the_journal_and_only_final_ones_are_kept(value, stop, final):
     dialogue = Dialogue(id="a", kind=Kind.BENIGN, turns=[Turn(user="u", assistant="é")], stop=stop)
-    there = Trajectory(dialogue, value, [1, 2], [3, 4, 5, 6], [-0.1, 0.0, -1e-30, -7.25], [1, 0, 1, 1])
+    there = Trajectory(
+        dialogue, value, [1, 2], [3, 4, 5, 6], [-0.1, 0.0, -1e-30, -7.25], [1, 0, 1, 1], [0, 3]
+    )
     assert Trajectory.from_row(json.loads(json.dumps(there.to_row()))) == there
     assert there.final is final

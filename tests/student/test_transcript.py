@@ -131,6 +131,19 @@ def test_a_turn_cut_off_is_closed_with_a_masked_token(student):
     assert transcript.ids.count(renderer.tokenizer.convert_tokens_to_ids("<|im_start|>")) == 5
 
 
+def test_each_answer_has_its_end_even_if_nothing_was_sampled(student):
+    renderer = student.renderer
+    transcript = begin(student, "what shape is it?")
+    for number, sampled in enumerate(([*renderer.plain("it is round."), renderer.end], [], [403])):
+        if number:
+            transcript.add_user("go on.")
+        transcript = transcript.copy()
+        transcript.add_assistant(sampled, [-0.5] * len(sampled))
+        assert transcript.ends[number] == len(transcript.ids) - 1
+    assert [transcript.ids[end] for end in transcript.ends] == [renderer.end] * 3
+    assert [transcript.mask[end] for end in transcript.ends] == [1, 0, 0]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(

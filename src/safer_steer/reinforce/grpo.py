@@ -20,11 +20,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Seed
+from safer_steer.dialogue import Seed
 from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
-from safer_steer.reinforce.returns import note_rewards, trajectory_return, turn_rewards
+from safer_steer.reinforce.returns import noted_return
 from safer_steer.reinforce.rollouts import Rollouts, Wait
 from safer_steer.reinforce.step_log import StepLog, rollback
 from safer_steer.reinforce.trajectory import Return
@@ -123,7 +123,7 @@ def reinforce(
             policy_of,
         ),
         tutor,
-        value or partial(_return_and_rewards, config),
+        value or partial(noted_return, config),
         folder / "rl",
         wait,
     )
@@ -194,13 +194,6 @@ def _assistant_of(
         f"rl {config.seed}",
         rl.max_completion_tokens,
     )
-
-
-def _return_and_rewards(config: Config, dialogue: Dialogue) -> float | None:
-    """The TCSR return. Also writes the turn rewards into the dialogue."""
-    if rewards := turn_rewards(dialogue, config.rl, config.student.format):
-        note_rewards(dialogue, rewards)
-    return trajectory_return(dialogue, config.rl, config.student.format)
 
 
 def _return_of_rollout(

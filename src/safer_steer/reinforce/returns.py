@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from safer_steer.config import Reinforce
+from safer_steer.config import Config, Reinforce
 from safer_steer.dialogue import Dialogue, Format, StopReason
 from safer_steer.rewards import LEAK, has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
 
@@ -54,6 +54,13 @@ def note_rewards(dialogue: Dialogue, rewards: list[float]) -> None:
     trajectories."""
     for turn, reward in zip(dialogue.turns, rewards, strict=True):
         turn.scores = {**(turn.scores or {}), "reward": reward}
+
+
+def noted_return(config: Config, dialogue: Dialogue) -> float | None:
+    """The trajectory's return. Also writes the turn rewards into the dialogue."""
+    if rewards := turn_rewards(dialogue, config.rl, config.student.format):
+        note_rewards(dialogue, rewards)
+    return trajectory_return(dialogue, config.rl, config.student.format)
 
 
 def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict[str, Any]:

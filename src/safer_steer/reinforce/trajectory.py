@@ -34,6 +34,9 @@ class Trajectory:
     """At the sampling temperature; 0 where the mask is 0."""
     mask: list[int]
     """1 only on sampled tokens."""
+    ends: list[int]
+    """Place of each answer's last token in the completion. The tokens of a turn are the sampled ones after
+    the last turn's end, up to its own; there may be none."""
 
     @property
     def final(self) -> bool:
@@ -53,6 +56,7 @@ class Trajectory:
                 logprob for logprob, sampled in zip(self.logprobs, self.mask, strict=True) if sampled
             ],
             "mask": "".join(map(str, self.mask)),
+            "ends": self.ends,
         }
 
     @classmethod
@@ -66,6 +70,7 @@ class Trajectory:
             completion_ids=row["completion_ids"],
             logprobs=[next(sampled) if mark else 0.0 for mark in mask],
             mask=mask,
+            ends=row["ends"],
         )
 
 
@@ -91,6 +96,7 @@ async def roll_out(
         completion_ids=transcript.completion_ids,
         logprobs=transcript.logprobs[transcript.first_prompt :],
         mask=transcript.mask[transcript.first_prompt :],
+        ends=[end - transcript.first_prompt for end in transcript.ends],
     )
 
 

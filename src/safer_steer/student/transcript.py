@@ -31,6 +31,8 @@ class Transcript:
     """Inputs of the vision tower, of each user turn that shows pictures."""
     first_prompt: int = 0
     """Length of the first prompt, that is, everything before the assistant's first token."""
+    ends: list[int] = field(default_factory=list)
+    """Place of each answer's last token, which carries no loss if it was not sampled."""
 
     def copy(self) -> Transcript:
         """An independent copy: appending to one does not change the other."""
@@ -41,6 +43,7 @@ class Transcript:
             logprobs=list(self.logprobs),
             aligned={name: list(row) for name, row in self.aligned.items()},
             pictures=list(self.pictures),
+            ends=list(self.ends),
         )
 
     def _extend(self, ids: list[int], sampled: int = 0, logprobs: list[float] | None = None) -> None:
@@ -70,6 +73,7 @@ class Transcript:
         self._extend(ids, 1, logprobs)
         if not ids or ids[-1] != self.renderer.end:
             self._extend([self.renderer.end])
+        self.ends.append(len(self.ids) - 1)
 
     @property
     def prompt_ids(self) -> list[int]:
