@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
 
 from safer_steer.cli.app import app, console
-from safer_steer.config import Source
+from safer_steer.config import ModelName, Source
 from safer_steer.config_file import in_words
 from safer_steer.errors import UserError
+from safer_steer.extras import require
 from safer_steer.tables import fitted
 
 
@@ -26,8 +27,24 @@ def export(
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "steer",
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Instead of the data: write the trained model to this empty or new folder, to be served.",
+        ),
+    ] = None,
+    which: Annotated[
+        Literal["sft", "safer_steer"] | None,
+        typer.Option(help="With --model: which model; by default the last one that the run has trained."),
+    ] = None,
 ) -> None:
-    """Export a run's data for other trainers: the hub and TRL (Parquet with a card), LLaMA-Factory, verl."""
+    """Export a run's data for other trainers (the hub and TRL, LLaMA-Factory, verl), or its trained model."""
+    if model is not None:
+        _export_model(folder, to, model, which)
+        return
+    if which is not None:
+        raise UserError("export: --which needs --model DIR")
     from safer_steer.export.counts import label
     from safer_steer.export.write import export as hand_over
 
@@ -38,6 +55,18 @@ def export(
     for line in missing:
         typer.echo(line)
     typer.echo(f"export: {to}")
+
+
+def _export_model(folder: Path, to: Path | None, model: Path, which: ModelName | None) -> None:
+    from safer_steer.export.model import export_model
+
+    if to is not None:
+        raise UserError("export: --to is for the data and --model for the model; give one of them")
+    require("student", "export --model")
+    written = export_model(folder, model, which)
+    size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    typer.echo(f"{written}: {size / 1e9:,.2f} GB of weights, with processor, chat template and card")
+    typer.echo(f"export: {model}")
 
 
 @app.command()

@@ -45,14 +45,14 @@ def card(
             _QUESTIONS if part == "sft" and config.bootstrap.sft.single_turn else _PARTS[part]
             for part in parts
         ),
-        _table(by_kind(tallies)),
+        table(by_kind(tallies)),
         "By number of turns:",
-        _table(by_length(tallies)),
+        table(by_length(tallies)),
         _LOADING.replace("SPLITS", " or ".join(f'"{part}"' for part in parts)),
         "## How it was made",
-        _made(config, stages),
+        made(config, stages),
         "Who wrote and judged:",
-        _table(_roles(config, stages)),
+        table(roles(config, stages)),
         *_prompts(stages),
         "## Intended use",
         _USE,
@@ -61,8 +61,8 @@ def card(
         "## Sources and licences",
         "Each source keeps its own licence and terms; see its card before you use or share data made from it."
         " Text that models wrote is also subject to the terms of those models.",
-        _table(by_source(tallies)),
-        *_published(config),
+        table(by_source(tallies)),
+        *published(config),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -129,7 +129,8 @@ def shard_name(part: str, split: str) -> str:
     return part if split == "train" else f"{part}-{split}"
 
 
-def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
+def made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
+    """How the data was made: a numbered list, one line a stage."""
     seeds, bootstrap, student = config.seeds, config.bootstrap, config.student
     steps = [
         f"Stage I: single-turn pairs became scripts of {seeds.min_turns}-{seeds.max_turns} turns"
@@ -163,7 +164,8 @@ def _made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+def roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+    """Table (head, then rows): which model did each job of the finished stages that make data."""
     rows = [["role", "model", "temperature"]]
     for name in dict.fromkeys(chain.from_iterable(STAGES[stage].roles for stage in _made_by(stages))):
         role = config.role(name)
@@ -186,11 +188,12 @@ def _prompts(stages: Mapping[str, dict[str, Any]]) -> list[str]:
         return []
     return [
         "Prompts, by SHA-256 of their templates and answer schemas:",
-        _table([["stage", "prompt", "SHA-256"], *rows]),
+        table([["stage", "prompt", "SHA-256"], *rows]),
     ]
 
 
-def _published(config: Config) -> list[str]:
+def published(config: Config) -> list[str]:
+    """Two paragraphs: the sources, with the place each was read from."""
     lines = [f"- scripts in `{Path(config.seeds.scripts).name}`"] if config.seeds.scripts else []
     for source in config.seeds.sources:
         where = [
@@ -202,7 +205,8 @@ def _published(config: Config) -> list[str]:
     return ["Read from:", "\n".join(lines)]
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its head."""
     lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 

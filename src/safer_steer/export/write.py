@@ -65,7 +65,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
     stages = Manifest(run).stages
     tallies = [_write(each, part, name, config) for each in parts]
     (part / "README.md").write_text(card(name, config, tallies, stages), encoding="utf-8")
-    Manifest(part).record("export", CONTENTS, (), _facts(run, name, stages))
+    Manifest(part).record("export", CONTENTS, (), facts_of(run, name, stages))
     if to.exists():
         shutil.rmtree(to)
     part.rename(to)
@@ -114,8 +114,8 @@ def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
     return tally
 
 
-def _facts(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How the data was made: the config's hash and, for every finished stage, its prompt hashes and
+def facts_of(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How an export was made: the config's hash and, for every finished stage, its prompt hashes and
     versions."""
     made = {}
     for stage, entry in stages.items():

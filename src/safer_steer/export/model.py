@@ -1,0 +1,127 @@
+"""`safer-steer export RUN --model DIR`: a trained model, to be served or loaded elsewhere.
+
+The stages have saved the weights with adapters merged, in the student's number type, with processor and chat
+template. Those files are copied and compared with the run's manifest. Config and generation config are
+written anew, so that a plain request ends and samples an answer as the bench did, and a card is added. The
+folder is complete or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config, ModelName
+from safer_steer.config_file import load_config
+from safer_steer.errors import UserError
+from safer_steer.export.model_card import model_card
+from safer_steer.export.write import facts_of
+from safer_steer.manifest import Manifest
+from safer_steer.stages import TRAINED_BY
+
+WRITTEN = ("README.md", "config.json", "generation_config.json", "manifest.json", "manifest.json.part")
+"""Files that are not copied from the run."""
+
+
+def export_model(run: Path, to: Path, which: ModelName | None = None) -> ModelName:
+    """Write a trained model to the empty or new folder `to`.
+
+    Args:
+        which: `sft` or `safer_steer`; by default, the last one that the run has trained.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        UserError: the folder is not a run or has no such model, the weights were changed since their stage
+            finished, or `to` is not empty.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no config.yaml in it; give the folder of a run")
+    config, manifest = load_config(run / "config.yaml"), Manifest(run)
+    model = _trained(run, manifest, which)
+    stage = TRAINED_BY[model][0]
+    source = run / stage / "model"
+    to = to.absolute()
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"{to}: exists and is not an empty folder; give a new folder with --model")
+    copied = sorted(path.name for path in source.iterdir() if path.name not in WRITTEN)
+    part = to.with_name(f"{to.name}.part")
+    _make_anew(part, {*copied, *WRITTEN})
+    for name in copied:
+        shutil.copyfile(source / name, part / name)
+    _write(part / "config.json", _config(source))
+    _write(part / "generation_config.json", _generation_config(source, config))
+    card = model_card(to.name, run, config, manifest.stages, model)
+    (part / "README.md").write_text(card, encoding="utf-8")
+    written, facts = Manifest(part), {"model": model} | facts_of(run, to.name, manifest.stages)
+    written.record("export", tuple(path.name for path in part.iterdir()), (), facts)
+    known = manifest.stages[stage]["files"]
+    for name in copied:
+        path = (source / name).relative_to(run).as_posix()
+        if written.stages["export"]["files"][name]["sha256"] != known.get(path, {}).get("sha256"):
+            shutil.rmtree(part)
+            raise UserError(
+                f"{source / name}: changed since `{stage}` finished (`safer-steer verify {run}`); delete"
+                f" {source} and run `safer-steer {stage}` again"
+            )
+    if to.exists():
+        to.rmdir()
+    part.rename(to)
+    return model
+
+
+def _trained(run: Path, manifest: Manifest, which: ModelName | None) -> ModelName:
+    """The model to write. Raises `UserError` if the run has not trained it."""
+    wanted: tuple[ModelName, ...] = (which,) if which else ("safer_steer", "sft")
+    for model in wanted:
+        if all(manifest.finished(stage) for stage in TRAINED_BY[model]):
+            return model
+    stages = " or ".join(f"`{TRAINED_BY[model][0]}`" for model in wanted)
+    raise UserError(f"{run}: no trained model in it, {stages} is not finished; run that stage first")
+
+
+def _make_anew(part: Path, ours: set[str]) -> None:
+    """An empty folder, in place of what a killed export has left there."""
+    if part.exists():
+        foreign = sorted({path.name for path in part.iterdir()} - ours) if part.is_dir() else [part.name]
+        if foreign:
+            raise UserError(f"{part}: has other files ({foreign[0]}); give another folder with --model")
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+
+
+def _config(source: Path) -> dict[str, Any]:
+    """The model's config. All its parts have the number type of the weights, and the cache, which training
+    switches off, is on."""
+    config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("use_cache", None)
+    for part in config.values():
+        if isinstance(part, dict) and "dtype" in part:
+            part["dtype"] = config["dtype"]
+    return config
+
+
+def _generation_config(source: Path, config: Config) -> dict[str, Any]:
+    """Ends an answer where the bench ends it, at any special token, and samples as the bench did."""
+    from safer_steer.student.load import load_processor
+    from safer_steer.student.proof import load_renderer
+
+    renderer = load_renderer(load_processor(str(source)), config.student.system)
+    made = {
+        "eos_token_id": [renderer.end, *(token for token in renderer.stops if token != renderer.end)],
+        "pad_token_id": renderer.pad,
+    }
+    begins = renderer.tokenizer.bos_token_id
+    if begins is not None:
+        made["bos_token_id"] = begins
+    temperature = config.bench.temperature
+    if not temperature:
+        return made | {"do_sample": False}
+    return made | {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
