@@ -30,10 +30,13 @@ SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-OPTIONS = [
-    *("--model", str(SHIPPED), "--served-model-name", MODEL),
+COMMON = [
     *("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "16", "--enforce-eager"),
     *("--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
+]
+OPTIONS = [
+    *("--model", str(SHIPPED), "--served-model-name", MODEL),
+    *COMMON,
     *("--generation-config", "vllm"),  # a request's sampling is all of the sampling
     *(
         "--structured-outputs-config",
@@ -103,9 +106,9 @@ class Server:
 
 
 class VLLM(Server):
-    """vLLM on the CPU with the shipped student."""
+    """vLLM on the CPU, by default with the shipped student."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, options: list[str] = OPTIONS) -> None:
         if not VLLM_PYTHON.exists():
             pytest.fail(
                 f"no {VLLM_PYTHON.relative_to(ROOT)}; `make test-integration` installs it", pytrace=False
@@ -119,7 +122,7 @@ class VLLM(Server):
             "127.0.0.1",
             "--port",
             str(port),
-            *OPTIONS,
+            *options,
         ]
         super().__init__("vLLM", command, port, log, SETTINGS)
 
