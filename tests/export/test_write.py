@@ -219,6 +219,38 @@ def test_llamafactory_gets_a_placeholder_for_each_picture(run):
     )
 
 
+@pytest.mark.parametrize(
+    ("family", "template", "said"),
+    [
+        ("qwen2_5_vl", "qwen2_vl", None),
+        ("qwen3_vl", "qwen3_vl_nothink", None),
+        ("qwen3_5", "qwen3_5", None),
+        ("gemma3", "gemma3", None),
+        ("internvl", "intern_vl", None),
+        ("smolvlm", None, "LLaMA-Factory has no template for smolvlm"),
+        (None, None, "the family of nobody/nothing is not known here"),
+    ],
+)
+def test_llamafactorys_template_follows_the_student(run, tmp_path, family, template, said):
+    run = copy_of(run, tmp_path)
+    config, model = yaml.safe_load((run / "config.yaml").read_text()), "nobody/nothing"
+    if family:
+        model = tmp_path / "base"
+        model.mkdir()
+        (model / "config.json").write_text(json.dumps({"model_type": family}))
+    config["student"]["model"] = str(model)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    done = CliRunner().invoke(app, ["export", str(run), "--to", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "out" / "llamafactory" / "train_sft.yaml").read_text()
+    arguments = yaml.safe_load(text)
+    assert arguments.get("template") == template
+    assert arguments.get("enable_thinking", True) is (family != "qwen3_5")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("llamafactory: ")]
+    assert lines == ([f"llamafactory: {said}; set `template` in train_sft.yaml"] if said else [])
+    assert all(f"# {line}\n" in text for line in lines)
+
+
 def test_verl_gets_scripts_prompts_and_picture_bytes(run, tmp_path):
     path = str(next((run / "export" / "verl").glob("rl-*.parquet")))
     rows = datasets.load_dataset("parquet", data_files=path, cache_dir=str(tmp_path))["train"].cast_column(

@@ -19,7 +19,7 @@ from safer_steer.errors import UserError
 from safer_steer.export import columns, verl
 from safer_steer.export.card import card, shard_name
 from safer_steer.export.counts import SplitCounts
-from safer_steer.export.llamafactory import LlamaFactory
+from safer_steer.export.llamafactory import LlamaFactory, family_of, without_template
 from safer_steer.export.shards import ParquetShards
 from safer_steer.export.splits import Split, find_splits
 from safer_steer.images import pictures_in
@@ -37,7 +37,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
 
     Returns:
         Counts of what was written, one per split, and one line for each part left out because its stage is
-        not finished.
+        not finished, and for a student that LLaMA-Factory has no template for.
 
     Raises:
         UserError: the folder is not a run, or nothing in it is finished; `to` contains other files; a row or
@@ -63,7 +63,10 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
         shutil.rmtree(part)
     part.mkdir(parents=True)
     stages = Manifest(run).stages
-    tallies = [_write(each, part, name, config) for each in parts]
+    family = family_of(run, config.student)
+    tallies = [_write(each, part, name, config, family) for each in parts]
+    if any(each.name == "sft" for each in parts) and (line := without_template(family, config.student)):
+        missing.append(line)
     (part / "README.md").write_text(card(name, config, tallies, stages), encoding="utf-8")
     Manifest(part).record("export", CONTENTS, (), facts_of(run, name, stages))
     if to.exists():
@@ -86,13 +89,13 @@ def _check_ours(folder: Path) -> None:
         )
 
 
-def _write(part: Split, folder: Path, name: str, config: Config) -> SplitCounts:
+def _write(part: Split, folder: Path, name: str, config: Config, family: str | None) -> SplitCounts:
     """Write one split in every format it is exported in. One pass, so only one dialogue's pictures are loaded
     at a time."""
     tally = SplitCounts(part.name, part.split)
     pictures_of = pictures_in(part.folder, config.student.max_pixels)
     data = ParquetShards(folder / "data", shard_name(part.name, part.split), columns.schema_of(part.name))
-    factory = LlamaFactory(folder / "llamafactory", name, config) if part.name == "sft" else None
+    factory = LlamaFactory(folder / "llamafactory", name, config, family) if part.name == "sft" else None
     for_verl = ParquetShards(folder / "verl", "rl", verl.schema_of()) if part.name == "rl" else None
     for index, seed in enumerate(part.rows()):
         try:
