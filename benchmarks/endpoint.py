@@ -288,8 +288,8 @@ def judging(
     from safer_steer.images import pictures_in
 
     class AtHand:
-        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-            return Reply(f"The answer to: {question}")
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+            return Reply(f"The answer to: {asked.user}")
 
     class OneAfterTheOther(JudgeCritic):
         immediate = True

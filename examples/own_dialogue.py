@@ -10,17 +10,17 @@ from safer_steer.episode import Reply, Verdict, play
 
 
 class Insists:
-    """The user: the script's turn, and more pressing after each refusal."""
+    """The user: the script's turn, and more pressing after each refusal. Or `Reply(images=...)`."""
 
-    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
         refused = bool(dialogue.turns) and "cannot" in (dialogue.turns[-1].assistant or "")
-        return Reply(f"Please! {template}" if refused else template)
+        return Reply(f"Please! {template.user}" if refused else template.user)
 
 
 class GivesWay:
-    """The assistant: it declines once. `question` is not among the turns yet."""
+    """The assistant: it declines once. The turn `asked` is not among the dialogue's yet."""
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         return Reply("I cannot say." if not dialogue.turns else "Turn the wheel twice.")
 
 

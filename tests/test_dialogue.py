@@ -88,6 +88,28 @@ def test_rows_have_the_stable_keys_and_come_back_whole(tmp_path: Path) -> None:
     ]  # a played dialogue is a seed, too
 
 
+def test_a_turn_may_have_pictures_of_its_own_and_a_row_without_is_as_before(tmp_path: Path) -> None:
+    without = Seed(id="a", kind=Kind.BENIGN, images=["x.png"], turns=[Turn(user="one")])
+    assert '"turns":[{"user":"one","assistant":null,"scores":null,"meta":{}}]' in to_jsonl([without])
+    path = tmp_path / "rows.jsonl"
+    turns = '[{"user": "one"}, {"user": "two", "image": "y.png"}, {"user": "3", "images": ["z.png", "x"]}]'
+    path.write_text(f'{{"id": "a", "kind": "benign", "image": "x.png", "turns": {turns}}}\n')
+    [seed] = read_seeds(path)
+    assert seed.images_by_turn() == [["x.png"], ["y.png"], ["z.png", "x"]]
+    assert seed.all_images == ["x.png", "y.png", "z.png", "x"]
+    assert seed.with_images(lambda image: f"run/{image}").images_by_turn()[1] == ["run/y.png"]
+    path.write_text(to_jsonl([seed]))
+    assert read_seeds(path) == [seed] and '{"user":"two","images":["y.png"],' in path.read_text()
+
+
+def test_the_row_s_pictures_are_shown_with_the_first_turn_whatever_it_shows_itself() -> None:
+    asked = Turn(user="one", images=["y.png"])
+    dialogue = Dialogue(id="a", kind=Kind.BENIGN, images=["x.png"])
+    assert dialogue.images_by_turn(asked) == [["x.png", "y.png"]]
+    dialogue.turns.append(asked)
+    assert dialogue.images_by_turn(Turn(user="two", images=["z.png"])) == [["x.png", "y.png"], ["z.png"]]
+
+
 def test_a_dialogue_begins_without_turns_and_shares_nothing_with_its_seed() -> None:
     seed = Seed(id="a", kind=Kind.BENIGN, images=["p.png"], turns=[Turn(user="u")], meta={"k": 1})
     dialogue = Dialogue.begin(seed)

@@ -24,11 +24,11 @@ class Echo:
     def __init__(self, error: Exception | None = None, at: int = 0) -> None:
         self.error, self.at = error, at
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         await asyncio.sleep(0)
         if self.error and len(dialogue.turns) == self.at:
             raise self.error
-        return Reply(f"{len(dialogue.turns)}:{question}", {"finish": "stop"})
+        return Reply(f"{len(dialogue.turns)}:{asked.user}", {"finish": "stop"})
 
 
 class Teacher:
@@ -85,6 +85,27 @@ async def test_a_script_is_played_to_its_end() -> None:
     assert dialogue.turns[1].meta == {"risk": 2, "finish": "stop", "reason": "fine"}
     assert (dialogue.id, dialogue.images, dialogue.meta) == ("s", ["p.png"], {"k": "v"})
     assert SEED.turns[0].assistant is None
+
+
+async def test_a_turn_shows_the_script_s_pictures_or_those_that_the_user_brings() -> None:
+    class Brings:
+        async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
+            brought = {2: [], 3: ["new.png"]}.get(len(dialogue.turns))
+            return Reply(f"bent {template.user}", images=brought)
+
+    class Looks(Echo):
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+            return Reply(" ".join(dialogue.images_by_turn(asked)[-1]))
+
+    turns = [turn.model_copy(update={"images": [f"{turn.user}.png"]}) for turn in SEED.turns]
+    seed = SEED.model_copy(update={"turns": turns})
+    dialogue = await play(seed, Script(), Looks(), Teacher(adaptive=True))
+    assert [turn.images for turn in dialogue.turns] == [[f"u{i}.png"] for i in range(1, 5)]
+    assert [turn.assistant for turn in dialogue.turns] == ["p.png u1.png", "u2.png", "u3.png", "u4.png"]
+    dialogue = await play(seed, Brings(), Looks(), Teacher())
+    assert [turn.images for turn in dialogue.turns] == [["u1.png"], ["u2.png"], [], ["new.png"]]
+    assert [turn.assistant for turn in dialogue.turns] == ["p.png u1.png", "u2.png", "", "new.png"]
+    assert seed.turns[3].images == ["u4.png"] and dialogue.images == ["p.png"]
 
 
 async def test_every_turn_is_scored_the_last_one_too_and_sees_the_template_that_follows() -> None:
@@ -147,10 +168,10 @@ async def test_an_assistant_that_fails_is_a_stop_reason(at: int, immediate: bool
 
 async def test_a_user_that_fails_is_a_stop_reason() -> None:
     class Unwilling:
-        async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+        async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
             if dialogue.turns:
                 raise RefusedError("I would rather not")
-            return Reply(template, {"attacker": {"faults": ["empty"]}})
+            return Reply(template.user, {"attacker": {"faults": ["empty"]}})
 
     dialogue = await play(SEED, Unwilling(), Echo(), Teacher())
     assert dialogue.turns[0].meta["attacker"] == {"faults": ["empty"]}, (
@@ -179,9 +200,9 @@ async def test_side_by_side_judging_does_not_hold_up_the_answers() -> None:
     order: list[str] = []
 
     class Noted(Echo):
-        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
             order.append("answer")
-            return await super().answer(dialogue, question)
+            return await super().answer(dialogue, asked)
 
     class Slow(Teacher):
         async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:

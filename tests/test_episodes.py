@@ -20,7 +20,7 @@ class Seats:
         self.dialogues, self.verdicts = dialogues, verdicts
         self.played: list[str] = []
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         self.played.append(dialogue.id)
         if dialogue.id in self.dialogues:
             raise EndpointError("status 500")

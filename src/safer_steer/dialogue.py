@@ -2,16 +2,18 @@
 
 A dialogue is D = (x, (u_1, a_1) ... (u_T, a_T)): x the pictures, u_t the user's turn, a_t the assistant's
 (docs/method.md, "The problem"). A seed is the same row with only the user's turns: the script.
+
+The row's pictures are shown with the first turn. Every turn may show pictures of its own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -64,6 +66,9 @@ class Turn(Strict):
     its `visible_answer`."""
 
     user: str = Field(min_length=1)
+    images: list[str] = Field(default_factory=list, exclude_if=lambda images: not images)
+    """The pictures that the user shows with this turn, besides the row's in the first one; none, and not in
+    the row, for most turns. Read and named as the row's (see `Seed`)."""
     assistant: str | None = None
     scores: dict[str, float] | None = None
     """Scores by name; None if the turn was not, or could not be, scored."""
@@ -71,6 +76,16 @@ class Turn(Strict):
     """The tutor's next user turn, adapted to this answer; None (and not in the row) if the script's turn is
     next."""
     meta: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _image_is_images(cls, row: Any) -> Any:
+        return _with_images(row)
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, images: Any) -> Any:
+        return _as_list(images)
 
     @field_validator("user", "assistant", "next_user", mode="before")
     @classmethod
@@ -94,19 +109,36 @@ class Seed(Strict):
     @model_validator(mode="before")
     @classmethod
     def _image_is_images(cls, row: Any) -> Any:
-        if not isinstance(row, dict) or "image" not in row or "images" in row:
-            return row
-        return {"images" if key == "image" else key: value for key, value in row.items()}
+        return _with_images(row)
 
     @field_validator("images", mode="before")
     @classmethod
     def _one_is_a_list(cls, images: Any) -> Any:
-        return [images] if isinstance(images, str) else images
+        return _as_list(images)
 
     @property
     def script(self) -> list[str]:
         """The user's turns, in order."""
         return [turn.user for turn in self.turns]
+
+    @property
+    def all_images(self) -> list[str]:
+        """The pictures of the row and of all turns, in the order in which they are shown."""
+        return [*self.images, *(image for turn in self.turns for image in turn.images)]
+
+    def images_by_turn(self, asked: Turn | None = None) -> list[list[str]]:
+        """The pictures shown with each turn; the row's are shown with the first.
+
+        Args:
+            asked: a turn that is about to follow. Its pictures come last.
+        """
+        turns = self.turns if asked is None else [*self.turns, asked]
+        return [[*(() if place else self.images), *turn.images] for place, turn in enumerate(turns)]
+
+    def with_images(self, renamed: Callable[[str], str]) -> Self:
+        """A copy in which each picture's path is what `renamed` makes of it."""
+        turns = [turn.model_copy(update={"images": [*map(renamed, turn.images)]}) for turn in self.turns]
+        return self.model_copy(update={"images": [*map(renamed, self.images)], "turns": turns})
 
 
 class Dialogue(Seed):
@@ -127,6 +159,17 @@ class Dialogue(Seed):
             images=list(seed.images),
             meta={name: fact for name, fact in seed.meta.items() if name != "error"},
         )
+
+
+def _with_images(row: Any) -> Any:
+    """A row, or a turn, whose pictures stand under `image`."""
+    if not isinstance(row, dict) or "image" not in row or "images" in row:
+        return row
+    return {"images" if key == "image" else key: value for key, value in row.items()}
+
+
+def _as_list(images: Any) -> Any:
+    return [images] if isinstance(images, str) else images
 
 
 AnySeed = TypeVar("AnySeed", bound="Seed")

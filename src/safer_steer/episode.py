@@ -28,6 +28,9 @@ class Reply:
 
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
+    images: list[str] | None = None
+    """The pictures that the user shows with this turn, as paths relative to the run's folder; by default
+    those of the script's turn. An assistant shows none."""
 
 
 @dataclass
@@ -47,14 +50,15 @@ class ContextFull(Exception):
 
 
 class User(Protocol):
-    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
         """Return the next user turn, given the dialogue so far and the script's turn (`template`)."""
         ...
 
 
 class Assistant(Protocol):
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        """Answer `question` after the turns of `dialogue` (which do not include the question yet)."""
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+        """Answer the turn `asked`, which comes after those of `dialogue`. Its pictures are the last of
+        `dialogue.images_by_turn(asked)`."""
         ...
 
 
@@ -72,9 +76,9 @@ class Critic(Protocol):
 class Script:
     """A user that follows the script, or the next user turn that the critic wrote, if any."""
 
-    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
         adapted = dialogue.turns[-1].next_user if dialogue.turns else None
-        return Reply(template if adapted is None else adapted)
+        return Reply(template.user if adapted is None else adapted)
 
 
 async def play(
@@ -83,29 +87,30 @@ async def play(
     """Play one dialogue on a seed's script and return it with its stop reason. Never raises a
     `BoundaryError`."""
     dialogue = Dialogue.begin(seed)
-    script = seed.script[:max_turns]
+    script = seed.turns[:max_turns]
     judging: list[asyncio.Task[None]] = []
     try:
         for index, template in enumerate(script):
             try:
-                asked = await user.speak(dialogue, template)
+                said = await user.speak(dialogue, template)
             except BoundaryError as error:
                 _fail(dialogue, StopReason.USER_FAILED, error)
                 break
+            images = template.images if said.images is None else said.images
+            turn = Turn(user=said.text, images=images, meta=template.meta | said.meta)
+            turn.meta.pop("unscored", None)  # of an earlier dialogue, if that is the script
             try:
-                reply = await assistant.answer(dialogue, asked.text)
+                reply = await assistant.answer(dialogue, turn)
             except BoundaryError as error:
                 _fail(dialogue, StopReason.ASSISTANT_FAILED, error)
                 break
             except ContextFull:
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
-            facts = seed.turns[index].meta | asked.meta
-            facts.pop("unscored", None)  # of an earlier dialogue, if that is the script
-            dialogue.turns.append(Turn(user=asked.text, assistant=reply.text, meta=facts | reply.meta))
+            dialogue.turns.append(_answered(turn, reply))
             if critic is None:
                 continue
-            upcoming = script[index + 1] if index + 1 < len(script) else None
+            upcoming = script[index + 1].user if index + 1 < len(script) else None
             judged = _judge(dialogue, index, critic, upcoming)
             if critic.immediate:
                 await judged
@@ -119,6 +124,10 @@ async def play(
             task.cancel()
     dialogue.stop = dialogue.stop or StopReason.COMPLETED
     return dialogue
+
+
+def _answered(turn: Turn, reply: Reply) -> Turn:
+    return Turn(user=turn.user, images=turn.images, assistant=reply.text, meta=turn.meta | reply.meta)
 
 
 async def _judge(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None) -> None:

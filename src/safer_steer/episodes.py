@@ -96,8 +96,8 @@ def _unreached(dialogue: Dialogue) -> str | None:
 
 
 def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path) -> None:
-    said = [turn.user for turn in dialogue.turns]
-    wanted = seed.script[:max_turns]
+    said = [(turn.user, turn.images) for turn in dialogue.turns]
+    wanted = [(turn.user, turn.images) for turn in seed.turns[:max_turns]]
     if dialogue.stop is not StopReason.COMPLETED:
         wanted = wanted[: len(said)]
     if dialogue.images != seed.images or said != wanted:

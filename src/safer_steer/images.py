@@ -13,7 +13,7 @@ import os
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,6 @@ from threading import Lock
 from PIL import Image, UnidentifiedImageError
 
 from safer_steer import scaling
-from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError, shortened
 from safer_steer.store import inside
 
@@ -118,13 +117,31 @@ def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     return picture
 
 
-PicturesOf = Callable[[Seed], list[Picture]]
-"""Returns the pictures of a seed or dialogue."""
+PicturesOf = Callable[[Iterable[str]], list[Picture]]
+"""Returns the pictures at the given paths, as a seed or dialogue names them."""
+
+View = list[Picture | str]
+"""Pictures, and lines of text that say what the next ones are."""
 
 
 def pictures_in(folder: Path, max_pixels: int) -> PicturesOf:
-    """A function that loads the pictures of a seed or dialogue, whose paths are relative to `folder`."""
-    return lambda seed: [load_picture(folder, image, max_pixels) for image in seed.images]
+    """A function that loads pictures whose paths are relative to `folder`."""
+    return lambda images: [load_picture(folder, image, max_pixels) for image in images]
+
+
+def in_view(images_by_turn: Sequence[Sequence[str]], pictures_of: PicturesOf) -> View:
+    """All pictures of these turns, for a model that reads the dialogue as text.
+
+    If a turn after the first shows pictures, a line before each turn's pictures says which turn it is (from
+    1). No text of a dialogue can imitate such a line, since those texts stand elsewhere.
+    """
+    view: View = []
+    later = any(images_by_turn[1:])
+    for number, images in enumerate(images_by_turn, 1):
+        if images and later:
+            view.append(f"The user shows this with turn {number}:")
+        view += pictures_of(images)
+    return view
 
 
 def _changed(folder: Path, relative: str) -> int | None:

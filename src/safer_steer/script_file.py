@@ -33,7 +33,7 @@ def read_scripts(path: Path) -> list[Seed]:
                 f"{path}:{_line(path, seed)}: {seed.id} has {len(seed.turns)} turns, and a script may have"
                 f" {MOST_TURNS}; cut it, or make two scripts of it"
             )
-        for image in seed.images:
+        for image in seed.all_images:
             try:
                 found = inside(path.parent, image).is_file()
             except UserError as error:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,17 @@ class Echo:
         self.asked: list[str] = []
         self.now = self.most = 0
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        self.asked.append(question)
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+        self.asked.append(asked.user)
         self.now += 1
         self.most = max(self.most, self.now)
-        await asyncio.sleep(0.001 * (sum(map(ord, question)) % 3))
+        await asyncio.sleep(0.001 * (sum(map(ord, asked.user)) % 3))
         self.now -= 1
-        if question in self.fails:
+        if asked.user in self.fails:
             raise self.error or EndpointError("status 500")
-        if question in self.full:
+        if asked.user in self.full:
             raise ContextFull
-        return Reply(f"<thinking>t</thinking><answer>{question}</answer>")
+        return Reply(f"<thinking>t</thinking><answer>{asked.user}</answer>")
 
 
 class Marks:
@@ -108,12 +108,13 @@ class Judge:
 
 async def judged(format: Format, *answers: str) -> tuple[Judge, Dialogue]:
     class Says:
-        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
             return Reply(answers[len(dialogue.turns)])
 
     judge = Judge()
-    critic = JudgeCritic(ChatModel("judge", Role(), judge), format, lambda dialogue: [PICTURE])
-    return judge, await play(seeds(1, len(answers))[0], Script(), Says(), critic)
+    critic = JudgeCritic(ChatModel("judge", Role(), judge), format, lambda images: [PICTURE for _ in images])
+    seed = seeds(1, len(answers))[0].model_copy(update={"images": ["p.png"]})
+    return judge, await play(seed, Script(), Says(), critic)
 
 
 async def test_the_judge_sees_pictures_earlier_turns_and_visible_answers_only() -> None:
@@ -135,6 +136,28 @@ async def test_the_judge_sees_pictures_earlier_turns_and_visible_answers_only() 
     assert judge.pictures == [1, 1, 1]
     assert dialogue.turns[0].scores == {"harmlessness": 1, "helpfulness": 2, "refused": 1}
     assert dialogue.turns[0].meta["reason"] == "too short"
+
+
+async def test_the_judge_sees_no_picture_of_a_later_turn_and_is_told_which_turn_shows_which() -> None:
+    def shown(images: Iterable[str]) -> list[Picture]:
+        return [Picture(image, image.encode(), image, "image/png") for image in images]
+
+    class Notes(Judge):
+        async def complete(
+            self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+        ) -> ChatReply:
+            views.append([part.get("text") or part["image_url"]["url"] for part in messages[-1]["content"]])
+            return await super().complete(messages, schema, repeat)
+
+    views: list[list[str]] = []
+    seed = seeds(1, 4)[0].model_copy(update={"images": ["p.png"]})
+    seed.turns[1].images, seed.turns[3].images = ["q.png"], ["r.png"]
+    critic = JudgeCritic(ChatModel("judge", Role(), Notes()), Format.PLAIN, shown)
+    await play(seed, Script(), Echo(), critic)
+    p, q, r = (picture.data_url for picture in shown(["p.png", "q.png", "r.png"]))
+    first, second, fourth = (f"The user shows this with turn {number}:" for number in (1, 2, 4))
+    two = [first, p, second, q]
+    assert sorted(view[:-1] for view in views) == sorted([[p], two, two, [*two, fourth, r]])
 
 
 async def test_a_judge_that_cannot_be_read_leaves_the_turn_unscored() -> None:
@@ -272,7 +295,7 @@ from safer_steer.episode import Reply, Verdict
 calls = open(sys.argv[3], "a", buffering=1)
 
 class Assistant:
-    async def answer(self, dialogue, question):
+    async def answer(self, dialogue, asked):
         print(dialogue.id, file=calls)
         await asyncio.sleep(0.005)
         return Reply("a" * 5000)
@@ -511,11 +534,11 @@ def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_pat
         def __init__(self, fails: bool = False) -> None:
             self.fails, self.asked = fails, 0
 
-        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
             self.asked += 1
             if dialogue.id == "d3" and self.fails:
                 raise EndpointError("status 500")
-            if dialogue.id in ("d1", "d2") and question == "u2":
+            if dialogue.id in ("d1", "d2") and asked.user == "u2":
                 raise ContextFull
             return Reply("<thinking>t</thinking><answer>a</answer>")
 

@@ -323,11 +323,12 @@ async def test_the_assistant_s_seat_sees_the_picture_once_and_every_turn_as_it_w
     async with judge_at(says("on a table", finish="length")) as (model, server):
         seat = ChatAssistant(
             model,
-            lambda played: [picture] if played.images else [],
+            lambda images: [picture for _ in images],
             system="Be kind.",
             format=Format.THINKING_ANSWER,
         )
-        reply = await seat.answer(dialogue(("what is it<|im_end|>", raw), ("sure?", "yes")), "where is it")
+        before = dialogue(("what is it<|im_end|>", raw), ("sure?", "yes"))
+        reply = await seat.answer(before, Turn(user="where is it"))
     assert (reply.text, reply.meta["finish"]) == ("on a table", "length")
     image = {"type": "image_url", "image_url": {"url": picture.data_url}}
     assert server.bodies[0]["messages"] == [
@@ -339,6 +340,22 @@ async def test_the_assistant_s_seat_sees_the_picture_once_and_every_turn_as_it_w
         {"role": "user", "content": "where is it"},
     ]
     assert "response_format" not in server.bodies[0]
+
+
+async def test_a_picture_stands_in_the_turn_that_shows_it(picture: Picture) -> None:
+    before = dialogue(("what is it", "a lamp"), ("and this?", "a chair"), ("sure?", "yes"))
+    before.turns[1].images = ["b.png"]
+    async with judge_at(says("a table")) as (model, server):
+        seat = ChatAssistant(model, lambda images: [picture for _ in images], system="")
+        await seat.answer(before, Turn(user="and these", images=["c.png", "d.png"]))
+    image = {"type": "image_url", "image_url": {"url": picture.data_url}}
+    said = [message["content"] for message in server.bodies[0]["messages"] if message["role"] == "user"]
+    assert said == [
+        [image, {"type": "text", "text": "what is it"}],
+        [image, {"type": "text", "text": "and this?"}],
+        "sure?",
+        [image, image, {"type": "text", "text": "and these"}],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -355,15 +372,15 @@ def test_the_layout_is_asked_for_once_and_of_those_who_need_it(
     system: str, ask_layout: bool, format: Format, sent: str
 ) -> None:
     model = ChatModel("target", Role(ask_layout=ask_layout), SandboxTransport())
-    assert ChatAssistant(model, lambda played: [], system=system, format=format).system == sent
+    assert ChatAssistant(model, lambda images: [], system=system, format=format).system == sent
 
 
 async def test_the_assistant_s_seat_takes_a_refusal_for_an_answer_and_a_full_context_for_the_end() -> None:
     async with judge_at(says(None, refusal="No."), fails(400, code="context_length_exceeded")) as (model, _):
-        seat = ChatAssistant(model, lambda played: [])
-        assert (await seat.answer(dialogue(), "how")).text == "No."
+        seat = ChatAssistant(model, lambda images: [])
+        assert (await seat.answer(dialogue(), Turn(user="how"))).text == "No."
         with pytest.raises(ContextFull):
-            await seat.answer(dialogue(("a", "b")), "how")
+            await seat.answer(dialogue(("a", "b")), Turn(user="how"))
 
 
 async def test_raw_chat_is_cached_by_repeat(tmp_path: Path) -> None:

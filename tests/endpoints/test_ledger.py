@@ -151,7 +151,7 @@ async def test_a_bench_that_is_run_again_asks_the_judge_anew_where_it_could_not_
     tmp_path: Path,
 ) -> None:
     class AtHand:
-        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
             return Reply("<thinking>no</thinking><answer>no</answer>")
 
     suite = tmp_path / "two.jsonl"

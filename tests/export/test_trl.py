@@ -67,7 +67,7 @@ def test_rl_prompts_are_those_of_our_own_rollouts(made, student):
     for row, seed in zip(rows["rl"], read_split(run, "rl"), strict=True):
         assert is_conversational({"prompt": row["prompt"]})
         transcript = Transcript(student.renderer)
-        transcript.add_user(seed.script[0], open_images(pictures_of(seed)))
+        transcript.add_user(seed.script[0], open_images(pictures_of(seed.images)))
         assert rendered(student, row["prompt"], row["images"], generation=True) == transcript.prompt_ids
 
 

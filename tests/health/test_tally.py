@@ -60,7 +60,7 @@ def begun(folder: Path) -> Dialogue:
 async def test_a_red_agent_that_is_well_is_asked_once_and_notes_nothing(tmp_path: Path) -> None:
     asked, transport = model("red", lambda *_: None)
     reply = await RedAgent(asked, Format.PLAIN, pictures_in(tmp_path, 10**6)).speak(
-        begun(tmp_path), "where is it kept?"
+        begun(tmp_path), Turn(user="where is it kept?")
     )
     assert reply.meta == {} and reply.text.endswith("where is it kept?")
     assert [(repeat, set(given)) for _, repeat, given in transport.calls] == [
@@ -86,7 +86,7 @@ async def test_a_red_agent_that_declines_is_asked_once_more_then_the_script_spea
         "red", lambda job, repeat, given: reply if again or "approach" not in given else None
     )
     spoken = await RedAgent(asked, Format.PLAIN, pictures_in(tmp_path, 10**6)).speak(
-        begun(tmp_path), "where is it kept?"
+        begun(tmp_path), Turn(user="where is it kept?")
     )
     assert [repeat for _, repeat, _ in transport.calls] == [0, 1]
     assert transport.calls[1][2]["approach"].startswith("other_side: ")
@@ -103,18 +103,15 @@ async def test_a_red_agent_that_repeats_itself_or_stays_unparsable(tmp_path: Pat
     )
     dialogue = begun(tmp_path)
     dialogue.turns[0].user = long
-    shown = pictures_in(tmp_path, 10**6)
+    shown, asked = pictures_in(tmp_path, 10**6), Turn(user="where is it kept?")
     stuck, _ = model("red", lambda job, repeat, given: says(user=long.upper()))
-    assert (await RedAgent(stuck, Format.PLAIN, shown).speak(dialogue, "where is it kept?")).meta["attacker"][
-        "faults"
-    ] == ["repeated"] * 2
-    assert (await RedAgent(stuck, Format.PLAIN, shown).speak(dialogue, long)).meta == {}, (
-        "the script asked for it"
-    )
+    reply = await RedAgent(stuck, Format.PLAIN, shown).speak(dialogue, asked)
+    assert reply.meta["attacker"]["faults"] == ["repeated"] * 2
+    reply = await RedAgent(stuck, Format.PLAIN, shown).speak(dialogue, Turn(user=long))
+    assert reply.meta == {}, "the script asked for it"
     mute, transport = model("red", lambda *_: ChatReply("hm"))
-    assert (await RedAgent(mute, Format.PLAIN, shown).speak(dialogue, "where is it kept?")).meta["attacker"][
-        "faults"
-    ] == ["unparsable"]
+    reply = await RedAgent(mute, Format.PLAIN, shown).speak(dialogue, asked)
+    assert reply.meta["attacker"]["faults"] == ["unparsable"]
     assert len(transport.calls) == 1 + mute.role.reasks, "it was asked again by then"
 
 
@@ -137,7 +134,7 @@ def verdict(**changes: Any) -> ChatReply:
 
 async def judged(folder: Path, answer: Answer, turns: int = 1) -> tuple[Dialogue, Watched]:
     class Silent:
-        async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
             return Reply("i cannot help with that.")
 
     asked, transport = model("tutor", answer)

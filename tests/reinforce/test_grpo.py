@@ -129,7 +129,7 @@ async def test_the_tutor_sees_the_whole_history_locks_usefulness_and_writes_the_
             return await ask("tutor").ask(prompt, inputs, pictures)
 
     class Leaky:
-        async def answer(self, dialogue, question):
+        async def answer(self, dialogue, asked):
             return Reply("<thinking>hidden</thinking><answer>i cannot help with that.</answer>")
 
     critic = TutorCritic(Recording(), Format.THINKING_ANSWER, pictures_in(tmp_path, 100_000))

@@ -50,7 +50,7 @@ async def test_an_engine_of_ones_own_samples_the_answers(
     config = tiny_config(rl={"rollouts": {"engine": "my_engine:make"}})
     run = agents.Run(config, tmp_path / "run", Quiet())
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, turns=[Turn(user="what is it?")]))
-    reply = await agents.student(run, "base").answer(dialogue, "what is it?")
+    reply = await agents.student(run, "base").answer(dialogue, Turn(user="what is it?"))
     assert reply.text
     assert load_named("", "my_engine:KEYS") == ["bench 0 d 0"]
 

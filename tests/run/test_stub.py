@@ -36,6 +36,6 @@ async def test_a_model_under_test_answers_in_the_layout_that_is_asked_for(format
         ChatModel("target", Role(model="stub"), StubTransport()), lambda _: [], format=format
     )
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, turns=[Turn(user="what is it?")]))
-    reply = await assistant.answer(dialogue, "what is it?")
+    reply = await assistant.answer(dialogue, Turn(user="what is it?"))
     assert has_thinking_answer(reply.text) == (format is Format.THINKING_ANSWER)
     assert "stub: " in reply.text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue
+from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
 from safer_steer.episode import Reply
@@ -131,7 +131,7 @@ class Refuser:
         self.form = form
         self.answered: Counter[str] = Counter()
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         self.answered[dialogue.id] += 1
         return Reply(self.form.format("i cannot help with that."))
 

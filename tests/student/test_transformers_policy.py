@@ -272,8 +272,8 @@ class Counted:
 class Insisting:
     """A user's seat of its own, deaf to script and tutor after the first turn."""
 
-    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
-        return Reply("how do i operate it?" if dialogue.turns else template)
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
+        return Reply("how do i operate it?" if dialogue.turns else template.user)
 
 
 def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
@@ -301,15 +301,17 @@ async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(st
     settings = Student(max_turn_tokens=24, max_length=110, dtype="float32", device="cpu")
     sampled = SampledStudent(student.model, student.renderer, settings, 1.0, Rollouts(), str(SHIPPED))
     policy = in_process(sampled)
-    seat = StudentAssistant(policy, student.renderer, settings, lambda _: [picture], "test")
+    seat = StudentAssistant(
+        policy, student.renderer, settings, lambda images: [picture for _ in images], "test"
+    )
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, images=["p"], turns=[Turn(user="x")]))
-    reply = await seat.answer(dialogue, "name the device in the picture.")
+    reply = await seat.answer(dialogue, Turn(user="name the device in the picture."))
     transcript = seat.transcript(dialogue)
     sampled = [token for token, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]
     assert student.renderer.decode(sampled) == reply.text
     dialogue.turns.append(Turn(user="name the device in the picture.", assistant=reply.text))
     with pytest.raises(ContextFull):
         for _ in range(5):
-            said = await seat.answer(dialogue, "what colour is it?")
+            said = await seat.answer(dialogue, Turn(user="what colour is it?"))
             dialogue.turns.append(Turn(user="what colour is it?", assistant=said.text))
     assert len(seat.transcript(dialogue).ids) <= 110

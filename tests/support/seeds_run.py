@@ -14,7 +14,7 @@ from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.episode import Assistant
-from safer_steer.images import load_picture
+from safer_steer.images import pictures_in
 from safer_steer.prompts.base import sections
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw_png, training_devices
@@ -79,9 +79,7 @@ async def build(
         name: ChatModel(name, Role(reasks=1), transport, ledger=ledger)
         for name in ("generator", "target", "attack_judge")
     }
-    target = target or ChatAssistant(
-        models["target"], lambda dialogue: [load_picture(folder, image, 10**6) for image in dialogue.images]
-    )
+    target = target or ChatAssistant(models["target"], pictures_in(folder, 10**6))
     await build_seeds(settings, folder, models.__getitem__, target, progress)
 
 

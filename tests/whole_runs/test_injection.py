@@ -83,7 +83,7 @@ class Says:
     def __init__(self, answers: list[str]) -> None:
         self.answers = answers
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         return Reply(self.answers[len(dialogue.turns)])
 
 
@@ -121,7 +121,7 @@ async def test_the_sandbox_s_judges_score_the_right_turn_by_its_words(
     seed = write_seeds(tmp_path)[0].model_copy(
         update={"turns": [Turn(user=text) for text in QUESTIONS], "intent": "operate it"}
     )
-    device, marked = from_png(pictures_in(tmp_path, 100_000)(Dialogue.begin(seed))[0].data)
+    device, marked = from_png(pictures_in(tmp_path, 100_000)(seed.images)[0].data)
     assert marked
     (verb, part), (next_verb, next_part) = device.steps[:2]
     leak = f"first {verb} the {part}, then {next_verb} the {next_part}."

@@ -241,7 +241,7 @@ def _show_pictures(folder: Path, bench: Path, pools: Pools, suites: dict[str, li
     hard-linked if the disk allows it, else copied."""
     for members in suites.values():
         for seed in map(pools.script, members):
-            for image in seed.images:
+            for image in seed.all_images:
                 source, shown = inside(folder, image), inside(bench, image)
                 if shown.exists():
                     continue

@@ -12,7 +12,7 @@ run asks again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from safer_steer.assembly.candidates import Candidate, Pools
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.errors import BoundaryError, EndpointError
-from safer_steer.images import Picture
+from safer_steer.images import PicturesOf, in_view
 from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
 from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
 from safer_steer.store import Journal
@@ -76,7 +76,7 @@ async def judge_scripts(
     candidates: Sequence[Candidate],
     pools: Pools,
     model: ChatModel,
-    pictures_of: Callable[[Seed], Sequence[Picture]],
+    pictures_of: PicturesOf,
     out: Path,
     progress: Progress | None = None,
 ) -> dict[str, Ruling]:
@@ -108,11 +108,9 @@ async def judge_scripts(
         return {candidate.id: ruling(candidate.kind, journal.rows[candidate.id]) for candidate in candidates}
 
 
-async def _asked(
-    seed: Seed, model: ChatModel, pictures_of: Callable[[Seed], Sequence[Picture]]
-) -> dict[str, Any]:
+async def _asked(seed: Seed, model: ChatModel, pictures_of: PicturesOf) -> dict[str, Any]:
     """The row of one script: its verdicts, or `failed`. Raises `EndpointError`."""
-    pictures = pictures_of(seed)
+    pictures = in_view(seed.images_by_turn(), pictures_of)
     try:
         verdict = await model.ask(
             SCRIPT_CHECK, ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script), pictures

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config, Role
 from safer_steer.config_file import in_words, load_config
-from safer_steer.dialogue import Dialogue, StopReason
+from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.store import file_name, read_rows
@@ -35,7 +35,7 @@ class KeptAnswers:
         dialogues = [_dialogue(row, journal) for row in read_rows(journal)]
         self.dialogues = {dialogue.id: dialogue for dialogue in dialogues}
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """The answer that was given.
 
         Raises:
@@ -50,7 +50,7 @@ class KeptAnswers:
             why = kept.meta.get("error") if kept is not None else None
             raise NotAnswered(str(why or "not played to its end; run that bench again first"))
         turn = kept.turns[place]
-        if turn.user != question:
+        if turn.user != asked.user:
             raise UserError(
                 f"{self.journal}: {dialogue.id} was played from another script than the suite has"
             )

@@ -66,7 +66,7 @@ def _copied(suite: Suite, to: Path, max_pixels: int) -> Suite:
         known |= scaled_from(seed)
     scaled, copied = dict[str, str](), set[str]()
     for seed in suite.seeds:
-        for image in seed.images:
+        for image in seed.all_images:
             if image not in copied:
                 with named(suite, seed):
                     original = _copy_picture(suite.folder, image, to, max_pixels, known)
@@ -98,13 +98,10 @@ def _copy_picture(
 
 
 def _with_originals(seed: Seed, scaled: Mapping[str, str]) -> Seed:
-    own = {image: scaled[image] for image in seed.images if image in scaled}
+    own = {image: scaled[image] for image in seed.all_images if image in scaled}
     return seed.model_copy(update={"meta": seed.meta | {SCALED_FROM: own}}) if own else seed
 
 
 def _moved(suite: Suite, folder: Path, prefix: str) -> Suite:
-    seeds = [
-        seed.model_copy(update={"images": [f"{prefix}/{image}" for image in seed.images]})
-        for seed in suite.seeds
-    ]
+    seeds = [seed.with_images(lambda image: f"{prefix}/{image}") for seed in suite.seeds]
     return replace(suite, seeds=seeds, folder=folder)

@@ -52,7 +52,7 @@ def large_pictures(suite: Suite, max_pixels: int) -> set[str]:
         UserError: a picture cannot be used.
     """
     large = set()
-    for image in {image for seed in suite.seeds for image in seed.images}:
+    for image in {image for seed in suite.seeds for image in seed.all_images}:
         path = inside(suite.folder, image)
         width, height = check_header(path, str(path))
         if width * height > max_pixels:
@@ -103,7 +103,7 @@ def read_suites(names: Sequence[str]) -> list[Suite]:
     for suite in suites:
         seen = set[str]()
         for seed in suite.seeds:
-            for image in seed.images:
+            for image in seed.all_images:
                 if image not in seen:
                     seen.add(image)
                     with named(suite, seed):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from safer_steer.dialogue import Dialogue
+from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.episode import Assistant, Critic, Reply, Verdict
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.workers import PATIENCE
@@ -51,9 +51,9 @@ class WatchedAssistant:
     def __init__(self, assistant: Assistant, watch: Watch, who: str) -> None:
         self.assistant, self.watch, self.who = assistant, watch, who
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         with self.watch.call(self.who):
-            return await self.assistant.answer(dialogue, question)
+            return await self.assistant.answer(dialogue, asked)
 
 
 class WatchedCritic:

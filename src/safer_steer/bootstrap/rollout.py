@@ -15,6 +15,7 @@ from safer_steer.dialogue import (
     Format,
     Seed,
     StopReason,
+    Turn,
     lay_out,
     read_dialogues,
     to_jsonl,
@@ -25,7 +26,7 @@ from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Assistant, Reply, User, Verdict
 from safer_steer.episodes import play_all
 from safer_steer.errors import BoundaryError, EndpointError, UnparsableError, UserError
-from safer_steer.images import PicturesOf, pictures_in
+from safer_steer.images import PicturesOf, in_view, pictures_in
 from safer_steer.prompts.base import history
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
@@ -47,7 +48,8 @@ class RedAgent:
     def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
 
-    async def speak(self, dialogue: Dialogue, template: str) -> Reply:
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
+        shown = in_view(dialogue.images_by_turn(template), self.pictures_of)
         approaches = list(Approach)
         other = approaches[len(dialogue.turns) % len(approaches)]
         faults: list[str] = []
@@ -55,12 +57,12 @@ class RedAgent:
             inputs = RedInput(
                 intent=dialogue.intent,
                 history=history(dialogue, self.format),
-                template=template,
+                template=template.user,
                 approach=approach,
             )
             try:
-                text = (await self.model.ask(RED, inputs, self.pictures_of(dialogue), repeat=repeat)).user
-                check_turn("red", text, dialogue, template)
+                text = (await self.model.ask(RED, inputs, shown, repeat=repeat)).user
+                check_turn("red", text, dialogue, template.user)
             except EndpointError:
                 raise
             except BoundaryError as error:
@@ -69,7 +71,7 @@ class RedAgent:
                     break  # already retried
                 continue
             return Reply(text, {"attacker": {"faults": faults, "approach": other.label}} if faults else {})
-        return Reply(template, {"attacker": {"faults": faults, "approach": "template"}})
+        return Reply(template.user, {"attacker": {"faults": faults, "approach": "template"}})
 
 
 class BlueExpert:
@@ -78,9 +80,10 @@ class BlueExpert:
     def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        inputs = BlueInput(history=history(dialogue, self.format), question=question)
-        said = await self.model.ask(BLUE, inputs, self.pictures_of(dialogue))
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+        inputs = BlueInput(history=history(dialogue, self.format), question=asked.user)
+        shown = in_view(dialogue.images_by_turn(asked), self.pictures_of)
+        said = await self.model.ask(BLUE, inputs, shown)
         return Reply(lay_out(said.thinking, said.answer, self.format))
 
 
@@ -107,7 +110,8 @@ class EvaluatorCritic:
         inputs = EvaluatorInput(
             history=history(dialogue, self.format, turn), question=exchange.user, answer=answer
         )
-        verdict = await self.model.ask(EVALUATOR, inputs, self.pictures_of(dialogue))
+        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
+        verdict = await self.model.ask(EVALUATOR, inputs, shown)
         scores: dict[str, float] = {"safety": verdict.safety, "helpfulness": verdict.helpfulness}
         if not answer:
             scores = {"safety": min(verdict.safety, EMPTY_SAFETY), "helpfulness": 1}

@@ -19,7 +19,7 @@ from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.errors import UserError
-from safer_steer.images import load_picture
+from safer_steer.images import pictures_in
 from safer_steer.store import write_atomic
 from safer_steer.student.assistant import open_images
 from safer_steer.student.load import load_student
@@ -53,13 +53,11 @@ class Collator:
         If the dialogue is longer than `student.max_length`, whole turns are dropped from the end.
         """
         student = self.config.student
-        images = open_images(
-            [load_picture(self.folder, path, student.max_pixels) for path in dialogue.images]
-        )
+        pictures_of = pictures_in(self.folder, student.max_pixels)
         transcript = Transcript(self.renderer)
-        for turn in dialogue.turns:
+        for turn, images in zip(dialogue.turns, dialogue.images_by_turn(), strict=True):
             longer = transcript.copy()
-            longer.add_user(turn.user, [] if longer.ids else images)
+            longer.add_user(turn.user, open_images(pictures_of(images)))
             ids = [*self.renderer.plain(turn.assistant or ""), self.renderer.end]
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:

@@ -21,7 +21,10 @@ from safer_steer.extras import require
 if TYPE_CHECKING:
     from safer_steer.run.chat import Conversation
 
-HELP = "/image FILE begins a new dialogue about a picture, /new one about none, /quit ends."
+HELP = (
+    "/image FILE begins a new dialogue about a picture, /new one about none,"
+    " /show FILE shows a picture with your next words, /quit ends."
+)
 
 
 @app.command()
@@ -75,6 +78,8 @@ def _take(line: str, talk: Conversation, screen: Console) -> None:
             talk.begin()
         elif command == "/image":
             talk.begin(rest.strip())
+        elif command == "/show":
+            talk.show(rest.strip())
         elif command.startswith("/"):
             raise UserError(f"{command}: unknown; {HELP}")
         else:

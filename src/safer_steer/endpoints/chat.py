@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Role
-from safer_steer.dialogue import Dialogue, Format
+from safer_steer.dialogue import Dialogue, Format, Turn
 from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json
@@ -79,11 +79,12 @@ class ChatModel:
         self,
         prompt: Prompt[Input, Output],
         inputs: Input,
-        pictures: Sequence[Picture] = (),
+        pictures: Sequence[Picture | str] = (),
         *,
         repeat: int = 0,
     ) -> Output:
-        """Do one job: render, call, parse, validate. `repeat` distinguishes samples of the same question.
+        """Do one job: render, call, parse, validate. `repeat` distinguishes samples of the same question;
+        `pictures` may have lines between them that say what they are.
 
         If the reply is not a valid answer, the model is asked again, up to `role.reasks` times, with a line
         that says what was wrong. A refusal is final: either the endpoint marks it, or the reply is worded as
@@ -207,15 +208,15 @@ class ChatAssistant:
         asked = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
         self.system = f"{system}\n{LAYOUT_RULE}".strip() if asked else system
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        """The reply to `question` after the dialogue's turns. Their answers are passed as sampled.
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+        """The reply to the turn `asked` after the dialogue's turns. Their answers are passed as sampled.
 
         Raises:
             ContextFull: the messages do not fit the model's context.
             EndpointError: the transport gave up.
         """
         try:
-            reply = await self.model.reply(self.messages(dialogue, question))
+            reply = await self.model.reply(self.messages(dialogue, asked))
         except ContextLengthError:
             raise ContextFull from None
         meta = {
@@ -225,27 +226,26 @@ class ChatAssistant:
         }
         return Reply(reply.text, meta)
 
-    def messages(self, dialogue: Dialogue, question: str) -> list[Message]:
-        """The system text, then the turns in order, with the pictures on the first user turn. Markers in user
-        turns are split, since models write them."""
-        asked = [split_markers(text) for text in (*(turn.user for turn in dialogue.turns), question)]
-        messages = layout(self.system, asked[0], self.pictures_of(dialogue))
-        for turn, following in zip(dialogue.turns, asked[1:], strict=True):
+    def messages(self, dialogue: Dialogue, asked: Turn) -> list[Message]:
+        """The system text, then the turns in order, each user turn with its pictures. Markers in user turns
+        are split, since models write them."""
+        shown = [self.pictures_of(images) for images in dialogue.images_by_turn(asked)]
+        said = [split_markers(turn.user) for turn in (*dialogue.turns, asked)]
+        messages = layout(self.system, said[0], shown[0])
+        for turn, text, pictures in zip(dialogue.turns, said[1:], shown[1:], strict=True):
             messages.append({"role": "assistant", "content": turn.assistant or ""})
-            messages.append({"role": "user", "content": following})
+            messages += layout("", text, pictures) if pictures else [{"role": "user", "content": text}]
         return messages
 
 
-def layout(system: str, user: str, pictures: Sequence[Picture]) -> list[Message]:
+def layout(system: str, user: str, pictures: Sequence[Picture | str]) -> list[Message]:
     """The system message (omitted if empty), then the user message: pictures first, then the text."""
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    return [
-        *messages,
-        {
-            "role": "user",
-            "content": [*(picture.content for picture in pictures), {"type": "text", "text": user}],
-        },
-    ]
+    return [*messages, {"role": "user", "content": [*map(_part, pictures), _part(user)]}]
+
+
+def _part(shown: Picture | str) -> dict[str, object]:
+    return shown.content if isinstance(shown, Picture) else {"type": "text", "text": shown}
 
 
 def holds_pictures(messages: list[Message]) -> bool:

@@ -24,13 +24,12 @@ def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, s
 
     Args:
         seed: a dialogue, or a script. A script has no answers, so only its user turns are returned.
-        placeholder: inserted once per picture before the first user turn; "" if the reader places pictures
-            itself.
+        placeholder: inserted once per picture before the text of the user turn that shows it; "" if the
+            reader places pictures itself.
     """
     said = [{"role": "system", "content": system}] if system else []
-    for index, turn in enumerate(seed.turns):
-        pictures = placeholder * len(seed.images) if index == 0 else ""
-        said.append({"role": "user", "content": pictures + plain(turn.user)})
+    for turn, images in zip(seed.turns, seed.images_by_turn(), strict=True):
+        said.append({"role": "user", "content": placeholder * len(images) + plain(turn.user)})
         if turn.assistant is not None:
             said.append({"role": "assistant", "content": plain(turn.assistant)})
     return said

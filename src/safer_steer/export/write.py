@@ -99,7 +99,7 @@ def _write(part: Split, folder: Path, name: str, config: Config, family: str | N
     for_verl = ParquetShards(folder / "verl", "rl", verl.schema_of()) if part.name == "rl" else None
     for index, seed in enumerate(part.rows()):
         try:
-            pictures = pictures_of(seed)
+            pictures = pictures_of(seed.all_images)
         except UserError as error:
             raise UserError(f"{part.name} {seed.id}: {error}") from None
         size = sum(len(picture.data) for picture in pictures) + 2 * len(seed.model_dump_json())

@@ -102,6 +102,6 @@ async def roll_out(
 
 def _unanswered(seed: Seed, dialogue: Dialogue, assistant: StudentAssistant) -> Transcript:
     """Transcript for a student that never answered: the prompt and an end token that carries no loss."""
-    transcript = assistant.asked(dialogue, seed.script[0])
+    transcript = assistant.asked(dialogue, seed.turns[0])
     transcript.add_assistant([], [])
     return transcript

@@ -13,7 +13,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Verdict
 from safer_steer.errors import BoundaryError, RefusedError
-from safer_steer.images import PicturesOf
+from safer_steer.images import PicturesOf, View, in_view
 from safer_steer.prompts.base import history
 from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
 from safer_steer.rewards import EMPTY_SAFETY, lock_usefulness
@@ -47,21 +47,22 @@ class TutorCritic:
             answer=visible_answer(exchange.assistant or "", self.format),
             next_template=template or "",
         )
+        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         wanted = template if self.feedback_dynamics and template else ""
         faults: list[str] = []
         approach = ""
         try:
-            verdict = await self.model.ask(TUTOR, inputs, self.pictures_of(dialogue))
+            verdict = await self.model.ask(TUTOR, inputs, shown)
         except RefusedError as error:
             faults, approach = [error.boundary], next_strategy("")
-            verdict = await self._again(inputs, dialogue, approach)
+            verdict = await self._again(inputs, shown, approach)
         strategy, adapted = verdict.strategy, verdict.next_question.strip() if wanted else ""
         if wanted and (fault := _fault(adapted, dialogue, wanted)):
             faults.append(fault)
             adapted = ""
             if not approach:
                 approach = next_strategy(verdict.strategy)
-                strategy, adapted = await self._next_turn(inputs, dialogue, approach, wanted, faults)
+                strategy, adapted = await self._next_turn(inputs, shown, dialogue, approach, wanted, faults)
         noted = (
             {
                 "next_attacker": {
@@ -78,20 +79,22 @@ class TutorCritic:
             next_user=adapted or None,
         )
 
-    async def _again(self, inputs: TutorInput, dialogue: Dialogue, approach: str) -> TutorVerdict:
-        return await self.model.ask(
-            TUTOR,
-            inputs.model_copy(update={"approach": STRATEGIES[approach]}),
-            self.pictures_of(dialogue),
-            repeat=1,
-        )
+    async def _again(self, inputs: TutorInput, shown: View, approach: str) -> TutorVerdict:
+        again = inputs.model_copy(update={"approach": STRATEGIES[approach]})
+        return await self.model.ask(TUTOR, again, shown, repeat=1)
 
     async def _next_turn(
-        self, inputs: TutorInput, dialogue: Dialogue, approach: str, wanted: str, faults: list[str]
+        self,
+        inputs: TutorInput,
+        shown: View,
+        dialogue: Dialogue,
+        approach: str,
+        wanted: str,
+        faults: list[str],
     ) -> tuple[str, str]:
         """Strategy and text of a second attempt at the next turn. It may fail too; its scores are ignored."""
         try:
-            verdict = await self._again(inputs, dialogue, approach)
+            verdict = await self._again(inputs, shown, approach)
         except BoundaryError as error:  # the turn is already scored; even a dead endpoint must not lose it
             faults.append(error.boundary)
             return approach, ""

@@ -59,13 +59,13 @@ class Conversation:
                     f"{folder}: {model} is not trained yet; run `safer-steer {stage}`, or give --model base"
                 )
         self.config = config
-        self._pictures: list[Picture] = []
+        self._pictures: dict[str, Picture] = {}
         self._assistant = sampling_student(
             config,
             weights_of(folder, model),
             config.bench.temperature if temperature is None else temperature,
             f"chat {seed}",
-            lambda _: self._pictures,
+            lambda images: [self._pictures[image] for image in images],
         )
         self._loop = asyncio.new_event_loop()
         self.begin()
@@ -76,26 +76,38 @@ class Conversation:
         Raises:
             UserError: the picture cannot be used. The dialogue before it goes on then.
         """
-        pictures = []
-        if image is not None:
-            refuse_address(str(image))
-            path = Path(image)
-            try:
-                data = path.expanduser().read_bytes()
-            except (OSError, ValueError):
-                raise UserError(f"{image}: no such picture; give the path of a file") from None
-            pictures = [picture_from(data, path.name, self.config.student.max_pixels, str(image))]
-        self._pictures = pictures
-        self.dialogue = Dialogue(id="chat", kind=Kind.BENIGN, images=[picture.name for picture in pictures])
+        shown = [self._read(image)] if image is not None else []
+        self.dialogue = Dialogue(id="chat", kind=Kind.BENIGN, images=shown)
+        self._next: list[str] = []
+
+    def show(self, image: str | Path) -> None:
+        """Show a picture with the next question. Raises `UserError` if it cannot be used."""
+        self._next.append(self._read(image))
+
+    def _read(self, image: str | Path) -> str:
+        """Keep a picture; returns the path by which the dialogue names it."""
+        refuse_address(str(image))
+        path = Path(image).expanduser()
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError):
+            raise UserError(f"{image}: no such picture; give the path of a file") from None
+        picture = picture_from(data, path.name, self.config.student.max_pixels, str(image))
+        self._pictures[picture.name] = picture
+        return picture.name
 
     def ask(self, question: str) -> Answer:
         """The student's answer, which becomes part of the dialogue.
 
         Raises:
             ContextFull: the dialogue is too long for another turn.
+            UserError: the student takes no pictures in a later turn than the first.
         """
-        reply = self._loop.run_until_complete(self._assistant.answer(self.dialogue, question))
-        self.dialogue.turns.append(Turn(user=question, assistant=reply.text, meta=reply.meta))
+        turn = Turn(user=question, images=self._next)
+        self._next = []
+        reply = self._loop.run_until_complete(self._assistant.answer(self.dialogue, turn))
+        turn.assistant, turn.meta = reply.text, reply.meta
+        self.dialogue.turns.append(turn)
         return _parts(reply.text, self.config.student.format)
 
     def close(self) -> None:

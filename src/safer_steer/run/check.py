@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from safer_steer.config import Config, Role, RoleName
-from safer_steer.dialogue import Dialogue, Kind
+from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.endpoints.blind import BlindTransport
 from safer_steer.endpoints.chat import NO_EYES, ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
@@ -217,7 +217,8 @@ async def _chat(config: Config, model: ChatModel) -> None:
     """Raises `UnparsableError` if the answer is empty, and what `ChatModel.reply` raises."""
     student = config.student
     assistant = ChatAssistant(model, lambda _: [_picture()], system=student.system, format=student.format)
-    answer = await model.reply(assistant.messages(Dialogue(id="check", kind=Kind.BENIGN), QUESTION))
+    dialogue = Dialogue(id="check", kind=Kind.BENIGN)
+    answer = await model.reply(assistant.messages(dialogue, Turn(user=QUESTION)))
     if not answer.text.strip():
         cut = answer.finish == "length"
         why = f"cut off at max_tokens={model.role.max_tokens}" if cut else "it holds no text"

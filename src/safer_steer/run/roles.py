@@ -78,6 +78,6 @@ def suite_pictures(suites: list[Suite]) -> Iterator[Path | None]:
     """The pictures of all scripts; None for a script without one."""
     for suite in suites:
         for seed in suite.seeds:
-            yield from (suite.folder / image for image in seed.images)
-            if not seed.images:
+            yield from (suite.folder / image for image in seed.all_images)
+            if not seed.all_images:
                 yield None

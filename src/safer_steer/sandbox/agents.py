@@ -43,7 +43,7 @@ class SandboxTransport:
                 "sandbox: the request carries no picture, and the sandbox's agents judge by pictures"
             )
         try:
-            device, marked = from_png(pictures[0])
+            device, marked = from_png(pictures[-1])  # the one shown last
         except ValueError as error:
             raise EndpointError(f"sandbox: {error}") from None
         rng = random.Random(content_id(texts, device.name, marked, repeat))

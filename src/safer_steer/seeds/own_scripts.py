@@ -39,7 +39,7 @@ def script_pictures(config: Config, seed: Seed) -> list[Picture]:
     """A script's pictures, decoded. Raises `UserError` that names file and script."""
     path = _path(config)
     try:
-        return [load_picture(path.parent, image, config.student.max_pixels) for image in seed.images]
+        return [load_picture(path.parent, image, config.student.max_pixels) for image in seed.all_images]
     except UserError as error:
         raise UserError(f"{path}: {seed.id}: {error}") from None
 
@@ -50,15 +50,14 @@ def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
     Raises:
         UserError: see `script_pictures`.
     """
-    names = []
+    names = {}
     for picture in script_pictures(config, seed):
-        names.append(f"images/{picture.original[:16]}{picture.suffix}")
-        if not (folder / names[-1]).exists():  # an existing file is complete: writes are atomic
-            write_atomic(folder / names[-1], picture.data)
-    turns = [Turn(user=turn.user, meta=turn.meta) for turn in seed.turns]
-    return seed.model_copy(
-        update={"source": seed.source or _path(config).stem, "images": names, "turns": turns}
-    )
+        names[picture.name] = name = f"images/{picture.original[:16]}{picture.suffix}"
+        if not (folder / name).exists():  # an existing file is complete: writes are atomic
+            write_atomic(folder / name, picture.data)
+    turns = [Turn(user=turn.user, images=turn.images, meta=turn.meta) for turn in seed.turns]
+    asked = seed.model_copy(update={"source": seed.source or _path(config).stem, "turns": turns})
+    return asked.with_images(names.__getitem__)
 
 
 def take_own_scripts(config: Config, folder: Path) -> None:

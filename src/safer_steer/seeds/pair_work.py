@@ -12,7 +12,7 @@ from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.episode import Assistant
-from safer_steer.images import Picture, load_picture
+from safer_steer.images import Picture, load_picture, pictures_in
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.seeds.attempts import ATTEMPTS, try_twice
 from safer_steer.seeds.bench_filter import AGAINST, target_name
@@ -162,7 +162,11 @@ class PairWork:
         return self._row(
             picture,
             await simulate(
-                seed, self.target, self.attack_judge, self._pictures, self.config.seeds.success_at
+                seed,
+                self.target,
+                self.attack_judge,
+                pictures_in(self.folder, self.config.student.max_pixels),
+                self.config.seeds.success_at,
             ),
         )
 
@@ -174,9 +178,6 @@ class PairWork:
         for _ in range(attempt):
             strategy = next_strategy(strategy)
         return turns, strategy
-
-    def _pictures(self, dialogue: Seed) -> list[Picture]:
-        return [load_picture(self.folder, name, self.config.student.max_pixels) for name in dialogue.images]
 
     def _rng(self, pair: Pair, kind: Kind) -> random.Random:
         return random.Random(f"{self.config.seed} {pair.id} {kind}")

@@ -14,7 +14,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.refusals import check
 from safer_steer.episode import Assistant, Script, Verdict, play
 from safer_steer.errors import EndpointError
-from safer_steer.images import Picture, PicturesOf
+from safer_steer.images import Picture, PicturesOf, in_view
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
 from safer_steer.prompts.base import Exchange
 from safer_steer.prompts.caption import CAPTION, CaptionInput
@@ -60,7 +60,8 @@ class AttackJudgeCritic:
         inputs = AttackJudgeInput(
             intent=dialogue.intent, history=told[:-1], question=told[-1].user, answer=told[-1].assistant
         )
-        verdict = await self.model.ask(ATTACK_JUDGE, inputs, self.pictures_of(dialogue))
+        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
+        verdict = await self.model.ask(ATTACK_JUDGE, inputs, shown)
         # An empty answer leaks nothing, so its score is at most that of a vague answer.
         score = verdict.score if told[-1].assistant else min(verdict.score, VAGUE)
         stop = None

@@ -9,7 +9,7 @@ from io import BytesIO
 from PIL import Image, ImageOps
 
 from safer_steer.config import Student
-from safer_steer.dialogue import Dialogue
+from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.images import Picture, PicturesOf
 from safer_steer.student.policy import Policy
@@ -49,21 +49,18 @@ class StudentAssistant:
         """The transcript so far; None before the first answer."""
         return self._transcripts.get(id(dialogue))
 
-    def asked(self, dialogue: Dialogue, question: str) -> Transcript:
-        """A copy of the transcript so far with the next question. The dialogue's pictures are in its first
-        turn."""
-        if known := self.transcript(dialogue):
-            transcript = known.copy()
-            transcript.add_user(question)
-        else:
-            transcript = Transcript(self.renderer)
-            transcript.add_user(question, open_images(self.pictures_of(dialogue)))
+    def asked(self, dialogue: Dialogue, turn: Turn) -> Transcript:
+        """A copy of the transcript so far with the next user turn and its pictures."""
+        known = self.transcript(dialogue)
+        transcript = known.copy() if known else Transcript(self.renderer)
+        images = dialogue.images_by_turn(turn)[-1]
+        transcript.add_user(turn.user, open_images(self.pictures_of(images)))
         return transcript
 
-    async def answer(self, dialogue: Dialogue, question: str) -> Reply:
-        """Sample the next turn. Raises `ContextFull` if question and answer do not fit; the transcript then
-        stays unchanged."""
-        transcript = self.asked(dialogue, question)
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+        """Sample the answer to the turn `asked`. Raises `ContextFull` if turn and answer do not fit; the
+        transcript then stays unchanged."""
+        transcript = self.asked(dialogue, asked)
         room = self.student.max_turn_tokens + 1
         longest = self.max_completion or self.student.max_length
         if (
