@@ -291,8 +291,42 @@ class Rollouts(Strict):
     """How answers of a loaded student are sampled, in Stage I, RL and the bench."""
 
     engine: str = Field(
-        "transformers", description="transformers, or package.module:name of an engine of your own"
+        "transformers",
+        description="transformers (in this process), vllm (servers at base_url), or package.module:name of"
+        " an engine of your own",
     )
+    base_url: list[str] = Field(
+        default_factory=list,
+        description="vllm: address of the server, for instance http://localhost:8000, or a list of several",
+    )
+    api_key_env: str | None = Field(
+        None, description="vllm: name of the environment variable that holds the servers' key"
+    )
+    timeout_s: float = Field(
+        600, gt=0, description="vllm: seconds before an answer is given up, and its dialogue with it"
+    )
+    retries: int = Field(
+        5, ge=0, description="vllm: further tries where a server does not answer, before the run ends"
+    )
+    importance_cap: float | None = Field(
+        None,
+        ge=1,
+        description="weight each sampled token's loss by its probability in the trainer over that in the"
+        " engine, at most this (2 is usual); null does not",
+    )
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _one_server(cls, urls: Any) -> Any:
+        return [urls] if isinstance(urls, str) else urls
+
+    @model_validator(mode="after")
+    def _served(self) -> Rollouts:
+        if self.engine == "vllm" and not self.base_url:
+            raise ValueError("engine vllm needs base_url, the address of a server that you have started")
+        if self.engine == "transformers" and self.base_url:
+            raise ValueError("base_url is given, but engine is transformers; set engine: vllm")
+        return self
 
 
 class Reinforce(Strict):

@@ -55,10 +55,35 @@ async def test_an_engine_of_ones_own_samples_the_answers(
     assert load_named("", "my_engine:KEYS") == ["bench 0 d 0"]
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "http://localhost:1",
+            "engine: vllm is sent all weights over NCCL, and there is no GPU; set student",
+        ),
+        ("localhost:1", "base_url: 'localhost:1' is no server's address"),
+    ],
+)
+def test_what_rollouts_on_servers_need_is_checked_before_anything_is_written(
+    tmp_path: Path, url: str, message: str
+) -> None:
+    config = tiny_config(rl={"rollouts": {"engine": "vllm", "base_url": url}})
+    with (
+        pytest.raises(UserError, match=rf"^rl\.rollouts\.{message}"),
+        prepared(config, tmp_path / "run", Quiet(), ("rl",)),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("stage", ["rl", "bench"])
 @pytest.mark.parametrize(
     ("engine", "message"),
-    [("vllm2", "vllm2 is unknown; use transformers, or "), ("no_such:make", "no_such:make: No module named")],
+    [
+        ("vllm2", "vllm2 is unknown; use transformers, vllm, or "),
+        ("no_such:make", "no_such:make: No module named"),
+    ],
 )
 def test_an_unknown_engine_is_refused_before_anything_is_written(
     tmp_path: Path, stage: str, engine: str, message: str

@@ -107,6 +107,17 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NoAnswer(_why(error)) from None
 
+    async def get(self, url: str) -> Answer:
+        """The answer to a GET. Raises `NoAnswer` as `post` does."""
+        try:
+            async with self._session.get(url, proxy=self._proxy, allow_redirects=False) as response:
+                body = bytearray(await response.content.read(MEGABYTE))
+                return Answer(
+                    response.status, response.headers, _json(body), body[:10_000].decode(errors="replace")
+                )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoAnswer(_why(error)) from None
+
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
@@ -135,6 +146,12 @@ async def take_back(borrower: object, base_url: str, key: str) -> None:
     client.borrowers.discard(borrower)
     if not client.borrowers:
         del shelf[base_url, key]
+        await client.close()
+
+
+async def close_all() -> None:
+    """Close the clients of the running event loop, whoever has borrowed them."""
+    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
         await client.close()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
@@ -24,6 +24,7 @@ from safer_steer.dialogue import Seed
 from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
+from safer_steer.reinforce.measured import MeasuredTrainer
 from safer_steer.reinforce.returns import noted_return
 from safer_steer.reinforce.rollouts import Rollouts, Wait
 from safer_steer.reinforce.step_log import StepLog, rollback
@@ -47,6 +48,7 @@ from safer_steer.student.training import (
     training_dtype,
 )
 from safer_steer.student.transformers_policy import in_process
+from safer_steer.student.vllm_weights import ADAPTER, save_adapter
 
 
 def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
@@ -67,7 +69,18 @@ def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
         "temperature": rl.temperature,
         "max_completion_length": rl.max_completion_tokens,
         "use_bias_correction_kl": False,
+        **_importance_sampling(rl.rollouts.importance_cap),
         "log_multimodal": False,
+    }
+
+
+def _importance_sampling(cap: float | None) -> dict[str, Any]:
+    """TRL names the arguments after vLLM; `MeasuredTrainer` lets them hold for any engine."""
+    if cap is None:
+        return {}
+    return {
+        "vllm_importance_sampling_mode": "token_truncate",
+        "vllm_importance_sampling_clip_max": cap,
     }
 
 
@@ -133,7 +146,7 @@ def reinforce(
     )
     student = config.student
     adapters = lora(student, empty_model(load_model_config(start))) if student.lora_rank else None
-    trainer = GRPOTrainer(
+    trainer = MeasuredTrainer(
         model=start,
         args=GRPOConfig(
             **grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}
@@ -145,13 +158,19 @@ def reinforce(
         peft_config=adapters,
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
     )
+    if config.rl.rollouts.importance_cap is not None:
+        trainer.correct_importance()
     if config.student.freeze_vision:
         freeze_vision(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
     train(trainer, checkpoint)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), renderer.processor, out, config.student)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if adapters is not None:
+            save_adapter(model, folder / "rl" / ADAPTER)
+        save_model(model, renderer.processor, out, config.student)
+        shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
 

@@ -11,6 +11,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from safer_steer.reinforce.rollouts import Rollouts
 from safer_steer.store import write_atomic
 
+DRIFT = ("logprob_gap", "logprob_gap_max", "importance_ratio", "importance_ess")
+"""How far the engine's log-probabilities are from the trainer's; see `measured.MeasuredTrainer`."""
+
 
 class StepLog(TrainerCallback):
     """Writes rl/metrics.jsonl: one row per step with the metrics of the rollouts and the trainer. Deletes the
@@ -37,7 +40,7 @@ class StepLog(TrainerCallback):
             return
         trained = {
             name: logs.get(name)
-            for name in ("loss", "kl", "grad_norm", "learning_rate", "entropy", "step_time")
+            for name in ("loss", "kl", "grad_norm", "learning_rate", "entropy", "step_time", *DRIFT)
         }
         row = {"step": step, **self.rollouts.metrics.pop(step - 1), **trained}
         with self.path.open("a", encoding="utf-8") as file:

@@ -232,8 +232,9 @@ class Run:
                     await self._cache.settle(SETTLE_S)
                 raise
             finally:
-                for transport in self._transports.values():
-                    await transport.aclose()  # type: ignore[attr-defined]  # only endpoints are kept
+                from safer_steer.endpoints.clients import close_all
+
+                await close_all()
 
         return asyncio.run(closing())
 

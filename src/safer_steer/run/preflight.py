@@ -167,6 +167,8 @@ async def check(
     # Only an engine of one's own is loaded. Those of the table are installed, and would load torch.
     if maker_of(engine) == engine and {"rl", "bench"} & set(stages):
         load_named("rl.rollouts.engine", engine)
+    if engine == "vllm" and {"rl", "bench"} & set(stages):
+        _check_rollouts(config, stages)
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
     if "seeds" in stages and config.seeds.scripts:
@@ -212,6 +214,19 @@ async def check(
             if name:
                 load_named(key, name)
     return survey
+
+
+def _check_rollouts(config: Config, stages: Sequence[str]) -> None:
+    """Raises `UserError` if an address is none, or the weights in training cannot be sent there. The servers
+    are asked when their stage begins: only then is there the model that they are to serve."""
+    from safer_steer.student.vllm_server import Server
+
+    for url in config.rl.rollouts.base_url:
+        Server(url, config.rl.rollouts)
+    if "rl" in stages:
+        from safer_steer.student.vllm_weights import refuse_full_weights
+
+        refuse_full_weights(config.student)
 
 
 def check_student(config: Config) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from safer_steer.errors import UserError
 
-ENGINES = {"transformers": "safer_steer.student.transformers_policy:in_process"}
+ENGINES = {
+    "transformers": "safer_steer.student.transformers_policy:in_process",
+    "vllm": "safer_steer.student.vllm_policy:on_servers",
+}
 """For each engine, the function that makes its policy (`policy.PolicyOf`), as `package.module:name`."""
 
 

@@ -29,6 +29,8 @@ class Transcript:
     """Further model inputs with one number for each token; 0 on answers."""
     pictures: list[dict[str, torch.Tensor]] = field(default_factory=list)
     """Inputs of the vision tower, of each user turn that shows pictures."""
+    images: list[Image.Image] = field(default_factory=list)
+    """The pictures themselves, in order, for an engine that prepares them on its own."""
     first_prompt: int = 0
     """Length of the first prompt, that is, everything before the assistant's first token."""
     ends: list[int] = field(default_factory=list)
@@ -44,6 +46,7 @@ class Transcript:
             aligned={name: list(row) for name, row in self.aligned.items()},
             pictures=list(self.pictures),
             ends=list(self.ends),
+            images=list(self.images),
         )
 
     def _extend(self, ids: list[int], sampled: int = 0, logprobs: list[float] | None = None) -> None:
@@ -66,6 +69,7 @@ class Transcript:
             known += [0] * (before - len(known)) + row[ended:]
         if turn.pictures:
             self.pictures.append(turn.pictures)
+            self.images += images
         self.first_prompt = self.first_prompt or len(self.ids)
 
     def add_assistant(self, ids: list[int], logprobs: list[float]) -> None:

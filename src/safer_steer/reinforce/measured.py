@@ -1,0 +1,80 @@
+"""TRL's GRPO trainer, which also measures how far the engine's log-probabilities are from its own.
+
+Engine and trainer compute with other kernels, and on GPUs in bfloat16, so the policy that sampled is not
+exactly the one that is trained. The forward pass of the loss has the trainer's log-probabilities anyway, at
+the weights that sampled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+
+class MeasuredTrainer(GRPOTrainer):
+    """Adds to the logs of each step, over its sampled tokens and all processes:
+
+    - `logprob_gap`, `logprob_gap_max`: mean and largest absolute difference of the log-probabilities;
+    - `importance_ratio`: mean of w = p_trainer / p_engine, 1 if both agree;
+    - `importance_ess`: effective sample size (sum w)^2 / sum w^2, as a share of the tokens.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sampled: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._sums = torch.zeros(4, dtype=torch.float64)
+        """Tokens, and the sums of |difference|, w and w^2."""
+        self._largest = 0.0
+
+    def correct_importance(self) -> None:
+        """Weight each token's loss by w, truncated, as TRL does for a server of its own
+        (`vllm_importance_sampling_correction`). It takes a forward pass more."""
+        self.use_vllm = True
+        self.vllm_generation = _Synchronised()
+        self._last_loaded_step = -1
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if (sampled := inputs.get("sampling_per_token_logps")) is not None:
+            mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+            self._sampled = sampled, mask.bool()
+        try:
+            loss: torch.Tensor = super()._compute_loss(model, inputs)
+            return loss
+        finally:
+            self._sampled = None
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._sampled is not None:
+            sampled, mask = self._sampled
+            gaps = (found[0].detach() - sampled)[mask].double()
+            if gaps.numel():
+                ratios = gaps.exp()
+                sums = [gaps.new_tensor(gaps.numel()), gaps.abs().sum(), ratios.sum(), ratios.square().sum()]
+                self._sums += torch.stack(sums).cpu()
+                self._largest = max(self._largest, gaps.abs().max().item())
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called by all processes."""
+        if "loss" in logs:
+            own = torch.cat([self._sums, torch.tensor([self._largest], dtype=torch.float64)])
+            device = self.accelerator.device
+            every = self.accelerator.gather(own.float().to(device).unsqueeze(0)).double()
+            (tokens, gap, ratio, squares), largest = every[:, :4].sum(0).tolist(), every[:, 4].max().item()
+            if tokens:
+                logs["logprob_gap"], logs["logprob_gap_max"] = gap / tokens, largest
+                logs["importance_ratio"] = ratio / tokens
+                logs["importance_ess"] = ratio**2 / (squares * tokens)
+            self._sums.zero_()
+            self._largest = 0.0
+        super().log(logs, start_time)
+
+
+class _Synchronised:
+    """Stands where TRL has its own vLLM: the engine has the current weights already."""
+
+    def sync_weights(self) -> None:
+        """Nothing to do."""

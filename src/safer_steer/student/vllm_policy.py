@@ -1,0 +1,237 @@
+"""Rollouts on vLLM servers: exact token ids in, sampled ids and their log-probabilities out.
+
+All requests of a dialogue, and of the other trajectories of its group, go to one server, whose prefix cache
+then holds picture and history. Before the first answer every server is proved on a probe: what it says of
+given and of sampled tokens must be what the trainer says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+
+from safer_steer.endpoints.clients import close_all
+from safer_steer.errors import EndpointError, UserError
+from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
+from safer_steer.student.transcript import Transcript, model_inputs
+from safer_steer.student.vllm_server import KEY, Features, Server, digest
+from safer_steer.student.vllm_weights import Offer, offered, serve_line
+
+Result = TypeVar("Result")
+
+MOST_FEATURES = 2**30
+"""Characters of features that are kept; the oldest are asked for again."""
+LIMITS = {"float32": (1e-3, 1e-3), "bfloat16": (0.25, 0.05)}
+"""For each number type, by how much the log-probabilities of server and trainer may differ on average: for
+the given tokens of the probe, most of which are unlikely, and for sampled ones."""
+
+
+class VLLMPolicy:
+    """Samples turns on vLLM servers that all offer the same weights."""
+
+    def __init__(self, offers: Sequence[Offer], sampling: Sampling) -> None:
+        self.offers, self.sampling = list(offers), sampling
+        self._place: dict[bytes, Offer] = {}
+        self._load: Counter[str] = Counter()
+        self._features: OrderedDict[str, asyncio.Task[Features]] = OrderedDict()
+
+    async def reply(self, transcript: Transcript, key: str) -> Completion:
+        """Sample a turn.
+
+        Raises:
+            UserError: a server is down, or declines the request.
+            EndpointError: no answer in time.
+        """
+        offer = self._offer(transcript)
+        renderer = transcript.renderer
+        sampling = {
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "max_tokens": self.sampling.max_tokens,
+            "stop_token_ids": renderer.stops,
+            "ignore_eos": True,  # the stops are all there are, as in this process
+            "logprobs": 0,
+            "detokenize": False,
+            "seed": int(hashlib.sha256(key.encode()).hexdigest()[:15], 16),
+        }
+        data = await self._generate(offer, transcript, sampling)
+        try:
+            [choice] = data["choices"]
+            ids = [int(token) for token in choice["token_ids"]]
+            logprobs = [float(entry["logprob"]) for entry in choice["logprobs"]["content"]]
+            finish = choice["finish_reason"]
+        except (LookupError, TypeError, ValueError):
+            raise EndpointError(
+                f"{offer.server.url}: an answer without tokens or log-probabilities"
+            ) from None
+        if len(ids) != len(logprobs) or finish not in ("stop", "length"):
+            raise EndpointError(f"{offer.server.url}: the answer was broken off ({finish})")
+        return cut_at_its_end(ids, logprobs, renderer)
+
+    async def score(self, transcript: Transcript) -> list[float]:
+        """The log-probability of each token after those before it, at temperature 1: [tokens]. The first one
+        is 0. Raises as `reply` does."""
+        sampling = {"temperature": 1.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
+        offer = self._offer(transcript)
+        data = await self._generate(offer, transcript, sampling)
+        try:
+            rows = data["prompt_logprobs"][1:]
+            pairs = zip(transcript.ids[1:], rows, strict=True)
+            return [0.0, *(float(row[str(token)]["logprob"]) for token, row in pairs)]
+        except (LookupError, TypeError, ValueError):
+            raise EndpointError(
+                f"{offer.server.url}: an answer without the prompt's log-probabilities"
+            ) from None
+
+    async def _generate(
+        self, offer: Offer, transcript: Transcript, sampling: dict[str, Any]
+    ) -> dict[str, Any]:
+        pictures = [await self._features_of(offer, image) for image in transcript.images]
+        return await offer.server.generate(offer.name, transcript.ids, pictures, sampling)
+
+    def _offer(self, transcript: Transcript) -> Offer:
+        """The server of this dialogue: that of its first prompt, or the one with the fewest of them."""
+        shown = "".join(map(digest, transcript.images))
+        first = hashlib.sha256(f"{transcript.prompt_ids} {shown}".encode()).digest()
+        if first not in self._place:
+            chosen = min(self.offers, key=lambda offer: self._load[offer.server.url])
+            self._place[first] = chosen
+            self._load[chosen.server.url] += 1
+        return self._place[first]
+
+    async def _features_of(self, offer: Offer, image: Image.Image) -> Features:
+        """Asked for once per picture, however many dialogues show it."""
+        name = digest(image)
+        if name not in self._features or self._features[name].cancelled():
+            self._features[name] = asyncio.ensure_future(offer.server.features(offer.base, image))
+            self._forget_old()
+        self._features.move_to_end(name)
+        try:
+            return await asyncio.shield(self._features[name])
+        except EndpointError:
+            self._features.pop(name, None)
+            raise
+
+    def _forget_old(self) -> None:
+        kept = 0
+        for name, task in reversed(list(self._features.items())):
+            if task.done() and not task.cancelled() and task.exception() is None:
+                kept += len(task.result().data)
+                if kept > MOST_FEATURES:
+                    del self._features[name]
+
+
+def on_servers(student: SampledStudent) -> VLLMPolicy:
+    """Make a policy on the servers of `rl.rollouts.base_url`, for the student's weights as they are now. A
+    `PolicyOf`.
+
+    Raises:
+        UserError: a server is down, cannot offer these weights, or fails the probe.
+    """
+    sampling = Sampling(student.settings.max_turn_tokens, student.temperature)
+    servers = [Server(url, student.rollouts) for url in student.rollouts.base_url]
+
+    async def prepare() -> list[Offer]:
+        offers = await offered(servers, student)
+        for offer in offers:
+            await _prove(offer, student)
+        return offers
+
+    try:
+        return VLLMPolicy(_run(prepare()), sampling)
+    except EndpointError as error:
+        raise UserError(f"{KEY}: {error}") from None
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to completion on an event loop of its own, and close the connections."""
+
+    async def closing() -> Result:
+        try:
+            return await work
+        finally:
+            await close_all()
+
+    return asyncio.run(closing())
+
+
+PROBE = ("What is it?", "It is red.", "Look again. What does the picture show?")
+
+
+async def _prove(offer: Offer, student: SampledStudent) -> None:
+    """Compare server and trainer on a dialogue with a picture: the log-probabilities of its tokens, and of an
+    answer that the server samples.
+
+    Raises:
+        UserError: they differ by more than number types explain.
+    """
+    renderer = student.renderer
+    probe = Transcript(renderer)
+    probe.add_user(PROBE[0], [_picture()])
+    told = [*renderer.plain(PROBE[1]), renderer.end]
+    probe.add_assistant(told, [0.0] * len(told))
+    probe.add_user(PROBE[2])
+    temperature = student.temperature or 1.0
+    sampling = Sampling(min(32, student.settings.max_turn_tokens), temperature)
+    policy = VLLMPolicy([offer], sampling)
+    given, answer = await asyncio.gather(policy.score(probe), policy.reply(probe, "probe"))
+    whole = probe.copy()
+    whole.add_assistant(answer.token_ids, answer.logprobs)
+    scored = trainer_logits(student.model, whole)
+    first, end = len(probe.ids), len(probe.ids) + len(answer.token_ids)
+    ours = logprobs_at(scored, whole.ids, 1, first, 1.0)
+    most, most_sampled = LIMITS[student.settings.dtype]
+    gap = _mean_gap(ours, given[1:])
+    start = f"start the server with: {serve_line(student)}"
+    if not gap <= most:
+        raise UserError(
+            f"{KEY}: {offer.server.url} offers {offer.root}, whose log-probabilities differ from those of"
+            f" {student.saved} by {gap:.2g} on average; {start}"
+        )
+    gap = _mean_gap(logprobs_at(scored, whole.ids, first, end, temperature), answer.logprobs)
+    if not gap <= most_sampled:
+        raise UserError(
+            f"{KEY}: {offer.server.url} gives its own samples other log-probabilities than the trainer (by"
+            f" {gap:.2g} on average); {start}"
+        )
+
+
+@torch.no_grad()
+def trainer_logits(model: Any, transcript: Transcript) -> torch.Tensor:
+    """What the loaded model says of a transcript: logits [tokens, vocabulary] in float32."""
+    training = model.training
+    model.eval()
+    try:
+        logits: torch.Tensor = model(**model_inputs([transcript], "right", model.device)).logits[0]
+    finally:
+        model.train(training)
+    return logits.float()
+
+
+def logprobs_at(
+    logits: torch.Tensor, ids: Sequence[int], begin: int, end: int, temperature: float
+) -> list[float]:
+    """Log-probabilities of the tokens at `begin` to `end` - 1."""
+    rows = (logits[begin - 1 : end - 1] / temperature).log_softmax(-1).cpu()
+    chosen: list[float] = rows.gather(-1, torch.tensor(ids[begin:end]).unsqueeze(-1)).squeeze(-1).tolist()
+    return chosen
+
+
+def _mean_gap(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Mean absolute difference; 0 for no token."""
+    gaps = [abs(one - other) for one, other in zip(ours, theirs, strict=True)]
+    return math.fsum(gaps) / max(len(gaps), 1)
+
+
+def _picture() -> Image.Image:
+    """The probe's picture: gradients, so that no two patches are equal."""
+    ramp = Image.linear_gradient("L").resize((112, 84))
+    across = Image.linear_gradient("L").rotate(90).resize((112, 84))
+    return Image.merge("RGB", (ramp, across, Image.radial_gradient("L").resize((112, 84))))

@@ -1,0 +1,251 @@
+"""One vLLM server: token ids and features of pictures in, token ids and log-probabilities out.
+
+The server is one that `vllm serve ... --enable-scale-out` started (docs/rollouts.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+from pydantic_core import to_json
+
+from safer_steer.config import Rollouts
+from safer_steer.endpoints.clients import Answer, NoAnswer, lend
+from safer_steer.endpoints.complaints import Complaint, complaint
+from safer_steer.errors import EndpointError, UserError, shortened
+
+MOST_MB = 1024
+"""Megabytes of one answer. The features of a picture are the largest: 6 bytes a pixel, in base64."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+KEY = "rl.rollouts.base_url"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that a server offers."""
+
+    name: str
+    root: str
+    """Where the server took its weights from, as the server was told."""
+    base: str | None
+    """The model that it is an adapter of."""
+    max_length: int | None
+    """Tokens of prompt and answer together; None for an adapter."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a server makes of one picture; good for any prompt with that picture, on any server of the
+    model."""
+
+    modality: str
+    hash: str
+    tokens: tuple[int, ...]
+    """The tokens that stand for the picture in a prompt."""
+    data: str
+    metadata: str | None
+
+
+class Server:
+    """Its HTTP interface. Errors are of two kinds: a server that is not there or set up otherwise ends the
+    run (`UserError`), an answer that does not come costs its dialogue (`EndpointError`)."""
+
+    def __init__(self, url: str, settings: Rollouts) -> None:
+        """`url` with or without `/v1` at its end. Raises `UserError` if it is no address, or there is no
+        key."""
+        self.url = url.strip().rstrip("/").removesuffix("/v1")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise UserError(f"{KEY}: {url!r} is no server's address; give one such as http://localhost:8000")
+        self.settings = settings
+        self._sent: set[str] = set()
+        self._key = "none"
+        if variable := settings.api_key_env:
+            self._key = os.environ.get(variable, "").strip()
+            if not self._key:
+                raise UserError(f"environment variable {variable} (rl.rollouts.api_key_env) is not set")
+
+    async def models(self) -> list[Served]:
+        """The models it offers, adapters included."""
+        data = await self._ask("v1/models", None)
+        try:
+            return [
+                Served(card["id"], card["root"] or "", card.get("parent"), card.get("max_model_len"))
+                for card in data["data"]
+            ]
+        except (LookupError, TypeError):
+            raise UserError(f"{KEY}: {self.url} is no vLLM server; give the address of one") from None
+
+    async def features(self, model: str, picture: Image.Image) -> Features:
+        """Have the server process one picture."""
+        part = {"type": "image_url", "image_url": {"url": data_url(picture)}}
+        messages = [{"role": "user", "content": [part]}]
+        body = {"model": model, "messages": messages, "max_tokens": 1}
+        data = await self._ask("v1/chat/completions/render", body)
+        try:
+            found = data["features"]
+            [modality] = found["mm_hashes"]
+            [hashed], [place] = found["mm_hashes"][modality], found["mm_placeholders"][modality]
+            [content] = found["kwargs_data"][modality]
+            [metadata] = (found.get("mm_metadata") or {}).get(modality) or [None]
+            tokens = data["token_ids"][place["offset"] : place["offset"] + place["length"]]
+        except (LookupError, TypeError, ValueError):
+            raise UserError(
+                f"{KEY}: {self.url} makes no features of a picture; is its model blind?"
+            ) from None
+        return Features(modality, hashed, tuple(tokens), content, metadata)
+
+    async def generate(
+        self, model: str, ids: list[int], pictures: Sequence[Features], sampling: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The answer to `/inference/v1/generate`. `pictures` are those of the prompt, in order.
+
+        A picture that the server has had already is named by its hash; if that fails, it is sent again.
+        """
+        body = {"model": model, "token_ids": ids, "sampling_params": sampling}
+        offsets = placed(ids, pictures)
+        whole = body | {"features": _request(pictures, offsets, frozenset())}
+        known = {picture.hash for picture in pictures} & self._sent
+        brief = body | {"features": _request(pictures, offsets, known)} if known else whole
+        data = await self._ask("inference/v1/generate", brief, whole)
+        self._sent |= {picture.hash for picture in pictures}
+        return data if isinstance(data, dict) else {}
+
+    async def load(self, name: str, folder: str) -> None:
+        """Offer the adapter in `folder`, which the server must see under the same path, as `name`."""
+        await self._ask("v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+
+    async def unload(self, name: str) -> None:
+        """Offer an adapter no longer."""
+        await self._ask("v1/unload_lora_adapter", {"lora_name": name})
+
+    async def _ask(self, path: str, body: dict[str, Any] | None, again: dict[str, Any] | None = None) -> Any:
+        """The JSON value of the answer to a POST, or to a GET without `body`. Later tries send `again`.
+
+        Raises:
+            UserError: the server is down, or declines the request.
+            EndpointError: no answer within `timeout_s`, or the server keeps failing.
+        """
+        content = None if body is None else to_json(body)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                answer = await self._once(path, content)
+            except TimeoutError:
+                raise EndpointError(f"{self.url}: no answer within {self.settings.timeout_s:g} s") from None
+            except NoAnswer as error:
+                if tries > self.settings.retries:
+                    raise UserError(
+                        f"{KEY}: {self.url}: {error}; start the server, then run the same command to go on"
+                    ) from None
+            else:
+                found = None if 200 <= answer.status < 300 else complaint(answer)
+                if found is None:
+                    return answer.data
+                if not found.passing:
+                    raise UserError(f"{KEY}: {self.url}: {shortened(found.line)}{_hint(path, found)}")
+                if tries > self.settings.retries:
+                    raise EndpointError(f"{self.url}, {tries} tries: {shortened(found.line)}")
+            if again is not None:
+                content = to_json(again)
+            wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries - 1))
+            await asyncio.sleep(wait * random.uniform(0.5, 1))
+
+    async def _once(self, path: str, content: bytes | None) -> Answer:
+        client = lend(self, self.url, self._key)
+        url = f"{self.url}/{path}"
+        async with asyncio.timeout(self.settings.timeout_s):
+            return await (client.get(url) if content is None else client.post(url, content, MOST_MB))
+
+
+def _hint(path: str, found: Complaint) -> str:
+    """What to do about an answer that declines a request."""
+    if found.status in (401, 403):
+        return "; name the variable with its key in rl.rollouts.api_key_env"
+    if found.status != 404:
+        return ""
+    if "does not exist" in found.message:  # an adapter, after a restart of the server
+        return "; run the same command to go on"
+    if "lora" in path:
+        return "; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
+    return "; start it with --enable-scale-out (vLLM 0.30 or later)"
+
+
+def _request(
+    pictures: Sequence[Features], offsets: Sequence[int], known: Collection[str]
+) -> dict[str, Any] | None:
+    """The `features` of a request. Pictures in `known` are sent without their data."""
+    if not pictures:
+        return None
+    request: dict[str, dict[str, list[Any]]] = {
+        name: {} for name in ("mm_hashes", "mm_placeholders", "kwargs_data", "mm_metadata")
+    }
+    for picture, offset in zip(pictures, offsets, strict=True):
+        has_it = picture.hash in known
+        for name, value in (
+            ("mm_hashes", picture.hash),
+            ("mm_placeholders", {"offset": offset, "length": len(picture.tokens)}),
+            ("kwargs_data", None if has_it else picture.data),
+            ("mm_metadata", None if has_it else picture.metadata),
+        ):
+            request[name].setdefault(picture.modality, []).append(value)
+    return request
+
+
+def data_url(picture: Image.Image) -> str:
+    """The picture as a PNG, which loses nothing."""
+    file = BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def digest(picture: Image.Image) -> str:
+    """Equal for equal pixels."""
+    content = f"{picture.mode} {picture.size}".encode() + picture.tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def placed(ids: Sequence[int], pictures: Sequence[Features]) -> list[int]:
+    """Where each picture's tokens begin in `ids`.
+
+    A server reports where they stand in its own rendering; with other ids the picture would silently land on
+    other positions.
+
+    Raises:
+        UserError: the pictures' tokens are not those in `ids`.
+    """
+    offsets, begin = [], 0
+    for picture in pictures:
+        found = _find(ids, picture.tokens, begin)
+        if found is None:
+            break
+        offsets.append(found)
+        begin = found + len(picture.tokens)
+    stand_for = {picture.tokens[len(picture.tokens) // 2] for picture in pictures}
+    theirs = sum(token in stand_for for picture in pictures for token in picture.tokens)
+    if len(offsets) < len(pictures) or theirs != sum(token in stand_for for token in ids):
+        raise UserError(
+            f"{KEY}: the server writes other picture tokens than the student's processor; let it serve the"
+            " same model, with the same processor files"
+        )
+    return offsets
+
+
+def _find(ids: Sequence[int], part: Sequence[int], begin: int) -> int | None:
+    """The first place at or after `begin` where `part` stands in `ids`."""
+    wanted = list(part)
+    for place in range(begin, len(ids) - len(wanted) + 1):
+        if ids[place] == wanted[0] and list(ids[place : place + len(wanted)]) == wanted:
+            return place
+    return None

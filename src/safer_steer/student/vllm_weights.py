@@ -1,0 +1,192 @@
+"""Which server offers the student's weights, under which name; and how weights in training get there.
+
+LoRA adapters go by file, a new name a step. All weights go over NCCL, with TRL's client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from safer_steer.config import Student
+from safer_steer.errors import UserError
+from safer_steer.student.policy import SampledStudent
+from safer_steer.student.vllm_server import KEY, Server
+
+ADAPTER = "adapter"
+"""Beside a trained model's folder, the adapter that was merged into it."""
+GROUP_PORT = 51216
+"""Where trainer and first server meet to exchange weights; the next server takes the next port."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values of vLLM's --max-lora-rank."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A server, and the name under which it offers the student's weights."""
+
+    server: Server
+    name: str
+    base: str
+    """The name of the model without adapters."""
+    root: str
+    """Where the server took the weights from, for messages."""
+
+
+def serve_line(student: SampledStudent) -> str:
+    """The command that starts a server for this student."""
+    settings = student.settings
+    model = str(Path(student.saved).resolve()) if Path(student.saved).exists() else student.saved
+    words = ["vllm", "serve", model, "--dtype", settings.dtype, "--max-model-len", str(settings.max_length)]
+    words += ["--limit-mm-per-prompt", '{"image": 4, "video": 0}', "--generation-config", "vllm"]
+    words += ["--logprobs-mode", "processed_logprobs", "--enable-scale-out"]
+    before = ""
+    if student.step is not None and settings.lora_rank:
+        rank = next((rank for rank in RANKS if rank >= settings.lora_rank), RANKS[-1])
+        before = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "
+        words += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2"]
+    elif student.step is not None:
+        before = "VLLM_SERVER_DEV_MODE=1 "
+        words += ["--weight-transfer-config", '{"backend": "nccl"}']
+    return before + shlex.join(words)
+
+
+async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Offer]:
+    """The servers that offer the student's weights, and what they call them. Weights in training, and those
+    of an adapter, are sent there first.
+
+    Servers are chosen whose model has the path of the weights, or of those that the adapter is for. If there
+    is none, all are: the path may be another on their machine, and a probe will tell.
+
+    Raises:
+        UserError: a server is down, or cannot be given these weights.
+    """
+    bases = await _bases(servers, student)
+    exact = [offer for offer in bases if _is(offer.root, student.saved)]
+    if student.step is not None:
+        if student.settings.lora_rank:
+            assert student.folder, "RL has a folder"
+            adapter = student.folder / ".adapters" / f"{student.step:05d}"
+            save_adapter(student.model, adapter)
+            return await _with_adapter(exact or bases, adapter, student.folder)
+        refuse_full_weights(student.settings)
+        await asyncio.to_thread(_send_weights, exact or bases, student.model)
+        return exact or bases
+    adapter = Path(student.saved).parent / ADAPTER
+    if exact or not (adapter / "adapter_config.json").is_file():
+        return exact or bases
+    base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    exact = [offer for offer in bases if _is(offer.root, base)]
+    return await _with_adapter(exact or bases, adapter, adapter.parent)
+
+
+async def _bases(servers: Sequence[Server], student: SampledStudent) -> list[Offer]:
+    """The models without adapters of all servers.
+
+    Raises:
+        UserError: a server is down, offers none, or takes too few tokens.
+    """
+    found = await asyncio.gather(*(server.models() for server in servers))
+    bases = [
+        (server, served)
+        for server, models in zip(servers, found, strict=True)
+        for served in models
+        if served.base is None
+    ]
+    if not bases:
+        raise UserError(f"{KEY}: {servers[0].url} offers no model")
+    for server, served in bases:
+        if served.max_length is not None and served.max_length < student.settings.max_length:
+            raise UserError(
+                f"{KEY}: {server.url} takes {served.max_length} tokens, and student.max_length is"
+                f" {student.settings.max_length}; start it with --max-model-len {student.settings.max_length}"
+            )
+    return [Offer(server, served.name, served.name, served.root) for server, served in bases]
+
+
+async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) -> list[Offer]:
+    """Offer the adapter on all servers, and those of this run that were offered before no longer.
+
+    Its name holds the hash of its weights: the prefix cache goes by names, so weights of another step, or of
+    a step that is repeated after a kill, never meet keys and values of others.
+    """
+    ours = f"steer-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}-"
+    weights = hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    name = f"{ours}{adapter.name}-{weights}"
+
+    async def offer_it(offer: Offer) -> Offer:
+        server = offer.server
+        known = [served.name for served in await server.models() if served.name.startswith(ours)]
+        if name not in known:
+            await server.load(name, str(adapter.resolve()))
+        for stale in known:
+            if stale != name:
+                await server.unload(stale)
+        return replace(offer, name=name)
+
+    offering = await asyncio.gather(*map(offer_it, offers))
+    for other in adapter.parent.iterdir():
+        if adapter.parent.name == ".adapters" and other != adapter:
+            shutil.rmtree(other)
+    return offering
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write a PEFT model's adapter. The folder is either complete or absent."""
+    part = folder.with_name(folder.name + ".part")
+    for path in (part, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    model.save_pretrained(part, selected_adapters=["default"], save_embedding_layers=False)
+    (part / "README.md").unlink(missing_ok=True)
+    part.rename(folder)
+
+
+def refuse_full_weights(student: Student) -> None:
+    """Raises `UserError` where all weights are trained and cannot be sent to a server: that takes a GPU, and
+    vLLM installed beside the trainer."""
+    import torch
+    from trl.import_utils import is_vllm_available
+
+    if student.lora_rank:
+        return
+    why = "" if is_vllm_available() else "vLLM is not installed here"
+    if student.device == "cpu" or not torch.cuda.is_available():
+        why = "there is no GPU"
+    if why:
+        raise UserError(
+            f"rl.rollouts.engine: vllm is sent all weights over NCCL, and {why}; set student.lora_rank, whose"
+            " adapters go by file, or engine: transformers"
+        )
+
+
+_lines: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+"""TRL's clients with an open NCCL group, by the model whose weights they send. Kept here because RL makes a
+new policy for the same model at every step."""
+
+
+def _send_weights(offers: Sequence[Offer], model: Any) -> None:
+    """Send all weights to every server, and have it forget what it computed with the old ones."""
+    from trl.generation.vllm_client import VLLMClient
+
+    if model not in _lines:
+        _lines[model] = []
+        for number, offer in enumerate(offers):
+            client = VLLMClient(offer.server.url, group_port=GROUP_PORT + number)
+            client.init_communicator(device=model.device)
+            _lines[model].append(client)
+    for client in _lines[model]:
+        client.update_model_params(model)
+        client.reset_prefix_cache()
+
+
+def _is(root: str, saved: str) -> bool:
+    """Whether a server's path and ours are one folder or hub id."""
+    return root == saved or (Path(saved).exists() and Path(root).resolve() == Path(saved).resolve())
