@@ -357,6 +357,10 @@ class Reinforce(Strict):
         "min_mean", description="return of a trajectory; `mean` is the ablation without TCSR"
     )
     alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
+    credit: Literal["trajectory", "turn"] = Field(
+        "trajectory",
+        description="what a token's advantage is: that of its whole trajectory, or that of its turn",
+    )
     feedback_dynamics: bool = Field(
         True, description="the tutor writes the next attack; false follows the script"
     )
@@ -389,6 +393,15 @@ class Reinforce(Strict):
         if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f"{list(weights)} are no shares; give three numbers of at least 0 that sum to 1")
         return weights
+
+    @model_validator(mode="after")
+    def _turns_have_rewards(self) -> Reinforce:
+        if self.credit == "turn" and self.reward is not None:
+            raise ValueError(
+                f"credit: turn needs a reward for every turn, and {self.reward} gives one return for a whole"
+                " trajectory; leave reward out, or use credit: trajectory"
+            )
+        return self
 
     @field_validator("tutor", "reward")
     @classmethod

@@ -29,6 +29,7 @@ from safer_steer.reinforce.returns import noted_return
 from safer_steer.reinforce.rollouts import Rollouts, Wait
 from safer_steer.reinforce.step_log import StepLog, rollback
 from safer_steer.reinforce.trajectory import Return
+from safer_steer.reinforce.turn_credit import TurnCreditTrainer
 from safer_steer.store import inside, read_rows
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import empty_model, load_model_config, renderer_of
@@ -146,7 +147,8 @@ def reinforce(
     )
     student = config.student
     adapters = lora(student, empty_model(load_model_config(start))) if student.lora_rank else None
-    trainer = MeasuredTrainer(
+    trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer
+    trainer = trainer_of(
         model=start,
         args=GRPOConfig(
             **grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from safer_steer.config import Config, Reinforce
 from safer_steer.dialogue import Dialogue, Format, StopReason
+from safer_steer.reinforce.credit import returns_to_go
 from safer_steer.rewards import LEAK, has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
 
 UNSCORED = (StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED)
@@ -47,6 +48,12 @@ def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> 
     """R of a trajectory: the TCSR of its turn rewards, or None if it has none (see `turn_rewards`)."""
     rewards = turn_rewards(dialogue, config, format)
     return None if rewards is None else tcsr(rewards, config.alpha, config.tcsr)
+
+
+def turn_returns(dialogue: Dialogue, config: Reinforce, format: Format) -> list[float] | None:
+    """G_t of each turn (`credit.returns_to_go`), or None if the trajectory has no return."""
+    rewards = turn_rewards(dialogue, config, format)
+    return None if rewards is None else returns_to_go(rewards, config.alpha, config.tcsr)
 
 
 def note_rewards(dialogue: Dialogue, rewards: list[float]) -> None:

@@ -20,7 +20,7 @@ from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic, User
 from safer_steer.errors import UserError
 from safer_steer.reasons import reasons_in
-from safer_steer.reinforce.returns import step_metrics
+from safer_steer.reinforce.returns import step_metrics, turn_returns
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal
 from safer_steer.student.assistant import StudentAssistant
@@ -94,6 +94,21 @@ class Rollouts:
             "logprobs": [trajectory.logprobs for trajectory in trajectories],
             "env_mask": [trajectory.mask for trajectory in trajectories],
             "trajectory_return": [trajectory.value for trajectory in trajectories],
+            **self._credit(trajectories),
+        }
+
+    def _credit(self, trajectories: list[Trajectory]) -> dict[str, list[Any]]:
+        """What `TurnCreditTrainer` is given of each trajectory; nothing where credit is the trajectory's."""
+        if self.config.rl.credit == "trajectory":
+            return {}
+        rl, format = self.config.rl, self.config.student.format
+        returns = [
+            None if trajectory.value is None else turn_returns(trajectory.dialogue, rl, format)
+            for trajectory in trajectories
+        ]
+        return {
+            "returns_to_go": returns,
+            "answer_ends": [trajectory.ends for trajectory in trajectories],
         }
 
     async def _play(
