@@ -208,6 +208,33 @@ def test_processes_hold_everything_and_share_the_trajectories() -> None:
     assert eight["bench generation"] == one["bench generation"]
 
 
+def test_processes_that_shard_hold_a_share_and_gather_the_rest() -> None:
+    config, shape = config_and_shape("7b")
+    one, eight = peaks(config, shape), {peak.peak: peak for peak in estimate(config, shape, 8, sharded=True)}
+    for name in ("sft training", "rl training"):
+        assert eight[name].held == pytest.approx(one[name].held / 8), "no buckets"
+    assert eight["rl rollouts"].casts == 2 * shape.parameters, "whole weights in bfloat16"
+    assert eight["rl rollouts"].cache == one["rl rollouts"].cache
+    layers = 28 * shape.layer
+    assert 0.99 < layers / (6.53e9) < 1.01, "Qwen2.5-7B has 6.53 B parameters outside its embeddings"
+    assert eight["rl training"].casts == 2 * (shape.parameters - layers + 3 * shape.layer)
+    assert eight["rl reference"].reference * 8 == one["rl reference"].reference
+    assert not too_large(list(eight.values()), 80 * GB), "full fine-tuning of a 7B fits eight cards"
+    assert [peak.stage for peak in too_large(estimate(config, shape, 8), 80 * GB)] == ["sft", "rl"]
+
+
+def test_rollouts_on_servers_take_no_memory_for_generation() -> None:
+    config, shape = config_and_shape("7b")
+    rollouts = config.rl.rollouts.model_copy(update={"engine": "vllm"})
+    served = config.model_copy(update={"rl": config.rl.model_copy(update={"rollouts": rollouts})})
+    for sharded in (False, True):
+        here, there = ({p.peak: p for p in estimate(c, shape, 8, sharded)} for c in (config, served))
+        assert there["rl rollouts"].total == there["rl rollouts"].held + there["rl rollouts"].pictures
+        assert there["rl rollouts"].total < here["rl rollouts"].total
+        assert there["bench generation"].total == 2 * shape.parameters
+        assert there["rl training"] == here["rl training"]
+
+
 @pytest.mark.parametrize(
     ("name", "stages"), [("3b", []), ("3b-full", ["rl"]), ("7b", ["sft", "rl"]), ("7b-lora", [])]
 )

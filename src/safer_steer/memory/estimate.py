@@ -28,6 +28,14 @@ float32).
 | logits      | generation: rows x V x 4 x 6, for one position. Training: tiles of TRL's fused head, 4,096 x
 |             | 32,768 numbers, and V x H x 4 for the head's float32 gradient if it is trained |
 | pictures    | patches x numbers per patch x 4; TRL keeps those of all trajectories of a step on the GPU |
+
+Sharded over N processes (FSDP2), each holds 1/N of weights, reference, gradients and moments, without DDP's
+buckets. What it gathers is in `casts`: for rollouts in the process P x a, all weights; elsewhere (R + 2 W) x
+a, with W the weights of one layer of the language model and R all that is in none, and in training the
+gradients of a layer, W x a.
+
+With rollouts on vLLM servers nothing is generated here: no cache, activations and logits of generation, and
+nothing is gathered for it.
 """
 
 from __future__ import annotations
@@ -75,9 +83,14 @@ class Memory:
         return float(sum(getattr(self, field.name) for field in fields(self) if field.name != "peak"))
 
 
-def estimate(config: Config, shape: Shape, processes: int = 1) -> list[Memory]:
-    """Every memory peak of the config's stages, in stage order. Raises nothing."""
-    return _Estimate(config, shape, processes).peaks()
+def estimate(config: Config, shape: Shape, processes: int = 1, sharded: bool = False) -> list[Memory]:
+    """Every memory peak of the config's stages, in stage order. Raises nothing.
+
+    Args:
+        processes: training processes, one a GPU.
+        sharded: whether they share weights, gradients and moments (FSDP2) or each hold all of them (DDP).
+    """
+    return _Estimate(config, shape, processes, sharded).peaks()
 
 
 def too_large(peaks: list[Memory], card: float) -> list[Memory]:
@@ -90,8 +103,12 @@ def too_large(peaks: list[Memory], card: float) -> list[Memory]:
 
 
 class _Estimate:
-    def __init__(self, config: Config, shape: Shape, processes: int) -> None:
+    def __init__(self, config: Config, shape: Shape, processes: int, sharded: bool) -> None:
         self.config, self.shape, self.processes = config, shape, processes
+        self.sharded = sharded and processes > 1
+        self.shares = processes if sharded else 1
+        """Number of processes that hold the weights together."""
+        self.served = config.rl.rollouts.engine == "vllm"
         self.student = config.student
         self.half = self.student.dtype == "bfloat16"
         self.arithmetic = 2 if self.half else 4
@@ -115,31 +132,41 @@ class _Estimate:
     # independent of the dialogues
 
     def _weights(self) -> float:
-        return self.shape.parameters * (4 if self.whole else self.arithmetic) + self.shape.adapters * 4
+        each = 4 if self.whole else self.arithmetic
+        return (self.shape.parameters * each + self.shape.adapters * 4) / self.shares
 
     def _gradients(self) -> float:
-        return self.shape.trained * 4 * (2 if self.processes > 1 else 1)
+        return self.shape.trained * 4 / self.shares + self._buckets()
 
     def _buckets(self) -> float:
         """DDP's buckets, which outlive the gradients."""
-        return self.shape.trained * 4 if self.processes > 1 else 0
+        return self.shape.trained * 4 if self.processes > 1 and not self.sharded else 0
 
     def _optimiser(self) -> float:
-        return self.shape.trained * 8
+        return self.shape.trained * 8 / self.shares
 
     def _casts(self) -> float:
         return self.shape.trained * 2 if self.half else 0
 
     def _frozen_policy(self) -> float:
         """The frozen reference policy of the KL term."""
-        return self.shape.parameters * 4 if self.whole and self.config.rl.beta else 0
+        return self.shape.parameters * 4 / self.shares if self.whole and self.config.rl.beta else 0
+
+    def _gathered(self, layers: int) -> float:
+        """What FSDP2 gathers for so many layers at once, with all weights that are in no layer."""
+        shape = self.shape
+        outside = shape.parameters - shape.layers * shape.layer
+        return (outside + layers * shape.layer) * self.arithmetic
 
     # stages
 
     def _asked(self, stage: str) -> Memory:
-        """The student generates without a trainer, in the number type of its file."""
-        cache, activations, logits, pictures = self._generation(self.arithmetic, self.arithmetic)
+        """The student generates without a trainer, in the number type of its file. With vLLM its weights are
+        here only to be compared with the server's."""
         weights = self.shape.parameters * self.arithmetic
+        if self.served:
+            return Memory(f"{stage} generation", weights=weights)
+        cache, activations, logits, pictures = self._generation(self.arithmetic, self.arithmetic)
         return Memory(
             f"{stage} generation",
             weights=weights,
@@ -164,6 +191,8 @@ class _Estimate:
         )
 
     def _rollouts(self) -> Memory:
+        if self.served:
+            return self._held("rl rollouts", self._pixels(self._trajectories()))
         keys = 4 if self.whole or not self.half else 2
         cache, activations, logits, pictures = self._generation(
             keys, self.arithmetic, self._trajectories(), adapters=not self.whole
@@ -174,11 +203,22 @@ class _Estimate:
             reference=self._frozen_policy(),
             gradients=self._buckets(),
             optimiser=self._optimiser(),
-            casts=self._casts(),
+            casts=self._gathered(self.shape.layers) if self.sharded else self._casts(),
             cache=cache,
             activations=activations,
             logits=logits,
             pictures=pictures + self._pixels(self._trajectories()),
+        )
+
+    def _held(self, peak: str, pictures: float) -> Memory:
+        """What stays between two training steps."""
+        return Memory(
+            peak,
+            weights=self._weights(),
+            reference=self._frozen_policy(),
+            gradients=self._buckets(),
+            optimiser=self._optimiser(),
+            pictures=pictures,
         )
 
     def _reference(self) -> Memory:
@@ -186,6 +226,8 @@ class _Estimate:
         of this step's are on the GPU."""
         tokens = self._trajectory_tokens()
         casts = self.shape.parameters * 2 if self.whole and self.half else self._casts()
+        if self.sharded:
+            casts = self._gathered(2)
         return Memory(
             "rl reference",
             weights=self._weights(),
@@ -282,7 +324,9 @@ class _Estimate:
 
     def _casts_left(self, tokens: int) -> float:
         """The casts are freed before the backward pass. Returns by how much the end of the forward pass, with
-        them, exceeds the backward pass."""
+        them, exceeds the backward pass. Sharded: what is gathered for two layers, and a layer's gradients."""
+        if self.sharded:
+            return self._gathered(2) + (self.shape.layer * self.arithmetic if self.whole else 0)
         forward = self._casts() + self._prefill(tokens, adapters=not self.whole)
         return min(self._casts(), max(0.0, forward - self._layer(tokens)))
 

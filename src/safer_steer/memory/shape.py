@@ -37,6 +37,12 @@ class Shape:
     """Numbers per patch from the processor: channels x frames x pixels."""
     patches_a_token: int
 
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer of the language model, without biases and norms; of a dense one."""
+        attention = 2 * self.heads_width + 2 * self.cache_width
+        return self.hidden * (attention + 3 * self.intermediate)
+
 
 def shape_of(path: str, student: Student) -> Shape:
     """The sizes of the model at `path`, a folder or a hub id. Only the config is read.
