@@ -4,6 +4,7 @@ not for a test."""
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -173,3 +174,50 @@ def test_gap_has_an_interval_in_every_cell_and_t_over_several_seeds(tmp_path: Pa
         == "base: 0 of 150 safe turns of attack dialogues refused; in %, 3 training seeds: 0.0 [0.0, 4.9]"
     )
     assert gap.lost(runs).splitlines()[0] == "base: 210 dialogues, 0 unscored, 0 failed, 0 incomplete"
+
+
+def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
+    out = tmp_path / "tiny.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(out), "--work", str(tmp_path)]
+    done = subprocess.run([*command, "--tiny"], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    rows = {
+        part: [row for row in found["rows"] if row["part"] == part]
+        for part in ("rollouts", "training", "step")
+    }
+    assert [(row["trajectories"], row["turns"]) for row in rows["rollouts"]] == [(4, 1), (4, 2)]
+    assert all(16 < row["tokens"] <= 8 * 4 * row["turns"] for row in rows["rollouts"])
+    for row, (weights, length) in zip(
+        rows["training"], [("LoRA", 512), ("LoRA", 768), ("all", 512), ("all", 768)], strict=True
+    ):
+        assert (row["weights"], row["length"]) == (weights, length)
+        assert length - 4 < row["tokens"] <= length and row["tokens_per_s"] > 0
+    [step] = rows["step"]
+    whole = step["rollouts_s"] + step["training_s"] + step["sync_s"]
+    assert step["step_s"] == pytest.approx(whole) and min(step["rollouts_s"], step["training_s"]) > 0
+    for busy in (step["student_busy_s"], step["tutor_busy_s"]):
+        assert 0 < busy <= step["rollouts_s"]
+    assert step["student_busy_s"] + step["tutor_busy_s"] > 0.5 * step["rollouts_s"]
+    [run] = found["runs"]
+    assert run["card"] is None and run["versions"]["torch"]
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("| transformers |") for line in lines) == 3
+    missing = [line for line in lines if "not measured" in line]
+    assert len(missing) == 3 and all(line.startswith("| vllm |") for line in missing)
+
+
+def test_the_page_has_the_rows_that_gpu_measures() -> None:
+    """As long as no GPU was used, all of them are not measured."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu.py"), "table", "--out", "none.json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "performance.md").read_text().splitlines()
+    leads = [line.split(" not measured")[0] for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(leads) == 3 + 10 + 4 + 2
+    for lead in leads:
+        assert any(line.startswith(lead) for line in page), lead
