@@ -104,7 +104,7 @@ def _use(config: Config) -> str:
 - the system message `{" ".join(student.system.split()) or "(none)"}`;
 - answers laid out as {layout};
 - at most {student.max_turn_tokens:,} tokens an answer and {student.max_length:,} a dialogue;
-- pictures before the text of the first user turn, scaled down to at most {pixels} pixels.
+- pictures before the text of their user turn, scaled down to at most {pixels} pixels.
 
 `generation_config.json` ends an answer at any special token and samples as the bench did. With vLLM:
 
