@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from servers import START_S, VLLM, Server, sandbox
+from servers import OPTIONS, ROLLOUTS, START_S, VLLM, Server, sandbox
 
 
 @pytest.fixture(scope="session")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLM]:
     """A real vLLM server with the shipped student."""
-    with VLLM(tmp_path_factory.mktemp("vllm") / "log.txt") as server:
+    with VLLM(tmp_path_factory.mktemp("vllm") / "log.txt", [*OPTIONS, *ROLLOUTS]) as server:
         server.wait("/health", START_S)
         yield server
 

@@ -29,6 +29,7 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
 }
 COMMON = [
     *("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "16", "--enforce-eager"),
@@ -43,6 +44,13 @@ OPTIONS = [
         '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ),  # or a small model never gets past the blanks
 ]
+
+ROLLOUTS = [
+    *("--logprobs-mode", "processed_logprobs", "--enable-scale-out"),
+    *("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"),
+    *("--max-num-batched-tokens", "16384"),  # on the CPU, a seeded request of which a part is prefilled fails
+]
+"""What Stage III needs besides (docs/rollouts.md)."""
 
 
 class Server:
