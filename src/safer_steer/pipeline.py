@@ -143,6 +143,9 @@ def rl(run: Run) -> None:
         config = run.config
         reward = load_named("rl.reward", config.rl.reward) if config.rl.reward else None
         tutor, engine = agents.tutor(run), agents.engine(config)
+        start = agents.weights_of(run.folder, "sft") if config.rl.start_from == "sft" else None
+        if not (run.folder / "rl" / "model").exists():
+            agents.ready(config, start, training=True)
         reinforce(config, run.folder, tutor, progress, reward, run.wait, engine)
 
     _do(run, "rl", work)

@@ -59,6 +59,23 @@ def tutor(run: Run) -> Critic:
     return TutorCritic(run.ask("tutor"), config.student.format, pictures_of, config.rl.feedback_dynamics)
 
 
+def ready(config: Config, saved: Path | None, training: bool = False) -> None:
+    """Check quickly, before the student is loaded, that the servers which sample its answers are there.
+
+    Args:
+        saved: its weights, or None for the base student.
+        training: whether they are trained further.
+
+    Raises:
+        UserError: a server is down, or not set up for it.
+    """
+    if config.rl.rollouts.engine == "vllm":
+        from safer_steer.student.vllm_weights import check_servers
+
+        where = str(saved) if saved else config.student.base
+        check_servers(config.rl.rollouts, config.student, where, training)
+
+
 def engine(config: Config) -> PolicyOf:
     """What makes the policy that samples a loaded student's answers (`rl.rollouts.engine`)."""
     policy_of: PolicyOf = load_named("rl.rollouts.engine", maker_of(config.rl.rollouts.engine))
@@ -86,6 +103,7 @@ def sampling_student(
     from safer_steer.student.policy import SampledStudent
 
     settings = config.student
+    ready(config, weights)
     loaded = load_student(settings, weights)
     saved = str(weights) if weights else settings.base
     sampled = SampledStudent(loaded.model, loaded.renderer, settings, temperature, config.rl.rollouts, saved)

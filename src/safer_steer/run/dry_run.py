@@ -29,6 +29,7 @@ class Plan:
     sources: list[str]
     suites: dict[str, str]
     steps: dict[str, str]
+    servers: list[str]
     memory: list[Memory]
     memory_notes: list[str]
     trainer_arguments: dict[str, dict[str, Any]]
@@ -53,6 +54,7 @@ def dry_run(
         sources=_scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))],
         suites={name: _suite(name, config) for name in config.bench.suites},
         steps={"sft": _sft_steps(config, folder), "rl": _rl_steps(config, folder)},
+        servers=_servers(config, folder),
         memory=peaks,
         memory_notes=notes,
         trainer_arguments=arguments,
@@ -70,6 +72,7 @@ def show(plan: Plan, console: Console) -> None:
         ("Roles", _listed(plan.roles)),
         ("Data", iter([*plan.sources, *(f"suite {name}: {found}" for name, found in plan.suites.items())])),
         ("Steps", (f"{stage}: {told}" for stage, told in plan.steps.items())),
+        *([("Servers", iter(plan.servers))] if plan.servers else []),
     ):
         say(title)
         for line in lines:
@@ -115,6 +118,19 @@ def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str
         except (ValueError, TypeError) as error:
             raise UserError(f"{stage}: the trainer refuses its arguments: {error}") from None
     return arguments
+
+
+def _servers(config: Config, folder: Path) -> list[str]:
+    """How to start the servers of `rl.rollouts`."""
+    if config.rl.rollouts.engine != "vllm":
+        return []
+    from safer_steer.run.agents import weights_of
+    from safer_steer.student.vllm_weights import serve_line
+
+    start = weights_of(folder, "sft") if config.rl.start_from == "sft" else None
+    saved = str(start.resolve()) if start else config.student.base
+    where = ", ".join(config.rl.rollouts.base_url)
+    return [f"rl, at {where}, once that model is there: {serve_line(config.student, saved, True)}"]
 
 
 def _sft_steps(config: Config, folder: Path) -> str:

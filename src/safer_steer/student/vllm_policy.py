@@ -189,7 +189,8 @@ async def _prove(offer: Offer, student: SampledStudent) -> None:
     ours = logprobs_at(scored, whole.ids, 1, first, 1.0)
     most, most_sampled = LIMITS[student.settings.dtype]
     gap = _mean_gap(ours, given[1:])
-    start = f"start the server with: {serve_line(student)}"
+    line = serve_line(student.settings, student.saved, student.step is not None)
+    start = f"start the server with: {line}"
     if not gap <= most:
         raise UserError(
             f"{KEY}: {offer.server.url} offers {offer.root}, whose log-probabilities differ from those of"

@@ -147,7 +147,7 @@ class Server:
             except NoAnswer as error:
                 if tries > self.settings.retries:
                     raise UserError(
-                        f"{KEY}: {self.url}: {error}; start the server, then run the same command to go on"
+                        f"{KEY}: {self.url}: {error}; start the server and run the same command to go on"
                     ) from None
             else:
                 found = None if 200 <= answer.status < 300 else complaint(answer)

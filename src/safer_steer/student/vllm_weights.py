@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from safer_steer.config import Student
-from safer_steer.errors import UserError
+from safer_steer.config import Rollouts, Student
+from safer_steer.endpoints.clients import close_all
+from safer_steer.errors import EndpointError, UserError
 from safer_steer.student.policy import SampledStudent
 from safer_steer.student.vllm_server import KEY, Server
 
@@ -41,22 +42,42 @@ class Offer:
     """Where the server took the weights from, for messages."""
 
 
-def serve_line(student: SampledStudent) -> str:
-    """The command that starts a server for this student."""
-    settings = student.settings
-    model = str(Path(student.saved).resolve()) if Path(student.saved).exists() else student.saved
+def serve_line(settings: Student, saved: str, training: bool) -> str:
+    """The command that starts a server for the weights at `saved`, to be measured or to be trained from."""
+    model = str(Path(saved).resolve()) if Path(saved).exists() else saved
     words = ["vllm", "serve", model, "--dtype", settings.dtype, "--max-model-len", str(settings.max_length)]
     words += ["--limit-mm-per-prompt", '{"image": 4, "video": 0}', "--generation-config", "vllm"]
     words += ["--logprobs-mode", "processed_logprobs", "--enable-scale-out"]
     before = ""
-    if student.step is not None and settings.lora_rank:
+    if training and settings.lora_rank:
         rank = next((rank for rank in RANKS if rank >= settings.lora_rank), RANKS[-1])
         before = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "
         words += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2"]
-    elif student.step is not None:
+    elif training:
         before = "VLLM_SERVER_DEV_MODE=1 "
         words += ["--weight-transfer-config", '{"backend": "nccl"}']
     return before + shlex.join(words)
+
+
+def check_servers(rollouts: Rollouts, settings: Student, saved: str, training: bool) -> None:
+    """Ask every server once, before weights are loaded here. See `serve_line` for the arguments.
+
+    Raises:
+        UserError: a server is down, offers no model, or takes too few tokens.
+    """
+    once = rollouts.model_copy(update={"retries": 0, "timeout_s": min(10.0, rollouts.timeout_s)})
+
+    async def ask() -> None:
+        try:
+            await _bases([Server(url, once) for url in rollouts.base_url], settings)
+        finally:
+            await close_all()
+
+    try:
+        asyncio.run(ask())
+    except (UserError, EndpointError) as error:
+        line = serve_line(settings, saved, training)
+        raise UserError(f"{KEY}: {str(error).removeprefix(f'{KEY}: ')}: {line}") from None
 
 
 async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Offer]:
@@ -69,7 +90,7 @@ async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Of
     Raises:
         UserError: a server is down, or cannot be given these weights.
     """
-    bases = await _bases(servers, student)
+    bases = await _bases(servers, student.settings)
     exact = [offer for offer in bases if _is(offer.root, student.saved)]
     if student.step is not None:
         if student.settings.lora_rank:
@@ -88,7 +109,7 @@ async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Of
     return await _with_adapter(exact or bases, adapter, adapter.parent)
 
 
-async def _bases(servers: Sequence[Server], student: SampledStudent) -> list[Offer]:
+async def _bases(servers: Sequence[Server], settings: Student) -> list[Offer]:
     """The models without adapters of all servers.
 
     Raises:
@@ -104,10 +125,10 @@ async def _bases(servers: Sequence[Server], student: SampledStudent) -> list[Off
     if not bases:
         raise UserError(f"{KEY}: {servers[0].url} offers no model")
     for server, served in bases:
-        if served.max_length is not None and served.max_length < student.settings.max_length:
+        if served.max_length is not None and served.max_length < settings.max_length:
             raise UserError(
                 f"{KEY}: {server.url} takes {served.max_length} tokens, and student.max_length is"
-                f" {student.settings.max_length}; start it with --max-model-len {student.settings.max_length}"
+                f" {settings.max_length}; start it with --max-model-len {settings.max_length}"
             )
     return [Offer(server, served.name, served.name, served.root) for server, served in bases]
 
