@@ -119,6 +119,8 @@ def test_before_the_student_is_loaded_a_missing_server_is_one_line(loaded):
         config = tiny_config(rl={"rollouts": {"engine": "vllm", "base_url": server.url}})
         with pytest.raises(UserError, match="takes 100 tokens, and student"):
             ready(config, None)
-    with pytest.raises(UserError, match=r"^rl.rollouts.base_url: http.*: cannot connect.*: vllm serve /"):
+    with pytest.raises(
+        UserError, match=r"^rl.rollouts.base_url: http.*: cannot connect.*; start it with: vllm serve /"
+    ):
         ready(config, None)
     ready(tiny_config(), None)

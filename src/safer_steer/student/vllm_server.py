@@ -28,6 +28,7 @@ MOST_MB = 1024
 """Megabytes of one answer. The features of a picture are the largest: 6 bytes a pixel, in base64."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 KEY = "rl.rollouts.base_url"
+GO_ON = "; start the server, then run the same command to go on"
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,7 @@ class Server:
                 raise EndpointError(f"{self.url}: no answer within {self.settings.timeout_s:g} s") from None
             except NoAnswer as error:
                 if tries > self.settings.retries:
-                    raise UserError(
-                        f"{KEY}: {self.url}: {error}; start the server and run the same command to go on"
-                    ) from None
+                    raise UserError(f"{KEY}: {self.url}: {error}{GO_ON}") from None
             else:
                 found = None if 200 <= answer.status < 300 else complaint(answer)
                 if found is None:

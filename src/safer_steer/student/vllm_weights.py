@@ -20,7 +20,7 @@ from safer_steer.config import Rollouts, Student
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.student.policy import SampledStudent
-from safer_steer.student.vllm_server import KEY, Server
+from safer_steer.student.vllm_server import GO_ON, KEY, Server
 
 ADAPTER = "adapter"
 """Beside a trained model's folder, the adapter that was merged into it."""
@@ -77,7 +77,8 @@ def check_servers(rollouts: Rollouts, settings: Student, saved: str, training: b
         asyncio.run(ask())
     except (UserError, EndpointError) as error:
         line = serve_line(settings, saved, training)
-        raise UserError(f"{KEY}: {str(error).removeprefix(f'{KEY}: ')}: {line}") from None
+        what = str(error).removeprefix(f"{KEY}: ").removesuffix(GO_ON)
+        raise UserError(f"{KEY}: {what}; start it with: {line}") from None
 
 
 async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Offer]:
