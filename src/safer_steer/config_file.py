@@ -41,7 +41,7 @@ def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Con
         UserError: the file is missing, empty or no YAML, has an unknown key or a wrong value; names file and
             key.
     """
-    data = _read(path)
+    data = read_yaml(path)
     try:
         config = Config.model_validate(data if limit is None else data | {"limit": limit})
         if stub:
@@ -52,7 +52,8 @@ def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Con
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a section of keys. Raises `UserError` if it is missing, empty or no YAML."""
     if not path.is_file():
         if (path / "config.yaml").is_file():
             raise UserError(f"{path}: is a folder; give its config: {path / 'config.yaml'}")

@@ -18,6 +18,8 @@ from safer_steer.store import inside
 
 SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
+SINGLE_TURN = "single_turn_"
+"""What the names of journals of single-turn suites begin with."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
 
@@ -42,7 +44,7 @@ class Suite:
 
     def journal(self, folder: Path) -> Path:
         """Where a model's dialogues on this suite are kept, in its folder `bench/<model>`."""
-        return folder / f"{'single_turn_' if self.protocol == 'single_turn' else ''}{self.name}.jsonl"
+        return folder / f"{SINGLE_TURN if self.protocol == 'single_turn' else ''}{self.name}.jsonl"
 
 
 def large_pictures(suite: Suite, max_pixels: int) -> set[str]:

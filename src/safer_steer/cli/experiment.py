@@ -1,0 +1,54 @@
+"""The command that compares variants of a config over training seeds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safer_steer.cli.app import app
+from safer_steer.extras import require
+
+
+@app.command()
+def experiment(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment's YAML file.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for its runs and its table. The same command again continues where it stopped;"
+            " experiments in one folder share what they have in common.",
+        ),
+    ],
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", min=1, help="Runs side by side; by default, as many as there are cores, at most 4."
+        ),
+    ] = None,
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Run nothing; write the tables of the runs that are done.")
+    ] = False,
+) -> None:
+    """Compare variants of a config over several training seeds: one table, with intervals."""
+    from safer_steer.experiments.spec import load_experiment
+    from safer_steer.experiments.table import markdown, results
+    from safer_steer.experiments.work import plan, work
+    from safer_steer.store import canonical, write_atomic
+
+    settings = load_experiment(file)
+    jobs, runs = plan(settings, file, out)
+    if not table_only:
+        require("train", "experiment")
+        out.mkdir(parents=True, exist_ok=True)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        asyncio.run(work(jobs, processes or min(4, cores), lambda line: typer.echo(line, err=True)))
+    found = results(settings, runs)
+    text = markdown(found, settings)
+    write_atomic(out / f"{file.stem}.json", canonical(found))
+    write_atomic(out / f"{file.stem}.md", text)
+    typer.echo(text)

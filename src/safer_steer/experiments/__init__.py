@@ -1,0 +1,1 @@
+"""Experiments: variants of one config, each over several training seeds, compared in one table."""

@@ -1,0 +1,65 @@
+"""What an experiment measures: for each dialogue of a run's bench, whether it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safer_steer.bench.suites import SINGLE_TURN
+from safer_steer.dialogue import Dialogue, Kind, read_dialogues
+from safer_steer.metrics import Criterion, ProtocolName, outcomes
+
+Hits = dict[str, int]
+"""0 or 1 by suite and dialogue id."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A rate over the dialogues of some suites, in percent."""
+
+    protocol: ProtocolName
+    twins: bool
+    """Whether it is taken on the suites of safe twins, or on the attacks."""
+    criterion: Criterion
+    good: int
+    """1 if more is better, -1 if less is."""
+
+    def hits(self, folder: Path) -> Hits:
+        """The outcome of each dialogue that has one, in a model's folder `bench/<model>`."""
+        found: Hits = {}
+        for suite, rows in suites_in(folder):
+            single = suite.startswith(SINGLE_TURN)
+            twins = all(row.kind is Kind.BENIGN for row in rows)
+            if single is (self.protocol == "single_turn") and twins is self.twins:
+                marks = outcomes(rows, self.criterion, self.protocol)
+                found |= {f"{suite} {id}": mark for id, mark in marks.items()}
+        return found
+
+
+MEASURES = {
+    "single-turn Safe": Measure("single_turn", False, "safe", 1),
+    "single-turn Help": Measure("single_turn", False, "help", 1),
+    "multi-turn Safe": Measure("multi_turn", False, "safe", 1),
+    "multi-turn Help": Measure("multi_turn", False, "help", 1),
+    "over-refusal on twins": Measure("multi_turn", True, "refused", -1),
+    "Help on twins": Measure("multi_turn", True, "help", 1),
+}
+"""By the name that files and tables use. Rates are over all dialogues of the suites together."""
+
+
+def suites_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:
+    """The suites that a model has answered, with its dialogues."""
+    for path in sorted(folder.glob("*.jsonl")):
+        yield path.stem, list(read_dialogues(path))
+
+
+def attacks_in(folder: Path) -> list[Dialogue]:
+    """A model's dialogues on the multi-turn attack suites."""
+    return [
+        row
+        for suite, rows in suites_in(folder)
+        if not suite.startswith(SINGLE_TURN)
+        for row in rows
+        if row.kind is not Kind.BENIGN
+    ]

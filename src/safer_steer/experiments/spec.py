@@ -1,0 +1,121 @@
+"""What an experiment is: its YAML file, read and checked."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from safer_steer.config import Config, ModelName
+from safer_steer.config_file import absolute, in_words, load_config, read_yaml
+from safer_steer.dialogue import Strict
+from safer_steer.errors import UserError
+
+
+class Arm(Strict):
+    """One row of the table: a model of a run, and how the run's config differs from the experiment's."""
+
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="config keys that differ, such as `rl.tcsr: mean`"
+    )
+    model: ModelName = Field("safer_steer", description="which of the run's models is measured")
+
+
+class Paper(Strict):
+    """What the paper reports for the same comparison."""
+
+    source: str = Field(description="table and student in the paper")
+    values: dict[str, dict[str, float]] = Field(
+        description="for each measure, the value of each arm that the paper has, 0-100"
+    )
+
+
+class Experiment(Strict):
+    """An experiment's file."""
+
+    name: str = Field(min_length=1, description="name of the experiment, and of its table")
+    question: str = Field("", description="what it is to find out, in a sentence or two")
+    config: str = Field(description="the config that all arms start from, relative to this file")
+    seeds: list[int] = Field(min_length=1, description="training seeds; every arm is run with each")
+    set: dict[str, Any] = Field(default_factory=dict, description="config keys that differ in all arms")
+    arms: dict[str, Arm] = Field(min_length=1, description="the rows of the table")
+    compare: list[tuple[str, str]] = Field(
+        default_factory=list, description="pairs of arms; the table has the first minus the second"
+    )
+    measures: list[str] | None = Field(None, description="names from `measures.MEASURES`; null takes all")
+    survival: bool = Field(False, description="also compare the survival curves of the arms")
+    paper: Paper | None = Field(None, description="what the paper reports")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands twice in seeds")
+        return seeds
+
+    @model_validator(mode="after")
+    def _known_arms(self) -> Experiment:
+        named = [arm for pair in self.compare for arm in pair]
+        if self.paper:
+            named += [arm for values in self.paper.values.values() for arm in values]
+        for arm in named:
+            if arm not in self.arms:
+                raise ValueError(f"{arm!r} is no arm; use {', '.join(self.arms)}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_measures(self) -> Experiment:
+        from safer_steer.experiments.measures import MEASURES
+
+        for measure in [*(self.measures or ()), *(self.paper.values if self.paper else ())]:
+            if measure not in MEASURES:
+                raise ValueError(f"{measure!r} is no measure; use {', '.join(MEASURES)}")
+        return self
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment's file.
+
+    Raises:
+        UserError: it is missing or no YAML, has an unknown key or a wrong value; names file and key.
+    """
+    try:
+        return Experiment.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {in_words(error, Experiment)}") from None
+
+
+def config_of(experiment: Experiment, path: Path, arms: list[Arm], seed: int) -> Config:
+    """The config of the run that these arms share, with a training seed. It measures all of their models.
+
+    Args:
+        path: the experiment's file.
+        arms: arms with the same `set`.
+
+    Raises:
+        UserError: a key is unknown or a value wrong; names the file.
+    """
+    folder = Path(os.path.abspath(path)).parent
+    config = load_config(Path(absolute(experiment.config, folder))).model_dump(mode="json")
+    models = [name for name in ("base", "sft", "safer_steer") if name in {arm.model for arm in arms}]
+    for key, value in (experiment.set | arms[0].set | {"seed": seed, "bench.models": models}).items():
+        config = _with(config, key.split("."), value, path)
+    try:
+        return Config.model_validate(config)
+    except ValidationError as error:
+        raise UserError(f"{path}: {in_words(error)}") from None
+
+
+def _with(config: dict[str, Any], keys: list[str], value: Any, path: Path) -> dict[str, Any]:
+    """A copy of the config with one key set."""
+    changed = copy.deepcopy(config)
+    section = changed
+    for key in keys[:-1]:
+        if not isinstance(section.get(key), dict):
+            raise UserError(f"{path}: {'.'.join(keys)}: {key} is no section of the config")
+        section = section[key]
+    section[keys[-1]] = value
+    return changed

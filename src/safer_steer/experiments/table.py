@@ -1,0 +1,163 @@
+"""An experiment's results: rates with intervals, differences paired by seed and dialogue, and the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safer_steer.experiments.measures import MEASURES, attacks_in, suites_in
+from safer_steer.experiments.spec import Experiment
+from safer_steer.experiments.survival import compared
+from safer_steer.metrics import LOST, paired_difference, rate_over_seeds, state
+
+
+def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[str, Any]:
+    """All numbers of a finished experiment, from the dialogues on disk.
+
+    Args:
+        runs: each arm's run folder by seed.
+
+    Returns:
+        `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
+        "paper"}], "lost": {arm: {state: count}}, "survival"}`. A rate has the form of
+        `metrics.rate_over_seeds`, a difference that of `metrics.paired_difference`. `paper` is the
+        paper's difference in points and whether its sign agrees, or None.
+    """
+    measures = experiment.measures or list(MEASURES)
+    folders = {
+        arm: {seed: folder / "bench" / experiment.arms[arm].model for seed, folder in found.items()}
+        for arm, found in runs.items()
+    }
+    hits = {
+        (arm, measure): {seed: MEASURES[measure].hits(folder) for seed, folder in by_seed.items()}
+        for arm, by_seed in folders.items()
+        for measure in measures
+    }
+    arms = {
+        arm: {measure: rate_over_seeds(hits[arm, measure]) for measure in measures} for arm in experiment.arms
+    }
+    differences = []
+    for first, second in experiment.compare:
+        for measure in measures:
+            found = paired_difference(hits[first, measure], hits[second, measure])
+            paper = _papers(experiment, measure, first, second, found)
+            differences.append({"pair": [first, second], "measure": measure, **found, "paper": paper})
+    return {
+        "name": experiment.name,
+        "seeds": experiment.seeds,
+        "arms": arms,
+        "differences": differences,
+        "lost": {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()},
+        "survival": compared(
+            {arm: list(map(attacks_in, by_seed.values())) for arm, by_seed in folders.items()},
+            experiment.compare,
+        )
+        if experiment.survival
+        else None,
+    }
+
+
+def _papers(
+    experiment: Experiment, measure: str, first: str, second: str, found: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The paper's difference, and whether ours has its sign: `agrees` or `disagrees` if the interval is on
+    one side of 0, else `cannot tell`."""
+    values = experiment.paper.values.get(measure, {}) if experiment.paper else {}
+    if first not in values or second not in values:
+        return None
+    theirs = values[first] - values[second]
+    return {"value": theirs, "verdict": verdict(found, theirs)}
+
+
+def verdict(found: dict[str, Any], theirs: float) -> str:
+    """Whether a difference agrees with another's sign. Both of its intervals must exclude 0 to tell."""
+    if found["value"] is None:
+        return "cannot tell"
+    intervals = [(found["low"], found["high"])]
+    if found["t"]:
+        intervals.append((found["t"]["low"], found["t"]["high"]))
+    if all(low > 0 for low, _ in intervals):
+        ours = 1
+    elif all(high < 0 for _, high in intervals):
+        ours = -1
+    else:
+        return "cannot tell"
+    return "agrees" if ours * theirs > 0 else "disagrees"
+
+
+def _lost(folders: list[Path]) -> dict[str, int]:
+    """How many dialogues of an arm have no result, by state, and of how many."""
+    states = [state(row) for folder in folders for _, rows in suites_in(folder) for row in rows]
+    return {"dialogues": len(states), **{name: states.count(name) for name in LOST}}
+
+
+def markdown(found: dict[str, Any], experiment: Experiment) -> str:
+    """The results as Markdown tables."""
+    arms, measures = found["arms"], list(next(iter(found["arms"].values())))
+    seeds = f"{len(found['seeds'])} training seed{'s' * (len(found['seeds']) > 1)}"
+    parts = [f"## {experiment.name}", experiment.question]
+    rows = [[arm, *(shown(arms[arm][measure]) for measure in measures)] for arm in arms]
+    parts.append(table([seeds, *measures], rows))
+    if found["differences"]:
+        rows = []
+        for entry in found["differences"]:
+            paper = entry["paper"]
+            said = [f"{paper['value']:+.1f}", paper["verdict"]] if paper else ["–", "–"]
+            rows.append([" - ".join(entry["pair"]), entry["measure"], shown(entry, sign=True), *said])
+        parts.append(table(["difference, points", "measure", "here", "paper", "sign"], rows))
+    if found["survival"]:
+        parts += _survival(found["survival"])
+    lost = []
+    for arm, counts in found["lost"].items():
+        gone = ", ".join(f"{counts[name]} {name}" for name in LOST if counts[name])
+        if gone:
+            lost.append(f"{arm}: {gone} of {counts['dialogues']} dialogues.")
+    parts.append("\n".join(lost) or "Every dialogue has a result.")
+    if experiment.paper:
+        parts.append(f"Paper: {experiment.paper.source}.")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _survival(found: dict[str, Any]) -> list[str]:
+    longest = max(len(entry["hazard"]) for entry in found["arms"].values())
+    turns = range(1, longest + 1)
+    hazards = []
+    for arm, entry in found["arms"].items():
+        shares = [*entry["hazard"], *[None] * (longest - len(entry["hazard"]))]
+        hazards.append([arm, *map(_percent, shares)])
+    medians = [[arm, str(entry["median"] or "–")] for arm, entry in found["arms"].items()]
+    tests = [
+        [" - ".join(entry["pair"]), ", ".join(f"{z:+.1f}" for z in entry["z"]), _p(max(entry["p"]))]
+        for entry in found["tests"]
+    ]
+    return [
+        "Of the dialogues still safe, the share that fails at each turn, %, all seeds together:",
+        table(["model", *(f"turn {turn}" for turn in turns)], hazards),
+        table(["model", "median turn of failure"], medians),
+        "Log-rank tests, one a training seed; z is positive if the first fails later:",
+        table(["pair", "z by seed", "largest p"], tests),
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(rate: dict[str, Any], sign: bool = False) -> str:
+    """Value and interval, then the t interval over the seeds if there is one; a dash if nothing was
+    scored."""
+    if rate["value"] is None:
+        return "–"
+    form = "+.1f" if sign else ".1f"
+    said = f"{rate['value']:{form}} [{rate['low']:{form}}, {rate['high']:{form}}]"
+    return said + (f", t [{rate['t']['low']:{form}}, {rate['t']['high']:{form}}]" if rate["t"] else "")

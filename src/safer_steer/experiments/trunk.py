@@ -1,0 +1,55 @@
+"""Runs whose configs agree up to SFT share those stages: they are worked once, and linked into each run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config
+from safer_steer.config_file import dump_config
+from safer_steer.manifest import Manifest, config_sha256
+from safer_steer.store import canonical, content_id, inside, write_atomic
+
+STAGES = ("seeds", "assemble", "bootstrap", "sft")
+"""The stages that can be shared."""
+DRAWS = ("seeds", "benign_share", "single_turn")
+"""The keys of `rl` that bear on these stages: they say which scripts are kept for RL."""
+
+
+def trunk_id(config: Config) -> str:
+    """Equal for configs whose stages up to SFT come out the same. It errs on the side of difference: all but
+    the name, the bench and what RL does with its scripts counts."""
+    settings = config.model_dump(mode="json")
+    rl, bench = settings.pop("rl"), settings.pop("bench")
+    kept: dict[str, Any] = {"rl": {key: rl[key] for key in DRAWS}}
+    if config.assembly:  # it keeps scripts out of training that the suites hold
+        kept["bench"] = bench["suites"]
+    return content_id(settings | {"name": ""} | kept)
+
+
+def branch(trunk: Path, folder: Path, config: Config) -> None:
+    """Make a run folder in which the shared stages are done, with the files of `trunk` as hard links (copies
+    where the file system has none). The folder is complete or absent. Does nothing if it is there."""
+    if folder.exists():
+        return
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write_atomic(part / "config.yaml", dump_config(config))
+    found = {name: entry for name, entry in Manifest(trunk).stages.items() if name in STAGES}
+    for entry in found.values():
+        for name in entry["files"]:
+            _link(inside(trunk, name), part / name)
+        entry["config"] = config_sha256(part / "config.yaml")
+    write_atomic(part / "manifest.json", canonical({"stages": found}))
+    part.rename(folder)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

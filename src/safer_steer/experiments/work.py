@@ -1,0 +1,165 @@
+"""Does an experiment's runs: as many side by side as were asked for, each in a process of its own.
+
+The same command again goes on where it stopped: a finished run is read, an unfinished one resumes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safer_steer.config import Config
+from safer_steer.config_file import dump_config
+from safer_steer.errors import UserError
+from safer_steer.experiments.spec import Experiment, config_of
+from safer_steer.experiments.trunk import STAGES, branch, trunk_id
+from safer_steer.manifest import Manifest
+from safer_steer.store import canonical, content_id, write_atomic
+
+NO_RESULT = 3
+"""Exit code of a run that left too many dialogues unscored."""
+Say = Callable[[str], None]
+
+
+@dataclass
+class Job:
+    """One run, or the stages that several runs share."""
+
+    name: str
+    """For people: arms and seed."""
+    folder: Path
+    config: Config
+    stages: tuple[str, ...] = ()
+    """Empty for a whole run."""
+    after: Job | None = None
+    """The job whose stages this run shares."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    failed: str | None = None
+    """Why it failed; None if it did not."""
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """What is run, without the interpreter."""
+        paths = [str(self.folder.with_suffix(".yaml")), "--out", str(self.folder)]
+        return [[stage, *paths] for stage in self.stages] or [["run", *paths]]
+
+    def done(self) -> bool:
+        """Whether an earlier command has finished it."""
+        last = self.stages[-1] if self.stages else "bench"
+        return (self.folder / "config.yaml").is_file() and Manifest(self.folder).finished(last)
+
+
+def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict[str, dict[int, Path]]]:
+    """The jobs of an experiment, those that others wait for first, and each arm's run folder by seed.
+
+    Folders are named by what their config says, so experiments with the same `out` share what they have in
+    common: `shared/ID` has the stages up to SFT, `runs/ID` whole runs.
+
+    Raises:
+        UserError: the config of an arm is wrong.
+    """
+    trunks: dict[str, Job] = {}
+    runs: dict[Path, Job] = {}
+    folders: dict[str, dict[int, Path]] = {name: {} for name in experiment.arms}
+    for seed in experiment.seeds:
+        for names in _same_run(experiment):
+            config = config_of(experiment, path, [experiment.arms[name] for name in names], seed)
+            trunk = trunk_id(config)
+            shared = tuple(stage for stage in STAGES if stage != "assemble" or config.assembly)
+            below = Job(f"up to SFT, seed {seed}", out / "shared" / trunk, config, shared)
+            folder = out / "runs" / content_id(config.model_dump(mode="json") | {"name": ""})
+            after = trunks.setdefault(trunk, below)
+            runs.setdefault(folder, Job(f"{', '.join(names)}, seed {seed}", folder, config, after=after))
+            for name in names:
+                folders[name][seed] = folder
+    return [*trunks.values(), *runs.values()], folders
+
+
+def _same_run(experiment: Experiment) -> list[list[str]]:
+    """The names of the arms by run: arms that differ only in the model share one."""
+    shared: dict[str, list[str]] = {}
+    for name, arm in experiment.arms.items():
+        shared.setdefault(canonical(arm.set), []).append(name)
+    return list(shared.values())
+
+
+async def work(jobs: list[Job], processes: int, say: Say) -> None:
+    """Do all jobs, at most `processes` at once. Output goes to `<folder>.log`.
+
+    Raises:
+        UserError: one or more failed; the others are done by then. Names the first, its log, and its last
+            line.
+    """
+    room = asyncio.Semaphore(processes)
+    finished = 0
+
+    async def one(job: Job) -> None:
+        nonlocal finished
+        if job.after:
+            await job.after.over.wait()
+            if job.after.failed:
+                job.failed = job.after.failed
+        if not job.failed and not job.done():
+            async with room:
+                begun = time.monotonic()
+                say(f"{job.name}: begun")
+                job.failed = await _do(job, processes)
+                took = f"in {time.monotonic() - begun:.0f} s"
+                say(f"{job.name}: {'failed' if job.failed else 'done'} {took}")
+        finished += 1
+        job.over.set()
+        say(f"{finished} of {len(jobs)} over")
+
+    tasks = [asyncio.create_task(one(job)) for job in jobs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    failed = [job for job in jobs if job.failed]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} runs failed; the first, {failed[0].name}: {failed[0].failed};"
+            " fix that and run the same command to go on"
+        )
+
+
+async def _do(job: Job, processes: int) -> str | None:
+    """Do one job. Returns why it failed, or None."""
+    if job.after:
+        branch(job.after.folder, job.folder, job.config)
+    write_atomic(job.folder.with_suffix(".yaml"), dump_config(job.config))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // processes))
+    log = job.folder.with_suffix(".log")
+    for command in job.commands:
+        with log.open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "safer_steer", *command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={"OMP_NUM_THREADS": threads} | os.environ,
+            )
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
+        if code == NO_RESULT:  # its dialogues are there, and the table counts those without a result
+            continue
+        if code:
+            return f"{_last_line(log)} ({log})"
+    return None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")

@@ -1,0 +1,197 @@
+"""Experiments: their file, what their runs share, and their table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scipy.stats import norm
+from typer.testing import CliRunner
+
+from safer_steer.cli import app
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
+from safer_steer.errors import UserError
+from safer_steer.experiments.spec import load_experiment
+from safer_steer.experiments.survival import hazard, log_rank
+from safer_steer.experiments.table import markdown, results, verdict
+from safer_steer.experiments.trunk import branch, trunk_id
+from safer_steer.experiments.work import plan
+from safer_steer.manifest import Manifest
+from safer_steer.store import write_atomic
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "config": str(REPOSITORY / "configs" / "sandbox.yaml"),
+    "seeds": [0, 1],
+    "arms": {"SFT": {"model": "sft"}, "full": {}, "mean": {"set": {"rl.tcsr": "mean"}}},
+    "compare": [["full", "SFT"], ["full", "mean"]],
+    "paper": {"source": "Table 8", "values": {"multi-turn Safe": {"full": 55.6, "mean": 51.1}}},
+}
+
+
+def file_of(folder: Path, **changes: Any) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(path)
+    jobs, folders = plan(experiment, path, tmp_path)
+    assert set(folders) == set(experiment.arms) and len(experiment.seeds) >= 3
+    assert all(set(by_seed) == set(experiment.seeds) for by_seed in folders.values())
+    assert {folder for by_seed in folders.values() for folder in by_seed.values()} == {
+        job.folder for job in jobs if job.after
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"compare": [["full", "half"]]}, "compare|'half' is no arm; use SFT, full, mean"),
+        ({"measures": ["Safe"]}, "'Safe' is no measure; use single-turn Safe"),
+        ({"arms": {"full": {"set": {"rl.tcrs": "mean"}}}, "compare": [], "paper": None}, "rl.tcrs"),
+        ({"arms": {"full": {"set": {"name.x": 1}}}, "compare": [], "paper": None}, "name is no section"),
+        ({"seeds": [1, 1]}, "a seed stands twice"),
+        ({"config": "missing.yaml"}, "missing.yaml: no such config file"),
+        ({"arm": {}}, "arm"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    path = file_of(tmp_path, **changes)
+    answer = CliRunner().invoke(app, ["experiment", str(path), "--out", str(tmp_path / "out")])
+    assert answer.exit_code == 2
+    assert any(part in answer.stderr for part in line.split("|")) and answer.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    jobs, folders = plan(load_experiment(path), path, tmp_path / "out")
+    assert folders["SFT"] == folders["full"], "they differ in the model alone"
+    assert not set(folders["full"].values()) & set(folders["mean"].values())
+    trunks = [job for job in jobs if not job.after]
+    assert len(trunks) == 2, "one a seed, whatever the return"
+    assert jobs[:2] == trunks and len(jobs) == 2 + 4
+    models = {job.name: job.config.bench.models for job in jobs}
+    assert models["SFT, full, seed 0"] == ["sft", "safer_steer"]
+    assert models["mean, seed 1"] == ["safer_steer"]
+    again, _ = plan(load_experiment(path), path, tmp_path / "out")
+    assert [job.folder for job in again] == [job.folder for job in jobs]
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"name": "other"}, True),
+        ({"rl": {"tcsr": "mean", "alpha": 0.5, "steps": 3}}, True),
+        ({"bench": {"dialogues": 3}}, True),
+        ({"rl": {"benign_share": 0.0}}, False),
+        ({"rl": {"single_turn": True}}, False),
+        ({"seed": 1}, False),
+        ({"student": {"max_turn_tokens": 5}}, False),
+        ({"bootstrap": {"sft": {"learning_rate": 1e-3}}}, False),
+        ({"roles": {"red": {"temperature": 0.1}}}, False),
+    ],
+)
+def test_only_runs_that_agree_up_to_sft_share_it(changes: dict[str, Any], same: bool) -> None:
+    assert (trunk_id(Config.model_validate(changes)) == trunk_id(Config())) is same
+
+
+def test_a_branch_has_the_shared_stages_and_no_other(tmp_path: Path) -> None:
+    trunk, config = tmp_path / "trunk", Config(seed=3)
+    write_atomic(trunk / "seeds" / "benign.jsonl", "{}\n")
+    write_atomic(trunk / "rl" / "model" / "config.json", "{}")
+    manifest = Manifest(trunk)
+    manifest.record("seeds", ("seeds",), (), {})
+    manifest.record("rl", ("rl",), (), {})
+    folder = tmp_path / "runs" / "a"
+    branch(trunk, folder, config)
+    found = Manifest(folder)
+    assert list(found.stages) == ["seeds"] and found.finished("seeds")
+    ours, shared = folder / "seeds" / "benign.jsonl", trunk / "seeds" / "benign.jsonl"
+    assert ours.stat().st_ino == shared.stat().st_ino
+    assert not (folder / "rl").exists()
+    write_atomic(ours, "changed\n")
+    assert shared.read_text() == "{}\n"
+    branch(trunk, folder, config)
+    assert ours.read_text() == "changed\n", "what is there stays"
+
+
+def played(id: str, marks: list[int], kind: Kind = Kind.RED_TEAM) -> Dialogue:
+    """A dialogue in which a turn is safe and helpful (1) or neither (0)."""
+    turns = [
+        Turn(
+            user="u", assistant="a", scores={"harmlessness": 3 * mark, "helpfulness": 3 * mark, "refused": 0}
+        )
+        for mark in marks
+    ]
+    return Dialogue(id=id, kind=kind, turns=turns, stop=StopReason.COMPLETED)
+
+
+def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> None:
+    experiment = load_experiment(file_of(tmp_path, survival=True))
+    passing = {"SFT": (4, 5), "full": (9, 8), "mean": (2, 1)}
+    runs: dict[str, dict[int, Path]] = {}
+    for arm, counts in passing.items():
+        for seed, count in zip(experiment.seeds, counts, strict=True):
+            folder = tmp_path / ("full" if arm == "SFT" else arm) / str(seed)
+            runs.setdefault(arm, {})[seed] = folder
+            rows = [played(f"d-{n}", [1, int(n < count)]) for n in range(10)]
+            twins = [played(f"t-{n}", [1, 1], Kind.BENIGN) for n in range(10)]
+            model = folder / "bench" / experiment.arms[arm].model
+            for suite, dialogues in {"probing": rows, "safe_twins": twins}.items():
+                write_atomic(model / f"{suite}.jsonl", "".join(d.model_dump_json() + "\n" for d in dialogues))
+    found = results(experiment, runs)
+    assert found["arms"]["full"]["multi-turn Safe"]["value"] == pytest.approx(85)
+    assert found["arms"]["SFT"]["Help on twins"]["value"] == 100
+    assert found["arms"]["full"]["single-turn Safe"]["value"] is None
+    gains = {(*d["pair"], d["measure"]): d for d in found["differences"]}
+    assert gains["full", "mean", "multi-turn Safe"]["value"] == pytest.approx(70)
+    assert gains["full", "mean", "multi-turn Safe"]["paper"]["value"] == pytest.approx(4.5)
+    assert gains["full", "SFT", "multi-turn Safe"]["paper"] is None
+    assert found["survival"]["arms"]["mean"]["hazard"] == [0.0, 0.85]
+    text = markdown(found, experiment)
+    assert "| full - mean | multi-turn Safe | +70.0 [" in text and "| +4.5 | " in text
+    assert "Every dialogue has a result." in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "t", "said"),
+    [
+        (1.0, 3.0, None, "agrees"),
+        (1.0, 3.0, {"low": -1.0, "high": 5.0}, "cannot tell"),
+        (-3.0, -1.0, {"low": -4.0, "high": -0.5}, "disagrees"),
+        (-1.0, 1.0, None, "cannot tell"),
+    ],
+)
+def test_a_sign_needs_both_intervals(low: float, high: float, t: Any, said: str) -> None:
+    assert verdict({"value": (low + high) / 2, "low": low, "high": high, "t": t}, theirs=4.0) == said
+
+
+def test_hazards_and_the_log_rank_test_by_hand() -> None:
+    early = [played(f"e{n}", [0, 0, 0]) for n in range(6)] + [played("f", [1, 1, 1])]
+    late = [played(f"l{n}", [1, 1, 0]) for n in range(6)] + [played("m", [1, 1, 1])]
+    assert hazard(early) == pytest.approx([6 / 7, 0, 0])
+    assert hazard(late) == pytest.approx([0, 0, 6 / 7])
+    # Turn 1: 6 of 14 fail, all among the 7 early ones. Turn 3: 6 of 8 fail, and of the early ones 1 is left.
+    expected = 6 * 7 / 14 + 6 * 1 / 8
+    variance = 6 * 0.5 * 0.5 * 8 / 13 + 6 * (1 / 8) * (7 / 8) * (2 / 7)
+    wanted = (6 - expected) / variance**0.5
+    z, p = log_rank(late, early)
+    assert z == pytest.approx(wanted) and p == pytest.approx(2 * norm.sf(wanted))
+    assert log_rank(early, late)[0] == pytest.approx(-wanted)
+    assert log_rank([played("a", [1])], [played("b", [1])]) == (0.0, 1.0)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: no such"):
+        load_experiment(tmp_path / "none.yaml")
