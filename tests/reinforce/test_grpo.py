@@ -363,6 +363,28 @@ def test_scripts_with_and_without_a_picture_mix(folder, tmp_path):
     assert all(row["kl"] is not None for row in rows(run / "rl" / "metrics.jsonl"))
 
 
+def test_a_script_with_a_later_picture_is_refused_before_the_tutor_is_asked(folder, tmp_path):
+    copy_of(folder, tmp_path)
+    seeds = drawn_for_rl(tiny_config(), tmp_path)
+    seeds[-1].turns[1].images = list(seeds[-1].images)
+    write_atomic(tmp_path / "splits" / "rl.jsonl", to_jsonl(seeds))
+    told = rf"^rl: {seeds[-1].id}: turn 2 shows images/\d\.png, and RL with TRL takes pictures in the first"
+    with pytest.raises(UserError, match=told):
+        train(tiny_config(), tmp_path, tutor_for(tmp_path))
+    assert not (tmp_path / "rl" / "rollouts").exists(), "nothing was played"
+
+
+def test_a_user_that_brings_a_picture_is_refused(folder, tmp_path):
+    class Brings:
+        async def speak(self, dialogue, template):
+            return Reply(template.user, images=dialogue.images if dialogue.turns else None)
+
+    with pytest.raises(
+        UserError, match=r"^rl: \S+: the user showed pictures .* give a user that brings none$"
+    ):
+        reinforce(tiny_config(), copy_of(folder, tmp_path), tutor_for(tmp_path), user=Brings())
+
+
 def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):
     class Hostile:
         immediate = True

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from transformers import Gemma4Config, Qwen2Config
 
 from places import CONFIGS
 from safer_steer.config import SHIPPED
 from safer_steer.config_file import load_config
 from safer_steer.errors import UserError
-from safer_steer.run.preflight import check_student, room_for_turns
+from safer_steer.run.preflight import check, check_student, room_for_turns
 from student_parts import tiny_config
 
 
@@ -55,3 +58,33 @@ def test_a_student_that_cannot_be_trained_is_refused_before_anything_runs(
     with pytest.raises(UserError, match=rf"^student .*: {told}") as refused:
         check_student(tiny_config(student={"model": str(tmp_path / "student")}))
     assert "\n" not in str(refused.value)
+
+
+def test_scripts_with_later_pictures_are_refused_where_the_student_or_trl_takes_none(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    turns = [{"user": "x"}, {"user": "y", "images": ["a.png"]}]
+    row = {"id": "late", "kind": "red_team", "images": ["a.png"], "turns": turns}
+    for name in ("own.jsonl", "suite.jsonl"):
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+    shutil.copytree(SHIPPED, tmp_path / "student", ignore=shutil.ignore_patterns("*.safetensors"))
+    bench = {"suites": [str(tmp_path / "suite.jsonl")]}
+    judge = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    config = tiny_config(
+        student={"model": str(tmp_path / "student")},
+        seeds={"scripts": str(tmp_path / "own.jsonl")},
+        bench=bench,
+        roles=dict.fromkeys(("red", "blue", "evaluator", "tutor", "judge"), judge),
+    )
+    check_student(config, ["seeds", "sft", "bench"])
+    with pytest.raises(UserError, match=r"^rl: late: turn 2 shows a\.png, .*first user turn only; give"):
+        asyncio.run(check(config, ["seeds", "bootstrap", "sft", "rl"]))
+    template = tmp_path / "student" / "chat_template.jinja"
+    writes = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert writes in template.read_text()
+    early = f"{{% if message == messages[1] %}}{writes}{{% endif %}}"
+    template.write_text(template.read_text().replace(writes, early))
+    check_student(config, ["seeds", "bootstrap"])
+    for stage, file in (("sft", "own"), ("bench", "suite")):
+        told = rf"^{tmp_path}/{file}\.jsonl: late: student .* takes pictures in the first user turn only"
+        with pytest.raises(UserError, match=told):
+            check_student(config, ["seeds", stage])

@@ -187,6 +187,42 @@ def test_a_template_that_drops_reasoning_is_refused() -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_template_that_cuts_answers_at_the_end_of_reasoning_is_refused_if_the_model_can_reason() -> None:
+    """LFM2-VL's cuts all up to `</think>`. A model without a token for that was not trained to write it."""
+    _, processor = built("lfm2_vl")
+    assert load_renderer(processor, SYSTEM).reasoning() == set()
+    _, reasoning = built.__wrapped__("lfm2_vl")
+    reasoning.tokenizer.add_tokens(["<think>", "</think>"])
+    with pytest.raises(UserError, match=r"past answers otherwise than they were sampled") as refused:
+        load_renderer(reasoning, SYSTEM)
+    assert "\n" not in str(refused.value)
+    cut = "not keep_thinking and"
+    assert cut in reasoning.chat_template
+    reasoning.chat_template = reasoning.chat_template.replace(cut, "false and")
+    assert load_renderer(reasoning, SYSTEM).reasoning() == {"think"}
+
+
+@pytest.mark.parametrize(
+    "otherwise", ["{{ raise_exception('only the first turn') }}", ""], ids=["raises", "silent"]
+)
+def test_a_template_without_later_pictures_serves_dialogues_that_have_none(otherwise: str) -> None:
+    _, processor = built.__wrapped__("internvl")
+    writes = "<IMG_CONTEXT>\n"
+    assert writes in processor.chat_template
+    once = f"{{% if message == messages[1] %}}{writes}{{% else %}}{otherwise}{{% endif %}}"
+    processor.chat_template = processor.chat_template.replace(writes, once)
+    renderer = load_renderer(processor, SYSTEM)
+    assert not renderer.later_pictures
+    transcript = Transcript(renderer)
+    transcript.add_user("What is it?", [picture(0)])
+    transcript.add_assistant([renderer.end], [0.0])
+    with pytest.raises(
+        UserError, match=r"^student .*pictures in the first user turn only; give one .*FILE, or"
+    ):
+        transcript.copy().add_user("And this?", [picture(1)])
+    transcript.add_user("And why?")
+
+
 def test_the_shipped_template_of_qwen3_5_differs_from_its_own_in_past_answers_alone() -> None:
     _, processor = built("qwen3_5")
     talk = [

@@ -24,6 +24,7 @@ from safer_steer.dialogue import Seed
 from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
+from safer_steer.reinforce.first_turn import refuse_later_pictures
 from safer_steer.reinforce.measured import MeasuredTrainer
 from safer_steer.reinforce.returns import noted_return
 from safer_steer.reinforce.rollouts import Rollouts, Wait
@@ -104,7 +105,8 @@ def reinforce(
             opened there.
         policy_of: makes the policy that samples from the model under training.
         user: the user; by default the script, with the tutor's turns where the tutor wrote them. The first
-            turn must be the script's, because TRL renders it again for the forward pass.
+            turn must be the script's, because TRL renders it again for the forward pass, and later turns may
+            show no pictures.
     """
     out = folder / "rl" / "model"
     if out.exists():
@@ -122,6 +124,7 @@ def reinforce(
             f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but there are only"
             f" {len(seeds)}; lower it or build more seeds"
         )
+    refuse_later_pictures(seeds)
     _refuse_mixed_pictures(renderer, seeds)
     rollouts = Rollouts(
         config,
@@ -186,7 +189,7 @@ def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:
     Raises:
         UserError: the student has such inputs, and the seeds such pictures.
     """
-    counts = {len(seed.images) for seed in seeds}
+    counts = {len(seed.images_by_turn()[0]) for seed in seeds}
     if renderer.rowwise and 0 in counts and max(counts) > 1:
         raise UserError(
             "rl: with this student, scripts without a picture cannot be mixed with scripts of several"
@@ -237,5 +240,5 @@ def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]
     for seed in seeds:
         first = {"role": "user", "content": renderer.defused(seed.script[0]), "seed_id": seed.id}
         prompts.append([*system, first])
-        images.append([str(inside(folder, path)) for path in seed.images])
+        images.append([str(inside(folder, path)) for path in seed.images_by_turn()[0]])
     return Dataset.from_dict({"prompt": prompts, "images": images}).cast_column("images", List(Image()))

@@ -20,6 +20,7 @@ from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic, User
 from safer_steer.errors import UserError
 from safer_steer.reasons import reasons_in
+from safer_steer.reinforce.first_turn import refuse_other_pictures
 from safer_steer.reinforce.returns import step_metrics, turn_returns
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal
@@ -125,6 +126,7 @@ class Rollouts:
                 return known
             turns = self.config.rl.max_turns
             played = await roll_out(seed, self.user, assistant, self.tutor, self.value, turns)
+            refuse_other_pictures(played.dialogue, seed)
             if played.final:
                 journal.append(played.to_row())
             return played

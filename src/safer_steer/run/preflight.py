@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safer_steer.config import Config, RoleName
-from safer_steer.dialogue import Kind
+from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
 from safer_steer.extras import require_trackers
 from safer_steer.manifest import Manifest
+from safer_steer.reinforce.first_turn import refuse_later_pictures
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
 from safer_steer.seeds.bench_filter import refuse_selected
+from safer_steer.seeds.own_scripts import own_scripts
 from safer_steer.stages import STAGES, STEER
 from safer_steer.student.engines import maker_of
 
@@ -57,7 +59,8 @@ def prepared(
         require_trackers(config.report_to)
     use_cores()
     begun = not fresh and (folder / "seeds").exists()
-    run.survey = asyncio.run(check(config, waiting, ("target",) if endpoint else (), begun))
+    besides: tuple[RoleName, ...] = ("target",) if endpoint else ()
+    run.survey = asyncio.run(check(config, waiting, besides, begun))
     if not (endpoint or kept) and (
         any(STAGES[stage].student for stage in waiting)
         or (
@@ -66,8 +69,8 @@ def prepared(
             and config.role("target").who == "student"
         )
     ):
-        check_student(config)
-    checked = _try_models(run, waiting, ("target",) if endpoint else ()) if try_models else []
+        check_student(config, waiting)
+    checked = _try_models(run, waiting, besides) if try_models else []
     with run:
         for found in checked:
             run.charge(found.spent)
@@ -174,6 +177,8 @@ async def check(
     if "seeds" in stages and config.seeds.scripts:
         for _ in own_pictures(config):  # decodes each
             pass
+        if "rl" in stages and not config.rl.single_turn:
+            refuse_later_pictures(own_scripts(config))
         seen |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: own_pictures(config))
     elif "seeds" in stages and not begun:
         survey = _survey_sources(config)
@@ -229,16 +234,38 @@ def _check_rollouts(config: Config, stages: Sequence[str]) -> None:
         refuse_full_weights(config.student)
 
 
-def check_student(config: Config) -> None:
+def check_student(config: Config, stages: Sequence[str] = ()) -> None:
     """Load the student's processor and find the parts of its model, so that a wrong name or an unsuitable
-    model fails now and not after Stage I. No weights are loaded. Raises `UserError`."""
+    model fails now and not after Stage I, also if it cannot take the pictures that these stages show. No
+    weights are loaded. Raises `UserError`."""
     from safer_steer.student.load import empty_model, load_model_config, renderer_of
     from safer_steer.student.modules import parts_of
+    from safer_steer.student.renderer import NO_LATER_PICTURES
 
     student = config.student
-    renderer_of(student)
+    renderer = renderer_of(student)
+    if not renderer.later_pictures and (shown := _first_later_picture(config, stages)):
+        raise UserError(f"{shown}: {renderer.refused(NO_LATER_PICTURES)}")
     if student.freeze_vision or student.lora_rank:
         parts_of(empty_model(load_model_config(student.base)))
+
+
+def _first_later_picture(config: Config, stages: Sequence[str]) -> str:
+    """Where a script shows a picture after its first turn, among those that the student is to see in these
+    stages; "" if none does."""
+    from safer_steer.bench.suites import suites_named
+
+    files: list[tuple[str, list[Seed]]] = []
+    if config.seeds.scripts and "seeds" in stages and {"sft", "rl"} & set(stages):
+        files.append((config.seeds.scripts, own_scripts(config)))
+    if "bench" in stages:
+        files += [
+            (f"{suite.folder / suite.name}.jsonl", suite.seeds) for suite in suites_named(config.bench.suites)
+        ]
+    shown = (
+        f"{file}: {seed.id}" for file, seeds in files for seed in seeds if any(seed.images_by_turn()[1:])
+    )
+    return next(shown, "")
 
 
 def _survey_sources(config: Config) -> Survey:

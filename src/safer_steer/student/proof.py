@@ -1,7 +1,10 @@
 """Proves on probe dialogues that a renderer's pieces are what the chat template renders in one go.
 
 Compared are ids, token-aligned inputs and picture inputs, with pictures in the first, a later, every and no
-user turn, and that an answer stands in the past as it was sampled.
+user turn, and that an answer stands in the past as it was sampled. Some templates cut an answer only where it
+holds the end of a reasoning block. A model that has a token for that end can sample one, so its answers are
+probed with such a block too. A model without the token was not trained to reason so, and is not refused for
+its template's sake.
 """
 
 from __future__ import annotations
@@ -21,6 +24,12 @@ Shown = list[list[Image.Image]]
 """The pictures of each user turn."""
 
 
+_OTHERWISE = (
+    "its chat template renders past answers otherwise than they were sampled (it drops reasoning, for"
+    " instance); give one that keeps them in student.chat_template: FILE"
+)
+
+
 def load_renderer(processor: Any, system: str) -> Renderer:
     """Make and prove the renderer for a processor. `system` is the system message's text, empty for none.
 
@@ -31,19 +40,25 @@ def load_renderer(processor: Any, system: str) -> Renderer:
     tall, wide = Image.new("RGB", (84, 112), "red"), Image.new("RGB", (112, 56), "blue")
     _prove(renderer, "a dialogue without pictures", [[], [], []])
     _prove(renderer, "a dialogue with a picture", [[tall], [], []])
-    if takes_later_pictures(renderer):
+    renderer.later_pictures = takes_later_pictures(renderer)
+    if renderer.later_pictures:
         _prove(renderer, "a dialogue with a picture in a later turn", [[], [wide], []])
         _prove(renderer, "a dialogue with pictures in every turn", [[tall, wide], [wide], [tall]])
+    for block in sorted(renderer.reasoning()):
+        thought = f"<{block}>Is it?</{block}>No. Red."
+        if not _keeps_answers(renderer, [USERS[0], thought, USERS[1], thought, USERS[2]], []):
+            raise renderer.refused(_OTHERWISE)
     return renderer
 
 
 def takes_later_pictures(renderer: Renderer) -> bool:
-    """Whether the template takes pictures in user turns after the first."""
+    """Whether the template writes pictures in user turns after the first."""
+    talk = [USERS[0], ANSWERS[0], USERS[1]]
     try:
-        renderer.rendered([USERS[0], ANSWERS[0], USERS[1]], [[], [Image.new("RGB", (84, 112))]])
+        seeing = renderer.rendered(talk, [[], [Image.new("RGB", (84, 112))]])
     except Exception:  # templates raise errors of their own, processors of many kinds
         return False
-    return True
+    return bool(seeing["input_ids"].shape[1] > renderer.rendered(talk)["input_ids"].shape[1])
 
 
 def _prove(renderer: Renderer, dialogue: str, shown: Shown) -> None:
@@ -57,10 +72,7 @@ def _prove(renderer: Renderer, dialogue: str, shown: Shown) -> None:
     except Exception as error:  # as above
         raise renderer.cannot_render(dialogue, error) from None
     if not _keeps_answers(renderer, talk, shown):
-        raise renderer.refused(
-            "its chat template renders past answers otherwise than they were sampled (it drops reasoning, for"
-            " instance); give one that keeps them in student.chat_template: FILE"
-        )
+        raise renderer.refused(_OTHERWISE)
     if whole["input_ids"][0].tolist() != ours["input_ids"][0].tolist():
         raise renderer.refused(
             f"its chat template renders {dialogue} otherwise in one go than turn by turn;"

@@ -22,6 +22,10 @@ from safer_steer.prompts.markers import split_markers
 
 QUESTION, ANSWER = "Qprobe", "Aprobe"
 """Texts of the probe dialogue. A template writes them as they are."""
+NO_LATER_PICTURES = (
+    "its chat template takes pictures in the first user turn only; give one that takes them in every turn in"
+    " student.chat_template: FILE, or scripts that show all pictures in their first turn"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Renderer:
         """Sampling any of these ends the turn. All but `end` are left out of the transcript."""
         self.lead = self._before[len(self.render([QUESTION])) :]
         """What the template writes between its opening and a past answer; a model samples it itself."""
+        self.later_pictures = True
+        """Whether user turns after the first may show pictures; `proof.load_renderer` finds out."""
         two = self._pictures_of_a_probe()
         self.picture_inputs = tuple(two)
         """Names of the inputs of the vision tower."""
@@ -94,6 +100,11 @@ class Renderer:
             if name.endswith("_token") and isinstance(value, str):
                 found[value] = tokenizer.convert_tokens_to_ids(value)
         return {token: number for token, number in found.items() if token and number is not None}
+
+    def reasoning(self) -> set[str]:
+        """The names of the blocks, `think` in `<think>...</think>`, that the template knows and for whose end
+        the model has a token: one that was trained to reason in such blocks."""
+        return {mark[2:-1] for mark in self._tokens_of_the_template() if re.fullmatch(r"</\w+>", mark)}
 
     def _tokens_of_the_template(self) -> set[str]:
         """Added tokens that are not special but written by the template, such as `<think>`."""
@@ -153,9 +164,12 @@ class Renderer:
         """A user turn of outside text. Special tokens and markup in it are encoded as ordinary characters.
 
         Raises:
+            UserError: a later turn shows pictures, and the template takes none there.
             Exception: the template or the processor fails.
         """
         text, shown = self.defused(text), list(images)
+        if shown and not (first or self.later_pictures):
+            raise self.refused(NO_LATER_PICTURES)
         if first:  # the template's own way, whatever it does about a token that begins the text
             made = self.rendered([text], [shown])
         else:
