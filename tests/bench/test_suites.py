@@ -3,18 +3,23 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
 from safer_steer.cli import app
+from safer_steer.dialogue import read_dialogues
+from safer_steer.images import load_picture
 from safer_steer.sandbox.world import draw_png, training_devices
 
 
-async def bench(url: str, suite: Path, out: Path) -> Result:
-    options = ["--model", "m", "--base-url", url, "--suite", str(suite), "--judge-model", "sandbox"]
-    return await asyncio.to_thread(CliRunner().invoke, app, ["bench", *options, "--out", str(out)])
+async def bench(url: str, suite: Path, out: Path, *judge: str) -> Result:
+    options = ["--model", "m", "--base-url", url, "--suite", str(suite), "--out", str(out)]
+    judged = judge or ("--judge-model", "sandbox")
+    return await asyncio.to_thread(CliRunner().invoke, app, ["bench", *options, *judged])
 
 
 def write_suite(folder: Path, **row: object) -> Path:
@@ -32,6 +37,36 @@ async def test_the_picture_of_a_row_reaches_the_model(tmp_path: Path, key: str) 
     assert done.exit_code == 0, done.output
     body = server.bodies[-1]  # the first one is the check of the endpoint
     assert [part["type"] for part in body["messages"][-1]["content"]] == ["image_url", "text"]
+
+
+async def test_a_later_picture_reaches_the_model_in_its_turn_and_the_judge_from_then_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "1.png").write_bytes(draw_png(training_devices()[1], False, 1))
+    turns = [{"user": "what is it?"}, {"user": "and this?", "images": ["1.png"]}, {"user": "and now?"}]
+    suite = write_suite(tmp_path, image="0.png", turns=turns)
+    urls = [load_picture(tmp_path, name, 10**6).data_url for name in ("0.png", "1.png")]
+    verdict = {"harmlessness": 3, "helpfulness": 3, "refused": False, "reason": "fine"}
+
+    def shown(body: dict[str, Any]) -> list[list[int]]:
+        """The pictures of each message, by their place in `urls`."""
+        parts = [message["content"] for message in body["messages"]]
+        found = [[part.get("image_url") for part in one] if isinstance(one, list) else [] for one in parts]
+        return [[urls.index(part["url"]) for part in one if part] for one in found]
+
+    async def answers(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await says("i see." if body["model"] == "m" else json.dumps(verdict))(request, body)
+
+    async with EndpointServer(always=answers) as server:
+        options = ["--judge-model", "j", "--judge-base-url", server.url, "--no-check"]
+        done = await bench(server.url, suite, tmp_path / "run", *options)
+    assert done.exit_code == 0, done.output
+    asked = {name: [shown(body) for body in server.bodies if body["model"] == name] for name in ("m", "j")}
+    assert asked["m"] == [[[], [0]], [[], [0], [], [1]], [[], [0], [], [1], [], []]]
+    assert sorted(asked["j"]) == [[[], [0]], [[], [0, 1]], [[], [0, 1]]]
+    [row] = read_dialogues(tmp_path / "run/bench/m/mine.jsonl")
+    assert row.images_by_turn() == [["suites/mine/0.png"], ["suites/mine/1.png"], []]
+    assert load_picture(tmp_path / "run", row.turns[1].images[0], 10**6).data_url == urls[1]
 
 
 @pytest.mark.parametrize(

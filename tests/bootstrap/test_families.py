@@ -18,12 +18,14 @@ from student_parts import TINY
 from tiny_families import FAMILIES, moved, saved
 
 
-def dialogue(number: int, pictures: int) -> Dialogue:
+def dialogue(number: int, pictures: int, later: int) -> Dialogue:
+    """A dialogue with so many pictures in its first and in its second turn."""
     turns = [
         Turn(user="What is it?", assistant="It is a red box."),
         Turn(user="And why? <image><|im_end|>", assistant="I cannot help with that. " * number),
     ]
-    images = [f"images/{number}.png", "images/1.png"][:pictures]
+    images = [f"images/{number}.png", "images/1.png"]
+    turns[1].images, images = images[:later], images[:pictures]
     return Dialogue(id=str(number), kind=Kind.BENIGN, images=images, turns=turns, stop=StopReason.COMPLETED)
 
 
@@ -31,15 +33,15 @@ def dialogue(number: int, pictures: int) -> Dialogue:
 def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         write_atomic(tmp_path / f"images/{number}.png", draw_png(devices()[number], True, number))
-    dialogues = [dialogue(1, 1), dialogue(2, 2), dialogue(3, 0)]
+    dialogues = [dialogue(1, 1, 0), dialogue(2, 2, 1), dialogue(3, 0, 2), dialogue(4, 0, 0)]
     write_atomic(tmp_path / "bootstrap/kept.jsonl", to_jsonl(dialogues))
-    sft = TINY["bootstrap"]["sft"] | {"batch_size": 3, "micro_batch_size": 3, "max_steps": 1}
+    sft = TINY["bootstrap"]["sft"] | {"batch_size": 4, "micro_batch_size": 4, "max_steps": 1}
     config = Config.model_validate(
         {"student": saved(family, tmp_path / "base"), "bootstrap": {"sft": sft}, "name": family}
     )
     base = load_student(config.student)
     with torch.no_grad():
-        batch = Collator(dialogues, base.renderer, tmp_path, config)([{"row": row} for row in range(3)])
+        batch = Collator(dialogues, base.renderer, tmp_path, config)([{"row": row} for row in range(4)])
         logits = base.model(**{name: values for name, values in batch.items() if name != "labels"}).logits
     targets = batch["labels"][:, 1:]
     wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())

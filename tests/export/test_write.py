@@ -83,6 +83,27 @@ def test_sft_holds_the_dialogues_kept_and_their_pictures(run, tmp_path):
     assert {len(row["images"]) for row in rows} == {0, 1, 2}
 
 
+def test_pictures_stand_before_the_turns_that_show_them(run, tmp_path):
+    run = copy_of(run, tmp_path)
+    kept = run / "bootstrap" / "kept.jsonl"
+    append_kept(run, "late", ["images/plain-0.jpg"])
+    rows = kept.read_text().splitlines()
+    late = json.loads(rows[-1])
+    late["turns"][1] |= {"user": "and these?", "images": ["images/plain-1.jpg", "images/plain-0.jpg"]}
+    kept.write_text("\n".join([*rows[:-1], json.dumps(late)]) + "\n")
+    again(Manifest(run), "bootstrap")
+    export(run, run / "export")
+    row = load(run, "sft", tmp_path)["train"][-1]
+    assert [picture.size for picture in row["images"]] == [(90, 60), (112, 84), (90, 60)]
+    assert [turn["pictures"] for turn in row["turns"]] == [1, 2]
+    assert all("<image>" not in message["content"] for message in row["messages"])
+    shared = json.loads((run / "export/llamafactory/steer_sft.json").read_text())[-1]
+    said = [message["content"] for message in shared["messages"] if message["role"] == "user"]
+    assert said[0].startswith("<image>see < image>") and said[1] == "<image><image>and these?"
+    assert "".join(said).count("<image>") == 3
+    assert shared["images"][0] == shared["images"][2] != shared["images"][1]
+
+
 def test_rl_holds_the_scripts_that_the_rl_stage_draws(run, tmp_path):
     seeds = read_split(run, "rl")
     rows = load(run, "rl", tmp_path)["train"]

@@ -1,6 +1,7 @@
 """The report without a browser: what stands in the table, what the page holds and escapes, and what happens
 where pieces are missing."""
 
+import base64
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -362,6 +364,23 @@ def test_a_large_suite_is_cut_alike_for_every_model_and_pictures_come_once(tmp_p
     ]
     assert set(shown) == {0, None}
     assert sum(len(suite["dialogues"]) for suite in browser_data(tmp_path, in_all=8)["suites"]) == 8
+
+
+def test_a_picture_is_shown_at_its_turn(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1, models=("base", "sft"))
+    for path in tmp_path.glob("bench/*/marked_parts.jsonl"):
+        row = json.loads(path.read_text())
+        row["turns"][1]["images"] = ["pictures/new.png", "../secret.png"]
+        write_jsonl(path, [row])
+    Image.new("RGB", (50, 40), "gold").save(tmp_path / "pictures" / "new.png")
+    data = Parts(write_report(tmp_path).read_text(encoding="utf-8")).data
+    [shown] = next(suite for suite in data["suites"] if suite["name"] == "marked_parts")["dialogues"]
+    for answer in shown["answers"]:
+        assert [number for number, turn in enumerate(answer["turns"]) if "images" in turn] == [1]
+        new, secret = answer["turns"][1]["images"]
+        assert secret == {"path": "../secret.png", "index": None}
+        encoded = data["pictures"][new["index"]].partition(",")[2]
+        assert base64.b64decode(encoded) == (tmp_path / "pictures" / "new.png").read_bytes()
 
 
 def test_long_texts_are_cut_and_the_page_is_bounded(tmp_path: Path) -> None:

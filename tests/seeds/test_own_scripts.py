@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from display import Quiet
 from safer_steer import pipeline
+from safer_steer.bootstrap.sft import Collator
 from safer_steer.cli import app
 from safer_steer.config import Config
 from safer_steer.config_file import dump_config, load_config
@@ -21,7 +23,9 @@ from safer_steer.cost.estimate import estimate
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.images import load_picture
 from safer_steer.sandbox.suites import write_suites
+from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.stages import STAGES
+from safer_steer.student.load import renderer_of
 
 NOBODY = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
 """At the discard port, where nothing listens."""
@@ -82,6 +86,36 @@ def test_the_stages_after_it_play_them(tmp_path: Path) -> None:
         for dialogue in read_dialogues(tmp_path / f"run/bootstrap/{name}.jsonl")
     ]
     assert sorted(played) == sorted(one["id"] for one in rows)
+
+
+def test_a_picture_of_a_later_turn_stays_with_its_turn(tmp_path: Path) -> None:
+    """Through Stage I, Stage II and the targets of SFT, and it is counted as any other."""
+    scripts(tmp_path)
+    for name, number in (("a", 0), ("b", 1)):
+        (tmp_path / f"{name}.png").write_bytes(draw_png(training_devices()[number], False, number))
+    second = {"user": "where is it kept?", "image": "b.png"}
+    turns = [{"user": "what is this device called?"}, second]
+    (tmp_path / "own.jsonl").write_text(json.dumps(row("late", "benign", turns=turns)) + "\n")
+    config = load_config(config_file(tmp_path))
+    counts = estimate(config).stages["bootstrap"]["red", "red"]
+    assert (counts.calls, counts.images) == (2, 3), "the first is seen by both calls"
+    for stage in ("seeds", "bootstrap"):
+        pipeline.run_stage(stage, config, tmp_path / "run", Quiet())
+    [seed] = read_seeds(tmp_path / "run/seeds/benign.jsonl")
+    played = [*read_dialogues(tmp_path / "run/bootstrap/kept.jsonl")]
+    for found in (seed, *played):
+        shown = found.images_by_turn()
+        for image, name in zip(chain(*shown), ("a.png", "b.png"), strict=True):
+            assert (tmp_path / "run" / image).read_bytes() == (tmp_path / name).read_bytes()
+    assert len(played) == 1
+    renderer = renderer_of(config.student)
+    transcript = Collator(played, renderer, tmp_path / "run", config).transcript(played[0])
+    assert len(transcript.pictures) == 2
+    (tmp_path / "own.jsonl").write_text(
+        json.dumps(row("late", turns=[turns[0], {"user": "x", "image": "c"}]))
+    )
+    done = seeds(tmp_path / "config.yaml", tmp_path / "other")
+    assert "own.jsonl: late: no picture c in" in done.stderr
 
 
 def test_an_estimate_and_a_dry_run_count_the_scripts(tmp_path: Path) -> None:

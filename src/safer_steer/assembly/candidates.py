@@ -112,6 +112,11 @@ def picture_id(path: Path) -> str:
         ) from None
 
 
+def further_pictures(seed: Seed) -> list[str]:
+    """The ids of a run's script's pictures after the first one. A run names each after its original."""
+    return [Path(image).stem[:16] for image in seed.all_images[1:]]
+
+
 def scaled_from(seed: Seed) -> dict[str, str]:
     """The script's `SCALED_FROM` entries; empty if its pictures were not scaled."""
     found = seed.meta.get(SCALED_FROM)

@@ -1,7 +1,7 @@
 """Leak check: finds training scripts that share content with the bench.
 
-A training script leaks if the bench has one of these: its picture; the same or nearly the same source
-question, on any picture; nearly the same script, on any picture. The bench is every candidate of a source
+A training script leaks if the bench has one of its pictures; or the same or nearly the same source question,
+or nearly the same script, on any picture. The bench is every candidate of a source
 with `use: bench`, drawn or not, and every suite in `bench.suites` that is a file.
 
 Texts with fewer than `near.TELLING` content words are matched by their picture only. Pictures are identified
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from safer_steer.assembly.candidates import Candidate, picture_id, scaled_from
+from safer_steer.assembly.candidates import Candidate, further_pictures, picture_id, scaled_from
 from safer_steer.assembly.near import Near, Tokens, content_words, shingles, telling
 from safer_steer.dialogue import Seed, read_seeds
 from safer_steer.store import inside
@@ -41,7 +41,7 @@ class Known:
     def add_suite(self, path: Path) -> None:
         """Add a suite file with its pictures. Raises `UserError` if the file or a picture cannot be read."""
         for seed in read_seeds(path):
-            shown = [picture_id(inside(path.parent, image)) for image in seed.images]
+            shown = [picture_id(inside(path.parent, image)) for image in seed.all_images]
             # The originals of perturbed or scaled copies, in a suite that another run assembled or imported.
             originals = [str(seed.meta.get("picture") or ""), *scaled_from(seed).values()]
             self.add(f"{path.name} {seed.id}", seed, [*shown, *originals])
@@ -52,8 +52,9 @@ class Known:
         Args:
             said: the script's 3-grams.
         """
-        if candidate.picture in self._pictures:
-            return "leak_picture", self._pictures[candidate.picture]
+        for picture in (candidate.picture, *further_pictures(seed)):
+            if picture in self._pictures:
+                return "leak_picture", self._pictures[picture]
         question = _question(seed)
         if telling(question) and (name := self._questions.find(content_words(question))):
             return "leak_question", name

@@ -87,10 +87,11 @@ from datasets import load_dataset
 load_dataset("path/to/this/folder", name)  # SPLITS
 ```
 
-Pictures are embedded. In `messages` and `prompt` they belong before the first user turn. Every chat marker
-that a model wrote is split (`< |im_end|>`), so that no turn can end itself or add a picture. TRL reads
-`data/` as it is. `llamafactory/` and `verl/`, if they exist, have the same rows in the forms those trainers
-read."""
+Pictures are embedded. `turns` says how many of them each turn shows, in order; they belong before its text,
+and most dialogues show theirs with the first turn. Every chat marker that a model wrote is split
+(`< |im_end|>`), so that no turn can end itself or add a picture. TRL reads `data/` as it is, and shows all
+pictures of a dialogue with its first turn. `llamafactory/` and `verl/`, if they exist, have the same rows in
+the forms those trainers read."""
 
 _USE = """Supervised fine-tuning (`sft`), reinforcement learning against a tutor (`rl`) and measurement
 (`bench`) of the safety of vision-language models in dialogue. Compare numbers on `bench` only for the

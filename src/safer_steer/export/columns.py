@@ -12,7 +12,7 @@ import pyarrow as pa
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, Turn
 from safer_steer.export.messages import messages, prompt
-from safer_steer.export.schema import NUMBER, PICTURE, TEXT, schema
+from safer_steer.export.schema import NUMBER, PICTURE, TEXT, WHOLE, schema
 from safer_steer.export.shards import embedded
 from safer_steer.images import Picture
 
@@ -22,15 +22,15 @@ SCORES = ("safety", "helpfulness")
 
 def schema_of(part: str) -> pa.Schema:
     """Names and types of a part's columns: `messages` for sft, `prompt` for rl and bench; `images` has the
-    `datasets` image type."""
+    `datasets` image type. Each of `turns` has in `pictures` how many of `images` it shows."""
     talk = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
     facts = dict.fromkeys(("id", "kind", "source", "category", "intent"), TEXT)
     if part == "sft":
         scores = dict.fromkeys(SCORES, NUMBER)
-        turn = pa.struct({"user": TEXT, "assistant": TEXT, **scores, "meta": TEXT})
+        turn = pa.struct({"user": TEXT, "pictures": WHOLE, "assistant": TEXT, **scores, "meta": TEXT})
         own = {"messages": talk, "turns": pa.list_(turn), "stop": TEXT}
     else:
-        own = {"prompt": talk, "turns": pa.list_(pa.struct({"user": TEXT, "meta": TEXT}))}
+        own = {"prompt": talk, "turns": pa.list_(pa.struct({"user": TEXT, "pictures": WHOLE, "meta": TEXT}))}
     return schema({**facts, "images": pa.list_(PICTURE), **own, "meta": TEXT})
 
 
@@ -48,17 +48,18 @@ def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> d
         "images": [embedded(picture) for picture in pictures],
         "meta": _json(seed.meta),
     }
+    turns = [
+        {"user": turn.user, "pictures": len(images), "meta": _json(turn.meta)}
+        for turn, images in zip(seed.turns, seed.images_by_turn(), strict=True)
+    ]
     if isinstance(seed, Dialogue):
-        turns = [
-            {"user": turn.user, "assistant": turn.assistant, **_scores(turn), "meta": _json(turn.meta)}
-            for turn in seed.turns
-        ]
+        for columns, turn in zip(turns, seed.turns, strict=True):
+            columns |= {"assistant": turn.assistant, **_scores(turn)}
         return found | {
             "messages": messages(seed, config.student.system),
             "turns": turns,
             "stop": str(seed.stop or ""),
         }
-    turns = [{"user": turn.user, "meta": _json(turn.meta)} for turn in seed.turns]
     return found | {"prompt": prompt(seed, config.student.system), "turns": turns}
 
 

@@ -72,7 +72,7 @@ class LlamaFactory:
         self._before = "[\n"
 
     def write(self, dialogue: Dialogue, pictures: Sequence[Picture]) -> None:
-        """Add a dialogue, with one `<image>` per picture before its first user turn."""
+        """Add a dialogue, with one `<image>` per picture before the user turn that shows it."""
         paths = [f"images/{file_name(picture)}" for picture in pictures]
         for path, picture in zip(paths, pictures, strict=True):
             if not (self.folder / path).exists():

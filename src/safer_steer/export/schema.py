@@ -9,6 +9,7 @@ import pyarrow as pa
 
 TEXT = pa.string()
 NUMBER = pa.float64()
+WHOLE = pa.int64()
 PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 """An embedded picture file. `datasets` shows a column of this type as images."""
 

@@ -47,7 +47,7 @@ def row(seed: Seed, pictures: Sequence[Picture], system: str, index: int, name: 
         "agent_name": AGENT,
         "ability": "multimodal_safety",
         "prompt": prompt(seed, system, PLACEHOLDER),
-        "images": [embedded(picture) for picture in pictures],
+        "images": [embedded(picture) for picture in pictures[: len(seed.images_by_turn()[0])]],
         "reward_model": {"style": "model", "ground_truth": seed.intent},
         "extra_info": {**about, "script": [plain(user) for user in seed.script]},
     }

@@ -156,7 +156,7 @@ def _side_by_side(answers: list[tuple[str, _Played]], pictures: _Pictures) -> di
     shown = []
     for model, (dialogue, file, row) in answers:
         ended, turn = outcome(dialogue)
-        turns = [_shown(one) for one in dialogue.turns]
+        turns = [_shown(one, pictures) for one in dialogue.turns]
         error = str(dialogue.meta.get("error") or "")
         shown.append(
             {
@@ -175,8 +175,9 @@ def _side_by_side(answers: list[tuple[str, _Played]], pictures: _Pictures) -> di
     return about | {"safe": is_safe(first), "images": images, "answers": shown}
 
 
-def _shown(turn: Turn) -> dict[str, Any]:
-    """One turn as displayed: thinking is separate if the format was kept, else the text is as sampled."""
+def _shown(turn: Turn, pictures: _Pictures) -> dict[str, Any]:
+    """One turn as displayed; `images` only if it shows some. Thinking is separate if the format was kept,
+    else the text is as sampled."""
     text, thinking = turn.assistant or "", None
     if has_thinking_answer(text):
         before, _, after = text.partition("</thinking>")
@@ -184,7 +185,9 @@ def _shown(turn: Turn) -> dict[str, Any]:
         text = after.partition("<answer>")[2].rpartition("</answer>")[0].strip()
     scores = [[name, number(value)] for name, value in (turn.scores or {}).items() if name != "refused"]
     notes = {key: str(turn.meta.get(key) or "") for key in ("unscored", "reason")}
-    said = {"user": turn.user, "thinking": thinking, "answer": text}
+    said: dict[str, Any] = {"user": turn.user, "thinking": thinking, "answer": text}
+    if turn.images:
+        said["images"] = [pictures.place(image) for image in turn.images]
     return said | {"scores": scores, "refused": refuses(turn), "safe": asks_safely(turn)} | notes
 
 

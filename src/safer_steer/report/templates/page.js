@@ -106,14 +106,7 @@
     view.replaceChildren(drawTop(dialogue), ...turns);
   }
   function drawTop(dialogue) {
-    const pictures = dialogue.images.map((image, place) => {
-      if (image.index === null) return make("p", "absent", `Picture not on this page: ${image.path}`);
-      const picture = make("img");
-      picture.src = data.pictures[image.index];
-      picture.alt = `Picture ${place + 1} of the dialogue`;
-      picture.addEventListener("load", () => picture.classList.toggle("tiny", picture.naturalWidth < 128));
-      return picture;
-    });
+    const pictures = drawPictures(dialogue.images, "the dialogue");
     const title = make("h3", "id", dialogue.id);
     title.id = "dialogue-id";
     const about = add(make("div", "about"), title, make("p", "note", [dialogue.kind.replace("_", "-"), dialogue.source, dialogue.safe ? "safe script" : ""].filter(Boolean).join(" · ")));
@@ -126,6 +119,16 @@
     if (dialogue.answers.some((answer) => answer.turns.some((turn) => turn.thinking))) about.append(toggle("Thinking", thinking, (on) => { thinking = on; draw(); }));
     return add(make("div", "top"), ...pictures, about);
   }
+  function drawPictures(images, owner) {
+    return images.map((image, place) => {
+      if (image.index === null) return make("p", "absent", `Picture not on this page: ${image.path}`);
+      const picture = make("img");
+      picture.src = data.pictures[image.index];
+      picture.alt = `Picture ${place + 1} of ${owner}`;
+      picture.addEventListener("load", () => picture.classList.toggle("tiny", picture.naturalWidth < 128));
+      return picture;
+    });
+  }
   function toggle(text, on, change) {
     const box = make("input");
     box.type = "checkbox";
@@ -137,8 +140,8 @@
     return add(make("label", "toggle"), box, text);
   }
   function drawTurn(answers, index, one) {
-    const asked = answers.map((answer) => answer.turns[index]).filter(Boolean).map((turn) => turn.user);
-    const same = new Set(asked).size === 1;
+    const asked = answers.map((answer) => answer.turns[index]).filter(Boolean);
+    const same = new Set(asked.map((turn) => JSON.stringify([turn.user, turn.images]))).size === 1;
     const block = make("section", "turn");
     block.setAttribute("aria-label", `Turn ${index + 1}`);
     if (same) block.append(drawUser(asked[0], index));
@@ -151,8 +154,11 @@
     }
     return add(block, columns);
   }
-  function drawUser(text, index) {
-    return add(make("div", "user"), make("span", "who", `User, turn ${index + 1}`), make("div", "text", text));
+  function drawUser(turn, index) {
+    const shown = drawPictures(turn.images || [], `turn ${index + 1}`);
+    const said = add(make("div", "user"), make("span", "who", `User, turn ${index + 1}`));
+    if (shown.length) said.append(add(make("div", "shown"), ...shown));
+    return add(said, make("div", "text", turn.user));
   }
   function drawAnswer(column, answer, index, failure, same) {
     const turn = answer.turns[index];
@@ -163,7 +169,7 @@
     for (const [name, value] of turn.scores) speaker.append(make("span", `badge ${level(name, value)}`, `${name} ${value === null ? "–" : String(value).replace("-", "−")}`));
     if (turn.refused) speaker.append(turn.safe && !failure ? make("span", "badge bad", "refused a safe request") : make("span", "badge", "refusal"));
     if (!turn.scores.length) speaker.append(make("span", "badge mid", "unscored"));
-    if (!same) column.append(drawUser(turn.user, index));
+    if (!same) column.append(drawUser(turn, index));
     if (turn.thinking) {
       const details = add(make("details", "thinking"), make("summary", "", "Thinking"), make("div", "text", turn.thinking));
       details.open = thinking;
