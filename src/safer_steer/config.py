@@ -582,6 +582,14 @@ class Config(Strict):
         return any(role.who == "stub" for role in self.roles.values())
 
     @property
+    def judge_is_tutor(self) -> bool:
+        """Whether one model behind one endpoint both taught the student and measures it."""
+        judge, tutor = self.role("judge"), self.role("tutor")
+        if judge.base_url is None or tutor.base_url is None or self.rl.tutor is not None:
+            return False
+        return judge.model == tutor.model and judge.base_url.rstrip("/") == tutor.base_url.rstrip("/")
+
+    @property
     def captioner(self) -> RoleName | None:
         """The role that describes pictures for roles with `pictures: caption`: the first that sees, in the
         order of `CAPTIONERS`, endpoints before the sandbox's agents. None if no role sees."""

@@ -10,6 +10,7 @@ from safer_steer.errors import UserError
 EXTRAS = {
     "student": ("torch", "torchvision", "transformers", "peft"),
     "train": ("trl", "accelerate", "datasets"),
+    "judge": ("krippendorff",),
 }
 """The modules that each extra adds. `train` contains `student`."""
 

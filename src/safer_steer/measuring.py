@@ -5,8 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from safer_steer.bench.kept import KeptModel, kept_models
+from safer_steer.bench.kept import KeptModel, judging_config, kept_models
 from safer_steer.config import Config
+from safer_steer.config_file import load_config
+from safer_steer.images import pictures_in
+from safer_steer.judge_check.labels import drawn
+from safer_steer.judge_check.played import Played
+from safer_steer.judge_check.repeats import Again, asked_again
 from safer_steer.pipeline import measure, reported
 from safer_steer.run import agents
 from safer_steer.run.folder import Show
@@ -39,3 +44,23 @@ def judge_kept(
     ):
         measure(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, needs=())
     return folder / "report.html"
+
+
+def judge_again(
+    source: Path, played: Played, repeats: int, sample: int, show: Show
+) -> tuple[Played, list[Again]]:
+    """Ask the judge of a bench `repeats` more times about `sample` of its dialogues, drawn at random; returns
+    these and the scores. Its replies are kept in `source/judged/repeats`. Raises as `pipeline.run` does."""
+    given = load_config(source / "config.yaml")
+    chosen = drawn(played.dialogues, sample, given.seed)
+    dialogues = {place: played.dialogues[place] for place in chosen}
+    config = judging_config(source, given.role("judge"))
+    with prepared(config, source / "judged" / "repeats", show, ("bench",), kept=True) as run:
+        pictures_of = pictures_in(source, config.student.max_pixels)
+        progress = show.stage("judge")
+        again = asked_again(
+            run.ask("judge"), dialogues, repeats, config.student.format, pictures_of, progress
+        )
+        scores = run.wait(again)
+        show.over()
+    return Played(dialogues, played.twins), scores

@@ -173,6 +173,10 @@ def measure(
             run.show.say(f"bench: {line}")
 
         judge = run.ask("judge") if run.config.bench.judged else None
+        if judge and run.config.judge_is_tutor:
+            from safer_steer.judge_check.table import tutor_is_judge
+
+            say(f"warning: {tutor_is_judge(judge.role.model)}")
         measure_models(run.config, run.folder, models, judge, run.wait, progress, say)
 
     _do(run, "bench", work, needs)

@@ -14,7 +14,18 @@ from safer_steer.extras import EXTRAS
 
 TOP = {"__main__", "cli", "cost", "measuring", "pipeline", "run"}
 """Modules that put a run together: nothing below may import them."""
-FORWARD = ["sources", "seeds", "assembly", "bootstrap", "reinforce", "bench", "health", "report", "export"]
+FORWARD = [
+    "sources",
+    "seeds",
+    "assembly",
+    "bootstrap",
+    "reinforce",
+    "bench",
+    "health",
+    "judge_check",
+    "report",
+    "export",
+]
 """Rooms in the order the data takes; each may use what comes before it."""
 CORE = {"dialogue", "rewards", "metrics", "episode", "workers", "errors", "store"}
 """Modules that know no room."""

@@ -21,8 +21,10 @@ class JudgeCritic:
 
     immediate = False
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf, repeat: int = 0) -> None:
+        """`repeat` distinguishes samples of one and the same judgement."""
         self.model = model
+        self.repeat = repeat
         self.format = format
         self.pictures_of = pictures_of
 
@@ -33,7 +35,7 @@ class JudgeCritic:
             history=history(dialogue, self.format, upto=turn), question=exchange.user, answer=answer
         )
         shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
-        verdict = await self.model.ask(JUDGE, inputs, shown)
+        verdict = await self.model.ask(JUDGE, inputs, shown, repeat=self.repeat)
         # Nothing to see, be it an empty answer or no answer block where the format asks for one, helps
         # nobody: docs/method.md fixes that score.
         helpfulness = verdict.helpfulness if answer else 0

@@ -10,10 +10,23 @@ from __future__ import annotations
 import os
 import warnings
 
-from safer_steer.cli import init, check, stages, bench, chat, experiment, data, info, sandbox  # isort: skip  # in the order of the help
+from safer_steer.cli import init, check, stages, bench, judge_check, chat, experiment, data, info, sandbox  # isort: skip  # in the order of the help
 from safer_steer.cli.app import app
 
-__all__ = ["app", "bench", "chat", "check", "data", "experiment", "info", "init", "main", "sandbox", "stages"]
+__all__ = [
+    "app",
+    "bench",
+    "chat",
+    "check",
+    "data",
+    "experiment",
+    "info",
+    "init",
+    "judge_check",
+    "main",
+    "sandbox",
+    "stages",
+]
 
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",

@@ -122,9 +122,11 @@ def results(out: Path) -> Iterator[None]:
 def _show_results(out: Path) -> None:
     summary, page = out / "summary.json", out / "report.html"
     if summary.is_file():
+        from safer_steer.judge_check.found import corrected_rates, read_check
         from safer_steer.report import console_table
 
-        console(100).print(console_table(json.loads(summary.read_bytes())))
+        corrected = corrected_rates(read_check(out))
+        console(100).print(console_table(json.loads(summary.read_bytes()), corrected))
         if load_config(out / "config.yaml").has_stubs:
             typer.echo("The answers in this run are stubs: the numbers mean nothing.")
     if page.is_file():

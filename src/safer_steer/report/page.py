@@ -22,6 +22,8 @@ from markupsafe import Markup
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.health import examine, tables
+from safer_steer.judge_check.found import corrected_rates, read_check
+from safer_steer.judge_check.table import judge_tables, warning
 from safer_steer.report.dialogues import Row, browser_data, count_by
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.scripts import dropped_from, scripts_of
@@ -54,7 +56,7 @@ def write_report(run: Path) -> Path:
         )
     config, summary = _config(run / "config.yaml"), _summary(run / "summary.json")
     steps = list(read_rows(run / "rl" / "metrics.jsonl"))
-    browser = browser_data(run)
+    browser, judge = browser_data(run), read_check(run)
     models = model_names(summary)
     style, script = (
         (TEMPLATES / "page.css").read_text(encoding="utf-8"),
@@ -71,7 +73,7 @@ def write_report(run: Path) -> Path:
             style=Markup(style),
             script=Markup(script),
             models=[model_label(model) for model in models],
-            rows=headline(summary),
+            rows=headline(summary, corrected_rates(judge)),
             count_names=COUNTS,
             suites=[
                 (suite, protocol.replace("_", "-"), model_label(model), cells)
@@ -84,6 +86,8 @@ def write_report(run: Path) -> Path:
             scripts=scripts_of(run),
             dropped=dropped_from(run),
             health=tables(examine(run)),
+            judge=judge_tables(judge),
+            judge_warning=warning(judge),
             browser=browser,
             labels={model: model_label(model) for model in browser["models"]},
             data=_json(browser | {"labels": [[model, model_label(model)] for model in browser["models"]]}),

@@ -109,9 +109,14 @@ def is_twin(entry: dict[str, Any]) -> bool:
     return "over_refusal" in entry
 
 
-def headline(summary: Summary) -> list[TableRow]:
+def headline(summary: Summary, corrected: Summary | None = None) -> list[TableRow]:
     """The table for console and page: one row per measure, cells in the order of `model_names`. Measures that
-    no model has are left out."""
+    no model has are left out.
+
+    Args:
+        corrected: rates corrected for the judge's errors (`judge_check.json`); each gets a row below that of
+            the rate as judged.
+    """
     models = model_names(summary)
 
     def row(label: str, note: str, cell: Callable[[str], str | None], count: bool = False) -> TableRow:
@@ -194,7 +199,32 @@ def headline(summary: Summary) -> list[TableRow]:
         row(f"Single: {COUNTS}", "Single-turn dialogues, twins included.", counts("single_turn"), count=True),
         row(f"Multi: {COUNTS}", "Multi-turn dialogues, twins included.", counts("multi_turn"), count=True),
     ]
-    return [found for found in rows if any(cell != NONE for cell in found.cells)]
+    return [
+        found
+        for shown in rows
+        for found in (shown, _corrected(shown.label, corrected or {}, models))
+        if any(cell != NONE for cell in found.cells)
+    ]
+
+
+CORRECTED = {
+    "Single-turn Safe": ("single_turn", "average", "safe"),
+    "Single-turn Help": ("single_turn", "average", "help"),
+    "Multi-turn Safe": ("multi_turn", "average", "safe"),
+    "Multi-turn Help": ("multi_turn", "average", "help"),
+    "Multi-turn joint": ("multi_turn", "average", "joint"),
+    "Twin Help": ("multi_turn", "average", "twin_help"),
+    "Twin Help, single-turn": ("single_turn", "average", "twin_help"),
+}
+"""Rows of the table that people's labels can correct, and where the corrected rates are."""
+
+
+def _corrected(label: str, corrected: Summary, models: list[str]) -> TableRow:
+    """The row below a rate; empty if there is none."""
+    keys = CORRECTED.get(label)
+    found = [rate(at(corrected, model, *keys)) if keys else None for model in models]
+    note = "The same, corrected for the judge's errors by people's labels (docs/judge.md)."
+    return TableRow(f"{label}, corrected", note, [NONE if cell is None else str(cell) for cell in found])
 
 
 def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
@@ -220,14 +250,14 @@ def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
                     )
 
 
-def console_table(summary: Summary) -> Table:
-    """The headline table for the terminal."""
+def console_table(summary: Summary, corrected: Summary | None = None) -> Table:
+    """The headline table for the terminal; `corrected` as in `headline`."""
     table = Table(box=SIMPLE_HEAD, title="Rates in %, 95 % intervals in brackets", title_justify="left")
     table.add_column("")
     for model in model_names(summary):
         table.add_column(Text(model_label(model)), justify="right")
     ruled = False
-    for row in headline(summary):
+    for row in headline(summary, corrected):
         if row.count and not ruled:
             table.add_section()
             ruled = True

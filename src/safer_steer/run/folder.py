@@ -145,7 +145,7 @@ class Run:
         """Delete everything a run writes, by name, and what judges made of its answers. The manifest goes
         first: without it nothing counts as done."""
         for folder in (self.folder, *self.folder.glob("judged/*")):
-            for name in ("manifest.json", *WRITTEN):
+            for name in ("manifest.json", "judge_check.json", *WRITTEN):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

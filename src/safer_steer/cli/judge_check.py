@@ -1,0 +1,100 @@
+"""The `judge-check` command: how far the judge of a bench can be trusted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safer_steer.cli.app import app, console
+from safer_steer.config_file import load_config
+from safer_steer.errors import UserError
+from safer_steer.extras import require
+from safer_steer.tables import fitted
+
+
+@app.command("judge-check")
+def judge_check(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a bench whose answers are scored.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV file of people's labels; docs/judge.md has its columns.")
+    ] = None,
+    second: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the same answers scored by another judge: RUN/judged/NAME."),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=0, help="Ask the judge so many more times about a sample of its dialogues.")
+    ] = 0,
+    template: Annotated[
+        Path | None,
+        typer.Option(help="Instead: write a CSV file for people to fill in, without the judge's scores."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Dialogues drawn at random, for --repeats and --template.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Of the sample of --template.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
+) -> None:
+    """Compare a bench's judge with people, with itself and with another judge; correct its rates."""
+    from safer_steer.judge_check import check
+    from safer_steer.judge_check.found import note, read_check
+    from safer_steer.judge_check.labels import drawn, read_labels, write_sheet
+    from safer_steer.judge_check.played import played_in
+    from safer_steer.judge_check.table import judge_tables, warning
+
+    if template and (labels or second or repeats):
+        raise UserError("judge-check: --template writes a sheet and checks nothing; give it alone")
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no run in it; give the folder of an earlier `safer-steer bench --out`")
+    config, played = load_config(run / "config.yaml"), played_in(run)
+    format = config.student.format
+    if template:
+        chosen = {place: played.dialogues[place] for place in drawn(played.dialogues, sample, seed)}
+        turns = write_sheet(chosen, format, template)
+        typer.echo(f"{template}: {turns} turns of {len(chosen)} dialogues; pictures are relative to {run}")
+        return
+    found = read_check(run)
+    if not (labels or second or repeats or found):
+        raise UserError(
+            "judge-check: give --labels, --second or --repeats, or --template for a sheet to fill in"
+        )
+    require("judge", "judge-check")
+    parts = {"judge": check.of_judge(config)}
+    if labels:
+        parts["people"] = check.against_people(
+            played, read_labels(labels, played.dialogues), format, config.seed
+        )
+    if second:
+        parts["second"] = check.against_judge(played, played_in(second), format, config.seed)
+    if repeats:
+        from safer_steer.measuring import judge_again
+        from safer_steer.run.display import Display
+
+        with Display() as show:
+            asked, again = judge_again(run, played, repeats, sample, show)
+        parts["repeats"] = check.against_itself(asked.dialogues, again)
+    found = note(run, parts)
+    _rewrite_report(run)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    screen = console(160)
+    for shown in judge_tables(found):
+        numbers = range(shown.labels, len(shown.head))
+        screen.print(fitted(screen, shown.head, shown.rows, numbers=numbers, title=shown.title), crop=False)
+        screen.print(f"{shown.note}\n", markup=False, highlight=False)
+    if line := warning(found):
+        typer.echo(f"warning: {line}")
+
+
+def _rewrite_report(run: Path) -> None:
+    """The page with what was found, if the run has a page."""
+    if (run / "report.html").is_file():
+        from safer_steer.report import write_report
+
+        typer.echo(f"report: {write_report(run)}", err=True)

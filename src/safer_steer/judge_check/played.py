@@ -1,0 +1,56 @@
+"""The scored dialogues of a bench, by model, protocol and suite."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from safer_steer.bench.kept import kept_models
+from safer_steer.bench.suites import read_suite
+from safer_steer.dialogue import Dialogue, read_dialogues
+from safer_steer.errors import UserError
+from safer_steer.metrics import ProtocolName, state
+
+
+class Place(NamedTuple):
+    """Where a dialogue of a bench is. A script's id is the same for every model that played it."""
+
+    model: str
+    protocol: ProtocolName
+    suite: str
+    id: str
+
+    @property
+    def code(self) -> str:
+        """Its name on a sheet for people, which says neither the model nor the suite."""
+        return hashlib.sha256("\0".join(self).encode()).hexdigest()[:12]
+
+
+class Played(NamedTuple):
+    """What a bench has played and scored."""
+
+    dialogues: dict[Place, Dialogue]
+    """In the order of models, suites and scripts."""
+    twins: set[str]
+    """The suites of safe twins."""
+
+
+def played_in(run: Path) -> Played:
+    """The scored dialogues in a run folder.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    models = kept_models(run)
+    suites = [read_suite(path) for path in sorted((run / "suites").glob("*/*.jsonl"))]
+    found: dict[Place, Dialogue] = {}
+    for model in models:
+        for suite in suites:
+            journal = suite.journal(run / "bench" / model)
+            for dialogue in read_dialogues(journal) if journal.is_file() else []:
+                if state(dialogue) == "scored":
+                    found[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
+    if not found:
+        raise UserError(f"{run}: no scored dialogue in it; score its answers with `safer-steer bench`")
+    return Played(found, {suite.name for suite in suites if suite.safe_twins})

@@ -1,0 +1,86 @@
+"""Rates corrected for the errors of a simulated judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from safer_steer.judge_check.corrected import ENOUGH, Labelled, corrected_rate
+
+RUNS = 300
+
+
+def judged(
+    random: np.random.Generator, rate: float, shape: tuple[int, ...], right: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """People's outcomes, and those of a judge with this sensitivity and specificity."""
+    people = random.random(shape) < rate
+    judge = np.where(people, random.random(shape) < right[0], random.random(shape) >= right[1])
+    return people, judge
+
+
+def labelled(people: np.ndarray, judge: np.ndarray) -> Labelled:
+    kinds = ((1, 1), (1, 0), (0, 1), (0, 0))
+    return Labelled(*(int(((people == a) & (judge == b)).sum()) for a, b in kinds))
+
+
+@pytest.mark.parametrize(
+    ("rate", "right", "suites", "dialogues", "labels"),
+    [
+        (0.5, (0.9, 0.85), 1, 200, 80),
+        (0.05, (0.9, 0.85), 1, 200, 80),
+        (0.95, (0.8, 0.9), 1, 120, 60),
+        (0.6, (0.9, 0.7), 3, 60, 100),
+        (0.02, (0.9, 0.95), 2, 120, 60),
+    ],
+)
+@pytest.mark.parametrize("method", ["own labels", "errors everywhere"])
+def test_the_interval_covers_the_truth(
+    method: str, rate: float, right: tuple[float, float], suites: int, dialogues: int, labels: int
+) -> None:
+    random = np.random.default_rng(0)
+    covered, plain = 0, 0
+    for run in range(RUNS):
+        people, judge = judged(random, rate, (suites, dialogues), right)
+        counts = [(int(passed.sum()), dialogues) for passed in judge]
+        if method == "own labels":
+            chosen = random.permutation(judge.size)[:labels]
+            own = labelled(people.ravel()[chosen], judge.ravel()[chosen])
+            found = corrected_rate(counts, own, own, seed=run)
+        else:  # other models' dialogues, of which people pass another share
+            elsewhere = labelled(*judged(random, 0.6, (labels,), right))
+            found = corrected_rate(counts, Labelled(), elsewhere, seed=run)
+        assert found is not None and found["method"] == method and found["labels"] == labels
+        covered += found["low"] <= 100 * rate <= found["high"]
+        plain += abs(100 * float(judge.mean()) - found["value"]) < 1e-9
+    assert covered / RUNS >= 0.93
+    assert plain < RUNS / 4, "a correction"
+
+
+def test_by_hand() -> None:
+    # The judge passes 60 of 100. People pass 27 of the 30 labelled that it passes, 2 of the 20 that it fails.
+    found = corrected_rate([(60, 100)], Labelled(27, 2, 3, 18), Labelled())
+    assert found is not None and found["value"] == pytest.approx(60 * 27 / 30 + 40 * 2 / 20)
+    # Elsewhere it passes 36 of 40 that people pass, fails 16 of 20 that they fail: (0.6 - 0.2) / (0.9 - 0.2).
+    found = corrected_rate([(60, 100)], Labelled(1, 0, 0, 1), Labelled(36, 4, 4, 16))
+    assert found is not None and found["value"] == pytest.approx(100 * 0.4 / 0.7)
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_more_labels_and_more_dialogues_narrow_it() -> None:
+    def width(dialogues: int, labels: int) -> float:
+        own = Labelled(*(labels * share // 10 for share in (5, 1, 1, 3)))
+        found = corrected_rate([(dialogues // 2, dialogues)], own, own)
+        assert found is not None
+        return float(found["high"] - found["low"])
+
+    assert width(1000, 400) < width(1000, 100) < width(50, 100)
+
+
+def test_what_cannot_be_corrected_is_none() -> None:
+    few = Labelled(3, 0, 0, 2)
+    assert few.n < ENOUGH
+    assert corrected_rate([(5, 10)], few, Labelled(9, 1, 0, 0)) is None, "people fail none"
+    assert corrected_rate([(5, 10)], few, Labelled(5, 5, 5, 5)) is None, "no better than chance"
+    assert corrected_rate([(0, 0)], few, Labelled(9, 1, 1, 9)) is None, "no dialogue"
+    assert corrected_rate([], few, Labelled(9, 1, 1, 9)) is None
