@@ -12,10 +12,13 @@ import torch
 from pydantic import ValidationError
 
 from safer_steer.config import SHIPPED, Rollouts, Student
+from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, Turn
 from safer_steer.endpoints.clients import close_all
+from safer_steer.episode import Script, play
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.sandbox.world import devices, draw
 from safer_steer.student import vllm_server
+from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.policy import Completion, SampledStudent
 from safer_steer.student.transcript import Transcript
@@ -202,6 +205,25 @@ def test_an_answer_that_does_not_come_costs_its_dialogue(loaded, double):
     policy.offers[0].server.settings = Rollouts(engine="vllm", base_url=[double.url], timeout_s=0.2)
     with pytest.raises(EndpointError, match=r"no answer within 0.2 s"):
         replies(policy, asked(loaded, 0))
+
+
+def test_of_two_trajectories_the_one_whose_answer_hangs_is_lost(loaded, double):
+    policy = on_servers(sampled(loaded, double.url, timeout_s=5))
+    policy.offers[0].server.settings = Rollouts(engine="vllm", base_url=[double.url], timeout_s=1.5)
+    seat = StudentAssistant(policy, loaded.renderer, SETTINGS, lambda _: [], "test")
+    talks = [Seed(id=name, kind=Kind.BENIGN, turns=[Turn(user=name)]) for name in ("hangs", "answers")]
+    double.hangs = loaded.renderer.user_turn("hangs", [], True).ids
+
+    async def both() -> list[Dialogue]:
+        try:
+            return await asyncio.gather(*(play(talk, Script(), seat, None) for talk in talks))
+        finally:
+            await close_all()
+
+    lost, kept = asyncio.run(both())
+    assert (lost.stop, lost.turns) == (StopReason.ASSISTANT_FAILED, [])
+    assert lost.meta["error"] == f"endpoint: {double.url}: no answer within 1.5 s"
+    assert kept.stop is StopReason.COMPLETED and kept.turns[0].assistant
 
 
 def test_a_server_started_without_what_rollouts_need_is_told_so(loaded, double):

@@ -46,6 +46,8 @@ class VLLMDouble:
         """Whether it gives log-probabilities before the temperature, as vLLM's default does."""
         self.fail: dict[str, int] = {}
         """A status for each path that is to fail; 0 hangs."""
+        self.hangs: list[int] = []
+        """A prompt that is never answered."""
 
     def __enter__(self) -> VLLMDouble:
         started = threading.Event()
@@ -120,6 +122,8 @@ class VLLMDouble:
         body = await request.json()
         self.bodies.append(body)
         ids, sampling = body["token_ids"], body["sampling_params"]
+        if ids == self.hangs:
+            await self._end.wait()
         transcript = Transcript(self.student.renderer, ids=list(ids))
         features = body["features"] or {"mm_hashes": {}}
         for place, hashed in enumerate(features["mm_hashes"].get("image", [])):

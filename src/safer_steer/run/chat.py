@@ -111,7 +111,10 @@ class Conversation:
         return _parts(reply.text, self.config.student.format)
 
     def close(self) -> None:
-        """Close the event loop."""
+        """Close connections and the event loop."""
+        from safer_steer.endpoints.clients import close_all
+
+        self._loop.run_until_complete(close_all())
         self._loop.close()
 
 

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 MOST_FEATURES = 2**30
 """Characters of features that are kept; the oldest are asked for again."""
-LIMITS = {"float32": (1e-3, 1e-3), "bfloat16": (0.25, 0.05)}
+LIMITS = {"float32": (1e-3, 1e-3), "bfloat16": (0.15, 0.05)}
 """For each number type, by how much the log-probabilities of server and trainer may differ on average: for
 the given tokens of the probe, most of which are unlikely, and for sampled ones."""
 
