@@ -3,6 +3,7 @@ kill."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from copy import deepcopy
@@ -14,12 +15,14 @@ import torch
 from peft import get_peft_model
 
 from safer_steer.config import SHIPPED, Rollouts, Student
+from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import UserError
 from safer_steer.run.agents import ready
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.policy import SampledStudent
 from safer_steer.student.training import lora
 from safer_steer.student.vllm_policy import VLLMPolicy, on_servers
+from safer_steer.student.vllm_server import Server
 from safer_steer.student.vllm_weights import ADAPTER, save_adapter, serve_line
 from student_parts import tiny_config
 from vllm_double import VLLMDouble
@@ -101,6 +104,17 @@ def test_a_trained_model_is_measured_by_its_adapter(tmp_path, loaded, model, dou
     saved = str(tmp_path / "model")
     policy = on_servers(SampledStudent(loaded.model, loaded.renderer, SETTINGS, 0.0, rollouts, saved))
     assert double.adapters == {policy.offers[0].name: str(tmp_path / ADAPTER)}
+
+
+def test_after_all_weights_were_sent_nothing_of_the_old_ones_is_used(double):
+    async def forget() -> None:
+        try:
+            await Server(double.url, Rollouts(retries=0)).forget()
+        finally:
+            await close_all()
+
+    asyncio.run(forget())
+    assert set(double.asked) == {"/reset_prefix_cache", "/reset_encoder_cache"}
 
 
 def test_the_line_that_starts_a_server_names_all_it_needs(tmp_path):

@@ -61,6 +61,7 @@ class VLLMDouble:
             app.router.add_post("/inference/v1/generate", self._generate)
             app.router.add_post("/v1/load_lora_adapter", self._load)
             app.router.add_post("/v1/unload_lora_adapter", self._unload)
+            app.router.add_post("/reset_{cache}_cache", lambda _: web.Response())
             self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
             await self._runner.setup()
             await web.TCPSite(self._runner, "127.0.0.1", 0).start()

@@ -130,6 +130,11 @@ class Server:
         """Offer an adapter no longer."""
         await self._ask("v1/unload_lora_adapter", {"lora_name": name})
 
+    async def forget(self) -> None:
+        """Drop all that was computed with weights that have been replaced. Takes VLLM_SERVER_DEV_MODE=1."""
+        for cache in ("prefix", "encoder"):
+            await self._ask(f"reset_{cache}_cache", {})
+
     async def _ask(self, path: str, body: dict[str, Any] | None, again: dict[str, Any] | None = None) -> Any:
         """The JSON value of the answer to a POST, or to a GET without `body`. Later tries send `again`.
 

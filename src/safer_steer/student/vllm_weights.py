@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from safer_steer.config import Rollouts, Student
 from safer_steer.endpoints.clients import close_all
-from safer_steer.errors import EndpointError, UserError
+from safer_steer.errors import EndpointError, UserError, shortened
 from safer_steer.student.policy import SampledStudent
 from safer_steer.student.vllm_server import GO_ON, KEY, Server
 
@@ -100,7 +100,9 @@ async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Of
             save_adapter(student.model, adapter)
             return await _with_adapter(exact or bases, adapter, student.folder)
         refuse_full_weights(student.settings)
-        await asyncio.to_thread(_send_weights, exact or bases, student.model)
+        _send_weights(exact or bases, student.model)
+        for offer in exact or bases:
+            await offer.server.forget()
         return exact or bases
     adapter = Path(student.saved).parent / ADAPTER
     if exact or not (adapter / "adapter_config.json").is_file():
@@ -189,24 +191,30 @@ def refuse_full_weights(student: Student) -> None:
         )
 
 
-_lines: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
-"""TRL's clients with an open NCCL group, by the model whose weights they send. Kept here because RL makes a
-new policy for the same model at every step."""
+_lines: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+"""TRL's clients with an open NCCL group, by the model whose weights they send and by server. Kept here
+because RL makes a new policy for the same model at every step."""
 
 
 def _send_weights(offers: Sequence[Offer], model: Any) -> None:
-    """Send all weights to every server, and have it forget what it computed with the old ones."""
+    """Send all weights to every server.
+
+    Raises:
+        UserError: a server does not take them.
+    """
     from trl.generation.vllm_client import VLLMClient
 
-    if model not in _lines:
-        _lines[model] = []
-        for number, offer in enumerate(offers):
-            client = VLLMClient(offer.server.url, group_port=GROUP_PORT + number)
-            client.init_communicator(device=model.device)
-            _lines[model].append(client)
-    for client in _lines[model]:
-        client.update_model_params(model)
-        client.reset_prefix_cache()
+    lines = _lines.setdefault(model, {})
+    for number, offer in enumerate(offers):
+        url = offer.server.url
+        try:
+            if url not in lines:
+                client = VLLMClient(url, group_port=GROUP_PORT + number)
+                client.init_communicator(device=model.device)
+                lines[url] = client
+            lines[url].update_model_params(model)
+        except Exception as error:  # TRL raises Exception itself
+            raise UserError(f"{KEY}: {url} takes no weights: {shortened(str(error))}") from None
 
 
 def _is(root: str, saved: str) -> bool:
