@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 import random
+import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -214,10 +215,16 @@ def data_url(picture: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+_digests: dict[int, str] = {}
+
+
 def digest(picture: Image.Image) -> str:
-    """Equal for equal pixels."""
-    content = f"{picture.mode} {picture.size}".encode() + picture.tobytes()
-    return hashlib.sha256(content).hexdigest()
+    """Equal for equal pixels. Computed once for each object; a dialogue asks at every turn."""
+    if id(picture) not in _digests:
+        content = f"{picture.mode} {picture.size}".encode() + picture.tobytes()
+        _digests[id(picture)] = hashlib.sha256(content).hexdigest()
+        weakref.finalize(picture, _digests.pop, id(picture), None)
+    return _digests[id(picture)]
 
 
 def placed(ids: Sequence[int], pictures: Sequence[Features]) -> list[int]:
