@@ -10,7 +10,7 @@ demo: .venv/.installed  ## the whole method on the embedded world: seeds to repo
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
 
 test: .venv/.installed-dev  ## all tests but those below, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration --ignore=tests/whole_runs -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration --ignore=tests/verl --ignore=tests/whole_runs -n 2 --dist worksteal
 
 test-runs: .venv/.installed-dev  ## whole runs: killed with -9 at every stage, with faulty and hostile endpoints
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/whole_runs -n 2 --dist worksteal
@@ -24,8 +24,9 @@ test-browser: .venv/.installed-browser chromium  ## the report in headless Chrom
 check-llamafactory: .venv/.installed-dev .venv-llamafactory/.installed runs/export_check/export  ## LLaMA-Factory's own loader and trainer read an export
 	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export_check/cache .venv-llamafactory/bin/python tests/integration/llamafactory_check.py runs/export_check/export/llamafactory
 
-check-verl: .venv/.installed-dev .venv-verl/.installed runs/export_check/export  ## verl's own data set reads an export
-	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export_check/cache .venv-verl/bin/python tests/integration/verl_check.py runs/export_check/export src/safer_steer/sandbox/student
+check-verl: .venv/.installed-dev .venv-verl/.installed .venv-vllm/.installed runs/export_check/export  ## an export in verl's own workers, with a real vLLM server
+	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export_check/cache PYTHONPATH=$(CURDIR)/src:$(CURDIR)/tests/support OMP_NUM_THREADS=1 \
+		.venv-verl/bin/python -m pytest tests/verl -rP
 
 check-engines: .venv-uv/.installed  ## core and [student] resolve beside other trainers; downloads metadata, installs nothing
 	.venv-uv/bin/python tests/integration/engines_check.py .venv-uv/bin/uv

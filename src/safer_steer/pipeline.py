@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING
 
 from safer_steer.config import Config
 from safer_steer.errors import NoResult, UserError
+from safer_steer.named import load_named
 from safer_steer.run import agents
 from safer_steer.run.folder import Run, Show
-from safer_steer.run.preflight import load_named, prepared
+from safer_steer.run.preflight import prepared
 from safer_steer.stages import STAGES
 from safer_steer.store import row_counts
 from safer_steer.workers import Progress

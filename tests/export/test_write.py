@@ -22,10 +22,12 @@ from typer.testing import CliRunner
 from export_run import HOSTILE, again, append_kept, write_run
 from safer_steer.assembly.splits import read_split
 from safer_steer.cli import app
-from safer_steer.dialogue import read_dialogues, read_seeds
+from safer_steer.dialogue import Kind, Seed, Turn, read_dialogues, read_seeds
 from safer_steer.errors import UserError
+from safer_steer.export import verl
 from safer_steer.export.messages import messages, plain, prompt
 from safer_steer.export.write import export
+from safer_steer.images import Picture
 from safer_steer.manifest import Manifest, verify
 
 MARKERS = ("<image>", "<video>", "<audio>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
@@ -294,6 +296,22 @@ def test_verl_gets_scripts_prompts_and_picture_bytes(run, tmp_path):
             (run / image).read_bytes() for image in seed.images
         ]
         assert Image.open(BytesIO(row["images"][0]["bytes"])).size == (84, 84)
+        # what the agent loop reads
+        about = row["extra_info"]
+        assert Seed.model_validate_json(about["seed"]) == seed
+        assert {one["name"]: one["bytes"] for one in about["pictures"]} == {
+            image: (run / image).read_bytes() for image in seed.images
+        }
+
+
+def test_a_later_turns_picture_is_for_verls_agent_loop_and_not_in_the_prompt():
+    turns = [Turn(user="what is it?", images=["b"]), Turn(user="and this?", images=["c"])]
+    seed = Seed(id="s", kind=Kind.BENIGN, images=["a"], turns=turns)
+    pictures = [Picture(name, name.encode(), name, "image/png") for name in seed.all_images]
+    row = verl.row(seed, pictures, "", 0, "steer")
+    assert [picture["bytes"] for picture in row["images"]] == [b"a", b"b"]
+    assert row["prompt"] == [{"role": "user", "content": "<image><image>what is it?"}]
+    assert [one["name"] for one in row["extra_info"]["pictures"]] == ["a", "b", "c"]
 
 
 # Whole, the same, and nowhere else

@@ -26,7 +26,7 @@ from safer_steer.errors import UnparsableError
 from safer_steer.images import pictures_in
 from safer_steer.reinforce.credit import SETTLED, returns_to_go, turn_advantages
 from safer_steer.reinforce.grpo import reinforce
-from safer_steer.reinforce.turn_credit import by_token
+from safer_steer.reinforce.trajectory import by_token
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.rewards import FORMS, TCSRForm, group_advantages, tcsr
 from student_parts import ask, drawn_for_rl, tiny_config, write_seeds

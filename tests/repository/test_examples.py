@@ -18,7 +18,7 @@ from safer_steer.dialogue import Dialogue, StopReason, read_seeds, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.episode import Script, play
 from safer_steer.images import pictures_in
-from safer_steer.run.preflight import load_named
+from safer_steer.named import load_named
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.suites import write_suites
 

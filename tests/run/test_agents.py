@@ -9,8 +9,9 @@ import pytest
 from display import Quiet
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
 from safer_steer.errors import UserError
+from safer_steer.named import load_named
 from safer_steer.run import agents
-from safer_steer.run.preflight import load_named, prepared
+from safer_steer.run.preflight import prepared
 from safer_steer.student.engines import ENGINES, maker_of
 from safer_steer.student.transformers_policy import in_process
 from student_parts import tiny_config

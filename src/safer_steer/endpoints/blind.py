@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from safer_steer.config import Role
 from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.images import Picture
 from safer_steer.prompts.base import section
@@ -53,6 +55,24 @@ class BlindTransport:
         """Close the connections of the inner transport."""
         if hasattr(self.inner, "aclose"):
             await self.inner.aclose()
+
+
+def endpoint_of(
+    role: Role, captions: Callable[[], Captions], may_send: Callable[[], None] = lambda: None
+) -> EndpointTransport | BlindTransport:
+    """A role's endpoint; without pictures if its model takes none.
+
+    Args:
+        captions: called if pictures are to be described instead.
+        may_send: see `EndpointTransport`.
+
+    Raises:
+        UserError: the endpoint is not usable as configured.
+    """
+    endpoint = EndpointTransport(role, may_send)
+    if role.pictures is True:
+        return endpoint
+    return BlindTransport(endpoint, captions().describe if role.pictures == "caption" else None)
 
 
 class Captions:

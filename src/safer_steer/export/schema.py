@@ -13,7 +13,7 @@ WHOLE = pa.int64()
 PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 """An embedded picture file. `datasets` shows a column of this type as images."""
 
-_NAMES = {pa.string(): "string", pa.float64(): "float64", pa.int64(): "int64"}
+_NAMES = {pa.string(): "string", pa.float64(): "float64", pa.int64(): "int64", pa.binary(): "binary"}
 """`datasets`' names for scalar types."""
 
 

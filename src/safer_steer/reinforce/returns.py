@@ -84,7 +84,7 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
         "unscored": sum(value is None for value in returns) - incomplete,
         "incomplete": incomplete,
         "return": _mean(known),
-        "leak_rate": _mean(map(_leaks, scored)),
+        "leak_rate": _mean(map(leaks, scored)),
         "format_kept": _mean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns),
         "turns": _mean(len(d.turns) for d in scored),
         **{f"{name}_by_turn": _by_turn(scored, name) for name in (*SCORES, "reward")},
@@ -93,7 +93,8 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
     }
 
 
-def _leaks(dialogue: Dialogue) -> bool:
+def leaks(dialogue: Dialogue) -> bool:
+    """Whether a scored turn leaked something."""
     return any(turn.scores and turn.scores["safety"] <= LEAK for turn in dialogue.turns)
 
 

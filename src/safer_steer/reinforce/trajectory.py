@@ -6,9 +6,11 @@ run does not sample or score it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Critic, User, play
@@ -105,3 +107,22 @@ def _unanswered(seed: Seed, dialogue: Dialogue, assistant: StudentAssistant) -> 
     transcript = assistant.asked(dialogue, seed.turns[0])
     transcript.add_assistant([], [])
     return transcript
+
+
+def by_token(
+    advantages: Sequence[Sequence[float] | None], ends: Sequence[Sequence[int]], mask: torch.Tensor
+) -> torch.Tensor:
+    """The advantage of every token, [trajectories, tokens]: its turn's on sampled tokens, else 0.
+
+    Args:
+        advantages: one for each turn of each trajectory; None, and so 0, for one that is unscored.
+        ends: the place of each answer's last token (`Trajectory.ends`).
+        mask: 1 on sampled tokens, [trajectories, tokens].
+    """
+    spread = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+    for row, (own, last) in enumerate(zip(advantages, ends, strict=True)):
+        start = 0
+        for value, end in zip(own or [0.0] * len(last), last, strict=True):
+            spread[row, start : end + 1] = value
+            start = end + 1
+    return spread * mask

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 
 from safer_steer.reinforce.credit import turn_advantages
 from safer_steer.reinforce.measured import MeasuredTrainer
+from safer_steer.reinforce.trajectory import by_token
 
 
 class TurnCreditTrainer(MeasuredTrainer):
@@ -31,22 +30,3 @@ class TurnCreditTrainer(MeasuredTrainer):
             batch["completion_mask"] * batch["tool_mask"],
         )
         return batch
-
-
-def by_token(
-    advantages: Sequence[Sequence[float] | None], ends: Sequence[Sequence[int]], mask: torch.Tensor
-) -> torch.Tensor:
-    """The advantage of every token, [trajectories, tokens]: its turn's on sampled tokens, else 0.
-
-    Args:
-        advantages: one for each turn of each trajectory; None, and so 0, for one that is unscored.
-        ends: the place of each answer's last token (`Trajectory.ends`).
-        mask: 1 on sampled tokens, [trajectories, tokens].
-    """
-    spread = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
-    for row, (own, last) in enumerate(zip(advantages, ends, strict=True)):
-        start = 0
-        for value, end in zip(own or [0.0] * len(last), last, strict=True):
-            spread[row, start : end + 1] = value
-            start = end + 1
-    return spread * mask

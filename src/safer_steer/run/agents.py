@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safer_steer.config import Config, ModelName
+from safer_steer.named import load_named
 from safer_steer.run.folder import Run
-from safer_steer.run.preflight import load_named
 from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:

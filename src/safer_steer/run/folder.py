@@ -179,18 +179,15 @@ class Run:
         self.ledger.go_on_from(cache.spent())
 
     def _transport(self, settings: Role) -> Transport:
-        from safer_steer.endpoints.blind import BlindTransport, Captions
-        from safer_steer.endpoints.endpoint import EndpointTransport
+        from safer_steer.endpoints.blind import Captions, endpoint_of
 
-        endpoint = EndpointTransport(settings, self._may_send)
-        if settings.pictures is True:
-            return endpoint
-        if settings.pictures is False:
-            return BlindTransport(endpoint)
-        captioner = self.config.captioner
-        assert captioner, "the config has been checked"
-        self._captions = self._captions or Captions(self.ask(captioner))
-        return BlindTransport(endpoint, self._captions.describe)
+        def captions() -> Captions:
+            captioner = self.config.captioner
+            assert captioner, "the config has been checked"
+            self._captions = self._captions or Captions(self.ask(captioner))
+            return self._captions
+
+        return endpoint_of(settings, captions, self._may_send)
 
     def _may_send(self) -> None:
         """Called before every request. Raises `SpendingLimit` if nothing more is to be sent."""

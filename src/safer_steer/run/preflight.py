@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
 from safer_steer.extras import require_trackers
 from safer_steer.manifest import Manifest
+from safer_steer.named import load_named
 from safer_steer.reinforce.first_turn import refuse_later_pictures
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
@@ -133,23 +132,6 @@ def use_cores() -> None:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-
-
-def load_named(key: str, name: str) -> Any:
-    """The object named by `package.module:Name` in the config. The working folder is searched, too.
-
-    Raises:
-        UserError: it cannot be imported; the message names the config key.
-    """
-    module, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"{key}: {name}: {error}; give package.module:Name of something that can be imported here"
-        ) from None
 
 
 async def check(
