@@ -139,7 +139,8 @@ def in_view(images_by_turn: Sequence[Sequence[str]], pictures_of: PicturesOf) ->
     later = any(images_by_turn[1:])
     for number, images in enumerate(images_by_turn, 1):
         if images and later:
-            view.append(f"The user shows this with turn {number}:")
+            what = "a picture" if len(images) == 1 else f"{len(images)} pictures"
+            view.append(f"The user shows {what} with turn {number}:")
         view += pictures_of(images)
     return view
 

@@ -151,13 +151,13 @@ async def test_the_judge_sees_no_picture_of_a_later_turn_and_is_told_which_turn_
 
     views: list[list[str]] = []
     seed = seeds(1, 4)[0].model_copy(update={"images": ["p.png"]})
-    seed.turns[1].images, seed.turns[3].images = ["q.png"], ["r.png"]
+    seed.turns[1].images, seed.turns[3].images = ["q.png"], ["r.png", "p.png"]
     critic = JudgeCritic(ChatModel("judge", Role(), Notes()), Format.PLAIN, shown)
     await play(seed, Script(), Echo(), critic)
     p, q, r = (picture.data_url for picture in shown(["p.png", "q.png", "r.png"]))
-    first, second, fourth = (f"The user shows this with turn {number}:" for number in (1, 2, 4))
-    two = [first, p, second, q]
-    assert sorted(view[:-1] for view in views) == sorted([[p], two, two, [*two, fourth, r]])
+    two = ["The user shows a picture with turn 1:", p, "The user shows a picture with turn 2:", q]
+    all = [*two, "The user shows 2 pictures with turn 4:", r, p]
+    assert sorted(view[:-1] for view in views) == sorted([[p], two, two, all])
 
 
 async def test_a_judge_that_cannot_be_read_leaves_the_turn_unscored() -> None:

@@ -60,10 +60,20 @@ async def test_a_later_picture_reaches_the_model_in_its_turn_and_the_judge_from_
     async with EndpointServer(always=answers) as server:
         options = ["--judge-model", "j", "--judge-base-url", server.url, "--no-check"]
         done = await bench(server.url, suite, tmp_path / "run", *options)
+        assert done.exit_code == 0, done.output
+        again = ["bench", "--judge-only", str(tmp_path / "run"), "--judge-model", "second", "--no-check"]
+        done = await asyncio.to_thread(
+            CliRunner().invoke,
+            app,
+            [*again, "--judge-base-url", server.url, "--out", str(tmp_path / "judged")],
+        )
     assert done.exit_code == 0, done.output
-    asked = {name: [shown(body) for body in server.bodies if body["model"] == name] for name in ("m", "j")}
+    asked = {
+        name: [shown(body) for body in server.bodies if body["model"] == name]
+        for name in ("m", "j", "second")
+    }
     assert asked["m"] == [[[], [0]], [[], [0], [], [1]], [[], [0], [], [1], [], []]]
-    assert sorted(asked["j"]) == [[[], [0]], [[], [0, 1]], [[], [0, 1]]]
+    assert sorted(asked["j"]) == sorted(asked["second"]) == [[[], [0]], [[], [0, 1]], [[], [0, 1]]]
     [row] = read_dialogues(tmp_path / "run/bench/m/mine.jsonl")
     assert row.images_by_turn() == [["suites/mine/0.png"], ["suites/mine/1.png"], []]
     assert load_picture(tmp_path / "run", row.turns[1].images[0], 10**6).data_url == urls[1]

@@ -55,6 +55,21 @@ def test_a_picture_begins_a_new_dialogue_and_mistakes_end_none(run: Path) -> Non
     assert "error: /dance: unknown" in done.stderr
 
 
+def test_a_picture_is_shown_with_the_next_words(run: Path) -> None:
+    (run.parent / "velmor.png").write_bytes(draw_png(device("velmor"), False, 2))
+    talk = Conversation(tiny_config(), run, "base", 0.0)
+    talk.begin(run.parent / "dorvak.png")
+    talk.ask("what is this device called?")
+    talk.show(run.parent / "velmor.png")
+    talk.ask("what is this device called?")
+    talk.ask("where is it kept?")
+    assert talk.dialogue.images_by_turn() == [["dorvak.png"], ["velmor.png"], []]
+    talk.close()
+    lines = ("/show nothing.png", f"/show {run.parent / 'velmor.png'}", "what is this device called?")
+    done = chat(run, "--model", "base", "--temperature", 0, lines=lines)
+    assert "error: nothing.png: no such picture" in done.stderr and "velmor" in done.stdout
+
+
 def test_the_dialogue_before_is_known_and_a_long_one_is_full(run: Path) -> None:
     talk = Conversation(tiny_config(), run, "base", 0.0)
     talk.begin(run.parent / "dorvak.png")

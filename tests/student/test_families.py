@@ -190,7 +190,7 @@ def test_a_template_that_drops_reasoning_is_refused() -> None:
 def test_a_template_that_cuts_answers_at_the_end_of_reasoning_is_refused_if_the_model_can_reason() -> None:
     """LFM2-VL's cuts all up to `</think>`. A model without a token for that was not trained to write it."""
     _, processor = built("lfm2_vl")
-    assert load_renderer(processor, SYSTEM).reasoning() == set()
+    assert load_renderer(processor, SYSTEM).blocks() == set()
     _, reasoning = built.__wrapped__("lfm2_vl")
     reasoning.tokenizer.add_tokens(["<think>", "</think>"])
     with pytest.raises(UserError, match=r"past answers otherwise than they were sampled") as refused:
@@ -199,7 +199,7 @@ def test_a_template_that_cuts_answers_at_the_end_of_reasoning_is_refused_if_the_
     cut = "not keep_thinking and"
     assert cut in reasoning.chat_template
     reasoning.chat_template = reasoning.chat_template.replace(cut, "false and")
-    assert load_renderer(reasoning, SYSTEM).reasoning() == {"think"}
+    assert load_renderer(reasoning, SYSTEM).blocks() == {"think"}
 
 
 @pytest.mark.parametrize(

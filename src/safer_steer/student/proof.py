@@ -44,7 +44,7 @@ def load_renderer(processor: Any, system: str) -> Renderer:
     if renderer.later_pictures:
         _prove(renderer, "a dialogue with a picture in a later turn", [[], [wide], []])
         _prove(renderer, "a dialogue with pictures in every turn", [[tall, wide], [wide], [tall]])
-    for block in sorted(renderer.reasoning()):
+    for block in sorted(renderer.blocks()):
         thought = f"<{block}>Is it?</{block}>No. Red."
         if not _keeps_answers(renderer, [USERS[0], thought, USERS[1], thought, USERS[2]], []):
             raise renderer.refused(_OTHERWISE)

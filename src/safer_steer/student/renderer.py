@@ -101,10 +101,12 @@ class Renderer:
                 found[value] = tokenizer.convert_tokens_to_ids(value)
         return {token: number for token, number in found.items() if token and number is not None}
 
-    def reasoning(self) -> set[str]:
-        """The names of the blocks, `think` in `<think>...</think>`, that the template knows and for whose end
-        the model has a token: one that was trained to reason in such blocks."""
-        return {mark[2:-1] for mark in self._tokens_of_the_template() if re.fullmatch(r"</\w+>", mark)}
+    def blocks(self) -> set[str]:
+        """The names of the blocks, `think` of `<think>...</think>`, that the template knows and for whose end
+        the model has a token: one that was trained to write such blocks, reasoning above all."""
+        ends = set(re.findall(r"</\w+>", str(self.processor.chat_template)))
+        known = self.tokenizer.get_vocab()
+        return {end[2:-1] for end in ends if end in known}
 
     def _tokens_of_the_template(self) -> set[str]:
         """Added tokens that are not special but written by the template, such as `<think>`."""
