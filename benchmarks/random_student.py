@@ -34,9 +34,9 @@ TINY: dict[str, Any] = {
     "words": 1000,
     "text": {
         **{"vocab_size": 1014, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096},
     },
-    "rope": [2, 3, 3],
+    "rope": [4, 6, 6],
     "vision": {
         **{"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2},
         **{"out_hidden_size": 64, "window_size": 112, "fullatt_block_indexes": [1]},

@@ -3,6 +3,7 @@ card."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from itertools import accumulate
@@ -31,6 +32,8 @@ TEXT = {
            "intermediate_size": 11008, "vocab_size": 151936},
     "7b": {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
            "intermediate_size": 18944, "vocab_size": 152064},
+    "32b": {"hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8,
+            "intermediate_size": 27648, "vocab_size": 152064},
 }  # fmt: skip
 VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
 
@@ -39,6 +42,7 @@ def published(size: str) -> Qwen2_5_VLConfig:
     """The sizes that Qwen2.5-VL was published with."""
     tied = size == "3b"
     vision = VISION | {"out_hidden_size": TEXT[size]["hidden_size"]}
+    vision |= {"intermediate_size": 3456} if size == "32b" else {}
     text = TEXT[size] | {"model_type": "qwen2_5_vl_text", "tie_word_embeddings": tied}
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
@@ -290,3 +294,24 @@ def test_every_family_has_an_estimate(family: str) -> None:
 def test_a_model_whose_config_is_not_here(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its config cannot be loaded"):
         shape_of(str(tmp_path / "none"), tiny_config().student)
+
+
+PEAKS = ("bench generation", "sft training", "rl rollouts", "rl reference", "rl training")
+
+
+def test_the_tables_of_the_page_about_scaling_are_what_the_plan_says() -> None:
+    """Each row of docs/scaling.md, computed again."""
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    row = r"^\| (\d+B) \| (LoRA|all) \| (\d+)(?: (DDP|FSDP2))? \| (transformers|vllm) \| (.*) \|$"
+    rows = re.findall(row, text, re.MULTILINE)
+    assert {row[0] for row in rows} == {"3B", "7B", "32B"} and len(rows) >= 10
+    for size, trained, processes, kind, engine, cells in rows:
+        config = load_config(ROOT / "configs" / f"qwen2.5-vl-{'3b' if size == '3B' else '7b'}.yaml")
+        config.student.lora_rank = 64 if trained == "LoRA" else 0
+        config.rl.rollouts.engine = engine
+        shape = shape_of_config(published(size.lower()), config.student)
+        found = {p.peak: p for p in estimate(config, shape, int(processes), kind == "FSDP2")}
+        large = 80 * GB * 0.95
+        totals = [found[peak].total for peak in PEAKS]
+        wanted = [f"**{total / GB:.1f}**" if total > large else f"{total / GB:.1f}" for total in totals]
+        assert cells.split(" | ") == wanted, f"{size} {trained} {processes} {kind} {engine}"
