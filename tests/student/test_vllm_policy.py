@@ -180,10 +180,19 @@ def test_a_server_whose_context_is_too_short_is_refused(loaded, double):
         on_servers(sampled(loaded, double.url))
 
 
-def test_the_server_that_has_these_weights_is_chosen(loaded, double):
+def test_the_server_that_has_these_weights_is_chosen(loaded, double, tmp_path):
     with VLLMDouble(loaded, "somebody/else") as other:
         policy = on_servers(sampled(loaded, other.url, double.url))
         assert [offer.server.url for offer in policy.offers] == [double.url]
+        with pytest.raises(
+            UserError, match=r"offers somebody/else, not .*student; start it with: vllm serve"
+        ):
+            on_servers(sampled(loaded, other.url))
+        other.root = str(tmp_path)
+        with pytest.raises(UserError, match=r"not .*student; start it with"):
+            on_servers(sampled(loaded, other.url))
+        other.root = "/on/another/machine"
+        assert on_servers(sampled(loaded, other.url)).offers
 
 
 def test_a_server_that_is_not_there_ends_the_run_with_one_line(loaded, double, monkeypatch):

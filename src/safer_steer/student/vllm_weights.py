@@ -85,31 +85,45 @@ async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Of
     """The servers that offer the student's weights, and what they call them. Weights in training, and those
     of an adapter, are sent there first.
 
-    Servers are chosen whose model has the path of the weights, or of those that the adapter is for. If there
-    is none, all are: the path may be another on their machine, and a probe will tell.
-
     Raises:
-        UserError: a server is down, or cannot be given these weights.
+        UserError: a server is down, none has these weights, or they cannot be sent to it.
     """
     bases = await _bases(servers, student.settings)
-    exact = [offer for offer in bases if _is(offer.root, student.saved)]
     if student.step is not None:
+        offers = _of(bases, student.saved, student)
         if student.settings.lora_rank:
             assert student.folder, "RL has a folder"
             adapter = student.folder / ".adapters" / f"{student.step:05d}"
             save_adapter(student.model, adapter)
-            return await _with_adapter(exact or bases, adapter, student.folder)
+            return await _with_adapter(offers, adapter, student.folder)
         refuse_full_weights(student.settings)
-        _send_weights(exact or bases, student.model)
-        for offer in exact or bases:
+        _send_weights(offers, student.model)
+        for offer in offers:
             await offer.server.forget()
-        return exact or bases
+        return offers
     adapter = Path(student.saved).parent / ADAPTER
-    if exact or not (adapter / "adapter_config.json").is_file():
-        return exact or bases
+    merged = any(_is(offer.root, student.saved) for offer in bases)
+    if merged or not (adapter / "adapter_config.json").is_file():
+        return _of(bases, student.saved, student)
     base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-    exact = [offer for offer in bases if _is(offer.root, base)]
-    return await _with_adapter(exact or bases, adapter, adapter.parent)
+    return await _with_adapter(_of(bases, base, student), adapter, adapter.parent)
+
+
+def _of(bases: Sequence[Offer], saved: str, student: SampledStudent) -> list[Offer]:
+    """The offers of the weights at `saved`: those of that path. If there is none, those whose path says
+    nothing: it may be another on their machine, and a probe will tell.
+
+    Raises:
+        UserError: all offer others.
+    """
+    exact = [offer for offer in bases if _is(offer.root, saved)]
+    unknown = [offer for offer in bases if not (Path(saved).exists() and _is_known(offer.root))]
+    if not (exact or unknown):
+        line = serve_line(student.settings, student.saved, student.step is not None)
+        raise UserError(
+            f"{KEY}: {bases[0].server.url} offers {bases[0].root}, not {saved}; start it with: {line}"
+        )
+    return exact or unknown
 
 
 async def _bases(servers: Sequence[Server], settings: Student) -> list[Offer]:
@@ -215,6 +229,11 @@ def _send_weights(offers: Sequence[Offer], model: Any) -> None:
             lines[url].update_model_params(model)
         except Exception as error:  # TRL raises Exception itself
             raise UserError(f"{KEY}: {url} takes no weights: {shortened(str(error))}") from None
+
+
+def _is_known(root: str) -> bool:
+    """Whether a server's path is a folder here, or looks like a hub id."""
+    return Path(root).exists() or (not root.startswith(("/", ".", "~")) and root.count("/") < 2)
 
 
 def _is(root: str, saved: str) -> bool:
