@@ -91,6 +91,25 @@ def test_a_dialogue_is_opened_and_read_side_by_side(visit: Open, report: Path) -
     assert first.locator(".speaker b").all_inner_texts() == ["SaFeR-Steer"]
 
 
+def test_a_picture_is_drawn_beside_the_words_it_came_with(visit: Open, tmp_path: Path) -> None:
+    """Here each model was shown another one, as an attacker that adapts does."""
+    write_run(tmp_path, dialogues=1)
+    name = next((tmp_path / "pictures").glob("*.png")).name
+    for path in sorted(tmp_path.glob("bench/*/marked_parts.jsonl")):
+        row = json.loads(path.read_text())
+        row["turns"][1]["images"] = [f"pictures/{name}"] + ["pictures/none.png"] * (path.parent.name == "sft")
+        path.write_text(json.dumps(row) + "\n")
+    page = visit(write_report(tmp_path))
+    page.locator("#list button", has_text="marked_parts-00").click()
+    first, second = page.locator("#dialogue .turn").nth(0), page.locator("#dialogue .turn").nth(1)
+    assert first.locator("img").count() == 0 and first.locator("> .user").count() == 1
+    assert second.locator("> .user").count() == 0, "the models were not shown the same"
+    assert second.locator(".answer .user .shown img").count() == 3
+    assert second.locator(".absent").all_inner_texts() == ["Picture not on this page: pictures/none.png"]
+    drawn = second.get_by_alt_text("Picture 1 of turn 2").first
+    assert drawn.is_visible() and drawn.evaluate("image => image.complete && image.naturalWidth") == 84
+
+
 def test_filters_narrow_the_list_and_mark_the_failure(visit: Open, report: Path) -> None:
     page = visit(report)
     everything = entries(page)
