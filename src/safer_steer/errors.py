@@ -62,6 +62,16 @@ class SpendingLimit(BaseException):
     """The run's money limit is reached. Not an `Exception`: no loop may take it for one failed call."""
 
 
+class EndedElsewhere(BaseException):
+    """Another process of this launch has failed, and it says why; this one is to end without a word. Not an
+    `Exception`: no loop may go on."""
+
+    def __init__(self, code: int) -> None:
+        """`code` is the exit code of the process that failed."""
+        super().__init__(code)
+        self.code = code
+
+
 def shortened(text: str, width: int = 200) -> str:
     """`text` on one line of at most `width` characters, for a message. It is cut between words, and ends
     with "..." if something was cut. What cannot be printed becomes "?", since it could steer a terminal."""

@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safer_steer import processes
 from safer_steer.config import Config
 from safer_steer.errors import NoResult, UserError
 from safer_steer.named import load_named
@@ -220,7 +221,10 @@ def run_stage(
     """One stage alone; those it builds on must be finished. Raises as `run` does."""
     if (STAGES[stage].needs(config) or stage == "report") and not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no run in it (no config.yaml); give the folder of the run to go on with")
-    with prepared(config, folder, show, (stage,), fresh, try_models=try_models) as run:
+    with (
+        processes.joined(config.student.device),
+        prepared(config, folder, show, (stage,), fresh, try_models=try_models) as run,
+    ):
         if "assemble" in STAGES[stage].needs(config) and config.assembly is None:
             assemble(run)  # it draws, asks nobody and takes no time
         WORK[stage](run)
@@ -236,6 +240,8 @@ def _do(
         from safer_steer.health import warnings
 
         work(progress)
+        if not processes.first():
+            return
         if counts := row_counts(run.folder, STAGES[stage].counts(run.config)):
             run.show.say(f"{stage}: {counts}")
         for line in warnings(run.folder, stage):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from safer_steer import processes
 from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues
@@ -31,7 +33,7 @@ from safer_steer.student.training import (
     common_arguments,
     last_checkpoint,
     lora,
-    save_model,
+    save_trained,
     seed_everything,
     train,
     training_dtype,
@@ -123,7 +125,7 @@ def fine_tune(
             too.
     """
     out = folder / "sft" / "model"
-    if out.exists():
+    if processes.decided(out.exists):
         return out
     seed_everything(config.seed)
     student = load_student(config.student, dtype=training_dtype(config.student))
@@ -150,8 +152,6 @@ def fine_tune(
     # dialogue would weigh as much as a long one. TRL's loss divides by the step's target tokens, so True is
     # right for every model.
     trainer.model_accepts_loss_kwargs = True
-    train(trainer, last_checkpoint(folder / "sft"))
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_model(model, student.renderer.processor, out, config.student)
+    train(trainer, processes.decided(partial(last_checkpoint, folder / "sft")))
+    save_trained(trainer, student.renderer.processor, out, config.student)
     return out

@@ -8,7 +8,10 @@ bench has no valid result, 130 interrupted.
 from __future__ import annotations
 
 import os
+import traceback
 import warnings
+
+from safer_steer import processes
 
 from safer_steer.cli import init, check, stages, bench, judge_check, chat, experiment, data, info, sandbox  # isort: skip  # in the order of the help
 from safer_steer.cli.app import app
@@ -44,4 +47,12 @@ def main() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code:
+            processes.leave(int(end.code))
+        raise
+    except BaseException:
+        processes.leave(1, traceback.format_exc())
+        raise

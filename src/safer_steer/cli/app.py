@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from safer_steer.errors import NoResult, SpendingLimit, UserError, shortened
+from safer_steer import processes
+from safer_steer.errors import EndedElsewhere, NoResult, SpendingLimit, UserError, shortened
 from safer_steer.extras import what_is_missing
 
 OUTSIDE = {
@@ -50,10 +51,19 @@ class _OneLine(TyperGroup):
                 raise
             what = f"{shortened(str(error.filename or 'this machine'))}: {error.strerror}"
             _end(f"error: {what}; fix that and run the same command to continue", 2)
+        except EndedElsewhere as ended:
+            raise typer.Exit(ended.code) from None
+        except Exception as error:
+            if processes.is_lost_connection(error):
+                _end("error: another process of this launch was killed; run the same command to continue", 2)
+            if not processes.may_speak():
+                raise typer.Exit(1) from None
+            raise
 
 
 def _end(line: str, code: int) -> None:
-    typer.echo(" ".join(line.split()), err=True)
+    if processes.may_speak():
+        typer.echo(" ".join(line.split()), err=True)
     raise typer.Exit(code)
 
 

@@ -15,6 +15,7 @@ from safer_steer.config import Config
 from safer_steer.config_file import load_config
 from safer_steer.errors import NoResult
 from safer_steer.extras import require
+from safer_steer.processes import first, refuse_several
 from safer_steer.stages import STAGES
 
 
@@ -56,6 +57,7 @@ def run(
     fresh: Fresh = False,
 ) -> None:
     """Run the whole method, from seeds to report."""
+    refuse_several("run")
     settings = load_config(config, limit, stub)
     require("train", "run")
     if dry_run:
@@ -90,11 +92,13 @@ def _stage(name: str, summary: str) -> None:
 
 def _run_stage(name: str, settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
     from safer_steer import pipeline
-    from safer_steer.run.display import Display
+    from safer_steer.run.display import Display, Silence
 
     if STAGES[name].trains:
         require("train", name)
-    with Display() as show:
+    else:
+        refuse_several(name)
+    with Display() if first() else Silence() as show:
         pipeline.run_stage(name, settings, out, show, fresh, try_models)
 
 

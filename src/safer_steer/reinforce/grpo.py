@@ -18,6 +18,7 @@ from typing import Any
 from datasets import Dataset, Image, List
 from trl import GRPOConfig
 
+from safer_steer import processes
 from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
 from safer_steer.dialogue import Seed
@@ -27,7 +28,7 @@ from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.reinforce.first_turn import refuse_later_pictures
 from safer_steer.reinforce.measured import MeasuredTrainer
 from safer_steer.reinforce.returns import noted_return
-from safer_steer.reinforce.rollouts import Rollouts, Wait
+from safer_steer.reinforce.rollouts import Rollouts, StepJournals, Wait
 from safer_steer.reinforce.step_log import StepLog, rollback
 from safer_steer.reinforce.trajectory import Return
 from safer_steer.reinforce.turn_credit import TurnCreditTrainer
@@ -44,13 +45,13 @@ from safer_steer.student.training import (
     last_checkpoint,
     lora,
     mend_trainer_inputs,
-    save_model,
+    save_trained,
     seed_everything,
     train,
     training_dtype,
 )
 from safer_steer.student.transformers_policy import in_process
-from safer_steer.student.vllm_weights import ADAPTER, save_adapter
+from safer_steer.student.vllm_weights import ADAPTER
 
 
 def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
@@ -109,13 +110,10 @@ def reinforce(
             show no pictures.
     """
     out = folder / "rl" / "model"
-    if out.exists():
+    if processes.decided(out.exists):
         return out
     start = str(folder / "sft" / "model") if config.rl.start_from == "sft" else config.student.base
-    (folder / "rl").mkdir(parents=True, exist_ok=True)
-    checkpoint = last_checkpoint(folder / "rl")
-    begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    rollback(folder / "rl", begun)
+    checkpoint = processes.decided(partial(_gone_back, folder / "rl"))
     seed_everything(config.seed)
     renderer = renderer_of(config.student, start)
     seeds = read_split(folder, "rl")
@@ -144,7 +142,6 @@ def reinforce(
         folder / "rl",
         wait,
     )
-    rollouts.journals.forget(begun)
     rollouts.recent.extend(
         (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
     )
@@ -170,14 +167,22 @@ def reinforce(
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
     train(trainer, checkpoint)
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if adapters is not None:
-            save_adapter(model, folder / "rl" / ADAPTER)
-        save_model(model, renderer.processor, out, config.student)
+    save_trained(trainer, renderer.processor, out, config.student, folder / "rl" / ADAPTER)
+    if processes.first():
         shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
+
+
+def _gone_back(folder: Path) -> Path | None:
+    """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one.
+    `folder` is the run's `rl`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = last_checkpoint(folder)
+    begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    rollback(folder, begun)
+    StepJournals(folder / "rollouts").forget(begun)
+    return checkpoint
 
 
 def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from safer_steer import processes
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic, User
@@ -23,7 +24,7 @@ from safer_steer.reasons import reasons_in
 from safer_steer.reinforce.first_turn import refuse_other_pictures
 from safer_steer.reinforce.returns import step_metrics, turn_returns
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
-from safer_steer.store import Journal
+from safer_steer.store import Journal, read_rows
 from safer_steer.student.assistant import StudentAssistant
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
@@ -46,6 +47,13 @@ class StepJournals:
     def open(self, step: int, process: int) -> Journal:
         """Open the journal of a step (0-based) and process. The caller closes it."""
         return Journal(self.folder / f"{step:05d}-{process:03d}.jsonl")
+
+    def of_others(self, step: int, process: int, ids: Container[str]) -> dict[str, dict[str, Any]]:
+        """The rows with these ids that a launch of another number of processes left in other journals of the
+        step."""
+        paths = sorted(self.folder.glob(f"{step:05d}-*.jsonl"))
+        others = [path for path in paths if path.stem != f"{step:05d}-{process:03d}"]
+        return {row["id"]: row for path in others for row in read_rows(path) if row["id"] in ids}
 
     def forget(self, before: int) -> None:
         """Delete the journals that a checkpoint at step `before` makes unnecessary."""
@@ -86,9 +94,20 @@ class Rollouts:
             for i, prompt in enumerate(prompts)
         ]
         unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
-        with unwrapped as model, self.journals.open(step, process) as journal:
-            trajectories = self.wait(self._play(seeds, self.assistant_of(model, step), journal))
-        self._note(step, trajectories)
+
+        with unwrapped as model:
+            assistant = self.assistant_of(model, step)
+
+            def play() -> list[Trajectory]:
+                with self.journals.open(step, process) as journal:
+                    for row in self.journals.of_others(step, process, {seed.id for seed in seeds}).values():
+                        if row["id"] not in journal:
+                            journal.append(row)
+                    return self.wait(self._play(seeds, assistant, journal))
+
+            played = processes.agreed(play)
+        self._note(step, [trajectory for share in played for trajectory in share])
+        trajectories = played[process]
         return {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
             "completion_ids": [trajectory.completion_ids for trajectory in trajectories],
@@ -134,15 +153,16 @@ class Rollouts:
         return await asyncio.gather(*map(one, seeds))
 
     def _note(self, step: int, trajectories: list[Trajectory]) -> None:
-        """Write the step's dialogues to trajectories.jsonl and record its metrics.
+        """Write the step's dialogues, of all processes, to trajectories.jsonl and record its metrics.
 
         Raises:
             UserError: no trajectory has a return, or too many trajectories of the last steps were unscored.
                 When the command is run again, the step replays the unscored ones.
         """
         dialogues = [trajectory.dialogue for trajectory in trajectories]
-        with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
-            file.write(to_jsonl(dialogues))
+        if processes.first():
+            with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
+                file.write(to_jsonl(dialogues))
         found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
         if all(trajectory.value is None for trajectory in trajectories):
             raise UserError(

@@ -31,18 +31,16 @@ class StepLog(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         step = state.global_step
-        if (
-            logs is None
-            or "loss" not in logs
-            or step - 1 not in self.rollouts.metrics
-            or not state.is_world_process_zero
-        ):
+        if logs is None or "loss" not in logs or step - 1 not in self.rollouts.metrics:
+            return
+        found = self.rollouts.metrics.pop(step - 1)
+        if not state.is_world_process_zero:
             return
         trained = {
             name: logs.get(name)
             for name in ("loss", "kl", "grad_norm", "learning_rate", "entropy", "step_time", *DRIFT)
         }
-        row = {"step": step, **self.rollouts.metrics.pop(step - 1), **trained}
+        row = {"step": step, **found, **trained}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -109,6 +109,25 @@ class _Of(ProgressColumn):
         return Text("" if state is None or task.finished else self.text(state))
 
 
+class Silence:
+    """Shows nothing: for the processes beside the first. A context manager, as `Display` is."""
+
+    def __enter__(self) -> Silence:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stage(self, name: str) -> ProgressOf:
+        return lambda done, total, failed=0: None
+
+    def say(self, line: str) -> None:
+        pass
+
+    def over(self) -> None:
+        pass
+
+
 class Display:
     """A context manager that shows stages on standard error (see `run.folder.Show`); results go to standard
     output."""

@@ -7,11 +7,13 @@ import fcntl
 import shutil
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import yaml
 
+from safer_steer import processes
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.config_file import dump_config, input_files
 from safer_steer.errors import SpendingLimit, UserError
@@ -58,6 +60,7 @@ class Run:
     """A context manager. Inside it, only this process writes to the folder.
 
     `cache.sqlite` in the folder holds every paid reply. `fresh` does not delete it.
+    Of several processes (`processes.py`) the first writes. The others enter after it, and may ask models.
     """
 
     def __init__(self, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
@@ -76,7 +79,8 @@ class Run:
         self._cache: Cache | None = None
         self._ending = False
         self._lock: IO[bytes] | None = None
-        self._check_folder()
+        if processes.first():
+            self._check_folder()
 
     def _check_folder(self) -> None:
         """Check that the folder is new, empty, or holds a run of the same config (of any config if
@@ -113,6 +117,14 @@ class Run:
             )
 
     def __enter__(self) -> Run:
+        if processes.first():
+            self._take()
+        self.manifest = Manifest(self.folder)
+        self.resume_spending()  # before the first stage, whose calls are counted from here on
+        return self
+
+    def _take(self) -> None:
+        """Lock the folder and write the config."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / ".lock").open("ab")
@@ -131,9 +143,6 @@ class Run:
         if self.fresh:
             self._start_over()
         write_atomic(self.folder / "config.yaml", dump_config(self.config))
-        self.manifest = Manifest(self.folder)
-        self.resume_spending()  # before the first stage, whose calls are counted from here on
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._cache:
@@ -246,11 +255,35 @@ class Run:
         Raises:
             UserError: a stage it builds on is not finished, or its scripts or dialogues were changed since.
         """
+        needs = STAGES[stage].needs(self.config) if needs is None else needs
+        if processes.decided(partial(self._is_done, stage, needs)):
+            return
+        started, asked = time.monotonic(), self.ledger.as_dict()
+        working = partial(work, self.show.stage(stage))
+        if STAGES[stage].trains:
+            working()
+        else:
+            processes.decided(working)
+        self.show.over()
+        calls = processes.gathered(_spent(asked, self.ledger.as_dict()))
+        if not processes.first():
+            return
+        seconds = time.monotonic() - started
+        facts = {
+            "seconds": round(seconds, 1),
+            "calls": _summed(calls),
+            "config": config_sha256(self.folder / "config.yaml"),
+            "prompts": fingerprints(STAGES[stage].prompts if STAGES[stage].asks(self.config) else ()),
+        }
+        self.manifest.record(stage, STAGES[stage].writes, needs, facts)
+        self.show.say(f"{stage}: done in {seconds:.0f} s")
+
+    def _is_done(self, stage: str, needs: tuple[str, ...]) -> bool:
+        """Whether the stage is done. If not, those in `needs` are. Raises as `once` does."""
         self.manifest.refuse_edited(stage)
         if self.manifest.finished(stage):
             self.show.say(f"{stage}: done already")
-            return
-        needs = STAGES[stage].needs(self.config) if needs is None else needs
+            return True
         for before in needs:
             self.manifest.refuse_edited(before)
             if not self.manifest.finished(before):
@@ -258,18 +291,7 @@ class Run:
                     f"{self.folder}: `{stage}` needs `{before}`, which is not finished;"
                     f" run `safer-steer {before}` with the same arguments first"
                 )
-        started, asked = time.monotonic(), self.ledger.as_dict()
-        work(self.show.stage(stage))
-        self.show.over()
-        seconds = time.monotonic() - started
-        facts = {
-            "seconds": round(seconds, 1),
-            "calls": _spent(asked, self.ledger.as_dict()),
-            "config": config_sha256(self.folder / "config.yaml"),
-            "prompts": fingerprints(STAGES[stage].prompts if STAGES[stage].asks(self.config) else ()),
-        }
-        self.manifest.record(stage, STAGES[stage].writes, needs, facts)
-        self.show.say(f"{stage}: done in {seconds:.0f} s")
+        return False
 
 
 def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -281,6 +303,16 @@ def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) 
         if any(used.values()):
             spent[role] = used
     return spent
+
+
+def _summed(calls: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What each role used, summed over the processes."""
+    summed: dict[str, dict[str, Any]] = {}
+    for used in calls:
+        for role, account in used.items():
+            before = summed.get(role, {})
+            summed[role] = {key: before.get(key, 0) + value for key, value in account.items()}
+    return summed
 
 
 def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str] = FREE) -> str | None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safer_steer import processes
 from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
@@ -52,12 +53,35 @@ def prepared(
     Raises:
         UserError: the first problem found.
     """
-    run = Run(config, folder, show, fresh)
-    waiting = [stage for stage in stages if fresh or not Manifest(folder).finished(stage)]
+    with ExitStack() as stack:
+
+        def open_run() -> None:
+            checked = _checked(run, stages, endpoint, kept, try_models)
+            stack.enter_context(run)
+            for found in checked:
+                run.charge(found.spent)
+
+        run = Run(config, folder, show, fresh)
+        processes.decided(open_run)
+        if not processes.first():
+            stack.enter_context(run)
+        yield run
+
+
+def _checked(
+    run: Run, stages: tuple[str, ...], endpoint: bool, kept: bool, try_models: bool
+) -> list[Checked]:
+    """Check everything that the unfinished of these stages will use; the arguments are those of `prepared`.
+
+    Raises:
+        UserError: the first problem found.
+    """
+    config, fresh = run.config, run.fresh
+    waiting = [stage for stage in stages if fresh or not Manifest(run.folder).finished(stage)]
     if any(STAGES[stage].trains for stage in waiting):
         require_trackers(config.report_to)
     use_cores()
-    begun = not fresh and (folder / "seeds").exists()
+    begun = not fresh and (run.folder / "seeds").exists()
     besides: tuple[RoleName, ...] = ("target",) if endpoint else ()
     run.survey = asyncio.run(check(config, waiting, besides, begun))
     if not (endpoint or kept) and (
@@ -69,13 +93,9 @@ def prepared(
         )
     ):
         check_student(config, waiting)
-    checked = _try_models(run, waiting, besides) if try_models else []
-    with run:
-        for found in checked:
-            run.charge(found.spent)
-        if "rl" in waiting and (line := room_for_turns(config)):
-            show.say(f"rl: {line}")
-        yield run
+    if "rl" in waiting and (line := room_for_turns(config)):
+        run.show.say(f"rl: {line}")
+    return _try_models(run, waiting, besides) if try_models else []
 
 
 def _try_models(run: Run, stages: Sequence[str], besides: Sequence[RoleName]) -> list[Checked]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -21,9 +20,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from safer_steer import processes
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError
 from safer_steer.student.modules import adapted_layers
+from safer_steer.student.vllm_weights import save_adapter
 
 WHOLE = "checkpoint.whole"
 """Marker file, written last into a checkpoint. A checkpoint without it is incomplete and is not used."""
@@ -49,7 +50,9 @@ class Milestones(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / WHOLE).touch()
+        processes.gathered(None)  # each process has its part in the checkpoint
+        if processes.first():
+            (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -103,22 +106,24 @@ def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str,
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
+        # A dialogue without a picture gives a vision tower no gradients, while other processes may have some.
+        "ddp_find_unused_parameters": not (config.student.freeze_vision or config.student.lora_rank),
     }
 
 
-def batching(batch: int, micro: int, key: str, processes: int | None = None) -> dict[str, int]:
-    """Split a step's batch over micro-batches and processes. `processes` defaults to those of this launch.
+def batching(batch: int, micro: int, key: str, count: int | None = None) -> dict[str, int]:
+    """Split a step's batch over micro-batches and `count` processes, by default those of this launch.
 
     Raises:
         UserError: the batch cannot be split evenly.
     """
-    processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
-    if batch % (micro * processes):
+    count = count or processes.count()
+    if batch % (micro * count):
         raise UserError(
-            f"{key}: a step of {batch} cannot be split into micro-batches of {micro} on {processes}"
+            f"{key}: a step of {batch} cannot be split into micro-batches of {micro} on {count}"
             " process(es); change one of them"
         )
-    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * processes)}
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * count)}
 
 
 def seed_everything(seed: int) -> None:
@@ -180,15 +185,34 @@ def mend_trainer_inputs(model: torch.nn.Module, picture_inputs: tuple[str, ...])
     model.register_forward_pre_hook(mended, with_kwargs=True)
 
 
+def save_trained(
+    trainer: Trainer, processor: Any, folder: Path, student: Student, adapter: Path | None = None
+) -> None:
+    """`save_model` for the student of a trainer, and its LoRA adapter, if it has one, into the folder
+    `adapter`. The first process writes; the others wait for it."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+
+    def write() -> None:
+        if adapter and student.lora_rank:
+            save_adapter(model, adapter)
+        save_model(model, processor, folder, student)
+
+    processes.decided(write)
+
+
 def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
     """Save the trained model as safetensors in the student's number type, with adapters merged in.
 
-    The folder is written under a temporary name and then renamed, so it is either complete or absent.
+    The folder is written under a temporary name and then renamed, so it is either complete or absent. One
+    that is there already is deleted only after that.
     """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    for rest in (part, old):
+        shutil.rmtree(rest, ignore_errors=True)
     whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     whole.to(getattr(torch, student.dtype)).save_pretrained(part)
     processor.save_pretrained(part)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

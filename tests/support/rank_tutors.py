@@ -1,0 +1,55 @@
+"""Tutors that fail in one of several processes, for `rl.tutor`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue
+from safer_steer.episode import Critic, Verdict
+from safer_steer.errors import BoundaryError, UserError
+from safer_steer.images import pictures_in
+from safer_steer.reinforce.tutor import TutorCritic
+
+
+class _Sandbox:
+    """The sandbox's tutor, asked by one process after `judge` of the subclass."""
+
+    immediate = True
+
+    def __init__(self, config: Config, folder: Path, ask: Any) -> None:
+        pictures_of = pictures_in(folder, config.student.max_pixels)
+        self.tutor: Critic = TutorCritic(ask("tutor"), config.student.format, pictures_of)
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        self.before(dialogue, int(os.environ["RANK"]))
+        return await self.tutor.judge(dialogue, turn, template)
+
+    def before(self, dialogue: Dialogue, rank: int) -> None:
+        raise NotImplementedError
+
+
+class Mistaken(_Sandbox):
+    """In the second step, rank 1 meets something that the user has to mend."""
+
+    def before(self, dialogue: Dialogue, rank: int) -> None:
+        if rank == 1 and dialogue.id.startswith("00001-"):
+            raise UserError("the tutor of rank 1 has lost its key; set it again")
+
+
+class Buggy(_Sandbox):
+    """In the second step, rank 1 meets a bug."""
+
+    def before(self, dialogue: Dialogue, rank: int) -> None:
+        if rank == 1 and dialogue.id.startswith("00001-"):
+            raise ZeroDivisionError("a bug in the tutor of rank 1")
+
+
+class Silent(_Sandbox):
+    """Rank 1 gets no score in the second step."""
+
+    def before(self, dialogue: Dialogue, rank: int) -> None:
+        if rank == 1 and dialogue.id.startswith("00001-"):
+            raise BoundaryError("no answer for rank 1")
