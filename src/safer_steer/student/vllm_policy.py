@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -135,19 +136,21 @@ def on_servers(student: SampledStudent) -> VLLMPolicy:
     Raises:
         UserError: a server is down, cannot offer these weights, or fails the probe.
     """
+
+    async def prepare() -> list[_Proof]:
+        servers = [Server(url, student.rollouts) for url in student.rollouts.base_url]
+        try:
+            return await asyncio.gather(
+                *(_probe(offer, student) for offer in await offered(servers, student))
+            )
+        except EndpointError as error:
+            raise UserError(f"{KEY}: {error}") from None
+
+    proofs = _run(prepare())
+    for proof in proofs:
+        _compare(proof, student)
     sampling = Sampling(student.settings.max_turn_tokens, student.temperature)
-    servers = [Server(url, student.rollouts) for url in student.rollouts.base_url]
-
-    async def prepare() -> list[Offer]:
-        offers = await offered(servers, student)
-        for offer in offers:
-            await _prove(offer, student)
-        return offers
-
-    try:
-        return VLLMPolicy(_run(prepare()), sampling)
-    except EndpointError as error:
-        raise UserError(f"{KEY}: {error}") from None
+    return VLLMPolicy([proof.offer for proof in proofs], sampling)
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -165,37 +168,51 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
 PROBE = ("What is it?", "It is red.", "Look again. What does the picture show?")
 
 
-async def _prove(offer: Offer, student: SampledStudent) -> None:
-    """Compare server and trainer on a dialogue with a picture: the log-probabilities of its tokens, and of an
-    answer that the server samples.
+@dataclass(frozen=True)
+class _Proof:
+    """What a server says of the probe, a dialogue with a picture."""
 
-    Raises:
-        UserError: they differ by more than number types explain.
-    """
-    renderer = student.renderer
-    probe = Transcript(renderer)
+    offer: Offer
+    given: list[float]
+    """Log-probabilities of the probe's tokens after the first."""
+    answer: Completion
+
+
+def _dialogue(student: SampledStudent) -> Transcript:
+    """The probe."""
+    probe = Transcript(student.renderer)
     probe.add_user(PROBE[0], [_picture()])
-    told = [*renderer.plain(PROBE[1]), renderer.end]
+    told = [*student.renderer.plain(PROBE[1]), student.renderer.end]
     probe.add_assistant(told, [0.0] * len(told))
     probe.add_user(PROBE[2])
-    temperature = student.temperature or 1.0
-    sampling = Sampling(min(32, student.settings.max_turn_tokens), temperature)
-    policy = VLLMPolicy([offer], sampling)
+    return probe
+
+
+async def _probe(offer: Offer, student: SampledStudent) -> _Proof:
+    """Have a server score the probe and continue it."""
+    sampling = Sampling(min(32, student.settings.max_turn_tokens), student.temperature or 1.0)
+    policy, probe = VLLMPolicy([offer], sampling), _dialogue(student)
     given, answer = await asyncio.gather(policy.score(probe), policy.reply(probe, "probe"))
-    whole = probe.copy()
+    return _Proof(offer, given[1:], answer)
+
+
+def _compare(proof: _Proof, student: SampledStudent) -> None:
+    """Raises `UserError` if server and trainer differ by more than number types explain."""
+    offer, answer = proof.offer, proof.answer
+    whole = _dialogue(student)
+    first = len(whole.ids)
     whole.add_assistant(answer.token_ids, answer.logprobs)
     scored = trainer_logits(student.model, whole)
-    first, end = len(probe.ids), len(probe.ids) + len(answer.token_ids)
-    ours = logprobs_at(scored, whole.ids, 1, first, 1.0)
     most, most_sampled = LIMITS[student.settings.dtype]
-    gap = _mean_gap(ours, given[1:])
     line = serve_line(student.settings, student.saved, student.step is not None)
     start = f"start the server with: {line}"
+    gap = _mean_gap(logprobs_at(scored, whole.ids, 1, first, 1.0), proof.given)
     if not gap <= most:
         raise UserError(
             f"{KEY}: {offer.server.url} offers {offer.root}, whose log-probabilities differ from those of"
             f" {student.saved} by {gap:.2g} on average; {start}"
         )
+    end, temperature = first + len(answer.token_ids), student.temperature or 1.0
     gap = _mean_gap(logprobs_at(scored, whole.ids, first, end, temperature), answer.logprobs)
     if not gap <= most_sampled:
         raise UserError(
