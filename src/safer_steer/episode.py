@@ -111,7 +111,7 @@ async def play(
             if critic is None:
                 continue
             upcoming = script[index + 1].user if index + 1 < len(script) else None
-            judged = _judge(dialogue, index, critic, upcoming)
+            judged = judge_turn(dialogue, index, critic, upcoming)
             if critic.immediate:
                 await judged
                 if dialogue.stop:
@@ -130,9 +130,9 @@ def _answered(turn: Turn, reply: Reply) -> Turn:
     return Turn(user=turn.user, images=turn.images, assistant=reply.text, meta=turn.meta | reply.meta)
 
 
-async def _judge(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None) -> None:
+async def judge_turn(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None = None) -> None:
     """Fill in one turn's scores. They stay None if the critic fails; if the critic is immediate, this also
-    ends the dialogue."""
+    ends the dialogue. `upcoming` is the script's next user turn, if any."""
     turn = dialogue.turns[index]
     try:
         verdict = await critic.judge(dialogue, index, upcoming)

@@ -11,6 +11,7 @@ EXTRAS = {
     "student": ("torch", "torchvision", "transformers", "peft"),
     "train": ("trl", "accelerate", "datasets"),
     "judge": ("krippendorff",),
+    "inspect": ("inspect_ai",),
 }
 """The modules that each extra adds. `train` contains `student`."""
 

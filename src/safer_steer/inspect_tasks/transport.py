@@ -1,0 +1,70 @@
+"""A model of Inspect as the transport of `ChatModel`: the model under test, and the judge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageUser,
+    ContentImage,
+    ContentText,
+    GenerateConfig,
+    Model,
+    ResponseSchema,
+)
+from inspect_ai.util import JSONSchema
+
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
+
+FINISH = {"max_tokens": "length", "content_filter": "content_filter"}
+"""Inspect's stop reasons in the words of endpoints; all others end an answer."""
+
+
+class InspectTransport:
+    """Asks a model of Inspect. Its errors are Inspect's own: they end the sample, which Inspect can retry."""
+
+    def __init__(self, model: Model, config: GenerateConfig) -> None:
+        """`config` holds what Inspect's own settings leave open."""
+        self.model, self.config = model, config
+
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
+        """One reply. Raises `ContextLengthError` if the messages are too long for the model."""
+        config = self.config
+        if schema:
+            answer = ResponseSchema(name="answer", json_schema=JSONSchema.model_validate(schema))
+            config = config.merge(GenerateConfig(response_schema=answer))
+        output = await self.model.generate([*map(as_inspect, messages)], config=config)
+        if output.stop_reason == "model_length":
+            raise ContextLengthError("the messages are too long for the model")
+        usage = output.usage
+        return ChatReply(
+            text=output.completion,
+            prompt_tokens=usage.input_tokens if usage else 0,
+            completion_tokens=usage.output_tokens if usage else 0,
+            finish=FINISH.get(output.stop_reason, "stop"),
+            refusal=output.stop_reason == "content_filter",
+        )
+
+
+def as_inspect(message: Message) -> ChatMessage:
+    """A chat message in Inspect's form."""
+    content = message["content"]
+    said: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts: list[ContentText | ContentImage] = [
+        ContentText(text=part["text"])
+        if part["type"] == "text"
+        else ContentImage(image=part["image_url"]["url"])
+        for part in said
+    ]
+    match message["role"]:
+        case "system":
+            return ChatMessageSystem(content=parts)
+        case "assistant":
+            return ChatMessageAssistant(content=parts)
+        case _:
+            return ChatMessageUser(content=parts)
