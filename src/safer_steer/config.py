@@ -109,6 +109,12 @@ class Student(Strict):
         description="tokens in one batch of generation: prompts, padding and room for the answers; a"
         " single dialogue is always allowed",
     )
+    kept_tokens: int = Field(
+        131_072,
+        ge=0,
+        description="tokens whose keys and values are kept from a dialogue's turn to its next, so that the"
+        " history is not read again; 0 keeps none",
+    )
     freeze_vision: bool = Field(
         True, description="train only the language model, not the vision tower and the projector"
     )

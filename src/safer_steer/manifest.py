@@ -54,7 +54,8 @@ FREE = {
         "max_tokens",
         "micro_batch_size",
     ),
-    *("spending_limit", "price_in", "price_out", "max_unscored", "generation_tokens", "report_to", "engine"),
+    *("spending_limit", "price_in", "price_out", "max_unscored", "report_to", "engine"),
+    *("generation_tokens", "kept_tokens"),
 }
 """Config keys that may change between a run and its continuation: they say how something is reached, shown,
 paid or fitted into memory."""

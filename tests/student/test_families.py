@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from peft import get_peft_model
 from PIL import Image, ImageDraw
 from transformers import Gemma4Config, Llama4Config
 
 from places import ROOT
 from safer_steer.errors import UserError
+from safer_steer.student.joining import can_join
 from safer_steer.student.load import empty_model
 from safer_steer.student.modules import adapted_layers, freeze_vision, parts_of
 from safer_steer.student.policy import Sampling
@@ -93,17 +95,37 @@ def test_ids_and_inputs_are_those_of_the_chat_template(family: tuple[str, Any, R
         assert all(torch.equal(made[name], wanted[name]) for name in wanted)
 
 
+READ_AGAIN = {"qwen3_5": "linear attention", "gemma3": "a sliding window", "lfm2_vl": "convolutions"}
+"""Families whose histories are read at every turn, and why. Others read a history again only where tokens
+have types and there is a new picture."""
+
+
 def test_rollout_and_training_agree_and_pictures_count(family: tuple[str, Any, Renderer]) -> None:
-    _, model, renderer = family
+    """Over three turns in which rows of different lengths go on from what was kept of them."""
+    name, model, renderer = family
     policy, transcripts = TransformersPolicy(model, Sampling(8)), [Transcript(renderer) for _ in range(4)]
     said: list[list[list[int]]] = [[] for _ in transcripts]
+    wanted, known = 0, [0] * 4
     for turn, user in enumerate(USERS):
         for number, (transcript, shown) in enumerate(zip(transcripts, dialogues(), strict=True)):
             transcript.add_user(user * (1 + turn * number), shown[turn])
+            whole = name in READ_AGAIN or (transcript.aligned and shown[turn])
+            wanted += len(transcript.ids) - (0 if whole else known[number])
         found = policy.generate(transcripts, [f"{turn} {number}" for number in range(4)])
-        for transcript, completion, answers in zip(transcripts, found, said, strict=True):
+        for number, (transcript, completion, answers) in enumerate(
+            zip(transcripts, found, said, strict=True)
+        ):
+            cut = completion.finish != "marker"  # the last sampled token is in the transcript, but not read
+            known[number] = len(transcript.ids) + len(completion.token_ids) - cut
             transcript.add_assistant(completion.token_ids, completion.logprobs)
             answers.append(completion.token_ids)
+    for transcript, answers in zip(transcripts, said, strict=True):
+        pairs = zip(transcript.ids, transcript.mask, strict=True)
+        assert [token for token, kept in pairs if kept] == list(chain(*answers))
+    assert sum(len(sampled(transcript)) for transcript in transcripts) > 30
+    if name not in READ_AGAIN:
+        wanted -= transcripts[3].first_prompt  # the same as of the one before, so it was read once
+    assert policy.prefilled == wanted
     for transcript, answers in zip(transcripts, said, strict=True):
         pairs = zip(transcript.ids, transcript.mask, strict=True)
         assert [token for token, kept in pairs if kept] == list(chain(*answers))
@@ -116,6 +138,44 @@ def test_rollout_and_training_agree_and_pictures_count(family: tuple[str, Any, R
     (blind,) = scored(model, [blanked(transcripts[2], 0)])
     before = len(said[2][0])
     assert farthest(blind[:before], trained[2][:before]) < 1e-5, "its picture comes in the second turn"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "joins"),
+    [
+        (
+            "qwen2_5_vl",
+            {
+                "layer_types": ["full_attention", "sliding_attention"],
+                "use_sliding_window": True,
+                "sliding_window": 64,
+            },
+            False,
+        ),
+        ("gemma3", {"layer_types": ["full_attention"] * 2}, True),
+    ],
+)
+def test_what_a_cache_is_made_of_decides_and_not_the_family(
+    name: str, changes: dict[str, Any], joins: bool
+) -> None:
+    config, processor = FAMILIES[name]()
+    for key, value in changes.items():
+        setattr(config.text_config, key, value)
+    hf.set_seed(0)
+    model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    renderer = load_renderer(processor, SYSTEM)
+    with torch.no_grad():
+        assert can_join(model, renderer.end) is joins
+    policy, transcript = TransformersPolicy(model, Sampling(8)), Transcript(renderer)
+    read = []
+    for turn, user in enumerate(USERS):
+        transcript.add_user(user, [picture(turn)] if turn < 2 else [])
+        (found,) = policy.generate([transcript], [user])
+        read.append(policy.prefilled)
+        length = len(transcript.ids)
+        transcript.add_assistant(found.token_ids, found.logprobs)
+    assert read[2] - read[1] < length / 2 if joins else read[2] - read[1] == length
+    assert farthest(sampled(transcript), scored(model, [transcript])[0]) < 1e-5
 
 
 def test_markup_in_outside_text_stays_text(family: tuple[str, Any, Renderer]) -> None:

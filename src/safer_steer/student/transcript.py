@@ -16,6 +16,10 @@ from safer_steer.student.batch import padded, pictures_of
 from safer_steer.student.renderer import Renderer
 
 
+class Origin:
+    """Identity of a dialogue: what the copies of a transcript have in common."""
+
+
 @dataclass
 class Transcript:
     """The ids of one dialogue. The mask is 1 only on sampled assistant tokens, end token included."""
@@ -35,6 +39,8 @@ class Transcript:
     """Length of the first prompt, that is, everything before the assistant's first token."""
     ends: list[int] = field(default_factory=list)
     """Place of each answer's last token, which carries no loss if it was not sampled."""
+    origin: Origin = field(default_factory=Origin, compare=False, repr=False)
+    """The same object in all copies."""
 
     def copy(self) -> Transcript:
         """An independent copy: appending to one does not change the other."""
@@ -78,6 +84,11 @@ class Transcript:
         if not ids or ids[-1] != self.renderer.end:
             self._extend([self.renderer.end])
         self.ends.append(len(self.ids) - 1)
+
+    def after(self, tokens: int, turns: int) -> Transcript:
+        """The rest of the model inputs after so many tokens and so many turns that show pictures."""
+        rest = {name: row[tokens:] for name, row in self.aligned.items()}
+        return Transcript(self.renderer, self.ids[tokens:], aligned=rest, pictures=self.pictures[turns:])
 
     @property
     def prompt_ids(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""In-process rollouts with a `transformers` model on CPU or GPU. Concurrent calls are batched.
+"""In-process rollouts with a `transformers` model on CPU or GPU. Concurrent calls are decoded together.
 
 Each answer has its own random generator, seeded by its key, so sampling does not depend on arrival order.
 """
@@ -6,7 +6,6 @@ Each answer has its own random generator, seeded by its key, so sampling does no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,208 +13,240 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
 
 from safer_steer.errors import UserError
-from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
-from safer_steer.student.transcript import Transcript, model_inputs
+from safer_steer.student.decoding import Decoder, Row
+from safer_steer.student.joining import JoiningDecoder, can_join
+from safer_steer.student.key_values import KeptCaches
+from safer_steer.student.policy import Completion, SampledStudent, Sampling
+from safer_steer.student.transcript import Transcript
+from safer_steer.student.whole_batches import WholeBatchDecoder
 
 TOKENS = 65_536
-"""Tokens of one generation batch: the default of `student.generation_tokens`."""
-_made_do: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""Reduced batch size in tokens, by model, after running out of memory. It is kept here because RL makes a new
-policy for the same model at every step."""
+"""Tokens of one batch: the default of `student.generation_tokens`."""
+KEPT = 131_072
+"""Tokens whose keys and values are kept between turns: the default of `student.kept_tokens`."""
+WINDOWS = 5
+"""How often an empty batch waits for more calls, at most."""
+_made_do: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
+"""Reduced sizes in tokens of batch and kept caches, by model, after running out of memory. They are here
+because RL makes a new policy for the same model at every step."""
 _log = logging.getLogger(__name__)
 
 
-class _Sampler(LogitsProcessor):
-    """Turns greedy search into sampling by adding Gumbel noise from each row's own generator. Records the
-    log-probabilities of the chosen tokens."""
-
-    def __init__(self, keys: list[str], sampling: Sampling, device: torch.device) -> None:
-        self.sampling = sampling
-        self.generators = [
-            torch.Generator(device).manual_seed(int(hashlib.sha256(key.encode()).hexdigest()[:15], 16))
-            for key in keys
-        ]
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Map scores [batch, vocabulary] to scores whose argmax is the sample."""
-        temperature = self.sampling.temperature
-        logprobs = torch.log_softmax(scores.float() / (temperature or 1.0), -1)
-        chosen = logprobs
-        if temperature:
-            if self.sampling.top_p < 1:
-                ordered, order = logprobs.sort(descending=True)
-                outside = ordered.exp().cumsum(-1) - ordered.exp() >= self.sampling.top_p
-                chosen = logprobs.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
-            noise = torch.stack(
-                [
-                    torch.empty_like(scores[0], dtype=torch.float32).exponential_(generator=g)
-                    for g in self.generators
-                ]
-            )
-            chosen = chosen - noise.log()
-        self.logprobs.append(logprobs.gather(-1, chosen.argmax(-1, keepdim=True)))
-        return chosen
-
-
 class TransformersPolicy:
-    """In-process generation with a `transformers` model, on CPU or GPU.
+    """In-process sampling with a `transformers` model, on CPU or GPU.
 
-    Calls are collected while more keep arriving within `window` seconds, then run as batches. A batch has at
-    most `tokens` tokens, counted as rows times (longest prompt + room for an answer), since padding takes
-    memory too. A single dialogue always runs. On out-of-memory, `tokens` is halved permanently and the batch
-    is retried in smaller ones. In float32, an answer does not depend on the other rows of its batch.
+    A call joins the answers that are being decoded, between two tokens, and leaves when its own answer ends.
+    The keys and values of its dialogue are kept, up to `kept` tokens of all dialogues, so its next turn reads
+    only what is new. Models whose cache cannot be cut are decoded in whole batches instead, for which calls
+    are collected while more keep arriving within `window` seconds.
+
+    A batch has at most `tokens` tokens, counted as rows times (longest prompt + room for an answer), since
+    padding takes memory too. A single dialogue always runs. On out-of-memory the kept caches are given up
+    first, then `tokens` is halved permanently; the answers begun start again. In float32, an answer does not
+    depend on the other rows of its batch.
     """
 
-    def __init__(self, model: Any, sampling: Sampling, tokens: int = TOKENS, window: float = 0.02) -> None:
-        self.model, self.sampling = model, sampling
-        self.tokens, self.window = min(tokens, _made_do.get(model, tokens)), window
-        self._waiting: list[tuple[str, Transcript, asyncio.Future[Completion]]] = []
+    def __init__(
+        self, model: Any, sampling: Sampling, tokens: int = TOKENS, kept: int = KEPT, window: float = 0.02
+    ) -> None:
+        self.model, self.sampling, self.window = model, sampling, window
+        most_tokens, most_kept = _made_do.get(model, (tokens, kept))
+        self.tokens, self.kept = min(tokens, most_tokens), KeptCaches(min(kept, most_kept))
+        self._decoder: Decoder | None = None
+        self._weights = -1
+        self._calls: dict[Row, asyncio.Future[Completion]] = {}
         self._worker: asyncio.Task[None] | None = None
+        self._news = False
+        """Whether a call came or went since decoding went on; decoding then pauses after the next token."""
+
+    @property
+    def prefilled(self) -> int:
+        """Tokens of questions and histories that the model has read so far, without padding."""
+        return self._decoder.prefilled if self._decoder else 0
 
     async def reply(self, transcript: Transcript, key: str) -> Completion:
         """Sample a turn. Raises `UserError` if memory is insufficient for this dialogue alone."""
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, transcript, future))
+        self._calls[Row(key, transcript)] = future
+        self._news = True
         if self._worker is None or self._worker.done():
             self._worker = asyncio.ensure_future(self._work())
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._news = True
+            raise
+
+    def generate(self, transcripts: list[Transcript], keys: list[str]) -> list[Completion]:
+        """Sample a turn of each transcript, outside an event loop. Raises as `reply` does."""
+        rows = [Row(key, transcript) for key, transcript in zip(keys, transcripts, strict=True)]
+        left = list(rows)
+        self._news = False
+        with self._sampling():
+            while left:
+                finished = self._decode(self._admitted(left))
+                left = [row for row in left if row not in finished]
+        return [row.completion for row in rows]
 
     async def _work(self) -> None:
-        while self._waiting:
-            await self._gather()
-            waiting = sorted(self._waiting, key=lambda item: (len(item[1].ids), item[0]))
-            count = self.fitting([len(transcript.ids) for _, transcript, _ in waiting])
-            batch, self._waiting = waiting[:count], waiting[count:]
-            transcripts, keys = [t for _, t, _ in batch], [k for k, _, _ in batch]
-            try:
-                completions = await asyncio.to_thread(self.generate_in_pieces, transcripts, keys)
-            except Exception as error:
-                for _, _, future in batch:
-                    if not future.done():  # its caller was cancelled
-                        future.set_exception(error)
-                continue
-            for (_, _, future), completion in zip(batch, completions, strict=True):
-                if not future.done():
-                    future.set_result(completion)
+        try:
+            with self._sampling():
+                while self._calls:
+                    await self._gather()
+                    self._news = False
+                    self._drop_cancelled()
+                    new = self._admitted(list(self._calls))
+                    if not (new or self._decoding):
+                        continue
+                    try:
+                        finished = await asyncio.to_thread(self._decode, new)
+                    except Exception as error:
+                        self._fail(new, error)
+                        continue
+                    for row in finished:
+                        future = self._calls.pop(row)
+                        if not future.done():  # its caller was cancelled
+                            future.set_result(row.completion)
+        finally:
+            self._news = True  # if cancelled: the thread ends with its next token
 
     async def _gather(self) -> None:
-        """Wait while more calls arrive, up to a full batch."""
-        seen = -1
-        while seen < len(self._waiting):
-            seen = len(self._waiting)
-            if self.fitting(sorted(len(transcript.ids) for _, transcript, _ in self._waiting)) < seen:
+        """If nothing is being decoded, wait while more calls arrive, up to a full batch."""
+        if self._decoding:
+            return
+        for _ in range(1 if self._decoder and self._decoder.joins else WINDOWS):
+            seen = len(self._calls)
+            if len(self._admitted(list(self._calls))) < seen:
                 return
             await asyncio.sleep(self.window)
+            if len(self._calls) == seen:
+                return
 
-    def fitting(self, lengths: list[int]) -> int:
-        """How many prompts fit one batch, given their lengths in ascending order; at least one."""
-        room = self.sampling.max_tokens
-        count = 1
-        while count < len(lengths) and (count + 1) * (lengths[count] + room) <= self.tokens:
-            count += 1
-        return count
+    def _drop_cancelled(self) -> None:
+        cancelled = [row for row, future in self._calls.items() if future.done()]
+        for row in cancelled:
+            del self._calls[row]
+        if self._decoder and cancelled:
+            self._decoder.drop(cancelled)
 
-    def generate_in_pieces(self, transcripts: list[Transcript], keys: list[str]) -> list[Completion]:
-        """Generate for prompts in ascending order of length, in as many batches as memory requires.
+    def _fail(self, new: list[Row], error: Exception) -> None:
+        """Pass an error on to the callers of all rows in the batch, which is gone."""
+        for row in [row for row in self._calls if row.begun or row in new]:
+            future = self._calls.pop(row)
+            if not future.done():
+                future.set_exception(error)
+        if self._decoder:
+            self._decoder.clear()
 
-        Raises:
-            UserError: memory is insufficient for a single prompt.
+    @property
+    def _decoding(self) -> list[Row]:
+        return self._decoder.rows if self._decoder else []
+
+    def _admitted(self, rows: list[Row]) -> list[Row]:
+        """Those of these rows that go into the batch now: as many as fit, and one if it is empty.
+
+        Dialogues of which something is kept go first, so that it is used before it is given up.
         """
-        done: list[Completion] = []
-        while len(done) < len(transcripts):
-            rest = transcripts[len(done) :]
-            piece = rest[: self.fitting([len(transcript.ids) for transcript in rest])]
-            try:
-                found = self.generate(piece, keys[len(done) : len(done) + len(piece)])
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
-                if not _out_of_memory(error):
-                    raise
-                found = None
-            if found is None:  # outside `except`: inside, the traceback would keep the tensors alive
-                self._make_do_with_less(piece)
-            else:
-                done += found
-        return done
+        running = self._decoding
+        if running and self._decoder and not self._decoder.joins:
+            return []
+        waiting = [row for row in rows if not row.begun]
+        waiting.sort(key=lambda row: (row.transcript not in self.kept, len(row.transcript.ids), row.key))
+        batch = list(running)
+        for row in waiting:
+            if not self.fits([*batch, row]):
+                break
+            batch.append(row)
+        return batch[len(running) :]
 
-    def _make_do_with_less(self, piece: list[Transcript]) -> None:
-        """Halve the token budget until this piece, which did not fit, takes more than one batch."""
-        lengths = [len(transcript.ids) for transcript in piece]
-        if len(piece) == 1:
-            raise UserError(
-                f"student.generation_tokens: a single dialogue of {lengths[0]} tokens with an answer of up to"
-                f" {self.sampling.max_tokens} does not fit in memory; lower student.max_turn_tokens,"
-                " student.max_pixels or the number of turns, set student.lora_rank, or use a larger GPU"
-            )
-        before = self.tokens
-        while self.fitting(lengths) == len(piece):
-            self.tokens //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.model not in _made_do:
-            _log.warning(
-                "out of memory: generating again with batches of %s tokens instead of %s, and smaller ones if"
-                " needed; lower student.generation_tokens to avoid this",
-                f"{self.tokens:,}",
-                f"{before:,}",
-            )
-        _made_do[self.model] = self.tokens
+    def fits(self, rows: list[Row]) -> bool:
+        """Whether these rows fit one batch. A single one always does."""
+        longest = max(len(row.transcript.ids) for row in rows) + self.sampling.max_tokens
+        return len(rows) == 1 or len(rows) * longest <= self.tokens
 
     @torch.no_grad()
-    def generate(self, transcripts: list[Transcript], keys: list[str]) -> list[Completion]:
-        """Generate one left-padded batch. Restores the model's mode and generation config afterwards."""
-        renderer = transcripts[0].renderer
-        device = self.model.device
-        inputs = model_inputs(transcripts, "left", device)
-        sampler = _Sampler(keys, self.sampling, device)
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=self.sampling.max_tokens,
-            eos_token_id=renderer.stops,
-            pad_token_id=renderer.pad,
-        )
+    def _decode(self, new: list[Row]) -> list[Row]:
+        """Take in new rows and decode until a row is finished or there is news. Returns the finished rows.
+
+        After running out of memory all rows begin again: none is finished then, and the batch is empty.
+
+        Raises:
+            UserError: memory is insufficient for a single dialogue.
+        """
+        try:
+            decoder = self._decoder = self._decoder or self._decoder_for(new[0])
+            finished = decoder.join(new) if new else []
+            while decoder.rows and not finished and not self._news:
+                finished = decoder.step()
+            return finished
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not _out_of_memory(error):
+                raise
+        # Outside `except`: inside, the traceback would keep the tensors alive.
+        lost = [*self._decoding, *(row for row in new if row not in self._decoding)]
+        if self._decoder:
+            self._decoder.clear()
+        self._make_do_with_less(lost)
+        for row in lost:
+            row.reset()
+        return []
+
+    def _decoder_for(self, row: Row) -> Decoder:
+        if can_join(self.model, row.transcript.renderer.end):
+            return JoiningDecoder(self.model, self.sampling, self.kept)
+        return WholeBatchDecoder(self.model, self.sampling)
+
+    def _make_do_with_less(self, lost: list[Row]) -> None:
+        """Give up what is kept, or else halve the batch's budget until these rows, which did not fit, take
+        more than one."""
+        known = self.model in _made_do
+        before = self.tokens, self.kept.limit
+        if len(self.kept):
+            self.kept.clear()
+            self.kept.limit //= 2
+        elif len(lost) == 1:
+            raise UserError(
+                f"student.generation_tokens: a single dialogue of {len(lost[0].transcript.ids)} tokens with"
+                f" an answer of up to {self.sampling.max_tokens} does not fit in memory; lower"
+                " student.max_turn_tokens, student.max_pixels or the number of turns, set"
+                " student.lora_rank, or use a larger GPU"
+            )
+        else:
+            while self.fits(lost):
+                self.tokens //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not known:
+            _log.warning(
+                "out of memory: decoding again with batches of %s tokens instead of %s and %s tokens kept"
+                " instead of %s, and fewer if needed; lower student.generation_tokens and"
+                " student.kept_tokens to avoid this",
+                *(f"{number:,}" for number in (self.tokens, before[0], self.kept.limit, before[1])),
+            )
+        _made_do[self.model] = self.tokens, self.kept.limit
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """The model in evaluation mode. What was kept by other weights is dropped."""
+        weights = sum(weight._version for weight in self.model.parameters())
+        if weights != self._weights:
+            self.kept.clear()
+            self._weights = weights
         training = self.model.training
         self.model.eval()
         try:
-            with _generating_by(self.model, config):
-                out = self.model.generate(**inputs, generation_config=config, logits_processor=[sampler])
+            yield
         finally:
             self.model.train(training)
-        sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
-        logprobs = torch.cat(sampler.logprobs, 1).tolist()
-        return [
-            cut_at_its_end(row, lp, transcript.renderer)
-            for row, lp, transcript in zip(sampled, logprobs, transcripts, strict=True)
-        ]
 
 
 def in_process(student: SampledStudent) -> TransformersPolicy:
     """Make an in-process policy for a model with the student's settings. A `PolicyOf`."""
-    sampling = Sampling(student.settings.max_turn_tokens, student.temperature)
-    return TransformersPolicy(student.model, sampling, student.settings.generation_tokens)
-
-
-@contextmanager
-def _generating_by(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Temporarily replace the model's generation config with `config`.
-
-    Otherwise values that `config` leaves unset would come from the model's own, and settings such as a
-    repetition penalty are not part of the policy. PEFT copies its wrapper's config to the inner model, which
-    is the one that is saved, so both configs are restored.
-    """
-    inside = model.get_base_model() if hasattr(model, "peft_config") else model
-    holders = [model] if inside is model else [model, inside]
-    own = [holder.generation_config for holder in holders]
-    for holder in holders:
-        holder.generation_config = config
-    try:
-        yield
-    finally:
-        for holder, kept in zip(holders, own, strict=True):
-            holder.generation_config = kept
+    settings = student.settings
+    sampling = Sampling(settings.max_turn_tokens, student.temperature)
+    return TransformersPolicy(student.model, sampling, settings.generation_tokens, settings.kept_tokens)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
