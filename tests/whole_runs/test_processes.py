@@ -139,6 +139,24 @@ def test_a_stage_that_is_done_is_not_done_again(two, home, rank):
 
 
 @pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
+def test_credit_by_turn_compares_the_trajectories_of_both_processes(one, tmp_path, rank):
+    models = []
+    for processes in (1, 2):  # of the seed's four trajectories, each process has 4 / processes
+        folder = before("rl", one, tmp_path / f"run{processes}")
+        split = {"credit": "turn", "group_size": 4, "prompts_per_step": 1, "steps": 2}
+        config = config_of(processes, **split, micro_batch_size=4 // processes)
+        settings = Config.model_validate(config).model_dump(mode="json")
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        if processes == 1:
+            alone(config, folder, "rl")
+        else:
+            done(2, "rl", write(config, tmp_path / "config.yaml"), "--out", folder)
+        models.append(folder)
+    assert largest_difference(*models, "rl") < FULL
+    assert largest_difference(one, models[0], "rl") > FULL
+
+
+@pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
 def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, home, tmp_path, rank):
     folder = before("rl", one, tmp_path / "run")
     config = write(config_of(), tmp_path / "config.yaml")
