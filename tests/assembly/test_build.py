@@ -24,11 +24,12 @@ from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suite
 from safer_steer.cli import app
 from safer_steer.config import Role, Source
-from safer_steer.dialogue import Kind, Seed, read_dialogues, read_seeds, to_jsonl
+from safer_steer.dialogue import Kind, Seed, Turn, read_dialogues, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.export.card import card
 from safer_steer.manifest import verify
 from safer_steer.sandbox.world import draw_png, training_devices
+from safer_steer.seeds.own_scripts import take_own_scripts
 from safer_steer.seeds.pools import read_pools
 from safer_steer.store import write_atomic
 from seeds_run import write_pairs
@@ -301,6 +302,38 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
         "p000-benign": ("leak_picture", "mine.jsonl x-red_team"),
         "p002-benign": ("leak_question", "mine.jsonl y-red_team"),
         "p003-benign": ("leak_question", "mine.jsonl z-red_team"),
+    }
+
+
+def test_a_script_of_one_s_own_leaks_by_any_of_its_pictures_also_if_the_run_scaled_it(tmp_path: Path) -> None:
+    for number, name in enumerate(("large", "late", "other")):
+        side = 200 if name == "large" else 50
+        Image.new("RGB", (side, side), (80 * number, 90, 90)).save(tmp_path / f"{name}.png")
+    turns = [Turn(user=LONG), Turn(user="and this?")]
+    late = [turns[0], Turn(user="and this?", images=["late.png"])]
+    rng = random.Random(3)
+    mine = [
+        of(0, Kind.BENIGN, rng, images=["large.png"], meta={}),
+        of(1, Kind.BENIGN, rng, images=["other.png"], turns=[Turn(user="x"), late[1]], meta={}),
+        *(
+            of(n, kind, rng, images=["other.png"], meta={})
+            for n, kind in enumerate((Kind.BENIGN, Kind.OBFUSCATED), 2)
+        ),
+    ]
+    write_atomic(tmp_path / "own.jsonl", to_jsonl(mine))
+    held = [
+        Seed(id="l", kind=Kind.RED_TEAM, images=["large.png"], turns=turns),
+        Seed(id="t", kind=Kind.RED_TEAM, turns=late),
+    ]
+    write_atomic(tmp_path / "mine.jsonl", to_jsonl(held))
+    settings = config(1, 0, rules=False)
+    settings.seeds.scripts, settings.student.max_pixels = str(tmp_path / "own.jsonl"), 100 * 100
+    take_own_scripts(settings, tmp_path / "run")
+    run(settings, tmp_path / "run", suites=[tmp_path / "mine.jsonl"])
+    found = {id: (row["reason"], row["detail"]) for id, row in left_out(tmp_path / "run").items()}
+    assert found == {
+        "p000-benign": ("leak_picture", "mine.jsonl l"),
+        "p001-benign": ("leak_picture", "mine.jsonl t"),
     }
 
 

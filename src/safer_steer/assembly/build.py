@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 from safer_steer.assembly.balance import balance_of, in_words
-from safer_steer.assembly.candidates import Candidate, Pools, further_pictures
+from safer_steer.assembly.candidates import Candidate, Pools, shown_pictures
 from safer_steer.assembly.draw import questions_for_rl
 from safer_steer.assembly.leaks import Known
 from safer_steer.assembly.near import Near, Tokens, shingles
@@ -145,7 +145,7 @@ def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: Le
         known.add_suite(path)
     for candidate, seed in pools:
         if candidate.bench:
-            known.add(candidate.id, seed, [candidate.picture, *further_pictures(seed)])
+            known.add(candidate.id, seed, [candidate.picture, *shown_pictures(seed)])
     tokens: dict[str, Tokens] = {}
     clean: dict[str, Candidate] = {}
     for candidate, seed in pools:

@@ -112,9 +112,9 @@ def picture_id(path: Path) -> str:
         ) from None
 
 
-def further_pictures(seed: Seed) -> list[str]:
-    """The ids of a run's script's pictures after the first one. A run names each after its original."""
-    return [Path(image).stem[:16] for image in seed.all_images[1:]]
+def shown_pictures(seed: Seed) -> list[str]:
+    """The ids of all pictures that a script of a run shows. A run names each after its original."""
+    return [Path(image).stem[:16] for image in seed.all_images]
 
 
 def scaled_from(seed: Seed) -> dict[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from safer_steer.assembly.candidates import Candidate, further_pictures, picture_id, scaled_from
+from safer_steer.assembly.candidates import Candidate, picture_id, scaled_from, shown_pictures
 from safer_steer.assembly.near import Near, Tokens, content_words, shingles, telling
 from safer_steer.dialogue import Seed, read_seeds
 from safer_steer.store import inside
@@ -52,7 +52,7 @@ class Known:
         Args:
             said: the script's 3-grams.
         """
-        for picture in (candidate.picture, *further_pictures(seed)):
+        for picture in (candidate.picture, *shown_pictures(seed)):
             if picture in self._pictures:
                 return "leak_picture", self._pictures[picture]
         question = _question(seed)
