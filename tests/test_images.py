@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from photographs import bomb
 from safer_steer import images, scaling
 from safer_steer.errors import UserError
 from safer_steer.images import check_whole, load_picture
+from safer_steer.student.assistant import open_images
 
 
 def draw(path: Path, size: tuple[int, int] = (20, 10), colour: str = "teal", **options: object) -> Path:
@@ -38,6 +40,25 @@ def test_the_file_travels_as_it_is(tmp_path: Path, name: str, mime: str) -> None
 def test_a_phone_s_jpeg_with_two_pictures_is_a_jpeg(tmp_path: Path) -> None:
     draw(tmp_path / "two.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (20, 10))])
     assert load_picture(tmp_path, "two.jpg", 200).mime == "image/jpeg"
+
+
+@pytest.mark.parametrize("max_pixels", [200, 50])
+def test_a_grey_picture_of_16_bits_keeps_its_greys(tmp_path: Path, max_pixels: int) -> None:
+    """Converted to colours as it is, all but its darkest 256 greys are white."""
+    deep = Image.new("I;16", (20, 10))
+    for x, y in product(range(20), range(10)):
+        deep.putpixel((x, y), x * 65_535 // 19)
+    deep.save(tmp_path / "deep.png")
+    picture = load_picture(tmp_path, "deep.png", max_pixels)
+    assert picture.original == hashlib.sha256((tmp_path / "deep.png").read_bytes()).hexdigest()
+    [seen] = open_images([picture])
+    assert seen.size == ((20, 10) if max_pixels == 200 else (10, 5))
+    greys = [seen.getpixel((x, 2)) for x in range(seen.width)]
+    assert all(len(set(grey)) == 1 for grey in greys)
+    wanted = [round(255 * x / 19) for x in range(20)]
+    if max_pixels == 50:
+        wanted = [(one + other) // 2 for one, other in zip(wanted[::2], wanted[1::2], strict=True)]
+    assert [grey[0] for grey in greys] == pytest.approx(wanted, abs=3)
 
 
 def test_read_and_encoded_once_until_the_file_changes(tmp_path: Path) -> None:

@@ -82,12 +82,12 @@ def test_it_stands_upright_for_everybody(orientation: int, size: tuple[int, int]
     ],
 )
 def test_formats_and_colours(format: str, mode: str) -> None:
-    large = photograph((400, 300), format, mode="L" if mode == "I;16" else mode)
+    large = given = photograph((400, 300), format, mode="L" if mode == "I;16" else mode)
     if mode == "I;16":
         file = BytesIO()
-        opened(large).convert("I").point(lambda value: value * 200).convert("I;16").save(file, "PNG")
-        large = file.getvalue()
-    picture = picture_from(large, "a", 30_000)
+        opened(large).convert("I").point(lambda value: value * 257).convert("I;16").save(file, "PNG")
+        given = file.getvalue()
+    picture = picture_from(given, "a", 30_000)
     assert opened(picture.data).size == (200, 150)
     assert opened(picture.data).format == ("JPEG" if format == "MPO" else format)
     (before, after) = (

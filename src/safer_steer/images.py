@@ -63,7 +63,7 @@ class Picture:
     sha256: str
     mime: str
     scaled_from: str | None = None
-    """The hash of the file it was scaled down from; None if it was not scaled."""
+    """The hash of the file it was scaled down from, or rewritten with 8 bits; None if it was neither."""
 
     @property
     def original(self) -> str:
@@ -159,7 +159,7 @@ EMBEDDED = "the embedded picture"
 
 def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
     """A picture from the bytes of its file, decoded once to check that it is whole. Scaled down if it has
-    more than `max_pixels` pixels.
+    more than `max_pixels` pixels. A grey picture of 16 bits is written anew with 8.
 
     Raises:
         PictureError: see `check_header`, or it is damaged. `called` is its name in the message.
@@ -169,7 +169,7 @@ def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED
     with _opened(BytesIO(data), called) as picture:
         scaling.decode(picture, max_pixels)
         mime = _MIME[picture.format or ""]
-        if width * height <= max_pixels:
+        if width * height <= max_pixels and not scaling.is_deep(picture):
             return Picture(name, data, digest, mime)
         smaller = scaling.scaled_down(picture, max_pixels)
     return Picture(name, smaller, hashlib.sha256(smaller).hexdigest(), mime, scaled_from=digest)

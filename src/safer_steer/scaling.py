@@ -53,6 +53,12 @@ def decode(picture: Image.Image, max_pixels: int) -> None:
     picture.load()
 
 
+def is_deep(picture: Image.Image) -> bool:
+    """Whether a decoded picture has 16 bits of grey. Pillow cuts off what is above 255 where such a picture
+    is converted, so nearly all of it turns white."""
+    return picture.mode.startswith("I")
+
+
 def scaled_down(picture: Image.Image, max_pixels: int) -> bytes:
     """A picture that `decode` has read, with at most `max_pixels` pixels, as a file of its own format.
 
@@ -86,6 +92,8 @@ def in_words(count: int, max_pixels: int) -> str:
 
 
 def _mixable(picture: Image.Image) -> Image.Image:
+    if is_deep(picture):
+        return picture.convert("I").point(lambda grey: grey * (1 / 257) + 0.5).convert("L")
     if picture.has_transparency_data and picture.mode in (*_PLAIN_MODE, "L", "RGB"):
         return picture.convert("RGBA")
     return picture.convert(_PLAIN_MODE.get(picture.mode, picture.mode))

@@ -349,8 +349,18 @@ def test_a_folder_here_is_not_taken_for_a_set_on_the_hub(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="hiyouga/geometry3k is a folder here; give it as `path`"):
         pairs("geometry3k", hub="default")
-    with pytest.raises(UserError, match="the hub id of mossbench is not known"):
+    with pytest.raises(UserError, match=r"the hub id of mossbench is not known; give its .* its `path`$"):
         pairs("mossbench", hub="default")
+
+
+def test_a_name_that_is_nearly_one_of_a_published_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the hub id of spavl is not known; .*; did you mean `spa_vl`\?$"):
+        pairs("spavl", hub="default")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "q", "image": "a.png"}))
+    with pytest.raises(UserError, match=r"read as your own; did you mean `beavertails_v`\?\)$"):
+        pairs("BeaverTails-V", path=str(tmp_path / "rows.jsonl"))
+    with pytest.raises(UserError, match=r"read as your own\)$"):
+        pairs("mine", path=str(tmp_path / "rows.jsonl"))
 
 
 def test_without_a_connection_one_line_says_so() -> None:

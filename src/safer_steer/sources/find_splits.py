@@ -15,6 +15,7 @@ from safer_steer.config import Source
 from safer_steer.errors import UserError
 from safer_steer.sources import arrow, text_files
 from safer_steer.sources.layout import Layout
+from safer_steer.sources.sets import meant
 
 Place = str
 """Suffix to a split's title that names one row: ":12", or ": row 12"."""
@@ -189,6 +190,7 @@ def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | Non
     if source.hub == "default" and layout.hub is None:
         raise UserError(
             f"seeds.sources: the hub id of {source.name} is not known; give its id as `hub`, or its `path`"
+            f"{meant(source.name)}"
         )
     if Path(id).exists():
         raise UserError(

@@ -20,7 +20,7 @@ from safer_steer.sources.pair import Pair
 from safer_steer.sources.pictures import SetPictures
 from safer_steer.sources.sample import Sample
 from safer_steer.sources.set_row import NO_COLUMN, UNKNOWN_COLUMN, BadRow, SetRow
-from safer_steer.sources.sets import SETS, layout_of
+from safer_steer.sources.sets import SETS, layout_of, meant
 from safer_steer.sources.subsample import subsample
 from safer_steer.sources.text_files import Unreadable
 
@@ -140,7 +140,7 @@ def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sa
                 if source.bad_rows == "error" and layout is OWN and other_columns and not misspelled:
                     raise UserError(
                         f"{error} ({source.name} is none of the sets that `safer-steer sets` lists,"
-                        " so its rows are read as your own)"
+                        f" so its rows are read as your own{meant(source.name)})"
                     ) from None
                 if source.bad_rows == "error":
                     raise

@@ -5,6 +5,7 @@ Column names are taken from public loaders of the sets; docs/data.md lists them 
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 
 from safer_steer.sources.layout import Layout
@@ -32,3 +33,9 @@ SETS: dict[str, Layout] = {name: import_module(f"{__name__}.{name}").LAYOUT for 
 def layout_of(name: str) -> Layout:
     """The layout of a published set, or of the user's own set for any other name."""
     return SETS.get(name, OWN)
+
+
+def meant(name: str) -> str:
+    """A question to add to an error about a set whose name is nearly that of a published one; else ""."""
+    close = [] if name in NAMES else get_close_matches(name.lower(), NAMES, n=1, cutoff=0.7)
+    return f"; did you mean `{close[0]}`?" if close else ""
