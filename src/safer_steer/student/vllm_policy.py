@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+from safer_steer import processes
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.vllm_server import KEY, Features, Server, digest
-from safer_steer.student.vllm_weights import Offer, offered, serve_line
+from safer_steer.student.vllm_weights import Offer, adapter_weights, offered, serve_line
 
 Result = TypeVar("Result")
 
@@ -131,23 +132,24 @@ class VLLMPolicy:
 
 def on_servers(student: SampledStudent) -> VLLMPolicy:
     """Make a policy on the servers of `rl.rollouts.base_url`, for the student's weights as they are now. A
-    `PolicyOf`.
+    `PolicyOf`, to be called by all processes: the first sends the weights.
 
     Raises:
         UserError: a server is down, cannot offer these weights, or fails the probe.
     """
+    weights = adapter_weights(student)
 
     async def prepare() -> list[_Proof]:
         servers = [Server(url, student.rollouts) for url in student.rollouts.base_url]
         try:
             return await asyncio.gather(
-                *(_probe(offer, student) for offer in await offered(servers, student))
+                *(_probe(offer, student) for offer in await offered(servers, student, weights))
             )
         except EndpointError as error:
             raise UserError(f"{KEY}: {error}") from None
 
-    proofs = _run(prepare())
-    for proof in proofs:
+    proofs = processes.decided(lambda: _run(prepare()))
+    for proof in proofs:  # in all processes: they may hold the model together
         _compare(proof, student)
     sampling = Sampling(student.settings.max_turn_tokens, student.temperature)
     return VLLMPolicy([proof.offer for proof in proofs], sampling)

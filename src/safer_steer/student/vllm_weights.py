@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from safer_steer.config import Rollouts, Student
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError, shortened
@@ -81,9 +83,27 @@ def check_servers(rollouts: Rollouts, settings: Student, saved: str, training: b
         raise UserError(f"{KEY}: {what}; start it with: {line}") from None
 
 
-async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Offer]:
+def adapter_weights(student: SampledStudent) -> dict[str, torch.Tensor]:
+    """The whole tensors of an adapter in training; none if there is none. To be called by all processes,
+    which may hold shards of them."""
+    if student.step is None or not student.settings.lora_rank:
+        return {}
+    found = {name: tensor for name, tensor in student.model.state_dict().items() if "lora_" in name}
+    return {name: tensor.full_tensor() if _is_shard(tensor) else tensor for name, tensor in found.items()}
+
+
+def _is_shard(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+async def offered(
+    servers: Sequence[Server], student: SampledStudent, weights: dict[str, torch.Tensor]
+) -> list[Offer]:
     """The servers that offer the student's weights, and what they call them. Weights in training, and those
     of an adapter, are sent there first.
+
+    Args:
+        weights: of the adapter in training (`adapter_weights`).
 
     Raises:
         UserError: a server is down, none has these weights, or they cannot be sent to it.
@@ -94,7 +114,7 @@ async def offered(servers: Sequence[Server], student: SampledStudent) -> list[Of
         if student.settings.lora_rank:
             assert student.folder, "RL has a folder"
             adapter = student.folder / ".adapters" / f"{student.step:05d}"
-            save_adapter(student.model, adapter)
+            save_adapter(student.model, adapter, weights)
             return await _with_adapter(offers, adapter, student.folder)
         refuse_full_weights(student.settings)
         _send_weights(offers, student.model)
@@ -177,12 +197,15 @@ async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) ->
     return offering
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write a PEFT model's adapter. The folder is either complete or absent."""
+def save_adapter(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a PEFT model's adapter, with `weights` in place of its own if given. The folder is either
+    complete or absent."""
     part = folder.with_name(folder.name + ".part")
     for path in (part, folder):
         shutil.rmtree(path, ignore_errors=True)
-    model.save_pretrained(part, selected_adapters=["default"], save_embedding_layers=False)
+    model.save_pretrained(
+        part, state_dict=weights, selected_adapters=["default"], save_embedding_layers=False
+    )
     (part / "README.md").unlink(missing_ok=True)
     part.rename(folder)
 
@@ -190,7 +213,6 @@ def save_adapter(model: Any, folder: Path) -> None:
 def refuse_full_weights(student: Student) -> None:
     """Raises `UserError` where all weights are trained and cannot be sent to a server: that takes a GPU, and
     vLLM installed beside the trainer."""
-    import torch
     from trl.import_utils import is_vllm_available
 
     if student.lora_rank:
@@ -218,6 +240,11 @@ def _send_weights(offers: Sequence[Offer], model: Any) -> None:
     """
     from trl.generation.vllm_client import VLLMClient
 
+    if any(map(_is_shard, model.parameters())):
+        raise UserError(
+            "rl.rollouts.engine: vllm is not sent all weights of a student that is sharded over processes;"
+            " set student.lora_rank, or engine: transformers"
+        )
     lines = _lines.setdefault(model, {})
     for number, offer in enumerate(offers):
         url = offer.server.url
