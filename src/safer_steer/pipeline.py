@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 from safer_steer import processes
 from safer_steer.config import Config
 from safer_steer.errors import NoResult, UserError
+from safer_steer.judge_check.found import FILE as JUDGE_CHECK
 from safer_steer.named import load_named
 from safer_steer.run import agents
 from safer_steer.run.folder import Run, Show
@@ -174,6 +175,7 @@ def measure(
         def say(line: str) -> None:
             run.show.say(f"bench: {line}")
 
+        (run.folder / JUDGE_CHECK).unlink(missing_ok=True)  # of other dialogues
         judge = run.ask("judge") if run.config.bench.judged else None
         if judge and run.config.judge_is_tutor:
             from safer_steer.judge_check.table import tutor_is_judge

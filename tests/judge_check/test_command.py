@@ -109,7 +109,7 @@ def filled_in(path: Path, *people: str) -> Path:
 
 
 def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str], tmp_path: Path) -> None:
-    out, _ = run
+    out, url = run
     labels = tmp_path / "labels.csv"
     assert safer_steer("judge-check", out, "--template", labels, "--sample", 35).exit_code == 0
     rows = sheet(labels)
@@ -138,8 +138,16 @@ def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str]
     assert people["corrected"]["m"]["multi_turn"]["mine"]["safe"]["value"] == safe["value"]
     page = (out / "report.html").read_text()
     assert 'id="judge"' in page and "Multi-turn Safe, corrected" in page
+    measure = (
+        *("bench", "--no-check", "--model", "m", "--base-url", url, "--suite", tmp_path / "mine.jsonl"),
+        *("--judge-model", "judge", "--judge-base-url", url, "--out", out),
+    )
+    again = safer_steer(*measure)
+    assert "Multi-turn Safe, corrected" in again.stdout and "done already" in again.stderr, again.output
     shown = safer_steer("judge-check", out).stdout
     assert "Rates corrected for the judge" in shown and "own labels (35)" in shown
+    assert safer_steer(*measure, "--fresh").exit_code == 0
+    assert not (out / "judge_check.json").exists() and 'id="judge"' not in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def _agreement(part: Found, other: str) -> Table:
         ]
         for score in SCORES
     ]
-    people = f" {part['annotators']} people gave labels." if "annotators" in part else ""
+    several = part.get("annotators", 1) > 1
+    people = f" {part['annotators']} people gave labels; a turn counts for each of them." if several else ""
     return Table(
         f"The judge and {other}",
         f"Turns of {part['dialogues']} dialogues.{people} Kappa has quadratic weights, alpha is"

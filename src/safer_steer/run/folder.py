@@ -17,6 +17,7 @@ from safer_steer import processes
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.config_file import dump_config, input_files
 from safer_steer.errors import SpendingLimit, UserError
+from safer_steer.judge_check.found import FILE as JUDGE_CHECK
 from safer_steer.manifest import FREE, Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.stages import STAGES
@@ -154,7 +155,7 @@ class Run:
         """Delete everything a run writes, by name, and what judges made of its answers. The manifest goes
         first: without it nothing counts as done."""
         for folder in (self.folder, *self.folder.glob("judged/*")):
-            for name in ("manifest.json", "judge_check.json", *WRITTEN):
+            for name in ("manifest.json", JUDGE_CHECK, *WRITTEN):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
