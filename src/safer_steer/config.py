@@ -119,6 +119,12 @@ class Student(Strict):
         True, description="train only the language model, not the vision tower and the projector"
     )
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
+    check_every: int = Field(
+        10,
+        ge=0,
+        description="steps between checks that the student in training sees its pictures and learns what it"
+        " sampled, the first step included; 0 for none",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the student runs")
 

@@ -56,9 +56,10 @@ FREE = {
     ),
     *("spending_limit", "price_in", "price_out", "max_unscored", "report_to", "engine"),
     *("generation_tokens", "kept_tokens"),
+    "check_every",
 }
 """Config keys that may change between a run and its continuation: they say how something is reached, shown,
-paid or fitted into memory."""
+paid, checked or fitted into memory."""
 
 
 class Manifest:

@@ -22,8 +22,10 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.images import pictures_in
-from safer_steer.store import write_atomic
-from safer_steer.student.assistant import open_images
+from safer_steer.store import read_rows, write_atomic
+from safer_steer.student.assistant import open_images, shown_in
+from safer_steer.student.checks import Trained
+from safer_steer.student.guard import Guard
 from safer_steer.student.load import load_student
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.renderer import Renderer
@@ -40,6 +42,9 @@ from safer_steer.student.training import (
 )
 from safer_steer.student.transcript import Transcript, labels, model_inputs
 
+CHECKS = "checks.jsonl"
+"""The guard's numbers (`student/guard.py`), a row for each step checked."""
+
 
 class Collator:
     """Turns row numbers into a batch of dialogues: input ids, pictures, and labels on the assistant's
@@ -47,6 +52,9 @@ class Collator:
 
     def __init__(self, dialogues: list[Dialogue], renderer: Renderer, folder: Path, config: Config) -> None:
         self.dialogues, self.renderer, self.folder, self.config = dialogues, renderer, folder, config
+        self.pictures_of = pictures_in(folder, config.student.max_pixels)
+        self._collated: dict[int, int] = {}
+        """Row numbers by the hash of their ids."""
 
     def transcript(self, dialogue: Dialogue) -> Transcript:
         """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry
@@ -55,11 +63,10 @@ class Collator:
         If the dialogue is longer than `student.max_length`, whole turns are dropped from the end.
         """
         student = self.config.student
-        pictures_of = pictures_in(self.folder, student.max_pixels)
         transcript = Transcript(self.renderer)
         for turn, images in zip(dialogue.turns, dialogue.images_by_turn(), strict=True):
             longer = transcript.copy()
-            longer.add_user(turn.user, open_images(pictures_of(images)))
+            longer.add_user(turn.user, open_images(self.pictures_of(images)))
             ids = [*self.renderer.plain(turn.assistant or ""), self.renderer.end]
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:
@@ -76,8 +83,18 @@ class Collator:
         """Number of assistant tokens trained in each dialogue, end tokens included."""
         return [sum(self.transcript(dialogue).mask) for dialogue in self.dialogues]
 
+    def known(self, ids: list[int]) -> list[Trained]:
+        """The dialogue that was collated to these ids."""
+        row = self._collated.get(hash(tuple(ids)))
+        if row is None:
+            return []
+        return [Trained(self.dialogues[row], self.transcript(self.dialogues[row]).mask)]
+
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
         transcripts = [self.transcript(self.dialogues[row["row"]]) for row in rows]
+        self._collated |= {
+            hash(tuple(transcript.ids)): row["row"] for transcript, row in zip(transcripts, rows, strict=True)
+        }
         batch = model_inputs(transcripts, "right")
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
 
@@ -152,6 +169,16 @@ def fine_tune(
     # dialogue would weigh as much as a long one. TRL's loss divides by the step's target tokens, so True is
     # right for every model.
     trainer.model_accepts_loss_kwargs = True
+    shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
+    guard = Guard("sft", config.student, student.renderer, collator.known, shown, note)
+    trainer.add_callback(guard.watch(trainer.model))
     train(trainer, processes.decided(partial(last_checkpoint, folder / "sft")))
     save_trained(trainer, student.renderer.processor, out, config.student)
     return out
+
+
+def _note_checks(path: Path, step: int, numbers: dict[str, Any]) -> None:
+    """Write a checked step's row. Rows of steps that are repeated after a kill are replaced."""
+    rows = [row for row in read_rows(path) if row["step"] <= step]
+    rows.append({"step": step + 1, **numbers})
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -33,7 +33,8 @@ from safer_steer.reinforce.step_log import StepLog, rollback
 from safer_steer.reinforce.trajectory import Return
 from safer_steer.reinforce.turn_credit import TurnCreditTrainer
 from safer_steer.store import inside, read_rows
-from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.assistant import StudentAssistant, shown_in
+from safer_steer.student.guard import Guard
 from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.policy import PolicyOf, SampledStudent
@@ -124,6 +125,7 @@ def reinforce(
         )
     refuse_later_pictures(seeds)
     _refuse_mixed_pictures(renderer, seeds)
+    pictures_of = pictures_in(folder, config.student.max_pixels)
     rollouts = Rollouts(
         config,
         {seed.id: seed for seed in seeds},
@@ -134,7 +136,7 @@ def reinforce(
             folder / "rl",
             renderer,
             start,
-            pictures_in(folder, config.student.max_pixels),
+            pictures_of,
             policy_of,
         ),
         tutor,
@@ -166,6 +168,10 @@ def reinforce(
         freeze_vision(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
+    guard = Guard(
+        "rl", config.student, renderer, rollouts.known, partial(shown_in, pictures_of), rollouts.note_checks
+    )
+    trainer.add_callback(guard.watch(trainer.model))
     train(trainer, checkpoint)
     save_trained(trainer, renderer.processor, out, config.student, folder / "rl" / ADAPTER)
     if processes.first():

@@ -26,6 +26,7 @@ from safer_steer.reinforce.returns import step_metrics, turn_returns
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal, read_rows
 from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.checks import Trained
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to completion."""
@@ -80,6 +81,8 @@ class Rollouts:
     """Metrics by step, merged with the trainer's when the step is logged."""
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     """For each recent step: the number of unscored trajectories and of all trajectories."""
+    played: list[Trajectory] = field(default_factory=list)
+    """This process's trajectories of the current step."""
 
     @property
     def journals(self) -> StepJournals:
@@ -107,7 +110,7 @@ class Rollouts:
 
             played = processes.agreed(play)
         self._note(step, [trajectory for share in played for trajectory in share])
-        trajectories = played[process]
+        self.played = trajectories = played[process]
         return {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
             "completion_ids": [trajectory.completion_ids for trajectory in trajectories],
@@ -130,6 +133,23 @@ class Rollouts:
             "returns_to_go": returns,
             "answer_ends": [trajectory.ends for trajectory in trajectories],
         }
+
+    def known(self, ids: list[int]) -> list[Trained]:
+        """The trajectories of the current step with these ids."""
+        return [
+            Trained(
+                each.dialogue,
+                [0] * len(each.prompt_ids) + each.mask,
+                None if each.replayed else [0.0] * len(each.prompt_ids) + each.logprobs,
+            )
+            for each in self.played
+            if each.prompt_ids + each.completion_ids == ids
+        ]
+
+    def note_checks(self, step: int, numbers: dict[str, Any]) -> None:
+        """Add the guard's numbers to the step's metrics."""
+        if step in self.metrics:
+            self.metrics[step]["checks"] = numbers
 
     async def _play(
         self, seeds: list[Seed], assistant: StudentAssistant, journal: Journal

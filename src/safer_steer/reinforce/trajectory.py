@@ -7,7 +7,7 @@ run does not sample or score it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class Trajectory:
     ends: list[int]
     """Place of each answer's last token in the completion. The tokens of a turn are the sampled ones after
     the last turn's end, up to its own; there may be none."""
+    replayed: bool = field(default=False, compare=False)
+    """Whether it comes from the journal; the weights that sampled it may then be gone."""
 
     @property
     def final(self) -> bool:
@@ -73,6 +75,7 @@ class Trajectory:
             logprobs=[next(sampled) if mark else 0.0 for mark in mask],
             mask=mask,
             ends=row["ends"],
+            replayed=True,
         )
 
 

@@ -26,6 +26,11 @@ def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
     return images
 
 
+def shown_in(pictures_of: PicturesOf, dialogue: Dialogue) -> list[list[Image.Image]]:
+    """The pictures of each user turn."""
+    return [open_images(pictures_of(images)) for images in dialogue.images_by_turn()]
+
+
 class StudentAssistant:
     """An assistant backed by a policy. Keeps the exact tokens of each dialogue for as long as the dialogue
     object exists."""

@@ -194,10 +194,13 @@ class Renderer:
         """Outside text in which nothing is read as markup: a blank splits each marker."""
         return self._find_markup.sub(_split, split_markers(text)).strip()
 
+    def quoted(self, text: str) -> str:
+        """A given answer in which nothing is read as a special token: a blank splits each."""
+        return self._find_special.sub(_split, text.strip())
+
     def plain(self, text: str) -> list[int]:
         """Ids of a given answer. Special tokens in it are encoded as ordinary characters."""
-        text = self._find_special.sub(_split, text.strip())
-        return list(self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(self.lead + self.quoted(text), add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: list[int]) -> str:
         """The text of sampled tokens, without the end token."""

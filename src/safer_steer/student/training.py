@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers import (
 
 from safer_steer import processes
 from safer_steer.config import Config, Student
-from safer_steer.errors import UserError
+from safer_steer.errors import UserError, shortened
 from safer_steer.student.modules import adapted_layers
 from safer_steer.student.vllm_weights import save_adapter
 
@@ -67,8 +68,29 @@ def train(trainer: Trainer, checkpoint: Path | None) -> None:
     The trainer restores optimiser, schedule and position. The weights are loaded here: the trainer looks up
     tensors by their in-memory names, but `save_pretrained` writes Qwen2.5-VL under its published names, so
     the trainer would find none and keep the initial weights.
+
+    Raises:
+        UserError: the model finds other pictures than the ids have picture tokens for.
     """
     trainer.remove_callback(PrinterCallback)  # progress and metrics are reported elsewhere
+    try:
+        _train(trainer, checkpoint)
+    except ValueError as error:  # only its text tells what a model objects to
+        if re.search("image.*token|token.*image", str(error), re.IGNORECASE | re.DOTALL):
+            raise UserError(_other_pictures(trainer, error)) from None
+        raise
+
+
+def _other_pictures(trainer: Trainer, error: ValueError) -> str:
+    stage, step = Path(trainer.args.output_dir).name, trainer.state.global_step + 1
+    return (
+        f"{stage}: step {step}: picture tokens: those in the ids do not fit the pictures given to the model"
+        f" ({shortened(str(error))}); give a template that writes each picture in student.chat_template, or"
+        " install the tested versions (constraints.txt)"
+    )
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> None:
     if checkpoint is None:
         trainer.train()
         return
