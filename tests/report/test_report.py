@@ -470,3 +470,24 @@ def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
         (tmp_path / name).write_text(before)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_checks_of_training_are_a_table(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    table = write_report(tmp_path).read_text().partition("<b>Checks.</b>")[2].partition("</table>")[0]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table)
+    start = cells.index("SFT")
+    assert cells[start : start + 9] == ["SFT", "1", "4", "3", "0.21", "–", "600", "600", "4"]
+    start = cells.index("RL")
+    assert cells[start : start + 9] == ["RL", "3", "12", "9", "0.21 → 0.4", "2e-05", "1,800", "1,800", "12"]
+
+
+def test_checks_without_pictures_say_so_and_no_checks_are_no_table(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    text = {"dialogues": 2, "with_pictures": 0, "blank_shift": None, "picture_features": None}
+    write_jsonl(tmp_path / "sft/checks.jsonl", [{"step": 1, **text}])
+    write_jsonl(tmp_path / "rl/metrics.jsonl", [{"step": 1, "return": 1.0}])
+    page = write_report(tmp_path).read_text()
+    assert "none, so nothing to see" in page and ">RL</th>" not in page
+    (tmp_path / "sft/checks.jsonl").unlink()
+    assert "student.check_every" not in write_report(tmp_path).read_text()

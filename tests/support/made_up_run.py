@@ -82,6 +82,7 @@ def write_run(
         run / "bootstrap" / "rejected.jsonl",
         [{"id": f"rejected-{index}", "meta": {"reasons": reason}} for index, reason in enumerate(reasons)],
     )
+    write_jsonl(run / "sft" / "checks.jsonl", [{"step": 1, **_checks(1), "engine_gap": None}])
     write_jsonl(run / "rl" / "metrics.jsonl", [_step(step, hostile) for step in range(1, 21)])
 
 
@@ -180,6 +181,19 @@ def _dialogue(suite: str, model: str, index: int, hostile: str, turns: int | Non
     )
 
 
+def _checks(step: int) -> dict[str, Any]:
+    return {
+        "dialogues": 4,
+        "with_pictures": 3,
+        "blank_shift": 0.2 + 0.01 * step,
+        "engine_gap": 1e-6 * step,
+        "engine_gap_max": 2e-6 * step,
+        "picture_tokens": 600,
+        "picture_features": 600,
+        "rendered_again": 4,
+    }
+
+
 def _step(step: int, hostile: str) -> dict[str, Any]:
     noise = random.Random(step)
     rise = 1 - 0.93**step
@@ -196,5 +210,6 @@ def _step(step: int, hostile: str) -> dict[str, Any]:
         "usefulness_by_turn": [score - 0.5 for score in by_turn],
         "faithfulness_by_turn": [9.1] * 5,
         "stop": {"completed": 58, "context_full": 2},
+        **({"checks": _checks(step)} if step in (1, 10, 20) else {}),
         "strategies": {"persist": 20, f"bait_and_switch{hostile}": 14, "deepen": 5},
     }

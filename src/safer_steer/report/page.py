@@ -24,6 +24,7 @@ from safer_steer.errors import UserError
 from safer_steer.health import examine, tables
 from safer_steer.judge_check.found import corrected_rates, read_check
 from safer_steer.judge_check.table import judge_tables, warning
+from safer_steer.report.checks import training_checks
 from safer_steer.report.dialogues import Row, browser_data, count_by
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.scripts import dropped_from, scripts_of
@@ -82,6 +83,7 @@ def write_report(run: Path) -> Path:
             survival=survival_plots(summary),
             over_refusal=over_refusal_plot(summary),
             training=training_plots(steps),
+            checks=training_checks(run, steps),
             counts=_counts(run, steps),
             scripts=scripts_of(run),
             dropped=dropped_from(run),
