@@ -35,6 +35,7 @@ def step(folder: Path, gap: float, cap: float | None = None) -> dict[str, float]
     write_seeds(folder)
     rl = tiny_config().rl.model_dump() | {"steps": 1, "start_from": "base", "beta": 0.0}
     config = tiny_config(rl=rl | {"rollouts": {"importance_cap": cap}, "micro_batch_size": 3})
+    config.student.check_every = 0  # which would stop a run whose engine is off
     drawn_for_rl(config, folder)
     tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(folder, 100_000))
     reinforce(config, folder, tutor, policy_of=lambda student: Off(student, gap))
