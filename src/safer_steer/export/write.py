@@ -112,6 +112,9 @@ def _write(part: Split, folder: Path, name: str, config: Config, family: str | N
     data.close()
     if for_verl:
         for_verl.close()
+        (folder / "verl" / "overrides.txt").write_text(
+            verl.as_lines(verl.overrides(config)), encoding="utf-8"
+        )
     if factory:
         factory.close()
     return tally

@@ -118,8 +118,10 @@ class Parts:
 
 
 @cache
-def parts(config_path: str, model: str) -> Parts:
+def parts(config_path: str, model: str, workers: int) -> Parts:
     """Read the config, prove the student's chat template, and prepare the tutor.
+
+    Each of the `workers` gets its share of a role's `concurrency` and `requests_per_minute`.
 
     Raises:
         UserError: what the config says cannot be done here.
@@ -140,7 +142,12 @@ def parts(config_path: str, model: str) -> Parts:
                 " sandbox's agents"
             )
         if role not in endpoints:
-            endpoints[role] = endpoint_of(settings, captions)
+            a_minute = settings.requests_per_minute
+            share = {
+                "concurrency": max(1, settings.concurrency // workers),
+                "requests_per_minute": a_minute and a_minute / workers,
+            }
+            endpoints[role] = endpoint_of(settings.model_copy(update=share), captions)
         return ChatModel(role, settings, endpoints[role])
 
     def captions() -> Captions:
@@ -176,7 +183,8 @@ class SteerLoop(AgentLoopBase):
         Raises:
             UserError: see `parts` and `ServerPolicy`. verl then counts the seed's whole group as failed.
         """
-        here = parts(self.config.algorithm.safer_steer.config, self.config.actor_rollout_ref.model.path)
+        verl, ours = self.config.actor_rollout_ref, self.config.algorithm.safer_steer
+        here = parts(ours.config, verl.model.path, verl.rollout.agent.num_workers)
         config, about = here.config, row["extra_info"]
         step, session = row.get("global_steps"), row.get("session_id")
         id = f"{step}-{about['index']}-{session}" if session is not None else uuid4().hex
@@ -190,7 +198,7 @@ class SteerLoop(AgentLoopBase):
         )
         tutor = here.tutor(pictures_of)
         played = await roll_out(seed, Script(), assistant, tutor, here.value, config.rl.max_turns)
-        keep(played, self.config.algorithm.safer_steer.get("trajectories"))
+        keep(played, ours.get("trajectories"))
         transcript = assistant.transcript(played.dialogue)
         shown = transcript.images if transcript else []
         return output(played, shown, policy.weights or [max(0, int(step or 0) - 1)], config.rl.reward is None)

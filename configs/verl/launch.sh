@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Stage III of a run on verl 0.9.1 (docs/verl.md). The scripts beside this one say how to spread it over GPUs.
+# usage: launch.sh RUN [override of verl's config...]
+# RUN: a folder with `sft` finished and exported (`safer-steer export RUN`), at the same path on every node.
+# MODEL: the student to start from, if not RUN/sft/model.  PYTHON: the Python of verl's environment.
+set -euo pipefail
+run=$(realpath "$1")
+shift
+mapfile -t method < "$run/export/verl/overrides.txt"
+files=("$run"/export/verl/rl-*.parquet)
+data=$(printf "'%s'," "${files[@]}")
+data="[${data%,}]"
+environment=+ray_kwargs.ray_init.runtime_env.env_vars
+
+exec "${PYTHON:-python3}" -m verl.trainer.main_ppo \
+  "${method[@]}" \
+  "+algorithm.safer_steer.config='$run/config.yaml'" \
+  "+algorithm.safer_steer.trajectories='$run/verl/trajectories'" \
+  "$environment.VERL_USE_EXTERNAL_MODULES=safer_steer.reinforce.verl_loop" \
+  "$environment.TENSORBOARD_DIR='$run/verl/tensorboard'" \
+  "data.train_files=$data" \
+  "data.val_files=$data" \
+  data.max_prompt_length=4096 \
+  "actor_rollout_ref.model.path='${MODEL:-$run/sft/model}'" \
+  actor_rollout_ref.model.use_remove_padding=True \
+  actor_rollout_ref.model.enable_gradient_checkpointing=True \
+  actor_rollout_ref.actor.strategy=fsdp2 \
+  actor_rollout_ref.actor.use_dynamic_bsz=True \
+  actor_rollout_ref.rollout.name=vllm \
+  actor_rollout_ref.rollout.max_num_batched_tokens=16384 \
+  trainer.val_before_train=False \
+  trainer.test_freq=-1 \
+  trainer.logger='[console,tensorboard]' \
+  "trainer.default_local_dir='$run/verl/checkpoints'" \
+  trainer.resume_mode=auto \
+  trainer.max_actor_ckpt_to_keep=2 \
+  "$@"
