@@ -151,8 +151,8 @@ def _training(run: Path, config: Config, stages: Mapping[str, dict[str, Any]], m
         lines.append(
             f"RL (GRPO, loss {rl.loss}): steps {_rows(run / 'rl' / 'metrics.jsonl'):,}, each of"
             f" {rl.prompts_per_step} scripts x {rl.group_size} trajectories, learning rate"
-            f" {rl.learning_rate:g}, KL weight {rl.beta:g}, return {rl.tcsr} with alpha {rl.alpha:g}, credit by"
-            f" {rl.credit}, from"
+            f" {rl.learning_rate:g}, KL weight {rl.beta:g}, return {rl.tcsr} with alpha {rl.alpha:g},"
+            f" credit by {rl.credit}, from"
             f" {'the SFT model' if rl.start_from == 'sft' else 'the base'}. Tutor: {rl.tutor or who}."
         )
     stage = "rl" if model == "safer_steer" else "sft"
