@@ -392,6 +392,12 @@ class Reinforce(Strict):
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     save_steps: int = Field(10, ge=1, description="steps between checkpoints")
+    patience_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds that a step waits for a verdict when nothing else of it is left to do; null is"
+        " 1.5 times the tutor's timeout_s",
+    )
     max_unscored: float = Field(
         0.2,
         ge=0,

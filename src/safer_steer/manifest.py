@@ -55,7 +55,7 @@ FREE = {
         "micro_batch_size",
     ),
     *("spending_limit", "price_in", "price_out", "max_unscored", "report_to", "engine"),
-    *("generation_tokens", "kept_tokens"),
+    *("generation_tokens", "kept_tokens", "patience_s"),
     "check_every",
 }
 """Config keys that may change between a run and its continuation: they say how something is reached, shown,

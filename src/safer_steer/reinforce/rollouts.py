@@ -22,6 +22,7 @@ from safer_steer.episode import Critic, User
 from safer_steer.errors import UserError
 from safer_steer.reasons import reasons_in
 from safer_steer.reinforce.first_turn import refuse_other_pictures
+from safer_steer.reinforce.patience import LastVerdicts, patience_of
 from safer_steer.reinforce.returns import step_metrics, turn_returns
 from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal, read_rows
@@ -164,13 +165,17 @@ class Rollouts:
                     )
                 return known
             turns = self.config.rl.max_turns
-            played = await roll_out(seed, self.user, assistant, self.tutor, self.value, turns)
+            with tutor.playing(seed.id):
+                played = await roll_out(seed, self.user, assistant, tutor, self.value, turns)
             refuse_other_pictures(played.dialogue, seed)
             if played.final:
                 journal.append(played.to_row())
             return played
 
-        return await asyncio.gather(*map(one, seeds))
+        few = int(self.config.rl.max_unscored * len(seeds))
+        tutor = LastVerdicts(self.tutor, patience_of(self.config), few)
+        async with tutor.watching():
+            return await asyncio.gather(*map(one, seeds))
 
     def _note(self, step: int, trajectories: list[Trajectory]) -> None:
         """Write the step's dialogues, of all processes, to trajectories.jsonl and record its metrics.

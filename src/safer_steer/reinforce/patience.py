@@ -1,0 +1,88 @@
+"""A bound on how long a step waits for its last verdicts.
+
+An endpoint that does not answer one request holds up its trajectory for all tries and timeouts of the role,
+and with it the step. Once everything else of the step is done, `LastVerdicts` gives such calls up. Their
+trajectories are unscored, as after any failed call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue
+from safer_steer.episode import Critic, Verdict
+from safer_steer.errors import EndpointError
+
+
+def patience_of(config: Config) -> float:
+    """Seconds that a step waits for a verdict when nothing else of it is left to do."""
+    known = config.rl.patience_s
+    return 1.5 * config.role("tutor").timeout_s if known is None else known
+
+
+class LastVerdicts:
+    """The critic of a step's trajectories. It gives up calls that hang, if all trajectories still being
+    played wait for such a call, and they are few.
+
+    A call hangs once it has taken `seconds`. A trajectory whose calls return is never given up, however many
+    turns it still has. If more than `most` trajectories hang, the endpoint is in trouble, and its own tries
+    and waits decide.
+    """
+
+    def __init__(self, critic: Critic, seconds: float, most: int) -> None:
+        self.critic, self.seconds, self.most = critic, seconds, most
+        self.immediate = critic.immediate
+        self._playing: set[str] = set()
+        self._calls: dict[asyncio.Task[Verdict], tuple[str, float]] = {}
+        """Verdicts being waited for: whose, and since when."""
+        self._given_up: set[asyncio.Task[Verdict]] = set()
+
+    @contextmanager
+    def playing(self, trajectory: str) -> Iterator[None]:
+        """While within, this trajectory is being played."""
+        self._playing.add(trajectory)
+        try:
+            yield
+        finally:
+            self._playing.discard(trajectory)
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """While within, calls that hang are given up."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        """The critic's verdict. Raises `EndpointError` if the call was given up."""
+        call = asyncio.ensure_future(self.critic.judge(dialogue, turn, template))
+        self._calls[call] = dialogue.id, time.monotonic()
+        try:
+            return await call
+        except asyncio.CancelledError:
+            call.cancel()
+            if call not in self._given_up:
+                raise
+            raise EndpointError(
+                f"no verdict within {self.seconds:g} s (rl.patience_s), and nothing else of the step was left"
+                " to do"
+            ) from None
+        finally:
+            del self._calls[call]
+            self._given_up.discard(call)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self.seconds / 10))
+            late = time.monotonic() - self.seconds
+            hanging = {call: whose for call, (whose, since) in self._calls.items() if since <= late}
+            if self._playing <= set(hanging.values()) and len(self._playing) <= self.most:
+                for call in hanging:
+                    self._given_up.add(call)
+                    call.cancel()
