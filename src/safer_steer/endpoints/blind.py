@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safer_steer.config import Role
 from safer_steer.endpoints.chat import ChatModel
-from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.images import Picture
 from safer_steer.prompts.base import section
 from safer_steer.prompts.caption import CAPTION, CaptionInput
 from safer_steer.prompts.markers import split_markers
+
+if TYPE_CHECKING:
+    from safer_steer.endpoints.endpoint import EndpointTransport
 
 QUESTION = "What does the picture show?"
 """A caption is made once per picture, so it cannot depend on what a dialogue asks."""
@@ -69,6 +71,8 @@ def endpoint_of(
     Raises:
         UserError: the endpoint is not usable as configured.
     """
+    from safer_steer.endpoints.endpoint import EndpointTransport  # the HTTP client; `cost` makes no calls
+
     endpoint = EndpointTransport(role, may_send)
     if role.pictures is True:
         return endpoint
