@@ -188,6 +188,7 @@ def test_weights_that_were_not_synchronised(family: str, tmp_path: Path) -> None
         UserError, match=r"^rl: step 2: engine: .* the engine's weights are not those of this step"
     ):
         run(family, tmp_path, 1, 2, steps=2, policy_of=stale)
+    assert not list((tmp_path / "rl/rollouts").iterdir()), "what it sampled is not trained on later"
 
 
 def test_trajectories_from_the_journal_are_not_held_against_the_engine(tmp_path: Path) -> None:

@@ -169,7 +169,13 @@ def reinforce(
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
     guard = Guard(
-        "rl", config.student, renderer, rollouts.known, partial(shown_in, pictures_of), rollouts.note_checks
+        "rl",
+        config.student,
+        renderer,
+        rollouts.known,
+        partial(shown_in, pictures_of),
+        rollouts.note_checks,
+        rollouts.journals.forget,
     )
     trainer.add_callback(guard.watch(trainer.model))
     train(trainer, checkpoint)

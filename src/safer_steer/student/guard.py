@@ -43,14 +43,18 @@ class Guard(TrainerCallback):
         known_of: KnownOf,
         shown_in: ShownIn,
         note: Callable[[int, dict[str, Any]], None],
+        distrust: Callable[[int], None] = lambda step: None,
     ) -> None:
         """
         Args:
             stage: `sft` or `rl`, for messages.
             note: called in the first process with the step (0-based) and its numbers (`summary`).
+            distrust: called there if a check fails, with the step after: what was sampled before it must not
+                be trained on.
         """
         self.stage, self.every, self.number_type = stage, student.check_every, student.dtype
-        self.renderer, self.known_of, self.shown_in, self.note = renderer, known_of, shown_in, note
+        self.renderer, self.known_of, self.shown_in = renderer, known_of, shown_in
+        self.note, self.distrust = note, distrust
         self.first: int | None = None
         """The step at which this process began."""
         self._waiting = False
@@ -85,6 +89,8 @@ class Guard(TrainerCallback):
         measured = partial(measure, self.model, fed, self.renderer, self.known_of, self.shown_in)
         found = [each for share in processes.agreed(measured) for each in share]
         if why := fault(found, self.number_type, begins=step == self.first):
+            if processes.first():
+                self.distrust(step + 1)
             raise UserError(
                 f"{self.stage}: step {step + 1}: {why}; student.check_every: 0 leaves the checks out"
             )
