@@ -24,6 +24,7 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -101,6 +102,28 @@ def test_bench_finds_the_scores_of_the_thread_pool_and_prints_ratios() -> None:
     mine, theirs, ratios = ([float(cell.split()[0]) for cell in row[2:]] for row in table)
     assert all(value > 0 for value in (*mine, *theirs))
     assert ratios[2] == pytest.approx(mine[2] / theirs[2], abs=0.02)
+
+
+def test_rollout_finds_the_same_trajectories_in_every_way_and_prints_ratios() -> None:
+    """It fails where two ways of playing give other tokens."""
+    small = ["--trajectories", "6", "--turns", "4", "--latency", "0.05", "--pairs", "1"]
+    command = [sys.executable, str(BENCHMARKS / "rollout.py"), *small, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ways = {row["way"]: row for row in found["rows"]}
+    assert list(ways) == ["student alone, nothing kept", "student alone", "coroutines", "lock-step"]
+    assert len({row["sampled"] for row in found["rows"]}) == 1
+    read = {way: row["prefilled"] for way, row in ways.items()}
+    assert read["student alone"] == read["coroutines"] == read["lock-step"]
+    assert found["prefill"] == read["student alone, nothing kept"] / read["student alone"] > 2
+    assert found["rate"] == ways["lock-step"]["wall"] / ways["coroutines"]["wall"]
+    bound = max(ways["student alone"]["wall"], *found["tutor_s"])
+    assert found["share"] == bound / ways["coroutines"]["wall"]
+    *_, rate, share, prefill = load("rollout").table(found).splitlines()
+    assert [line.split("|")[2].strip() for line in (rate, share, prefill)] == [
+        f"{found[name]:.2f} x" for name in ("rate", "share", "prefill")
+    ]
 
 
 @pytest.mark.parametrize("n", [24, 60, 200])

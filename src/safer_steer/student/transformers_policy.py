@@ -113,10 +113,14 @@ class TransformersPolicy:
             self._news = True  # if cancelled: the thread ends with its next token
 
     async def _gather(self) -> None:
-        """If nothing is being decoded, wait while more calls arrive, up to a full batch."""
+        """If nothing is being decoded, let the calls in that are on their way. Whole batches, which nobody
+        can join, wait while more calls arrive, up to a full batch."""
         if self._decoding:
             return
-        for _ in range(1 if self._decoder and self._decoder.joins else WINDOWS):
+        if self._decoder and self._decoder.joins:
+            await asyncio.sleep(0)
+            return
+        for _ in range(WINDOWS):
             seen = len(self._calls)
             if len(self._admitted(list(self._calls))) < seen:
                 return
