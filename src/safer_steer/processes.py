@@ -113,6 +113,20 @@ def refuse_several(command: str) -> None:
         )
 
 
+def refuse_data_parallel(device: str) -> None:
+    """Raises `UserError` if one process would train on several GPUs: the trainer would take DataParallel,
+    which splits every micro-batch and does not fit rollouts. `device` is `student.device`."""
+    if count() > 1 or device == "cpu":
+        return
+    import torch
+
+    if (gpus := torch.cuda.device_count()) > 1:
+        raise UserError(
+            f"student.device: one process sees {gpus} GPUs; set CUDA_VISIBLE_DEVICES=0 to train on one, or"
+            f" start sft and rl with `torchrun --nproc_per_node {gpus} -m safer_steer` (docs/processes.md)"
+        )
+
+
 def gathered(value: Result) -> list[Result]:
     """Every process's value, in the order of their ranks. All must call it; it waits for the last."""
     if _joined is None:

@@ -55,6 +55,40 @@ async def test_equal_keys_in_flight_share_one_call(tmp_path: Path) -> None:
     cache.close()
 
 
+def both(path: Path) -> tuple[Cache, Cache]:
+    """The connections of two processes of one launch."""
+    return Cache(path, shared=True), Cache(path, shared=True)
+
+
+async def test_two_processes_that_ask_the_same_pay_once(tmp_path: Path) -> None:
+    first, second = both(tmp_path / "c")
+    call = Counter()
+    answers = await asyncio.gather(*(cache.get_or_call("k", "judge", call) for cache in (first, second)))
+    assert answers == [(REPLY, False), (REPLY, True)]
+    assert call.calls == 1
+    assert first.money() == second.money() == 0.25
+
+
+async def test_where_one_process_got_no_reply_the_other_asks(tmp_path: Path) -> None:
+    first, second = both(tmp_path / "c")
+    broken, call = Counter(EndpointError("down")), Counter()
+    failed, answer = await asyncio.gather(
+        first.get_or_call("k", "judge", broken),
+        second.get_or_call("k", "judge", call),
+        return_exceptions=True,
+    )
+    assert isinstance(failed, EndpointError)
+    assert answer == (REPLY, False)
+    assert (broken.calls, call.calls) == (1, 1)
+
+
+async def test_a_request_of_a_killed_process_is_sent_again(tmp_path: Path) -> None:
+    killed, goes_on = both(tmp_path / "c")
+    assert await killed._theirs("k") is None
+    goes_on.forget_asking()
+    assert await goes_on.get_or_call("k", "judge", Counter()) == (REPLY, False)
+
+
 @pytest.mark.parametrize("error", [EndpointError("down"), SpendingLimit("spent")])
 async def test_an_error_reaches_all_who_wait_and_is_not_kept(tmp_path: Path, error: BaseException) -> None:
     cache, call = Cache(tmp_path / "c"), Counter(error)

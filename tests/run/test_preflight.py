@@ -13,11 +13,22 @@ from PIL import Image
 from transformers import Gemma4Config, Qwen2Config
 
 from places import CONFIGS
+from safer_steer import processes
 from safer_steer.config import SHIPPED
 from safer_steer.config_file import load_config
 from safer_steer.errors import UserError
 from safer_steer.run.preflight import check, check_student, room_for_turns
 from student_parts import tiny_config
+
+
+def test_one_process_does_not_train_on_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    processes.refuse_data_parallel("cpu")
+    with pytest.raises(UserError, match="torchrun --nproc_per_node 4 -m safer_steer") as error:
+        processes.refuse_data_parallel("auto")
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    processes.refuse_data_parallel("auto")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

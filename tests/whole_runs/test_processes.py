@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from display import Quiet
 from launch import done, failed, start, workers
 from safer_steer.config import Config
+from safer_steer.endpoints.cache import Cache
 from safer_steer.manifest import verify
 from safer_steer.pipeline import run_stage
 from safer_steer.reinforce.step_log import DRIFT
@@ -31,11 +32,17 @@ MEASURED = {"loss", "kl", "grad_norm", "entropy", "step_time", *DRIFT}
 """What the trainer adds to the metrics of the rollouts."""
 
 
-def config_of(processes: int = 2, lora_rank: int = 0, **rl: Any) -> dict[str, Any]:
-    """A step is one micro-batch in each process; `rl` replaces keys of the section."""
+PRICE = 1e4
+"""Of a million tokens of the tutor."""
+
+
+def config_of(processes: int, lora_rank: int, url: str, **rl: Any) -> dict[str, Any]:
+    """A step is one micro-batch in each process, and the tutor is paid; `rl` replaces keys of the section."""
+    tutor = {"model": "sandbox", "base_url": url, "price_in": PRICE, "price_out": PRICE}
     sft = TINY["bootstrap"]["sft"]
     return {
         **TINY,
+        "roles": {"tutor": tutor},
         "student": TINY["student"] | {"lora_rank": lora_rank},
         "seeds": {"sources": [{"name": "sandbox", "limit": 12}], "min_turns": 2, "max_turns": 3},
         "bootstrap": {"sft": sft | {"micro_batch_size": sft["batch_size"] // processes}},
@@ -72,6 +79,15 @@ def calls(run: Path) -> dict[str, Any]:
     return found
 
 
+def spent(run: Path) -> list[Any]:
+    """What the run's folder says was paid, role by role."""
+    cache = Cache(run / "cache.sqlite")
+    try:
+        return cache.spent()
+    finally:
+        cache.close()
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("processes")
@@ -83,15 +99,17 @@ def rank(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def one(home: Path, rank: int) -> Path:
+def one(home: Path, rank: int, served_by_core: str) -> Path:
     """A run of one process up to RL."""
     stages = ("seeds", "assemble", "bootstrap", "sft", "rl")
-    return alone(config_of(1, rank), home / f"one{rank}", *stages)
+    return alone(config_of(1, rank, served_by_core), home / f"one{rank}", *stages)
 
 
 def before(stage: str, run: Path, folder: Path) -> Path:
     """A copy of a run without what this training stage made, and the later ones."""
     shutil.copytree(run, folder)
+    for path in folder.glob("cache.sqlite*"):
+        path.unlink()
     for name in ("sft", "rl") if stage == "sft" else ("rl",):
         shutil.rmtree(folder / name)
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -101,11 +119,11 @@ def before(stage: str, run: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(home: Path, one: Path, rank: int) -> tuple[Path, str]:
+def two(home: Path, one: Path, rank: int, served_by_core: str) -> tuple[Path, str]:
     """The same run, trained in two processes; and what they printed."""
     folder = before("sft", one, home / f"two{rank}")
-    config = write(config_of(2, rank), home / f"two{rank}.yaml")
-    return folder, "".join(done(2, stage, config, "--out", folder) for stage in ("sft", "rl"))
+    config = write(config_of(2, rank, served_by_core), home / f"two{rank}.yaml")
+    return folder, "".join(done(2, stage, config, "--out", folder, "--no-check") for stage in ("sft", "rl"))
 
 
 def test_two_processes_train_what_one_does(one, two, rank):
@@ -125,6 +143,8 @@ def test_two_processes_train_what_one_does(one, two, rank):
             noise = 1e-5 if key in DRIFT else 1e-6
             assert row[key] == pytest.approx(wanted[key], rel=1e-3, abs=noise), key
     assert calls(folder) == calls(one)
+    assert spent(folder) == spent(one)
+    assert spent(folder)[0][1] == calls(folder)["tutor"]["calls"] > 0
     assert verify(folder) == []
     assert not (folder / "rl" / "rollouts").exists()
 
@@ -133,33 +153,33 @@ def test_a_stage_that_is_done_is_not_done_again(two, home, rank):
     folder, _ = two
     model = folder / "rl" / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
-    printed = done(2, "rl", home / f"two{rank}.yaml", "--out", folder)
+    printed = done(2, "rl", home / f"two{rank}.yaml", "--out", folder, "--no-check")
     assert printed.count("rl: done already\n") == 1
     assert model.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
-def test_credit_by_turn_compares_the_trajectories_of_both_processes(one, tmp_path, rank):
+def test_credit_by_turn_compares_the_trajectories_of_both_processes(one, tmp_path, rank, served_by_core):
     models = []
     for processes in (1, 2):  # of the seed's four trajectories, each process has 4 / processes
         folder = before("rl", one, tmp_path / f"run{processes}")
         split = {"credit": "turn", "group_size": 4, "prompts_per_step": 1, "steps": 2}
-        config = config_of(processes, **split, micro_batch_size=4 // processes)
+        config = config_of(processes, rank, served_by_core, **split, micro_batch_size=4 // processes)
         settings = Config.model_validate(config).model_dump(mode="json")
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
         if processes == 1:
             alone(config, folder, "rl")
         else:
-            done(2, "rl", write(config, tmp_path / "config.yaml"), "--out", folder)
+            done(2, "rl", write(config, tmp_path / "config.yaml"), "--out", folder, "--no-check")
         models.append(folder)
     assert largest_difference(*models, "rl") < FULL
     assert largest_difference(one, models[0], "rl") > FULL
 
 
 @pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
-def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, home, tmp_path, rank):
+def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, tmp_path, rank, served_by_core):
     folder = before("rl", one, tmp_path / "run")
-    config = write(config_of(), tmp_path / "config.yaml")
+    config = write(config_of(2, rank, served_by_core), tmp_path / "config.yaml")
     rollouts = folder / "rl" / "rollouts"
 
     def in_rollout() -> bool:
@@ -170,7 +190,7 @@ def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, home, tmp_pat
         return any(path.is_dir() and not (path / WHOLE).exists() for path in found)
 
     for due, whom in ((in_rollout, slice(1, 2)), (in_checkpoint, slice(None))):
-        process = start(2, "rl", config, "--out", folder)
+        process = start(2, "rl", config, "--out", folder, "--no-check")
         while process.poll() is None and not due():
             time.sleep(0.002)
         assert process.poll() is None, process.communicate()[0]
@@ -179,8 +199,9 @@ def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, home, tmp_pat
         printed = process.communicate()[0]
         assert process.returncode == 1
         assert "safer_steer/" not in printed, "a traceback"
-    done(2, "rl", config, "--out", folder)
+    done(2, "rl", config, "--out", folder, "--no-check")
     assert largest_difference(one, folder, "rl") < FULL
+    assert spent(folder) == spent(one), "a reply was paid twice"
     wanted = (one / "rl" / "trajectories.jsonl").read_bytes()
     assert (folder / "rl" / "trajectories.jsonl").read_bytes() == wanted
     assert verify(folder) == []
@@ -201,11 +222,11 @@ def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, home, tmp_pat
         ("Buggy", "ZeroDivisionError: a bug in the tutor of rank 1", 1),
     ],
 )
-def test_one_rank_that_fails_ends_all_with_one_line(one, tmp_path, tutor, line, code):
+def test_one_rank_that_fails_ends_all_with_one_line(one, tmp_path, served_by_core, tutor, line, code):
     folder = before("rl", one, tmp_path / "run")
-    config = config_of(tutor=f"rank_tutors:{tutor}")
+    config = config_of(2, 0, served_by_core, tutor=f"rank_tutors:{tutor}")
     (folder / "config.yaml").write_text(yaml.safe_dump(Config.model_validate(config).model_dump(mode="json")))
-    printed = failed(2, "rl", write(config, tmp_path / "config.yaml"), "--out", folder)
+    printed = failed(2, "rl", write(config, tmp_path / "config.yaml"), "--out", folder, "--no-check")
     assert [found for found in printed if found.split(":")[0] in ("error", "ZeroDivisionError")] == [line]
     codes = [found.split()[2] for found in printed if found.strip().startswith("exitcode")]
     assert codes and set(codes) <= {str(code), "-15"}
@@ -213,7 +234,7 @@ def test_one_rank_that_fails_ends_all_with_one_line(one, tmp_path, tutor, line, 
 
 
 def test_only_training_runs_under_torchrun(tmp_path):
-    config = write(config_of(), tmp_path / "config.yaml")
+    config = write(TINY, tmp_path / "config.yaml")
     printed = failed(2, "run", config, "--out", tmp_path / "run")
     wanted = "error: `run` runs in one process; start it without torchrun, and only `sft` and `rl` with it"
     assert [line for line in printed if line.startswith("error")] == [wanted]

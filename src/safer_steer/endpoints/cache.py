@@ -16,6 +16,9 @@ from safer_steer.endpoints.ledger import Account
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import UserError
 
+LOOK_AGAIN_S = 0.05
+"""Seconds between two looks for a reply that another process waits for."""
+
 
 class Cache:
     """One SQLite file with replies, keyed by a hash of everything that determines them, and each role's
@@ -23,9 +26,10 @@ class Cache:
 
     A reply and its price are committed in one transaction before `get_or_call` returns it. In WAL mode a
     commit survives a kill of the process. A power failure may lose the last few.
+    Several processes of one launch may use the file at once (`shared`).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shared: bool = False) -> None:
         """Open or create the file.
 
         Raises:
@@ -46,9 +50,11 @@ class Cache:
                 " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, money REAL NOT NULL)"
             )
             self._db.execute("CREATE TABLE IF NOT EXISTS unparsable (key TEXT PRIMARY KEY)")
+            self._db.execute("CREATE TABLE IF NOT EXISTS asking (key TEXT PRIMARY KEY)")
         except sqlite3.Error as error:
             raise UserError(f"{path}: no usable cache ({error}); move the file away") from None
-        self._in_flight: dict[str, asyncio.Task[ChatReply]] = {}
+        self.shared = shared
+        self._in_flight: dict[str, asyncio.Task[tuple[ChatReply, bool]]] = {}
 
     @staticmethod
     def key(
@@ -81,7 +87,7 @@ class Cache:
         self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]
     ) -> tuple[ChatReply, bool]:
         """The reply, and whether it was free. Equal keys in flight share one call. They also share its error,
-        which is not stored.
+        which is not stored; another process then makes a call of its own.
 
         Cancelling a caller does not cancel the call: it is paid for, so its reply is committed.
 
@@ -94,16 +100,22 @@ class Cache:
             return kept, True
         task = self._in_flight.get(key)
         if task is not None:
-            return await asyncio.shield(task), True
+            return (await asyncio.shield(task))[0], True
         task = asyncio.ensure_future(self._call(key, role, call))
         self._in_flight[key] = task
         task.add_done_callback(lambda done: self._landed(key, done))
-        return await asyncio.shield(task), False
+        return await asyncio.shield(task)
 
     async def _call(
         self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]
-    ) -> ChatReply:
-        reply, money = await call()
+    ) -> tuple[ChatReply, bool]:
+        if self.shared and (theirs := await self._theirs(key)) is not None:
+            return theirs, True
+        try:
+            reply, money = await call()
+        except BaseException:
+            self._db.execute("DELETE FROM asking WHERE key = ?", (key,))
+            raise
         row = (
             key,
             reply.text,
@@ -115,7 +127,24 @@ class Cache:
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
             self.charge(role, Account(1, 0, reply.prompt_tokens, reply.completion_tokens, money))
-        return reply
+            self._db.execute("DELETE FROM asking WHERE key = ?", (key,))
+        return reply, False
+
+    async def _theirs(self, key: str) -> ChatReply | None:
+        """The reply to a request that another process has under way; None, once no other has, if this one is
+        to send it."""
+        while True:
+            with self._transaction():
+                kept = self.get(key)
+                if kept is not None:
+                    return kept
+                if self._db.execute("INSERT OR IGNORE INTO asking VALUES (?)", (key,)).rowcount:
+                    return None
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def forget_asking(self) -> None:
+        """No other process has a request under way: those that did were killed."""
+        self._db.execute("DELETE FROM asking")
 
     def charge(self, role: str, account: Account) -> None:
         """Add an account's calls, tokens and money to what a role has spent."""
@@ -145,6 +174,10 @@ class Cache:
             "SELECT role, calls, prompt_tokens, completion_tokens, money FROM spent"
         ).fetchall()
 
+    def money(self) -> float:
+        """Money spent by all roles, in every process."""
+        return sum(money for *_, money in self.spent())
+
     @property
     def in_flight(self) -> bool:
         """Whether calls are under way."""
@@ -168,7 +201,7 @@ class Cache:
             self._db.execute("DELETE FROM replies WHERE key IN (SELECT key FROM unparsable)")
             self._db.execute("DELETE FROM unparsable")
 
-    def _landed(self, key: str, task: asyncio.Task[ChatReply]) -> None:
+    def _landed(self, key: str, task: asyncio.Task[tuple[ChatReply, bool]]) -> None:
         del self._in_flight[key]
         if not task.cancelled():
             task.exception()  # mark as retrieved, even if every caller has been cancelled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from safer_steer.config import Role
@@ -34,6 +34,8 @@ class Ledger:
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit = limit
+        self.in_all: Callable[[], float] | None = None
+        """Money spent by all processes of a launch, if there are several; accounts are of one."""
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
 
     def go_on_from(self, spent: Iterable[tuple[str, int, int, int, float]]) -> None:
@@ -56,9 +58,12 @@ class Ledger:
         Raises:
             SpendingLimit: the limit is reached.
         """
-        if self.limit is not None and self.money >= self.limit:
+        if self.limit is None:
+            return
+        spent = self.in_all() if self.in_all else self.money
+        if spent >= self.limit:
             raise SpendingLimit(
-                f"{self.money:.2f} of {self.limit:.2f} spent; raise spending_limit and run the same command"
+                f"{spent:.2f} of {self.limit:.2f} spent; raise spending_limit and run the same command"
                 " to go on"
             )
 

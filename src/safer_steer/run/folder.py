@@ -144,6 +144,8 @@ class Run:
         if self.fresh:
             self._start_over()
         write_atomic(self.folder / "config.yaml", dump_config(self.config))
+        if processes.count() > 1:
+            self._opened_cache().forget_asking()
 
     def __exit__(self, *_: object) -> None:
         if self._cache:
@@ -169,7 +171,7 @@ class Run:
         """
         from safer_steer.endpoints.chat import ChatModel
 
-        settings = self.config.role(role)
+        settings = _share(self.config.role(role))
         if here := _in_process(settings):
             return ChatModel(role, settings, here, None, self.ledger)
         if role not in self._transports:
@@ -178,7 +180,7 @@ class Run:
 
     def resume_spending(self) -> None:
         """Let the ledger take over what earlier processes paid in this folder."""
-        if (self.folder / "cache.sqlite").exists():
+        if (self.folder / "cache.sqlite").exists() or processes.count() > 1:
             self._opened_cache()
 
     def charge(self, spent: Mapping[RoleName, Account]) -> None:
@@ -210,8 +212,11 @@ class Run:
         if self._cache is None:
             from safer_steer.endpoints.cache import Cache
 
-            self._cache = Cache(self.folder / "cache.sqlite")
+            several = processes.count() > 1
+            self._cache = Cache(self.folder / "cache.sqlite", shared=several)
             self.ledger.go_on_from(self._cache.spent())
+            if several:
+                self.ledger.in_all = self._cache.money
         return self._cache
 
     def wait(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -304,6 +309,20 @@ def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) 
         if any(used.values()):
             spent[role] = used
     return spent
+
+
+def _share(role: Role) -> Role:
+    """The role with this process's share of the calls in flight and of the requests per minute."""
+    count = processes.count()
+    if count == 1:
+        return role
+    rate = role.requests_per_minute
+    return role.model_copy(
+        update={
+            "concurrency": max(1, role.concurrency // count),
+            "requests_per_minute": rate / count if rate else None,
+        }
+    )
 
 
 def _summed(calls: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

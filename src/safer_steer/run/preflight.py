@@ -81,6 +81,8 @@ def _checked(
     if any(STAGES[stage].trains for stage in waiting):
         require_trackers(config.report_to)
     use_cores()
+    if any(STAGES[stage].trains for stage in waiting):
+        processes.refuse_data_parallel(config.student.device)
     begun = not fresh and (run.folder / "seeds").exists()
     besides: tuple[RoleName, ...] = ("target",) if endpoint else ()
     run.survey = asyncio.run(check(config, waiting, besides, begun))
