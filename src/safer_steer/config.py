@@ -125,6 +125,11 @@ class Student(Strict):
         description="steps between checks that the student in training sees its pictures and learns what it"
         " sampled, the first step included; 0 for none",
     )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="in several training processes: each holds all weights (none, DDP), or a part (full,"
+        " FSDP2)",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the student runs")
 

@@ -53,6 +53,7 @@ FREE = {
         "reasks",
         "max_tokens",
         "micro_batch_size",
+        "sharding",
     ),
     *("spending_limit", "price_in", "price_out", "max_unscored", "report_to", "engine"),
     *("generation_tokens", "kept_tokens", "patience_s"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ Result = TypeVar("Result")
 LONGEST = timedelta(days=7)
 """Until then a process waits for the others: for their tutors in a step's rollouts, or for rank 0 to save a
 model. A process that has ended is noticed at once."""
+LAST_WORDS_S = 10
+"""How long a process that is quiet about its end waits to be stopped."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class _Failure:
 
 
 _joined: _Joined | None = None
+_quiet = False
+"""Whether this process ends without a word."""
 
 
 def count() -> int:
@@ -145,6 +150,7 @@ def agreed(work: Callable[[], Result]) -> list[Result]:
         Exception, SpendingLimit: the work's, in the first process in which it failed.
         EndedElsewhere: in all others, once they have done theirs, so that nothing they pay for is lost.
     """
+    global _quiet
     if _joined is None:
         return [work()]
     outcome: Result | _Failure
@@ -158,6 +164,7 @@ def agreed(work: Callable[[], Result]) -> list[Result]:
         if isinstance(outcome, _Failure):
             if failure is not None and place == rank():
                 raise failure
+            _quiet = True
             raise EndedElsewhere(outcome.code)
     return cast(list[Result], outcomes)
 
@@ -172,16 +179,19 @@ def decided(work: Callable[[], Result]) -> Result:
 def may_speak() -> bool:
     """Whether this process, which ends with an error, is the one to say why: the first that asks.
 
-    Before they are connected that is the first on this machine, since they fail alike there.
+    Before they are connected that is rank 0, since they fail alike there.
     """
+    global _quiet
     if count() == 1:
         return True
     if _joined is None:
-        return os.environ.get("LOCAL_RANK") == "0"
-    try:
-        return int(_joined.store.add("failed", 1)) == 1
-    except RuntimeError:  # it was in a process that has ended, and so has spoken
-        return False
+        _quiet = not first()
+    else:
+        try:
+            _quiet = int(_joined.store.add("failed", 1)) > 1
+        except RuntimeError:  # it was in a process that has ended, and so has spoken
+            _quiet = True
+    return not _quiet
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -191,8 +201,13 @@ def is_lost_connection(error: BaseException) -> bool:
 
 def leave(code: int, said: str = "") -> None:
     """End this process if others were started with it. An interpreter that ends as usual would wait for them
-    where a collective of the GPUs is under way."""
+    where a collective of the GPUs is under way.
+
+    One that is quiet lets the one that speaks end first: torchrun stops all others when one has ended.
+    """
     if count() > 1:
+        if _quiet:
+            time.sleep(LAST_WORDS_S)
         print(said, end="", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(code)

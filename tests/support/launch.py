@@ -12,12 +12,12 @@ from places import SUPPORT
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
-def start(processes: int, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+def start(processes: int, *arguments: str | Path, module: str = "safer_steer") -> subprocess.Popen[str]:
     """`safer-steer` with these arguments; tests' modules can be named in its config. Its standard error is
     beside its standard output."""
     return subprocess.Popen(
-        [*TORCHRUN, str(processes), "-m", "safer_steer", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path(), **environment},
+        [*TORCHRUN, str(processes), "-m", module, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path()},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -25,9 +25,9 @@ def start(processes: int, *arguments: str | Path, **environment: str) -> subproc
     )
 
 
-def done(processes: int, *arguments: str | Path, **environment: str) -> str:
+def done(processes: int, *arguments: str | Path, module: str = "safer_steer") -> str:
     """As `start`; waits for it. Returns what it printed."""
-    process = start(processes, *arguments, **environment)
+    process = start(processes, *arguments, module=module)
     printed = process.communicate()[0]
     assert process.returncode == 0, printed
     return printed

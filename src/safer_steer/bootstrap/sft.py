@@ -29,6 +29,7 @@ from safer_steer.student.guard import Guard
 from safer_steer.student.load import load_student
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.renderer import Renderer
+from safer_steer.student.sharding import sharding_arguments
 from safer_steer.student.training import (
     Milestones,
     batching,
@@ -154,7 +155,7 @@ def fine_tune(
         freeze_vision(student.model)
     trainer = SFTTrainer(
         model=student.model,
-        args=SFTConfig(**sft_arguments(config, folder)),
+        args=SFTConfig(**sft_arguments(config, folder), **sharding_arguments(config.student, student.model)),
         train_dataset=Dataset.from_dict({"row": list(range(len(collator.dialogues)))}),
         data_collator=collator,
         processing_class=student.renderer.processor,
@@ -172,8 +173,8 @@ def fine_tune(
     shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
     guard = Guard("sft", config.student, student.renderer, collator.known, shown, note)
     trainer.add_callback(guard.watch(trainer.model))
-    train(trainer, processes.decided(partial(last_checkpoint, folder / "sft")))
-    save_trained(trainer, student.renderer.processor, out, config.student)
+    train(trainer, processes.decided(partial(last_checkpoint, folder / "sft")), config.student)
+    save_trained(trainer, student.renderer.processor, out, config.student, config.student.base)
     return out
 
 

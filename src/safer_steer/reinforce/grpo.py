@@ -39,6 +39,7 @@ from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.policy import PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
+from safer_steer.student.sharding import sharding_arguments
 from safer_steer.student.training import (
     Milestones,
     batching,
@@ -148,18 +149,20 @@ def reinforce(
         (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
     )
     student = config.student
-    adapters = lora(student, empty_model(load_model_config(start))) if student.lora_rank else None
+    empty = empty_model(load_model_config(start))
     trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer
     trainer = trainer_of(
         model=start,
         args=GRPOConfig(
-            **grpo_arguments(config, folder), model_init_kwargs={"dtype": training_dtype(config.student)}
+            **grpo_arguments(config, folder),
+            **sharding_arguments(student, empty),
+            model_init_kwargs={"dtype": training_dtype(student)},
         ),
         reward_funcs=_return_of_rollout,
         train_dataset=_prompts(config, renderer, folder, seeds),
         processing_class=renderer.processor,
         rollout_func=rollouts,
-        peft_config=adapters,
+        peft_config=lora(student, empty),
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
     )
     if config.rl.rollouts.importance_cap is not None:
@@ -178,8 +181,8 @@ def reinforce(
         rollouts.journals.forget,
     )
     trainer.add_callback(guard.watch(trainer.model))
-    train(trainer, checkpoint)
-    save_trained(trainer, renderer.processor, out, config.student, folder / "rl" / ADAPTER)
+    train(trainer, checkpoint, config.student)
+    save_trained(trainer, renderer.processor, out, config.student, start, folder / "rl" / ADAPTER)
     if processes.first():
         shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from safer_steer import processes
 from safer_steer.config import Config
@@ -28,6 +27,7 @@ from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
 from safer_steer.store import Journal, read_rows
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.checks import Trained
+from safer_steer.student.sharding import generating
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to completion."""
@@ -97,9 +97,8 @@ class Rollouts:
             _as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i)
             for i, prompt in enumerate(prompts)
         ]
-        unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
 
-        with unwrapped as model:
+        with generating(trainer, here=self.config.rl.rollouts.engine != "vllm") as model:
             assistant = self.assistant_of(model, step)
 
             def play() -> list[Trajectory]:

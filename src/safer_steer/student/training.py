@@ -25,6 +25,7 @@ from safer_steer import processes
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError, shortened
 from safer_steer.student.modules import adapted_layers
+from safer_steer.student.sharding import check_sharding, whole_model
 from safer_steer.student.vllm_weights import save_adapter
 
 WHOLE = "checkpoint.whole"
@@ -62,7 +63,7 @@ class Milestones(TrainerCallback):
             self.progress(state.global_step, state.max_steps)
 
 
-def train(trainer: Trainer, checkpoint: Path | None) -> None:
+def train(trainer: Trainer, checkpoint: Path | None, student: Student) -> None:
     """Train from the start, or resume from a complete checkpoint.
 
     The trainer restores optimiser, schedule and position. The weights are loaded here: the trainer looks up
@@ -72,6 +73,7 @@ def train(trainer: Trainer, checkpoint: Path | None) -> None:
     Raises:
         UserError: the model finds other pictures than the ids have picture tokens for.
     """
+    check_sharding(trainer, student, checkpoint)
     trainer.remove_callback(PrinterCallback)  # progress and metrics are reported elsewhere
     try:
         _train(trainer, checkpoint)
@@ -208,13 +210,19 @@ def mend_trainer_inputs(model: torch.nn.Module, picture_inputs: tuple[str, ...])
 
 
 def save_trained(
-    trainer: Trainer, processor: Any, folder: Path, student: Student, adapter: Path | None = None
+    trainer: Trainer,
+    processor: Any,
+    folder: Path,
+    student: Student,
+    start: str,
+    adapter: Path | None = None,
 ) -> None:
     """`save_model` for the student of a trainer, and its LoRA adapter, if it has one, into the folder
-    `adapter`. The first process writes; the others wait for it."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    `adapter`. The first process writes; the others wait for it. `start`: see `whole_model`."""
+    model = whole_model(trainer, start)
 
     def write() -> None:
+        assert model, "the first process has it"
         if adapter and student.lora_rank:
             save_adapter(model, adapter)
         save_model(model, processor, folder, student)

@@ -60,7 +60,12 @@ class WholeBatchDecoder:
             pad_token_id=renderer.pad,
         )
         with _generating_by(self.model, config):
-            out = self.model.generate(**inputs, generation_config=config, logits_processor=[sampler])
+            out = self.model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=[sampler],
+                synced_gpus=False,  # other processes generate other numbers of tokens
+            )
         self.prefilled += sum(len(row.transcript.ids) for row in rows)
         sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = torch.cat(sampler.logprobs, 1).tolist()
