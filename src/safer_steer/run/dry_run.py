@@ -47,6 +47,7 @@ def dry_run(
     from safer_steer.memory.table import memory_plan
 
     arguments = _trainer_arguments(config, folder, processes)
+    sharded = sharded or config.student.sharding == "full"
     peaks, notes = memory_plan(config, processes, card, sharded)
     return Plan(
         config,
