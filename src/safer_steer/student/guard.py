@@ -23,6 +23,7 @@ from safer_steer.config import Student
 from safer_steer.errors import UserError, shortened
 from safer_steer.student.checks import Fed, Finding, KnownOf, ShownIn, measure
 from safer_steer.student.renderer import Renderer
+from safer_steer.student.sharding import let_go
 
 FLOOR = 1e-5
 """Smallest shift, in nats, that counts as seeing. Both passes have the same shapes, so pictures that do not
@@ -88,6 +89,7 @@ class Guard(TrainerCallback):
         step = state.global_step
         measured = partial(measure, self.model, fed, self.renderer, self.known_of, self.shown_in)
         found = [each for share in processes.agreed(measured) for each in share]
+        let_go(self.model)
         if why := fault(found, self.number_type, begins=step == self.first):
             if processes.first():
                 self.distrust(step + 1)

@@ -97,6 +97,14 @@ def _whole(model: Any) -> Iterator[None]:
             part.set_reshard_after_forward(True, recurse=False)
 
 
+def let_go(model: Any) -> None:
+    """Let go of the weights that a forward pass has gathered and no backward pass follows. The next forward
+    pass would take them as they were before the optimiser's step."""
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def whole_model(trainer: Trainer, start: str) -> PreTrainedModel | None:
     """The trained model with all its weights. If they were split, it is a new one on the CPU, and only the
     first process gets it. All must call this.
