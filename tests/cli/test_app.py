@@ -500,10 +500,13 @@ def test_a_dry_run_for_processes_that_cannot_share_a_step(tmp_path: Path) -> Non
 
 
 def test_a_dry_run_says_what_processes_share(tmp_path: Path) -> None:
-    command = ("run", config_file(tmp_path), "--out", tmp_path / "out", "--dry-run", "--processes", 2)
-    said = {option: safer_steer(*command, *option).stdout for option in ((), ("--sharded",))}
-    assert "2 processes train, each on its own card (DDP). Each holds all weights" in said[()]
-    assert "2 processes train, each on its own card (FSDP2). Each holds a share" in said["--sharded",]
+    options = ("--out", tmp_path / "out", "--dry-run", "--processes", 2)
+    said = {
+        kind: safer_steer("run", config_file(tmp_path, student={"sharding": kind}), *options).stdout
+        for kind in ("none", "full")
+    }
+    assert "2 processes train, each on its own card (DDP). Each holds all weights" in said["none"]
+    assert "2 processes train, each on its own card (FSDP2). Each holds a share" in said["full"]
 
 
 def test_a_dry_run_says_which_stage_does_not_fit(tmp_path: Path) -> None:

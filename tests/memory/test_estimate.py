@@ -214,7 +214,10 @@ def test_processes_hold_everything_and_share_the_trajectories() -> None:
 
 def test_processes_that_shard_hold_a_share_and_gather_the_rest() -> None:
     config, shape = config_and_shape("7b")
-    one, eight = peaks(config, shape), {peak.peak: peak for peak in estimate(config, shape, 8, sharded=True)}
+    one, split = peaks(config, shape), config.model_copy(deep=True)
+    split.student.sharding = "full"
+    assert peaks(split, shape) == one, "one process has nothing to share"
+    eight = peaks(split, shape, 8)
     for name in ("sft training", "rl training"):
         assert eight[name].held == pytest.approx(one[name].held / 8), "no buckets"
     assert eight["rl rollouts"].casts == 2 * shape.parameters, "whole weights in bfloat16"
@@ -231,8 +234,8 @@ def test_rollouts_on_servers_take_no_memory_for_generation() -> None:
     config, shape = config_and_shape("7b")
     rollouts = config.rl.rollouts.model_copy(update={"engine": "vllm"})
     served = config.model_copy(update={"rl": config.rl.model_copy(update={"rollouts": rollouts})})
-    for sharded in (False, True):
-        here, there = ({p.peak: p for p in estimate(c, shape, 8, sharded)} for c in (config, served))
+    for processes in (1, 8):
+        here, there = (peaks(each, shape, processes) for each in (config, served))
         assert there["rl rollouts"].total == there["rl rollouts"].held + there["rl rollouts"].pictures
         assert there["rl rollouts"].total < here["rl rollouts"].total
         assert there["bench generation"].total == 2 * shape.parameters
@@ -310,7 +313,8 @@ def test_the_tables_of_the_page_about_scaling_are_what_the_plan_says() -> None:
         config.student.lora_rank = 64 if trained == "LoRA" else 0
         config.rl.rollouts.engine = engine
         shape = shape_of_config(published(size.lower()), config.student)
-        found = {p.peak: p for p in estimate(config, shape, int(processes), kind == "FSDP2")}
+        config.student.sharding = "full" if kind == "FSDP2" else "none"
+        found = peaks(config, shape, int(processes))
         large = 80 * GB * 0.95
         totals = [found[peak].total for peak in PEAKS]
         wanted = [f"**{total / GB:.1f}**" if total > large else f"{total / GB:.1f}" for total in totals]

@@ -46,14 +46,6 @@ def run(
         int,
         typer.Option("--processes", min=1, help="With --dry-run: number of training processes, one a GPU."),
     ] = 1,
-    sharded: Annotated[
-        bool,
-        typer.Option(
-            "--sharded",
-            help="With --dry-run: the processes share weights, gradients and moments (FSDP2); by default,"
-            " each holds all of them (DDP).",
-        ),
-    ] = False,
     fresh: Fresh = False,
 ) -> None:
     """Run the whole method, from seeds to report."""
@@ -65,7 +57,7 @@ def run(
         from safer_steer.run.dry_run import show as show_plan
 
         card = gpu_memory * 1e9 if gpu_memory else None
-        show_plan(planned(settings, out, processes, card, sharded), console(140))
+        show_plan(planned(settings, out, processes, card), console(140))
         return
     from safer_steer import pipeline
     from safer_steer.run.display import Display

@@ -29,10 +29,10 @@ float32).
 |             | 32,768 numbers, and V x H x 4 for the head's float32 gradient if it is trained |
 | pictures    | patches x numbers per patch x 4; TRL keeps those of all trajectories of a step on the GPU |
 
-Sharded over N processes (FSDP2), each holds 1/N of weights, reference, gradients and moments, without DDP's
-buckets. What it gathers is in `casts`: for rollouts in the process P x a, all weights; elsewhere (R + 2 W) x
-a, with W the weights of one layer of the language model and R all that is in none, and in training the
-gradients of a layer, W x a.
+Sharded over N processes (`student.sharding: full`, FSDP2), each holds 1/N of weights, reference, gradients
+and moments, without DDP's buckets. What it gathers is in `casts`: for rollouts in the process P x a, all
+weights; elsewhere (R + 2 W) x a, with W the weights of one layer of the language model and R all that is in
+none, and in training the gradients of a layer, W x a.
 
 With rollouts on vLLM servers nothing is generated here: no cache, activations and logits of generation, and
 nothing is gathered for it.
@@ -83,14 +83,10 @@ class Memory:
         return float(sum(getattr(self, field.name) for field in fields(self) if field.name != "peak"))
 
 
-def estimate(config: Config, shape: Shape, processes: int = 1, sharded: bool = False) -> list[Memory]:
-    """Every memory peak of the config's stages, in stage order. Raises nothing.
-
-    Args:
-        processes: training processes, one a GPU.
-        sharded: whether they share weights, gradients and moments (FSDP2) or each hold all of them (DDP).
-    """
-    return _Estimate(config, shape, processes, sharded).peaks()
+def estimate(config: Config, shape: Shape, processes: int = 1) -> list[Memory]:
+    """Every memory peak of the config's stages, in stage order, with so many training processes, one a GPU.
+    Raises nothing."""
+    return _Estimate(config, shape, processes).peaks()
 
 
 def too_large(peaks: list[Memory], card: float) -> list[Memory]:
@@ -103,10 +99,10 @@ def too_large(peaks: list[Memory], card: float) -> list[Memory]:
 
 
 class _Estimate:
-    def __init__(self, config: Config, shape: Shape, processes: int, sharded: bool) -> None:
+    def __init__(self, config: Config, shape: Shape, processes: int) -> None:
         self.config, self.shape, self.processes = config, shape, processes
-        self.sharded = sharded and processes > 1
-        self.shares = processes if sharded else 1
+        self.sharded = config.student.sharding == "full" and processes > 1
+        self.shares = processes if self.sharded else 1
         """Number of processes that hold the weights together."""
         self.served = config.rl.rollouts.engine == "vllm"
         self.student = config.student

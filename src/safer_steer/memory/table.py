@@ -16,27 +16,24 @@ from safer_steer.tables import fitted
 PARTS = [field.name for field in fields(Memory) if field.name != "peak"]
 
 
-def memory_plan(
-    config: Config, processes: int, card: float | None, sharded: bool = False
-) -> tuple[list[Memory], list[str]]:
+def memory_plan(config: Config, processes: int, card: float | None) -> tuple[list[Memory], list[str]]:
     """The peaks of a run and the lines to print below them. If the model's config cannot be loaded: no peaks
     and one line.
 
     Args:
         card: bytes of the GPU; None uses the first GPU of this machine, if any.
-        sharded: see `estimate`.
     """
     try:
         shape = shape_of(config.student.base, config.student)
     except UserError as error:
         return [], [f"no estimate: {error}"]
-    peaks = estimate(config, shape, processes, sharded)
+    peaks = estimate(config, shape, processes)
     fit = _fit(peaks, card or _card())
     if config.student.device == "cpu" or (
         config.student.device == "auto" and card is None and _card() is None
     ):
         fit = ["The student runs on the CPU here: this is memory of the machine.", *fit]
-    return peaks, [*fit, *_assumptions(config, processes, sharded)]
+    return peaks, [*fit, *_assumptions(config, processes)]
 
 
 def memory_table(console: Console, peaks: list[Memory]) -> Table:
@@ -75,10 +72,10 @@ def _fit(peaks: list[Memory], card: float | None) -> list[str]:
     ]
 
 
-def _assumptions(config: Config, processes: int, sharded: bool) -> list[str]:
+def _assumptions(config: Config, processes: int) -> list[str]:
     student = config.student
     shared = "One process on one card."
-    if processes > 1 and sharded:
+    if processes > 1 and student.sharding == "full":
         shared = (
             f"{processes} processes train, each on its own card (FSDP2). Each holds a share of weights,"
             " gradients, moments and trajectories; casts are what it gathers of the others'."

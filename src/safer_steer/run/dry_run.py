@@ -35,11 +35,8 @@ class Plan:
     trainer_arguments: dict[str, dict[str, Any]]
 
 
-def dry_run(
-    config: Config, folder: Path, processes: int = 1, card: float | None = None, sharded: bool = False
-) -> Plan:
-    """The plan of a run in `folder`, on `processes` processes with a GPU of `card` bytes each. If `sharded`,
-    they share weights, gradients and moments (FSDP2).
+def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None = None) -> Plan:
+    """The plan of a run in `folder`, on `processes` processes with a GPU of `card` bytes each.
 
     Raises:
         UserError: a trainer rejects its arguments, or a step cannot be split over the processes.
@@ -47,8 +44,7 @@ def dry_run(
     from safer_steer.memory.table import memory_plan
 
     arguments = _trainer_arguments(config, folder, processes)
-    sharded = sharded or config.student.sharding == "full"
-    peaks, notes = memory_plan(config, processes, card, sharded)
+    peaks, notes = memory_plan(config, processes, card)
     return Plan(
         config,
         roles={name: _who(config.role(name)) for name in get_args(RoleName)},
