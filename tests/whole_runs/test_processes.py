@@ -150,6 +150,8 @@ def test_two_processes_train_what_one_does(one, two, rank):
     ours, theirs = (lines(run / "rl" / "metrics.jsonl") for run in (folder, one))
     for row, wanted in zip(ours, theirs, strict=True):
         assert row.keys() == wanted.keys()
+        checks, expected = row.pop("checks", {}), wanted.pop("checks", {})
+        assert checks == pytest.approx(expected, rel=1e-3, abs=1e-5), "the guard's, of both processes"
         counted, expected = ({k: v for k, v in each.items() if k not in MEASURED} for each in (row, wanted))
         assert counted == expected
         assert row.keys() == wanted.keys()
