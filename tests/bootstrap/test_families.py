@@ -50,7 +50,7 @@ def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
     assert history[0]["loss"] == pytest.approx(wanted.item(), abs=1e-4)
     assert trained.renderer.processor.chat_template == base.renderer.processor.chat_template
     checks = json.loads((tmp_path / "sft/checks.jsonl").read_text())
-    assert (checks["dialogues"], checks["with_pictures"], checks["rendered_again"]) == (3, 2, 3)
+    assert (checks["dialogues"], checks["with_pictures"], checks["rendered_again"]) == (4, 3, 4)
     assert checks["picture_tokens"] == checks["picture_features"] > 10 and checks["blank_shift"] > 0.01
     speaking, seeing = moved(base.model, trained.model)
     assert len(speaking) > 10 and not seeing

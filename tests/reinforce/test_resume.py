@@ -33,7 +33,8 @@ def start(folder: Path, calls: Path) -> subprocess.Popen[bytes]:
 
 
 def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    """Its whole lines: a last one may be half-written, in a process that is at work."""
+    return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
 def new_run(folder: Path) -> Path:

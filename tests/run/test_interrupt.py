@@ -49,6 +49,11 @@ def server() -> Iterator[tuple[str, list[str]]]:
     serving.server_close()
 
 
+def _heed_ctrl_c() -> None:
+    """A shell that starts the tests in the background lets them, and so the command, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_waits_for_replies_under_way(server: tuple[str, list[str]], tmp_path: Path) -> None:
     url, asked = server
     suite = tmp_path / "suite.jsonl"
@@ -58,7 +63,12 @@ def test_ctrl_c_waits_for_replies_under_way(server: tuple[str, list[str]], tmp_p
     command = [sys.executable, "-m", "safer_steer", "bench", *options, "--concurrency", "4"]
     command += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ,
+        preexec_fn=_heed_ctrl_c,
     )
     while len(asked) < 4 and process.poll() is None:
         time.sleep(0.005)

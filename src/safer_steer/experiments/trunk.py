@@ -10,10 +10,11 @@ from typing import Any
 from safer_steer.config import Config
 from safer_steer.config_file import dump_config
 from safer_steer.manifest import Manifest, config_sha256
+from safer_steer.stages import STAGES
 from safer_steer.store import canonical, content_id, inside, write_atomic
 
-STAGES = ("seeds", "assemble", "bootstrap", "sft")
-"""The stages that can be shared."""
+SHARED = tuple(STAGES)[: list(STAGES).index("rl")]
+"""The stages that can be shared: all before RL."""
 DRAWS = ("seeds", "benign_share", "single_turn")
 """The keys of `rl` that bear on these stages: they say which scripts are kept for RL."""
 
@@ -38,7 +39,7 @@ def branch(trunk: Path, folder: Path, config: Config) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     write_atomic(part / "config.yaml", dump_config(config))
-    found = {name: entry for name, entry in Manifest(trunk).stages.items() if name in STAGES}
+    found = {name: entry for name, entry in Manifest(trunk).stages.items() if name in SHARED}
     for entry in found.values():
         for name in entry["files"]:
             _link(inside(trunk, name), part / name)

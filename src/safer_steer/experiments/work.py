@@ -17,7 +17,7 @@ from safer_steer.config import Config
 from safer_steer.config_file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.experiments.spec import Experiment, config_of
-from safer_steer.experiments.trunk import STAGES, branch, trunk_id
+from safer_steer.experiments.trunk import SHARED, branch, trunk_id
 from safer_steer.manifest import Manifest
 from safer_steer.store import canonical, content_id, write_atomic
 
@@ -70,7 +70,7 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
         for names in _same_run(experiment):
             config = config_of(experiment, path, [experiment.arms[name] for name in names], seed)
             trunk = trunk_id(config)
-            shared = tuple(stage for stage in STAGES if stage != "assemble" or config.assembly)
+            shared = tuple(stage for stage in SHARED if stage != "assemble" or config.assembly)
             below = Job(f"up to SFT, seed {seed}", out / "shared" / trunk, config, shared)
             folder = out / "runs" / content_id(config.model_dump(mode="json") | {"name": ""})
             after = trunks.setdefault(trunk, below)
