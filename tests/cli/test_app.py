@@ -513,3 +513,15 @@ def test_a_dry_run_says_which_stage_does_not_fit(tmp_path: Path) -> None:
     large = config_file(tmp_path, rl={"micro_batch_size": 40})
     said = safer_steer("run", large, "--out", tmp_path / "out", "--dry-run", "--gpu-memory", 2).stdout
     assert "  rl does not fit a card of 2 GB with 5% left free: " in said
+
+
+@pytest.mark.parametrize("command", ["bench", "experiment", "run", "report", "verify"])
+def test_torchrun_starts_the_stages_that_train_and_nothing_else(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    answer = CliRunner().invoke(app, [command, str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out")])
+    assert answer.exit_code == 2
+    assert f"`{command}` runs in one process" in answer.stderr and answer.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from safer_steer import processes
 from safer_steer.errors import EndedElsewhere, NoResult, SpendingLimit, UserError, shortened
 from safer_steer.extras import what_is_missing
+from safer_steer.stages import STAGES
 
 OUTSIDE = {
     errno.ENOSPC,
@@ -101,11 +102,19 @@ def _version(wanted: bool) -> None:
 
 @app.callback(help=ABOUT)
 def about(
+    context: typer.Context,
     _: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options of the app itself."""
+    """Options of the app itself. Under torchrun only the stages that train go on.
+
+    Raises:
+        UserError: torchrun started another command.
+    """
+    command = context.invoked_subcommand or ""
+    if not (command in STAGES and STAGES[command].trains):
+        processes.refuse_several(command)
 
 
 ConfigFile = Annotated[

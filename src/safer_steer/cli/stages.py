@@ -15,7 +15,7 @@ from safer_steer.config import Config
 from safer_steer.config_file import load_config
 from safer_steer.errors import NoResult
 from safer_steer.extras import require
-from safer_steer.processes import first, refuse_several
+from safer_steer.processes import first
 from safer_steer.stages import STAGES
 
 
@@ -49,7 +49,6 @@ def run(
     fresh: Fresh = False,
 ) -> None:
     """Run the whole method, from seeds to report."""
-    refuse_several("run")
     settings = load_config(config, limit, stub)
     require("train", "run")
     if dry_run:
@@ -88,8 +87,6 @@ def _run_stage(name: str, settings: Config, out: Path, fresh: bool, try_models: 
 
     if STAGES[name].trains:
         require("train", name)
-    else:
-        refuse_several(name)
     with Display() if first() else Silence() as show:
         pipeline.run_stage(name, settings, out, show, fresh, try_models)
 
