@@ -61,7 +61,23 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Turn(Strict):
+class Pictured(Strict):
+    """What has `images`: `image` is accepted for it, and a single path for a list of one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _image_is_images(cls, row: Any) -> Any:
+        if not isinstance(row, dict) or "image" not in row or "images" in row:
+            return row
+        return {"images" if key == "image" else key: value for key, value in row.items()}
+
+    @field_validator("images", mode="before", check_fields=False)
+    @classmethod
+    def _one_is_a_list(cls, images: Any) -> Any:
+        return [images] if isinstance(images, str) else images
+
+
+class Turn(Pictured):
     """One exchange. `assistant` is the text as sampled, including its thinking; user and critic see
     its `visible_answer`."""
 
@@ -77,16 +93,6 @@ class Turn(Strict):
     next."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _image_is_images(cls, row: Any) -> Any:
-        return _with_images(row)
-
-    @field_validator("images", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, images: Any) -> Any:
-        return _as_list(images)
-
     @field_validator("user", "assistant", "next_user", mode="before")
     @classmethod
     def _writable(cls, text: Any) -> Any:
@@ -94,7 +100,7 @@ class Turn(Strict):
         return text.encode(errors="replace").decode() if isinstance(text, str) else text
 
 
-class Seed(Strict):
+class Seed(Pictured):
     """Pictures, an intent and a script of user turns. Image paths are relative to the run's or suite's
     folder. In a file, `image` is accepted for `images`, and a single path for a list of one."""
 
@@ -105,16 +111,6 @@ class Seed(Strict):
     images: list[str] = Field(default_factory=list)
     turns: list[Turn] = Field(min_length=1)
     meta: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _image_is_images(cls, row: Any) -> Any:
-        return _with_images(row)
-
-    @field_validator("images", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, images: Any) -> Any:
-        return _as_list(images)
 
     @property
     def script(self) -> list[str]:
@@ -159,17 +155,6 @@ class Dialogue(Seed):
             images=list(seed.images),
             meta={name: fact for name, fact in seed.meta.items() if name != "error"},
         )
-
-
-def _with_images(row: Any) -> Any:
-    """A row, or a turn, whose pictures stand under `image`."""
-    if not isinstance(row, dict) or "image" not in row or "images" in row:
-        return row
-    return {"images" if key == "image" else key: value for key, value in row.items()}
-
-
-def _as_list(images: Any) -> Any:
-    return [images] if isinstance(images, str) else images
 
 
 AnySeed = TypeVar("AnySeed", bound="Seed")

@@ -15,41 +15,34 @@ from safer_steer.reinforce.tutor import TutorCritic
 
 
 class _Sandbox:
-    """The sandbox's tutor, asked by one process after `judge` of the subclass."""
+    """The sandbox's tutor, which fails in the second step of rank 1."""
 
     immediate = True
+    failure: Exception
 
     def __init__(self, config: Config, folder: Path, ask: Any) -> None:
         pictures_of = pictures_in(folder, config.student.max_pixels)
         self.tutor: Critic = TutorCritic(ask("tutor"), config.student.format, pictures_of)
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
-        self.before(dialogue, int(os.environ["RANK"]))
+        if os.environ["RANK"] == "1" and dialogue.id.startswith("00001-"):
+            raise self.failure
         return await self.tutor.judge(dialogue, turn, template)
-
-    def before(self, dialogue: Dialogue, rank: int) -> None:
-        raise NotImplementedError
 
 
 class Mistaken(_Sandbox):
-    """In the second step, rank 1 meets something that the user has to mend."""
+    """Rank 1 meets something that the user has to mend."""
 
-    def before(self, dialogue: Dialogue, rank: int) -> None:
-        if rank == 1 and dialogue.id.startswith("00001-"):
-            raise UserError("the tutor of rank 1 has lost its key; set it again")
+    failure = UserError("the tutor of rank 1 has lost its key; set it again")
 
 
 class Buggy(_Sandbox):
-    """In the second step, rank 1 meets a bug."""
+    """Rank 1 meets a bug."""
 
-    def before(self, dialogue: Dialogue, rank: int) -> None:
-        if rank == 1 and dialogue.id.startswith("00001-"):
-            raise ZeroDivisionError("a bug in the tutor of rank 1")
+    failure = ZeroDivisionError("a bug in the tutor of rank 1")
 
 
 class Silent(_Sandbox):
-    """Rank 1 gets no score in the second step."""
+    """Rank 1 gets no score."""
 
-    def before(self, dialogue: Dialogue, rank: int) -> None:
-        if rank == 1 and dialogue.id.startswith("00001-"):
-            raise BoundaryError("no answer for rank 1")
+    failure = BoundaryError("no answer for rank 1")

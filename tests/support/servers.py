@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -177,3 +178,11 @@ def safer_steer(*arguments: object) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The sandbox's agents behind a real endpoint. A `conftest.py` that imports it has it."""
+    with sandbox(tmp_path_factory.mktemp("sandbox") / "log.txt") as server:
+        server.wait("/v1/models", 60)
+        yield server

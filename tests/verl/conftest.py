@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from places import ROOT
-from servers import OPTIONS, START_S, VLLM, Server, sandbox
+from servers import OPTIONS, START_S, VLLM, world
+
+__all__ = ["run", "vllm", "world"]
 
 TOKENS_IN_AND_OUT = [
     *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
@@ -29,12 +31,4 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLM]:
     """A real vLLM server with the shipped student, for token ids."""
     with VLLM(tmp_path_factory.mktemp("vllm") / "log.txt", [*OPTIONS, *TOKENS_IN_AND_OUT]) as server:
         server.wait("/health", START_S)
-        yield server
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The sandbox's agents behind a real endpoint."""
-    with sandbox(tmp_path_factory.mktemp("sandbox") / "log.txt") as server:
-        server.wait("/v1/models", 60)
         yield server

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +37,7 @@ def experiment(
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.table import markdown, results
     from safer_steer.experiments.work import plan, work
+    from safer_steer.run.preflight import cores_here
     from safer_steer.store import canonical, write_atomic
 
     settings = load_experiment(file)
@@ -45,8 +45,8 @@ def experiment(
     if not table_only:
         require("train", "experiment")
         out.mkdir(parents=True, exist_ok=True)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        asyncio.run(work(jobs, processes or min(4, cores), lambda line: typer.echo(line, err=True)))
+        cores = cores_here()
+        asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
     found = results(settings, runs)
     text = markdown(found, settings)
     write_atomic(out / f"{file.stem}.json", canonical(found))

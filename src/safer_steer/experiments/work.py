@@ -20,6 +20,7 @@ from safer_steer.experiments.spec import Experiment, config_of
 from safer_steer.experiments.trunk import SHARED, branch, trunk_id
 from safer_steer.manifest import Manifest
 from safer_steer.store import canonical, content_id, write_atomic
+from safer_steer.workers import side_by_side
 
 NO_RESULT = 3
 """Exit code of a run that left too many dialogues unscored."""
@@ -88,8 +89,9 @@ def _same_run(experiment: Experiment) -> list[list[str]]:
     return list(shared.values())
 
 
-async def work(jobs: list[Job], processes: int, say: Say) -> None:
-    """Do all jobs, at most `processes` at once. Output goes to `<folder>.log`.
+async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
+    """Do all jobs, at most `processes` at once, each with its share of the cores. Output goes to
+    `<folder>.log`.
 
     Raises:
         UserError: one or more failed; the others are done by then. Names the first, its log, and its last
@@ -108,20 +110,14 @@ async def work(jobs: list[Job], processes: int, say: Say) -> None:
             async with room:
                 begun = time.monotonic()
                 say(f"{job.name}: begun")
-                job.failed = await _do(job, processes)
+                job.failed = await _do(job, max(1, cores // processes))
                 took = f"in {time.monotonic() - begun:.0f} s"
                 say(f"{job.name}: {'failed' if job.failed else 'done'} {took}")
         finished += 1
         job.over.set()
         say(f"{finished} of {len(jobs)} over")
 
-    tasks = [asyncio.create_task(one(job)) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await side_by_side(one(job) for job in jobs)
     failed = [job for job in jobs if job.failed]
     if failed:
         raise UserError(
@@ -130,13 +126,11 @@ async def work(jobs: list[Job], processes: int, say: Say) -> None:
         )
 
 
-async def _do(job: Job, processes: int) -> str | None:
+async def _do(job: Job, threads: int) -> str | None:
     """Do one job. Returns why it failed, or None."""
     if job.after:
         branch(job.after.folder, job.folder, job.config)
     write_atomic(job.folder.with_suffix(".yaml"), dump_config(job.config))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // processes))
     log = job.folder.with_suffix(".log")
     for command in job.commands:
         with log.open("ab") as file:
@@ -145,7 +139,7 @@ async def _do(job: Job, processes: int) -> str | None:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env={"OMP_NUM_THREADS": threads} | os.environ,
+                env={"OMP_NUM_THREADS": str(threads)} | os.environ,
             )
         try:
             code = await process.wait()

@@ -142,6 +142,15 @@ def room_for_turns(config: Config) -> str:
     )
 
 
+def cores_here() -> int:
+    """How many cores this process may use: its affinity, and a container's limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
 def use_cores() -> None:
     """Use as many threads as this process has cores, in torch and all other OpenMP users, unless
     OMP_NUM_THREADS is set.
@@ -149,11 +158,7 @@ def use_cores() -> None:
     Must be called before torch is loaded. More threads than cores make a step many times slower, and torch
     does not see a container's limit.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_here()))
 
 
 async def check(
