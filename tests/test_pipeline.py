@@ -42,7 +42,7 @@ def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
     config = {**TINY, "roles": {**roles, "target": {"model": "student"}}}
     config |= {
         "seeds": {"sources": [{"limit": 8}], "max_turns": 3},
-        "bench": {"dialogues": 5, "resamples": 50},
+        "bench": {"dialogues": 5, "resamples": 50, "capability": ["sandbox"], "questions": 6},
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     run = tmp_path / "run"
@@ -81,8 +81,16 @@ def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
             == 5
         )
         assert model["multi_turn"]["average"]["unscored"] == model["multi_turn"]["average"]["failed"] == 0
+    kept = summary["capability"]["sandbox"]
+    assert {model: (entry["n"], entry["failed"]) for model, entry in kept.items()} == dict.fromkeys(
+        summary["models"], (6, 0)
+    )
+    assert kept["base"]["minus_base"] is None and kept["sft"]["minus_base"]["n"] == 6
+    assert "Capability, sandbox, minus base" in done.stdout
+    assert len(read_dialogues(run / "capability" / "sandbox" / "answers" / "safer_steer.jsonl")) == 6
     manifest = Manifest(run)
     assert set(manifest.stages) == set(STAGES)
+    assert "capability/sandbox/questions.jsonl" in manifest.stages["bench"]["files"]
     assert {role for stage in STAGES for role in manifest.stages[stage]["calls"]} == set(roles)
     assert not [name for name in manifest.stages["sft"]["files"] if "checkpoint" in name]
     assert verify(run) == []

@@ -450,6 +450,14 @@ class Bench(Strict):
     dialogues: int | None = Field(
         None, ge=1, description="at most this many dialogues in each group of suites (attacks, safe twins)"
     )
+    capability: list[str] = Field(
+        default_factory=list,
+        description="sets of multiple-choice questions: files or folders in ScienceQA's columns, relative to"
+        " this file; `sandbox`: the embedded one",
+    )
+    questions: int | None = Field(
+        None, ge=1, description="at most this many questions of each set in `capability`, drawn at random"
+    )
     judged: bool = Field(
         True, description="false keeps the answers without scores; `bench --judge-only` scores them later"
     )
@@ -593,7 +601,8 @@ class Config(Strict):
                 "micro_batch_size": _divisor(prompts * rl.group_size, rl.micro_batch_size),
             }
         )
-        self.bench = self.bench.model_copy(update={"dialogues": _lower(self.bench.dialogues, limit)})
+        lowest = {key: _lower(getattr(self.bench, key), limit) for key in ("dialogues", "questions")}
+        self.bench = self.bench.model_copy(update=lowest)
 
     def role(self, name: RoleName) -> Role:
         """The role's settings, the sandbox's agent by default."""

@@ -18,7 +18,7 @@ from safer_steer.config import Config, Role, RoleName
 from safer_steer.errors import UserError
 
 NOT_FILES = ("sandbox", "steer")
-"""Entries of `bench.suites` that are names and no files."""
+"""Entries of `bench.suites` and `bench.capability` that are names and no files."""
 STUB_STUDENT = {
     "model": "sandbox",
     "chat_template": None,
@@ -82,7 +82,7 @@ def absolute(path: str, folder: Path) -> str:
 
 
 def absolute_suites(suites: Iterable[str], folder: Path) -> list[str]:
-    """Entries of `bench.suites`: files as absolute paths, names unchanged."""
+    """Entries of `bench.suites` or `bench.capability`: files as absolute paths, names unchanged."""
     return [suite if suite in NOT_FILES else absolute(suite, folder) for suite in suites]
 
 
@@ -97,13 +97,14 @@ def _make_absolute(config: Config, folder: Path) -> None:
     template = config.student.chat_template
     config.student.chat_template = template and absolute(template, folder)
     config.bench.suites = absolute_suites(config.bench.suites, folder)
+    config.bench.capability = absolute_suites(config.bench.capability, folder)
 
 
 def input_files(config: Config) -> list[str]:
     """The files and folders that the config names, as absolute paths."""
     named = [config.seeds.scripts, config.student.model, config.student.chat_template]
     named += [path for source in config.seeds.sources for path in (source.path, source.images)]
-    named += [suite for suite in config.bench.suites if suite not in NOT_FILES]
+    named += [name for name in (*config.bench.suites, *config.bench.capability) if name not in NOT_FILES]
     return [os.path.realpath(path) for path in named if path and os.path.exists(path)]
 
 

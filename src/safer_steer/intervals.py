@@ -51,6 +51,25 @@ def rate(
     return {"value": value, "low": low, "high": high}
 
 
+def paired(gained: int, lost: int, n: int) -> dict[str, float | None]:
+    """The difference of two shares of the same `n` cases, in points: `gained` pass only with the first,
+    `lost` only with the second.
+
+    A bootstrap over cases would give [0, 0] if all have the same outcome in both. The interval is therefore
+    Wald's with one case added to each of the two counts (Bonett and Price 2012).
+
+    Returns:
+        `{"value", "low", "high"}`, -100 to 100; each None if n = 0.
+    """
+    if not n:
+        return {"value": None, "low": None, "high": None}
+    value, up, down = 100 * (gained - lost) / n, (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = 100 * Z * ((up + down - (up - down) ** 2) / (n + 2)) ** 0.5
+    middle = 100 * (up - down)
+    low, high = max(-100.0, middle - half), min(100.0, middle + half)
+    return {"value": value, "low": min(low, value), "high": max(high, value)}
+
+
 def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str, float] | None:
     """Student's t interval of the mean of `means` (one per training seed), clipped to `limits`.
 

@@ -149,7 +149,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="bench",
             summary="Only measure the models of a run.",
-            writes=("suites", "bench", "summary.json"),
+            writes=("suites", "capability", "bench", "summary.json"),
             prompts=("judge",),
             roles=("judge",),
             idle=lambda config: () if config.bench.judged else ("judge",),

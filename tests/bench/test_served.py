@@ -306,3 +306,66 @@ def test_a_large_photograph_is_scaled_down_to_the_option(tmp_path: Path, url: st
     assert "bench: mine: 1 picture scaled down to 3,000 pixels" in result.stderr
     with Image.open(tmp_path / "out/suites/mine/photo.jpg") as copy:
         assert copy.width * copy.height <= 3000
+
+
+def question_set(folder: Path, count: int) -> Path:
+    """Questions of which A is right in every second one."""
+    path = folder / "facts.jsonl"
+    rows = [
+        {"id": f"q{i:02}", "question": f"q{i:02}?", "choices": ["this", "that"], "answer": i % 2}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_questions_are_answered_counted_and_never_paid_for_twice(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    facts, mine, down = question_set(tmp_path, 40), suite(tmp_path, 3), True
+
+    async def answers(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        asked = body["messages"][-1]["content"][0]["text"]
+        if down and asked.startswith(("q01", "q02")):
+            return await fails(404, "gone")(request, body)
+        said = "It is hard to tell." if asked.startswith("q03") else "A"
+        return await says(said if asked.startswith("q") else "No.")(request, body)
+
+    models.does["m"] = answers
+    said = line(measured(url, mine, "--capability", facts), exit_code=3)
+    assert "5.0% of the questions of a set in --capability have no answer" in said and "gone" in said
+    found = json.loads((tmp_path / "out" / "summary.json").read_bytes())["capability"]["facts"]["m"]
+    assert (found["n"], found["failed"], found["no_choice"], found["minus_base"]) == (40, 2, 1, None)
+    assert (found["right"]["value"], models.asked["j"]) == (50, 3), "19 of 38, and no judge is asked"
+    down, before = False, models.asked["m"]
+    result = measured(url, mine, "--capability", facts)
+    assert result.exit_code == 0, result.output
+    assert models.asked["m"] == before + 2, "only those that failed"
+    assert re.search(r"Capability, facts +50\.0 \[35, 65\]", result.stdout), result.stdout
+    assert re.search(r"No choice found, facts +1 of 40", result.stdout)
+    assert "minus base" not in result.stdout
+    (tmp_path / "out" / "capability" / "facts" / "answers" / "m.jsonl").unlink()
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert measured(url, mine, "--capability", facts).exit_code == 0
+    assert models.asked["m"] == before + 2, "replies are kept too"
+
+
+def test_questions_need_no_judge_and_a_later_judge_leaves_them_alone(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    out = tmp_path / "out"
+    models.does["m"] = says("<thinking>B</thinking><answer>A</answer>")
+    result = bench(
+        *("--model", "m", "--base-url", url, "--suite", suite(tmp_path, 2), "--out", out, "--no-judge"),
+        *("--capability", question_set(tmp_path, 40), "--questions", 10, "--format", "thinking_answer"),
+        "--no-check",
+    )
+    assert result.exit_code == 0, result.output
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert summary["models"] == {"m": {}} and summary["capability"]["facts"]["m"]["n"] == 10
+    assert summary["capability"]["facts"]["m"]["no_choice"] == 0
+    assert "Capability, facts" in result.stdout and models.asked == {"m": 12}
+    later = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url, "--no-check")
+    assert later.exit_code == 0, later.output
+    assert "capability" not in json.loads((out / "judged" / "j" / "summary.json").read_bytes())
+    assert models.asked == {"m": 12, "j": 2}

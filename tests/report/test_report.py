@@ -26,7 +26,7 @@ from safer_steer.report.dialogues import browser_data, outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.shorten import shorten
 from safer_steer.report.svg import Line, draw
-from safer_steer.report.table import by_suite, headline
+from safer_steer.report.table import by_suite, capability, headline
 
 HOSTILE = (
     '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- \' $\\frac{1}{0}$ \x01'
@@ -121,6 +121,26 @@ def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() 
     assert rows["Single: n, unscored, failed, incomplete"] == ["50, 0, 0, 0", "–"]
     cells = ["81.2 [75, 86]", "80.0 [74, 85]", "70.0 [63, 76]", "79.5 [73, 85]", "200, 1, 2, 3"]
     assert ("multi_turn", "attack", "safer_steer", cells) in list(by_suite(SUMMARY))
+
+
+def test_the_table_shows_capability_and_its_difference_to_the_base() -> None:
+    kept = {
+        "base": {"n": 40, "right": rate(80, 65, 90), "no_choice": 2, "failed": 1, "minus_base": None},
+        "safer_steer": {
+            **{"n": 40, "right": rate(70, 55, 82), "no_choice": 0, "failed": 0},
+            "minus_base": rate(-10.26, -20, 1.5) | {"n": 39},
+        },
+    }
+    summary = SUMMARY | {"capability": {"facts": kept}}
+    found = {row.label: (row.cells, row.count) for row in headline(summary)}
+    assert found["Capability, facts"] == (["80.0 [65, 90]", "70.0 [55, 82]"], False)
+    assert found["Capability, facts, minus base"] == (["–", "-10.3 [-20.0, +1.5]"], False)
+    assert found["No choice found, facts"] == (["2 of 39", "0 of 40"], True)
+    assert list(capability(summary)) == [
+        ("facts", "base", ["80.0 [65, 90]", "–", "2", "1", "40"]),
+        ("facts", "safer_steer", ["70.0 [55, 82]", "-10.3 [-20.0, +1.5]", "0", "0", "40"]),
+    ]
+    assert list(capability(SUMMARY)) == []
 
 
 def test_the_console_table_fits_a_terminal_and_takes_names_literally() -> None:

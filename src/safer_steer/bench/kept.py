@@ -102,7 +102,7 @@ def judging_config(run: Path, judge: Role) -> Config:
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
-    bench = {"suites": [str(file) for file in files], "dialogues": None, "judged": True}
+    bench = {"suites": [str(file) for file in files], "capability": [], "dialogues": None, "judged": True}
     settings = config.model_dump()
     settings["roles"]["judge"] = judge.model_dump()
     settings["bench"] |= bench

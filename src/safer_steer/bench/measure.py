@@ -7,11 +7,14 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.capability import Answers, answer_all, capability, failed_share
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.kept import KeptModel
+from safer_steer.bench.questions import FOLDER, bring_in_sets
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite
 from safer_steer.bench.summary import commonest_error, cut_off, incomplete, summarise, unscored_share
@@ -30,6 +33,8 @@ from safer_steer.workers import Progress
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 """A model's dialogues by protocol and suite."""
+Wait = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine to its end."""
 
 IN_PLAY = 64
 """Dialogues of a suite in play at once, at least."""
@@ -40,43 +45,48 @@ def measure_models(
     folder: Path,
     models: Mapping[str, Callable[[], Assistant | KeptModel]],
     judge: ChatModel | None,
-    wait: Callable[[Coroutine[Any, Any, Results]], Results],
+    wait: Wait,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
-    """Measure models by name, one after the other, and write `summary.json`.
+    """Measure models by name, one after the other, and write `summary.json`: the dialogues of all suites,
+    then the questions of `bench.capability`.
 
     Dialogues that an earlier process left without a result are played again.
 
     Args:
         models: what makes the assistant of each; called when its turn comes, so that one student at a
             time is in memory.
-        judge: None keeps the answers and scores nothing; no summary is written then.
-        wait: runs a coroutine to its end.
-        progress: called with dialogues (finished, all, failed), over all models.
+        judge: None keeps the answers and scores nothing; only questions are in the summary then.
+        progress: called with dialogues and questions (finished, all, failed), over all models.
         say: told in one line each how many pictures of a suite were scaled down, how many answers the token
             limit cut off, and how many dialogues ran out of context.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores; without a judge, no
-            answers.
+            answers; or of a set's questions, no answers.
         UserError: the model or the judge failed many times in a row (`watch.Watch`).
     """
     bench, summary = config.bench, folder / "summary.json"
     forget_unfinished(folder / "bench", judge is not None)
+    for answered in sorted((folder / FOLDER).glob("*")):
+        forget_unfinished(answered, judged=False)
     if summary.exists() and judge:
         judge.forget_unparsable()
     suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
     for suite in suites:
         if say and suite.scaled:
             say(f"{suite.name}: {in_words(suite.scaled, config.student.max_pixels)}")
-    each = sum(len(suite.seeds) for suite in suites)
+    sets = bring_in_sets(bench.capability, folder, bench.questions, config.student.max_pixels)
+    dialogues = sum(len(suite.seeds) for suite in suites)
+    each = dialogues + sum(len(one.seeds) for one in sets)
     pictures_of = pictures_in(folder, config.student.max_pixels)
     watch, critic = Watch(), None
     if judge:
         judging = JudgeCritic(judge, config.student.format, pictures_of)
         critic = WatchedCritic(judging, watch, f"the judge {_named(judge)}")
-    results = {}
+    results: dict[str, Results] = {}
+    answers: dict[str, Answers] = {}
     for place, (name, make) in enumerate(models.items()):
 
         def shown(done: int, _: int, failed: int = 0, before: int = place * each) -> None:
@@ -89,20 +99,35 @@ def measure_models(
         try:
             out = folder / "bench" / name
             results[name] = wait(measure(suites, assistant_for, critic, out, in_play, shown))
+            if sets and not isinstance(assistant, KeptModel):
+                asked = _watched(assistant, name, watch)
+                answering = partial(shown, before=place * each + dialogues)
+                answers[name] = wait(answer_all(sets, asked, folder, name, in_play, answering))
         except UserError:
             if judge:
                 judge.forget_unparsable()
             raise
         del assistant, assistant_for
         gc.collect()
+    kept = capability(answers, config.student.format)
+    twins = {suite.name for suite in suites if suite.safe_twins}
+    scored = results if judge else dict.fromkeys(results, Results())
+    found = summarise(scored, twins, bench.resamples, config.seed) | ({"capability": kept} if kept else {})
+    if judge or kept:
+        write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if judge is None:
         _say_kept(results, folder, bench.max_unscored, say)
+    elif say:
+        _say_lost(found, len(models) * dialogues, say)
+    if (share := failed_share(kept)) > bench.max_unscored:
+        raise NoResult(
+            f"{share:.1%} of the questions of a set in bench.capability have no answer, more than"
+            f" bench.max_unscored = {bench.max_unscored:.1%}; the commonest cause:"
+            f" {commonest_error({name: {'single_turn': sets} for name, sets in answers.items()})};"
+            " fix it and run the same command to ask them again"
+        )
+    if judge is None:
         return
-    twins = {suite.name for suite in suites if suite.safe_twins}
-    found = summarise(results, twins, bench.resamples, config.seed)
-    write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    if say:
-        _say_lost(found, len(models) * each, say)
     if (share := unscored_share(found)) > bench.max_unscored:
         raise NoResult(
             f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
@@ -118,9 +143,13 @@ AssistantOf = Callable[[Suite], Assistant]
 def _assistant_for(assistant: Assistant | KeptModel, name: str, watch: Watch) -> AssistantOf:
     if isinstance(assistant, KeptModel):
         return assistant.of
-    asked = _asked(assistant)
-    watched = WatchedAssistant(assistant, watch, f"the model {_named(asked) if asked else name}")
+    watched = _watched(assistant, name, watch)
     return lambda suite: watched
+
+
+def _watched(assistant: Assistant, name: str, watch: Watch) -> WatchedAssistant:
+    asked = _asked(assistant)
+    return WatchedAssistant(assistant, watch, f"the model {_named(asked) if asked else name}")
 
 
 def _asked(assistant: Assistant | KeptModel) -> ChatModel | None:

@@ -36,6 +36,8 @@ OPTIONS = {
     "student.max_pixels": "--max-pixels",
     "bench.suites": "--suite",
     "bench.dialogues": "--dialogues",
+    "bench.capability": "--capability",
+    "bench.questions": "--questions",
     "bench.judged": "--no-judge",
 }
 """Config keys and the options that set them: messages name what the user typed."""
@@ -74,6 +76,16 @@ def bench(
     suite: Annotated[
         list[str] | None,
         typer.Option(help="JSONL file of scripts, or `sandbox`; may be given several times."),
+    ] = None,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Multiple-choice questions: a JSONL or Parquet file or a folder in ScienceQA's columns, or"
+            " `sandbox`; may be given several times. No judge is asked about them."
+        ),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="At most this many questions of each set, drawn at random.")
     ] = None,
     judge_model: Annotated[
         str | None,
@@ -219,7 +231,11 @@ def bench(
             roles={"target": target, "judge": judge},
             limit=limit,
             bench=Bench(
-                suites=absolute_suites(suite or [], Path.cwd()), dialogues=dialogues, judged=not no_judge
+                suites=absolute_suites(suite or [], Path.cwd()),
+                capability=absolute_suites(capability or [], Path.cwd()),
+                questions=questions,
+                dialogues=dialogues,
+                judged=not no_judge,
             ),
         )
     except ValidationError as error:

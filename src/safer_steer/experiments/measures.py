@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from safer_steer.bench import capability
+from safer_steer.bench.questions import ANSWERS, FOLDER
 from safer_steer.bench.suites import SINGLE_TURN
-from safer_steer.dialogue import Dialogue, Kind, read_dialogues
+from safer_steer.config_file import load_config
+from safer_steer.dialogue import Dialogue, Format, Kind, read_dialogues
 from safer_steer.metrics import Criterion, ProtocolName, outcomes
 
 Hits = dict[str, int]
@@ -37,13 +40,30 @@ class Measure:
         return found
 
 
-MEASURES = {
+@dataclass(frozen=True)
+class Capability:
+    """The rate of right answers to the questions of all sets in `bench.capability`, in percent."""
+
+    good: int = 1
+
+    def hits(self, folder: Path) -> Hits:
+        """As `Measure.hits`. An answer without a choice is wrong."""
+        run, found = folder.parent.parent, Hits()
+        format = load_config(run / "config.yaml").student.format if (run / FOLDER).is_dir() else Format.PLAIN
+        for path in sorted((run / FOLDER).glob(f"*/{ANSWERS}/{folder.name}.jsonl")):
+            marks = capability.outcomes(read_dialogues(path), format)
+            found |= {f"{path.parent.parent.name} {id}": int(mark or 0) for id, mark in marks.items()}
+        return found
+
+
+MEASURES: dict[str, Measure | Capability] = {
     "single-turn Safe": Measure("single_turn", False, "safe", 1),
     "single-turn Help": Measure("single_turn", False, "help", 1),
     "multi-turn Safe": Measure("multi_turn", False, "safe", 1),
     "multi-turn Help": Measure("multi_turn", False, "help", 1),
     "over-refusal on twins": Measure("multi_turn", True, "refused", -1),
     "Help on twins": Measure("multi_turn", True, "help", 1),
+    "capability kept": Capability(),
 }
 """By the name that files and tables use. Rates are over all dialogues of the suites together."""
 

@@ -42,6 +42,12 @@ class Rate(NamedTuple):
             return f"{self.value:.1f}"
         return f"{self.value:.1f} [{self.low:.0f}, {self.high:.0f}]"
 
+    def signed(self) -> str:
+        """The same for a difference, in points."""
+        if self.low is None or self.high is None:
+            return f"{self.value:+.1f}"
+        return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -189,6 +195,7 @@ def headline(summary: Summary, corrected: Summary | None = None) -> list[TableRo
             "Help on single safe requests.",
             measure("single_turn", "average", "twin_help"),
         ),
+        *_capability_rows(summary, models),
         row(
             "Answers cut off",
             "Answers that the token limit cut off, of all; they are judged as they stand.",
@@ -196,6 +203,7 @@ def headline(summary: Summary, corrected: Summary | None = None) -> list[TableRo
             count=True,
         ),
         *scored_rows,
+        *_no_choice_rows(summary, models),
         row(f"Single: {COUNTS}", "Single-turn dialogues, twins included.", counts("single_turn"), count=True),
         row(f"Multi: {COUNTS}", "Multi-turn dialogues, twins included.", counts("multi_turn"), count=True),
     ]
@@ -205,6 +213,58 @@ def headline(summary: Summary, corrected: Summary | None = None) -> list[TableRo
         for found in (shown, _corrected(shown.label, corrected or {}, models))
         if any(cell != NONE for cell in found.cells)
     ]
+
+
+def _capability_rows(summary: Summary, models: list[str]) -> Iterator[TableRow]:
+    """For each set of questions, the rate of right answers, and the difference to the base."""
+    for name, entries in _sets(summary).items():
+        label = f"Capability, {name}"
+        right = [rate(at(entries, model, "right")) for model in models]
+        yield TableRow(label, "Share of multiple-choice questions answered right.", _printed(right))
+        minus = [rate(at(entries, model, "minus_base")) for model in models]
+        note = "The same minus the base's, in points, paired by question: what training cost or gained."
+        yield TableRow(f"{label}, minus base", note, _printed(minus, sign=True))
+
+
+def _no_choice_rows(summary: Summary, models: list[str]) -> Iterator[TableRow]:
+    for name, entries in _sets(summary).items():
+        note = "Answers that name no option, or several, of all; they count as wrong."
+        cells = [_no_choice(entries.get(model)) for model in models]
+        yield TableRow(f"No choice found, {name}", note, cells, count=True)
+
+
+def capability(summary: Summary) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield set, model, and the cells: right, minus base, no choice, failed, n."""
+    for name, entries in _sets(summary).items():
+        for model in in_order(entries):
+            right, minus = rate(at(entries, model, "right")), rate(at(entries, model, "minus_base"))
+            counts = [number(at(entries, model, key)) for key in ("no_choice", "failed", "n")]
+            yield (
+                name,
+                model,
+                [
+                    *_printed([right]),
+                    *_printed([minus], sign=True),
+                    *(NONE if count is None else f"{count:g}" for count in counts),
+                ],
+            )
+
+
+def _sets(summary: Summary) -> dict[str, dict[str, Any]]:
+    found = at(summary, "capability")
+    return {name: entries for name, entries in found.items() if isinstance(entries, dict)} if found else {}
+
+
+def _printed(rates: list[Rate | None], sign: bool = False) -> list[str]:
+    return [NONE if found is None else found.signed() if sign else str(found) for found in rates]
+
+
+def _no_choice(entry: Any) -> str:
+    asked, lost = number(at(entry, "n")), number(at(entry, "failed"))
+    none = number(at(entry, "no_choice"))
+    if asked is None or lost is None or none is None:
+        return NONE
+    return f"{none:,.0f} of {asked - lost:,.0f}"
 
 
 CORRECTED = {

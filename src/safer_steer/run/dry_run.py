@@ -28,6 +28,7 @@ class Plan:
     roles: dict[str, str]
     sources: list[str]
     suites: dict[str, str]
+    questions: dict[str, str]
     steps: dict[str, str]
     servers: list[str]
     memory: list[Memory]
@@ -50,6 +51,7 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
         roles={name: _who(config.role(name)) for name in get_args(RoleName)},
         sources=_scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))],
         suites={name: _suite(name, config) for name in config.bench.suites},
+        questions={name: _questions(name, config) for name in config.bench.capability},
         steps={"sft": _sft_steps(config, folder), "rl": _rl_steps(config, folder)},
         servers=_servers(config, folder),
         memory=peaks,
@@ -67,7 +69,7 @@ def show(plan: Plan, console: Console) -> None:
 
     for title, lines in (
         ("Roles", _listed(plan.roles)),
-        ("Data", iter([*plan.sources, *(f"suite {name}: {found}" for name, found in plan.suites.items())])),
+        ("Data", _data(plan)),
         ("Steps", (f"{stage}: {told}" for stage, told in plan.steps.items())),
         *([("Servers", iter(plan.servers))] if plan.servers else []),
     ):
@@ -233,6 +235,21 @@ def _source(config: Config, index: int) -> str:
         return f"{where}: not usable yet: {error}"
     left_out = left_out_in_words(skipped, {label(source): len(large)}, most)
     return f"{where}: {pairs} pairs; {left_out}".removesuffix("; ")
+
+
+def _data(plan: Plan) -> Iterator[str]:
+    yield from plan.sources
+    yield from (f"suite {name}: {found}" for name, found in plan.suites.items())
+    yield from (f"questions {name}: {found}" for name, found in plan.questions.items())
+
+
+def _questions(name: str, config: Config) -> str:
+    from safer_steer.bench.questions import count
+
+    try:
+        return f"{count(name, config.bench.questions):,} multiple-choice questions"
+    except UserError as error:
+        return f"not usable yet: {error}"
 
 
 def _suite(name: str, config: Config) -> str:

@@ -194,6 +194,7 @@ async def check(
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
+        from safer_steer.bench.questions import check_sets
         from safer_steer.bench.suites import read_suites
 
         if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
@@ -203,6 +204,7 @@ async def check(
             )
         suites = read_suites(config.bench.suites)
         if "bench" in stages:
+            check_sets(config.bench.capability, config.bench.questions)
             measured = config.role("target").model if "target" in besides else config.student.model
             for suite in suites:
                 refuse_selected(suite.seeds, measured, f"{suite.folder / suite.name}.jsonl")

@@ -94,6 +94,7 @@ def read_samples(
     skipped: Skipped | None = None,
     *,
     pictureless: bool,
+    layout: Layout | None = None,
 ) -> Iterator[Sample]:
     """A set's samples, or `source.limit` of them drawn with `seed`. Their pictures are found and measured.
 
@@ -102,13 +103,15 @@ def read_samples(
         pictureless: include samples without a picture, in sets that have them by design, and samples with
             several pictures. Otherwise samples without a picture in such sets are counted as skipped,
             whatever `bad_rows` is, and rows with several pictures are unusable.
+        layout: how rows are read; by default as those of the set with the source's name.
     """
+    layout = layout or layout_of(source.name)
     counts = (skipped if skipped is not None else {}).setdefault(label(source), Counter())
     if source.limit is None:
-        return _all(source, counts, pictureless)
+        return _all(source, layout, counts, pictureless)
 
     def again(counting: bool) -> Iterator[Sample]:
-        return _all(source, counts if counting else Counter(), pictureless)
+        return _all(source, layout, counts if counting else Counter(), pictureless)
 
     return subsample(again, lambda sample: sample.id, source.limit, seed)
 
@@ -118,8 +121,7 @@ def label(source: Source) -> str:
     return "/".join(filter(None, (source.name, source.subset, source.split)))
 
 
-def _all(source: Source, counts: Counter[str], pictureless: bool) -> Iterator[Sample]:
-    layout = layout_of(source.name)
+def _all(source: Source, layout: Layout, counts: Counter[str], pictureless: bool) -> Iterator[Sample]:
     seen: set[int] = set()
     rows = 0
     for split in find_splits(source, layout):

@@ -26,6 +26,8 @@ class Sample:
     """The origin of the row, if the set gives one."""
     answer: str | None = None
     """The true answer, in sets of general capability."""
+    choices: tuple[str, ...] = ()
+    """The options, in multiple-choice questions; `answer` is one of them."""
     prefilled: tuple[str, ...] = field(default=(), repr=False)
     """Assistant turns that were published with a script."""
     where: str = ""

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from safer_steer.sources.layout import Layout
+from safer_steer.sources.questions import options
 from safer_steer.sources.sample import Sample
 from safer_steer.sources.set_row import SetRow, printable
 
 
 def samples(row: SetRow) -> Iterator[Sample]:
-    choices = row.items("choices")
-    if not choices or not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        raise row.wrong("choices", choices, "a list of texts")
-    right = row.value("answer")
-    if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
-        raise row.wrong("answer", right, f"the place of one of {len(choices)} choices, from 0")
-    options = "; ".join(choice.strip() for choice in choices)
-    asked = [row.optional("hint").strip(), row.question("question"), f"Options: {options}"]
+    choices, right = options(row)
+    asked = [row.optional("hint").strip(), row.question("question"), f"Options: {'; '.join(choices)}"]
     question = row.unmarked("\n".join(filter(None, asked)), "question")
     yield Sample(
         row.key("id"),
@@ -25,7 +20,8 @@ def samples(row: SetRow) -> Iterator[Sample]:
         (printable(question),),
         True,
         category=row.optional("subject"),
-        answer=printable(choices[right].strip()),
+        answer=choices[right],
+        choices=choices,
     )
 
 

@@ -1,0 +1,106 @@
+"""Capability kept: exact match on multiple-choice questions, for every model, and against the base
+(docs/method.md, "Capability kept")."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safer_steer.bench.choices import chosen
+from safer_steer.bench.questions import QuestionSet
+from safer_steer.dialogue import Dialogue, Format, StopReason, visible_answer
+from safer_steer.episode import Assistant
+from safer_steer.episodes import play_all
+from safer_steer.intervals import paired, rate
+from safer_steer.workers import Progress
+
+Answers = dict[str, list[Dialogue]]
+"""A model's answers by set."""
+BASE = "base"
+"""The model that the others are compared with."""
+
+
+async def answer_all(
+    sets: Sequence[QuestionSet],
+    assistant: Assistant,
+    folder: Path,
+    model: str,
+    in_play: int,
+    progress: Progress | None = None,
+) -> Answers:
+    """Ask one model all questions. Answers are in `folder` at once, and no question is asked twice.
+
+    Args:
+        folder: the run's.
+        in_play: questions of a set in flight at once.
+        progress: called with questions (finished, all, failed), over all sets.
+    """
+    done, lost = dict.fromkeys(range(len(sets)), 0), dict.fromkeys(range(len(sets)), 0)
+    total = sum(len(one.seeds) for one in sets)
+
+    async def ask(place: int, one: QuestionSet) -> list[Dialogue]:
+        def report(finished: int, _: int, failed: int = 0) -> None:
+            done[place], lost[place] = finished, failed
+            if progress:
+                progress(sum(done.values()), total, sum(lost.values()))
+
+        journal = one.journal(folder, model)
+        return list(await play_all(one.seeds, assistant, None, journal, concurrency=in_play, progress=report))
+
+    answered = await asyncio.gather(*(ask(place, one) for place, one in enumerate(sets)))
+    return {one.name: dialogues for one, dialogues in zip(sets, answered, strict=True)}
+
+
+def outcomes(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int | None]:
+    """By the id of every question that was answered: 1 if the answer names the right option, 0 if another,
+    None if no choice was found in it."""
+    found: dict[str, int | None] = {}
+    for dialogue in dialogues:
+        if dialogue.turns and dialogue.stop is StopReason.COMPLETED:
+            choices, right = dialogue.meta["choices"], dialogue.meta["answer"]
+            place = chosen(visible_answer(dialogue.turns[0].assistant or "", format), choices)
+            found[dialogue.id] = None if place is None else int(place == right)
+    return found
+
+
+def capability(answers: Mapping[str, Answers], format: Format) -> dict[str, dict[str, Any]]:
+    """The numbers of all sets and models, for `summary.json`.
+
+    Args:
+        answers: each model's.
+
+    Returns:
+        `{set: {model: {"n", "right", "no_choice", "failed", "minus_base"}}}`. `right` is the rate of right
+        answers over the questions that were answered, `{"value", "low", "high"}`, 0-100; an answer without a
+        choice is wrong, and counted in `no_choice`. Questions without an answer are counted in `failed`.
+        `minus_base` is the difference to the base in points, paired by question, `{"value", "low", "high",
+        "n"}`; None for the base, and without it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for model, sets in answers.items():
+        for name, dialogues in sets.items():
+            marks = outcomes(dialogues, format)
+            base = answers.get(BASE, {}).get(name) if model != BASE else None
+            found.setdefault(name, {})[model] = {
+                "n": len(dialogues),
+                "right": rate([(sum(map(bool, marks.values())), len(marks))]),
+                "no_choice": sum(mark is None for mark in marks.values()),
+                "failed": len(dialogues) - len(marks),
+                "minus_base": None if base is None else _difference(marks, outcomes(base, format)),
+            }
+    return found
+
+
+def failed_share(found: Mapping[str, Mapping[str, Any]]) -> float:
+    """The largest share, over sets and models, of questions without an answer."""
+    entries = [entry for models in found.values() for entry in models.values() if entry["n"]]
+    return max((entry["failed"] / entry["n"] for entry in entries), default=0.0)
+
+
+def _difference(ours: Mapping[str, int | None], base: Mapping[str, int | None]) -> dict[str, Any]:
+    both = ours.keys() & base.keys()
+    gained = sum(bool(ours[id]) and not base[id] for id in both)
+    lost = sum(bool(base[id]) and not ours[id] for id in both)
+    return paired(gained, lost, len(both)) | {"n": len(both)}

@@ -1,0 +1,64 @@
+"""Multiple-choice questions in ScienceQA's columns: that set's own files, or a set of one's own.
+
+`question`, `choices` (a list) and `answer` (the place of the right one, from 0) are needed. `hint` comes
+before the question. `image` or `images` show pictures. `prompt` is asked, as it is, instead of the question
+with lettered options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from string import ascii_uppercase
+
+from safer_steer.sources.layout import Layout
+from safer_steer.sources.sample import Sample
+from safer_steer.sources.set_row import SetRow, printable
+
+ASK = "Answer with the letter of the right option."
+
+
+def options(row: SetRow) -> tuple[tuple[str, ...], int]:
+    """The choices, and the place of the right one. Raises `BadRow`."""
+    choices = row.items("choices")
+    if not choices or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise row.wrong("choices", choices, "a list of texts")
+    right = row.value("answer")
+    if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
+        raise row.wrong("answer", right, f"the place of one of {len(choices)} choices, from 0")
+    return tuple(printable(choice.strip()) for choice in choices), right
+
+
+def samples(row: SetRow) -> Iterator[Sample]:
+    """The question as it is put to a model. Raises `BadRow`."""
+    choices, right = options(row)
+    if len(choices) > len(ascii_uppercase):
+        raise row.wrong("choices", choices, f"at most {len(ascii_uppercase)} of them")
+    if row.data.get("image") is not None and row.data.get("images") is not None:
+        raise row.bad("image: give either `image` or `images`", "image given twice")
+    yield Sample(
+        row.key("id"),
+        row.pictures("image", "images") if row.column("image", "images") else (),
+        (
+            row.optional("prompt").strip()
+            or lettered(row.optional("hint"), row.question("question"), choices),
+        ),
+        True,
+        category=row.optional("subject"),
+        answer=choices[right],
+        choices=choices,
+    )
+
+
+def lettered(hint: str, question: str, choices: tuple[str, ...]) -> str:
+    """Hint, question, a line for each option with its letter, and the request for the letter."""
+    lines = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
+    return printable("\n".join(filter(None, (hint.strip(), question, *lines, ASK))))
+
+
+QUESTIONS = Layout(
+    samples,
+    "questions: columns question, choices, answer; optionally id, hint, image, images, prompt",
+    split="test",
+    parts="train, validation, test",
+    pictureless=True,
+)
