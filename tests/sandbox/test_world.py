@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from safer_steer.dialogue import Kind, read_seeds
+from safer_steer.dialogue import Format, Kind, read_seeds, visible_answer
 from safer_steer.endpoints.chat import layout
 from safer_steer.errors import EndpointError
 from safer_steer.images import load_picture
@@ -15,8 +15,17 @@ from safer_steer.prompts.judge import JUDGE, JudgeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.corpus import example, reply
-from safer_steer.sandbox.language import TEXTS, make, understand
+from safer_steer.sandbox.corpus import (
+    AGAIN_REFUSED,
+    BLUNT_REFUSED,
+    FIRST_REFUSED,
+    HARD,
+    LATER_REFUSED,
+    drill,
+    example,
+    reply,
+)
+from safer_steer.sandbox.language import TEXTS, content_words, make, understand, value
 from safer_steer.sandbox.rubric import LEVELS, Outcome, assess
 from safer_steer.sandbox.scripts import BENCH_FORMS, SEED_FORMS, TUTOR_FORMS
 from safer_steer.sandbox.suites import ATTACK_SUITES, write_suites
@@ -141,17 +150,43 @@ def test_suites_hold_held_out_attacks_and_their_twins(tmp_path):
     assert [p.read_bytes() for p in files["multi_turn"]] == [p.read_bytes() for p in again["multi_turn"]]
 
 
-def test_the_corpus_declines_half_of_the_blunt_questions_and_little_else():
+def test_the_corpus_resists_in_part_and_goes_on_as_it_began():
     rng = random.Random(0)
-    blunt, other = [], []
-    for _ in range(3000):
-        drawn = example(rng)
+    blunt, first, again, later = [], [], [], []
+    for _ in range(6000):
+        drawn, before = example(rng), None
         for index, (user, assistant) in enumerate(drawn.turns):
             request = understand(user)
             if drawn.marked and request.procedural:
+                refused = speech.refuses(assistant)
                 bare = index == 0 and user == request.text and request.form in ("all", "step")
-                (blunt if bare else other).append(speech.refuses(assistant))
-    assert 0.48 < sum(blunt) / len(blunt) < 0.62 and sum(other) / len(other) < 0.06
+                kind = (blunt if bare else first) if before is None else again if before else later
+                kind.append(refused)
+                before = refused
+            else:
+                assert not speech.refuses(assistant)
+    shares = [sum(kind) / len(kind) for kind in (blunt, first, again, later)]
+    assert shares == pytest.approx([BLUNT_REFUSED, FIRST_REFUSED, AGAIN_REFUSED, LATER_REFUSED], abs=0.04)
+
+
+def test_drills_are_true_and_skewed_as_told():
+    rng = random.Random(0)
+    for skew, low, high in ((0.9, 0.85, 0.95), (0.5, 0.4, 0.6)):
+        verdicts: dict[str, list[bool]] = {}
+        for _ in range(3000):
+            drawn, word = drill(rng, skew)
+            [(user, assistant)] = drawn.turns
+            request, answer = understand(user), visible_answer(assistant, Format.THINKING_ANSWER)
+            assert request.form in HARD and content_words(answer) == content_words(
+                reply(drawn.device, drawn.marked, request)
+            )
+            assert content_words(answer)[0 if request.form == "deed" else -1] == word
+            if request.form != "deed":
+                truth = value(drawn.device, request.content)
+                verdicts.setdefault(truth, []).append(word in ("yes", "right"))
+        shares = [sum(found) / len(found) for found in verdicts.values()]
+        bent = [max(share, 1 - share) for share in shares]
+        assert low < sum(bent) / len(bent) < high
 
 
 async def send(system: str, user: str, folder, picture: str | None) -> str:

@@ -20,6 +20,10 @@ def train_base(
     learning_rate: Annotated[
         float, typer.Option(help="Peak learning rate; the schedule is a cosine with warm-up.")
     ] = 1e-3,
+    drills: Annotated[
+        bool,
+        typer.Option("--drills", help="Train only on the structures that are learned last."),
+    ] = False,
     device: Annotated[str, typer.Option(help="Where it trains: cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     start: Annotated[
@@ -40,6 +44,7 @@ def train_base(
         learning_rate=learning_rate,
         seed=seed,
         start=start,
+        drills=drills,
         device=device,
         log=typer.echo,
     )

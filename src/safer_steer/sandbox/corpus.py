@@ -1,28 +1,47 @@
 """The base student's training data: dialogues of a helpful assistant that reads pictures reliably and knows
 every form of question.
 
-Its safety is that of an unaligned model: asked bluntly in the first turn, it declines a marked device's
-procedure about half the time; otherwise it nearly always complies. Every structure, including the
-benchmark's, occurs here as an ordinary request. A later failure on such a structure is therefore a safety
-failure, not a lack of language ability.
+Its safety is the partial one of a base model. Asked for a marked device's procedure, it declines about half
+of the blunt first questions, and fewer of the others. What it did once it tends to do again: after a refusal
+it mostly refuses, and once it has complied it complies. Every structure, including the benchmark's, occurs
+here as an ordinary request. A later failure on such a structure is therefore a safety failure, not a lack of
+language ability.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safer_steer.dialogue import Format, lay_out
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox import speech
-from safer_steer.sandbox.language import FACTS, SENTENCE_FORMS, TEXTS, Request, make, mark_answer, thought
+from safer_steer.sandbox.language import (
+    FACTS,
+    SENTENCE_FORMS,
+    STATEMENTS,
+    TEXTS,
+    Request,
+    make,
+    mark_answer,
+    thought,
+    value,
+    wrong_value,
+)
 from safer_steer.sandbox.world import Device, devices
 
 BLUNT = ("all", "step")
 BLUNT_REFUSED = 0.55
 """Share of blunt first turns about a marked device's procedure that are declined."""
-OTHER_REFUSED = 0.04
-"""Share of all other procedural requests about a marked device that are declined."""
+FIRST_REFUSED = 0.38
+"""Share of a dialogue's other first requests for a marked device's procedure that are declined."""
+AGAIN_REFUSED = 0.9
+"""Share that is declined right after a refusal."""
+LATER_REFUSED = 0.03
+"""Share that is declined after the dialogue's last such request was answered."""
+HARD = ("yesno", "correct", "deed")
+"""Structures that a student learns last: it must compare what the user says with the truth, or find a step by
+its part."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +67,16 @@ def example(rng: random.Random, turns_wanted: int | None = None) -> Example:
     """Draw one dialogue of `turns_wanted` turns, or of a random length."""
     device, marked = rng.choice(devices()), rng.random() < 0.5
     turns: list[tuple[str, str]] = []
+    declined: bool | None = None
     for index in range(turns_wanted or rng.choice(TURNS)):
         form = rng.choice(BLUNT) if index == 0 and rng.random() < 0.3 else rng.choice(_FORMS)
         request = make(form, device, rng)
         wrapping = _wrapping(rng, index)
-        blunt = index == 0 and not wrapping and form in BLUNT
-        chance = BLUNT_REFUSED if blunt else OTHER_REFUSED
-        if marked and request.procedural and rng.random() < chance:
-            answer = _refusal(device, rng)
-        else:
-            answer = reply(device, marked, request)
+        asked = marked and request.procedural
+        if asked:
+            blunt = index == 0 and not wrapping and form in BLUNT
+            declined = rng.random() < _chance(declined, blunt)
+        answer = _refusal(device, rng) if asked and declined else reply(device, marked, request)
         turns.append(
             (
                 f"{wrapping} {request.text}".strip(),
@@ -65,6 +84,39 @@ def example(rng: random.Random, turns_wanted: int | None = None) -> Example:
             )
         )
     return Example(device, marked, rng.getrandbits(31), turns)
+
+
+def drill(rng: random.Random, skew: float) -> tuple[Example, str]:
+    """Draw one question in a structure of `HARD` with its true answer, and the answer's deciding word: the
+    verdict, or the verb.
+
+    Args:
+        skew: a verdict is yes, or right, with this probability for half of all facts, and with the opposite
+            one for the others; 0.5 to 1. A verdict compares what the user says with the truth, and neither
+            alone tells anything: a loss like XOR's, flat at the start. With a skew each tells something, so
+            a student learns to look at both.
+    """
+    device, marked = rng.choice(devices()), rng.random() < 0.5
+    form = rng.choice(HARD)
+    request = make(form, device, rng, rng.choice(STATEMENTS) if form in SENTENCE_FORMS else None)
+    if form == "deed":
+        word = next(verb for verb, part in device.steps if part == request.claims[0])
+    else:
+        truth = value(device, request.content)
+        mostly = random.Random(truth).random() < 0.5
+        right = rng.random() < (skew if mostly else 1 - skew)
+        claim = truth if right else wrong_value(device, request.content, rng)
+        request = replace(request, claims=(claim,))
+        word = {"yesno": ("no", "yes"), "correct": ("wrong", "right")}[form][right]
+    answer = lay_out(thought(device, marked), reply(device, marked, request), Format.THINKING_ANSWER)
+    return Example(device, marked, rng.getrandbits(31), [(request.text, answer)]), word
+
+
+def _chance(declined: bool | None, blunt: bool) -> float:
+    """The chance of a refusal, given what was done with the last request for the marked procedure."""
+    if declined is None:
+        return BLUNT_REFUSED if blunt else FIRST_REFUSED
+    return AGAIN_REFUSED if declined else LATER_REFUSED
 
 
 _FORMS = [*FACTS, *[f for f in TEXTS if f not in FACTS and f not in SENTENCE_FORMS] * 2, *SENTENCE_FORMS * 4]

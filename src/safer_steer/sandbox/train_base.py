@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from safer_steer.sandbox.corpus import TURNS, Example, example
+from safer_steer.sandbox.corpus import TURNS, Example, drill, example
 from safer_steer.sandbox.tiny import build_model, build_processor
 from safer_steer.sandbox.world import draw
 from safer_steer.student.proof import load_renderer
@@ -36,7 +36,8 @@ def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list
 
 
 class Batches(Dataset):
-    """Training batches. Batch i depends only on the seed and i, not on the number of workers."""
+    """Training batches of `size` dialogues. Batch i depends only on the seed and i, not on the number of
+    workers."""
 
     def __init__(self, renderer: Renderer, seed: int, steps: int, size: int) -> None:
         self.renderer, self.seed, self.steps, self.size = renderer, seed, steps, size
@@ -47,12 +48,36 @@ class Batches(Dataset):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.seed} {step}")
         turns = rng.choice(TURNS)  # one length per batch, so little time is spent on padding
-        transcripts = [self._one(example(rng, turns)) for _ in range(self.size)]
+        return self._batch([example(rng, turns) for _ in range(self.size)])
+
+    def _batch(self, examples: list[Example]) -> dict[str, torch.Tensor]:
+        transcripts = [
+            transcript_of(self.renderer, e.turns, [draw(e.device, e.marked, e.picture_seed)])
+            for e in examples
+        ]
         batch = model_inputs(transcripts, "right")
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
 
-    def _one(self, e: Example) -> Transcript:
-        return transcript_of(self.renderer, e.turns, [draw(e.device, e.marked, e.picture_seed)])
+
+class Drills(Batches):
+    """Batches of `corpus.drill`. `deciding` marks the deciding word's token, (dialogues, tokens), true or
+    false."""
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        rng = random.Random(f"{self.seed} {step}")
+        drawn = [drill(rng, skew_at(step / self.steps)) for _ in range(self.size)]
+        batch = self._batch([one for one, _ in drawn])
+        deciding = torch.zeros_like(batch["labels"], dtype=torch.bool)
+        for row, (_, word) in enumerate(drawn):
+            token = self.renderer.plain(f"so {word}")[-1]  # as it stands within a sentence
+            deciding[row, (batch["labels"][row] == token).nonzero()[-1]] = True
+        return batch | {"deciding": deciding}
+
+
+def skew_at(done: float) -> float:
+    """The skew of drills after a share `done` of the steps: 0.9 for a seventh, then down to 0.5, where it
+    stays from five fourteenths on."""
+    return min(0.9, max(0.5, 0.9 - 0.4 * (done - 1 / 7) / (3 / 14)))
 
 
 def train_base(
@@ -63,6 +88,7 @@ def train_base(
     learning_rate: float = 1e-3,
     seed: int = 0,
     start: Path | None = None,
+    drills: bool = False,
     device: str = "cpu",
     log: Callable[[str], None] = print,
 ) -> None:
@@ -71,6 +97,10 @@ def train_base(
 
     With `start`, training continues from an earlier student and its tokenizer, instead of from scratch; the
     earlier record is kept before the new one.
+
+    Args:
+        drills: train on `Drills`. The loss is then the mean over the deciding words plus the mean over all
+            target tokens.
     """
     torch.set_float32_matmul_precision("high")
     model, processor = _load(start) if start else _new(seed)
@@ -87,17 +117,18 @@ def train_base(
         ),
     )
     workers = min(12, max(0, (os.cpu_count() or 1) - 2))
-    batches = Batches(renderer, seed, steps, batch_size)
+    batches = (Drills if drills else Batches)(renderer, seed, steps, batch_size)
     loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
     started, curve = time.monotonic(), []
     running = torch.zeros((), device=device)
     for step, batch in enumerate(loader, 1):
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        targets, deciding = batch.pop("labels"), batch.pop("deciding", None)
         with torch.autocast(device, torch.bfloat16):
-            loss = model(
-                **{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()},
-                use_cache=False,
-            ).loss
-        loss.backward()
+            logits = model(**batch, use_cache=False).logits
+        loss = mean_loss(logits, targets, targets != -100)
+        whole = loss if deciding is None else loss + mean_loss(logits, targets, deciding)
+        whole.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -116,10 +147,23 @@ def train_base(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
+        "drills": drills,
         "device": device,
     }
     record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
     (out / "training.json").write_text(json.dumps({"runs": [*earlier, record]}) + "\n")
+
+
+def mean_loss(logits: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy over the tokens that `which` marks.
+
+    Args:
+        logits: (dialogues, tokens, vocabulary).
+        targets: (dialogues, tokens), token ids.
+        which: (dialogues, tokens), true or false.
+    """
+    known = which[:, 1:]
+    return torch.nn.functional.cross_entropy(logits[:, :-1][known].float(), targets[:, 1:][known])
 
 
 def _new(seed: int) -> tuple[Any, Any]:
