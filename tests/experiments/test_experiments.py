@@ -76,16 +76,19 @@ def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, changes: dict[str, An
 def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
     path = file_of(tmp_path)
     jobs, folders = plan(load_experiment(path), path, tmp_path / "out")
-    assert folders["SFT"] == folders["full"], "they differ in the model alone"
-    assert not set(folders["full"].values()) & set(folders["mean"].values())
     trunks = [job for job in jobs if not job.after]
     assert len(trunks) == 2, "one a seed, whatever the return"
-    assert jobs[:2] == trunks and len(jobs) == 2 + 4
-    models = {job.name: job.config.bench.models for job in jobs}
-    assert models["SFT, full, seed 0"] == ["sft", "safer_steer"]
-    assert models["mean, seed 1"] == ["safer_steer"]
+    assert jobs[:2] == trunks and len(jobs) == 2 + 2 + 4
+    models = {job.name: (job.stages, job.config.bench.models) for job in jobs[2:]}
+    assert models["base and SFT, seed 0"] == (("bench",), ["base", "sft"])
+    assert models["full, seed 0"] == models["mean, seed 0"] == ((), ["safer_steer"])
     again, _ = plan(load_experiment(path), path, tmp_path / "out")
     assert [job.folder for job in again] == [job.folder for job in jobs]
+    alone = {"arms": {"base": {"model": "base", "set": {"rl.tcsr": "min"}}, "RL": {}}, "compare": []}
+    path = file_of(tmp_path, **alone, paper=None)
+    _, others = plan(load_experiment(path), path, tmp_path / "out")
+    assert others["base"] == folders["SFT"], "one bench measures both, whatever RL would do"
+    assert others["RL"] == folders["full"], "another experiment trains the same student"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,11 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
             model = folder / "bench" / experiment.arms[arm].model
             for suite, dialogues in {"probing": rows, "safe_twins": twins}.items():
                 write_atomic(model / f"{suite}.jsonl", "".join(d.model_dump_json() + "\n" for d in dialogues))
+    for seed, folder in runs["mean"].items():
+        Manifest(folder).record("sft", (), (), {"seconds": 100.0})
+        Manifest(folder).record("rl", (), (), {"seconds": 10.0 * seed})
     found = results(experiment, runs)
+    assert found["seconds"]["mean"] == 105.0
     assert found["arms"]["full"]["multi-turn Safe"]["value"] == pytest.approx(85)
     assert found["arms"]["SFT"]["Help on twins"]["value"] == 100
     assert found["arms"]["full"]["single-turn Safe"]["value"] is None

@@ -48,7 +48,7 @@ def test_an_experiment_killed_and_gone_on_with(tmp_path: Path) -> None:
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "3 of 3 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
+    assert "4 of 4 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
     assert Manifest(trunk).stages["sft"] == sft, "trained once"
     runs = sorted(out.glob("runs/*/"))
     assert len(runs) == 2

@@ -88,20 +88,18 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(f"{path}: {in_words(error, Experiment)}") from None
 
 
-def config_of(experiment: Experiment, path: Path, arms: list[Arm], seed: int) -> Config:
-    """The config of the run that these arms share, with a training seed. It measures all of their models.
+def config_of(experiment: Experiment, path: Path, arm: Arm, seed: int) -> Config:
+    """The config of the run that has this arm's model, with a training seed. It measures this model.
 
     Args:
         path: the experiment's file.
-        arms: arms with the same `set`.
 
     Raises:
         UserError: a key is unknown or a value wrong; names the file.
     """
     folder = Path(os.path.abspath(path)).parent
     config = load_config(Path(absolute(experiment.config, folder))).model_dump(mode="json")
-    models = [name for name in ("base", "sft", "safer_steer") if name in {arm.model for arm in arms}]
-    for key, value in (experiment.set | arms[0].set | {"seed": seed, "bench.models": models}).items():
+    for key, value in (experiment.set | arm.set | {"seed": seed, "bench.models": [arm.model]}).items():
         config = _with(config, key.split("."), value, path)
     try:
         return Config.model_validate(config)

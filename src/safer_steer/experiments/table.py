@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.measures import MEASURES, attacks_in, suites_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
+from safer_steer.manifest import Manifest
 from safer_steer.metrics import LOST, paired_difference, rate_over_seeds, state
 
 
@@ -19,9 +21,10 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
 
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
-        "paper"}], "lost": {arm: {state: count}}, "survival"}`. A rate has the form of
-        `metrics.rate_over_seeds`, a difference that of `metrics.paired_difference`. `paper` is the
-        paper's difference in points and whether its sign agrees, or None.
+        "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival"}`. A rate
+        has the form of `metrics.rate_over_seeds`, a difference that of `metrics.paired_difference`. `paper`
+        is the paper's difference in points and whether its sign agrees, or None. `seconds` are of all stages
+        that lead to an arm's model and measure it.
     """
     measures = experiment.measures or list(MEASURES)
     folders = {
@@ -48,6 +51,7 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
         "arms": arms,
         "differences": differences,
         "lost": {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()},
+        "seconds": {arm: _seconds(by_seed.values()) for arm, by_seed in runs.items()},
         "survival": compared(
             {arm: list(map(attacks_in, by_seed.values())) for arm, by_seed in folders.items()},
             experiment.compare,
@@ -91,6 +95,12 @@ def _lost(folders: list[Path]) -> dict[str, int]:
     return {"dialogues": len(states), **{name: states.count(name) for name in LOST}}
 
 
+def _seconds(folders: Iterable[Path]) -> float:
+    """What the stages of a run took, the mean over runs."""
+    spent = [sum(stage.get("seconds", 0) for stage in Manifest(folder).stages.values()) for folder in folders]
+    return round(sum(spent) / len(spent), 1)
+
+
 def markdown(found: dict[str, Any], experiment: Experiment) -> str:
     """The results as Markdown tables."""
     arms, measures = found["arms"], list(next(iter(found["arms"].values())))
@@ -113,6 +123,8 @@ def markdown(found: dict[str, Any], experiment: Experiment) -> str:
         if gone:
             lost.append(f"{arm}: {gone} of {counts['dialogues']} dialogues.")
     parts.append("\n".join(lost) or "Every dialogue has a result.")
+    spent = ", ".join(f"{arm} {seconds:.0f}" for arm, seconds in found["seconds"].items())
+    parts.append(f"Seconds of a run, with the stages it shares: {spent}.")
     if experiment.paper:
         parts.append(f"Paper: {experiment.paper.source}.")
     return "\n\n".join(part for part in parts if part) + "\n"

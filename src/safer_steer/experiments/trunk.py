@@ -30,6 +30,18 @@ def trunk_id(config: Config) -> str:
     return content_id(settings | {"name": ""} | kept)
 
 
+def up_to_sft(config: Config, **bench: Any) -> Config:
+    """The config with RL's own settings left at their defaults: the same for all runs that share a trunk.
+
+    Args:
+        bench: keys of `bench` that differ.
+    """
+    settings = config.model_dump(mode="json")
+    settings["rl"] = {key: settings["rl"][key] for key in DRAWS}
+    settings["bench"] |= bench
+    return Config.model_validate(settings)
+
+
 def branch(trunk: Path, folder: Path, config: Config) -> None:
     """Make a run folder in which the shared stages are done, with the files of `trunk` as hard links (copies
     where the file system has none). The folder is complete or absent. Does nothing if it is there."""

@@ -17,9 +17,9 @@ from safer_steer.config import Config
 from safer_steer.config_file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.experiments.spec import Experiment, config_of
-from safer_steer.experiments.trunk import SHARED, branch, trunk_id
+from safer_steer.experiments.trunk import SHARED, branch, trunk_id, up_to_sft
 from safer_steer.manifest import Manifest
-from safer_steer.store import canonical, content_id, write_atomic
+from safer_steer.store import content_id, write_atomic
 from safer_steer.workers import side_by_side
 
 NO_RESULT = 3
@@ -32,7 +32,7 @@ class Job:
     """One run, or the stages that several runs share."""
 
     name: str
-    """For people: arms and seed."""
+    """For people: arm and seed."""
     folder: Path
     config: Config
     stages: tuple[str, ...] = ()
@@ -56,37 +56,39 @@ class Job:
 
 
 def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict[str, dict[int, Path]]]:
-    """The jobs of an experiment, those that others wait for first, and each arm's run folder by seed.
+    """The jobs of an experiment, those that others wait for first, and each arm's folder by seed.
 
     Folders are named by what their config says, so experiments with the same `out` share what they have in
-    common: `shared/ID` has the stages up to SFT, `runs/ID` whole runs.
+    common: `shared/ID` has the stages up to SFT, `before_rl/ID` the bench of the base and the SFT student,
+    `runs/ID` RL and the bench of its student.
 
     Raises:
         UserError: the config of an arm is wrong.
     """
     trunks: dict[str, Job] = {}
-    runs: dict[Path, Job] = {}
+    others: dict[Path, Job] = {}
     folders: dict[str, dict[int, Path]] = {name: {} for name in experiment.arms}
     for seed in experiment.seeds:
-        for names in _same_run(experiment):
-            config = config_of(experiment, path, [experiment.arms[name] for name in names], seed)
-            trunk = trunk_id(config)
-            shared = tuple(stage for stage in SHARED if stage != "assemble" or config.assembly)
-            below = Job(f"up to SFT, seed {seed}", out / "shared" / trunk, config, shared)
-            folder = out / "runs" / content_id(config.model_dump(mode="json") | {"name": ""})
+        for name, arm in experiment.arms.items():
+            config = config_of(experiment, path, arm, seed)
+            trunk, common = trunk_id(config), up_to_sft(config)
+            stages = tuple(stage for stage in SHARED if stage != "assemble" or config.assembly)
+            below = Job(f"up to SFT, seed {seed}", out / "shared" / trunk, common, stages)
             after = trunks.setdefault(trunk, below)
-            runs.setdefault(folder, Job(f"{', '.join(names)}, seed {seed}", folder, config, after=after))
-            for name in names:
-                folders[name][seed] = folder
-    return [*trunks.values(), *runs.values()], folders
+            if arm.model == "safer_steer":
+                folder = out / "runs" / _id(config)
+                job = Job(f"{name}, seed {seed}", folder, config, after=after)
+            else:
+                config = up_to_sft(config, models=["base", "sft"])
+                folder = out / "before_rl" / _id(config)
+                job = Job(f"base and SFT, seed {seed}", folder, config, ("bench",), after)
+            others.setdefault(folder, job)
+            folders[name][seed] = folder
+    return [*trunks.values(), *others.values()], folders
 
 
-def _same_run(experiment: Experiment) -> list[list[str]]:
-    """The names of the arms by run: arms that differ only in the model share one."""
-    shared: dict[str, list[str]] = {}
-    for name, arm in experiment.arms.items():
-        shared.setdefault(canonical(arm.set), []).append(name)
-    return list(shared.values())
+def _id(config: Config) -> str:
+    return content_id(config.model_dump(mode="json") | {"name": ""})
 
 
 async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
