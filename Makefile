@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-runs test-integration test-browser check-llamafactory check-verl check-engines check-llamacpp check-inspect lint clean
+.PHONY: demo test test-runs test-integration test-browser screenshots check-llamafactory check-verl check-engines check-llamacpp check-inspect lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
@@ -20,6 +20,9 @@ test-integration: .venv/.installed-dev .venv-vllm/.installed  ## vLLM, on the CP
 
 test-browser: .venv/.installed-browser chromium  ## the report in headless Chromium
 	$(BIN)/python -m pytest tests/browser
+
+screenshots: .venv/.installed-browser chromium  ## the pictures of the report in docs/, from RUN=folder ...
+	$(BIN)/python docs/screenshots.py $(RUN)
 
 check-llamafactory: .venv/.installed-dev .venv-llamafactory/.installed runs/export_check/export  ## LLaMA-Factory's own loader and trainer read an export
 	HF_HUB_OFFLINE=1 HF_HOME=$(CURDIR)/runs/export_check/cache .venv-llamafactory/bin/python tests/integration/llamafactory_check.py runs/export_check/export/llamafactory

@@ -473,7 +473,7 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
         in (out / "splits/balance.md").read_text()
     )
     assert verify(out) == []
-    done("report", file, "--out", out)
+    done("report", out)
     assert "Scripts by data set" in (out / "report.html").read_text()
     assert "assemble: done already" in done("assemble", file, "--out", out).stderr
     done("seeds", file, "--out", out, "--fresh")

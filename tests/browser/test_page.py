@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from made_up_run import HOLD, LEAK, SCRIPT, write_run
 from safer_steer.report import write_report
@@ -58,37 +59,83 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run)
 
 
+BROWSER = "#dialogues"
+
+
 def entries(page: Page) -> list[str]:
-    return page.locator("#list .id").all_text_contents()
+    """The ids in the list. All are in sight, and so in the document, only if the list is short."""
+    return page.locator(".row .id").all_text_contents()
 
 
-def test_a_dialogue_is_opened_and_read_side_by_side(visit: Open, report: Path) -> None:
+def choose(page: Page, name: str, value: str | None = None, **how: Any) -> None:
+    page.get_by_role("combobox", name=name, exact=True).select_option(value, **how)
+
+
+def test_it_opens_on_the_headline_and_each_view_has_an_address(visit: Open, report: Path) -> None:
     page = visit(report)
     assert page.locator("h1").inner_text() == "Made-up devices"
     assert page.get_by_role("row", name="Multi-turn Safe").locator("td").count() == 3
+    assert page.locator("#survival svg").first.is_visible() and page.evaluate("scrollY") == 0
+    names = page.locator("nav a").all_inner_texts()
+    assert names[:3] == ["Results", "Attacks", "Dialogues"]
+    for name in names:
+        page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+        assert page.locator(".view:visible").count() == 1
+        assert page.locator("nav [aria-current=page]").inner_text() == name
+        assert page.evaluate("scrollY") == 0
     assert page.locator("figure svg").count() >= 9
-    page.locator("#list button", has_text="marked_parts-03").click()
+    page.go_back()
+    assert page.locator("nav [aria-current=page]").inner_text() == names[-2]
+    inner = visit(report, fragment="#turns")
+    assert inner.locator("#results").is_visible() and inner.evaluate("scrollY") > 0
+
+
+def test_two_models_answers_to_a_script_stand_side_by_side(visit: Open, report: Path) -> None:
+    page = visit(report, fragment=BROWSER)
+    page.locator(".row", has_text="marked_parts-03").click()
     view = page.locator("#dialogue")
     assert view.locator("h3").inner_text() == "marked_parts-03"
-    picture = view.locator("img")
-    assert picture.is_visible()
-    assert picture.evaluate("image => image.complete && image.naturalWidth") == 84
     assert view.locator(".turn > .user .text").all_inner_texts() == SCRIPT[:3]
     first = view.locator(".turn").first
-    assert first.locator(".speaker b").all_inner_texts() == ["Base", "SFT", "SaFeR-Steer"]
+    assert first.locator(".speaker b").all_inner_texts() == ["Base", "SaFeR-Steer"]
     boxes = [column.bounding_box() for column in first.locator(".answer").all()]
     assert len({box["y"] for box in boxes if box}) == 1, "side by side"
-    assert len({box["x"] for box in boxes if box}) == 3
+    assert len({box["x"] for box in boxes if box}) == 2
     texts = first.locator(".answer > .text").all_inner_texts()
-    assert len(texts) == 3
-    assert set(texts) <= {HOLD, LEAK}
+    assert len(texts) == 2 and set(texts) <= {HOLD, LEAK}
     assert "harmlessness 3" in first.locator(".answer").last.inner_text()
     thinking = first.locator("details.thinking").first
     assert thinking.locator(".text").is_visible()
     thinking.locator("summary").click()
     assert not thinking.locator(".text").is_visible()
-    page.get_by_role("checkbox", name="Side by side").uncheck()
-    assert first.locator(".speaker b").all_inner_texts() == ["SaFeR-Steer"]
+    choose(page, "Left", label="SFT")
+    assert first.locator(".speaker b").all_inner_texts() == ["SFT", "SaFeR-Steer"]
+    choose(page, "Left", label="SaFeR-Steer")
+    assert first.locator(".speaker b").all_inner_texts() == ["SaFeR-Steer", "SFT"], "never one beside itself"
+    page.get_by_role("button", name="Swap left and right").click()
+    assert first.locator(".speaker b").all_inner_texts() == ["SFT", "SaFeR-Steer"]
+    view.locator(".all button", has_text="Base").click()
+    assert first.locator(".speaker b").all_inner_texts() == ["SFT", "Base"]
+    choose(page, "Right", label="none")
+    assert first.locator(".speaker b").all_inner_texts() == ["SFT"]
+
+
+def test_a_picture_is_a_thumbnail_and_enlarged_by_a_click(visit: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1)
+    for path in (tmp_path / "pictures").glob("*.png"):
+        Image.effect_mandelbrot((1000, 800), (-2, -1, 1, 1), 30).save(path)
+    page = visit(write_report(tmp_path), fragment=BROWSER)
+    thumbnail = page.locator("#dialogue .thumb img").first
+    assert thumbnail.is_visible() and thumbnail.evaluate("image => image.naturalWidth") == 128
+    assert max(thumbnail.bounding_box()[side] for side in ("width", "height")) <= 112
+    thumbnail.click()
+    large = page.get_by_role("dialog", name="Picture").get_by_role("img")
+    assert (
+        large.is_visible() and large.evaluate("image => image.decode().then(() => image.naturalWidth)") == 512
+    )
+    assert page.locator("#path").inner_text().startswith("pictures/")
+    page.keyboard.press("Escape")
+    assert not large.is_visible()
 
 
 def test_a_picture_is_drawn_beside_the_words_it_came_with(visit: Open, tmp_path: Path) -> None:
@@ -99,132 +146,342 @@ def test_a_picture_is_drawn_beside_the_words_it_came_with(visit: Open, tmp_path:
         row = json.loads(path.read_text())
         row["turns"][1]["images"] = [f"pictures/{name}"] + ["pictures/none.png"] * (path.parent.name == "sft")
         path.write_text(json.dumps(row) + "\n")
-    page = visit(write_report(tmp_path))
-    page.locator("#list button", has_text="marked_parts-00").click()
+    page = visit(write_report(tmp_path), fragment=BROWSER)
+    choose(page, "Left", label="SFT")
+    page.locator(".row", has_text="marked_parts-00").click()
     first, second = page.locator("#dialogue .turn").nth(0), page.locator("#dialogue .turn").nth(1)
     assert first.locator("img").count() == 0 and first.locator("> .user").count() == 1
     assert second.locator("> .user").count() == 0, "the models were not shown the same"
-    assert second.locator(".answer .user .shown img").count() == 3
+    assert second.locator(".answer .user .shown img").count() == 2
     assert second.locator(".absent").all_inner_texts() == ["Picture not on this page: pictures/none.png"]
     drawn = second.get_by_alt_text("Picture 1 of turn 2").first
     assert drawn.is_visible() and drawn.evaluate("image => image.complete && image.naturalWidth") == 84
 
 
 def test_filters_narrow_the_list_and_mark_the_failure(visit: Open, report: Path) -> None:
-    page = visit(report)
+    page = visit(report, fragment=BROWSER)
+    assert page.locator("#status").inner_text() == "48 of 48 scripts."
+    choose(page, "Suite", "marked_parts")
     everything = entries(page)
     assert len(everything) == 12
-    page.get_by_role("combobox", name="Model").select_option("base")
-    page.get_by_role("combobox", name="Outcome").select_option("gave_way")
-    assert 0 < len(entries(page)) < 12
-    for button in page.locator("#list button").all():
-        button.click()
-        failed = page.locator("#dialogue .answer.chosen.failure")
-        assert failed.count() == 1
-        assert "first failure" in failed.inner_text()
-        assert "harmlessness −3" in failed.inner_text()
-    page.get_by_role("combobox", name="Outcome").select_option("unscored")
+    choose(page, "Outcome", "left:gave_way")
+    turns = page.locator("#first option").evaluate_all("options => options.map(option => option.value)")
+    assert turns[0] == "" and len(turns) > 2
+    seen = []
+    for turn in turns[1:]:
+        choose(page, "First failure", turn)
+        for row in page.locator(".row").all():
+            row.click()
+            failed = page.locator(f"#dialogue .turn:nth-of-type({turn}) .answer.failure", has_text="Base")
+            assert "first failure" in failed.inner_text() and "harmlessness −3" in failed.inner_text()
+        seen += entries(page)
+    choose(page, "First failure", "")
+    assert sorted(seen) == entries(page)
+    choose(page, "Outcome", "left:unscored")
     assert entries(page) == ["marked_parts-01"]
-    assert "unscored" in page.locator("#dialogue .turn").last.locator(".answer.chosen").inner_text()
+    assert "unscored" in page.locator("#dialogue .turn").last.locator(".answer").first.inner_text()
     assert "endpoint: timed out" in page.locator("#dialogue").inner_text()
-    page.get_by_role("combobox", name="Outcome").select_option("differs")
+    choose(page, "Outcome", "left-only")
     assert entries(page)
-    page.get_by_role("combobox", name="Outcome").select_option("all")
+    for row in page.locator(".row").all():
+        assert row.locator(".end.gave_way").all_inner_texts()[0].endswith("Base")
+    page.get_by_role("button", name="Clear filters").click()
+    assert page.locator("#status").inner_text() == "48 of 48 scripts."
+    choose(page, "Kind", "benign")
+    assert page.locator("#status").inner_text() == "12 of 48 scripts."
+    choose(page, "Kind", "")
     page.get_by_role("searchbox", name="Text").fill("TIDE LOOM")
-    assert len(entries(page)) == 3
-    assert page.locator("#status").inner_text() == "3 of 12 dialogues shown."
+    assert page.locator("#status").inner_text() == "12 of 48 scripts."
     page.get_by_role("searchbox", name="Text").fill("nowhere to be found")
     assert "No dialogue fits" in page.locator("#dialogue").inner_text()
-    page.get_by_role("searchbox", name="Text").fill("")
-    page.get_by_role("combobox", name="Suite").select_option(label="marked_recall (12)")
-    page.get_by_role("combobox", name="Outcome").select_option("incomplete")
+    page.get_by_role("button", name="Clear filters").click()
+    choose(page, "Suite", "marked_recall")
+    choose(page, "Outcome", "left:incomplete")
     assert entries(page) == ["marked_recall-01"]
-    assert "incomplete (stopped: context full)" in page.locator("#dialogue .about").inner_text()
-    page.get_by_role("combobox", name="Outcome").select_option("all")
+    assert "Base stopped: context full" in page.locator("#dialogue .about").inner_text()
+    choose(page, "Outcome", "")
     for suite, outcomes in (
         ("unmarked", {"answered", "over_refused"}),
         ("single_turn_marked_blunt", {"held", "gave_way"}),
     ):
-        page.get_by_role("combobox", name="Suite").select_option(label=f"{suite} (12)")
-        offered = page.locator("#outcome option").evaluate_all(
-            "options => options.map(option => option.value)"
-        )
-        assert set(offered) <= {"all", "differs"} | outcomes
+        choose(page, "Suite", suite)
+        offered = page.locator("#outcome option").evaluate_all("all => all.map(option => option.value)")
+        assert {value.partition(":")[2] for value in offered if ":" in value} <= outcomes
     assert page.locator("#dialogue .turn").count() == 1
 
 
-def test_the_keyboard_suffices_and_an_address_leads_to_its_dialogue(visit: Open, report: Path) -> None:
+def test_a_technique_is_a_filter_and_is_named_at_its_turn(visit: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=4)
+    for path in sorted(tmp_path.glob("bench/*/marked_parts.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows[1]["meta"] = {"strategy": "false_premise"}
+        rows[2]["turns"][1]["meta"]["technique"] = "sunk_cost"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = visit(write_report(tmp_path), fragment=BROWSER)
+    choose(page, "Technique", "false premise")
+    assert entries(page) == ["marked_parts-01"]
+    choose(page, "Technique", "sunk cost")
+    assert entries(page) == ["marked_parts-02"]
+    assert page.locator("#dialogue .turn").nth(1).locator(".user .badge").inner_text() == "sunk cost"
+    page.goto(page.url.partition("#")[0] + "#attacks")
+    rows = page.locator("table", has_text="By technique").get_by_role("rowheader").all_inner_texts()
+    assert rows == ["false premise", "sunk cost"]
+    page.locator("table", has_text="By technique").locator("a", has_text="n 1").first.click()
+    assert page.locator("#dialogues").is_visible() and page.locator("#technique").input_value() == rows[0]
+
+
+def test_a_cell_of_the_heat_map_leads_to_the_dialogues_that_fail_there(visit: Open, report: Path) -> None:
     page = visit(report)
-    page.locator("#list button").first.focus()
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowDown")
-    assert page.locator("#dialogue h3").inner_text() == "marked_parts-02"
-    assert page.locator('#list [aria-current="true"] .id').inner_text() == "marked_parts-02"
-    page.keyboard.press("ArrowUp")
-    fragment = page.evaluate("location.hash")
-    again = visit(report, fragment=fragment)
-    assert again.locator("#dialogue h3").inner_text() == "marked_parts-01"
-    unnamed = again.locator("select, input, button, a").evaluate_all(
-        "all => all.filter(one => !(one.labels?.length || one.innerText)).length"
+    page.get_by_role("region", name="Safe, attacks").get_by_role("row", name="SFT").locator("a").nth(
+        1
+    ).click()
+    assert page.locator("#first").input_value() == "2" and page.locator("#left").input_value() == "1"
+    assert page.locator("#dialogues").is_visible()
+    shown = page.locator(".row .ends")
+    assert shown.count() and all(text.startswith("✕2 SFT") for text in shown.all_inner_texts())
+
+
+def test_the_keyboard_suffices(visit: Open, report: Path) -> None:
+    page = visit(report, fragment=BROWSER)
+    title = page.locator("#dialogue h3")
+    keys = page.keyboard
+    for key, wanted in (("j", "01"), ("j", "02"), ("k", "01")):
+        keys.press(key)
+        assert title.inner_text() == f"marked_parts-{wanted}"
+    page.get_by_role("listbox", name="Dialogues").focus()
+    for key, wanted in (
+        ("ArrowDown", "marked_parts-02"),
+        ("End", "marked_blunt-11"),
+        ("Home", "marked_parts-00"),
+    ):
+        keys.press(key)
+        assert title.inner_text() == wanted
+        chosen = page.locator('.row[aria-selected="true"]')
+        assert chosen.locator(".id").inner_text() == wanted
+        assert chosen.get_attribute("id") == page.locator("#list").get_attribute("aria-activedescendant")
+    speakers = page.locator("#dialogue .turn").first.locator(".speaker b")
+    keys.press("s")
+    assert speakers.all_inner_texts() == ["SaFeR-Steer", "Base"]
+    keys.press("t")
+    assert page.locator("details.thinking[open]").count() == 0
+    keys.press("?")
+    assert page.get_by_role("dialog", name="Keys and terms").is_visible()
+    keys.press("Escape")
+    assert not page.get_by_role("dialog").is_visible()
+    keys.press("/")
+    keys.type("jsx?")
+    assert page.locator("#search").input_value() == "jsx?", "letters in the field are letters"
+    page.locator("#list").focus()
+    keys.press("x")
+    assert page.locator("#status").inner_text() == "48 of 48 scripts."
+    unnamed = page.locator("select, input, button, a").evaluate_all(
+        """all => all.filter((one) => one.checkVisibility()
+          && !(one.labels?.length || one.innerText || one.ariaLabel
+            || one.querySelector("img[alt]"))).length"""
     )
     assert unnamed == 0
 
 
+def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Path) -> None:
+    page = visit(report, fragment=BROWSER)
+    choose(page, "Suite", "marked_recall")
+    choose(page, "Left", label="SFT")
+    choose(page, "Right", label="Base")
+    choose(page, "Outcome", "right:gave_way")
+    page.get_by_role("searchbox", name="Text").fill("device")
+    page.locator(".row").nth(2).click()
+    names = ("suite", "kind", "technique", "outcome", "first", "search", "left", "right")
+
+    def state(page: Page) -> list[str]:
+        title = page.locator("#dialogue h3").inner_text()
+        return [title, *(page.locator(f"#{name}").input_value() for name in names)]
+
+    before, listed = state(page), entries(page)
+    again = visit(report, fragment=page.evaluate("location.hash"))
+    assert state(again) == before and entries(again) == listed
+    assert again.locator('.row[aria-selected="true"] .id').inner_text() == before[0]
+    again.evaluate("location.hash = '#results'")
+    again.get_by_role("link", name="Dialogues", exact=True).click()
+    assert state(again) == before, "the view keeps its state"
+    odd = visit(
+        report, fragment="#dialogues&left=nobody&suite=nothing&first=x&id=marked_parts-07&of=marked_parts"
+    )
+    assert state(odd) == ["marked_parts-07", "", "", "", "", "", "", "0", "2"]
+    hidden = visit(report, fragment="#dialogues&suite=unmarked&id=marked_parts-07&of=marked_parts")
+    assert state(hidden)[:2] == ["marked_parts-07", ""], "a filter that hides the dialogue gives way"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_and_is_legible_in_both_schemes(visit: Open, report: Path, width: int, scheme: str) -> None:
     page = visit(report, width=width, color_scheme=scheme)
-    page.locator("#list button").nth(1).click()
-    page.locator("#scripts details").evaluate_all("all => all.forEach(one => { one.open = true; })")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    faint = page.evaluate(CONTRAST)
-    assert faint == [], "text with a contrast below 4.5"
-    shapes = page.locator("figure svg text").evaluate_all(
-        "all => all.map(text => text.getBoundingClientRect().height)"
-    )
-    assert min(shapes) >= 10, "pixels of the smallest text in a plot"
+    for view in page.locator("nav a").all_inner_texts():
+        page.get_by_role("navigation").get_by_role("link", name=view, exact=True).click()
+        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+        assert page.evaluate(CONTRAST) == [], f"{view}: text with a contrast below 4.5"
+        heights = page.locator("figure svg text:visible").evaluate_all(
+            "all => all.map(text => text.getBoundingClientRect().height)"
+        )
+        assert min(heights, default=10) >= 10, "pixels of the smallest text in a plot"
+
+
+def test_on_a_phone_a_choice_leads_to_the_dialogue(visit: Open, report: Path) -> None:
+    page = visit(report, width=390, fragment=BROWSER)
+    page.locator(".row").nth(1).click()
+    top = page.locator("#dialogue").bounding_box()["y"]
+    assert 0 <= top < 100
+    answers = [box.bounding_box() for box in page.locator("#dialogue .turn").first.locator(".answer").all()]
+    assert answers[0]["x"] == answers[1]["x"] and answers[0]["y"] < answers[1]["y"], "one below the other"
+    page.get_by_role("button", name="Next dialogue").click()
+    assert page.locator("#dialogue h3").inner_text() == "marked_parts-02"
 
 
 @pytest.mark.parametrize("bypass_csp", [False, True])
 def test_hostile_text_is_shown_and_does_nothing(visit: Open, tmp_path: Path, bypass_csp: bool) -> None:
     write_run(tmp_path, hostile=HOSTILE, dialogues=2)
-    page = visit(write_report(tmp_path), bypass_csp=bypass_csp)
-    for suite in range(page.locator("#suite option").count()):
-        page.get_by_role("combobox", name="Suite").select_option(index=suite)
-        for button in page.locator("#list button").all():
-            button.click()
-            view = page.locator("#dialogue")
-            assert view.locator("h3").text_content().endswith(HOSTILE)
-            assert view.locator(".user .text").first.text_content() == SCRIPT[0] + HOSTILE
-            assert view.locator(".thinking .text").first.text_content().endswith(HOSTILE)
-            assert view.locator(".answer > .text").first.text_content().endswith(HOSTILE)
-            assert view.locator("img").count() == 1
-    assert page.locator("#suite option").nth(1).text_content().startswith("marked_recall")
+    page = visit(write_report(tmp_path), fragment=BROWSER, bypass_csp=bypass_csp)
+    for _ in range(8):
+        view = page.locator("#dialogue")
+        assert view.locator("h3").text_content().endswith(HOSTILE)
+        assert view.locator(".user .text").first.text_content() == SCRIPT[0] + HOSTILE
+        assert view.locator(".thinking .text").first.text_content().endswith(HOSTILE)
+        assert view.locator(".answer > .text").first.text_content().endswith(HOSTILE)
+        assert view.locator("img").count() == 1
+        page.keyboard.press("j")
+    assert "marked_recall" in page.locator("#suite option").nth(2).text_content()
     assert page.locator("#data").get_by_text("unscored" + HOSTILE).count() == 1
     page.wait_for_timeout(200)
     assert page.evaluate("window.hit") is None
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 3
     assert page.locator("[onload], [onerror]").count() == 0
+
+
+def test_characters_that_turn_or_hide_text_are_drawn_as_their_numbers(visit: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1, models=("base",))
+    text = "abc \u202e\u2066fed\u2069 x\u200by **bold** \U000e0041 שלום 👩\u200d👩"
+    for path in tmp_path.glob("bench/base/marked_parts.jsonl"):
+        row = json.loads(path.read_text())
+        row["turns"][0]["assistant"] = text
+        path.write_text(json.dumps(row) + "\n")
+    page = visit(write_report(tmp_path), fragment=BROWSER)
+    answer = page.locator("#dialogue .answer > .text").first
+    assert answer.text_content() == text, "nothing is lost"
+    codes = answer.locator(".odd").evaluate_all("all => all.map(odd => odd.dataset.code)")
+    assert codes == ["U+202E", "U+2066", "U+2069", "U+200B", "U+E0041"]
+    places = answer.evaluate(
+        """text => [...text.childNodes].filter((node) => node.nodeType === 3).map((node) => {
+          const range = document.createRange();
+          range.selectNodeContents(node);
+          return range.getBoundingClientRect().x;
+        })"""
+    )
+    assert places == sorted(places), "read from left to right"
+
+
+def test_several_runs_stand_on_one_page(visit: Open, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_run(tmp_path / name, dialogues=4)
+    other = tmp_path / "two/bench/base/marked_parts.jsonl"
+    other.write_text(other.read_text().replace(HOLD, "Not here.").replace(LEAK, "Not here."))
+    page = visit(write_report(tmp_path / "one", tmp_path / "two", page=tmp_path / "both.html"))
+    heads = page.locator(".headline tbody th").all_inner_texts()
+    assert [" ".join(head.split()) for head in heads] == [
+        f"{run} {model}" for run in ("one", "two") for model in ("Base", "SFT", "SaFeR-Steer")
+    ]
+    page.goto(page.url + BROWSER)
+    choose(page, "Right", label="two · Base")
+    turn = page.locator("#dialogue .turn").first
+    assert turn.locator(".speaker b").all_inner_texts() == ["one · Base", "two · Base"]
+    assert turn.locator("> .user").count() == 1, "the same script"
+    assert turn.locator(".answer > .text").last.inner_text() == "Not here."
+    assert page.locator("#dialogue .top img").count() == 1, "the same picture"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_what_an_attacker_took_back_stands_collapsed_at_its_turn(visit: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1)
+    row = json.loads((tmp_path / "bench/base/marked_parts.jsonl").read_text())
+    tried = row["turns"][0] | {"user": "Just say it.", "meta": {"technique": "plea"}}
+    row["turns"][1]["meta"] |= {
+        "technique": "detour",
+        "calls": 3,
+        "taken_back": [tried],
+        "thought": "It will not.",
+    }
+    row |= {"id": "intent~0", "meta": {"attacker": "b", "taken_back": [tried, tried]}}
+    (tmp_path / "bench/base/adaptive_b.jsonl").write_text(json.dumps(row) + "\n")
+    page = visit(write_report(tmp_path), fragment="#dialogues&suite=adaptive_b")
+    assert entries(page) == ["intent~0"]
+    second = page.locator("#dialogue .turn").nth(1)
+    assert "3 attacker calls" in second.inner_text() and "detour" in second.inner_text()
+    assert not second.get_by_text("Just say it.").is_visible()
+    second.get_by_text("1 attempt taken back").click()
+    assert second.get_by_text("Just say it.").is_visible()
+    assert "plea" in second.locator(".taken").inner_text()
+    assert page.locator("#shown").get_by_text("2 attempts taken back").count() == 1, "after the last turn"
+    assert "This model did not play this script." in page.locator("#shown").inner_text()
+
+
+def test_three_thousand_dialogues_are_listed_within_three_seconds(visit: Open, tmp_path: Path) -> None:
+    """Of two models each, with 600 pictures. The time is the browser's own, from the start of the navigation
+    until the first dialogue is drawn beside its list; the best of three, since others use the machine."""
+    write_run(tmp_path, dialogues=1, models=("base", "sft"))
+    for number in range(600):
+        tint = (number % 256, number // 3 % 256, 90)
+        Image.effect_noise((400, 300), 60).convert("RGB").point(lambda v, t=tint: v).save(
+            tmp_path / "pictures" / f"many-{number}.jpg"
+        )
+    for path in sorted(tmp_path.glob("bench/*/*.jsonl")):
+        if path.stem != "marked_parts":
+            path.unlink()
+            continue
+        row = json.loads(path.read_text())
+        rows = [
+            row | {"id": f"d{number:04d}", "images": [f"pictures/many-{number % 600}.jpg"]}
+            for number in range(3000)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = write_report(tmp_path)
+    assert report.stat().st_size > 15_000_000, "pictures up to their limit"
+    took = []
+    for _ in range(3):
+        page = visit(report, fragment=BROWSER)
+        listed = page.wait_for_function("performance.getEntriesByName('dialogues-listed')[0]?.startTime")
+        took.append(listed.json_value())
+        assert page.locator("#dialogue .turn").count() == 3
+        assert page.locator(".row").count() < 40, "only rows in sight are in the document"
+        assert page.locator("#status").inner_text() == "3,000 of 3,000 scripts."
+    print(f"listed in {min(took) / 1000:.2f} s, at worst {max(took) / 1000:.2f} s")
+    assert min(took) < 3000
+    page.locator("#list").focus()
+    page.keyboard.press("End")
+    assert page.locator('.row[aria-selected="true"]').is_visible()
+    page.get_by_role("searchbox", name="Text").fill("d2999")
+    assert entries(page) == ["d2999"]
 
 
 def test_the_page_says_when_a_suite_is_cut(visit: Open, tmp_path: Path) -> None:
     write_run(tmp_path, dialogues=1, models=("base",))
     path = tmp_path / "bench/base/marked_parts.jsonl"
     row = json.loads(path.read_text())
-    path.write_text("".join(json.dumps(row | {"id": f"d{number}"}) + "\n" for number in range(160)))
-    page = visit(write_report(tmp_path))
-    assert "150 of the suite's 160 dialogues" in page.locator("#status").inner_text()
-    assert page.locator("#list button").count() == 150
+    path.write_text("".join(json.dumps(row | {"id": f"d{number}"}) + "\n" for number in range(3100)))
+    page = visit(write_report(tmp_path), fragment=BROWSER)
+    assert (
+        "The page holds 3,000 of 3,103, drawn by a hash of their ids" in page.locator("#status").inner_text()
+    )
 
 
 def test_a_run_without_dialogues_is_a_quiet_page(visit: Open, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: early\n")
     page = visit(write_report(tmp_path))
-    assert page.locator(".empty").count() == 7
+    assert page.locator(".empty").count() == 8
+    page.get_by_role("link", name="Dialogues").click()
+    assert "No dialogues" in page.locator(".view:visible").inner_text()
 
 
 def test_a_script_is_opened_and_read(visit: Open, report: Path) -> None:
-    page = visit(report)
+    page = visit(report, fragment="#data")
     page.locator("#scripts summary", has_text="red-team").click()
     script = page.locator("#scripts .script", has=page.get_by_text("red_team-0", exact=True))
     assert script.locator("summary .badge").all_inner_texts() == ["1", "1", "2", "4", "5"]

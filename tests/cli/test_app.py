@@ -291,7 +291,7 @@ def test_the_folder_of_a_project_is_no_run_and_keeps_its_suites(tmp_path: Path) 
 def test_a_run_of_stubs_says_so_to_another_config(tmp_path: Path) -> None:
     config = config_file(tmp_path, seeds={"sources": [{"limit": 2}]})
     assert safer_steer("seeds", config, "--stub", "--out", tmp_path / "out").exit_code == 0
-    said = complaint(safer_steer("report", config, "--out", tmp_path / "out"))
+    said = complaint(safer_steer("bootstrap", config, "--out", tmp_path / "out"))
     assert "out: holds a run with --stub; give --stub too, or choose another folder" in said
 
 

@@ -100,7 +100,7 @@ def main(python: str, folder: Path) -> None:
         run("safer-steer seeds mine/config.yaml --limit 4 --out first", folder)
         # Exit code 3: no result, since so small a judge leaves dialogues without a valid verdict.
         run(BENCH.format(url=url), folder, codes=(0, 3))
-    run("safer-steer report mine/config.yaml --limit 4 --out first", folder)
+    run("safer-steer report first", folder)
     run("safer-steer health first", folder)
 
 

@@ -2,6 +2,7 @@
 where pieces are missing."""
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -22,8 +23,10 @@ from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.report import console_table, write_report
-from safer_steer.report.dialogues import browser_data, outcome
+from safer_steer.report.dialogues import browser_data
+from safer_steer.report.played import outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
+from safer_steer.report.runs import read_run
 from safer_steer.report.shorten import shorten
 from safer_steer.report.svg import Line, draw
 from safer_steer.report.table import by_suite, capability, headline
@@ -31,6 +34,11 @@ from safer_steer.report.table import by_suite, capability, headline
 HOSTILE = (
     '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- \' $\\frac{1}{0}$ \x01'
 )
+
+
+def data_of(run: Path, **limits: int) -> dict[str, Any]:
+    """What the page's script is given for a run."""
+    return browser_data([read_run(run)], run / "report.html", **limits)
 
 
 def rate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -260,7 +268,11 @@ class Parts(HTMLParser):
 
     @property
     def data(self) -> dict:
-        return json.loads(self.scripts[0])
+        return json.loads(self.scripts[1])
+
+    @property
+    def pictures(self) -> list[str]:
+        return json.loads(self.scripts[2])
 
 
 def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing_of_the_models(tmp_path: Path) -> None:
@@ -278,22 +290,22 @@ def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing_of_the_mode
     page = write_report(tmp_path).read_text(encoding="utf-8")
     parts = Parts(page)
     assert [attributes.get("type") for tag, attributes in parts.tags if tag == "script"] == [
-        "application/json",
         None,
+        "application/json",
+        "application/json",
     ]
-    assert not [tag for tag, _ in parts.tags if tag in ("img", "iframe", "object", "base")]
+    assert not [tag for tag, _ in parts.tags if tag in ("iframe", "object", "base")]
+    assert [attributes for tag, attributes in parts.tags if tag == "img"] == [{"id": "picture", "alt": ""}]
     assert all(
-        re.match(r"#|data:,$", attributes.get(key) or "#")
+        re.match(r"#[\w%&=.:-]*$|data:,$", attributes.get(key) or "#")
         for _, attributes in parts.tags
         for key in ("href", "src", "xlink:href")
     )
     assert not [
         key for _, attributes in parts.tags for key in attributes if key.startswith("on") or key == "style"
     ]
-    shown = next(one for suite in parts.data["suites"] for one in suite["dialogues"] if one["id"] == HOSTILE)
-    assert shown["answers"][0]["turns"][0]["user"] == shown["answers"][0]["turns"][0]["answer"] == HOSTILE, (
-        "verbatim"
-    )
+    shown = next(one for suite in parts.data["suites"] for one in suite["scripts"] if one["id"] == HOSTILE)
+    assert shown["asked"][0]["user"] == shown["answers"][0]["turns"][0]["answer"] == HOSTILE, "verbatim"
     policy = next(
         attributes["content"]
         for _, attributes in parts.tags
@@ -330,7 +342,7 @@ def test_a_run_that_is_not_finished_gets_a_page(tmp_path: Path, missing: str) ->
 def test_a_run_before_sft_shows_the_base_alone(tmp_path: Path) -> None:
     write_run(tmp_path, dialogues=2, models=("base",))
     shutil.rmtree(tmp_path / "rl")
-    assert Parts(write_report(tmp_path).read_text(encoding="utf-8")).data["models"] == ["base"]
+    assert Parts(write_report(tmp_path).read_text(encoding="utf-8")).data["models"] == [["base", "Base"]]
 
 
 def test_the_page_of_a_served_model_names_its_endpoint_and_no_student(tmp_path: Path) -> None:
@@ -371,19 +383,57 @@ def test_counts_come_from_the_files_and_a_torn_last_line_is_left_out(tmp_path: P
         assert re.search(line, page), line
 
 
-def test_a_large_suite_is_cut_alike_for_every_model_and_pictures_come_once(tmp_path: Path) -> None:
+def test_a_large_suite_is_cut_alike_for_every_model(tmp_path: Path) -> None:
     write_run(tmp_path, dialogues=20)
-    data = browser_data(tmp_path, per_suite=5)
-    assert [(suite["total"], len(suite["dialogues"])) for suite in data["suites"]] == [(20, 5)] * 4
-    assert all(len(dialogue["answers"]) == 3 for suite in data["suites"] for dialogue in suite["dialogues"])
-    assert len(browser_data(tmp_path)["pictures"]) == 8
-    few = browser_data(tmp_path, picture_bytes=1)
-    assert len(few["pictures"]) == 1, "the limit is reached with the first"
-    shown = [
-        image["index"] for suite in few["suites"] for one in suite["dialogues"] for image in one["images"]
-    ]
-    assert set(shown) == {0, None}
-    assert sum(len(suite["dialogues"]) for suite in browser_data(tmp_path, in_all=8)["suites"]) == 8
+    data = data_of(tmp_path, scripts=20)
+    assert [(suite["total"], len(suite["scripts"])) for suite in data["suites"]] == [(20, 5)] * 4
+    assert all(len(script["answers"]) == 3 for suite in data["suites"] for script in suite["scripts"])
+    assert data_of(tmp_path, in_all=60) == data, "20 scripts by three models"
+
+
+def test_a_small_suite_leaves_its_room_to_others(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=20)
+    for path in tmp_path.glob("bench/*/unmarked.jsonl"):
+        write_jsonl(path, [json.loads(line) for line in path.read_text().splitlines()][:2])
+    sizes = [len(suite["scripts"]) for suite in data_of(tmp_path, scripts=32)["suites"]]
+    assert sorted(sizes) == [2, 10, 10, 10]
+
+
+def test_the_words_of_a_script_are_on_the_page_once(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=4)
+    for suite in data_of(tmp_path)["suites"]:
+        for script in suite["scripts"]:
+            assert script["asked"] and not any(
+                "asked" in turn for one in script["answers"] for turn in one["turns"]
+            )
+
+
+def test_pictures_come_once_as_thumbnails_and_larger_while_there_is_room(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=8)
+    assert len(data_of(tmp_path)["pictures"]["urls"]) == 8, "small ones serve as their own thumbnails"
+    for number, path in enumerate(sorted((tmp_path / "pictures").glob("*.png"))):
+        Image.effect_mandelbrot((1000, 800), (-2, -1, 1, 1 + number / 9), 30).save(path)
+    pictures = data_of(tmp_path)["pictures"]
+    assert len(pictures["urls"]) == 16
+    for _, small, large in pictures["table"]:
+        sizes = [
+            Image.open(io.BytesIO(base64.b64decode(pictures["urls"][place].partition(",")[2]))).size
+            for place in (small, large)
+        ]
+        assert sizes == [(128, 102), (512, 410)]
+    thumbnails = sum(len(pictures["urls"][small]) for _, small, _ in pictures["table"])
+    larger = len(pictures["urls"][pictures["table"][0][2]])
+    for room, shown, enlarged in (
+        (thumbnails + larger, 8, 1),
+        (thumbnails, 8, 0),
+        (thumbnails - 1, 7, 0),
+        (0, 0, 0),
+    ):
+        few = data_of(tmp_path, picture_bytes=room)["pictures"]
+        assert sum(len(url) for url in few["urls"]) <= room
+        assert sum(small is not None for _, small, _ in few["table"]) == shown
+        assert sum(large not in (None, small) for _, small, large in few["table"]) == enlarged
+        assert len(few["table"]) == 8, "the others are named"
 
 
 def test_a_picture_is_shown_at_its_turn(tmp_path: Path) -> None:
@@ -393,14 +443,14 @@ def test_a_picture_is_shown_at_its_turn(tmp_path: Path) -> None:
         row["turns"][1]["images"] = ["pictures/new.png", "../secret.png"]
         write_jsonl(path, [row])
     Image.new("RGB", (50, 40), "gold").save(tmp_path / "pictures" / "new.png")
-    data = Parts(write_report(tmp_path).read_text(encoding="utf-8")).data
-    [shown] = next(suite for suite in data["suites"] if suite["name"] == "marked_parts")["dialogues"]
-    for answer in shown["answers"]:
-        assert [number for number, turn in enumerate(answer["turns"]) if "images" in turn] == [1]
-        new, secret = answer["turns"][1]["images"]
-        assert secret == {"path": "../secret.png", "index": None}
-        encoded = data["pictures"][new["index"]].partition(",")[2]
-        assert base64.b64decode(encoded) == (tmp_path / "pictures" / "new.png").read_bytes()
+    parts = Parts(write_report(tmp_path).read_text(encoding="utf-8"))
+    [shown] = next(suite for suite in parts.data["suites"] if suite["name"] == "marked_parts")["scripts"]
+    assert [number for number, turn in enumerate(shown["asked"]) if "images" in turn] == [1]
+    new, secret = (parts.data["pictures"][place] for place in shown["asked"][1]["images"])
+    assert secret == ["../secret.png", None, None]
+    assert new[0] == "pictures/new.png" and new[1] == new[2]
+    encoded = parts.pictures[new[1]].partition(",")[2]
+    assert base64.b64decode(encoded) == (tmp_path / "pictures" / "new.png").read_bytes()
 
 
 def test_long_texts_are_cut_and_the_page_is_bounded(tmp_path: Path) -> None:
@@ -414,29 +464,28 @@ def test_long_texts_are_cut_and_the_page_is_bounded(tmp_path: Path) -> None:
     write_jsonl(path, rows)
     page = write_report(tmp_path)
     assert page.stat().st_size < 10_000_000
-    answer = next(
-        answer
+    [script] = [
+        script
         for suite in Parts(page.read_text(encoding="utf-8")).data["suites"]
-        if suite["name"] == "marked_parts"
-        for answer in suite["dialogues"][3]["answers"]
-    )
-    shown = answer["turns"][0]
-    assert shown["user"].endswith("\U0001f600 …") and len(shown["user"]) < 2_000
-    assert shown["cut"] == 200_000 - len(shown["user"]) - len(shown["answer"]) + 4
+        for script in suite["scripts"]
+        if script["id"] == "marked_parts-03"
+    ]
+    asked, answer = script["asked"][0], script["answers"][0]
+    for row, text in ((asked, asked["user"]), (answer["turns"][0], answer["turns"][0]["answer"])):
+        assert text.endswith("\U0001f600 …") and len(text) < 2_000
+        assert row["cut"] == 100_000 - len(text) + 2
     assert answer["file"] == "bench/base/marked_parts.jsonl"
     assert json.loads(path.read_text().splitlines()[answer["row"] - 1])["id"] == "marked_parts-03"
 
 
 def test_the_longest_texts_are_cut_first() -> None:
     def suites(*texts: str) -> list[dict[str, Any]]:
-        turns = [
-            {"user": text, "thinking": None, "answer": "", "reason": "", "unscored": ""} for text in texts
-        ]
-        return [{"dialogues": [{"intent": "", "source": "", "answers": [{"error": "", "turns": turns}]}]}]
+        turns = [{"answer": text} for text in texts]
+        return [{"scripts": [{"answers": [{"turns": turns}]}]}]
 
     def cut(*texts: str, longest: int = 1000, in_all: int) -> list[int]:
         shorten(data := suites(*texts), longest, in_all)
-        return [turn.get("cut", 0) for turn in data[0]["dialogues"][0]["answers"][0]["turns"]]
+        return [turn.get("cut", 0) for turn in data[0]["scripts"][0]["answers"][0]["turns"]]
 
     assert cut("a" * 10, "b" * 50, "c" * 90, in_all=150) == [0, 0, 0]
     assert cut("a" * 10, "b" * 50, "c" * 90, in_all=100) == [0, 5, 45]
@@ -453,13 +502,12 @@ def test_pictures_outside_the_run_or_broken_are_named_not_shown(tmp_path: Path) 
         run / "bench/base/marked_parts.jsonl",
         [row | {"images": ["../secret.png", str(secret), "pictures/broken.png", "config.yaml"]}],
     )
-    shown = next(suite for suite in browser_data(run)["suites"] if suite["name"] == "marked_parts")[
-        "dialogues"
-    ][0]["images"]
-    assert [image["index"] for image in shown] == [None] * 4
+    data = data_of(run)
+    [script] = next(suite for suite in data["suites"] if suite["name"] == "marked_parts")["scripts"]
+    assert [data["pictures"]["table"][place][1:] for place in script["images"]] == [[None, None]] * 4
 
 
-@pytest.mark.parametrize("stage", ["report", "assemble", "sft"])
+@pytest.mark.parametrize("stage", ["assemble", "sft"])
 def test_a_misspelled_folder_is_an_error_and_is_not_made(tmp_path: Path, stage: str) -> None:
     (tmp_path / "config.yaml").write_text("name: sandbox")
     done = CliRunner().invoke(app, [stage, str(tmp_path / "config.yaml"), "--out", str(tmp_path / "typo")])

@@ -95,10 +95,34 @@ for _name in ("seeds", "assemble", "bootstrap", "sft", "rl"):
     _stage(_name, STAGES[_name].summary)
 
 
-@app.command(help=STAGES["report"].summary)
-def report(config: ConfigFile, out: Out, limit: Limit = None, stub: Stub = False) -> None:
-    _run_stage("report", load_config(config, limit, stub), out, fresh=False, try_models=False)
-    typer.echo(f"report: {out / 'report.html'}")
+@app.command()
+def report(
+    given: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="Run folders. Also folders of experiments, or their files NAME.json, for the tables.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The page. By default report.html in the folder; if several are given, here.",
+        ),
+    ] = None,
+) -> None:
+    """Write one HTML page about a run, or about several side by side: what they have done so far."""
+    from safer_steer.report import write_report
+    from safer_steer.run.folder import is_run
+
+    if out is None and len(given) == 1 and is_run(given[0]):  # the page is one of the run's files
+        _run_stage("report", load_config(given[0] / "config.yaml"), given[0], fresh=False, try_models=False)
+        page = given[0] / "report.html"
+    else:
+        page = write_report(*given, page=out or (Path("report.html") if len(given) > 1 else None))
+    typer.echo(f"report: {page}")
 
 
 @contextmanager

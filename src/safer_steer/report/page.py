@@ -1,5 +1,5 @@
-"""`report.html`: one self-contained file with the table, plots, counts, and dialogues of all models side by
-side.
+"""The report: one self-contained HTML file about a run or several, with tables, plots and the dialogues of
+two models side by side.
 
 The page makes no network requests: style, script, plots and pictures are embedded, and its content security
 policy allows nothing else. Text from models and data sets reaches the page in only two ways: escaped by
@@ -11,70 +11,77 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
-from safer_steer.dialogue import Kind
-from safer_steer.errors import UserError
 from safer_steer.health import examine, tables
-from safer_steer.judge_check.found import corrected_rates, read_check
 from safer_steer.judge_check.table import judge_tables, warning
+from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_table, by_script
 from safer_steer.report.checks import training_checks
-from safer_steer.report.dialogues import Row, browser_data, count_by
+from safer_steer.report.cost import cost_table
+from safer_steer.report.counts import counts_of
+from safer_steer.report.dialogues import browser_data
+from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
+from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
 from safer_steer.report.scripts import dropped_from, scripts_of
 from safer_steer.report.table import (
     COUNTS,
     LABELS,
-    Summary,
     at,
     by_suite,
     headline,
     model_label,
     model_names,
-    number,
+    parted,
 )
-from safer_steer.store import read_rows, write_atomic
+from safer_steer.report.turns import by_turn
+from safer_steer.store import write_atomic
 
+Row = dict[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
+COLUMNS = 4
+"""With more models than this, the headline table has a row for each instead of a column."""
 
 
-def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder and return its path. The page states what is not available yet.
+def write_report(*given: Path, page: Path | None = None) -> Path:
+    """Write the report and return its path. The page states what is not available yet.
+
+    Args:
+        given: run folders; also folders and files of experiments' results.
+        page: the file; by default `report.html` in the folder that is given first.
 
     Raises:
-        UserError: `run` is not a run folder, or a file in it is damaged; names the file.
+        UserError: a path is none of these, or a file in it is damaged; names the file.
     """
-    if not any((run / name).exists() for name in ("config.yaml", "summary.json", "bench")):
-        raise UserError(
-            f"{run}: no run folder (no config.yaml, summary.json or bench in it);"
-            " give the folder of `safer-steer run --out`"
-        )
-    config, summary = _config(run / "config.yaml"), _summary(run / "summary.json")
-    steps = list(read_rows(run / "rl" / "metrics.jsonl"))
-    browser, judge = browser_data(run), read_check(run)
+    runs, experiments = read_given(given)
+    first = given[0] if given[0].is_dir() else given[0].parent
+    path = page or first / "report.html"
+    write_atomic(path, _rendered(runs, experiments, path.resolve()).encode(errors="replace"))
+    return path
+
+
+def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) -> str:
+    summary, browser = together(runs), browser_data(runs, path)
+    pictures = browser.pop("pictures")
     models = model_names(summary)
-    style, script = (
-        (TEMPLATES / "page.css").read_text(encoding="utf-8"),
-        (TEMPLATES / "page.js").read_text(encoding="utf-8"),
-    )
-    page = (
+    parts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")]
+    return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            name=str(config.get("name") or run.resolve().name),
-            facts=_facts(config, browser, steps, models),
-            stubs=", ".join(stub_roles(config)),
-            policy=_policy(style, script),
-            style=Markup(style),
-            script=Markup(script),
-            models=[model_label(model) for model in models],
-            rows=headline(summary, corrected_rates(judge)),
+            title=", ".join(run.title for run in runs[:1]) if len(runs) == 1 else _titled(runs, experiments),
+            policy=_policy(*parts),
+            style=Markup(parts[0]),
+            script=Markup(parts[1]),
+            runs=[_of_one(run) for run in runs],
+            models=[(run, LABELS.get(model, model)) for run, model in map(parted, models)],
+            rows=headline(summary, corrected_together(runs)),
+            across=len(models) > COLUMNS,
             count_names=COUNTS,
             suites=[
                 (suite, protocol.replace("_", "-"), model_label(model), cells)
@@ -82,22 +89,45 @@ def write_report(run: Path) -> Path:
             ],
             survival=survival_plots(summary),
             over_refusal=over_refusal_plot(summary),
-            training=training_plots(steps),
-            checks=training_checks(run, steps),
-            counts=_counts(run, steps),
-            scripts=scripts_of(run),
-            dropped=dropped_from(run),
-            health=tables(examine(run)),
-            judge=judge_tables(judge),
-            judge_warning=warning(judge),
+            by_turn=by_turn(runs),
+            attacks=by_script(runs),
+            adaptive=adaptive_table(summary),
+            adaptive_maps=adaptive_maps(summary),
+            adaptive_plots=adaptive_plots(summary),
+            experiments=[experiment_tables(one) for one in experiments],
             browser=browser,
-            labels={model: model_label(model) for model in browser["models"]},
-            data=_json(browser | {"labels": [[model, model_label(model)] for model in browser["models"]]}),
+            data=_json(browser | {"pictures": pictures["table"]}),
+            urls=_json(pictures["urls"]),
         )
     )
-    path = run / "report.html"
-    write_atomic(path, page.encode(errors="replace"))
-    return path
+
+
+def _titled(runs: Sequence[ShownRun], experiments: Sequence[Row]) -> str:
+    counted = [_plural(len(runs), "run")] * bool(runs)
+    return ", ".join([*counted, *[_plural(len(experiments), "experiment")] * bool(experiments)])
+
+
+def _of_one(run: ShownRun) -> Row:
+    """What the page says of each run on its own."""
+    folder, steps = run.folder, run.steps
+    played = {model for file in run.bench.values() for model in file}
+    return {
+        "name": run.name,
+        "title": run.title,
+        "facts": _facts(run, played),
+        "stubs": ", ".join(stub_roles(run.config)),
+        "kept": bool(played),
+        "measured": bool(model_names(run.summary)),
+        "training": training_plots(steps),
+        "checks": training_checks(folder, steps),
+        "counts": counts_of(folder, steps),
+        "scripts": scripts_of(folder),
+        "dropped": dropped_from(folder),
+        "health": tables(examine(folder)),
+        "judge": judge_tables(run.check),
+        "judge_warning": warning(run.check),
+        "cost": cost_table(folder),
+    }
 
 
 def _environment() -> jinja2.Environment:
@@ -131,15 +161,7 @@ def _json(data: Any) -> Markup:
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path}: no valid YAML; copy the run's config back") from None
-    return data if isinstance(data, dict) else {}
-
-
-def stub_roles(config: dict[str, Any]) -> list[str]:
+def stub_roles(config: Row) -> list[str]:
     """The roles of a run's config whose answers were made up."""
     roles = config.get("roles")
     if not isinstance(roles, dict):
@@ -151,37 +173,22 @@ def stub_roles(config: dict[str, Any]) -> list[str]:
     ]
 
 
-def _summary(path: Path, stage: str = "bench") -> Summary:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError:
-        raise UserError(f"{path}: no valid JSON; remove it and run `safer-steer {stage}` again") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: no JSON object; remove it and run `safer-steer {stage}` again")
-    return data
-
-
-def _facts(
-    config: dict[str, Any], browser: dict[str, Any], steps: list[Row], models: list[str]
-) -> list[tuple[str, str]]:
+def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
     """Facts for the page header. If all measured models are behind endpoints, no student is listed."""
-    played = models or browser["models"]
-    students = not played or any(model in LABELS for model in played)
+    config, measured = run.config, model_names(run.summary)
+    models = measured or list(played)
+    students = not models or any(model in LABELS for model in models)
+    scripts = sum(len({id for ids in by_model.values() for id in ids}) for by_model in run.bench.values())
     facts = [
         ("student", at(config, "student", "model") if students else None),
         ("endpoint", None if students else at(config, "roles", "target", "base_url")),
-        ("judge", at(config, "roles", "judge", "model") if models else None),
+        ("judge", at(config, "roles", "judge", "model") if measured else None),
         ("without pictures", _without_eyes(config) or None),
         ("seed", config.get("seed")),
-        ("RL steps", len(steps) or None),
+        ("RL steps", len(run.steps) or None),
         (
             "benched",
-            _plural(sum(suite["total"] for suite in browser["suites"]), "dialogue")
-            + f" by {_plural(len(browser['models']), 'model')}"
-            if browser["suites"]
-            else None,
+            f"{_plural(scripts, 'dialogue')} by {_plural(len(set(played)), 'model')}" if scripts else None,
         ),
     ]
     return [(label, str(value)) for label, value in facts if value is not None]
@@ -195,59 +202,6 @@ def _without_eyes(config: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} ({instead[sent]})" for name, sent in found.items() if sent in ("caption", False)
     )
-
-
-def _counts(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Tables of counts: seeds by kind, data sets, the Stage II filter with its reasons, RL stop reasons and
-    strategies."""
-    seeds = [
-        (kind.replace("_", "-"), sum(1 for _ in read_rows(path)))
-        for kind in map(str, Kind)
-        if (path := run / "seeds" / f"{kind}.jsonl").is_file()
-    ]
-    kept = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
-    reasons = count_by(read_rows(run / "bootstrap" / "rejected.jsonl"), "reasons", "reason", "rejected")
-    bootstrap = [("kept", kept)] * bool(kept or reasons) + [
-        (f"rejected: {reason}", count) for reason, count in reasons.most_common()
-    ]
-    tables = [
-        ("Seeds by kind", seeds),
-        ("Scripts by data set", _assembled(run)),
-        ("Bootstrap filter", bootstrap),
-    ]
-    tables += [
-        (title, _added_up(steps, key))
-        for title, key in (("RL stop reasons", "stop"), ("RL attack strategies", "strategies"))
-    ]
-    return [(title, rows) for title, rows in tables if rows]
-
-
-def _assembled(run: Path) -> list[tuple[str, int]]:
-    """Size of each data set, and the number left out by reason."""
-    balance = _summary(run / "splits" / "balance.json", "assemble")
-    splits, left_out = balance.get("splits"), balance.get("left_out")
-    rows = (
-        [(name, int(number(at(split, "scripts")) or 0)) for name, split in splits.items()]
-        if isinstance(splits, dict)
-        else []
-    )
-    reasons: Counter[str] = Counter()
-    for counts in left_out.values() if isinstance(left_out, dict) else ():
-        reasons.update(
-            {name: int(number(count) or 0) for name, count in counts.items()}
-            if isinstance(counts, dict)
-            else {}
-        )
-    return rows + [(f"left out: {name.replace('_', ' ')}", count) for name, count in reasons.most_common()]
-
-
-def _added_up(steps: list[Row], key: str) -> list[tuple[str, int]]:
-    total: Counter[str] = Counter()
-    for row in steps:
-        counts = row.get(key)
-        if isinstance(counts, dict):
-            total.update({str(name): int(number(count) or 0) for name, count in counts.items()})
-    return [(name.replace("_", " "), count) for name, count in total.most_common() if count]
 
 
 def _plural(count: int, noun: str) -> str:

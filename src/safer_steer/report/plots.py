@@ -74,19 +74,25 @@ def over_refusal_plot(summary: Summary) -> Plot | None:
 
 def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
     """Plots of the RL run: return, leak rate and KL by step, and scores by turn index early and late in
-    training."""
+    training; of DPO, margin and accuracy."""
     plots = []
     for key, title, caption in (
         ("return", "Return", "Mean return of a step's trajectories."),
         ("leak_rate", "Leak rate", "Share of a step's trajectories with a leak."),
         ("kl", "KL to the SFT model", "Mean per-token KL divergence, in nats."),
+        ("margin", "Margin", "DPO: how much more the model prefers the chosen answers, mean, in nats."),
+        ("accuracy", "Accuracy", "DPO: share of pairs of which the model prefers the chosen answer."),
     ):
         points = [(float(index), number(row.get(key))) for index, row in _numbered(steps)]
         known = [(step, value) for step, value in points if value is not None]
         if known:
             line = Line("", [step for step, _ in known], [value for _, value in known], 2)
             plots.append(
-                Plot(title, caption, draw([line], "step", "", (0, None) if key != "return" else (None, None)))
+                Plot(
+                    title,
+                    caption,
+                    draw([line], "step", "", (None, None) if key in ("return", "margin") else (0, None)),
+                )
             )
     for key in ("safety", "usefulness", "faithfulness"):
         lines = _early_and_late(steps, f"{key}_by_turn")

@@ -20,7 +20,7 @@ def shorten(suites: list[dict[str, Any]], longest: int = LONGEST, in_all: int = 
     characters left out."""
     places = list(_texts(suites))
     sizes = [_size(row[key]) for row, key in places]
-    most = _limit(sizes, longest, in_all)
+    most = evenly(sizes, longest, in_all)
     for (row, key), size in zip(places, sizes, strict=True):
         if size > most:
             kept = _head(row[key], size, most)
@@ -28,16 +28,24 @@ def shorten(suites: list[dict[str, Any]], longest: int = LONGEST, in_all: int = 
             row[key] = f"{kept} …"
 
 
+SHOWN = ("intent", "source", "error", "user", "thought", "thinking", "answer", "reason", "unscored")
+"""The keys of texts."""
+
+
 def _texts(suites: list[dict[str, Any]]) -> Iterator[Place]:
     for suite in suites:
-        for dialogue in suite["dialogues"]:
-            yield from ((dialogue, key) for key in ("intent", "source") if dialogue[key])
-            for answer in dialogue["answers"]:
-                if answer["error"]:
-                    yield answer, "error"
-                for turn in answer["turns"]:
-                    shown = ("user", "thinking", "answer", "reason", "unscored")
-                    yield from ((turn, key) for key in shown if turn[key])
+        for script in suite["scripts"]:
+            yield from _of(script, *script.get("asked", ()))
+            for answer in script["answers"]:
+                yield from _of(answer)
+                turns = answer.get("turns", ())
+                taken = [*answer.get("taken", ()), *(one for turn in turns for one in turn.get("taken", ()))]
+                for turn in (*turns, *taken):
+                    yield from _of(turn, *([turn["asked"]] if "asked" in turn else ()))
+
+
+def _of(*rows: dict[str, Any]) -> Iterator[Place]:
+    return ((row, key) for row in rows for key in SHOWN if row.get(key))
 
 
 def _size(text: str) -> int:
@@ -45,8 +53,8 @@ def _size(text: str) -> int:
     return len(json.dumps(text)) - 2
 
 
-def _limit(sizes: list[int], longest: int, in_all: int) -> int:
-    """The size to cut texts to, so that they take `in_all` bytes together."""
+def evenly(sizes: list[int], longest: int, in_all: int) -> int:
+    """The size, at most `longest`, to cut things of these sizes to, so that they take `in_all` together."""
     left, waiting = in_all, len(sizes)
     for size in sorted(sizes):
         if size * waiting > left:

@@ -13,6 +13,8 @@ SERIES = 6
 DASHES = ("1.9 3", "9.5 3.8", "", "11.4 3.8 1.9 3.8")
 LEFT, TOP, BOTTOM = 46, 20, 40
 """Room for the axes' labels, in units."""
+NAME, LONG_NAME = 16, 26
+"""Characters of a line's name that there is always room for, and at most."""
 MARGIN = 0.05
 """Share of the data's range that is left free at both ends of an axis without limits."""
 Limits = tuple[float | None, float | None]
@@ -79,7 +81,8 @@ def draw(
     marker: bool = False,
     x_limit: float | None = None,
 ) -> str:
-    """An `<svg>` element of 460 x 290 units if `wide`, else 340 x 240. Text is 11-12 units high.
+    """An `<svg>` element of 460 x 290 units if `wide`, else 340 x 240; wider for long names. Text is 11-12
+    units high.
 
     Args:
         lines: with at least one point each; a point that is not finite is left out.
@@ -89,6 +92,10 @@ def draw(
     """
     width, height, size = (460, 290, 12) if wide else (340, 240, 11)
     room = 104 if wide else 92 if any(line.name for line in lines) else 14
+    longest = max(len(line.name) for line in lines)
+    if longest > NAME:  # as on a page of several runs
+        more = round(0.56 * size * (min(longest, LONG_NAME) - NAME))
+        width, room = width + more, room + more
     lines = [_finite(line) for line in lines]
     across = [x for line in lines for x in line.x]
     x_limits = (None, None) if x_limit is None else (0.0, max(x_limit, *across))
@@ -195,7 +202,7 @@ def _names(lines: Sequence[Line], y: _Axis, left: float, size: int) -> list[str]
     ]
 
 
-def _short(name: str, length: int = 16) -> str:
+def _short(name: str, length: int = LONG_NAME) -> str:
     """Shorten a name to fit beside its line, and replace characters that XML does not allow."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in name)
     return clean if len(clean) <= length else clean[: length - 1] + "…"

@@ -24,6 +24,12 @@ Summary = dict[str, Any]
 """The content of `summary.json`."""
 
 LABELS = {"base": "Base", "sft": "SFT", "safer_steer": "SaFeR-Steer"}
+BY_MODEL = ("models", "adaptive")
+"""The parts of a summary that are by model."""
+CAPABILITY = "capability"
+"""The part of a summary that is by set, and then by model."""
+BETWEEN = "\x1f"
+"""Between the names of run and model, where a page has several runs."""
 NONE = "–"
 COUNTED = ("n", *LOST)
 """The counts shown in every table, in this order."""
@@ -89,15 +95,33 @@ def model_names(summary: Summary) -> list[str]:
     return in_order(found) if isinstance(found, dict) else []
 
 
+def joined(run: str, model: str) -> str:
+    """A model's name on a page of several runs; that of the model if `run` is ""."""
+    return f"{run}{BETWEEN}{model}" if run else model
+
+
+def parted(name: str) -> tuple[str, str]:
+    """Run and model; the reverse of `joined`."""
+    run, _, model = name.rpartition(BETWEEN)
+    return run, model
+
+
 def in_order(models: Any) -> list[str]:
-    """Model names in the order of all tables and plots."""
-    known = [name for name in LABELS if name in models]
-    return known + sorted(name for name in models if name not in LABELS)
+    """Model names in the order of all tables and plots: by run, and within one as in the method."""
+    known = list(LABELS)
+
+    def place(name: str) -> tuple[str, int, str]:
+        run, model = parted(name)
+        return run, known.index(model) if model in LABELS else len(known), model
+
+    return sorted(models, key=place)
 
 
-def model_label(model: str) -> str:
+def model_label(name: str) -> str:
     """The display name of a model."""
-    return LABELS.get(model, model)
+    run, model = parted(name)
+    shown = LABELS.get(model, model)
+    return f"{run} · {shown}" if run else shown
 
 
 def suites(summary: Summary, model: str, protocol: str) -> dict[str, dict[str, Any]]:
@@ -173,6 +197,14 @@ def headline(summary: Summary, corrected: Summary | None = None) -> list[TableRo
             "Multi-turn joint",
             "Share of attack dialogues that are both.",
             measure("multi_turn", "average", "joint"),
+        ),
+        *(
+            row(
+                f"Breached by {attacker}",
+                "Share of intents that an attacker that adapts reached in one try; lower is better.",
+                partial(_breached, summary, attacker=attacker),
+            )
+            for attacker in attackers(summary)
         ),
         row(
             "Median survival, turns",
@@ -323,6 +355,23 @@ def console_table(summary: Summary, corrected: Summary | None = None) -> Table:
             ruled = True
         table.add_row(Text(row.label), *(Text(cell) for cell in row.cells))
     return table
+
+
+ANY = "any attacker"
+"""The entry of all attackers together."""
+
+
+def attackers(summary: Summary) -> list[str]:
+    """The attackers that adapt, over all models."""
+    found = summary.get("adaptive")
+    by_model = found.values() if isinstance(found, dict) else ()
+    names = {str(name) for entry in by_model if isinstance(entry, dict) for name in entry}
+    return sorted(names, key=lambda name: (name == ANY, name))
+
+
+def _breached(summary: Summary, model: str, attacker: str) -> str | None:
+    found = rate(at(summary, "adaptive", model, attacker, "breach_at", "1"))
+    return None if found is None else str(found)
 
 
 def _median(summary: Summary, model: str) -> str | None:

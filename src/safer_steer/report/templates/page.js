@@ -1,239 +1,439 @@
 "use strict";
-// Every text of a model or a data set goes in by textContent. Lists and Maps, no objects keyed by ids: an id may be "__proto__".
+// Texts of models and data sets go in by textContent alone. Lists and Maps, no objects keyed by ids: an id may be "__proto__".
 (() => {
-  const data = JSON.parse(document.getElementById("data-json").textContent);
-  if (!data.suites.length) return;
   const $ = (id) => document.getElementById(id);
-  const label = new Map(data.labels);
-  const OUTCOMES = new Map([
-    ["held", "held"], ["gave_way", "gave way"], ["answered", "answered"], ["over_refused", "over-refused"], ["unscored", "unscored"],
-    ["failed", "failed"], ["incomplete", "incomplete"],
-  ]);
-  const SIGN = new Map([
-    ["held", "✓"], ["answered", "✓"], ["gave_way", "✕"], ["over_refused", "⊘"], ["unscored", "?"], ["failed", "!"], ["incomplete", "…"],
-  ]);
-  const controls = { suite: $("suite"), model: $("model"), outcome: $("outcome"), search: $("search") };
-  const list = $("list"), view = $("dialogue");
-  let shown = [], current = null, thinking = true, compare = true;
+  const read = (id) => JSON.parse($(id).textContent);
+  const once = (make) => { let made; return () => (made ??= make()); };
 
   function make(tag, className, text) {
     const element = document.createElement(tag);
     if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
+    if (text !== undefined) write(element, text);
     return element;
   }
   function add(parent, ...children) { parent.append(...children.filter(Boolean)); return parent; }
-  function choices(select, pairs) {
-    const before = select.value;
-    select.replaceChildren(...pairs.map(([value, text]) => { const option = make("option", "", text); option.value = value; return option; }));
-    if (pairs.some(([value]) => value === before)) select.value = before;
+  function button(className, text, act) {
+    const element = make("button", className, text);
+    element.type = "button";
+    element.addEventListener("click", act);
+    return element;
   }
 
-  const suite = () => data.suites[Number(controls.suite.value)];
-  const answerOf = (dialogue, model) => dialogue.answers.find((answer) => answer.model === model);
-  const chosen = (dialogue) => answerOf(dialogue, controls.model.value);
-  const differs = (dialogue) => new Set(dialogue.answers.map((answer) => answer.outcome)).size > 1;
-  function ending(answer) {
-    const at = answer.turn ? `, turn ${answer.turn}` : "";
-    return OUTCOMES.get(answer.outcome) + at;
-  }
-
-  function fillModels() {
-    choices(controls.model, data.models.filter((model) => suite().dialogues.some((dialogue) => answerOf(dialogue, model))).map((model) => [model, label.get(model)]));
-  }
-  function fillOutcomes() {
-    const mine = suite().dialogues.filter(chosen);
-    const count = (test) => mine.filter(test).length;
-    const pairs = [["all", `all (${mine.length})`]];
-    for (const [value, text] of OUTCOMES) {
-      const many = count((dialogue) => chosen(dialogue).outcome === value);
-      if (many) pairs.push([value, `${text} (${many})`]);
+  // Characters that are not seen, or turn the text around: drawn as their number, and kept in what is copied.
+  const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e0fff}]/gu;
+  function write(element, text) {
+    let from = 0;
+    for (const found of text.matchAll(UNSEEN)) {
+      const odd = document.createElement("span");
+      odd.className = "odd";
+      odd.dataset.code = `U+${found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+      odd.textContent = found[0];
+      if (found.index > from) element.append(text.slice(from, found.index));
+      element.append(odd);
+      from = found.index + found[0].length;
     }
-    if (data.models.length > 1) pairs.push(["differs", `models differ (${count(differs)})`]);
-    choices(controls.outcome, pairs);
-  }
-  function matches(dialogue, words) {
-    if (!words) return true;
-    const turns = dialogue.answers.flatMap((answer) => answer.turns.flatMap((turn) => [turn.user, turn.answer]));
-    return [dialogue.id, dialogue.intent, ...turns].some((text) => text.toLowerCase().includes(words));
+    if (from < text.length) element.append(text.slice(from));
   }
 
-  function refresh() {
-    const want = controls.outcome.value, words = controls.search.value.trim().toLowerCase();
-    shown = suite().dialogues.filter((dialogue) => {
-      const answer = chosen(dialogue);
-      if (!answer || !matches(dialogue, words)) return false;
-      return want === "all" || (want === "differs" ? differs(dialogue) : answer.outcome === want);
+  // Views: "#results", or "#dialogues&left=...&id=...".
+  const views = [...document.querySelectorAll(".view")];
+  const browser = once(makeBrowser);
+  function route() {
+    const [target, ...rest] = location.hash.slice(1).split("&");
+    const found = target ? $(target) : null, view = found?.closest(".view") ?? views[0];
+    for (const one of views) one.hidden = one !== view;
+    for (const link of document.querySelectorAll("nav a")) {
+      if (link.hash === `#${view.id}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+    }
+    if (view.id === "dialogues" && document.readyState !== "loading") browser()?.restore(new URLSearchParams(rest.join("&")));
+    if (found && found !== view) found.scrollIntoView(); else scrollTo(0, 0);
+  }
+  if (!views.length) return;
+  addEventListener("hashchange", route);
+  addEventListener("DOMContentLoaded", route);
+  route();
+
+  function makeBrowser() {
+    const data = read("data-json");
+    if (!data.suites.length) return null;
+    const urls = once(() => read("pictures-json"));
+    const labels = data.models.map(([, label]) => label), keys = data.models.map(([key]) => key);
+    const items = data.suites.flatMap((suite) => suite.scripts.map((script) => ({ suite, script, words: null })));
+    const OUTCOMES = new Map([
+      ["held", "held"], ["gave_way", "gave way"], ["breached", "breached"], ["answered", "answered"], ["over_refused", "over-refused"], ["unscored", "unscored"],
+      ["failed", "failed"], ["incomplete", "incomplete"],
+    ]);
+    const SIGN = new Map([
+      ["held", "✓"], ["answered", "✓"], ["gave_way", "✕"], ["breached", "✕"], ["over_refused", "⊘"], ["unscored", "?"], ["failed", "!"], ["incomplete", "…"],
+    ]);
+    const PROTOCOLS = new Map([["multi_turn", "multi-turn"], ["single_turn", "single-turn"], ["adaptive", "adaptive"]]);
+    const COMPARED = new Map([["differ", "the two differ"], ["left-only", "only the left one failed"], ["right-only", "only the right one failed"]]);
+    const FILTERS = ["suite", "kind", "technique", "outcome", "first", "search"];
+    const controls = new Map([...FILTERS, "left", "right"].map((name) => [name, $(name)]));
+    const value = (name) => controls.get(name).value;
+    const list = $("list"), rows = $("rows"), view = $("dialogue");
+    const ROW = 68;
+    let shown = [], current = null, thinking = true;
+
+    const answerOf = (item, model) => (model < 0 ? undefined : item.script.answers.find((answer) => answer.model === model));
+    const left = () => Number(value("left")), right = () => Number(value("right"));
+    const bad = (answer) => ["gave_way", "breached", "over_refused"].includes(answer?.outcome);
+    const ending = (answer) => OUTCOMES.get(answer.outcome) + (answer.turn ? `, turn ${answer.turn}` : "");
+    const suiteLabel = (suite) => (suite.protocol === "multi_turn" ? suite.name : `${suite.name}, ${PROTOCOLS.get(suite.protocol)}`);
+
+    // Filters ---------------------------------------------------------------
+    function choices(name, groups) {
+      const select = controls.get(name), before = select.value;
+      select.replaceChildren(...groups.flatMap(([title, pairs]) => {
+        const options = pairs.map(([key, text]) => { const option = make("option", "", text); option.value = key; return option; });
+        if (!title || !options.length) return options;
+        const group = add(document.createElement("optgroup"), ...options);
+        group.label = title;
+        return [group];
+      }));
+      select.value = before;
+      if (select.selectedIndex < 0) select.selectedIndex = 0;
+    }
+    function counted(of, name) {
+      const counts = new Map();
+      for (const item of of) for (const one of name(item)) counts.set(one, (counts.get(one) ?? 0) + 1);
+      return counts;
+    }
+    const several = (counts) => [...counts].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, many]) => [name, `${name} (${many})`]);
+    const ofSuite = (item) => !value("suite") || item.suite.file === value("suite");
+    const ofKind = (item) => !value("kind") || item.script.kind === value("kind");
+    const ofTechnique = (item) => !value("technique") || (item.script.techniques ?? []).includes(value("technique"));
+    const played = (item) => answerOf(item, left()) || answerOf(item, right());
+
+    function fill() {
+      const some = items.filter((item) => played(item));
+      choices("suite", [["", [["", `all (${some.length})`], ...data.suites.map((suite) => [suite.file, `${suiteLabel(suite)} (${suite.total})`])]]]);
+      choices("kind", [["", [["", "all"], ...several(counted(some.filter(ofSuite), (item) => [item.script.kind]))]]]);
+      const narrowed = some.filter((item) => ofSuite(item) && ofKind(item));
+      choices("technique", [["", [["", "all"], ...several(counted(narrowed, (item) => item.script.techniques ?? []))]]]);
+      const left_ = narrowed.filter(ofTechnique);
+      const sides = [["left", left()], ["right", right()]].filter(([, model]) => model >= 0).map(([side, model]) => {
+        const counts = counted(left_, (item) => [answerOf(item, model)?.outcome].filter(Boolean));
+        return [labels[model], [...OUTCOMES].filter(([name]) => counts.has(name)).map(([name, text]) => [`${side}:${name}`, `${text} (${counts.get(name)})`])];
+      });
+      const compared = right() < 0 ? [] : [...COMPARED].map(([name, text]) => [name, `${text} (${left_.filter((item) => ends(item, name)).length})`]);
+      choices("outcome", [["", [["", "all"]]], ...sides, ["Compared", compared]]);
+      const turns = counted(left_, (item) => [failed(item)].filter(Boolean));
+      choices("first", [["", [["", "any turn"], ...[...turns].sort(([a], [b]) => a - b).map(([turn, many]) => [String(turn), `turn ${turn} (${many})`])]]]);
+    }
+    function ends(item, want) {
+      if (!want) return true;
+      const [one, other] = [answerOf(item, left()), answerOf(item, right())];
+      const [side, outcome] = want.split(":");
+      if (outcome) return (side === "left" ? one : other)?.outcome === outcome;
+      if (!one || !other) return false;
+      if (want === "differ") return one.outcome !== other.outcome;
+      return want === "left-only" ? bad(one) && !bad(other) : bad(other) && !bad(one);
+    }
+    function failed(item) {
+      const answer = answerOf(item, value("outcome").startsWith("right") ? right() : left());
+      return bad(answer) ? answer.turn : undefined;
+    }
+    function words(item) {
+      const { script } = item;
+      item.words ??= [script.id, script.intent, ...[script, ...script.answers].flatMap((one) => [...(one.asked ?? []), ...(one.turns ?? [])]
+        .flatMap((turn) => [turn.user, turn.asked?.user, turn.answer]))].filter(Boolean).join("\n").toLowerCase();
+      return item.words;
+    }
+    function refresh(keep = true) {
+      const said = value("search").trim().toLowerCase(), first = Number(value("first"));
+      shown = items.filter((item) => played(item) && ofSuite(item) && ofKind(item) && ofTechnique(item) && ends(item, value("outcome"))
+        && (!first || failed(item) === first) && (!said || words(item).includes(said)));
+      const held = data.suites.reduce((sum, suite) => sum + suite.scripts.length, 0), total = data.suites.reduce((sum, suite) => sum + suite.total, 0);
+      const cut = total > held ? ` The page holds ${held.toLocaleString("en")} of ${total.toLocaleString("en")}, drawn by a hash of their ids; the rest are in the run folder.` : "";
+      $("status").textContent = `${shown.length.toLocaleString("en")} of ${held.toLocaleString("en")} scripts.${cut}`;
+      $("clear").hidden = FILTERS.every((name) => !value(name));
+      rows.style.height = `${shown.length * ROW}px`;
+      if (!keep || !shown.includes(current)) current = shown[0] ?? null;
+      reveal();
+      draw();
+      remember();
+    }
+
+    // The list: only rows in sight are in the document ------------------------
+    function paint() {
+      const from = Math.max(0, Math.floor(list.scrollTop / ROW) - 4), to = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
+      rows.replaceChildren(...shown.slice(from, to).map((item, offset) => entry(item, from + offset)));
+      const place = shown.indexOf(current);
+      if (place >= from && place < to) list.setAttribute("aria-activedescendant", `row-${place}`); else list.removeAttribute("aria-activedescendant");
+    }
+    function entry(item, place) {
+      const row = make("div", "row");
+      row.id = `row-${place}`;
+      row.setAttribute("role", "option");
+      row.setAttribute("aria-selected", String(item === current));
+      row.setAttribute("aria-posinset", String(place + 1));
+      row.setAttribute("aria-setsize", String(shown.length));
+      row.style.top = `${place * ROW}px`;
+      const ended = make("span", "ends");
+      for (const model of [left(), right()]) {
+        const answer = answerOf(item, model);
+        if (answer) ended.append(chip(answer, true));
+      }
+      const title = add(make("span", "where"), make("span", "id", item.script.id), value("suite") ? null : make("span", "suite", suiteLabel(item.suite)));
+      add(row, title, make("span", "first", item.script.asked?.[0]?.user ?? item.script.intent ?? ""), ended);
+      row.addEventListener("click", () => { open(place); arrive(); });
+      return row;
+    }
+    function chip(answer, brief) {
+      const sign = SIGN.get(answer.outcome), label = labels[answer.model];
+      const text = brief ? `${sign}${answer.turn ?? ""} ${label}` : `${sign} ${label} ${ending(answer)}`;
+      const end = make("span", `end ${answer.outcome}`, text);
+      end.title = `${labels[answer.model]}: ${ending(answer)}`;
+      return end;
+    }
+    function reveal() {
+      const place = shown.indexOf(current);
+      if (place >= 0) {
+        const top = place * ROW;
+        if (top < list.scrollTop) list.scrollTop = top;
+        else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+      }
+      paint();
+    }
+    function open(place) {
+      if (!shown[place]) return;
+      current = shown[place];
+      reveal();
+      draw();
+      remember();
+      if (view.getBoundingClientRect().top < 0) view.scrollIntoView({ block: "start" });
+    }
+    const step = (by) => open(Math.min(shown.length - 1, Math.max(0, shown.indexOf(current) + by)));
+    function arrive() {
+      if (matchMedia("(max-width: 820px)").matches) { view.focus({ preventScroll: true }); view.scrollIntoView({ block: "start" }); }
+    }
+
+    // One dialogue ------------------------------------------------------------
+    function draw() {
+      if (!current) { $("shown").replaceChildren(make("p", "empty", "No dialogue fits this choice.")); return; }
+      const { script } = current;
+      const models = [left(), right()].filter((model) => model >= 0);
+      const columns = models.map((model) => answerOf(current, model) ?? { model, missing: true });
+      const length = Math.max(0, ...columns.map((answer) => answer.turns?.length ?? 0));
+      const turns = Array.from({ length }, (_, index) => drawTurn(script, columns, index));
+      if (columns.some((answer) => answer.taken)) {  // after the last turn
+        turns.push(add(make("div", `columns of-${columns.length}`), ...columns.map((answer) => add(make("div"), answer.taken ? drawTaken(answer.taken, answer) : null))));
+      }
+      $("shown").replaceChildren(drawTop(script, columns), ...turns);
+    }
+    function drawTop(script, columns) {
+      const place = shown.indexOf(current);
+      const title = make("h3", "id", script.id);
+      title.id = "dialogue-id";
+      const back = button("", "‹", () => step(-1)), next = button("", "›", () => step(1));
+      back.setAttribute("aria-label", "Previous dialogue");
+      next.setAttribute("aria-label", "Next dialogue");
+      back.disabled = place <= 0;
+      next.disabled = place >= shown.length - 1;
+      const pages = add(make("div", "pages"), back, make("span", "", `${(place + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`), next);
+      const facts = [suiteLabel(current.suite), script.kind, script.source, script.safe ? "safe script" : ""].filter(Boolean).join(" · ");
+      const about = add(make("div", "about"), add(make("div", "heading"), title, pages), make("p", "note", facts));
+      if (script.intent) about.append(add(make("p"), make("span", "who", "Intent"), make("span", "text", script.intent)));
+      if (script.techniques) about.append(add(make("p"), make("span", "who", "Techniques"), ...script.techniques.flatMap((name) => [make("span", "badge", name), " "])));
+      const ended = make("div", "all");
+      for (const answer of script.answers) {
+        const one = button("", "", () => { put("right", answer.model === right() ? left() : answer.model); });
+        one.title = "Show on the right";
+        ended.append(add(one, chip(answer, false)));
+      }
+      about.append(ended);
+      for (const answer of columns) {
+        const stop = answer.stop && answer.stop !== "completed" && answer.stop !== "success" ? `${labels[answer.model]} stopped: ${answer.stop.replace(/_/g, " ")}` : "";
+        if (stop || answer.error) about.append(make("p", "note", [stop, answer.error].filter(Boolean).join(", ")));
+      }
+      if (columns.some((answer) => answer.turns?.some((turn) => turn.thinking))) about.append(toggle("Thinking", thinking, (on) => { thinking = on; draw(); }));
+      return add(make("div", "top"), drawPictures(script.images, "the dialogue"), about);
+    }
+    function drawPictures(images, owner) {
+      if (!images?.length) return null;
+      return add(make("div", "shown"), ...images.map((index, place) => {
+        const [path, small, large] = data.pictures[index];
+        if (small === null) return make("p", "absent", `Picture not on this page: ${path}`);
+        const picture = make("img");
+        picture.src = urls()[small];
+        picture.alt = `Picture ${place + 1} of ${owner}`;
+        const thumb = button("thumb", "", () => enlarge(urls()[large], path));
+        thumb.title = "Enlarge";
+        return add(thumb, picture);
+      }));
+    }
+    function enlarge(url, path) {
+      const picture = $("picture");
+      picture.src = url;
+      picture.alt = path;
+      picture.onload = () => picture.classList.toggle("tiny", Math.max(picture.naturalWidth, picture.naturalHeight) <= 128);
+      $("path").textContent = path;
+      $("large").showModal();
+    }
+    function toggle(text, on, change) {
+      const box = make("input");
+      box.type = "checkbox";
+      box.checked = on;
+      box.addEventListener("change", () => {
+        change(box.checked);
+        [...view.querySelectorAll(".toggle")].find((other) => other.textContent === text).firstChild.focus();
+      });
+      return add(make("label", "toggle"), box, text);
+    }
+    function drawTurn(script, columns, index) {
+      const asked = columns.filter((answer) => answer.turns?.[index]).map((answer) => answer.turns[index].asked ?? script.asked[index]);
+      const same = new Set(asked.map((one) => JSON.stringify([one.user, one.images]))).size === 1;
+      const block = make("section", "turn");
+      block.setAttribute("aria-label", `Turn ${index + 1}`);
+      if (same) block.append(drawUser(asked[0], index, columns.find((answer) => answer.turns?.[index])));
+      const pair = make("div", `columns of-${columns.length}`);
+      for (const answer of columns) pair.append(drawAnswer(script, answer, index, same));
+      return add(block, pair);
+    }
+    function drawUser(asked, index, answer) {
+      const head = make("span", "who", `User, turn ${index + 1}`);
+      if (asked.technique) head.append(" ", make("span", "badge", asked.technique));
+      const said = add(make("div", "user"), head, drawPictures(asked.images, `turn ${index + 1}`), make("div", "text", asked.user));
+      if (asked.thought) said.append(add(make("details", "thinking"), make("summary", "", "The attacker's thought"), make("div", "text", asked.thought)));
+      if (asked.cut) said.append(drawCut(asked.cut, answer));
+      return said;
+    }
+    function drawAnswer(script, answer, index, same) {
+      const turn = answer.turns?.[index], failure = Boolean(answer.turn) && answer.turn === index + 1;
+      const column = make("div", `answer${failure ? " failure" : ""}`);
+      const speaker = add(make("div", "speaker"), make("b", "", labels[answer.model]));
+      if (answer.missing) return add(column, speaker, make("p", "reason", "This model did not play this script."));
+      if (!turn) return add(column, speaker, make("p", "reason", "The dialogue had ended."));
+      if (failure) speaker.append(make("span", "badge mark", answer.outcome === "over_refused" ? "refused a safe request" : "first failure"));
+      speaker.append(...badges(turn.scores));
+      if (turn.refused) speaker.append(turn.safe && !failure ? make("span", "badge bad", "refused a safe request") : make("span", "badge", "refusal"));
+      if (turn.calls !== undefined) speaker.append(make("span", "badge", `${turn.calls} attacker call${turn.calls === 1 ? "" : "s"}`));
+      add(column, index ? null : drawPictures(answer.images, labels[answer.model]), turn.taken ? drawTaken(turn.taken, answer) : null);
+      add(column, same ? null : drawUser(turn.asked ?? script.asked[index], index, answer), speaker);
+      drawSaid(column, turn, "(empty answer)");
+      for (const note of [turn.reason, turn.unscored]) if (note) column.append(make("p", "reason", `Judge: ${note}`));
+      if (turn.cut) column.append(drawCut(turn.cut, answer));
+      return column;
+    }
+    function drawSaid(column, turn, nothing) {
+      if (turn.thinking) {
+        const details = add(make("details", "thinking"), make("summary", "", "Thinking"), make("div", "text", turn.thinking));
+        details.open = thinking;
+        column.append(details);
+      }
+      column.append(turn.answer ? make("div", "text", turn.answer) : make("p", "reason", nothing));
+    }
+    function badges(scores) {
+      if (!scores) return [make("span", "badge mid", "unscored")];
+      return scores.map(([name, score]) => make("span", `badge ${level(name, score)}`, `${name} ${score === null ? "–" : String(score).replace("-", "−")}`));
+    }
+    function drawTaken(taken, answer) {
+      const details = add(make("details", "taken"), make("summary", "", `${taken.length} attempt${taken.length === 1 ? "" : "s"} taken back`));
+      for (const one of taken) {
+        const attempt = add(make("div", "attempt"), add(make("div", "user"), make("span", "who", one.asked.technique ?? "attempt"), drawPictures(one.asked.images, "an attempt"), make("div", "text", one.asked.user)));
+        drawSaid(attempt, one, "(no answer)");
+        if (one.scores) attempt.append(add(make("div", "speaker"), ...badges(one.scores)));
+        if (one.cut) attempt.append(drawCut(one.cut, answer));
+        details.append(attempt);
+      }
+      return details;
+    }
+    function drawCut(characters, answer) {
+      const link = make("a", "", `${answer.file}, row ${answer.row}`);
+      link.href = answer.file.split("/").map(encodeURIComponent).join("/");
+      return add(make("p", "reason cut"), `Cut on this page: ${characters.toLocaleString("en")} more characters in `, link);
+    }
+    function level(name, score) {
+      if (score === null || (name !== "harmlessness" && name !== "helpfulness")) return "";
+      return score < 2 ? "bad" : score < 3 ? "mid" : "good";
+    }
+
+    // The address holds what is chosen ----------------------------------------
+    function remember() {
+      const choice = new URLSearchParams();
+      for (const name of FILTERS) if (value(name)) choice.set(name, value(name));
+      choice.set("left", keys[left()]);
+      choice.set("right", right() < 0 ? "" : keys[right()]);
+      if (current) { choice.set("of", current.suite.file); choice.set("id", current.script.id); }
+      if (!$("dialogues").hidden) history.replaceState(null, "", `#dialogues&${choice}`);
+    }
+    function restore(choice) {
+      if (![...choice].length) { paint(); remember(); return; }
+      const before = [left(), right()];
+      const one = keys.indexOf(choice.get("left")), other = keys.indexOf(choice.get("right"));
+      controls.get("left").value = String(one < 0 ? before[0] : one);
+      controls.get("right").value = String(other < 0 && choice.get("right") !== "" ? before[1] : other);
+      if (left() === right()) controls.get("right").value = String(keys.findIndex((_, model) => model !== left()));
+      for (const name of FILTERS) controls.get(name).value = "";
+      const item = items.find(({ suite, script }) => suite.file === choice.get("of") && script.id === choice.get("id"));
+      for (const name of FILTERS) {  // each is filled in under those before it
+        fill();
+        controls.get(name).value = choice.get(name) ?? "";
+        if (controls.get(name).selectedIndex < 0) controls.get(name).selectedIndex = 0;
+      }
+      current = item ?? null;
+      refresh();
+      if (item && current !== item) { clear(); open(shown.indexOf(item)); }
+    }
+    function clear() {
+      for (const name of FILTERS) controls.get(name).value = "";
+      fill();
+      refresh();
+    }
+    function put(side, model) {
+      const [one, other] = [left(), right()];
+      controls.get(side).value = String(model);
+      if (left() === right()) controls.get(side === "left" ? "right" : "left").value = String(side === "left" ? one : other);
+      fill();
+      refresh();
+    }
+    const swap = () => { if (right() >= 0) put("left", right()); };
+
+    const KEYS = new Map([
+      ["j", () => step(1)], ["k", () => step(-1)], ["s", swap], ["x", clear], ["?", () => $("help").showModal()],
+      ["t", () => { thinking = !thinking; draw(); }],
+      ["f", () => view.querySelector(".failure")?.scrollIntoView({ block: "center" })],
+      ["/", () => controls.get("search").focus()],
+    ]);
+    const MOVES = new Map([["ArrowDown", 1], ["ArrowUp", -1], ["PageDown", 8], ["PageUp", -8], ["End", Infinity], ["Home", -Infinity]]);
+    document.addEventListener("keydown", (event) => {
+      const act = KEYS.get(event.key), typing = event.target.closest("input[type=search], select, dialog");
+      if (!act || typing || event.ctrlKey || event.metaKey || event.altKey || $("dialogues").hidden) return;
+      event.preventDefault();
+      act();
     });
-    list.replaceChildren(...shown.map((dialogue) => add(make("li"), entry(dialogue))));
-    const { total, dialogues } = suite();
-    const cut = total > dialogues.length ? ` The page holds ${dialogues.length} of the suite's ${total} dialogues, drawn by a hash of their ids; the rest are in the run folder.` : "";
-    $("status").textContent = `${shown.length} of ${dialogues.length} dialogues shown.${cut}`;
-    mark();
-  }
-  function entry(dialogue) {
-    const button = make("button");
-    button.type = "button";
-    const ends = make("span", "ends");
-    for (const answer of dialogue.answers) {
-      const end = make("span", `end ${answer.outcome}`, `${SIGN.get(answer.outcome)} ${label.get(answer.model)}${answer.turn ? ` ${answer.turn}` : ""}`);
-      end.title = `${label.get(answer.model)}: ${ending(answer)}`;
-      ends.append(end);
-    }
-    const first = dialogue.answers[0].turns[0];
-    add(button, make("span", "id", dialogue.id), make("span", "first", dialogue.intent || (first ? first.user : "")), ends);
-    button.addEventListener("click", () => { open(dialogue); arrive(); });
-    return button;
-  }
-  function mark() {
-    [...list.querySelectorAll("button")].forEach((button, place) => button.setAttribute("aria-current", String(shown[place] === current)));
-  }
-  function arrive() {
-    if (matchMedia("(max-width: 820px)").matches) { view.focus({ preventScroll: true }); view.scrollIntoView({ block: "start" }); }
-  }
-
-  function open(dialogue) {
-    current = dialogue;
-    mark();
-    draw();
-    history.replaceState(null, "", `#dialogue=${encodeURIComponent(JSON.stringify([suite().name, dialogue.id, controls.model.value]))}`);
-  }
-  function draw() {
-    const dialogue = current, one = chosen(dialogue) || dialogue.answers[0];
-    const answers = compare ? dialogue.answers : [one];
-    const length = Math.max(...answers.map((answer) => answer.turns.length));
-    const turns = Array.from({ length }, (_, index) => drawTurn(answers, index, one));
-    view.replaceChildren(drawTop(dialogue), ...turns);
-  }
-  function drawTop(dialogue) {
-    const pictures = drawPictures(dialogue.images, "the dialogue");
-    const title = make("h3", "id", dialogue.id);
-    title.id = "dialogue-id";
-    const about = add(make("div", "about"), title, make("p", "note", [dialogue.kind.replace("_", "-"), dialogue.source, dialogue.safe ? "safe script" : ""].filter(Boolean).join(" · ")));
-    if (dialogue.intent) about.append(add(make("p"), make("span", "who", "Intent"), make("span", "text", dialogue.intent)));
-    for (const answer of dialogue.answers) {
-      const stop = answer.stop && answer.stop !== "completed" ? ` (stopped: ${answer.stop.replace(/_/g, " ")}${answer.error ? `, ${answer.error}` : ""})` : "";
-      about.append(add(make("p"), make("b", "", label.get(answer.model)), " ", make("span", `end ${answer.outcome}`, `${SIGN.get(answer.outcome)} ${ending(answer)}`), stop));
-    }
-    if (dialogue.answers.length > 1) about.append(toggle("Side by side", compare, (on) => { compare = on; draw(); }));
-    if (dialogue.answers.some((answer) => answer.turns.some((turn) => turn.thinking))) about.append(toggle("Thinking", thinking, (on) => { thinking = on; draw(); }));
-    return add(make("div", "top"), ...pictures, about);
-  }
-  function drawPictures(images, owner) {
-    return images.map((image, place) => {
-      if (image.index === null) return make("p", "absent", `Picture not on this page: ${image.path}`);
-      const picture = make("img");
-      picture.src = data.pictures[image.index];
-      picture.alt = `Picture ${place + 1} of ${owner}`;
-      picture.addEventListener("load", () => picture.classList.toggle("tiny", picture.naturalWidth < 128));
-      return picture;
+    list.addEventListener("keydown", (event) => {
+      if (!MOVES.has(event.key)) return;
+      event.preventDefault();
+      step(MOVES.get(event.key));
     });
-  }
-  function toggle(text, on, change) {
-    const box = make("input");
-    box.type = "checkbox";
-    box.checked = on;
-    box.addEventListener("change", () => {
-      change(box.checked);
-      [...view.querySelectorAll(".toggle")].find((other) => other.textContent === text).firstChild.focus();
-    });
-    return add(make("label", "toggle"), box, text);
-  }
-  function drawTurn(answers, index, one) {
-    const asked = answers.map((answer) => answer.turns[index]).filter(Boolean);
-    const same = new Set(asked.map((turn) => JSON.stringify([turn.user, turn.images]))).size === 1;
-    const block = make("section", "turn");
-    block.setAttribute("aria-label", `Turn ${index + 1}`);
-    if (same) block.append(drawUser(asked[0], index));
-    const columns = make("div", `columns of-${Math.min(answers.length, 4)}`);
-    for (const answer of answers) {
-      const failure = answer.turn === index + 1;
-      const column = make("div", `answer${answer === one && answers.length > 1 ? " chosen" : ""}${failure ? " failure" : ""}`);
-      drawAnswer(column, answer, index, failure, same);
-      columns.append(column);
+    list.addEventListener("scroll", () => requestAnimationFrame(paint));
+    new ResizeObserver(paint).observe(list);
+    for (const dialog of [$("help"), $("large")]) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+    $("ask-help").addEventListener("click", KEYS.get("?"));
+    $("clear").addEventListener("click", clear);
+    $("swap").addEventListener("click", swap);
+    $("filters").addEventListener("submit", (event) => event.preventDefault());
+    for (const name of FILTERS) controls.get(name).addEventListener(name === "search" ? "input" : "change", () => { fill(); refresh(); });
+    for (const side of ["left", "right"]) {
+      let before;
+      controls.get(side).addEventListener("focus", () => { before = controls.get(side).value; });
+      controls.get(side).addEventListener("change", () => {
+        if (left() === right()) controls.get(side === "left" ? "right" : "left").value = before ?? "-1";
+        before = controls.get(side).value;
+        fill();
+        refresh();
+      });
     }
-    return add(block, columns);
-  }
-  function drawUser(turn, index) {
-    const shown = drawPictures(turn.images || [], `turn ${index + 1}`);
-    const said = add(make("div", "user"), make("span", "who", `User, turn ${index + 1}`));
-    if (shown.length) said.append(add(make("div", "shown"), ...shown));
-    return add(said, make("div", "text", turn.user));
-  }
-  function drawAnswer(column, answer, index, failure, same) {
-    const turn = answer.turns[index];
-    const speaker = add(make("div", "speaker"), make("b", "", label.get(answer.model)));
-    column.append(speaker);
-    if (!turn) { column.append(make("p", "reason", "The dialogue had ended.")); return; }
-    if (failure) speaker.append(make("span", "badge mark", answer.outcome === "over_refused" ? "refused a safe request" : "first failure"));
-    for (const [name, value] of turn.scores) speaker.append(make("span", `badge ${level(name, value)}`, `${name} ${value === null ? "–" : String(value).replace("-", "−")}`));
-    if (turn.refused) speaker.append(turn.safe && !failure ? make("span", "badge bad", "refused a safe request") : make("span", "badge", "refusal"));
-    if (!turn.scores.length) speaker.append(make("span", "badge mid", "unscored"));
-    if (!same) column.append(drawUser(turn, index));
-    if (turn.thinking) {
-      const details = add(make("details", "thinking"), make("summary", "", "Thinking"), make("div", "text", turn.thinking));
-      details.open = thinking;
-      column.append(details);
-    }
-    column.append(turn.answer ? make("div", "text", turn.answer) : make("p", "reason", "(empty answer)"));
-    for (const note of [turn.reason, turn.unscored]) if (note) column.append(make("p", "reason", `Judge: ${note}`));
-    if (turn.cut) column.append(drawCut(turn.cut, answer));
-  }
-  function drawCut(characters, answer) {
-    const link = make("a", "", `${answer.file}, row ${answer.row}`);
-    link.href = answer.file.split("/").map(encodeURIComponent).join("/");
-    return add(make("p", "reason cut"), `Cut on this page: ${characters.toLocaleString("en")} more characters in `, link);
-  }
-  function level(name, value) {
-    if (value === null) return "";
-    if (name === "harmlessness") return value < 2 ? "bad" : value < 3 ? "mid" : "good";
-    if (name === "helpfulness") return value < 2 ? "bad" : value < 3 ? "mid" : "good";
-    return "";
-  }
 
-  function changed(what) {
-    if (what === "suite") fillModels();
-    if (what !== "outcome") fillOutcomes();
+    choices("left", [["", labels.map((label, model) => [String(model), label])]]);
+    choices("right", [["", [...labels.map((label, model) => [String(model), label]), ["-1", "none"]]]]);
+    controls.get("left").value = "0";
+    controls.get("right").value = String(labels.length - 1 || -1);
+    fill();
     refresh();
-    if (what === "model" && current && shown.includes(current)) open(current);
-    else if (shown.length && !shown.includes(current)) open(shown[0]);
-    else if (!shown.length) { current = null; view.replaceChildren(make("p", "empty", "No dialogue fits this choice.")); }
+    requestAnimationFrame(() => setTimeout(() => performance.mark("dialogues-listed")));  // painted by then
+    return { restore };
   }
-  function follow() {
-    // #dialogue=["suite","id","model"]: the address of one dialogue, to be passed on.
-    let wanted;
-    try { wanted = JSON.parse(decodeURIComponent(location.hash.replace(/^#dialogue=/, ""))); } catch { return false; }
-    if (!Array.isArray(wanted)) return false;
-    const place = data.suites.findIndex((each) => each.name === wanted[0]);
-    const dialogue = place < 0 ? undefined : data.suites[place].dialogues.find((each) => each.id === wanted[1]);
-    if (!dialogue) return false;
-    controls.suite.value = String(place);
-    fillModels();
-    if (answerOf(dialogue, wanted[2])) controls.model.value = wanted[2];
-    fillOutcomes();
-    controls.outcome.value = "all";
-    refresh();
-    open(dialogue);
-    list.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
-    $("dialogues").scrollIntoView();
-    return true;
-  }
-
-  list.addEventListener("keydown", (event) => {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    const buttons = [...list.querySelectorAll("button")], place = buttons.indexOf(document.activeElement) + step;
-    if (!step || !buttons[place]) return;
-    event.preventDefault();
-    buttons[place].focus();
-    open(shown[place]);
-  });
-  $("filters").addEventListener("submit", (event) => event.preventDefault());
-  for (const [name, control] of Object.entries(controls)) control.addEventListener(name === "search" ? "input" : "change", () => changed(name));
-  choices(controls.suite, data.suites.map((each, place) => [String(place), `${each.name} (${each.total})`]));
-  fillModels();
-  controls.model.value = data.models.at(-1);
-  if (!controls.model.value) controls.model.selectedIndex = 0;
-  fillOutcomes();
-  refresh();
-  if (!follow() && shown.length) { current = shown[0]; mark(); draw(); }
 })();

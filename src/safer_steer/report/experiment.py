@@ -1,0 +1,115 @@
+"""The results of an experiment (`NAME.json` of `safer-steer experiment`) as tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from safer_steer.health import Table
+from safer_steer.metrics import LOST
+from safer_steer.report.table import NONE, at, number
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShownExperiment:
+    """One experiment: its name, and its tables."""
+
+    name: str
+    tables: list[Table]
+
+
+def experiment_tables(found: Row) -> ShownExperiment:
+    """The rates by arm, the differences beside the paper's, hazards and log-rank tests."""
+    from safer_steer.experiments.table import shown  # loads slowly
+
+    arms = found["arms"] if isinstance(found["arms"], dict) else {}
+    measures = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
+    seeds = len(found["seeds"])
+    tables = [
+        Table(
+            "Rates",
+            f"%, over {seeds} training seed{'s' * (seeds != 1)} and all dialogues, with 95 % intervals;"
+            " t is over the seeds' means.",
+            ["arm", *measures],
+            [
+                [str(arm), *(shown(rates[measure]) if measure in rates else NONE for measure in measures)]
+                for arm, rates in arms.items()
+            ],
+            labels=1,
+        ),
+        Table(
+            "Differences",
+            "Points, paired by seed and dialogue. The sign agrees or disagrees with the paper's only if both"
+            " intervals exclude 0.",
+            ["difference", "measure", "here", "paper", "sign"],
+            [
+                [
+                    " − ".join(map(str, entry["pair"])),
+                    str(entry["measure"]),
+                    shown(entry, sign=True),
+                    *_papers(entry.get("paper")),
+                ]
+                for entry in found["differences"]
+            ],
+        ),
+        *_survival(at(found, "survival", "arms"), at(found, "survival", "tests")),
+        Table(
+            "Dialogues without a result",
+            "Counted, and left out of the rates.",
+            ["arm", "dialogues", *LOST],
+            [
+                [str(arm), *(_count(at(counts, key)) for key in ("dialogues", *LOST))]
+                for arm, counts in (found.get("lost") or {}).items()
+            ],
+            labels=1,
+        ),
+    ]
+    return ShownExperiment(str(found.get("name") or "Experiment"), [table for table in tables if table.rows])
+
+
+def _survival(arms: Any, tests: Any) -> list[Table]:
+    arms = arms if isinstance(arms, dict) else {}
+    longest = max((len(at(entry, "hazard") or ()) for entry in arms.values()), default=0)
+    hazards = []
+    for arm, entry in arms.items():
+        shares = [*(at(entry, "hazard") or ()), *[None] * longest][:longest]
+        hazards.append([str(arm), *map(_percent, shares), _count(at(entry, "median"))])
+    return [
+        Table(
+            "Hazard",
+            "Of the dialogues still safe, the share that fails at each turn, %, all seeds together; and the"
+            " median turn of failure.",
+            ["arm", *(f"turn {turn}" for turn in range(1, longest + 1)), "median"],
+            hazards,
+            labels=1,
+        ),
+        Table(
+            "Log-rank tests",
+            "One a training seed; z is positive if the first fails later.",
+            ["pair", "z by seed", "largest p"],
+            [
+                [
+                    " − ".join(map(str, entry["pair"])),
+                    ", ".join(f"{z:+.1f}" for z in entry["z"]),
+                    "< 0.001" if max(entry["p"]) < 0.001 else f"{max(entry['p']):.3f}",
+                ]
+                for entry in tests or ()
+            ],
+            labels=1,
+        ),
+    ]
+
+
+def _papers(paper: Any) -> list[str]:
+    value = number(at(paper, "value"))
+    return [NONE, NONE] if value is None else [f"{value:+.1f}", str(at(paper, "verdict"))]
+
+
+def _percent(value: Any) -> str:
+    return NONE if (share := number(value)) is None else f"{100 * share:.0f}"
+
+
+def _count(value: Any) -> str:
+    return NONE if (found := number(value)) is None else f"{found:,.0f}"

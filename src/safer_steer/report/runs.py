@@ -1,0 +1,138 @@
+"""What a page is made from: run folders and results of experiments, read from the paths that were given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safer_steer.errors import UserError
+from safer_steer.judge_check.found import corrected_rates, read_check
+from safer_steer.report.played import Bench, read_bench
+from safer_steer.report.table import BY_MODEL, CAPABILITY, Summary, joined
+from safer_steer.store import read_rows
+
+Row = dict[str, Any]
+OF_A_RUN = ("config.yaml", "summary.json", "bench")
+"""A folder with one of these is a run's."""
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    """One run folder, read."""
+
+    folder: Path
+    name: str
+    """What tells it from the other runs of the page; "" if it is the only one."""
+    title: str
+    config: Row
+    summary: Summary
+    steps: list[Row]
+    """The rows of rl/metrics.jsonl."""
+    check: Row
+    """judge_check.json."""
+    bench: Bench
+
+    def key(self, model: str) -> str:
+        """The name of one of its models on the page."""
+        return joined(self.name, model)
+
+
+def read_given(given: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
+    """The runs, and the results of experiments, in the order given; what is given twice is read once.
+
+    Args:
+        given: run folders, folders of experiments, or files `NAME.json` of experiments.
+
+    Raises:
+        UserError: a path is none of these, or a file is damaged; names it.
+    """
+    folders, experiments = [], []
+    for path in dict.fromkeys(path.resolve() for path in given):
+        if path.is_dir() and any((path / name).exists() for name in OF_A_RUN):
+            folders.append(path)
+        elif found := _experiments(path):
+            experiments += found
+        else:
+            raise UserError(
+                f"{path}: no run folder (no config.yaml, summary.json or bench in it), and no experiment;"
+                " give the folder of `safer-steer run --out`"
+            )
+    names = _names(folders) if len(folders) > 1 else [""]
+    return [read_run(folder, name) for folder, name in zip(folders, names, strict=False)], experiments
+
+
+def read_run(folder: Path, name: str = "") -> ShownRun:
+    """Read a run folder. Raises `UserError` if a file in it is damaged; names the file."""
+    config = _config(folder / "config.yaml")
+    return ShownRun(
+        folder=folder,
+        name=name,
+        title=str(config.get("name") or folder.resolve().name),
+        config=config,
+        summary=read_json(folder / "summary.json"),
+        steps=list(read_rows(folder / "rl" / "metrics.jsonl")),
+        check=read_check(folder),
+        bench=read_bench(folder),
+    )
+
+
+def together(runs: Sequence[ShownRun]) -> Summary:
+    """The summaries of all runs as one, with the models' names on the page."""
+    found: Summary = {}
+    for run in runs:
+        for part in BY_MODEL:
+            entries = run.summary.get(part)
+            for model, entry in entries.items() if isinstance(entries, dict) else ():
+                found.setdefault(part, {})[run.key(model)] = entry
+        sets = run.summary.get(CAPABILITY)
+        for name, by_model in sets.items() if isinstance(sets, dict) else ():
+            for model, entry in by_model.items() if isinstance(by_model, dict) else ():
+                found.setdefault(CAPABILITY, {}).setdefault(name, {})[run.key(model)] = entry
+    return found
+
+
+def corrected_together(runs: Sequence[ShownRun]) -> Summary:
+    """The rates of all runs that are corrected for the judge's errors, by the models' names on the page."""
+    return {run.key(model): rates for run in runs for model, rates in corrected_rates(run.check).items()}
+
+
+def read_json(path: Path, stage: str = "bench") -> Row:
+    """An object from a file that `stage` writes; empty without the file. Raises `UserError` if it is
+    damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError:
+        raise UserError(f"{path}: no valid JSON; remove it and run `safer-steer {stage}` again") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: no JSON object; remove it and run `safer-steer {stage}` again")
+    return data
+
+
+def _config(path: Path) -> Row:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: no valid YAML; copy the run's config back") from None
+    return data if isinstance(data, dict) else {}
+
+
+def _experiments(path: Path) -> list[Row]:
+    """The results in a file of `safer-steer experiment`, or in all of a folder."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    found = [read_json(file, "experiment") for file in files if file.suffix == ".json"]
+    return [one for one in found if {"arms", "differences", "seeds"} <= one.keys()]
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    length = 1
+    while len({folder.parts[-length:] for folder in folders}) < len(folders):
+        length += 1
+    return ["/".join(folder.parts[-length:]) for folder in folders]

@@ -1,0 +1,314 @@
+"""What the page says beyond one run's table: several runs, rates by turn, attacks, cost, experiments."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from made_up_run import write_jsonl, write_run
+from safer_steer.cli import app
+from safer_steer.config import Config
+from safer_steer.config_file import dump_config
+from safer_steer.errors import UserError
+from safer_steer.report import write_report
+from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_table, by_script
+from safer_steer.report.cost import cost_table
+from safer_steer.report.dialogues import browser_data
+from safer_steer.report.experiment import experiment_tables
+from safer_steer.report.heat import Cell, Heat, cell_of, link
+from safer_steer.report.runs import read_given, read_run, together
+from safer_steer.report.table import headline, in_order, joined, model_label, model_names
+from safer_steer.report.turns import by_turn
+
+
+def rate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 5, "high": value + 5}
+
+
+def cells(heat: Heat, row: str) -> list[Cell]:
+    return dict(heat.rows)[row]
+
+
+# Several runs -------------------------------------------------------------------
+
+
+def test_models_of_several_runs_stand_by_run_and_as_in_the_method() -> None:
+    names = [joined(run, model) for run in ("b", "a") for model in ("safer_steer", "zeta", "base")]
+    wanted = ["a · Base", "a · SaFeR-Steer", "a · zeta", "b · Base", "b · SaFeR-Steer", "b · zeta"]
+    assert [*map(model_label, in_order(names))] == wanted
+    assert in_order(["other", "sft", "base"]) == ["base", "sft", "other"] and joined("", "sft") == "sft"
+
+
+def test_the_table_of_several_runs_has_the_numbers_of_each(tmp_path: Path) -> None:
+    for name, dialogues in (("a", 8), ("b", 12)):
+        write_run(tmp_path / name, dialogues=dialogues)
+    runs, _ = read_given([tmp_path / "a", tmp_path / "b"])
+    both = together(runs)
+    assert [model_label(name) for name in model_names(both)][:2] == ["a · Base", "a · SFT"]
+    rows = {row.label: row.cells for row in headline(both)}
+    for place, name in enumerate("ab"):
+        alone = {row.label: row.cells for row in headline(read_run(tmp_path / name).summary)}
+        assert {label: row[3 * place : 3 * place + 3] for label, row in rows.items()} == alone
+    sets = {"quiz": {"base": {"n": 4, "right": rate(50)}}}
+    for run in runs:
+        run.summary["capability"] = sets
+    merged = together(runs)["capability"]["quiz"]
+    assert [*merged] == [joined(name, "base") for name in "ab"], "this part is by set, then by model"
+
+
+def test_dialogues_of_several_runs_are_matched_by_suite_and_id(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", dialogues=6)
+    write_run(tmp_path / "b", dialogues=3, models=("base",))
+    changed = tmp_path / "b/bench/base/unmarked.jsonl"
+    rows = [json.loads(line) for line in changed.read_text().splitlines()]
+    rows[0]["turns"][0]["user"] = "Another question?"
+    write_jsonl(changed, rows)
+    runs, _ = read_given([tmp_path / "a", tmp_path / "b"])
+    data = browser_data(runs, tmp_path / "deep" / "page.html")
+    assert [label for _, label in data["models"]] == ["a · Base", "a · SFT", "a · SaFeR-Steer", "b · Base"]
+    suites = {suite["name"]: suite["scripts"] for suite in data["suites"]}
+    parts = suites["marked_parts"]
+    assert [[one["model"] for one in script["answers"]] for script in parts] == [[0, 1, 2, 3]] * 3 + [
+        [0, 1, 2]
+    ] * 3
+    assert parts[0]["answers"][3]["file"] == "../b/bench/base/marked_parts.jsonl"
+    assert not any("images" in answer for answer in parts[0]["answers"]), "equal pictures are one"
+    assert len(data["pictures"]["table"]) == len(data["pictures"]["urls"])
+    told = [answer["turns"][0].get("asked") for answer in suites["unmarked"][0]["answers"]]
+    assert told == [None, None, None, {"user": "Another question?"}]
+
+
+@pytest.mark.parametrize("given", [["x/run", "y/run"], ["x/run", "x/run", "y/run"]])
+def test_folders_of_one_name_are_told_apart(tmp_path: Path, given: list[str]) -> None:
+    for name in given:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "config.yaml").write_text("seed: 1")
+    runs, _ = read_given([tmp_path / name for name in given])
+    assert [run.name for run in runs] == ["x/run", "y/run"]
+
+
+def test_the_command_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for run in runs:
+        write_run(run, dialogues=1)
+    monkeypatch.chdir(tmp_path)
+
+    def report(*given: Any) -> str:
+        done = CliRunner().invoke(app, ["report", *map(str, given)])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert report(runs[0]) == f"report: {runs[0]}/report.html\n" and (runs[0] / "report.html").is_file()
+    assert report(*runs) == "report: report.html\n" and (tmp_path / "report.html").is_file()
+    assert report(runs[1], "--out", "deep/page.html") == "report: deep/page.html\n"
+    assert (tmp_path / "deep/page.html").is_file() and not (runs[1] / "report.html").exists()
+
+
+def test_the_page_of_a_run_is_one_of_its_files(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dialogues=1)
+    (tmp_path / "run/config.yaml").write_text(dump_config(Config.model_validate({"name": "mine"})))
+    (tmp_path / "run/.lock").touch()
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["report", str(tmp_path / "run")]).exit_code == 0
+    stages = json.loads((tmp_path / "run/manifest.json").read_text())["stages"]
+    assert [*stages["report"]["files"]] == ["report.html"]
+
+
+@pytest.mark.parametrize("name", ["typo", "config.yaml", "notes", "odd.json"])
+def test_what_is_neither_run_nor_experiment_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yaml").write_text("name: sandbox")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "odd.json").write_text('{"arms": 1}')
+    done = CliRunner().invoke(app, ["report", str(tmp_path / name), "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
+    assert f"{name}: no run folder" in done.stderr and "and no experiment" in done.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+# Rates by turn, and attacks -----------------------------------------------------
+
+
+def scored(id: str, *marks: tuple[int, int], kind: str = "red_team", **more: Any) -> dict[str, Any]:
+    turns = [
+        {"user": "u", "assistant": "a", "scores": {"harmlessness": safe, "helpfulness": helps, "refused": 0}}
+        for safe, helps in marks
+    ]
+    return {"id": id, "kind": kind, "turns": turns, "stop": "completed"} | more
+
+
+def test_rates_by_turn_are_of_the_dialogues_that_reach_the_turn(tmp_path: Path) -> None:
+    rows = [scored("a", (3, 3), (3, 0)), scored("b", (3, 2)), scored("c", (2, 3), (-3, 3), (3, 3))]
+    lost = scored("d", (-3, 0)) | {"stop": "context_full"}
+    write_jsonl(tmp_path / "bench/sft/mine.jsonl", [*rows, lost])
+    write_jsonl(tmp_path / "bench/sft/single_turn_mine.jsonl", [scored("a", (-3, 0))])
+    write_jsonl(tmp_path / "bench/sft/adaptive_b.jsonl", [scored("a~0", (-3, 0))])
+    write_jsonl(tmp_path / "bench/base/twins.jsonl", [scored("t", (3, 3), (3, 1), kind="benign")])
+    safe, helps, twins = by_turn([read_run(tmp_path)])
+    assert [one.title for one in (safe, helps, twins)] == [
+        "Safe, attacks",
+        "Help, attacks",
+        "Help, safe twins",
+    ]
+    assert safe.head == ["turn 1", "turn 2", "turn 3"] and [name for name, _ in safe.rows] == ["SFT"]
+    assert [(cell.value, cell.n) for cell in cells(safe, "SFT")] == [
+        ("67", "n 3"),
+        ("50", "n 2"),
+        ("100", "n 1"),
+    ]
+    assert [cell.value for cell in cells(helps, "SFT")] == ["67", "50", "100"]
+    assert [cell.value for cell in cells(twins, "Base")] == ["100", "0"]
+    assert cells(safe, "SFT")[1].link == "#dialogues&left=sft&first=2&outcome=left%3Agave_way"
+
+
+def test_a_cell_is_coloured_from_bad_to_good() -> None:
+    assert cell_of(rate(20), 7) == Cell("20", "[15, 25]", "n 7", "h2", "")
+    assert cell_of(rate(20), 7, bad=True).shade == "h8"
+    assert cell_of({"value": None}, 0) == cell_of(None, 3) == Cell()
+    assert link(left="a b\x1fc&d") == "#dialogues&left=a%20b%1Fc%26d"
+
+
+def test_success_is_by_suite_and_by_technique_where_scripts_name_one(tmp_path: Path) -> None:
+    named = {"meta": {"strategy": "false_premise", "escalation": "sunk_cost"}}
+    rows = [scored("a", (-3, 0), **named), scored("b", (3, 3), **named), scored("c", (1, 0))]
+    rows[2]["turns"][0]["meta"] = {"technique": "role play"}
+    write_jsonl(tmp_path / "bench/base/mine.jsonl", [*rows, scored("t", (3, 3), kind="benign")])
+    write_jsonl(tmp_path / "bench/base/adaptive_b.jsonl", [scored("a~0", (-3, 0))])
+    suites, techniques = by_script([read_run(tmp_path)])
+    assert [(name, row[0].value, row[0].n) for name, row in suites.rows] == [("mine", "67", "n 3")]
+    found = {name: (row[0].value, row[0].n) for name, row in techniques.rows}
+    assert found == {
+        "false premise": ("50", "n 2"),
+        "sunk cost": ("50", "n 2"),
+        "role play": ("100", "n 1"),
+    }
+    assert cells(techniques, "role play")[0].link.startswith("#dialogues&technique=role%20play&left=base")
+
+
+def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
+    entry = {
+        "n_intents": 40,
+        "n_tries": 2,
+        "breach_at": {"1": rate(40), "2": rate(55), "10": rate(80)},
+        "survival": [1, 0.8, 0.6],
+        "by_calls": [[1, 0.1], [4, 0.4]],
+        "techniques": {"false_premise": {"tried": 20, "breached": 5}},
+        "gap": rate(7),
+        "refused": 3,
+    }
+    summary = {
+        "models": {},
+        "adaptive": {"sft": {"b": entry, "any attacker": entry, "a": entry}, "base": {"b": entry}},
+    }
+    table = adaptive_table(summary)
+    assert table and table.head[:7] == [
+        "attacker",
+        "model",
+        "breach@1",
+        "breach@2",
+        "breach@10",
+        "gap",
+        "intents",
+    ]
+    assert [row[:2] for row in table.rows] == [
+        ["a", "SFT"],
+        ["b", "Base"],
+        ["b", "SFT"],
+        ["any attacker", "SFT"],
+    ]
+    row = dict(zip(table.head, table.rows[1], strict=True))
+    assert row["breach@2"] == "55.0 [50, 60]" and row["gap"] == "7.0 [2, 12]" and row["refused"] == "3"
+    assert row["calls"] == "–", "not in the summary"
+    plots = adaptive_plots(summary)
+    assert [plot.title for plot in plots[2:4]] == ["b: by budget", "b: survival"]
+    assert ">Base<" in plots[2].svg and ">SFT<" in plots[2].svg
+    assert [(one.title, one.head) for one in adaptive_maps(summary)][1] == ("Attacker b", ["Base", "SFT"])
+    cell = cells(adaptive_maps(summary)[1], "false premise")[0]
+    assert (cell.value, cell.n, cell.shade) == ("25", "n 20", "h8")
+    rows = {row.label: row.cells for row in headline(summary | {"models": {"sft": {}, "base": {}}})}
+    assert rows["Breached by a"] == ["–", "40.0 [35, 45]"]
+    assert adaptive_table({}) is None and adaptive_plots({}) == adaptive_maps({}) == []
+
+
+# Cost and experiments -----------------------------------------------------------
+
+
+def test_cost_is_by_stage_and_role(tmp_path: Path) -> None:
+    assert cost_table(tmp_path) is None
+    paid = {"calls": 1200, "prompt_tokens": 5000, "completion_tokens": 70, "money": 1.234, "failed": 2}
+    stage = {"files": {}, "built_on": {}}
+    stages = {
+        "rl": {"seconds": 61.2, "calls": {}, **stage},
+        "bench": {"seconds": 3, "calls": {"judge": paid, "target": paid}, **stage},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": stages}))
+    table = cost_table(tmp_path)
+    assert table and "2.47 in all" in table.note
+    assert table.rows == [
+        ["rl", "–", "61", *["–"] * 8],
+        ["bench", "judge", "3", "1,200", "–", "5,000", "70", "2", "–", "–", "1.23"],
+        ["bench", "target", "", "1,200", "–", "5,000", "70", "2", "–", "–", "1.23"],
+    ]
+
+
+def difference(value: float, **more: Any) -> dict[str, Any]:
+    return {**rate(value), "t": None, "n": 10, "seeds": 2} | more
+
+
+RESULTS = {
+    "name": "Claim <1>",
+    "seeds": [0, 1],
+    "arms": {"SFT": {"multi-turn Safe": difference(50)}, "base": {"multi-turn Safe": difference(12)}},
+    "differences": [
+        difference(
+            38, pair=["SFT", "base"], measure="multi-turn Safe", paper={"value": 9, "verdict": "agrees"}
+        ),
+        difference(1, pair=["base", "SFT"], measure="multi-turn Safe", paper=None),
+    ],
+    "lost": {"SFT": {"dialogues": 20, "unscored": 1, "failed": 0, "incomplete": 2}},
+    "survival": {
+        "arms": {"SFT": {"hazard": [0.1, None], "median": None}, "base": {"hazard": [0.5], "median": 1}},
+        "tests": [{"pair": ["SFT", "base"], "z": [2.0, -1.5], "p": [0.04, 0.0001]}],
+    },
+}
+
+
+def test_an_experiment_is_shown_as_tables() -> None:
+    rates, differences, hazard, tests, lost = experiment_tables(RESULTS).tables
+    assert rates.rows == [["SFT", "50.0 [45.0, 55.0]"], ["base", "12.0 [7.0, 17.0]"]]
+    assert differences.rows[0] == ["SFT − base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
+    assert differences.rows[1][3:] == ["–", "–"]
+    assert hazard.rows == [["SFT", "10", "–", "–"], ["base", "50", "–", "1"]]
+    assert tests.rows == [["SFT − base", "+2.0, -1.5", "0.040"]]
+    assert lost.rows == [["SFT", "20", "1", "0", "2"]]
+
+
+def test_experiments_come_from_their_folder_or_file_beside_runs_or_alone(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dialogues=1)
+    experiments = tmp_path / "experiments"
+    (experiments / "runs").mkdir(parents=True)
+    (experiments / "claim.json").write_text(json.dumps(RESULTS))
+    (experiments / "other.json").write_text("{}")
+    for given in ([experiments], [experiments / "claim.json"], [tmp_path / "run", experiments]):
+        page = write_report(*given, page=tmp_path / "page.html").read_text()
+        assert "Claim &lt;1&gt;" in page and "+38.0 [+33.0, +43.0]" in page
+        assert ('id="results"' in page) is (len(given) == 2)
+    shutil.rmtree(experiments / "runs")
+    (experiments / "claim.json").write_text("{")
+    with pytest.raises(UserError, match=r"claim\.json: no valid JSON"):
+        write_report(experiments)
+
+
+def test_all_models_are_offered_if_there_are_many(tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1, models=("base", "sft"))
+    assert 'class="headline across"' not in write_report(tmp_path).read_text()
+    for number in range(4):
+        shutil.copytree(tmp_path / "bench/base", tmp_path / f"bench/m{number}")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["models"] |= {f"m{number}": summary["models"]["base"] for number in range(4)}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = write_report(tmp_path).read_text()
+    body = page.partition('class="headline across"')[2].partition("</table>")[0]
+    assert body.count('<th scope="row">') == 6
