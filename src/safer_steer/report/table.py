@@ -283,7 +283,7 @@ def capability(summary: Summary) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _sets(summary: Summary) -> dict[str, dict[str, Any]]:
-    found = at(summary, "capability")
+    found = at(summary, CAPABILITY)
     return {name: entries for name, entries in found.items() if isinstance(entries, dict)} if found else {}
 
 
