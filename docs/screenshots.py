@@ -51,6 +51,11 @@ def taken(browser: Browser, address: str) -> dict[str, bytes]:
         page.goto(address + fragment)
         return page
 
+    def failure() -> bytes:
+        page = opened(ONE_FAILED, scheme="dark")
+        page.keyboard.press("f")
+        return page.screenshot()
+
     def part(fragment: str, name: str) -> bytes:
         page = opened(fragment)
         page.locator("nav").evaluate(
@@ -63,8 +68,8 @@ def taken(browser: Browser, address: str) -> dict[str, bytes]:
         "report-survival": part("#survival", "#survival"),
         "report-turns": part("#turns", "#turns"),
         "report-attacks": opened("#attacks").screenshot(),
-        "dialogue": opened(ONE_FAILED).screenshot(),
-        "report-dark": opened(ONE_FAILED, scheme="dark").screenshot(),
+        "dialogue": opened(ONE_FAILED, height=1240).screenshot(),
+        "report-dark": failure(),
         "report-phone": phone(opened(ONE_FAILED, 390, 844)),
     }
 

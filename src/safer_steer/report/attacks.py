@@ -10,11 +10,12 @@ from safer_steer.health import Table
 from safer_steer.intervals import rate as share_of
 from safer_steer.metrics import LOST
 from safer_steer.report.heat import Cell, Heat, cell_of, link
-from safer_steer.report.played import in_words, outcome, protocol_of, techniques
+from safer_steer.report.played import ADAPTIVE, in_words, outcome, protocol_of, techniques
 from safer_steer.report.plots import Plot
 from safer_steer.report.runs import ShownRun
 from safer_steer.report.svg import Line, draw
 from safer_steer.report.table import (
+    ANY,
     NONE,
     Summary,
     at,
@@ -128,7 +129,8 @@ def adaptive_maps(summary: Summary) -> list[Heat]:
                 tried, breached = (
                     int(number(at(entry, "techniques", name, key)) or 0) for key in ("tried", "breached")
                 )
-                where = link(technique=in_words(name), left=model, suite=f"adaptive_{attacker}")
+                suite = {} if attacker == ANY else {"suite": f"{ADAPTIVE}{attacker}"}
+                where = link(technique=in_words(name), left=model, **suite)
                 cells.append(cell_of(share_of([(breached, tried)]), tried, where, bad=True))
             rows.append((in_words(name), cells))
         note = "Share of the turns with a technique at which the model gave way."

@@ -34,7 +34,7 @@ def cost_table(run: Path) -> Table | None:
     return Table(
         "Cost",
         "Of finished stages, in all their processes; what came from the cache was paid for once. Money is at"
-        f" the prices in the config (`price_in`, `price_out`): {money:.2f} in all.",
+        f" the prices of the roles in the config: {money:.2f} in all.",
         [
             *("stage", "role", "seconds", "calls", "cached", "tokens in", "tokens out"),
             *("failed", "refused", "unparsable", "money"),

@@ -43,7 +43,9 @@
     const found = target ? $(target) : null, view = found?.closest(".view") ?? views[0];
     for (const one of views) one.hidden = one !== view;
     for (const link of document.querySelectorAll("nav a")) {
-      if (link.hash === `#${view.id}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+      if (link.hash !== `#${view.id}`) { link.removeAttribute("aria-current"); continue; }
+      link.setAttribute("aria-current", "page");
+      link.parentElement.scrollLeft = link.offsetLeft - (link.parentElement.clientWidth - link.clientWidth) / 2;
     }
     if (view.id === "dialogues" && document.readyState !== "loading") browser()?.restore(new URLSearchParams(rest.join("&")));
     if (found && found !== view) found.scrollIntoView(); else scrollTo(0, 0);
