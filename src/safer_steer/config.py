@@ -349,6 +349,11 @@ class Rollouts(Strict):
 class Reinforce(Strict):
     """Stage III."""
 
+    algorithm: Literal["grpo", "dpo"] = Field(
+        "grpo",
+        description="grpo, the method's; or dpo, a baseline: one round of preference pairs, the best against"
+        " the worst of group_size answers to each turn of a script",
+    )
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
     group_size: int = Field(5, ge=2, description="trajectories per seed (K)")
     prompts_per_step: int = Field(64, ge=1, description="seeds per step")
@@ -356,7 +361,7 @@ class Reinforce(Strict):
     steps: int = Field(-1, description="optimiser steps; -1 for one epoch over the seeds")
     seeds: int | None = Field(None, ge=1, description="draw this many scripts for RL; null takes all")
     benign_share: float = Field(0.25, ge=0, le=1, description="share of benign scripts among the seeds")
-    beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model")
+    beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model; in dpo, its beta")
     loss: LossType = Field(
         "dr_grpo", description="dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)"
     )
@@ -379,7 +384,7 @@ class Reinforce(Strict):
         description="what a token's advantage is: that of its whole trajectory, or that of its turn",
     )
     feedback_dynamics: bool = Field(
-        True, description="the tutor writes the next attack; false follows the script"
+        True, description="the tutor writes the next attack; false follows the script, and so does dpo"
     )
     single_turn: bool = Field(
         False, description="ablation: train on the original questions, as scripts of one turn"
@@ -416,6 +421,18 @@ class Reinforce(Strict):
         if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f"{list(weights)} are no shares; give three numbers of at least 0 that sum to 1")
         return weights
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the tutor writes the next attack."""
+        return self.feedback_dynamics and self.algorithm == "grpo"
+
+    @model_validator(mode="after")
+    def _dpo_compares_answers(self) -> Reinforce:
+        if self.algorithm == "dpo" and (self.reward is not None or self.credit == "turn" or not self.beta):
+            key = "reward" if self.reward else "credit: turn" if self.credit == "turn" else "beta: 0"
+            raise ValueError(f"algorithm: dpo compares single answers and has no use for {key}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _turns_have_rewards(self) -> Reinforce:

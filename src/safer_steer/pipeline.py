@@ -138,17 +138,23 @@ def sft(run: Run) -> None:
 
 def rl(run: Run) -> None:
     """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the scripts and the
-    tutor."""
+    tutor. With `rl.algorithm: dpo`, a baseline in its place; its student is the run's `safer_steer` too."""
 
     def work(progress: Progress) -> None:
-        from safer_steer.reinforce.grpo import reinforce
-
         config = run.config
         reward = load_named("rl.reward", config.rl.reward) if config.rl.reward else None
         tutor, engine = agents.tutor(run), agents.engine(config)
         start = agents.weights_of(run.folder, "sft") if config.rl.start_from == "sft" else None
+        dpo = config.rl.algorithm == "dpo"
         if not (run.folder / "rl" / "model").exists():
-            agents.ready(config, start, training=True)
+            agents.ready(config, start, training=not dpo)
+        if dpo:
+            from safer_steer.reinforce.dpo import prefer
+
+            prefer(config, run.folder, tutor, progress, run.show.say, run.wait, engine)
+            return
+        from safer_steer.reinforce.grpo import reinforce
+
         reinforce(config, run.folder, tutor, progress, reward, run.wait, engine)
 
     _do(run, "rl", work)

@@ -36,6 +36,8 @@ class Stage:
     """Stages that must be finished before."""
     counts: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """Files of rows, as patterns in the run's folder; their rows are counted when the stage ends."""
+    facts: Callable[[Config], dict[str, str]] = lambda config: {}
+    """What else the manifest says of it."""
     chain: tuple[str, ...] = ()
     """Prompts that wait for one another within a pair or dialogue; the other calls run beside them."""
     student: bool = False
@@ -142,6 +144,7 @@ STAGES: dict[str, Stage] = {
             roles=("tutor",),
             idle=_own_tutor,
             needs=_rl_needs,
+            facts=lambda config: {"algorithm": config.rl.algorithm},
             chain=("tutor",),
             student=True,
             trains=True,

@@ -91,10 +91,26 @@ def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
     assert others["RL"] == folders["full"], "another experiment trains the same student"
 
 
+def test_the_baselines_share_sft_and_the_runs_of_other_experiments(tmp_path: Path) -> None:
+    path = REPOSITORY / "experiments" / "baselines.yaml"
+    experiment = load_experiment(path)
+    jobs, folders = plan(experiment, path, tmp_path)
+    by_folder = {job.folder: job for job in jobs if job.after}
+    shared = {arm: by_folder[folders[arm][0]].after for arm in experiment.arms}
+    assert shared["DPO"] is shared["full"] is shared["SFT"] is shared["GRPO on static templates"]
+    assert shared["single-turn SFT"] is not shared["full"]
+    assert folders["base"] == folders["SFT"] != folders["single-turn SFT"]
+    assert by_folder[folders["DPO"][0]].config.rl.algorithm == "dpo"
+    for other, arms in (("claim1", {"full", "SFT"}), ("ablation", {"full", "GRPO on static templates"})):
+        theirs, _ = plan(load_experiment(path.with_stem(other)), path.with_stem(other), tmp_path)
+        assert {folders[arm][0] for arm in arms} <= {job.folder for job in theirs}
+
+
 @pytest.mark.parametrize(
     ("changes", "same"),
     [
         ({"name": "other"}, True),
+        ({"rl": {"algorithm": "dpo"}}, True),
         ({"rl": {"tcsr": "mean", "alpha": 0.5, "steps": 3}}, True),
         ({"bench": {"dialogues": 3}}, True),
         ({"rl": {"benign_share": 0.0}}, False),

@@ -99,3 +99,12 @@ def test_scripts_with_later_pictures_are_refused_where_the_student_or_trl_takes_
         told = rf"^{tmp_path}/{file}\.jsonl: late: student .* takes pictures in the first user turn only"
         with pytest.raises(UserError, match=told):
             check_student(config, ["seeds", stage])
+
+
+def test_dpo_is_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(rl={"algorithm": "dpo", "prompts_per_step": 2})
+    asyncio.run(check(config, ["rl"]))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^rl\.algorithm: dpo trains in one process; start `rl` without"):
+        asyncio.run(check(config, ["rl"]))

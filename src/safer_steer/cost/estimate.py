@@ -264,7 +264,7 @@ class _Sampling:
         rl, student = self.config.rl, self.config.student
         for made in training:
             pictures_of = self._pictures(made.folder)
-            tutor = TutorCritic(self.meter.ask("tutor"), student.format, pictures_of, rl.feedback_dynamics)
+            tutor = TutorCritic(self.meter.ask("tutor"), student.format, pictures_of, rl.adapts)
             for seed in made.of(benign):
                 dialogue = await play(seed, Script(), self._student(pictures_of), tutor, rl.max_turns)
                 self.found.longest = max(self.found.longest, len(dialogue.turns))

@@ -148,13 +148,21 @@ def _training(run: Path, config: Config, stages: Mapping[str, dict[str, Any]], m
     if model == "safer_steer":
         tutor = config.role("tutor")
         who = {"sandbox": "the sandbox's tutor", "stub": "a stub"}.get(tutor.who, tutor.model)
-        lines.append(
-            f"RL (GRPO, loss {rl.loss}): steps {_rows(run / 'rl' / 'metrics.jsonl'):,}, each of"
-            f" {rl.prompts_per_step} scripts x {rl.group_size} trajectories, learning rate"
-            f" {rl.learning_rate:g}, KL weight {rl.beta:g}, return {rl.tcsr} with alpha {rl.alpha:g},"
-            f" credit by {rl.credit}, from"
-            f" {'the SFT model' if rl.start_from == 'sft' else 'the base'}. Tutor: {rl.tutor or who}."
-        )
+        steps, of = f"{_rows(run / 'rl' / 'metrics.jsonl'):,}", f"learning rate {rl.learning_rate:g}"
+        begun = f"from {'the SFT model' if rl.start_from == 'sft' else 'the base'}"
+        if rl.algorithm == "dpo":
+            how = (
+                f"DPO in place of RL: steps {steps}, the best against the worst of {rl.group_size} answers to"
+                f" each turn of {_rows(run / 'rl' / 'candidates.jsonl'):,} scripts, {of},"
+                f" beta {rl.beta:g}, {begun}"
+            )
+        else:
+            how = (
+                f"RL (GRPO, loss {rl.loss}): steps {steps}, each of {rl.prompts_per_step} scripts x"
+                f" {rl.group_size} trajectories, {of}, KL weight {rl.beta:g}, return {rl.tcsr} with alpha"
+                f" {rl.alpha:g}, credit by {rl.credit}, {begun}"
+            )
+        lines.append(f"{how}. Tutor: {rl.tutor or who}.")
     stage = "rl" if model == "safer_steer" else "sft"
     versions = stages[stage]["versions"]
     used = ("safer-steer", "torch", "transformers", "trl", "peft")

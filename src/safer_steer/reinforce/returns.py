@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -30,18 +30,19 @@ def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[
     for turn in dialogue.turns:
         if turn.scores is None:
             return None
-        text = turn.assistant or ""
-        reward = shaped_reward(
-            turn_reward(
-                turn.scores["safety"], turn.scores["usefulness"], turn.scores["faithfulness"], config.weights
-            ),
-            format_kept=format is Format.THINKING_ANSWER and has_thinking_answer(text),
-            repetition=repetition_ratio(text),
-            w_format=config.w_format,
-            w_repetition=config.w_repetition,
-        )
-        rewards.append(reward)
+        rewards.append(reward_of(turn.assistant or "", turn.scores, config, format))
     return rewards or None
+
+
+def reward_of(answer: str, scores: Mapping[str, float], config: Reinforce, format: Format) -> float:
+    """r_t' of an answer with the tutor's scores."""
+    return shaped_reward(
+        turn_reward(scores["safety"], scores["usefulness"], scores["faithfulness"], config.weights),
+        format_kept=format is Format.THINKING_ANSWER and has_thinking_answer(answer),
+        repetition=repetition_ratio(answer),
+        w_format=config.w_format,
+        w_repetition=config.w_repetition,
+    )
 
 
 def trajectory_return(dialogue: Dialogue, config: Reinforce, format: Format) -> float | None:

@@ -56,7 +56,7 @@ def tutor(run: Run) -> Critic:
         own: Critic = load_named("rl.tutor", config.rl.tutor)(config, run.folder, run.ask)
         return own
     pictures_of = pictures_in(run.folder, config.student.max_pixels)
-    return TutorCritic(run.ask("tutor"), config.student.format, pictures_of, config.rl.feedback_dynamics)
+    return TutorCritic(run.ask("tutor"), config.student.format, pictures_of, config.rl.adapts)
 
 
 def ready(config: Config, saved: Path | None, training: bool = False) -> None:

@@ -52,7 +52,7 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
         sources=_scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))],
         suites={name: _suite(name, config) for name in config.bench.suites},
         questions={name: _questions(name, config) for name in config.bench.capability},
-        steps={"sft": _sft_steps(config, folder), "rl": _rl_steps(config, folder)},
+        steps={"sft": _sft_steps(config, folder), "rl": _dpo(config) + _rl_steps(config, folder)},
         servers=_servers(config, folder),
         memory=peaks,
         memory_notes=notes,
@@ -97,21 +97,24 @@ def _listed(entries: dict[str, str]) -> Iterator[str]:
 
 
 def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str, dict[str, Any]]:
-    from trl import GRPOConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, SFTConfig
 
     from safer_steer.bootstrap.sft import sft_arguments
+    from safer_steer.reinforce.dpo import dpo_arguments
     from safer_steer.reinforce.grpo import grpo_arguments
     from safer_steer.student.training import batching
 
     sft, rl = config.bootstrap.sft, config.rl
-    trajectories = rl.prompts_per_step * rl.group_size
+    trajectories, dpo = rl.prompts_per_step * rl.group_size, rl.algorithm == "dpo"
     arguments = {
         "sft": sft_arguments(config, folder)
         | batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size", processes),
-        "rl": grpo_arguments(config, folder)
+        "rl": dpo_arguments(config, folder)
+        if dpo
+        else grpo_arguments(config, folder)
         | batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes),
     }
-    for stage, trainer in (("sft", SFTConfig), ("rl", GRPOConfig)):
+    for stage, trainer in (("sft", SFTConfig), ("rl", DPOConfig if dpo else GRPOConfig)):
         try:
             trainer(**arguments[stage])
         except (ValueError, TypeError) as error:
@@ -129,7 +132,8 @@ def _servers(config: Config, folder: Path) -> list[str]:
     start = weights_of(folder, "sft") if config.rl.start_from == "sft" else None
     saved = str(start.resolve()) if start else config.student.base
     where = ", ".join(config.rl.rollouts.base_url)
-    return [f"rl, at {where}, once that model is there: {serve_line(config.student, saved, True)}"]
+    trained = config.rl.algorithm == "grpo"  # DPO samples from the weights that are saved
+    return [f"rl, at {where}, once that model is there: {serve_line(config.student, saved, trained)}"]
 
 
 def _sft_steps(config: Config, folder: Path) -> str:
@@ -151,6 +155,12 @@ def _sft_steps(config: Config, folder: Path) -> str:
         f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)}"
         f" {known} {dialogues:,}; the last step of a pass may be smaller"
     )
+
+
+def _dpo(config: Config) -> str:
+    if config.rl.algorithm == "grpo":
+        return ""
+    return "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: "
 
 
 def _rl_steps(config: Config, folder: Path) -> str:

@@ -280,6 +280,7 @@ class Run:
             "calls": _summed(calls),
             "config": config_sha256(self.folder / "config.yaml"),
             "prompts": fingerprints(STAGES[stage].prompts if STAGES[stage].asks(self.config) else ()),
+            **STAGES[stage].facts(self.config),
         }
         self.manifest.record(stage, STAGES[stage].writes, needs, facts)
         self.show.say(f"{stage}: done in {seconds:.0f} s")

@@ -221,6 +221,8 @@ async def check(
         for role in roles:
             await check_role(config, role, seen.get(stage, list))
     if "rl" in stages:
+        if config.rl.algorithm == "dpo" and processes.count() > 1:
+            raise UserError("rl.algorithm: dpo trains in one process; start `rl` without torchrun")
         if config.rl.seeds is not None and config.rl.seeds < config.rl.prompts_per_step:
             raise UserError(
                 f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is"
@@ -239,7 +241,7 @@ def _check_rollouts(config: Config, stages: Sequence[str]) -> None:
 
     for url in config.rl.rollouts.base_url:
         Server(url, config.rl.rollouts)
-    if "rl" in stages:
+    if "rl" in stages and config.rl.algorithm == "grpo":
         from safer_steer.student.vllm_weights import refuse_full_weights
 
         refuse_full_weights(config.student)

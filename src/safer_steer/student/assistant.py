@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 
 from PIL import Image, ImageOps
@@ -12,9 +14,9 @@ from safer_steer.config import Student
 from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.images import Picture, PicturesOf
-from safer_steer.student.policy import Policy
+from safer_steer.student.policy import Completion, Policy
 from safer_steer.student.renderer import Renderer
-from safer_steer.student.transcript import Transcript
+from safer_steer.student.transcript import Origin, Transcript
 
 
 def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
@@ -65,6 +67,25 @@ class StudentAssistant:
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """Sample the answer to the turn `asked`. Raises `ContextFull` if turn and answer do not fit; the
         transcript then stays unchanged."""
+        transcript = self._with_room(dialogue, asked)
+        completion = await self.policy.reply(transcript, self._key(dialogue))
+        return self._go_on(dialogue, transcript, completion)
+
+    async def answers(self, dialogue: Dialogue, asked: Turn, count: int) -> tuple[Reply, list[Completion]]:
+        """Sample `count` answers to the turn `asked`; the dialogue goes on with the first. Raises as `answer`
+        does."""
+        transcript, key = self._with_room(dialogue, asked), self._key(dialogue)
+        others = [replace(transcript.copy(), origin=Origin()) for _ in range(1, count)]
+        sampled = await asyncio.gather(
+            self.policy.reply(transcript, key),
+            *(self.policy.reply(other, f"{key} {number}") for number, other in enumerate(others, 1)),
+        )
+        return self._go_on(dialogue, transcript, sampled[0]), list(sampled)
+
+    def _key(self, dialogue: Dialogue) -> str:
+        return f"{self.key} {dialogue.id} {len(dialogue.turns)}"
+
+    def _with_room(self, dialogue: Dialogue, asked: Turn) -> Transcript:
         transcript = self.asked(dialogue, asked)
         room = self.student.max_turn_tokens + 1
         longest = self.max_completion or self.student.max_length
@@ -73,7 +94,9 @@ class StudentAssistant:
             or len(transcript.completion_ids) + room > longest
         ):
             raise ContextFull
-        completion = await self.policy.reply(transcript, f"{self.key} {dialogue.id} {len(dialogue.turns)}")
+        return transcript
+
+    def _go_on(self, dialogue: Dialogue, transcript: Transcript, completion: Completion) -> Reply:
         transcript.add_assistant(completion.token_ids, completion.logprobs)
         if id(dialogue) not in self._transcripts:
             weakref.finalize(dialogue, self._transcripts.pop, id(dialogue), None)
