@@ -14,9 +14,10 @@ from safer_steer.cli import app
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 from safer_steer.errors import UserError
+from safer_steer.experiments.claims import verdict
 from safer_steer.experiments.spec import load_experiment
 from safer_steer.experiments.survival import hazard, log_rank
-from safer_steer.experiments.table import markdown, results, verdict
+from safer_steer.experiments.table import markdown, results
 from safer_steer.experiments.trunk import branch, trunk_id
 from safer_steer.experiments.work import plan
 from safer_steer.manifest import Manifest
@@ -32,6 +33,7 @@ SMALL: dict[str, Any] = {
     "compare": [["full", "SFT"], ["full", "mean"]],
     "paper": {"source": "Table 8", "values": {"multi-turn Safe": {"full": 55.6, "mean": 51.1}}},
 }
+CLAIM = {"says": "TCSR helps.", "where": "Table 8", "pair": ["full", "mean"], "measure": "multi-turn Safe"}
 
 
 def file_of(folder: Path, **changes: Any) -> Path:
@@ -60,6 +62,8 @@ def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> 
         ({"measures": ["Safe"]}, "'Safe' is no measure; use single-turn Safe"),
         ({"arms": {"full": {"set": {"rl.tcrs": "mean"}}}, "compare": [], "paper": None}, "rl.tcrs"),
         ({"arms": {"full": {"set": {"name.x": 1}}}, "compare": [], "paper": None}, "name is no section"),
+        ({"claims": [CLAIM | {"pair": ["mean", "full"]}]}, "mean - full must stand in compare"),
+        ({"claims": [CLAIM | {"measure": "failures come later"}]}, "'failures come later' be one of"),
         ({"seeds": [1, 1]}, "a seed stands twice"),
         ({"config": "missing.yaml"}, "missing.yaml: no such config file"),
         ({"arm": {}}, "arm"),
@@ -157,7 +161,9 @@ def played(id: str, marks: list[int], kind: Kind = Kind.RED_TEAM) -> Dialogue:
 
 
 def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> None:
-    experiment = load_experiment(file_of(tmp_path, survival=True))
+    later = CLAIM | {"measure": "failures come later"}
+    claims = [CLAIM, CLAIM | {"more": False}, CLAIM | {"measure": "over-refusal on twins"}, later]
+    experiment = load_experiment(file_of(tmp_path, survival=True, claims=claims))
     passing = {"SFT": (4, 5), "full": (9, 8), "mean": (2, 1)}
     runs: dict[str, dict[int, Path]] = {}
     for arm, counts in passing.items():
@@ -185,6 +191,11 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
     text = markdown(found, experiment)
     assert "| full - mean | multi-turn Safe | +70.0 [" in text and "| +4.5 | " in text
     assert "Every dialogue has a result." in text
+    said = [claim["verdict"] for claim in found["claims"]]
+    assert said[:2] == ["agrees", "disagrees"] and said[2] == "cannot tell"
+    [test] = [one for one in found["survival"]["tests"] if one["pair"] == ["full", "mean"]]
+    assert found["claims"][3]["found"]["z"] == pytest.approx(sum(test["z"]) / 2**0.5, abs=0.01)
+    assert "| TCSR helps. | Table 8 | failures come later, full - mean | z = +" in text
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,20 @@ class Paper(Strict):
     )
 
 
+LATER = "failures come later"
+"""In `Claim.measure`: the log-rank tests of the pair, which need `survival`."""
+
+
+class Claim(Strict):
+    """A claim of the paper, and the number here that decides on it."""
+
+    says: str = Field(min_length=1, description="the claim, in a sentence")
+    where: str = Field(min_length=1, description="where the paper makes it")
+    pair: tuple[str, str] = Field(description="one of the pairs in `compare`")
+    measure: str = Field(description=f"one of the measures, or `{LATER}`")
+    more: bool = Field(True, description="whether the first arm of the pair is claimed to have more of it")
+
+
 class Experiment(Strict):
     """An experiment's file."""
 
@@ -48,6 +62,7 @@ class Experiment(Strict):
     measures: list[str] | None = Field(None, description="names from `measures.MEASURES`; null takes all")
     survival: bool = Field(False, description="also compare the survival curves of the arms")
     paper: Paper | None = Field(None, description="what the paper reports")
+    claims: list[Claim] = Field(default_factory=list, description="claims of the paper that it tests")
 
     @field_validator("seeds")
     @classmethod
@@ -73,6 +88,19 @@ class Experiment(Strict):
         for measure in [*(self.measures or ()), *(self.paper.values if self.paper else ())]:
             if measure not in MEASURES:
                 raise ValueError(f"{measure!r} is no measure; use {', '.join(MEASURES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _testable_claims(self) -> Experiment:
+        from safer_steer.experiments.measures import MEASURES
+
+        for claim in self.claims:
+            measured = [*(self.measures or MEASURES), *([LATER] if self.survival else [])]
+            if claim.pair not in self.compare or claim.measure not in measured:
+                raise ValueError(
+                    f"the claim {claim.says!r} cannot be tested: {' - '.join(claim.pair)} must stand in"
+                    f" compare, and {claim.measure!r} be one of {', '.join(measured)}"
+                )
         return self
 
 

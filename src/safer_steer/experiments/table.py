@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from safer_steer.experiments.claims import tested, verdict
 from safer_steer.experiments.measures import MEASURES, attacks_in, suites_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
@@ -21,10 +22,11 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
 
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
-        "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival"}`. A rate
+        "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival",
+        "claims"}`. A rate
         has the form of `metrics.rate_over_seeds`, a difference that of `metrics.paired_difference`. `paper`
         is the paper's difference in points and whether its sign agrees, or None. `seconds` are of all stages
-        that lead to an arm's model and measure it.
+        that lead to an arm's model and measure it. `claims` has the form of `claims.tested`.
     """
     measures = experiment.measures or list(MEASURES)
     folders = {
@@ -45,6 +47,10 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
             found = paired_difference(hits[first, measure], hits[second, measure])
             paper = _papers(experiment, measure, first, second, found)
             differences.append({"pair": [first, second], "measure": measure, **found, "paper": paper})
+    survival = None
+    if experiment.survival:
+        attacks = {arm: list(map(attacks_in, by_seed.values())) for arm, by_seed in folders.items()}
+        survival = compared(attacks, experiment.compare)
     return {
         "name": experiment.name,
         "seeds": experiment.seeds,
@@ -52,12 +58,8 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
         "differences": differences,
         "lost": {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()},
         "seconds": {arm: _seconds(by_seed.values()) for arm, by_seed in runs.items()},
-        "survival": compared(
-            {arm: list(map(attacks_in, by_seed.values())) for arm, by_seed in folders.items()},
-            experiment.compare,
-        )
-        if experiment.survival
-        else None,
+        "survival": survival,
+        "claims": tested(experiment, differences, survival),
     }
 
 
@@ -71,22 +73,6 @@ def _papers(
         return None
     theirs = values[first] - values[second]
     return {"value": theirs, "verdict": verdict(found, theirs)}
-
-
-def verdict(found: dict[str, Any], theirs: float) -> str:
-    """Whether a difference agrees with another's sign. Both of its intervals must exclude 0 to tell."""
-    if found["value"] is None:
-        return "cannot tell"
-    intervals = [(found["low"], found["high"])]
-    if found["t"]:
-        intervals.append((found["t"]["low"], found["t"]["high"]))
-    if all(low > 0 for low, _ in intervals):
-        ours = 1
-    elif all(high < 0 for _, high in intervals):
-        ours = -1
-    else:
-        return "cannot tell"
-    return "agrees" if ours * theirs > 0 else "disagrees"
 
 
 def _lost(folders: list[Path]) -> dict[str, int]:
@@ -117,6 +103,8 @@ def markdown(found: dict[str, Any], experiment: Experiment) -> str:
         parts.append(table(["difference, points", "measure", "here", "paper", "sign"], rows))
     if found["survival"]:
         parts += _survival(found["survival"])
+    if found["claims"]:
+        parts.append(claims_table([(None, claim) for claim in found["claims"]]))
     lost = []
     for arm, counts in found["lost"].items():
         gone = ", ".join(f"{counts[name]} {name}" for name in LOST if counts[name])
@@ -128,6 +116,23 @@ def markdown(found: dict[str, Any], experiment: Experiment) -> str:
     if experiment.paper:
         parts.append(f"Paper: {experiment.paper.source}.")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def claims_table(claims: Iterable[tuple[str | None, dict[str, Any]]]) -> str:
+    """The claims with what was found, as a Markdown table.
+
+    Args:
+        claims: each with the name of its experiment's file, or None to leave that column out.
+    """
+    rows, named = [], False
+    for file, claim in claims:
+        found = claim["found"]
+        number = f"z = {found['z']:+.1f}" if "z" in found else shown(found, sign=True)
+        what = f"{claim['measure']}, {' - '.join(claim['pair'])}"
+        tested_in, named = ([f"`{file}`"], True) if file else ([], named)
+        rows.append([claim["says"], claim["where"], *tested_in, what, number, f"**{claim['verdict']}**"])
+    head = ["the paper's claim", "where", *(["experiment"] if named else []), "number", "here", ""]
+    return table(head, rows)
 
 
 def _survival(found: dict[str, Any]) -> list[str]:
