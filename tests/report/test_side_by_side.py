@@ -37,7 +37,7 @@ def cells(heat: Heat, row: str) -> list[Cell]:
 
 def test_models_of_several_runs_stand_by_run_and_as_in_the_method() -> None:
     names = [joined(run, model) for run in ("b", "a") for model in ("safer_steer", "zeta", "base")]
-    wanted = ["a · Base", "a · SaFeR-Steer", "a · zeta", "b · Base", "b · SaFeR-Steer", "b · zeta"]
+    wanted = ["b · Base", "b · SaFeR-Steer", "b · zeta", "a · Base", "a · SaFeR-Steer", "a · zeta"]
     assert [*map(model_label, in_order(names))] == wanted
     assert in_order(["other", "sft", "base"]) == ["base", "sft", "other"] and joined("", "sft") == "sft"
 
@@ -196,6 +196,7 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         "by_calls": [[1, 0.1], [4, 0.4]],
         "techniques": {"false_premise": {"tried": 20, "breached": 5}},
         "gap": rate(7),
+        "static": rate(33),
         "refused": 3,
     }
     summary = {
@@ -203,12 +204,13 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         "adaptive": {"sft": {"b": entry, "any attacker": entry, "a": entry}, "base": {"b": entry}},
     }
     table = adaptive_table(summary)
-    assert table and table.head[:7] == [
+    assert table and table.head[:8] == [
         "attacker",
         "model",
         "breach@1",
         "breach@2",
         "breach@10",
+        "static",
         "gap",
         "intents",
     ]
@@ -219,7 +221,12 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         ["any attacker", "SFT"],
     ]
     row = dict(zip(table.head, table.rows[1], strict=True))
-    assert row["breach@2"] == "55.0 [50, 60]" and row["gap"] == "7.0 [2, 12]" and row["refused"] == "3"
+    assert (
+        row["breach@2"] == "55.0 [50, 60]"
+        and row["static"] == "33.0 [28, 38]"
+        and row["gap"] == "+7.0 [+2.0, +12.0]"
+        and row["refused"] == "3"
+    )
     assert row["calls"] == "–", "not in the summary"
     plots = adaptive_plots(summary)
     assert [plot.title for plot in plots[2:4]] == ["b: by budget", "b: survival"]
@@ -268,6 +275,7 @@ RESULTS = {
         difference(1, pair=["base", "SFT"], measure="multi-turn Safe", paper=None),
     ],
     "lost": {"SFT": {"dialogues": 20, "unscored": 1, "failed": 0, "incomplete": 2}},
+    "seconds": {"SFT": 61.7},
     "survival": {
         "arms": {"SFT": {"hazard": [0.1, None], "median": None}, "base": {"hazard": [0.5], "median": 1}},
         "tests": [{"pair": ["SFT", "base"], "z": [2.0, -1.5], "p": [0.04, 0.0001]}],
@@ -282,7 +290,7 @@ def test_an_experiment_is_shown_as_tables() -> None:
     assert differences.rows[1][3:] == ["–", "–"]
     assert hazard.rows == [["SFT", "10", "–", "–"], ["base", "50", "–", "1"]]
     assert tests.rows == [["SFT − base", "+2.0, -1.5", "0.040"]]
-    assert lost.rows == [["SFT", "20", "1", "0", "2"]]
+    assert lost.rows == [["SFT", "20", "1", "0", "2", "62"]]
 
 
 def test_experiments_come_from_their_folder_or_file_beside_runs_or_alone(tmp_path: Path) -> None:

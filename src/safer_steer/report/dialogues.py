@@ -26,9 +26,9 @@ from safer_steer.report.played import (
     technique,
     techniques,
 )
-from safer_steer.report.runs import ShownRun
+from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.shorten import evenly, shorten
-from safer_steer.report.table import in_order, model_label, number
+from safer_steer.report.table import model_label, number
 from safer_steer.rewards import has_thinking_answer
 
 SCRIPTS = 3_000
@@ -58,7 +58,7 @@ def browser_data(
         `{"models": [[key, label]], "suites": [{"file", "name", "protocol", "total", "scripts"}],
         "pictures": {"table", "urls"}}`. Keys that say nothing are left out of a script's rows.
     """
-    models = in_order({run.key(model) for run in runs for file in run.bench.values() for model in file})
+    models = models_of(runs)
     suites: dict[str, dict[str, list[tuple[str, ShownRun, Played]]]] = {}
     for run in runs:
         for name, answered in run.bench.items():

@@ -56,11 +56,15 @@ def experiment_tables(found: Row) -> ShownExperiment:
         ),
         *_survival(at(found, "survival", "arms"), at(found, "survival", "tests")),
         Table(
-            "Dialogues without a result",
-            "Counted, and left out of the rates.",
-            ["arm", "dialogues", *LOST],
+            "Runs",
+            "Dialogues without a result are left out of the rates. Seconds: of a run and what it shares.",
+            ["arm", "dialogues", *LOST, "seconds"],
             [
-                [str(arm), *(_count(at(counts, key)) for key in ("dialogues", *LOST))]
+                [
+                    str(arm),
+                    *(_count(at(counts, key)) for key in ("dialogues", *LOST)),
+                    _count(at(found, "seconds", arm)),
+                ]
                 for arm, counts in (found.get("lost") or {}).items()
             ],
             labels=1,

@@ -13,7 +13,7 @@ import yaml
 from safer_steer.errors import UserError
 from safer_steer.judge_check.found import corrected_rates, read_check
 from safer_steer.report.played import Bench, read_bench
-from safer_steer.report.table import BY_MODEL, CAPABILITY, Summary, joined
+from safer_steer.report.table import BY_MODEL, CAPABILITY, Summary, in_order, joined
 from safer_steer.store import read_rows
 
 Row = dict[str, Any]
@@ -94,6 +94,13 @@ def together(runs: Sequence[ShownRun]) -> Summary:
             for model, entry in by_model.items() if isinstance(by_model, dict) else ():
                 found.setdefault(CAPABILITY, {}).setdefault(name, {})[run.key(model)] = entry
     return found
+
+
+def models_of(runs: Sequence[ShownRun]) -> list[str]:
+    """The models that have answered, by their names on the page."""
+    return in_order(
+        dict.fromkeys(run.key(model) for run in runs for file in run.bench.values() for model in file)
+    )
 
 
 def corrected_together(runs: Sequence[ShownRun]) -> Summary:

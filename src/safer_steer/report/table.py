@@ -107,12 +107,13 @@ def parted(name: str) -> tuple[str, str]:
 
 
 def in_order(models: Any) -> list[str]:
-    """Model names in the order of all tables and plots: by run, and within one as in the method."""
-    known = list(LABELS)
+    """Model names in the order of all tables and plots: by run, in the order in which `models` names them
+    first, and within a run as in the method."""
+    known, runs = list(LABELS), list(dict.fromkeys(parted(name)[0] for name in models))
 
-    def place(name: str) -> tuple[str, int, str]:
+    def place(name: str) -> tuple[int, int, str]:
         run, model = parted(name)
-        return run, known.index(model) if model in LABELS else len(known), model
+        return runs.index(run), known.index(model) if model in LABELS else len(known), model
 
     return sorted(models, key=place)
 

@@ -9,8 +9,8 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.metrics import rates_by_turn
 from safer_steer.report.heat import Cell, Heat, cell_of, link
 from safer_steer.report.played import is_safe, protocol_of
-from safer_steer.report.runs import ShownRun
-from safer_steer.report.table import in_order, model_label
+from safer_steer.report.runs import ShownRun, models_of
+from safer_steer.report.table import model_label
 
 MOST = 20
 """Turns that are shown."""
@@ -18,7 +18,7 @@ MOST = 20
 
 def by_turn(runs: Sequence[ShownRun]) -> list[Heat]:
     """The maps; those without a number are left out."""
-    models = in_order({run.key(model) for run in runs for file in run.bench.values() for model in file})
+    models = models_of(runs)
     attacks = {model: list(_dialogues(runs, model, lambda one: not is_safe(one))) for model in models}
     twins = {model: list(_dialogues(runs, model, is_safe)) for model in models}
     maps = [
