@@ -276,6 +276,26 @@ RESULTS = {
     ],
     "lost": {"SFT": {"dialogues": 20, "unscored": 1, "failed": 0, "incomplete": 2}},
     "seconds": {"SFT": 61.7},
+    "claims": [
+        {
+            "says": "SFT makes the student safer.",
+            "where": "Table 2",
+            "pair": ["SFT", "base"],
+            "measure": "multi-turn Safe",
+            "more": True,
+            "found": difference(38),
+            "verdict": "agrees",
+        },
+        {
+            "says": "It fails later.",
+            "where": "Figure 4",
+            "pair": ["SFT", "base"],
+            "measure": "later failure",
+            "more": True,
+            "found": {"z": 1.02},
+            "verdict": "cannot tell",
+        },
+    ],
     "survival": {
         "arms": {"SFT": {"hazard": [0.1, None], "median": None}, "base": {"hazard": [0.5], "median": 1}},
         "tests": [{"pair": ["SFT", "base"], "z": [2.0, -1.5], "p": [0.04, 0.0001]}],
@@ -284,7 +304,10 @@ RESULTS = {
 
 
 def test_an_experiment_is_shown_as_tables() -> None:
-    rates, differences, hazard, tests, lost = experiment_tables(RESULTS).tables
+    claims, rates, differences, hazard, tests, lost = experiment_tables(RESULTS).tables
+    assert [row[0] for row in claims.rows] == ["SFT makes the student safer.", "It fails later."]
+    assert claims.rows[0][2:] == ["multi-turn Safe, SFT − base", "+38.0 [+33.0, +43.0]", "agrees"]
+    assert claims.rows[1][3:] == ["z = +1.0", "cannot tell"]
     assert rates.rows == [["SFT", "50.0 [45.0, 55.0]"], ["base", "12.0 [7.0, 17.0]"]]
     assert differences.rows[0] == ["SFT − base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
     assert differences.rows[1][3:] == ["–", "–"]

@@ -29,6 +29,14 @@ def experiment_tables(found: Row) -> ShownExperiment:
     seeds = len(found["seeds"])
     tables = [
         Table(
+            "The paper's claims",
+            "The number is the difference here, or z of log-rank tests, over all seeds. Cannot tell: an"
+            " interval includes 0, or z is within 1.96 of it.",
+            ["claim", "where", "measure", "number", "here"],
+            list(map(_claim, found.get("claims") or ())),
+            labels=3,
+        ),
+        Table(
             "Rates",
             f"%, over {seeds} training seed{'s' * (seeds != 1)} and all dialogues, with 95 % intervals;"
             " t is over the seeds' means.",
@@ -71,6 +79,14 @@ def experiment_tables(found: Row) -> ShownExperiment:
         ),
     ]
     return ShownExperiment(str(found.get("name") or "Experiment"), [table for table in tables if table.rows])
+
+
+def _claim(claim: Row) -> list[str]:
+    from safer_steer.experiments.table import shown
+
+    number = f"z = {claim['found']['z']:+.1f}" if "z" in claim["found"] else shown(claim["found"], sign=True)
+    measure = f"{claim['measure']}, {' − '.join(claim['pair'])}"
+    return [claim["says"], claim["where"], measure, number, claim["verdict"]]
 
 
 def _survival(arms: Any, tests: Any) -> list[Table]:
