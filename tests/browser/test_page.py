@@ -297,6 +297,7 @@ def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Pa
         return [title, *(page.locator(f"#{name}").input_value() for name in names)]
 
     before, listed = state(page), entries(page)
+    page.wait_for_url(lambda url: url.endswith(f"&of=marked_recall&id={before[0]}"))
     again = visit(report, fragment=page.evaluate("location.hash"))
     assert state(again) == before and entries(again) == listed
     assert again.locator('.row[aria-selected="true"] .id').inner_text() == before[0]

@@ -352,13 +352,17 @@
     }
 
     // The address holds what is chosen ----------------------------------------
-    function remember() {
-      const choice = new URLSearchParams();
-      for (const name of FILTERS) if (value(name)) choice.set(name, value(name));
-      choice.set("left", keys[left()]);
-      choice.set("right", right() < 0 ? "" : keys[right()]);
-      if (current) { choice.set("of", current.suite.file); choice.set("id", current.script.id); }
-      if (!$("dialogues").hidden) history.replaceState(null, "", `#dialogues&${choice}`);
+    let waiting;
+    function remember() {  // a moment later: browsers allow few changes a second, and j may be held down
+      clearTimeout(waiting);
+      waiting = setTimeout(() => {
+        const choice = new URLSearchParams();
+        for (const name of FILTERS) if (value(name)) choice.set(name, value(name));
+        choice.set("left", keys[left()]);
+        choice.set("right", right() < 0 ? "" : keys[right()]);
+        if (current) { choice.set("of", current.suite.file); choice.set("id", current.script.id); }
+        if (/^#dialogues(&|$)/.test(location.hash)) history.replaceState(null, "", `#dialogues&${choice}`);
+      }, 200);
     }
     function restore(choice) {
       if (![...choice].length) { paint(); remember(); return; }
