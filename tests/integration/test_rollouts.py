@@ -20,7 +20,8 @@ import torch
 import yaml
 
 from places import ROOT
-from safer_steer.config import SHIPPED, Rollouts, Student
+from safer_steer.config import SHIPPED, Student
+from safer_steer.config_rl import Rollouts
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.endpoints.clients import close_all
 from safer_steer.sandbox.world import devices, draw

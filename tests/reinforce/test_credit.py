@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import GRPOTrainer
 
-from safer_steer.config import SHIPPED, Config, Reinforce
+from safer_steer.config import SHIPPED, Config
+from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import Format
 from safer_steer.episode import Verdict
 from safer_steer.errors import UnparsableError

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safer_steer.config import SHIPPED, Reinforce
+from safer_steer.config import SHIPPED
+from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, to_jsonl
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError

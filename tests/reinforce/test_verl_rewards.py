@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safer_steer.config import Reinforce
+from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 from safer_steer.errors import UserError
 from safer_steer.reinforce.credit import returns_to_go, turn_advantages

@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 import pytest
 import torch
 
-from safer_steer.config import SHIPPED, Rollouts, Student
+from safer_steer.config import SHIPPED, Student
+from safer_steer.config_rl import Rollouts
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError

@@ -11,7 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from safer_steer.config import SHIPPED, Rollouts, Student
+from safer_steer.config import SHIPPED, Student
+from safer_steer.config_rl import Rollouts
 from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, Turn
 from safer_steer.endpoints.clients import close_all
 from safer_steer.episode import Script, play

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safer_steer.config import Config, Reinforce
+from safer_steer.config import Config
+from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.episode import Critic, Reply, Script, Verdict, play
 from safer_steer.errors import BoundaryError, UserError

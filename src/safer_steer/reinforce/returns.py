@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from safer_steer.config import Config, Reinforce
+from safer_steer.config import Config
+from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import Dialogue, Format, StopReason
 from safer_steer.reinforce.credit import returns_to_go
 from safer_steer.rewards import LEAK, has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from safer_steer.config import Reinforce
+from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import StopReason
 from safer_steer.errors import UserError
 from safer_steer.reinforce.credit import returns_to_go, turn_advantages

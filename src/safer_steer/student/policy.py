@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safer_steer.config import Rollouts, Student
+from safer_steer.config import Student
+from safer_steer.config_rl import Rollouts
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript
 

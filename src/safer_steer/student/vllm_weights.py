@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from safer_steer.config import Rollouts, Student
+from safer_steer.config import Student
+from safer_steer.config_rl import Rollouts
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError, shortened
 from safer_steer.student.policy import SampledStudent
