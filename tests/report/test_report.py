@@ -188,6 +188,10 @@ def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> N
         places = [float(value) for value in re.findall(r'(?:x|y|cx|cy)="(-?[\d.]+)"', plot.svg)]
         assert all(0 <= value <= 460 for value in places), "inside the drawing"
         assert ElementTree.fromstring(plot.svg).tag.endswith("svg")
+    dpo = training_plots(
+        [{"step": step, "loss": 0.6, "margin": step - 3, "accuracy": 0.7} for step in range(5)]
+    )
+    assert [plot.title for plot in dpo] == ["Margin", "Accuracy"] and ">−2<" in dpo[0].svg
     assert survival_plots({}) == training_plots([]) == training_plots([{"step": 1}]) == []
     assert over_refusal_plot({}) is None
 
