@@ -19,6 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from safer_steer.errors import UserError
 
+TAKEN_BACK, TRY = "taken_back", "try"
+"""Keys of `meta`: turns that the user took back (of a turn, those before it in its place), and which of
+several plays of one seed a dialogue is, from 0."""
+MOST_TAKEN_BACK = 100
+"""Fewer turns than this are taken back in a dialogue."""
+
 
 class Kind(StrEnum):
     """The pool a script belongs to (docs/method.md, Stage I)."""
@@ -153,8 +159,14 @@ class Dialogue(Seed):
             source=seed.source,
             intent=seed.intent,
             images=list(seed.images),
-            meta={name: fact for name, fact in seed.meta.items() if name != "error"},
+            meta={name: fact for name, fact in seed.meta.items() if name not in ("error", TAKEN_BACK)},
         )
+
+    def sample(self, asked: Turn) -> int:
+        """Tells apart the samples of an answer to the same words: those of several plays of one seed, and
+        those before and after a turn was taken back. 0 for a dialogue without either."""
+        played, before = self.meta.get(TRY), asked.meta.get(TAKEN_BACK, ())
+        return (played if isinstance(played, int) else 0) * MOST_TAKEN_BACK + len(before)
 
 
 AnySeed = TypeVar("AnySeed", bound="Seed")

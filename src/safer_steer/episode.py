@@ -6,18 +6,22 @@
 | Stage II red-blue        | red agent              | blue expert      | evaluator       |
 | Stage III rollout        | tutor, or the template | the student      | tutor           |
 | benchmark                | the script             | any model        | judge           |
+| adaptive benchmark       | an attacker            | any model        | judge           |
 
 The loop does not depend on HTTP, tokens or trainers. A user, assistant or critic that fails raises a
 `BoundaryError`, which is recorded as the dialogue's stop reason: a bad rollout is data.
+
+A user may take its last turn back and say something else in its place (`Rewinding`). The assistant then does
+not see what was taken back; the row keeps it (`TAKEN_BACK`), since it was paid for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
+from safer_steer.dialogue import TAKEN_BACK, Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import BoundaryError
 
 
@@ -55,6 +59,18 @@ class User(Protocol):
         ...
 
 
+@runtime_checkable
+class Rewinding(Protocol):
+    """A user that may take turns back. Its critic, if any, must be immediate."""
+
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply: ...
+
+    async def takes_back(self, dialogue: Dialogue) -> bool:
+        """Whether the last turn of `dialogue`, which is answered and judged, is to be taken back. `speak` is
+        then called for the same template again."""
+        ...
+
+
 class Assistant(Protocol):
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """Answer the turn `asked`, which comes after those of `dialogue`. Its pictures are the last of
@@ -85,12 +101,21 @@ async def play(
     seed: Seed, user: User, assistant: Assistant, critic: Critic | None, max_turns: int = 10
 ) -> Dialogue:
     """Play one dialogue on a seed's script and return it with its stop reason. Never raises a
-    `BoundaryError`."""
+    `BoundaryError`.
+
+    Turns that the user takes back are in `meta["taken_back"]` of the turn that took their place; in that of
+    the dialogue, if it ended before there was one.
+    """
     dialogue = Dialogue.begin(seed)
     script = seed.turns[:max_turns]
     judging: list[asyncio.Task[None]] = []
+    rewinds = user.takes_back if isinstance(user, Rewinding) else None
+    if rewinds and critic and not critic.immediate:
+        raise ValueError("a user that takes turns back needs an immediate critic: verdicts belong to places")
     try:
-        for index, template in enumerate(script):
+        while len(dialogue.turns) < len(script):
+            index = len(dialogue.turns)
+            template = script[index]
             try:
                 said = await user.speak(dialogue, template)
             except BoundaryError as error:
@@ -98,7 +123,10 @@ async def play(
                 break
             images = template.images if said.images is None else said.images
             turn = Turn(user=said.text, images=images, meta=template.meta | said.meta)
-            turn.meta.pop("unscored", None)  # of an earlier dialogue, if that is the script
+            for fact in ("unscored", TAKEN_BACK):  # of an earlier dialogue, if that is the script
+                turn.meta.pop(fact, None)
+            if before := dialogue.meta.get(TAKEN_BACK):
+                turn.meta[TAKEN_BACK] = list(before)
             try:
                 reply = await assistant.answer(dialogue, turn)
             except BoundaryError as error:
@@ -107,17 +135,23 @@ async def play(
             except ContextFull:
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
+            dialogue.meta.pop(TAKEN_BACK, None)  # the turn in their place has them
             dialogue.turns.append(_answered(turn, reply))
-            if critic is None:
-                continue
-            upcoming = script[index + 1].user if index + 1 < len(script) else None
-            judged = judge_turn(dialogue, index, critic, upcoming)
-            if critic.immediate:
+            if critic is not None:
+                upcoming = script[index + 1].user if index + 1 < len(script) else None
+                judged = judge_turn(dialogue, index, critic, upcoming)
+                if not critic.immediate:
+                    judging.append(asyncio.create_task(judged))
+                    continue
                 await judged
                 if dialogue.stop:
                     break
-            else:
-                judging.append(asyncio.create_task(judged))
+            try:
+                if rewinds and await rewinds(dialogue):
+                    _take_back(dialogue)
+            except BoundaryError as error:
+                _fail(dialogue, StopReason.USER_FAILED, error)
+                break
         await asyncio.gather(*judging)
     finally:  # after a bug or at the spending limit: pay for no further verdicts
         for task in judging:
@@ -128,6 +162,12 @@ async def play(
 
 def _answered(turn: Turn, reply: Reply) -> Turn:
     return Turn(user=turn.user, images=turn.images, assistant=reply.text, meta=turn.meta | reply.meta)
+
+
+def _take_back(dialogue: Dialogue) -> None:
+    turn = dialogue.turns.pop()
+    before = turn.meta.pop(TAKEN_BACK, [])
+    dialogue.meta[TAKEN_BACK] = [*before, turn.model_dump(mode="json")]
 
 
 async def judge_turn(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None = None) -> None:

@@ -216,7 +216,7 @@ class ChatAssistant:
             EndpointError: the transport gave up.
         """
         try:
-            reply = await self.model.reply(self.messages(dialogue, asked))
+            reply = await self.model.reply(self.messages(dialogue, asked), repeat=dialogue.sample(asked))
         except ContextLengthError:
             raise ContextFull from None
         meta = {

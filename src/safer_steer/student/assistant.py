@@ -11,7 +11,7 @@ from io import BytesIO
 from PIL import Image, ImageOps
 
 from safer_steer.config import Student
-from safer_steer.dialogue import Dialogue, Turn
+from safer_steer.dialogue import TAKEN_BACK, Dialogue, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.images import Picture, PicturesOf
 from safer_steer.student.policy import Completion, Policy
@@ -50,11 +50,13 @@ class StudentAssistant:
         after the first prompt."""
         self.policy, self.renderer, self.student, self.pictures_of = policy, renderer, student, pictures_of
         self.key, self.max_completion = key, max_completion
-        self._transcripts: dict[int, Transcript] = {}
+        self._transcripts: dict[int, tuple[Transcript, Transcript | None]] = {}
+        """The transcript with the last answer, and that before it, for a user that takes its turn back."""
 
     def transcript(self, dialogue: Dialogue) -> Transcript | None:
         """The transcript so far; None before the first answer."""
-        return self._transcripts.get(id(dialogue))
+        last, before = self._transcripts.get(id(dialogue), (None, None))
+        return before if last and len(last.ends) > len(dialogue.turns) else last
 
     def asked(self, dialogue: Dialogue, turn: Turn) -> Transcript:
         """A copy of the transcript so far with the next user turn and its pictures."""
@@ -68,13 +70,13 @@ class StudentAssistant:
         """Sample the answer to the turn `asked`. Raises `ContextFull` if turn and answer do not fit; the
         transcript then stays unchanged."""
         transcript = self._with_room(dialogue, asked)
-        completion = await self.policy.reply(transcript, self._key(dialogue))
+        completion = await self.policy.reply(transcript, self._key(dialogue, asked))
         return self._go_on(dialogue, transcript, completion)
 
     async def answers(self, dialogue: Dialogue, asked: Turn, count: int) -> tuple[Reply, list[Completion]]:
         """Sample `count` answers to the turn `asked`; the dialogue goes on with the first. Raises as `answer`
         does."""
-        transcript, key = self._with_room(dialogue, asked), self._key(dialogue)
+        transcript, key = self._with_room(dialogue, asked), self._key(dialogue, asked)
         others = [replace(transcript.copy(), origin=Origin()) for _ in range(1, count)]
         sampled = await asyncio.gather(
             self.policy.reply(transcript, key),
@@ -82,8 +84,9 @@ class StudentAssistant:
         )
         return self._go_on(dialogue, transcript, sampled[0]), list(sampled)
 
-    def _key(self, dialogue: Dialogue) -> str:
-        return f"{self.key} {dialogue.id} {len(dialogue.turns)}"
+    def _key(self, dialogue: Dialogue, asked: Turn) -> str:
+        back = len(asked.meta.get(TAKEN_BACK, ()))
+        return f"{self.key} {dialogue.id} {len(dialogue.turns)}" + (f" back {back}" if back else "")
 
     def _with_room(self, dialogue: Dialogue, asked: Turn) -> Transcript:
         transcript = self.asked(dialogue, asked)
@@ -97,8 +100,9 @@ class StudentAssistant:
         return transcript
 
     def _go_on(self, dialogue: Dialogue, transcript: Transcript, completion: Completion) -> Reply:
+        before = self.transcript(dialogue)
         transcript.add_assistant(completion.token_ids, completion.logprobs)
         if id(dialogue) not in self._transcripts:
             weakref.finalize(dialogue, self._transcripts.pop, id(dialogue), None)
-        self._transcripts[id(dialogue)] = transcript
+        self._transcripts[id(dialogue)] = transcript, before
         return Reply(completion.text, {"finish": completion.finish, "tokens": len(completion.token_ids)})
