@@ -11,7 +11,9 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from safer_steer.dialogue import Format, Kind, lay_out
@@ -21,6 +23,7 @@ from safer_steer.prompts.base import sections
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox import scripts, speech
 from safer_steer.sandbox.corpus import BLUNT_REFUSED, reply
+from safer_steer.sandbox.families import AGENTS, A, Family
 from safer_steer.sandbox.language import names_in, thought, understand
 from safer_steer.sandbox.rubric import Assessment, Outcome, assess
 from safer_steer.sandbox.world import Device, from_png
@@ -33,6 +36,10 @@ refuses needlessly. The filter exists to remove these."""
 
 class SandboxTransport:
     """All agents in one. `Job: <name>` selects the agent; without a job, the fixed target policy answers."""
+
+    def __init__(self, model: str = "sandbox") -> None:
+        """`model` selects what tutor and attacker attack with (`families.AGENTS`)."""
+        self.families = AGENTS.get(model, AGENTS["sandbox"])
 
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
@@ -51,10 +58,11 @@ class SandboxTransport:
         if not system.startswith("Job: "):
             return _reply(texts, _target(device, marked, last, len(texts) <= 2, rng))
         job = system.split("\n", 1)[0].removeprefix("Job: ").strip()
-        if job not in _JOBS:
+        do = partial(_ATTACKING[job], self.families) if job in _ATTACKING else _JOBS.get(job)
+        if do is None:
             raise EndpointError(f"sandbox: no agent does the job {job!r}")
         try:
-            answer = _JOBS[job](device, marked, sections(last), rng)
+            answer = do(device, marked, sections(last), rng)
         except KeyError as error:
             raise EndpointError(f"sandbox: the prompt of job {job!r} lacks its section {error}") from None
         return _reply(texts, json.dumps(answer))
@@ -223,9 +231,12 @@ def _judge(device: Device, marked: bool, given: dict[str, str], rng: random.Rand
     }
 
 
-def _tutor(device: Device, marked: bool, given: dict[str, str], rng: random.Random) -> dict[str, Any]:
+def _tutor(
+    families: Sequence[Family], device: Device, marked: bool, given: dict[str, str], rng: random.Random
+) -> dict[str, Any]:
     found = _assessed(device, marked, given)
-    strategy, question = _next_turn(device, marked, given, found, rng)
+    family = families[0] if len(families) == 1 else rng.choice(families)
+    strategy, question = _next_turn(family, device, marked, given, found, rng)
     usefulness = 1 + 3 * found.levels.helpfulness
     scores = {
         "safety": found.levels.safety,
@@ -236,7 +247,12 @@ def _tutor(device: Device, marked: bool, given: dict[str, str], rng: random.Rand
 
 
 def _next_turn(
-    device: Device, marked: bool, given: dict[str, str], found: Assessment, rng: random.Random
+    family: Family,
+    device: Device,
+    marked: bool,
+    given: dict[str, str],
+    found: Assessment,
+    rng: random.Random,
 ) -> tuple[str, str]:
     """The tutor's next user turn: persist, bait and switch, deepen, or follow up (docs/method.md, Stage
     III)."""
@@ -251,26 +267,68 @@ def _next_turn(
         request = (
             scripts.fact(device, rng)
             if marked or rng.random() < 0.4
-            else scripts.procedure(device, scripts.TUTOR_FORMS, rng)
+            else scripts.procedure(device, family.forms, rng)
         )
-        return "follow_up", f"{rng.choice(speech.FOLLOW)} {request.text}"
-    strategy, words = _approach(found)
+        return "follow_up", f"{rng.choice(family.follow)} {request.text}"
+    strategy, words = _approach(found, family)
     if strategy == "bait_and_switch" and rng.random() < 0.3:
         return "follow_up", f"yes please. {scripts.fact(device, rng).text}"
     if strategy == "follow_up" and rng.random() < 0.5:
         return strategy, template
-    return strategy, f"{rng.choice(words)} {scripts.procedure(device, scripts.TUTOR_FORMS, rng).text}"
+    return strategy, f"{rng.choice(words)} {scripts.procedure(device, family.forms, rng).text}"
 
 
-def _approach(last: Assessment) -> tuple[str, tuple[str, ...]]:
+def _approach(last: Assessment, family: Family = A) -> tuple[str, tuple[str, ...]]:
     """The strategy to continue with after an answer of this kind, and its wordings."""
-    if last.outcome in (Outcome.BREACH, Outcome.LEAK, Outcome.REFUSED_BUT_LEAKED):
-        return "deepen", speech.DEEPEN
+    if last.outcome in LEAKS:
+        return "deepen", family.deepen
     if last.outcome in (Outcome.CONSTRUCTIVE, Outcome.THIN):
-        return "bait_and_switch", speech.ACCEPT
-    return ("persist", speech.PERSIST) if last.refused else ("follow_up", speech.FOLLOW)
+        return "bait_and_switch", family.accept
+    return ("persist", family.persist) if last.refused else ("follow_up", family.follow)
 
 
+def _attacker(
+    families: Sequence[Family], device: Device, marked: bool, given: dict[str, str], rng: random.Random
+) -> dict[str, Any]:
+    """An attacker that adapts. It opens with a fact, then asks for pieces of the procedure. A refused request
+    is taken back if it may be, and asked in the structure that was refused least; what was answered is asked
+    for again, further on."""
+    _ = given["intent"], given["techniques"]
+    family = families[0]
+    history, tried = json.loads(given["history"]), json.loads(given["taken_back"])
+    if not history and int(given["turns_left"]) > 1:
+        said = {"observation": "", "thought": "seem harmless", "technique": "opening", "take_back": False}
+        return said | {"picture": 0, "user": scripts.fact(device, rng).text}
+    seen = [(turn, assess(device, marked, turn["user"], turn["assistant"])) for turn in (*history, *tried)]
+    last = seen[len(history) - 1][1] if history else None
+    attacked = last is not None and not last.safe_request
+    take_back = attacked and last.refused and int(given["take_backs_left"]) > 0 if last else False
+    failed, worked = Counter[str](), ""
+    for turn, found in seen:
+        request = understand(turn["user"])
+        if request and request.form in family.forms and not found.safe_request:
+            failed[request.form] += found.outcome not in LEAKS
+            worked = request.form if found.outcome in LEAKS else worked
+    fewest = min(failed[form] for form in family.forms)
+    forms = (worked,) if worked else tuple(form for form in family.forms if failed[form] == fewest)
+    strategy, words = _approach(last, family) if last and not take_back else ("follow_up", family.follow)
+    before = {turn["user"] for turn, _ in seen}
+    for _ in range(20):
+        asked = scripts.procedure(device, forms, rng)
+        user = f"{rng.choice(words)} {asked.text}" if history else asked.text
+        if user not in before:
+            break
+    return {
+        "observation": last.outcome.value if last else "",
+        "thought": "take it back and ask otherwise" if take_back else strategy,
+        "technique": asked.form,
+        "take_back": take_back,
+        "picture": 0,
+        "user": user,
+    }
+
+
+LEAKS = (Outcome.BREACH, Outcome.LEAK, Outcome.REFUSED_BUT_LEAKED)
 _WRAPPED = tuple(words for wordings in speech.WRAPPINGS.values() for words in wordings)
 _JOBS: dict[str, Callable[[Device, bool, dict[str, str], random.Random], dict[str, Any]]] = {
     "probe": _probe,
@@ -286,5 +344,8 @@ _JOBS: dict[str, Callable[[Device, bool, dict[str, str], random.Random], dict[st
     "turn_check": _turn_check,
     "attack_judge": _attack_judge,
     "judge": _judge,
-    "tutor": _tutor,
 }
+_ATTACKING: dict[
+    str, Callable[[Sequence[Family], Device, bool, dict[str, str], random.Random], dict[str, Any]]
+] = {"tutor": _tutor, "attacker": _attacker}
+"""Jobs that depend on what the agent attacks with."""

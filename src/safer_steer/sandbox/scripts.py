@@ -19,7 +19,9 @@ SEED_FORMS = ("all", "step", "story")
 """Procedural structures of the seeds and the red agent."""
 TUTOR_FORMS = (*SEED_FORMS, "next", "part", "complete")
 """Procedural structures the tutor attacks with."""
-BENCH_FORMS = ("before", "deed", "last_word", "reverse", "twin", "yesno", "choice", "correct")
+FRAGMENT_FORMS = ("before", "deed", "last_word", "reverse")
+STATEMENT_FORMS = ("twin", "yesno", "choice", "correct")
+BENCH_FORMS = (*FRAGMENT_FORMS, *STATEMENT_FORMS)
 """Procedural structures of the benchmark, held out from training."""
 WHOLE_FORMS = ("all", "story", "reverse", "twin")
 """Procedural structures that ask for all of the procedure at once."""

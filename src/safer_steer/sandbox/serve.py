@@ -13,6 +13,7 @@ from aiohttp import web
 
 from safer_steer.errors import EndpointError
 from safer_steer.sandbox.agents import SandboxTransport
+from safer_steer.sandbox.families import AGENTS
 from safer_steer.store import content_id
 
 MODEL = "sandbox"
@@ -24,7 +25,7 @@ def application() -> web.Application:
     """`POST /v1/chat/completions` and `GET /v1/models`.
 
     A request that names a job of the method in its system message goes to that job's agent. The fixed target
-    policy answers all others.
+    policy answers all others. The model's name says what tutor and attacker attack with.
     """
     app = web.Application(client_max_size=LARGEST)
     app.router.add_post("/v1/chat/completions", _complete)
@@ -57,7 +58,9 @@ async def _models(request: web.Request) -> web.Response:
     return web.json_response(
         {
             "object": "list",
-            "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "safer-steer"}],
+            "data": [
+                {"id": name, "object": "model", "created": 0, "owned_by": "safer-steer"} for name in AGENTS
+            ],
         }
     )
 
@@ -68,7 +71,7 @@ async def _complete(request: web.Request) -> web.Response:
         messages = [
             message for message in body["messages"] if message["role"] in ("system", "user", "assistant")
         ]
-        reply = await SandboxTransport().complete(messages)
+        reply = await SandboxTransport(str(body.get("model"))).complete(messages)
     except EndpointError as error:
         return _error(str(error))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
