@@ -8,17 +8,27 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from safer_steer.config_rl import Reinforce
+from safer_steer.config_rl import Reinforce, importable
 from safer_steer.dialogue import Format, Kind, Strict
 
-RoleName = Literal["generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge"]
+RoleName = Literal[
+    "generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge", "attacker"
+]
 ModelName = Literal["base", "sft", "safer_steer"]
 Use = Literal["train", "bench"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 CAPTIONERS: tuple[RoleName, ...] = (
-    *("generator", "evaluator", "judge", "tutor", "attack_judge", "blue", "red", "target"),
+    *("generator", "evaluator", "judge", "tutor", "attack_judge", "blue", "red", "attacker", "target"),
 )
 """Roles in the order in which they are chosen to describe pictures; the model under test comes last."""
+
+SANDBOX_AGENTS: dict[str, RoleName] = {
+    "sandbox-a": "attacker",
+    "sandbox-b": "attacker",
+    "sandbox-c": "attacker",
+    "sandbox-ab": "tutor",
+}
+"""Embedded agents besides `sandbox`, and the role that each can do (docs/adaptive.md)."""
 
 SHIPPED = Path(__file__).parent / "sandbox" / "student"
 """The weights of the sandbox's base student, which come with this package."""
@@ -76,6 +86,8 @@ class Role(Strict):
             match self.model:
                 case "sandbox" | "student" | "stub":
                     return self.model
+            if self.model in SANDBOX_AGENTS:
+                return "sandbox"
         return "endpoint"
 
 
@@ -302,6 +314,46 @@ class Bootstrap(Strict):
     sft: SFT = Field(default_factory=SFT, description="supervised fine-tuning")
 
 
+class Adaptive(Strict):
+    """The adaptive part of the measurement: an attacker in the user's seat (docs/adaptive.md)."""
+
+    attackers: list[str] = Field(
+        default_factory=list,
+        description="models that attack, each asked with the settings of roles.attacker; empty: its model",
+    )
+    own: list[str] = Field(
+        default_factory=list,
+        description="attackers of your own, each a package.module:name of an async function",
+    )
+    intents: str | None = Field(
+        None,
+        description="JSONL file of intents, relative to this file; null takes those of the attack scripts in"
+        " suites",
+    )
+    at_most: int | None = Field(None, ge=1, description="at most this many intents")
+    turns: int = Field(5, ge=1, le=10, description="user turns of a dialogue")
+    take_backs: int = Field(
+        3, ge=0, le=50, description="how often in a dialogue the attacker may take its last turn back"
+    )
+    tries: int = Field(3, ge=1, le=100, description="dialogues for each intent; breach@k needs k of them")
+    see_scores: bool = Field(False, description="show the attacker the judge's scores of the last answer")
+    techniques: list[str] = Field(
+        default_factory=list, description="techniques to choose from; empty: all of docs/adaptive.md"
+    )
+
+    @field_validator("own")
+    @classmethod
+    def _importable(cls, names: list[str]) -> list[str]:
+        return [importable(name) for name in names]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Adaptive:
+        named = [*self.attackers, *self.own]
+        if len(set(named)) < len(named):
+            raise ValueError("an attacker stands twice")
+        return self
+
+
 class Bench(Strict):
     """The measurement."""
 
@@ -338,6 +390,11 @@ class Bench(Strict):
         ge=0,
         le=1,
         description="with a larger share of unscored dialogues there is no result (exit code 3)",
+    )
+    adaptive: Adaptive | None = Field(
+        None,
+        exclude_if=lambda section: section is None,  # so that runs without it keep their ids
+        description="also measure against attackers that adapt; null does not",
     )
 
 
@@ -387,7 +444,16 @@ class Config(Strict):
         for name, role in roles.items():
             if role.who == "student" and name != "target":
                 raise ValueError(f"{name} cannot be `student`; only the target of Stage I can")
+            _check_agent(name, role)
         return roles
+
+    @model_validator(mode="after")
+    def _attackers(self) -> Config:
+        for role in self.attacker_roles().values():
+            _check_agent("attacker", role)
+            if role.who == "student":
+                raise ValueError("bench.adaptive.attackers: the student cannot attack; name a model")
+        return self
 
     @model_validator(mode="after")
     def _splits(self) -> Config:
@@ -469,12 +535,30 @@ class Config(Strict):
                 "micro_batch_size": _divisor(prompts * rl.group_size, rl.micro_batch_size),
             }
         )
-        lowest = {key: _lower(getattr(self.bench, key), limit) for key in ("dialogues", "questions")}
+        lowest: dict[str, Any] = {
+            key: _lower(getattr(self.bench, key), limit) for key in ("dialogues", "questions")
+        }
+        if adaptive := self.bench.adaptive:
+            lowest["adaptive"] = adaptive.model_copy(update={"at_most": _lower(adaptive.at_most, limit)})
         self.bench = self.bench.model_copy(update=lowest)
 
     def role(self, name: RoleName) -> Role:
-        """The role's settings, the sandbox's agent by default."""
-        return self.roles.get(name, Role())
+        """The role's settings, the sandbox's agent by default. Of several attackers, the first one's."""
+        role = self.roles.get(name, Role())
+        attackers = self.bench.adaptive.attackers if self.bench.adaptive else []
+        if name == "attacker" and attackers and role.who != "stub":
+            return role.model_copy(update={"model": attackers[0]})
+        return role
+
+    def attacker_roles(self) -> dict[str, Role]:
+        """The settings of each model that attacks in the adaptive bench, by the model's name."""
+        if self.bench.adaptive is None:
+            return {}
+        role, adaptive = self.role("attacker"), self.bench.adaptive
+        names = adaptive.attackers or ([] if adaptive.own else [role.model])
+        if role.who == "stub":
+            names = [role.model]
+        return {name: role.model_copy(update={"model": name}) for name in names}
 
     @property
     def has_stubs(self) -> bool:
@@ -498,6 +582,14 @@ class Config(Strict):
                 if self.role(name).who == who and self.role(name).pictures is True:
                     return name
         return None
+
+
+def _check_agent(name: RoleName, role: Role) -> None:
+    """Raises `ValueError` if an embedded agent does not do this role."""
+    if role.who == "sandbox" and SANDBOX_AGENTS.get(role.model, name) != name:
+        raise ValueError(
+            f"{name} cannot be `{role.model}`; that is an agent for {SANDBOX_AGENTS[role.model]}"
+        )
 
 
 def _lower(number: int | None, limit: int) -> int:

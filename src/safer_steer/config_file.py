@@ -98,6 +98,8 @@ def _make_absolute(config: Config, folder: Path) -> None:
     config.student.chat_template = template and absolute(template, folder)
     config.bench.suites = absolute_suites(config.bench.suites, folder)
     config.bench.capability = absolute_suites(config.bench.capability, folder)
+    if adaptive := config.bench.adaptive:
+        adaptive.intents = adaptive.intents and absolute(adaptive.intents, folder)
 
 
 def input_files(config: Config) -> list[str]:
@@ -105,6 +107,7 @@ def input_files(config: Config) -> list[str]:
     named = [config.seeds.scripts, config.student.model, config.student.chat_template]
     named += [path for source in config.seeds.sources for path in (source.path, source.images)]
     named += [name for name in (*config.bench.suites, *config.bench.capability) if name not in NOT_FILES]
+    named += [config.bench.adaptive.intents] if config.bench.adaptive else []
     return [os.path.realpath(path) for path in named if path and os.path.exists(path)]
 
 

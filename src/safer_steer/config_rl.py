@@ -13,6 +13,13 @@ from safer_steer.rewards import TCSRForm
 LossType = Literal["dr_grpo", "grpo", "dapo"]
 
 
+def importable(name: str) -> str:
+    """The name of something to import. Raises `ValueError` if it is not of the form `package.module:Name`."""
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        raise ValueError(f"{name!r} is not of the form package.module:Name")
+    return name
+
+
 class Rollouts(Strict):
     """How answers of a loaded student are sampled, in Stage I, RL and the bench."""
 
@@ -155,6 +162,4 @@ class Reinforce(Strict):
     @field_validator("tutor", "reward")
     @classmethod
     def _importable(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
-            raise ValueError(f"{name!r} is not of the form package.module:Name")
-        return name
+        return name if name is None else importable(name)

@@ -42,7 +42,7 @@ def judge_kept(
         prepared(config, folder, show, ("bench",), fresh, kept=True, try_models=try_models) as run,
         reported(run),
     ):
-        measure(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, needs=())
+        measure(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, (), kept=True)
     return folder / "report.html"
 
 

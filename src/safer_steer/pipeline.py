@@ -171,9 +171,13 @@ def bench(run: Run) -> None:
 
 
 def measure(
-    run: Run, models: Mapping[str, Callable[[], Assistant | KeptModel]], needs: tuple[str, ...] | None = None
+    run: Run,
+    models: Mapping[str, Callable[[], Assistant | KeptModel]],
+    needs: tuple[str, ...] | None = None,
+    kept: bool = False,
 ) -> None:
-    """The bench with these models; `needs` as in `Run.once`. Raises as `bench` does."""
+    """The bench with these models; `needs` as in `Run.once`. `kept`: answers of an earlier bench are scored,
+    those to its attackers too, and no attacker is asked. Raises as `bench` does."""
 
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
@@ -187,7 +191,8 @@ def measure(
             from safer_steer.judge_check.table import tutor_is_judge
 
             say(f"warning: {tutor_is_judge(judge.role.model)}")
-        measure_models(run.config, run.folder, models, judge, run.wait, progress, say)
+        attacker = None if kept else partial(run.ask, "attacker")
+        measure_models(run.config, run.folder, models, judge, run.wait, progress, say, attacker)
 
     _do(run, "bench", work, needs)
 

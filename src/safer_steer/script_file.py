@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safer_steer.dialogue import Seed, read_seeds
@@ -23,6 +24,12 @@ def read_scripts(path: Path) -> list[Seed]:
             folder. Names file and line, or file and id.
     """
     seeds = read_seeds(path)
+    check_rows(path, seeds)
+    return seeds
+
+
+def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
+    """Raises `UserError` if a script has too many turns, an id occurs twice, or a picture is not there."""
     seen: set[str] = set()
     for seed in seeds:
         if seed.id in seen:
@@ -43,7 +50,6 @@ def read_scripts(path: Path) -> list[Seed]:
                     f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the"
                     " file's folder"
                 )
-    return seeds
 
 
 def _line(path: Path, seed: Seed) -> int:

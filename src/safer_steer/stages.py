@@ -71,6 +71,11 @@ def _own_tutor(config: Config) -> tuple[RoleName, ...]:
     return ("tutor",) if config.rl.tutor else ()
 
 
+def _bench_idle(config: Config) -> tuple[RoleName, ...]:
+    judge: tuple[RoleName, ...] = () if config.bench.judged else ("judge",)
+    return judge if config.attacker_roles() else (*judge, "attacker")
+
+
 def _rl_needs(config: Config) -> tuple[str, ...]:
     return ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",)
 
@@ -152,10 +157,10 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="bench",
             summary="Only measure the models of a run.",
-            writes=("suites", "capability", "bench", "summary.json"),
-            prompts=("judge",),
-            roles=("judge",),
-            idle=lambda config: () if config.bench.judged else ("judge",),
+            writes=("suites", "intents", "capability", "bench", "summary.json"),
+            prompts=("judge", "attacker"),
+            roles=("judge", "attacker"),
+            idle=_bench_idle,
             needs=_bench_needs,
             student=True,
         ),

@@ -106,6 +106,9 @@ def judging_config(run: Path, judge: Role) -> Config:
     settings = config.model_dump()
     settings["roles"]["judge"] = judge.model_dump()
     settings["bench"] |= bench
+    if config.bench.adaptive:
+        intents = run.resolve() / "intents" / "intents.jsonl"
+        settings["bench"]["adaptive"] |= {"intents": str(intents), "at_most": None}
     settings["limit"] = None  # it would cut the suites a second time
     try:
         return Config.model_validate(settings)

@@ -9,14 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from safer_steer.adaptive.critic import EndsAtBreach
+from safer_steer.adaptive.intents import Intent
+from safer_steer.adaptive.results import state_of
+from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
 from safer_steer.bench.capability import Answers, answer_all, capability, failed_share
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.questions import FOLDER, bring_in_sets
 from safer_steer.bench.suite_copies import bring_in
-from safer_steer.bench.suites import Suite
+from safer_steer.bench.suites import ADAPTIVE, Suite
 from safer_steer.bench.summary import commonest_error, cut_off, incomplete, summarise, unscored_share
 from safer_steer.bench.watch import Watch, WatchedAssistant, WatchedCritic
 from safer_steer.config import Config
@@ -36,6 +40,15 @@ Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end."""
 
+
+class Measured(NamedTuple):
+    """What was played with a model."""
+
+    scripted: Results
+    attacked: dict[str, list[Dialogue]]
+    """By attackers that adapt."""
+
+
 IN_PLAY = 64
 """Dialogues of a suite in play at once, at least."""
 
@@ -48,6 +61,7 @@ def measure_models(
     wait: Wait,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    attacker: Callable[[str], ChatModel] | None = None,
 ) -> None:
     """Measure models by name, one after the other, and write `summary.json`: the dialogues of all suites,
     then the questions of `bench.capability`.
@@ -61,6 +75,7 @@ def measure_models(
         progress: called with dialogues and questions (finished, all, failed), over all models.
         say: told in one line each how many pictures of a suite were scaled down, how many answers the token
             limit cut off, and how many dialogues ran out of context.
+        attacker: the role `attacker` with another model, for `bench.adaptive`.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores; without a judge, no
@@ -78,14 +93,20 @@ def measure_models(
         if say and suite.scaled:
             say(f"{suite.name}: {in_words(suite.scaled, config.student.max_pixels)}")
     sets = bring_in_sets(bench.capability, folder, bench.questions, config.student.max_pixels)
-    dialogues = sum(len(suite.seeds) for suite in suites)
-    each = dialogues + sum(len(one.seeds) for one in sets)
     pictures_of = pictures_in(folder, config.student.max_pixels)
     watch, critic = Watch(), None
+    intents, attacks = list[Intent](), list[Attack]()
+    if bench.adaptive:
+        intents = bring_in_intents(bench.adaptive, folder, suites, config.student.max_pixels)
+        if attacker:
+            attacks = attacks_on(config, intents, attacker, pictures_of, watch)
+    dialogues = _dialogues_in(suites, attacks)
+    each = dialogues + sum(len(one.seeds) for one in sets)
     if judge:
         judging = JudgeCritic(judge, config.student.format, pictures_of)
         critic = WatchedCritic(judging, watch, f"the judge {_named(judge)}")
     results: dict[str, Results] = {}
+    attacked: dict[str, dict[str, list[Dialogue]]] = {}
     answers: dict[str, Answers] = {}
     for place, (name, make) in enumerate(models.items()):
 
@@ -98,7 +119,9 @@ def measure_models(
         assistant_for = _assistant_for(assistant, name, watch)
         try:
             out = folder / "bench" / name
-            results[name] = wait(measure(suites, assistant_for, critic, out, in_play, shown))
+            against = attacks or (kept_attacks(assistant) if isinstance(assistant, KeptModel) else [])
+            played = wait(measure(suites, assistant_for, critic, out, in_play, shown, against))
+            results[name], attacked[name] = played
             if sets and not isinstance(assistant, KeptModel):
                 asked = _watched(assistant, name, watch)
                 answering = partial(shown, before=place * each + dialogues)
@@ -113,6 +136,8 @@ def measure_models(
     twins = {suite.name for suite in suites if suite.safe_twins}
     scored = results if judge else dict.fromkeys(results, Results())
     found = summarise(scored, twins, bench.resamples, config.seed) | ({"capability": kept} if kept else {})
+    if bench.adaptive and judge:
+        found["adaptive"] = adaptive_summary(attacked, results, twins, intents, config)
     if judge or kept:
         write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if judge is None:
@@ -129,22 +154,34 @@ def measure_models(
     if judge is None:
         return
     if (share := unscored_share(found)) > bench.max_unscored:
+        everything = {model: {**results[model], "attackers": attacked[model]} for model in results}
         raise NoResult(
             f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
-            f" {bench.max_unscored:.1%}; the commonest cause: {commonest_error(results)};"
+            f" {bench.max_unscored:.1%}; the commonest cause: {commonest_error(everything)};"
             " fix it and run the same command to play these dialogues again"
         )
 
 
-AssistantOf = Callable[[Suite], Assistant]
-"""The assistant that plays a suite."""
+AssistantOf = Callable[[Suite | Attack], Assistant]
+"""The assistant that plays a suite, or answers an attacker."""
 
 
 def _assistant_for(assistant: Assistant | KeptModel, name: str, watch: Watch) -> AssistantOf:
     if isinstance(assistant, KeptModel):
-        return assistant.of
+        return partial(_kept_answers, assistant)
     watched = _watched(assistant, name, watch)
-    return lambda suite: watched
+    return lambda played: watched
+
+
+def _kept_answers(model: KeptModel, played: Suite | Attack) -> Assistant:
+    if isinstance(played, Suite):
+        return model.of(played)
+    assert played.kept
+    return played.kept
+
+
+def _dialogues_in(suites: Sequence[Suite], attacks: Sequence[Attack]) -> int:
+    return sum(len(suite.seeds) for suite in suites) + sum(len(attack.seeds) for attack in attacks)
 
 
 def _watched(assistant: Assistant, name: str, watch: Watch) -> WatchedAssistant:
@@ -203,19 +240,21 @@ async def measure(
     out: Path,
     in_play: int = IN_PLAY,
     progress: Progress | None = None,
-) -> Results:
-    """Play all suites with one model, side by side so that its batches are full. Finished dialogues are in
-    `out` at once and not played again.
+    attacks: Sequence[Attack] = (),
+) -> Measured:
+    """Play all suites and attacks with one model, side by side so that its batches are full. Finished
+    dialogues are in `out` at once and not played again.
 
     Args:
         out: `bench/<model>`; a suite's journal is `<suite>.jsonl`, with `single_turn_` before it where the
             protocol is single-turn.
         in_play: dialogues of each suite in play at once. It must exceed the calls that model and judge may
             have in flight together, or the endpoints wait for dialogues.
-        progress: called with dialogues (finished, all, failed), over all suites.
+        progress: called with dialogues (finished, all, failed), over all suites and attacks.
     """
     finished, failures = Counter[str](), Counter[str]()
-    total = sum(len(suite.seeds) for suite in suites)
+    total = _dialogues_in(suites, attacks)
+    ending = EndsAtBreach(critic) if critic else None
 
     def report(name: str) -> Progress:
         def of_suite(done: int, total_of_suite: int, failed: int = 0) -> None:
@@ -238,6 +277,20 @@ async def measure(
         )
         for suite in suites
     ]
+    tasks += [
+        asyncio.ensure_future(
+            play_all(
+                attack.seeds,
+                assistant_for(attack),
+                ending,
+                attack.journal(out),
+                user=attack.user,
+                concurrency=in_play,
+                progress=report(attack.journal(out).stem),
+            )
+        )
+        for attack in attacks
+    ]
     try:
         played = await asyncio.gather(*tasks)
     finally:
@@ -245,9 +298,10 @@ async def measure(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     results: Results = {}
-    for suite, dialogues in zip(suites, played, strict=True):
+    for suite, dialogues in zip(suites, played, strict=False):
         results.setdefault(suite.protocol, {})[suite.name] = list(dialogues)
-    return results
+    attacked = zip(attacks, played[len(suites) :], strict=True)
+    return Measured(results, {attack.name: list(dialogues) for attack, dialogues in attacked})
 
 
 def forget_unfinished(bench: Path, judged: bool) -> None:
@@ -261,6 +315,7 @@ def forget_unfinished(bench: Path, judged: bool) -> None:
         with Journal(path):
             pass  # cuts off a torn last line
         dialogues = read_dialogues(path)
-        stay = [dialogue for dialogue in dialogues if state(dialogue) in finished]
+        known = state_of if path.stem.startswith(ADAPTIVE) else state
+        stay = [dialogue for dialogue in dialogues if known(dialogue) in finished]
         if len(stay) < len(dialogues):
             write_atomic(path, to_jsonl(stay))

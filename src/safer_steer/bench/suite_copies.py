@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -42,27 +42,27 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
             replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])])
             for suite in suites
         ]
-    suites = [_copied(suite, folder / "suites" / suite.name, max_pixels) for suite in suites]
-    brought = [_moved(suite, folder, f"suites/{suite.name}") for suite in suites]
+    suites = [copied(suite, folder / "suites" / suite.name, max_pixels) for suite in suites]
+    brought = [moved(suite, folder, f"suites/{suite.name}") for suite in suites]
     if SANDBOX in names:
         from safer_steer.sandbox.suites import write_suites
 
         size = dialogues or SANDBOX_DIALOGUES
         files = write_suites(folder / "suites" / SANDBOX, size, size)
         brought += [
-            _moved(read_suite(path), folder, f"suites/{SANDBOX}")
-            for paths in files.values()
-            for path in paths
+            moved(read_suite(path), folder, f"suites/{SANDBOX}") for paths in files.values() for path in paths
         ]
     for suite in suites:
         write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
     return brought
 
 
-def _copied(suite: Suite, to: Path, max_pixels: int) -> Suite:
-    """The suite as it is in the run, its pictures put there."""
+def copied(
+    suite: Suite, to: Path, max_pixels: int, read: Callable[[Path], Iterable[Seed]] = read_seeds
+) -> Suite:
+    """The suite as it is in the run, its pictures put there. `read` reads the copy of an earlier process."""
     before, known = to / f"{suite.name}.jsonl", dict[str, str]()
-    for seed in read_seeds(before) if before.is_file() else ():
+    for seed in read(before) if before.is_file() else ():
         known |= scaled_from(seed)
     scaled, copied = dict[str, str](), set[str]()
     for seed in suite.seeds:
@@ -102,6 +102,7 @@ def _with_originals(seed: Seed, scaled: Mapping[str, str]) -> Seed:
     return seed.model_copy(update={"meta": seed.meta | {SCALED_FROM: own}}) if own else seed
 
 
-def _moved(suite: Suite, folder: Path, prefix: str) -> Suite:
+def moved(suite: Suite, folder: Path, prefix: str) -> Suite:
+    """The suite with picture paths that are relative to `folder`, under `prefix`."""
     seeds = [seed.with_images(lambda image: f"{prefix}/{image}") for seed in suite.seeds]
     return replace(suite, seeds=seeds, folder=folder)

@@ -20,6 +20,8 @@ SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
 SINGLE_TURN = "single_turn_"
 """What the names of journals of single-turn suites begin with."""
+ADAPTIVE = "adaptive_"
+"""What the names of journals of attackers that adapt begin with."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
 
@@ -70,6 +72,8 @@ def read_suite(path: Path) -> Suite:
     """
     if path.stem == "average":
         raise UserError(f"{path}: `average` is the summary's name for the mean over suites; rename the file")
+    if path.stem.startswith(ADAPTIVE):
+        raise UserError(f"{path}: names that begin with {ADAPTIVE} are those of attackers; rename the file")
     seeds = read_scripts(path)
     twins = [seed.kind is Kind.BENIGN for seed in seeds]
     if any(twins) and not all(twins):
@@ -103,15 +107,20 @@ def read_suites(names: Sequence[str]) -> list[Suite]:
     """
     suites = suites_named(names)
     for suite in suites:
-        seen = set[str]()
-        for seed in suite.seeds:
-            for image in seed.all_images:
-                if image not in seen:
-                    seen.add(image)
-                    with named(suite, seed):
-                        path = inside(suite.folder, image)
-                        check_whole(path.read_bytes(), str(path))
+        decode_pictures(suite)
     return suites
+
+
+def decode_pictures(suite: Suite) -> None:
+    """Decode each picture once. Raises `UserError` if one cannot be used."""
+    seen = set[str]()
+    for seed in suite.seeds:
+        for image in seed.all_images:
+            if image not in seen:
+                seen.add(image)
+                with named(suite, seed):
+                    path = inside(suite.folder, image)
+                    check_whole(path.read_bytes(), str(path))
 
 
 @contextmanager

@@ -53,7 +53,8 @@ def summarise(
 
 
 def unscored_share(summary: Mapping[str, Any]) -> float:
-    """The largest share, over models and protocols, of dialogues without a result: unscored or failed.
+    """The largest share, over models, and protocols or attackers, of dialogues without a result: unscored or
+    failed.
 
     Above the config's `bench.max_unscored` the bench is no result and ends with exit code 3. Failed ones
     count: without them, an endpoint that was down throughout would pass. Incomplete ones do not: they would
@@ -67,6 +68,10 @@ def unscored_share(summary: Mapping[str, Any]) -> float:
             dialogues = sum(entry["n"] for entry in suites)
             if dialogues:
                 shares.append(sum(entry["unscored"] + entry["failed"] for entry in suites) / dialogues)
+    for attackers in summary.get("adaptive", {}).values():
+        for entry in attackers.values():
+            if entry.get("n"):
+                shares.append((entry["unscored"] + entry["failed"]) / entry["n"])
     return max(shares, default=1.0)
 
 
@@ -88,7 +93,7 @@ def _total(summary: Mapping[str, Any], count: str) -> int:
     return found
 
 
-def commonest_error(results: Mapping[str, Mapping[ProtocolName, Suites]]) -> str:
+def commonest_error(results: Mapping[str, Mapping[Any, Suites]]) -> str:
     """Why most of the calls that failed did, and how many those are; "none is recorded" if none failed."""
     played = [
         dialogues

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 from safer_steer.dialogue import Dialogue, Turn
-from safer_steer.episode import Assistant, Critic, Reply, Verdict
-from safer_steer.errors import BoundaryError, UserError
+from safer_steer.episode import Assistant, Critic, Reply, Rewinding, Verdict
+from safer_steer.errors import BoundaryError, EndpointError, UserError
 from safer_steer.workers import PATIENCE
+
+Result = TypeVar("Result")
 
 
 class Watch:
-    """Counts, for model and judge apart, the calls that failed in a row, over all dialogues."""
+    """Counts, for model, judge and attackers apart, the calls that failed in a row, over all dialogues."""
 
     def __init__(self) -> None:
         self._in_a_row: Counter[str] = Counter()
@@ -54,6 +58,30 @@ class WatchedAssistant:
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         with self.watch.call(self.who):
             return await self.assistant.answer(dialogue, asked)
+
+
+class WatchedUser:
+    """An attacker under a watch: only an endpoint that does not answer ends the bench. What it declines, or
+    cannot do, is counted."""
+
+    def __init__(self, user: Rewinding, watch: Watch, who: str) -> None:
+        self.user, self.watch, self.who = user, watch, who
+
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
+        return await self._watched(partial(self.user.speak, dialogue, template))
+
+    async def takes_back(self, dialogue: Dialogue) -> bool:
+        return await self._watched(partial(self.user.takes_back, dialogue))
+
+    async def _watched(self, asked: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        with self.watch.call(self.who):
+            try:
+                return await asked()
+            except EndpointError:
+                raise
+            except BoundaryError as error:
+                declined = error
+        raise declined
 
 
 class WatchedCritic:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+import yaml
 from pydantic import ValidationError
 
 from safer_steer.cli.app import Fresh, Limit, NoCheck, Stub, app
 from safer_steer.cli.stages import results
-from safer_steer.config import Bench, Config, Role, Student
-from safer_steer.config_file import absolute_suites, in_words, load_config
+from safer_steer.config import Adaptive, Bench, Config, Role, RoleName, Student
+from safer_steer.config_file import absolute, absolute_suites, in_words, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import NoResult, UserError
 from safer_steer.extras import require
 
-MODEL, JUDGE = "A model behind an endpoint", "Judge"
+MODEL, JUDGE, ATTACKER = "A model behind an endpoint", "Judge", "Attackers that adapt"
 """Headings of the help."""
 
 OPTIONS = {
@@ -32,6 +33,10 @@ OPTIONS = {
     "roles.judge.model": "--judge-model",
     "roles.judge.base_url": "--judge-base-url",
     "roles.judge.max_tokens": "--judge-max-tokens",
+    "roles.attacker.base_url": "--attacker-base-url",
+    "roles.attacker": "--attacker-model",
+    "bench.adaptive.attackers": "--attacker-model",
+    "bench.adaptive.": "--adaptive ",
     "student.format": "--format",
     "student.max_pixels": "--max-pixels",
     "bench.suites": "--suite",
@@ -109,6 +114,32 @@ def bench(
             rich_help_panel=JUDGE,
         ),
     ] = False,
+    attacker_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also measure against this model as an attacker that adapts; may be given several times."
+            " `sandbox-a`, `-b` and `-c` are embedded ones.",
+            rich_help_panel=ATTACKER,
+        ),
+    ] = None,
+    attacker_base_url: Annotated[
+        str | None, typer.Option(help="The attackers' endpoint.", rich_help_panel=ATTACKER)
+    ] = None,
+    attacker_api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the environment variable with the attackers' key.", rich_help_panel=ATTACKER
+        ),
+    ] = None,
+    adaptive: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A key of bench.adaptive, such as tries=5 or intents=FILE (docs/adaptive.md); may be given"
+            " several times.",
+            rich_help_panel=ATTACKER,
+        ),
+    ] = None,
     judge_only: Annotated[
         Path | None,
         typer.Option(
@@ -224,11 +255,21 @@ def bench(
         ask_layout=ask_layout,
         pictures=_pictures(pictures),
     )
+    roles: dict[RoleName, Role] = {"target": target, "judge": judge}
+    attackers = attacker_model or []
+    if attackers:
+        roles["attacker"] = Role(
+            model=attackers[0],
+            base_url=attacker_base_url,
+            api_key_env=attacker_api_key_env,
+            concurrency=concurrency,
+            timeout_s=timeout,
+        )
     try:
         settings = Config(
             name=model,
             student=Student(format=format, max_pixels=max_pixels),
-            roles={"target": target, "judge": judge},
+            roles=roles,
             limit=limit,
             bench=Bench(
                 suites=absolute_suites(suite or [], Path.cwd()),
@@ -236,6 +277,7 @@ def bench(
                 questions=questions,
                 dialogues=dialogues,
                 judged=not no_judge,
+                adaptive=_adaptive(attackers, adaptive or []),
             ),
         )
     except ValidationError as error:
@@ -246,6 +288,31 @@ def bench(
 
 def _pictures(given: Literal["true", "false", "caption"]) -> bool | Literal["caption"]:
     return "caption" if given == "caption" else given == "true"
+
+
+def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:
+    """The section `bench.adaptive`: these attackers, and what --adaptive sets. None without either.
+
+    Raises:
+        UserError: an entry is not KEY=VALUE, a key is unknown or a value wrong, or there is no attacker.
+    """
+    settings: dict[str, Any] = {}
+    for entry in given:
+        key, found, value = entry.partition("=")
+        if not found:
+            raise UserError(f"bench: --adaptive {entry}: give KEY=VALUE, for instance tries=5")
+        listed = key in ("own", "techniques")
+        settings[key] = value.split(",") if listed else yaml.safe_load(value)
+    if "intents" in settings:
+        settings["intents"] = absolute(str(settings["intents"]), Path.cwd())
+    if not attackers and not settings.get("own"):
+        if given:
+            raise UserError("bench: --adaptive needs --attacker-model too")
+        return None
+    try:
+        return Adaptive.model_validate({"attackers": attackers} | settings)
+    except ValidationError as error:
+        raise UserError(f"bench: --adaptive {in_words(error, Adaptive)}") from None
 
 
 def _refuse_unused(context: typer.Context, mode: str) -> None:

@@ -50,10 +50,15 @@ LENGTHS = {
     "judge.reason": 35,
     "tutor.diagnosis": 35,
     "tutor.strategy": 3,
+    "attacker.observation": 25,
+    "attacker.thought": 25,
+    "attacker.technique": 3,
 }
 """Tokens of the texts models write, by job and field, derived from the prompts; for a list, of one item. Any
 other text has `OTHER` tokens."""
 OTHER = 30
-USER_TURNS = {"benign.turns", "obfuscated.user", "plan.user", "red.user", "tutor.next_question"}
+USER_TURNS = {
+    *("benign.turns", "obfuscated.user", "plan.user", "red.user", "tutor.next_question", "attacker.user"),
+}
 ITEMS = 2
 """Items of a list if the prompt does not set its length."""

@@ -12,6 +12,10 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from safer_steer.adaptive.attacker import by_model
+from safer_steer.adaptive.critic import EndsAtBreach
+from safer_steer.adaptive.intents import Intent, tries_of
+from safer_steer.adaptive.user import AdaptiveUser
 from safer_steer.assembly.candidates import Pools
 from safer_steer.assembly.questions import questions
 from safer_steer.assembly.rules import Ruling, judge_scripts, trusted
@@ -38,6 +42,7 @@ from safer_steer.cost.sample import (
     draw_dialogues,
     draw_pairs,
     draw_scripts,
+    intents_drawn,
     steer_suites,
 )
 from safer_steer.dialogue import Kind, Seed, to_jsonl
@@ -280,10 +285,34 @@ class _Sampling:
             for seed in sample.seeds:
                 await play(seed, Script(), self._student(pictures_of), critic)
             self._add("bench", sample.weight * len(self.config.bench.models))
+        await self._attacks(suites)
         self.found.dialogues = (
             round(sum(sample.size for sample in suites)),
             sum(len(sample.seeds) for sample in suites),
         )
+
+    async def _attacks(self, suites: list[SuiteSample]) -> None:
+        """The adaptive bench, at its longest: no breach ends a dialogue, and all turns that can be taken back
+        are. The models under test are alike here, and so are those that attack."""
+        config, adaptive = self.config, self.config.bench.adaptive
+        if adaptive is None:
+            return
+        if adaptive.own:
+            self.found.notes.append(
+                f"The dialogues of your own attackers ({', '.join(adaptive.own)}) are not included."
+            )
+        samples = intents_drawn(adaptive, suites)
+        most = min(adaptive.at_most or inf, sum(sample.size for sample in samples))
+        dialogues = most * adaptive.tries * len(config.attacker_roles()) * len(config.bench.models)
+        drawn = sum(len(sample.seeds) for sample in samples)
+        for sample in samples:
+            pictures_of, format = self._pictures(sample.folder), config.student.format
+            judge = JudgeCritic(self.meter.ask("judge"), format, pictures_of) if config.bench.judged else None
+            user = AdaptiveUser(by_model, lambda: self.meter.ask("attacker"), adaptive, format, pictures_of)
+            intents = [Intent.model_validate(seed.model_dump()).bare() for seed in sample.seeds]
+            for seed in tries_of(intents, "attacker", adaptive.turns, 1):
+                await play(seed, user, self._student(pictures_of), EndsAtBreach(judge) if judge else None)
+            self._add("bench", dialogues / drawn)
 
     def _steer_bench(self, made: list[_Scripts]) -> list[SuiteSample]:
         """The STEER-Bench suites used by the bench: attacks and safe requests of each source with

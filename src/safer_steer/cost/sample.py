@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
+from safer_steer.adaptive.intents import read_intents
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, read_suite, suite_files
-from safer_steer.config import Config
+from safer_steer.config import Adaptive, Config
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.seeds.own_scripts import own_scripts
 from safer_steer.sources import Pair
 from safer_steer.sources.load import pairs_of
 from safer_steer.stages import STEER
+
+ENOUGH_INTENTS = 10
+"""Intents of a file that an estimate plays."""
 
 
 @dataclass
@@ -133,6 +137,24 @@ def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSampl
             SuiteSample(suite.folder, len(suite.seeds) * size / drawn, suite.seeds) for suite in brought
         ]
     return samples
+
+
+def intents_drawn(adaptive: Adaptive, suites: list[SuiteSample]) -> list[SuiteSample]:
+    """The intents of the adaptive bench: of its file, or of the attacks among the sample's suites."""
+    if adaptive.intents:
+        path = Path(adaptive.intents)
+        intents = read_intents(path)
+        return [SuiteSample(path.parent, len(intents), [*intents[:ENOUGH_INTENTS]])]
+    found = []
+    for sample in suites:
+        seeds = [
+            seed
+            for seed in sample.seeds
+            if seed.intent and seed.kind is not Kind.BENIGN and len(seed.turns) > 1
+        ]
+        if seeds:
+            found.append(SuiteSample(sample.folder, sample.size, seeds))
+    return found
 
 
 def steer_suites(config: Config) -> int:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safer_steer.dialogue import Kind, StopReason
+from safer_steer.adaptive.results import breached, said
+from safer_steer.adaptive.user import LAST_FAULTS
+from safer_steer.bench.suites import ADAPTIVE
+from safer_steer.dialogue import Dialogue, Kind, StopReason
 from safer_steer.errors import UserError
 from safer_steer.health.tally import FAULTS, Health, StrategyCounts
 from safer_steer.rewards import LEAK
@@ -130,7 +133,10 @@ def _rl(health: Health, run: Path) -> None:
 
 def _bench(health: Health, run: Path) -> None:
     for path in sorted((run / "bench").glob("*/*.jsonl")):
+        attacked = path.stem.startswith(ADAPTIVE)
         for dialogue in read_rows(path):
+            if attacked:
+                _adaptive(health, dialogue)
             for turn in dialogue.get("turns", []):
                 health.answered(path.parent.name, "bench", turn.get("meta"))
                 health.judged(
@@ -139,6 +145,20 @@ def _bench(health: Health, run: Path) -> None:
                     ("harmlessness", "helpfulness", "refused"),
                     (turn.get("meta") or {}).get("unscored"),
                 )
+
+
+def _adaptive(health: Health, dialogue: Row) -> None:
+    """Count the turns of an attacker that adapts, those it took back included."""
+    for _, turn, _ in said(Dialogue.model_validate(dialogue)):
+        noted = turn.meta.get("attacker") or {}
+        health.attacker("attacker", "turn").note(noted.get("faults", []), recovered=True)
+        if technique := turn.meta.get("technique"):
+            strategy = health.strategy("attacker", str(technique))
+            strategy.texts.add(turn.user)
+            strategy.tried += turn.scores is not None
+            strategy.succeeded += breached(turn)
+    if faults := dialogue["meta"].get(LAST_FAULTS):
+        health.attacker("attacker", "turn").note(faults, recovered=False)
 
 
 def _attacks(dialogue: Row) -> bool:

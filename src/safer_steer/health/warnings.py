@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safer_steer.bench.suites import ADAPTIVE
 from safer_steer.health.stages import examine
 
-WITH_ATTACKERS = ("seeds", "bootstrap", "rl")
+WITH_ATTACKERS = ("seeds", "bootstrap", "rl", "bench")
 """Stages in which an attacker is at work. The scores of the others are their result."""
 ENOUGH = 20
 """Fewest requests from which a share is meaningful."""
@@ -22,7 +23,7 @@ _LABELS = {"red": "red agent"}
 
 def warnings(run: Path, stage: str) -> list[str]:
     """Problems of a stage's attackers and judges, one line each; empty if there are none."""
-    if stage not in WITH_ATTACKERS:
+    if stage not in WITH_ATTACKERS or (stage == "bench" and not any(run.glob(f"bench/*/{ADAPTIVE}*.jsonl"))):
         return []
     found = examine(run, (stage,))
     lines = []
@@ -36,6 +37,8 @@ def warnings(run: Path, stage: str) -> list[str]:
                     f"{name}: {100 * share:.0f} % of its {what} were {_FAULTS.get(fault, fault)};"
                     f" another model for roles.{attacker.role} may do better"
                 )
+    if stage == "bench":  # the judge's scores are its result
+        return lines
     seen = set()
     for judge in found.judges.values():
         if judge.asked < ENOUGH or judge.role in seen:

@@ -21,6 +21,7 @@ from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Messa
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UnparsableError, UserError
 from safer_steer.images import Picture, picture_from
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
+from safer_steer.prompts.attacker import ATTACKER, AttackerInput
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
@@ -51,6 +52,18 @@ JOBS: dict[RoleName, tuple[Prompt[Any, Any], BaseModel]] = {
     "evaluator": (EVALUATOR, EvaluatorInput(history=[], question=QUESTION, answer=ANSWER)),
     "tutor": (TUTOR, TutorInput(history=[], question=QUESTION, answer=ANSWER, next_template=QUESTION)),
     "judge": (JUDGE, JudgeInput(history=[], question=QUESTION, answer=ANSWER)),
+    "attacker": (
+        ATTACKER,
+        AttackerInput(
+            intent=QUESTION,
+            history=[],
+            taken_back=[],
+            techniques=[],
+            turns_left=1,
+            take_backs_left=0,
+            pictures=0,
+        ),
+    ),
 }
 """What each role is asked: a job of its own, about a harmless picture. The target is asked as a chat."""
 

@@ -75,7 +75,7 @@ class Run:
         from safer_steer.endpoints.ledger import Ledger
 
         self.ledger = Ledger(config.spending_limit)
-        self._transports: dict[RoleName, Transport] = {}
+        self._transports: dict[tuple[RoleName, str], Transport] = {}
         self._captions: Captions | None = None
         self._cache: Cache | None = None
         self._ending = False
@@ -163,8 +163,8 @@ class Run:
 
     # Asking ------------------------------------------------------------------
 
-    def ask(self, role: RoleName) -> ChatModel:
-        """The model that does a role's jobs.
+    def ask(self, role: RoleName, model: str | None = None) -> ChatModel:
+        """The model that does a role's jobs; with `model`, another one with the role's settings.
 
         Raises:
             UserError: the role's endpoint is not usable as configured.
@@ -172,11 +172,14 @@ class Run:
         from safer_steer.endpoints.chat import ChatModel
 
         settings = _share(self.config.role(role))
+        if model is not None:
+            settings = settings.model_copy(update={"model": model})
         if here := _in_process(settings):
             return ChatModel(role, settings, here, None, self.ledger)
-        if role not in self._transports:
-            self._transports[role] = self._transport(settings)
-        return ChatModel(role, settings, self._transports[role], self._opened_cache(), self.ledger)
+        key = role, settings.model
+        if key not in self._transports:
+            self._transports[key] = self._transport(settings)
+        return ChatModel(role, settings, self._transports[key], self._opened_cache(), self.ledger)
 
     def resume_spending(self) -> None:
         """Let the ledger take over what earlier processes paid in this folder."""
@@ -360,7 +363,7 @@ def _in_process(role: Role) -> Transport | None:
     if role.who == "sandbox":
         from safer_steer.sandbox.agents import SandboxTransport
 
-        return SandboxTransport()
+        return SandboxTransport(role.model)
     if role.who == "stub":
         from safer_steer.run.stub import StubTransport
 

@@ -85,7 +85,8 @@ def _checked(
         processes.refuse_data_parallel(config.student.device)
     begun = not fresh and (run.folder / "seeds").exists()
     besides: tuple[RoleName, ...] = ("target",) if endpoint else ()
-    run.survey = asyncio.run(check(config, waiting, besides, begun))
+    unasked: tuple[RoleName, ...] = ("attacker",) if kept else ()
+    run.survey = asyncio.run(check(config, waiting, besides, begun, unasked))
     if not (endpoint or kept) and (
         any(STAGES[stage].student for stage in waiting)
         or (
@@ -97,14 +98,16 @@ def _checked(
         check_student(config, waiting)
     if "rl" in waiting and (line := room_for_turns(config)):
         run.show.say(f"rl: {line}")
-    return _try_models(run, waiting, besides) if try_models else []
+    return _try_models(run, waiting, besides, unasked) if try_models else []
 
 
-def _try_models(run: Run, stages: Sequence[str], besides: Sequence[RoleName]) -> list[Checked]:
+def _try_models(
+    run: Run, stages: Sequence[str], besides: Sequence[RoleName], unasked: Sequence[RoleName]
+) -> list[Checked]:
     """Raises `UserError` if a model cannot do its jobs."""
     from safer_steer.run.check import check_roles, problems, roles_asked
 
-    roles = roles_asked(run.config, stages, besides)
+    roles = [role for role in roles_asked(run.config, stages, besides) if role not in unasked]
     if not roles:
         return []
     run.resume_spending()
@@ -166,9 +169,10 @@ async def check(
     stages: Sequence[str],
     besides: Sequence[RoleName] = (),
     begun: bool = False,
+    unasked: Sequence[RoleName] = (),
 ) -> Survey | None:
-    """Check everything these stages will use, and the additional roles `besides`. The sources are not checked
-    again once Stage I has `begun`. Writes nothing.
+    """Check everything these stages will use, and the additional roles `besides`, but not those in `unasked`.
+    The sources are not checked again once Stage I has `begun`. Writes nothing.
 
     Returns the survey of the sources, or None if they were not surveyed.
 
@@ -208,6 +212,10 @@ async def check(
             measured = config.role("target").model if "target" in besides else config.student.model
             for suite in suites:
                 refuse_selected(suite.seeds, measured, f"{suite.folder / suite.name}.jsonl")
+            if config.bench.adaptive:
+                from safer_steer.bench.attacks import checked_intents
+
+                suites = [*suites, *checked_intents(config, suites)]
         steer = "seeds" in seen and STEER in config.bench.suites
         seen["bench"] = lambda: chain(
             suite_pictures(suites), source_pictures(config, "bench") if steer else ()
@@ -215,7 +223,7 @@ async def check(
     if config.assembly and {"bootstrap", "rl"} & set(stages):
         _check_training(config)
     for stage in stages:
-        roles = [*STAGES[stage].asks(config), *besides]
+        roles = [role for role in (*STAGES[stage].asks(config), *besides) if role not in unasked]
         if any(config.role(role).pictures == "caption" for role in roles) and config.captioner:
             roles.append(config.captioner)
         for role in roles:
@@ -275,6 +283,12 @@ def _first_later_picture(config: Config, stages: Sequence[str]) -> str:
         files += [
             (f"{suite.folder / suite.name}.jsonl", suite.seeds) for suite in suites_named(config.bench.suites)
         ]
+        if config.bench.adaptive and config.bench.adaptive.intents:
+            from safer_steer.adaptive.intents import read_intents
+
+            path = config.bench.adaptive.intents
+            if later := next((intent.id for intent in read_intents(Path(path)) if intent.later), ""):
+                return f"{path}: {later}"
     shown = (
         f"{file}: {seed.id}" for file, seeds in files for seed in seeds if any(seed.images_by_turn()[1:])
     )

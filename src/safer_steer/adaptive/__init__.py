@@ -1,0 +1,1 @@
+"""The adaptive bench: an attacker in the user's seat, that sees the answers (docs/adaptive.md)."""

@@ -1,0 +1,202 @@
+"""The adaptive part of the bench: which dialogues each attacker plays, and what they came to
+(docs/adaptive.md)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from safer_steer.adaptive.attacker import attackers_of
+from safer_steer.adaptive.intents import Intent, read_intents, tries_of
+from safer_steer.adaptive.kept import KeptAttack
+from safer_steer.adaptive.results import ANY, of_any, of_attacker, static_breaches
+from safer_steer.adaptive.user import AdaptiveUser, known
+from safer_steer.bench.kept import KeptModel
+from safer_steer.bench.suite_copies import copied, moved
+from safer_steer.bench.suites import ADAPTIVE, SANDBOX, Suite, decode_pictures
+from safer_steer.bench.watch import Watch, WatchedUser
+from safer_steer.config import Adaptive, Config
+from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.episode import Rewinding
+from safer_steer.errors import UserError
+from safer_steer.images import PicturesOf
+from safer_steer.metrics import ProtocolName
+from safer_steer.named import load_named
+from safer_steer.stages import STEER
+from safer_steer.store import file_name, write_atomic
+
+INTENTS = "intents"
+"""Folder and file of a run's intents."""
+SCRIPT_OF = "script_of"
+"""Key of an intent's `meta`: suite and id of the script whose intent it is."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """The dialogues of one attacker with one model."""
+
+    name: str
+    seeds: list[Seed]
+    user: Rewinding
+    kept: KeptAttack | None = None
+    """The same, if it also gives the model's answers, which an earlier bench kept."""
+
+    def journal(self, folder: Path) -> Path:
+        """Where they are kept, in the model's folder `bench/<model>`."""
+        return journal_of(self.name, folder)
+
+
+def journal_of(attacker: str, folder: Path) -> Path:
+    """Where the dialogues of an attacker are kept, in the folder of the model under test."""
+    return folder / f"{ADAPTIVE}{attacker}.jsonl"
+
+
+def bring_in_intents(
+    adaptive: Adaptive, folder: Path, suites: Sequence[Suite], max_pixels: int
+) -> list[Intent]:
+    """Copy the intents and their pictures into the run, as `intents/intents.jsonl`.
+
+    Without a file of intents, they are those of the multi-turn attacks in `suites`, which are in the run
+    already: one of each suite in turn.
+
+    Raises:
+        UserError: the file is unusable (see `read_intents`), or no suite has an attack with an intent.
+    """
+    if adaptive.intents:
+        path = Path(adaptive.intents)
+        found = Suite(INTENTS, list(read_intents(path)), path.parent, False)
+    else:
+        found = Suite(INTENTS, _of_suites(suites), folder, False)
+    cut = Suite(INTENTS, found.seeds[: adaptive.at_most], found.folder, False)
+    brought = copied(cut, folder / INTENTS, max_pixels, lambda file: each_row(file, Intent))
+    write_atomic(folder / INTENTS / f"{INTENTS}.jsonl", to_jsonl(brought.seeds))
+    return [seed for seed in moved(brought, folder, INTENTS).seeds if isinstance(seed, Intent)]
+
+
+def checked_intents(config: Config, suites: Sequence[Suite]) -> list[Suite]:
+    """The file of intents as a suite, if there is one, its pictures decoded. Loads attackers of one's own.
+
+    Raises:
+        UserError: what `bring_in_intents` and `attacks_on` raise, as far as it can be told before a run.
+    """
+    adaptive = config.bench.adaptive
+    assert adaptive
+    known(adaptive.techniques)
+    for name in adaptive.own:
+        load_named("bench.adaptive.own", name)
+    if adaptive.intents is None:
+        if not {SANDBOX, STEER} & set(config.bench.suites):
+            _of_suites(suites)
+        return []
+    path = Path(adaptive.intents)
+    found = Suite(path.stem, list(read_intents(path)), path.parent, False)
+    decode_pictures(found)
+    return [found]
+
+
+def _of_suites(suites: Sequence[Suite]) -> list[Seed]:
+    attacks = [suite for suite in suites if suite.protocol == "multi_turn" and not suite.safe_twins]
+    ids = Counter(seed.id for suite in attacks for seed in suite.seeds)
+    found = [[_of_script(suite.name, seed, ids[seed.id] > 1) for seed in suite.seeds] for suite in attacks]
+    intents: list[Seed] = [intent for intent in chain(*zip_longest(*found)) if intent]
+    if not intents:
+        raise UserError(
+            "bench.adaptive: no attack script with an `intent` in bench.suites; name a file of intents"
+            " (bench.adaptive.intents)"
+        )
+    return intents
+
+
+def _of_script(suite: str, seed: Seed, twice: bool) -> Intent | None:
+    if not seed.intent:
+        return None
+    return Intent(
+        id=f"{suite}.{seed.id}" if twice else seed.id,
+        kind=seed.kind,
+        source=seed.source,
+        intent=seed.intent,
+        images=seed.images,
+        meta={SCRIPT_OF: [suite, seed.id]},
+    )
+
+
+def attacks_on(
+    config: Config,
+    intents: list[Intent],
+    ask: Callable[[str], ChatModel],
+    pictures_of: PicturesOf,
+    watch: Watch,
+) -> list[Attack]:
+    """The attackers' dialogues, the same for every model. `ask` gives the role `attacker` with another model.
+
+    Raises:
+        UserError: an attacker of one's own cannot be imported, or a technique is unknown.
+    """
+    adaptive = config.bench.adaptive
+    assert adaptive
+    attacks = []
+    for named, (attacker, model) in attackers_of(config, ask).items():
+        name = file_name(named)
+        user = AdaptiveUser(attacker, model, adaptive, config.student.format, pictures_of)
+        seeds = tries_of(intents, name, adaptive.turns, adaptive.tries)
+        attacks.append(Attack(name, seeds, WatchedUser(user, watch, f"the attacker {named}")))
+    return attacks
+
+
+def kept_attacks(model: KeptModel) -> list[Attack]:
+    """The dialogues that attackers played with a model before. Raises `UserError` if a journal is damaged."""
+    found = []
+    for path in sorted(model.folder.glob(f"{ADAPTIVE}*.jsonl")):
+        kept = KeptAttack(path)
+        found.append(Attack(path.stem.removeprefix(ADAPTIVE), kept.seeds(), kept, kept))
+    return found
+
+
+def adaptive_summary(
+    played: Mapping[str, Mapping[str, list[Dialogue]]],
+    scripted: Mapping[str, Mapping[ProtocolName, Mapping[str, list[Dialogue]]]],
+    twins: Set[str],
+    intents: Sequence[Intent],
+    config: Config,
+) -> dict[str, dict[str, Any]]:
+    """The key `adaptive` of `summary.json`.
+
+    Args:
+        played: the attackers' dialogues, by model and attacker.
+        scripted: the suites' dialogues, by model, protocol and suite; `twins` are suites of safe twins.
+    """
+    adaptive = config.bench.adaptive
+    assert adaptive
+    turns, draws = adaptive.turns, (config.bench.resamples, config.seed)
+    found: dict[str, dict[str, Any]] = {}
+    for model, by_attacker in played.items():
+        multi_turn = scripted[model].get("multi_turn", {})
+        suites = {
+            name: static_breaches(rows, turns) for name, rows in multi_turn.items() if name not in twins
+        }
+        of_intents = {
+            intent.id: mark for intent in intents if (mark := _scripted(intent, suites)) is not None
+        }
+        paired = bool(of_intents)
+        marks = of_intents or {
+            f"{suite} {id}": mark for suite, by_id in suites.items() for id, mark in by_id.items()
+        }
+        entries = {
+            attacker: of_attacker(dialogues, marks, paired, turns, *draws)
+            for attacker, dialogues in by_attacker.items()
+        }
+        if len(entries) > 1:
+            entries[ANY] = of_any(list(by_attacker.values()), marks, paired, turns, *draws)
+        found[model] = entries
+    return found
+
+
+def _scripted(intent: Intent, suites: Mapping[str, Mapping[str, bool]]) -> bool | None:
+    """Whether the script with this intent breached; None if there is no such script, or it has no result."""
+    suite, script = intent.meta.get(SCRIPT_OF, (None, None))
+    return suites.get(suite, {}).get(script)
