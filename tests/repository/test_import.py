@@ -20,6 +20,7 @@ FORWARD = [
     "assembly",
     "bootstrap",
     "reinforce",
+    "adaptive",
     "bench",
     "health",
     "judge_check",
