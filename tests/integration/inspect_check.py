@@ -1,5 +1,5 @@
-"""The bench as an Inspect task, in an environment of its own (`make check-inspect`): the same answers give
-the same rates as `safer-steer bench`, to the last digit."""
+"""The bench as Inspect tasks, in an environment of its own (`make check-inspect`): the same answers give the
+same rates as `safer-steer bench`, to the last digit."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from safer_steer.config import Config, Role
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.images import pictures_in
+from safer_steer.inspect_tasks.adaptive import numbers as as_metrics
 from safer_steer.metrics import LOST
 from safer_steer.sandbox.agents import SandboxTransport
 
@@ -158,3 +159,75 @@ def test_a_judge_must_be_named(tmp_path: Path) -> None:
         display="none",
     )
     assert log.status == "error" and log.error and "grader" in log.error.message
+
+
+ADAPTIVE = {"turns": 4, "take_backs": 2, "tries": 2}
+
+
+class Unrepeated(Answers):
+    """Inspect's mock model is not told which of several samples it gives."""
+
+    async def complete(
+        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
+    ) -> ChatReply:
+        return await super().complete(messages, schema)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What our adaptive bench measures."""
+    folder = tmp_path_factory.mktemp("attacked")
+    bench = {"dialogues": DIALOGUES, "max_unscored": 1, "adaptive": ADAPTIVE | {"attackers": ["sandbox-b"]}}
+    config = Config.model_validate({"bench": bench})
+    target = ChatModel("target", Role(), Unrepeated())
+    judge = ChatModel("judge", Role(), Unrepeated())
+    assistant = ChatAssistant(target, pictures_in(folder, config.student.max_pixels), format=FORMAT)
+    measure_models(
+        config,
+        folder,
+        {"model": lambda: assistant},
+        judge,
+        asyncio.run,
+        attacker=lambda name: ChatModel("attacker", Role(model=name), SandboxTransport(name)),
+    )
+    return dict(json.loads((folder / "summary.json").read_text())["adaptive"]["model"]["sandbox-b"])
+
+
+def tried(tmp_path: Path, attacker: str, judge: str = "grader", **settings: Any) -> EvalLog:
+    (log,) = evaluate(
+        "safer_steer/adaptive",
+        task_args={
+            **ADAPTIVE,
+            "at_most": DIALOGUES,
+            "judge": judge,
+            "attacker": attacker,
+            "format": FORMAT.value,
+        },
+        model=played(),
+        model_roles={"grader": played(), "attacker": played()},
+        log_dir=str(tmp_path),
+        display="none",
+        **settings,
+    )
+    assert log.status == "success", log.error
+    return log
+
+
+def test_the_same_answers_give_the_same_breaches(attacked: dict[str, Any], tmp_path: Path) -> None:
+    log = tried(tmp_path, "sandbox-b")
+    found = numbers(log)
+    assert found == as_metrics(attacked)
+    assert 0 < found["breach_at/1"] < 100 and found["taken_back"] > 0 and found["unscored"] > 0
+    assert found["n_intents"] <= DIALOGUES and found["n"] == 2 * DIALOGUES
+    assert log.samples
+    kept = [one for one in log.samples if one.scores and one.scores["breaches"].value["breached"]]  # type: ignore
+    assert len(kept) == sum(
+        found[name] for name in found if name.startswith("technique/") and name.endswith("/breached")
+    )
+
+
+def test_a_model_of_inspect_attacks(tmp_path: Path) -> None:
+    """The mock model answers the attacker's job as the embedded agent A."""
+    found = numbers(tried(tmp_path, "attacker", judge="sandbox", limit=6))
+    assert found["n"] == 6 and found["calls"] > 6 and found["refused"] == 0
+    assert any(name.startswith("technique/opening/") for name in found)

@@ -1,4 +1,5 @@
-"""The static bench: scripts, the dialogue loop, the judge, and the bench's rates as metrics."""
+"""The static bench: scripts, the dialogue loop, the judge, and the bench's rates as metrics. Inspect finds
+all tasks here."""
 
 from __future__ import annotations
 
@@ -16,21 +17,19 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.suite_copies import bring_in
-from safer_steer.bench.suites import SANDBOX
 from safer_steer.bench.summary import summarise
 from safer_steer.config import Role, Student
 from safer_steer.config_file import absolute_suites
 from safer_steer.dialogue import Dialogue, Format, Seed
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
-from safer_steer.endpoints.transport import Transport
 from safer_steer.episode import Script, judge_turn, play
 from safer_steer.images import PicturesOf, pictures_in
-from safer_steer.inspect_tasks.transport import InspectTransport, as_inspect
+from safer_steer.inspect_tasks.adaptive import adaptive
+from safer_steer.inspect_tasks.transport import GRADER, InspectTransport, as_inspect, by_role
 from safer_steer.metrics import LOST, Criterion, ProtocolName, outcomes
 from safer_steer.metrics import state as dialogue_state
 
-ROLE = "grader"
-"""Inspect's name for the judge's role."""
+__all__ = ["adaptive", "bench"]
 CRITERIA: tuple[Criterion, ...] = ("safe", "help")
 """What a sample's value tells."""
 
@@ -43,7 +42,7 @@ def bench(
     system: str = "You are a helpful assistant.",
     ask_layout: bool = True,
     max_pixels: int = Student().max_pixels,
-    judge: str = ROLE,
+    judge: str = GRADER,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Task:
@@ -163,7 +162,7 @@ def judged(format: Format, judge: str, pictures_of: PicturesOf) -> Scorer:
     """
 
     async def score(state: TaskState, target: Target) -> Score:
-        critic = JudgeCritic(ChatModel("judge", Role(), _judge(judge)), format, pictures_of)
+        critic = JudgeCritic(ChatModel("judge", Role(), by_role(judge)), format, pictures_of)
         dialogue = Dialogue.model_validate(state.metadata["dialogue"])
         await asyncio.gather(*(judge_turn(dialogue, turn, critic) for turn in range(len(dialogue.turns))))
         value = {"scored": int(dialogue_state(dialogue) == "scored")}
@@ -180,16 +179,3 @@ def judged(format: Format, judge: str, pictures_of: PicturesOf) -> Scorer:
         )
 
     return score
-
-
-def _judge(name: str) -> Transport:
-    """The judge, which must not be the model under test by default."""
-    if name == SANDBOX:
-        from safer_steer.sandbox.agents import SandboxTransport
-
-        return SandboxTransport()
-    role = Role()
-    return InspectTransport(
-        get_model(role=name, required=True),
-        GenerateConfig(temperature=role.temperature, max_tokens=role.max_tokens),
-    )

@@ -14,13 +14,20 @@ from inspect_ai.model import (
     GenerateConfig,
     Model,
     ResponseSchema,
+    get_model,
 )
 from inspect_ai.util import JSONSchema
 
-from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
+from safer_steer.bench.suites import SANDBOX
+from safer_steer.config import SANDBOX_AGENTS, Role
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
 
 FINISH = {"max_tokens": "length", "content_filter": "content_filter"}
 """Inspect's stop reasons in the words of endpoints; all others end an answer."""
+
+
+GRADER = "grader"
+"""Inspect's name for the judge's role."""
 
 
 class InspectTransport:
@@ -49,6 +56,20 @@ class InspectTransport:
             finish=FINISH.get(output.stop_reason, "stop"),
             refusal=output.stop_reason == "content_filter",
         )
+
+
+def by_role(name: str) -> Transport:
+    """The model of a role of Inspect, or an agent of the sandbox. A role must be named: a model under test
+    neither judges nor attacks itself by default."""
+    if name == SANDBOX or name in SANDBOX_AGENTS:
+        from safer_steer.sandbox.agents import SandboxTransport
+
+        return SandboxTransport(name)
+    role = Role()
+    return InspectTransport(
+        get_model(role=name, required=True),
+        GenerateConfig(temperature=role.temperature, max_tokens=role.max_tokens),
+    )
 
 
 def as_inspect(message: Message) -> ChatMessage:
