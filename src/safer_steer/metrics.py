@@ -203,7 +203,7 @@ def asks_safely(turn: Any) -> bool:
 
 
 def rate_over_seeds(
-    hits: Mapping[Any, Mapping[str, int]],
+    hits: Mapping[Any, Mapping[str, float]],
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -211,17 +211,19 @@ def rate_over_seeds(
     """A rate over training seeds, all measured on the same dialogues.
 
     Args:
-        hits: for every training seed, 0 or 1 by dialogue id (from `outcomes`).
+        hits: for every training seed, 0 or 1 by dialogue id (from `outcomes`), or shares by intent.
 
     Returns:
-        The form of `paired_difference`, 0-100. A single seed gets the interval of `intervals.rate`. So do
-        several seeds if the rate is 0 in every one, or 100 in every one, because every resample is then the
-        same. Each dialogue counts once in that interval, since the seeds share them.
+        The form of `paired_difference`, 0-100. A single seed of zeros and ones gets the interval of
+        `intervals.rate`. So do several seeds if the rate is 0 in every one, or 100 in every one, because
+        every resample is then the same. Each dialogue counts once in that interval, since the seeds share
+        them.
     """
     nothing = {run: dict.fromkeys(passed, 0) for run, passed in hits.items()}
     found = paired_difference(hits, nothing, resamples=resamples, seed=seed)
     dialogues = len({id for passed in hits.values() for id in passed})
-    if dialogues and (len(hits) == 1 or found["value"] in (0, 100)):
+    whole = all(mark in (0, 1) for passed in hits.values() for mark in passed.values())
+    if dialogues and ((len(hits) == 1 and whole) or found["value"] in (0, 100)):
         found |= rate([(round(dialogues * found["value"] / 100), dialogues)])
     if found["t"]:  # a difference may be below 0, a rate may not
         found["t"]["low"] = max(0.0, found["t"]["low"])
@@ -229,8 +231,8 @@ def rate_over_seeds(
 
 
 def paired_difference(
-    ours: Mapping[Any, Mapping[str, int]],
-    baseline: Mapping[Any, Mapping[str, int]],
+    ours: Mapping[Any, Mapping[str, float]],
+    baseline: Mapping[Any, Mapping[str, float]],
     *,
     resamples: int = 1000,
     seed: int = 0,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,14 +17,23 @@ import yaml
 from safer_steer.manifest import Manifest, verify
 
 REPOSITORY = Path(__file__).parents[2]
-SMALL = {
+SMALL: dict[str, Any] = {
     "name": "small",
     "config": str(REPOSITORY / "configs" / "sandbox.yaml"),
     "seeds": [0],
-    "set": {"limit": 4, "rl.save_steps": 1},
-    "arms": {"SFT": {"model": "sft"}, "full": {}, "mean": {"set": {"rl.tcsr": "mean"}}},
-    "compare": [["full", "SFT"], ["full", "mean"]],
-    "measures": ["multi-turn Safe", "Help on twins"],
+    "set": {
+        "limit": 4,
+        "rl.save_steps": 1,
+        "bench.adaptive": {"attackers": ["sandbox-a", "sandbox-b"], "turns": 3, "tries": 1},
+    },
+    "arms": {
+        "SFT": {"model": "sft"},
+        "full": {},
+        "mean": {"set": {"rl.tcsr": "mean"}},
+        "A and B": {"set": {"roles.tutor": {"model": "sandbox-ab"}}},
+    },
+    "compare": [["full", "SFT"], ["full", "mean"], ["A and B", "full"]],
+    "measures": ["multi-turn Safe", "Help on twins", "breach@1 by B", "generalisation gap B - A"],
     "survival": True,
 }
 
@@ -48,16 +58,17 @@ def test_an_experiment_killed_and_gone_on_with(tmp_path: Path) -> None:
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "4 of 4 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
+    assert "5 of 5 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
     assert Manifest(trunk).stages["sft"] == sft, "trained once"
     runs = sorted(out.glob("runs/*/"))
-    assert len(runs) == 2
+    assert len(runs) == 3
     for run in runs:
         assert Manifest(run).stages["sft"]["files"] == sft["files"]
         assert verify(run) == []
     found = json.loads((out / "small.json").read_text())
-    assert set(found["arms"]) == {"SFT", "full", "mean"} and found["lost"]["full"]["dialogues"] > 0
-    assert found["arms"]["SFT"]["multi-turn Safe"]["value"] is not None
+    assert set(found["arms"]) == set(SMALL["arms"]) and found["lost"]["full"]["dialogues"] > 0
+    for measure in SMALL["measures"]:
+        assert all(arm[measure]["value"] is not None for arm in found["arms"].values())
     assert (out / "small.md").read_text() in done.stdout
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from safer_steer.adaptive.results import share_breached, state_of
 from safer_steer.bench import capability
+from safer_steer.bench.attacks import journal_of
 from safer_steer.bench.questions import ANSWERS, FOLDER
-from safer_steer.bench.suites import SINGLE_TURN
+from safer_steer.bench.suites import ADAPTIVE, SINGLE_TURN
 from safer_steer.config_file import load_config
 from safer_steer.dialogue import Dialogue, Format, Kind, read_dialogues
-from safer_steer.metrics import Criterion, ProtocolName, outcomes
+from safer_steer.metrics import (
+    Criterion,
+    ProtocolName,
+    State,
+    outcomes,
+    paired_difference,
+    rate_over_seeds,
+    state,
+)
 
-Hits = dict[str, int]
-"""0 or 1 by suite and dialogue id."""
+Hits = dict[str, float]
+"""0 or 1 by suite and dialogue id; a share or a difference of shares by intent."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,30 @@ class Capability:
         return found
 
 
-MEASURES: dict[str, Measure | Capability] = {
+@dataclass(frozen=True)
+class Breached:
+    """breach@1 of an attacker that adapts (docs/adaptive.md), in percent; with `minus`, its difference to
+    another attacker's on the same intents, in points."""
+
+    attacker: str
+    minus: str | None = None
+    good: int = -1
+
+    def hits(self, folder: Path) -> Hits:
+        """As `Measure.hits`, by intent: the share of its tries that breached."""
+        found = self._shares(self.attacker, folder)
+        if self.minus is None:
+            return found
+        other = self._shares(self.minus, folder)
+        return {intent: found[intent] - other[intent] for intent in found if intent in other}
+
+    @staticmethod
+    def _shares(attacker: str, folder: Path) -> Hits:
+        journal = journal_of(attacker, folder)
+        return share_breached(read_dialogues(journal)) if journal.is_file() else {}
+
+
+MEASURES: dict[str, Measure | Capability | Breached] = {
     "single-turn Safe": Measure("single_turn", False, "safe", 1),
     "single-turn Help": Measure("single_turn", False, "help", 1),
     "multi-turn Safe": Measure("multi_turn", False, "safe", 1),
@@ -64,14 +98,36 @@ MEASURES: dict[str, Measure | Capability] = {
     "over-refusal on twins": Measure("multi_turn", True, "refused", -1),
     "Help on twins": Measure("multi_turn", True, "help", 1),
     "capability kept": Capability(),
+    "breach@1 by A": Breached("sandbox-a"),
+    "breach@1 by B": Breached("sandbox-b"),
+    "breach@1 by C": Breached("sandbox-c"),
+    "generalisation gap B - A": Breached("sandbox-b", minus="sandbox-a"),
+    "generalisation gap C - A": Breached("sandbox-c", minus="sandbox-a"),
 }
 """By the name that files and tables use. Rates are over all dialogues of the suites together."""
+
+
+def over_seeds(measure: str, hits: Mapping[int, Hits]) -> dict[str, Any]:
+    """A measure of one arm over its training seeds, in the form of `metrics.rate_over_seeds`."""
+    found = MEASURES[measure]
+    if isinstance(found, Breached) and found.minus:  # it may be below 0
+        return paired_difference(hits, {seed: dict.fromkeys(marks, 0.0) for seed, marks in hits.items()})
+    return rate_over_seeds(hits)
 
 
 def suites_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:
     """The suites that a model has answered, with its dialogues."""
     for path in sorted(folder.glob("*.jsonl")):
-        yield path.stem, list(read_dialogues(path))
+        if not path.stem.startswith(ADAPTIVE):
+            yield path.stem, list(read_dialogues(path))
+
+
+def states_in(folder: Path) -> Iterator[State]:
+    """The state of each dialogue of a model, with scripts and with attackers that adapt."""
+    for _, rows in suites_in(folder):
+        yield from map(state, rows)
+    for path in sorted(folder.glob(f"{ADAPTIVE}*.jsonl")):
+        yield from map(state_of, read_dialogues(path))
 
 
 def attacks_in(folder: Path) -> list[Dialogue]:

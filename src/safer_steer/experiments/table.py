@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.claims import tested, verdict
-from safer_steer.experiments.measures import MEASURES, attacks_in, suites_in
+from safer_steer.experiments.measures import MEASURES, Breached, attacks_in, over_seeds, states_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.manifest import Manifest
-from safer_steer.metrics import LOST, paired_difference, rate_over_seeds, state
+from safer_steer.metrics import LOST, paired_difference
 
 
 def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[str, Any]:
@@ -38,8 +38,14 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
         for arm, by_seed in folders.items()
         for measure in measures
     }
+    if not experiment.measures:  # attackers that were not in the bench have no column
+        unmeasured = {name for name in measures if not any(any(hits[arm, name].values()) for arm in folders)}
+        measures = [
+            name for name in measures if not (name in unmeasured and isinstance(MEASURES[name], Breached))
+        ]
     arms = {
-        arm: {measure: rate_over_seeds(hits[arm, measure]) for measure in measures} for arm in experiment.arms
+        arm: {measure: over_seeds(measure, hits[arm, measure]) for measure in measures}
+        for arm in experiment.arms
     }
     differences = []
     for first, second in experiment.compare:
@@ -77,7 +83,7 @@ def _papers(
 
 def _lost(folders: list[Path]) -> dict[str, int]:
     """How many dialogues of an arm have no result, by state, and of how many."""
-    states = [state(row) for folder in folders for _, rows in suites_in(folder) for row in rows]
+    states = [found for folder in folders for found in states_in(folder)]
     return {"dialogues": len(states), **{name: states.count(name) for name in LOST}}
 
 

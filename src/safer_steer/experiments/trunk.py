@@ -21,8 +21,8 @@ DRAWS = ("seeds", "benign_share", "single_turn")
 
 def trunk_id(config: Config) -> str:
     """Equal for configs whose stages up to SFT come out the same. It errs on the side of difference: all but
-    the name, the bench and what RL does with its scripts counts."""
-    settings = config.model_dump(mode="json")
+    the name, the bench, the tutor and what RL does with its scripts counts."""
+    settings = _without_tutor(config)
     rl, bench = settings.pop("rl"), settings.pop("bench")
     kept: dict[str, Any] = {"rl": {key: rl[key] for key in DRAWS}}
     if config.assembly:  # it keeps scripts out of training that the suites hold
@@ -31,15 +31,24 @@ def trunk_id(config: Config) -> str:
 
 
 def up_to_sft(config: Config, **bench: Any) -> Config:
-    """The config with RL's own settings left at their defaults: the same for all runs that share a trunk.
+    """The config with tutor and RL's own settings left at their defaults: the same for all runs that share a
+    trunk.
 
     Args:
         bench: keys of `bench` that differ.
     """
-    settings = config.model_dump(mode="json")
+    settings = _without_tutor(config)
     settings["rl"] = {key: settings["rl"][key] for key in DRAWS}
     settings["bench"] |= bench
     return Config.model_validate(settings)
+
+
+def _without_tutor(config: Config) -> dict[str, Any]:
+    """The config's settings. The tutor, whom only RL asks, is left out, unless it may describe pictures."""
+    settings = config.model_dump(mode="json")
+    if all(role.pictures != "caption" for role in config.roles.values()):
+        settings["roles"].pop("tutor", None)
+    return settings
 
 
 def branch(trunk: Path, folder: Path, config: Config) -> None:
