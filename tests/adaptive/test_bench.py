@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -299,7 +300,7 @@ def test_ctrl_c_and_kill_lose_no_dialogue_that_is_over(tmp_path: Path) -> None:
         while process.poll() is None and not (
             journal.exists() and len(journal.read_bytes().splitlines()) > rows
         ):
-            pass
+            time.sleep(0.05)
         process.send_signal(sent)
         process.communicate()
     subprocess.run(command, check=True, capture_output=True)

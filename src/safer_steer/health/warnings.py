@@ -7,8 +7,9 @@ from pathlib import Path
 from safer_steer.bench.suites import ADAPTIVE
 from safer_steer.health.stages import examine
 
-WITH_ATTACKERS = ("seeds", "bootstrap", "rl", "bench")
-"""Stages in which an attacker is at work. The scores of the others are their result."""
+WITH_ATTACKERS = ("seeds", "bootstrap", "rl")
+"""Stages in which an attacker is at work. The scores of the others are their result. Only in a bench with
+attackers that adapt it is both."""
 ENOUGH = 20
 """Fewest requests from which a share is meaningful."""
 OFTEN = 0.05
@@ -23,7 +24,8 @@ _LABELS = {"red": "red agent"}
 
 def warnings(run: Path, stage: str) -> list[str]:
     """Problems of a stage's attackers and judges, one line each; empty if there are none."""
-    if stage not in WITH_ATTACKERS or (stage == "bench" and not any(run.glob(f"bench/*/{ADAPTIVE}*.jsonl"))):
+    adaptive = stage == "bench" and any(run.glob(f"bench/*/{ADAPTIVE}*.jsonl"))
+    if stage not in WITH_ATTACKERS and not adaptive:
         return []
     found = examine(run, (stage,))
     lines = []
@@ -37,7 +39,7 @@ def warnings(run: Path, stage: str) -> list[str]:
                     f"{name}: {100 * share:.0f} % of its {what} were {_FAULTS.get(fault, fault)};"
                     f" another model for roles.{attacker.role} may do better"
                 )
-    if stage == "bench":  # the judge's scores are its result
+    if adaptive:  # the judge's scores are its result
         return lines
     seen = set()
     for judge in found.judges.values():
