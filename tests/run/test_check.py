@@ -85,7 +85,7 @@ async def test_every_role_is_asked_a_job_of_its_own_and_a_model_once(tmp_path: P
 async def test_each_role_can_be_asked_alone() -> None:
     async with EndpointServer(always=agents) as server:
         roles = {name: {"model": name, "base_url": server.url} for name in get_args(RoleName)}
-        config = Config.model_validate({"roles": roles})
+        config = Config.model_validate({"roles": roles, "bench": {"adaptive": {}}})
         names = roles_asked(config, STAGES)
         assert sorted(names) == sorted(roles)
         assert problems(await check_roles(config, names)) == ""

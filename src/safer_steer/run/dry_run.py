@@ -48,7 +48,11 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
     peaks, notes = memory_plan(config, processes, card)
     return Plan(
         config,
-        roles={name: _who(config.role(name)) for name in get_args(RoleName)},
+        roles={
+            name: _who(config.role(name))
+            for name in get_args(RoleName)
+            if name != "attacker" or config.attacker_roles()
+        },
         sources=_scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))],
         suites={name: _suite(name, config) for name in config.bench.suites},
         questions={name: _questions(name, config) for name in config.bench.capability},
