@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from math import comb, prod
 from typing import TYPE_CHECKING, Any
 
-from safer_steer.adaptive.user import LAST_FAULTS
 from safer_steer.dialogue import TAKEN_BACK, TRY, Dialogue, StopReason, Turn
 from safer_steer.errors import EndpointError, RejectedError
 from safer_steer.intervals import percentiles, rate
@@ -22,6 +21,10 @@ from safer_steer.metrics import BREACH_BELOW, LOST, State, state
 if TYPE_CHECKING:
     import numpy as np
 
+ADAPTIVE = "adaptive_"
+"""What the names of journals of attackers that adapt begin with."""
+LAST_FAULTS = "attacker_faults"
+"""Key of a dialogue's `meta`: the faults of the move at which its attacker gave up."""
 ANY = "any attacker"
 """The name of all attackers together."""
 Summary = dict[str, Any]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safer_steer.adaptive.attacker import Attacker, Move, Seen
 from safer_steer.adaptive.intents import later_pictures
+from safer_steer.adaptive.results import LAST_FAULTS
 from safer_steer.config import Adaptive
 from safer_steer.dialogue import TAKEN_BACK, Dialogue, Format, Turn, visible_answer
 from safer_steer.endpoints.refusals import check
@@ -20,8 +21,6 @@ from safer_steer.prompts.base import Exchange, history
 if TYPE_CHECKING:
     from safer_steer.endpoints.chat import ChatModel
 
-LAST_FAULTS = "attacker_faults"
-"""Key of a dialogue's `meta`: the faults of the move at which its attacker gave up."""
 ATTEMPTS = 2
 """How often an attacker is asked for a move: a fault is asked about once more."""
 

@@ -13,11 +13,11 @@ from typing import Any
 from safer_steer.adaptive.attacker import attackers_of
 from safer_steer.adaptive.intents import Intent, read_intents, tries_of
 from safer_steer.adaptive.kept import KeptAttack
-from safer_steer.adaptive.results import ANY, of_any, of_attacker, static_breaches
+from safer_steer.adaptive.results import ADAPTIVE, ANY, of_any, of_attacker, static_breaches
 from safer_steer.adaptive.user import AdaptiveUser, known
 from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.suite_copies import copied, moved
-from safer_steer.bench.suites import ADAPTIVE, SANDBOX, Suite, decode_pictures
+from safer_steer.bench.suites import SANDBOX, Suite, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
 from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from safer_steer.adaptive.critic import EndsAtBreach
 from safer_steer.adaptive.intents import Intent
-from safer_steer.adaptive.results import state_of
+from safer_steer.adaptive.results import ADAPTIVE, state_of
 from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
 from safer_steer.bench.capability import Answers, answer_all, capability, failed_share
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.questions import FOLDER, bring_in_sets
 from safer_steer.bench.suite_copies import bring_in
-from safer_steer.bench.suites import ADAPTIVE, Suite
+from safer_steer.bench.suites import Suite
 from safer_steer.bench.summary import commonest_error, cut_off, incomplete, summarise, unscored_share
 from safer_steer.bench.watch import Watch, WatchedAssistant, WatchedCritic
 from safer_steer.config import Config

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from safer_steer.adaptive.results import ADAPTIVE
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
 from safer_steer.images import check_header, check_whole
@@ -20,8 +21,6 @@ SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
 SINGLE_TURN = "single_turn_"
 """What the names of journals of single-turn suites begin with."""
-ADAPTIVE = "adaptive_"
-"""What the names of journals of attackers that adapt begin with."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safer_steer.adaptive.results import share_breached, state_of
+from safer_steer.adaptive.results import ADAPTIVE, share_breached, state_of
 from safer_steer.bench import capability
 from safer_steer.bench.attacks import journal_of
 from safer_steer.bench.questions import ANSWERS, FOLDER
-from safer_steer.bench.suites import ADAPTIVE, SINGLE_TURN
+from safer_steer.bench.suites import SINGLE_TURN
 from safer_steer.config_file import load_config
 from safer_steer.dialogue import Dialogue, Format, Kind, read_dialogues
 from safer_steer.metrics import (

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safer_steer.adaptive.results import breached, said
-from safer_steer.adaptive.user import LAST_FAULTS
-from safer_steer.bench.suites import ADAPTIVE
+from safer_steer.adaptive.results import ADAPTIVE, LAST_FAULTS, breached, said
 from safer_steer.dialogue import Dialogue, Kind, StopReason
 from safer_steer.errors import UserError
 from safer_steer.health.tally import FAULTS, Health, StrategyCounts

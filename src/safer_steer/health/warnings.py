@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safer_steer.bench.suites import ADAPTIVE
+from safer_steer.adaptive.results import ADAPTIVE
 from safer_steer.health.stages import examine
 
 WITH_ATTACKERS = ("seeds", "bootstrap", "rl")
