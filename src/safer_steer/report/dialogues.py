@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from safer_steer.dialogue import Turn
+from safer_steer.adaptive.results import ADAPTIVE
+from safer_steer.dialogue import TAKEN_BACK, Turn
 from safer_steer.metrics import asks_safely
 from safer_steer.report.pictures import PICTURES, Pictures
 from safer_steer.report.played import (
-    ADAPTIVE,
     SINGLE_TURN,
     Played,
     is_safe,
@@ -182,14 +179,9 @@ def _shown(turn: Turn) -> Row:
 
 
 def _taken(meta: Row, pictures: Pictures, folder: Path) -> list[Row]:
-    """The turns that an attacker took back at this place. What is no turn is left out."""
-    rows = meta.get("taken_back")
-    found = []
-    for row in rows if isinstance(rows, list) else ():
-        with suppress(ValidationError):
-            turn = Turn.model_validate(row)
-            found.append(_without_nothing({"asked": _asked(turn, pictures, folder)} | _shown(turn)))
-    return found
+    """The turns that an attacker took back at this place."""
+    turns = [Turn.model_validate(row) for row in meta.get(TAKEN_BACK, ())]
+    return [_without_nothing({"asked": _asked(turn, pictures, folder)} | _shown(turn)) for turn in turns]
 
 
 def _said(text: str) -> Row:

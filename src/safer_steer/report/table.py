@@ -18,6 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from safer_steer.adaptive.results import ANY
 from safer_steer.metrics import LOST
 
 Summary = dict[str, Any]
@@ -356,10 +357,6 @@ def console_table(summary: Summary, corrected: Summary | None = None) -> Table:
             ruled = True
         table.add_row(Text(row.label), *(Text(cell) for cell in row.cells))
     return table
-
-
-ANY = "any attacker"
-"""The entry of all attackers together."""
 
 
 def attackers(summary: Summary) -> list[str]:
