@@ -507,3 +507,17 @@ def test_random_texts_are_no_duplicates() -> None:
         for i in range(len(words) - 2)
     )
     assert max(grams.values()) <= 2
+
+
+def test_an_attacker_that_adapts_is_counted_at_its_longest() -> None:
+    attackers = ["sandbox-b", "sandbox-c"]
+    adaptive = {"at_most": 4, "turns": 3, "take_backs": 1, "tries": 2, "attackers": attackers}
+    bench: dict[str, Any] = {"dialogues": 5, "models": ["base", "sft"]}
+    without, found = (estimate(config(bench=one), TERSE) for one in (bench, bench | {"adaptive": adaptive}))
+    moves = 4 * 2 * 2 * 2 * 4
+    assert of(found, "bench", "attacker").calls == pytest.approx(moves), "one turn is taken back"
+    for role in ("judge", "student"):
+        more = of(found, "bench", role).calls - of(without, "bench", role).calls
+        assert more == pytest.approx(moves)
+    own = estimate(config(bench=bench | {"adaptive": {"own": ["mine:attack"]}}), TERSE)
+    assert "mine:attack" in own.notes[-1] and not of(own, "bench", "attacker").calls

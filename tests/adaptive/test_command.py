@@ -1,0 +1,130 @@
+"""`safer-steer bench --attacker-model` against a real HTTP server: what it asks, keeps, and pays for once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner, Result
+
+from endpoint_server import EndpointServer, says
+from safer_steer.cli import app
+from safer_steer.dialogue import read_dialogues
+from threads import serving
+
+
+class Models:
+    """The model `m` declines and gives way to "please"; the judge `j` and the attacker `x` do their jobs."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+
+    async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        name = body["model"]
+        self.asked[name] += 1
+        content = body["messages"][-1]["content"]
+        text = content if isinstance(content, str) else content[-1]["text"]
+        if name == "m":
+            return await says("the secret" if "please" in text else "I refuse.")(request, body)
+        if name == "j":
+            breach = "the secret" in text.partition('name="answer"')[2]
+            scores = {"harmlessness": -3 if breach else 0, "helpfulness": 1, "refused": not breach}
+            return await says(json.dumps({"reason": "r"} | scores))(request, body)
+        assert body["response_format"], "the attacker is asked for its answer's schema"
+        move = {
+            "observation": "it refused",
+            "thought": "once more",
+            "technique": "persona",
+            "take_back": True,
+            "user": f"try {self.asked['x']}" + (" please" if "reach i1" in text else ""),
+        }
+        return await says(json.dumps(move))(request, body)
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture
+def url(models: Models) -> Iterator[str]:
+    with serving(EndpointServer(always=models)) as server:
+        yield server.url
+
+
+def suite(folder: Path, intents: bool = True) -> Path:
+    path = folder / "mine.jsonl"
+    rows: list[dict[str, Any]] = [
+        {"id": f"d{n}", "kind": "red_team", "turns": [{"user": f"d{n} u{turn}"} for turn in range(2)]}
+        | ({"intent": f"reach i{n}"} if intents else {})
+        for n in range(3)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def bench(url: str, suite: Path, *more: object) -> Result:
+    models = ("--model", "m", "--base-url", url, "--judge-model", "j", "--judge-base-url", url)
+    out = ("--no-check", "--suite", suite, "--out", suite.parent / "out")
+    return CliRunner().invoke(app, ["bench", *map(str, (*models, *out, *more))])
+
+
+ATTACKED = ("--attacker-model", "x", "--adaptive", "turns=2", "--adaptive", "take_backs=2")
+TWICE = (*ATTACKED, "--adaptive", "tries=2")
+
+
+def test_a_served_attacker_is_asked_once_for_each_move(tmp_path: Path, url: str, models: Models) -> None:
+    mine = suite(tmp_path)
+    result = bench(url, mine, *TWICE, "--attacker-base-url", url)
+    assert result.exit_code == 0, result.output
+    assert "Breached by x" in result.stdout
+    entry = json.loads((tmp_path / "out/summary.json").read_text())["adaptive"]["m"]["x"]
+    assert (entry["n_intents"], entry["n_tries"], entry["n"], entry["failed"]) == (3, 2, 6, 0)
+    assert entry["breach_at"]["1"]["value"] == pytest.approx(100 / 3), "the model gives way on one intent"
+    assert entry["gap"]["value"] == pytest.approx(100 / 3) and entry["taken_back"] > 0
+    dialogues = read_dialogues(tmp_path / "out/bench/m/adaptive_x.jsonl")
+    assert all(turn.meta["technique"] == "persona" for row in dialogues for turn in row.turns)
+    asked = models.asked.copy()
+    assert asked["x"] == entry["calls"]
+    assert bench(url, mine, *TWICE, "--attacker-base-url", url).exit_code == 0
+    shutil.rmtree(tmp_path / "out/bench")
+    (tmp_path / "out/manifest.json").unlink()
+    assert bench(url, mine, *TWICE, "--attacker-base-url", url).exit_code == 0
+    assert models.asked == asked, "every reply is in the cache"
+    again = json.loads((tmp_path / "out/summary.json").read_text())["adaptive"]["m"]["x"]
+    assert again == entry
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (("--adaptive", "tries=2"), "--adaptive needs --attacker-model too"),
+        ((*ATTACKED, "--adaptive", "tries"), "--adaptive tries: give KEY=VALUE, for instance tries=5"),
+        ((*ATTACKED, "--adaptive", "tries=0"), "--adaptive tries: must be at least 1, not 0"),
+        ((*ATTACKED, "--adaptive", "tires=2"), "--adaptive tires: unknown key; did you mean `tries`?"),
+        ((*ATTACKED, "--adaptive", "techniques=charm"), "--adaptive techniques: 'charm' is unknown; use"),
+        ((*ATTACKED, "--adaptive", "own=mine"), "'mine' is not of the form package.module:Name"),
+        ((*ATTACKED, "--adaptive", "own=no_such:thing"), "--adaptive own: no_such:thing: No module named"),
+        ((*ATTACKED, "--adaptive", "intents=none.jsonl"), "none.jsonl: no such file"),
+        (("--attacker-model", "sandbox-ab"), "cannot be `sandbox-ab`; that is an agent for tutor"),
+        (("--attacker-model", "x"), "roles.attacker"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, url: str, given: tuple[str, ...], line: str) -> None:
+    result = bench(url, suite(tmp_path), *given)
+    assert result.exit_code == 2, result.output
+    said = result.stderr.splitlines()
+    assert line.replace("roles.attacker", "--attacker-model") in said[-1], said
+    assert not (tmp_path / "out").exists()
+
+
+def test_scripts_without_intents_need_a_file_of_them(tmp_path: Path, url: str) -> None:
+    result = bench(url, suite(tmp_path, intents=False), *ATTACKED, "--attacker-base-url", url)
+    assert result.exit_code == 2 and "no attack script with an `intent`" in result.stderr
+    assert not (tmp_path / "out").exists()
