@@ -232,7 +232,7 @@ def run_stage(
     stage: str, config: Config, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
 ) -> None:
     """One stage alone; those it builds on must be finished. Raises as `run` does."""
-    if (STAGES[stage].needs(config) or stage == "report") and not (folder / "config.yaml").is_file():
+    if STAGES[stage].needs(config) and not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no run in it (no config.yaml); give the folder of the run to go on with")
     with (
         processes.joined(config.student.device),

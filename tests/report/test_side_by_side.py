@@ -10,8 +10,6 @@ from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
 from safer_steer.cli import app
-from safer_steer.config import Config
-from safer_steer.config_file import dump_config
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.report import write_report
@@ -24,6 +22,7 @@ from safer_steer.report.played import outcome
 from safer_steer.report.runs import read_given, read_run, together
 from safer_steer.report.table import headline, in_order, joined, model_label, model_names
 from safer_steer.report.turns import by_turn
+from safer_steer.run.folder import locked
 
 
 def rate(value: float) -> dict[str, float]:
@@ -110,13 +109,27 @@ def test_the_command_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_page_of_a_run_is_one_of_its_files(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", dialogues=1)
-    (tmp_path / "run/config.yaml").write_text(dump_config(Config.model_validate({"name": "mine"})))
-    (tmp_path / "run/.lock").touch()
+    """Also of a run by an earlier version, whose config lacks keys that a config has now."""
+    run = tmp_path / "run"
+    write_run(run, dialogues=1)
+    (run / "config.yaml").write_text("name: earlier\nno_longer_known: 1\n")
+    (run / ".lock").touch()
     for _ in range(2):
-        assert CliRunner().invoke(app, ["report", str(tmp_path / "run")]).exit_code == 0
-    stages = json.loads((tmp_path / "run/manifest.json").read_text())["stages"]
+        done = CliRunner().invoke(app, ["report", str(run)])
+        assert done.exit_code == 0 and done.stdout == f"report: {run}/report.html\n", done.output
+    stages = json.loads((run / "manifest.json").read_text())["stages"]
     assert [*stages["report"]["files"]] == ["report.html"]
+    assert (run / "config.yaml").read_text().startswith("name: earlier\nno_longer")
+
+
+def test_a_run_at_work_is_looked_at_with_a_page_elsewhere(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dialogues=1)
+    with locked(tmp_path / "run"):
+        done = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+        assert done.exit_code == 2 and "another process is at work there" in done.stderr
+        elsewhere = ["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]
+        assert CliRunner().invoke(app, elsewhere).exit_code == 0
+    assert (tmp_path / "page.html").is_file() and not (tmp_path / "run/report.html").exists()
 
 
 @pytest.mark.parametrize("name", ["typo", "config.yaml", "notes", "odd.json"])

@@ -115,11 +115,10 @@ def report(
 ) -> None:
     """Write one HTML page about a run, or about several side by side: what they have done so far."""
     from safer_steer.report import write_report
-    from safer_steer.run.folder import is_run
+    from safer_steer.run.folder import is_run, report_again
 
     if out is None and len(given) == 1 and is_run(given[0]):  # the page is one of the run's files
-        _run_stage("report", load_config(given[0] / "config.yaml"), given[0], fresh=False, try_models=False)
-        page = given[0] / "report.html"
+        page = report_again(given[0])
     else:
         page = write_report(*given, page=out or (Path("report.html") if len(given) > 1 else None))
     typer.echo(f"report: {page}")

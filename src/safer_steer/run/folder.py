@@ -126,20 +126,7 @@ class Run:
 
     def _take(self) -> None:
         """Lock the folder and write the config."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("ab")
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise UserError(
-                f"{self.folder}: another process is at work there; wait for it or choose another folder"
-            ) from None
+        self._lock = locked(self.folder)
         self._check_folder()  # again, now that no other process can write
         if self.fresh:
             self._start_over()
@@ -302,6 +289,42 @@ class Run:
                     f" run `safer-steer {before}` with the same arguments first"
                 )
         return False
+
+
+def locked(folder: Path) -> IO[bytes]:
+    """Lock a run folder, until the file is closed; the folder is made. Raises `UserError` if another process
+    is at work there, or it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("ab")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(
+            f"{folder}: another process is at work there; wait for it or choose another folder"
+        ) from None
+    return lock
+
+
+def report_again(folder: Path) -> Path:
+    """Write a run's page anew, and enter it in the manifest; returns its path. The run may be one of an
+    earlier version: its config is not compared with what a config is now."""
+    from safer_steer.report import write_report
+
+    with locked(folder):
+        started, manifest = time.monotonic(), Manifest(folder)
+        page = write_report(folder)
+        facts = {
+            "seconds": round(time.monotonic() - started, 1),
+            "calls": {},
+            "config": config_sha256(folder / "config.yaml"),
+            "prompts": {},
+        }
+        manifest.record("report", STAGES["report"].writes, (), facts)
+    return page
 
 
 def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
