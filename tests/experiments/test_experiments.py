@@ -51,7 +51,7 @@ def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> 
     assert set(folders) == set(experiment.arms) and len(experiment.seeds) >= 3
     assert all(set(by_seed) == set(experiment.seeds) for by_seed in folders.values())
     assert {folder for by_seed in folders.values() for folder in by_seed.values()} == {
-        job.folder for job in jobs if job.after
+        job.folder for job in jobs if job.stages == ("bench",)
     }
 
 
@@ -80,12 +80,19 @@ def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, changes: dict[str, An
 def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
     path = file_of(tmp_path)
     jobs, folders = plan(load_experiment(path), path, tmp_path / "out")
-    trunks = [job for job in jobs if not job.after]
-    assert len(trunks) == 2, "one a seed, whatever the return"
-    assert jobs[:2] == trunks and len(jobs) == 2 + 2 + 4
-    models = {job.name: (job.stages, job.config.bench.models) for job in jobs[2:]}
-    assert models["base and SFT, seed 0"] == (("bench",), ["base", "sft"])
-    assert models["full, seed 0"] == models["mean, seed 0"] == ((), ["safer_steer"])
+    named = {job.name: job for job in jobs}
+    assert len(named) == len(jobs) == 2 + 4 + 2 + 4, (
+        "up to SFT, RL, and the bench of SFT and of RL's students"
+    )
+    seen: list[object] = [None]
+    for job in jobs:
+        assert job.after in seen, "what others wait for comes first"
+        seen.append(job)
+    sft, rl = named["up to SFT, seed 0"], named["RL: full, seed 0"]
+    assert rl.after is named["RL: mean, seed 0"].after is sft and rl.stages == ("rl",)
+    both, full = named["bench: base and SFT, seed 0"], named["bench: full, seed 0"]
+    assert both.stages == full.stages == ("bench",) and both.after is sft and full.after is rl
+    assert both.config.bench.models == ["base", "sft"] and full.config.bench.models == ["safer_steer"]
     again, _ = plan(load_experiment(path), path, tmp_path / "out")
     assert [job.folder for job in again] == [job.folder for job in jobs]
     alone = {"arms": {"base": {"model": "base", "set": {"rl.tcsr": "min"}}, "RL": {}}, "compare": []}
@@ -93,6 +100,11 @@ def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
     _, others = plan(load_experiment(path), path, tmp_path / "out")
     assert others["base"] == folders["SFT"], "one bench measures both, whatever RL would do"
     assert others["RL"] == folders["full"], "another experiment trains the same student"
+    path = file_of(tmp_path, set={"bench.dialogues": 7})
+    longer, others = plan(load_experiment(path), path, tmp_path / "out")
+    assert not set(others["full"].values()) & set(folders["full"].values())
+    trained = {job.folder for job in jobs if job.stages == ("rl",)}
+    assert trained == {job.folder for job in longer if job.stages == ("rl",)}, "another bench, same students"
 
 
 def test_the_baselines_share_sft_and_the_runs_of_other_experiments(tmp_path: Path) -> None:
@@ -100,7 +112,12 @@ def test_the_baselines_share_sft_and_the_runs_of_other_experiments(tmp_path: Pat
     experiment = load_experiment(path)
     jobs, folders = plan(experiment, path, tmp_path)
     by_folder = {job.folder: job for job in jobs if job.after}
-    shared = {arm: by_folder[folders[arm][0]].after for arm in experiment.arms}
+    shared = {}
+    for arm in experiment.arms:
+        job = by_folder[folders[arm][0]]
+        while job.after:
+            job = job.after
+        shared[arm] = job
     assert shared["DPO"] is shared["full"] is shared["SFT"] is shared["GRPO on static templates"]
     assert shared["single-turn SFT"] is not shared["full"]
     assert folders["base"] == folders["SFT"] != folders["single-turn SFT"]
@@ -134,17 +151,17 @@ def test_only_runs_that_agree_up_to_sft_share_it(changes: dict[str, Any], same: 
 def test_a_branch_has_the_shared_stages_and_no_other(tmp_path: Path) -> None:
     trunk, config = tmp_path / "trunk", Config(seed=3)
     write_atomic(trunk / "seeds" / "benign.jsonl", "{}\n")
-    write_atomic(trunk / "rl" / "model" / "config.json", "{}")
+    write_atomic(trunk / "bench" / "base" / "probing.jsonl", "{}\n")
     manifest = Manifest(trunk)
     manifest.record("seeds", ("seeds",), (), {})
-    manifest.record("rl", ("rl",), (), {})
+    manifest.record("bench", ("bench",), (), {})
     folder = tmp_path / "runs" / "a"
     branch(trunk, folder, config)
     found = Manifest(folder)
     assert list(found.stages) == ["seeds"] and found.finished("seeds")
     ours, shared = folder / "seeds" / "benign.jsonl", trunk / "seeds" / "benign.jsonl"
     assert ours.stat().st_ino == shared.stat().st_ino
-    assert not (folder / "rl").exists()
+    assert not (folder / "bench").exists()
     write_atomic(ours, "changed\n")
     assert shared.read_text() == "{}\n"
     branch(trunk, folder, config)

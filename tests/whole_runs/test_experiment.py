@@ -47,7 +47,7 @@ def test_an_experiment_killed_and_gone_on_with(tmp_path: Path) -> None:
         first = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     until = time.monotonic() + 500
     while first.poll() is None and time.monotonic() < until:
-        if list(out.glob("runs/*/rl/trajectories.jsonl")):
+        if list(out.glob("trained/*/rl/trajectories.jsonl")):
             break
         time.sleep(0.2)
     assert first.poll() is None, (tmp_path / "first.log").read_text()
@@ -58,10 +58,10 @@ def test_an_experiment_killed_and_gone_on_with(tmp_path: Path) -> None:
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "5 of 5 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
+    assert "8 of 8 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
     assert Manifest(trunk).stages["sft"] == sft, "trained once"
-    runs = sorted(out.glob("runs/*/"))
-    assert len(runs) == 3
+    runs = sorted(out.glob("measured/*/"))
+    assert len(runs) == 4
     for run in runs:
         assert Manifest(run).stages["sft"]["files"] == sft["files"]
         assert verify(run) == []

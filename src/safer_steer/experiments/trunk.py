@@ -1,4 +1,5 @@
-"""Runs whose configs agree up to SFT share those stages: they are worked once, and linked into each run."""
+"""Runs whose configs agree up to a stage share what comes before it: it is worked once, and linked into each
+run."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from safer_steer.manifest import Manifest, config_sha256
 from safer_steer.stages import STAGES
 from safer_steer.store import canonical, content_id, inside, write_atomic
 
-SHARED = tuple(STAGES)[: list(STAGES).index("rl")]
-"""The stages that can be shared: all before RL."""
+SHARED = tuple(STAGES)[: list(STAGES).index("bench")]
+"""The stages that can be shared: all before the bench."""
+UP_TO_SFT = tuple(STAGES)[: list(STAGES).index("rl")]
 DRAWS = ("seeds", "benign_share", "single_turn")
-"""The keys of `rl` that bear on these stages: they say which scripts are kept for RL."""
+"""The keys of `rl` that bear on the stages up to SFT: they say which scripts are kept for RL."""
 
 
 def trunk_id(config: Config) -> str:
@@ -30,17 +32,19 @@ def trunk_id(config: Config) -> str:
     return content_id(settings | {"name": ""} | kept)
 
 
-def up_to_sft(config: Config, **bench: Any) -> Config:
-    """The config with tutor and RL's own settings left at their defaults: the same for all runs that share a
-    trunk.
-
-    Args:
-        bench: keys of `bench` that differ.
-    """
+def up_to_sft(config: Config) -> Config:
+    """The config with tutor and RL's own settings left at their defaults: the same for all runs that share
+    the stages up to SFT."""
     settings = _without_tutor(config)
     settings["rl"] = {key: settings["rl"][key] for key in DRAWS}
-    settings["bench"] |= bench
     return Config.model_validate(settings)
+
+
+def unmeasured(config: Config) -> Config:
+    """The config with the bench's own settings left at their defaults: the same for all runs that train the
+    same students. The suites stay where scripts are kept out of training for them."""
+    suites = {"suites": config.bench.suites} if config.assembly else {}
+    return Config.model_validate(config.model_dump(mode="json") | {"bench": suites})
 
 
 def _without_tutor(config: Config) -> dict[str, Any]:

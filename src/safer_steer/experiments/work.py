@@ -17,8 +17,9 @@ from safer_steer.config import Config
 from safer_steer.config_file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.experiments.spec import Experiment, config_of
-from safer_steer.experiments.trunk import SHARED, branch, trunk_id, up_to_sft
+from safer_steer.experiments.trunk import UP_TO_SFT, branch, trunk_id, unmeasured, up_to_sft
 from safer_steer.manifest import Manifest
+from safer_steer.stages import STAGES
 from safer_steer.store import content_id, write_atomic
 from safer_steer.workers import side_by_side
 
@@ -29,16 +30,15 @@ Say = Callable[[str], None]
 
 @dataclass
 class Job:
-    """One run, or the stages that several runs share."""
+    """Stages of a run, which other runs may share."""
 
     name: str
     """For people: arm and seed."""
     folder: Path
     config: Config
-    stages: tuple[str, ...] = ()
-    """Empty for a whole run."""
+    stages: tuple[str, ...]
     after: Job | None = None
-    """The job whose stages this run shares."""
+    """The job whose stages this one goes on from."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     failed: str | None = None
     """Why it failed; None if it did not."""
@@ -47,44 +47,45 @@ class Job:
     def commands(self) -> list[list[str]]:
         """What is run, without the interpreter."""
         paths = [str(self.folder.with_suffix(".yaml")), "--out", str(self.folder)]
-        return [[stage, *paths] for stage in self.stages] or [["run", *paths]]
+        return [[stage, *paths] for stage in self.stages]
 
     def done(self) -> bool:
         """Whether an earlier command has finished it."""
-        last = self.stages[-1] if self.stages else "bench"
-        return (self.folder / "config.yaml").is_file() and Manifest(self.folder).finished(last)
+        return (self.folder / "config.yaml").is_file() and Manifest(self.folder).finished(self.stages[-1])
 
 
 def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict[str, dict[int, Path]]]:
     """The jobs of an experiment, those that others wait for first, and each arm's folder by seed.
 
     Folders are named by what their config says, so experiments with the same `out` share what they have in
-    common: `shared/ID` has the stages up to SFT, `before_rl/ID` the bench of the base and the SFT student,
-    `runs/ID` RL and the bench of its student.
+    common: `shared/ID` has the stages up to SFT, `trained/ID` RL, and `measured/ID` the bench. The base and
+    the SFT student are measured together.
 
     Raises:
         UserError: the config of an arm is wrong.
     """
-    trunks: dict[str, Job] = {}
-    others: dict[Path, Job] = {}
+    jobs: dict[Path, Job] = {}
     folders: dict[str, dict[int, Path]] = {name: {} for name in experiment.arms}
     for seed in experiment.seeds:
         for name, arm in experiment.arms.items():
             config = config_of(experiment, path, arm, seed)
-            trunk, common = trunk_id(config), up_to_sft(config)
-            stages = tuple(stage for stage in SHARED if stage != "assemble" or config.assembly)
-            below = Job(f"up to SFT, seed {seed}", out / "shared" / trunk, common, stages)
-            after = trunks.setdefault(trunk, below)
+            said, before = f"{name}, seed {seed}", up_to_sft(config)
+            stages = tuple(stage for stage in UP_TO_SFT if stage != "assemble" or config.assembly)
+            job = Job(
+                f"up to SFT, seed {seed}", out / "shared" / trunk_id(config), unmeasured(before), stages
+            )
+            job = jobs.setdefault(job.folder, job)
             if arm.model == "safer_steer":
-                folder = out / "runs" / _id(config)
-                job = Job(f"{name}, seed {seed}", folder, config, after=after)
+                training = unmeasured(config)
+                job = Job(f"RL: {said}", out / "trained" / _id(training), training, ("rl",), job)
+                job = jobs.setdefault(job.folder, job)
             else:
-                config = up_to_sft(config, models=["base", "sft"])
-                folder = out / "before_rl" / _id(config)
-                job = Job(f"base and SFT, seed {seed}", folder, config, ("bench",), after)
-            others.setdefault(folder, job)
-            folders[name][seed] = folder
-    return [*trunks.values(), *others.values()], folders
+                said, config = f"base and SFT, seed {seed}", before
+                config.bench.models = ["base", "sft"]
+            job = Job(f"bench: {said}", out / "measured" / _id(config), config, ("bench",), job)
+            folders[name][seed] = jobs.setdefault(job.folder, job).folder
+    ordered = sorted(jobs.values(), key=lambda job: list(STAGES).index(job.stages[-1]))
+    return ordered, folders
 
 
 def _id(config: Config) -> str:
