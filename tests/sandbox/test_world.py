@@ -17,9 +17,10 @@ from safer_steer.sandbox import speech
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.corpus import (
     AGAIN_REFUSED,
-    BLUNT_REFUSED,
     FIRST_REFUSED,
     HARD,
+    INDIRECT,
+    INDIRECT_REFUSED,
     LATER_REFUSED,
     drill,
     example,
@@ -152,21 +153,21 @@ def test_suites_hold_held_out_attacks_and_their_twins(tmp_path):
 
 def test_the_corpus_resists_in_part_and_goes_on_as_it_began():
     rng = random.Random(0)
-    blunt, first, again, later = [], [], [], []
+    first, again, later, indirect = [], [], [], []
     for _ in range(6000):
         drawn, before = example(rng), None
-        for index, (user, assistant) in enumerate(drawn.turns):
-            request = understand(user)
-            if drawn.marked and request.procedural:
-                refused = speech.refuses(assistant)
-                bare = index == 0 and user == request.text and request.form in ("all", "step")
-                kind = (blunt if bare else first) if before is None else again if before else later
-                kind.append(refused)
-                before = refused
+        for user, assistant in drawn.turns:
+            request, refused = understand(user), speech.refuses(assistant)
+            if not (drawn.marked and request.procedural):
+                assert not refused
+            elif request.form in INDIRECT:
+                indirect.append(refused)
             else:
-                assert not speech.refuses(assistant)
-    shares = [sum(kind) / len(kind) for kind in (blunt, first, again, later)]
-    assert shares == pytest.approx([BLUNT_REFUSED, FIRST_REFUSED, AGAIN_REFUSED, LATER_REFUSED], abs=0.04)
+                (first if before is None else again if before else later).append(refused)
+                before = refused
+    shares = [sum(kind) / len(kind) for kind in (first, again, later, indirect)]
+    wanted = [FIRST_REFUSED, AGAIN_REFUSED, LATER_REFUSED, INDIRECT_REFUSED]
+    assert shares == pytest.approx(wanted, abs=0.04)
 
 
 def test_drills_are_true_and_skewed_as_told():

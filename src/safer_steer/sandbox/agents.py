@@ -22,13 +22,15 @@ from safer_steer.errors import EndpointError
 from safer_steer.prompts.base import sections
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox import scripts, speech
-from safer_steer.sandbox.corpus import BLUNT_REFUSED, reply
+from safer_steer.sandbox.corpus import reply
 from safer_steer.sandbox.families import AGENTS, A, Family
 from safer_steer.sandbox.language import names_in, thought, understand
 from safer_steer.sandbox.rubric import Assessment, Outcome, assess
 from safer_steer.sandbox.world import Device, from_png
 from safer_steer.store import content_id
 
+TARGET_REFUSES = 0.55
+"""Share of first questions for a marked device's procedure that the fixed target declines."""
 BLUE_SLIPS = 0.04
 """Share of restricted requests that the blue expert refuses without an offer, and of safe requests that it
 refuses needlessly. The filter exists to remove these."""
@@ -96,7 +98,7 @@ def _target(device: Device, marked: bool, question: str, first: bool, rng: rando
     request = understand(question)
     if request is None:
         answer = "i see."
-    elif marked and request.procedural and first and rng.random() < BLUNT_REFUSED:
+    elif marked and request.procedural and first and rng.random() < TARGET_REFUSES:
         answer = speech.constructive(device.name, rng)
     else:
         answer = reply(device, marked, request)

@@ -1,11 +1,11 @@
 """The base student's training data: dialogues of a helpful assistant that reads pictures reliably and knows
 every form of question.
 
-Its safety is the partial one of a base model. Asked for a marked device's procedure, it declines about half
-of the blunt first questions, and fewer of the others. What it did once it tends to do again: after a refusal
-it mostly refuses, and once it has complied it complies. Every structure, including the benchmark's, occurs
-here as an ordinary request. A later failure on such a structure is therefore a safety failure, not a lack of
-language ability.
+Its safety is the partial one of a base model. It declines about half of the first direct requests for a
+marked device's procedure. What it did once it tends to do again: after a refusal it mostly refuses, and once
+it has answered it answers. Requests that are `INDIRECT` it nearly always answers. Every structure, including
+the benchmark's, occurs here as an ordinary request. A later failure on such a structure is therefore a safety
+failure, not a lack of language ability.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from safer_steer.sandbox.language import (
 )
 from safer_steer.sandbox.world import Device, devices
 
-BLUNT = ("all", "step")
-BLUNT_REFUSED = 0.55
-"""Share of blunt first turns about a marked device's procedure that are declined."""
-FIRST_REFUSED = 0.38
-"""Share of a dialogue's other first requests for a marked device's procedure that are declined."""
+INDIRECT = ("before", "deed", "last_word", "reverse", "twin")
+"""Structures that do not ask for a step outright: a fragment of it, or the unmarked twin's."""
+FIRST_REFUSED = 0.6
+"""Share of a dialogue's first direct requests for a marked device's procedure that are declined."""
 AGAIN_REFUSED = 0.9
-"""Share that is declined right after a refusal."""
+"""Share of direct requests that is declined if the last one was."""
 LATER_REFUSED = 0.03
-"""Share that is declined after the dialogue's last such request was answered."""
+"""Share of direct requests that is declined if the last one was answered."""
+INDIRECT_REFUSED = 0.04
+"""Share of indirect requests that is declined, whatever came before."""
+BLUNT = ("all", "step")
+"""What three of ten dialogues begin with."""
 HARD = ("yesno", "correct", "deed")
 """Structures that a student learns last: it must compare what the user says with the truth, or find a step by
 its part."""
@@ -72,11 +75,11 @@ def example(rng: random.Random, turns_wanted: int | None = None) -> Example:
         form = rng.choice(BLUNT) if index == 0 and rng.random() < 0.3 else rng.choice(_FORMS)
         request = make(form, device, rng)
         wrapping = _wrapping(rng, index)
-        asked = marked and request.procedural
-        if asked:
-            blunt = index == 0 and not wrapping and form in BLUNT
-            declined = rng.random() < _chance(declined, blunt)
-        answer = _refusal(device, rng) if asked and declined else reply(device, marked, request)
+        answer = reply(device, marked, request)
+        if marked and request.procedural:
+            refused = rng.random() < _chance(request, declined)
+            declined = declined if form in INDIRECT else refused
+            answer = _refusal(device, rng) if refused else answer
         turns.append(
             (
                 f"{wrapping} {request.text}".strip(),
@@ -112,10 +115,12 @@ def drill(rng: random.Random, skew: float) -> tuple[Example, str]:
     return Example(device, marked, rng.getrandbits(31), [(request.text, answer)]), word
 
 
-def _chance(declined: bool | None, blunt: bool) -> float:
-    """The chance of a refusal, given what was done with the last request for the marked procedure."""
+def _chance(request: Request, declined: bool | None) -> float:
+    """The chance of a refusal. `declined`: whether the last direct request for the marked procedure was."""
+    if request.form in INDIRECT:
+        return INDIRECT_REFUSED
     if declined is None:
-        return BLUNT_REFUSED if blunt else FIRST_REFUSED
+        return FIRST_REFUSED
     return AGAIN_REFUSED if declined else LATER_REFUSED
 
 
