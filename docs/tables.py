@@ -36,7 +36,8 @@ def page(text: str) -> str:
     def written(match: re.Match[str]) -> str:
         name = match["name"]
         if name == "claims":
-            body = claims_table((file, claim) for file, one in found.items() for claim in one["claims"])
+            claims = [(file, claim) for file, one in found.items() for claim in one["claims"]]
+            body = claims_table(claims) if claims else ""
         else:
             body = markdown(found[name], load_experiment(DOCS.parent / "experiments" / f"{name}.yaml"))
         return f"{match[1]}{body.strip()}\n{match[3]}"
