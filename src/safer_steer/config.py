@@ -18,9 +18,10 @@ ModelName = Literal["base", "sft", "safer_steer"]
 Use = Literal["train", "bench"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 CAPTIONERS: tuple[RoleName, ...] = (
-    *("generator", "evaluator", "judge", "tutor", "attack_judge", "blue", "red", "attacker", "target"),
+    *("generator", "evaluator", "judge", "tutor", "attack_judge", "blue", "red", "target"),
 )
-"""Roles in the order in which they are chosen to describe pictures; the model under test comes last."""
+"""Roles in the order in which they are chosen to describe pictures; the model under test comes last. An
+attacker describes none: most runs have no use for it."""
 
 SANDBOX_AGENTS: dict[str, RoleName] = {
     "sandbox-a": "attacker",

@@ -116,7 +116,7 @@ def test_rollout_finds_the_same_trajectories_in_every_way_and_prints_ratios() ->
     assert len({row["sampled"] for row in found["rows"]}) == 1
     read = {way: row["prefilled"] for way, row in ways.items()}
     assert read["student alone"] == read["coroutines"] == read["lock-step"]
-    assert found["prefill"] == read["student alone, nothing kept"] / read["student alone"] > 2
+    assert found["prefill"] == read["student alone, nothing kept"] / read["student alone"] > 1.5
     assert found["rate"] == ways["lock-step"]["wall"] / ways["coroutines"]["wall"]
     bound = max(ways["student alone"]["wall"], *found["tutor_s"])
     assert found["share"] == bound / ways["coroutines"]["wall"]

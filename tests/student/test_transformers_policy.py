@@ -525,10 +525,10 @@ async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(st
     )
     dialogue = Dialogue.begin(Seed(id="d", kind=Kind.BENIGN, images=["p"], turns=[Turn(user="x")]))
     reply = await seat.answer(dialogue, Turn(user="name the device in the picture."))
+    dialogue.turns.append(Turn(user="name the device in the picture.", assistant=reply.text))
     transcript = seat.transcript(dialogue)
     sampled = [token for token, kept in zip(transcript.ids, transcript.mask, strict=True) if kept]
     assert student.renderer.decode(sampled) == reply.text
-    dialogue.turns.append(Turn(user="name the device in the picture.", assistant=reply.text))
     with pytest.raises(ContextFull):
         for _ in range(5):
             said = await seat.answer(dialogue, Turn(user="what colour is it?"))
