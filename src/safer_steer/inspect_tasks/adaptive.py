@@ -9,7 +9,7 @@ from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import GenerateConfig, get_model
+from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
@@ -24,10 +24,11 @@ from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import SANDBOX
 from safer_steer.config import Adaptive, Role, Student
 from safer_steer.dialogue import Dialogue, Format, Seed
-from safer_steer.endpoints.chat import ChatAssistant, ChatModel
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import play
 from safer_steer.images import PicturesOf, pictures_in
-from safer_steer.inspect_tasks.transport import GRADER, InspectTransport, as_inspect, by_role
+from safer_steer.inspect_tasks.seat import keep, under_test
+from safer_steer.inspect_tasks.transport import GRADER, by_role
 from safer_steer.metrics import LOST
 
 ATTACKER = "attacker"
@@ -116,21 +117,12 @@ def play_attack(
     dialogue ends at the first breach."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        target = ChatModel(
-            "target", Role(ask_layout=ask_layout), InspectTransport(get_model(), GenerateConfig())
-        )
-        assistant = ChatAssistant(target, pictures_of, system=system, format=format)
+        assistant = under_test(format, system, ask_layout, pictures_of)
         attacking = ChatModel("attacker", Role(), by_role(attacker))
         user = AdaptiveUser(by_model, lambda: attacking, settings, format, pictures_of)
         judging = JudgeCritic(ChatModel("judge", Role(), by_role(judge)), format, pictures_of)
         places = Seed.model_validate(state.metadata["places"])
-        played = await play(places, user, assistant, EndsAtBreach(judging))
-        state.metadata["dialogue"] = played.model_dump(mode="json")
-        if played.turns:
-            *before, last = played.turns
-            earlier = played.model_copy(update={"turns": before})
-            answer = {"role": "assistant", "content": last.assistant or ""}
-            state.messages = [*map(as_inspect, [*assistant.messages(earlier, last), answer])]
+        keep(state, await play(places, user, assistant, EndsAtBreach(judging)), assistant)
         return state
 
     return solve

@@ -11,7 +11,7 @@ from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import GenerateConfig, get_model
+from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
@@ -21,11 +21,12 @@ from safer_steer.bench.summary import summarise
 from safer_steer.config import Role, Student
 from safer_steer.config_file import absolute_suites
 from safer_steer.dialogue import Dialogue, Format, Seed
-from safer_steer.endpoints.chat import ChatAssistant, ChatModel
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Script, judge_turn, play
 from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.inspect_tasks.adaptive import adaptive
-from safer_steer.inspect_tasks.transport import GRADER, InspectTransport, as_inspect, by_role
+from safer_steer.inspect_tasks.seat import keep, under_test
+from safer_steer.inspect_tasks.transport import GRADER, by_role
 from safer_steer.metrics import LOST, Criterion, ProtocolName, outcomes
 from safer_steer.metrics import state as dialogue_state
 
@@ -94,18 +95,9 @@ def play_script(format: Format, system: str, ask_layout: bool, pictures_of: Pict
     """Plays a sample's script with the model under test."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        target = ChatModel(
-            "target", Role(ask_layout=ask_layout), InspectTransport(get_model(), GenerateConfig())
-        )
-        assistant = ChatAssistant(target, pictures_of, system=system, format=format)
+        assistant = under_test(format, system, ask_layout, pictures_of)
         script = Seed.model_validate(state.metadata["script"])
-        played = await play(script, Script(), assistant, critic=None)
-        state.metadata["dialogue"] = played.model_dump(mode="json")
-        if played.turns:
-            *before, last = played.turns
-            earlier = played.model_copy(update={"turns": before})
-            answer = {"role": "assistant", "content": last.assistant or ""}
-            state.messages = [*map(as_inspect, [*assistant.messages(earlier, last), answer])]
+        keep(state, await play(script, Script(), assistant, critic=None), assistant)
         return state
 
     return solve
