@@ -21,15 +21,15 @@ DRAWS = ("seeds", "benign_share", "single_turn")
 """The keys of `rl` that bear on the stages up to SFT: they say which scripts are kept for RL."""
 
 
+def run_id(config: Config) -> str:
+    """Equal for configs that differ in the name alone."""
+    return content_id(config.model_dump(mode="json") | {"name": ""})
+
+
 def trunk_id(config: Config) -> str:
     """Equal for configs whose stages up to SFT come out the same. It errs on the side of difference: all but
     the name, the bench, the tutor and what RL does with its scripts counts."""
-    settings = _without_tutor(config)
-    rl, bench = settings.pop("rl"), settings.pop("bench")
-    kept: dict[str, Any] = {"rl": {key: rl[key] for key in DRAWS}}
-    if config.assembly:  # it keeps scripts out of training that the suites hold
-        kept["bench"] = bench["suites"]
-    return content_id(settings | {"name": ""} | kept)
+    return run_id(unmeasured(up_to_sft(config)))
 
 
 def up_to_sft(config: Config) -> Config:

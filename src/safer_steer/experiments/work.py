@@ -17,10 +17,10 @@ from safer_steer.config import Config
 from safer_steer.config_file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.experiments.spec import Experiment, config_of
-from safer_steer.experiments.trunk import UP_TO_SFT, branch, trunk_id, unmeasured, up_to_sft
+from safer_steer.experiments.trunk import UP_TO_SFT, branch, run_id, trunk_id, unmeasured, up_to_sft
 from safer_steer.manifest import Manifest
 from safer_steer.stages import STAGES
-from safer_steer.store import content_id, write_atomic
+from safer_steer.store import write_atomic
 from safer_steer.workers import side_by_side
 
 NO_RESULT = 3
@@ -77,19 +77,15 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
             job = jobs.setdefault(job.folder, job)
             if arm.model == "safer_steer":
                 training = unmeasured(config)
-                job = Job(f"RL: {said}", out / "trained" / _id(training), training, ("rl",), job)
+                job = Job(f"RL: {said}", out / "trained" / run_id(training), training, ("rl",), job)
                 job = jobs.setdefault(job.folder, job)
             else:
                 said, config = f"base and SFT, seed {seed}", before
                 config.bench.models = ["base", "sft"]
-            job = Job(f"bench: {said}", out / "measured" / _id(config), config, ("bench",), job)
+            job = Job(f"bench: {said}", out / "measured" / run_id(config), config, ("bench",), job)
             folders[name][seed] = jobs.setdefault(job.folder, job).folder
     ordered = sorted(jobs.values(), key=lambda job: list(STAGES).index(job.stages[-1]))
     return ordered, folders
-
-
-def _id(config: Config) -> str:
-    return content_id(config.model_dump(mode="json") | {"name": ""})
 
 
 async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
