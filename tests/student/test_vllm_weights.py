@@ -44,7 +44,7 @@ def double(loaded: LoadedStudent) -> Iterator[VLLMDouble]:
 
 @pytest.fixture
 def model(loaded: LoadedStudent) -> Any:
-    """In training; its adapter does nothing yet, so the double, which ignores adapters, agrees with it."""
+    """In training; its adapter does nothing yet."""
     return get_peft_model(deepcopy(loaded.model), lora(SETTINGS, loaded.model))
 
 
@@ -60,8 +60,8 @@ def test_each_step_has_a_name_of_its_own_and_the_old_one_is_withdrawn(tmp_path, 
     first = at_step(0, tmp_path, loaded, model, double.url).offers[0].name
     assert double.adapters[first] == str(tmp_path / ".adapters" / "00000")
     assert {body["model"] for body in double.bodies} == {first}
-    with torch.no_grad():  # what is not yet used differs, so the weights are others
-        next(w for name, w in model.named_parameters() if "lora_A" in name).add_(0.1)
+    with torch.no_grad():
+        next(w for name, w in model.named_parameters() if "lora_B" in name).add_(0.1)
     second = at_step(1, tmp_path, loaded, model, double.url).offers[0].name
     assert second != first
     assert set(double.adapters) == {"steer-00000000-00007-of-another-run", second}
@@ -83,6 +83,8 @@ def test_weights_that_the_server_does_not_use_are_noticed(tmp_path, loaded, mode
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.add_(0.05)
+    at_step(0, tmp_path, loaded, model, double.url)
+    double.deaf = True
     with pytest.raises(UserError, match=r"whose log-probabilities differ .*--enable-lora"):
         at_step(1, tmp_path, loaded, model, double.url)
 

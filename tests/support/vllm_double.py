@@ -11,11 +11,13 @@ import base64
 import hashlib
 import threading
 from collections import Counter
+from copy import deepcopy
 from io import BytesIO
 from types import TracebackType
 from typing import Any
 
 from aiohttp import web
+from peft import PeftModel
 from PIL import Image
 
 from safer_steer.student.load import LoadedStudent
@@ -40,6 +42,9 @@ class VLLMDouble:
         self.pictures: dict[str, Image.Image] = {}
         self.cached: set[str] = set()
         self.adapters: dict[str, str] = {}
+        self._models_with: dict[str, Any] = {}
+        self.deaf = False
+        """Whether it answers without the adapters that it took."""
         self.shift = 0
         """By how many tokens it misplaces a picture."""
         self.raw = False
@@ -143,10 +148,12 @@ class VLLMDouble:
                 transcript.ids[at:at] = [self._token] * span["length"]
         if transcript.pictures:
             transcript.aligned["mm_token_type_ids"] = [int(t == self._token) for t in transcript.ids]
-        return web.json_response(await asyncio.to_thread(self._answer, ids, transcript, sampling))
+        model = self._models_with.get(body["model"], self.student.model)
+        return web.json_response(await asyncio.to_thread(self._answer, model, ids, transcript, sampling))
 
-    def _answer(self, ids: list[int], transcript: Transcript, sampling: dict[str, Any]) -> dict[str, Any]:
-        model = self.student.model
+    def _answer(
+        self, model: Any, ids: list[int], transcript: Transcript, sampling: dict[str, Any]
+    ) -> dict[str, Any]:
         if "prompt_logprobs" in sampling:
             logprobs = logprobs_at(
                 trainer_logits(model, transcript), transcript.ids, 1, len(transcript.ids), 1
@@ -178,6 +185,9 @@ class VLLMDouble:
         if body["lora_name"] in self.adapters:
             return web.json_response({"error": {"message": "already loaded"}}, status=400)
         self.adapters[body["lora_name"]] = body["lora_path"]
+        if not self.deaf:
+            base = deepcopy(self.student.model)
+            self._models_with[body["lora_name"]] = PeftModel.from_pretrained(base, body["lora_path"]).eval()
         return web.Response(text="Success")
 
     async def _unload(self, request: web.Request) -> web.Response:
@@ -185,4 +195,5 @@ class VLLMDouble:
         if name not in self.adapters:
             return web.json_response({"error": {"message": "not found"}}, status=404)
         del self.adapters[name]
+        self._models_with.pop(name, None)
         return web.Response(text="Success")
