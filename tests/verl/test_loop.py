@@ -1,4 +1,4 @@
-"""The agent loop in verl's own workers, on a real vLLM server, with a tutor over HTTP: K = 5, two seeds."""
+"""The agent loop in verl's own workers, on a real vLLM server, with a tutor over HTTP: K = 5, three seeds."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from servers import VLLM, Server
 from verl_parts import PROMPT, VLLMClient, verl_config, write_config
 
 pytestmark = pytest.mark.timeout(900)
-SEEDS, K = 2, 5
+SEEDS, K = 3, 5
 
 
 @dataclass
 class Played:
-    """One worker's ten trajectories."""
+    """One worker's trajectories."""
 
     config: Config
     verl: Any
@@ -62,7 +62,7 @@ def read(config: Path, verl: Any, folder: Path) -> Played:
 
 
 def rows(verl: Any) -> dict[str, Any]:
-    """Two rows of the export, as verl's data set gives them."""
+    """Rows of the export, as verl's data set gives them."""
     tokenizer, processor = hf_tokenizer(str(SHIPPED)), hf_processor(str(SHIPPED))
     data = RLHFDataset([verl.data.train_files], tokenizer, verl.data, processor)
     risky = [row for row in data if row["extra_info"]["kind"] != "benign"]  # so that rewards differ
@@ -212,11 +212,14 @@ def test_the_advantages_are_those_of_the_project(queued: Any) -> None:
     keys, fields, _, played = queued
     dialogues, rl, layout = places(keys, played), played.config.rl, played.config.student.format
     found, mask = advantages_of("steer_tcsr", keys, fields, played.verl)
+    different = 0
     for start in range(0, len(keys), K):
         wanted = group_advantages([trajectory_return(d, rl, layout) for d in dialogues[start : start + K]])
-        assert wanted.count(None) == 1 and len(set(wanted)) > 2
+        assert wanted.count(None) == 1
+        different += len(set(wanted)) > 2
         for row, value in enumerate(wanted, start):
             assert torch.allclose(found[row], mask[row] * (value or 0.0), atol=1e-6)
+    assert different, "in some group the returns differ"
 
 
 def test_the_advantages_by_turn_are_those_of_the_project(queued: Any) -> None:
@@ -227,4 +230,5 @@ def test_the_advantages_by_turn_are_those_of_the_project(queued: Any) -> None:
         group = [turn_returns(dialogue, rl, layout) for dialogue in dialogues[start : start + K]]
         ends = [row.nonzero().flatten().tolist() for row in fields["rm_scores"].unbind()[start : start + K]]
         wanted = by_token(turn_advantages(group), ends, mask[start : start + K])
-        assert torch.allclose(found[start : start + K], wanted, atol=1e-6) and wanted.any()
+        assert torch.allclose(found[start : start + K], wanted, atol=1e-6)
+    assert found.any(), "in some group the returns differ"
