@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from made_up_run import HOLD, LEAK, SCRIPT, write_run
 from safer_steer.report import write_report
@@ -67,6 +68,12 @@ def entries(page: Page) -> list[str]:
     return page.locator(".row .id").all_text_contents()
 
 
+def follow(page: Page, name: str) -> None:
+    """Click a link of the menu. The page follows its address a moment later, in an event of its own."""
+    page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+    expect(page.locator("nav [aria-current=page]")).to_have_text(name)
+
+
 def choose(page: Page, name: str, value: str | None = None, **how: Any) -> None:
     page.get_by_role("combobox", name=name, exact=True).select_option(value, **how)
 
@@ -79,13 +86,12 @@ def test_it_opens_on_the_headline_and_each_view_has_an_address(visit: Open, repo
     names = page.locator("nav a").all_inner_texts()
     assert names[:3] == ["Results", "Attacks", "Dialogues"]
     for name in names:
-        page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+        follow(page, name)
         assert page.locator(".view:visible").count() == 1
-        assert page.locator("nav [aria-current=page]").inner_text() == name
         assert page.evaluate("scrollY") == 0
     assert page.locator("figure svg").count() >= 9
     page.go_back()
-    assert page.locator("nav [aria-current=page]").inner_text() == names[-2]
+    expect(page.locator("nav [aria-current=page]")).to_have_text(names[-2])
     inner = visit(report, fragment="#turns")
     assert inner.locator("#results").is_visible() and inner.evaluate("scrollY") > 0
 
@@ -223,11 +229,12 @@ def test_a_technique_is_a_filter_and_is_named_at_its_turn(visit: Open, tmp_path:
     choose(page, "Technique", "sunk cost")
     assert entries(page) == ["marked_parts-02"]
     assert page.locator("#dialogue .turn").nth(1).locator(".user .badge").inner_text() == "sunk cost"
-    page.goto(page.url.partition("#")[0] + "#attacks")
+    follow(page, "Attacks")
     rows = page.get_by_role("region", name="By technique").get_by_role("rowheader").all_inner_texts()
     assert rows == ["false premise", "sunk cost"]
     page.get_by_role("region", name="By technique").locator("a", has_text="n 1").first.click()
-    assert page.locator("#dialogues").is_visible() and page.locator("#technique").input_value() == rows[0]
+    expect(page.locator("#dialogues")).to_be_visible()
+    assert page.locator("#technique").input_value() == rows[0]
 
 
 def test_a_cell_of_the_heat_map_leads_to_the_dialogues_that_fail_there(visit: Open, report: Path) -> None:
@@ -235,8 +242,8 @@ def test_a_cell_of_the_heat_map_leads_to_the_dialogues_that_fail_there(visit: Op
     page.get_by_role("region", name="Safe, attacks").get_by_role("row", name="SFT").locator("a").nth(
         1
     ).click()
+    expect(page.locator("#dialogues")).to_be_visible()
     assert page.locator("#first").input_value() == "2" and page.locator("#left").input_value() == "1"
-    assert page.locator("#dialogues").is_visible()
     shown = page.locator(".row .ends")
     assert shown.count() and all(text.startswith("✕2 SFT") for text in shown.all_inner_texts())
 
@@ -301,8 +308,8 @@ def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Pa
     again = visit(report, fragment=page.evaluate("location.hash"))
     assert state(again) == before and entries(again) == listed
     assert again.locator('.row[aria-selected="true"] .id').inner_text() == before[0]
-    again.evaluate("location.hash = '#results'")
-    again.get_by_role("link", name="Dialogues", exact=True).click()
+    follow(again, "Results")
+    follow(again, "Dialogues")
     assert state(again) == before, "the view keeps its state"
     odd = visit(
         report, fragment="#dialogues&left=nobody&suite=nothing&first=x&id=marked_parts-07&of=marked_parts"
@@ -317,7 +324,7 @@ def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Pa
 def test_it_fits_and_is_legible_in_both_schemes(visit: Open, report: Path, width: int, scheme: str) -> None:
     page = visit(report, width=width, color_scheme=scheme)
     for view in page.locator("nav a").all_inner_texts():
-        page.get_by_role("navigation").get_by_role("link", name=view, exact=True).click()
+        follow(page, view)
         page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
         assert page.evaluate(CONTRAST) == [], f"{view}: text with a contrast below 4.5"
@@ -477,7 +484,7 @@ def test_a_run_without_dialogues_is_a_quiet_page(visit: Open, tmp_path: Path) ->
     (tmp_path / "config.yaml").write_text("name: early\n")
     page = visit(write_report(tmp_path))
     assert page.locator(".empty").count() == 8
-    page.get_by_role("link", name="Dialogues").click()
+    follow(page, "Dialogues")
     assert "No dialogues" in page.locator(".view:visible").inner_text()
 
 
