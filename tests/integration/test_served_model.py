@@ -29,7 +29,7 @@ CONFIG = {
     "seeds": {"sources": [{"name": "sandbox", "limit": 16}], "min_turns": 2, "max_turns": 4},
     "bootstrap": {
         "sft": {
-            **{"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 4, "max_steps": 4},
+            **{"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 4, "max_steps": 16},
             "warmup_ratio": 0,
         }
     },
@@ -84,8 +84,9 @@ def test_the_bench_of_the_served_model_is_the_runs(run: Path, server: VLLM, tmp_
             found = [(turn.assistant, turn.scores) for turn in theirs[dialogue.id].turns]
             answers += len(said)
             differing += sum(one != other for one, other in zip(said, found, strict=True))
-            moved += dialogue.turns[0].assistant != base[dialogue.id].turns[0].assistant
-    print(f"\n{answers} answers of the exported model, {differing} differ")
+            before = [turn.assistant for turn in base[dialogue.id].turns]
+            moved += before != [turn.assistant for turn in dialogue.turns]
+    print(f"\n{answers} answers of the exported model, {differing} differ; {moved} dialogues are not the base's")
     assert answers > 100 and moved, "training has changed the model"
     assert differing == 0
     ours, served = (json.loads((folder / "summary.json").read_text())["models"] for folder in (run, out))
