@@ -86,7 +86,9 @@ def test_the_bench_of_the_served_model_is_the_runs(run: Path, server: VLLM, tmp_
             differing += sum(one != other for one, other in zip(said, found, strict=True))
             before = [turn.assistant for turn in base[dialogue.id].turns]
             moved += before != [turn.assistant for turn in dialogue.turns]
-    print(f"\n{answers} answers of the exported model, {differing} differ; {moved} dialogues are not the base's")
+    print(
+        f"\n{answers} answers of the exported model, {differing} differ; {moved} dialogues are not the base's"
+    )
     assert answers > 100 and moved, "training has changed the model"
     assert differing == 0
     ours, served = (json.loads((folder / "summary.json").read_text())["models"] for folder in (run, out))
