@@ -192,6 +192,8 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
             rows = [played(f"d-{n}", [1, int(n < count)]) for n in range(10)]
             twins = [played(f"t-{n}", [1, 1], Kind.BENIGN) for n in range(10)]
             model = folder / "bench" / experiment.arms[arm].model
+            if (arm, seed) == ("mean", experiment.seeds[0]):
+                twins[0].turns[1].scores["refused"] = 1
             for suite, dialogues in {"probing": rows, "safe_twins": twins}.items():
                 write_atomic(model / f"{suite}.jsonl", "".join(d.model_dump_json() + "\n" for d in dialogues))
     for seed, folder in runs["mean"].items():
@@ -207,9 +209,11 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
     assert gains["full", "mean", "multi-turn Safe"]["paper"]["value"] == pytest.approx(4.5)
     assert gains["full", "SFT", "multi-turn Safe"]["paper"] is None
     assert found["survival"]["arms"]["mean"]["hazard"] == [0.0, 0.85]
+    assert found["survival"]["arms"]["mean"]["refused"] == [0.0, 0.05], "of 20 twins"
     text = markdown(found, experiment)
     assert "| full - mean | multi-turn Safe | +70.0 [" in text and "| +4.5 | " in text
     assert "Every dialogue has a result." in text
+    assert "| mean | 0 | 85 |" in text and "| mean | 0 | 5 |" in text
     said = [claim["verdict"] for claim in found["claims"]]
     assert said[:2] == ["agrees", "disagrees"] and said[2] == "cannot tell"
     [test] = [one for one in found["survival"]["tests"] if one["pair"] == ["full", "mean"]]

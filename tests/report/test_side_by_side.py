@@ -336,14 +336,17 @@ RESULTS = {
         },
     ],
     "survival": {
-        "arms": {"SFT": {"hazard": [0.1, None], "median": None}, "base": {"hazard": [0.5], "median": 1}},
+        "arms": {
+            "SFT": {"hazard": [0.1, None], "median": None, "refused": [0.0, 0.25]},
+            "base": {"hazard": [0.5], "median": 1},
+        },
         "tests": [{"pair": ["SFT", "base"], "z": [2.0, -1.5], "p": [0.04, 0.0001]}],
     },
 }
 
 
 def test_an_experiment_is_shown_as_tables() -> None:
-    claims, rates, differences, hazard, tests, lost = experiment_tables(RESULTS).tables
+    claims, rates, differences, hazard, refused, tests, lost = experiment_tables(RESULTS).tables
     assert [row[0] for row in claims.rows] == ["SFT makes the student safer.", "It fails later."]
     assert claims.rows[0][2:] == ["multi-turn Safe, SFT − base", "+38.0 [+33.0, +43.0]", "agrees"]
     assert claims.rows[1][3:] == ["z = +1.0", "cannot tell"]
@@ -351,6 +354,7 @@ def test_an_experiment_is_shown_as_tables() -> None:
     assert differences.rows[0] == ["SFT − base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
     assert differences.rows[1][3:] == ["–", "–"]
     assert hazard.rows == [["SFT", "10", "–", "–"], ["base", "50", "–", "1"]]
+    assert refused.rows == [["SFT", "0", "25"], ["base", "–", "–"]]
     assert tests.rows == [["SFT − base", "+2.0, -1.5", "0.040"]]
     assert lost.rows == [["SFT", "20", "1", "0", "2", "62"]]
 

@@ -130,12 +130,8 @@ def states_in(folder: Path) -> Iterator[State]:
         yield from map(state_of, read_dialogues(path))
 
 
-def attacks_in(folder: Path) -> list[Dialogue]:
-    """A model's dialogues on the multi-turn attack suites."""
-    return [
-        row
-        for suite, rows in suites_in(folder)
-        if not suite.startswith(SINGLE_TURN)
-        for row in rows
-        if row.kind is not Kind.BENIGN
-    ]
+def multi_turn_in(folder: Path) -> tuple[list[Dialogue], list[Dialogue]]:
+    """A model's dialogues on the multi-turn suites: attacks, and safe twins."""
+    rows = [row for suite, found in suites_in(folder) if not suite.startswith(SINGLE_TURN) for row in found]
+    safe = [row for row in rows if row.kind is Kind.BENIGN]
+    return [row for row in rows if row.kind is not Kind.BENIGN], safe

@@ -60,7 +60,9 @@ class Experiment(Strict):
         default_factory=list, description="pairs of arms; the table has the first minus the second"
     )
     measures: list[str] | None = Field(None, description="names from `measures.MEASURES`; null takes all")
-    survival: bool = Field(False, description="also compare the survival curves of the arms")
+    survival: bool = Field(
+        False, description="also compare the arms turn by turn: survival, and over-refusal"
+    )
     paper: Paper | None = Field(None, description="what the paper reports")
     claims: list[Claim] = Field(default_factory=list, description="claims of the paper that it tests")
 

@@ -1,4 +1,5 @@
-"""For how many turns the arms' models stay safe: hazards by turn, and log-rank tests between arms."""
+"""For how many turns the arms' models stay safe, with log-rank tests between arms, and at which turns they
+refuse safe requests."""
 
 from __future__ import annotations
 
@@ -6,29 +7,46 @@ from collections.abc import Sequence
 from typing import Any
 
 from safer_steer.dialogue import Dialogue
-from safer_steer.metrics import UNSAFE_BELOW, first_failures, survival
+from safer_steer.metrics import UNSAFE_BELOW, first_failures, over_refusal, survival
 
 
-def compared(arms: dict[str, list[list[Dialogue]]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Survival of arms over the multi-turn attack suites.
+def compared(
+    attacks: dict[str, list[list[Dialogue]]],
+    twins: dict[str, list[list[Dialogue]]],
+    pairs: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """Survival of arms over the multi-turn attack suites, and their over-refusal by turn.
 
     Args:
-        arms: each arm's dialogues by training seed.
+        attacks: each arm's dialogues on attacks, by training seed.
+        twins: the same on safe twins.
         pairs: the arms to test against each other.
 
     Returns:
         `{"arms": {arm: {"hazard": [share that fails at turn 1, 2, ... of those still safe, or None],
-        "median"}}, "tests": [{"pair", "z": [by seed], "p": [by seed]}]}`. Hazards and median pool the seeds.
+        "median", "refused": [share of the safe requests at turn 1, 2, ... that is refused, or None]}},
+        "tests": [{"pair", "z": [by seed], "p": [by seed]}]}`. All but the tests pool the seeds. Safe requests
+        are those of the twins, and of attack dialogues.
         The tests are one a seed: the seeds share the dialogues, so a test of the pool would take them for
         independent. z is positive if the first arm of the pair fails later.
     """
-    pooled = {arm: [row for rows in runs for row in rows] for arm, runs in arms.items()}
+    arms = {}
+    for arm, runs in attacks.items():
+        rows = [row for run in runs for row in run]
+        safe = [row for run in twins[arm] for row in run]
+        median = survival(rows)["median"]
+        arms[arm] = {"hazard": hazard(rows), "median": median, "refused": refused(safe, rows)}
     return {
-        "arms": {
-            arm: {"hazard": hazard(rows), "median": survival(rows)["median"]} for arm, rows in pooled.items()
-        },
-        "tests": [{"pair": list(pair), **_tests(arms[pair[0]], arms[pair[1]])} for pair in pairs],
+        "arms": arms,
+        "tests": [{"pair": list(pair), **_tests(attacks[pair[0]], attacks[pair[1]])} for pair in pairs],
     }
+
+
+def refused(twins: list[Dialogue], attacks: list[Dialogue]) -> list[float | None]:
+    """For turns 1, 2, ...: the share (0-1) of the safe requests at that turn that is refused; None if there
+    is none."""
+    found = {entry["turn"]: entry["value"] / 100 for entry in over_refusal(twins, attacks)["by_turn"]}
+    return [found.get(turn) for turn in range(1, 1 + max(found, default=0))]
 
 
 def hazard(dialogues: list[Dialogue], below: float = UNSAFE_BELOW) -> list[float | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.claims import tested, verdict
-from safer_steer.experiments.measures import MEASURES, Breached, attacks_in, over_seeds, states_in
+from safer_steer.experiments.measures import MEASURES, Breached, multi_turn_in, over_seeds, states_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.manifest import Manifest
@@ -55,8 +55,9 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
             differences.append({"pair": [first, second], "measure": measure, **found, "paper": paper})
     survival = None
     if experiment.survival:
-        attacks = {arm: list(map(attacks_in, by_seed.values())) for arm, by_seed in folders.items()}
-        survival = compared(attacks, experiment.compare)
+        rows = {arm: list(map(multi_turn_in, by_seed.values())) for arm, by_seed in folders.items()}
+        attacks, twins = ({arm: [pair[side] for pair in rows[arm]] for arm in rows} for side in (0, 1))
+        survival = compared(attacks, twins, experiment.compare)
     return {
         "name": experiment.name,
         "seeds": experiment.seeds,
@@ -142,12 +143,6 @@ def claims_table(claims: Iterable[tuple[str | None, dict[str, Any]]]) -> str:
 
 
 def _survival(found: dict[str, Any]) -> list[str]:
-    longest = max(len(entry["hazard"]) for entry in found["arms"].values())
-    turns = range(1, longest + 1)
-    hazards = []
-    for arm, entry in found["arms"].items():
-        shares = [*entry["hazard"], *[None] * (longest - len(entry["hazard"]))]
-        hazards.append([arm, *map(_percent, shares)])
     medians = [[arm, str(entry["median"] or "–")] for arm, entry in found["arms"].items()]
     tests = [
         [" - ".join(entry["pair"]), ", ".join(f"{z:+.1f}" for z in entry["z"]), _p(max(entry["p"]))]
@@ -155,11 +150,23 @@ def _survival(found: dict[str, Any]) -> list[str]:
     ]
     return [
         "Of the dialogues still safe, the share that fails at each turn, %, all seeds together:",
-        table(["model", *(f"turn {turn}" for turn in turns)], hazards),
+        _by_turn(found["arms"], "hazard"),
+        "Of the safe requests, the share that is refused at each turn, %:",
+        _by_turn(found["arms"], "refused"),
         table(["model", "median turn of failure"], medians),
         "Log-rank tests, one a training seed; z is positive if the first fails later:",
         table(["pair", "z by seed", "largest p"], tests),
     ]
+
+
+def _by_turn(arms: dict[str, Any], name: str) -> str:
+    """A row an arm, a column a turn."""
+    longest = max(len(entry[name]) for entry in arms.values())
+    rows = []
+    for arm, entry in arms.items():
+        shares = [*entry[name], *[None] * (longest - len(entry[name]))]
+        rows.append([arm, *map(_percent, shares)])
+    return table(["model", *(f"turn {turn}" for turn in range(1, longest + 1))], rows)
 
 
 def _percent(value: float | None) -> str:

@@ -91,18 +91,18 @@ def _claim(claim: Row) -> list[str]:
 
 def _survival(arms: Any, tests: Any) -> list[Table]:
     arms = arms if isinstance(arms, dict) else {}
-    longest = max((len(at(entry, "hazard") or ()) for entry in arms.values()), default=0)
-    hazards = []
-    for arm, entry in arms.items():
-        shares = [*(at(entry, "hazard") or ()), *[None] * longest][:longest]
-        hazards.append([str(arm), *map(_percent, shares), _count(at(entry, "median"))])
     return [
         Table(
             "Hazard",
             "Of the dialogues still safe, the share that fails at each turn, %, all seeds together; and the"
             " median turn of failure.",
-            ["arm", *(f"turn {turn}" for turn in range(1, longest + 1)), "median"],
-            hazards,
+            *_by_turn(arms, "hazard", "median"),
+            labels=1,
+        ),
+        Table(
+            "Over-refusal by turn",
+            "Of the safe requests, the share that is refused at each turn, %, all seeds together.",
+            *_by_turn(arms, "refused"),
             labels=1,
         ),
         Table(
@@ -120,6 +120,16 @@ def _survival(arms: Any, tests: Any) -> list[Table]:
             labels=1,
         ),
     ]
+
+
+def _by_turn(arms: Row, name: str, *more: str) -> tuple[list[str], list[list[str]]]:
+    """The head of a table with a column a turn and a column for each of `more`, and its rows."""
+    longest = max((len(at(entry, name) or ()) for entry in arms.values()), default=0)
+    rows = []
+    for arm, entry in arms.items():
+        shares = [*(at(entry, name) or ()), *[None] * longest][:longest]
+        rows.append([str(arm), *map(_percent, shares), *(_count(at(entry, key)) for key in more)])
+    return ["arm", *(f"turn {turn}" for turn in range(1, longest + 1)), *more], rows if longest else []
 
 
 def _papers(paper: Any) -> list[str]:
