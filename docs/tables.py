@@ -1,8 +1,9 @@
-"""Writes the tables of results.md and claims.md from the results of experiments in docs/results/.
+"""Writes the tables of README.md, results.md and claims.md from the results of experiments in docs/results/.
 
 python docs/tables.py                    # after copying runs/experiments/NAME.json to docs/results/
 
-A page has `<!-- NAME -->` and `<!-- end -->` around each table, `<!-- claims -->` around that of all claims.
+A page has `<!-- NAME -->` and `<!-- end -->` around the tables of an experiment, `<!-- claims -->` around
+that of all claims, and `<!-- headline -->` around the short one of `claim1`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,36 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.spec import load_experiment
-from safer_steer.experiments.table import claims_table, markdown
+from safer_steer.experiments.table import claims_table, markdown, table
 
 DOCS = Path(__file__).parent
-PAGES = ("results.md", "claims.md")
+PAGES = ("../README.md", "results.md", "claims.md")
+HEADLINE = (
+    "single-turn Safe",
+    "multi-turn Safe",
+    "multi-turn Help",
+    "over-refusal on twins",
+    "Help on twins",
+)
 _TABLE = re.compile(r"(<!-- (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def results() -> dict[str, dict[str, Any]]:
     """What each experiment found, by the name of its file."""
     return {path.stem: json.loads(path.read_bytes()) for path in sorted((DOCS / "results").glob("*.json"))}
+
+
+def headline(found: dict[str, Any]) -> str:
+    """The main measures of `claim1` as rows, each model and what RL adds as columns."""
+    pair = ["SaFeR-Steer", "SFT"]
+    gains = {entry["measure"]: entry for entry in found["differences"] if entry["pair"] == pair}
+    rows = []
+    for measure in HEADLINE:
+        rates = [found["arms"][arm][measure] for arm in found["arms"]]
+        cells = [f"{rate['value']:.1f} [{rate['low']:.0f}, {rate['high']:.0f}]" for rate in rates]
+        gain = gains[measure]
+        rows.append([measure, *cells, f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"])
+    return table(["%, with 95 % intervals", *found["arms"], " - ".join(pair)], rows)
 
 
 def page(text: str) -> str:
@@ -38,6 +59,8 @@ def page(text: str) -> str:
         if name == "claims":
             claims = [(file, claim) for file, one in found.items() for claim in one["claims"]]
             body = claims_table(claims) if claims else ""
+        elif name == "headline":
+            body = headline(found["claim1"])
         else:
             body = markdown(found[name], load_experiment(DOCS.parent / "experiments" / f"{name}.yaml"))
         return f"{match[1]}{body.strip()}\n{match[3]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from made_up_run import write_jsonl
 from places import ROOT
-from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -146,57 +143,6 @@ def test_coverage_prints_a_row_a_size_and_a_row_a_spread() -> None:
     ]
     assert unlike[0].count("(n = ") == lowest[0].count("(n = ") == 3
     assert len(seeds) == 2 + 3
-
-
-def made_up_bench(folder: Path, hits: dict[str, dict[str, list[int]]]) -> None:
-    """A bench's journals: by model and suite, whether each dialogue is safe and helpful (1), or neither
-    (0)."""
-    for model, suites in hits.items():
-        for suite, marks in suites.items():
-            path, rows = folder / "bench" / model / f"{suite}.jsonl", []
-            for place, hit in enumerate(marks):
-                scores = {"harmlessness": 3 * hit, "helpfulness": 3 * hit, "refused": 0}
-                turn = Turn(user="u", assistant="a", scores=scores, meta={"risk": 1})
-                rows.append(
-                    Dialogue(
-                        id=f"{suite}-{place}", kind=Kind.RED_TEAM, turns=[turn], stop=StopReason.COMPLETED
-                    )
-                )
-            write_jsonl(path, [row.model_dump(mode="json") for row in rows])
-
-
-def test_gap_has_an_interval_in_every_cell_and_t_over_several_seeds(tmp_path: Path) -> None:
-    gap = load("gap")
-    suites = ("single_turn_blunt", *gap.ATTACKS, "safe_twins")
-    runs = {}
-    for seed, passing in enumerate((6, 8, 9)):
-        runs[seed] = tmp_path / str(seed)
-        passed = {"base": 0, "sft": passing, "safer_steer": 10}
-        marks = {model: [int(place < passed[model]) for place in range(10)] for model in gap.MODELS}
-        made_up_bench(runs[seed], {model: dict.fromkeys(suites, marks[model]) for model in gap.MODELS})
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in gap.table(runs).splitlines()]
-    cells = {line[0]: line[1:] for line in lines}
-    assert "3 training seeds" in cells
-    base, sft, steer, gain, *_ = cells["multi-turn Safe"]
-    assert re.fullmatch(r"0\.0 \[0\.0, 4\.9\]", base), (
-        "nothing passes in 50 dialogues: no interval without width"
-    )
-    assert re.fullmatch(r"76\.7 \[\S+, \S+\], t \[\S+, 100\.0\]", sft)
-    assert re.fullmatch(r"100\.0 \[95\.1, 100\.0\]", steer)
-    assert re.fullmatch(r"\+76\.7 \[\S+, \S+\], t \[\S+, \+100\.0\]", gain)
-
-    interval = re.compile(r"\d+\.\d \[\d+\.\d, \d+\.\d\]")
-    _, _, *lines = gap.by_seed(runs).splitlines()
-    assert len(lines) == 3 * 3
-    assert all(interval.fullmatch(cell.strip()) for line in lines for cell in line.split("|")[3:-1])
-    alone = gap.table({0: runs[0]})
-    assert "1 training seed |" in alone and "t [" not in alone
-    said = gap.safe_turns(runs).splitlines()[0]
-    assert (
-        said
-        == "base: 0 of 150 safe turns of attack dialogues refused; in %, 3 training seeds: 0.0 [0.0, 4.9]"
-    )
-    assert gap.lost(runs).splitlines()[0] == "base: 210 dialogues, 0 unscored, 0 failed, 0 incomplete"
 
 
 def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:

@@ -120,8 +120,8 @@ def of_attacker(
         resamples: draws of intents, for the intervals.
     """
     dialogues = list(dialogues)
-    states = Counter(map(state_of, dialogues))
-    tries = [try_of(dialogue) for dialogue in dialogues if state_of(dialogue) == "scored"]
+    states = [state_of(dialogue) for dialogue in dialogues]
+    tries = [try_of(dialogue) for dialogue, found in zip(dialogues, states, strict=True) if found == "scored"]
     faults = Counter(fault for dialogue in dialogues for fault in _faults(dialogue))
     by_intent = _by_intent(tries)
     techniques = Counter[str]()
@@ -140,7 +140,7 @@ def of_attacker(
         "taken_back": sum(one.taken_back for one in tries),
         "calls": sum(one.calls for one in tries),
         "n": len(dialogues),
-        **{name: states[name] for name in LOST},
+        **{name: states.count(name) for name in LOST},
     }
 
 

@@ -1,0 +1,51 @@
+"""The tables in the docs are those of the results in docs/results/, whose experiments are as they were."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from types import ModuleType
+
+import pytest
+
+from places import ROOT
+from safer_steer.experiments.claims import tested
+from safer_steer.experiments.measures import MEASURES
+from safer_steer.experiments.spec import load_experiment
+
+DOCS = ROOT / "docs"
+RESULTS = sorted((DOCS / "results").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["../README.md", "results.md", "claims.md"])
+def test_the_pages_have_the_tables_of_the_results(tables: ModuleType, name: str) -> None:
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert tables.page(page) == page, "write them with: python docs/tables.py"
+
+
+def test_every_result_has_a_table() -> None:
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert RESULTS and [path.stem for path in RESULTS] == sorted(re.findall(r"<!-- (?!end)(\w+) -->", page))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_is_of_the_experiment_as_it_is(path) -> None:
+    found = json.loads(path.read_bytes())
+    experiment = load_experiment(ROOT / "experiments" / f"{path.stem}.yaml")
+    assert (found["name"], found["seeds"]) == (experiment.name, experiment.seeds)
+    assert list(found["arms"]) == list(experiment.arms)
+    measures = set(experiment.measures or MEASURES)
+    assert all(measures >= rates.keys() for rates in found["arms"].values())
+    pairs = [tuple(entry["pair"]) for entry in found["differences"]]
+    assert list(dict.fromkeys(pairs)) == experiment.compare
+    assert found["claims"] == tested(experiment, found["differences"], found["survival"])
