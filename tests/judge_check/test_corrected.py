@@ -45,11 +45,14 @@ def test_the_interval_covers_the_truth(
         counts = [(int(passed.sum()), dialogues) for passed in judge]
         if method == "own labels":
             chosen = random.permutation(judge.size)[:labels]
-            own = labelled(people.ravel()[chosen], judge.ravel()[chosen])
-            found = corrected_rate(counts, own, own, seed=run)
+            marked = np.isin(np.arange(judge.size), chosen).reshape(judge.shape)
+            own = [
+                labelled(people[suite][marked[suite]], judge[suite][marked[suite]]) for suite in range(suites)
+            ]
+            found = corrected_rate(counts, own, Labelled(), seed=run)
         else:  # other models' dialogues, of which people pass another share
             elsewhere = labelled(*judged(random, 0.6, (labels,), right))
-            found = corrected_rate(counts, Labelled(), elsewhere, seed=run)
+            found = corrected_rate(counts, [Labelled()] * suites, elsewhere, seed=run)
         assert found is not None and found["method"] == method and found["labels"] == labels
         covered += found["low"] <= 100 * rate <= found["high"]
         plain += abs(100 * float(judge.mean()) - found["value"]) < 1e-9
@@ -57,12 +60,34 @@ def test_the_interval_covers_the_truth(
     assert plain < RUNS / 4, "a correction"
 
 
+@pytest.mark.parametrize("labels", [110, 220])
+def test_suites_of_unequal_sizes_count_alike(labels: int) -> None:
+    """The judge is right in a suite of 1,000; in one of 100 it passes half of what people fail. Random labels
+    lie in the first, and the mean is over both."""
+    random, sizes = np.random.default_rng(1), (1000, 100)
+    covered, values, runs = 0, [], 200
+    for run in range(runs):
+        suites = [judged(random, 0.5, (1000,), (1.0, 1.0)), judged(random, 0.2, (100,), (1.0, 0.5))]
+        chosen = random.permutation(sum(sizes))[:labels]
+        places = (chosen[chosen < 1000], chosen[chosen >= 1000] - 1000)
+        own = [
+            labelled(*(marks[place] for marks in suite)) for suite, place in zip(suites, places, strict=True)
+        ]
+        counts = [(int(judge.sum()), size) for (_, judge), size in zip(suites, sizes, strict=True)]
+        found = corrected_rate(counts, own, Labelled(), seed=run)
+        assert found is not None and found["method"] == "own labels"
+        covered += found["low"] <= 35 <= found["high"]
+        values.append(found["value"])
+    assert np.mean(values) == pytest.approx(35, abs=2)
+    assert covered / runs >= 0.93
+
+
 def test_by_hand() -> None:
     # The judge passes 60 of 100. People pass 27 of the 30 labelled that it passes, 2 of the 20 that it fails.
-    found = corrected_rate([(60, 100)], Labelled(27, 2, 3, 18), Labelled())
+    found = corrected_rate([(60, 100)], [Labelled(27, 2, 3, 18)], Labelled())
     assert found is not None and found["value"] == pytest.approx(60 * 27 / 30 + 40 * 2 / 20)
     # Elsewhere it passes 36 of 40 that people pass, fails 16 of 20 that they fail: (0.6 - 0.2) / (0.9 - 0.2).
-    found = corrected_rate([(60, 100)], Labelled(1, 0, 0, 1), Labelled(36, 4, 4, 16))
+    found = corrected_rate([(60, 100)], [Labelled(1, 0, 0, 1)], Labelled(36, 4, 4, 16))
     assert found is not None and found["value"] == pytest.approx(100 * 0.4 / 0.7)
     assert found["low"] < found["value"] < found["high"]
 
@@ -70,7 +95,7 @@ def test_by_hand() -> None:
 def test_more_labels_and_more_dialogues_narrow_it() -> None:
     def width(dialogues: int, labels: int) -> float:
         own = Labelled(*(labels * share // 10 for share in (5, 1, 1, 3)))
-        found = corrected_rate([(dialogues // 2, dialogues)], own, own)
+        found = corrected_rate([(dialogues // 2, dialogues)], [own], own)
         assert found is not None
         return float(found["high"] - found["low"])
 
@@ -80,7 +105,7 @@ def test_more_labels_and_more_dialogues_narrow_it() -> None:
 def test_what_cannot_be_corrected_is_none() -> None:
     few = Labelled(3, 0, 0, 2)
     assert few.n < ENOUGH
-    assert corrected_rate([(5, 10)], few, Labelled(9, 1, 0, 0)) is None, "people fail none"
-    assert corrected_rate([(5, 10)], few, Labelled(5, 5, 5, 5)) is None, "no better than chance"
-    assert corrected_rate([(0, 0)], few, Labelled(9, 1, 1, 9)) is None, "no dialogue"
-    assert corrected_rate([], few, Labelled(9, 1, 1, 9)) is None
+    assert corrected_rate([(5, 10)], [few], Labelled(9, 1, 0, 0)) is None, "people fail none"
+    assert corrected_rate([(5, 10)], [few], Labelled(5, 5, 5, 5)) is None, "no better than chance"
+    assert corrected_rate([(0, 0)], [few], Labelled(9, 1, 1, 9)) is None, "no dialogue"
+    assert corrected_rate([], [few], Labelled(9, 1, 1, 9)) is None

@@ -175,7 +175,7 @@ def _corrected(
     seed: int,
 ) -> dict[str, Any] | None:
     counts = [(sum(ours[place] for place in places), len(places)) for places in suites]
-    own = _labelled([place for places in suites for place in places], ours, theirs)
+    own = [_labelled(places, ours, theirs) for places in suites]
     found = corrected_rate(counts, own, everywhere, seed)
     rate = 100 * sum(passed / n for passed, n in counts) / len(counts)
     return found and {**found, "judged": rate}

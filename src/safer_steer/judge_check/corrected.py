@@ -2,7 +2,9 @@
 
 With at least `ENOUGH` labels of the dialogues that a rate is over, the labels say how often people pass a
 dialogue that the judge passes, and one that it fails; the rate follows (post-stratification, which is
-prediction-powered inference for a rate). It assumes that the labelled dialogues were drawn at random.
+prediction-powered inference for a rate). It assumes that the labelled dialogues were drawn at random. In the
+mean over suites, a label counts inversely to the size of its suite, as a dialogue does; every suite must have
+a label.
 
 With fewer, the judge's errors are taken from the labels of all models and suites: its sensitivity (of the
 dialogues that people pass, the share that it passes) and specificity (of those that people fail, the share
@@ -48,7 +50,7 @@ class Labelled(NamedTuple):
 
 
 def corrected_rate(
-    counts: Sequence[tuple[int, int]], own: Labelled, everywhere: Labelled, seed: int = 0
+    counts: Sequence[tuple[int, int]], own: Sequence[Labelled], everywhere: Labelled, seed: int = 0
 ) -> dict[str, Any] | None:
     """The mean over suites of the share that passes, corrected.
 
@@ -57,7 +59,7 @@ def corrected_rate(
 
     Args:
         counts: (passed by the judge, n) of every suite.
-        own: labels of these dialogues.
+        own: labels of these dialogues, by suite.
         everywhere: labels of all models and suites.
 
     Returns:
@@ -70,9 +72,11 @@ def corrected_rate(
     random, prior = np.random.default_rng(seed), 0.5 / len(counts)
     drawn = np.mean([random.beta(hit + prior, n - hit + prior, DRAWS) for hit, n in counts], axis=0)
     rate = sum(hit / n for hit, n in counts) / len(counts)
-    if own.n >= ENOUGH:
-        value, draws = _by_own_labels(rate, drawn, own, random)
-        method, labels = "own labels", own.n
+    labels = sum(of_suite.n for of_suite in own)
+    if labels >= ENOUGH and all(of_suite.n for of_suite in own):
+        sizes = [n for _, n in counts]
+        value, draws = _by_own_labels(rate, drawn, sizes, own, random)
+        method = "own labels"
     else:
         found = _by_errors(rate, drawn, everywhere, random)
         if found is None:
@@ -90,21 +94,30 @@ def corrected_rate(
     }
 
 
-def _beta(hits: int, misses: int, random: np.random.Generator) -> np.ndarray:
+def _beta(hits: float, misses: float, random: np.random.Generator) -> np.ndarray:
     return random.beta(hits + 0.5, misses + 0.5, DRAWS)
 
 
 def _by_own_labels(
-    rate: float, drawn: np.ndarray, own: Labelled, random: np.random.Generator
+    rate: float, drawn: np.ndarray, sizes: Sequence[int], own: Sequence[Labelled], random: np.random.Generator
 ) -> tuple[float, np.ndarray]:
     """P(people pass) = P(judge passes) P(people pass | judge passes) + the same of those that it fails."""
+    weights = [1 / size for size in sizes]
 
-    def share(hits: int, misses: int) -> float:
+    def counted(hits: Sequence[int], misses: Sequence[int]) -> tuple[float, float]:
+        """Weighted counts, in all as many as the labels are worth (Kish's effective number)."""
+        labels = np.array([hits, misses])
+        weight, squares = (labels @ np.power(weights, power) for power in (1, 2))
+        worth = weight.sum() / squares.sum() if squares.sum() else 0.0
+        return float(weight[0] * worth), float(weight[1] * worth)
+
+    def share(hits: float, misses: float) -> float:
         return hits / (hits + misses) if hits + misses else 0.5
 
-    value = rate * share(own.both, own.judge_only) + (1 - rate) * share(own.people_only, own.neither)
-    passed, failed = _beta(own.both, own.judge_only, random), _beta(own.people_only, own.neither, random)
-    return value, drawn * passed + (1 - drawn) * failed
+    passed = counted([one.both for one in own], [one.judge_only for one in own])
+    failed = counted([one.people_only for one in own], [one.neither for one in own])
+    value = rate * share(*passed) + (1 - rate) * share(*failed)
+    return value, drawn * _beta(*passed, random) + (1 - drawn) * _beta(*failed, random)
 
 
 def _by_errors(
