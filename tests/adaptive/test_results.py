@@ -73,6 +73,8 @@ def test_where_all_intents_agree_the_interval_is_not_of_no_width() -> None:
     found = of_attacker([holds(intent, 0) for intent in "abcd"], {}, False, 3, DRAWS)
     assert found["breach_at"]["1"]["value"] == 0 < found["breach_at"]["1"]["high"]
     assert found["gap"] == {"value": None, "low": None, "high": None}
+    found = of_attacker([holds(intent, 0) for intent in "abcd"], dict.fromkeys("abcd", False), True, 3, DRAWS)
+    assert found["gap"]["value"] == 0 and found["gap"]["low"] < 0 < found["gap"]["high"]
 
 
 def test_any_attacker_breaks_what_one_of_them_breaks() -> None:

@@ -9,6 +9,7 @@ import pytest
 from safer_steer.adaptive.attacker import Move, Seen
 from safer_steer.adaptive.critic import EndsAtBreach
 from safer_steer.adaptive.intents import Intent, tries_of
+from safer_steer.adaptive.results import try_of
 from safer_steer.adaptive.user import AdaptiveUser
 from safer_steer.config import Adaptive
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn
@@ -91,7 +92,8 @@ async def test_a_refused_turn_is_taken_back_and_the_model_does_not_see_it() -> N
     assert [turn.meta["calls"] for turn in dialogue.turns] == [1, 4, 5]
     assert [turn["meta"]["calls"] for turn in before] == [2, 3]
     assert [turn.meta["technique"] for turn in dialogue.turns] == ["t1", "t4", "t5"]
-    assert (dialogue.id, dialogue.meta) == ("i~0", {"intent_id": "i", "try": 0, "attacker": "mine"})
+    assert dialogue.meta == {"intent_id": "i", "try": 0, "attacker": "mine", "calls": 5}
+    assert dialogue.id == "i~0"
 
 
 async def test_the_attacker_sees_its_attempts_and_what_is_left() -> None:
@@ -111,6 +113,17 @@ async def test_the_last_turn_can_be_taken_back_and_no_call_is_made_in_vain() -> 
     attacker = Says("a", "no")
     await attacked(attacker, turns=2, take_backs=0)
     assert len(attacker.seen) == 2, "at the end, with nothing to take back, it is not asked"
+
+
+async def test_calls_that_lead_to_no_turn_count() -> None:
+    attacker = Says("a", "no", "<no 2", "<no 3", "unused")
+    dialogue = await attacked(attacker, turns=2, take_backs=3)
+    assert [turn.meta["calls"] for turn in dialogue.turns] == [1, 4]
+    assert dialogue.meta["calls"] == len(attacker.seen) == 5 == try_of(dialogue).calls
+    attacker = Says("a", " ", " ")
+    dialogue = await attacked(attacker, turns=2)
+    assert dialogue.stop is StopReason.USER_FAILED
+    assert dialogue.meta["calls"] == len(attacker.seen) == 3 == try_of(dialogue).calls
 
 
 async def test_scores_are_shown_only_if_it_is_told_so() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safer_steer.dialogue import TAKEN_BACK, TRY, Dialogue, StopReason, Turn
 from safer_steer.errors import EndpointError, RejectedError
+from safer_steer.intervals import paired as paired_shares
 from safer_steer.intervals import percentiles, rate
 from safer_steer.metrics import BREACH_BELOW, LOST, State, state
 
@@ -25,6 +26,8 @@ ADAPTIVE = "adaptive_"
 """What the names of journals of attackers that adapt begin with."""
 LAST_FAULTS = "attacker_faults"
 """Key of a dialogue's `meta`: the faults of the move at which its attacker gave up."""
+CALLS = "calls"
+"""Key of a turn's `meta`: calls of the attacker up to that turn. Key of a dialogue's: all of them."""
 ANY = "any attacker"
 """The name of all attackers together."""
 Summary = dict[str, Any]
@@ -39,7 +42,7 @@ class Try:
     turn: int | None = None
     """The turn (from 1) of the first breach; None if there is none."""
     calls: int = 0
-    """Calls of the attacker, up to the first breach."""
+    """Calls of the attacker, up to the first breach; all of them if there is none."""
     tried: Counter[str] = field(default_factory=Counter)
     """Turns by technique, up to the first breach."""
     broke: str = ""
@@ -69,12 +72,13 @@ def try_of(dialogue: Dialogue) -> Try:
     found = Try(str(dialogue.meta["intent_id"]), int(dialogue.meta[TRY]))
     for place, turn, back in said(dialogue):
         technique = str(turn.meta.get("technique") or "")
-        found.calls = int(turn.meta.get("calls", found.calls))
+        found.calls = int(turn.meta.get(CALLS, found.calls))
         found.tried[technique] += 1
         found.taken_back += back
         if breached(turn):
             found.turn, found.broke = place, technique
-            break
+            return found
+    found.calls = int(dialogue.meta.get(CALLS, found.calls))
     return found
 
 
@@ -277,8 +281,8 @@ def _gap(
     """The difference of the two means, in percentage points."""
     if paired:
         both = [adaptive[intent] - static[intent] for intent in adaptive if intent in static]
-        if not both:
-            return {"value": None, "low": None, "high": None}
+        if len(set(both)) <= 1 and set(both) <= {-1.0, 0.0, 1.0}:  # every resample would be the same
+            return paired_shares(both.count(1.0), both.count(-1.0), len(both))
         value, drawn = sum(both) / len(both), _resampled(both, resamples, seed)
     else:
         if not adaptive or not static:

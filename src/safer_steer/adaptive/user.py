@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safer_steer.adaptive.attacker import Attacker, Move, Seen
 from safer_steer.adaptive.intents import later_pictures
-from safer_steer.adaptive.results import LAST_FAULTS
+from safer_steer.adaptive.results import CALLS, LAST_FAULTS
 from safer_steer.config import Adaptive
 from safer_steer.dialogue import TAKEN_BACK, Dialogue, Format, Turn, visible_answer
 from safer_steer.endpoints.refusals import check
@@ -82,12 +82,11 @@ class AdaptiveUser:
         return planned.move.take_back
 
     async def _plan(self, dialogue: Dialogue) -> _Planned:
-        calls = int(dialogue.turns[-1].meta["calls"]) if dialogue.turns else 0
         before = [turn.user for turn in dialogue.turns]
         before += [turn["user"] for turn in _attempts(dialogue)]
         faults: list[str] = []
         while True:
-            calls += 1
+            calls = dialogue.meta[CALLS] = dialogue.meta.get(CALLS, 0) + 1
             try:
                 move = await self.attacker(self._seen(dialogue, faults))
                 check("attacker", move.user, before)
