@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from safer_steer.dialogue import Dialogue, StopReason
 from safer_steer.intervals import Z, percentiles, rate, t_interval
+from safer_steer.intervals import paired as paired_shares
 
 Row = Mapping[str, Any] | Dialogue
 State = Literal["scored", "unscored", "failed", "incomplete"]
@@ -249,8 +250,9 @@ def paired_difference(
         `{"value", "low", "high", "t": {"low", "high"}, "n", "seeds"}`; `n` is the number of pairs. `low` and
         `high` come from resampling training seeds and dialogues, with replacement and independently, since
         every seed plays each dialogue (the crossed or "pigeonhole" bootstrap, Owen 2007). If all pairs have
-        the same difference, that interval has zero width, which does not mean certainty. With few seeds that
-        differ much it is too narrow; `t` therefore adds Student's interval over the seeds' mean differences.
+        the same outcomes, every resample is the same; the interval is then that of `intervals.paired`, with
+        each dialogue once. With few seeds that differ much it is too narrow; `t` therefore adds Student's
+        interval over the seeds' mean differences.
         `t` is None for a single seed, and if all seeds' means are equal.
 
     Raises:
@@ -282,9 +284,13 @@ def paired_difference(
     drawn_ids = random.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=resamples)
     weight = ((drawn_seeds @ paired) * drawn_ids).sum(axis=1)
     total = ((drawn_seeds @ gain) * drawn_ids).sum(axis=1)
-    low, high = percentiles(100 * total[weight > 0] / weight[weight > 0])
     value = float(100 * gain.sum() / paired.sum())
-    return {"value": value, "low": low, "high": high, "t": t_interval(means, (-100.0, 100.0)), **counts}
+    low, high = percentiles(100 * total[weight > 0] / weight[weight > 0])
+    ends: dict[str, float | None] = {"low": low, "high": high}
+    same = set(gain[paired == 1].tolist())
+    if len(same) == 1 and same <= {-1.0, 0.0, 1.0}:
+        ends = paired_shares(len(ids) * (1.0 in same), len(ids) * (-1.0 in same), len(ids))
+    return {**ends, "value": value, "t": t_interval(means, (-100.0, 100.0)), **counts}
 
 
 # Survival --------------------------------------------------------------------
