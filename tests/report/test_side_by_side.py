@@ -326,12 +326,12 @@ RESULTS = {
             "verdict": "agrees",
         },
         {
-            "says": "It fails later.",
+            "says": "It holds longer.",
             "where": "Figure 4",
             "pair": ["SFT", "base"],
-            "measure": "later failure",
+            "measure": "turns held",
             "more": True,
-            "found": {"z": 1.02},
+            "found": difference(2),
             "verdict": "cannot tell",
         },
     ],
@@ -347,9 +347,9 @@ RESULTS = {
 
 def test_an_experiment_is_shown_as_tables() -> None:
     claims, rates, differences, hazard, refused, tests, lost = experiment_tables(RESULTS).tables
-    assert [row[0] for row in claims.rows] == ["SFT makes the student safer.", "It fails later."]
+    assert [row[0] for row in claims.rows] == ["SFT makes the student safer.", "It holds longer."]
     assert claims.rows[0][2:] == ["multi-turn Safe, SFT − base", "+38.0 [+33.0, +43.0]", "agrees"]
-    assert claims.rows[1][3:] == ["z = +1.0", "cannot tell"]
+    assert claims.rows[1][3:] == ["+2.0 [-3.0, +7.0]", "cannot tell"]
     assert rates.rows == [["SFT", "50.0 [45.0, 55.0]"], ["base", "12.0 [7.0, 17.0]"]]
     assert differences.rows[0] == ["SFT − base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
     assert differences.rows[1][3:] == ["–", "–"]

@@ -30,13 +30,16 @@ def experiment(
         ),
     ] = None,
     table_only: Annotated[
-        bool, typer.Option("--table-only", help="Run nothing; write the tables of the runs that are done.")
+        bool,
+        typer.Option(
+            "--table-only", help="Run nothing; write the tables of the seeds that are done in every arm."
+        ),
     ] = False,
 ) -> None:
     """Compare variants of a config over several training seeds: one table, with intervals."""
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.table import markdown, results
-    from safer_steer.experiments.work import plan, work
+    from safer_steer.experiments.work import finished, plan, work
     from safer_steer.run.preflight import cores_here
     from safer_steer.store import canonical, write_atomic
 
@@ -47,7 +50,7 @@ def experiment(
         out.mkdir(parents=True, exist_ok=True)
         cores = cores_here()
         asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
-    found = results(settings, runs)
+    found = results(settings, finished(settings, runs), jobs[-1].config.bench.max_unscored)
     text = markdown(found, settings)
     write_atomic(out / f"{file.stem}.json", canonical(found))
     write_atomic(out / f"{file.stem}.md", text)

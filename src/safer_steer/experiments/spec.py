@@ -33,17 +33,13 @@ class Paper(Strict):
     )
 
 
-LATER = "failures come later"
-"""In `Claim.measure`: the log-rank tests of the pair, which need `survival`."""
-
-
 class Claim(Strict):
     """A claim of the paper, and the number here that decides on it."""
 
     says: str = Field(min_length=1, description="the claim, in a sentence")
     where: str = Field(min_length=1, description="where the paper makes it")
     pair: tuple[str, str] = Field(description="one of the pairs in `compare`")
-    measure: str = Field(description=f"one of the measures, or `{LATER}`")
+    measure: str = Field(description="one of the measures")
     more: bool = Field(True, description="whether the first arm of the pair is claimed to have more of it")
 
 
@@ -97,7 +93,7 @@ class Experiment(Strict):
         from safer_steer.experiments.measures import MEASURES
 
         for claim in self.claims:
-            measured = [*(self.measures or MEASURES), *([LATER] if self.survival else [])]
+            measured = self.measures or list(MEASURES)
             if claim.pair not in self.compare or claim.measure not in measured:
                 raise ValueError(
                     f"the claim {claim.says!r} cannot be tested: {' - '.join(claim.pair)} must stand in"

@@ -4,22 +4,19 @@ refuse safe requests."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from math import isfinite
 from typing import Any
 
-from safer_steer.dialogue import Dialogue
+from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.metrics import UNSAFE_BELOW, first_failures, over_refusal, survival
 
 
-def compared(
-    attacks: dict[str, list[list[Dialogue]]],
-    twins: dict[str, list[list[Dialogue]]],
-    pairs: Sequence[tuple[str, str]],
-) -> dict[str, Any]:
-    """Survival of arms over the multi-turn attack suites, and their over-refusal by turn.
+def compared(arms: dict[str, list[list[Dialogue]]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Survival of arms over multi-turn attacks, and their over-refusal by turn.
 
     Args:
-        attacks: each arm's dialogues on attacks, by training seed.
-        twins: the same on safe twins.
+        arms: each arm's dialogues of several turns by training seed, attacks and safe twins.
         pairs: the arms to test against each other.
 
     Returns:
@@ -30,14 +27,20 @@ def compared(
         The tests are one a seed: the seeds share the dialogues, so a test of the pool would take them for
         independent. z is positive if the first arm of the pair fails later.
     """
-    arms = {}
-    for arm, runs in attacks.items():
-        rows = [row for run in runs for row in run]
-        safe = [row for run in twins[arm] for row in run]
+    attacks, twins = (
+        {
+            arm: [[row for row in run if (row.kind is Kind.BENIGN) is safe] for run in runs]
+            for arm, runs in arms.items()
+        }
+        for safe in (False, True)
+    )
+    found = {}
+    for arm in arms:
+        rows, safe = list(chain(*attacks[arm])), list(chain(*twins[arm]))
         median = survival(rows)["median"]
-        arms[arm] = {"hazard": hazard(rows), "median": median, "refused": refused(safe, rows)}
+        found[arm] = {"hazard": hazard(rows), "median": median, "refused": refused(safe, rows)}
     return {
-        "arms": arms,
+        "arms": found,
         "tests": [{"pair": list(pair), **_tests(attacks[pair[0]], attacks[pair[1]])} for pair in pairs],
     }
 
@@ -68,8 +71,9 @@ def _tests(first: list[list[Dialogue]], second: list[list[Dialogue]]) -> dict[st
 
 def log_rank(first: list[Dialogue], second: list[Dialogue]) -> tuple[float, float]:
     """z and two-sided p of the log-rank test of the first failed turn. z is positive if the first group fails
-    later; (0, 1) if nothing fails, or a group has no scored dialogue."""
-    from scipy.stats import CensoredData, logrank  # loads slowly
+    later; (0, 1) if the turns do not differ, nothing fails, or a group has no scored dialogue."""
+    import numpy as np  # imported here because they load slowly
+    from scipy.stats import CensoredData, logrank
 
     groups = [first_failures(rows) for rows in (first, second)]
     if not all(groups) or not any(fails for group in groups for _, fails in group):
@@ -81,5 +85,8 @@ def log_rank(first: list[Dialogue], second: list[Dialogue]) -> tuple[float, floa
         )
         for group in groups
     ]
-    found = logrank(*data)
+    with np.errstate(invalid="ignore"):
+        found = logrank(*data)
+    if not isfinite(found.statistic):  # wherever a dialogue fails, all do
+        return 0.0, 1.0
     return -float(found.statistic), float(found.pvalue)

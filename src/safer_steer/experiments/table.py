@@ -14,11 +14,14 @@ from safer_steer.manifest import Manifest
 from safer_steer.metrics import LOST, paired_difference
 
 
-def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[str, Any]:
-    """All numbers of a finished experiment, from the dialogues on disk.
+def results(
+    experiment: Experiment, runs: dict[str, dict[int, Path]], max_unscored: float = 0.01
+) -> dict[str, Any]:
+    """All numbers of an experiment, from the dialogues on disk.
 
     Args:
-        runs: each arm's run folder by seed.
+        runs: each arm's run folder by seed; all arms have the same seeds, and their runs are done.
+        max_unscored: with a larger share of dialogues without scores, an arm decides on no claim.
 
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
@@ -55,18 +58,26 @@ def results(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[st
             differences.append({"pair": [first, second], "measure": measure, **found, "paper": paper})
     survival = None
     if experiment.survival:
-        rows = {arm: list(map(multi_turn_in, by_seed.values())) for arm, by_seed in folders.items()}
-        attacks, twins = ({arm: [pair[side] for pair in rows[arm]] for arm in rows} for side in (0, 1))
-        survival = compared(attacks, twins, experiment.compare)
+        rows = {
+            arm: [[row for _, rows in multi_turn_in(folder) for row in rows] for folder in by_seed.values()]
+            for arm, by_seed in folders.items()
+        }
+        survival = compared(rows, experiment.compare)
+    lost = {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()}
+    broken = [
+        arm
+        for arm, counts in lost.items()
+        if counts["unscored"] + counts["failed"] > max_unscored * counts["dialogues"]
+    ]
     return {
         "name": experiment.name,
-        "seeds": experiment.seeds,
+        "seeds": list(next(iter(runs.values()))),
         "arms": arms,
         "differences": differences,
-        "lost": {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()},
+        "lost": lost,
         "seconds": {arm: _seconds(by_seed.values()) for arm, by_seed in runs.items()},
         "survival": survival,
-        "claims": tested(experiment, differences, survival),
+        "claims": tested(experiment, differences, broken),
     }
 
 
@@ -97,7 +108,8 @@ def _seconds(folders: Iterable[Path]) -> float:
 def markdown(found: dict[str, Any], experiment: Experiment) -> str:
     """The results as Markdown tables."""
     arms, measures = found["arms"], list(next(iter(found["arms"].values())))
-    seeds = f"{len(found['seeds'])} training seed{'s' * (len(found['seeds']) > 1)}"
+    done, planned = len(found["seeds"]), len(experiment.seeds)
+    seeds = f"{done}{f' of {planned}' * (done < planned)} training seed{'s' * (planned > 1)}"
     parts = [f"## {experiment.name}", experiment.question]
     rows = [[arm, *(shown(arms[arm][measure]) for measure in measures)] for arm in arms]
     parts.append(table([seeds, *measures], rows))
@@ -133,8 +145,7 @@ def claims_table(claims: Iterable[tuple[str | None, dict[str, Any]]]) -> str:
     """
     rows, named = [], False
     for file, claim in claims:
-        found = claim["found"]
-        number = f"z = {found['z']:+.1f}" if "z" in found else shown(found, sign=True)
+        number = shown(claim["found"], sign=True)
         what = f"{claim['measure']}, {' - '.join(claim['pair'])}"
         tested_in, named = ([f"`{file}`"], True) if file else ([], named)
         rows.append([claim["says"], claim["where"], *tested_in, what, number, f"**{claim['verdict']}**"])

@@ -17,8 +17,9 @@ from safer_steer.store import canonical, content_id, inside, write_atomic
 SHARED = tuple(STAGES)[: list(STAGES).index("bench")]
 """The stages that can be shared: all before the bench."""
 UP_TO_SFT = tuple(STAGES)[: list(STAGES).index("rl")]
-DRAWS = ("seeds", "benign_share", "single_turn")
-"""The keys of `rl` that bear on the stages up to SFT: they say which scripts are kept for RL."""
+NOT_RL_ALONE = ("seeds", "benign_share", "single_turn", "rollouts")
+"""The keys of `rl` that bear on other stages: which scripts are kept for RL, and what samples the student's
+answers."""
 
 
 def run_id(config: Config) -> str:
@@ -36,7 +37,7 @@ def up_to_sft(config: Config) -> Config:
     """The config with tutor and RL's own settings left at their defaults: the same for all runs that share
     the stages up to SFT."""
     settings = _without_tutor(config)
-    settings["rl"] = {key: settings["rl"][key] for key in DRAWS}
+    settings["rl"] = {key: settings["rl"][key] for key in NOT_RL_ALONE}
     return Config.model_validate(settings)
 
 

@@ -88,6 +88,22 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
     return ordered, folders
 
 
+def finished(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
+    """Of each arm's run folders, those of the seeds that are done in every arm.
+
+    Raises:
+        UserError: there is no such seed.
+    """
+    seeds = [
+        seed
+        for seed in experiment.seeds
+        if all(Manifest(by_seed[seed]).finished("bench") for by_seed in runs.values())
+    ]
+    if not seeds:
+        raise UserError("no training seed is done in every arm yet; run the experiment without --table-only")
+    return {arm: {seed: by_seed[seed] for seed in seeds} for arm, by_seed in runs.items()}
+
+
 async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
     """Do all jobs, at most `processes` at once, each with its share of the cores. Output goes to
     `<folder>.log`.

@@ -30,8 +30,8 @@ def experiment_tables(found: Row) -> ShownExperiment:
     tables = [
         Table(
             "The paper's claims",
-            "The number is the difference here, or z of log-rank tests, over all seeds. Cannot tell: an"
-            " interval includes 0, or z is within 1.96 of it.",
+            "The number is the difference here, in points, over all seeds. Cannot tell: an interval includes"
+            " 0. No result: too many dialogues of an arm have no scores.",
             ["claim", "where", "measure", "number", "here"],
             list(map(_claim, found.get("claims") or ())),
             labels=3,
@@ -84,7 +84,7 @@ def experiment_tables(found: Row) -> ShownExperiment:
 def _claim(claim: Row) -> list[str]:
     from safer_steer.experiments.table import shown
 
-    number = f"z = {claim['found']['z']:+.1f}" if "z" in claim["found"] else shown(claim["found"], sign=True)
+    number = shown(claim["found"], sign=True)
     measure = f"{claim['measure']}, {' − '.join(claim['pair'])}"
     return [claim["says"], claim["where"], measure, number, claim["verdict"]]
 
