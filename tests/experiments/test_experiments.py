@@ -16,6 +16,7 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 from safer_steer.errors import UserError
 from safer_steer.experiments.claims import verdict
+from safer_steer.experiments.measures import MEASURES
 from safer_steer.experiments.spec import load_experiment
 from safer_steer.experiments.survival import hazard, log_rank
 from safer_steer.experiments.table import markdown, results
@@ -255,6 +256,7 @@ def test_the_table_is_of_the_seeds_that_are_done_in_every_arm(tmp_path: Path) ->
     assert answer.exit_code == 0, answer.output
     found = json.loads((out / "small.json").read_bytes())
     assert (found["seeds"], found["seconds"]) == ([1], {"full": 10.0, "mean": 10.0})
+    assert list(found["arms"]) == ["full", "mean"] and list(found["arms"]["full"]) == list(MEASURES)[:9]
     assert found["differences"][2]["n"] == 19 and found["claims"][0]["verdict"] == "no result"
     text = (out / "small.md").read_text()
     assert "| 1 of 2 training seeds |" in text and "full: 1 unscored of 20 dialogues." in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def experiment(
     from safer_steer.experiments.table import markdown, results
     from safer_steer.experiments.work import finished, plan, work
     from safer_steer.run.preflight import cores_here
-    from safer_steer.store import canonical, write_atomic
+    from safer_steer.store import write_atomic
 
     settings = load_experiment(file)
     jobs, runs = plan(settings, file, out)
@@ -52,6 +53,6 @@ def experiment(
         asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
     found = results(settings, finished(settings, runs), jobs[-1].config.bench.max_unscored)
     text = markdown(found, settings)
-    write_atomic(out / f"{file.stem}.json", canonical(found))
+    write_atomic(out / f"{file.stem}.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / f"{file.stem}.md", text)
     typer.echo(text)
