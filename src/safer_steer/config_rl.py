@@ -76,7 +76,12 @@ class Reinforce(Strict):
     micro_batch_size: int = Field(2, ge=1, description="trajectories in memory at once")
     steps: int = Field(-1, description="optimiser steps; -1 for one epoch over the seeds")
     seeds: int | None = Field(None, ge=1, description="draw this many scripts for RL; null takes all")
-    benign_share: float = Field(0.25, ge=0, le=1, description="share of benign scripts among the seeds")
+    benign_share: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="share of benign scripts among the seeds; larger if risky ones run short",
+    )
     beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model; in dpo, its beta")
     loss: LossType = Field(
         "dr_grpo", description="dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)"

@@ -219,7 +219,7 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
     text = markdown(found, experiment)
     assert "| full - mean | multi-turn Safe | +70.0 [" in text and "| +4.5 | " in text
     assert "Every dialogue has a result." in text
-    assert "| mean | 0 | 85 |" in text and "| mean | 0 | 5 |" in text
+    assert "| mean | 0.0 | 85.0 |" in text and "| mean | 0.0 | 5.0 |" in text
     said = [claim["verdict"] for claim in found["claims"]]
     assert said[:2] == ["agrees", "disagrees"] and said[2] == "cannot tell"
     [test] = [one for one in found["survival"]["tests"] if one["pair"] == ["full", "mean"]]

@@ -181,7 +181,7 @@ def _by_turn(arms: dict[str, Any], name: str) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f}"
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _p(value: float) -> str:

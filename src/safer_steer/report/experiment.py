@@ -138,7 +138,7 @@ def _papers(paper: Any) -> list[str]:
 
 
 def _percent(value: Any) -> str:
-    return NONE if (share := number(value)) is None else f"{100 * share:.0f}"
+    return NONE if (share := number(value)) is None else f"{100 * share:.1f}"
 
 
 def _count(value: Any) -> str:
