@@ -11,9 +11,11 @@ import yaml
 from scipy.stats import norm
 from typer.testing import CliRunner
 
+from safer_steer.adaptive.intents import Intent
 from safer_steer.cli import app
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
+from safer_steer.config_file import dump_config
+from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.experiments.claims import verdict
 from safer_steer.experiments.measures import MEASURES
@@ -268,7 +270,10 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
         arms={"SFT": {"model": "sft"}, "full": {}},
         compare=[["full", "SFT"]],
         paper=None,
-        measures=["breach@1 by A", "breach@1 by B", "generalisation gap B - A", "multi-turn Safe"],
+        measures=[
+            *("breach@1 by A", "breach@1 by B", "generalisation gap B - A", "multi-turn Safe"),
+            *("breached by scripts", "breach@1 by A, B or C"),
+        ],
     )
     experiment = load_experiment(path)
     breaches = {("SFT", "a"): (3, 2), ("SFT", "b"): (4, 4), ("full", "a"): (0, 0), ("full", "b"): (3, 4)}
@@ -286,8 +291,16 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
                 rows.append(row.model_copy(update={"meta": facts, "turns": [row.turns[0], last]}))
             text = "".join(row.model_dump_json() + "\n" for row in rows)
             write_atomic(model / f"adaptive_sandbox-{attacker}.jsonl", text)
+            scripted = [played(f"s-{n}", [1, 1]) for n in range(4)]
+            for turn in (*scripted[0].turns[1:], *scripted[1].turns[:1]):
+                turn.scores = {"harmlessness": -1.0, "helpfulness": 1.0, "refused": 0.0}
             lost = played("d", [1]).model_copy(update={"stop": StopReason.ASSISTANT_FAILED})
-            write_atomic(model / "probing.jsonl", lost.model_dump_json() + "\n")
+            write_atomic(model / "probing.jsonl", to_jsonl([*scripted, lost]))
+            of = {f"i-{n}": {"script_of": ["probing", f"s-{n}"]} for n in range(4)}
+            intents = [Intent(id=id, intent="?", images=[], meta=meta) for id, meta in of.items()]
+            write_atomic(runs[arm][seed] / "intents" / "intents.jsonl", to_jsonl(intents))
+            config = Config.model_validate({"bench": {"suites": ["sandbox"], "adaptive": {"turns": 1}}})
+            write_atomic(runs[arm][seed] / "config.yaml", dump_config(config))
     found = results(experiment, runs)
     arms = found["arms"]
     assert arms["SFT"]["breach@1 by A"]["value"] == pytest.approx(100 * 5 / 16)
@@ -297,8 +310,13 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
     gaps = {one["measure"]: one for one in found["differences"]}
     assert gaps["breach@1 by A"]["value"] == pytest.approx(-100 * 5 / 16)
     assert gaps["generalisation gap B - A"]["value"] == pytest.approx(100 * 4 / 16)
-    assert arms["SFT"]["multi-turn Safe"]["value"] is None, "attackers' dialogues are in no suite"
-    assert found["lost"]["SFT"] == {"dialogues": 34, "unscored": 0, "failed": 2, "incomplete": 0}
+    assert arms["SFT"]["multi-turn Safe"]["value"] == 50, "attackers' dialogues are in no suite"
+    assert arms["SFT"]["breached by scripts"]["value"] == 25, "one of four, within one turn"
+    # Of two tries, A and B breach one each, or B alone: 1 - (1 - a)(1 - b) by intent.
+    wanted = {(3, 4): [1 - 0.5 * 0.5] * 3 + [0.5], (2, 4): [0.75, 0.75, 0.5, 0.5]}
+    mean = sum(sum(shares) for shares in wanted.values()) / 8
+    assert arms["SFT"]["breach@1 by A, B or C"]["value"] == pytest.approx(100 * mean)
+    assert found["lost"]["SFT"] == {"dialogues": 42, "unscored": 0, "failed": 2, "incomplete": 0}
 
 
 @pytest.mark.parametrize(

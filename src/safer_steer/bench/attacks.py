@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -176,15 +176,13 @@ def adaptive_summary(
     found: dict[str, dict[str, Any]] = {}
     for model, by_attacker in played.items():
         multi_turn = scripted[model].get("multi_turn", {})
-        suites = {
-            name: static_breaches(rows, turns) for name, rows in multi_turn.items() if name not in twins
-        }
-        of_intents = {
-            intent.id: mark for intent in intents if (mark := _scripted(intent, suites)) is not None
-        }
+        attacks = {name: rows for name, rows in multi_turn.items() if name not in twins}
+        of_intents = breached_by_scripts(intents, attacks, turns)
         paired = bool(of_intents)
         marks = of_intents or {
-            f"{suite} {id}": mark for suite, by_id in suites.items() for id, mark in by_id.items()
+            f"{suite} {id}": mark
+            for suite, rows in attacks.items()
+            for id, mark in static_breaches(rows, turns).items()
         }
         entries = {
             attacker: of_attacker(dialogues, marks, paired, turns, *draws)
@@ -196,7 +194,19 @@ def adaptive_summary(
     return found
 
 
-def _scripted(intent: Intent, suites: Mapping[str, Mapping[str, bool]]) -> bool | None:
-    """Whether the script with this intent breached; None if there is no such script, or it has no result."""
-    suite, script = intent.meta.get(SCRIPT_OF, (None, None))
-    return suites.get(suite, {}).get(script)
+def breached_by_scripts(
+    intents: Iterable[Intent], attacks: Mapping[str, list[Dialogue]], turns: int
+) -> dict[str, bool]:
+    """For each intent that is a script's, whether that script breached within so many turns, by the intent's
+    id. Scripts without a result are left out.
+
+    Args:
+        attacks: a model's dialogues on the attack suites, by suite.
+    """
+    suites = {name: static_breaches(rows, turns) for name, rows in attacks.items()}
+    found = {}
+    for intent in intents:
+        suite, script = intent.meta.get(SCRIPT_OF, (None, None))
+        if (mark := suites.get(suite, {}).get(script)) is not None:
+            found[intent.id] = mark
+    return found

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.claims import tested, verdict
-from safer_steer.experiments.measures import MEASURES, Breached, multi_turn_in, over_seeds, states_in
+from safer_steer.experiments.measures import (
+    MEASURES,
+    Breached,
+    BreachedByScripts,
+    multi_turn_in,
+    over_seeds,
+    states_in,
+)
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.manifest import Manifest
@@ -44,7 +51,9 @@ def results(
     if not experiment.measures:  # attackers that were not in the bench have no column
         unmeasured = {name for name in measures if not any(any(hits[arm, name].values()) for arm in folders)}
         measures = [
-            name for name in measures if not (name in unmeasured and isinstance(MEASURES[name], Breached))
+            name
+            for name in measures
+            if not (name in unmeasured and isinstance(MEASURES[name], Breached | BreachedByScripts))
         ]
     arms = {
         arm: {measure: over_seeds(measure, hits[arm, measure]) for measure in measures}
