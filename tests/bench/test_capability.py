@@ -220,7 +220,7 @@ def test_the_measure_reads_the_answers_of_a_run(tmp_path: Path) -> None:
 
     config = Config.model_validate({"student": {"format": "plain"}})
     write_atomic(tmp_path / "config.yaml", dump_config(config))
-    measure = MEASURES["capability kept"]
+    measure = MEASURES["multiple choice, right"]
     assert measure.hits(tmp_path / "bench" / "sft") == {}
     rows = to_jsonl(answered("A", "B", "hm", None))
     write_atomic(tmp_path / "capability" / "s" / "answers" / "sft.jsonl", rows)
