@@ -211,7 +211,7 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
     assert found["seconds"]["mean"] == 105.0
     assert found["arms"]["full"]["multi-turn Safe"]["value"] == pytest.approx(85)
     assert found["arms"]["SFT"]["Help on twins"]["value"] == 100
-    assert found["arms"]["full"]["single-turn Safe"]["value"] is None
+    assert "single-turn Safe" not in found["arms"]["full"], "no arm has dialogues of one turn"
     gains = {(*d["pair"], d["measure"]): d for d in found["differences"]}
     assert gains["full", "mean", "multi-turn Safe"]["value"] == pytest.approx(70)
     assert gains["full", "mean", "multi-turn Safe"]["paper"]["value"] == pytest.approx(4.5)
@@ -237,9 +237,12 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
 
 
 def test_the_table_is_of_the_seeds_that_are_done_in_every_arm(tmp_path: Path) -> None:
-    """An arm of which too many dialogues have no scores decides on no claim."""
+    """An arm of which too many dialogues have no scores decides on no claim and no sign."""
     path = file_of(
-        tmp_path, arms={"full": {}, "mean": SMALL["arms"]["mean"]}, compare=[["full", "mean"]], claims=[CLAIM]
+        tmp_path,
+        arms={"full": {}, "mean": SMALL["arms"]["mean"]},
+        compare=[["full", "mean"]],
+        claims=[CLAIM, CLAIM | {"measure": "breach@1 by B"}],
     )
     out = tmp_path / "out"
     _, runs = plan(load_experiment(path), path, out)
@@ -258,8 +261,11 @@ def test_the_table_is_of_the_seeds_that_are_done_in_every_arm(tmp_path: Path) ->
     assert answer.exit_code == 0, answer.output
     found = json.loads((out / "small.json").read_bytes())
     assert (found["seeds"], found["seconds"]) == ([1], {"full": 10.0, "mean": 10.0})
-    assert list(found["arms"]) == ["full", "mean"] and list(found["arms"]["full"]) == list(MEASURES)[:9]
-    assert found["differences"][2]["n"] == 19 and found["claims"][0]["verdict"] == "no result"
+    measured = [*list(MEASURES)[2:6], "breach@1 by B"]
+    assert list(found["arms"]) == ["full", "mean"] and list(found["arms"]["full"]) == measured
+    safe, *_, breach = found["differences"]
+    assert (safe["n"], safe["paper"]["verdict"], breach["value"]) == (19, "no result", None)
+    assert [claim["verdict"] for claim in found["claims"]] == ["no result", "no result"]
     text = (out / "small.md").read_text()
     assert "| 1 of 2 training seeds |" in text and "full: 1 unscored of 20 dialogues." in text
 
@@ -329,7 +335,9 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
     ],
 )
 def test_a_sign_needs_both_intervals(low: float, high: float, t: Any, said: str) -> None:
-    assert verdict({"value": (low + high) / 2, "low": low, "high": high, "t": t}, theirs=4.0) == said
+    found = {"pair": ["a", "b"], "value": (low + high) / 2, "low": low, "high": high, "t": t}
+    assert verdict(found, theirs=4.0) == said
+    assert verdict(found, theirs=4.0, broken=["b"]) == "no result"
 
 
 def test_hazards_and_the_log_rank_test_by_hand() -> None:

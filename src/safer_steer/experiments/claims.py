@@ -25,15 +25,21 @@ def tested(experiment: Experiment, differences: list[Finding], broken: Collectio
     for claim in experiment.claims:
         entry = by_pair[*claim.pair, claim.measure]
         numbers = {key: entry[key] for key in ("value", "low", "high", "t")}
-        said = verdict(entry, 1 if claim.more else -1)
-        if not set(claim.pair).isdisjoint(broken):
-            said = "no result"
+        said = verdict(entry, 1 if claim.more else -1, broken)
         found.append(claim.model_dump(mode="json") | {"found": numbers, "verdict": said})
     return found
 
 
-def verdict(found: Mapping[str, Any], theirs: float) -> str:
-    """Whether a difference agrees with another's sign. Both of its intervals must exclude 0 to tell."""
+def verdict(found: Mapping[str, Any], theirs: float, broken: Collection[str] = ()) -> str:
+    """Whether a difference agrees with another's sign. Both of its intervals must exclude 0 to tell.
+
+    Args:
+        found: one of `table.results`' differences.
+        theirs: a number with the other's sign, not 0.
+        broken: arms without a result.
+    """
+    if not set(found["pair"]).isdisjoint(broken):
+        return "no result"
     if found["value"] is None:
         return "cannot tell"
     intervals = [(found["low"], found["high"])]

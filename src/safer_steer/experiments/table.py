@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.claims import tested, verdict
-from safer_steer.experiments.measures import (
-    MEASURES,
-    Breached,
-    BreachedByScripts,
-    multi_turn_in,
-    over_seeds,
-    states_in,
-)
+from safer_steer.experiments.measures import MEASURES, multi_turn_in, over_seeds, states_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.manifest import Manifest
@@ -28,13 +21,14 @@ def results(
 
     Args:
         runs: each arm's run folder by seed; all arms have the same seeds, and their runs are done.
-        max_unscored: with a larger share of dialogues without scores, an arm decides on no claim.
+        max_unscored: with a larger share of dialogues without scores, an arm decides on no claim and no sign.
 
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
         "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival",
         "claims"}`. A rate
-        has the form of `metrics.rate_over_seeds`, a difference that of `metrics.paired_difference`. `paper`
+        has the form of `metrics.rate_over_seeds`, a difference that of `metrics.paired_difference`. Without
+        `measures` in the file they are those that some arm has, and those of claims. `paper`
         is the paper's difference in points and whether its sign agrees, or None. `seconds` are of all stages
         that lead to an arm's model and measure it. `claims` has the form of `claims.tested`.
     """
@@ -48,23 +42,29 @@ def results(
         for arm, by_seed in folders.items()
         for measure in measures
     }
-    if not experiment.measures:  # attackers that were not in the bench have no column
-        unmeasured = {name for name in measures if not any(any(hits[arm, name].values()) for arm in folders)}
+    if not experiment.measures:  # what no arm's bench has, such as its attackers, is left out
+        claimed = {claim.measure for claim in experiment.claims}
         measures = [
             name
             for name in measures
-            if not (name in unmeasured and isinstance(MEASURES[name], Breached | BreachedByScripts))
+            if name in claimed or any(any(hits[arm, name].values()) for arm in folders)
         ]
     arms = {
         arm: {measure: over_seeds(measure, hits[arm, measure]) for measure in measures}
         for arm in experiment.arms
     }
+    lost = {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()}
+    broken = [
+        arm
+        for arm, counts in lost.items()
+        if counts["unscored"] + counts["failed"] > max_unscored * counts["dialogues"]
+    ]
     differences = []
-    for first, second in experiment.compare:
+    for pair in experiment.compare:
         for measure in measures:
-            found = paired_difference(hits[first, measure], hits[second, measure])
-            paper = _papers(experiment, measure, first, second, found)
-            differences.append({"pair": [first, second], "measure": measure, **found, "paper": paper})
+            first, second = (hits[arm, measure] for arm in pair)
+            entry = {"pair": list(pair), "measure": measure, **paired_difference(first, second)}
+            differences.append(entry | {"paper": _papers(experiment, entry, broken)})
     survival = None
     if experiment.survival:
         rows = {
@@ -72,12 +72,6 @@ def results(
             for arm, by_seed in folders.items()
         }
         survival = compared(rows, experiment.compare)
-    lost = {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()}
-    broken = [
-        arm
-        for arm, counts in lost.items()
-        if counts["unscored"] + counts["failed"] > max_unscored * counts["dialogues"]
-    ]
     return {
         "name": experiment.name,
         "seeds": list(next(iter(runs.values()))),
@@ -90,16 +84,14 @@ def results(
     }
 
 
-def _papers(
-    experiment: Experiment, measure: str, first: str, second: str, found: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The paper's difference, and whether ours has its sign: `agrees` or `disagrees` if the interval is on
-    one side of 0, else `cannot tell`."""
-    values = experiment.paper.values.get(measure, {}) if experiment.paper else {}
+def _papers(experiment: Experiment, entry: dict[str, Any], broken: Collection[str]) -> dict[str, Any] | None:
+    """The paper's difference, and whether ours has its sign: a verdict of `claims`."""
+    values = experiment.paper.values.get(entry["measure"], {}) if experiment.paper else {}
+    first, second = entry["pair"]
     if first not in values or second not in values:
         return None
     theirs = values[first] - values[second]
-    return {"value": theirs, "verdict": verdict(found, theirs)}
+    return {"value": theirs, "verdict": verdict(entry, theirs, broken)}
 
 
 def _lost(folders: list[Path]) -> dict[str, int]:
