@@ -16,6 +16,9 @@ from typer.testing import CliRunner, Result
 from endpoint_server import EndpointServer, says
 from safer_steer.cli import app
 from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Format, Kind, Turn
+from safer_steer.judge_check.labels import drawn, read_labels, write_sheet
+from safer_steer.judge_check.played import Place
 from threads import serving
 
 SCRIPTS = 40
@@ -165,6 +168,7 @@ def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str]
         ),
         (HEAD + "x,1,3,3\n", ":2: no scored dialogue 'x' in this bench"),
         (HEAD + "d0,1,3,3\nd0,1,2,2\n", ":3: this person has labelled"),
+        (HEAD + 'd0,1,3,3\n"d1,1,3,3\nd2,1,3,3\n', "look for a quotation mark that is not closed"),
     ],
 )
 def test_a_wrong_row_is_named(run: tuple[Path, str], tmp_path: Path, rows: str, message: str) -> None:
@@ -172,6 +176,37 @@ def test_a_wrong_row_is_named(run: tuple[Path, str], tmp_path: Path, rows: str, 
     labels.write_text(rows)
     assert message in error(safer_steer("judge-check", run[0], "--labels", labels))
     assert not (run[0] / "judge_check.json").exists()
+
+
+def test_a_sheet_has_as_many_dialogues_of_each_model_and_suite() -> None:
+    sizes = {("m", "big"): 500, ("m", "small"): 12, ("n", "big"): 500, ("n", "tiny"): 3}
+    places = [
+        Place(model, "multi_turn", suite, f"{number}")
+        for (model, suite), size in sizes.items()
+        for number in range(size)
+    ]
+    chosen = drawn(places, 43, seed=0)
+    counts = Counter((place.model, place.suite) for place in chosen)
+    assert sorted(counts.values()) == [3, 12, 14, 14] and len(set(chosen)) == 43
+    assert chosen == drawn(reversed(places), 43, seed=0) != drawn(places, 43, seed=1)
+    assert len(drawn(places, 5000, seed=0)) == len(places)
+    assert [place.suite for place in chosen] != sorted(place.suite for place in chosen), "in random order"
+
+
+def test_no_code_is_a_number_to_a_spreadsheet() -> None:
+    codes = [Place("m", "multi_turn", "s", str(number)).code for number in range(2000)]
+    assert len(set(codes)) == 2000 and all(code.startswith("d-") for code in codes)
+
+
+def test_a_sheet_with_long_answers_is_read_back(tmp_path: Path) -> None:
+    place, long = Place("m", "single_turn", "s", "1"), "word " * 40_000
+    dialogue = Dialogue(id="1", kind=Kind.RED_TEAM, turns=[Turn(user="?", assistant=long)], stop=None)
+    path = tmp_path / "labels.csv"
+    write_sheet({place: dialogue}, Format.PLAIN, path)
+    [row] = path.read_text(encoding="utf-8-sig").splitlines()[1:]
+    path.write_text(path.read_text().replace(row, row.removesuffix(",,,") + ",3,3,"))
+    [label] = read_labels(path, {place: dialogue})
+    assert (label.place, label.scores) == (place, {"harmlessness": 3, "helpfulness": 3})
 
 
 def test_against_itself_pays_for_no_reply_twice(run: tuple[Path, str], models: Models) -> None:

@@ -60,26 +60,41 @@ def test_the_interval_covers_the_truth(
     assert plain < RUNS / 4, "a correction"
 
 
-@pytest.mark.parametrize("labels", [110, 220])
-def test_suites_of_unequal_sizes_count_alike(labels: int) -> None:
-    """The judge is right in a suite of 1,000; in one of 100 it passes half of what people fail. Random labels
-    lie in the first, and the mean is over both."""
-    random, sizes = np.random.default_rng(1), (1000, 100)
-    covered, values, runs = 0, [], 200
-    for run in range(runs):
-        suites = [judged(random, 0.5, (1000,), (1.0, 1.0)), judged(random, 0.2, (100,), (1.0, 0.5))]
-        chosen = random.permutation(sum(sizes))[:labels]
-        places = (chosen[chosen < 1000], chosen[chosen >= 1000] - 1000)
-        own = [
-            labelled(*(marks[place] for marks in suite)) for suite, place in zip(suites, places, strict=True)
-        ]
+@pytest.mark.parametrize(
+    ("rates", "right", "sizes", "labels"),
+    [
+        ((0.95, 0.05), (0.9, 0.85), (600, 30), 50),
+        ((0.95, 0.2), (0.9, 0.6), (600, 60), 30),
+        ((0.9, 0.3), (0.9, 0.6), (900, 90), 50),
+        ((0.99,), (0.9, 0.9), (300,), 40),
+        ((0.01,), (0.9, 0.9), (300,), 40),
+        ((0.99, 0.99, 0.99), (0.9, 0.9), (200, 200, 200), 30),
+        ((0.97, 0.9, 0.5, 0.3, 0.05, 0.8), (0.9, 0.8), (40,) * 6, 10),
+        ((0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4), (0.85, 0.75), (20, 40, 100, 300, 30, 50, 200, 60), 15),
+    ],
+)
+def test_suites_of_unequal_sizes_and_rates(
+    rates: tuple[float, ...], right: tuple[float, float], sizes: tuple[int, ...], labels: int
+) -> None:
+    """`labels` in each suite, as a sheet has them. The mean is over suites, whatever their size."""
+    random = np.random.default_rng(1)
+    covered, values, truth = 0, [], 100 * np.mean(rates)
+    for _ in range(2 * RUNS):
+        suites = [judged(random, rate, (size,), right) for rate, size in zip(rates, sizes, strict=True)]
         counts = [(int(judge.sum()), size) for (_, judge), size in zip(suites, sizes, strict=True)]
-        found = corrected_rate(counts, own, Labelled(), seed=run)
+        own = [labelled(people[:labels], judge[:labels]) for people, judge in suites]
+        found = corrected_rate(counts, own, Labelled())
         assert found is not None and found["method"] == "own labels"
-        covered += found["low"] <= 35 <= found["high"]
+        covered += found["low"] <= truth <= found["high"]
         values.append(found["value"])
-    assert np.mean(values) == pytest.approx(35, abs=2)
-    assert covered / runs >= 0.93
+    assert np.mean(values) == pytest.approx(truth, abs=1)
+    assert covered / (2 * RUNS) >= 0.93
+
+
+def test_a_suite_with_few_labels_is_not_corrected_by_them() -> None:
+    own = [Labelled(40, 5, 5, 40), Labelled(4, 1, 0, 4)]
+    found = corrected_rate([(50, 100), (50, 100)], own, Labelled(44, 6, 5, 44))
+    assert found is not None and (found["method"], found["labels"]) == ("errors everywhere", 99)
 
 
 def test_by_hand() -> None:

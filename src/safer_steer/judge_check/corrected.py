@@ -1,10 +1,9 @@
 """Rates corrected for the judge's errors by people's labels of some dialogues, both uncertainties propagated.
 
-With at least `ENOUGH` labels of the dialogues that a rate is over, the labels say how often people pass a
-dialogue that the judge passes, and one that it fails; the rate follows (post-stratification, which is
-prediction-powered inference for a rate). It assumes that the labelled dialogues were drawn at random. In the
-mean over suites, a label counts inversely to the size of its suite, as a dialogue does; every suite must have
-a label.
+With at least `ENOUGH` labels of the dialogues that a rate is over, `IN_EACH` of them in each suite, the
+labels say how often people pass a dialogue that the judge passes, and one that it fails; the suite's rate
+follows (post-stratification, which is prediction-powered inference for a rate). It assumes that the labelled
+dialogues of a suite were drawn at random. The mean is over suites.
 
 With fewer, the judge's errors are taken from the labels of all models and suites: its sensitivity (of the
 dialogues that people pass, the share that it passes) and specificity (of those that people fail, the share
@@ -18,12 +17,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
-from safer_steer.intervals import percentiles
+from safer_steer.intervals import TAIL, Z, beta_quantile, percentiles
 
 DRAWS = 10_000
 ENOUGH = 30
 """Labelled dialogues of a rate from which it is corrected by its own labels alone."""
+IN_EACH = 10
+"""Labelled dialogues that each suite of a mean then needs."""
 
 
 class Labelled(NamedTuple):
@@ -54,13 +56,11 @@ def corrected_rate(
 ) -> dict[str, Any] | None:
     """The mean over suites of the share that passes, corrected.
 
-    The interval is that of the posterior: the judge's share of each suite and its errors are drawn from Beta
-    distributions with the priors of `intervals.rate`.
-
     Args:
         counts: (passed by the judge, n) of every suite.
         own: labels of these dialogues, by suite.
         everywhere: labels of all models and suites.
+        seed: of the draws from the posterior of the judge's errors everywhere.
 
     Returns:
         `{"value", "low", "high", "method", "labels"}`, rates 0-100, clipped; None if there is no way to
@@ -69,71 +69,89 @@ def corrected_rate(
     """
     if not counts or not all(n for _, n in counts):
         return None
-    random, prior = np.random.default_rng(seed), 0.5 / len(counts)
-    drawn = np.mean([random.beta(hit + prior, n - hit + prior, DRAWS) for hit, n in counts], axis=0)
-    rate = sum(hit / n for hit, n in counts) / len(counts)
     labels = sum(of_suite.n for of_suite in own)
-    if labels >= ENOUGH and all(of_suite.n for of_suite in own):
-        sizes = [n for _, n in counts]
-        value, draws = _by_own_labels(rate, drawn, sizes, own, random)
+    if labels >= ENOUGH and all(of_suite.n >= IN_EACH for of_suite in own):
+        value, low, high = _by_own_labels(counts, own)
         method = "own labels"
     else:
-        found = _by_errors(rate, drawn, everywhere, random)
+        found = _by_errors(counts, everywhere, np.random.default_rng(seed))
         if found is None:
             return None
-        value, draws = found
+        value, low, high = found
         method, labels = "errors everywhere", everywhere.n
-    low, high = percentiles(100 * draws)
-    value = 100 * value
     return {
-        "value": value,
-        "low": min(low, value),
-        "high": max(high, value),
+        "value": 100 * value,
+        "low": 100 * min(low, value),
+        "high": 100 * max(high, value),
         "method": method,
         "labels": labels,
     }
 
 
-def _beta(hits: float, misses: float, random: np.random.Generator) -> np.ndarray:
-    return random.beta(hits + 0.5, misses + 0.5, DRAWS)
+def _by_own_labels(counts: Sequence[tuple[int, int]], own: Sequence[Labelled]) -> tuple[float, float, float]:
+    """Of each suite, P(people pass) = P(judge passes) P(people pass | judge passes) + the same of those that
+    it fails; value and interval of the mean, 0-1.
+
+    The interval is Jeffreys' for as many dialogues as would have the estimate's variance (Franco et al.
+    2019), fewer by Student's t (Korn and Graubard 1998; degrees of freedom after Satterthwaite).
+    """
+    value = smoothed = 0.0
+    variances = []
+    for (hit, n), labels in zip(counts, own, strict=True):
+        passing, failing = (labels.both, labels.judge_only), (labels.people_only, labels.neither)
+        rate = hit / n
+        value += (rate * _share(passing) + (1 - rate) * _share(failing)) / len(own)
+        # The variance is that of shares away from 0 and 1, or few labels that agree would have none.
+        rate = (hit + 0.5 / len(own)) / (n + 1 / len(own))
+        of_rate = _variance(rate, n + 1 + 1 / len(own))
+        passes, fails = _share(passing, 0.5), _share(failing, 0.5)
+        smoothed += (rate * passes + (1 - rate) * fails) / len(own)
+        variances.append(
+            of_rate * (passes - fails) ** 2
+            + (rate**2 + of_rate) * _variance(passes, sum(passing))
+            + ((1 - rate) ** 2 + of_rate) * _variance(fails, sum(failing))
+        )
+    total = sum(variances)
+    freedom = total**2 / sum(one**2 / (labels.n - 1) for one, labels in zip(variances, own, strict=True))
+    spread = Z / float(stdtrit(freedom, 1 - TAIL))
+    worth = max(smoothed * (1 - smoothed) * len(own) ** 2 / total - 1, 0.0) * spread**2
+    a, b = value * worth + 0.5, (1 - value) * worth + 0.5
+    low = 0.0 if value == 0 else beta_quantile(a, b, TAIL)
+    high = 1.0 if value == 1 else beta_quantile(a, b, 1 - TAIL)
+    return value, low, high
 
 
-def _by_own_labels(
-    rate: float, drawn: np.ndarray, sizes: Sequence[int], own: Sequence[Labelled], random: np.random.Generator
-) -> tuple[float, np.ndarray]:
-    """P(people pass) = P(judge passes) P(people pass | judge passes) + the same of those that it fails."""
-    weights = [1 / size for size in sizes]
+def _share(counts: tuple[int, int], prior: float = 0.0) -> float:
+    """The first count's share; 1/2 if nothing is counted."""
+    hits, misses = counts[0] + prior, counts[1] + prior
+    return hits / (hits + misses) if hits + misses else 0.5
 
-    def counted(hits: Sequence[int], misses: Sequence[int]) -> tuple[float, float]:
-        """Weighted counts, in all as many as the labels are worth (Kish's effective number)."""
-        labels = np.array([hits, misses])
-        weight, squares = (labels @ np.power(weights, power) for power in (1, 2))
-        worth = weight.sum() / squares.sum() if squares.sum() else 0.0
-        return float(weight[0] * worth), float(weight[1] * worth)
 
-    def share(hits: float, misses: float) -> float:
-        return hits / (hits + misses) if hits + misses else 0.5
-
-    passed = counted([one.both for one in own], [one.judge_only for one in own])
-    failed = counted([one.people_only for one in own], [one.neither for one in own])
-    value = rate * share(*passed) + (1 - rate) * share(*failed)
-    return value, drawn * _beta(*passed, random) + (1 - drawn) * _beta(*failed, random)
+def _variance(share: float, n: float) -> float:
+    """Of a share of `n` draws."""
+    return share * (1 - share) / max(n, 1)
 
 
 def _by_errors(
-    rate: float, drawn: np.ndarray, errors: Labelled, random: np.random.Generator
-) -> tuple[float, np.ndarray] | None:
-    """Rogan and Gladen's estimate. A draw in which the judge is no better than chance says nothing about the
-    rate; it counts as any rate at all."""
+    counts: Sequence[tuple[int, int]], errors: Labelled, random: np.random.Generator
+) -> tuple[float, float, float] | None:
+    """Rogan and Gladen's estimate and its interval, 0-1.
+
+    The interval is that of the posterior: the judge's share of each suite and its errors are drawn from Beta
+    distributions with the priors of `intervals.rate`. A draw in which the judge is no better than chance says
+    nothing about the rate; it counts as any rate at all.
+    """
     sensitivity, specificity = errors.sensitivity, errors.specificity
     if sensitivity is None or specificity is None or sensitivity + specificity <= 1:
         return None
+    rate = sum(hit / n for hit, n in counts) / len(counts)
     value = min(max((rate + specificity - 1) / (sensitivity + specificity - 1), 0.0), 1.0)
-    true, false = (
-        _beta(errors.both, errors.people_only, random),
-        _beta(errors.neither, errors.judge_only, random),
-    )
+    prior = 0.5 / len(counts)
+    drawn = np.mean([random.beta(hit + prior, n - hit + prior, DRAWS) for hit, n in counts], axis=0)
+    true = random.beta(errors.both + 0.5, errors.people_only + 0.5, DRAWS)
+    false = random.beta(errors.neither + 0.5, errors.judge_only + 0.5, DRAWS)
     gain = true + false - 1
     known = gain > 0
     draws = np.where(known, (drawn + false - 1) / np.where(known, gain, 1), random.random(DRAWS))
-    return value, draws.clip(0, 1)
+    low, high = percentiles(draws.clip(0, 1))
+    return value, low, high

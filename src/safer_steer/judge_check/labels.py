@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +37,18 @@ class Label(NamedTuple):
 
 
 def drawn(dialogues: Iterable[Place], count: int, seed: int) -> list[Place]:
-    """So many of the dialogues at random, without replacement; the same for the same seed."""
-    places = sorted(dialogues)
-    return random.Random(f"labels {seed}").sample(places, min(count, len(places)))
+    """So many of the dialogues at random, without replacement, in random order; the same for the same seed.
+    There are equally many of each model and suite, as far as it has so many."""
+    chance = random.Random(f"labels {seed}")
+    suites: dict[tuple[str, ...], list[Place]] = {}
+    for place in sorted(dialogues):
+        suites.setdefault(place[:3], []).append(place)
+    left = [chance.sample(places, len(places)) for places in suites.values()]
+    chosen: list[Place] = []
+    while len(chosen) < count and left:
+        chosen += [places.pop() for places in chance.sample(left, min(len(left), count - len(chosen)))]
+        left = [places for places in left if places]
+    return chance.sample(chosen, len(chosen))
 
 
 def write_sheet(dialogues: Mapping[Place, Dialogue], format: Format, out: Path) -> int:
@@ -82,25 +91,37 @@ def read_labels(path: Path, dialogues: Mapping[Place, Dialogue]) -> list[Label]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    missing = {"dialogue", "turn", *SCORES} - set(rows.fieldnames or ())
-    if missing:
-        raise UserError(
-            f"{path}: no column {', '.join(sorted(missing))}; a comma stands between columns, and the first"
-            " row names them"
-        )
-    named = _named(dialogues)
     labels: dict[tuple[Place, int, str], Label] = {}
-    for row in rows:
+    named = _named(dialogues)
+    for line, row in _rows(path, text):
         if any((row[name] or "").strip() for name in SCORES):
-            label = _label(row, named, dialogues, f"{path}:{rows.line_num}")
+            label = _label(row, named, dialogues, f"{path}:{line}")
             key = (label.place, label.turn, label.annotator)
             if key in labels:
-                raise UserError(f"{path}:{rows.line_num}: this person has labelled this turn before")
+                raise UserError(f"{path}:{line}: this person has labelled this turn before")
             labels[key] = label
     if not labels:
         raise UserError(f"{path}: no turn has scores; fill in {' and '.join(SCORES)}")
     return list(labels.values())
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """The rows of a sheet, each with the line on which it ends."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # answers may be longer than its 128 KiB
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        missing = {"dialogue", "turn", *SCORES} - set(rows.fieldnames or ())
+        if missing:
+            raise UserError(
+                f"{path}: no column {', '.join(sorted(missing))}; a comma stands between columns, and the"
+                " first row names them"
+            )
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{rows.line_num}: no CSV ({error}); look for a quotation mark that is not closed"
+        ) from None
 
 
 def _named(dialogues: Iterable[Place]) -> dict[str, list[Place]]:

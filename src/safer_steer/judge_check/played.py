@@ -23,8 +23,9 @@ class Place(NamedTuple):
 
     @property
     def code(self) -> str:
-        """Its name on a sheet for people, which says neither the model nor the suite."""
-        return hashlib.sha256("\0".join(self).encode()).hexdigest()[:12]
+        """Its name on a sheet for people, which says neither the model nor the suite. A spreadsheet takes it
+        for no number."""
+        return f"d-{hashlib.sha256(chr(0).join(self).encode()).hexdigest()[:12]}"
 
 
 class Played(NamedTuple):
