@@ -186,10 +186,16 @@ def test_centring_each_turns_reward_is_biased_where_the_policy_influences_the_nu
     toy = Toy(seed)
 
     def centred(group: Group) -> list[list[float]]:
+        """On the scale of the others: a trajectory is not in its own mean."""
         rows = [toy.rewards[member] for member in group]
-        means = [fmean(row[turn] for row in rows if turn < len(row)) for turn in range(max(map(len, rows)))]
-        apart = [[value - mean for value, mean in zip(row, means, strict=False)] for row in rows]
-        return [[sum(row[turn:]) for turn in range(len(row))] for row in apart]
+        found = []
+        for place, row in enumerate(rows):
+            apart = []
+            for turn, value in enumerate(row):
+                others = [other[turn] for other in [*rows[:place], *rows[place + 1 :]] if turn < len(other)]
+                apart.append(value - fmean(others) if others else 0.0)
+            found.append([sum(apart[turn:]) for turn in range(len(row))])
+        return found
 
     true = toy.gradient([sum(rewards) for rewards in toy.rewards])
     assert off(toy.estimator(centred)[0], true) > 0.5
