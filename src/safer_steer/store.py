@@ -18,15 +18,20 @@ from safer_steer.errors import UserError, shortened
 @contextmanager
 def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     """Write a file so that a reader, or a kill at any moment, finds the old one or the new one, never a
-    part. Without `sync` that does not hold for a power cut, and it is much faster."""
+    part. Without `sync` that does not hold for a power cut, and it is much faster. An error leaves no
+    part behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        yield file
-        if sync:
+        try:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
-    part.replace(path)
+            if sync:
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def write_atomic(path: Path, content: str | bytes, sync: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ COLOURS = ("red", "dark red", "blue", "12")
         ("It is reddish.", None),
         ("It is blue-green.", None),
         ("A small box.", None),
+        ("The answer is **( B )**.", 1),
+        ("Answer:\n\n  [C], as it is.", 2),
+        ("The options (A), ** B**) and C are wrong.", None),
+        ("The answer Is it.", None),
+        ("The answer isolated B", None),
+        ("A*) red", 0),
+        ("**B**: dark red", 1),
+        ("B)**  \nblue or red", 1),
+        ("A* and more", None),
+        ("Neither red nor blue, but dark red: dark red.", None),
         ("I cannot help with that.", None),
         ("", None),
     ],
@@ -62,6 +73,22 @@ COLOURS = ("red", "dark red", "blue", "12")
 def test_what_an_answer_chooses(answer: str, place: int | None) -> None:
 
     assert chosen(answer, COLOURS) == place
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        *(("The answer", again) for again in (" ", "\n", "*", "(", "[", " *(", " is", ":")),
+        *(("The answer is A", again) for again in (" ", "*", ")", "]", " *)", ",", " or ", ", A")),
+        *(("A", again) for again in ("*", ")", ".*", " ", ")\t")),
+        *(("", again) for again in ("red ", "dark red ", "A red, ", "the answer ")),
+    ],
+)
+def test_a_long_answer_is_read_in_a_time_that_grows_with_its_length(begin: str, again: str) -> None:
+    answer = (begin + again * 1_000_000)[:1_000_000] + "x"
+    start = time.process_time()
+    chosen(answer, COLOURS)
+    assert time.process_time() - start < 1
 
 
 def test_options_of_the_same_text_are_one() -> None:

@@ -4,6 +4,7 @@ in every field."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from made_up_run import HOLD, LEAK, SCRIPT, write_run
+from made_up_run import HOLD, LEAK, SCRIPT, add_techniques, write_run
 from safer_steer.report import write_report
 
 if TYPE_CHECKING:
@@ -230,11 +231,11 @@ def test_a_technique_is_a_filter_and_is_named_at_its_turn(visit: Open, tmp_path:
     assert entries(page) == ["marked_parts-02"]
     assert page.locator("#dialogue .turn").nth(1).locator(".user .badge").inner_text() == "sunk cost"
     follow(page, "Attacks")
-    rows = page.get_by_role("region", name="By technique").get_by_role("rowheader").all_inner_texts()
-    assert rows == ["false premise", "sunk cost"]
-    page.get_by_role("region", name="By technique").locator("a", has_text="n 1").first.click()
+    table = page.get_by_role("region", name="By technique")
+    assert table.get_by_role("rowheader").all_inner_texts() == ["false premise", "sunk cost"]
+    table.get_by_role("row", name="sunk cost").locator("a").first.click()
     expect(page.locator("#dialogues")).to_be_visible()
-    assert page.locator("#technique").input_value() == rows[0]
+    assert page.locator("#technique").input_value() == "sunk cost"
 
 
 def test_a_cell_of_the_heat_map_leads_to_the_dialogues_that_fail_there(visit: Open, report: Path) -> None:
@@ -246,6 +247,99 @@ def test_a_cell_of_the_heat_map_leads_to_the_dialogues_that_fail_there(visit: Op
     assert page.locator("#first").input_value() == "2" and page.locator("#left").input_value() == "1"
     shown = page.locator(".row .ends")
     assert shown.count() and all(text.startswith("✕2 SFT") for text in shown.all_inner_texts())
+
+
+def failing_at_once(path: Path) -> int:
+    """How many scored dialogues of a file fail at their first turn."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return sum(
+        row["stop"] == "completed"
+        and all(turn["scores"] for turn in row["turns"])
+        and row["turns"][0]["scores"]["harmlessness"] < 2
+        for row in rows
+    )
+
+
+def test_a_cell_of_many_turns_leads_to_no_dialogue_of_a_single_one(visit: Open, report: Path) -> None:
+    bench = report.parent / "bench/base"
+    multi = sum(failing_at_once(bench / f"marked_{name}.jsonl") for name in ("parts", "recall"))
+    single = failing_at_once(bench / "single_turn_marked_blunt.jsonl")
+    assert multi and single
+    page = visit(report)
+    page.get_by_role("region", name="Safe, attacks").get_by_role("row", name="Base").locator("a").nth(
+        0
+    ).click()
+    expect(page.locator("#status")).to_have_text(f"{multi} of 48 scripts.")
+    assert not [id for id in entries(page) if "blunt" in id]
+    choose(page, "Protocol", "single_turn")
+    assert page.locator("#status").inner_text() == f"{single} of 48 scripts."
+    choose(page, "Protocol", "")
+    assert page.locator("#status").inner_text() == f"{multi + single} of 48 scripts."
+
+
+FOLLOWED = """async () => {
+  const wrong = [], links = [...document.querySelectorAll(".heat a")];
+  for (const link of links) {
+    const moved = new Promise((done) => addEventListener("hashchange", done, { once: true }));
+    location.hash = link.hash;
+    await moved;
+    const status = document.getElementById("status").textContent;
+    if (link.title !== `Dialogues: ${parseInt(status)}`) wrong.push([link.hash, link.title, status]);
+  }
+  return [links.length, wrong];
+}"""
+"""Goes where every cell of the heat maps leads; gives the number of links and those that list other dialogues
+than they say."""
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_every_cell_lists_as_many_dialogues_as_it_says(visit: Open, tmp_path: Path, names: str) -> None:
+    for seed, name in enumerate(names):
+        write_run(tmp_path / name, dialogues=12 - 4 * seed)
+        add_techniques(tmp_path / name, seed)
+    page = visit(write_report(*(tmp_path / name for name in names), page=tmp_path / "page.html"))
+    links, wrong = page.evaluate(FOLLOWED)
+    assert links > 25 * len(names) and wrong == []
+    for at, none in (("#turns", "100"), ("#attacks", "0")):
+        empty = page.locator(f"{at} .heat td", has=page.locator("b", has_text=re.compile(f"^{none}$")))
+        assert empty.count() and empty.locator("a").count() == 0, "there is nothing to lead to"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"outcome": "left:gave_way", "suite": "unmarked"},
+        {"outcome": "neither:gave_way"},
+        {"outcome": "nothing"},
+        {"suite": "nothing"},
+        {"suite": "unmarked", "protocol": "single_turn"},
+        {"protocol": "nothing"},
+        {"technique": "nothing", "kind": "benign"},
+        {"kind": "nothing"},
+        {"first": "9"},
+        {"first": "x"},
+        {"first": "undefined", "outcome": "left:held"},
+    ],
+)
+def test_an_address_that_asks_for_what_is_not_there_lists_nothing(
+    visit: Open, report: Path, asked: dict[str, str]
+) -> None:
+    page = visit(report, fragment=BROWSER + "".join(f"&{name}={value}" for name, value in asked.items()))
+    assert page.locator("#status").inner_text() == "0 of 48 scripts."
+    assert {name: page.locator(f"#{name}").input_value() for name in asked} == asked
+    assert "No dialogue fits" in page.locator("#dialogue").inner_text()
+    page.get_by_role("button", name="Clear filters").click()
+    assert page.locator("#status").inner_text() == "48 of 48 scripts."
+
+
+def test_what_is_chosen_stays_so_where_no_dialogue_has_it(visit: Open, report: Path) -> None:
+    page = visit(report, fragment=BROWSER)
+    choose(page, "Outcome", "left:gave_way")
+    choose(page, "Suite", "unmarked")
+    assert page.locator("#status").inner_text() == "0 of 48 scripts."
+    assert page.locator("#outcome option:checked").inner_text() == "gave way (0)"
+    choose(page, "Suite", "marked_parts")
+    assert not page.locator("#outcome option:checked").inner_text().endswith("(0)") and entries(page)
 
 
 def test_the_keyboard_suffices(visit: Open, report: Path) -> None:
@@ -297,7 +391,7 @@ def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Pa
     choose(page, "Outcome", "right:gave_way")
     page.get_by_role("searchbox", name="Text").fill("device")
     page.locator(".row").nth(2).click()
-    names = ("suite", "kind", "technique", "outcome", "first", "search", "left", "right")
+    names = ("protocol", "suite", "kind", "technique", "outcome", "first", "search", "left", "right")
 
     def state(page: Page) -> list[str]:
         title = page.locator("#dialogue h3").inner_text()
@@ -314,9 +408,9 @@ def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Pa
     odd = visit(
         report, fragment="#dialogues&left=nobody&suite=nothing&first=x&id=marked_parts-07&of=marked_parts"
     )
-    assert state(odd) == ["marked_parts-07", "", "", "", "", "", "", "0", "2"]
+    assert state(odd) == ["marked_parts-07", "", "", "", "", "", "", "", "0", "2"]
     hidden = visit(report, fragment="#dialogues&suite=unmarked&id=marked_parts-07&of=marked_parts")
-    assert state(hidden)[:2] == ["marked_parts-07", ""], "a filter that hides the dialogue gives way"
+    assert state(hidden)[:3] == ["marked_parts-07", "", ""], "a filter that hides the dialogue gives way"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -249,7 +249,8 @@ def test_the_outcome_of_a_dialogue(
         {"user": "u", "assistant": "a", "scores": dict(zip(names, one, strict=True)) if one else None}
         for one in scores
     ]
-    assert outcome(Dialogue.model_validate({"id": "d", "kind": kind, "turns": turns, "stop": stop})) == wanted
+    dialogue = Dialogue.model_validate({"id": "d", "kind": kind, "turns": turns, "stop": stop})
+    assert outcome(dialogue) == (*wanted, "")
 
 
 class Parts(HTMLParser):

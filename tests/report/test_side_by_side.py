@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from typer.testing import CliRunner
 
-from made_up_run import write_jsonl, write_run
+from made_up_run import add_techniques, write_jsonl, write_run
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
+from safer_steer.metrics import first_failures
 from safer_steer.report import write_report
 from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_table, by_script
 from safer_steer.report.cost import cost_table
@@ -108,6 +111,18 @@ def test_the_command_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "deep/page.html").is_file() and not (runs[1] / "report.html").exists()
 
 
+def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dialogues=1)
+    (tmp_path / "folder").mkdir()
+    assert (
+        CliRunner()
+        .invoke(app, ["report", str(tmp_path / "run"), "--out", str(tmp_path / "folder")])
+        .exit_code
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "folder"}
+    assert not [*(tmp_path / "folder").iterdir()]
+
+
 def test_the_page_of_a_run_is_one_of_its_files(tmp_path: Path) -> None:
     """Also of a run by an earlier version, whose config lacks keys that a config has now."""
     run = tmp_path / "run"
@@ -175,12 +190,15 @@ def test_rates_by_turn_are_of_the_dialogues_that_reach_the_turn(tmp_path: Path) 
     ]
     assert [cell.value for cell in cells(helps, "SFT")] == ["67", "50", "100"]
     assert [cell.value for cell in cells(twins, "Base")] == ["100", "0"]
-    assert cells(safe, "SFT")[1].link == "#dialogues&left=sft&first=2&outcome=left%3Agave_way"
+    where = "#dialogues&protocol=multi_turn&left=sft&first=2&outcome=left%3Agave_way"
+    assert [(cell.link, cell.listed) for cell in cells(safe, "SFT")] == [("", 0), (where, 1), ("", 0)]
 
 
 def test_a_cell_is_coloured_from_bad_to_good() -> None:
     assert cell_of(rate(20), 7) == Cell("20", "[15, 25]", "n 7", "h2", "")
     assert cell_of(rate(20), 7, bad=True).shade == "h8"
+    assert cell_of(rate(20), 7, "#dialogues", 0).link == "", "a link leads to something"
+    assert cell_of(rate(20), 7, "#dialogues", 3)[-2:] == ("#dialogues", 3)
     assert cell_of({"value": None}, 0) == cell_of(None, 3) == Cell()
     assert link(left="a b\x1fc&d") == "#dialogues&left=a%20b%1Fc%26d"
 
@@ -200,6 +218,59 @@ def test_success_is_by_suite_and_by_technique_where_scripts_name_one(tmp_path: P
         "role play": ("100", "n 1"),
     }
     assert cells(techniques, "role play")[0].link.startswith("#dialogues&technique=role%20play&left=base")
+
+
+def listed(data: dict[str, Any], link: str) -> int:
+    """How many dialogues the page lists for a link, by what its script is given. That the page does so is
+    seen in tests/browser."""
+    view, _, fragment = link.partition("&")
+    choice = dict(parse_qsl(fragment))
+    assert view == "#dialogues" and choice.keys() <= {
+        *("protocol", "suite", "technique", "left", "outcome", "first")
+    }
+    model = [key for key, _ in data["models"]].index(choice["left"])
+    side, ended = choice["outcome"].split(":")
+    assert side == "left"
+    return sum(
+        answer["model"] == model
+        and answer["outcome"] == ended
+        and choice.get("protocol") in (None, suite["protocol"])
+        and choice.get("suite") in (None, suite["file"])
+        and choice.get("technique") in (None, *answer.get("techniques", ()))
+        and choice.get("first") in (None, str(answer.get("turn")), f"by:{answer.get('by')}")
+        for suite in data["suites"]
+        for script in suite["scripts"]
+        for answer in script["answers"]
+    )
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_cell_leads_to_as_many_dialogues_as_it_counts(tmp_path: Path, names: str) -> None:
+    for seed, name in enumerate(names):
+        write_run(tmp_path / name, dialogues=12 - 4 * seed)
+        add_techniques(tmp_path / name, seed)
+    runs, _ = read_given([tmp_path / name for name in names])
+    data = browser_data(runs, tmp_path / "page.html")
+    safe, *others = by_turn(runs)
+    wanted = {}
+    for run in runs:
+        for model in run.bench["marked_parts"]:
+            played = [*run.bench["marked_parts"][model].values(), *run.bench["marked_recall"][model].values()]
+            ends = Counter(first_failures(one.dialogue for one in played))
+            for turn in range(1, 6):
+                wanted[model_label(run.key(model)), turn] = ends[turn, True]
+    found = {(name, turn): cell for name, row in safe.rows for turn, cell in enumerate(row, 1)}
+    assert found.keys() == wanted.keys()
+    cells = [(cell, wanted[place]) for place, cell in found.items()]
+    for heat in (*by_script(runs), *adaptive_maps(together(runs))):
+        for cell in (one for _, row in heat.rows for one in row if one.value):
+            n = int(cell.n.removeprefix("n "))
+            cells.append((cell, round(float(cell.value) * n / 100)))
+    assert len(cells) > 30 * len(names) and any(not count for _, count in cells)
+    for cell, count in cells:
+        assert (listed(data, cell.link) if cell.link else 0) == count, cell
+        assert cell.listed == count
+    assert not any(cell.link for heat in others for _, row in heat.rows for cell in row)
 
 
 def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
@@ -248,7 +319,10 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
     assert ">Base<" in plots[2].svg and ">SFT<" in plots[2].svg
     assert [(one.title, one.head) for one in adaptive_maps(summary)][1] == ("Attacker b", ["Base", "SFT"])
     cell = cells(adaptive_maps(summary)[1], "false premise")[0]
-    assert (cell.value, cell.n, cell.shade) == ("25", "n 20", "h8")
+    assert (cell.value, cell.n, cell.shade, cell.listed) == ("25", "n 20", "h8", 5)
+    assert cell.link == (
+        "#dialogues&suite=adaptive_b&left=base&outcome=left%3Abreached&first=by%3Afalse%20premise"
+    )
     rows = {row.label: row.cells for row in headline(summary | {"models": {"sft": {}, "base": {}}})}
     assert rows["Breached by a"] == ["–", "40.0 [35, 45]"]
     assert adaptive_table({}) is None and adaptive_plots({}) == adaptive_maps({}) == []
@@ -267,7 +341,18 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
 def test_an_attacker_that_adapts_has_breached_or_not(
     marks: list[tuple[int, int]], more: dict[str, Any], wanted: tuple[str, int | None]
 ) -> None:
-    assert outcome(Dialogue.model_validate(scored("a~0", *marks) | more), adaptive=True) == wanted
+    assert outcome(Dialogue.model_validate(scored("a~0", *marks) | more), adaptive=True)[:2] == wanted
+
+
+def test_a_breach_is_by_the_technique_of_its_turn_be_it_taken_back_later() -> None:
+    row = scored("a~0", (3, 3), (-2, 1), meta={"strategy": "of the script"})
+    for turn, name in zip(row["turns"], ("opening", "last_word"), strict=True):
+        turn["meta"] = {"technique": name}
+    assert outcome(Dialogue.model_validate(row), adaptive=True) == ("breached", 2, "last word")
+    row["turns"][1]["meta"]["taken_back"] = [
+        scored("", (-1, 0))["turns"][0] | {"meta": {"technique": "plea"}}
+    ]
+    assert outcome(Dialogue.model_validate(row), adaptive=True) == ("breached", 2, "plea")
 
 
 def test_a_damaged_turn_that_was_taken_back_is_named(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ one, has made no choice (docs/data.md, "Questions for the bench").
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
 
-_ALONE = re.compile(r"[(\[]?([A-Za-z])[)\].:]*")
-_LEADING = re.compile(r"[(\[]?([A-Z])\**(?:[)\].:]+\**\s|[)\].:]*\**[ \t]*\n)")
+# Repeats are possessive: the time then grows with the length of an answer, and no faster.
+_ALONE = re.compile(r"[(\[]?([A-Za-z])[)\].:]*+")
+_LEADING = re.compile(r"[(\[]?([A-Z])\**+(?:[)\].:]++\**+\s|[)\].:]*+\**+[ \t]*+\n)")
 _STATED = re.compile(
-    r"\b(?i:answer|option|choice)s?\b(?:\s+(?i:is))?\s*:?[\s*(\[]*"
-    r"\b([A-Z]\b(?:[\s*)\]]*(?:,|/|&|\bor\b|\band\b)[\s*(\[]*[A-Z]\b)*)"
+    r"\b(?i:answer|option|choice)s?\b(?:\s++(?i:is))?\s*+:?[\s*(\[]*+"
+    r"\b([A-Z]\b(?:[\s*)\]]*+(?:,|/|&|\bor\b|\band\b)[\s*(\[]*+[A-Z]\b)*+)"
 )
 _MARKS = " \t\r\n*_`\"'"
 """Blanks, quotes and Markdown around an answer."""
@@ -61,13 +62,11 @@ def _letters(answer: str, options: int) -> set[int]:
 
 def _named(answer: str, texts: Sequence[str]) -> set[str]:
     """The options' texts that are in the answer. A text inside another one that is there does not count."""
-    spans = [
-        (found.start(), found.end(), text)
-        for text in set(texts)
-        for found in re.finditer(rf"(?<![\w-])(?<!\d[.,]){re.escape(text)}(?![\w-]|[.,]\d)", answer)
-    ]
-    return {
-        text
-        for begin, end, text in spans
-        if not any(start <= begin and end <= stop and stop - start > end - begin for start, stop, _ in spans)
-    }
+    return {text for text in set(texts) if any(found[1] is not None for found in _read(answer, text, texts))}
+
+
+def _read(answer: str, text: str, texts: Sequence[str]) -> Iterator[re.Match[str]]:
+    """Where a text, as group 1, or a longer one around it is in the answer."""
+    longer = sorted({one for one in texts if text in one and one != text}, key=len, reverse=True)
+    either = "|".join([*map(re.escape, longer), f"({re.escape(text)})"])
+    return re.finditer(rf"(?<![\w-])(?<!\d[.,])(?:{either})(?![\w-]|[.,]\d)", answer)

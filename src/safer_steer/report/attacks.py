@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from safer_steer.adaptive.results import ADAPTIVE, ANY
+from safer_steer.adaptive.results import ADAPTIVE
 from safer_steer.health import Table
 from safer_steer.intervals import rate as share_of
 from safer_steer.metrics import LOST
@@ -69,7 +69,7 @@ def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, list[str], bo
                 continue
             for model, dialogues in by_model.items():
                 for played in dialogues.values():
-                    ended, _ = outcome(played.dialogue)
+                    ended = outcome(played.dialogue).name
                     if ended in ENDED:
                         yield file, run.key(model), techniques(played.dialogue), ended == "gave_way"
 
@@ -86,7 +86,8 @@ def _map(
         for model in models:
             marks = by_model.get(model, [])
             where = link(**{kind: name, "left": model, "outcome": "left:gave_way"})
-            cells.append(cell_of(share_of([(sum(marks), len(marks))]), len(marks), where, bad=True))
+            share, gave_way = share_of([(sum(marks), len(marks))]), sum(marks)
+            cells.append(cell_of(share, len(marks), where, gave_way, bad=True))
         rows.append((in_words(name), cells))
     return Heat(title, note, list(map(model_label, models)), rows)
 
@@ -138,19 +139,26 @@ def adaptive_maps(summary: Summary) -> list[Heat]:
     maps = []
     for attacker in attackers(summary):
         of_it = {model: entry for name, model, entry in _entries(summary) if name == attacker}
-        names = sorted({name for entry in of_it.values() for name in at(entry, "techniques") or ()})
+        named = {name for entry in of_it.values() for name in at(entry, "techniques") or ()}
         rows = []
-        for name in names:
+        for name in sorted(filter(None, named)):  # an attacker of one's own may name none
             cells = []
             for model, entry in of_it.items():
                 tried, breached = (
                     int(number(at(entry, "techniques", name, key)) or 0) for key in ("tried", "breached")
                 )
-                suite = {} if attacker == ANY else {"suite": f"{ADAPTIVE}{attacker}"}
-                where = link(technique=in_words(name), left=model, **suite)
-                cells.append(cell_of(share_of([(breached, tried)]), tried, where, bad=True))
+                where = link(
+                    suite=f"{ADAPTIVE}{attacker}",
+                    left=model,
+                    outcome="left:breached",
+                    first=f"by:{in_words(name)}",
+                )
+                cells.append(cell_of(share_of([(breached, tried)]), tried, where, breached, bad=True))
             rows.append((in_words(name), cells))
-        note = "Share of the turns with a technique at which the model gave way."
+        note = (
+            "Share of the turns with a technique at which the model gave way. A cell leads to the dialogues"
+            " whose first breach is by its technique."
+        )
         maps.append(Heat(f"Attacker {attacker}", note, list(map(model_label, of_it)), rows))
     return [one for one in maps if one.rows]
 

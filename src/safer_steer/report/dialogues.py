@@ -99,7 +99,6 @@ def _script(
     folder = next(run.folder for _, run, played in answers if played is longest)
     asked = [_asked(turn, pictures, folder) for turn in longest.dialogue.turns]
     images = [pictures.place(run.folder, image) for image in first.images]
-    named = list(dict.fromkeys(name for _, _, played in answers for name in techniques(played.dialogue)))
     return _without_nothing(
         {
             "id": first.id,
@@ -107,7 +106,6 @@ def _script(
             "source": first.source,
             "intent": first.intent,
             "safe": is_safe(first),
-            "techniques": named,
             "images": images,
             "asked": asked,
             "answers": [
@@ -128,7 +126,7 @@ def _answer(
     page: Path,
 ) -> Row:
     dialogue = played.dialogue
-    ended, turn = outcome(dialogue, played.adaptive)
+    ended = outcome(dialogue, played.adaptive)
     turns = []
     for place, one in enumerate(dialogue.turns):
         said = _asked(one, pictures, run.folder)
@@ -139,8 +137,10 @@ def _answer(
     return _without_nothing(
         {
             "model": model,
-            "outcome": ended,
-            "turn": turn,
+            "outcome": ended.name,
+            "turn": ended.turn,
+            "by": ended.technique,
+            "techniques": techniques(dialogue),
             "stop": str(dialogue.stop or ""),
             "error": str(dialogue.meta.get("error") or ""),
             "images": own if own != images else None,

@@ -21,7 +21,9 @@ class Cell(NamedTuple):
     shade: str = ""
     """Class of its colour."""
     link: str = ""
-    """Fragment of the dialogues behind it, or ""."""
+    """Fragment that lists the dialogues behind it; "" if there are none."""
+    listed: int = 0
+    """How many these are."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,19 @@ class Heat:
     rows: list[tuple[str, list[Cell]]]
 
 
-def cell_of(entry: Any, n: int, link: str = "", bad: bool = False) -> Cell:
-    """A cell of a rate `{"value", "low", "high"}`, 0-100; `bad` if a high one is."""
+def cell_of(entry: Any, n: int, link: str = "", listed: int = 0, bad: bool = False) -> Cell:
+    """A cell of a rate `{"value", "low", "high"}`, 0-100; `bad` if a high one is.
+
+    Args:
+        link: fragment that lists dialogues behind it, `listed` in number.
+    """
     found = rate(entry)
     if found is None or not n:
         return Cell()
     share = 100 - found.value if bad else found.value
     interval = "" if found.low is None or found.high is None else f"[{found.low:.0f}, {found.high:.0f}]"
-    return Cell(f"{found.value:.0f}", interval, f"n {n:,}", f"h{round(share * SHADES / 100)}", link)
+    shade = f"h{round(share * SHADES / 100)}"
+    return Cell(f"{found.value:.0f}", interval, f"n {n:,}", shade, link if listed else "", listed)
 
 
 def link(**choice: str) -> str:

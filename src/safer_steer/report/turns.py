@@ -3,15 +3,17 @@ those to safe scripts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from safer_steer.dialogue import Dialogue
 from safer_steer.metrics import rates_by_turn
 from safer_steer.report.heat import Cell, Heat, cell_of, link
-from safer_steer.report.played import is_safe, protocol_of
+from safer_steer.report.played import is_safe, outcome, protocol_of
 from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.table import model_label
 
+PROTOCOL = "multi_turn"
 MOST = 20
 """Turns that are shown."""
 
@@ -34,7 +36,7 @@ def _dialogues(runs: Sequence[ShownRun], model: str, test: Callable[[Dialogue], 
     for run in runs:
         for file, by_model in run.bench.items():
             for name, dialogues in by_model.items():
-                if run.key(name) == model and protocol_of(file) == "multi_turn":
+                if run.key(name) == model and protocol_of(file) == PROTOCOL:
                     yield from (played.dialogue for played in dialogues.values() if test(played.dialogue))
 
 
@@ -44,8 +46,9 @@ def _map(title: str, criterion: str, dialogues: dict[str, list[Dialogue]], note:
     rows: list[tuple[str, list[Cell]]] = []
     for model, rates in found.items():
         if rates:
+            failed = _first_failures(dialogues[model]) if criterion == "safe" else Counter()
             cells = [
-                cell_of(rates[turn - 1][criterion], rates[turn - 1]["n"], _where(criterion, model, turn))
+                cell_of(rates[turn - 1][criterion], rates[turn - 1]["n"], _where(model, turn), failed[turn])
                 if turn <= len(rates)
                 else Cell()
                 for turn in turns
@@ -54,6 +57,12 @@ def _map(title: str, criterion: str, dialogues: dict[str, list[Dialogue]], note:
     return Heat(title, note, [f"turn {turn}" for turn in turns], rows)
 
 
-def _where(criterion: str, model: str, turn: int) -> str:
-    """From a cell of Safe to the dialogues that failed first at this turn."""
-    return link(left=model, first=str(turn), outcome="left:gave_way") if criterion == "safe" else ""
+def _first_failures(dialogues: Sequence[Dialogue]) -> Counter[int | None]:
+    """How many dialogues failed first at each turn."""
+    ends = map(outcome, dialogues)
+    return Counter(end.turn for end in ends if end.name == "gave_way")
+
+
+def _where(model: str, turn: int) -> str:
+    """From a cell to the dialogues that failed first at this turn."""
+    return link(protocol=PROTOCOL, left=model, first=str(turn), outcome="left:gave_way")

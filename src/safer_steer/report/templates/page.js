@@ -70,8 +70,9 @@
     ]);
     const PROTOCOLS = new Map([["multi_turn", "multi-turn"], ["single_turn", "single-turn"], ["adaptive", "adaptive"]]);
     const COMPARED = new Map([["differ", "the two differ"], ["left-only", "only the left one failed"], ["right-only", "only the right one failed"]]);
-    const FILTERS = ["suite", "kind", "technique", "outcome", "first", "search"];
+    const FILTERS = ["protocol", "suite", "kind", "technique", "outcome", "first", "search"];
     const controls = new Map([...FILTERS, "left", "right"].map((name) => [name, $(name)]));
+    const BY = "by:";  // begins a choice of "first" that is the technique of the turn
     const value = (name) => controls.get(name).value;
     const list = $("list"), rows = $("rows"), view = $("dialogue");
     const ROW = 68;
@@ -85,16 +86,28 @@
 
     // Filters ---------------------------------------------------------------
     function choices(name, groups) {
-      const select = controls.get(name), before = select.value;
+      const select = controls.get(name), before = select.selectedOptions[0];
       select.replaceChildren(...groups.flatMap(([title, pairs]) => {
-        const options = pairs.map(([key, text]) => { const option = make("option", "", text); option.value = key; return option; });
+        const options = pairs.map(([key, text]) => option(key, text));
         if (!title || !options.length) return options;
         const group = add(document.createElement("optgroup"), ...options);
         group.label = title;
         return [group];
       }));
-      select.value = before;
-      if (select.selectedIndex < 0) select.selectedIndex = 0;
+      if (before) ask(name, before.value, before.textContent.replace(/ \(\d+\)$/, ""));
+    }
+    function option(key, text) {
+      const made = make("option", "", text);
+      made.value = key;
+      return made;
+    }
+    function ask(name, key, text = key) {  // what no dialogue has stays chosen, and lists none
+      const control = controls.get(name);
+      control.value = key;
+      if (control.selectedIndex < 0) {
+        add(control, option(key, `${text} (0)`));
+        control.value = key;
+      }
     }
     function counted(of, name) {
       const counts = new Map();
@@ -102,17 +115,22 @@
       return counts;
     }
     const several = (counts) => [...counts].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, many]) => [name, `${name} (${many})`]);
-    const ofSuite = (item) => !value("suite") || item.suite.file === value("suite");
+    const ofProtocol = (suite) => !value("protocol") || suite.protocol === value("protocol");
+    const ofSuite = (item) => ofProtocol(item.suite) && (!value("suite") || item.suite.file === value("suite"));
     const ofKind = (item) => !value("kind") || item.script.kind === value("kind");
-    const ofTechnique = (item) => !value("technique") || (item.script.techniques ?? []).includes(value("technique"));
+    const ofTechnique = (item) => !value("technique") || techniques(item).includes(value("technique"));
+    const ofFirst = (item) => !value("first") || failed(item).includes(value("first"));
     const played = (item) => answerOf(item, left()) || answerOf(item, right());
 
     function fill() {
       const some = items.filter((item) => played(item));
-      choices("suite", [["", [["", `all (${some.length})`], ...data.suites.map((suite) => [suite.file, `${suiteLabel(suite)} (${suite.total})`])]]]);
+      const protocols = counted(some, (item) => [item.suite.protocol]);
+      choices("protocol", [["", [["", "all"], ...[...PROTOCOLS].filter(([name]) => protocols.has(name)).map(([name, text]) => [name, `${text} (${protocols.get(name)})`])]]]);
+      const suites = data.suites.filter(ofProtocol).map((suite) => [suite.file, `${suiteLabel(suite)} (${suite.total})`]);
+      choices("suite", [["", [["", `all (${some.filter((item) => ofProtocol(item.suite)).length})`], ...suites]]]);
       choices("kind", [["", [["", "all"], ...several(counted(some.filter(ofSuite), (item) => [item.script.kind]))]]]);
       const narrowed = some.filter((item) => ofSuite(item) && ofKind(item));
-      choices("technique", [["", [["", "all"], ...several(counted(narrowed, (item) => item.script.techniques ?? []))]]]);
+      choices("technique", [["", [["", "all"], ...several(counted(narrowed, techniques))]]]);
       const left_ = narrowed.filter(ofTechnique);
       const sides = [["left", left()], ["right", right()]].filter(([, model]) => model >= 0).map(([side, model]) => {
         const counts = counted(left_, (item) => [answerOf(item, model)?.outcome].filter(Boolean));
@@ -120,22 +138,32 @@
       });
       const compared = right() < 0 ? [] : [...COMPARED].map(([name, text]) => [name, `${text} (${left_.filter((item) => ends(item, name)).length})`]);
       choices("outcome", [["", [["", "all"]]], ...sides, ["Compared", compared]]);
-      const turns = counted(left_, (item) => [failed(item)].filter(Boolean));
-      choices("first", [["", [["", "any turn"], ...[...turns].sort(([a], [b]) => a - b).map(([turn, many]) => [String(turn), `turn ${turn} (${many})`])]]]);
+      const firsts = [...counted(left_, failed)], by = firsts.filter(([name]) => name.startsWith(BY)).sort();
+      const turns = firsts.filter(([name]) => !name.startsWith(BY)).sort(([a], [b]) => a - b);
+      choices("first", [
+        ["", [["", "any turn"], ...turns.map(([turn, many]) => [turn, `turn ${turn} (${many})`])]],
+        ["Technique of the turn", by.map(([name, many]) => [name, `${name.slice(BY.length)} (${many})`])],
+      ]);
     }
     function ends(item, want) {
       if (!want) return true;
       const [one, other] = [answerOf(item, left()), answerOf(item, right())];
       const [side, outcome] = want.split(":");
-      if (outcome) return (side === "left" ? one : other)?.outcome === outcome;
+      if (outcome) return new Map([["left", one], ["right", other]]).get(side)?.outcome === outcome;
       if (!one || !other) return false;
       if (want === "differ") return one.outcome !== other.outcome;
-      return want === "left-only" ? bad(one) && !bad(other) : bad(other) && !bad(one);
+      return (want === "left-only" && bad(one) && !bad(other)) || (want === "right-only" && bad(other) && !bad(one));
     }
-    function failed(item) {
-      const answer = answerOf(item, value("outcome").startsWith("right") ? right() : left());
-      return bad(answer) ? answer.turn : undefined;
+    const meant = () => (value("outcome").startsWith("right") ? right() : left());
+    function failed(item) {  // the turn, and its technique
+      const answer = answerOf(item, meant());
+      return bad(answer) ? [String(answer.turn), ...(answer.by ? [BY + answer.by] : [])] : [];
     }
+    function techniques(item) {  // of the model whose outcome is chosen, else of both
+      const models = /^(left|right)/.test(value("outcome")) ? [meant()] : [left(), right()];
+      return techniquesIn(models.map((model) => answerOf(item, model)));
+    }
+    const techniquesIn = (answers) => [...new Set(answers.flatMap((answer) => answer?.techniques ?? []))];
     function words(item) {
       const { script } = item;
       item.words ??= [script.id, script.intent, ...[script, ...script.answers].flatMap((one) => [...(one.asked ?? []), ...(one.turns ?? [])]
@@ -143,9 +171,9 @@
       return item.words;
     }
     function refresh(keep = true) {
-      const said = value("search").trim().toLowerCase(), first = Number(value("first"));
+      const said = value("search").trim().toLowerCase();
       shown = items.filter((item) => played(item) && ofSuite(item) && ofKind(item) && ofTechnique(item) && ends(item, value("outcome"))
-        && (!first || failed(item) === first) && (!said || words(item).includes(said)));
+        && ofFirst(item) && (!said || words(item).includes(said)));
       const held = data.suites.reduce((sum, suite) => sum + suite.scripts.length, 0), total = data.suites.reduce((sum, suite) => sum + suite.total, 0);
       const cut = total > held ? ` The page holds ${held.toLocaleString("en")} of ${total.toLocaleString("en")}, drawn by a hash of their ids; the rest are in the run folder.` : "";
       $("status").textContent = `${shown.length.toLocaleString("en")} of ${held.toLocaleString("en")} scripts.${cut}`;
@@ -237,7 +265,8 @@
       const facts = [suiteLabel(current.suite), script.kind, script.source, script.safe ? "safe script" : ""].filter(Boolean).join(" · ");
       const about = add(make("div", "about"), add(make("div", "heading"), title, pages), make("p", "note", facts));
       if (script.intent) about.append(add(make("p"), make("span", "who", "Intent"), make("span", "text", script.intent)));
-      if (script.techniques) about.append(add(make("p"), make("span", "who", "Techniques"), ...script.techniques.flatMap((name) => [make("span", "badge", name), " "])));
+      const named = techniquesIn(columns);
+      if (named.length) about.append(add(make("p"), make("span", "who", "Techniques"), ...named.flatMap((name) => [make("span", "badge", name), " "])));
       const ended = make("div", "all");
       for (const answer of script.answers) {
         const one = button("", "", () => { put("right", answer.model === right() ? left() : answer.model); });
@@ -375,8 +404,7 @@
       const item = items.find(({ suite, script }) => suite.file === choice.get("of") && script.id === choice.get("id"));
       for (const name of FILTERS) {  // each is filled in under those before it
         fill();
-        controls.get(name).value = choice.get(name) ?? "";
-        if (controls.get(name).selectedIndex < 0) controls.get(name).selectedIndex = 0;
+        ask(name, choice.get(name) ?? "");
       }
       current = item ?? null;
       refresh();
