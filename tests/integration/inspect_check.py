@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from inspect_ai import eval as evaluate
 from inspect_ai.log import EvalLog
-from inspect_ai.model import ChatMessage, GenerateConfig, Model, ModelOutput, ModelUsage, get_model
+from inspect_ai.model import (
+    CachePolicy,
+    ChatMessage,
+    GenerateConfig,
+    Model,
+    ModelOutput,
+    ModelUsage,
+    get_model,
+)
 
 from safer_steer.bench.measure import measure_models
 from safer_steer.config import Config, Role
@@ -64,16 +72,21 @@ def as_message(message: ChatMessage) -> Message:
     return {"role": message.role, "content": parts}
 
 
-def played() -> Model:
-    """Inspect's mock model, with `Answers`; it reports usage as servers do."""
+def played(seen: list[GenerateConfig] | None = None, **own: Any) -> Model:
+    """Inspect's mock model, with `Answers`; it reports usage as servers do. `own` are its settings; those of
+    every call are added to `seen`."""
+    calls = [] if seen is None else seen
 
     def answer(input: list[ChatMessage], tools: Any, tool_choice: Any, config: GenerateConfig) -> ModelOutput:
+        calls.append(config)
         reply = asyncio.run(Answers().complete([*map(as_message, input)]))
         output = ModelOutput.from_content("mockllm/model", reply.text)
         output.usage = ModelUsage(input_tokens=7, output_tokens=5, total_tokens=12)
         return output
 
-    return get_model("mockllm/model", custom_outputs=_apart(answer), memoize=False)
+    return get_model(
+        "mockllm/model", custom_outputs=_apart(answer), config=GenerateConfig(**own), memoize=False
+    )
 
 
 def _apart(answer: Any) -> Any:
@@ -193,18 +206,28 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads((folder / "summary.json").read_text())["adaptive"]["model"]["sandbox-b"])
 
 
-def tried(tmp_path: Path, attacker: str, judge: str = "grader", **settings: Any) -> EvalLog:
+def tried(
+    tmp_path: Path,
+    attacker: str,
+    judge: str = "grader",
+    models: dict[str, Model] | None = None,
+    at_most: int = DIALOGUES,
+    **settings: Any,
+) -> EvalLog:
+    """What the task measures. `models` has the models that are not `played()`, by role; the one under test
+    is `model`."""
+    all_models = {"model": played(), "grader": played(), "attacker": played()} | (models or {})
     (log,) = evaluate(
         "safer_steer/adaptive",
         task_args={
             **ADAPTIVE,
-            "at_most": DIALOGUES,
+            "at_most": at_most,
             "judge": judge,
             "attacker": attacker,
             "format": FORMAT.value,
         },
-        model=played(),
-        model_roles={"grader": played(), "attacker": played()},
+        model=all_models.pop("model"),
+        model_roles=all_models,
         log_dir=str(tmp_path),
         display="none",
         **settings,
@@ -231,3 +254,73 @@ def test_a_model_of_inspect_attacks(tmp_path: Path) -> None:
     found = numbers(tried(tmp_path, "attacker", judge="sandbox", limit=6))
     assert found["n"] == 6 and found["calls"] > 6 and found["refused"] == 0
     assert any(name.startswith("technique/opening/") for name in found)
+
+
+def sampling(seen: list[GenerateConfig]) -> set[tuple[float | None, int | None]]:
+    """Every temperature and token limit that a model was asked with."""
+    return {(config.temperature, config.max_tokens) for config in seen}
+
+
+@pytest.mark.parametrize("own", [{}, {"temperature": 0.0, "max_tokens": 8000}, {"max_tokens": 8000}])
+def test_a_role_keeps_its_own_settings(tmp_path: Path, own: dict[str, Any]) -> None:
+    grader: list[GenerateConfig] = []
+    attacker: list[GenerateConfig] = []
+    models = {"grader": played(grader, **own), "attacker": played(attacker, **own)}
+    tried(tmp_path, "attacker", models=models, limit=3, temperature=0.2)
+    wanted = {(own.get("temperature", 0.7), own.get("max_tokens", 2048))}
+    assert sampling(grader) == sampling(attacker) == wanted
+    assert all(config.response_schema for config in [*grader, *attacker])
+
+
+@pytest.mark.parametrize(
+    ("own", "of_evaluation", "wanted"),
+    [
+        ({}, {}, (0.7, 2048)),
+        ({"temperature": 0.0}, {}, (0.0, 2048)),
+        ({"temperature": 0.0, "max_tokens": 300}, {"temperature": 0.2}, (0.2, 300)),
+    ],
+)
+@pytest.mark.parametrize("task", ["bench", "adaptive"])
+def test_the_model_under_test_keeps_its_own_settings(
+    tmp_path: Path, task: str, own: dict[str, Any], of_evaluation: dict[str, Any], wanted: tuple[float, int]
+) -> None:
+    seen: list[GenerateConfig] = []
+    (log,) = evaluate(
+        f"safer_steer/{task}",
+        task_args={"judge": "sandbox"} | ({"attacker": "sandbox-b"} if task == "adaptive" else {}),
+        model=played(seen, **own),
+        log_dir=str(tmp_path),
+        display="none",
+        limit=2,
+        **of_evaluation,
+    )
+    assert log.status == "success", log.error
+    assert sampling(seen) == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("place", "policy"),
+    [("evaluation", CachePolicy(expiry="2D", scopes={"of": "the user"})), ("model", True)],
+)
+def test_with_inspects_cache_each_try_is_a_sample_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, policy: bool | CachePolicy
+) -> None:
+    """The models give every try the same answers, so that all tries of an intent ask the same."""
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "cache"))
+
+    def calls(**cache: Any) -> dict[str, list[GenerateConfig]]:
+        seen: dict[str, list[GenerateConfig]] = {"model": [], "attacker": []}
+        own, of_evaluation = (cache, {}) if place == "model" else ({}, cache)
+        models = {role: played(configs, **own) for role, configs in seen.items()}
+        tried(tmp_path, "attacker", "sandbox", models, at_most=6, max_samples=1, **of_evaluation)
+        return seen
+
+    uncached, first, second = calls(), calls(cache=policy), calls(cache=policy)
+    for role in uncached:
+        assert len(first[role]) == len(uncached[role]) >= 12
+        assert not second[role], "the cache is on"
+        policies = [config.cache for config in first[role]]
+        assert any(isinstance(one, CachePolicy) and "repeat" in one.scopes for one in policies)
+        if isinstance(policy, CachePolicy):
+            kept = [(one.expiry, one.scopes["of"]) for one in policies if isinstance(one, CachePolicy)]
+            assert kept == [("2D", "the user")] * len(policies)

@@ -9,7 +9,6 @@ from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
@@ -92,13 +91,11 @@ def adaptive(
         for one in tries_of(brought, attacker, turns, tries)
     ]
     layout, pictures_of = Format(format), pictures_in(folder, max_pixels)
-    role = Role()
     return Task(
         dataset=MemoryDataset(samples, name="safer_steer_adaptive"),
         solver=play_attack(settings, attacker, judge, layout, system, ask_layout, pictures_of),
         scorer=breaches(),
         metrics=[breach_rates(turns, resamples, seed)],
-        config=GenerateConfig(temperature=role.temperature, max_tokens=role.max_tokens),
         version="1",
     )
 

@@ -9,12 +9,16 @@ from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.images import PicturesOf
-from safer_steer.inspect_tasks.transport import InspectTransport, as_inspect
+from safer_steer.inspect_tasks.transport import DEFAULTS, InspectTransport, as_inspect, settings_of
 
 
 def under_test(format: Format, system: str, ask_layout: bool, pictures_of: PicturesOf) -> ChatAssistant:
-    """The model under test, in the assistant's seat."""
-    transport = InspectTransport(get_model(), GenerateConfig())
+    """The model under test, in the assistant's seat. A task's `config` would win over the settings that the
+    model was given, so `DEFAULTS` come with the request."""
+    model = get_model()
+    settings = settings_of(model)
+    left_open = {name: value for name, value in DEFAULTS if getattr(settings, name) is None}
+    transport = InspectTransport(model, GenerateConfig(**left_open))
     target = ChatModel("target", Role(ask_layout=ask_layout), transport)
     return ChatAssistant(target, pictures_of, system=system, format=format)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
@@ -79,13 +78,11 @@ def bench(
         for script in suite.seeds
     ]
     layout, pictures_of = Format(format), pictures_in(folder, max_pixels)
-    role = Role()
     return Task(
         dataset=MemoryDataset(samples, name="safer_steer"),
         solver=play_script(layout, system, ask_layout, pictures_of),
         scorer=judged(layout, judge, pictures_of),
         metrics=[rates(resamples, seed)],
-        config=GenerateConfig(temperature=role.temperature, max_tokens=role.max_tokens),
         version="1",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from inspect_ai.model import (
+    CachePolicy,
     ChatMessage,
     ChatMessageAssistant,
     ChatMessageSystem,
@@ -16,6 +17,7 @@ from inspect_ai.model import (
     ResponseSchema,
     get_model,
 )
+from inspect_ai.model._generate_config import active_generate_config
 from inspect_ai.util import JSONSchema
 
 from safer_steer.bench.suites import SANDBOX
@@ -25,23 +27,25 @@ from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Messa
 FINISH = {"max_tokens": "length", "content_filter": "content_filter"}
 """Inspect's stop reasons in the words of endpoints; all others end an answer."""
 
-
 GRADER = "grader"
 """Inspect's name for the judge's role."""
+
+DEFAULTS = GenerateConfig(temperature=Role().temperature, max_tokens=Role().max_tokens)
+"""The bench's settings. They hold where the user of Inspect sets nothing."""
 
 
 class InspectTransport:
     """Asks a model of Inspect. Its errors are Inspect's own: they end the sample, which Inspect can retry."""
 
-    def __init__(self, model: Model, config: GenerateConfig) -> None:
-        """`config` holds what Inspect's own settings leave open."""
-        self.model, self.config = model, config
+    def __init__(self, model: Model, config: GenerateConfig | None = None) -> None:
+        """`config` wins over all of Inspect's own settings, so it may only hold what they leave open."""
+        self.model, self.config = model, config or GenerateConfig()
 
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
         """One reply. Raises `ContextLengthError` if the messages are too long for the model."""
-        config = self.config
+        config = self.config.merge(GenerateConfig(cache=self._cache_of(repeat)))
         if schema:
             answer = ResponseSchema(name="answer", json_schema=JSONSchema.model_validate(schema))
             config = config.merge(GenerateConfig(response_schema=answer))
@@ -57,19 +61,30 @@ class InspectTransport:
             refusal=output.stop_reason == "content_filter",
         )
 
+    def _cache_of(self, repeat: int) -> CachePolicy | None:
+        """Inspect's reply cache for this sample, with the user's policy; None leaves it as it is. Without
+        `repeat` in the cache's key, samples of one question would be one reply."""
+        cache = settings_of(self.model).cache
+        if not (cache and repeat):
+            return None
+        policy = cache if isinstance(cache, CachePolicy) else CachePolicy()
+        return policy.model_copy(update={"scopes": {**policy.scopes, "repeat": str(repeat)}})
+
+
+def settings_of(model: Model) -> GenerateConfig:
+    """A model's own settings, with those of the evaluation, which win. A role's model takes only the
+    operational ones of the latter, such as the cache."""
+    return model.config.merge(active_generate_config())
+
 
 def by_role(name: str) -> Transport:
-    """The model of a role of Inspect, or an agent of the sandbox. A role must be named: a model under test
-    neither judges nor attacks itself by default."""
+    """The model of a role of Inspect, with the role's own settings, or an agent of the sandbox. A role must
+    be named: a model under test neither judges nor attacks itself by default."""
     if name == SANDBOX or name in SANDBOX_AGENTS:
         from safer_steer.sandbox.agents import SandboxTransport
 
         return SandboxTransport(name)
-    role = Role()
-    return InspectTransport(
-        get_model(role=name, required=True),
-        GenerateConfig(temperature=role.temperature, max_tokens=role.max_tokens),
-    )
+    return InspectTransport(get_model(role=name, required=True, config=DEFAULTS))
 
 
 def as_inspect(message: Message) -> ChatMessage:
