@@ -48,7 +48,7 @@ def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Con
             config = with_stubs(config)
     except ValidationError as error:
         raise UserError(f"{path}: {in_words(error)}") from None
-    _make_absolute(config, Path(os.path.abspath(path)).parent)
+    make_absolute(config, Path(os.path.abspath(path)).parent)
     return config
 
 
@@ -86,7 +86,8 @@ def absolute_suites(suites: Iterable[str], folder: Path) -> list[str]:
     return [suite if suite in NOT_FILES else absolute(suite, folder) for suite in suites]
 
 
-def _make_absolute(config: Config, folder: Path) -> None:
+def make_absolute(config: Config, folder: Path) -> None:
+    """Make the relative paths of a config, read from this folder, absolute."""
     for source in config.seeds.sources:
         source.path = source.path and absolute(source.path, folder)
         source.images = source.images and absolute(source.images, folder)

@@ -19,7 +19,7 @@ from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.experiments.claims import verdict
 from safer_steer.experiments.measures import MEASURES
-from safer_steer.experiments.spec import load_experiment
+from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import hazard, log_rank
 from safer_steer.experiments.table import markdown, results
 from safer_steer.experiments.trunk import branch, trunk_id
@@ -38,6 +38,11 @@ SMALL: dict[str, Any] = {
     "paper": {"source": "Table 8", "values": {"multi-turn Safe": {"full": 55.6, "mean": 51.1}}},
 }
 CLAIM = {"says": "TCSR helps.", "where": "Table 8", "pair": ["full", "mean"], "measure": "multi-turn Safe"}
+
+
+def odd(changes: dict[str, Any], model: str = "safer_steer") -> dict[str, Any]:
+    """With one more arm."""
+    return {"arms": SMALL["arms"] | {"odd": {"set": changes, "model": model}}}
 
 
 def file_of(folder: Path, **changes: Any) -> Path:
@@ -74,14 +79,75 @@ def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> 
         ({"seeds": [1, 1]}, "a seed stands twice"),
         ({"config": "missing.yaml"}, "missing.yaml: no such config file"),
         ({"arm": {}}, "arm"),
+        ({"set": {"rl": {"tcsr": "mean"}}}, "rl is a section of the config; write rl.tcsr"),
+        ({"set": {"roles": {"judge": {}}}}, "roles is a section of the config; write roles.judge"),
+        ({"set": {"bootstrap.sft": {}}}, "bootstrap.sft is a section of the config; write bootstrap.sft.KEY"),
+        ({"arms": {0.25: {}}}, "arms: an arm's name must be text, not 0.25; put it in quotes"),
+        (
+            {"paper": {"source": "Table 8", "values": {"multi-turn Safe": {True: 55.6}}}},
+            "paper.values: an arm's name must be text, not True; put it in quotes",
+        ),
+        (odd({"bench.suites": ["none.jsonl"]}), "bench: odd, seed 0: {}/none.jsonl"),
+        (odd({"bench.adaptive": {"intents": "none.jsonl"}}), "bench: odd, seed 0: {}/none.jsonl"),
+        (
+            odd({"bench.capability": ["none.jsonl"]}, "sft"),
+            "bench: base and SFT, seed 0: bench.capability: {}/none.jsonl",
+        ),
+        (odd({"rl.reward": "no_such:thing"}), "RL: odd, seed 0: rl.reward"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
     path = file_of(tmp_path, **changes)
     answer = CliRunner().invoke(app, ["experiment", str(path), "--out", str(tmp_path / "out")])
     assert answer.exit_code == 2
-    assert any(part in answer.stderr for part in line.split("|")) and answer.stderr.count("\n") == 1
+    parts = line.format(tmp_path).split("|")
+    assert any(part in answer.stderr for part in parts) and answer.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_are_relative_to_the_experiments_file(tmp_path: Path) -> None:
+    given = {
+        "bench.suites": ["sandbox", "suite.jsonl"],
+        "bench.capability": ["questions"],
+        "bench.adaptive": {"intents": "intents.jsonl"},
+        "student.model": "./weights",
+        "student.chat_template": "template.jinja",
+        "seeds.sources": [{"name": "own", "path": "pairs.jsonl", "images": "pictures"}],
+    }
+    path = file_of(tmp_path, set=given)
+    experiment = load_experiment(path)
+    found = config_of(experiment, path, experiment.arms["full"], 0)
+    [source] = found.seeds.sources
+    assert found.bench.adaptive
+    assert found.bench.suites == ["sandbox", str(tmp_path / "suite.jsonl")]
+    assert [*found.bench.capability, found.bench.adaptive.intents, found.student.model] == [
+        str(tmp_path / name) for name in ("questions", "intents.jsonl", "weights")
+    ]
+    assert [found.student.chat_template, source.path, source.images] == [
+        str(tmp_path / name) for name in ("template.jinja", "pairs.jsonl", "pictures")
+    ]
+    path = file_of(tmp_path, set={"seeds.sources": [], "seeds.scripts": "scripts.jsonl"})
+    own = config_of(load_experiment(path), path, experiment.arms["full"], 0).seeds.scripts
+    assert own == str(tmp_path / "scripts.jsonl")
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+@pytest.mark.parametrize("option", [[], ["--table-only"]])
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path: Path, below: str, option: list[str]) -> None:
+    (tmp_path / "file").touch()
+    command = ["experiment", str(file_of(tmp_path)), "--out", str(tmp_path / "file" / below), *option]
+    answer = CliRunner().invoke(app, command)
+    assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1) and str(tmp_path / "file") in answer.stderr
+
+
+@pytest.mark.parametrize("page", ["folder", "file/page.html"])
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path, page: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    results = str(REPOSITORY / "docs" / "results")
+    answer = CliRunner().invoke(app, ["report", results, "--out", str(tmp_path / page)])
+    assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1) and str(tmp_path) in answer.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
@@ -270,6 +336,62 @@ def test_the_table_is_of_the_seeds_that_are_done_in_every_arm(tmp_path: Path) ->
     assert "| 1 of 2 training seeds |" in text and "full: 1 unscored of 20 dialogues." in text
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ({}, "agrees"),
+        ({("probing", StopReason.CONTEXT_FULL): 10}, "agrees"),
+        ({("probing", StopReason.UNSCORED): 1}, "no result"),
+        ({("single_turn_direct", StopReason.ASSISTANT_FAILED): 1}, "no result"),
+        ({("adaptive_sandbox-b", StopReason.UNSCORED): 1}, "no result"),
+        ({("questions", StopReason.ASSISTANT_FAILED): 1}, "no result"),
+    ],
+    ids=str,
+)
+def test_an_arm_has_no_result_if_one_of_its_benches_has_none(
+    tmp_path: Path, lost: dict[tuple[str, StopReason], int], said: str
+) -> None:
+    """As in the bench itself: a share of a protocol's or an attacker's dialogues, or of a set's questions,
+    and incomplete dialogues do not count. Each share here is 1 of 20, and of all seeds' dialogues 1 of 80."""
+    experiment = load_experiment(
+        file_of(
+            tmp_path,
+            seeds=[0, 1, 2, 3],
+            arms={"full": {}, "mean": SMALL["arms"]["mean"]},
+            compare=[["full", "mean"]],
+            measures=["multi-turn Safe"],
+            claims=[CLAIM],
+            paper=None,
+        )
+    )
+    runs: dict[str, dict[int, Path]] = {"full": {}, "mean": {}}
+    for arm, by_seed in runs.items():
+        for seed in experiment.seeds:
+            by_seed[seed] = run = tmp_path / arm / str(seed)
+            write_atomic(run / "config.yaml", dump_config(Config()))
+            for name in ("probing", "single_turn_direct", "adaptive_sandbox-b", "questions"):
+                rows = [played(f"d-{n}", [int(arm == "full")]) for n in range(20)]
+                for row in rows:
+                    row.meta = {"intent_id": row.id, "try": 0, "choices": ["a", "b"], "answer": 0}
+                    row.turns[0].scores["harmlessness"] = 3 * (arm == "full")
+                for (where, stop), count in lost.items() if (arm, seed) == ("mean", 2) else ():
+                    for row in rows[:count] if where == name else ():
+                        row.turns[0].scores, row.stop = None, stop
+                journal = run / "bench" / "safer_steer" / f"{name}.jsonl"
+                if name == "questions":
+                    journal = run / "capability" / name / "answers" / "safer_steer.jsonl"
+                write_atomic(journal, to_jsonl(rows))
+    found = results(experiment, runs, max_unscored=0.03)
+    assert found["claims"][0]["verdict"] == said
+    text = markdown(found, experiment)
+    if not lost:
+        assert "Every dialogue has a result." in text
+    elif ("questions", StopReason.ASSISTANT_FAILED) in lost:
+        assert "\n\nmean: 1 question without an answer.\n" in text
+    else:
+        assert f"mean: {sum(lost.values())} " in text and "of 240 dialogues." in text
+
+
 def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
     path = file_of(
         tmp_path,
@@ -338,6 +460,7 @@ def test_a_sign_needs_both_intervals(low: float, high: float, t: Any, said: str)
     found = {"pair": ["a", "b"], "value": (low + high) / 2, "low": low, "high": high, "t": t}
     assert verdict(found, theirs=4.0) == said
     assert verdict(found, theirs=4.0, broken=["b"]) == "no result"
+    assert verdict(found, theirs=0.0) == "cannot tell", "the paper has no difference, so no sign"
 
 
 def test_hazards_and_the_log_rank_test_by_hand() -> None:

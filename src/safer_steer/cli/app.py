@@ -22,6 +22,9 @@ OUTSIDE = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
     errno.EADDRINUSE,
     errno.ENAMETOOLONG,
 }
@@ -50,7 +53,8 @@ class _OneLine(TyperGroup):
         except OSError as error:
             if error.errno not in OUTSIDE:
                 raise
-            what = f"{shortened(str(error.filename or 'this machine'))}: {error.strerror}"
+            where = error.filename2 or error.filename or "this machine"
+            what = f"{shortened(str(where))}: {error.strerror}"
             _end(f"error: {what}; fix that and run the same command to continue", 2)
         except EndedElsewhere as ended:
             raise typer.Exit(ended.code) from None

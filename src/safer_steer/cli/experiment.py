@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import app
+from safer_steer.errors import UserError
 from safer_steer.extras import require
 
 
@@ -40,14 +41,17 @@ def experiment(
     """Compare variants of a config over several training seeds: one table, with intervals."""
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.table import markdown, results
-    from safer_steer.experiments.work import finished, plan, work
+    from safer_steer.experiments.work import check_settings, finished, plan, work
     from safer_steer.run.preflight import cores_here
     from safer_steer.store import write_atomic
 
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; give a folder")
     settings = load_experiment(file)
     jobs, runs = plan(settings, file, out)
     if not table_only:
         require("train", "experiment")
+        check_settings(jobs)
         out.mkdir(parents=True, exist_ok=True)
         cores = cores_here()
         asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))

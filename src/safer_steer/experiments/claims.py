@@ -15,7 +15,7 @@ def tested(experiment: Experiment, differences: list[Finding], broken: Collectio
 
     Args:
         differences: those of `table.results`.
-        broken: arms of which too many dialogues have no scores. What is said of them is `no result`.
+        broken: arms without a result. What is said of them is `no result`.
 
     Returns:
         `{"says", "where", "pair", "measure", "more", "found", "verdict"}`. `found` is the difference.
@@ -35,12 +35,12 @@ def verdict(found: Mapping[str, Any], theirs: float, broken: Collection[str] = (
 
     Args:
         found: one of `table.results`' differences.
-        theirs: a number with the other's sign, not 0.
+        theirs: a number with the other's sign. With 0 there is no sign to agree with.
         broken: arms without a result.
     """
     if not set(found["pair"]).isdisjoint(broken):
         return "no result"
-    if found["value"] is None:
+    if found["value"] is None or not theirs:
         return "cannot tell"
     intervals = [(found["low"], found["high"])]
     if found["t"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.adaptive.intents import Intent
-from safer_steer.adaptive.results import ADAPTIVE, share_breached, state_of
+from safer_steer.adaptive.results import ADAPTIVE, ANY, share_breached, state_of
 from safer_steer.bench import capability
 from safer_steer.bench.attacks import INTENTS, breached_by_scripts, journal_of
 from safer_steer.bench.questions import ANSWERS, FOLDER
@@ -26,6 +27,7 @@ from safer_steer.metrics import (
     rate_over_seeds,
     state,
 )
+from safer_steer.store import read_rows
 
 Hits = dict[str, float]
 """0 or 1 by suite and dialogue id, or a share; a share or a difference of shares by intent."""
@@ -82,11 +84,9 @@ class Capability:
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`. An answer without a choice is wrong."""
-        run, found = folder.parent.parent, Hits()
-        format = load_config(run / "config.yaml").student.format if (run / FOLDER).is_dir() else Format.PLAIN
-        for path in sorted((run / FOLDER).glob(f"*/{ANSWERS}/{folder.name}.jsonl")):
-            marks = capability.outcomes(read_dialogues(path), format)
-            found |= {f"{path.parent.parent.name} {id}": int(mark or 0) for id, mark in marks.items()}
+        found: Hits = {}
+        for name, marks in answers_in(folder):
+            found |= {f"{name} {id}": mark for id, mark in marks.items() if mark is not None}
         return found
 
 
@@ -170,12 +170,54 @@ def suites_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:
             yield path.stem, list(read_dialogues(path))
 
 
-def states_in(folder: Path) -> Iterator[State]:
-    """The state of each dialogue of a model, with scripts and with attackers that adapt."""
-    for _, rows in suites_in(folder):
-        yield from map(state, rows)
+def answers_in(folder: Path) -> Iterator[tuple[str, dict[str, int | None]]]:
+    """The sets of questions that a model was asked: for each question 1 if the answer is right, 0 if it is
+    not, None if there is none."""
+    run = folder.parent.parent
+    format = load_config(run / "config.yaml").student.format if (run / FOLDER).is_dir() else Format.PLAIN
+    for path in sorted((run / FOLDER).glob(f"*/{ANSWERS}/{folder.name}.jsonl")):
+        rows = list(read_dialogues(path))
+        marks = capability.outcomes(rows, format)
+        answered = {id: int(mark or 0) for id, mark in marks.items()}
+        yield path.parent.parent.name, {row.id: answered.get(row.id) for row in rows}
+
+
+def states_in(folder: Path) -> dict[str, list[State]]:
+    """The states of a model's dialogues, by protocol and by attacker that adapts."""
+    found: dict[str, list[State]] = {}
+    for suite, rows in suites_in(folder):
+        protocol = "single_turn" if suite.startswith(SINGLE_TURN) else "multi_turn"
+        found.setdefault(protocol, []).extend(map(state, rows))
     for path in sorted(folder.glob(f"{ADAPTIVE}*.jsonl")):
-        yield from map(state_of, read_dialogues(path))
+        found[path.stem] = [state_of(dialogue) for dialogue in read_dialogues(path)]
+    return found
+
+
+def played_to_its_end(run: Path) -> bool:
+    """Whether a run has the dialogues and answers that its `summary.json` counts, those without a result
+    among them: its bench has ended, be it with too many of these. Not while they are played again."""
+    summary = run / "summary.json"
+    return summary.is_file() and all(
+        sum(1 for _ in read_rows(journal)) == count
+        for journal, count in _counted(json.loads(summary.read_bytes()), run)
+    )
+
+
+def _counted(summary: Mapping[str, Any], run: Path) -> Iterator[tuple[Path, int]]:
+    """The journals of a bench, each with the number of its rows that the summary counts."""
+    for model, protocols in summary["models"].items():
+        for protocol, suites in protocols.items():
+            before = SINGLE_TURN if protocol == "single_turn" else ""
+            for suite, entry in suites.items():
+                if suite != "average":
+                    yield run / "bench" / model / f"{before}{suite}.jsonl", entry["n"]
+    for model, attackers in summary.get("adaptive", {}).items():
+        for attacker, entry in attackers.items():
+            if attacker != ANY:
+                yield journal_of(attacker, run / "bench" / model), entry["n"]
+    for name, models in summary.get("capability", {}).items():
+        for model, entry in models.items():
+            yield run / FOLDER / name / ANSWERS / f"{model}.jsonl", entry["n"]
 
 
 def attacks_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from safer_steer.config import Config, ModelName
-from safer_steer.config_file import absolute, in_words, load_config, read_yaml
+from safer_steer.config_file import absolute, in_words, load_config, make_absolute, read_yaml
 from safer_steer.dialogue import Strict
 from safer_steer.errors import UserError
 
@@ -32,6 +32,13 @@ class Paper(Strict):
         description="for each measure, the value of each arm that the paper has, 0-100"
     )
 
+    @field_validator("values", mode="before")
+    @classmethod
+    def _named_arms(cls, values: Any) -> Any:
+        for arms in values.values() if isinstance(values, dict) else ():
+            _refuse_unquoted(arms)
+        return values
+
 
 class Claim(Strict):
     """A claim of the paper, and the number here that decides on it."""
@@ -41,6 +48,14 @@ class Claim(Strict):
     pair: tuple[str, str] = Field(description="one of the pairs in `compare`")
     measure: str = Field(description="one of the measures")
     more: bool = Field(True, description="whether the first arm of the pair is claimed to have more of it")
+
+
+def _refuse_unquoted(arms: Any) -> Any:
+    """Raises `ValueError` if an arm's name is none to YAML, such as 0.25 or on."""
+    for name in arms if isinstance(arms, dict) else ():
+        if not isinstance(name, str):
+            raise ValueError(f"an arm's name must be text, not {name!r}; put it in quotes")
+    return arms
 
 
 class Experiment(Strict):
@@ -61,6 +76,11 @@ class Experiment(Strict):
     )
     paper: Paper | None = Field(None, description="what the paper reports")
     claims: list[Claim] = Field(default_factory=list, description="claims of the paper that it tests")
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _named(cls, arms: Any) -> Any:
+        return _refuse_unquoted(arms)
 
     @field_validator("seeds")
     @classmethod
@@ -115,7 +135,8 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def config_of(experiment: Experiment, path: Path, arm: Arm, seed: int) -> Config:
-    """The config of the run that has this arm's model, with a training seed. It measures this model.
+    """The config of the run that has this arm's model, with a training seed. It measures this model. Relative
+    paths in `set` are relative to the experiment's file.
 
     Args:
         path: the experiment's file.
@@ -128,13 +149,22 @@ def config_of(experiment: Experiment, path: Path, arm: Arm, seed: int) -> Config
     for key, value in (experiment.set | arm.set | {"seed": seed, "bench.models": [arm.model]}).items():
         config = _with(config, key.split("."), value, path)
     try:
-        return Config.model_validate(config)
+        found = Config.model_validate(config)
     except ValidationError as error:
         raise UserError(f"{path}: {in_words(error)}") from None
+    make_absolute(found, folder)
+    return found
 
 
 def _with(config: dict[str, Any], keys: list[str], value: Any, path: Path) -> dict[str, Any]:
-    """A copy of the config with one key set."""
+    """A copy of the config with one key set. Raises `UserError` if a whole section would be replaced: the
+    keys that are left out would get their defaults."""
+    default: Any = Config().model_dump()
+    for key in keys:
+        default = default.get(key) if isinstance(default, dict) else None
+    if isinstance(default, dict) and isinstance(value, dict):
+        name = ".".join(keys)
+        raise UserError(f"{path}: {name} is a section of the config; write {name}.{next(iter(value), 'KEY')}")
     changed = copy.deepcopy(config)
     section = changed
     for key in keys[:-1]:

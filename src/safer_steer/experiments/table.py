@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.claims import tested, verdict
-from safer_steer.experiments.measures import MEASURES, multi_turn_in, over_seeds, states_in
+from safer_steer.experiments.measures import MEASURES, answers_in, multi_turn_in, over_seeds, states_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.manifest import Manifest
@@ -21,7 +21,9 @@ def results(
 
     Args:
         runs: each arm's run folder by seed; all arms have the same seeds, and their runs are done.
-        max_unscored: with a larger share of dialogues without scores, an arm decides on no claim and no sign.
+        max_unscored: an arm has no result if in one of its runs a larger share is unscored or failed, of a
+            protocol's or an attacker's dialogues or of a set's questions, as in the bench itself. It decides
+            on no claim and no sign then.
 
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
@@ -56,8 +58,8 @@ def results(
     lost = {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()}
     broken = [
         arm
-        for arm, counts in lost.items()
-        if counts["unscored"] + counts["failed"] > max_unscored * counts["dialogues"]
+        for arm, by_seed in folders.items()
+        if any(share > max_unscored for folder in by_seed.values() for share in _lost_shares(folder))
     ]
     differences = []
     for pair in experiment.compare:
@@ -95,9 +97,23 @@ def _papers(experiment: Experiment, entry: dict[str, Any], broken: Collection[st
 
 
 def _lost(folders: list[Path]) -> dict[str, int]:
-    """How many dialogues of an arm have no result, by state, and of how many."""
-    states = [found for folder in folders for found in states_in(folder)]
-    return {"dialogues": len(states), **{name: states.count(name) for name in LOST}}
+    """How many dialogues of an arm have no result, by state, and of how many; and how many questions have no
+    answer, if there are such."""
+    states = [found for folder in folders for part in states_in(folder).values() for found in part]
+    marks = [mark for folder in folders for _, found in answers_in(folder) for mark in found.values()]
+    unanswered = {"unanswered": marks.count(None)} if None in marks else {}
+    return {"dialogues": len(states), **{name: states.count(name) for name in LOST}, **unanswered}
+
+
+def _lost_shares(folder: Path) -> Iterator[float]:
+    """The shares that a bench holds against `max_unscored`, for one model. Incomplete dialogues are in
+    none: see `bench.summary.unscored_share`."""
+    for states in states_in(folder).values():
+        if states:
+            yield (states.count("unscored") + states.count("failed")) / len(states)
+    for _, marks in answers_in(folder):
+        if marks:
+            yield list(marks.values()).count(None) / len(marks)
 
 
 def _seconds(folders: Iterable[Path]) -> float:
@@ -130,6 +146,8 @@ def markdown(found: dict[str, Any], experiment: Experiment) -> str:
         gone = ", ".join(f"{counts[name]} {name}" for name in LOST if counts[name])
         if gone:
             lost.append(f"{arm}: {gone} of {counts['dialogues']} dialogues.")
+        if count := counts.get("unanswered"):
+            lost.append(f"{arm}: {count} question{'s' * (count > 1)} without an answer.")
     parts.append("\n".join(lost) or "Every dialogue has a result.")
     spent = ", ".join(f"{arm} {seconds:.0f}" for arm, seconds in found["seconds"].items())
     parts.append(f"Seconds of a run, with the stages it shares: {spent}.")

@@ -6,25 +6,33 @@ The same command again goes on where it stopped: a finished run is read, an unfi
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.config_file import dump_config
 from safer_steer.errors import UserError
+from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Experiment, config_of
 from safer_steer.experiments.trunk import UP_TO_SFT, branch, run_id, trunk_id, unmeasured, up_to_sft
 from safer_steer.manifest import Manifest
+from safer_steer.run.folder import SETTLE_S
+from safer_steer.run.preflight import check
 from safer_steer.stages import STAGES
 from safer_steer.store import write_atomic
 from safer_steer.workers import side_by_side
 
 NO_RESULT = 3
 """Exit code of a run that left too many dialogues unscored."""
+ENDS_S = SETTLE_S + 10
+"""Seconds in which a stage ends after Ctrl-C."""
 Say = Callable[[str], None]
 
 
@@ -89,19 +97,47 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
 
 
 def finished(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
-    """Of each arm's run folders, those of the seeds that are done in every arm.
+    """Of each arm's run folders, those of the seeds that are done in every arm, be it with too many dialogues
+    unscored.
 
     Raises:
         UserError: there is no such seed.
     """
-    seeds = [
-        seed
+    missing = {
+        seed: [by_seed[seed] for by_seed in runs.values() if not _measured(by_seed[seed])]
         for seed in experiment.seeds
-        if all(Manifest(by_seed[seed]).finished("bench") for by_seed in runs.values())
-    ]
+    }
+    seeds = [seed for seed, folders in missing.items() if not folders]
     if not seeds:
-        raise UserError("no training seed is done in every arm yet; run the experiment without --table-only")
+        folder = missing[experiment.seeds[0]][0]
+        raise UserError(
+            f"no training seed is done in every arm yet: the bench in {folder} has not ended; run the"
+            " experiment to go on"
+        )
     return {arm: {seed: by_seed[seed] for seed in seeds} for arm, by_seed in runs.items()}
+
+
+def _measured(folder: Path) -> bool:
+    manifest = Manifest(folder)
+    return manifest.finished("bench") or ("bench" not in manifest.stages and played_to_its_end(folder))
+
+
+def check_settings(jobs: list[Job]) -> None:
+    """Check what RL and the bench of every arm will use, before the stages up to SFT, which come first and
+    check their own. Writes nothing.
+
+    Raises:
+        UserError: the first problem found; names the job.
+    """
+    waiting: dict[object, Job] = {}
+    for job in jobs:
+        if job.after and not job.done():
+            waiting.setdefault((job.stages, run_id(job.config.model_copy(update={"seed": 0}))), job)
+    for job in waiting.values():
+        try:
+            asyncio.run(check(job.config, job.stages))
+        except UserError as error:
+            raise UserError(f"{job.name}: {error}") from None
 
 
 async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
@@ -125,7 +161,7 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
             async with room:
                 begun = time.monotonic()
                 say(f"{job.name}: begun")
-                job.failed = await _do(job, max(1, cores // processes))
+                job.failed = await _do(job, max(1, cores // processes), say)
                 took = f"in {time.monotonic() - begun:.0f} s"
                 say(f"{job.name}: {'failed' if job.failed else 'done'} {took}")
         finished += 1
@@ -141,13 +177,14 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
         )
 
 
-async def _do(job: Job, threads: int) -> str | None:
+async def _do(job: Job, threads: int, say: Say) -> str | None:
     """Do one job. Returns why it failed, or None."""
     if job.after:
         branch(job.after.folder, job.folder, job.config)
     write_atomic(job.folder.with_suffix(".yaml"), dump_config(job.config))
     log = job.folder.with_suffix(".log")
     for command in job.commands:
+        await _left_alone(job, say)
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "safer_steer", *command),
@@ -159,14 +196,50 @@ async def _do(job: Job, threads: int) -> str | None:
         try:
             code = await process.wait()
         except asyncio.CancelledError:
-            process.terminate()
-            await process.wait()
+            say(f"{job.name}: waiting for it to end; Ctrl-C again stops it at once")
+            await _end(process)
             raise
         if code == NO_RESULT:  # its dialogues are there, and the table counts those without a result
-            continue
-        if code:
+            say(f"{job.name}: {_last_line(log)}")
+        elif code:
             return f"{_last_line(log)} ({log})"
     return None
+
+
+async def _left_alone(job: Job, say: Say) -> None:
+    """Wait until no other process works in the job's folder. A stage outlives its experiment if that is
+    killed alone."""
+    path = job.folder / ".lock"
+    if not path.exists():
+        return
+    with path.open("ab") as lock:
+        told = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if not told:
+                    say(f"{job.name}: waiting for another process that is at work in {job.folder}")
+                told = True
+                await asyncio.sleep(1)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Wait for a stage's process after Ctrl-C. In a terminal it got that too, and waits for replies under
+    way; a second one would stop it at once, so it is sent one only if it goes on. If this wait is cancelled,
+    it is stopped at once."""
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), ENDS_S)
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), ENDS_S)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
 
 
 def _last_line(log: Path) -> str:
