@@ -13,4 +13,5 @@ async def wears_down(seen: Seen) -> Move:
     last = seen.history[-1].assistant if seen.history else ""
     refused = "cannot" in last or "will not" in last
     way = WAYS[(len(seen.history) + len(seen.taken_back)) % len(WAYS)]
-    return Move(way, technique=way, take_back=refused and seen.take_backs_left > 0)
+    others_left = seen.take_backs_left > 0 and len(seen.taken_back) < len(WAYS) - 1
+    return Move(way, technique=way, take_back=refused and others_left)

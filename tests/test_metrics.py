@@ -459,6 +459,19 @@ def test_a_rate_over_seeds_keeps_its_width_at_the_edge() -> None:
     assert rate_over_seeds({0: {}})["value"] is None
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_rate_over_seeds_keeps_its_width_where_all_shares_are_the_same(seeds: int) -> None:
+    """Six intents, each breached in one of three tries, with every seed."""
+    hits = {run: {str(i): 1 / 3 for i in range(6)} for run in range(seeds)}
+    found = rate_over_seeds(hits)
+    assert {key: found[key] for key in ("value", "low", "high")} == pytest.approx(rate([(2, 6)]))
+    assert found["low"] < 15 and found["high"] > 60 and (found["n"], found["t"]) == (6 * seeds, None)
+    nothing = {run: dict.fromkeys(marks, 0.0) for run, marks in hits.items()}
+    gain, loss = paired_difference(hits, nothing), paired_difference(nothing, hits)
+    assert gain["low"] < 20 and gain["high"] > 50 and gain["value"] == pytest.approx(100 / 3)
+    assert (loss["low"], loss["high"]) == pytest.approx((-gain["high"], -gain["low"]))
+
+
 def test_paired_difference_without_pairs_or_with_other_seeds() -> None:
     assert paired_difference({0: {"a": 1}}, {0: {"b": 1}})["value"] is None
     assert paired_difference({}, {})["n"] == 0

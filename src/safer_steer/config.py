@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from safer_steer.config_rl import Reinforce, importable
 from safer_steer.dialogue import Format, Kind, Strict
+from safer_steer.store import file_name
 
 RoleName = Literal[
     "generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge", "attacker"
@@ -349,9 +350,9 @@ class Adaptive(Strict):
 
     @model_validator(mode="after")
     def _distinct(self) -> Adaptive:
-        named = [*self.attackers, *self.own]
-        if len(set(named)) < len(named):
-            raise ValueError("an attacker stands twice")
+        files = [file_name(name) for name in (*self.attackers, *self.own)]
+        if twice := next((file for file in files if files.count(file) > 1), ""):
+            raise ValueError(f"two attackers would have one file, adaptive_{twice}.jsonl; leave one out")
         return self
 
 

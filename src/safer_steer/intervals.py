@@ -6,7 +6,7 @@ Rates are in percent. `benchmarks/coverage.py` simulates how often the intervals
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from math import exp, lgamma, log, log1p
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ Z = 1.959963984540054
 
 
 def rate(
-    counts: Sequence[tuple[int, int]], *, resamples: int = 10_000, seed: int = 0
+    counts: Sequence[tuple[float, int]], *, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, float | None]:
     """The mean over suites of the share of dialogues that pass, with its interval.
 
@@ -34,7 +34,7 @@ def rate(
     upper end is 100.
 
     Args:
-        counts: (passed, n) of every suite.
+        counts: (passed, n) of every suite; `passed` is a sum of shares where a dialogue passes in part.
         resamples: draws from each suite's posterior; not used for a single suite.
         seed: random seed of the draws.
 
@@ -51,9 +51,22 @@ def rate(
     return {"value": value, "low": low, "high": high}
 
 
-def paired(gained: int, lost: int, n: int) -> dict[str, float | None]:
+def posterior(passed: float, n: int, draws: int, seed: int = 0) -> np.ndarray:
+    """Draws of a share (0-1) from the posterior behind the interval of `rate` [draws]."""
+    import numpy as np
+
+    drawn: np.ndarray = np.random.default_rng(seed).beta(passed + 0.5, n - passed + 0.5, size=draws)
+    return drawn
+
+
+def alike(values: Collection[float]) -> bool:
+    """Whether all values are the same up to rounding, so that every resample of them is."""
+    return not values or max(values) - min(values) < 1e-9
+
+
+def paired(gained: float, lost: float, n: int) -> dict[str, float | None]:
     """The difference of two shares of the same `n` cases, in points: `gained` pass only with the first,
-    `lost` only with the second.
+    `lost` only with the second; both are sums of shares where a case passes in part.
 
     A bootstrap over cases would give [0, 0] if all have the same outcome in both. The interval is therefore
     Wald's with one case added to each of the two counts (Bonett and Price 2012).
@@ -95,7 +108,7 @@ def percentiles(drawn: np.ndarray) -> tuple[float, float]:
 
 
 @cache
-def _beta_quantiles(passed: int, n: int) -> tuple[float, float]:
+def _beta_quantiles(passed: float, n: int) -> tuple[float, float]:
     a, b = passed + 0.5, n - passed + 0.5
     return 100 * beta_quantile(a, b, TAIL), 100 * beta_quantile(a, b, 1 - TAIL)
 
@@ -139,7 +152,7 @@ def _beta_share(a: float, b: float, value: float) -> float:
     return front * fraction
 
 
-def _drawn(counts: Sequence[tuple[int, int]], resamples: int, seed: int) -> tuple[float, float]:
+def _drawn(counts: Sequence[tuple[float, int]], resamples: int, seed: int) -> tuple[float, float]:
     import numpy as np
 
     random, prior = np.random.default_rng(seed), 0.5 / len(counts)

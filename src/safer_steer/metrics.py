@@ -25,7 +25,7 @@ from math import exp, log, sqrt
 from typing import Any, Literal
 
 from safer_steer.dialogue import Dialogue, StopReason
-from safer_steer.intervals import Z, percentiles, rate, t_interval
+from safer_steer.intervals import Z, alike, percentiles, rate, t_interval
 from safer_steer.intervals import paired as paired_shares
 
 Row = Mapping[str, Any] | Dialogue
@@ -216,16 +216,17 @@ def rate_over_seeds(
 
     Returns:
         The form of `paired_difference`, 0-100. A single seed of zeros and ones gets the interval of
-        `intervals.rate`. So do several seeds if the rate is 0 in every one, or 100 in every one, because
-        every resample is then the same. Each dialogue counts once in that interval, since the seeds share
-        them.
+        `intervals.rate`. So do several seeds, or shares, if all are the same, because every resample is then
+        the same. Each dialogue counts once in that interval, since the seeds share them.
     """
     nothing = {run: dict.fromkeys(passed, 0) for run, passed in hits.items()}
     found = paired_difference(hits, nothing, resamples=resamples, seed=seed)
     dialogues = len({id for passed in hits.values() for id in passed})
-    whole = all(mark in (0, 1) for passed in hits.values() for mark in passed.values())
-    if dialogues and ((len(hits) == 1 and whole) or found["value"] in (0, 100)):
-        found |= rate([(round(dialogues * found["value"] / 100), dialogues)])
+    marks = [mark for passed in hits.values() for mark in passed.values()]
+    if marks and alike(marks):
+        found |= rate([(dialogues * marks[0], dialogues)])
+    elif marks and len(hits) == 1 and set(marks) <= {0, 1}:
+        found |= rate([(sum(marks), dialogues)])
     if found["t"]:  # a difference may be below 0, a rate may not
         found["t"]["low"] = max(0.0, found["t"]["low"])
     return found
@@ -287,9 +288,10 @@ def paired_difference(
     value = float(100 * gain.sum() / paired.sum())
     low, high = percentiles(100 * total[weight > 0] / weight[weight > 0])
     ends: dict[str, float | None] = {"low": low, "high": high}
-    same = set(gain[paired == 1].tolist())
-    if len(same) == 1 and same <= {-1.0, 0.0, 1.0}:
-        ends = paired_shares(len(ids) * (1.0 in same), len(ids) * (-1.0 in same), len(ids))
+    gains = gain[paired == 1].tolist()
+    if alike(gains):
+        gained, lost = (len(ids) * max(0.0, sign * gains[0]) for sign in (1, -1))
+        ends = paired_shares(gained, lost, len(ids))
     return {**ends, "value": value, "t": t_interval(means, (-100.0, 100.0)), **counts}
 
 

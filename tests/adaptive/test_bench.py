@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from safer_steer.bench.attacks import journal_of
+from safer_steer.adaptive.results import state_of
+from safer_steer.bench.attacks import bring_in_intents, journal_of
 from safer_steer.bench.kept import KeptModel, judging_config
 from safer_steer.bench.measure import measure_models
+from safer_steer.bench.suite_copies import bring_in
 from safer_steer.config import Config, Role
 from safer_steer.config_file import dump_config
-from safer_steer.dialogue import Dialogue, Format, Turn, read_dialogues
+from safer_steer.dialogue import Dialogue, Format, StopReason, Turn, read_dialogues, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.episode import Assistant, Reply
@@ -30,9 +32,10 @@ from safer_steer.images import pictures_in
 from safer_steer.prompts.base import sections
 from safer_steer.run.agents import sampling_student
 from safer_steer.sandbox.agents import SandboxTransport
+from safer_steer.sandbox.families import AGENTS
 from safer_steer.sandbox.rubric import assess
 from safer_steer.sandbox.suites import write_suites
-from safer_steer.sandbox.world import from_png
+from safer_steer.sandbox.world import devices, draw_png, from_png
 from safer_steer.store import write_atomic
 
 SMALL = {"attackers": ["sandbox-a", "sandbox-b", "sandbox-c"], "turns": 4, "take_backs": 3, "tries": 2}
@@ -101,6 +104,11 @@ def test_it_finds_at_least_as_many_breaches_as_the_static_suites(found: dict[str
         one = found["adaptive"]["m"][name]
         assert (one["n"], one["unscored"], one["failed"]) == (20, 0, 0)
         assert one["gap"]["value"] == pytest.approx(one["breach_at"]["1"]["value"] - one["static"]["value"])
+        assert set(one["techniques"]) <= {
+            "opening",
+            *(form for family in AGENTS[name] for form in family.forms),
+        }
+        assert "opening" in one["techniques"] and len(one["techniques"]) > 1
 
 
 def test_an_attacker_that_adapts_finds_what_scripts_miss(tmp_path: Path) -> None:
@@ -201,6 +209,45 @@ def test_answers_kept_without_a_judge_are_scored_later(tmp_path: Path) -> None:
         assert one == two, "everything is read up to the first breach"
 
 
+def test_tries_that_were_not_played_to_their_end_are_no_result_for_another_judge(tmp_path: Path) -> None:
+    """The first judge failed in one of them; a kill tore the row of another, and a third was not begun."""
+    source, config = tmp_path / "run", config_of(attackers=["sandbox-b"])
+    config.bench.max_unscored = 1
+    kept_by(source, config)
+    measured(config, source, lambda: Wary(source))
+    journal = journal_of("sandbox-b", source / "bench" / "m")
+    rows = read_dialogues(journal)
+    (cut,) = [row for row in rows if row.stop is StopReason.COMPLETED][:1]
+    cut.turns, cut.stop = (
+        [*cut.turns[:1], cut.turns[1].model_copy(update={"scores": None})],
+        StopReason.UNSCORED,
+    )
+    lost = [row for row in rows if row is not cut][-2:]
+    stay = [row for row in rows if row not in lost]
+    journal.write_text(to_jsonl(stay) + lost[0].model_dump_json()[:40])
+    judged = judging_config(source, Role(model="sandbox"))
+    nobody: Any = None
+    out = tmp_path / "out"
+    found = measured(judged, out, lambda: KeptModel(source / "bench" / "m"), attacker=nobody)
+    entry = found["adaptive"]["m"]["sandbox-b"]
+    assert (entry["n"], entry["unscored"], entry["failed"], entry["gave_up"]) == (10, 0, 3, 0)
+    again = read_dialogues(journal_of("sandbox-b", out / "bench" / "m"))
+    assert {row.id for row in again if state_of(row) == "failed"} == {row.id for row in (cut, *lost)}
+    assert {row.id for row in again} == {row.id for row in rows}
+
+
+def test_a_journal_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    source, config = tmp_path / "run", config_of(attackers=["sandbox-a", "sandbox-b"], tries=1)
+    kept_by(source, config)
+    measured(config, source, lambda: Wary(source))
+    journal_of("sandbox-b", source / "bench" / "m").unlink()
+    judged = judging_config(source, Role(model="sandbox"))
+    with pytest.raises(
+        UserError, match=r"adaptive_sandbox-b.jsonl: no such file; run that bench again first"
+    ):
+        measured(judged, tmp_path / "out", lambda: KeptModel(source / "bench" / "m"), attacker=None)
+
+
 def test_an_attacker_that_declines_is_counted_and_one_that_is_down_is_no_result(tmp_path: Path) -> None:
     class Declines:
         async def complete(
@@ -258,11 +305,63 @@ def test_intents_of_a_file_are_in_the_run_with_their_pictures(tmp_path: Path) ->
     assert all((tmp_path / "run" / dialogue.images[0]).is_file() for dialogue in dialogues)
 
 
+def with_pictures(folder: Path, *rows: dict[str, Any]) -> Path:
+    """A file of these rows, and the pictures p.png, q.png and r.png beside it."""
+    folder.mkdir()
+    for place, name in enumerate("pqr"):
+        (folder / f"{name}.png").write_bytes(draw_png(devices()[place], True, 1))
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "mine.jsonl"
+
+
+@pytest.mark.parametrize("of_suites", [False, True])
+def test_pictures_of_a_script_s_later_turns_may_be_shown_later(tmp_path: Path, of_suites: bool) -> None:
+    turns: list[dict[str, Any]] = [
+        {"user": "a"},
+        {"user": "b", "images": ["p.png", "q.png"]},
+        {"user": "c", "images": ["q.png"]},
+    ]
+    first = [{"user": "a", "images": ["p.png", "q.png"]}, {"user": "b", "images": ["r.png", "p.png"]}]
+    rows: list[dict[str, Any]] = [{"images": [], "turns": turns}, {"images": ["p.png"], "turns": first}]
+    named = [{"id": f"i{n}", "kind": "red_team", "intent": "x"} | row for n, row in enumerate(rows)]
+    mine, run = with_pictures(tmp_path / "mine", *named), tmp_path / "run"
+    suites = bring_in([str(mine)] if of_suites else [], run, None, 10**6)
+    section = config_of(intents=None if of_suites else str(mine)).bench.adaptive
+    assert section
+    found = bring_in_intents(section, run, suites, 10**6)
+    shown = [
+        ([Path(image).name for image in one.images], [Path(image).name for image in one.later])
+        for one in found
+    ]
+    assert shown == [([], ["p.png", "q.png"]), (["p.png", "q.png"], ["r.png"])]
+    assert all(
+        image.startswith("intents/") and (run / image).is_file() for one in found for image in one.all_images
+    )
+
+
+def test_an_intent_without_an_id_has_that_of_its_line(tmp_path: Path) -> None:
+    mine = with_pictures(tmp_path / "mine", {"intent": "x", "images": []}, {"id": "b", "intent": "y"})
+    mine.write_text(mine.read_text() + "\n" + json.dumps({"intent": "z"}) + "\n")
+    section = config_of(intents=str(mine)).bench.adaptive
+    assert section
+    for _ in range(2):
+        brought = bring_in_intents(section, tmp_path / "run", [], 10**6)
+        assert [one.id for one in brought] == ["line-1", "b", "line-4"]
+    mine.write_text('{"intent": "x"}\n{"id": "line-1", "intent": "y"}\n')
+    with pytest.raises(UserError, match=r"id 'line-1' occurs twice"):
+        bring_in_intents(section, tmp_path / "run", [], 10**6)
+
+
 @pytest.mark.parametrize(
     ("row", "line"),
     [
         ({"id": "a", "intent": "x", "goal": "y"}, r":1: goal: unknown key; the keys are id, kind"),
         ({"id": "a"}, r":1: intent: the key is missing"),
+        ({"id": "", "intent": "x"}, r":1: id: is empty"),
+        (
+            {"id": "a", "intent": "x", "turns": [{"user": "a", "images": ["no.png"]}]},
+            r" a: no picture no.png in",
+        ),
         ({"id": "a", "intent": ""}, r":1: intent: is empty"),
         ({"id": "a", "intent": "x", "image": "no.png"}, r": a: no picture no.png in"),
         ({"id": "a", "intent": "x", "later": ["no.png"]}, r": a: no picture no.png in"),

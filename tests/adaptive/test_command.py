@@ -112,6 +112,18 @@ def test_a_served_attacker_is_asked_once_for_each_move(tmp_path: Path, url: str,
         ((*ATTACKED, "--adaptive", "own=mine"), "'mine' is not of the form package.module:Name"),
         ((*ATTACKED, "--adaptive", "own=no_such:thing"), "--adaptive own: no_such:thing: No module named"),
         ((*ATTACKED, "--adaptive", "intents=none.jsonl"), "none.jsonl: no such file"),
+        ((*ATTACKED, "--adaptive", "intents=["), "[: no such file"),
+        ((*ATTACKED, "--adaptive", "intents=@x.jsonl"), "@x.jsonl: no such file"),
+        ((*ATTACKED, "--adaptive", "intents=my #1.jsonl"), "my #1.jsonl: no such file"),
+        ((*ATTACKED, "--adaptive", "intents="), "is a folder; give a JSONL file"),
+        ((*ATTACKED, "--adaptive", "at_most=*"), "--adaptive at_most: must be a whole number, not '*'"),
+        ((*ATTACKED, "--adaptive", "at_most=2024-99-99"), "must be a whole number, not '2024-99-99'"),
+        ((*ATTACKED, "--adaptive", "see_scores={"), "--adaptive see_scores: must be true or false, not '{'"),
+        (
+            ("--attacker-model", "a/b", "--attacker-model", "a_b"),
+            "two attackers would have one file, adaptive_a_b.jsonl; leave one out",
+        ),
+        (("--attacker-model", "a", "--attacker-model", "a"), "one file, adaptive_a.jsonl; leave one out"),
         (("--attacker-model", "sandbox-ab"), "cannot be `sandbox-ab`; that is an agent for tutor"),
         (("--attacker-model", "x"), "roles.attacker"),
     ],
@@ -122,6 +134,15 @@ def test_a_mistake_is_one_line(tmp_path: Path, url: str, given: tuple[str, ...],
     said = result.stderr.splitlines()
     assert line.replace("roles.attacker", "--attacker-model") in said[-1], said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_intents_may_have_any_name(tmp_path: Path, url: str) -> None:
+    mine, named = suite(tmp_path), tmp_path / "my #1: [a].jsonl"
+    named.write_text('{"intent": "reach i1"}\n')
+    more = ("--adaptive", f"intents={named}", "--attacker-base-url", url)
+    assert bench(url, mine, *TWICE, *more).exit_code == 0
+    entry = json.loads((tmp_path / "out/summary.json").read_text())["adaptive"]["m"]["x"]
+    assert (entry["n_intents"], entry["n"]) == (1, 2)
 
 
 def test_scripts_without_intents_need_a_file_of_them(tmp_path: Path, url: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from safer_steer.adaptive.results import at_least_one, of_any, of_attacker, state_of, static_breaches, try_of
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
+from safer_steer.intervals import rate
 
 DRAWS = 200
 
@@ -75,6 +76,47 @@ def test_where_all_intents_agree_the_interval_is_not_of_no_width() -> None:
     assert found["gap"] == {"value": None, "low": None, "high": None}
     found = of_attacker([holds(intent, 0) for intent in "abcd"], dict.fromkeys("abcd", False), True, 3, DRAWS)
     assert found["gap"]["value"] == 0 and found["gap"]["low"] < 0 < found["gap"]["high"]
+
+
+def in_one_of_three(intent: str) -> list[Dialogue]:
+    return [breaks(intent, 0, 1), holds(intent, 1), holds(intent, 2)]
+
+
+def ends(interval: dict[str, Any]) -> tuple[float, float]:
+    return interval["low"], interval["high"]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_where_all_intents_agree_in_part_the_interval_is_not_of_no_width(paired: bool) -> None:
+    dialogues = [one for intent in "abcdef" for one in in_one_of_three(intent)]
+    found = of_attacker(dialogues, dict.fromkeys("abcdef", False), paired, 3, DRAWS)
+    share = rate([(2, 6)])
+    assert found["breach_at"]["1"] == pytest.approx(share) and found["breach_at"]["3"]["value"] == 100
+    assert found["breach_at"]["2"] == pytest.approx(rate([(4, 6)]))
+    low, high = ends(found["gap"])
+    assert found["gap"]["value"] == pytest.approx(100 / 3) and low < 100 / 3 - 20 and high > 100 / 3 + 20
+    both = of_any([dialogues, dialogues], {}, False, 3, DRAWS)
+    assert both["breach_at"]["1"] == pytest.approx(rate([(6 * 5 / 9, 6)]))
+
+
+def test_the_gap_between_sides_that_each_agree_is_not_of_no_width() -> None:
+    """The intents are not those of the scripts."""
+    breached = [breaks(intent, 0, 1) for intent in "ab"]
+    found = of_attacker(breached, dict.fromkeys("xy", False), False, 3, 5000)["gap"]
+    assert found["value"] == found["high"] == 100 and 0 < found["low"] < 60
+    held = [holds(intent, 0) for intent in "ab"]
+    found = of_attacker(held, dict.fromkeys("xy", False), False, 3, 5000)["gap"]
+    assert found["value"] == 0 and found["low"] < -20 and found["high"] > 20
+    more = [holds(intent, 0) for intent in "abcdefghijklmnopqrst"]
+    less = of_attacker(more, dict.fromkeys(map(str, range(20)), False), False, 3, 5000)["gap"]
+    assert found["low"] < less["low"] < 0 < less["high"] < found["high"], "more intents, more certainty"
+
+
+def test_intents_that_do_not_agree_have_the_bootstrap_s_interval() -> None:
+    dialogues = [*in_one_of_three("a"), *(holds(intent, n) for intent in "bc" for n in range(3))]
+    found = of_attacker(dialogues, {"a": True, "b": False, "c": False}, True, 3, 1000)
+    assert ends(found["breach_at"]["1"]) == pytest.approx((0, 100 / 3))
+    assert ends(found["gap"]) == pytest.approx((-200 / 3, 0))
 
 
 def test_any_attacker_breaks_what_one_of_them_breaks() -> None:

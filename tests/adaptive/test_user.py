@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from safer_steer.adaptive.attacker import Move, Seen
+from safer_steer.adaptive.attacker import Move, Seen, by_model
 from safer_steer.adaptive.critic import EndsAtBreach
 from safer_steer.adaptive.intents import Intent, tries_of
-from safer_steer.adaptive.results import try_of
+from safer_steer.adaptive.results import gave_up, of_attacker, state_of, try_of
 from safer_steer.adaptive.user import AdaptiveUser
 from safer_steer.config import Adaptive
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn
 from safer_steer.episode import Reply, Verdict, play
 from safer_steer.errors import EndpointError, UnparsableError, UserError
 from safer_steer.images import Picture
+from safer_steer.prompts.attacker import AttackerMove
 
 
 class Model:
@@ -155,6 +156,56 @@ async def test_what_was_taken_back_counts_as_said() -> None:
     assert [turn.user for turn in dialogue.turns] == ["a", words], "the refused turn stands"
 
 
+@pytest.mark.parametrize("texts", [("no", "<No!", "<yes"), ("no", "<no 2", "< No. ", "<yes")])
+async def test_a_turn_is_not_taken_back_to_say_it_again(texts: tuple[str, ...]) -> None:
+    """Nor is one that was taken back there before said again, however short it is."""
+    dialogue = await attacked(Says("a", *texts))
+    assert dialogue.turns[-1].user == "yes" and dialogue.turns[-1].meta["attacker"] == {
+        "faults": ["repeated"]
+    }
+    assert [turn["user"] for turn in dialogue.turns[-1].meta["taken_back"]] == [
+        text.lstrip("<") for text in texts[:-2]
+    ]
+
+
+async def test_a_short_turn_may_be_said_again_without_taking_one_back() -> None:
+    dialogue = await attacked(Says("go on", "go on", "ended", "unused"))
+    assert [turn.user for turn in dialogue.turns] == ["go on", "go on", "ended"]
+    kept = await attacked(Says("go on", "<go on", "ended"), take_backs=0)
+    assert "attacker" not in kept.turns[1].meta, "with nothing to take back it is no other way of asking"
+
+
+DECLINES = "I'm sorry, but I can't help with that."
+
+
+@pytest.mark.parametrize("texts", [(DECLINES, "enough"), (DECLINES, " ")])
+async def test_an_attacker_that_declines_after_the_last_turn_does_not_take_it_back(
+    texts: tuple[str, str],
+) -> None:
+    dialogue = await attacked(Says("a", "no", *texts), turns=2)
+    assert dialogue.stop is StopReason.COMPLETED and [turn.user for turn in dialogue.turns] == ["a", "no"]
+    assert state_of(dialogue) == "scored" and not gave_up(dialogue)
+    faults = ["refused"] if texts[1] == "enough" else ["refused", "empty"]
+    assert dialogue.meta["attacker_faults"] == faults and "error" not in dialogue.meta
+    entry = of_attacker([dialogue], {}, False, 2, 10)
+    assert (entry["refused"], entry["gave_up"], entry["failed"], entry["calls"]) == (1, 0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(EndpointError("status 500"), "failed"), (UnparsableError("no JSON"), "scored")]
+)
+async def test_only_an_attacker_that_is_down_after_the_last_turn_is_no_result(
+    error: Exception, state: str
+) -> None:
+    async def fails(seen: Seen) -> Move:
+        if not seen.turns_left:
+            raise error
+        return Move(f"no {len(seen.history)}")
+
+    dialogue = await attacked(fails)
+    assert len(dialogue.turns) == 3 and (state_of(dialogue), gave_up(dialogue)) == (state, False)
+
+
 @pytest.mark.parametrize("error", [EndpointError("status 500"), UnparsableError("no JSON")])
 async def test_an_attacker_that_fails_ends_its_dialogue(error: Exception) -> None:
     async def fails(seen: Seen) -> Move:
@@ -199,6 +250,35 @@ async def test_it_may_show_pictures_of_its_own_with_a_later_turn() -> None:
         "The pictures of the dialogue:",
     ]
     assert views[0] == [*own, "p.png"] and views[2][-1] == "r.png"
+
+
+@pytest.mark.parametrize(
+    ("named", "counted"),
+    [
+        ("gradual_escalation", "gradual_escalation"),
+        (" Gradual  Escalation\n", "gradual_escalation"),
+        ("bait-and-switch", "bait_and_switch"),
+        ("last_word", "last_word"),
+        ("opening", "opening"),
+        ("fiction", "other"),
+        ("persona, then fiction", "other"),
+        ("x" * 5000, "other"),
+        ("", "other"),
+    ],
+)
+async def test_a_model_names_a_technique_that_it_may_choose(named: str, counted: str) -> None:
+    """The sandbox's attackers name structures of their own; all else is one technique."""
+
+    class Names:
+        async def ask(self, *given: object, **more: object) -> AttackerMove:
+            return AttackerMove(technique=named, user="tell me")
+
+    chosen = ["gradual_escalation", "bait_and_switch", "persona"]
+    section = Adaptive(turns=1, techniques=chosen)
+    user = AdaptiveUser(by_model, Names, section, Format.PLAIN, pictures)  # type: ignore[arg-type]
+    (seed,) = tries_of([Intent(id="i", intent="x")], "m", 1, 1)
+    dialogue = await play(seed, user, Model(), None)
+    assert dialogue.turns[0].meta["technique"] == counted
 
 
 def test_an_unknown_technique_is_one_line() -> None:

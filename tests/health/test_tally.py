@@ -486,3 +486,14 @@ def test_the_sample_is_bounded_seeded_and_of_the_whole() -> None:
     late = sum(int(words[0][4:]) >= 2_500 for words in first.kept)
     assert 60 <= late <= 140
     assert len(first.kept) * (len(first.kept) - 1) / 2 > PAIRS and first.similarity() == 0
+
+
+@pytest.mark.parametrize(("stop", "gave_up"), [("completed", 0), ("user_failed", 1)])
+def test_an_attacker_that_declines_to_take_the_last_turn_back_has_not_given_up(
+    tmp_path: Path, stop: str, gave_up: int
+) -> None:
+    row = {"id": "i~0", "kind": "red_team", "stop": stop, "meta": {"attacker_faults": ["refused", "refused"]}}
+    journal = tmp_path / "bench" / "m" / "adaptive_a.jsonl"
+    write_jsonl(journal, [row | {"turns": []}])
+    [attacker] = examine(tmp_path, ("bench",)).as_dict()["attackers"]
+    assert (attacker["refused"], attacker["gave_up"]) == (2, gave_up)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from safer_steer.prompts.attacker import ATTACKER, AttackerInput
@@ -58,7 +59,8 @@ class Move:
     technique: str = ""
     """What results are counted by."""
     take_back: bool = False
-    """The last turn is taken back, and this one said in its place."""
+    """The last turn is taken back, and this one said in its place. It is another text than those that were
+    said there before."""
     picture: int = 0
     """Number of a picture of the attacker's own to show with it, from 1; 0 for none."""
     observation: str = ""
@@ -68,6 +70,8 @@ class Move:
 
 
 Attacker = Callable[[Seen], Awaitable[Move]]
+OTHER = "other"
+"""The technique of a model's turn that names none of those it may choose from."""
 
 
 async def by_model(seen: Seen) -> Move:
@@ -90,7 +94,19 @@ async def by_model(seen: Seen) -> Move:
         approach=Approach.OTHER_SIDE if seen.faults else None,
     )
     move = await seen.ask(ATTACKER, inputs)
-    return Move(move.user, move.technique, move.take_back, move.picture, move.observation, move.thought)
+    technique = "_".join(move.technique.lower().replace("-", " ").split())
+    if technique not in seen.techniques and technique not in _of_sandbox():
+        technique = OTHER
+    return Move(move.user, technique, move.take_back, move.picture, move.observation, move.thought)
+
+
+@cache
+def _of_sandbox() -> frozenset[str]:
+    """What the sandbox's attackers name: an opening, and the structures that they ask in."""
+    from safer_steer.sandbox.families import AGENTS
+
+    forms = (form for families in AGENTS.values() for family in families for form in family.forms)
+    return frozenset(("opening", *forms))
 
 
 def attackers_of(

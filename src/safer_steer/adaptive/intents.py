@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +20,7 @@ LATER = "later"
 class Intent(Seed):
     """What an attacker is after. The row of a suite is one, too; its script is not used."""
 
+    id: str = Field("", min_length=1)
     intent: str = Field(min_length=1)
     kind: Kind = Kind.RED_TEAM
     turns: list[Turn] = Field(default_factory=list)
@@ -34,12 +36,17 @@ class Intent(Seed):
         return self.model_copy(update=pictures)
 
     def bare(self) -> Intent:
-        """Without a script."""
-        return self.model_copy(update={"turns": []})
+        """Without a script. The pictures of its first turn are the intent's, those of other turns `later`."""
+        first, *others = self.images_by_turn() or [self.images]
+        images = [*dict.fromkeys(first)]
+        later = [*dict.fromkeys([*self.later, *chain(*others)])]
+        later = [image for image in later if image not in images]
+        return self.model_copy(update={"turns": [], "images": images, "later": later})
 
 
 def read_intents(path: Path) -> list[Intent]:
-    """The intents of a file. Their picture paths are relative to its folder.
+    """The intents of a file. Their picture paths are relative to its folder. One without an id gets the
+    number of its line as one, `line-3`.
 
     Raises:
         UserError: the file is missing or empty, a row is no intent, is benign, or has no `intent`, an id
@@ -47,7 +54,10 @@ def read_intents(path: Path) -> list[Intent]:
             id.
     """
     intents = [intent.bare() for intent in each_row(path, Intent)]
-    for intent in intents:
+    with path.open("rb") as lines:
+        numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
+    for number, intent in zip(numbers, intents, strict=True):
+        intent.id = intent.id or f"line-{number}"
         if intent.kind is Kind.BENIGN:
             raise UserError(
                 f"{path}: {intent.id} is benign; an attacker needs an intent that a model should not serve"

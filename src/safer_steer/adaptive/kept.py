@@ -3,19 +3,19 @@ kept, turns taken back included. Nobody is asked."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from safer_steer.dialogue import TAKEN_BACK, Dialogue, Seed, StopReason, Turn, read_dialogues
+from safer_steer.dialogue import TAKEN_BACK, Dialogue, Seed, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
-from safer_steer.errors import BoundaryError, UserError
+from safer_steer.errors import BoundaryError
 
 OF_A_JUDGE = ("reason", "unscored", TAKEN_BACK)
 """Facts in a turn's meta that are not said again."""
 
 
 class NotKept(BoundaryError):
-    """User or assistant failed here when the dialogue was played."""
+    """User or assistant failed here when the dialogue was played, or it was not played on."""
 
     boundary = "kept"
 
@@ -23,61 +23,63 @@ class NotKept(BoundaryError):
 class KeptAttack:
     """The user and the assistant of kept dialogues."""
 
-    def __init__(self, journal: Path) -> None:
-        """Raises `UserError` if the journal is missing or damaged."""
-        if not journal.is_file():
-            raise UserError(f"{journal}: no such file; run that bench again first")
-        self.dialogues = {dialogue.id: dialogue for dialogue in read_dialogues(journal)}
+    def __init__(self, dialogues: Mapping[str, Dialogue]) -> None:
+        """`dialogues` by id."""
+        self.dialogues = dialogues
 
-    def seeds(self) -> list[Seed]:
-        """One for each dialogue, with as many places as were reached: where one ended, it ends again."""
-        return [_places(dialogue) for dialogue in self.dialogues.values()]
+    def seeds(self, tries: Iterable[Seed]) -> list[Seed]:
+        """These tries, of which some may not have been played. Where a dialogue ended, it ends again."""
+        return [self._as_played(one) for one in tries]
+
+    def _as_played(self, one: Seed) -> Seed:
+        kept = self.dialogues.get(one.id)
+        if kept is None:
+            return one
+        places = one.turns[: len(kept.turns)] if kept.stop is StopReason.SUCCESS else one.turns
+        facts = {name: fact for name, fact in kept.meta.items() if name not in ("error", TAKEN_BACK)}
+        return one.model_copy(update={"turns": places, "meta": facts})
 
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
-        """Raises `NotKept` where the attacker gave up."""
+        """Raises `NotKept` where the attacker gave up, or the dialogue was not played on."""
         kept, turn = self._turn(dialogue, len(dialogue.meta.get(TAKEN_BACK, ())))
         if turn is None:
-            if kept.stop in (StopReason.ASSISTANT_FAILED, StopReason.CONTEXT_FULL):
+            if kept and kept.stop in (StopReason.ASSISTANT_FAILED, StopReason.CONTEXT_FULL):
                 return Reply(template.user)  # what was asked there is not in the row
-            raise NotKept(str(kept.meta.get("error") or "not played to its end; run that bench again first"))
+            raise _not_kept(kept)
         return Reply(turn.user, _facts(turn), turn.images)
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """Raises `ContextFull` or `NotKept` where the dialogue ended in that way."""
         kept, turn = self._turn(dialogue, len(asked.meta.get(TAKEN_BACK, ())))
         if turn is None:
-            if kept.stop is StopReason.CONTEXT_FULL:
+            if kept and kept.stop is StopReason.CONTEXT_FULL:
                 raise ContextFull
-            raise NotKept(str(kept.meta.get("error")))
+            raise _not_kept(kept)
         return Reply(turn.assistant or "")
 
     async def takes_back(self, dialogue: Dialogue) -> bool:
-        """Whether the attacker took that turn back."""
-        place = len(dialogue.turns) - 1
+        """Whether the attacker took that turn back. Raises `NotKept` if that is unknown, since the dialogue
+        ended at that turn: the attacker failed, or the judge did."""
+        kept, place = self.dialogues[dialogue.id], len(dialogue.turns) - 1
         before = len(dialogue.turns[place].meta.get(TAKEN_BACK, ()))
-        return before < len(_taken_back(self.dialogues[dialogue.id], place))
+        if before < len(_taken_back(kept, place)):
+            return True
+        ended = self._turn(dialogue, 0)[1] is None
+        if ended and kept.stop in (StopReason.USER_FAILED, StopReason.UNSCORED):
+            raise _not_kept(kept)
+        return False
 
-    def _turn(self, dialogue: Dialogue, before: int) -> tuple[Dialogue, Turn | None]:
+    def _turn(self, dialogue: Dialogue, before: int) -> tuple[Dialogue | None, Turn | None]:
         """The kept dialogue, and its turn in the next place after so many were taken back there; None if it
         ended before."""
-        kept, place = self.dialogues[dialogue.id], len(dialogue.turns)
-        turns = [*_taken_back(kept, place), *kept.turns[place : place + 1]]
+        kept, place = self.dialogues.get(dialogue.id), len(dialogue.turns)
+        turns = [*_taken_back(kept, place), *kept.turns[place : place + 1]] if kept else []
         return kept, turns[before] if before < len(turns) else None
 
 
-def _places(dialogue: Dialogue) -> Seed:
-    ended = dialogue.stop in (StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED, StopReason.CONTEXT_FULL)
-    places = max(1, len(dialogue.turns) + ended)
-    facts = {name: fact for name, fact in dialogue.meta.items() if name not in ("error", TAKEN_BACK)}
-    return Seed(
-        id=dialogue.id,
-        kind=dialogue.kind,
-        source=dialogue.source,
-        intent=dialogue.intent,
-        images=dialogue.images,
-        turns=[Turn(user=dialogue.intent or "?") for _ in range(places)],
-        meta=facts,
-    )
+def _not_kept(kept: Dialogue | None) -> NotKept:
+    why = kept.meta.get("error") if kept else None
+    return NotKept(str(why or "not played to its end; run that bench again first"))
 
 
 def _taken_back(kept: Dialogue, place: int) -> list[Turn]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from safer_steer.dialogue import TAKEN_BACK, TRY, Dialogue, StopReason, Turn
 from safer_steer.errors import EndpointError, RejectedError
+from safer_steer.intervals import alike, percentiles, posterior, rate
 from safer_steer.intervals import paired as paired_shares
-from safer_steer.intervals import percentiles, rate
 from safer_steer.metrics import BREACH_BELOW, LOST, State, state
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ADAPTIVE = "adaptive_"
 """What the names of journals of attackers that adapt begin with."""
 LAST_FAULTS = "attacker_faults"
-"""Key of a dialogue's `meta`: the faults of the move at which its attacker gave up."""
+"""Key of a dialogue's `meta`: the faults of its attacker's last move, which led to no turn."""
 CALLS = "calls"
 """Key of a turn's `meta`: calls of the attacker up to that turn. Key of a dialogue's: all of them."""
 ANY = "any attacker"
@@ -266,10 +266,10 @@ def _by_calls(by_intent: ByIntent) -> list[list[float]]:
 
 
 def _mean(shares: Sequence[float], resamples: int, seed: int) -> dict[str, float | None]:
-    """The mean of shares (0-1) in percent, with a bootstrap over intents. If all are 0, or all 1, every
-    resample is the same; the interval is then that of `intervals.rate`."""
-    if not shares or set(shares) in ({0.0}, {1.0}):
-        return rate([(round(sum(shares)), len(shares))])
+    """The mean of shares (0-1) in percent, with a bootstrap over intents. If all are alike, every resample is
+    the same; the interval is then that of `intervals.rate`, with as many passes as the shares add up to."""
+    if alike(shares):
+        return rate([(sum(shares), len(shares))])
     drawn = _resampled(shares, resamples, seed)
     low, high = percentiles(100 * drawn)
     return {"value": 100 * sum(shares) / len(shares), "low": low, "high": high}
@@ -278,20 +278,29 @@ def _mean(shares: Sequence[float], resamples: int, seed: int) -> dict[str, float
 def _gap(
     adaptive: Mapping[str, float], static: Mapping[str, float], paired: bool, resamples: int, seed: int
 ) -> dict[str, float | None]:
-    """The difference of the two means, in percentage points."""
+    """The difference of the two means, in percentage points. A side whose shares are all alike is drawn from
+    its posterior: every resample would be the same."""
     if paired:
         both = [adaptive[intent] - static[intent] for intent in adaptive if intent in static]
-        if len(set(both)) <= 1 and set(both) <= {-1.0, 0.0, 1.0}:  # every resample would be the same
-            return paired_shares(both.count(1.0), both.count(-1.0), len(both))
+        if alike(both):
+            gained, lost = (sum(max(0.0, sign * one) for one in both) for sign in (1, -1))
+            return paired_shares(gained, lost, len(both))
         value, drawn = sum(both) / len(both), _resampled(both, resamples, seed)
     else:
         if not adaptive or not static:
             return {"value": None, "low": None, "high": None}
         ours, theirs = list(adaptive.values()), list(static.values())
         value = sum(ours) / len(ours) - sum(theirs) / len(theirs)
-        drawn = _resampled(ours, resamples, seed) - _resampled(theirs, resamples, seed + 1)
+        drawn = _drawn(ours, resamples, seed) - _drawn(theirs, resamples, seed + 1)
     low, high = percentiles(100 * drawn)
-    return {"value": 100 * value, "low": low, "high": high}
+    return {"value": 100 * value, "low": min(low, 100 * value), "high": max(high, 100 * value)}
+
+
+def _drawn(shares: Sequence[float], resamples: int, seed: int) -> np.ndarray:
+    """Draws of the mean of shares (0-1) [resamples]."""
+    if alike(shares):
+        return posterior(sum(shares), len(shares), resamples, seed)
+    return _resampled(shares, resamples, seed)
 
 
 def _resampled(values: Sequence[float], resamples: int, seed: int) -> np.ndarray:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 2
 """How often an attacker is asked for a move: a fault is asked about once more."""
+FAULTS = (RefusedError, EmptyError, RepeatedError)
+GAVE_UP = (*FAULTS, UnparsableError)
+"""What `AdaptiveUser._plan` raises if the attacker has no move, and not its endpoint."""
 
 
 @dataclass
@@ -37,7 +40,8 @@ class AdaptiveUser:
     dialogue, up to that turn), what it observed and thought, and its faults (`attacker: {"faults"}`).
 
     A move that declines, is empty or repeats a turn is asked for once more; if that fails too, the attacker
-    gives up and the dialogue ends (`user_failed`).
+    gives up and the dialogue ends (`user_failed`). After the last turn, an attacker that gives up does not
+    take it back. Faults that no turn has are in the dialogue's meta (`attacker_faults`).
     """
 
     def __init__(
@@ -72,26 +76,38 @@ class AdaptiveUser:
         return Reply(move.user, meta, images)
 
     async def takes_back(self, dialogue: Dialogue) -> bool:
-        """Whether the attacker takes the last turn back. Where it may not, it is asked for its move later."""
+        """Whether the attacker takes the last turn back. Where it may not, it is asked for its move later.
+        Raises a `BoundaryError` if it gives up and turns are left."""
         if not self._take_backs_left(dialogue):
             return False
-        planned = await self._plan(dialogue)
         ended = len(dialogue.turns) == self.settings.turns
+        try:
+            planned = await self._plan(dialogue)
+        except GAVE_UP:
+            if ended:
+                return False
+            raise
         if planned.move.take_back or not ended:
             self._planned[dialogue.id] = planned
+        elif planned.faults:
+            dialogue.meta[LAST_FAULTS] = planned.faults
         return planned.move.take_back
 
     async def _plan(self, dialogue: Dialogue) -> _Planned:
         before = [turn.user for turn in dialogue.turns]
-        before += [turn["user"] for turn in _attempts(dialogue)]
+        tried = [turn["user"] for turn in _attempts(dialogue)]
+        said_here = [*before[-1:], *tried] if self._take_backs_left(dialogue) else []
+        before += tried
         faults: list[str] = []
         while True:
             calls = dialogue.meta[CALLS] = dialogue.meta.get(CALLS, 0) + 1
             try:
                 move = await self.attacker(self._seen(dialogue, faults))
                 check("attacker", move.user, before)
+                if move.take_back:
+                    check("attacker", move.user, said_here, sayings=1)
                 return _Planned(move, calls, faults)
-            except (RefusedError, EmptyError, RepeatedError) as error:
+            except FAULTS as error:
                 faults.append(error.boundary)
                 if len(faults) == ATTEMPTS:
                     dialogue.meta[LAST_FAULTS] = faults

@@ -15,11 +15,12 @@ from safer_steer.adaptive.intents import Intent, read_intents, tries_of
 from safer_steer.adaptive.kept import KeptAttack
 from safer_steer.adaptive.results import ADAPTIVE, ANY, of_any, of_attacker, static_breaches
 from safer_steer.adaptive.user import AdaptiveUser, known
-from safer_steer.bench.kept import KeptModel
+from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.suite_copies import copied, moved
 from safer_steer.bench.suites import SANDBOX, Suite, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
+from safer_steer.config_file import load_config
 from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Rewinding
@@ -74,7 +75,17 @@ def bring_in_intents(
         found = Suite(INTENTS, _of_suites(suites), folder, False)
     cut = Suite(INTENTS, found.seeds[: adaptive.at_most], found.folder, False)
     brought = copied(cut, folder / INTENTS, max_pixels, lambda file: each_row(file, Intent))
-    write_atomic(folder / INTENTS / f"{INTENTS}.jsonl", to_jsonl(brought.seeds))
+    write_atomic(intents_file(folder), to_jsonl(brought.seeds))
+    return _of_run(brought, folder)
+
+
+def intents_file(folder: Path) -> Path:
+    """Where a run keeps its intents."""
+    return folder / INTENTS / f"{INTENTS}.jsonl"
+
+
+def _of_run(brought: Suite, folder: Path) -> list[Intent]:
+    """The intents with picture paths that are relative to the run's folder."""
     return [seed for seed in moved(brought, folder, INTENTS).seeds if isinstance(seed, Intent)]
 
 
@@ -121,8 +132,9 @@ def _of_script(suite: str, seed: Seed, twice: bool) -> Intent | None:
         source=seed.source,
         intent=seed.intent,
         images=seed.images,
+        turns=seed.turns,
         meta={SCRIPT_OF: [suite, seed.id]},
-    )
+    ).bare()
 
 
 def attacks_on(
@@ -149,11 +161,21 @@ def attacks_on(
 
 
 def kept_attacks(model: KeptModel) -> list[Attack]:
-    """The dialogues that attackers played with a model before. Raises `UserError` if a journal is damaged."""
-    found = []
-    for path in sorted(model.folder.glob(f"{ADAPTIVE}*.jsonl")):
-        kept = KeptAttack(path)
-        found.append(Attack(path.stem.removeprefix(ADAPTIVE), kept.seeds(), kept, kept))
+    """All tries of the run that the model was measured in, with what its attackers said in them.
+
+    Raises:
+        UserError: a journal is missing or damaged.
+    """
+    run = model.folder.parent.parent
+    config = load_config(run / "config.yaml")
+    adaptive, file, found = config.bench.adaptive, intents_file(run), list[Attack]()
+    if adaptive is None:
+        return found
+    intents = _of_run(Suite(INTENTS, list(each_row(file, Intent)), file.parent, False), run)
+    for name in map(file_name, [*config.attacker_roles(), *adaptive.own]):
+        kept = KeptAttack(KeptAnswers(journal_of(name, model.folder)).dialogues)
+        seeds = kept.seeds(tries_of(intents, name, adaptive.turns, adaptive.tries))
+        found.append(Attack(name, seeds, kept, kept))
     return found
 
 

@@ -301,10 +301,12 @@ def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:
         key, found, value = entry.partition("=")
         if not found:
             raise UserError(f"bench: --adaptive {entry}: give KEY=VALUE, for instance tries=5")
-        listed = key in ("own", "techniques")
-        settings[key] = value.split(",") if listed else yaml.safe_load(value)
-    if "intents" in settings:
-        settings["intents"] = absolute(str(settings["intents"]), Path.cwd())
+        if key == "intents":
+            settings[key] = absolute(value, Path.cwd())
+        elif key in ("own", "techniques"):
+            settings[key] = value.split(",")
+        else:
+            settings[key] = _read(value)
     if not attackers and not settings.get("own"):
         if given:
             raise UserError("bench: --adaptive needs --attacker-model too")
@@ -313,6 +315,14 @@ def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:
         return Adaptive.model_validate({"attackers": attackers} | settings)
     except ValidationError as error:
         raise UserError(f"bench: --adaptive {in_words(error, Adaptive)}") from None
+
+
+def _read(value: str) -> Any:
+    """A number, true, false or null; any other text as it is."""
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        return value
 
 
 def _refuse_unused(context: typer.Context, mode: str) -> None:

@@ -156,7 +156,8 @@ def _adaptive(health: Health, dialogue: Row) -> None:
             strategy.tried += turn.scores is not None
             strategy.succeeded += breached(turn)
     if faults := dialogue["meta"].get(LAST_FAULTS):
-        health.attacker("attacker", "turn").note(faults, recovered=False)
+        gave_up = dialogue["stop"] == StopReason.USER_FAILED  # else it declined to take the last turn back
+        health.attacker("attacker", "turn").note(faults, recovered=not gave_up)
 
 
 def _attacks(dialogue: Row) -> bool:
