@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safer_steer.cli.app import app
 from safer_steer.errors import UserError
 from safer_steer.extras import require
+
+if TYPE_CHECKING:
+    from safer_steer.experiments.work import Job
 
 
 @app.command()
@@ -41,7 +44,7 @@ def experiment(
     """Compare variants of a config over several training seeds: one table, with intervals."""
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.table import markdown, results
-    from safer_steer.experiments.work import check_settings, finished, plan, work
+    from safer_steer.experiments.work import finished, plan, work
     from safer_steer.run.preflight import cores_here
     from safer_steer.store import write_atomic
 
@@ -51,7 +54,7 @@ def experiment(
     jobs, runs = plan(settings, file, out)
     if not table_only:
         require("train", "experiment")
-        check_settings(jobs)
+        _check(jobs)
         out.mkdir(parents=True, exist_ok=True)
         cores = cores_here()
         asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
@@ -60,3 +63,24 @@ def experiment(
     write_atomic(out / f"{file.stem}.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / f"{file.stem}.md", text)
     typer.echo(text)
+
+
+def _check(jobs: list[Job]) -> None:
+    """Check what RL and the bench of every arm will use, before the stages up to SFT, which come first and
+    check their own. Writes nothing.
+
+    Raises:
+        UserError: the first problem found; names the job.
+    """
+    from safer_steer.experiments.trunk import run_id
+    from safer_steer.run.preflight import check
+
+    waiting: dict[object, Job] = {}
+    for job in jobs:
+        if job.after and not job.done():
+            waiting.setdefault((job.stages, run_id(job.config.model_copy(update={"seed": 0}))), job)
+    for job in waiting.values():
+        try:
+            asyncio.run(check(job.config, job.stages))
+        except UserError as error:
+            raise UserError(f"{job.name}: {error}") from None

@@ -23,16 +23,14 @@ from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Experiment, config_of
 from safer_steer.experiments.trunk import UP_TO_SFT, branch, run_id, trunk_id, unmeasured, up_to_sft
 from safer_steer.manifest import Manifest
-from safer_steer.run.folder import SETTLE_S
-from safer_steer.run.preflight import check
 from safer_steer.stages import STAGES
 from safer_steer.store import write_atomic
 from safer_steer.workers import side_by_side
 
 NO_RESULT = 3
 """Exit code of a run that left too many dialogues unscored."""
-ENDS_S = SETTLE_S + 10
-"""Seconds in which a stage ends after Ctrl-C."""
+ENDS_S = 30
+"""Seconds in which a stage ends after Ctrl-C: it waits for replies under way (`run.folder.SETTLE_S`)."""
 Say = Callable[[str], None]
 
 
@@ -120,24 +118,6 @@ def finished(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[s
 def _measured(folder: Path) -> bool:
     manifest = Manifest(folder)
     return manifest.finished("bench") or ("bench" not in manifest.stages and played_to_its_end(folder))
-
-
-def check_settings(jobs: list[Job]) -> None:
-    """Check what RL and the bench of every arm will use, before the stages up to SFT, which come first and
-    check their own. Writes nothing.
-
-    Raises:
-        UserError: the first problem found; names the job.
-    """
-    waiting: dict[object, Job] = {}
-    for job in jobs:
-        if job.after and not job.done():
-            waiting.setdefault((job.stages, run_id(job.config.model_copy(update={"seed": 0}))), job)
-    for job in waiting.values():
-        try:
-            asyncio.run(check(job.config, job.stages))
-        except UserError as error:
-            raise UserError(f"{job.name}: {error}") from None
 
 
 async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
