@@ -3,6 +3,7 @@ absent."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -32,6 +33,28 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+
+class AtWork(UserError):
+    """Another process is at work in a folder."""
+
+
+def locked(folder: Path) -> IO[bytes]:
+    """Lock a run folder, until the file is closed; the folder is made. Raises `AtWork` if another process is
+    at work there, and `UserError` if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("ab")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise AtWork(
+            f"{folder}: another process is at work there; wait for it or choose another folder"
+        ) from None
+    return lock
 
 
 def write_atomic(path: Path, content: str | bytes, sync: bool = True) -> None:

@@ -25,7 +25,7 @@ from safer_steer.report.played import outcome
 from safer_steer.report.runs import read_given, read_run, together
 from safer_steer.report.table import headline, in_order, joined, model_label, model_names
 from safer_steer.report.turns import by_turn
-from safer_steer.run.folder import locked
+from safer_steer.store import locked
 
 
 def rate(value: float) -> dict[str, float]:

@@ -160,7 +160,7 @@ async def test_a_bench_with_too_many_unscored_dialogues_is_in_the_table(tmp_path
 STAGE = """
 import sys, time
 from pathlib import Path
-from safer_steer.run.folder import locked
+from safer_steer.store import locked
 
 folder = Path(sys.argv[-1])
 with locked(folder):

@@ -6,7 +6,6 @@ The same command again goes on where it stopped: a finished run is read, an unfi
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import sys
@@ -24,7 +23,7 @@ from safer_steer.experiments.spec import Experiment, config_of
 from safer_steer.experiments.trunk import UP_TO_SFT, branch, run_id, trunk_id, unmeasured, up_to_sft
 from safer_steer.manifest import Manifest
 from safer_steer.stages import STAGES
-from safer_steer.store import write_atomic
+from safer_steer.store import AtWork, locked, write_atomic
 from safer_steer.workers import side_by_side
 
 NO_RESULT = 3
@@ -189,20 +188,16 @@ async def _do(job: Job, threads: int, say: Say) -> str | None:
 async def _left_alone(job: Job, say: Say) -> None:
     """Wait until no other process works in the job's folder. A stage outlives its experiment if that is
     killed alone."""
-    path = job.folder / ".lock"
-    if not path.exists():
-        return
-    with path.open("ab") as lock:
-        told = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    told = False
+    while True:
+        try:
+            with locked(job.folder):
                 return
-            except BlockingIOError:
-                if not told:
-                    say(f"{job.name}: waiting for another process that is at work in {job.folder}")
-                told = True
-                await asyncio.sleep(1)
+        except AtWork:
+            if not told:
+                say(f"{job.name}: waiting for another process that is at work in {job.folder}")
+            told = True
+            await asyncio.sleep(1)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

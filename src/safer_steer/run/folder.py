@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
@@ -21,7 +20,7 @@ from safer_steer.judge_check.found import FILE as JUDGE_CHECK
 from safer_steer.manifest import FREE, Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.stages import STAGES
-from safer_steer.store import write_atomic
+from safer_steer.store import locked, write_atomic
 from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
@@ -289,24 +288,6 @@ class Run:
                     f" run `safer-steer {before}` with the same arguments first"
                 )
         return False
-
-
-def locked(folder: Path) -> IO[bytes]:
-    """Lock a run folder, until the file is closed; the folder is made. Raises `UserError` if another process
-    is at work there, or it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("ab")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise UserError(
-            f"{folder}: another process is at work there; wait for it or choose another folder"
-        ) from None
-    return lock
 
 
 def report_again(folder: Path) -> Path:
