@@ -2,7 +2,11 @@
 
 import asyncio
 import base64
+import hashlib
 import json
+import struct
+import zlib
+from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from assembly_run import left_out
@@ -99,10 +103,101 @@ def test_formats_and_colours(format: str, mode: str) -> None:
     )
 
 
-def test_what_is_transparent_stays_so() -> None:
+def test_what_is_transparent_is_white_for_everybody() -> None:
     file = BytesIO()
     Image.new("P", (400, 300)).save(file, "PNG", transparency=0)
-    assert opened(picture_from(file.getvalue(), "a", 30_000).data).getpixel((9, 9)) == (0, 0, 0, 0)
+    assert opened(picture_from(file.getvalue(), "a", 30_000).data).getpixel((9, 9)) == (255, 255, 255)
+
+
+def small(mode: str, format: str, **options: Any) -> bytes:
+    """A picture that needs no scaling: red at the top left, teal elsewhere."""
+    image = Image.new("RGB", (60, 40), TEAL)
+    image.paste(RED, (0, 0, 20, 20))
+    file = BytesIO()
+    image = image.quantize(8) if mode == "P" else image.convert(mode)
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def deep_colours() -> bytes:
+    """The same as a PNG of 16 bits a channel, which Pillow reads and cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    red, teal = (struct.pack(">3H", *(value * 257 for value in colour)) for colour in (RED, TEAL))
+    rows = b"".join(b"\0" + (red * 20 + teal * 40 if y < 20 else teal * 60) for y in range(40))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60, 40, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def clear() -> bytes:
+    """Transparent where it is not red; the colour below is black."""
+    image = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
+    image.paste((*RED, 255), (0, 0, 20, 20))
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def animated(format: str) -> bytes:
+    file = BytesIO()
+    first, second = (Image.new("RGB", (60, 40), colour) for colour in (TEAL, "white"))
+    first.paste(RED, (0, 0, 20, 20))
+    first.save(file, format, save_all=True, append_images=[second], duration=100, quality=95)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "ground"),
+    [
+        (small("RGB", "JPEG", quality=95, exif=turned(6)), TEAL),
+        (small("RGB", "PNG", exif=turned(3)), TEAL),
+        (small("RGB", "WEBP", quality=95, exif=turned(8)), TEAL),
+        (small("CMYK", "JPEG", quality=95), TEAL),
+        (small("P", "PNG"), TEAL),
+        (deep_colours(), TEAL),
+        (clear(), (255, 255, 255)),
+        (animated("WEBP"), TEAL),
+        (animated("PNG"), TEAL),
+    ],
+    ids=["turned JPEG", "turned PNG", "turned WebP", "CMYK", "palette", "16 bits", "clear", "WebP", "APNG"],
+)
+def test_a_picture_that_needs_no_scaling_is_the_same_for_everybody_too(
+    data: bytes, ground: tuple[int, int, int]
+) -> None:
+    """Endpoint, page and student differ in what they make of EXIF data, inks, 16 bits and transparency."""
+    picture = picture_from(data, "a", 10**6)
+    assert picture.original == hashlib.sha256(data).hexdigest() != picture.sha256
+    stored = opened(picture.data)
+    assert stored.mode == "RGB" and not stored.has_transparency_data
+    assert stored.getexif().get(0x0112) is None and not getattr(stored, "is_animated", False)
+    colours = Counter(stored.convert("RGB").get_flattened_data())
+    assert sum(count for colour, count in colours.items() if near(colour, RED)) == pytest.approx(400, abs=80)
+    assert sum(count for colour, count in colours.items() if near(colour, ground)) > 1800
+    (seen,) = open_images([picture])
+    assert seen.tobytes() == stored.tobytes()
+    assert picture_from(picture.data, "a", 10**6).data == picture.data, "and never again"
+
+
+def test_where_the_red_square_is_after_a_turn() -> None:
+    for orientation, corner in ((6, (35, 5)), (3, (55, 35)), (8, (5, 55))):
+        (seen,) = open_images([picture_from(small("RGB", "PNG", exif=turned(orientation)), "a", 10**6)])
+        assert seen.size == ((60, 40) if orientation == 3 else (40, 60))
+        assert near(seen.getpixel(corner), RED)
+
+
+def test_a_colour_profile_that_no_longer_holds_is_left_out() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode, kept in (("CMYK", False), ("RGB", True)):
+        data = small(mode, "JPEG", icc_profile=profile, exif=turned(3))
+        assert bool(opened(picture_from(data, "a", 10**6).data).info.get("icc_profile")) is kept
 
 
 @given(st.integers(1, 70_000), st.integers(1, 70_000), st.integers(784, 2_000_000))
@@ -279,9 +374,9 @@ def test_a_picture_is_scaled_once_however_often_the_bench_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, scaled = suite(tmp_path / "suite", PICTURES), []
-    real = scaling.scaled_down
+    real = scaling.normalised
     monkeypatch.setattr(
-        scaling, "scaled_down", lambda picture, most: scaled.append(most) or real(picture, most)
+        scaling, "normalised", lambda picture, most: scaled.append(most) or real(picture, most)
     )
     read_suites([str(path)])  # the preflight
     assert scaled == []
@@ -295,6 +390,15 @@ def test_a_picture_is_scaled_once_however_often_the_bench_is_begun(
     assert (tmp_path / "run/suites/mine/a.jpg").read_bytes() == wanted.data
     (row, _) = read_seeds(tmp_path / "run/suites/mine/mine.jsonl")
     assert row.meta == {"scaled_from": {"a.jpg": wanted.original[:16]}}
+
+
+def test_scaled_down_is_said_only_of_what_was(tmp_path: Path) -> None:
+    path = suite(tmp_path / "suite", {"turned.png": small("RGB", "PNG", exif=turned(6))})
+    for _ in range(2):  # the second time, the copy is there
+        (mine,) = bring_in([str(path)], tmp_path / "run", None, MOST)
+        assert mine.scaled == 0
+        assert mine.seeds[0].meta["scaled_from"].keys() == {"turned.png"}
+    assert opened((tmp_path / "run/suites/mine/turned.png").read_bytes()).size == (40, 60)
 
 
 def test_the_plan_says_what_will_be_scaled_in_a_suite(tmp_path: Path) -> None:

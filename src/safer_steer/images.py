@@ -1,7 +1,7 @@
-"""Pictures for models: checked, scaled down if they are too large, read and base64-encoded once.
+"""Pictures for models: checked, brought into one form (`scaling.py`), read and base64-encoded once.
 
-A picture is scaled when a run reads it in, by `load_picture` or `picture_from`, and is stored in the run's
-folder in that size. So all models and trainers see the same pixels. The hash of the set's own file is kept
+A picture gets that form when a run reads it in, by `load_picture` or `picture_from`, and the run's folder
+holds it so. So all models, trainers and pages have the same pixels. The hash of the set's own file is kept
 (`Picture.original`).
 """
 
@@ -20,6 +20,7 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from PIL import Image, UnidentifiedImageError
 
@@ -45,6 +46,10 @@ _KEPT = 512
 memory does not grow with the number of seeds."""
 
 
+UNREADABLE = "unreadable picture"
+"""Reason of a `PictureError`: another format, or damaged."""
+
+
 class PictureError(UserError):
     """A picture that cannot be used; `reason` says why in a few words, for counts."""
 
@@ -62,13 +67,13 @@ class Picture:
     data: bytes
     sha256: str
     mime: str
-    scaled_from: str | None = None
-    """The hash of the file it was scaled down from, or rewritten with 8 bits; None if it was neither."""
+    rewritten_from: str | None = None
+    """The hash of the file that was scaled down, or whose form was changed; None if it is the file itself."""
 
     @property
     def original(self) -> str:
         """The hash of the file as the set has it. It identifies the picture."""
-        return self.scaled_from or self.sha256
+        return self.rewritten_from or self.sha256
 
     @property
     def suffix(self) -> str:
@@ -158,8 +163,8 @@ EMBEDDED = "the embedded picture"
 
 
 def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
-    """A picture from the bytes of its file, decoded once to check that it is whole. Scaled down if it has
-    more than `max_pixels` pixels. A grey picture of 16 bits is written anew with 8.
+    """A picture from the bytes of its file, decoded once to check that it is whole. Written anew if it has
+    more than `max_pixels` pixels, or is not in the form that every reader takes alike (`scaling.py`).
 
     Raises:
         PictureError: see `check_header`, or it is damaged. `called` is its name in the message.
@@ -167,24 +172,41 @@ def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED
     width, height = check_header(BytesIO(data), called)
     digest = hashlib.sha256(data).hexdigest()
     with _opened(BytesIO(data), called) as picture:
+        deep = scaling.is_deep(picture)
         scaling.decode(picture, max_pixels)
         mime = _MIME[picture.format or ""]
-        if width * height <= max_pixels and not scaling.is_deep(picture):
+        if width * height <= max_pixels and not deep and scaling.is_plain(picture):
             return Picture(name, data, digest, mime)
-        smaller = scaling.scaled_down(picture, max_pixels)
-    return Picture(name, smaller, hashlib.sha256(smaller).hexdigest(), mime, scaled_from=digest)
+        plain = scaling.normalised(picture, max_pixels)
+    return Picture(name, plain, hashlib.sha256(plain).hexdigest(), mime, rewritten_from=digest)
 
 
-def check_whole(data: bytes, called: str = EMBEDDED) -> str:
-    """Decode a picture, as small as its format allows, to check that it is whole. Returns its MIME type.
+class Trial(Protocol):
+    """Tries whether the student takes a picture."""
+
+    max_pixels: int
+    """A picture with more pixels is scaled down to so many before."""
+
+    def __call__(self, size: tuple[int, int], called: str) -> None:
+        """Try a picture of this width and height in pixels. Raises `PictureError` that calls it `called`."""
+        ...
+
+
+def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None) -> str:
+    """Decode a picture, as small as its format allows, to check that it is whole, and try whether the student
+    takes it. Returns its MIME type.
 
     Raises:
-        PictureError: as `picture_from` does.
+        PictureError: as `picture_from` does, or the student does not take it.
     """
-    check_header(BytesIO(data), called)
+    width, height = check_header(BytesIO(data), called)
     with _opened(BytesIO(data), called) as picture:
         scaling.decode(picture, 1)
-        return _MIME[picture.format or ""]
+        mime = _MIME[picture.format or ""]
+        seen = scaling.size_seen(picture, width, height, trial.max_pixels) if trial else (0, 0)
+    if trial:
+        trial(seen, called)
+    return mime
 
 
 def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int]:
@@ -222,6 +244,4 @@ def _unreadable(called: str, error: Exception) -> PictureError:
         if isinstance(error, UnidentifiedImageError)
         else shortened(str(error), 120)
     )
-    return PictureError(
-        f"{called}: not a readable PNG, JPEG or WebP picture ({reason})", "unreadable picture"
-    )
+    return PictureError(f"{called}: not a readable PNG, JPEG or WebP picture ({reason})", UNREADABLE)

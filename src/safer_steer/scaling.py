@@ -1,6 +1,8 @@
-"""Scales photographs down to the size that the student takes. Shape and orientation are kept.
+"""Brings a picture into the one form that every reader takes alike: upright, 8 bits, RGB or grey, not
+animated, and no larger than the student takes it.
 
-The same input gives the same bytes, with one version of Pillow on one machine.
+Readers differ in all the rest: some heed the EXIF orientation, some show what is transparent in black. The
+same input gives the same bytes, with one version of Pillow on one machine.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ _TURNED_BY = {
 }
 """The transposition that turns a picture upright, by its EXIF orientation."""
 
-_PLAIN_MODE = {"1": "L", "P": "RGB", "PA": "RGBA"}
-"""Modes to convert to, since colours of a palette, and black and white, cannot be mixed."""
+PLAIN_MODES = ("RGB", "L")
+"""Pillow's modes that every reader takes alike, if nothing in them is transparent."""
+_COLOUR_MODES = ("RGB", "RGBA", "P", "PA")
+"""Modes whose colour profile also holds after a conversion to RGB."""
 
 
 def fitted(width: int, height: int, max_pixels: int) -> tuple[int, int]:
@@ -54,20 +58,40 @@ def decode(picture: Image.Image, max_pixels: int) -> None:
 
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether a decoded picture has 16 bits of grey. Pillow cuts off what is above 255 where such a picture
-    is converted, so nearly all of it turns white."""
-    return picture.mode.startswith("I")
+    """Whether an opened picture, not yet decoded, has more than 8 bits a channel. Readers differ in how they
+    take off the rest; Pillow turns nearly all of a 16-bit grey picture white."""
+    return picture.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
 
 
-def scaled_down(picture: Image.Image, max_pixels: int) -> bytes:
-    """A picture that `decode` has read, with at most `max_pixels` pixels, as a file of its own format.
+def is_plain(picture: Image.Image) -> bool:
+    """Whether every reader takes a decoded picture alike, its size and depth apart."""
+    return (
+        picture.mode in PLAIN_MODES
+        and not picture.has_transparency_data
+        and not getattr(picture, "is_animated", False)
+        and _orientation(picture) in (None, 1)
+    )
 
-    It is turned upright according to its EXIF orientation and loses its EXIF data. It keeps its colour
-    profile and PNG text.
+
+def size_seen(picture: Image.Image, width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """Width and height in pixels in which a decoded picture, stored as `width` x `height`, is shown: upright
+    and scaled down."""
+    turned = (_orientation(picture) or 1) >= 5
+    return fitted(*((height, width) if turned else (width, height)), max_pixels)
+
+
+def normalised(picture: Image.Image, max_pixels: int) -> bytes:
+    """A picture that `decode` has read in the form that every reader takes alike, with at most `max_pixels`
+    pixels, as a file of its own format.
+
+    It is turned upright and loses its EXIF data. What is transparent becomes white; of an animation the first
+    picture stays. A colour profile that still holds is kept, and so is the text of a PNG.
     """
-    profile = picture.info.get("icc_profile")
-    image = _upright(_mixable(picture), _orientation(picture))
-    image = image.resize(fitted(*image.size, max_pixels), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image = _upright(_in_plain_mode(picture), _orientation(picture))
+    if (size := fitted(*image.size, max_pixels)) != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    holds = picture.mode == image.mode or picture.mode in _COLOUR_MODES
+    profile = picture.info.get("icc_profile") if holds else None
     image.info = {}
     buffer = BytesIO()
     if picture.format == "PNG":
@@ -91,12 +115,13 @@ def in_words(count: int, max_pixels: int) -> str:
     return f"{count:,} picture{'s' * (count > 1)} scaled down to {max_pixels:,} pixels" if count else ""
 
 
-def _mixable(picture: Image.Image) -> Image.Image:
-    if is_deep(picture):
+def _in_plain_mode(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
         return picture.convert("I").point(lambda grey: grey * (1 / 257) + 0.5).convert("L")
-    if picture.has_transparency_data and picture.mode in (*_PLAIN_MODE, "L", "RGB"):
-        return picture.convert("RGBA")
-    return picture.convert(_PLAIN_MODE.get(picture.mode, picture.mode))
+    if picture.has_transparency_data:
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
+    return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
 
 
 def _orientation(picture: Image.Image) -> int | None:

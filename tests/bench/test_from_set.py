@@ -157,7 +157,7 @@ def test_what_is_left_out_is_told_and_nothing_half_done_stays(tmp_path: Path) ->
     done = safer_steer("suite", "jailbreakv_28k", "--path", path, "--out", out, "--bad-rows", "skip")
     assert done.stdout.splitlines() == [
         f"{out}: 1 scripts",
-        "jailbreakv_28k: 2 left out (1 damaged picture, 1 no such picture)",
+        "jailbreakv_28k: 2 left out (1 no such picture, 1 unreadable picture)",
     ]
     assert (read_suite(out).seeds[0].intent, read_suite(out).seeds[0].kind) == ("the steps 0", "obfuscated")
 

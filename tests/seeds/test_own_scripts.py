@@ -68,7 +68,7 @@ def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) ->
     assert [turn.assistant for turn in seed.turns] == [None, None]
     assert seed.turns[0].meta == {"risk": 2} and seed.turns[0].scores is None
     [image] = seed.images
-    assert image.startswith("images/") and load_picture(tmp_path / "run", image, 5000).scaled_from is None
+    assert image.startswith("images/") and load_picture(tmp_path / "run", image, 5000).rewritten_from is None
     again = seeds(config, tmp_path / "run")
     assert "seeds: done already" in again.stderr
 

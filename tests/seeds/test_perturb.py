@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from safer_steer.images import picture_from
 from safer_steer.sandbox.world import draw_png, from_png, training_devices
 from safer_steer.seeds.perturb import CONTRAST, chosen, perturb
 
@@ -89,15 +90,19 @@ def test_pictures_of_any_kind_and_size_keep_their_size(mode: str, size: tuple[in
     assert (made.format, made.mode, made.size) == ("PNG", "RGB", size)
 
 
-def test_a_turned_photograph_is_perturbed_as_it_is_seen_and_what_is_transparent_is_white() -> None:
+def taken_in(data: bytes) -> bytes:
+    return picture_from(data, "a", 10**6).data
+
+
+def test_a_turned_photograph_is_perturbed_as_a_run_holds_it_and_what_is_transparent_is_white() -> None:
     photo = Image.new("RGB", (120, 60), "white")
     ImageDraw.Draw(photo).rectangle((0, 20, 59, 40), fill="black")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    turned = pixels(perturb(encoded(photo, "JPEG", exif=exif), 0, 0))
+    turned = pixels(perturb(taken_in(encoded(photo, "JPEG", exif=exif)), 0, 0))
     assert turned.shape == (120, 60, 3)
     assert turned[30, 30].max() < 40
-    clear = pixels(perturb(encoded(Image.new("RGBA", (90, 90), (0, 0, 0, 0))), 0, 0))
+    clear = pixels(perturb(taken_in(encoded(Image.new("RGBA", (90, 90), (0, 0, 0, 0)))), 0, 0))
     assert clear[45, 45].min() == 255
 
 

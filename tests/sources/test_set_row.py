@@ -314,7 +314,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often the picture of each pair was decoded to look for damage."""
     counts: Counter[str] = Counter()
     real = plan.check_picture
-    monkeypatch.setattr(plan, "check_picture", lambda pair: counts.update([pair.id]) or real(pair))
+    monkeypatch.setattr(plan, "check_picture", lambda pair, _: counts.update([pair.id]) or real(pair))
     return counts
 
 
@@ -323,9 +323,9 @@ async def test_what_is_skipped_is_kept_and_alike_in_every_pass(tmp_path: Path, d
     await build(settings, tmp_path / "run", Watched())
     assert [seed.meta["pair"] for seed in pool(tmp_path / "run", "benign")] == ["mine-0", "mine-3"]
     lost = {row["id"]: row["reason"] for row in dropped(tmp_path / "run") if row["kind"] is None}
-    assert lost == {"mine-2": "damaged_picture", "mine-4": "duplicate_pair"}
+    assert lost == {"mine-2": "unusable_picture", "mine-4": "duplicate_pair"}
     kept = json.loads((tmp_path / "run/seeds/plan.json").read_text())
-    assert kept["skipped"] == {"mine": {"no such picture": 1, "damaged picture": 1}}
+    assert kept["skipped"] == {"mine": {"no such picture": 1, "unreadable picture": 1}}
     assert list(kept["broken"]) == ["mine-2"]
     (tmp_path / "run/seeds/benign.jsonl").unlink()  # goes on from the plan, and decodes nothing again
     decoded.clear()
@@ -371,7 +371,7 @@ def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: 
     settings = config({"name": "mine", "path": str(path), "bad_rows": "skip"})
     found = preflight._survey_sources(settings)
     assert list(found.broken) == ["mine-2"]
-    assert found.skipped == {"mine": {"no such picture": 1, "damaged picture": 1}}
+    assert found.skipped == {"mine": {"no such picture": 1, "unreadable picture": 1}}
     assert dry_run._source(settings, 0) == f"mine, {path}: 4 pairs; mine: 1 left out (1 no such picture)"
     strict = config({"name": "mine", "path": str(path), "bad_rows": "error"})
     with pytest.raises(UserError, match=r"rows.jsonl:2: image: .*gone.png"):

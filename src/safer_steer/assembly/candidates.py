@@ -16,7 +16,8 @@ from safer_steer.errors import UserError
 from safer_steer.store import content_id, inside
 
 SCALED_FROM = "scaled_from"
-"""The `meta` key of a script whose pictures were scaled down: the originals' ids (`picture_id`), by path."""
+"""The `meta` key of a script whose pictures a run scaled down or wrote anew: the originals' ids
+(`picture_id`), by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def shown_pictures(seed: Seed) -> list[str]:
 
 
 def scaled_from(seed: Seed) -> dict[str, str]:
-    """The script's `SCALED_FROM` entries; empty if its pictures were not scaled."""
+    """The script's `SCALED_FROM` entries; empty if its pictures are as they were."""
     found = seed.meta.get(SCALED_FROM)
     return {str(image): str(id) for image, id in found.items()} if isinstance(found, dict) else {}
 

@@ -25,7 +25,7 @@ from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Rewinding
 from safer_steer.errors import UserError
-from safer_steer.images import PicturesOf
+from safer_steer.images import PicturesOf, Trial
 from safer_steer.metrics import ProtocolName
 from safer_steer.named import load_named
 from safer_steer.stages import STEER
@@ -89,8 +89,9 @@ def _of_run(brought: Suite, folder: Path) -> list[Intent]:
     return [seed for seed in moved(brought, folder, INTENTS).seeds if isinstance(seed, Intent)]
 
 
-def checked_intents(config: Config, suites: Sequence[Suite]) -> list[Suite]:
-    """The file of intents as a suite, if there is one, its pictures decoded. Loads attackers of one's own.
+def checked_intents(config: Config, suites: Sequence[Suite], trial: Trial | None = None) -> list[Suite]:
+    """The file of intents as a suite, if there is one, its pictures decoded and tried on the student. Loads
+    attackers of one's own.
 
     Raises:
         UserError: what `bring_in_intents` and `attacks_on` raise, as far as it can be told before a run.
@@ -106,7 +107,7 @@ def checked_intents(config: Config, suites: Sequence[Suite]) -> list[Suite]:
         return []
     path = Path(adaptive.intents)
     found = Suite(path.stem, list(read_intents(path)), path.parent, False)
-    decode_pictures(found)
+    decode_pictures(found, trial)
     return [found]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
-from safer_steer.images import EMBEDDED, check_whole
+from safer_steer.images import EMBEDDED, UNREADABLE, PictureError, check_whole
 from safer_steer.script_file import MOST_TURNS
 from safer_steer.sources.load import Skipped, left_out_in_words, read_samples
 from safer_steer.sources.sample import Sample
@@ -88,8 +88,9 @@ def _keep(image: Path | bytes, out: Path, sample: Sample) -> str:
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
         mime = check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))
-    except (UserError, OSError) as error:
-        raise BadRow(sample.where, f"image: {error}", "damaged picture") from None
+    except (PictureError, OSError) as error:
+        reason = error.reason if isinstance(error, PictureError) else UNREADABLE
+        raise BadRow(sample.where, f"image: {error}", reason) from None
     name = f"{out.stem}_images/{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX[mime]}"
     if not (out.parent / name).exists():
         write_atomic(out.parent / name, data)

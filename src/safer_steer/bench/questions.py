@@ -8,6 +8,7 @@ A question is a script of one turn. Its meta has the options (`choices`) and the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safer_steer.bench.suites import SANDBOX
 from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
-from safer_steer.images import EMBEDDED, MOST_PIXELS, Picture, picture_from
+from safer_steer.images import EMBEDDED, Picture, Trial, check_whole, picture_from
 from safer_steer.sources.load import read_samples
 from safer_steer.sources.questions import QUESTIONS
 from safer_steer.sources.sample import Sample
@@ -39,13 +40,13 @@ class QuestionSet:
         return folder / FOLDER / self.name / ANSWERS / f"{model}.jsonl"
 
 
-def check_sets(names: Sequence[str], most: int | None) -> None:
-    """Read the sets that are files or folders from end to end, and decode the pictures that will be shown.
-    Nothing is written. `most` and errors as in `bring_in_sets`."""
+def check_sets(names: Sequence[str], most: int | None, trial: Trial | None = None) -> None:
+    """Read the sets that are files or folders from end to end, decode the pictures that will be shown, and
+    try them on the student. Nothing is written. `most` and errors as in `bring_in_sets`."""
     for name, path in _named(names).items():
         for sample in _samples(name, path, most):
             for image in sample.images:
-                _picture(image, sample, None)
+                _check_picture(image, sample, trial)
 
 
 def count(given: str, most: int | None) -> int:
@@ -55,7 +56,7 @@ def count(given: str, most: int | None) -> int:
 
 
 def bring_in_sets(names: Sequence[str], folder: Path, most: int | None, max_pixels: int) -> list[QuestionSet]:
-    """Copy the sets into `folder`. Pictures with more than `max_pixels` pixels are scaled down.
+    """Copy the sets into `folder`. Pictures get the form that all readers take alike.
 
     Args:
         most: at most so many questions of each set, drawn at random; the same for every run.
@@ -107,18 +108,33 @@ def _seed(sample: Sample, folder: Path, below: str, max_pixels: int) -> Seed:
         picture = _picture(image, sample, max_pixels)
         images.append(f"{below}/images/{picture.original[:16]}{picture.suffix}")
         copy = folder / images[-1]
-        if not copy.is_file() or copy.stat().st_size != len(picture.data):
-            write_atomic(copy, picture.data, sync=False)  # a copy of another size is written again
+        if not copy.is_file() or copy.read_bytes() != picture.data:
+            write_atomic(copy, picture.data, sync=False)
     meta = {"choices": list(sample.choices), "answer": sample.choices.index(sample.answer or "")}
     turns = [Turn(user=sample.turns[0])]
     return Seed(id=sample.id, kind=Kind.BENIGN, source=sample.category, images=images, turns=turns, meta=meta)
 
 
-def _picture(image: Path | bytes, sample: Sample, max_pixels: int | None) -> Picture:
-    """Raises `UserError` if it is damaged; names the row."""
-    embedded = isinstance(image, bytes)
+def _check_picture(image: Path | bytes, sample: Sample, trial: Trial | None) -> None:
+    with _named_row(sample):
+        check_whole(*_read(image), trial)
+
+
+def _picture(image: Path | bytes, sample: Sample, max_pixels: int) -> Picture:
+    with _named_row(sample):
+        data, called = _read(image)
+        return picture_from(data, "", max_pixels, called)
+
+
+def _read(image: Path | bytes) -> tuple[bytes, str]:
+    """A picture's file, and what it is called in messages."""
+    return (image, EMBEDDED) if isinstance(image, bytes) else (image.read_bytes(), str(image))
+
+
+@contextmanager
+def _named_row(sample: Sample) -> Iterator[None]:
+    """Names the row in an error about its picture."""
     try:
-        data = image if isinstance(image, bytes) else image.read_bytes()
-        return picture_from(data, "", max_pixels or MOST_PIXELS, EMBEDDED if embedded else str(image))
+        yield
     except (UserError, OSError) as error:
         raise UserError(f"{sample.where}: image: {error}") from None

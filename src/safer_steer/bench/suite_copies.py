@@ -10,7 +10,15 @@ from pathlib import Path
 
 from safer_steer.assembly.candidates import SCALED_FROM, picture_id, scaled_from
 from safer_steer.assembly.splits import FOLDER
-from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, Suite, named, read_suite, suites_named
+from safer_steer.bench.suites import (
+    SANDBOX,
+    SANDBOX_DIALOGUES,
+    Suite,
+    large_pictures,
+    named,
+    read_suite,
+    suites_named,
+)
 from safer_steer.dialogue import Seed, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.images import load_picture
@@ -22,7 +30,8 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
     """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become
     relative to `folder`.
 
-    Pictures with more than `max_pixels` pixels are scaled down; their scripts say from what (`SCALED_FROM`).
+    Pictures get the form that all readers take alike; scripts say from what file those that changed were made
+    (`SCALED_FROM`).
 
     Args:
         dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one
@@ -64,7 +73,7 @@ def copied(
     before, known = to / f"{suite.name}.jsonl", dict[str, str]()
     for seed in read(before) if before.is_file() else ():
         known |= scaled_from(seed)
-    scaled, copied = dict[str, str](), set[str]()
+    originals, copied = dict[str, str](), set[str]()
     for seed in suite.seeds:
         for image in seed.all_images:
             if image not in copied:
@@ -72,9 +81,9 @@ def copied(
                     original = _copy_picture(suite.folder, image, to, max_pixels, known)
                 copied.add(image)
                 if original:
-                    scaled[image] = original
-    seeds = [_with_originals(seed, scaled) for seed in suite.seeds]
-    return replace(suite, seeds=seeds, scaled=len(scaled))
+                    originals[image] = original
+    seeds = [_with_originals(seed, originals) for seed in suite.seeds]
+    return replace(suite, seeds=seeds, scaled=len(large_pictures(suite, max_pixels)))
 
 
 def _copy_picture(
@@ -84,21 +93,22 @@ def _copy_picture(
     max_pixels: int,
     known: Mapping[str, str],
 ) -> str | None:
-    """Copy a picture, scaled down if it is too large; returns the original's id if it is.
+    """Copy a picture in the form that all readers take alike; returns the original's id if the copy differs.
 
-    `known` holds the ids of what an earlier process scaled: unless the original has changed, that copy stays.
+    `known` holds the ids of what an earlier process wrote anew: unless the original has changed, that copy
+    stays.
     """
     path, copy = inside(folder, image), inside(to, image)
     if image in known and copy.is_file() and known[image] == picture_id(path):
         return known[image]
     picture = load_picture(folder, image, max_pixels)
-    if not copy.is_file() or copy.stat().st_size != len(picture.data):
-        write_atomic(copy, picture.data, sync=False)  # a copy of another size is written again
-    return picture.original[:16] if picture.scaled_from else None
+    if not copy.is_file() or copy.read_bytes() != picture.data:
+        write_atomic(copy, picture.data, sync=False)
+    return picture.original[:16] if picture.rewritten_from else None
 
 
-def _with_originals(seed: Seed, scaled: Mapping[str, str]) -> Seed:
-    own = {image: scaled[image] for image in seed.all_images if image in scaled}
+def _with_originals(seed: Seed, originals: Mapping[str, str]) -> Seed:
+    own = {image: originals[image] for image in seed.all_images if image in originals}
     return seed.model_copy(update={"meta": seed.meta | {SCALED_FROM: own}}) if own else seed
 
 

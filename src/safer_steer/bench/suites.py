@@ -11,7 +11,7 @@ from pathlib import Path
 from safer_steer.adaptive.results import ADAPTIVE
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
-from safer_steer.images import check_header, check_whole
+from safer_steer.images import Trial, check_header, check_whole
 from safer_steer.metrics import ProtocolName
 from safer_steer.script_file import read_scripts
 from safer_steer.stages import STEER
@@ -98,20 +98,20 @@ def taken_names(names: Sequence[str]) -> set[str]:
     return taken
 
 
-def read_suites(names: Sequence[str]) -> list[Suite]:
-    """The suites that are files, every picture decoded once. Nothing is written.
+def read_suites(names: Sequence[str], trial: Trial | None = None) -> list[Suite]:
+    """The suites that are files, every picture decoded once and tried on the student. Nothing is written.
 
     Raises:
         UserError: see `read_suite`; or two suites have one name, or a picture cannot be used.
     """
     suites = suites_named(names)
     for suite in suites:
-        decode_pictures(suite)
+        decode_pictures(suite, trial)
     return suites
 
 
-def decode_pictures(suite: Suite) -> None:
-    """Decode each picture once. Raises `UserError` if one cannot be used."""
+def decode_pictures(suite: Suite, trial: Trial | None = None) -> None:
+    """Decode each picture once, and try it on the student. Raises `UserError` if one cannot be used."""
     seen = set[str]()
     for seed in suite.seeds:
         for image in seed.all_images:
@@ -119,7 +119,7 @@ def decode_pictures(suite: Suite) -> None:
                 seen.add(image)
                 with named(suite, seed):
                     path = inside(suite.folder, image)
-                    check_whole(path.read_bytes(), str(path))
+                    check_whole(path.read_bytes(), str(path), trial)
 
 
 @contextmanager

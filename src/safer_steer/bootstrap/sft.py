@@ -23,7 +23,7 @@ from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.images import pictures_in
 from safer_steer.store import read_rows, write_atomic
-from safer_steer.student.assistant import open_images, shown_in
+from safer_steer.student.assistant import add_user, shown_in
 from safer_steer.student.checks import Trained
 from safer_steer.student.guard import Guard
 from safer_steer.student.load import load_student
@@ -67,7 +67,7 @@ class Collator:
         transcript = Transcript(self.renderer)
         for turn, images in zip(dialogue.turns, dialogue.images_by_turn(), strict=True):
             longer = transcript.copy()
-            longer.add_user(turn.user, open_images(self.pictures_of(images)))
+            add_user(longer, turn.user, self.pictures_of(images))
             ids = [*self.renderer.plain(turn.assistant or ""), self.renderer.end]
             longer.add_assistant(ids, [0.0] * len(ids))
             if len(longer.ids) > student.max_length:

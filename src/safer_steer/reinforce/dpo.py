@@ -29,7 +29,7 @@ from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.reinforce.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds, steps_of
 from safer_steer.reinforce.step_log import rollback
-from safer_steer.student.assistant import StudentAssistant, open_images, shown_in
+from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
 from safer_steer.student.batch import padded
 from safer_steer.student.checks import Trained
 from safer_steer.student.guard import Guard
@@ -104,7 +104,7 @@ class PairCollator:
         for turn, images, spoken in zip(
             dialogue.turns, dialogue.images_by_turn(), [*said, answer], strict=False
         ):
-            transcript.add_user(turn.user, open_images(self.pictures_of(images)))
+            add_user(transcript, turn.user, self.pictures_of(images))
             prompt = len(transcript.ids)
             transcript.add_assistant(spoken.ids, [0.0] * len(spoken.ids))
         return transcript, [0] * prompt + transcript.mask[prompt:]

@@ -27,8 +27,10 @@ from safer_steer.stages import STAGES, STEER
 from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
+    from safer_steer.images import Trial
     from safer_steer.run.check import Checked
     from safer_steer.seeds.plan import Survey
+    from safer_steer.student.renderer import Renderer
 
 
 @contextmanager
@@ -86,19 +88,25 @@ def _checked(
     begun = not fresh and (run.folder / "seeds").exists()
     besides: tuple[RoleName, ...] = ("target",) if endpoint else ()
     unasked: tuple[RoleName, ...] = ("attacker",) if kept else ()
-    run.survey = asyncio.run(check(config, waiting, besides, begun, unasked))
-    if not (endpoint or kept) and (
-        any(STAGES[stage].student for stage in waiting)
-        or (
-            "seeds" in waiting
-            and "target" in STAGES["seeds"].asks(config)
-            and config.role("target").who == "student"
-        )
-    ):
-        check_student(config, waiting)
+    trial = None
+    if not (endpoint or kept) and _loads_student(config, waiting):
+        from safer_steer.student.picture_trial import PictureTrial
+
+        trial = PictureTrial(config.student)
+    run.survey = asyncio.run(check(config, waiting, besides, begun, unasked, trial))
+    if trial:
+        check_student(config, waiting, trial.renderer)
     if "rl" in waiting and (line := room_for_turns(config)):
         run.show.say(f"rl: {line}")
     return _try_models(run, waiting, besides, unasked) if try_models else []
+
+
+def _loads_student(config: Config, stages: Sequence[str]) -> bool:
+    """Whether one of these stages loads the student, for training or as Stage I's target."""
+    if any(STAGES[stage].student for stage in stages):
+        return True
+    attacked = "seeds" in stages and "target" in STAGES["seeds"].asks(config)
+    return attacked and config.role("target").who == "student"
 
 
 def _try_models(
@@ -170,9 +178,13 @@ async def check(
     besides: Sequence[RoleName] = (),
     begun: bool = False,
     unasked: Sequence[RoleName] = (),
+    trial: Trial | None = None,
 ) -> Survey | None:
     """Check everything these stages will use, and the additional roles `besides`, but not those in `unasked`.
     The sources are not checked again once Stage I has `begun`. Writes nothing.
+
+    Args:
+        trial: tries the pictures on the student; None if these stages do not load it.
 
     Returns the survey of the sources, or None if they were not surveyed.
 
@@ -188,13 +200,13 @@ async def check(
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
     if "seeds" in stages and config.seeds.scripts:
-        for _ in own_pictures(config):  # decodes each
+        for _ in own_pictures(config, trial):  # decodes each
             pass
         if "rl" in stages and not config.rl.single_turn:
             refuse_later_pictures(own_scripts(config))
         seen |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: own_pictures(config))
     elif "seeds" in stages and not begun:
-        survey = _survey_sources(config)
+        survey = _survey_sources(config, trial)
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: source_pictures(config, "train"))
     if "bench" in stages or ("assemble" in stages and config.assembly):
@@ -206,16 +218,16 @@ async def check(
                 f"bench.suites: `{STEER}` means the suites that this run assembles; it needs a source with"
                 " `use: bench` and the section `assembly`"
             )
-        suites = read_suites(config.bench.suites)
+        suites = read_suites(config.bench.suites, trial if "bench" in stages else None)
         if "bench" in stages:
-            check_sets(config.bench.capability, config.bench.questions)
+            check_sets(config.bench.capability, config.bench.questions, trial)
             measured = config.role("target").model if "target" in besides else config.student.model
             for suite in suites:
                 refuse_selected(suite.seeds, measured, f"{suite.folder / suite.name}.jsonl")
             if config.bench.adaptive:
                 from safer_steer.bench.attacks import checked_intents
 
-                suites = [*suites, *checked_intents(config, suites)]
+                suites = [*suites, *checked_intents(config, suites, trial)]
         steer = "seeds" in seen and STEER in config.bench.suites
         seen["bench"] = lambda: chain(
             suite_pictures(suites), source_pictures(config, "bench") if steer else ()
@@ -255,16 +267,16 @@ def _check_rollouts(config: Config, stages: Sequence[str]) -> None:
         refuse_full_weights(config.student)
 
 
-def check_student(config: Config, stages: Sequence[str] = ()) -> None:
-    """Load the student's processor and find the parts of its model, so that a wrong name or an unsuitable
-    model fails now and not after Stage I, also if it cannot take the pictures that these stages show. No
-    weights are loaded. Raises `UserError`."""
+def check_student(config: Config, stages: Sequence[str] = (), renderer: Renderer | None = None) -> None:
+    """Load the student's processor, unless its `renderer` is given, and find the parts of its model, so that
+    a wrong name or an unsuitable model fails now and not after Stage I, also if it cannot take the pictures
+    that these stages show in later turns. No weights are loaded. Raises `UserError`."""
     from safer_steer.student.load import empty_model, load_model_config, renderer_of
     from safer_steer.student.modules import parts_of
     from safer_steer.student.renderer import NO_LATER_PICTURES
 
     student = config.student
-    renderer = renderer_of(student)
+    renderer = renderer or renderer_of(student)
     if not renderer.later_pictures and (shown := _first_later_picture(config, stages)):
         raise UserError(f"{shown}: {renderer.refused(NO_LATER_PICTURES)}")
     if student.freeze_vision or student.lora_rank:
@@ -295,12 +307,12 @@ def _first_later_picture(config: Config, stages: Sequence[str]) -> str:
     return next(shown, "")
 
 
-def _survey_sources(config: Config) -> Survey:
-    """Read all sources and decode every picture once."""
+def _survey_sources(config: Config, trial: Trial | None = None) -> Survey:
+    """Read all sources, decode every picture once, and try it on the student."""
     from safer_steer.seeds.plan import decode_pictures, survey
 
     found = survey(config)
-    decode_pictures(config, found)
+    decode_pictures(config, found, trial)
     return found
 
 

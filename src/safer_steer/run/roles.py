@@ -12,6 +12,7 @@ from safer_steer.errors import UserError
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
+    from safer_steer.images import Trial
 
 
 async def check_role(
@@ -56,12 +57,12 @@ async def check_role(
             raise UserError(f"roles.{role}: {error}") from None
 
 
-def own_pictures(config: Config) -> Iterator[bytes | None]:
-    """The pictures of `seeds.scripts`, decoded; None for a script without one."""
+def own_pictures(config: Config, trial: Trial | None = None) -> Iterator[bytes | None]:
+    """The pictures of `seeds.scripts`, decoded and tried on the student; None for a script without one."""
     from safer_steer.seeds.own_scripts import own_scripts, script_pictures
 
     for seed in own_scripts(config):
-        pictures = script_pictures(config, seed)
+        pictures = script_pictures(config, seed, trial)
         yield from (picture.data for picture in pictures)
         if not pictures:
             yield None

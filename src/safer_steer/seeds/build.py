@@ -62,7 +62,7 @@ async def build_seeds(
             decode_pictures(config, found)
         plan.claim(found)
     left_out = {id: f"duplicate_pair: of {first}" for id, first in found.repeated.items()}
-    left_out |= {id: f"damaged_picture: {why}" for id, why in plan.broken.items()}
+    left_out |= {id: f"unusable_picture: {why}" for id, why in plan.broken.items()}
 
     work = PairWork(config, folder, ask, target)
     shards = ShardedJournal(out / "journal", found.pairs)

@@ -4,12 +4,13 @@ asked."""
 from __future__ import annotations
 
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
-from safer_steer.images import Picture, load_picture
+from safer_steer.images import Picture, Trial, check_header, load_picture
 from safer_steer.script_file import read_scripts
 from safer_steer.seeds.dropped import DROPPED
 from safer_steer.store import write_atomic
@@ -35,11 +36,16 @@ def own_scripts(config: Config) -> list[Seed]:
     return seeds
 
 
-def script_pictures(config: Config, seed: Seed) -> list[Picture]:
-    """A script's pictures, decoded. Raises `UserError` that names file and script."""
+def script_pictures(config: Config, seed: Seed, trial: Trial | None = None) -> list[Picture]:
+    """A script's pictures, decoded and tried on the student. Raises `UserError`; names file and
+    script."""
     path = _path(config)
     try:
-        return [load_picture(path.parent, image, config.student.max_pixels) for image in seed.all_images]
+        pictures = [load_picture(path.parent, image, config.student.max_pixels) for image in seed.all_images]
+        if trial:
+            for picture in pictures:
+                trial(check_header(BytesIO(picture.data)), picture.name)
+        return pictures
     except UserError as error:
         raise UserError(f"{path}: {seed.id}: {error}") from None
 

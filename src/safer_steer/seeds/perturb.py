@@ -7,7 +7,7 @@ import random
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from safer_steer.scaling import text_of
 
@@ -27,7 +27,7 @@ def perturb(data: bytes, sigma: float, seed: int | str) -> bytes:
     """The picture with Gaussian noise and a trigger phrase, as PNG bytes. Text chunks of a PNG are kept.
 
     Args:
-        data: PNG, JPEG or WebP.
+        data: a picture as a run holds it (`images.picture_from`).
         sigma: standard deviation of the noise, as a share of full scale (255).
         seed: determines noise, phrase, corner and colour.
     """
@@ -35,21 +35,13 @@ def perturb(data: bytes, sigma: float, seed: int | str) -> bytes:
     with Image.open(BytesIO(data)) as opened:
         opened.load()
         text = text_of(opened)
-        image = _rgb(ImageOps.exif_transpose(opened))
+        image = opened.convert("RGB")
     noise = np.random.default_rng(rng.getrandbits(64)).normal(0, sigma * 255, (image.height, image.width, 3))
     image = Image.fromarray(np.clip(np.rint(np.asarray(image) + noise), 0, 255).astype(np.uint8))
     _write(image, rng)
     buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """The image as RGB, with transparent areas in white."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    ground = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
 
 
 def _write(image: Image.Image, rng: random.Random) -> None:

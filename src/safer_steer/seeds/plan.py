@@ -12,6 +12,7 @@ from typing import Any
 
 from safer_steer.config import Config
 from safer_steer.errors import UserError
+from safer_steer.images import PictureError, Trial
 from safer_steer.seeds.dedup import Seen, normalise
 from safer_steer.sources import (
     Skipped,
@@ -40,7 +41,8 @@ class Survey:
     scaled: dict[str, int] = field(default_factory=dict)
     """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down."""
     broken: dict[str, str] = field(default_factory=dict)
-    """Pairs whose picture is damaged after the header: by id, what is wrong. Filled by `decode_pictures`."""
+    """Pairs whose picture is damaged after the header, or not for the student: by id, what is wrong. Filled
+    by `decode_pictures`."""
 
 
 def survey(config: Config) -> Survey:
@@ -91,24 +93,25 @@ def survey(config: Config) -> Survey:
     return found
 
 
-def decode_pictures(config: Config, found: Survey) -> None:
-    """Decode every picture, before anything is written or any call costs money. Call once per survey.
+def decode_pictures(config: Config, found: Survey, trial: Trial | None = None) -> None:
+    """Decode every picture, and try it on the student, before anything is written or any call costs money.
+    Call once per survey.
 
-    In sources with `bad_rows: skip`, pairs with a damaged picture go into `found.broken` and are counted in
+    In sources with `bad_rows: skip`, pairs with an unusable picture go into `found.broken` and are counted in
     `found.skipped`.
 
     Raises:
-        UserError: the first damaged picture of any other source.
+        PictureError: the first unusable picture of any other source.
     """
     for source in config.seeds.sources:
         for pair in pairs_of(source, config):
             try:
-                check_picture(pair)
-            except UserError as error:
+                check_picture(pair, trial)
+            except PictureError as error:
                 if source.bad_rows == "error":
                     raise
                 found.broken[pair.id] = str(error)
-                found.skipped[label(source)]["damaged picture"] += 1
+                found.skipped[label(source)][error.reason] += 1
 
 
 def plan_id(config: Config, found: Survey) -> str:
@@ -139,7 +142,7 @@ class PlanFile:
         self.skipped: Skipped = {}
         self.scaled: dict[str, int] = {}
         self.broken: dict[str, str] = {}
-        """Pairs with a damaged picture, by id."""
+        """Pairs with an unusable picture, by id."""
 
     def finished(self) -> bool:
         """Whether all the work is done.

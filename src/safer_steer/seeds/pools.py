@@ -59,7 +59,7 @@ def write_pools(
     training are compared separately, so a bench script is never dropped for a training script.
 
     A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail", "attempts"}. The reason is refused,
-    empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair or damaged_picture. Pairs
+    empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair or unusable_picture. Pairs
     in `left_out` have the reason given there. `attempts` holds the reason and, for red-team scripts, the
     strategy of each failed attempt.
 

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 from safer_steer.errors import UserError
-from safer_steer.images import Picture, check_header, check_whole, load_picture, picture_from
+from safer_steer.images import (
+    UNREADABLE,
+    Picture,
+    PictureError,
+    Trial,
+    check_header,
+    check_whole,
+    load_picture,
+    picture_from,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Pair:
 
 
 def picture_of(pair: Pair, max_pixels: int) -> Picture:
-    """A pair's picture as models see it, scaled down if it has more than `max_pixels` pixels.
+    """A pair's picture as models see it, with at most `max_pixels` pixels.
 
     Raises:
         UserError: the picture is missing or unreadable. The message names set, file, row and column.
@@ -72,16 +81,22 @@ def picture_hash(pair: Pair) -> str:
         raise UserError(f"{pair.where}: image: {pair.image}: not readable; fix that and run again") from None
 
 
-def check_picture(pair: Pair) -> None:
-    """Check that a pair's picture is whole by decoding it. Rendered pictures are not checked. Raises as
-    `picture_of` does."""
+def check_picture(pair: Pair, trial: Trial | None = None) -> None:
+    """Check that a pair's picture is whole by decoding it, and that the student takes it. Rendered pictures
+    are not checked.
+
+    Raises:
+        PictureError: the message names set, file, row and column.
+    """
     try:
         if isinstance(pair.image, Path):
-            check_whole(pair.image.read_bytes(), str(pair.image))
+            check_whole(pair.image.read_bytes(), str(pair.image), trial)
         elif isinstance(pair.image, bytes):
-            check_whole(pair.image)
-    except (UserError, OSError) as error:
-        raise UserError(f"{pair.where}: image: {error}") from None
+            check_whole(pair.image, trial=trial)
+    except PictureError as error:
+        raise PictureError(f"{pair.where}: image: {error}", error.reason) from None
+    except OSError as error:
+        raise PictureError(f"{pair.where}: image: {error}", UNREADABLE) from None
 
 
 def is_large(pair: Pair, max_pixels: int) -> bool:

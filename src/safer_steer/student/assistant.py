@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from safer_steer.config import Student
 from safer_steer.dialogue import TAKEN_BACK, Dialogue, Turn
 from safer_steer.episode import ContextFull, Reply
+from safer_steer.errors import UserError
 from safer_steer.images import Picture, PicturesOf
 from safer_steer.student.policy import Completion, Policy
 from safer_steer.student.renderer import Renderer
@@ -20,17 +21,42 @@ from safer_steer.student.transcript import Origin, Transcript
 
 
 def open_images(pictures: Sequence[Picture]) -> list[Image.Image]:
-    """Decode pictures to RGB and apply their EXIF orientation, as `datasets` does for the trainers."""
+    """Decode pictures to RGB, as the trainers do."""
     images = []
     for picture in pictures:
         with Image.open(BytesIO(picture.data)) as image:
-            images.append(ImageOps.exif_transpose(image).convert("RGB"))
+            images.append(image.convert("RGB"))
     return images
 
 
 def shown_in(pictures_of: PicturesOf, dialogue: Dialogue) -> list[list[Image.Image]]:
     """The pictures of each user turn."""
     return [open_images(pictures_of(images)) for images in dialogue.images_by_turn()]
+
+
+def add_user(transcript: Transcript, text: str, pictures: Sequence[Picture]) -> None:
+    """Append a user turn with its pictures.
+
+    Raises:
+        UserError: the processor does not take one of the pictures; names them.
+    """
+    images = open_images(pictures)
+    try:
+        transcript.add_user(text, images)
+    except UserError:
+        raise
+    except Exception as error:  # processors raise errors of many kinds
+        if not images:
+            raise
+        shown = ", ".join(
+            f"{picture.name} ({image.width} x {image.height})"
+            for picture, image in zip(pictures, images, strict=True)
+        )
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{shown}: the student's processor does not take this ({reason}); leave out the rows that show it"
+            " and start over with --fresh"
+        ) from None
 
 
 class StudentAssistant:
@@ -63,7 +89,7 @@ class StudentAssistant:
         known = self.transcript(dialogue)
         transcript = known.copy() if known else Transcript(self.renderer)
         images = dialogue.images_by_turn(turn)[-1]
-        transcript.add_user(turn.user, open_images(self.pictures_of(images)))
+        add_user(transcript, turn.user, self.pictures_of(images))
         return transcript
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
