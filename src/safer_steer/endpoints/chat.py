@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +15,13 @@ from safer_steer.dialogue import Dialogue, Format, Turn
 from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json
-from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
+from safer_steer.endpoints.transport import (
+    ChatReply,
+    ContextLengthError,
+    Message,
+    NoEyesError,
+    Transport,
+)
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError, shortened
 from safer_steer.images import Picture, PicturesOf
@@ -37,11 +42,6 @@ REJECTIONS = 20
 are considered at fault."""
 
 NO_EYES = "; if the model takes no pictures,"
-_OF_PICTURES = re.compile(
-    r"image|vision|visual|multi-?modal|mmproj|picture|content.{0,20}string", re.IGNORECASE
-)
-"""What servers say of a message with a picture that their model cannot take."""
-
 LAYOUT_RULE = (
     "Lay out every reply as exactly one <thinking>...</thinking> block, in which you say what the picture"
     " shows and what the dialogue is heading for, followed by exactly one <answer>...</answer> block with"
@@ -150,16 +150,16 @@ class ChatModel:
             self.ledger.may_spend()
             try:
                 reply = await self.transport.complete(messages, schema, repeat)
-            except EndpointError as error:
+            except EndpointError:
                 self.ledger.accounts[self.name].failed += 1
-                raise EndpointError(f"{error}{self._hint(error, messages)}") from None
+                raise
             except RejectedError as error:
                 account = self.ledger.accounts[self.name]
                 account.failed += 1
                 self._rejections += 1
                 if isinstance(error, ContextLengthError):
                     raise
-                said = f"{error}{self._hint(error, messages)}"
+                said = f"{error}{self._hint(error)}"
                 if account.calls and self._rejections <= REJECTIONS:
                     raise RejectedError(said) from None
                 raise EndpointError(said) from None
@@ -172,9 +172,9 @@ class ChatModel:
         self.ledger.accounts[self.name].cached += free
         return reply
 
-    def _hint(self, error: Exception, messages: list[Message]) -> str:
-        """The setting for a model without eyes, if the endpoint's error speaks of pictures."""
-        if not (_OF_PICTURES.search(str(error)) and holds_pictures(messages)):
+    def _hint(self, error: RejectedError) -> str:
+        """The setting for a model without eyes."""
+        if not isinstance(error, NoEyesError):
             return ""
         return f"{NO_EYES} set roles.{self.name}.pictures to caption or false"
 
@@ -246,12 +246,6 @@ def layout(system: str, user: str, pictures: Sequence[Picture | str]) -> list[Me
 
 def _part(shown: Picture | str) -> dict[str, object]:
     return shown.content if isinstance(shown, Picture) else {"type": "text", "text": shown}
-
-
-def holds_pictures(messages: list[Message]) -> bool:
-    """Whether a message carries a picture."""
-    contents = [message["content"] for message in messages if isinstance(message["content"], list)]
-    return any(part["type"] == "image_url" for content in contents for part in content)
 
 
 def _complaint(fault: str) -> str:

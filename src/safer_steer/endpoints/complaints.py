@@ -1,4 +1,8 @@
-"""What an endpoint's error says: its message, and what has to change before another try can help."""
+"""An endpoint's errors: what they say, what that means, and whether another try may help.
+
+An HTTP status that is no 2xx is an error, and so is an error object in the body. Anything else with a 2xx is
+a completion or a damaged reply; its words mean nothing here, whatever they are.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +15,21 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from safer_steer.endpoints.clients import Answer
+from safer_steer.endpoints.wordings import REJECTED, Meaning, wording_of
 from safer_steer.errors import shortened
 
-_NO_SCHEMA = re.compile(
-    r"response_format|json_schema|json_object|structured.output|guided|grammar", re.IGNORECASE
-)
-_CONTEXT = re.compile(
-    r"context_length_exceeded|exceed_context_size|maximum (?:context|model) length"
-    r"|context (?:length|size|window)|max_model_len|prompt is too long",
-    re.IGNORECASE,
-)
-_FILTERED = re.compile(
-    r"content_?filter|content_policy|content management policy|usage polic|moderation|flagged"
-    r"|data_?inspection",
-    re.IGNORECASE,
-)
-"""Error codes and wordings of hosted endpoints that decline a request before a model sees it."""
-_UNSUPPORTED = re.compile(r"unsupported|not support(?:ed)?|unknown|unrecognized|not permitted", re.IGNORECASE)
-_ACCOUNT = re.compile(
-    r"\baccount\b|organization|billing|quota|credit|balance|payment|subscription|suspended|deactivated",
-    re.IGNORECASE,
-)
-"""Some hosts answer 400 if the account has no money left or is locked. Then the request is not at fault."""
 _TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Complaint:
-    """An error answer: its HTTP status and OpenAI's fields, as far as the endpoint fills them."""
+    """An error: its HTTP status and OpenAI's fields, as far as the endpoint fills them."""
 
     status: int
     message: str
     code: str = ""
+    kind: str = ""
+    """OpenAI's `type`. Some servers put the code there."""
     param: str = ""
 
     @property
@@ -51,86 +38,65 @@ class Complaint:
         return f"HTTP {self.status}: {self.message}" if self.message else f"HTTP {self.status}"
 
     @property
-    def passing(self) -> bool:
-        """Whether another try may help."""
-        if self.status == 429:
-            return self.rate_limited
-        return 200 <= self.status < 300 or self.status in (408, 409, 425) or self.status >= 500
+    def meaning(self) -> Meaning | None:
+        """What has to change, if the server's wording is known."""
+        row = wording_of(self.status, self.message, (self.code, self.kind))
+        return row.meaning if row else None
 
     @property
     def rate_limited(self) -> bool:
         """A 429 that ends when fewer requests are sent. OpenAI also sends one if the money is used up, or if
         a single request exceeds the limit."""
-        return self.status == 429 and self.code != "insufficient_quota" and not self._too_large
+        return self.status == 429 and self.meaning is None
 
     @property
-    def about_context(self) -> bool:
-        """The messages are too long."""
-        return _CONTEXT.search(f"{self.code} {self.message}") is not None
-
-    @property
-    def about_account(self) -> bool:
-        """Something is wrong with the account, not with the request."""
-        return _ACCOUNT.search(f"{self.param} {self.message}") is not None
+    def passing(self) -> bool:
+        """Whether another try may help."""
+        if self.meaning is not None:
+            return False
+        return 200 <= self.status < 300 or self.status in (408, 409, 425, 429) or self.status >= 500
 
     @property
     def about_messages(self) -> bool:
         """The endpoint does not accept these messages, but may accept others."""
-        return self._too_large or (self.status in (400, 413, 422) and not self.about_account)
-
-    @property
-    def by_filter(self) -> bool:
-        """The host's own filter declined."""
-        said = f"{self.code} {self.param} {self.message}"
-        return self._of_request and _FILTERED.search(said) is not None and not self.about_account
-
-    @property
-    def wants_newer_limit(self) -> bool:
-        """The token limit must be called `max_completion_tokens`."""
-        return self._of_request and "max_completion_tokens" in self.message and not self.about_context
+        meaning = self.meaning
+        if meaning in (Meaning.TOO_LARGE, Meaning.PICTURES):
+            return True
+        return self.status in REJECTED and meaning is not Meaning.ACCOUNT
 
     def unsupported(self, names: list[str]) -> str:
-        """The first of these parameters that the endpoint does not support; "" if it names none."""
+        """The parameter that the endpoint does not take, of these; "" if it complains of none. Of two that
+        it does not take together, the last."""
+        if self.meaning is not Meaning.PARAMETER:
+            return ""
         said = f"{self.param} {self.message}"
-        named = next((name for name in names if name in said), "")
-        return named if self._of_request and _UNSUPPORTED.search(said) else ""
-
-    @property
-    def about_schema(self) -> bool:
-        """The endpoint does not take the schema in this form. Servers say so with many statuses;
-        llama-cpp-python with 500."""
-        said = f"{self.param} {self.message}"
-        return self.status not in (401, 429) and _NO_SCHEMA.search(said) is not None
-
-    @property
-    def _too_large(self) -> bool:
-        return self.status == 429 and "request too large" in self.message.lower()
-
-    @property
-    def _of_request(self) -> bool:
-        return self.status in (400, 403, 422)
+        named = [name for name in names if name in said]
+        return named[-1] if named else ""
 
 
 def complaint(answer: Answer) -> Complaint | None:
-    """The error in an answer, or None if it may be a completion.
+    """The error in an answer, or None if it is none: a completion, or a reply that cannot be read.
 
-    An error object with status 200 is an error, too. If its code is an HTTP status, that one counts.
+    If the code of an error object with a 2xx is an HTTP status, that one counts.
     """
     fine = 200 <= answer.status < 300
-    data = answer.data if isinstance(answer.data, dict) else {}
-    error = data.get("error")
-    if fine and data and (not error or data.get("choices")):
+    data = answer.data[0] if isinstance(answer.data, list) and len(answer.data) == 1 else answer.data
+    fields: dict[str, Any] = data if isinstance(data, dict) else {}
+    error = fields.get("error")
+    if fine and (not error or fields.get("choices")):
         return None
     if 300 <= answer.status < 400:
         place = answer.headers.get("location", "an address it does not name")
         return Complaint(answer.status, f"redirects to {place}; redirects are not followed, fix base_url")
-    fields: dict[str, Any] = error if isinstance(error, dict) else data
+    if isinstance(error, dict):
+        fields = error
     said = fields.get("message") or fields.get("detail") or error or answer.data
-    message = str(said) if said else _page(answer.text)
-    code, status = str(fields.get("code") or ""), answer.status
+    message = str(said) if said else page(answer.text)
+    code, kind, param = (str(fields.get(name) or "") for name in ("code", "type", "param"))
+    status = answer.status
     if fine and code.isdecimal() and 400 <= int(code[:4]) < 600:
         status = int(code)
-    return Complaint(status, message[:10_000], code, str(fields.get("param") or ""))
+    return Complaint(status, message[:10_000], code, kind, param)
 
 
 def retry_after_of(answer: Answer) -> float | None:
@@ -144,7 +110,7 @@ def retry_after_of(answer: Answer) -> float | None:
     return None
 
 
-def _page(text: str) -> str:
+def page(text: str) -> str:
     """What a body that is not JSON says: an HTML page's title, or else the text."""
     if "<html" not in text[:1000].lower() and "<!doctype" not in text[:1000].lower():
         return shortened(text, 1000) or "an empty reply"

@@ -20,12 +20,13 @@ from pydantic_core import to_json
 from safer_steer.config import Role
 from safer_steer.endpoints.access import checked_url, key
 from safer_steer.endpoints.clients import Answer, NoAnswer, TooLarge, lend, take_back
-from safer_steer.endpoints.complaints import complaint, retry_after_of
+from safer_steer.endpoints.complaints import Complaint, complaint, page, retry_after_of
 from safer_steer.endpoints.completions import read_completion
 from safer_steer.endpoints.gate import Gate
 from safer_steer.endpoints.pace import Pace
 from safer_steer.endpoints.schema_forms import SCHEMA_FORMS, SchemaForm, response_format
-from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
+from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, NoEyesError
+from safer_steer.endpoints.wordings import Meaning
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError, shortened
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class EndpointTransport:
             EndpointError: all tries failed, or the endpoint reported an error that a retry would not fix.
             RejectedError: the reported error is about these messages, or the reply is too large to be read.
             ContextLengthError: the messages do not fit the model's context.
+            NoEyesError: the model takes no pictures.
         """
         call = _Call(self._gate.place(), self._form)
         while True:
@@ -200,12 +202,11 @@ class EndpointTransport:
     async def _once(self, call: _Call, messages: list[Message], schema: dict[str, Any] | None) -> ChatReply:
         """One try. Raises `_Again` after it has learnt what this endpoint does not accept."""
         call.form = max(call.form, self._form)  # what other calls have learnt meanwhile
-        limit_name, sampling = self._limit_name, dict(self._sampling)
         body: dict[str, Any] = {
             "model": self.role.model,
             "messages": messages,
-            **sampling,
-            limit_name: self.role.max_tokens,
+            **self._sampling,
+            self._limit_name: self.role.max_tokens,
         }
         if schema is not None and call.form < len(SCHEMA_FORMS):
             body["response_format"] = response_format(SCHEMA_FORMS[call.form], schema)
@@ -229,20 +230,14 @@ class EndpointTransport:
             if schema is not None:
                 self._took_schema(call.form)
             return reply
-        if found.by_filter:
-            return ChatReply("", finish="content_filter", refusal=True)
-        if found.about_context:
-            raise ContextLengthError(self._line(found.line, call.tries))
-        if found.wants_newer_limit and limit_name == "max_tokens":
-            self._limit_name = "max_completion_tokens"
-            raise _Again
-        if name := found.unsupported(list(sampling)):
-            self._sampling.pop(name, None)
-            self._tell(f"takes no {name} for {self.role.model}; going on with its default")
-            raise _Again
-        if "response_format" in body and found.about_schema:
-            call.form += 1
-            raise _Again
+        self._learn(call, found, body)
+        match found.meaning:
+            case Meaning.FILTERED:
+                return ChatReply("", finish="content_filter", refusal=True)
+            case Meaning.CONTEXT:
+                raise ContextLengthError(self._line(found.line, call.tries))
+            case Meaning.PICTURES:
+                raise NoEyesError(self._line(found.line, call.tries))
         retry_after = retry_after_of(answer)
         if found.rate_limited:
             raise _RateLimited(found.line, retry_after)
@@ -251,8 +246,24 @@ class EndpointTransport:
         final = RejectedError if found.about_messages else EndpointError
         raise final(self._line(found.line, call.tries))
 
+    def _learn(self, call: _Call, found: Complaint, body: dict[str, Any]) -> None:
+        """Note what this endpoint does not take of a request. Raises `_Again` if there is another way."""
+        if found.meaning is Meaning.LIMIT_NAME and "max_tokens" in body:
+            self._limit_name = "max_completion_tokens"
+            raise _Again
+        if name := found.unsupported([name for name in ("temperature", "top_p") if name in body]):
+            self._sampling.pop(name, None)
+            self._tell(f"takes no {name} for {self.role.model}; going on with its default")
+            raise _Again
+        if found.meaning is Meaning.SCHEMA and "response_format" in body:
+            call.form += 1
+            raise _Again
+
     def _reply(self, answer: Answer) -> ChatReply:
-        """The reply in a completion. Raises `_Failed` if the body is no completion."""
+        """The reply in a completion. Raises `_Failed` if the body is no completion: damaged on its way, or
+        from a server that is none."""
+        if answer.data is None:
+            raise _Failed(f"HTTP {answer.status}: {page(answer.text)}")
         try:
             reply, usage = read_completion(answer.data, LONGEST_TOKEN * self.role.max_tokens)
         except ValueError as error:

@@ -31,6 +31,10 @@ class ContextLengthError(RejectedError):
     """The messages are too long for the model."""
 
 
+class NoEyesError(RejectedError):
+    """The model takes no pictures."""
+
+
 class Transport(Protocol):
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
