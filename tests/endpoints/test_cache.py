@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from safer_steer.endpoints.cache import Cache
+from safer_steer.endpoints.cache import Cache, place
 from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import EndpointError, SpendingLimit, UserError
 
@@ -84,7 +84,7 @@ async def test_where_one_process_got_no_reply_the_other_asks(tmp_path: Path) -> 
 
 async def test_a_request_of_a_killed_process_is_sent_again(tmp_path: Path) -> None:
     killed, goes_on = both(tmp_path / "c")
-    assert await killed._theirs("k") is None
+    assert await killed._theirs("k", 0) is None
     goes_on.forget_asking()
     assert await goes_on.get_or_call("k", "judge", Counter()) == (REPLY, False)
 
@@ -154,7 +154,7 @@ def test_the_key_tells_apart_all_that_determines_a_reply() -> None:
 KILLED = """
 import asyncio, sys
 from pathlib import Path
-from safer_steer.endpoints.cache import Cache
+from safer_steer.endpoints.cache import Cache, place
 from safer_steer.endpoints.transport import ChatReply
 
 async def main():
@@ -203,7 +203,7 @@ async def test_replies_given_up_are_kept_until_they_are_forgotten_and_their_pric
     cache = Cache(tmp_path / "c")
     for key in "abc":
         await cache.get_or_call(key, "judge", Counter())
-    cache.give_up("ab")
+    cache.give_up(place(key, 0, REPLY.finish) for key in "ab")
     cache.close()
     cache = Cache(tmp_path / "c")
     assert all(cache.get(key) for key in "abc")
@@ -246,3 +246,41 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("something else " * 100)
     with pytest.raises(UserError, match="c: no usable cache"):
         Cache(tmp_path / "c")
+
+
+ENDED = ChatReply("all of it", prompt_tokens=3, completion_tokens=15)
+CUT = ChatReply("all o", prompt_tokens=3, completion_tokens=10, finish="length")
+
+
+async def test_a_reply_that_ended_by_itself_is_the_reply_at_every_limit_that_it_fits(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    assert await cache.get_or_call("k", "judge", Counter(ENDED), 20) == (ENDED, False)
+    for limit in (15, 20, 400):
+        assert await cache.get_or_call("k", "judge", Counter(), limit) == (ENDED, True)
+    assert await cache.get_or_call("k", "judge", Counter(CUT), 10) == (CUT, False), "it is longer than that"
+    for limit, reply in ((10, CUT), (20, ENDED), (10, CUT)):
+        assert await cache.get_or_call("k", "judge", Counter(), limit) == (reply, True)
+    short = ChatReply("brief", prompt_tokens=3, completion_tokens=5)
+    assert await cache.get_or_call("k", "judge", Counter(short), 11) == (short, False)
+    for limit in (11, 20):
+        assert await cache.get_or_call("k", "judge", Counter(), limit) == (short, True)
+    cache.close()
+
+
+async def test_a_reply_that_was_cut_off_is_asked_for_anew_at_another_limit(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    assert await cache.get_or_call("k", "judge", Counter(CUT), 10) == (CUT, False)
+    assert await cache.get_or_call("k", "judge", Counter(), 10) == (CUT, True)
+    assert await cache.get_or_call("k", "judge", Counter(ENDED), 20) == (ENDED, False)
+    assert await cache.get_or_call("k", "judge", Counter(), 30) == (ENDED, True)
+    cache.close()
+
+
+async def test_requests_in_flight_with_different_limits_are_different_requests(tmp_path: Path) -> None:
+    first, second = both(tmp_path / "c")
+    answers = await asyncio.gather(
+        first.get_or_call("k", "judge", Counter(CUT), 10),
+        first.get_or_call("k", "judge", Counter(ENDED), 20),
+        second.get_or_call("k", "judge", Counter(CUT), 10),
+    )
+    assert answers == [(CUT, False), (ENDED, False), (CUT, True)]

@@ -15,13 +15,13 @@ from PIL import Image
 
 from endpoint_server import EndpointServer, Step, fails, says
 from safer_steer.config import Role
-from safer_steer.dialogue import Dialogue, Format, Kind, Turn
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
 from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.chat import LAYOUT_RULE, REASK, REJECTIONS, ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.transport import ChatReply, Message
-from safer_steer.episode import ContextFull
+from safer_steer.episode import ContextFull, Script, play
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, SpendingLimit, UnparsableError
 from safer_steer.images import Picture, load_picture
 from safer_steer.prompts.base import Exchange, sections
@@ -433,3 +433,28 @@ async def test_who_is_sorry_for_its_last_reply_is_asked_on() -> None:
     ) as (model, server):
         assert (await model.ask(JUDGE, INPUT)).reason == "clear"
     assert (server.calls, model.ledger.accounts["judge"].refused) == (3, 0)
+
+
+async def test_a_dialogue_goes_on_with_another_token_limit_and_pays_for_nothing_twice(tmp_path: Path) -> None:
+    """What the old limit cut off is asked for anew, with all that follows from it."""
+    whole, cut = says("a lamp"), says("on a", finish="length")
+    seed = Seed(id="d", kind=Kind.BENIGN, turns=[Turn(user=user) for user in ("what", "where", "why")])
+    cache = Cache(tmp_path / "c")
+
+    async def played(limit: int, *steps: Step) -> tuple[Dialogue, int]:
+        async with judge_at(*steps, always=fails(500), cache=cache, retries=0, max_tokens=limit) as (
+            model,
+            server,
+        ):
+            return await play(seed, Script(), ChatAssistant(model, lambda images: []), None), server.calls
+
+    broken_off, calls = await played(10, whole, cut)
+    assert (broken_off.stop, len(broken_off.turns), calls) == (StopReason.ASSISTANT_FAILED, 2, 3)
+    resumed, calls = await played(10, whole)
+    assert (resumed.stop, calls) == (StopReason.COMPLETED, 1), "two turns are kept, one of them cut off"
+    raised, calls = await played(20, says("on a table"), whole)
+    assert [turn.assistant for turn in raised.turns] == ["a lamp", "on a table", "a lamp"]
+    assert calls == 2, "the first turn ended by itself"
+    again, calls = await played(10)
+    assert (again, calls) == (resumed, 0)
+    cache.close()

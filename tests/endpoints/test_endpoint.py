@@ -195,7 +195,8 @@ async def test_json_schema_may_be_switched_off() -> None:
 
 async def test_newer_models_get_their_token_limit_by_its_newer_name() -> None:
     async with EndpointServer(
-        fails(400, "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."), says("good")
+        fails(400, "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."),
+        says("good"),
     ) as server:
         assert (await ask(server, max_tokens=9)).text == "good"
     assert "max_tokens" not in server.bodies[1]

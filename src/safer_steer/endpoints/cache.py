@@ -68,56 +68,66 @@ class Cache:
         the hash of its data URL.
 
         The endpoint's address is not part of the key, so that a model moved to another port or host keeps
-        its replies.
+        its replies. Nor is the token limit, which decides only where a reply is cut off (see `place`).
         """
         what = [model, sampling, [_hashed(message) for message in messages], schema, repeat]
         return hashlib.sha256(
             json.dumps(what, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
         ).hexdigest()
 
-    def get(self, key: str) -> ChatReply | None:
-        """The committed reply, if there is one."""
+    def get(self, key: str, limit: int = 0) -> ChatReply | None:
+        """The committed reply, if there is one: cut off at this token limit, or ended by itself within it. 0
+        is no limit."""
         row = self._db.execute(
-            "SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies WHERE key = ?",
-            (key,),
+            "SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies"
+            " WHERE key = ? OR (key = ? AND (completion_tokens <= ? OR ? = 0))"
+            " ORDER BY finish = 'length' DESC",
+            (place(key, limit, "length"), key, limit, limit),
         ).fetchone()
         return ChatReply(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
 
     async def get_or_call(
-        self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]
+        self,
+        key: str,
+        role: str,
+        call: Callable[[], Awaitable[tuple[ChatReply, float]]],
+        limit: int = 0,
     ) -> tuple[ChatReply, bool]:
-        """The reply, and whether it was free. Equal keys in flight share one call. They also share its error,
-        which is not stored; another process then makes a call of its own.
+        """The reply, and whether it was free. Equal requests in flight share one call. They also share its
+        error, which is not stored; another process then makes a call of its own.
 
         Cancelling a caller does not cancel the call: it is paid for, so its reply is committed.
 
         Args:
             role: the role whose account is charged.
             call: returns the reply and its cost.
+            limit: the request's token limit; see `place`.
         """
-        kept = self.get(key)
+        kept = self.get(key, limit)
         if kept is not None:
             return kept, True
-        task = self._in_flight.get(key)
+        request = f"{key} {limit}"
+        task = self._in_flight.get(request)
         if task is not None:
             return (await asyncio.shield(task))[0], True
-        task = asyncio.ensure_future(self._call(key, role, call))
-        self._in_flight[key] = task
-        task.add_done_callback(lambda done: self._landed(key, done))
+        task = asyncio.ensure_future(self._call(key, role, call, limit))
+        self._in_flight[request] = task
+        task.add_done_callback(lambda done: self._landed(request, done))
         return await asyncio.shield(task)
 
     async def _call(
-        self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]]
+        self, key: str, role: str, call: Callable[[], Awaitable[tuple[ChatReply, float]]], limit: int
     ) -> tuple[ChatReply, bool]:
-        if self.shared and (theirs := await self._theirs(key)) is not None:
+        if self.shared and (theirs := await self._theirs(key, limit)) is not None:
             return theirs, True
+        request = f"{key} {limit}"
         try:
             reply, money = await call()
         except BaseException:
-            self._db.execute("DELETE FROM asking WHERE key = ?", (key,))
+            self._db.execute("DELETE FROM asking WHERE key = ?", (request,))
             raise
         row = (
-            key,
+            place(key, limit, reply.finish),
             reply.text,
             reply.prompt_tokens,
             reply.completion_tokens,
@@ -125,20 +135,21 @@ class Cache:
             int(reply.refusal),
         )
         with self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+            # A reply in its place is too long for this limit.
+            self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
             self.charge(role, Account(1, 0, reply.prompt_tokens, reply.completion_tokens, money))
-            self._db.execute("DELETE FROM asking WHERE key = ?", (key,))
+            self._db.execute("DELETE FROM asking WHERE key = ?", (request,))
         return reply, False
 
-    async def _theirs(self, key: str) -> ChatReply | None:
+    async def _theirs(self, key: str, limit: int) -> ChatReply | None:
         """The reply to a request that another process has under way; None, once no other has, if this one is
         to send it."""
         while True:
             with self._transaction():
-                kept = self.get(key)
+                kept = self.get(key, limit)
                 if kept is not None:
                     return kept
-                if self._db.execute("INSERT OR IGNORE INTO asking VALUES (?)", (key,)).rowcount:
+                if self._db.execute("INSERT OR IGNORE INTO asking VALUES (?)", (f"{key} {limit}",)).rowcount:
                     return None
             await asyncio.sleep(LOOK_AGAIN_S)
 
@@ -190,8 +201,8 @@ class Cache:
             await asyncio.wait(self._in_flight.values(), timeout=seconds)
 
     def give_up(self, keys: Iterable[str]) -> None:
-        """Mark replies that were not valid answers. They stay in the cache, so a run that resumes after a
-        kill ends the same way."""
+        """Mark replies, by their `place`, that were not valid answers. They stay in the cache, so a run that
+        resumes after a kill ends the same way."""
         self._db.executemany("INSERT OR IGNORE INTO unparsable VALUES (?)", [(key,) for key in keys])
 
     def forget_unparsable(self) -> None:
@@ -201,14 +212,21 @@ class Cache:
             self._db.execute("DELETE FROM replies WHERE key IN (SELECT key FROM unparsable)")
             self._db.execute("DELETE FROM unparsable")
 
-    def _landed(self, key: str, task: asyncio.Task[tuple[ChatReply, bool]]) -> None:
-        del self._in_flight[key]
+    def _landed(self, request: str, task: asyncio.Task[tuple[ChatReply, bool]]) -> None:
+        del self._in_flight[request]
         if not task.cancelled():
             task.exception()  # mark as retrieved, even if every caller has been cancelled
 
     def close(self) -> None:
         """Merge the write-ahead log into the file and close it."""
         self._db.close()
+
+
+def place(key: str, limit: int, finish: str) -> str:
+    """Where a reply is kept. One that the token limit cut off is the reply to requests with that limit; any
+    other to those with a limit that it fits, so that a run goes on with another limit and pays for nothing
+    twice."""
+    return f"{key} {limit}" if finish == "length" else key
 
 
 def _hashed(message: Message) -> Message:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Turn
-from safer_steer.endpoints.cache import Cache
+from safer_steer.endpoints.cache import Cache, place
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json
 from safer_steer.endpoints.transport import (
@@ -67,11 +67,7 @@ class ChatModel:
         self.cache = cache
         self.ledger = ledger if ledger is not None else Ledger()
         self._rejections = 0
-        self._sampling: dict[str, Any] = {
-            "temperature": role.temperature,
-            "top_p": role.top_p,
-            "max_tokens": role.max_tokens,
-        }
+        self._sampling: dict[str, Any] = {"temperature": role.temperature, "top_p": role.top_p}
         if role.pictures is not True:  # replies made without eyes are others
             self._sampling["pictures"] = role.pictures
 
@@ -119,7 +115,7 @@ class ChatModel:
                 if begins_like_refusal(reply.text) and "{" not in reply.text:
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
-                keys.append(self._key(messages, schema, sample))
+                keys.append(place(self._key(messages, schema, sample), self.role.max_tokens, reply.finish))
                 fault = (
                     f"cut off at max_tokens={self.role.max_tokens}"
                     if reply.finish == "length"
@@ -168,7 +164,8 @@ class ChatModel:
 
         if self.cache is None:
             return (await call())[0]
-        reply, free = await self.cache.get_or_call(self._key(messages, schema, repeat), self.name, call)
+        key = self._key(messages, schema, repeat)
+        reply, free = await self.cache.get_or_call(key, self.name, call, self.role.max_tokens)
         self.ledger.accounts[self.name].cached += free
         return reply
 
