@@ -15,6 +15,7 @@ from safer_steer.dialogue import Dialogue, Format, Turn
 from safer_steer.endpoints.cache import Cache, place
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json
+from safer_steer.endpoints.thinking import split_thinking
 from safer_steer.endpoints.transport import (
     ChatReply,
     ContextLengthError,
@@ -206,7 +207,8 @@ class ChatAssistant:
         self.system = f"{system}\n{LAYOUT_RULE}".strip() if asked else system
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
-        """The reply to the turn `asked` after the dialogue's turns. Their answers are passed as sampled.
+        """The reply to the turn `asked` after the dialogue's turns. Their answers are passed as they are in
+        the rows. Reasoning in the reply's text is no part of the answer; the meta keeps it as `thinking`.
 
         Raises:
             ContextFull: the messages do not fit the model's context.
@@ -216,12 +218,13 @@ class ChatAssistant:
             reply = await self.model.reply(self.messages(dialogue, asked), repeat=dialogue.sample(asked))
         except ContextLengthError:
             raise ContextFull from None
+        thinking, answer = split_thinking(reply.text)
         meta = {
             "finish": reply.finish,
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
         }
-        return Reply(reply.text, meta)
+        return Reply(answer, meta | ({"thinking": thinking} if thinking else {}))
 
     def messages(self, dialogue: Dialogue, asked: Turn) -> list[Message]:
         """The system text, then the turns in order, each user turn with its pictures. Markers in user turns

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from safer_steer.endpoints.thinking import split_thinking
+
 MOST_CHARACTERS = 200_000
 """A longer reply is not searched for JSON, or one reply would hold up all others."""
 MOST_SPANS = 1000
@@ -15,7 +17,6 @@ MOST_SPANS = 1000
 MOST_LEVELS = 50
 """Of lists and objects in each other. No answer needs more, and Python cannot compare, print or write values
 that are nested some hundred times."""
-_THINK = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
 """A JSON string. An unclosed one runs to the end of the reply, which keeps the search linear in its
 length."""
@@ -40,7 +41,8 @@ def parse_json(text: str) -> dict[str, Any]:
     with a colon that is not JSON (a broken or truncated object). So a verdict next to JSON echoed from the
     judged text may be unparsable, but the echo is never taken for the verdict.
 
-    Raw control characters in strings and trailing commas are accepted. A leading `<think>` block is ignored.
+    Raw control characters in strings and trailing commas are accepted. Reasoning before the object is ignored
+    (`split_thinking`).
     Half a surrogate pair becomes "?", because it cannot be hashed, sent or stored.
 
     Raises:
@@ -106,12 +108,13 @@ def _words(text: str) -> str:
 
 def _find(text: str) -> tuple[dict[str, Any], str]:
     """The object, and the text it was parsed from."""
-    text = _THINK.sub("", text, count=1)
+    # A reply that is an object as a whole may quote the tags of reasoning.
+    for part in dict.fromkeys((text, split_thinking(text)[1])):
+        if len(part) <= MOST_CHARACTERS and (whole := _load(part)) is not None:
+            return whole, part
+    text = part
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"more than {MOST_CHARACTERS:,} characters in it")
-    whole = _load(text)
-    if whole is not None:
-        return whole, text
     found: list[tuple[dict[str, Any], str]] = []
     for number, span in enumerate(_spans(text)):
         if number == MOST_SPANS:
@@ -135,7 +138,7 @@ def _squeezed(text: str) -> str:
 
 def begins_like_refusal(text: str) -> bool:
     """Whether a reply that should have been JSON starts like a typical refusal."""
-    return _REFUSAL.match(_THINK.sub("", text, count=1)[:1000]) is not None
+    return _REFUSAL.match(split_thinking(text)[1][:1000]) is not None
 
 
 def _load(text: str) -> dict[str, Any] | None:
