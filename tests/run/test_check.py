@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,10 +17,13 @@ from aiohttp import web
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from endpoint_server import NO_IMAGES, EndpointServer, Step, fails, says, sees_nothing
+from endpoint_server import NO_IMAGES, EndpointServer, Step, fails, says, sees_nothing, sends
+from raw_server import raw_server
 from safer_steer.cli import app
 from safer_steer.config import Config, RoleName
+from safer_steer.endpoints import clients, waiting
 from safer_steer.run.check import Checked, check_roles, problems, roles_asked
+from safer_steer.run.roles import check_role
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.stages import STAGES
 
@@ -42,12 +47,17 @@ async def safer_steer(*arguments: object) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, app, [str(argument) for argument in arguments])
 
 
-async def checked(server: Step, **role: Any) -> Checked:
-    """The row of one judge."""
+async def checked(server: Step, name: RoleName = "judge", **role: Any) -> Checked:
+    """The row of one role."""
     async with EndpointServer(always=server) as endpoint:
-        settings = {"model": "m", "base_url": endpoint.url, "retries": 0, "reasks": 1} | role
-        [found] = await check_roles(Config.model_validate({"roles": {"judge": settings}}), ["judge"])
-        return found
+        return await checked_at(endpoint.url, name, **role)
+
+
+async def checked_at(url: str, name: RoleName = "judge", **role: Any) -> Checked:
+    settings = {"model": "m", "base_url": url, "retries": 0, "reasks": 1} | role
+    config = {"student": {"format": "plain"}, "roles": {name: settings}}
+    [found] = await check_roles(Config.model_validate(config), [name])
+    return found
 
 
 def suite(folder: Path) -> Path:
@@ -237,3 +247,111 @@ async def test_no_request_is_sent_once_the_money_is_spent(tmp_path: Path) -> Non
         done = await safer_steer("seeds", config, "--out", tmp_path / "run")
         assert done.exit_code == 2 and "spending limit: 0.00 of 0.00 spent" in done.stderr
         assert server.calls == 0
+
+
+async def test_who_does_not_listen_and_who_does_not_even_refuse_are_told_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clients, "CONNECT_S", 0.5)
+    begun = time.monotonic()
+    found = await checked_at(NOBODY, timeout_s=300, retries=5)
+    assert f"roles.judge: cannot reach {NOBODY}" in found.problem and "run the same command" in found.problem
+    with socket.socket() as full:  # whose line of callers is full: the next one hears nothing
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        with socket.create_connection(address), socket.socket() as waiting_too:
+            waiting_too.setblocking(False)
+            waiting_too.connect_ex(address)
+            url = f"http://127.0.0.1:{address[1]}/v1"
+            found = await checked_at(url, timeout_s=300, retries=5)
+    assert f"cannot reach {url} (no connection within 0.5 s)" in found.problem
+    assert time.monotonic() - begun < 5
+
+
+async def test_a_busy_server_is_waited_for_and_the_waiting_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It serves one request at a time; the longest wait for the connection is no limit."""
+    monkeypatch.setattr(clients, "CONNECT_S", 0.1)
+    monkeypatch.setattr(waiting, "FIRST_S", 0.2)
+    verdict = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
+    async with EndpointServer(always=says(verdict, after_s=1)) as server:
+        found = await checked_at(server.url, timeout_s=30)
+    assert found.problem == "" and found.seconds is not None and found.seconds >= 1
+    assert [text for text in caplog.messages if "waiting" in text] == [
+        f"waiting for an answer of m at {server.url}: {seconds:g} s of at most 30 s"
+        for seconds in (0.2, 0.4, 0.8)
+    ]
+
+
+async def test_a_server_that_never_answers_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_S", 0.2)
+    begun = time.monotonic()
+    async with EndpointServer(always=says("late", after_s=30)) as server:
+        found = await checked_at(server.url, timeout_s=1, retries=5)
+        assert server.calls == 1
+    assert "1 try: no reply within 1 s" in found.problem and found.seconds is None
+    async with raw_server(b"") as url:
+        found = await checked_at(url, timeout_s=1, retries=5)
+    assert f"{url} accepts connections, but gave no answer within 1 s (timeout_s)" in found.problem
+    assert "raise timeout_s, then run the same command" in found.problem
+    assert time.monotonic() - begun < 5
+    assert len([text for text in caplog.messages if "waiting" in text]) == 6
+
+
+async def test_a_run_waits_for_a_busy_server_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers nothing while it is busy, for longer than a connection may take."""
+    monkeypatch.setattr(clients, "CONNECT_S", 0.1)
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(1)
+        return web.json_response({"data": []})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", late)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    config = Config.model_validate({"roles": {"judge": {"model": "m", "base_url": url}}})
+    await check_role(config, "judge", list)
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (says(""), r"with nothing \(finish_reason stop\); it need not answer in JSON, but in words"),
+        (says(None, finish="length"), r"with nothing up to max_tokens=2048; raise roles\.target\.max_tokens"),
+        (says("<think>Hm", finish="length"), r"with reasoning alone up to max_tokens=2048; raise roles\."),
+        (says("<think>Hm</think>"), r"with reasoning alone \(finish_reason stop\)"),
+        (says(None, finish="content_filter"), r"its host declined \(content_filter\); choose another model"),
+    ],
+)
+async def test_a_target_that_answers_with_nothing_is_not_told_to_answer_in_json(
+    server: Step, said: str
+) -> None:
+    found = await checked(server, "target")
+    assert re.search(said, found.problem), found.problem
+    assert "answers in JSON" not in found.problem
+
+
+async def test_reasoning_in_the_reply_is_named() -> None:
+    verdict = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
+    for name, text in (("target", "It is grey."), ("judge", verdict)):
+        for opening in ("<think>", ""):
+            found = await checked(says(f"{opening}Hm.</think>{text}"), name)
+            assert (found.problem, found.reasoning) == ("", "0, in the reply, taken out")
+        assert (await checked(says(text), name)).reasoning == "0"
+
+
+async def test_the_words_of_a_reply_do_not_say_what_is_wrong() -> None:
+    found = await checked(says("The image was cut off: HTTP 404"))
+    assert "choose a model that answers in JSON" in found.problem and "max_tokens" not in found.problem
+    cut = sends('{"choices": [{"message": {"content": "HTTP 404, no image')
+    for name in ("judge", "target"):
+        found = await checked(cut, name)
+        assert found.pictures == "-" and "takes no pictures" not in found.problem

@@ -22,6 +22,8 @@ import aiohttp
 
 from safer_steer.endpoints.parse import is_shallow
 
+CONNECT_S = 10.0
+"""Seconds to make a connection to a host that does not answer at all, where somebody waits for it."""
 MEGABYTE = 2**20
 LARGE = MEGABYTE
 """Bytes. Larger answers of an endpoint are read and parsed one at a time, so that their sum is bounded,
@@ -100,9 +102,13 @@ class Client:
                 self._one_large.release()
 
     async def status(self, url: str) -> int:
-        """The HTTP status of a GET. The body is not read. Raises `NoAnswer` as `post` does."""
+        """The HTTP status of a GET. The body is not read. Raises `NoAnswer` as `post` does, and where no
+        connection comes about within `CONNECT_S`."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         try:
-            async with self._session.get(url, proxy=self._proxy, allow_redirects=False) as response:
+            async with self._session.get(
+                url, proxy=self._proxy, allow_redirects=False, timeout=timeout
+            ) as response:
                 return response.status
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NoAnswer(_why(error)) from None
@@ -179,6 +185,8 @@ def _proxy(base_url: str) -> str | None:
 
 def _why(error: Exception) -> str:
     """One line without the address, which the caller knows."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {CONNECT_S:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect: {error.strerror or error.os_error}"
     if isinstance(error, aiohttp.ClientResponseError):

@@ -25,7 +25,14 @@ from safer_steer.endpoints.completions import read_completion
 from safer_steer.endpoints.gate import Gate
 from safer_steer.endpoints.pace import Pace
 from safer_steer.endpoints.schema_forms import SCHEMA_FORMS, SchemaForm, response_format
-from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, NoEyesError
+from safer_steer.endpoints.transport import (
+    AnsweredError,
+    ChatReply,
+    ContextLengthError,
+    Message,
+    NoEyesError,
+)
+from safer_steer.endpoints.waiting import waiting_for
 from safer_steer.endpoints.wordings import Meaning
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError, shortened
 
@@ -69,6 +76,10 @@ class _Failed(Exception):
         self.final = final
 
 
+class _Silent(_Failed):
+    """No reply came within the role's `timeout_s`."""
+
+
 class _RateLimited(_Failed):
     """The endpoint answered HTTP 429."""
 
@@ -80,6 +91,8 @@ class EndpointTransport:
     first_wait_s = 0.5
     longest_wait_s = 30.0
     longest_retry_after_s = 600.0
+    waits_again = True
+    """Whether a request that got no reply within the role's `timeout_s` is sent again."""
 
     def __init__(self, role: Role, may_send: Callable[[], None] = lambda: None) -> None:
         """Sends nothing yet.
@@ -132,19 +145,21 @@ class EndpointTransport:
                 self._gate.leave()
 
     async def check(self) -> None:
-        """Check quickly, before a run starts, that the endpoint responds. Any HTTP status except 401 and a
-        redirect passes.
+        """Check, before a run starts, that the endpoint responds. Any HTTP status except 401 and a redirect
+        passes. One that cannot be reached is told soon. One that accepts the connection is waited for as for
+        a reply: some servers do one thing at a time.
 
         Raises:
-            UserError: it cannot be reached, refuses the key, or redirects.
+            UserError: it cannot be reached, does not answer, refuses the key, or redirects.
         """
-        seconds = min(10.0, self.role.timeout_s)
+        seconds = self.role.timeout_s
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), waiting_for(self._who, seconds):
                 status = await lend(self, self._base_url, self._key).status(self._url("models"))
         except TimeoutError:
             raise UserError(
-                f"cannot reach {self._base_url} within {seconds:g} s; start the endpoint or fix base_url"
+                f"{self._base_url} accepts connections, but gave no answer within {seconds:g} s (timeout_s);"
+                " wait until the server is free, restart it, or raise timeout_s"
             ) from None
         except NoAnswer as error:
             why = self._clean(str(error))
@@ -181,7 +196,8 @@ class EndpointTransport:
                 raise
             except _Failed as failure:
                 call.failures += 1
-                if call.failures > self.role.retries:
+                in_vain = isinstance(failure, _Silent) and not self.waits_again
+                if call.failures > self.role.retries or in_vain:
                     raise failure.final(self._line(str(failure), call.tries)) from None
                 await asyncio.sleep(self._wait(call.failures, failure.retry_after))
 
@@ -217,7 +233,7 @@ class EndpointTransport:
                     self._url("chat/completions"), to_json(body), self.role.max_reply_mb
                 )
         except TimeoutError:
-            raise _Failed(f"no reply within {self.role.timeout_s:g} s") from None
+            raise _Silent(f"no reply within {self.role.timeout_s:g} s") from None
         except TooLarge as error:
             raise _Failed(str(error), final=RejectedError) from None
         except NoAnswer as error:
@@ -242,8 +258,8 @@ class EndpointTransport:
         if found.rate_limited:
             raise _RateLimited(found.line, retry_after)
         if found.passing:
-            raise _Failed(found.line, retry_after)
-        final = RejectedError if found.about_messages else EndpointError
+            raise _Failed(found.line, retry_after, AnsweredError)
+        final = RejectedError if found.about_messages else AnsweredError
         raise final(self._line(found.line, call.tries))
 
     def _learn(self, call: _Call, found: Complaint, body: dict[str, Any]) -> None:
@@ -309,7 +325,11 @@ class EndpointTransport:
 
     def _line(self, problem: str, tries: int) -> str:
         tried = "1 try" if tries == 1 else f"{tries} tries"
-        return f"{self.role.model} at {self._base_url}, {tried}: {self._clean(problem)}"
+        return f"{self._who}, {tried}: {self._clean(problem)}"
+
+    @property
+    def _who(self) -> str:
+        return f"{self.role.model} at {self._base_url}"
 
     def _clean(self, text: str) -> str:
         """One line of at most 200 characters, without the key."""

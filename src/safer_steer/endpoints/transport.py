@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from safer_steer.errors import RejectedError
+from safer_steer.errors import EndpointError, RejectedError
 
 Message = dict[str, Any]
 """An OpenAI chat message; pictures are `image_url` parts with a data URL."""
@@ -25,6 +25,10 @@ class ChatReply:
     reasoning_tokens: int = 0
     """Those of the completion tokens that the model spent on reasoning, if the endpoint says so. The cache
     does not keep them."""
+
+
+class AnsweredError(EndpointError):
+    """The endpoint answered, with an error."""
 
 
 class ContextLengthError(RejectedError):

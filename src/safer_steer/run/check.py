@@ -17,7 +17,16 @@ from safer_steer.endpoints.blind import BlindTransport
 from safer_steer.endpoints.chat import NO_EYES, ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.ledger import Account, Ledger
-from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
+from safer_steer.endpoints.thinking import split_thinking
+from safer_steer.endpoints.transport import (
+    AnsweredError,
+    ChatReply,
+    ContextLengthError,
+    Message,
+    Transport,
+)
+from safer_steer.endpoints.waiting import waiting_for
+from safer_steer.episode import ContextFull
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UnparsableError, UserError
 from safer_steer.images import Picture, picture_from
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
@@ -35,7 +44,8 @@ from safer_steer.stages import STAGES
 QUESTION = "What colour is the device in the picture?"
 ANSWER = "It is a small device on a light background. I cannot name its colour for certain."
 TRIES_AGAIN = 1
-"""Further tries after an endpoint error. A check is there to fail soon."""
+"""Further tries after an endpoint error; none after a request that got no reply within the role's
+`timeout_s`."""
 RATE_LIMIT_S = 60
 """Seconds of HTTP 429 after which a check fails."""
 AGAIN = "then run the same command"
@@ -144,11 +154,15 @@ async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callabl
         endpoint = EndpointTransport(hurried, may_spend)
     except UserError as error:
         raise UserError(f"roles.{name}: {error}") from None
-    ledger = Ledger()
+    endpoint.waits_again = False
+    asked = _Asked(endpoint, settings, Ledger())
     try:
-        await _try(config, name, endpoint, ledger, found)
+        await endpoint.check()
+        found.problem = await _try(config, name, asked, found)
+    except UserError as error:
+        found.problem = f"roles.{name}: {error}, {AGAIN}"
     except UnparsableError as error:
-        cut = "cut off" in str(error)
+        cut = asked.last is not None and asked.last.finish == "length"
         fix = f"raise roles.{name}.max_tokens" if cut else "choose a model that answers in JSON"
         found.problem = f"roles.{name}: {error}; {fix}, {AGAIN}, {ANYWAY}"
     except ContextLengthError as error:
@@ -161,38 +175,41 @@ async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callabl
     except BoundaryError as error:
         found.problem = f"roles.{name}: {error}; choose another model, {AGAIN}, {ANYWAY}"
     finally:
-        found.spent = {name: ledger.accounts[name]}
+        found.spent = {name: asked.ledger.accounts[name]}
         await endpoint.aclose()
+    if asked.last:
+        found.reasoning = str(asked.last.reasoning_tokens)
+        if split_thinking(asked.last.text)[0]:
+            found.reasoning += ", in the reply, taken out"
     if found.seconds is not None and _job(config, name):
         found.schema = _schema_taken(endpoint, settings)
     return found
 
 
-async def _try(
-    config: Config, name: RoleName, endpoint: EndpointTransport, ledger: Ledger, found: Checked
-) -> None:
-    """Ask with the picture, and without it if the server refuses that."""
+async def _try(config: Config, name: RoleName, asked: _Asked, found: Checked) -> str:
+    """Ask with the picture, and without it if the server refuses that. Returns what is wrong, "" if
+    nothing."""
     settings = config.role(name)
     if settings.pictures is not True:
         found.pictures = "nothing is sent" if settings.pictures is False else "captions are sent"
-        await _ask(config, name, BlindTransport(endpoint), ledger, found)
-        return
+        return await _ask(config, name, asked, BlindTransport(asked), found)
     try:
-        await _ask(config, name, endpoint, ledger, found)
+        problem = await _ask(config, name, asked, asked, found)
         found.pictures = "yes"
+        return problem
     except ContextLengthError:
         raise
     except (EndpointError, RejectedError) as refused:
-        if "HTTP " not in str(refused):  # nobody answered
+        if not isinstance(asked.failed, AnsweredError | RejectedError):
             raise
         try:
-            await _ask(config, name, BlindTransport(endpoint), ledger, found)
+            await _ask(config, name, asked, BlindTransport(asked), found)
         except (EndpointError, RejectedError):
             raise
         except BoundaryError:
             pass  # it took the request without the picture
         found.pictures = "no"
-        found.problem = _no_eyes(name, settings, refused)
+        return _no_eyes(name, settings, refused)
 
 
 def _no_eyes(name: RoleName, settings: Role, refused: Exception) -> str:
@@ -210,32 +227,42 @@ def _job(config: Config, role: RoleName) -> tuple[Prompt[Any, Any], BaseModel] |
     return JOBS.get(role)
 
 
-async def _ask(config: Config, role: RoleName, transport: Transport, ledger: Ledger, found: Checked) -> None:
-    """One call, its answer parsed; fills in what it shows."""
-    listening = _Listening(transport)
-    model = ChatModel(role, config.role(role), listening, None, ledger)
+async def _ask(config: Config, role: RoleName, asked: _Asked, transport: Transport, found: Checked) -> str:
+    """One call, its answer parsed; fills in how long it took. Returns what is wrong with the answer, "" if
+    nothing."""
+    model = ChatModel(role, config.role(role), transport, None, asked.ledger)
     begun = time.monotonic()
-    try:
-        if job := _job(config, role):
-            await model.ask(*job, [_picture()])
-        else:
-            await _chat(config, model)
-    finally:
-        if listening.last:
-            found.reasoning = str(listening.last.reasoning_tokens)
+    job, problem = _job(config, role), ""
+    if job:
+        await model.ask(*job, [_picture()])
+    else:
+        problem = await _chat(config, model, asked)
     found.seconds = time.monotonic() - begun
+    return problem
 
 
-async def _chat(config: Config, model: ChatModel) -> None:
-    """Raises `UnparsableError` if the answer is empty, and what `ChatModel.reply` raises."""
+async def _chat(config: Config, model: ChatModel, asked: _Asked) -> str:
+    """What is wrong with an answer that holds nothing; "" if it holds something. Raises what
+    `ChatAssistant.answer` raises."""
     student = config.student
     assistant = ChatAssistant(model, lambda _: [_picture()], system=student.system, format=student.format)
-    dialogue = Dialogue(id="check", kind=Kind.BENIGN)
-    answer = await model.reply(assistant.messages(dialogue, Turn(user=QUESTION)))
-    if not answer.text.strip():
-        cut = answer.finish == "length"
-        why = f"cut off at max_tokens={model.role.max_tokens}" if cut else "it holds no text"
-        raise UnparsableError(f"no answer to a test question: {why}")
+    try:
+        answer = await assistant.answer(Dialogue(id="check", kind=Kind.BENIGN), Turn(user=QUESTION))
+    except ContextFull:
+        assert asked.failed
+        raise asked.failed from None
+    if answer.text.strip():
+        return ""
+    role, finish = f"roles.{model.name}", answer.meta["finish"]
+    said = "with reasoning alone" if answer.meta.get("thinking") else "with nothing"
+    if finish == "length":
+        why, fix = f"{said} up to max_tokens={model.role.max_tokens}", f"raise {role}.max_tokens"
+    elif asked.last and asked.last.refusal:
+        why, fix = f"{said}: its host declined ({finish})", "choose another model or host"
+    else:
+        why = f"{said} (finish_reason {finish}); it need not answer in JSON, but in words"
+        fix = "see what the server returns for a chat with a picture, or choose another model"
+    return f"{role}: {model.role.model} answered a harmless question {why}; {fix}, {AGAIN}, {ANYWAY}"
 
 
 def _schema_taken(endpoint: EndpointTransport, settings: Role) -> str:
@@ -245,17 +272,25 @@ def _schema_taken(endpoint: EndpointTransport, settings: Role) -> str:
     return {None: "no", "json_schema": "yes"}.get(form, f"as {form}")
 
 
-class _Listening:
-    """Keeps the last reply."""
+class _Asked:
+    """An endpoint that is being checked: asks it, and keeps what came last."""
 
-    def __init__(self, inner: Transport) -> None:
-        self.inner = inner
+    def __init__(self, inner: EndpointTransport, role: Role, ledger: Ledger) -> None:
+        self.inner, self.role, self.ledger = inner, role, ledger
         self.last: ChatReply | None = None
+        self.failed: BoundaryError | None = None
 
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
-        self.last = await self.inner.complete(messages, schema, repeat)
+        self.last = self.failed = None
+        who = f"{self.role.model} at {self.role.base_url}"
+        try:
+            async with waiting_for(who, self.role.timeout_s):
+                self.last = await self.inner.complete(messages, schema, repeat)
+        except BoundaryError as error:
+            self.failed = error
+            raise
         return self.last
 
 
