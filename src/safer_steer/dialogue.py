@@ -85,7 +85,8 @@ class Pictured(Strict):
 
 class Turn(Pictured):
     """One exchange. `assistant` is the text as sampled, including its thinking; user and critic see
-    its `visible_answer`."""
+    its `visible_answer`. Of a model behind an endpoint it is the reply without reasoning of its own
+    (`endpoints/thinking.py`)."""
 
     user: str = Field(min_length=1)
     images: list[str] = Field(default_factory=list, exclude_if=lambda images: not images)

@@ -63,6 +63,7 @@ FAULTS: dict[str, Step] = {
     "no choices": sends('{"object": "chat.completion", "choices": []}'),
     "another object": sends('{"error": "busy"}'),
     "no object": sends("[1]"),
+    "broken off": says("A lamp, wh", finish="error"),
     "no message": sends('{"choices": [{"index": 0}]}'),
 }
 

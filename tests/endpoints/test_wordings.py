@@ -17,8 +17,8 @@ from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.clients import Answer
 from safer_steer.endpoints.complaints import complaint
 from safer_steer.endpoints.endpoint import EndpointTransport
-from safer_steer.endpoints.transport import ChatReply, ContextLengthError, NoEyesError
-from safer_steer.endpoints.wordings import WORDINGS, Meaning, Wording, wording_of
+from safer_steer.endpoints.transport import AnsweredError, ChatReply, ContextLengthError, NoEyesError
+from safer_steer.endpoints.wordings import WORDINGS, Meaning, Wording
 from safer_steer.episode import Script, play
 from safer_steer.errors import EndpointError, RejectedError
 
@@ -48,7 +48,7 @@ ERRORS = [
 def row_of(status: int, body: Any) -> Wording | None:
     found = complaint(Answer(status, {}, body, json.dumps(body)))
     assert found
-    return wording_of(found.status, found.message, (found.code, found.kind))
+    return found.wording
 
 
 def raises(status: int, body: Any) -> Step:
@@ -155,7 +155,7 @@ async def test_an_error_object_with_status_200_is_an_error_and_may_pass(body: An
 async def test_the_words_of_another_status_mean_nothing(status: int) -> None:
     body = error("upstream: prompt is too long: the quota of the account was flagged by moderation")
     async with EndpointServer(always=raises(status, body)) as server:
-        assert type(await outcome(server)) is EndpointError
+        assert type(await outcome(server)) is AnsweredError
 
 
 async def test_a_cut_reply_about_context_windows_does_not_end_a_dialogue() -> None:

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from safer_steer.endpoints.clients import Answer
-from safer_steer.endpoints.wordings import REJECTED, Meaning, wording_of
+from safer_steer.endpoints.wordings import REJECTED, Meaning, Wording, wording_of
 from safer_steer.errors import shortened
 
 _TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
@@ -38,10 +38,14 @@ class Complaint:
         return f"HTTP {self.status}: {self.message}" if self.message else f"HTTP {self.status}"
 
     @property
+    def wording(self) -> Wording | None:
+        """The row of the table that it fits."""
+        return wording_of(self.status, f"{self.param} {self.message}", (self.code, self.kind))
+
+    @property
     def meaning(self) -> Meaning | None:
         """What has to change, if the server's wording is known."""
-        row = wording_of(self.status, self.message, (self.code, self.kind))
-        return row.meaning if row else None
+        return self.wording.meaning if self.wording else None
 
     @property
     def rate_limited(self) -> bool:

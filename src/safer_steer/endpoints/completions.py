@@ -29,7 +29,8 @@ def read_completion(data: Any, most: int) -> tuple[ChatReply, Usage]:
         most: characters; a longer text is cut, and counts as cut off by the token limit.
 
     Raises:
-        ValueError: `data` is not a chat completion.
+        ValueError: `data` is not a chat completion, or one that broke off (OpenRouter says so by the finish
+            reason `error`).
     """
     try:
         choice = data["choices"][0]
@@ -40,6 +41,8 @@ def read_completion(data: Any, most: int) -> tuple[ChatReply, Usage]:
         usage = _usage(data.get("usage"))
     except (LookupError, TypeError, AttributeError):
         raise ValueError("the reply holds no message") from None
+    if finish == "error":
+        raise ValueError("the reply broke off (finish_reason error)")
     reply = ChatReply(
         _writable(text[:most]),
         usage.prompt,

@@ -40,7 +40,7 @@ REJECTED = (400, 413, 422)
 @dataclass(frozen=True)
 class Wording:
     """One row. An error fits if it has one of the statuses, and the code (as `code` or as `type`) or the
-    words (anywhere in its message, in upper or lower case)."""
+    words (anywhere in its `param` and message, in upper or lower case)."""
 
     server: str
     """Who says so, and where that is written."""
@@ -126,6 +126,8 @@ WORDINGS: tuple[Wording, ...] = (
         ("vLLM, v1/structured_output/backend_guidance.py", "", "Grammar error:", (400, 500)),
         ("llama.cpp, tools/server: samplers", "", "failed to parse grammar", (400,)),
         ("SGLang, srt/managers/scheduler.py", "", "Invalid grammar request", (400, 500)),
+        ("Hugging Face TGI, router/src/validation.rs", "", "grammar is not supported"),
+        ("Hugging Face TGI, router/src/validation.rs", "", "grammar is not valid"),
     ),
     *_rows(
         Meaning.PICTURES,
@@ -156,17 +158,17 @@ WORDINGS: tuple[Wording, ...] = (
 the code of an unsupported parameter."""
 
 
-def wording_of(status: int, message: str, codes: tuple[str, ...]) -> Wording | None:
+def wording_of(status: int, said: str, codes: tuple[str, ...]) -> Wording | None:
     """The first row that an error fits; None if none does.
 
     Args:
         status: a 2xx is that of an error object whose own status is not known; any row's may be.
-        codes: the error's `code` and `type`.
+        said: the error's `param` and `message`.
+        codes: its `code` and `type`.
     """
-    said = message.casefold()
     for row in WORDINGS:
         if status not in row.statuses and not 200 <= status < 300:
             continue
-        if row.code in codes if row.code else row.words.casefold() in said:
+        if row.code in codes if row.code else row.words.casefold() in said.casefold():
             return row
     return None
