@@ -154,12 +154,13 @@ class EndpointTransport:
         """
         seconds = self.role.timeout_s
         try:
-            async with asyncio.timeout(seconds), waiting_for(self._who, seconds):
-                status = await lend(self, self._base_url, self._key).status(self._url("models"))
+            with waiting_for(self._who, seconds):
+                async with asyncio.timeout(seconds):
+                    status = await lend(self, self._base_url, self._key).status(self._url("models"))
         except TimeoutError:
             raise UserError(
-                f"{self._base_url} accepts connections, but gave no answer within {seconds:g} s (timeout_s);"
-                " wait until the server is free, restart it, or raise timeout_s"
+                f"{self._base_url} gave no answer within {seconds:g} s (timeout_s); wait until the server is"
+                " free, restart it, or raise timeout_s"
             ) from None
         except NoAnswer as error:
             why = self._clean(str(error))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
@@ -14,16 +14,14 @@ FIRST_S = 5.0
 """Seconds before the first line. Each further line comes after twice as long."""
 
 
-@asynccontextmanager
-async def waiting_for(who: str, most_s: float) -> AsyncIterator[None]:
+@contextmanager
+def waiting_for(who: str, most_s: float) -> Iterator[None]:
     """Say on the terminal who is waited for, how long so far, and for how long at most."""
     telling = asyncio.create_task(_tell(who, most_s))
     try:
         yield
     finally:
         telling.cancel()
-        with suppress(asyncio.CancelledError):
-            await telling
 
 
 async def _tell(who: str, most_s: float) -> None:

@@ -286,7 +286,7 @@ class _Asked:
         self.last = self.failed = None
         who = f"{self.role.model} at {self.role.base_url}"
         try:
-            async with waiting_for(who, self.role.timeout_s):
+            with waiting_for(who, self.role.timeout_s):
                 self.last = await self.inner.complete(messages, schema, repeat)
         except BoundaryError as error:
             self.failed = error
