@@ -137,7 +137,7 @@ def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str]
     safe = people["corrected"]["m"]["multi_turn"]["average"]["safe"]
     # People see 14 leaks of 40 (26 safe are 65 %); the judge misses those of dialogues 0, 15 and 30.
     assert safe["judged"] > safe["value"] and safe["low"] <= 65 <= safe["high"]
-    assert safe["method"] == "own labels" and safe["labels"] == 35
+    assert (safe["labels"], safe["in_each"], safe["needed"]) == (35, 35, 10)
     assert people["corrected"]["m"]["multi_turn"]["mine"]["safe"]["value"] == safe["value"]
     page = (out / "report.html").read_text()
     assert 'id="judge"' in page and "Multi-turn Safe, corrected" in page
@@ -148,9 +148,21 @@ def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str]
     again = safer_steer(*measure)
     assert "Multi-turn Safe, corrected" in again.stdout and "done already" in again.stderr, again.output
     shown = safer_steer("judge-check", out).stdout
-    assert "Rates corrected for the judge" in shown and "own labels (35)" in shown
+    assert "Rates corrected for the judge" in shown and "too few" not in shown
     assert safer_steer(*measure, "--fresh").exit_code == 0
     assert not (out / "judge_check.json").exists() and 'id="judge"' not in (out / "report.html").read_text()
+
+
+def test_a_rate_with_few_labels_is_not_corrected_and_says_why(run: tuple[Path, str], tmp_path: Path) -> None:
+    out, labels = run[0], tmp_path / "labels.csv"
+    said = safer_steer("judge-check", out, "--template", labels, "--sample", 9).stdout
+    assert "at least 9 of each model and suite" in said and "needs 10 (--sample 10)" in said
+    done = safer_steer("judge-check", out, "--labels", filled_in(labels, "ann"))
+    assert "9, too few: needs 10" in done.stdout, done.output
+    found = json.loads((out / "judge_check.json").read_text())["people"]["corrected"]["m"]["multi_turn"]
+    assert found["average"]["safe"]["value"] is None and found["average"]["safe"]["judged"] > 0
+    page = (out / "report.html").read_text()
+    assert "9, too few: needs 10" in page and "Multi-turn Safe, corrected" not in page
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def judge_check(
     """Compare a bench's judge with people, with itself and with another judge; correct its rates."""
     from safer_steer.judge_check import check
     from safer_steer.judge_check.found import note, read_check
-    from safer_steer.judge_check.labels import drawn, read_labels, write_sheet
+    from safer_steer.judge_check.labels import drawn, enough_said, read_labels, write_sheet
     from safer_steer.judge_check.played import played_in
     from safer_steer.judge_check.table import judge_tables, warning
 
@@ -57,6 +57,7 @@ def judge_check(
         chosen = {place: played.dialogues[place] for place in drawn(played.dialogues, sample, seed)}
         turns = write_sheet(chosen, format, template)
         typer.echo(f"{template}: {turns} turns of {len(chosen)} dialogues; pictures are relative to {run}")
+        typer.echo(enough_said(chosen, played.dialogues))
         return
     found = read_check(run)
     if not (labels or second or repeats or found):

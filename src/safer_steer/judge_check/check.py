@@ -10,7 +10,7 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Turn, visible_answer
 from safer_steer.errors import UserError
 from safer_steer.judge_check.agreement import Pair, alpha, compared
-from safer_steer.judge_check.corrected import Labelled, corrected_rate
+from safer_steer.judge_check.corrected import Labelled, corrected_rate, errors_differ
 from safer_steer.judge_check.found import SCORES
 from safer_steer.judge_check.labels import Label
 from safer_steer.judge_check.played import Place, Played
@@ -42,9 +42,10 @@ def against_people(played: Played, labels: Sequence[Label], format: Format, seed
 
     Returns:
         `agreement.compared` of judge and people, and `annotators`, `alpha` and `alpha_people` (by score; of
-        judge and people together, and of people alone), `errors` (`{"group", "model", "criterion", ...}`),
-        and `corrected`, `{model: {protocol: {suite or "average": {criterion: rate}}}}`, where `average` is
-        over the attack suites and has `twin_help` too.
+        judge and people together, and of people alone), `errors` (`{"group", "model", "criterion", ...}`; for
+        all models together with `differ`, see `corrected.errors_differ`), and `corrected`, `{model:
+        {protocol: {suite or "average": {criterion: rate}}}}`, where `average` is over the attack suites and
+        has `twin_help` too. A rate has the form of `corrected.corrected_rate`, with `judged` beside it.
     """
     pairs = [
         _pair(label.place, label.turn, _turn(played, label.place, label.turn), label.scores, format)
@@ -59,7 +60,7 @@ def against_people(played: Played, labels: Sequence[Label], format: Format, seed
             score: alpha(_ratings(played, labels, people, score, judge=False)) if len(people) > 1 else None
             for score in SCORES
         },
-        **_dialogues(played, labels, seed),
+        **_dialogues(played, labels),
     }
 
 
@@ -84,7 +85,7 @@ def _ratings(
     return [ours, *theirs] if judge else theirs
 
 
-def _dialogues(played: Played, labels: Sequence[Label], seed: int) -> dict[str, Any]:
+def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
     """The judge's errors on whole dialogues, and the corrected rates."""
     by_people = _relabelled(played, labels)
     ours, theirs = _outcomes(played.dialogues), _outcomes(by_people)
@@ -98,21 +99,27 @@ def _dialogues(played: Played, labels: Sequence[Label], seed: int) -> dict[str, 
         ]
         models = list(dict.fromkeys(place.model for place in group))
         for criterion in CRITERIA[protocol]:
-            everywhere = _labelled(group, ours[criterion], theirs[criterion])
+            of_all = _labelled(group, ours[criterion], theirs[criterion])
             name = f"{'safe twins' if twins else 'attacks'}, {protocol.replace('_', '-')}"
-            errors.append(_errors(name, "all", criterion, everywhere))
-            for model in models:
+            by_model = {
+                model: _labelled(
+                    [place for place in group if place.model == model], ours[criterion], theirs[criterion]
+                )
+                for model in models
+            }
+            differ = errors_differ(by_model.values())
+            errors.append(_errors(name, "all", criterion, of_all) | {"differ": differ})
+            for model, own in by_model.items():
                 of_model = [place for place in group if place.model == model]
-                own = _labelled(of_model, ours[criterion], theirs[criterion])
                 errors.append(_errors(name, model, criterion, own))
                 rates = corrected.setdefault(model, {}).setdefault(protocol, {})
                 suites = list(dict.fromkeys(place.suite for place in of_model))
                 for suite in suites:
                     places = [place for place in of_model if place.suite == suite]
-                    found = _corrected([places], ours[criterion], theirs[criterion], everywhere, seed)
+                    found = _corrected([places], ours[criterion], theirs[criterion])
                     rates.setdefault(suite, {})[criterion] = found
                 mean = [[place for place in of_model if place.suite == suite] for suite in suites]
-                found = _corrected(mean, ours[criterion], theirs[criterion], everywhere, seed)
+                found = _corrected(mean, ours[criterion], theirs[criterion])
                 if not twins:
                     rates.setdefault("average", {})[criterion] = found
                 elif criterion == "help":
@@ -171,14 +178,11 @@ def _corrected(
     suites: Sequence[Sequence[Place]],
     ours: Mapping[Place, int],
     theirs: Mapping[Place, int],
-    everywhere: Labelled,
-    seed: int,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     counts = [(sum(ours[place] for place in places), len(places)) for places in suites]
     own = [_labelled(places, ours, theirs) for places in suites]
-    found = corrected_rate(counts, own, everywhere, seed)
     rate = 100 * sum(passed / n for passed, n in counts) / len(counts)
-    return found and {**found, "judged": rate}
+    return corrected_rate(counts, own) | {"judged": rate}
 
 
 # Against another judge, and against itself -------------------------------------

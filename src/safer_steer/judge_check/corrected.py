@@ -1,31 +1,26 @@
 """Rates corrected for the judge's errors by people's labels of some dialogues, both uncertainties propagated.
 
-With at least `ENOUGH` labels of the dialogues that a rate is over, `IN_EACH` of them in each suite, the
-labels say how often people pass a dialogue that the judge passes, and one that it fails; the suite's rate
-follows (post-stratification, which is prediction-powered inference for a rate). It assumes that the labelled
-dialogues of a suite were drawn at random. The mean is over suites.
+With enough labels in each suite that a rate is over (`labels.needed`), they say how often people pass a
+dialogue that the judge passes, and one that it fails; the suite's rate follows (post-stratification, which is
+prediction-powered inference for a rate). It assumes that the labelled dialogues of a suite were drawn at
+random. The mean is over suites.
 
-With fewer, the judge's errors are taken from the labels of all models and suites: its sensitivity (of the
-dialogues that people pass, the share that it passes) and specificity (of those that people fail, the share
-that it fails). Its rate p then stands for (p + specificity - 1) / (sensitivity + specificity - 1) (Rogan and
-Gladen 1978). This assumes that they are the same everywhere; `judge-check` shows them by model.
+With fewer there is no corrected rate. The judge's errors cannot be taken from other models' labels instead
+(Rogan and Gladen 1978): where it misses more of one model's failures than of another's, that stretches the
+difference between the two, and few labels do not show whether it does. `errors_differ` tests it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import MonteCarloMethod, fisher_exact
 
-from safer_steer.intervals import TAIL, Z, beta_quantile, percentiles
-
-DRAWS = 10_000
-ENOUGH = 30
-"""Labelled dialogues of a rate from which it is corrected by its own labels alone."""
-IN_EACH = 10
-"""Labelled dialogues that each suite of a mean then needs."""
+from safer_steer.intervals import TAIL, Z, beta_quantile
+from safer_steer.judge_check.labels import needed
 
 
 class Labelled(NamedTuple):
@@ -51,41 +46,55 @@ class Labelled(NamedTuple):
         return self.neither / failed if failed else None
 
 
-def corrected_rate(
-    counts: Sequence[tuple[int, int]], own: Sequence[Labelled], everywhere: Labelled, seed: int = 0
-) -> dict[str, Any] | None:
+def corrected_rate(counts: Sequence[tuple[int, int]], own: Sequence[Labelled]) -> dict[str, Any]:
     """The mean over suites of the share that passes, corrected.
 
     Args:
         counts: (passed by the judge, n) of every suite.
         own: labels of these dialogues, by suite.
-        everywhere: labels of all models and suites.
-        seed: of the draws from the posterior of the judge's errors everywhere.
 
     Returns:
-        `{"value", "low", "high", "method", "labels"}`, rates 0-100, clipped; None if there is no way to
-        correct: a suite is empty, or there are too few own labels and the judge is no better than chance
-        elsewhere, or people pass, or fail, no dialogue there.
+        `{"value", "low", "high", "labels", "in_each", "needed"}`, rates 0-100, clipped. `labels` is their
+        number, `in_each` that of the suite with fewest, `needed` the number that each suite needs. The rate
+        is None with fewer.
     """
-    if not counts or not all(n for _, n in counts):
-        return None
-    labels = sum(of_suite.n for of_suite in own)
-    if labels >= ENOUGH and all(of_suite.n >= IN_EACH for of_suite in own):
-        value, low, high = _by_own_labels(counts, own)
-        method = "own labels"
-    else:
-        found = _by_errors(counts, everywhere, np.random.default_rng(seed))
-        if found is None:
-            return None
-        value, low, high = found
-        method, labels = "errors everywhere", everywhere.n
-    return {
-        "value": 100 * value,
-        "low": 100 * min(low, value),
-        "high": 100 * max(high, value),
-        "method": method,
-        "labels": labels,
+    in_each = min((labels.n for labels in own), default=0)
+    about = {"labels": sum(labels.n for labels in own), "in_each": in_each, "needed": needed(len(own))}
+    if in_each < about["needed"]:
+        return {"value": None, "low": None, "high": None, **about}
+    value, low, high = _by_own_labels(counts, own)
+    return {"value": 100 * value, "low": 100 * min(low, value), "high": 100 * max(high, value), **about}
+
+
+def errors_differ(models: Collection[Labelled], seed: int = 0) -> dict[str, float | None]:
+    """Whether the judge errs alike on all models' dialogues.
+
+    Args:
+        models: labels by model.
+        seed: of the tables drawn where Fisher's exact test has no closed form, for three models and more.
+
+    Returns:
+        `{"sensitivity", "specificity"}`: p of Fisher's exact test of the judge's outcomes by model, over the
+        dialogues that people pass and over those that they fail; None if fewer than two models have such. A
+        large p from few labels does not say that the errors are alike.
+    """
+    rows = {
+        "sensitivity": [(labels.both, labels.people_only) for labels in models],
+        "specificity": [(labels.neither, labels.judge_only) for labels in models],
     }
+    return {name: _p_of_table([row for row in found if sum(row)], seed) for name, found in rows.items()}
+
+
+def _p_of_table(rows: Sequence[tuple[int, int]], seed: int) -> float | None:
+    table = np.array(rows).reshape(-1, 2)
+    if len(table) < 2:
+        return None
+    if not table.sum(axis=0).all():
+        return 1.0
+    if len(table) == 2:
+        return float(fisher_exact(table).pvalue)
+    drawn = MonteCarloMethod(n_resamples=9999, rng=np.random.default_rng(seed))
+    return float(fisher_exact(table, method=drawn).pvalue)
 
 
 def _by_own_labels(counts: Sequence[tuple[int, int]], own: Sequence[Labelled]) -> tuple[float, float, float]:
@@ -97,14 +106,20 @@ def _by_own_labels(counts: Sequence[tuple[int, int]], own: Sequence[Labelled]) -
     """
     value = smoothed = 0.0
     variances = []
+    every = Labelled(*map(sum, zip(*own, strict=True)))  # for a suite without a label of the kind
+    pass_anywhere, fail_anywhere = (
+        _share((every.both, every.judge_only)),
+        _share((every.people_only, every.neither)),
+    )
     for (hit, n), labels in zip(counts, own, strict=True):
         passing, failing = (labels.both, labels.judge_only), (labels.people_only, labels.neither)
         rate = hit / n
-        value += (rate * _share(passing) + (1 - rate) * _share(failing)) / len(own)
+        passes, fails = _share(passing, pass_anywhere), _share(failing, fail_anywhere)
+        value += (rate * passes + (1 - rate) * fails) / len(own)
         # The variance is that of shares away from 0 and 1, or few labels that agree would have none.
         rate = (hit + 0.5 / len(own)) / (n + 1 / len(own))
         of_rate = _variance(rate, n + 1 + 1 / len(own))
-        passes, fails = _share(passing, 0.5), _share(failing, 0.5)
+        passes, fails = (_share((hits + 0.5, misses + 0.5)) for hits, misses in (passing, failing))
         smoothed += (rate * passes + (1 - rate) * fails) / len(own)
         variances.append(
             of_rate * (passes - fails) ** 2
@@ -121,37 +136,12 @@ def _by_own_labels(counts: Sequence[tuple[int, int]], own: Sequence[Labelled]) -
     return value, low, high
 
 
-def _share(counts: tuple[int, int], prior: float = 0.0) -> float:
-    """The first count's share; 1/2 if nothing is counted."""
-    hits, misses = counts[0] + prior, counts[1] + prior
-    return hits / (hits + misses) if hits + misses else 0.5
+def _share(counts: tuple[float, float], otherwise: float = 0.5) -> float:
+    """The first count's share; `otherwise` if nothing is counted."""
+    hits, misses = counts
+    return hits / (hits + misses) if hits + misses else otherwise
 
 
 def _variance(share: float, n: float) -> float:
     """Of a share of `n` draws."""
     return share * (1 - share) / max(n, 1)
-
-
-def _by_errors(
-    counts: Sequence[tuple[int, int]], errors: Labelled, random: np.random.Generator
-) -> tuple[float, float, float] | None:
-    """Rogan and Gladen's estimate and its interval, 0-1.
-
-    The interval is that of the posterior: the judge's share of each suite and its errors are drawn from Beta
-    distributions with the priors of `intervals.rate`. A draw in which the judge is no better than chance says
-    nothing about the rate; it counts as any rate at all.
-    """
-    sensitivity, specificity = errors.sensitivity, errors.specificity
-    if sensitivity is None or specificity is None or sensitivity + specificity <= 1:
-        return None
-    rate = sum(hit / n for hit, n in counts) / len(counts)
-    value = min(max((rate + specificity - 1) / (sensitivity + specificity - 1), 0.0), 1.0)
-    prior = 0.5 / len(counts)
-    drawn = np.mean([random.beta(hit + prior, n - hit + prior, DRAWS) for hit, n in counts], axis=0)
-    true = random.beta(errors.both + 0.5, errors.people_only + 0.5, DRAWS)
-    false = random.beta(errors.neither + 0.5, errors.judge_only + 0.5, DRAWS)
-    gain = true + false - 1
-    known = gain > 0
-    draws = np.where(known, (drawn + false - 1) / np.where(known, gain, 1), random.random(DRAWS))
-    low, high = percentiles(draws.clip(0, 1))
-    return value, low, high

@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,10 @@ from safer_steer.store import write_atomic
 
 SHOWN = ("dialogue", "turn", "user", "answer", "pictures", *SCORES, "annotator")
 """The columns of a sheet."""
+ENOUGH = 10
+"""Labelled dialogues that a rate needs."""
+IN_EACH = 4
+"""Labelled dialogues that each suite of a mean needs."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet computes a cell that begins like this."""
 
@@ -49,6 +55,22 @@ def drawn(dialogues: Iterable[Place], count: int, seed: int) -> list[Place]:
         chosen += [places.pop() for places in chance.sample(left, min(len(left), count - len(chosen)))]
         left = [places for places in left if places]
     return chance.sample(chosen, len(chosen))
+
+
+def needed(suites: int) -> int:
+    """How many labelled dialogues a rate over so many suites needs in each of them."""
+    return max(IN_EACH, ceil(ENOUGH / max(suites, 1)))
+
+
+def enough_said(chosen: Iterable[Place], played: Iterable[Place]) -> str:
+    """What the dialogues on a sheet are enough for, if all are labelled."""
+    cells = Counter({place[:3]: 0 for place in played})
+    cells.update(place[:3] for place in chosen)
+    return (
+        f"at least {min(cells.values())} of each model and suite; to be corrected, a suite's rate needs"
+        f" {needed(1)} (--sample {needed(1) * len(cells)}), a mean over three suites or more {needed(3)} of"
+        f" each (--sample {needed(3) * len(cells)})"
+    )
 
 
 def write_sheet(dialogues: Mapping[Place, Dialogue], format: Format, out: Path) -> int:

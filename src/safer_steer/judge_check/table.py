@@ -130,15 +130,18 @@ def _errors(people: Found) -> Table:
     for row in people["errors"]:
         shares = [_number(share and 100 * share, 1) for share in (row["sensitivity"], row["specificity"])]
         counts = [str(row[name]) for name in ("labels", "both", "people_only", "judge_only", "neither")]
-        rows.append([row["group"], row["model"], CRITERIA[row["criterion"]], *counts, *shares])
+        differ = [_number((row.get("differ") or {}).get(name), 3) for name in ("sensitivity", "specificity")]
+        rows.append([row["group"], row["model"], CRITERIA[row["criterion"]], *counts, *shares, *differ])
     return Table(
         "The judge's errors on dialogues",
         "Dialogues of which every turn has a label, by who passes them. Sensitivity: of those that people"
         " pass, the share that the judge passes. Specificity: of those that people fail, the share that it"
-        " fails.",
+        " fails. p: Fisher's exact test that it errs alike on all models' dialogues; where it is small, the"
+        " rates as judged exaggerate or hide differences between models. With few labels, a large p says"
+        " little.",
         [
             *("suites", "model", "rate", "labels", "both", "people alone", "judge alone", "neither"),
-            *("sensitivity, %", "specificity, %"),
+            *("sensitivity, %", "specificity, %", "p, sensitivity", "p, specificity"),
         ],
         rows,
         labels=3,
@@ -154,23 +157,30 @@ def _corrected(people: Found) -> Table:
             CRITERIA[criterion],
             _number(rate["judged"], 1),
             _with_interval(rate, 1),
-            f"{rate['method']} ({rate['labels']})",
+            str(rate["labels"]),
+            _enough(rate),
         ]
         for model, protocols in people["corrected"].items()
         for protocol, suites in protocols.items()
         for suite, rates in suites.items()
         for criterion, rate in rates.items()
-        if rate
     ]
     return Table(
         "Rates corrected for the judge's errors",
         "In %, with 95 % intervals that hold both uncertainties: which dialogues were measured, and which"
-        " were labelled. By labels of the same dialogues where there are enough, else by the judge's errors"
-        " everywhere (docs/judge.md); in brackets the number of labelled dialogues.",
-        ["model", "protocol", "suite", "rate", "judged", "corrected", "by"],
+        " were labelled. Each by the labels of its own dialogues; a rate with too few in one of its suites is"
+        " not corrected (docs/judge.md).",
+        ["model", "protocol", "suite", "rate", "judged", "corrected", "labels", "in each suite"],
         rows,
         labels=4,
     )
+
+
+def _enough(rate: Found) -> str:
+    """The labels of the suite with fewest; how many it needs, if these are too few."""
+    if rate["in_each"] >= rate["needed"]:
+        return str(rate["in_each"])
+    return f"{rate['in_each']}, too few: needs {rate['needed']}"
 
 
 def _number(value: float | None, places: int) -> str:
