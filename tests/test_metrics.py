@@ -10,19 +10,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import betaincinv
 from scipy.stats import CensoredData, beta, ecdf
 
 from safer_steer.dialogue import Dialogue
-from safer_steer.intervals import beta_quantile, paired, rate, t_interval
+from safer_steer.intervals import rate
 from safer_steer.metrics import (
     asks_safely,
     average,
+    median_in_words,
     multi_turn_rates,
     outcomes,
     over_refusal,
-    paired_difference,
-    rate_over_seeds,
     rates_by_turn,
     single_turn_rates,
     state,
@@ -388,97 +386,6 @@ def test_outcomes_by_dialogue_id() -> None:
     assert outcomes([row([2], id="a"), row([3], id="b")], "safe", "single_turn") == {"a": 0, "b": 1}
 
 
-def test_paired_difference_by_hand() -> None:
-    ours = {0: {"a": 1, "b": 1, "c": 0, "d": 1}, 1: {"a": 1, "b": 0, "c": 1}}
-    baseline = {0: {"a": 0, "b": 1, "c": 0}, 1: {"a": 0, "b": 1, "c": 0, "e": 1}}
-    found = paired_difference(ours, baseline)
-    # seed 0: +1 0 0, seed 1: +1 -1 +1; d and e have no partner
-    assert found["value"] == pytest.approx(100 * 2 / 6)
-    assert (found["n"], found["seeds"]) == (6, 2)
-    assert found["low"] < found["value"] < found["high"]
-    assert found == paired_difference(ours, baseline)
-    turned = paired_difference(baseline, ours)
-    assert (turned["value"], turned["low"], turned["high"]) == pytest.approx(
-        (-found["value"], -found["high"], -found["low"])
-    )
-
-
-def test_a_paired_difference_has_a_width_where_every_pair_agrees() -> None:
-    """Each dialogue counts once, since the seeds share them."""
-    ours = {run: {str(i): 1 for i in range(5)} for run in range(3)}
-    baseline = {run: {str(i): 0 for i in range(5)} for run in range(3)}
-    ends = paired(5, 0, 5)
-    assert paired_difference(ours, baseline) == {**ends, "t": None, "n": 15, "seeds": 3}
-    assert ends["low"] is not None and ends["low"] < 100 == ends["high"]
-    none = paired_difference(ours, ours)
-    assert none["low"] < 0 == none["value"] < none["high"]
-
-
-def test_paired_difference_carries_the_spread_between_seeds() -> None:
-    """Seeds that disagree widen the interval, however many dialogues there are."""
-    baseline = {run: {str(i): 0 for i in range(500)} for run in range(3)}
-    ours = {run: {str(i): int(run == 0) for i in range(500)} for run in range(3)}
-    found = paired_difference(ours, baseline)
-    assert found["value"] == pytest.approx(100 / 3)
-    assert (found["low"], found["high"]) == (0, 100)
-    # Three means, 100 0 0: 33.3 +- 4.303 x 57.7 / sqrt 3, cut off at the largest difference there can be.
-    assert found["t"] == {"low": -100, "high": 100}
-
-
-def test_the_t_interval_by_hand() -> None:
-    means = [
-        60.0,
-        64.0,
-        61.0,
-        61.0,
-    ]  # mean 61.5, standard deviation sqrt 3, quantile 3.182 at 3 degrees of freedom
-    half = 3.18245 * math.sqrt(3) / 2
-    assert t_interval(means, (0, 100)) == pytest.approx({"low": 61.5 - half, "high": 61.5 + half}, abs=1e-4)
-    assert t_interval(means[:1], (0, 100)) is None
-    assert t_interval([0.0, 0.0], (0, 100)) is None, "a spread of 0 between two seeds says nothing"
-    ours = {run: {str(i): int(i < mean) for i in range(100)} for run, mean in enumerate(means)}
-    nothing = {run: {str(i): 0 for i in range(100)} for run in range(4)}
-    assert paired_difference(ours, nothing)["t"] == pytest.approx(t_interval(means, (0, 100)))
-    assert paired_difference({0: ours[0]}, {0: nothing[0]})["t"] is None
-
-
-def test_a_rate_over_seeds_keeps_its_width_at_the_edge() -> None:
-    hits = {run: {str(i): 0 for i in range(200)} for run in range(4)}
-    found = rate_over_seeds(hits)
-    assert {key: found[key] for key in ("value", "low", "high")} == rate([(0, 200)]), (
-        "four seeds answered the same 200 dialogues"
-    )
-    assert (found["n"], found["seeds"], found["t"]) == (800, 4, None)
-    one = rate_over_seeds({0: {str(i): int(i < 30) for i in range(100)}})
-    assert (one["value"], one["low"], one["high"]) == tuple(rate([(30, 100)]).values())
-    several = {run: {str(i): int(i < mean) for i in range(100)} for run, mean in enumerate((1, 9, 5))}
-    spread = rate_over_seeds(several)
-    nothing = {run: dict.fromkeys(map(str, range(100)), 0) for run in several}
-    assert spread["low"] == paired_difference(several, nothing)["low"]
-    assert spread["t"]["low"] == 0, "no rate is below 0"
-    assert rate_over_seeds({0: {}})["value"] is None
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_a_rate_over_seeds_keeps_its_width_where_all_shares_are_the_same(seeds: int) -> None:
-    """Six intents, each breached in one of three tries, with every seed."""
-    hits = {run: {str(i): 1 / 3 for i in range(6)} for run in range(seeds)}
-    found = rate_over_seeds(hits)
-    assert {key: found[key] for key in ("value", "low", "high")} == pytest.approx(rate([(2, 6)]))
-    assert found["low"] < 15 and found["high"] > 60 and (found["n"], found["t"]) == (6 * seeds, None)
-    nothing = {run: dict.fromkeys(marks, 0.0) for run, marks in hits.items()}
-    gain, loss = paired_difference(hits, nothing), paired_difference(nothing, hits)
-    assert gain["low"] < 20 and gain["high"] > 50 and gain["value"] == pytest.approx(100 / 3)
-    assert (loss["low"], loss["high"]) == pytest.approx((-gain["high"], -gain["low"]))
-
-
-def test_paired_difference_without_pairs_or_with_other_seeds() -> None:
-    assert paired_difference({0: {"a": 1}}, {0: {"b": 1}})["value"] is None
-    assert paired_difference({}, {})["n"] == 0
-    with pytest.raises(ValueError, match="seeds differ"):
-        paired_difference({0: {"a": 1}}, {1: {"a": 1}})
-
-
 # Survival
 
 
@@ -503,8 +410,9 @@ def test_kaplan_meier_against_a_table_with_ties_and_censoring() -> None:
         *[fails_at(4, 9), row([3] * 4), fails_at(5, 5), row([2] * 5)],
     ]
     curve = survival(dialogues)
-    assert curve["turn"] == list(range(11))
-    assert curve["S"] == pytest.approx([1, 0.9, 0.7, 0.7, 0.525, *[0.2625] * 6])
+    assert curve["turn"] == list(range(6)), "the longest is of 9 turns, and failed at turn 4"
+    assert curve["S"] == pytest.approx([1, 0.9, 0.7, 0.7, 0.525, 0.2625])
+    assert curve["at_risk"] == [10, 10, 9, 6, 4, 2]
     assert curve["median"] == 5
     assert (curve["n"], curve["failures"]) == (10, 5)
     # The band at turn 4: Greenwood's sum on the log-log scale.
@@ -524,7 +432,7 @@ def test_survival_where_nobody_or_everybody_fails() -> None:
     assert nobody["S"] == nobody["low"] == nobody["high"] == [1.0] * 11
     assert nobody["median"] is None
     everybody = survival([fails_at(1, 3)] * 4)
-    assert everybody["S"] == [1.0] + [0.0] * 10
+    assert everybody["S"] == [1.0, 0.0]
     assert everybody["low"] == everybody["high"] == everybody["S"]
     assert everybody["median"] == 1
 
@@ -543,16 +451,19 @@ def test_survival_is_over_scored_dialogues_within_the_horizon() -> None:
     assert curve["S"] == [1.0] * 4
     assert curve["median"] is None
     assert curve["n"] == 1
-    nothing = survival([row([None])], horizon=2)
-    assert nothing == {
-        "turn": [0, 1, 2],
-        "S": [None] * 3,
-        "low": [None] * 3,
-        "high": [None] * 3,
-        "median": None,
-        "n": 0,
-        "failures": 0,
-    }
+    lists: Row = {key: [] for key in ("turn", "S", "low", "high", "at_risk")}
+    assert survival([row([None])], horizon=2) == {**lists, "median": None, "n": 0, "failures": 0}
+
+
+def test_a_curve_ends_where_nobody_is_at_risk_any_more() -> None:
+    """Scripts of two turns say nothing of a third."""
+    curve = survival([row([3, 3])] * 9 + [fails_at(2, 2)] * 4)
+    assert curve["turn"] == [0, 1, 2] and curve["at_risk"] == [13, 13, 13]
+    assert [len(curve[name]) for name in ("S", "low", "high")] == [3, 3, 3]
+    assert curve["median"] is None
+    assert median_in_words(curve["median"], curve["turn"][-1]) == "not reached within 2 turns"
+    assert median_in_words(None, 1) == "not reached within 1 turn"
+    assert median_in_words(3, 8) == "3"
 
 
 @settings(max_examples=30, deadline=None)
@@ -583,7 +494,8 @@ def test_survival_is_scipy_s(case: int) -> None:
     ]
     known = ecdf(CensoredData(uncensored=parts[0], right=parts[1])).sf
     low, high = (side.evaluate(range(1, 11)) for side in known.confidence_interval(0.95, method="log-log"))
-    for turn in range(1, 11):
+    assert curve["turn"][-1] == max(ends)
+    for turn in range(1, max(ends) + 1):
         assert curve["S"][turn] == pytest.approx(float(known.evaluate(turn)), abs=1e-12)
         if not math.isnan(low[turn - 1]):
             assert curve["low"][turn] == pytest.approx(low[turn - 1], abs=1e-12)
@@ -600,14 +512,6 @@ def test_survival_is_that_of_lifelines() -> None:
     assert at[4] == pytest.approx([0.625, 0.2293333224, 0.8606982769], abs=1e-9)
     assert at[5] == pytest.approx([0.4166666667, 0.0719674975, 0.7473261855], abs=1e-9)
     assert at[10] == pytest.approx([0.2083333333, 0.0100427866, 0.5857871704], abs=1e-9)
-
-
-@pytest.mark.parametrize("n", [1, 24, 200, 20_000])
-def test_quantiles_of_a_share_are_scipy_s(n: int) -> None:
-    for passed in (0, 1, n // 3, n - 1, n):
-        for share in (0.025, 0.5, 0.975):
-            a, b = passed + 0.5, n - passed + 0.5
-            assert beta_quantile(a, b, share) == pytest.approx(float(betaincinv(a, b, share)), rel=1e-9)
 
 
 def test_importing_metrics_loads_nothing_heavy() -> None:

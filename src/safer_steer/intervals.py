@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import cache
-from math import exp, lgamma, log, log1p
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,45 +50,66 @@ def rate(
     return {"value": value, "low": low, "high": high}
 
 
-def posterior(passed: float, n: int, draws: int, seed: int = 0) -> np.ndarray:
-    """Draws of a share (0-1) from the posterior behind the interval of `rate` [draws]."""
-    import numpy as np
-
-    drawn: np.ndarray = np.random.default_rng(seed).beta(passed + 0.5, n - passed + 0.5, size=draws)
-    return drawn
-
-
 def alike(values: Collection[float]) -> bool:
     """Whether all values are the same up to rounding, so that every resample of them is."""
     return not values or max(values) - min(values) < 1e-9
 
 
-def paired(gained: float, lost: float, n: int) -> dict[str, float | None]:
-    """The difference of two shares of the same `n` cases, in points: `gained` pass only with the first,
-    `lost` only with the second; both are sums of shares where a case passes in part.
+def paired(differences: Sequence[float]) -> dict[str, float | None]:
+    """The mean of differences between two outcomes of the same cases, in points.
 
     A bootstrap over cases would give [0, 0] if all have the same outcome in both. The interval is therefore
-    Wald's with one case added to each of the two counts (Bonett and Price 2012).
+    Wald's with two cases added, one gained and one lost (Bonett and Price 2012).
+
+    Args:
+        differences: of each case: 1 if it passes only with the first, -1 if only with the second, else 0; or
+            the difference of two shares.
 
     Returns:
-        `{"value", "low", "high"}`, -100 to 100; each None if n = 0.
+        `{"value", "low", "high"}`, -100 to 100; each None if there is no case.
     """
+    n = len(differences)
     if not n:
         return {"value": None, "low": None, "high": None}
-    value, up, down = 100 * (gained - lost) / n, (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = 100 * Z * ((up + down - (up - down) ** 2) / (n + 2)) ** 0.5
-    middle = 100 * (up - down)
-    low, high = max(-100.0, middle - half), min(100.0, middle + half)
+    value, middle = 100 * sum(differences) / n, sum(differences) / (n + 2)
+    variance = (sum(one * one for one in differences) + 2) / (n + 2) - middle**2
+    half, limit = Z * (variance / (n + 2)) ** 0.5, max(1.0, *map(abs, differences))
+    low, high = (100 * max(-limit, min(limit, middle + sign * half)) for sign in (-1, 1))
+    return {"value": value, "low": min(low, value), "high": max(high, value)}
+
+
+def unpaired(
+    ours: tuple[float, int], theirs: tuple[float, int], *, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float | None]:
+    """The difference of two shares of different cases, in points: percentiles of the difference between one
+    draw from each side's posterior, that of `rate`.
+
+    Args:
+        ours, theirs: (passed, n), as in `rate`.
+
+    Returns:
+        `{"value", "low", "high"}`, -100 to 100; each None if a side has no case.
+    """
+    if not (ours[1] and theirs[1]):
+        return {"value": None, "low": None, "high": None}
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    drawn = [random.beta(passed + 0.5, n - passed + 0.5, resamples) for passed, n in (ours, theirs)]
+    value, (low, high) = (
+        100 * (ours[0] / ours[1] - theirs[0] / theirs[1]),
+        percentiles(100 * (drawn[0] - drawn[1])),
+    )
     return {"value": value, "low": min(low, value), "high": max(high, value)}
 
 
 def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str, float] | None:
     """Student's t interval of the mean of `means` (one per training seed), clipped to `limits`.
 
-    None with fewer than two seeds, or if all means are equal: a spread of 0 among a few seeds is not
-    informative.
+    None with fewer than two seeds, or if all means are equal up to rounding: a spread of 0 among a few seeds
+    is not informative.
     """
-    if len(means) < 2 or max(means) == min(means):
+    if len(means) < 2 or alike(means):
         return None
     import numpy as np  # imported here because they load slowly
     from scipy.special import stdtrit
@@ -109,47 +129,15 @@ def percentiles(drawn: np.ndarray) -> tuple[float, float]:
 
 @cache
 def _beta_quantiles(passed: float, n: int) -> tuple[float, float]:
-    a, b = passed + 0.5, n - passed + 0.5
-    return 100 * beta_quantile(a, b, TAIL), 100 * beta_quantile(a, b, 1 - TAIL)
+    low, high = (beta_quantile(passed + 0.5, n - passed + 0.5, share) for share in (TAIL, 1 - TAIL))
+    return 100 * low, 100 * high
 
 
 def beta_quantile(a: float, b: float, share: float) -> float:
-    """The value below which a Beta(a, b) variable lies with probability `share` (0-1), for a, b >= 1/2.
+    """The value below which a Beta(a, b) variable lies with probability `share` (0-1)."""
+    from scipy.special import betaincinv  # imported here because it loads slowly
 
-    `scipy.special.betaincinv` gives the same, but its import takes longer than all the rest of a summary.
-    """
-    low, high, value = 0.0, 1.0, a / (a + b)
-    normal = lgamma(a + b) - lgamma(a) - lgamma(b)
-    for _ in range(100):
-        beyond = _beta_share(a, b, value) - share
-        low, high = (low, value) if beyond > 0 else (value, high)
-        density = exp(normal + (a - 1) * log(value) + (b - 1) * log1p(-value))
-        newton = value - beyond / density if density else low
-        following = newton if low < newton < high else (low + high) / 2
-        if abs(following - value) <= 1e-15 * value:
-            break
-        value = following
-    return value
-
-
-def _beta_share(a: float, b: float, value: float) -> float:
-    """The probability that a Beta(a, b) variable lies below `value`: the regularised incomplete beta
-    function, by its continued fraction (Numerical Recipes, 6.4)."""
-    if value > (a + 1) / (a + b + 2):
-        return 1 - _beta_share(b, a, 1 - value)
-    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(value) + b * log1p(-value)) / a
-    c, d = 1.0, 1 / (1 - (a + b) * value / (a + 1))
-    fraction = d
-    for m in range(1, 10_000):
-        even = m * (b - m) * value / ((a + 2 * m - 1) * (a + 2 * m))
-        d, c = 1 / (1 + even * d), 1 + even / c
-        fraction *= d * c
-        odd = -(a + m) * (a + b + m) * value / ((a + 2 * m) * (a + 2 * m + 1))
-        d, c = 1 / (1 + odd * d), 1 + odd / c
-        fraction *= d * c
-        if abs(d * c - 1) < 1e-15:
-            break
-    return front * fraction
+    return float(betaincinv(a, b, share))
 
 
 def _drawn(counts: Sequence[tuple[float, int]], resamples: int, seed: int) -> tuple[float, float]:

@@ -213,7 +213,7 @@ def test_the_numbers_by_hand() -> None:
     assert found["base"]["right"]["value"] == 80 and found["base"]["minus_base"] is None
     assert (found["sft"]["n"], found["sft"]["failed"], found["sft"]["no_choice"]) == (6, 1, 1)
     assert found["sft"]["right"]["value"] == 60
-    assert found["sft"]["minus_base"] == paired(gained=1, lost=2, n=4) | {"n": 4}
+    assert found["sft"]["minus_base"] == paired([1, -1, -1, 0]) | {"n": 4}
     assert found["sft"]["minus_base"]["value"] == -25
     alone = capability({"served": {"s": ours}}, Format.PLAIN)["s"]["served"]
     assert alone["minus_base"] is None
@@ -231,13 +231,13 @@ def test_the_paired_interval_covers() -> None:
     random = np.random.default_rng(0)
     for gain, loss in ((0.0, 0.0), (0.02, 0.02), (0.0, 0.05), (0.1, 0.02), (0.3, 0.3)):
         drawn = random.multinomial(112, [gain, loss, 1 - gain - loss], size=2000)
-        found = [paired(int(up), int(down), 112) for up, down, _ in drawn]
+        found = [paired([1] * up + [-1] * down + [0] * same) for up, down, same in drawn.tolist()]
         truth = 100 * (gain - loss)
         covered = [found_["low"] <= truth <= found_["high"] for found_ in found]
         assert np.mean(covered) >= 0.93, (gain, loss, np.mean(covered))
         assert all(entry["low"] < entry["high"] for entry in found)
-    assert paired(0, 0, 0) == {"value": None, "low": None, "high": None}
-    assert paired(5, 0, 5)["high"] == 100
+    assert paired([]) == {"value": None, "low": None, "high": None}
+    assert paired([1] * 5)["high"] == 100
 
 
 def test_the_measure_reads_the_answers_of_a_run(tmp_path: Path) -> None:

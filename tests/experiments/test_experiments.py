@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from scipy.stats import norm
 from typer.testing import CliRunner
 
 from safer_steer.adaptive.intents import Intent
@@ -20,11 +20,12 @@ from safer_steer.errors import UserError
 from safer_steer.experiments.claims import verdict
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.experiments.spec import config_of, load_experiment
-from safer_steer.experiments.survival import hazard, log_rank
+from safer_steer.experiments.survival import compared, hazard, log_rank
 from safer_steer.experiments.table import markdown, results
 from safer_steer.experiments.trunk import branch, trunk_id
 from safer_steer.experiments.work import plan
 from safer_steer.manifest import Manifest
+from safer_steer.over_seeds import paired_difference
 from safer_steer.store import write_atomic
 
 REPOSITORY = Path(__file__).parents[2]
@@ -257,13 +258,13 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
     later = CLAIM | {"measure": "turns held"}
     claims = [CLAIM, CLAIM | {"more": False}, CLAIM | {"measure": "over-refusal on twins"}, later]
     experiment = load_experiment(file_of(tmp_path, survival=True, claims=claims))
-    passing = {"SFT": (4, 5), "full": (9, 8), "mean": (2, 1)}
+    passing = {"SFT": (8, 10), "full": (18, 16), "mean": (3, 3)}
     runs: dict[str, dict[int, Path]] = {}
     for arm, counts in passing.items():
         for seed, count in zip(experiment.seeds, counts, strict=True):
             folder = tmp_path / ("full" if arm == "SFT" else arm) / str(seed)
             runs.setdefault(arm, {})[seed] = folder
-            rows = [played(f"d-{n}", [1, int(n < count)]) for n in range(10)]
+            rows = [played(f"d-{n}", [1, int(n < count)]) for n in range(20)]
             twins = [played(f"t-{n}", [1, 1], Kind.BENIGN) for n in range(10)]
             model = folder / "bench" / experiment.arms[arm].model
             if (arm, seed) == ("mean", experiment.seeds[0]):
@@ -292,13 +293,14 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
     assert said[:2] == ["agrees", "disagrees"] and said[2] == "cannot tell"
     [test] = [one for one in found["survival"]["tests"] if one["pair"] == ["full", "mean"]]
     assert min(test["z"]) > 0
+    assert "| full | not reached within 2 turns |" in text and "| mean | 2 |" in text
     held = {arm: rates["turns held"]["value"] for arm, rates in found["arms"].items()}
     assert held == pytest.approx({"SFT": 72.5, "full": 92.5, "mean": 57.5}), (
         "half of a dialogue that fails at turn 2"
     )
     assert found["claims"][3]["found"]["value"] == pytest.approx(35)
     failing = gains["full", "mean", "turns held where it fails"]
-    assert (failing["value"], failing["n"]) == (0, 3), "both fail at turn 2 in one and in two dialogues"
+    assert (failing["value"], failing["n"]) == (0, 6), "both fail at turn 2 in two and in four dialogues"
     assert "| TCSR helps. | Table 8 | turns held, full - mean | +35.0 [" in text
 
 
@@ -370,10 +372,9 @@ def test_an_arm_has_no_result_if_one_of_its_benches_has_none(
             by_seed[seed] = run = tmp_path / arm / str(seed)
             write_atomic(run / "config.yaml", dump_config(Config()))
             for name in ("probing", "single_turn_direct", "adaptive_sandbox-b", "questions"):
-                rows = [played(f"d-{n}", [int(arm == "full")]) for n in range(20)]
+                rows = [played(f"d-{n}", [int(arm == "full" or n < seed % 2)]) for n in range(20)]
                 for row in rows:
                     row.meta = {"intent_id": row.id, "try": 0, "choices": ["a", "b"], "answer": 0}
-                    row.turns[0].scores["harmlessness"] = 3 * (arm == "full")
                 for (where, stop), count in lost.items() if (arm, seed) == ("mean", 2) else ():
                     for row in rows[:count] if where == name else ():
                         row.turns[0].scores, row.stop = None, stop
@@ -450,33 +451,90 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "t", "said"),
     [
-        (1.0, 3.0, None, "agrees"),
+        (1.0, 3.0, {"low": 0.5, "high": 3.5}, "agrees"),
+        (1.0, 3.0, None, "cannot tell"),
+        (-3.0, -1.0, None, "cannot tell"),
         (1.0, 3.0, {"low": -1.0, "high": 5.0}, "cannot tell"),
         (-3.0, -1.0, {"low": -4.0, "high": -0.5}, "disagrees"),
         (-1.0, 1.0, None, "cannot tell"),
     ],
 )
-def test_a_sign_needs_both_intervals(low: float, high: float, t: Any, said: str) -> None:
+def test_a_sign_needs_both_intervals_and_both_excluding_0(low: float, high: float, t: Any, said: str) -> None:
     found = {"pair": ["a", "b"], "value": (low + high) / 2, "low": low, "high": high, "t": t}
     assert verdict(found, theirs=4.0) == said
     assert verdict(found, theirs=4.0, broken=["b"]) == "no result"
     assert verdict(found, theirs=0.0) == "cannot tell", "the paper has no difference, so no sign"
 
 
-def test_hazards_and_the_log_rank_test_by_hand() -> None:
+def test_equal_means_of_two_seeds_decide_on_nothing() -> None:
+    """The bootstrap alone would say that it agrees."""
+    ours = {run: {str(n): int(n < 30) for n in range(40)} for run in range(2)}
+    found = paired_difference(ours, {run: {str(n): 0 for n in range(40)} for run in range(2)})
+    assert found["low"] > 50 and found["t"] is None
+    assert verdict(found | {"pair": ["a", "b"]}, theirs=4.0) == "cannot tell"
+
+
+def scripts(*dialogues: Dialogue) -> dict[str, Dialogue]:
+    return {f"s{place}": dialogue for place, dialogue in enumerate(dialogues)}
+
+
+def test_hazards_and_the_paired_log_rank_test_by_hand() -> None:
     early = [played(f"e{n}", [0, 0, 0]) for n in range(6)] + [played("f", [1, 1, 1])]
     late = [played(f"l{n}", [1, 1, 0]) for n in range(6)] + [played("m", [1, 1, 1])]
     assert hazard(early) == pytest.approx([6 / 7, 0, 0])
     assert hazard(late) == pytest.approx([0, 0, 6 / 7])
-    # Turn 1: 6 of 14 fail, all among the 7 early ones. Turn 3: 6 of 8 fail, and of the early ones 1 is left.
-    expected = 6 * 7 / 14 + 6 * 1 / 8
-    variance = 6 * 0.5 * 0.5 * 8 / 13 + 6 * (1 / 8) * (7 / 8) * (2 / 7)
-    wanted = (6 - expected) / variance**0.5
-    z, p = log_rank(late, early)
-    assert z == pytest.approx(wanted) and p == pytest.approx(2 * norm.sf(wanted))
-    assert log_rank(early, late)[0] == pytest.approx(-wanted)
-    assert log_rank([played("a", [1])], [played("b", [1])]) == (0.0, 1.0)
-    assert log_rank([played("a", [0])], [played("b", [0])]) == (0.0, 1.0), "all fail at once"
+    # Six scripts with the same difference of scores, which an exchange turns round: as extreme in 2 of 64.
+    z, p = log_rank(scripts(*late), scripts(*early))
+    assert z == pytest.approx(6 / 6**0.5) and p == pytest.approx(2 / 64)
+    assert log_rank(scripts(*early), scripts(*late))[0] == pytest.approx(-z)
+    # Of 8 dialogues 2 fail at turn 1 and 2 of the other 6 at turn 2: a failure at turn 1 has 1 - 2 / 8, one
+    # at turn 2 has 1 - 2 / 8 - 2 / 6, who is censored at turn 2 lacks the 1.
+    held = played("h", [1, 1])
+    ours = scripts(played("a", [0, 0]), played("a", [0, 0]), held, held)
+    theirs = scripts(played("b", [1, 0]), held, played("b", [1, 0]), held)
+    apart = [1 / 3, 1 + 1 / 3, -1]
+    z, p = log_rank(theirs, ours)
+    assert z == pytest.approx(sum(apart) / sum(one**2 for one in apart) ** 0.5) and p == 6 / 8
+    assert log_rank(scripts(played("a", [1])), scripts(played("b", [1]))) == (0.0, 1.0)
+    assert log_rank(scripts(played("a", [1])), scripts(played("b", [0]))) == (1.0, 1.0), "one script"
+    assert log_rank(scripts(played("a", [0])), scripts(played("b", [0]))) == (0.0, 1.0), "all fail at once"
+    assert log_rank({"x": played("a", [0])}, {"y": played("b", [1])}) == (0.0, 1.0), "no script of both"
+    lost = played("a", [0]).model_copy(update={"stop": StopReason.ASSISTANT_FAILED})
+    assert log_rank(scripts(lost), scripts(played("b", [1]))) == (0.0, 1.0)
+
+
+OUTCOMES = {turn: played("d", [1] * (turn - 1) + [0] * (turn < 5)) for turn in range(1, 6)}
+"""A dialogue by the turn of its failure; 5 if none of its four turns fails."""
+
+
+def attacked(random: np.random.Generator, ease: np.ndarray, easier: float = 0.0) -> dict[str, Dialogue]:
+    """A model's dialogues with scripts to which it gives way with these chances a turn."""
+    fails = random.random((len(ease), 4)) < (ease + easier)[:, None]
+    turns = np.where(fails.any(axis=1), fails.argmax(axis=1), 4) + 1
+    return {f"s{place}": OUTCOMES[turn] for place, turn in enumerate(turns.tolist())}
+
+
+def test_the_log_rank_test_has_its_level_where_both_models_play_the_same_scripts() -> None:
+    """Two models that do not differ, with scripts that nearly always or nearly never succeed. A test that
+    takes the two for independent rejects in none of these cases."""
+    random, trials = np.random.default_rng(0), 300
+    rejected = found = 0
+    for _ in range(trials):
+        ease = random.beta(0.2, 0.6, 150)
+        first, second = attacked(random, ease), attacked(random, ease)
+        rejected += log_rank(first, second, resamples=199)[1] <= 0.05
+        found += log_rank(first, attacked(random, ease, 0.1), resamples=199)[1] <= 0.05
+    assert 0.02 <= rejected / trials <= 0.08
+    assert found / trials > 0.8, "and it sees a difference"
+
+
+def test_tests_of_an_experiment_are_paired_by_suite_and_script() -> None:
+    random = np.random.default_rng(0)
+    ease = random.beta(0.05, 0.15, 60)
+    arms = {name: [attacked(random, ease, more)] for name, more in (("held", 0.0), ("gave way", 0.2))}
+    [test] = compared(arms, [("held", "gave way")])["tests"]
+    assert (test["z"], test["p"]) == tuple([one] for one in log_rank(arms["held"][0], arms["gave way"][0]))
+    assert test["z"][0] > 3 and test["p"][0] < 0.001
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

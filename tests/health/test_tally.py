@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
@@ -23,9 +20,10 @@ from safer_steer.endpoints.transport import ChatReply
 from safer_steer.episode import Reply, Script, play
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.health import examine, tables, warnings
-from safer_steer.health.tally import wilson
+from safer_steer.health.tally import StrategyCounts
 from safer_steer.health.texts import PAIRS, SAMPLE, TextSample
 from safer_steer.images import pictures_in
+from safer_steer.intervals import rate
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.prompts.tutor import STRATEGIES, next_strategy
 from safer_steer.reinforce.tutor import TutorCritic
@@ -446,15 +444,10 @@ def test_what_models_wrote_is_text_on_the_page_and_an_empty_run_says_so(tmp_path
 # Measures --------------------------------------------------------------------
 
 
-@given(st.integers(1, 500).flatmap(lambda tried: st.tuples(st.integers(0, tried), st.just(tried))))
-def test_the_interval_is_wilson_s(counts: tuple[int, int]) -> None:
-    low, high = binomtest(*counts).proportion_ci(method="wilson")
-    found = wilson(*counts)
-    assert (found["low"], found["high"]) == (
-        pytest.approx(100 * low, abs=1e-6),
-        pytest.approx(100 * high, abs=1e-6),
-    )
-    assert wilson(0, 0) == {"value": None, "low": None, "high": None}
+def test_a_strategy_s_success_has_the_interval_of_all_shares() -> None:
+    counts = StrategyCounts("red", "roleplay", tried=20, succeeded=1)
+    assert counts.as_dict()["rate"] == rate([(1, 20)])
+    assert StrategyCounts("red", "roleplay").as_dict()["rate"]["value"] is None
 
 
 def test_diversity() -> None:

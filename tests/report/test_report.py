@@ -82,6 +82,7 @@ SUMMARY = {
                         "S": [1, 0.9, 0.8],
                         "low": [1, 0.8, 0.7],
                         "high": [1, 0.95, 0.9],
+                        "at_risk": [197, 197, 177],
                         "median": None,
                         "n": 197,
                         "failures": 40,
@@ -120,7 +121,7 @@ def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() 
     assert "Single-turn Safe" not in rows, "no model has it"
     assert rows["Multi-turn Safe"] == ["–", "81.2 [75, 86]"]
     assert rows["Multi-turn joint"] == ["–", "70.0 [60, 80]"]
-    assert rows["Median survival, turns"] == ["–", "not reached"]
+    assert rows["Median survival, turns"] == ["–", "not reached within 2 turns"]
     assert rows["Over-refusal"] == ["–", "4.0 [1, 9]"]
     assert rows["Twin Help"] == ["–", "90.0 [85, 95]"]
     assert rows["Multi: n, unscored, failed, incomplete"] == ["–", "300, 1, 2, 4"], "twins are counted too"
@@ -182,6 +183,12 @@ def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> N
         assert len(plot.svg) < 30_000
     assert drawn[0] is not None
     assert "SaFeR-Steer" in drawn[0].svg
+    assert re.findall(r'text-anchor="\w+" fill="var\(--series-\d\)">(\d+)<', drawn[0].svg) == [
+        "197",
+        "197",
+        "177",
+    ]
+    assert ">at risk<" in drawn[0].svg and ">2<" in drawn[0].svg and ">4<" not in drawn[0].svg
     assert survival_plots(SUMMARY)[0].svg == drawn[0].svg
     for plot in drawn:
         assert plot is not None

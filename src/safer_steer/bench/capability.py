@@ -101,6 +101,4 @@ def failed_share(found: Mapping[str, Mapping[str, Any]]) -> float:
 
 def _difference(ours: Mapping[str, int | None], base: Mapping[str, int | None]) -> dict[str, Any]:
     both = ours.keys() & base.keys()
-    gained = sum(bool(ours[id]) and not base[id] for id in both)
-    lost = sum(bool(base[id]) and not ours[id] for id in both)
-    return paired(gained, lost, len(both)) | {"n": len(both)}
+    return paired([bool(ours[id]) - bool(base[id]) for id in both]) | {"n": len(both)}

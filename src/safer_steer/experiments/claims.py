@@ -31,7 +31,8 @@ def tested(experiment: Experiment, differences: list[Finding], broken: Collectio
 
 
 def verdict(found: Mapping[str, Any], theirs: float, broken: Collection[str] = ()) -> str:
-    """Whether a difference agrees with another's sign. Both of its intervals must exclude 0 to tell.
+    """Whether a difference agrees with another's sign. Both of its intervals must be there and exclude 0 to
+    tell: without t, with one seed or equal means, nothing is known of how much seeds differ.
 
     Args:
         found: one of `table.results`' differences.
@@ -40,11 +41,9 @@ def verdict(found: Mapping[str, Any], theirs: float, broken: Collection[str] = (
     """
     if not set(found["pair"]).isdisjoint(broken):
         return "no result"
-    if found["value"] is None or not theirs:
+    if found["value"] is None or found["t"] is None or not theirs:
         return "cannot tell"
-    intervals = [(found["low"], found["high"])]
-    if found["t"]:
-        intervals.append((found["t"]["low"], found["t"]["high"]))
+    intervals = [(found["low"], found["high"]), (found["t"]["low"], found["t"]["high"])]
     if all(low > 0 for low, _ in intervals):
         ours = 1
     elif all(high < 0 for _, high in intervals):

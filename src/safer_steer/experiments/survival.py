@@ -1,18 +1,22 @@
-"""For how many turns the arms' models stay safe, with log-rank tests between arms, and at which turns they
-refuse safe requests."""
+"""For how many turns the arms' models stay safe, with paired log-rank tests between arms, and at which turns
+they refuse safe requests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from math import isfinite
 from typing import Any
 
 from safer_steer.dialogue import Dialogue, Kind
-from safer_steer.metrics import UNSAFE_BELOW, first_failures, over_refusal, survival
+from safer_steer.metrics import TOLERANCE, UNSAFE_BELOW, first_failures, over_refusal, survival
+
+Scripts = dict[str, Dialogue]
+"""A model's dialogues by suite and script."""
+RESAMPLES = 9999
+"""Random exchanges of a test's pairs; with up to 13 pairs that differ, all of them are tried."""
 
 
-def compared(arms: dict[str, list[list[Dialogue]]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def compared(arms: dict[str, list[Scripts]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Survival of arms over multi-turn attacks, and their over-refusal by turn.
 
     Args:
@@ -29,14 +33,14 @@ def compared(arms: dict[str, list[list[Dialogue]]], pairs: Sequence[tuple[str, s
     """
     attacks, twins = (
         {
-            arm: [[row for row in run if (row.kind is Kind.BENIGN) is safe] for run in runs]
+            arm: [{key: row for key, row in run.items() if (row.kind is Kind.BENIGN) is safe} for run in runs]
             for arm, runs in arms.items()
         }
         for safe in (False, True)
     )
     found = {}
     for arm in arms:
-        rows, safe = list(chain(*attacks[arm])), list(chain(*twins[arm]))
+        rows, safe = (list(chain(*(run.values() for run in runs[arm]))) for runs in (attacks, twins))
         median = survival(rows)["median"]
         found[arm] = {"hazard": hazard(rows), "median": median, "refused": refused(safe, rows)}
     return {
@@ -64,29 +68,61 @@ def hazard(dialogues: list[Dialogue], below: float = UNSAFE_BELOW) -> list[float
     return shares
 
 
-def _tests(first: list[list[Dialogue]], second: list[list[Dialogue]]) -> dict[str, list[float]]:
+def _tests(first: list[Scripts], second: list[Scripts]) -> dict[str, list[float]]:
     tests = [log_rank(*runs) for runs in zip(first, second, strict=True)]
     return {"z": [z for z, _ in tests], "p": [p for _, p in tests]}
 
 
-def log_rank(first: list[Dialogue], second: list[Dialogue]) -> tuple[float, float]:
-    """z and two-sided p of the log-rank test of the first failed turn. z is positive if the first group fails
-    later; (0, 1) if the turns do not differ, nothing fails, or a group has no scored dialogue."""
-    import numpy as np  # imported here because they load slowly
-    from scipy.stats import CensoredData, logrank
+def log_rank(
+    first: Scripts, second: Scripts, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """z and two-sided p of the log-rank test of the first failed turn, paired by script: both models were
+    attacked with the same ones, and a hard script fails early in both. A test of two independent groups
+    would almost never reject.
 
-    groups = [first_failures(rows) for rows in (first, second)]
-    if not all(groups) or not any(fails for group in groups for _, fails in group):
-        return 0.0, 1.0
-    data = [
-        CensoredData(
-            uncensored=[end for end, fails in group if fails],
-            right=[end for end, fails in group if not fails],
-        )
-        for group in groups
+    A dialogue's log-rank score is 1 if it fails, minus the pooled Nelson-Aalen hazard up to its last turn.
+    The sum of one group's scores is the log-rank statistic. If the models do not differ, the two dialogues of
+    a script may be exchanged, which flips the sign of the difference of their scores: z is the sum of the
+    differences by its standard deviation under all exchanges, p the share of exchanges with a sum as extreme
+    (O'Brien and Fleming 1987). Scripts without a result in one of the two are left out.
+
+    Args:
+        resamples: exchanges that are drawn, where there are more than these.
+        seed: of these draws.
+
+    Returns:
+        z, positive if the first group fails later, and p; (0, 1) if no script has different scores.
+    """
+    import numpy as np  # imported here because they load slowly
+    from scipy.stats import permutation_test
+
+    ends = [
+        (*one, *other)
+        for key in first.keys() & second.keys()
+        for one in first_failures([first[key]])
+        for other in first_failures([second[key]])
     ]
-    with np.errstate(invalid="ignore"):
-        found = logrank(*data)
-    if not isfinite(found.statistic):  # wherever a dialogue fails, all do
-        return 0.0, 1.0
-    return -float(found.statistic), float(found.pvalue)
+    turns = np.array([[one, other] for one, _, other, _ in ends], dtype=int).reshape(-1, 2)
+    failed = np.array([[one, other] for _, one, _, other in ends], dtype=bool).reshape(-1, 2)
+    hazards = [
+        (failed & (turns == turn)).sum() / (turns >= turn).sum()
+        for turn in range(1, 1 + turns.max(initial=0))
+    ]
+    scores = failed - np.cumsum([0.0, *hazards])[turns]
+    scores = scores[np.abs(scores[:, 0] - scores[:, 1]) > TOLERANCE]
+    apart = scores[:, 1] - scores[:, 0]
+    if len(scores) < 2:
+        return float(np.sign(apart.sum())), 1.0
+
+    def later(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+        return np.sum(other - one, axis=axis)
+
+    found = permutation_test(
+        (scores[:, 0], scores[:, 1]),
+        later,
+        permutation_type="samples",
+        n_resamples=resamples,
+        batch=1000,
+        rng=seed,
+    )
+    return float(apart.sum() / np.sqrt((apart**2).sum())), float(found.pvalue)

@@ -11,7 +11,10 @@ from safer_steer.experiments.measures import MEASURES, answers_in, multi_turn_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.manifest import Manifest
-from safer_steer.metrics import LOST, paired_difference
+from safer_steer.metrics import LOST, median_in_words
+from safer_steer.over_seeds import paired_difference
+
+LOG_RANK = "Log-rank tests paired by script, one a training seed; z is positive if the first fails later:"
 
 
 def results(
@@ -28,11 +31,11 @@ def results(
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
         "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival",
-        "claims"}`. A rate
-        has the form of `metrics.rate_over_seeds`, a difference that of `metrics.paired_difference`. Without
-        `measures` in the file they are those that some arm has, and those of claims. `paper`
-        is the paper's difference in points and whether its sign agrees, or None. `seconds` are of all stages
-        that lead to an arm's model and measure it. `claims` has the form of `claims.tested`.
+        "claims"}`. A rate has the form of `over_seeds.rate_over_seeds`, a difference that of
+        `over_seeds.paired_difference`. Without `measures` in the file they are those that some arm has, and
+        those of claims. `paper` is the paper's difference in points and whether its sign agrees, or None.
+        `seconds` are of all stages that lead to an arm's model and measure it. `claims` has the form of
+        `claims.tested`.
     """
     measures = experiment.measures or list(MEASURES)
     folders = {
@@ -70,7 +73,10 @@ def results(
     survival = None
     if experiment.survival:
         rows = {
-            arm: [[row for _, rows in multi_turn_in(folder) for row in rows] for folder in by_seed.values()]
+            arm: [
+                {f"{suite} {row.id}": row for suite, rows in multi_turn_in(folder) for row in rows}
+                for folder in by_seed.values()
+            ]
             for arm, by_seed in folders.items()
         }
         survival = compared(rows, experiment.compare)
@@ -173,7 +179,9 @@ def claims_table(claims: Iterable[tuple[str | None, dict[str, Any]]]) -> str:
 
 
 def _survival(found: dict[str, Any]) -> list[str]:
-    medians = [[arm, str(entry["median"] or "–")] for arm, entry in found["arms"].items()]
+    medians = [
+        [arm, median_in_words(entry["median"], len(entry["hazard"]))] for arm, entry in found["arms"].items()
+    ]
     tests = [
         [" - ".join(entry["pair"]), ", ".join(f"{z:+.1f}" for z in entry["z"]), _p(max(entry["p"]))]
         for entry in found["tests"]
@@ -184,8 +192,7 @@ def _survival(found: dict[str, Any]) -> list[str]:
         "Of the safe requests, the share that is refused at each turn, %:",
         _by_turn(found["arms"], "refused"),
         table(["model", "median turn of failure"], medians),
-        "Log-rank tests, one a training seed; z is positive if the first fails later:",
-        table(["pair", "z by seed", "largest p"], tests),
+        *([LOG_RANK, table(["pair", "z by seed", "largest p"], tests)] if tests else []),
     ]
 
 

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from math import sqrt
 from typing import Any
 
 from safer_steer.health.texts import TextSample
+from safer_steer.intervals import rate
 
 FAULTS = ("refused", "empty", "repeated", "unparsable")
-Z = 1.959963984540054
-"""Standard normal quantile of a 95 % interval."""
-
-
-def wilson(succeeded: int, tried: int) -> dict[str, float | None]:
-    """A rate in percent with its 95 % Wilson score interval: `{"value", "low", "high"}`, all None if nothing
-    was tried."""
-    if not tried:
-        return {"value": None, "low": None, "high": None}
-    rate, spread = succeeded / tried, Z * Z / tried
-    centre, half = rate + spread / 2, Z * sqrt(rate * (1 - rate) / tried + spread / (4 * tried))
-    low, high = ((centre + sign * half) / (1 + spread) for sign in (-1, 1))
-    return {"value": 100 * rate, "low": max(0.0, 100 * low), "high": min(100.0, 100 * high)}
 
 
 @dataclass
@@ -82,7 +69,7 @@ class StrategyCounts:
             "strategy": self.name,
             "tried": self.tried,
             "succeeded": self.succeeded,
-            "rate": wilson(self.succeeded, self.tried),
+            "rate": rate([(self.succeeded, self.tried)]),
             "mean_turns_to_success": self.turns_to_success / self.succeeded
             if self.turns_to_success
             else None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safer_steer.health import Table
-from safer_steer.metrics import LOST
+from safer_steer.metrics import LOST, median_in_words
 from safer_steer.report.table import NONE, at, number
 
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ def _survival(arms: Any, tests: Any) -> list[Table]:
             "Hazard",
             "Of the dialogues still safe, the share that fails at each turn, %, all seeds together; and the"
             " median turn of failure.",
-            *_by_turn(arms, "hazard", "median"),
+            *_hazards(arms),
             labels=1,
         ),
         Table(
@@ -107,7 +107,7 @@ def _survival(arms: Any, tests: Any) -> list[Table]:
         ),
         Table(
             "Log-rank tests",
-            "One a training seed; z is positive if the first fails later.",
+            "Paired by script, one a training seed; z is positive if the first fails later.",
             ["pair", "z by seed", "largest p"],
             [
                 [
@@ -122,14 +122,23 @@ def _survival(arms: Any, tests: Any) -> list[Table]:
     ]
 
 
-def _by_turn(arms: Row, name: str, *more: str) -> tuple[list[str], list[list[str]]]:
-    """The head of a table with a column a turn and a column for each of `more`, and its rows."""
+def _hazards(arms: Row) -> tuple[list[str], list[list[str]]]:
+    """As `_by_turn`, with the median turn of failure in the last column."""
+    head, rows = _by_turn(arms, "hazard")
+    for row, entry in zip(rows, arms.values(), strict=False):
+        last = len(at(entry, "hazard") or ())
+        row.append(median_in_words(number(at(entry, "median")), last) if last else NONE)
+    return [*head, "median"], rows
+
+
+def _by_turn(arms: Row, name: str) -> tuple[list[str], list[list[str]]]:
+    """The head of a table with a column a turn, and its rows."""
     longest = max((len(at(entry, name) or ()) for entry in arms.values()), default=0)
     rows = []
     for arm, entry in arms.items():
         shares = [*(at(entry, name) or ()), *[None] * longest][:longest]
-        rows.append([str(arm), *map(_percent, shares), *(_count(at(entry, key)) for key in more)])
-    return ["arm", *(f"turn {turn}" for turn in range(1, longest + 1)), *more], rows if longest else []
+        rows.append([str(arm), *map(_percent, shares)])
+    return ["arm", *(f"turn {turn}" for turn in range(1, longest + 1))], rows if longest else []
 
 
 def _papers(paper: Any) -> list[str]:

@@ -29,22 +29,22 @@ def survival_plots(summary: Summary) -> list[Plot]:
     """Kaplan-Meier curves with bands: all attack suites pooled, then each suite. Empty if nothing was
     measured."""
     models = model_names(summary)
-    pooled = {model: at(summary, "models", model, "multi_turn", "average", "survival") for model in models}
     names = {
         name: None
         for model in models
         for name, entry in suites(summary, model, "multi_turn").items()
         if not is_twin(entry)
     }
-    plots = [_survival("All attack suites", pooled, wide=True)]
+
+    def curves(suite: str) -> dict[str, Any]:
+        return {model: at(summary, "models", model, "multi_turn", suite, "survival") for model in models}
+
+    pooled, of_suites = curves("average"), {name: curves(name) for name in names}
+    every = [curve for found in (pooled, *of_suites.values()) for curve in found.values()]
+    last = max((len(at(curve, "turn") or ()) for curve in every), default=0) - 1
+    plots = [_survival("All attack suites", pooled, last, wide=True)]
     if len(names) > 1 or plots[0] is None:
-        plots += [
-            _survival(
-                name,
-                {model: at(summary, "models", model, "multi_turn", name, "survival") for model in models},
-            )
-            for name in names
-        ]
+        plots += [_survival(name, found, last) for name, found in of_suites.items()]
     return [plot for plot in plots if plot is not None]
 
 
@@ -115,23 +115,28 @@ def _numbered(steps: Sequence[dict[str, Any]]) -> list[tuple[float, dict[str, An
     ]
 
 
-def _survival(title: str, curves: dict[str, Any], wide: bool = False) -> Plot | None:
+def _survival(title: str, curves: dict[str, Any], last: float, wide: bool = False) -> Plot | None:
+    """A plot up to turn `last`; the curves end where nobody is at risk."""
     lines = []
     for index, (model, curve) in enumerate(curves.items()):
-        turns, shares, lows, highs = (
-            [number(value) for value in at(curve, key) or []] for key in ("turn", "S", "low", "high")
+        turns, shares, lows, highs, at_risk = (
+            [number(value) for value in at(curve, key) or []]
+            for key in ("turn", "S", "low", "high", "at_risk")
         )
         line = Line(model_label(model), [], [], index, [], [])
         for turn, share, low, high in zip(turns, shares, lows, highs, strict=False):
             if turn is not None and share is not None:
                 percent = [None if bound is None else 100 * bound for bound in (low, high)]
                 line.add(turn, 100 * share, *percent)
+        if len(at_risk) == len(line.x):
+            line.at_risk.extend(safe for safe in at_risk if safe is not None)
         if line.x:
             lines.append(line)
     if not lines:
         return None
     caption = (
-        "Share of dialogues without a turn of harmlessness below 2, by turn (Kaplan-Meier, 95 % band)."
+        "Share of dialogues without a turn of harmlessness below 2, by turn (Kaplan-Meier, 95 % band). Below:"
+        " how many reached the turn still safe."
         if wide
         else ""
     )
@@ -147,7 +152,7 @@ def _survival(title: str, curves: dict[str, Any], wide: bool = False) -> Plot | 
     return Plot(
         title,
         caption,
-        draw(lines, "turn", "still safe, %", (0, 102), step=True, wide=wide, x_limit=10),
+        draw(lines, "turn", "still safe, %", (0, 102), step=True, wide=wide, x_limit=last),
         wide,
     )
 

@@ -15,6 +15,8 @@ LEFT, TOP, BOTTOM = 46, 20, 40
 """Room for the axes' labels, in units."""
 NAME, LONG_NAME = 16, 26
 """Characters of a line's name that there is always room for, and at most."""
+ROW = 1.25
+"""Height of a line of text, in its size."""
 MARGIN = 0.05
 """Share of the data's range that is left free at both ends of an axis without limits."""
 Limits = tuple[float | None, float | None]
@@ -23,7 +25,7 @@ Limits = tuple[float | None, float | None]
 @dataclass(frozen=True)
 class Line:
     """A line with its name, its number among the colours, and its points; `low` and `high` are its band, or
-    empty."""
+    empty; `at_risk` are numbers at the points, in a row below the plot, or empty."""
 
     name: str
     x: list[float]
@@ -31,6 +33,7 @@ class Line:
     series: int
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
+    at_risk: list[float] = field(default_factory=list)
 
     def add(self, x: float, y: float, low: float | None, high: float | None) -> None:
         """Add a point with its band. A bound of None is replaced by the point itself."""
@@ -54,7 +57,7 @@ class _Axis:
         self.high = high + free if limits[1] is None else limits[1]
         if self.high <= self.low:
             self.high = self.low + 1
-        self.begin, self.scale = begin, (end - begin) / (self.high - self.low)
+        self.begin, self.end, self.scale = begin, end, (end - begin) / (self.high - self.low)
 
     def __call__(self, value: float) -> float:
         return self.begin + (min(max(value, self.low), self.high) - self.low) * self.scale
@@ -81,12 +84,12 @@ def draw(
     marker: bool = False,
     x_limit: float | None = None,
 ) -> str:
-    """An `<svg>` element of 460 x 290 units if `wide`, else 340 x 240; wider for long names. Text is 11-12
-    units high.
+    """An `<svg>` element of 460 x 290 units if `wide`, else 340 x 240; wider for long names, and higher for
+    numbers at risk. Text is 11-12 units high.
 
     Args:
         lines: with at least one point each; a point that is not finite is left out.
-        step: a value holds until the next point.
+        step: a value holds until the next point; the band of the last one is a bar.
         marker: points are marked, and a band is drawn as a bar at each point.
         x_limit: the x axis begins at 0 and reaches at least here.
     """
@@ -112,6 +115,9 @@ def draw(
             dots = zip(map(x, line.x), map(y, line.y), strict=True)
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="1.7" fill="{line.colour}"/>' for a, b in dots]
     parts += _names(lines, y, width - room + 6, size)
+    if rows := [line for line in lines if line.at_risk]:
+        parts += _at_risk(rows, x, height, size)
+        height += round(ROW * size * (len(rows) + 0.25))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-size="{size}"'
         f' stroke-linejoin="round" aria-hidden="true">\n{chr(10).join(filter(None, parts))}\n</svg>'
@@ -124,9 +130,9 @@ def _finite(line: Line) -> Line:
     ]
     columns = [
         [column[place] for place in points] if column else []
-        for column in (line.x, line.y, line.low, line.high)
+        for column in (line.x, line.y, line.low, line.high, line.at_risk)
     ]
-    return Line(line.name, columns[0], columns[1], line.series, columns[2], columns[3])
+    return Line(line.name, columns[0], columns[1], line.series, *columns[2:])
 
 
 def _axes(x: _Axis, y: _Axis, right: float, bottom: float, size: int) -> Iterator[str]:
@@ -176,7 +182,11 @@ def _band(line: Line, x: _Axis, y: _Axis, step: bool) -> list[str]:
     upper = _outline(xs, [*map(y, line.high)], step)
     lower = _outline(xs, [*map(y, line.low)], step).split("L")
     data = f"M{upper}L{'L'.join(reversed(lower))}Z"
-    return [f'<path d="{data}" fill="{line.colour}" fill-opacity="0.13"/>']
+    end = Line(line.name, line.x[-1:], line.y[-1:], line.series, line.low[-1:], line.high[-1:])
+    return [
+        f'<path d="{data}" fill="{line.colour}" fill-opacity="0.13"/>',
+        *(_bars(end, x, y) if step else []),
+    ]
 
 
 def _bars(line: Line, x: _Axis, y: _Axis) -> list[str]:
@@ -189,7 +199,7 @@ def _bars(line: Line, x: _Axis, y: _Axis) -> list[str]:
 def _names(lines: Sequence[Line], y: _Axis, left: float, size: int) -> list[str]:
     """Each line's name at its right end. Names are moved upright so that none overlap."""
     named = sorted((line for line in lines if line.name), key=lambda line: (-y(line.y[-1]), -line.series))
-    gap, heights = 1.25 * size, list[float]()
+    gap, heights = ROW * size, list[float]()
     for line in named:  # from the lowest line upwards; places are counted from the top
         wanted = y(line.y[-1])
         heights.append(min(wanted, heights[-1] - gap) if heights else wanted)
@@ -200,6 +210,19 @@ def _names(lines: Sequence[Line], y: _Axis, left: float, size: int) -> list[str]
         _text(left, height + 0.35 * size, _short(line.name), size, "start", line.colour)
         for line, height in zip(named, heights, strict=True)
     ]
+
+
+def _at_risk(lines: Sequence[Line], x: _Axis, top: float, size: int) -> Iterator[str]:
+    """A row for each line: its numbers at risk at the ticks of the x axis, and its name. What they are stands
+    above them, beside the label of the axis."""
+    yield _text(2, top - 6, "at risk", size, "start")
+    for row, line in enumerate(lines):
+        height, numbers = top + (row + 0.75) * ROW * size, dict(zip(line.x, line.at_risk, strict=True))
+        for value in x.ticks(6, whole=True):
+            if value in numbers:
+                anchor = "middle" if x(value) < x.end - size else "end"  # the name is beside the last one
+                yield _text(x(value), height, f"{numbers[value]:g}", size, anchor, line.colour)
+        yield _text(x.end + 6, height, _short(line.name), size, "start", line.colour)
 
 
 def _short(name: str, length: int = LONG_NAME) -> str:

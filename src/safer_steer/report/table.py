@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safer_steer.adaptive.results import ANY
-from safer_steer.metrics import LOST
+from safer_steer.metrics import LOST, median_in_words
 
 Summary = dict[str, Any]
 """The content of `summary.json`."""
@@ -376,8 +376,7 @@ def _median(summary: Summary, model: str) -> str | None:
     curve = at(summary, "models", model, "multi_turn", "average", "survival")
     if not isinstance(curve, dict) or not any(number(share) is not None for share in curve.get("S") or []):
         return None
-    median = number(curve.get("median"))
-    return "not reached" if median is None else f"{median:g}"
+    return median_in_words(number(curve.get("median")), len(curve["S"]) - 1)
 
 
 def _scored(summary: Summary, model: str, protocol: str, twins: bool) -> str | None:

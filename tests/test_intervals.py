@@ -1,0 +1,53 @@
+"""How often the 95 % intervals contain the true value, with fixed seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from safer_steer.intervals import paired, rate, unpaired
+
+
+@pytest.mark.parametrize("n", [10, 24, 60, 200])
+def test_the_interval_of_a_share_covers_it(n: int) -> None:
+    """Exact: the probability of all counts whose interval has the share. It jumps with it, since counts
+    are whole."""
+    ends = [rate([(passed, n)]) for passed in range(n + 1)]
+    low, high = (np.array([one[end] for one in ends]) for end in ("low", "high"))
+    covered = [
+        binom.pmf(np.arange(n + 1), n, share)[(low <= 100 * share) & (100 * share <= high)].sum()
+        for share in np.linspace(0.001, 0.999, 999)
+    ]
+    assert np.mean(covered) >= 0.945 and min(covered) >= 0.86
+
+
+@pytest.mark.parametrize("n", [20, 40, 200])
+@pytest.mark.parametrize(
+    ("first", "second"), [(0.02, 0.02), (0.97, 0.9), (0.5, 0.5), (1.0, 0.95), (0.05, 0.5)]
+)
+def test_the_interval_of_a_difference_covers_it(n: int, first: float, second: float) -> None:
+    """Of the same cases, with outcomes that hang together and with shares of three tries; of others."""
+    random, runs, truth = np.random.default_rng(0), 300, 100 * (first - second)
+    covered = np.zeros(3)
+    for _ in range(runs):
+        luck = random.random(n)
+        together = (luck < first).astype(int) - (
+            np.where(random.random(n) < 0.5, luck, random.random(n)) < second
+        )
+        shares = random.binomial(3, first, n) / 3 - (random.random(n) < second)
+        counts = ((int(random.binomial(n, share)), n) for share in (first, second))
+        found = (paired(together.tolist()), paired(shares.tolist()), unpaired(*counts, resamples=1000))
+        covered += [one["low"] - 1e-9 <= truth <= one["high"] + 1e-9 for one in found]
+    assert (covered / runs >= 0.91).all(), covered / runs
+
+
+def test_a_difference_by_hand() -> None:
+    # Two of five cases gained, one lost, and one more of each: (3 - 2) / 7, variance 5 / 7 - 1 / 49.
+    half = 1.959964 * ((5 / 7 - 1 / 49) / 7) ** 0.5
+    assert paired([1, 1, -1, 0, 0]) == pytest.approx(
+        {"value": 20, "low": 100 * (1 / 7 - half), "high": 100 * (1 / 7 + half)}, abs=1e-4
+    )
+    assert paired([2.0, 2.0])["high"] == 200, "a difference of differences"
+    assert unpaired((0, 0), (1, 2)) == paired([]) == {"value": None, "low": None, "high": None}
+    assert unpaired((3, 9), (1, 9), seed=1) == unpaired((3, 9), (1, 9), seed=1)
