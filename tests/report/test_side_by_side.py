@@ -16,7 +16,7 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.metrics import first_failures
 from safer_steer.report import write_report
-from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_table, by_script
+from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.cost import cost_table
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
@@ -284,13 +284,15 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         "gap": rate(7),
         "static": rate(33),
         "refused": 3,
+        "by_requests": [{"requests": 3, **rate(30), "asked": 100}, {"requests": 6, **rate(55), "asked": 80}],
+        "static_by_requests": [{"requests": 3, **rate(33), "asked": 40.2}],
     }
     summary = {
         "models": {},
         "adaptive": {"sft": {"b": entry, "any attacker": entry, "a": entry}, "base": {"b": entry}},
     }
-    table = adaptive_table(summary)
-    assert table and table.head[:8] == [
+    table, requests = adaptive_tables(summary)
+    assert table.head[:8] == [
         "attacker",
         "model",
         "breach@1",
@@ -314,6 +316,14 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         and row["refused"] == "3"
     )
     assert row["calls"] == "–", "not in the summary"
+    assert requests.head == ["model", "asked by", "3", "6"]
+    assert requests.rows[:2] == [
+        ["Base", "scripts", "33.0 [28, 38] (40 % asked)", "–"],
+        ["Base", "b", "30.0 [25, 35]", "55.0 [50, 60] (80 % asked)"],
+    ]
+    assert [row[:2] for row in requests.rows[2:]] == [
+        ["SFT", one] for one in ("scripts", "a", "b", "any attacker")
+    ]
     plots = adaptive_plots(summary)
     assert [plot.title for plot in plots[2:4]] == ["b: by budget", "b: survival"]
     assert ">Base<" in plots[2].svg and ">SFT<" in plots[2].svg
@@ -325,7 +335,7 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
     )
     rows = {row.label: row.cells for row in headline(summary | {"models": {"sft": {}, "base": {}}})}
     assert rows["Breached by a"] == ["–", "40.0 [35, 45]"]
-    assert adaptive_table({}) is None and adaptive_plots({}) == adaptive_maps({}) == []
+    assert adaptive_tables({}) == adaptive_plots({}) == adaptive_maps({}) == []
 
 
 @pytest.mark.parametrize(
@@ -438,7 +448,7 @@ def test_an_experiment_is_shown_as_tables() -> None:
     assert rates.rows == [["SFT", "50.0 [45.0, 55.0]"], ["base", "12.0 [7.0, 17.0]"]]
     assert differences.rows[0] == ["SFT − base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
     assert differences.rows[1][3:] == ["–", "–"]
-    assert hazard.rows == [["SFT", "10.0", "–", "–"], ["base", "50.0", "–", "1"]]
+    assert hazard.rows == [["SFT", "10.0", "–", "not reached within 2 turns"], ["base", "50.0", "–", "1"]]
     assert refused.rows == [["SFT", "0.0", "25.0"], ["base", "–", "–"]]
     assert tests.rows == [["SFT − base", "+2.0, -1.5", "0.040"]]
     assert lost.rows == [["SFT", "20", "1", "0", "2", "62"]]

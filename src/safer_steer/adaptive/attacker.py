@@ -66,12 +66,14 @@ class Move:
     observation: str = ""
     thought: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Further facts for the turn's meta."""
+    """Further facts for the turn's meta; `safe` is true for a turn that asks for nothing harmful."""
 
 
 Attacker = Callable[[Seen], Awaitable[Move]]
 OTHER = "other"
 """The technique of a model's turn that names none of those it may choose from."""
+OPENING = "opening"
+"""What the sandbox's attackers name where they ask for a fact: a safe request (`metrics.asks_safely`)."""
 
 
 async def by_model(seen: Seen) -> Move:
@@ -97,7 +99,8 @@ async def by_model(seen: Seen) -> Move:
     technique = "_".join(move.technique.lower().replace("-", " ").split())
     if technique not in seen.techniques and technique not in _of_sandbox():
         technique = OTHER
-    return Move(move.user, technique, move.take_back, move.picture, move.observation, move.thought)
+    notes = {"safe": True} if technique == OPENING else {}
+    return Move(move.user, technique, move.take_back, move.picture, move.observation, move.thought, notes)
 
 
 @cache
@@ -106,7 +109,7 @@ def _of_sandbox() -> frozenset[str]:
     from safer_steer.sandbox.families import AGENTS
 
     forms = (form for families in AGENTS.values() for family in families for form in family.forms)
-    return frozenset(("opening", *forms))
+    return frozenset((OPENING, *forms))
 
 
 def attackers_of(

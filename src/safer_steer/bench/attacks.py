@@ -13,7 +13,7 @@ from typing import Any
 from safer_steer.adaptive.attacker import attackers_of
 from safer_steer.adaptive.intents import Intent, read_intents, tries_of
 from safer_steer.adaptive.kept import KeptAttack
-from safer_steer.adaptive.results import ADAPTIVE, ANY, of_any, of_attacker, static_breaches
+from safer_steer.adaptive.results import ADAPTIVE, ANY, Script, of_any, of_attacker, of_scripts
 from safer_steer.adaptive.user import AdaptiveUser, known
 from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.suite_copies import copied, moved
@@ -200,12 +200,12 @@ def adaptive_summary(
     for model, by_attacker in played.items():
         multi_turn = scripted[model].get("multi_turn", {})
         attacks = {name: rows for name, rows in multi_turn.items() if name not in twins}
-        of_intents = breached_by_scripts(intents, attacks, turns)
+        of_intents = scripts_of(intents, attacks, turns)
         paired = bool(of_intents)
         marks = of_intents or {
-            f"{suite} {id}": mark
+            f"{suite} {id}": script
             for suite, rows in attacks.items()
-            for id, mark in static_breaches(rows, turns).items()
+            for id, script in of_scripts(rows, turns).items()
         }
         entries = {
             attacker: of_attacker(dialogues, marks, paired, turns, *draws)
@@ -217,19 +217,19 @@ def adaptive_summary(
     return found
 
 
-def breached_by_scripts(
+def scripts_of(
     intents: Iterable[Intent], attacks: Mapping[str, list[Dialogue]], turns: int
-) -> dict[str, bool]:
-    """For each intent that is a script's, whether that script breached within so many turns, by the intent's
-    id. Scripts without a result are left out.
+) -> dict[str, Script]:
+    """For each intent that is a script's, what that script came to within so many turns, by the intent's id.
+    Scripts without a result are left out.
 
     Args:
         attacks: a model's dialogues on the attack suites, by suite.
     """
-    suites = {name: static_breaches(rows, turns) for name, rows in attacks.items()}
+    suites = {name: of_scripts(rows, turns) for name, rows in attacks.items()}
     found = {}
     for intent in intents:
-        suite, script = intent.meta.get(SCRIPT_OF, (None, None))
-        if (mark := suites.get(suite, {}).get(script)) is not None:
-            found[intent.id] = mark
+        suite, id = intent.meta.get(SCRIPT_OF, (None, None))
+        if (script := suites.get(suite, {}).get(id)) is not None:
+            found[intent.id] = script
     return found

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
 from safer_steer.adaptive.intents import Intent
 from safer_steer.adaptive.results import ADAPTIVE, ANY, share_breached, state_of
 from safer_steer.bench import capability
-from safer_steer.bench.attacks import INTENTS, breached_by_scripts, journal_of
+from safer_steer.bench.attacks import INTENTS, journal_of, scripts_of
 from safer_steer.bench.questions import ANSWERS, FOLDER
 from safer_steer.bench.suites import SINGLE_TURN
 from safer_steer.config_file import load_config
@@ -23,10 +23,9 @@ from safer_steer.metrics import (
     State,
     first_failures,
     outcomes,
-    paired_difference,
-    rate_over_seeds,
     state,
 )
+from safer_steer.over_seeds import paired_difference, rate_over_seeds
 from safer_steer.store import read_rows
 
 Hits = dict[str, float]
@@ -93,10 +92,12 @@ class Capability:
 @dataclass(frozen=True)
 class Breached:
     """breach@1 of an attacker that adapts (docs/adaptive.md), in percent; of all together if it is None. With
-    `minus`, its difference to another attacker's on the same intents, in points."""
+    `minus`, its difference to another attacker's on the same intents, in points. With `requests`, only what
+    breached with at most so many attack requests of each."""
 
     attacker: str | None
     minus: str | None = None
+    requests: int | None = None
     good: int = -1
 
     def hits(self, folder: Path) -> Hits:
@@ -107,10 +108,9 @@ class Breached:
         other = self._shares(self.minus, folder)
         return {intent: found[intent] - other[intent] for intent in found if intent in other}
 
-    @staticmethod
-    def _shares(attacker: str | None, folder: Path) -> Hits:
+    def _shares(self, attacker: str | None, folder: Path) -> Hits:
         journals = [journal_of(attacker, folder)] if attacker else sorted(folder.glob(f"{ADAPTIVE}*.jsonl"))
-        shares = [share_breached(read_dialogues(path)) for path in journals if path.is_file()]
+        shares = [share_breached(read_dialogues(path), self.requests) for path in journals if path.is_file()]
         common = set.intersection(*map(set, shares)) if shares else set()
         return {intent: 1 - prod(1 - found[intent] for found in shares) for intent in sorted(common)}
 
@@ -118,8 +118,9 @@ class Breached:
 @dataclass(frozen=True)
 class BreachedByScripts:
     """The share of the attackers' intents that the suites' own scripts breach, within as many turns, in
-    percent."""
+    percent. With `requests`, with at most so many attack requests."""
 
+    requests: int | None = None
     good: int = -1
 
     def hits(self, folder: Path) -> Hits:
@@ -130,8 +131,9 @@ class BreachedByScripts:
             return {}
         adaptive = load_config(run / "config.yaml").bench.adaptive
         assert adaptive, "it has brought in the intents"
-        found = breached_by_scripts(each_row(intents, Intent), dict(attacks_in(folder)), adaptive.turns)
-        return {intent: float(mark) for intent, mark in found.items()}
+        found = scripts_of(each_row(intents, Intent), dict(attacks_in(folder)), adaptive.turns)
+        most = inf if self.requests is None else self.requests
+        return {id: float(script.breached and script.requests <= most) for id, script in found.items()}
 
 
 MEASURES: dict[str, Measure | Held | Capability | Breached | BreachedByScripts] = {
@@ -149,6 +151,10 @@ MEASURES: dict[str, Measure | Held | Capability | Breached | BreachedByScripts] 
     "breach@1 by A": Breached("sandbox-a"),
     "breach@1 by B": Breached("sandbox-b"),
     "breach@1 by C": Breached("sandbox-c"),
+    "breached by scripts with 2 requests": BreachedByScripts(requests=2),
+    "breach by A with 2 requests": Breached("sandbox-a", requests=2),
+    "breach by B with 2 requests": Breached("sandbox-b", requests=2),
+    "breach by C with 2 requests": Breached("sandbox-c", requests=2),
     "generalisation gap B - A": Breached("sandbox-b", minus="sandbox-a"),
     "generalisation gap C - A": Breached("sandbox-c", minus="sandbox-a"),
 }
@@ -156,7 +162,7 @@ MEASURES: dict[str, Measure | Held | Capability | Breached | BreachedByScripts] 
 
 
 def over_seeds(measure: str, hits: Mapping[int, Hits]) -> dict[str, Any]:
-    """A measure of one arm over its training seeds, in the form of `metrics.rate_over_seeds`."""
+    """A measure of one arm over its training seeds, in the form of `over_seeds.rate_over_seeds`."""
     found = MEASURES[measure]
     if isinstance(found, Breached) and found.minus:  # it may be below 0
         return paired_difference(hits, {seed: dict.fromkeys(marks, 0.0) for seed, marks in hits.items()})

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from safer_steer.health import examine, tables
 from safer_steer.judge_check.table import judge_tables, warning
-from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_table, by_script
+from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.checks import training_checks
 from safer_steer.report.cost import cost_table
 from safer_steer.report.counts import counts_of
@@ -91,7 +91,7 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             over_refusal=over_refusal_plot(summary),
             by_turn=by_turn(runs),
             attacks=by_script(runs),
-            adaptive=adaptive_table(summary),
+            adaptive=adaptive_tables(summary),
             adaptive_maps=adaptive_maps(summary),
             adaptive_plots=adaptive_plots(summary),
             experiments=[experiment_tables(one) for one in experiments],
