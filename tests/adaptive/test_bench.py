@@ -100,10 +100,15 @@ def test_it_finds_at_least_as_many_breaches_as_the_static_suites(found: dict[str
     assert entry["breach_at"]["2"]["value"] >= entry["breach_at"]["1"]["value"]
     attackers = [name for name in found["adaptive"]["m"] if name != "any attacker"]
     assert attackers == ["sandbox-a", "sandbox-b", "sandbox-c"]
+    assert entry["by_requests"][0]["requests"] == 3, "one of each"
     for name in attackers:
         one = found["adaptive"]["m"][name]
         assert (one["n"], one["unscored"], one["failed"]) == (20, 0, 0)
         assert one["gap"]["value"] == pytest.approx(one["breach_at"]["1"]["value"] - one["static"]["value"])
+        asked, scripts = one["by_requests"], one["static_by_requests"]
+        assert 1 <= len(asked) <= 5 + 3, "an opening, five turns, three taken back"
+        assert 1 <= len(scripts) <= 3 and asked[-1]["value"] == one["breach_at"]["1"]["value"]
+        assert scripts[0]["asked"] == 100 and scripts[-1]["value"] == one["static"]["value"]
         assert set(one["techniques"]) <= {
             "opening",
             *(form for family in AGENTS[name] for form in family.forms),

@@ -148,7 +148,7 @@ def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str]
     again = safer_steer(*measure)
     assert "Multi-turn Safe, corrected" in again.stdout and "done already" in again.stderr, again.output
     shown = safer_steer("judge-check", out).stdout
-    assert "Rates corrected for the judge" in shown and "too few" not in shown
+    assert "Rates corrected for the judge" in shown and "too few: needs" not in shown
     assert safer_steer(*measure, "--fresh").exit_code == 0
     assert not (out / "judge_check.json").exists() and 'id="judge"' not in (out / "report.html").read_text()
 
