@@ -370,7 +370,9 @@ class Bench(Strict):
         description="which of the run's models to measure",
     )
     dialogues: int | None = Field(
-        None, ge=1, description="at most this many dialogues in each group of suites (attacks, safe twins)"
+        None,
+        ge=1,
+        description="draw at most this many dialogues of each group of suites (attacks, safe twins)",
     )
     capability: list[str] = Field(
         default_factory=list,

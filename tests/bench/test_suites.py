@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safer_steer.cli import app
 from safer_steer.dialogue import read_dialogues
 from safer_steer.images import load_picture
 from safer_steer.sandbox.world import draw_png, training_devices
+from safer_steer.sources.subsample import draw
 
 
 async def bench(url: str, suite: Path, out: Path, *judge: str) -> Result:
@@ -77,6 +79,59 @@ async def test_a_later_picture_reaches_the_model_in_its_turn_and_the_judge_from_
     [row] = read_dialogues(tmp_path / "run/bench/m/mine.jsonl")
     assert row.images_by_turn() == [["suites/mine/0.png"], ["suites/mine/1.png"], []]
     assert load_picture(tmp_path / "run", row.turns[1].images[0], 10**6).data_url == urls[1]
+
+
+def sorted_suite(folder: Path) -> Path:
+    """450 scripts, sorted by 18 types, as XSTest is."""
+    suite = folder / "sorted.jsonl"
+    rows = [
+        {
+            "id": f"s{place}",
+            "kind": "red_team",
+            "turns": [{"user": f"number {place}?"}],
+            "meta": {"category": f"type {place // 25}"},
+        }
+        for place in range(450)
+    ]
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return suite
+
+
+async def test_dialogues_are_drawn_over_all_categories_and_more_of_them_include_those_before(
+    tmp_path: Path,
+) -> None:
+    """The first 40 rows would be of two of the 18 types."""
+    suite, out = sorted_suite(tmp_path), tmp_path / "run"
+    drawn: dict[int, set[str]] = {}
+    async with EndpointServer(always=says("i see.")) as server:
+        options = ("bench", "--model", "m", "--base-url", server.url, "--suite", str(suite))
+        for number in (40, 60):
+            command = [*options, "--no-judge", "--dialogues", str(number), "--out", f"{out}{number}"]
+            done = await asyncio.to_thread(CliRunner().invoke, app, command)
+            assert done.exit_code == 0, done.output
+            assert f"sorted: {number} of 450 dialogues, drawn" in done.stderr
+            rows = read_dialogues(Path(f"{out}{number}/bench/m/single_turn_sorted.jsonl"))
+            drawn[number] = {row.id for row in rows}
+            counts = Counter(row.meta["category"] for row in rows)
+            assert len(counts) == 18 and max(counts.values()) - min(counts.values()) <= 1
+    assert (len(drawn[40]), len(drawn[60])) == (40, 60)
+    assert drawn[40] < drawn[60], "those before are not paid for again"
+
+
+def test_a_draw_is_fair_to_rare_categories_and_nested() -> None:
+    """Categories of 1 to 64 items: each item is drawn equally often over many draws."""
+    items = [(size, place) for size in (1, 2, 4, 8, 16, 32, 64) for place in range(size)]
+    counts: Counter[int] = Counter()
+    for number in range(400):
+        names = (str, 20, number, lambda item: str(item[0]))
+        few = draw(items, *names)
+        assert len(few) == 20 and few == sorted(few)
+        assert set(few) <= set(draw(items, str, 21, *names[2:]))
+        counts.update(size for size, _ in few)
+        share = Counter(size for size, _ in few)
+        assert all(abs(share[size] - 20 * size / 127) < 2 for size in (1, 2, 4, 8, 16, 32, 64))
+    expected = {size: 400 * 20 * size / 127 for size in (1, 64)}
+    assert all(abs(counts[size] - mean) < 5 * mean**0.5 for size, mean in expected.items())
 
 
 @pytest.mark.parametrize(

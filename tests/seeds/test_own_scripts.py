@@ -131,10 +131,16 @@ def test_an_estimate_and_a_dry_run_count_the_scripts(tmp_path: Path) -> None:
 
 
 def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
-    scripts(tmp_path, *(row(f"a{i}") for i in range(3)), row("b", "benign"))
-    assert seeds(config_file(tmp_path), tmp_path / "run", "--limit", "2").exit_code == 0
-    assert [seed.id for seed in read_seeds(tmp_path / "run/seeds/red_team.jsonl")] == ["a0", "a1"]
-    assert [seed.id for seed in read_seeds(tmp_path / "run/seeds/benign.jsonl")] == ["b"]
+    scripts(tmp_path, *(row(f"a{i:02}") for i in range(30)), row("b", "benign"))
+    drawn = {}
+    for limit in (2, 6):
+        run = tmp_path / f"run{limit}"
+        assert seeds(config_file(tmp_path), run, "--limit", str(limit)).exit_code == 0
+        drawn[limit] = [seed.id for seed in read_seeds(run / "seeds/red_team.jsonl")]
+        assert [seed.id for seed in read_seeds(run / "seeds/benign.jsonl")] == ["b"]
+    assert [len(ids) for ids in drawn.values()] == [2, 6]
+    assert set(drawn[2]) < set(drawn[6]) and drawn[6] == sorted(drawn[6])
+    assert drawn[6] != [f"a{i:02}" for i in range(6)], "drawn, not the first ones"
 
 
 @pytest.mark.parametrize(

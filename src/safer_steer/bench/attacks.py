@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from safer_steer.adaptive.results import ADAPTIVE, ANY, Script, of_any, of_attac
 from safer_steer.adaptive.user import AdaptiveUser, known
 from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.suite_copies import copied, moved
-from safer_steer.bench.suites import SANDBOX, Suite, decode_pictures
+from safer_steer.bench.suites import SANDBOX, Suite, category, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
 from safer_steer.config_file import load_config
@@ -28,6 +28,7 @@ from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, Trial
 from safer_steer.metrics import ProtocolName
 from safer_steer.named import load_named
+from safer_steer.sources.subsample import draw, draw_order
 from safer_steer.stages import STEER
 from safer_steer.store import file_name, write_atomic
 
@@ -63,18 +64,21 @@ def bring_in_intents(
     """Copy the intents and their pictures into the run, as `intents/intents.jsonl`.
 
     Without a file of intents, they are those of the multi-turn attacks in `suites`, which are in the run
-    already: one of each suite in turn.
+    already: one of each suite in turn. At most `adaptive.at_most` are taken. Those of a file are drawn,
+    balanced over their categories; those of a suite that is a file are taken in the order of such a draw.
 
     Raises:
         UserError: the file is unusable (see `read_intents`), or no suite has an attack with an intent.
     """
     if adaptive.intents:
         path = Path(adaptive.intents)
-        found = Suite(INTENTS, list(read_intents(path)), path.parent, False)
+        drawn = draw(read_intents(path), lambda intent: intent.id, adaptive.at_most, 0, category)
+        found = Suite(INTENTS, list(drawn), path.parent, False)
     else:
-        found = Suite(INTENTS, _of_suites(suites), folder, False)
-    cut = Suite(INTENTS, found.seeds[: adaptive.at_most], found.folder, False)
-    brought = copied(cut, folder / INTENTS, max_pixels, lambda file: each_row(file, Intent))
+        if adaptive.at_most:
+            suites = [replace(suite, seeds=_in_turn(suite)) for suite in suites]
+        found = Suite(INTENTS, _of_suites(suites)[: adaptive.at_most], folder, False)
+    brought = copied(found, folder / INTENTS, max_pixels, lambda file: each_row(file, Intent))
     write_atomic(intents_file(folder), to_jsonl(brought.seeds))
     return _of_run(brought, folder)
 
@@ -122,6 +126,13 @@ def _of_suites(suites: Sequence[Suite]) -> list[Seed]:
             " (bench.adaptive.intents)"
         )
     return intents
+
+
+def _in_turn(suite: Suite) -> list[Seed]:
+    """The scripts in an order whose beginning is a fair part of them. The embedded suites have such a one."""
+    if suite.embedded:
+        return suite.seeds
+    return draw_order(suite.seeds, lambda seed: seed.id, 0, category)
 
 
 def _of_script(suite: str, seed: Seed, twice: bool) -> Intent | None:

@@ -73,8 +73,8 @@ def measure_models(
             time is in memory.
         judge: None keeps the answers and scores nothing; only questions are in the summary then.
         progress: called with dialogues and questions (finished, all, failed), over all models.
-        say: told in one line each how many pictures of a suite were scaled down, how many answers the token
-            limit cut off, and how many dialogues ran out of context.
+        say: told in one line each how many dialogues of a suite were drawn, how many of its pictures were
+            scaled down, how many answers the token limit cut off, and how many dialogues ran out of context.
         attacker: the role `attacker` with another model, for `bench.adaptive`.
 
     Raises:
@@ -90,6 +90,8 @@ def measure_models(
         judge.forget_unparsable()
     suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
     for suite in suites:
+        if say and suite.drawn_from:
+            say(f"{suite.name}: {len(suite.seeds):,} of {len(suite.drawn_from.seeds):,} dialogues, drawn")
         if say and suite.scaled:
             say(f"{suite.name}: {in_words(suite.scaled, config.student.max_pixels)}")
     sets = bring_in_sets(bench.capability, folder, bench.questions, config.student.max_pixels)

@@ -20,6 +20,7 @@ from safer_steer.images import EMBEDDED, Picture, Trial, check_whole, picture_fr
 from safer_steer.sources.load import read_samples
 from safer_steer.sources.questions import QUESTIONS
 from safer_steer.sources.sample import Sample
+from safer_steer.sources.subsample import draw
 from safer_steer.store import file_name, write_atomic
 
 FOLDER = "capability"
@@ -91,13 +92,12 @@ def _named(names: Sequence[str]) -> dict[str, Path | None]:
 def _samples(name: str, path: Path | None, most: int | None) -> Iterator[Sample]:
     if path is None:
         from safer_steer.sandbox.questions import questions
-        from safer_steer.sources.subsample import subsample
 
         every = [
             Sample(q.id, (q.picture,), (q.text,), True, answer=q.choices[q.right], choices=q.choices)
             for q in questions()
         ]
-        return subsample(lambda _: iter(every), lambda sample: sample.id, most or len(every), seed=0)
+        return iter(draw(every, lambda sample: sample.id, most, seed=0))
     source = Source(name=name, path=str(path), limit=most)
     return read_samples(source, seed=0, pictureless=True, layout=QUESTIONS)
 

@@ -14,6 +14,7 @@ from safer_steer.bench.suites import (
     SANDBOX,
     SANDBOX_DIALOGUES,
     Suite,
+    draw_suite,
     large_pictures,
     named,
     read_suite,
@@ -35,8 +36,8 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
 
     Args:
         dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one
-            protocol: an equal share of every suite in it, from its beginning. The embedded suites are written
-            in that size. They are the same for every run, whatever its seed.
+            protocol: an equal share of every suite in it, drawn (`draw_suite`). The embedded suites are
+            written in that size. The scripts are the same for every run, whatever its seed.
     """
     assembled = sorted((folder / FOLDER / "bench").glob("*.jsonl")) if STEER in names else []
     if STEER in names and not assembled:
@@ -48,8 +49,7 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
     groups = Counter((suite.protocol, suite.safe_twins) for suite in suites)
     if dialogues:
         suites = [
-            replace(suite, seeds=suite.seeds[: ceil(dialogues / groups[suite.protocol, suite.safe_twins])])
-            for suite in suites
+            draw_suite(suite, ceil(dialogues / groups[suite.protocol, suite.safe_twins])) for suite in suites
         ]
     suites = [copied(suite, folder / "suites" / suite.name, max_pixels) for suite in suites]
     brought = [moved(suite, folder, f"suites/{suite.name}") for suite in suites]
@@ -58,9 +58,8 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
 
         size = dialogues or SANDBOX_DIALOGUES
         files = write_suites(folder / "suites" / SANDBOX, size, size)
-        brought += [
-            moved(read_suite(path), folder, f"suites/{SANDBOX}") for paths in files.values() for path in paths
-        ]
+        embedded = [read_suite(path) for paths in files.values() for path in paths]
+        brought += [replace(moved(suite, folder, f"suites/{SANDBOX}"), embedded=True) for suite in embedded]
     for suite in suites:
         write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
     return brought

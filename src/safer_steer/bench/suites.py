@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safer_steer.adaptive.results import ADAPTIVE
@@ -14,6 +14,7 @@ from safer_steer.errors import UserError
 from safer_steer.images import Trial, check_header, check_whole
 from safer_steer.metrics import ProtocolName
 from safer_steer.script_file import read_scripts
+from safer_steer.sources.subsample import draw
 from safer_steer.stages import STEER
 from safer_steer.store import inside
 
@@ -37,11 +38,16 @@ class Suite:
     """Every script is a safe request: refusals are over-refusals, and the suite stays out of the average."""
     scaled: int = 0
     """Pictures of it that were scaled down when it was copied into the run."""
+    embedded: bool = False
+    """One of the sandbox's, whose scripts are in random order."""
+    drawn_from: Suite | None = None
+    """The whole suite, if this one is a draw of it."""
 
     @property
     def protocol(self) -> ProtocolName:
-        """`single_turn` where no script has a second turn."""
-        return "single_turn" if all(len(seed.turns) == 1 for seed in self.seeds) else "multi_turn"
+        """`single_turn` where no script of the whole suite has a second turn."""
+        seeds = self.drawn_from.seeds if self.drawn_from else self.seeds
+        return "single_turn" if all(len(seed.turns) == 1 for seed in seeds) else "multi_turn"
 
     def journal(self, folder: Path) -> Path:
         """Where a model's dialogues on this suite are kept, in its folder `bench/<model>`."""
@@ -61,6 +67,20 @@ def large_pictures(suite: Suite, max_pixels: int) -> set[str]:
         if width * height > max_pixels:
             large.add(image)
     return large
+
+
+def category(seed: Seed) -> str:
+    """The category of a script, as in the set that it was made from; "" if it has none."""
+    return str(seed.meta.get("category") or "")
+
+
+def draw_suite(suite: Suite, at_most: int) -> Suite:
+    """The suite, or a draw of `at_most` of its scripts, balanced over their categories. The draw is the same
+    in every run, whatever its seed, so that runs can be compared; a larger one includes a smaller one."""
+    seeds = draw(suite.seeds, lambda seed: seed.id, at_most, 0, category)
+    if len(seeds) == len(suite.seeds):
+        return suite
+    return replace(suite, seeds=seeds, drawn_from=suite)
 
 
 def read_suite(path: Path) -> Suite:

@@ -181,7 +181,8 @@ def bench(
         float, typer.Option(min=0.1, help="Seconds before a call to model or judge is tried again.")
     ] = 120,
     dialogues: Annotated[
-        int | None, typer.Option(min=1, help="At most this many attack dialogues, and as many safe ones.")
+        int | None,
+        typer.Option(min=1, help="Draw at most this many attack dialogues, and as many safe ones."),
     ] = None,
     limit: Limit = None,
     stub: Stub = False,

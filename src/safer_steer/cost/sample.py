@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safer_steer.adaptive.intents import read_intents
 from safer_steer.bench.suite_copies import bring_in
-from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, read_suite, suite_files
+from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, draw_suite, read_suite, suite_files
 from safer_steer.config import Adaptive, Config
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.seeds.own_scripts import own_scripts
@@ -122,11 +122,14 @@ def draw_dialogues(config: Config, folder: Path, wanted: int) -> list[SuiteSampl
         group = groups[suite.protocol, suite.safe_twins] + (
             steer_suites(config) if suite.protocol == "multi_turn" else 0
         )
-        seeds = suite.seeds[: ceil(config.bench.dialogues / group)] if config.bench.dialogues else suite.seeds
+        if config.bench.dialogues:
+            suite = draw_suite(suite, ceil(config.bench.dialogues / group))
         rng = random.Random(f"cost {config.seed} {suite.name}")
         samples.append(
             SuiteSample(
-                suite.folder, len(seeds), rng.sample(seeds, min(len(seeds), ceil(wanted / len(names))))
+                suite.folder,
+                len(suite.seeds),
+                rng.sample(suite.seeds, min(len(suite.seeds), ceil(wanted / len(names)))),
             )
         )
     if SANDBOX in names:  # four groups of equal, freely chosen size

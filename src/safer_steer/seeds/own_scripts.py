@@ -3,7 +3,6 @@ asked."""
 
 from __future__ import annotations
 
-from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
@@ -13,27 +12,27 @@ from safer_steer.errors import UserError
 from safer_steer.images import Picture, Trial, check_header, load_picture
 from safer_steer.script_file import read_scripts
 from safer_steer.seeds.dropped import DROPPED
+from safer_steer.sources.subsample import draw
 from safer_steer.store import write_atomic
 
 
 def own_scripts(config: Config) -> list[Seed]:
-    """The scripts of the file, at most `config.limit` of each kind; their pictures lie beside it.
+    """The scripts of the file, or a draw of `config.limit` of each kind; their pictures lie beside it.
 
     Raises:
         UserError: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or has no
             question for the single-turn ablation.
     """
     path = _path(config)
-    seeds, taken = [], Counter[str]()
-    for seed in read_scripts(path):
+    seeds = read_scripts(path)
+    for seed in seeds:
         if seed.kind not in config.seeds.kinds:
             raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
         if _by_question(config) and not (seed.meta.get("pair") and seed.meta.get("question")):
             raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
-        taken[seed.kind] += 1
-        if config.limit is None or taken[seed.kind] <= config.limit:
-            seeds.append(seed)
-    return seeds
+    alike = [[seed for seed in seeds if seed.kind is kind] for kind in config.seeds.kinds]
+    drawn = {seed.id for one in alike for seed in draw(one, lambda seed: seed.id, config.limit, config.seed)}
+    return [seed for seed in seeds if seed.id in drawn]
 
 
 def script_pictures(config: Config, seed: Seed, trial: Trial | None = None) -> list[Picture]:

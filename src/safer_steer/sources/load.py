@@ -113,7 +113,7 @@ def read_samples(
     def again(counting: bool) -> Iterator[Sample]:
         return _all(source, layout, counts if counting else Counter(), pictureless)
 
-    return subsample(again, lambda sample: sample.id, source.limit, seed)
+    return subsample(again, lambda sample: sample.id, source.limit, seed, lambda sample: sample.category)
 
 
 def label(source: Source) -> str:
