@@ -57,6 +57,22 @@ def test_thinking_is_never_visible(thinking: str, answer: str) -> None:
         )
 
 
+@pytest.mark.parametrize("blank", ["", "  ", "\\n\\t", "\\u3000"])
+def test_a_user_turn_without_a_word_is_refused_with_its_line(tmp_path: Path, blank: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROW + "\n" + ROW.replace("hello", blank) + "\n")
+    with pytest.raises(
+        UserError, match=r"rows\.jsonl:2: turns\.0\.user: (is empty|has no words, only blanks)$"
+    ):
+        read_seeds(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROW + "\n", encoding="utf-8-sig")
+    assert [seed.script for seed in read_seeds(path)] == [["hello"]]
+
+
 def test_rows_have_the_stable_keys_and_come_back_whole(tmp_path: Path) -> None:
     dialogue = Dialogue(
         id="é",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.errors import UserError
+from safer_steer.store import TEXT
 
 NOT_FILES = ("sandbox", "steer")
 """Entries of `bench.suites` and `bench.capability` that are names and no files."""
@@ -61,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: is a folder; give a YAML file")
         raise UserError(f"{path}: no such config file; `safer-steer init DIR` writes one to start from")
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data: Any = yaml.safe_load(path.read_text(encoding=TEXT))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -232,6 +233,8 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(map(str, inside))
     if origin in (list, tuple):
         return f"{origin.__name__} of {_type_name(inside[0])}"
+    if origin is dict:
+        return f"dict of {_type_name(inside[1])}"
     if inside:
         return " | ".join("null" if part is type(None) else _type_name(part) for part in inside)
     if isinstance(annotation, type) and issubclass(annotation, Enum):

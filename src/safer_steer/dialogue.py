@@ -13,11 +13,21 @@ from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from safer_steer.errors import UserError
+from safer_steer.store import numbered_lines
 
 TAKEN_BACK, TRY = "taken_back", "try"
 """Keys of `meta`: turns that the user took back (of a turn, those before it in its place), and which of
@@ -61,6 +71,16 @@ class StopReason(StrEnum):
     """The next turn would not fit the context length."""
 
 
+def _not_blank(text: str) -> str:
+    if text and not text.strip():
+        raise PydanticCustomError("blank", "is blank")
+    return text
+
+
+Said = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
+"""A text of at least one word."""
+
+
 class Strict(BaseModel):
     """A pydantic model that rejects unknown keys."""
 
@@ -88,7 +108,7 @@ class Turn(Pictured):
     its `visible_answer`. Of a model behind an endpoint it is the reply without reasoning of its own
     (`endpoints/thinking.py`)."""
 
-    user: str = Field(min_length=1)
+    user: Said
     images: list[str] = Field(default_factory=list, exclude_if=lambda images: not images)
     """The pictures that the user shows with this turn, besides the row's in the first one; none, and not in
     the row, for most turns. Read and named as the row's (see `Seed`)."""
@@ -218,15 +238,12 @@ def each_row(path: Path, form: type[AnySeed], may_be_empty: bool = False) -> Ite
         what = "is a folder; give a JSONL file" if path.is_dir() else "no such file; check the path"
         raise UserError(f"{path}: {what}")
     rows = 0
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            rows += 1
-            try:
-                yield _parsed(line, form)
-            except ValidationError as error:
-                raise UserError(f"{path}:{number}: {_complaint(error, form)}") from None
+    for number, line in numbered_lines(path):
+        rows += 1
+        try:
+            yield _parsed(line, form)
+        except ValidationError as error:
+            raise UserError(f"{path}:{number}: {_complaint(error, form)}") from None
     if not rows and not may_be_empty:
         raise UserError(f"{path}: no rows in it; a suite needs at least one dialogue")
 
@@ -259,6 +276,7 @@ _PLAIN = {
     "missing": "the key is missing",
     "too_short": "is empty",
     "string_too_short": "is empty",
+    "blank": "has no words, only blanks",
     "string_type": "give a text",
     "list_type": "give a list",
     "dict_type": "give an object",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safer_steer.dialogue import Seed, read_seeds
 from safer_steer.errors import UserError
-from safer_steer.store import inside
+from safer_steer.store import inside, numbered_lines
 
 MOST_TURNS = 10
 """User turns of a script, at most. The dialogue loop plays no more, and the survival curve ends there."""
@@ -54,8 +54,7 @@ def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
 
 def _line(path: Path, seed: Seed) -> int:
     """The number of the line that holds this script."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip() and json.loads(line).get("id") == seed.id:
-                return number
+    for number, line in numbered_lines(path):
+        if json.loads(line).get("id") == seed.id:
+            return number
     raise ValueError(f"{path}: {seed.id} is not in it")

@@ -3,6 +3,7 @@ absent."""
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import hashlib
 import json
@@ -15,20 +16,45 @@ from typing import IO, Any
 
 from safer_steer.errors import UserError, shortened
 
+TEXT = "utf-8-sig"
+"""The encoding of users' text files: UTF-8, also with the byte order mark that some programs write first."""
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a user's text file that are not blank, with their numbers from 1, as UTF-8."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                yield number, line
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in an error of the disk, which does not say it: full, or over a quota."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
 
 @contextmanager
 def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     """Write a file so that a reader, or a kill at any moment, finds the old one or the new one, never a
     part. Without `sync` that does not hold for a power cut, and it is much faster. An error leaves no
-    part behind."""
+    part behind, and one of the disk names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with naming(path):
         try:
-            yield file
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -249,8 +275,9 @@ class Journal:
         if row["id"] in self._places:
             raise ValueError(f"{self.path}: {row['id']} is journalled already")
         line = json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n"
-        self._file.write(line)
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(line)
+            self._file.flush()
         self._places[row["id"]] = self._end, len(line)
         self._end += len(line)
 

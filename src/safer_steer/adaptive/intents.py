@@ -9,9 +9,10 @@ from typing import Self
 
 from pydantic import Field
 
-from safer_steer.dialogue import TRY, Dialogue, Kind, Seed, Turn, each_row
+from safer_steer.dialogue import TRY, Dialogue, Kind, Said, Seed, Turn, each_row
 from safer_steer.errors import UserError
 from safer_steer.script_file import check_rows
+from safer_steer.store import numbered_lines
 
 LATER = "later"
 """Key of a dialogue's `meta`: the pictures that its attacker may show."""
@@ -21,7 +22,7 @@ class Intent(Seed):
     """What an attacker is after. The row of a suite is one, too; its script is not used."""
 
     id: str = Field("", min_length=1)
-    intent: str = Field(min_length=1)
+    intent: Said
     kind: Kind = Kind.RED_TEAM
     turns: list[Turn] = Field(default_factory=list)
     later: list[str] = Field(default_factory=list, exclude_if=lambda images: not images)
@@ -54,9 +55,7 @@ def read_intents(path: Path) -> list[Intent]:
             id.
     """
     intents = [intent.bare() for intent in each_row(path, Intent)]
-    with path.open("rb") as lines:
-        numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
-    for number, intent in zip(numbers, intents, strict=True):
+    for (number, _), intent in zip(numbered_lines(path), intents, strict=True):
         intent.id = intent.id or f"line-{number}"
         if intent.kind is Kind.BENIGN:
             raise UserError(

@@ -76,8 +76,7 @@ def copied(
     for seed in suite.seeds:
         for image in seed.all_images:
             if image not in copied:
-                with named(suite, seed):
-                    original = _copy_picture(suite.folder, image, to, max_pixels, known)
+                original = _copy_picture(suite, seed, image, to, max_pixels, known)
                 copied.add(image)
                 if original:
                     originals[image] = original
@@ -86,21 +85,22 @@ def copied(
 
 
 def _copy_picture(
-    folder: Path,
-    image: str,
-    to: Path,
-    max_pixels: int,
-    known: Mapping[str, str],
+    suite: Suite, seed: Seed, image: str, to: Path, max_pixels: int, known: Mapping[str, str]
 ) -> str | None:
     """Copy a picture in the form that all readers take alike; returns the original's id if the copy differs.
 
     `known` holds the ids of what an earlier process wrote anew: unless the original has changed, that copy
     stays.
+
+    Raises:
+        UserError: the picture cannot be read; names the suite's file and the script.
+        OSError: the copy cannot be written; names the copy.
     """
-    path, copy = inside(folder, image), inside(to, image)
-    if image in known and copy.is_file() and known[image] == picture_id(path):
-        return known[image]
-    picture = load_picture(folder, image, max_pixels)
+    with named(suite, seed):
+        path, copy = inside(suite.folder, image), inside(to, image)
+        if image in known and copy.is_file() and known[image] == picture_id(path):
+            return known[image]
+        picture = load_picture(suite.folder, image, max_pixels)
     if not copy.is_file() or copy.read_bytes() != picture.data:
         write_atomic(copy, picture.data, sync=False)
     return picture.original[:16] if picture.rewritten_from else None

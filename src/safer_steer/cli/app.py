@@ -19,6 +19,7 @@ from safer_steer.stages import STAGES
 OUTSIDE = {
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,

@@ -20,7 +20,7 @@ from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.errors import UserError
 from safer_steer.judge_check.found import SCORES
 from safer_steer.judge_check.played import Place
-from safer_steer.store import write_atomic
+from safer_steer.store import TEXT, write_atomic
 
 SHOWN = ("dialogue", "turn", "user", "answer", "pictures", *SCORES, "annotator")
 """The columns of a sheet."""
@@ -110,7 +110,7 @@ def read_labels(path: Path, dialogues: Mapping[Place, Dialogue]) -> list[Label]:
             line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding=TEXT)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from None
     labels: dict[tuple[Place, int, str], Label] = {}

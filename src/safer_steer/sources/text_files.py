@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.errors import UserError, shortened
+from safer_steer.store import TEXT, numbered_lines
 
 CHUNK = 1 << 16
 """Characters read from a JSON file at a time."""
@@ -25,26 +26,20 @@ class Unreadable:
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """One JSON value per line; places are line numbers."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield f":{number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except UnicodeDecodeError as error:
-                    yield (
-                        f":{number}",
-                        Unreadable(
-                            f"not JSON: not UTF-8 ({error.reason} at byte {error.start})", "not UTF-8"
-                        ),
-                    )
-                except (ValueError, RecursionError) as error:
-                    yield f":{number}", Unreadable(f"not JSON ({shortened(str(error), 80)})", "not JSON")
+    for number, line in numbered_lines(path):
+        try:
+            yield f":{number}", json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            what = f"not JSON: not UTF-8 ({error.reason} at byte {error.start})"
+            yield f":{number}", Unreadable(what, "not UTF-8")
+        except (ValueError, RecursionError) as error:
+            yield f":{number}", Unreadable(f"not JSON ({shortened(str(error), 80)})", "not JSON")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """A CSV file with a header line; an empty cell becomes None. Places are row numbers, from 1."""
     csv.field_size_limit(1 << 24)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with path.open(encoding=TEXT, errors="surrogateescape", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         _check_header(path, rows)
         number = 0
@@ -91,7 +86,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         UserError: not JSON. The rest of the file cannot be read either, so the row cannot be skipped.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding=TEXT) as file:
             first = file.read(1)
             while first and first.isspace():
                 first = file.read(1)
@@ -100,7 +95,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         elif _has_one_row_a_line(path):
             yield from jsonl_rows(path)
         elif first:
-            whole = json.loads(path.read_text(encoding="utf-8-sig"))
+            whole = json.loads(path.read_text(encoding=TEXT))
             if not isinstance(whole, dict) or not all(isinstance(row, dict) for row in whole.values()):
                 raise UserError(f"{path}: is not a list of rows")
             for number, (key, row) in enumerate(whole.items(), 1):
@@ -113,7 +108,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _has_one_row_a_line(path: Path) -> bool:
     """Whether the first line is a whole row and more lines follow."""
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding=TEXT) as file:
         try:
             return isinstance(json.loads(file.readline()), dict) and bool(file.readline().strip())
         except (ValueError, RecursionError):
@@ -122,7 +117,7 @@ def _has_one_row_a_line(path: Path) -> bool:
 
 def _array(path: Path) -> Iterator[tuple[str, Any]]:
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding=TEXT) as file:
         text, at, number, ended = file.read(CHUNK).lstrip()[1:], 0, 0, False
 
         def more() -> None:

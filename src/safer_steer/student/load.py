@@ -10,6 +10,7 @@ import torch
 
 from safer_steer.config import Student
 from safer_steer.errors import UserError
+from safer_steer.store import TEXT
 from safer_steer.student.proof import load_renderer
 from safer_steer.student.renderer import Renderer
 
@@ -41,7 +42,7 @@ def load_processor(path: str, chat_template: str | None = None) -> Any:
         raise UserError(f"student {path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     if chat_template:
         try:
-            processor.chat_template = Path(chat_template).read_text(encoding="utf-8")
+            processor.chat_template = Path(chat_template).read_text(encoding=TEXT)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"student.chat_template: {chat_template} cannot be read: {error}") from None
     return processor
