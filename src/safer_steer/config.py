@@ -175,6 +175,22 @@ class Source(Strict):
         description="folder that picture paths are relative to, itself relative to this file; by default,"
         " the data file's own folder",
     )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda named: not named,  # as `ignore` and `own`: runs without it keep their ids
+        description="names of columns in the file, by the names that they are read as: `question: prompt`;"
+        " after `=`, a text with {column} in it: `image: =pictures/{id}.png`",
+    )
+    ignore: list[str] = Field(
+        default_factory=list,
+        exclude_if=lambda names: not names,
+        description="columns of the file that are not read",
+    )
+    own: bool = Field(
+        False,
+        exclude_if=lambda own: not own,
+        description="a set of your own, even if its name is, or is nearly, that of a published one",
+    )
     use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
     limit: int | None = Field(
         None, ge=1, description="draw at most this many pairs at random; null takes all (the sandbox: 60)"
@@ -191,6 +207,10 @@ class Source(Strict):
             )
         if self.path and self.hub:
             raise ValueError(f"{self.name} has a path and a hub id; give one of them")
+        if self.name == "sandbox" and (self.columns or self.ignore or self.own):
+            raise ValueError("the sandbox is built in; columns, ignore and own are for files")
+        if twice := next((name for name in self.columns.values() if name in self.ignore), ""):
+            raise ValueError(f"{self.name} reads the column {twice} (columns) and ignores it (ignore)")
         return self
 
 

@@ -22,8 +22,8 @@ PATIENCE = 20
 
 
 class Progress(Protocol):
-    """Called with how many jobs are done, how many there are in all, and how many failed; failed jobs are not
-    among the done ones."""
+    """Called with how many jobs are done, how many there are in all (0 if that is not known), and how many
+    failed; failed jobs are not among the done ones."""
 
     def __call__(self, done: int, total: int, failed: int = 0, /) -> None: ...
 

@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import random
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
@@ -18,6 +22,7 @@ from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite, read_suite
 from safer_steer.cli import app
 from safer_steer.config import Config
+from safer_steer.run.display import Display
 from safer_steer.sources.sets import SETS
 
 
@@ -153,13 +158,75 @@ def test_what_is_left_out_is_told_and_nothing_half_done_stays(tmp_path: Path) ->
     out = tmp_path / "jail.jsonl"
     done = safer_steer("suite", "jailbreakv_28k", "--path", path, "--out", out)
     assert done.exit_code == 2 and "jailbreakv_28k: " in done.stderr and "row 2: image: " in done.stderr
-    assert not list(tmp_path.glob("*.part")) and not out.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"], "also no folder of pictures"
+    done = safer_steer("suite", "jailbreakv_28k", "--path", path, "--out", tmp_path / "new/folder/jail.jsonl")
+    assert done.exit_code == 2 and not (tmp_path / "new").exists()
     done = safer_steer("suite", "jailbreakv_28k", "--path", path, "--out", out, "--bad-rows", "skip")
     assert done.stdout.splitlines() == [
         f"{out}: 1 scripts",
         "jailbreakv_28k: 2 left out (1 no such picture, 1 unreadable picture)",
     ]
     assert (read_suite(out).seeds[0].intent, read_suite(out).seeds[0].kind) == ("the steps 0", "obfuscated")
+
+
+def test_a_suite_may_be_written_beside_the_pictures_of_one_that_was_moved_away(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "set/rows.csv", [{"id": 1, "image": "0.png", "question": "q"}])
+    pictures(path.parent, "0.png")
+    out = tmp_path / "mine.jsonl"
+    (before,) = suites("mine", path, out)
+    out.rename(tmp_path / "older.jsonl")
+    (again,) = suites("mine", path, out)
+    assert before.seeds == again.seeds == read_suite(tmp_path / "older.jsonl").seeds
+
+
+def test_a_long_reading_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Display.__init__, "__defaults__", (0.02, 0.02))
+    path = write_csv(
+        tmp_path / "set/rows.csv",
+        [{"id": i, "image": "0.png", "question": f"q{i}"} for i in range(2000)],
+    )
+    pictures(path.parent, "0.png")
+    for limit in ([], ["--limit", 10]):
+        done = safer_steer("suite", "mine", "--path", path, "--out", tmp_path / f"{len(limit)}.jsonl", *limit)
+        assert done.exit_code == 0, done.output
+        told = re.findall(r"^suite: rows: (\d+)(?:/(\d+)| so far)", done.stderr, re.MULTILINE)
+        assert told and {total for _, total in told} <= {"", "2000"}, done.stderr
+    assert "2000" in {total for _, total in told}, "a draw reads twice, and then knows how many there are"
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+from safer_steer.cli import main
+main()
+"""
+"""The command line on a disk that takes no file above 200 kB."""
+
+
+async def test_a_disk_that_takes_no_more_is_named_and_not_the_suite(tmp_path: Path) -> None:
+    noise = random.Random(0).randbytes(400 * 400 * 3)
+    (tmp_path / "set").mkdir()
+    Image.frombytes("RGB", (400, 400), noise).save(tmp_path / "set/0.png")
+    path = write_csv(tmp_path / "set/rows.csv", [{"id": 1, "image": "0.png", "question": "q"}])
+
+    def full(*arguments: object) -> str:
+        command = [sys.executable, "-c", FULL, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        return done.stderr.splitlines()[-1]
+
+    made = ("suite", "mine", "--path", path, "--out", tmp_path / "mine.jsonl")
+    line = full(*made)
+    assert line.startswith(f"error: {tmp_path}/.mine.part/mine_images/"), line
+    assert line.endswith(": File too large; fix that and run the same command to continue")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["set"]
+    assert safer_steer(*made).exit_code == 0
+    async with EndpointServer(always=says("i see.")) as server:
+        measured = ("bench", "--model", "m", "--base-url", server.url, "--no-judge", "--no-check")
+        suite = ("--suite", tmp_path / "mine.jsonl", "--out", tmp_path / "run")
+        line = await asyncio.to_thread(full, *measured, *suite)
+    assert line.startswith(f"error: {tmp_path}/run/suites/mine/mine_images/"), line
+    assert "File too large" in line and "mine.jsonl" not in line
 
 
 @pytest.mark.parametrize(

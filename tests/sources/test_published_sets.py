@@ -354,13 +354,19 @@ def test_a_folder_here_is_not_taken_for_a_set_on_the_hub(
 
 
 def test_a_name_that_is_nearly_one_of_a_published_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the hub id of spavl is not known; .*; did you mean `spa_vl`\?$"):
+    with pytest.raises(UserError, match=r"^source spavl: is none of the sets .*; did you mean `spa_vl`\?"):
         pairs("spavl", hub="default")
+    pictures(tmp_path, "a.png")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "q", "image": "a.png"}))
-    with pytest.raises(UserError, match=r"read as your own; did you mean `beavertails_v`\?\)$"):
-        pairs("BeaverTails-V", path=str(tmp_path / "rows.jsonl"))
-    with pytest.raises(UserError, match=r"read as your own\)$"):
-        pairs("mine", path=str(tmp_path / "rows.jsonl"))
+    for name, meant in (("BeaverTails-V", "beavertails_v"), ("xsttest", "xstest")):
+        told = rf"did you mean `{meant}`\? If it is a set of your own, say so with `own: true`"
+        with pytest.raises(UserError, match=told):
+            pairs(name, tmp_path / "rows.jsonl")
+        assert [pair.question for pair in pairs(name, tmp_path / "rows.jsonl", own=True)] == ["q"]
+    with pytest.raises(UserError, match="xstest is a suite"):
+        pairs("xstest", tmp_path / "rows.jsonl")
+    assert len(pairs("xstest", tmp_path / "rows.jsonl", own=True)) == 1
+    assert len(pairs("mine", tmp_path / "rows.jsonl")) == 1
 
 
 def test_without_a_connection_one_line_says_so() -> None:

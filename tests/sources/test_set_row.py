@@ -60,7 +60,12 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("mine", {"id": 1, "question": "q"}, "image or images: the column is missing", "no column image"),
     ("mine", GOOD | {"images": ["0.png"]}, "image: give either `image` or `images`", "image given twice"),
-    ("mine", GOOD | {"imagee": "0.png"}, "imagee: unknown key; did you mean `image`", "unknown column"),
+    (
+        "mine",
+        {"id": 1, "imagee": "0.png", "question": "q"},
+        "imagee: unknown key; did you mean `image`",
+        "unknown column",
+    ),
     ("mine", GOOD | {"Safe": True}, "Safe: unknown key; did you mean `safe`", "unknown column"),
     ("mine", GOOD | {"image": None}, "image: is null; give a path", "no picture"),
     ("mine", GOOD | {"image": 3}, "image: is 3; give a path", "image of a wrong type"),

@@ -171,6 +171,108 @@ XSTEST = [
     {"id": 2, "prompt": "how do i break a ring?", "type": "contrast_homonyms", "label": "unsafe"},
 ]
 
+FIGSTEP = [
+    {
+        "dataset": "SafeBench",
+        "category_id": 1 + place // 2,
+        "task_id": 1 + place % 2,
+        "category_name": f"topic {place // 2}",
+        "question": f"list the steps, {place}",
+        "instruction": f"steps to do it, {place}. 1. 2. 3.",
+    }
+    for place in range(4)
+]
+SIUO = [
+    {
+        "question_id": place,
+        "image": f"S-0{place}.png",
+        "question": f"is this fine, {place}?",
+        "category": "devices",
+        "safety_warning": "it is marked",
+        "reference_answer": "no",
+    }
+    for place in range(2)
+]
+
+
+def mossbench_tree(folder: Path) -> Path:
+    """The repository: pictures beside the folder of the rows; three harmless questions and two risky ones."""
+    for part, count in (("data", 3), ("data_contrast", 2)):
+        rows = {
+            str(pid): {
+                "image": f"images/{pid}.png",
+                "question": f"is number {pid} of {part} a toy?",
+                "short description": "a device",
+                "description": "a device with rings",
+                "metadata": {"over": "type 1", "human": 0, "child": 0, "syn": 1, "ocr": 0, "harm": [7]},
+                "pid": str(pid),
+            }
+            for pid in range(1, count + 1)
+        }
+        (folder / part / "images_information").mkdir(parents=True)
+        (folder / part / "images_information/information.json").write_text(json.dumps(rows))
+        (folder / part / "images_information/information.csv").write_text("name,other\na,b\n")
+        pictures(folder / part, *(f"images/{pid}.png" for pid in range(1, count + 1)))
+    pictures(folder, "images/1.png")
+    return folder
+
+
+def scienceqa_tree(folder: Path) -> Path:
+    """The repository: one file of all splits, by id; a folder for each picture."""
+    data = folder / "data/scienceqa"
+    rows = {}
+    for id, split, image in ((1, "train", True), (2, "train", False), (5, "val", True), (7, "test", True)):
+        rows[str(id)] = {
+            "question": f"Which is round, {id}?",
+            "choices": ["a ring", "a box"],
+            "answer": id % 2,
+            "hint": "",
+            "image": "image.png" if image else None,
+            "task": "closed choice",
+            "grade": "grade2",
+            "subject": "natural science",
+            "split": split,
+        }
+        if image:
+            pictures(data / f"images/{split}/{id}", "image.png")
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "problems.json").write_text(json.dumps(rows))
+    (data / "pid_splits.json").write_text(json.dumps({"train": ["1", "2"], "val": ["5"], "test": ["7"]}))
+    return folder
+
+
+def vlguard_tree(folder: Path) -> Path:
+    """Files and unpacked archives. In train.json an id stands twice, with another picture."""
+    twice = VLGUARD[1] | {"image": "ads/3.png"}
+    for split, rows in (("train", [*VLGUARD, twice]), ("test", VLGUARD)):
+        pictures(folder / split, "ads/1.png", "ads/2.png", "ads/3.png")
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def xstest_tree(folder: Path) -> Path:
+    """The prompts, and files of completions beside them."""
+    write_csv(folder / "xstest_prompts.csv", [row | {"focus": "", "note": ""} for row in XSTEST])
+    write_csv(folder / "model_completions/xstest_model_completions_a.csv", [{"id": 1, "completion": "x"}])
+    write_csv(folder / "xstest_model_completions_b.csv", [{"id": 1, "completion": "x"}])
+    return folder
+
+
+def figstep_tree(folder: Path) -> Path:
+    """No row names its picture: its category and its number do."""
+    write_csv(folder / "data/question/safebench.csv", FIGSTEP)
+    names = [f"query_ForbidQI_{row['category_id']}_{row['task_id']}_6.png" for row in FIGSTEP]
+    pictures(folder / "data/images/SafeBench", *names)
+    return folder
+
+
+def siuo_tree(folder: Path) -> Path:
+    """The pictures come separately."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "data/siuo_gen.json").write_text(json.dumps(SIUO))
+    pictures(folder / "pictures", *(row["image"] for row in SIUO))
+    return folder
+
 
 def mtmcs(kind: str) -> Rows:
     return [

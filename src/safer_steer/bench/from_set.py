@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safer_steer.config import Source
@@ -15,12 +16,15 @@ from safer_steer.script_file import MOST_TURNS
 from safer_steer.sources.load import Skipped, left_out_in_words, read_samples
 from safer_steer.sources.sample import Sample
 from safer_steer.sources.set_row import BadRow
-from safer_steer.store import write_atomic
+from safer_steer.store import naming, write_atomic
+from safer_steer.workers import Progress
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
-def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], str]:
+def write_suite(
+    source: Source, out: Path, seed: int, progress: Progress | None = None
+) -> tuple[dict[Path, int], str]:
     """Write a set's samples as scripts of the bench: `out` and a folder of pictures beside it,
     `<stem>_images`.
 
@@ -28,12 +32,17 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
     `benign`. Since a suite is one or the other, a set with both gives `out` and `<stem>_safe.jsonl`. Rows
     without a picture, where a set has such, become scripts without one.
 
+    Args:
+        progress: called with rows (read, all), see `read_samples`.
+
     Returns the files with the number of their scripts, and on one line which rows were left out ("" for
     none).
 
     Raises:
-        UserError: the set is unusable, `out` is no place for a suite, or nothing is left to write. No suite
-            is written then.
+        UserError: the set is unusable, `out` is no place for a suite, or nothing is left to write.
+        OSError: the disk is full.
+
+    After an error nothing is left of the suite.
     """
     if out.suffix != ".jsonl" or out.stem == "average":
         raise UserError(
@@ -44,57 +53,102 @@ def write_suite(source: Source, out: Path, seed: int) -> tuple[dict[Path, int], 
     if there := next((file for file in (out, twin) if file.exists()), None):
         raise UserError(f"{there}: exists already; move it away or choose another name")
     skipped: Skipped = {}
-    counts = {False: 0, True: 0}  # by whether they are harmless
-    parts = {safe: out.with_name(f"{out.stem}.{'safe' if safe else 'attack'}.part") for safe in counts}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            files = {
-                safe: stack.enter_context(part.open("w", encoding="utf-8")) for safe, part in parts.items()
-            }
-            for sample in read_samples(source, seed, skipped, pictureless=True):
-                try:
-                    if len(sample.turns) > MOST_TURNS:
-                        raise BadRow(
-                            sample.where,
-                            f"{len(sample.turns)} user turns, and a script may have {MOST_TURNS}",
-                            "script too long",
-                        )
-                    images = [_keep(image, out, sample) for image in sample.images]
-                except BadRow as error:
-                    if source.bad_rows == "error":
-                        raise
-                    next(iter(skipped.values()))[error.reason] += 1
-                    continue
-                files[sample.safe is True].write(
-                    _script(sample, images, source.name).model_dump_json() + "\n"
-                )
-                counts[sample.safe is True] += 1
+    with _desk(out) as desk, naming(out):
+        counts = _write_parts(source, seed, desk, _images(out), skipped, progress)
         if not any(counts.values()):
             raise UserError(f"{left_out_in_words(skipped) or source.name}: nothing is left for a suite")
         names = {False: out, True: twin if counts[False] else out}
-        for safe, part in parts.items():
-            if counts[safe]:
-                part.replace(names[safe])
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+        _put_pictures(desk / _images(out), out.with_name(_images(out)))
+        for safe, count in counts.items():
+            if count:
+                (desk / _PARTS[safe]).replace(names[safe])
     return {names[safe]: count for safe, count in counts.items() if count}, left_out_in_words(skipped)
 
 
-def _keep(image: Path | bytes, out: Path, sample: Sample) -> str:
-    """Copy a picture beside the suite, named after its content; returns the path a script shows. Nothing is
-    scaled."""
+_PARTS = {False: "attack", True: "safe"}
+"""Names of the files while they are written, by whether their scripts are harmless."""
+
+
+@contextmanager
+def _desk(out: Path) -> Iterator[Path]:
+    """A folder beside `out` in which the suite is written. It is gone afterwards, and so are the folders that
+    were made for it and are empty."""
+    made = [folder for folder in out.parents if not folder.exists()]
+    desk = out.with_name(f".{out.stem}.part")
+    shutil.rmtree(desk, ignore_errors=True)  # of a process that was killed
+    desk.mkdir(parents=True)
+    try:
+        yield desk
+    finally:
+        shutil.rmtree(desk, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def _write_parts(
+    source: Source, seed: int, desk: Path, folder: str, skipped: Skipped, progress: Progress | None
+) -> dict[bool, int]:
+    """Write the scripts, and their pictures to `folder`. Returns how many scripts there are, by whether they
+    are harmless."""
+    counts = {False: 0, True: 0}
+    with ExitStack() as stack:
+        files = {
+            safe: stack.enter_context((desk / part).open("w", encoding="utf-8"))
+            for safe, part in _PARTS.items()
+        }
+        for sample in read_samples(source, seed, skipped, pictureless=True, progress=progress):
+            try:
+                if len(sample.turns) > MOST_TURNS:
+                    raise BadRow(
+                        sample.where,
+                        f"{len(sample.turns)} user turns, and a script may have {MOST_TURNS}",
+                        "script too long",
+                    )
+                pictures = [_read(image, sample) for image in sample.images]
+            except BadRow as error:
+                if source.bad_rows == "error":
+                    raise
+                next(iter(skipped.values()))[error.reason] += 1
+                continue
+            images = [_keep(picture, suffix, desk, folder) for picture, suffix in pictures]
+            safe = sample.safe is True
+            files[safe].write(_script(sample, images, source.name).model_dump_json() + "\n")
+            counts[safe] += 1
+    return counts
+
+
+def _images(out: Path) -> str:
+    """The folder of a suite's pictures."""
+    return f"{out.stem}_images"
+
+
+def _read(image: Path | bytes, sample: Sample) -> tuple[bytes, str]:
+    """A picture, unchanged, and the suffix for its format. Raises `BadRow` if it is damaged."""
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
-        mime = check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))
+        return data, _SUFFIX[check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))]
     except (PictureError, OSError) as error:
         reason = error.reason if isinstance(error, PictureError) else UNREADABLE
         raise BadRow(sample.where, f"image: {error}", reason) from None
-    name = f"{out.stem}_images/{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX[mime]}"
-    if not (out.parent / name).exists():
-        write_atomic(out.parent / name, data)
+
+
+def _keep(data: bytes, suffix: str, desk: Path, folder: str) -> str:
+    """Write a picture, named after its content; returns the path a script shows. It is not changed."""
+    name = f"{folder}/{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
+    if not (desk / name).exists():
+        write_atomic(desk / name, data, sync=False)
     return name
+
+
+def _put_pictures(made: Path, folder: Path) -> None:
+    """Put the pictures in their place. A folder that is there, of a suite with that name that was moved away,
+    keeps what it has."""
+    if made.exists() and not folder.exists():
+        made.replace(folder)
+        return
+    for picture in made.glob("*"):
+        picture.replace(folder / picture.name)
 
 
 def _script(sample: Sample, images: Sequence[str], name: str) -> Seed:

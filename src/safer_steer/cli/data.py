@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import ValidationError
@@ -14,6 +15,10 @@ from safer_steer.config_file import in_words
 from safer_steer.errors import UserError
 from safer_steer.extras import require
 from safer_steer.tables import fitted
+from safer_steer.workers import Progress
+
+if TYPE_CHECKING:
+    from safer_steer.run.folder import Show
 
 
 @app.command()
@@ -121,6 +126,22 @@ def suite(
     images: Annotated[
         str | None, typer.Option(help="Folder that the picture paths in the set are relative to.")
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COLUMN",
+            help="Read the file's COLUMN as NAME, for instance question=prompt. After == stands a text with"
+            " {COLUMN} in it, for instance image==pictures/{id}.png. May be given several times.",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Leave this column out; may be given several times."),
+    ] = None,
+    own: Annotated[
+        bool,
+        typer.Option("--own", help="NAME is a set of your own, though a published one has nearly that name."),
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Draw at most this many rows at random.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     bad_rows: Annotated[
@@ -132,6 +153,7 @@ def suite(
 ) -> None:
     """Write a suite for the bench from a published data set."""
     from safer_steer.bench.from_set import write_suite
+    from safer_steer.run.display import Display
 
     if (path is None) == (hub is None):
         raise UserError("suite: give either --path or --hub")
@@ -144,14 +166,41 @@ def suite(
                 "subset": subset,
                 "split": split,
                 "images": images,
+                "columns": _columns(column or []),
+                "ignore": ignore or [],
+                "own": own,
                 "limit": limit,
                 "bad_rows": bad_rows,
             }
         )
     except ValidationError as error:
         raise UserError(f"suite: {in_words(error, Source)}") from None
-    files, left_out = write_suite(source, out, seed)
+    with Display() as show:
+        files, left_out = write_suite(source, out, seed, _begun_later(show))
     for file, count in files.items():
         typer.echo(f"{file}: {count} scripts")
     if left_out:
         typer.echo(left_out)
+
+
+def _columns(given: Sequence[str]) -> dict[str, str]:
+    """`columns` of a source from NAME=COLUMN. Raises `UserError`."""
+    columns = {}
+    for entry in given:
+        name, _, column = entry.partition("=")
+        if not (name and column):
+            raise UserError(f"suite: --column {entry}: give NAME=COLUMN, for instance question=prompt")
+        columns[name] = column
+    return columns
+
+
+def _begun_later(show: Show) -> Progress:
+    """The progress of the command, shown from the first row on, so that an error before it stays one line."""
+    begun: list[Progress] = []
+
+    def progress(done: int, total: int, failed: int = 0) -> None:
+        if not begun:
+            begun.append(show.stage("suite: rows"))
+        begun[0](done, total, failed)
+
+    return progress

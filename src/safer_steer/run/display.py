@@ -88,8 +88,9 @@ class State:
 
     @property
     def line(self) -> str:
-        """For instance "12/40, 3 failed, finishes 14:05:10"."""
-        parts = (f"{self.done}/{self.total}", self.failures, self.finish)
+        """For instance "12/40, 3 failed, finishes 14:05:10"; "12 so far" where the total is not known."""
+        so_far = f"{self.done}/{self.total}" if self.total else f"{self.done} so far"
+        parts = (so_far, self.failures, self.finish)
         return ", ".join(part for part in parts if part)
 
 
@@ -193,7 +194,7 @@ class Display:
 
         def shown(done: int, total: int, failed: int = 0) -> None:
             state.update(done, total, failed)
-            bars.update(task, completed=done, total=total)
+            bars.update(task, completed=done, total=total or None)
 
         return shown
 
@@ -210,7 +211,7 @@ class Display:
                 if not self._spoken and silence >= self.silent:
                     self._spoken = True
                     self._print(CHECKS)
-                elif self._stage and self._stage[1].total:
+                elif self._stage and (self._stage[1].total or self._stage[1].done):
                     self._report(*self._stage, silence)
 
     def _report(self, name: str, state: State, silence: float) -> None:

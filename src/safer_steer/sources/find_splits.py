@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from safer_steer.config import Source
 from safer_steer.errors import UserError
 from safer_steer.sources import arrow, text_files
 from safer_steer.sources.layout import Layout
-from safer_steer.sources.sets import meant
 
 Place = str
 """Suffix to a split's title that names one row: ":12", or ": row 12"."""
@@ -66,11 +65,17 @@ def find_splits(source: Source, layout: Layout, split: str | None = None) -> lis
         )
     path = Path(source.path)
     if path.is_file():
-        return [_file(path, source.subset or "", split or source.split)]
+        if (published := _published([path], path.parent, layout)) and layout.split_column:
+            return _picked(published, source, layout, *wanted)
+        subset = source.subset or _subset_of(path.absolute(), layout)
+        return [_file(path, subset, split or source.split, _pictures_folder(path, layout))]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; see `path` of source {source.name}")
     found = (
-        _saved(path) or _files(path, layout.files, layout.subset) or _parquet(path) or _files(path, GENERIC)
+        _saved(path)
+        or _published(_matching(path, layout.files, 3), path, layout)
+        or _parquet(path)
+        or [_file(file) for file in _matching(path, GENERIC, 1)]
     )
     if not found:
         raise UserError(
@@ -125,14 +130,51 @@ def _file(path: Path, subset: str = "", split: str | None = None, folder: Path |
     return SetSplit(str(path), partial(READERS[suffix], path), subset, split, folder or path.parent)
 
 
-def _files(path: Path, patterns: Sequence[str], subset: str | None = None) -> list[SetSplit]:
-    """JSON and CSV files in the folder, or one level below, in a folder that may be named after a subset."""
-    for under in ("", "*/"):
-        matching = chain.from_iterable(path.glob(under + pattern) for pattern in patterns)
-        found = sorted({file for file in matching if file.is_file()})
-        if found:
-            return [_file(file, file.parent.name if file.parent.name == subset else "") for file in found]
+def _matching(path: Path, patterns: Sequence[str], deep: int) -> list[Path]:
+    """JSON and CSV files in the folder, or else up to `deep` levels below: those of the highest level that
+    has some."""
+    for level in range(deep + 1):
+        under = "*/" * level
+        files = sorted(
+            {file for pattern in patterns for file in path.glob(under + pattern) if file.is_file()}
+        )
+        if files:
+            return files
     return []
+
+
+def _published(files: Sequence[Path], path: Path, layout: Layout) -> list[SetSplit]:
+    """The splits of those files that the set is published as."""
+    splits = []
+    for file in files:
+        if any(fnmatch(file.name, pattern) for pattern in layout.files):
+            subset = _subset_of(file.absolute(), layout)
+            one = _file(file, subset, "" if layout.folders else None, _pictures_folder(file, layout))
+            splits += _by_row(one, layout) if layout.split_column else [one]
+    return splits
+
+
+def _subset_of(file: Path, layout: Layout) -> str:
+    """The configuration that a file's folder says it belongs to."""
+    if file.parent.name == layout.subset:
+        return file.parent.name
+    return next((folder.name for folder in file.parents if folder.name in layout.folders), "")
+
+
+def _pictures_folder(file: Path, layout: Layout) -> Path:
+    """The folder that the picture paths in a file are relative to."""
+    return file.parent.parent if file.parent.name == layout.beside else file.parent
+
+
+def _by_row(file: SetSplit, layout: Layout) -> list[SetSplit]:
+    """The splits of a file whose rows say of which they are."""
+
+    def read(name: str) -> Iterator[tuple[Place, Any]]:
+        for place, row in file.rows():
+            if not isinstance(row, dict) or row.get(layout.split_column) == name:
+                yield place, row
+
+    return [replace(file, name=name, rows=partial(read, name)) for name in layout.row_splits]
 
 
 def _saved(path: Path) -> list[SetSplit]:
@@ -190,7 +232,6 @@ def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | Non
     if source.hub == "default" and layout.hub is None:
         raise UserError(
             f"seeds.sources: the hub id of {source.name} is not known; give its id as `hub`, or its `path`"
-            f"{meant(source.name)}"
         )
     if Path(id).exists():
         raise UserError(

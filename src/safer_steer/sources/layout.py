@@ -24,7 +24,17 @@ class Layout:
     every: bool = False
     """Configurations and splits are parts of one set: by default all of them are read."""
     files: tuple[str, ...] = ()
-    """Patterns of the JSON or CSV files in a downloaded folder. A file's stem is its split."""
+    """Patterns of the JSON or CSV files in a downloaded folder, or up to three levels below. A file's stem is
+    its split."""
+    folders: tuple[str, ...] = ()
+    """Folders above the files that are configurations. Each has a file of one name, so the split's name is no
+    part of an id."""
+    beside: str = ""
+    """A folder of files whose picture paths are relative to the folder that it lies in."""
+    split_column: str = ""
+    """A column of `files` that says of which split a row is."""
+    row_splits: tuple[str, ...] = ()
+    """The values in `split_column`."""
     parts: str = ""
     """Configurations and splits, as text for the user."""
     intents: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from safer_steer.config import Config, Source
 from safer_steer.errors import UserError
 from safer_steer.scaling import in_words
+from safer_steer.sources.columns import Columns
 from safer_steer.sources.find_splits import SetSplit, find_splits
 from safer_steer.sources.layout import Layout
 from safer_steer.sources.own import OWN
@@ -23,6 +24,8 @@ from safer_steer.sources.set_row import NO_COLUMN, UNKNOWN_COLUMN, BadRow, SetRo
 from safer_steer.sources.sets import SETS, layout_of, meant
 from safer_steer.sources.subsample import subsample
 from safer_steer.sources.text_files import Unreadable
+from safer_steer.store import content_id
+from safer_steer.workers import Progress
 
 Skipped = dict[str, Counter[str]]
 """Number of skipped rows, by source and reason."""
@@ -51,7 +54,7 @@ def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> 
 
         yield from sandbox_pairs(source, config)
         return
-    if not layout_of(source.name).stage_1:
+    if not (source.own or layout_of(source.name).stage_1):
         raise UserError(
             f"seeds.sources: {source.name} is a suite for the bench, not a source of pairs;"
             f" see `safer-steer suite {source.name}`"
@@ -95,6 +98,7 @@ def read_samples(
     *,
     pictureless: bool,
     layout: Layout | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Sample]:
     """A set's samples, or `source.limit` of them drawn with `seed`. Their pictures are found and measured.
 
@@ -104,14 +108,19 @@ def read_samples(
             several pictures. Otherwise samples without a picture in such sets are counted as skipped,
             whatever `bad_rows` is, and rows with several pictures are unusable.
         layout: how rows are read; by default as those of the set with the source's name.
+        progress: called with rows (read, all). A draw reads the set twice, and only then knows their number.
+
+    Raises:
+        UserError: a set does not exist, its name is nearly that of a published one, or a row is unusable.
     """
-    layout = layout or layout_of(source.name)
+    layout = layout or _layout_named(source)
     counts = (skipped if skipped is not None else {}).setdefault(label(source), Counter())
+    reading = _Reading(source, layout, pictureless, progress)
     if source.limit is None:
-        return _all(source, layout, counts, pictureless)
+        return reading.samples(counts)
 
     def again(counting: bool) -> Iterator[Sample]:
-        return _all(source, layout, counts if counting else Counter(), pictureless)
+        return reading.samples(counts if counting else Counter())
 
     return subsample(again, lambda sample: sample.id, source.limit, seed, lambda sample: sample.category)
 
@@ -121,51 +130,116 @@ def label(source: Source) -> str:
     return "/".join(filter(None, (source.name, source.subset, source.split)))
 
 
-def _all(source: Source, layout: Layout, counts: Counter[str], pictureless: bool) -> Iterator[Sample]:
-    seen: set[int] = set()
-    rows = 0
-    for split in find_splits(source, layout):
-        pictures = SetPictures(split.folder, source.images, split.name)
-        intents = _intents(split, source, layout) if layout.intents else None
-        for index, (place, value) in enumerate(split.rows()):
-            rows += 1
-            try:
-                row = _row(f"{source.name}: {split.title}{place}", value, index, split, intents)
-                found = [
-                    _checked(sample, row, split, source, layout, pictures, pictureless)
-                    for sample in layout.samples(row)
-                ]
-                ids = _new_ids(found, seen, row)
-            except BadRow as error:
-                other_columns = error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN))
-                misspelled = "did you mean" in str(error)
-                if source.bad_rows == "error" and layout is OWN and other_columns and not misspelled:
-                    raise UserError(
-                        f"{error} ({source.name} is none of the sets that `safer-steer sets` lists,"
-                        f" so its rows are read as your own{meant(source.name)})"
-                    ) from None
-                if source.bad_rows == "error":
-                    raise
-                counts[error.reason] += 1
-                continue
-            seen |= ids
-            counts.update(NO_PICTURE for sample in found if sample is None)
-            yield from filter(None, found)
-    if not rows:
+def _layout_named(source: Source) -> Layout:
+    """The layout of the set with the source's name; that of a set of one's own for any other name.
+
+    Raises:
+        UserError: the name is nearly that of a published set, and the source does not say that it is its own.
+    """
+    if source.own:
+        return OWN
+    if question := meant(source.name):
         raise UserError(
-            f"{source.path or source.hub}: no rows in it; source {source.name} needs at least one pair"
+            f"source {source.name}: is none of the sets that `safer-steer sets` lists{question} If it is a"
+            " set of your own, say so with `own: true` (`suite --own`), or give it another name"
+        )
+    return layout_of(source.name)
+
+
+class _Reading:
+    """Reads a set from its beginning to its end, as often as it is asked to."""
+
+    def __init__(
+        self, source: Source, layout: Layout, pictureless: bool, progress: Progress | None = None
+    ) -> None:
+        self.source, self.layout = source, layout
+        self.pictureless, self.progress = pictureless, progress
+        self._rows = 0
+        """Rows of the set, once it has been read."""
+
+    def samples(self, counts: Counter[str]) -> Iterator[Sample]:
+        source, layout = self.source, self.layout
+        seen: set[int] = set()
+        columns = Columns(source)
+        rows = 0
+        for split in find_splits(source, layout):
+            pictures = SetPictures(split.folder, source.images, split.name)
+            intents = _intents(split, source, layout) if layout.intents else None
+            for index, (place, value) in enumerate(split.rows()):
+                rows += 1
+                if self.progress:
+                    self.progress(rows, self._rows)
+                try:
+                    row = _row(f"{source.name}: {split.title}{place}", value, index, split, intents, columns)
+                    found = [self._checked(sample, row, pictures) for sample in layout.samples(row)]
+                    found, ids = self._with_new_ids(found, seen, row)
+                except BadRow as error:
+                    if source.bad_rows == "error":
+                        raise self._explained(error, columns) from None
+                    counts[error.reason] += 1
+                    continue
+                seen |= ids
+                counts.update(NO_PICTURE for sample in found if sample is None)
+                yield from filter(None, found)
+        if not rows:
+            raise UserError(
+                f"{source.path or source.hub}: no rows in it; source {source.name} needs at least one pair"
+            )
+        columns.refuse_unseen()
+        self._rows = rows
+
+    def _explained(self, error: BadRow, columns: Columns) -> UserError:
+        """The error, and how columns are named, if it is about them and the set is the user's own."""
+        if self.layout is not OWN or not error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN)):
+            return error
+        if "did you mean" in str(error):
+            return error
+        unseen = columns.unseen_in_words()
+        return UserError(
+            f"{error}{unseen and f'; {unseen}'} ({self.source.name} is none of the sets that"
+            " `safer-steer sets` lists, so its rows are read as your own: `columns: {question: NAME}` reads"
+            " column NAME as question, `ignore: [NAME]` leaves one out; `suite` has --column and --ignore)"
         )
 
+    def _with_new_ids(
+        self, found: Sequence[Sample | None], seen: set[int], row: SetRow
+    ) -> tuple[list[Sample | None], set[int]]:
+        """The samples, and the hashes of their ids. An id that a published set has given before gets a hash
+        of its row. Raises `BadRow` for any other id that occurs twice, and for a row that does."""
+        ids: set[int] = set()
+        new: list[Sample | None] = []
+        for sample in found:
+            if sample and self.layout is not OWN and _short(sample.id) in seen | ids:
+                sample = replace(sample, id=f"{sample.id}-{content_id(row.data)[:8]}")
+            new.append(sample)
+            if sample is None:
+                continue
+            id = _short(sample.id)
+            if id in seen or id in ids:
+                if self.layout is OWN and row.column("id") is not None:
+                    raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
+                raise row.bad("the row is the same as an earlier one; leave one of them out", "repeated row")
+            ids.add(id)
+        return new, ids
 
-def _new_ids(found: list[Sample | None], seen: set[int], row: SetRow) -> set[int]:
-    """The hashes of the samples' ids. Raises `BadRow` for an id that occurs twice."""
-    ids: set[int] = set()
-    for sample in filter(None, found):
-        id = _short(sample.id)
-        if id in seen or id in ids:
-            raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
-        ids.add(id)
-    return ids
+    def _checked(self, sample: Sample, row: SetRow, pictures: SetPictures) -> Sample | None:
+        """The sample with its pictures found and its id made unique. None if it has no picture, the set has
+        such samples by design, and `pictureless` is false."""
+        if not sample.images and self.layout.pictureless:
+            if not self.pictureless:
+                return None
+        elif not sample.images or any(cell is None for cell in sample.images):
+            raise row.bad("image: is null; give a path", NO_PICTURE)
+        elif len(sample.images) > 1 and not self.pictureless:
+            raise row.bad(
+                f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures"
+            )
+        found: tuple[Any, ...] = tuple(pictures.find(cell, row.where) for cell in sample.images)
+        labels = []
+        if self.layout is not OWN and self.source.name in SETS:
+            labels = [name for name in dict.fromkeys((row.subset, row.split)) if name not in ("", "default")]
+        id = "-".join([self.source.name, *labels, sample.id])
+        return replace(sample, id=id, images=found, where=row.where)
 
 
 def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
@@ -175,12 +249,12 @@ def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
             f"{source.path}: the true intents of {source.name} are in the split {layout.intents};"
             " give the folder that has both"
         )
-    found = {}
+    found, columns = {}, Columns(source)
     of_subset = source.model_copy(update={"subset": split.subset or source.subset})
     for other in find_splits(of_subset, layout, layout.intents):
         for index, (place, value) in enumerate(other.rows()):
             try:
-                row = _row(f"{source.name}: {other.title}{place}", value, index, other, None)
+                row = _row(f"{source.name}: {other.title}{place}", value, index, other, None, columns)
                 found[row.key("id")] = row.question("question")
             except BadRow:
                 if source.bad_rows == "error":
@@ -188,39 +262,19 @@ def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
     return found
 
 
-def _row(where: str, value: Any, index: int, split: SetSplit, intents: dict[str, str] | None) -> SetRow:
+def _row(
+    where: str,
+    value: Any,
+    index: int,
+    split: SetSplit,
+    intents: dict[str, str] | None,
+    columns: Columns,
+) -> SetRow:
     if isinstance(value, Unreadable):
         raise BadRow(where, value.what, value.reason)
     if not isinstance(value, dict):
         raise BadRow(where, "a row is a JSON object with the set's columns", "no object")
-    return SetRow(where, value, index, split.subset, split.name, intents)
-
-
-def _checked(
-    sample: Sample,
-    row: SetRow,
-    split: SetSplit,
-    source: Source,
-    layout: Layout,
-    pictures: SetPictures,
-    pictureless: bool,
-) -> Sample | None:
-    """The sample with its pictures found and its id made unique. None if it has no picture, the set has such
-    samples by design, and `pictureless` is false."""
-    if not sample.images and layout.pictureless:
-        if not pictureless:
-            return None
-    elif not sample.images or any(cell is None for cell in sample.images):
-        raise row.bad("image: is null; give a path", NO_PICTURE)
-    elif len(sample.images) > 1 and not pictureless:
-        raise row.bad(
-            f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures"
-        )
-    found: tuple[Any, ...] = tuple(pictures.find(cell, row.where) for cell in sample.images)
-    labels = []
-    if source.name in SETS:
-        labels = [name for name in dict.fromkeys((split.subset, split.name)) if name not in ("", "default")]
-    return replace(sample, id="-".join([source.name, *labels, sample.id]), images=found, where=row.where)
+    return SetRow(where, columns.renamed(value, where), index, split.subset, split.name, intents)
 
 
 def _short(id: str) -> int:

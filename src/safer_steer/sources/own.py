@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from safer_steer.sources.layout import Layout
 from safer_steer.sources.sample import Sample, one_question
 from safer_steer.sources.set_row import SetRow
+from safer_steer.store import content_id
 
 COLUMNS = ("id", "image", "images", "question", "intent", "safe", "answer", "source", "category")
 
 
 def samples(row: SetRow) -> Iterator[Sample]:
-    """id, image (or images), question, and optionally intent, safe (true, false or null), answer, source,
-    category. Raises `BadRow` for any other column."""
+    """image (or images), question, and optionally id, intent, safe (true, false or null), answer, source,
+    category. Without a column `id`, the id is a hash of the row. Raises `BadRow` for any other column."""
     row.only(COLUMNS)
     if row.data.get("image") is not None and row.data.get("images") is not None:
         raise row.bad("image: give either `image` or `images`", "image given twice")
+    if row.column("id") is None:
+        row = replace(row, data={"id": content_id(row.data)} | row.data)
     if row.value("id") is None:
         raise row.wrong("id", None, "a text")
     yield one_question(
@@ -30,4 +34,4 @@ def samples(row: SetRow) -> Iterator[Sample]:
     )
 
 
-OWN = Layout(samples, "columns id, image, question; optionally intent, safe, answer, source, category")
+OWN = Layout(samples, "columns image, question; optionally id, intent, safe, answer, source, category")

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from string import ascii_uppercase
+from typing import Any
 
 from safer_steer.sources.layout import Layout
 from safer_steer.sources.sample import Sample
 from safer_steer.sources.set_row import SetRow, printable
 
 ASK = "Answer with the letter of the right option."
+FILES, SPLIT, ROW_SPLITS = ("problems.json",), "split", ("train", "val", "test")
+"""ScienceQA's repository has one file, an object of rows by id, and each row says of which split it is."""
 
 
 def options(row: SetRow) -> tuple[tuple[str, ...], int]:
@@ -36,8 +39,8 @@ def samples(row: SetRow) -> Iterator[Sample]:
     if row.data.get("image") is not None and row.data.get("images") is not None:
         raise row.bad("image: give either `image` or `images`", "image given twice")
     yield Sample(
-        row.key("id"),
-        row.pictures("image", "images") if row.column("image", "images") else (),
+        row.key("id", "pid"),
+        pictures(row),
         (
             row.optional("prompt").strip()
             or lettered(row.optional("hint"), row.question("question"), choices),
@@ -47,6 +50,18 @@ def samples(row: SetRow) -> Iterator[Sample]:
         answer=choices[right],
         choices=choices,
     )
+
+
+def pictures(row: SetRow) -> tuple[Any, ...]:
+    """The cells of a row's pictures. In ScienceQA's repository a picture is in a folder `<split>/<id>`, and
+    the row has only its name."""
+    if not row.column("image", "images"):
+        return ()
+    cells = row.pictures("image", "images")
+    if "pid" in row.data and isinstance(row.data.get(SPLIT), str):
+        folder = f"{row.data[SPLIT]}/{row.key('pid')}"
+        return tuple(f"{folder}/{cell}" if isinstance(cell, str) else cell for cell in cells)
+    return cells
 
 
 def lettered(hint: str, question: str, choices: tuple[str, ...]) -> str:
@@ -59,6 +74,9 @@ QUESTIONS = Layout(
     samples,
     "questions: columns question, choices, answer; optionally id, hint, image, images, prompt",
     split="test",
+    files=FILES,
+    split_column=SPLIT,
+    row_splits=ROW_SPLITS,
     parts="train, validation, test",
     pictureless=True,
 )

@@ -44,9 +44,14 @@ class SetRow:
 
     def only(self, known: tuple[str, ...]) -> None:
         """Raises `BadRow` if there is a column that is neither in `known` nor an index that pandas wrote."""
-        for name in self.data:
-            if name not in known and name not in PANDAS_INDEX:
-                raise self.bad(f"{str(name)[:40]}: {unknown_key(str(name), list(known))}", UNKNOWN_COLUMN)
+        unknown = [str(name) for name in self.data if name not in known and name not in PANDAS_INDEX]
+        absent = [name for name in known if name not in self.data]
+        for name in unknown:
+            if "did you mean" in (said := unknown_key(name, absent)):
+                raise self.bad(f"{name[:40]}: {said}", UNKNOWN_COLUMN)
+        if unknown:
+            names = ", ".join(name[:40] for name in unknown[:COLUMNS_SHOWN])
+            raise self.bad(f"{names}: unknown key; the keys are {', '.join(known)}", UNKNOWN_COLUMN)
 
     def column(self, *names: str) -> str | None:
         """The first of these columns that exists; one with a value is preferred."""

@@ -30,6 +30,10 @@ NAMES = (
 SETS: dict[str, Layout] = {name: import_module(f"{__name__}.{name}").LAYOUT for name in NAMES}
 
 
+NEARLY = 0.8
+"""From this similarity on (0-1, difflib), a name is nearly another."""
+
+
 def layout_of(name: str) -> Layout:
     """The layout of a published set, or of the user's own set for any other name."""
     return SETS.get(name, OWN)
@@ -37,5 +41,5 @@ def layout_of(name: str) -> Layout:
 
 def meant(name: str) -> str:
     """A question to add to an error about a set whose name is nearly that of a published one; else ""."""
-    close = [] if name in NAMES else get_close_matches(name.lower(), NAMES, n=1, cutoff=0.7)
+    close = [] if name in NAMES else get_close_matches(name.lower(), NAMES, n=1, cutoff=NEARLY)
     return f"; did you mean `{close[0]}`?" if close else ""

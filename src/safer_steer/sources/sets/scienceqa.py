@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from safer_steer.sources.layout import Layout
-from safer_steer.sources.questions import options
+from safer_steer.sources.questions import FILES, ROW_SPLITS, SPLIT, options, pictures
 from safer_steer.sources.sample import Sample
 from safer_steer.sources.set_row import SetRow, printable
 
@@ -15,8 +15,8 @@ def samples(row: SetRow) -> Iterator[Sample]:
     asked = [row.optional("hint").strip(), row.question("question"), f"Options: {'; '.join(choices)}"]
     question = row.unmarked("\n".join(filter(None, asked)), "question")
     yield Sample(
-        row.key("id"),
-        row.pictures("image"),
+        row.key("id", "pid"),
+        pictures(row),
         (printable(question),),
         True,
         category=row.optional("subject"),
@@ -30,6 +30,9 @@ LAYOUT = Layout(
     "school science with answers; about half of the rows have no picture",
     "derek-thomas/ScienceQA",
     split="train",
+    files=FILES,
+    split_column=SPLIT,
+    row_splits=ROW_SPLITS,
     parts="train, validation, test",
     pictureless=True,
 )

@@ -28,6 +28,7 @@ LAYOUT = Layout(
     samples,
     "over-refusal in text, without pictures",
     "walledai/XSTest",
+    files=("xstest_prompts.csv", "xstest_v2_prompts.csv"),
     parts="one split",
     pictureless=True,
     stage_1=False,
