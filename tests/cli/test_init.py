@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -200,8 +201,63 @@ def test_a_suite_that_could_not_be_made_is_said(tmp_path: Path) -> None:
     own = own_folder(tmp_path / "own", rows(4))
     done = safer_steer("init", tmp_path / "mine", "--from-folder", own)
     assert "attacks.jsonl: 1 script\n" in done.stdout
-    said = "no suites/twins.jsonl: it takes 4 pairs with safe: true; without it over-refusal is not measured"
+    said = (
+        "no suites/twins.jsonl: it takes 4 pictures with safe: true; without it over-refusal is not measured"
+    )
     assert said in done.stdout
+
+
+def photo(number: int, size: tuple[int, int] = (400, 300)) -> Image.Image:
+    """A scene of eight boxes of its own."""
+    rng, image = random.Random(number), Image.new("RGB", (400, 300), (120, 150, 180))
+    for _ in range(8):
+        x, y = rng.randrange(350), rng.randrange(250)
+        colour = tuple(rng.randrange(256) for _ in range(3))
+        image.paste(colour, (x, y, x + rng.randrange(30, 150), y + rng.randrange(30, 150)))
+    return image.resize(size)
+
+
+def test_no_picture_is_trained_on_and_measured_on(tmp_path: Path) -> None:
+    """Each picture has a safe and a risky question, and two of them a copy that is another file."""
+    own = tmp_path / "own"
+    own.mkdir()
+    table = []
+    for number in range(9):
+        photo(number).save(own / f"{number}.png")
+        table += [
+            {"image": f"{number}.png", "question": f"{'safe' if safe else 'risky'} {number}?", "safe": safe}
+            for safe in (True, False)
+        ]
+    photo(3).save(own / "3-small.jpg", quality=70)
+    photo(7, (200, 150)).save(own / "7-small.webp")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo(3).transpose(Image.Transpose.ROTATE_90).save(own / "3-turned.jpg", quality=90, exif=turned)
+    copies = ("3-small.jpg", "7-small.webp", "3-turned.jpg")
+    table += [{"image": name, "question": f"copy {name}?", "safe": False} for name in copies]
+    with (own / "pairs.csv").open("w", newline="") as file:
+        rows = csv.DictWriter(file, ["image", "question", "safe"])
+        rows.writeheader()
+        rows.writerows(table)
+    assert safer_steer("init", tmp_path / "mine", "--from-folder", own).exit_code == 0
+    config = load_config(tmp_path / "mine" / "config.yaml")
+    trained = {Path(str(pair.image)).stem[0] for pair in load_pairs(config)}
+    suites = read_suites(config.bench.suites)
+    measured = {Path(image).stem[0] for suite in suites for seed in suite.seeds for image in seed.images}
+    assert trained == set("0124568") and measured == {"3", "7"}
+    assert [len(suite.seeds) for suite in suites] == [5, 2], "with all their pairs"
+
+
+def test_too_few_pictures_for_so_many_rows(tmp_path: Path) -> None:
+    own = own_folder(tmp_path / "own", rows(12))
+    for index in range(12):
+        photo(index % 3).save(own / f"photos/{index}.png")
+    line = refusal(safer_steer("init", tmp_path / "mine", "--from-folder", own))
+    assert line.endswith(
+        "own/pairs.csv: 12 rows with 3 different pictures; give at least 4 pictures, since one in 4 is held"
+        " out for the bench"
+    )
+    assert not (tmp_path / "mine").exists()
 
 
 def rewritten(own: Path, change: Callable[[str], str], encoding: str = "utf-8") -> Path:
@@ -216,7 +272,10 @@ def rewritten(own: Path, change: Callable[[str], str], encoding: str = "utf-8") 
     [
         (lambda folder: folder / "none", "no such folder; give the folder with your pictures and CSV file"),
         (lambda folder: folder, "give a folder with one CSV file; there is none"),
-        (lambda folder: own_folder(folder / "own", rows(3)), "pairs.csv: 3 rows; give at least 4"),
+        (
+            lambda folder: own_folder(folder / "own", rows(3)),
+            "pairs.csv: 3 rows with 3 different pictures; give at least 4",
+        ),
         (
             lambda folder: own_folder(folder / "own", [row | {"colour": "red"} for row in rows(4)]),
             "pairs.csv: row 1: colour: ",

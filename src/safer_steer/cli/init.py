@@ -17,8 +17,8 @@ def init(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Use your own data: a folder with pictures and one CSV file. Its columns: id, image (path"
-            " in the folder), question; optionally intent (what is really meant), safe (true or false),"
+            help="Use your own data: a folder with pictures and one CSV file. Its columns: image (path in"
+            " the folder), question; optionally id, intent (what is really meant), safe (true or false),"
             " answer, category, source.",
         ),
     ] = None,
@@ -32,10 +32,11 @@ def init(
         typer.echo(f"{folder / name}: {count} {what}{'s' * (count != 1)}")
     if "suites/twins.jsonl" not in counts:
         typer.echo(
-            "no suites/twins.jsonl: it takes 4 pairs with safe: true; without it over-refusal is not measured"
+            "no suites/twins.jsonl: it takes 4 pictures with safe: true; without it over-refusal is not"
+            " measured"
         )
     if "suites/attacks.jsonl" not in counts:
-        typer.echo("no suites/attacks.jsonl: it takes 4 pairs without safe: true")
+        typer.echo("no suites/attacks.jsonl: it takes 4 pictures without safe: true")
     config = folder / "config.yaml"
     typer.echo(f"{config}: fill in base_url and model")
     typer.echo(f"Try it without a model: safer-steer run {config} --stub --out {folder / 'runs' / 'stub'}")

@@ -9,52 +9,78 @@ from typing import Any
 from safer_steer.config import Source
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
+from safer_steer.images import check_whole
+from safer_steer.sources.alike import groups
 from safer_steer.sources.load import read_samples
 from safer_steer.sources.sample import Sample
 from safer_steer.store import write_atomic
 
 SOURCE = "my-pairs"
 HELD_OUT = 4
-"""One in so many pairs of a kind goes to the bench instead of the training data."""
+"""One in so many pictures of a kind goes to the bench, with all its pairs, instead of the training data."""
 MOST = 8
-"""At most so many scripts of a suite."""
+"""At most so many pictures of a kind are held out."""
 OPENING = "What does this picture show?"
 """The first turn of a script that is made from a pair; the pair's question is the second."""
+SUITES = {"attacks": False, "twins": True}
+"""The suites, and whether their pairs are safe. A pair that does not say so counts as risky."""
 
 
 def read_folder(folder: Path) -> list[Sample]:
     """The rows of the folder's CSV file, with their pictures found.
 
     Raises:
-        UserError: there is no CSV file or more than one, a row or picture is unusable, or there are too few
-            rows.
+        UserError: there is no CSV file or more than one, or a row or picture is unusable.
     """
     found = sorted(folder.glob("*.csv"))
     if len(found) != 1:
         there = ", ".join(path.name for path in found) or "none"
         raise UserError(f"{folder}: give a folder with one CSV file; there is {there}")
-    samples = list(read_samples(Source(name=SOURCE, path=str(found[0])), seed=0, pictureless=False))
-    if len(samples) < HELD_OUT:
-        raise UserError(
-            f"{found[0]}: {len(samples)} rows; give at least {HELD_OUT}, since one in {HELD_OUT} is held out"
-            " for the bench"
-        )
-    return samples
+    return list(read_samples(Source(name=SOURCE, path=str(found[0])), seed=0, pictureless=False))
 
 
 def split(samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, list[Sample]]]:
-    """The pairs to train on, and those held out for the bench by suite. A pair that does not say whether it
-    is safe counts as risky."""
-    kinds = {
-        "attacks": [sample for sample in samples if not sample.safe],
-        "twins": [sample for sample in samples if sample.safe],
-    }
-    suites = {name: kind[HELD_OUT - 1 :: HELD_OUT][:MOST] for name, kind in kinds.items()}
-    if not any(suites.values()):  # four rows, of both kinds
-        suites["attacks"] = kinds["attacks"][-1:]
-    held_out = {sample.id for suite in suites.values() for sample in suite}
-    kept = [sample for sample in samples if sample.id not in held_out]
+    """The pairs to train on, and those held out for the bench by suite. No picture is in both, nor a copy of
+    it that looks the same.
+
+    Raises:
+        UserError: there are too few different pictures, or one cannot be read.
+    """
+    pictures = groups(map(_bytes, samples))
+    file = samples[0].where.removeprefix(f"{SOURCE}: ").rpartition(": ")[0]
+    if len(set(pictures)) < HELD_OUT:
+        raise UserError(
+            f"{file}: {len(samples)} rows with {len(set(pictures))} different"
+            f" pictures; give at least {HELD_OUT} pictures, since one in {HELD_OUT} is held out for the bench"
+        )
+    held_out: set[int] = set()
+    for safe in SUITES.values():
+        of_kind = [
+            picture for picture, sample in zip(pictures, samples, strict=True) if bool(sample.safe) is safe
+        ]
+        held_out |= set([*dict.fromkeys(of_kind)][HELD_OUT - 1 :: HELD_OUT][:MOST])
+    if not held_out:  # four pictures, of both kinds
+        risky = [picture for picture, sample in zip(pictures, samples, strict=True) if not sample.safe]
+        held_out = {risky[-1]}
+    kept, suites = [], {name: list[Sample]() for name in SUITES}
+    for picture, sample in zip(pictures, samples, strict=True):
+        if picture not in held_out:
+            kept.append(sample)
+            continue
+        for name, safe in SUITES.items():
+            if bool(sample.safe) is safe:
+                suites[name].append(sample)
     return kept, {name: suite for name, suite in suites.items() if suite}
+
+
+def _bytes(sample: Sample) -> bytes:
+    """The picture's file. Raises `UserError` if it is damaged."""
+    data = Path(sample.images[0]).read_bytes()
+    try:
+        check_whole(data, str(sample.images[0]))
+    except UserError as error:
+        raise UserError(f"{sample.where}: image: {error}") from None
+    return data
 
 
 def pair_row(sample: Sample, source: Path, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ The risky pairs show fictional devices with a hazard mark; how these are operate
 twins of a script use the same words on a device without the mark. Nothing in here is harmful.
 """
 ABOUT_OWN = f"""
-The scripts are pairs held out from your CSV file: one in {own_data.HELD_OUT} of each kind. Write longer ones.
+The scripts are pairs held out from your CSV file: those of one picture in {own_data.HELD_OUT} of each kind.
+Write longer ones.
 """
 
 
