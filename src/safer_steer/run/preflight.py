@@ -22,14 +22,16 @@ from safer_steer.reinforce.first_turn import refuse_later_pictures
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
 from safer_steer.seeds.bench_filter import refuse_selected
-from safer_steer.seeds.own_scripts import own_scripts
+from safer_steer.seeds.own_scripts import own_scripts, script_pictures
 from safer_steer.stages import STAGES, STEER
 from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
+    from safer_steer.bench.shared import Shared
     from safer_steer.images import Trial
     from safer_steer.run.check import Checked
     from safer_steer.seeds.plan import Survey
+    from safer_steer.sources import Pair
     from safer_steer.student.renderer import Renderer
 
 
@@ -93,7 +95,7 @@ def _checked(
         from safer_steer.student.picture_trial import PictureTrial
 
         trial = PictureTrial(config.student)
-    run.survey = asyncio.run(check(config, waiting, besides, begun, unasked, trial))
+    run.survey = asyncio.run(check(config, waiting, besides, begun, unasked, trial, run.show.say))
     if trial:
         check_student(config, waiting, trial.renderer)
     if "rl" in waiting and (line := room_for_turns(config)):
@@ -179,12 +181,14 @@ async def check(
     begun: bool = False,
     unasked: Sequence[RoleName] = (),
     trial: Trial | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Survey | None:
     """Check everything these stages will use, and the additional roles `besides`, but not those in `unasked`.
     The sources are not checked again once Stage I has `begun`. Writes nothing.
 
     Args:
         trial: tries the pictures on the student; None if these stages do not load it.
+        say: told in one line what the suites have in common with the training data.
 
     Returns the survey of the sources, or None if they were not surveyed.
 
@@ -199,16 +203,25 @@ async def check(
         _check_rollouts(config, stages)
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
+    shared = _shared(config, stages)
     if "seeds" in stages and config.seeds.scripts:
         for _ in own_pictures(config, trial):  # decodes each
             pass
+        if shared:
+            for seed in own_scripts(config):
+                shared.add((picture.original for picture in script_pictures(config, seed)), seed.script)
         if "rl" in stages and not config.rl.single_turn:
             refuse_later_pictures(own_scripts(config))
         seen |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: own_pictures(config))
     elif "seeds" in stages and not begun:
-        survey = _survey_sources(config, trial)
+        survey = _survey_sources(config, trial, shared)
         seen |= dict.fromkeys(("seeds", "assemble"), lambda: source_pictures(config))
         seen |= dict.fromkeys(("bootstrap", "rl"), lambda: source_pictures(config, "train"))
+    if shared and (line := shared.in_words()):
+        say(
+            f"bench: {line}; the student will be measured on what it was trained on: change the suites, or"
+            " let `assembly: {}` and rl.seeds keep such pairs out of training"
+        )
     if "bench" in stages or ("assemble" in stages and config.assembly):
         from safer_steer.bench.questions import check_sets
         from safer_steer.bench.suites import read_suites
@@ -307,11 +320,27 @@ def _first_later_picture(config: Config, stages: Sequence[str]) -> str:
     return next(shown, "")
 
 
-def _survey_sources(config: Config, trial: Trial | None = None) -> Survey:
+def _shared(config: Config, stages: Sequence[str]) -> Shared | None:
+    """What counts the scripts of the suites that the run would also train on; None if `assembly` prevents it,
+    or nothing is both trained on and measured."""
+    if config.assembly or not {"seeds", "bench"} <= set(stages):
+        return None
+    from safer_steer.bench.shared import Shared
+    from safer_steer.bench.suites import suites_named
+
+    suites = suites_named(config.bench.suites)
+    return Shared(suites) if suites else None
+
+
+def _survey_sources(config: Config, trial: Trial | None = None, shared: Shared | None = None) -> Survey:
     """Read all sources, decode every picture once, and try it on the student."""
     from safer_steer.seeds.plan import decode_pictures, survey
 
-    found = survey(config)
+    def compare(pair: Pair, picture: str) -> None:
+        if shared:
+            shared.add([picture] if picture else [], [pair.question])
+
+    found = survey(config, compare)
     decode_pictures(config, found, trial)
     return found
 

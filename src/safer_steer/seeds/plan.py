@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safer_steer.errors import UserError
 from safer_steer.images import PictureError, Trial
 from safer_steer.seeds.dedup import Seen, normalise
 from safer_steer.sources import (
+    Pair,
     Skipped,
     check_picture,
     is_large,
@@ -45,8 +47,11 @@ class Survey:
     by `decode_pictures`."""
 
 
-def survey(config: Config) -> Survey:
+def survey(config: Config, on_pair: Callable[[Pair, str], None] | None = None) -> Survey:
     """Read all pairs and hash their pictures, without decoding them.
+
+    Args:
+        on_pair: called with each pair and its picture's hash (`picture_hash`).
 
     Raises:
         UserError: a row is unusable, a picture's file cannot be read, an id occurs twice, or a source has no
@@ -63,6 +68,8 @@ def survey(config: Config) -> Survey:
                 )
             ids.add(pair.id)
             picture = picture_hash(pair)
+            if on_pair:
+                on_pair(pair, picture)
             if is_large(pair, config.student.max_pixels):
                 large.add(picture)
             if picture:
