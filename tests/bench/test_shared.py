@@ -36,8 +36,8 @@ def said(folder: Path, stages: list[str] = ALL, **keys: Any) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four pairs, and suites of three attacks and one twin. Two attacks and the twin show a picture of a pair,
-    one of them under another name; one attack asks nearly the question of a pair on another picture."""
+    """Four pairs, and suites of three attacks and one twin. Two attacks and the twin show a picture of a
+    pair, one of them under another name; one attack asks nearly the question of a pair on another picture."""
     pictures(tmp_path, *(f"p{place}.png" for place in range(3)))
     pictures(tmp_path / "other", "p0.png")
     (tmp_path / "new.png").write_bytes(draw_png(training_devices()[3], True, "new"))

@@ -106,16 +106,17 @@ async def test_dialogues_are_drawn_over_all_categories_and_more_of_them_include_
     async with EndpointServer(always=says("i see.")) as server:
         options = ("bench", "--model", "m", "--base-url", server.url, "--suite", str(suite))
         for number in (40, 60):
-            command = [*options, "--no-judge", "--dialogues", str(number), "--out", f"{out}{number}"]
+            command = [*options, "--no-judge", "--no-check", "--dialogues", str(number), "--out", str(out)]
+            command += ["--fresh"] if number == 60 else []
             done = await asyncio.to_thread(CliRunner().invoke, app, command)
             assert done.exit_code == 0, done.output
             assert f"sorted: {number} of 450 dialogues, drawn" in done.stderr
-            rows = read_dialogues(Path(f"{out}{number}/bench/m/single_turn_sorted.jsonl"))
+            rows = read_dialogues(out / "bench/m/single_turn_sorted.jsonl")
             drawn[number] = {row.id for row in rows}
             counts = Counter(row.meta["category"] for row in rows)
             assert len(counts) == 18 and max(counts.values()) - min(counts.values()) <= 1
     assert (len(drawn[40]), len(drawn[60])) == (40, 60)
-    assert drawn[40] < drawn[60], "those before are not paid for again"
+    assert drawn[40] < drawn[60] and len(server.bodies) == 60, "those before are not paid for again"
 
 
 def test_a_draw_is_fair_to_rare_categories_and_nested() -> None:

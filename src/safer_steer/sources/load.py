@@ -206,19 +206,20 @@ class _Reading:
     ) -> tuple[list[Sample | None], set[int]]:
         """The samples, and the hashes of their ids. An id that a published set has given before gets a hash
         of its row. Raises `BadRow` for any other id that occurs twice, and for a row that does."""
+        published = self.layout is SETS.get(self.source.name)
         ids: set[int] = set()
         new: list[Sample | None] = []
         for sample in found:
-            if sample and self.layout is not OWN and _short(sample.id) in seen | ids:
+            if sample and published and (_short(sample.id) in seen or _short(sample.id) in ids):
                 sample = replace(sample, id=f"{sample.id}-{content_id(row.data)[:8]}")
             new.append(sample)
             if sample is None:
                 continue
             id = _short(sample.id)
             if id in seen or id in ids:
-                if self.layout is OWN and row.column("id") is not None:
-                    raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
-                raise row.bad("the row is the same as an earlier one; leave one of them out", "repeated row")
+                if published or (self.layout is OWN and row.column("id") is None):  # ids of rows' content
+                    raise row.bad("the row is the same as an earlier one; leave one out", "repeated row")
+                raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
             ids.add(id)
         return new, ids
 
