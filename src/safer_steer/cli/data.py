@@ -15,10 +15,10 @@ from safer_steer.config_file import in_words
 from safer_steer.errors import UserError
 from safer_steer.extras import require
 from safer_steer.tables import fitted
-from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
     from safer_steer.run.folder import Show
+    from safer_steer.workers import Progress
 
 
 @app.command()
