@@ -169,7 +169,7 @@ def test_the_batch_compares_exact_answers_to_one_dialogue(straight: tuple[Path, 
 def test_a_killed_run_pays_for_nothing_twice_and_ends_the_same(
     straight: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    """Killed while pairs are made, and again while it trains on them."""
+    """Killed while pairs are made, in the second and third pass over the seeds, and while it trains."""
     wanted, all_calls = straight
     run, calls = new_run(tmp_path / "run"), tmp_path / "calls"
     journal, checkpoint = run / "rl" / "candidates.jsonl", run / "rl" / "checkpoint-1" / "checkpoint.whole"
@@ -182,11 +182,12 @@ def test_a_killed_run_pays_for_nothing_twice_and_ends_the_same(
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
-    killed(lambda: len(rows(journal)) >= 2)
-    done, before = {row["id"] for row in rows(journal)}, len(calls.read_text().splitlines())
-    killed(checkpoint.exists)
-    asked = calls.read_text().splitlines()
-    assert not {line.split()[0] for line in asked[before:]} & done, "neither sampled nor scored again"
+    for due in (lambda: len(rows(journal)) >= 4, lambda: len(rows(journal)) >= 7, checkpoint.exists):
+        done = {row["id"] for row in rows(journal)}
+        before = len(calls.read_text().splitlines()) if calls.exists() else 0
+        killed(due)
+        asked = calls.read_text().splitlines()
+        assert not {line.split()[0] for line in asked[before:]} & done, "neither sampled nor scored again"
     process = start(run, calls)
     output = process.communicate()[0].decode()
     assert process.returncode == 0, output

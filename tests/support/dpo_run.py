@@ -18,8 +18,8 @@ STEPS = 4
 
 
 def dpo_config(**changes: object) -> Config:
-    """Four steps over pairs of eight dialogues."""
-    rl = tiny_config().rl.model_dump() | {"algorithm": "dpo", "steps": STEPS, "save_steps": 1}
+    """Four steps over pairs of eight dialogues, in three passes over three seeds."""
+    rl = tiny_config().rl.model_dump() | {"algorithm": "dpo", "steps": STEPS, "save_steps": 1, "seeds": 3}
     return tiny_config(rl=rl | {"group_size": 4, "learning_rate": 3e-4, "temperature": 1.5} | changes)
 
 

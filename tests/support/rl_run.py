@@ -1,6 +1,6 @@
 """An RL run in a process of its own, for tests that kill it: every call of the tutor is a line in `calls`.
 
-python rl_run.py FOLDER CALLS
+python rl_run.py FOLDER CALLS [KEY=VALUE...]    # keys of the config's `rl`
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Counting:
         return await self.tutor.judge(dialogue, turn, template)
 
 
-def main(folder: Path, calls: Path) -> None:
+def main(folder: Path, calls: Path, *changes: str) -> None:
     rl = tiny_config().rl.model_dump() | {"steps": STEPS, "save_steps": STEPS}
-    config = tiny_config(rl=rl)
+    config = tiny_config(rl=rl | dict(change.split("=") for change in changes))
     drawn_for_rl(config, folder)
     reinforce(config, folder, Counting(folder, calls))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

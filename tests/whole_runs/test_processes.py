@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 
 from display import Quiet
 from launch import done, failed, start, workers
-from safer_steer.config import Config
+from safer_steer.config import SHIPPED, Config
+from safer_steer.config_file import dump_config
 from safer_steer.endpoints.cache import Cache
-from safer_steer.manifest import verify
+from safer_steer.manifest import Manifest, verify
 from safer_steer.pipeline import run_stage
 from safer_steer.reinforce.step_log import DRIFT
+from safer_steer.stages import STAGES
 from safer_steer.student.training import WHOLE
-from student_parts import TINY
+from student_parts import TINY, drawn_for_rl, write_seeds
 
 FULL, LORA = 5e-6, 1e-7
 """Largest difference of a weight between one process and two. Measured: 3.7e-7 and 7e-9."""
@@ -225,6 +227,44 @@ def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, tmp_path, ran
     wanted = (one / "rl" / "trajectories.jsonl").read_bytes()
     assert (folder / "rl" / "trajectories.jsonl").read_bytes() == wanted
     assert verify(folder) == []
+
+
+def ready_for_rl(folder: Path, config: dict[str, Any]) -> Path:
+    """A run folder with seeds, and the shipped student for the one of SFT."""
+    settings = Config.model_validate(config)
+    write_seeds(folder, 6)
+    drawn_for_rl(settings, folder)
+    shutil.copytree(SHIPPED, folder / "sft" / "model")
+    (folder / "config.yaml").write_text(dump_config(settings))
+    for stage in ("seeds", "assemble", "bootstrap", "sft"):
+        Manifest(folder).record(stage, STAGES[stage].writes, (), {})
+    return folder
+
+
+def test_killed_in_its_second_pass_over_the_seeds_a_run_goes_on_in_another_number_of_processes(
+    tmp_path, served_by_core
+):
+    """Two steps of two seeds are a pass over five."""
+    config = config_of(2, 0, served_by_core, seeds=5, steps=4)
+    wanted = alone(config, ready_for_rl(tmp_path / "straight", config), "rl")
+    folder = ready_for_rl(tmp_path / "run", config)
+    process = start(2, "rl", write(config, tmp_path / "config.yaml"), *to(folder))
+    third = folder / "rl" / "rollouts"
+
+    def played() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in third.glob("00002-*.jsonl"))
+
+    while process.poll() is None and played() < 3:
+        time.sleep(0.002)
+    assert process.poll() is None, process.communicate()[0]
+    for worker in workers(process):
+        os.kill(worker, signal.SIGKILL)
+    process.communicate()
+    alone(config, folder, "rl")
+    assert largest_difference(wanted, folder, "rl") < FULL
+    assert spent(folder) == spent(wanted), "a reply was paid twice"
+    trajectories = [(run / "rl" / "trajectories.jsonl").read_bytes() for run in (wanted, folder)]
+    assert trajectories[0] == trajectories[1]
 
 
 @pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])

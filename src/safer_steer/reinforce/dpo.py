@@ -27,7 +27,8 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
-from safer_steer.reinforce.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds, steps_of
+from safer_steer.reinforce.draws import steps_of
+from safer_steer.reinforce.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
 from safer_steer.reinforce.step_log import rollback
 from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
 from safer_steer.student.batch import padded

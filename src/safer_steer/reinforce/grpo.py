@@ -25,6 +25,7 @@ from safer_steer.dialogue import Seed
 from safer_steer.episode import Critic, Script, User
 from safer_steer.errors import UserError
 from safer_steer.images import PicturesOf, pictures_in
+from safer_steer.reinforce.draws import in_steps
 from safer_steer.reinforce.first_turn import refuse_later_pictures
 from safer_steer.reinforce.measured import MeasuredTrainer
 from safer_steer.reinforce.returns import noted_return
@@ -66,6 +67,7 @@ def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
         **batching(rl.prompts_per_step * rl.group_size, rl.micro_batch_size, "rl.micro_batch_size"),
         "num_train_epochs": 1,
         "max_steps": rl.steps,
+        "shuffle_dataset": False,  # `in_steps` does; a resumed sampler would begin its first pass again
         "lr_scheduler_type": rl.schedule,
         "weight_decay": rl.weight_decay,
         "beta": rl.beta,
@@ -159,7 +161,7 @@ def reinforce(
             model_init_kwargs={"dtype": training_dtype(student)},
         ),
         reward_funcs=_return_of_rollout,
-        train_dataset=_prompts(config, renderer, folder, seeds),
+        train_dataset=_prompts(config, renderer, folder, in_steps(seeds, config.rl, config.seed)),
         processing_class=renderer.processor,
         rollout_func=rollouts,
         peft_config=lora(student, empty),
@@ -249,7 +251,8 @@ def _return_of_rollout(
 
 
 def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]) -> Dataset:
-    """First user turns and pictures in TRL's format; it takes pictures in no later turn.
+    """First user turns and pictures in TRL's format, in the order of the seeds; it takes pictures in no later
+    turn.
 
     TRL renders them for the forward pass exactly as `Transcript` does for generation.
     """

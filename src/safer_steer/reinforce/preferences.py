@@ -21,6 +21,7 @@ from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.episode import Critic, Reply, Script, Verdict, play
 from safer_steer.errors import BoundaryError, UserError
+from safer_steer.reinforce.draws import refuse_another_seed, steps_of
 from safer_steer.reinforce.patience import LastVerdicts, patience_of
 from safer_steer.reinforce.returns import reward_of
 from safer_steer.store import Journal, write_atomic
@@ -97,12 +98,6 @@ def pairs_of(played: Played) -> list[Pair]:
     return pairs
 
 
-def steps_of(rl: Reinforce, seeds: int) -> int:
-    """The steps that GRPO would take over so many seeds: one epoch of whole steps, unless `rl.steps` is
-    set."""
-    return rl.steps if rl.steps > 0 else seeds // rl.prompts_per_step
-
-
 def drawn(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
     """As many seeds as GRPO's steps take, in a shuffled order that begins anew in each pass. In a copy, a
     seed has the dialogue's id; `meta.seed` is its own."""
@@ -167,11 +162,8 @@ def play_seeds(
     """
     with Journal(folder / JOURNAL) as journal:
         for seed in seeds:
-            if seed.id in journal and journal.rows[seed.id]["dialogue"]["meta"]["seed"] != seed.meta["seed"]:
-                raise UserError(
-                    f"{journal.path}: {seed.id} was played from another seed than this run draws; delete the"
-                    " file"
-                )
+            if seed.id in journal:
+                refuse_another_seed(journal.path, Played.from_row(journal.rows[seed.id]).dialogue, seed)
         if any(seed.id not in journal for seed in seeds):
             unsettled: list[Played] = []
             wait(_play_rest(config, seeds, assistant_of(), tutor, journal, unsettled, progress))

@@ -20,6 +20,7 @@ from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic, User
 from safer_steer.errors import UserError
 from safer_steer.reasons import reasons_in
+from safer_steer.reinforce.draws import refuse_another_seed
 from safer_steer.reinforce.first_turn import refuse_other_pictures
 from safer_steer.reinforce.patience import LastVerdicts, patience_of
 from safer_steer.reinforce.returns import step_metrics, turn_returns
@@ -157,11 +158,7 @@ class Rollouts:
         async def one(seed: Seed) -> Trajectory:
             if seed.id in journal:
                 known = Trajectory.from_row(journal.rows[seed.id])
-                if known.dialogue.meta["seed"] != seed.meta["seed"]:
-                    raise UserError(
-                        f"{journal.path}: {seed.id} was played from another seed than this run draws;"
-                        " delete the file"
-                    )
+                refuse_another_seed(journal.path, known.dialogue, seed)
                 return known
             turns = self.config.rl.max_turns
             with tutor.playing(seed.id):

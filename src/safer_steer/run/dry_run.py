@@ -168,7 +168,7 @@ def _dpo(config: Config) -> str:
 
 
 def _rl_steps(config: Config, folder: Path) -> str:
-    """TRL's sampler drops the last, smaller step of a pass, and reshuffles for each pass."""
+    """How many, and what is left over (`reinforce/draws.py`)."""
     rl = config.rl
     each = f"of {_many(rl.prompts_per_step, 'seed')}"
     seeds = _seeds(config, folder)
