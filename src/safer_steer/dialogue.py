@@ -31,7 +31,7 @@ from safer_steer.store import numbered_lines
 
 TAKEN_BACK, TRY = "taken_back", "try"
 """Keys of `meta`: turns that the user took back (of a turn, those before it in its place), and which of
-several plays of one seed a dialogue is, from 0."""
+several plays of one seed a dialogue is, from 0: a try of the bench, a trajectory of Stage III."""
 MOST_TAKEN_BACK = 100
 """Fewer turns than this are taken back in a dialogue."""
 
@@ -184,8 +184,8 @@ class Dialogue(Seed):
         )
 
     def sample(self, asked: Turn) -> int:
-        """Tells apart the samples of an answer to the same words: those of several plays of one seed, and
-        those before and after a turn was taken back. 0 for a dialogue without either."""
+        """Tells apart the samples of a reply to the same words: those of several plays of one seed, and those
+        before and after a turn was taken back. 0 for a dialogue without either."""
         played, before = self.meta.get(TRY), asked.meta.get(TAKEN_BACK, ())
         return (played if isinstance(played, int) else 0) * MOST_TAKEN_BACK + len(before)
 

@@ -162,7 +162,7 @@ async def test_the_first_call_scores_and_the_second_writes_the_next_turn(
     assert dialogue.turns[1].user == "then say its place."
     assert [(repeat, given.get("approach")) for _, repeat, given in transport.calls] == [
         (0, None),
-        (1, STRATEGIES["bait_and_switch"]),
+        (0, STRATEGIES["bait_and_switch"]),
         (0, None),
     ]
     assert "next_attacker" not in dialogue.turns[1].meta, "no turn comes after the last"

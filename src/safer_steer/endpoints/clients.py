@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import aiohttp
 
 from safer_steer.endpoints.parse import is_shallow
+from safer_steer.endpoints.transport import SAMPLE
 
 CONNECT_S = 10.0
 """Seconds to make a connection to a host that does not answer at all, where somebody waits for it."""
@@ -71,14 +72,15 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    async def post(self, url: str, content: bytes, most_mb: float) -> Answer:
-        """POST a JSON body. Reads at most `most_mb` megabytes of the unpacked answer.
+    async def post(self, url: str, content: bytes, most_mb: float, sample: int = 0) -> Answer:
+        """POST a JSON body, and `sample` in the header `SAMPLE`. Reads at most `most_mb` megabytes of the
+        unpacked answer.
 
         Raises:
             NoAnswer: nobody answers, what comes is no HTTP, or the connection is cut.
             TooLarge: the answer is larger than `most_mb`, or holds more than `MOST_PARTS` objects.
         """
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", SAMPLE: str(sample)}
         large = False
         body = bytearray()
         try:

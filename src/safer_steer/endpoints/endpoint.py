@@ -49,10 +49,11 @@ replies by chance."""
 
 @dataclass
 class _Call:
-    """A call's place in line, the form of its schema (an index of `SCHEMA_FORMS`, or their number for none),
-    and how it went so far."""
+    """A call's place in line, its sample (`repeat`), the form of its schema (an index of `SCHEMA_FORMS`, or
+    their number for none), and how it went so far."""
 
     place: int
+    sample: int
     form: int
     tries: int = 0
     failures: int = 0
@@ -123,7 +124,8 @@ class EndpointTransport:
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
-        """One reply. `repeat` is not sent: an endpoint's samples differ anyway if the temperature is above 0.
+        """One reply. `repeat` is no part of the body: an endpoint's samples differ anyway if the temperature
+        is above 0. A header has it, for the sandbox's agents.
 
         After a 429 the call waits and is sent again, before all later calls, until the endpoint has given no
         reply for `role.rate_limit_s`. Other errors that may pass are tried again `role.retries` times.
@@ -134,7 +136,7 @@ class EndpointTransport:
             ContextLengthError: the messages do not fit the model's context.
             NoEyesError: the model takes no pictures.
         """
-        call = _Call(self._gate.place(), self._form)
+        call = _Call(self._gate.place(), repeat, self._form)
         while True:
             await self._gate.enter(call.place)
             try:
@@ -231,7 +233,7 @@ class EndpointTransport:
         try:
             async with asyncio.timeout(self.role.timeout_s):
                 answer = await client.post(
-                    self._url("chat/completions"), to_json(body), self.role.max_reply_mb
+                    self._url("chat/completions"), to_json(body), self.role.max_reply_mb, call.sample
                 )
         except TimeoutError:
             raise _Silent(f"no reply within {self.role.timeout_s:g} s") from None

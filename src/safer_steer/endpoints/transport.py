@@ -8,6 +8,10 @@ from typing import Any, Protocol
 
 from safer_steer.errors import EndpointError, RejectedError
 
+SAMPLE = "X-Sample"
+"""The HTTP header with `repeat`. A server that draws by what it is sent, as `safer-steer sandbox serve` does,
+takes it into its draw; all others ignore it."""
+
 Message = dict[str, Any]
 """An OpenAI chat message; pictures are `image_url` parts with a data URL."""
 

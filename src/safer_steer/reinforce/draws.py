@@ -13,9 +13,14 @@ from safer_steer.dialogue import Dialogue, Seed
 from safer_steer.errors import UserError
 
 
+def steps_in_pass(rl: Reinforce, seeds: int) -> int:
+    """Number of steps in one pass over so many seeds; a last step of fewer is left out."""
+    return seeds // rl.prompts_per_step
+
+
 def steps_of(rl: Reinforce, seeds: int) -> int:
-    """Number of steps over so many seeds: one pass of whole steps, unless `rl.steps` is set."""
-    return rl.steps if rl.steps > 0 else seeds // rl.prompts_per_step
+    """Number of steps of GRPO over so many seeds: one pass, unless `rl.steps` is set."""
+    return rl.steps if rl.steps > 0 else steps_in_pass(rl, seeds)
 
 
 def in_steps(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
@@ -27,8 +32,7 @@ def in_steps(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
         seed: the config's.
     """
     generator = torch.Generator().manual_seed(seed)
-    each = rl.prompts_per_step
-    wanted, whole = steps_of(rl, len(seeds)) * each, len(seeds) // each * each
+    wanted, whole = (steps(rl, len(seeds)) * rl.prompts_per_step for steps in (steps_of, steps_in_pass))
     order: list[int] = []
     while len(order) < wanted:
         order += torch.randperm(len(seeds), generator=generator)[:whole].tolist()

@@ -3,7 +3,8 @@ answers.
 
 The pair of a turn is its best answer against its worst, by the turn reward that GRPO has too. The dialogue
 goes on with the first answer, the policy's own. So the students' histories are on-policy, all answers of a
-turn have the same one, and a seed takes as many answers and verdicts as a group of trajectories.
+turn have the same one, and a seed takes as many answers and verdicts as a group of trajectories. Equal
+answers of a turn have one verdict: with two, a pair could prefer an answer to itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safer_steer.errors import BoundaryError, UserError
 from safer_steer.reinforce.draws import refuse_another_seed, steps_of
 from safer_steer.reinforce.patience import LastVerdicts, patience_of
 from safer_steer.reinforce.returns import reward_of
+from safer_steer.reinforce.trajectory import as_trajectory
 from safer_steer.store import Journal, write_atomic
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.workers import Patience, Progress, run_jobs
@@ -99,15 +101,14 @@ def pairs_of(played: Played) -> list[Pair]:
 
 
 def drawn(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
-    """As many seeds as GRPO's steps take, in a shuffled order that begins anew in each pass. In a copy, a
-    seed has the dialogue's id; `meta.seed` is its own."""
+    """As many seeds as GRPO's steps take, in a shuffled order that begins anew in each pass, each as the
+    dialogue that is played from it."""
     wanted = steps_of(rl, len(seeds)) * rl.prompts_per_step
     order: list[Seed] = []
     while len(order) < wanted:
         order += random.Random(f"dpo {seed} {len(order)}").sample(list(seeds), len(seeds))
     return [
-        one.model_copy(update={"id": f"{place:05d}", "meta": {**one.meta, "seed": one.id}})
-        for place, one in enumerate(order[:wanted])
+        as_trajectory(one, f"{place:05d}", place // len(seeds)) for place, one in enumerate(order[:wanted])
     ]
 
 

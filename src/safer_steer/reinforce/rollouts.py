@@ -20,11 +20,11 @@ from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.episode import Critic, User
 from safer_steer.errors import UserError
 from safer_steer.reasons import reasons_in
-from safer_steer.reinforce.draws import refuse_another_seed
+from safer_steer.reinforce.draws import refuse_another_seed, steps_in_pass
 from safer_steer.reinforce.first_turn import refuse_other_pictures
 from safer_steer.reinforce.patience import LastVerdicts, patience_of
 from safer_steer.reinforce.returns import step_metrics, turn_returns
-from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
+from safer_steer.reinforce.trajectory import Return, Trajectory, as_trajectory, roll_out
 from safer_steer.store import Journal, read_rows
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.checks import Trained
@@ -95,7 +95,7 @@ class Rollouts:
         step, process = trainer.state.global_step, trainer.accelerator.process_index
         first = process * len(prompts)
         seeds = [
-            _as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i)
+            self._as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i)
             for i, prompt in enumerate(prompts)
         ]
 
@@ -120,6 +120,13 @@ class Rollouts:
             "trajectory_return": [trajectory.value for trajectory in trajectories],
             **self._credit(trajectories),
         }
+
+    def _as_trajectory(self, seed: Seed, step: int, place: int) -> Seed:
+        """The trajectory of this seed at this place of a step (0-based, over all processes)."""
+        rl = self.config.rl
+        passes = step // steps_in_pass(rl, len(self.seeds))
+        number = passes * rl.group_size + place % rl.group_size
+        return as_trajectory(seed, f"{step:05d}-{place:04d}", number)
 
     def _credit(self, trajectories: list[Trajectory]) -> dict[str, list[Any]]:
         """What `TurnCreditTrainer` is given of each trajectory; nothing where credit is the trajectory's."""
@@ -199,11 +206,6 @@ class Rollouts:
                 " fix the tutor, then run the same command to go on"
             )
         self.metrics[step] = found
-
-
-def _as_trajectory(seed: Seed, step: int, place: int) -> Seed:
-    """Copy the seed with the trajectory's id. `place` is the trajectory's index within the step."""
-    return seed.model_copy(update={"id": f"{step:05d}-{place:04d}", "meta": {**seed.meta, "seed": seed.id}})
 
 
 def _why(dialogues: list[Dialogue]) -> str:

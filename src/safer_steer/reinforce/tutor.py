@@ -8,12 +8,14 @@ The template steers the attack.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Verdict
 from safer_steer.errors import BoundaryError, RefusedError
-from safer_steer.images import PicturesOf, View, in_view
+from safer_steer.images import PicturesOf, in_view
 from safer_steer.prompts.base import history
 from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
 from safer_steer.rewards import EMPTY_SAFETY, lock_usefulness
@@ -49,20 +51,26 @@ class TutorCritic:
         )
         shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         wanted = template if self.feedback_dynamics and template else ""
+
+        async def ask(approach: str = "") -> TutorVerdict:
+            """A second attempt says how to come at it, so its words differ; `repeat` tells siblings apart."""
+            words = inputs.model_copy(update={"approach": STRATEGIES[approach]}) if approach else inputs
+            return await self.model.ask(TUTOR, words, shown, repeat=dialogue.sample(exchange))
+
         faults: list[str] = []
         approach = ""
         try:
-            verdict = await self.model.ask(TUTOR, inputs, shown)
+            verdict = await ask()
         except RefusedError as error:
             faults, approach = [error.boundary], next_strategy("")
-            verdict = await self._again(inputs, shown, approach)
+            verdict = await ask(approach)
         strategy, adapted = verdict.strategy, verdict.next_question.strip() if wanted else ""
         if wanted and (fault := _fault(adapted, dialogue, wanted)):
             faults.append(fault)
             adapted = ""
             if not approach:
                 approach = next_strategy(verdict.strategy)
-                strategy, adapted = await self._next_turn(inputs, shown, dialogue, approach, wanted, faults)
+                strategy, adapted = approach, await _next_turn(ask(approach), dialogue, wanted, faults)
         noted = (
             {
                 "next_attacker": {
@@ -79,30 +87,21 @@ class TutorCritic:
             next_user=adapted or None,
         )
 
-    async def _again(self, inputs: TutorInput, shown: View, approach: str) -> TutorVerdict:
-        again = inputs.model_copy(update={"approach": STRATEGIES[approach]})
-        return await self.model.ask(TUTOR, again, shown, repeat=1)
 
-    async def _next_turn(
-        self,
-        inputs: TutorInput,
-        shown: View,
-        dialogue: Dialogue,
-        approach: str,
-        wanted: str,
-        faults: list[str],
-    ) -> tuple[str, str]:
-        """Strategy and text of a second attempt at the next turn. It may fail too; its scores are ignored."""
-        try:
-            verdict = await self._again(inputs, shown, approach)
-        except BoundaryError as error:  # the turn is already scored; even a dead endpoint must not lose it
-            faults.append(error.boundary)
-            return approach, ""
-        adapted = verdict.next_question.strip()
-        if fault := _fault(adapted, dialogue, wanted):
-            faults.append(fault)
-            return approach, ""
-        return approach, adapted
+async def _next_turn(
+    attempt: Awaitable[TutorVerdict], dialogue: Dialogue, wanted: str, faults: list[str]
+) -> str:
+    """The next turn of a second attempt; "" if it fails too. Its scores are ignored."""
+    try:
+        verdict = await attempt
+    except BoundaryError as error:  # the turn is already scored; even a dead endpoint must not lose it
+        faults.append(error.boundary)
+        return ""
+    adapted = verdict.next_question.strip()
+    if fault := _fault(adapted, dialogue, wanted):
+        faults.append(fault)
+        return ""
+    return adapted
 
 
 def _scores(verdict: TutorVerdict, answer: str) -> dict[str, float]:

@@ -40,7 +40,7 @@ from safer_steer.errors import UserError
 from safer_steer.images import Picture, PicturesOf, picture_from
 from safer_steer.named import load_named
 from safer_steer.reinforce.returns import leaks, noted_return
-from safer_steer.reinforce.trajectory import Return, Trajectory, roll_out
+from safer_steer.reinforce.trajectory import Return, Trajectory, as_trajectory, roll_out
 from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.reinforce.verl_rewards import (
     Credit,
@@ -55,6 +55,9 @@ from safer_steer.student.load import renderer_of
 from safer_steer.student.policy import Completion, cut_at_its_end
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript
+
+LARGEST_NUMBER = 10**6
+"""Trajectories that get their number by chance get one below this."""
 
 
 class ServerPolicy:
@@ -187,9 +190,13 @@ class SteerLoop(AgentLoopBase):
         here = parts(ours.config, verl.model.path, verl.rollout.agent.num_workers)
         config, about = here.config, row["extra_info"]
         step, session = row.get("global_steps"), row.get("session_id")
-        id = f"{step}-{about['index']}-{session}" if session is not None else uuid4().hex
-        seed = Seed.model_validate_json(about["seed"])
-        seed = seed.model_copy(update={"id": id, "meta": {**seed.meta, "seed": seed.id}})
+        if session is None:  # an older trainer does not say which of a seed's trajectories this is
+            drawn = uuid4()
+            id, number = drawn.hex, drawn.int % LARGEST_NUMBER
+        else:
+            id = f"{step}-{about['index']}-{session}"
+            number = int(step or 0) * verl.rollout.n + session
+        seed = as_trajectory(Seed.model_validate_json(about["seed"]), id, number)
         pictures_of = embedded_pictures(about["pictures"], config.student.max_pixels)
         policy = ServerPolicy(self.server_manager, sampling_params, config.student, id)
         longest = min(config.rl.max_completion_tokens, self.rollout_config.response_length)

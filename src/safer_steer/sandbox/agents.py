@@ -3,7 +3,8 @@ as endpoints.
 
 They read only the rendered messages and the pictures: "Job: <name>" in the system text, the delimited
 sections of the user text, and the device in a picture's metadata. A template that loses an input therefore
-fails here. Every random choice is seeded by the content of the request: the same call has the same answer.
+fails here. Every random choice is seeded by the content of the request and by which of its samples is wanted:
+the same call has the same answer.
 """
 
 from __future__ import annotations

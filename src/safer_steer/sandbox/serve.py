@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from safer_steer.endpoints.transport import SAMPLE
 from safer_steer.errors import EndpointError
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.families import AGENTS
@@ -25,7 +26,8 @@ def application() -> web.Application:
     """`POST /v1/chat/completions` and `GET /v1/models`.
 
     A request that names a job of the method in its system message goes to that job's agent. The fixed target
-    policy answers all others. The model's name says what tutor and attacker attack with.
+    policy answers all others. The model's name says what tutor and attacker attack with. The header `SAMPLE`
+    tells samples of the same request apart.
     """
     app = web.Application(client_max_size=LARGEST)
     app.router.add_post("/v1/chat/completions", _complete)
@@ -71,7 +73,8 @@ async def _complete(request: web.Request) -> web.Response:
         messages = [
             message for message in body["messages"] if message["role"] in ("system", "user", "assistant")
         ]
-        reply = await SandboxTransport(str(body.get("model"))).complete(messages)
+        agents = SandboxTransport(str(body.get("model")))
+        reply = await agents.complete(messages, repeat=int(request.headers.get(SAMPLE, "0")))
     except EndpointError as error:
         return _error(str(error))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
