@@ -134,8 +134,8 @@ class Student(Strict):
     check_every: int = Field(
         10,
         ge=0,
-        description="steps between checks that the student in training sees its pictures and learns what it"
-        " sampled, the first step included; 0 for none",
+        description="steps between looks at whether the student in training sees its pictures, the first step"
+        " included; what its loss is given is checked at every step; 0 for neither",
     )
     sharding: Literal["none", "full"] = Field(
         "none",

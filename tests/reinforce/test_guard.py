@@ -125,7 +125,7 @@ def test_turns_that_the_template_renders_otherwise(tmp_path: Path, monkeypatch: 
     broken(monkeypatch, Verbose)
     with pytest.raises(
         UserError,
-        match=r"^rl: step 1: ids: the chat template renders dialogue 00000-\d{4} otherwise than it is",
+        match=r"^rl: step 1: template: the chat template renders dialogue 00000-\d{4} otherwise than it is",
     ):
         run("qwen2_5_vl", tmp_path, 1, 2)
 

@@ -24,8 +24,8 @@ from safer_steer.errors import UserError
 from safer_steer.images import pictures_in
 from safer_steer.store import read_rows, write_atomic
 from safer_steer.student.assistant import add_user, shown_in
-from safer_steer.student.checks import Trained
-from safer_steer.student.guard import Guard
+from safer_steer.student.given import Collated, Trained, given_to_sft
+from safer_steer.student.guard import Guard, Guarded
 from safer_steer.student.load import load_student
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.renderer import Renderer
@@ -54,8 +54,8 @@ class Collator:
     def __init__(self, dialogues: list[Dialogue], renderer: Renderer, folder: Path, config: Config) -> None:
         self.dialogues, self.renderer, self.folder, self.config = dialogues, renderer, folder, config
         self.pictures_of = pictures_in(folder, config.student.max_pixels)
-        self._collated: dict[int, int] = {}
-        """Row numbers by the hash of their ids."""
+        # The data loader is at most a batch ahead of the loss.
+        self.collated = Collated(2 * config.bootstrap.sft.batch_size)
 
     def transcript(self, dialogue: Dialogue) -> Transcript:
         """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry
@@ -84,20 +84,17 @@ class Collator:
         """Number of assistant tokens trained in each dialogue, end tokens included."""
         return [sum(self.transcript(dialogue).mask) for dialogue in self.dialogues]
 
-    def known(self, ids: list[int]) -> list[Trained]:
-        """The dialogue that was collated to these ids."""
-        row = self._collated.get(hash(tuple(ids)))
-        if row is None:
-            return []
-        return [Trained(self.dialogues[row], self.transcript(self.dialogues[row]).mask)]
-
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
-        transcripts = [self.transcript(self.dialogues[row["row"]]) for row in rows]
-        self._collated |= {
-            hash(tuple(transcript.ids)): row["row"] for transcript, row in zip(transcripts, rows, strict=True)
-        }
+        dialogues = [self.dialogues[row["row"]] for row in rows]
+        transcripts = [self.transcript(dialogue) for dialogue in dialogues]
+        for dialogue, transcript in zip(dialogues, transcripts, strict=True):
+            self.collated.note(transcript.ids, Trained(dialogue, transcript.mask))
         batch = model_inputs(transcripts, "right")
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
+
+
+class GuardedSFT(Guarded, SFTTrainer):
+    """TRL's trainer, with a guard."""
 
 
 def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
@@ -153,7 +150,7 @@ def fine_tune(
         collator, found = in_single_turns(collator)
     if config.student.freeze_vision:
         freeze_vision(student.model)
-    trainer = SFTTrainer(
+    trainer = GuardedSFT(
         model=student.model,
         args=SFTConfig(**sft_arguments(config, folder), **sharding_arguments(config.student, student.model)),
         train_dataset=Dataset.from_dict({"row": list(range(len(collator.dialogues)))}),
@@ -171,8 +168,8 @@ def fine_tune(
     # right for every model.
     trainer.model_accepts_loss_kwargs = True
     shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
-    guard = Guard("sft", config.student, student.renderer, collator.known, shown, note)
-    trainer.add_callback(guard.watch(trainer.model))
+    known = collator.collated.known
+    Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)
     train(trainer, processes.decided(partial(last_checkpoint, folder / "sft")), config.student)
     save_trained(trainer, student.renderer.processor, out, config.student, config.student.base)
     return out

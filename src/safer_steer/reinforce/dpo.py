@@ -32,8 +32,8 @@ from safer_steer.reinforce.preferences import Candidate, Pair, counts, drawn, pa
 from safer_steer.reinforce.step_log import rollback
 from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
 from safer_steer.student.batch import padded
-from safer_steer.student.checks import Trained
-from safer_steer.student.guard import Guard
+from safer_steer.student.given import Collated, Trained, given_to_dpo
+from safer_steer.student.guard import Guard, Guarded
 from safer_steer.student.load import empty_model, load_model_config, load_student, renderer_of
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.policy import PolicyOf, SampledStudent
@@ -95,8 +95,7 @@ class PairCollator:
 
     def __init__(self, pairs: list[Pair], renderer: Renderer, pictures_of: PicturesOf) -> None:
         self.pairs, self.renderer, self.pictures_of = pairs, renderer, pictures_of
-        self._collated: dict[int, Trained] = {}
-        """What is known of rows, by the hash of their ids."""
+        self.collated = Collated(2 * len(pairs))
 
     def transcript(self, pair: Pair, answer: Candidate) -> tuple[Transcript, list[int]]:
         """The dialogue up to this answer, and a mask that is 1 on the answer's sampled tokens alone."""
@@ -110,17 +109,20 @@ class PairCollator:
             transcript.add_assistant(spoken.ids, [0.0] * len(spoken.ids))
         return transcript, [0] * prompt + transcript.mask[prompt:]
 
-    def known(self, ids: list[int]) -> list[Trained]:
-        """The dialogue that was collated to these ids."""
-        found = self._collated.get(hash(tuple(ids)))
-        return [found] if found else []
-
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pairs = [self.pairs[row["row"]] for row in rows]
         both = [(pair, pair.chosen) for pair in pairs] + [(pair, pair.rejected) for pair in pairs]
         made = [self.transcript(pair, answer) for pair, answer in both]
-        for (pair, answer), (transcript, _) in zip(both, made, strict=True):
-            self._collated[hash(tuple(transcript.ids))] = Trained(_spoken(pair, answer), transcript.mask)
+        for row, ((pair, answer), (transcript, mask)) in enumerate(zip(both, made, strict=True)):
+            rival, _ = made[(row + len(pairs)) % len(made)]
+            trained = Trained(
+                _spoken(pair, answer),
+                transcript.mask,
+                targets=mask,
+                credit=1.0 if answer is pair.chosen else -1.0,
+                rival=rival.ids,
+            )
+            self.collated.note(transcript.ids, trained)
         batch = model_inputs([transcript for transcript, _ in made], "right")
         return batch | {"completion_mask": padded([mask for _, mask in made], 0, "right")}
 
@@ -130,6 +132,10 @@ def _spoken(pair: Pair, answer: Candidate) -> Dialogue:
     turns = pair.played.dialogue.turns[: pair.turn + 1]
     last = turns[-1].model_copy(update={"assistant": answer.text})
     return pair.played.dialogue.model_copy(update={"turns": [*turns[:-1], last]})
+
+
+class GuardedDPO(Guarded, DPOTrainer):
+    """TRL's trainer, with a guard."""
 
 
 class StepLog(TrainerCallback):
@@ -223,7 +229,7 @@ def prefer(
     rollback(folder / "rl", int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     collator = PairCollator(pairs, renderer, pictures_of)
     log = StepLog(folder / "rl" / "metrics.jsonl")
-    trainer = DPOTrainer(
+    trainer = GuardedDPO(
         model=start,
         args=DPOConfig(
             **dpo_arguments(config, folder, len(pairs), steps),
@@ -238,8 +244,8 @@ def prefer(
     )
     if student.freeze_vision:
         freeze_vision(trainer.model)
-    guard = Guard("rl", student, renderer, collator.known, partial(shown_in, pictures_of), log.note_checks)
-    trainer.add_callback(guard.watch(trainer.model))
+    pictures, known = partial(shown_in, pictures_of), collator.collated.known
+    Guard("rl", student, renderer, given_to_dpo, known, pictures, log.note_checks).watch(trainer)
     train(trainer, checkpoint, student)
     save_trained(trainer, renderer.processor, out, student, start, folder / "rl" / ADAPTER)
     return out

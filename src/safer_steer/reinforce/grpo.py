@@ -35,6 +35,7 @@ from safer_steer.reinforce.trajectory import Return
 from safer_steer.reinforce.turn_credit import TurnCreditTrainer
 from safer_steer.store import inside, read_rows
 from safer_steer.student.assistant import StudentAssistant, shown_in
+from safer_steer.student.given import given_to_grpo
 from safer_steer.student.guard import Guard
 from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision
@@ -173,16 +174,16 @@ def reinforce(
         freeze_vision(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
-    guard = Guard(
+    Guard(
         "rl",
         config.student,
         renderer,
+        given_to_grpo,
         rollouts.known,
         partial(shown_in, pictures_of),
         rollouts.note_checks,
         rollouts.journals.forget,
-    )
-    trainer.add_callback(guard.watch(trainer.model))
+    ).watch(trainer)
     train(trainer, checkpoint, config.student)
     save_trained(trainer, renderer.processor, out, config.student, start, folder / "rl" / ADAPTER)
     if processes.first():

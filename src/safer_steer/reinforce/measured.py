@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from safer_steer.student.guard import Guarded
 
-class MeasuredTrainer(GRPOTrainer):
+
+class MeasuredTrainer(Guarded, GRPOTrainer):
     """Adds to the logs of each step, over its sampled tokens and all processes:
 
     - `logprob_gap`, `logprob_gap_max`: mean and largest absolute difference of the log-probabilities;

@@ -21,13 +21,14 @@ from safer_steer.episode import Critic, User
 from safer_steer.errors import UserError
 from safer_steer.reasons import reasons_in
 from safer_steer.reinforce.draws import refuse_another_seed, steps_in_pass
+from safer_steer.reinforce.due import trained_by_ids
 from safer_steer.reinforce.first_turn import refuse_other_pictures
 from safer_steer.reinforce.patience import LastVerdicts, patience_of
 from safer_steer.reinforce.returns import step_metrics, turn_returns
 from safer_steer.reinforce.trajectory import Return, Trajectory, as_trajectory, roll_out
 from safer_steer.store import Journal, read_rows
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.student.checks import Trained
+from safer_steer.student.given import Trained
 from safer_steer.student.sharding import generating
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
@@ -83,8 +84,8 @@ class Rollouts:
     """Metrics by step, merged with the trainer's when the step is logged."""
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     """For each recent step: the number of unscored trajectories and of all trajectories."""
-    played: list[Trajectory] = field(default_factory=list)
-    """This process's trajectories of the current step."""
+    _trained: dict[tuple[int, ...], list[Trained]] = field(default_factory=dict)
+    """This process's trajectories of the current step, by their ids."""
 
     @property
     def journals(self) -> StepJournals:
@@ -110,8 +111,10 @@ class Rollouts:
                     return self.wait(self._play(seeds, assistant, journal))
 
             played = processes.agreed(play)
-        self._note(step, [trajectory for share in played for trajectory in share])
-        self.played = trajectories = played[process]
+        everyone = [trajectory for share in played for trajectory in share]
+        self._note(step, everyone)
+        trajectories = played[process]
+        self._trained = trained_by_ids(self.config, everyone, slice(first, first + len(prompts)))
         return {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
             "completion_ids": [trajectory.completion_ids for trajectory in trajectories],
@@ -144,15 +147,7 @@ class Rollouts:
 
     def known(self, ids: list[int]) -> list[Trained]:
         """The trajectories of the current step with these ids."""
-        return [
-            Trained(
-                each.dialogue,
-                [0] * len(each.prompt_ids) + each.mask,
-                None if each.replayed else [0.0] * len(each.prompt_ids) + each.logprobs,
-            )
-            for each in self.played
-            if each.prompt_ids + each.completion_ids == ids
-        ]
+        return self._trained.get(tuple(ids), [])
 
     def note_checks(self, step: int, numbers: dict[str, Any]) -> None:
         """Add the guard's numbers to the step's metrics."""

@@ -1,213 +1,285 @@
-"""Measures whether a student in training sees its pictures and learns what was rendered and sampled.
+"""What SFT, RL and DPO are checked for while they train: one list, which guard, docs and report share.
 
-The loss of a model that is trained without its pictures falls too, so nothing else shows it. Measured are the
-dialogues of one forward pass of the trainer; `guard.py` decides on the numbers.
+The loss of a model that is trained without its pictures falls too, and so does one that is taken over other
+tokens than the answers', so nothing else shows it. A check is a small function on a step's numbers, which
+`given.py`, `looking.py` and `weights.py` measure. `guard.py` asks the checks. No torch here: the report reads
+this list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
-import torch
-from PIL import Image
+from safer_steer.errors import shortened
+from safer_steer.student.findings import Check, Finding, Number, Step, mean, most, total
 
-from safer_steer.dialogue import Dialogue
-from safer_steer.errors import UserError
-from safer_steer.student.modules import parts_of
-from safer_steer.student.renderer import Renderer
-
-BLANK = 0.1
-"""What every pixel value is set to. Zeros stay, since some processors fill rows up with them."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What is known of a row of ids that the trainer feeds to the model."""
-
-    dialogue: Dialogue
-    mask: list[int]
-    """1 on trained tokens; one entry for each id."""
-    logprobs: list[float] | None = None
-    """The engine's, of each id, at the sampling temperature; None if none sampled them in this process."""
+FLOOR = 1e-5
+"""Smallest shift, in nats, that counts as seeing. Both passes have the same shapes, so pictures that do not
+reach the answers shift them by exactly 0."""
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
+"""Largest mean difference between trainer and engine, in nats, by number type: over a step (`logprob_gap`),
+and over each dialogue looked at. It holds for every engine; docs/checks.md says why."""
+CREDIT = 1e-5
+"""Largest difference of a credit from the one due, as a share of the step's largest return: the trainer
+computes in float32."""
+PIXELS = 0.02
+"""Largest difference of a picture input, whose values are about -2 to 2: what bfloat16 rounds away."""
+UPDATE = "install the tested versions (constraints.txt)"
 
 
-@dataclass(frozen=True)
-class Fed:
-    """One forward pass of the trainer."""
-
-    inputs: dict[str, Any]
-    """The model's arguments, with those of TRL's fused head."""
-    logprobs: torch.Tensor
-    """[rows, tokens - 1], of each id after the first, at the sampling temperature."""
+CHECKS: list[Check] = []
+"""In the order in which they are asked: what comes first is the cause of what comes after it."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The numbers of one dialogue."""
-
-    dialogue: str
-    """Its id; empty if the ids belong to no known dialogue."""
-    pictures: int = 0
-    picture_tokens: int = 0
-    """Picture tokens in the ids."""
-    reached: int | None = None
-    """Positions that get a picture's features; None if the model does not let this be seen."""
-    blank_shift: float | None = None
-    """Mean shift of the trained tokens' log-probabilities when the pictures are blanked, in nats; None
-    without pictures."""
-    gap: float | None = None
-    """Mean difference between trainer and engine on the sampled tokens, in nats; None without an engine."""
-    gap_max: float | None = None
-    """The largest such difference."""
-    rerendered: bool | None = None
-    """Whether the chat template renders these ids; None if it cannot be said, because an answer is empty."""
+def check(name: str, passes: str, **facts: Any) -> Callable[[Callable[[Step], str | None]], None]:
+    """Add a function to the list."""
+    return lambda complaint: CHECKS.append(Check(name, passes, complaint, **facts))
 
 
-KnownOf = Callable[[list[int]], list[Trained]]
-"""What is known of a row of ids. Several dialogues may have the same ids."""
-ShownIn = Callable[[Dialogue], list[list[Image.Image]]]
-"""The pictures of each user turn."""
+def fault(step: Step, after: bool = False) -> tuple[Check, str] | None:
+    """The first check that fails, and its message in one line; None if none fails."""
+    for each in CHECKS:
+        if each.after is after and (why := each.complaint(step)):
+            return each, f"{each.name}: {why}"
+    return None
 
 
-def measure(model: Any, fed: Fed, renderer: Renderer, known_of: KnownOf, shown_in: ShownIn) -> list[Finding]:
-    """The numbers of each dialogue of a forward pass.
-
-    Two more passes are made, without pictures as well, so that all processes make as many. Gradients, modes
-    and random generators stay as they are.
-    """
-    blank = _blanked(fed.inputs, renderer.picture_inputs)
-    with _evaluating(model):
-        seeing, reached = _forward(model, fed.inputs)
-        blind, _ = _forward(model, fed.inputs | blank)
-    shifts = (blind - seeing).abs().cpu()
-    token = getattr(model.config, "image_token_id", None)
-    findings = []
-    for row, ids in enumerate(fed.inputs["input_ids"]):
-        places = fed.inputs["attention_mask"][row].nonzero()[:, 0]
-        trained_ids, after = ids[places].tolist(), (places[1:] - 1).cpu()
-        known = known_of(trained_ids)
-        if not known:
-            findings.append(Finding("", rerendered=False))
-            continue
-        gaps = [_gaps(fed.logprobs[row].cpu()[after], each) for each in known]
-        # Of dialogues with the same ids, the one whose log-probabilities fit.
-        number = min(range(len(known)), key=lambda index: sum(gaps[index]))
-        trained, gap = known[number], gaps[number]
-        answers = sum(sampled for sampled, _ in groupby(trained.mask))
-        shown = shown_in(trained.dialogue)[:answers]  # the last turns may have been left off
-        count = sum(map(len, shown))
-        shift = shifts[row][after][torch.tensor(trained.mask[1:]) == 1]
-        findings.append(
-            Finding(
-                trained.dialogue.id,
-                count,
-                trained_ids.count(token),
-                None if reached is None else int(reached[row].sum()),
-                float(shift.mean()) if count and shift.numel() else None,
-                sum(gap) / len(gap) if gap else None,
-                max(gap, default=None),
-                _renders(renderer, trained_ids, trained, shown),
-            )
-        )
-    return findings
+def summary(step: Step) -> dict[str, Any]:
+    """The step's numbers, for metrics. None where no dialogue has the number."""
+    return {
+        "dialogues": len(step.looked),
+        "with_pictures": sum(finding.pictures > 0 for finding in step.looked),
+        **{number.key: number.of(step) for each in CHECKS for number in each.numbers},
+    }
 
 
-def _blanked(inputs: dict[str, Any], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """The inputs with these names that are pixels, all of one colour."""
-    given = {name: inputs[name] for name in names if inputs.get(name) is not None}
-    pixels = {name: values for name, values in given.items() if values.is_floating_point()}
-    return {name: torch.where(values == 0, values, BLANK) for name, values in pixels.items()}
+def _name(finding: Finding) -> str:
+    return shortened(finding.dialogue, 60)
 
 
-def _gaps(logprobs: torch.Tensor, trained: Trained) -> list[float]:
-    """Differences to the engine's log-probabilities on the sampled tokens; empty without an engine."""
-    if trained.logprobs is None:
-        return []
-    sampled = torch.tensor(trained.mask[1:]) == 1
-    return (logprobs - torch.tensor(trained.logprobs[1:])).abs()[sampled].tolist()
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Without gradients and dropout. Each module's mode is restored."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _forward(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities [rows, tokens - 1], and which positions get a picture's features [rows, tokens].
-
-    These are the positions at which the language model is given something else than the id's embedding.
-    """
-    made: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
-
-    def embedded(_: Any, __: Any, output: torch.Tensor) -> None:
-        made.append(output.clone())  # some models write the features into it
-
-    def entered(_: Any, __: Any, arguments: dict[str, Any]) -> None:
-        if arguments.get("inputs_embeds") is not None:
-            given.append(arguments["inputs_embeds"])
-
-    hooks = []
-    try:
-        language = parts_of(model).language
-        hooks.append(model.get_input_embeddings().register_forward_hook(embedded))
-        hooks.append(language.register_forward_pre_hook(entered, with_kwargs=True))
-    except UserError:  # its parts cannot be told apart
-        pass
-    try:
-        logprobs = model(**inputs).log_probs.float()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not made or not given or made[0].shape != given[0].shape:
-        return logprobs, None
-    reached = (made[0] != given[0]).any(-1) & inputs["attention_mask"].bool()
-    return logprobs, None if bool((reached == inputs["attention_mask"].bool()).all()) else reached
-
-
-def _renders(
-    renderer: Renderer, ids: list[int], trained: Trained, shown: list[list[Image.Image]]
-) -> bool | None:
-    """Whether the chat template renders the dialogue in one go as `ids`.
-
-    An answer may have other tokens, since sampling need not choose those that its text is encoded as; its
-    text must be the same. None if an answer is empty.
-    """
-    ours: list[int] = []
-    heard: list[str] = []
-    asked = 0
-    for sampled, pairs in groupby(zip(trained.mask, ids, strict=True), key=lambda pair: pair[0]):
-        span = [token for _, token in pairs]
-        if sampled:
-            asked = len(ours)
-            heard.append(_bare(renderer, renderer.decode(span)))
-            span = renderer.plain(heard[-1]) + [renderer.end] * (span[-1] == renderer.end)
-        ours += span
-    turns = trained.dialogue.turns[: len(heard)]
-    said = [_bare(renderer, turn.assistant or "") for turn in turns]
-    if not heard or not all(heard) or not all(said):
+@check(
+    "ids",
+    "each row that the loss is given has the ids of a dialogue of this step, to the last one",
+    numbers=[Number("compared", lambda step: len(step.dialogues), "compared")],
+)
+def _ids(step: Step) -> str | None:
+    if step.dialogues and all(finding.dialogue for finding in step.dialogues):
         return None
-    talk = [
-        text
-        for turn, answer in zip(turns, said, strict=True)
-        for text in (renderer.defused(turn.user), answer)
-    ]
-    whole = renderer.rendered(talk[:-1], shown)["input_ids"][0].tolist()
-    return whole == ours[:asked] and heard[-1] == said[-1]
+    return (
+        "the trainer feeds ids that belong to no dialogue of this step: it cut them, or encoded them anew;"
+        f" {UPDATE}"
+    )
 
 
-def _bare(renderer: Renderer, text: str) -> str:
-    """An answer without what the template writes before every past answer."""
-    return renderer.quoted(text).removeprefix(renderer.lead.strip()).strip()
+@check("labels", "(SFT) each label is the id at its place", rollouts=False)
+def _labels(step: Step) -> str | None:
+    for finding in step.dialogues:
+        if finding.labels:
+            return (
+                f"{finding.labels} labels of dialogue {_name(finding)} are not the ids at their places, so"
+                f" other tokens would be taught; they were moved between collator and loss; {UPDATE}"
+            )
+    return None
+
+
+@check(
+    "loss mask",
+    "the loss is taken over the answers' sampled tokens (DPO: the last answer's), and no others",
+    rollouts=False,
+    numbers=[Number("loss_tokens", total("tokens"), "tokens with loss")],
+)
+def _mask(step: Step) -> str | None:
+    for finding in step.dialogues:
+        if finding.outside or finding.left_out:
+            return (
+                f"the loss of dialogue {_name(finding)} is taken over {finding.outside} tokens that are no"
+                f" answer's, and leaves out {finding.left_out} that are; the mask was moved or lost between"
+                f" transcript and loss; {UPDATE}"
+            )
+    return None
+
+
+@check(
+    "credit",
+    "(RL) the advantage of each trajectory, or turn, is the one that follows from the returns noted in its"
+    " group's dialogues; (DPO) the chosen answer is in the chosen half, against the rejected one of its pair",
+    rollouts=False,
+    numbers=[Number("credit_off", most("credit_off", "dialogues"))],
+)
+def _credit(step: Step) -> str | None:
+    for finding in step.dialogues:
+        if finding.credit_off > CREDIT:
+            return (
+                f"the loss weighs the answers of dialogue {_name(finding)} with {finding.credit:.4g}, but"
+                f" {finding.due:.4g} is due; returns, or which answer is chosen, went to other rows on the"
+                f" way to the loss; {UPDATE}"
+            )
+        if not finding.paired:
+            return (
+                f"the loss compares the answer of {_name(finding)} with another than that of its pair; rows"
+                f" were mixed up on the way to the loss; {UPDATE}"
+            )
+    return None
+
+
+@check(
+    "picture tokens",
+    "as many stand in a dialogue's ids as positions get a picture's features",
+    every_step=False,
+    numbers=[
+        Number("picture_tokens", total("picture_tokens"), "picture tokens"),
+        Number("picture_features", lambda step: step.features, "with features"),
+    ],
+)
+def _picture_tokens(step: Step) -> str | None:
+    for finding in step.looked:
+        tokens = finding.picture_tokens
+        if finding.pictures and not tokens:
+            return (
+                f"dialogue {_name(finding)} has {finding.pictures} picture(s), but its ids have no picture"
+                " token, so they are lost when it is rendered; give a template that writes pictures in"
+                " student.chat_template"
+            )
+        if finding.reached is not None and finding.reached != tokens:
+            return (
+                f"the ids of dialogue {_name(finding)} have {tokens}, but {finding.reached} positions get a"
+                " picture's features, so the model is trained without what the dialogue shows; pictures are"
+                f" lost between renderer and model: {UPDATE}, or choose another student.model"
+            )
+    return None
+
+
+@check(
+    "pictures",
+    "the inputs of the vision tower, row by row, are those of the pictures that the dialogue shows",
+    every_step=False,
+    numbers=[Number("pixel_gap", most("pixel_gap", "looked"))],
+)
+def _pictures(step: Step) -> str | None:
+    for finding in step.looked:
+        if finding.pixel_gap is not None and finding.pixel_gap > PIXELS:
+            return (
+                f"dialogue {_name(finding)} is trained with others than it shows (values differ by up to"
+                f" {finding.pixel_gap:.2g}); rows were mixed up on the way to the model; {UPDATE}"
+            )
+    return None
+
+
+@check(
+    "template",
+    "the chat template, asked to render the dialogue in one go, gives the ids trained; an answer may have"
+    " other tokens for the same text",
+    every_step=False,
+    numbers=[
+        Number(
+            "rendered_again",
+            lambda step: sum(each.rerendered is True for each in step.looked),
+            "rendered again",
+        )
+    ],
+)
+def _template(step: Step) -> str | None:
+    for finding in step.looked:
+        if finding.rerendered is False:
+            return (
+                f"the chat template renders dialogue {_name(finding)} otherwise than it is trained; give a"
+                " template that keeps every turn as it is in student.chat_template"
+            )
+    return None
+
+
+@check(
+    "blank pictures",
+    f"with pictures of one colour, the trained tokens' log-probabilities shift by more than {FLOOR:g} nats on"
+    " average, in at least one dialogue",
+    every_step=False,
+    numbers=[Number("blank_shift", mean("blank_shift"), "blank pictures", "ends")],
+)
+def _blank(step: Step) -> str | None:
+    """Blindness of all dialogues with pictures; a single one may have answers that do not depend on them."""
+    shifts = [finding.blank_shift for finding in step.looked if finding.blank_shift is not None]
+    if not shifts or max(shifts) > FLOOR:
+        return None
+    why = "the student has stopped seeing; lower the learning rate and start the stage again"
+    if step.begins:
+        why = (
+            "this model ignores pictures, or its processor makes empty ones; train it to see first, or choose"
+            " another student.model"
+        )
+    return (
+        f"blanking them shifts the trained tokens' log-probabilities by {max(shifts):.2g} in {len(shifts)}"
+        f" dialogue(s), where seeing makes more than {FLOOR:g}: the pictures reach the model, but {why}"
+    )
+
+
+@check(
+    "engine",
+    "(RL) the trainer's log-probabilities are those that came with the rollout: on average within"
+    f" {TOLERANCE['float32']:g} nats in float32 and {TOLERANCE['bfloat16']:g} in bfloat16, over the step's"
+    " sampled tokens (`logprob_gap`) and, every `student.check_every` steps, over each dialogue looked at",
+    numbers=[
+        Number("engine_gap", most("gap", "looked"), "engine", "max"),
+        Number("engine_gap_max", most("gap_max", "looked")),
+    ],
+)
+def _engine(step: Step) -> str | None:
+    """One short dialogue of hundreds may be far off in bfloat16, so not of each dialogue of each step."""
+    gaps = [(finding.gap, finding) for finding in step.looked if finding.gap is not None]
+    gap, worst = max(gaps, key=lambda pair: pair[0], default=(0.0, Finding("")))
+    which, pictures = f"of dialogue {_name(worst)}", worst.pictures
+    if gap <= TOLERANCE[step.number_type]:
+        gap, which, pictures, worst = step.logprob_gap or 0.0, "(logprob_gap)", 0, Finding("")
+    if gap <= TOLERANCE[step.number_type]:
+        return None
+    shift = worst.blank_shift
+    said = "" if shift is None else f"; blanking its pictures shifts them by {shift:.2g}"
+    why = "the engine's weights are not those of this step; send it the current weights at every step"
+    if step.begins and pictures:
+        why = (
+            "the engine gets its pictures at other positions than the trainer, or not at all, or it has other"
+            " weights; place their features where the picture tokens stand in the ids"
+        )
+    elif step.begins:
+        why = "the engine has other weights or another number type; let it load those of this stage"
+    return (
+        f"its log-probabilities {which} differ from the trainer's by {gap:.2g} on average (at most"
+        f" {TOLERANCE[step.number_type]:g} in {step.number_type}{said}): {why}"
+    )
+
+
+@check(
+    "gradient",
+    "it is a number, and not 0 in the language model (LoRA: in B, and in A once B is not 0) if the step has"
+    " something to learn: a label, an advantage other than 0, a pair",
+    rollouts=False,
+    numbers=[Number("gradient", most("gradient", "weights"))],
+)
+def _gradient(step: Step) -> str | None:
+    for weights in step.weights:
+        if not isfinite(weights.gradient):
+            return f"that of {weights.kind} is not a number; lower the learning rate"
+        if weights.due and not weights.gradient:
+            why = "is frozen (requires_grad)" if weights.frozen else "is cut off from the loss"
+            return f"that of {weights.kind} is 0, although the step has something to learn: it {why}"
+    return None
+
+
+@check(
+    "weights",
+    "the optimiser's step moves what has a gradient, if the learning rate is large enough to show in the"
+    " number type",
+    after=True,
+    rollouts=False,
+    numbers=[Number("moved", most("moved", "weights"), "moved", "max")],
+)
+def _weights(step: Step) -> str | None:
+    for weights in step.weights:
+        if weights.moved == 0:
+            return (
+                f"{weights.kind} has a gradient (up to {weights.gradient:.2g}), but the step did not move it"
+                f" at a learning rate of {step.learning_rate:g}: it is not in the optimiser, or has no"
+                " learning rate there"
+            )
+    return None

@@ -1,0 +1,224 @@
+"""Looks at the dialogues of one forward pass: whether the student sees their pictures, and those it shows.
+
+Two passes more, without gradients, and rendering the dialogues again; so this is done at some steps only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from math import inf
+from typing import Any
+
+import torch
+from PIL import Image
+
+from safer_steer.dialogue import Dialogue
+from safer_steer.errors import UserError
+from safer_steer.student.findings import Finding
+from safer_steer.student.given import Trained
+from safer_steer.student.modules import parts_of
+from safer_steer.student.renderer import Renderer
+
+BLANK = 0.1
+"""What every pixel value is set to. Zeros stay, since some processors fill rows up with them."""
+
+ShownIn = Callable[[Dialogue], list[list[Image.Image]]]
+"""The pictures of each user turn."""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """One forward pass of the trainer."""
+
+    inputs: dict[str, Any]
+    """The model's arguments, with those of TRL's fused head."""
+    findings: list[Finding]
+    """What is known of each row by now."""
+    known: list[list[Trained]]
+    """The dialogues with each row's ids."""
+
+
+def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> list[Finding]:
+    """The findings of a forward pass with all their numbers.
+
+    All processes make as many passes, also without pictures. Gradients, modes and random generators stay as
+    they are.
+    """
+    blank = _blanked(fed.inputs, renderer.picture_inputs)
+    with _evaluating(model):
+        seeing, reached = _forward(model, fed.inputs)
+        blind, _ = _forward(model, fed.inputs | blank)
+    shifts = (blind - seeing).abs().cpu()
+    token = getattr(model.config, "image_token_id", None)
+    given = _Pictures(fed.inputs, renderer)
+    findings = []
+    for row, (finding, known) in enumerate(zip(fed.findings, fed.known, strict=True)):
+        if not known:
+            findings.append(replace(finding, looked=True))
+            continue
+        places = fed.inputs["attention_mask"][row].nonzero()[:, 0]
+        ids = fed.inputs["input_ids"][row][places].tolist()
+        # Dialogues with the same ids may show other pictures.
+        seen = [_Again.of(renderer, each, shown_in) for each in known]
+        gaps = [given.gap(row, each.pictures) for each in seen]
+        best = min(range(len(seen)), key=lambda place: gaps[place] or 0.0)
+        again, trained = seen[best], known[best]
+        given.leave(again.pictures)
+        shift = shifts[row][(places[1:] - 1).cpu()][torch.tensor(trained.learnt[1:]) == 1]
+        findings.append(
+            replace(
+                finding,
+                looked=True,
+                pictures=again.count,
+                picture_tokens=ids.count(token),
+                reached=None if reached is None else int(reached[row].sum()),
+                pixel_gap=gaps[best],
+                blank_shift=float(shift.mean()) if again.count and shift.numel() else None,
+                rerendered=_renders(renderer, ids, trained, again),
+            )
+        )
+    return findings
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A dialogue rendered again, in one go, up to its last answer."""
+
+    ids: list[int]
+    pictures: dict[str, torch.Tensor] | None
+    """The inputs of the vision tower; None if they cannot be said, because nothing was answered."""
+    said: list[str]
+    """Its answers."""
+    count: int
+    """Its pictures."""
+
+    @classmethod
+    def of(cls, renderer: Renderer, trained: Trained, shown_in: ShownIn) -> _Again:
+        # The last turns may have been left off.
+        answers = sum(sampled for sampled, _ in groupby(trained.mask))
+        turns, shown = trained.dialogue.turns[:answers], shown_in(trained.dialogue)[:answers]
+        said = [_bare(renderer, turn.assistant or "") for turn in turns]
+        count = sum(map(len, shown))
+        if not turns:
+            return cls([], None, said, count)
+        talk = [
+            text
+            for turn, answer in zip(turns, said, strict=True)
+            for text in (renderer.defused(turn.user), answer)
+        ]
+        whole = renderer.rendered(talk[:-1], shown)
+        pictures = {name: whole[name] for name in renderer.picture_inputs if name in whole} if count else {}
+        return cls(whole["input_ids"][0].tolist(), pictures, said, count)
+
+
+class _Pictures:
+    """The inputs of the vision tower in a forward pass, row after row."""
+
+    def __init__(self, inputs: dict[str, Any], renderer: Renderer) -> None:
+        names = [name for name in renderer.picture_inputs if inputs.get(name) is not None]
+        self.inputs = {name: inputs[name] for name in names}
+        self.rowwise = renderer.rowwise
+        self._begins = dict.fromkeys(names, 0)
+
+    def gap(self, row: int, wanted: dict[str, torch.Tensor] | None) -> float | None:
+        """Largest difference to the inputs of the pictures that the row shows; None without any."""
+        return max((self._gap(row, name, tensor) for name, tensor in (wanted or {}).items()), default=None)
+
+    def _gap(self, row: int, name: str, wanted: torch.Tensor) -> float:
+        if name not in self.inputs:
+            return inf
+        begin = row if name in self.rowwise else self._begins[name]
+        given = self.inputs[name][begin : begin + len(wanted)]
+        # A batch is filled up to its largest picture.
+        given = given[tuple(map(slice, wanted.shape))].cpu()
+        if given.shape != wanted.shape:
+            return inf
+        return float((given.double() - wanted.double()).abs().max())
+
+    def leave(self, wanted: dict[str, torch.Tensor] | None) -> None:
+        """Go on behind a row's pictures."""
+        for name, tensor in (wanted or {}).items():
+            if name in self._begins:
+                self._begins[name] += len(tensor)
+
+
+def _blanked(inputs: dict[str, Any], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The inputs with these names that are pixels, all of one colour."""
+    given = {name: inputs[name] for name in names if inputs.get(name) is not None}
+    pixels = {name: values for name, values in given.items() if values.is_floating_point()}
+    return {name: torch.where(values == 0, values, BLANK) for name, values in pixels.items()}
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without gradients and dropout. Each module's mode is restored."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _forward(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities [rows, tokens - 1], and which positions get a picture's features [rows, tokens].
+
+    These are the positions at which the language model is given something else than the id's embedding.
+    """
+    made: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+
+    def embedded(_: Any, __: Any, output: torch.Tensor) -> None:
+        made.append(output.clone())  # some models write the features into it
+
+    def entered(_: Any, __: Any, arguments: dict[str, Any]) -> None:
+        if arguments.get("inputs_embeds") is not None:
+            given.append(arguments["inputs_embeds"])
+
+    hooks = []
+    try:
+        language = parts_of(model).language
+        hooks.append(model.get_input_embeddings().register_forward_hook(embedded))
+        hooks.append(language.register_forward_pre_hook(entered, with_kwargs=True))
+    except UserError:  # its parts cannot be told apart
+        pass
+    try:
+        logprobs = model(**inputs).log_probs.float()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not made or not given or made[0].shape != given[0].shape:
+        return logprobs, None
+    reached = (made[0] != given[0]).any(-1) & inputs["attention_mask"].bool()
+    return logprobs, None if bool((reached == inputs["attention_mask"].bool()).all()) else reached
+
+
+def _renders(renderer: Renderer, ids: list[int], trained: Trained, again: _Again) -> bool | None:
+    """Whether the chat template renders the dialogue in one go as `ids`.
+
+    An answer may have other tokens, since sampling need not choose those that its text is encoded as; its
+    text must be the same. None if an answer is empty.
+    """
+    ours: list[int] = []
+    heard: list[str] = []
+    asked = 0
+    for sampled, pairs in groupby(zip(trained.mask, ids, strict=True), key=lambda pair: pair[0]):
+        span = [token for _, token in pairs]
+        if sampled:
+            asked = len(ours)
+            heard.append(_bare(renderer, renderer.decode(span)))
+            span = renderer.plain(heard[-1]) + [renderer.end] * (span[-1] == renderer.end)
+        ours += span
+    if not heard or not all(heard) or not all(again.said):
+        return None
+    return again.ids == ours[:asked] and heard[-1] == again.said[-1]
+
+
+def _bare(renderer: Renderer, text: str) -> str:
+    """An answer without what the template writes before every past answer."""
+    return renderer.quoted(text).removeprefix(renderer.lead.strip()).strip()
