@@ -557,9 +557,15 @@ def test_the_checks_of_training_are_a_table(tmp_path: Path) -> None:
     table = write_report(tmp_path).read_text().partition("<b>Checks.</b>")[2].partition("</table>")[0]
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table)
     start = cells.index("SFT")
-    assert cells[start : start + 9] == ["SFT", "1", "4", "3", "0.21", "–", "600", "600", "4"]
+    assert cells[start - 12 : start] == [
+        *("stage", "checks", "dialogues", "with pictures", "compared", "tokens with loss"),
+        *("picture tokens", "with features", "rendered again", "blank pictures", "engine", "moved"),
+    ]
+    counted = ["SFT", "1", "4", "3", "16", "1,200", "600", "600", "4"]
+    assert cells[start : start + 12] == [*counted, "0.21", "–", "1e-05"]
     start = cells.index("RL")
-    assert cells[start : start + 9] == ["RL", "3", "12", "9", "0.21 → 0.4", "2e-05", "1,800", "1,800", "12"]
+    counted = ["RL", "3", "12", "9", "48", "3,600", "1,800", "1,800", "12"]
+    assert cells[start : start + 12] == [*counted, "0.21 → 0.4", "2e-05", "0.0002"]
 
 
 def test_checks_without_pictures_say_so_and_no_checks_are_no_table(tmp_path: Path) -> None:

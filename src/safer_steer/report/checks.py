@@ -1,4 +1,4 @@
-"""The guard's numbers as a table (`student/guard.py`): did the student see, and learn what it said?"""
+"""The guard's numbers as a table (`student/checks.py`): did the student see, and learn what it said?"""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from safer_steer.health import Table
 from safer_steer.report.table import NONE, at, number
 from safer_steer.store import read_rows
+from safer_steer.student.checks import CHECKS
 
 Row = dict[str, Any]
+COLUMNS = [number for check in CHECKS for number in check.numbers if number.heading]
 
 
 def training_checks(run: Path, steps: Sequence[Row]) -> Table | None:
@@ -21,39 +23,37 @@ def training_checks(run: Path, steps: Sequence[Row]) -> Table | None:
     """
     sft = list(read_rows(run / "sft" / "checks.jsonl"))
     rl = [checks for row in steps if isinstance(checks := row.get("checks"), dict)]
-    rows = [_row(stage, found) for stage, found in (("SFT", sft), ("RL", rl)) if found]
+    rows = [_row(stage, checks) for stage, checks in (("SFT", sft), ("RL", rl)) if checks]
     if not rows:
         return None
     return Table(
         "Checks",
-        "Of the dialogues in one forward pass, at the first step and every student.check_every. A failed"
-        " check stops the run. Blank pictures: mean shift of the trained tokens' log-probabilities without"
-        " what is on the pictures, at the first and the last check. Engine: largest mean difference of a"
-        " dialogue's log-probabilities between trainer and rollout. Both are in nats.",
-        [
-            *("stage", "checks", "dialogues", "with pictures", "blank pictures", "engine"),
-            *("picture tokens", "with features", "rendered again"),
-        ],
+        "At the first step and every student.check_every. A failed check stops the run; docs/checks.md lists"
+        " them. Compared: dialogues of these steps whose labels, masks or advantages are those due. Blank"
+        " pictures: mean shift of the trained tokens' log-probabilities without what is on the pictures, at"
+        " the first and the last check. Engine: largest mean difference of a dialogue's log-probabilities"
+        " between trainer and rollout. Both are in nats. Moved: largest change of a weight watched.",
+        ["stage", "checks", "dialogues", "with pictures", *(number.heading for number in COLUMNS)],
         rows,
         labels=1,
     )
 
 
-def _row(stage: str, found: Sequence[Row]) -> list[str]:
-    shifts = [shift for row in found if (shift := number(at(row, "blank_shift"))) is not None]
-    gaps = [gap for row in found if (gap := number(at(row, "engine_gap"))) is not None]
-    pictures = _sum(found, "with_pictures")
+def _row(stage: str, checks: Sequence[Row]) -> list[str]:
+    pictures = _put_together(checks, "with_pictures", "sum")
     return [
         stage,
-        f"{len(found):,}",
-        _sum(found, "dialogues"),
+        f"{len(checks):,}",
+        _put_together(checks, "dialogues", "sum"),
         pictures if pictures != "0" else "none, so nothing to see",
-        " → ".join(f"{shift:.2g}" for shift in dict.fromkeys((shifts[0], shifts[-1]))) if shifts else NONE,
-        f"{max(gaps):.1g}" if gaps else NONE,
-        *(_sum(found, key) for key in ("picture_tokens", "picture_features", "rendered_again")),
+        *(_put_together(checks, key, how) for key, _, _, how in COLUMNS),
     ]
 
 
-def _sum(found: Sequence[Row], key: str) -> str:
-    known = [value for row in found if (value := number(at(row, key))) is not None]
-    return f"{sum(known):,.0f}" if known else NONE
+def _put_together(checks: Sequence[Row], key: str, how: str) -> str:
+    values = [value for row in checks if (value := number(at(row, key))) is not None]
+    if not values:
+        return NONE
+    if how == "ends":
+        return " → ".join(f"{value:.2g}" for value in dict.fromkeys((values[0], values[-1])))
+    return f"{max(values):.1g}" if how == "max" else f"{sum(values):,.0f}"
