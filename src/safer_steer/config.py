@@ -1,5 +1,8 @@
 """The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every
-field with its description. `config_file.py` reads and writes the file."""
+field with its kind and description. `config_file.py` reads and writes the file.
+
+Between a run and its continuation a key marked `Free` or `OfCall` may change. Any other value of another key
+is another run (`config_kinds.py`)."""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from safer_steer.config_kinds import Free, Later, OfCall
 from safer_steer.config_rl import Reinforce, importable
 from safer_steer.dialogue import Format, Kind, Strict
 from safer_steer.store import file_name
@@ -44,27 +48,31 @@ class Role(Strict):
         description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student`"
         " for the base student, `stub` for made-up answers",
     )
-    base_url: str | None = Field(
+    base_url: Free[str | None] = Field(
         None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
     )
-    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
+    api_key_env: Free[str | None] = Field(
+        None, description="name of the environment variable that holds the key"
+    )
     temperature: float = Field(0.7, ge=0, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling mass")
-    max_tokens: int = Field(2048, ge=1, description="token limit of one reply")
-    timeout_s: float = Field(120, gt=0, description="seconds before a request is given up and sent again")
-    retries: int = Field(
+    max_tokens: OfCall[int] = Field(2048, ge=1, description="token limit of one reply")
+    timeout_s: Free[float] = Field(
+        120, gt=0, description="seconds before a request is given up and sent again"
+    )
+    retries: Free[int] = Field(
         5, ge=0, description="further tries after an endpoint error; HTTP 429 does not count"
     )
-    rate_limit_s: float = Field(
+    rate_limit_s: Free[float] = Field(
         600, ge=0, description="seconds without any reply, only HTTP 429, before a call fails"
     )
-    max_reply_mb: float = Field(16, gt=0, description="megabytes, unpacked; a larger reply is not read")
-    reasks: int = Field(4, ge=0, description="further tries after an unparsable reply")
-    concurrency: int = Field(64, ge=1, description="calls in flight at most")
-    requests_per_minute: float | None = Field(
+    max_reply_mb: Free[float] = Field(16, gt=0, description="megabytes, unpacked; a larger reply is not read")
+    reasks: Free[int] = Field(4, ge=0, description="further tries after an unparsable reply")
+    concurrency: Free[int] = Field(64, ge=1, description="calls in flight at most")
+    requests_per_minute: Free[float | None] = Field(
         None, gt=0, description="requests in a minute at most, further tries included"
     )
-    json_schema: bool = Field(
+    json_schema: Free[bool] = Field(
         True, description="send the answer's JSON schema as response_format, in a form that the server takes"
     )
     pictures: bool | Literal["caption"] = Field(
@@ -77,8 +85,8 @@ class Role(Strict):
         description="tell a model that answers as a chat (target, blue) the student's layout; false for a"
         " model trained on it",
     )
-    price_in: float = Field(0, ge=0, description="money per million input tokens")
-    price_out: float = Field(0, ge=0, description="money per million output tokens")
+    price_in: Free[float] = Field(0, ge=0, description="money per million input tokens")
+    price_out: Free[float] = Field(0, ge=0, description="money per million output tokens")
 
     @property
     def who(self) -> Literal["sandbox", "student", "stub", "endpoint"]:
@@ -115,13 +123,13 @@ class Student(Strict):
     max_pixels: int = Field(
         1_048_576, ge=784, description="a picture with more pixels is scaled down to this many"
     )
-    generation_tokens: int = Field(
+    generation_tokens: Free[int] = Field(
         65_536,
         ge=1,
         description="tokens in one batch of generation: prompts, padding and room for the answers; a"
         " single dialogue is always allowed",
     )
-    kept_tokens: int = Field(
+    kept_tokens: Free[int] = Field(
         131_072,
         ge=0,
         description="tokens whose keys and values are kept from a dialogue's turn to its next, so that the"
@@ -131,13 +139,13 @@ class Student(Strict):
         True, description="train only the language model, not the vision tower and the projector"
     )
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all weights")
-    check_every: int = Field(
+    check_every: Free[int] = Field(
         10,
         ge=0,
         description="steps between looks at whether the student in training sees its pictures, the first step"
         " included; what its loss is given is checked at every step; 0 for neither",
     )
-    sharding: Literal["none", "full"] = Field(
+    sharding: Free[Literal["none", "full"]] = Field(
         "none",
         description="in several training processes: each holds all weights (none, DDP), or a part (full,"
         " FSDP2)",
@@ -299,7 +307,7 @@ class SFT(Strict):
 
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
     batch_size: int = Field(16, ge=1, description="dialogues per step")
-    micro_batch_size: int = Field(1, ge=1, description="dialogues in memory at once")
+    micro_batch_size: Free[int] = Field(1, ge=1, description="dialogues in memory at once")
     epochs: float = Field(2, gt=0, description="passes over the data")
     max_steps: int = Field(-1, description="stop after this many steps; -1 for no limit")
     warmup_ratio: float = Field(
@@ -409,15 +417,14 @@ class Bench(Strict):
     resamples: int = Field(
         10_000, ge=10, description="number of draws for the intervals of averages over suites"
     )
-    max_unscored: float = Field(
+    max_unscored: Free[float] = Field(
         0.01,
         ge=0,
         le=1,
         description="with a larger share of unscored dialogues there is no result (exit code 3)",
     )
-    adaptive: Adaptive | None = Field(
+    adaptive: Later[Adaptive | None] = Field(
         None,
-        exclude_if=lambda section: section is None,  # so that runs without it keep their ids
         description="also measure against attackers that adapt; null does not",
     )
 
@@ -425,7 +432,7 @@ class Bench(Strict):
 class Config(Strict):
     """A whole run."""
 
-    name: str = Field("run", description="title of the report")
+    name: Free[str] = Field("run", description="title of the report")
     seed: int = Field(0, description="seed of everything random")
     limit: int | None = Field(
         None,
@@ -433,10 +440,10 @@ class Config(Strict):
         description="for a first try: at most this many pairs of each source, scripts, dialogues and"
         " steps; smaller batches where needed",
     )
-    report_to: list[Tracker] = Field(
+    report_to: Free[list[Tracker]] = Field(
         default_factory=list, description="where SFT and RL also log their metrics; each needs its package"
     )
-    spending_limit: float | None = Field(
+    spending_limit: Free[float | None] = Field(
         None,
         ge=0,
         description="stop cleanly once the calls have cost this much by the roles' prices; raise it to"

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Config, Role, RoleName
+from safer_steer.config_kinds import kind_of, section_of
 from safer_steer.errors import UserError
 from safer_steer.store import TEXT
 
@@ -189,7 +190,7 @@ def _keys_beside(place: tuple[int | str, ...], model: type[BaseModel]) -> list[s
     """The keys that are allowed where the last key of `place` stands."""
     for part in place[:-1]:
         field = model.model_fields.get(str(part))
-        inner = field and _section(field.annotation)
+        inner = field and section_of(field.annotation)
         if inner is Role and len(place) == 2:
             return list(get_args(RoleName))
         model = inner or model
@@ -199,31 +200,24 @@ def _keys_beside(place: tuple[int | str, ...], model: type[BaseModel]) -> list[s
 # Keys ---------------------------------------------------------------------------
 
 
-def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Key, type, default and description of every field, in the file's order; `<role>` and `[]` stand for any
-    role and any entry of a list."""
+def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str, str]]:
+    """Key, type, default, kind and description of every field, in the file's order; `<role>` and `[]` stand
+    for any role and any entry of a list."""
     for name, field in model.model_fields.items():
         key = prefix + name
-        inner = _section(field.annotation)
+        inner = section_of(field.annotation)
         if inner is None:
             yield (
                 key,
                 _type_name(field.annotation),
                 _default(field.get_default(call_default_factory=True)),
+                kind_of(field).value,
                 field.description or "",
             )
         else:
             origin = getattr(field.annotation, "__origin__", None)
             between = ".<role>." if origin is dict else "[]." if origin is list else "."
             yield from describe(inner, key + between)
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, by itself or in a list or dict; None if it holds plain values."""
-    for part in (annotation, *get_args(annotation)):
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            return part
-    return None
 
 
 def _type_name(annotation: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from safer_steer.config_kinds import Free
 from safer_steer.dialogue import Strict
 from safer_steer.rewards import TCSRForm
 
@@ -23,22 +24,22 @@ def importable(name: str) -> str:
 class Rollouts(Strict):
     """How answers of a loaded student are sampled, in Stage I, RL and the bench."""
 
-    engine: str = Field(
+    engine: Free[str] = Field(
         "transformers",
         description="transformers (in this process), vllm (servers at base_url), or package.module:name of"
         " an engine of your own",
     )
-    base_url: list[str] = Field(
+    base_url: Free[list[str]] = Field(
         default_factory=list,
         description="vllm: address of the server, for instance http://localhost:8000, or a list of several",
     )
-    api_key_env: str | None = Field(
+    api_key_env: Free[str | None] = Field(
         None, description="vllm: name of the environment variable that holds the servers' key"
     )
-    timeout_s: float = Field(
+    timeout_s: Free[float] = Field(
         600, gt=0, description="vllm: seconds before an answer is given up, and its dialogue with it"
     )
-    retries: int = Field(
+    retries: Free[int] = Field(
         5, ge=0, description="vllm: further tries where a server does not answer, before the run ends"
     )
     importance_cap: float | None = Field(
@@ -73,7 +74,7 @@ class Reinforce(Strict):
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
     group_size: int = Field(5, ge=2, description="trajectories per seed (K)")
     prompts_per_step: int = Field(64, ge=1, description="seeds per step")
-    micro_batch_size: int = Field(2, ge=1, description="trajectories in memory at once")
+    micro_batch_size: Free[int] = Field(2, ge=1, description="trajectories in memory at once")
     steps: int = Field(-1, description="optimiser steps; -1 for one epoch over the seeds")
     seeds: int | None = Field(None, ge=1, description="draw this many scripts for RL; null takes all")
     benign_share: float = Field(
@@ -123,13 +124,13 @@ class Reinforce(Strict):
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     save_steps: int = Field(10, ge=1, description="steps between checkpoints")
-    patience_s: float | None = Field(
+    patience_s: Free[float | None] = Field(
         None,
         gt=0,
         description="seconds that a step waits for a verdict when nothing else of it is left to do; null is"
         " 1.5 times the tutor's timeout_s",
     )
-    max_unscored: float = Field(
+    max_unscored: Free[float] = Field(
         0.2,
         ge=0,
         le=1,

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from safer_steer.config_changes import settings_of
 from safer_steer.errors import UserError
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.store import canonical, content_id, inside, write_atomic
@@ -37,30 +38,6 @@ PACKAGES = (
 
 TRANSIENT = ("checkpoint-", ".")
 """Files and folders whose names begin so are means, no artefacts: a training that goes on deletes them."""
-
-FREE = {
-    *(
-        "name",
-        "base_url",
-        "api_key_env",
-        "concurrency",
-        "requests_per_minute",
-        "timeout_s",
-        "retries",
-        "rate_limit_s",
-        "max_reply_mb",
-        "json_schema",
-        "reasks",
-        "max_tokens",
-        "micro_batch_size",
-        "sharding",
-    ),
-    *("spending_limit", "price_in", "price_out", "max_unscored", "report_to", "engine"),
-    *("generation_tokens", "kept_tokens", "patience_s"),
-    "check_every",
-}
-"""Config keys that may change between a run and its continuation: they say how something is reached, shown,
-paid, checked or fitted into memory."""
 
 
 class Manifest:
@@ -188,25 +165,16 @@ def verify(folder: Path) -> list[str]:
 
 
 def config_sha256(path: Path) -> str | None:
-    """The hash in hex of a config file's settings, as canonical JSON without the keys in `FREE`; None if it
-    is missing or no YAML.
+    """The hash in hex of what a config file says of the run (`config_changes.settings_of`), as canonical
+    JSON; None if it is missing or no YAML.
 
-    A lawful continuation of a run may rewrite the file with other values of those keys, so they do not count.
+    A lawful continuation of a run may rewrite the file with other values of other keys, so they do not count.
     """
     try:
         settings = yaml.safe_load(path.read_bytes())
-        return hashlib.sha256(canonical(_fixed(settings)).encode()).hexdigest()
+        return hashlib.sha256(canonical(settings_of(settings)).encode()).hexdigest()
     except (OSError, yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which no config holds
         return None
-
-
-def _fixed(settings: Any) -> Any:
-    """Without the keys in `FREE`. Lists stay as they are: a source's `name` is no label."""
-    return (
-        {key: _fixed(value) for key, value in settings.items() if key not in FREE}
-        if isinstance(settings, dict)
-        else settings
-    )
 
 
 def sha256(path: Path) -> str:

@@ -264,7 +264,7 @@ def test_another_setting_is_named_as_it_was_typed(tmp_path: Path, url: str) -> N
     assert measured(url, mine).exit_code == 0
     assert "differs in --model (m there, n here)" in line(measured(url, mine, model="n"))
     assert "differs in --judge-model (j there, k here)" in line(measured(url, mine, judge="k"))
-    assert "differs in --judge-pictures (True there, False here)" in line(
+    assert "differs in --judge-pictures (true there, false here)" in line(
         measured(url, mine, "--judge-pictures", "false")
     )
     assert "differs in --max-pixels (1048576 there, 5000 here)" in line(

@@ -352,7 +352,7 @@ def test_a_limit_keeps_a_stage_small(tmp_path: Path) -> None:
     first = safer_steer("seeds", config, "--out", out, "--limit", 2)
     assert first.exit_code == 0, first.output
     assert "seeds: 2 benign, " in first.stderr
-    assert "differs in limit (2 there, None here)" in complaint(safer_steer("seeds", config, "--out", out))
+    assert "differs in limit (2 there, null here)" in complaint(safer_steer("seeds", config, "--out", out))
 
 
 def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: Path, served: str) -> None:

@@ -395,7 +395,7 @@ async def test_a_finished_stage_is_left_alone_and_a_lost_pool_is_written_again_w
 
 
 async def test_a_token_limit_may_be_raised_within_the_stage(tmp_path: Path) -> None:
-    """As `manifest.FREE` says, and the check before a run advises it."""
+    """Its kind says so, and the check before a run advises it."""
     await build(config(6), tmp_path)
     before, transport, raised = contents(tmp_path), Watched(), config(6)
     (tmp_path / "seeds/red_team.jsonl").unlink()

@@ -81,6 +81,12 @@ def health(
 
 @app.command("config")
 def config_keys() -> None:
-    """List every key of the config with its type, default and description."""
+    """List every key of the config with its type, default, kind and description."""
     screen = console(240)
-    screen.print(fitted(screen, ("key", "type", "default", ""), list(describe()), whole=(0,)), crop=False)
+    head = ("key", "type", "default", "kind", "")
+    screen.print(fitted(screen, head, list(describe()), whole=(0,)), crop=False)
+    screen.print(
+        "\nkind: another value of a `run` key is another run. A run may go on with another value of a `free`"
+        " key, and of a `call` key, which its calls have from then on.",
+        highlight=False,
+    )

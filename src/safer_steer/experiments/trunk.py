@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config
+from safer_steer.config_changes import EVERY_KIND, settings_of
 from safer_steer.config_file import dump_config
 from safer_steer.manifest import Manifest, config_sha256
 from safer_steer.stages import STAGES
@@ -23,8 +24,9 @@ answers."""
 
 
 def run_id(config: Config) -> str:
-    """Equal for configs that differ in the name alone."""
-    return content_id(config.model_dump(mode="json") | {"name": ""})
+    """Equal for configs that differ in the name alone. Keys that may change within a run count: arms may
+    compare their values."""
+    return content_id(settings_of(config.model_dump(mode="json"), EVERY_KIND) | {"name": ""})
 
 
 def trunk_id(config: Config) -> str:

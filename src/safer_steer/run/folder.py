@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,10 +14,11 @@ import yaml
 
 from safer_steer import processes
 from safer_steer.config import Config, Role, RoleName
+from safer_steer.config_changes import all_stubs, another_run
 from safer_steer.config_file import dump_config, input_files
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.judge_check.found import FILE as JUDGE_CHECK
-from safer_steer.manifest import FREE, Manifest, config_sha256
+from safer_steer.manifest import Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.stages import STAGES
 from safer_steer.store import locked, write_atomic
@@ -103,12 +104,12 @@ class Run:
             if self.fresh:
                 return
         old, new = _read_yaml(config), self.config.model_dump(mode="json")
-        key = first_difference(old, new)
+        key = another_run(old, new)
         if not is_run(found) and (self.fresh or key):
             raise UserError(
                 f"{found}: has files but is not a run (no manifest.json); choose an empty or new folder"
             )
-        if key and _all_stubs(old) and not _all_stubs(new):
+        if key and all_stubs(old) and not all_stubs(new):
             raise UserError(f"{found}: holds a run with --stub; give --stub too, or choose another folder")
         if key:
             raise UserError(
@@ -343,25 +344,6 @@ def _summed(calls: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]
     return summed
 
 
-def first_difference(old: Any, new: Any, prefix: str = "", free: Collection[str] = FREE) -> str | None:
-    """The first key in which two configs differ, with both values; None if they are equal. Keys in `free` are
-    ignored, except inside lists."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*new, *(key for key in old if key not in new)]:
-            if key not in free and (
-                found := first_difference(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."), free)
-            ):
-                return found
-        return None
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        for i, (one, other) in pairs:
-            if found := first_difference(one, other, f"{prefix}[{i}]", ()):
-                return found
-        return None
-    return None if old == new else f"{prefix} ({old} there, {new} here)"
-
-
 def _in_process(role: Role) -> Transport | None:
     """What answers for a role in this process, without a cache; None for a role behind an endpoint."""
     if role.who == "sandbox":
@@ -379,16 +361,6 @@ def is_run(folder: Path) -> bool:
     """Whether a run has worked in the folder. A project of `init` has only the config."""
     return (folder / "config.yaml").is_file() and any(
         (folder / name).exists() for name in (".lock", "manifest.json")
-    )
-
-
-def _all_stubs(config: Any) -> bool:
-    """Whether a dumped config has made-up answers in every role, as with --stub."""
-    roles = config.get("roles") if isinstance(config, dict) else None
-    return (
-        bool(roles)
-        and isinstance(roles, dict)
-        and all(isinstance(role, dict) and role.get("model") == "stub" for role in roles.values())
     )
 
 

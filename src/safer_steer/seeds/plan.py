@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safer_steer.config import Config
+from safer_steer.config import Config, Role
+from safer_steer.config_changes import settings_of
 from safer_steer.errors import UserError
 from safer_steer.images import PictureError, Trial
 from safer_steer.seeds.dedup import Seen, normalise
@@ -122,20 +123,20 @@ def decode_pictures(config: Config, found: Survey, trial: Trial | None = None) -
 
 
 def plan_id(config: Config, found: Survey) -> str:
-    """The hash of everything that determines the seeds. It excludes the models' addresses, prices, limits and
-    concurrency."""
+    """The hash of everything that determines the seeds. Of roles these are the keys of kind `run`: not the
+    models' addresses, prices, limits and concurrency."""
     seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
     if any(source.use == "bench" for source in config.seeds.sources):  # has no effect without a bench source
         seeds["filter_bench"] = config.seeds.filter_bench
     roles: dict[str, Any] = {
-        name: config.role(name).model_dump(include={"model", "temperature", "top_p"})
+        name: settings_of(config.role(name).model_dump(mode="json"), model=Role)
         for name in STAGES["seeds"].roles
     }
     asked = {"format", "system", "max_pixels"}
     if config.role("target").who == "student":
         asked |= {"model", "max_turn_tokens"}
     student = config.student.model_dump(mode="json", include=asked)
-    return content_id(config.seed, seeds, roles, student, config.role("target").ask_layout, found.digest)
+    return content_id(config.seed, seeds, roles, student, found.digest)
 
 
 class PlanFile:
