@@ -105,15 +105,6 @@ def make_absolute(config: Config, folder: Path) -> None:
         adaptive.intents = adaptive.intents and absolute(adaptive.intents, folder)
 
 
-def input_files(config: Config) -> list[str]:
-    """The files and folders that the config names, as absolute paths."""
-    named = [config.seeds.scripts, config.student.model, config.student.chat_template]
-    named += [path for source in config.seeds.sources for path in (source.path, source.images)]
-    named += [name for name in (*config.bench.suites, *config.bench.capability) if name not in NOT_FILES]
-    named += [config.bench.adaptive.intents] if config.bench.adaptive else []
-    return [os.path.realpath(path) for path in named if path and os.path.exists(path)]
-
-
 def with_stubs(config: Config) -> Config:
     """The config for a dry walk: made-up answers in every role, and the shipped student on the CPU."""
     student = config.student

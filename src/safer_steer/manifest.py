@@ -18,6 +18,7 @@ import yaml
 
 from safer_steer.config_changes import settings_of
 from safer_steer.errors import UserError
+from safer_steer.inputs import Compared, Difference, Taken, compare
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.store import canonical, content_id, inside, write_atomic
 
@@ -40,12 +41,15 @@ TRANSIENT = ("checkpoint-", ".")
 """Files and folders whose names begin so are means, no artefacts: a training that goes on deletes them."""
 
 
+NO_INPUTS: Taken = {"files": {}, "rows": {}, "folders": {}}
+
+
 class Manifest:
     """Stages by name, each with its files' SHA-256 and sizes, seconds, calls to models, versions, and what it
     was built on.
 
-    A run's stages also hold the SHA-256 of the config they ran with (`config_sha256`) and of the prompts they
-    asked with, by name.
+    A run's stages also hold the SHA-256 of the config they ran with (`config_sha256`), of the prompts they
+    asked with, by name, and of what they read from outside the folder (`inputs.Taken`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,6 +99,40 @@ class Manifest:
                     f" run `safer-steer {stage}` again, which pays for nothing twice"
                 )
 
+    def refuse_other_inputs(self, stage: str, renew: bool = False) -> str:
+        """Compare the inputs of a stage, and of those it was built on, with what they are now. A file in the
+        same state is trusted.
+
+        Args:
+            renew: note the present state of files whose content was found to be the same, to trust it the
+                next time. Only for the process that has locked the folder.
+
+        Returns:
+            On one line, which files of its own are not there to be compared; "" if all are.
+
+        Raises:
+            UserError: a file was changed or added; names the first, and its row.
+        """
+        entry = self.stages.get(stage, {"built_on": ()})
+        for before in entry["built_on"]:
+            self.refuse_other_inputs(before, renew)
+        found = compare(entry.get("inputs", NO_INPUTS), whole=False)
+        if found.differing:
+            first = found.differing[0]
+            built_on = any(stage in other["built_on"] for other in self.stages.values())
+            outputs = [name for name in entry["outputs"] if (self.folder / name).exists()]
+            redo = (
+                "start over with --fresh, or choose another folder"
+                if built_on
+                else f"delete {', '.join(outputs)} there and run the same command again, which pays for"
+                " nothing twice"
+            )
+            raise UserError(f"{self.folder}: {first.path} {_in_words(first, stage)}; restore it, or {redo}")
+        if renew and found.trusted_anew:
+            entry["inputs"] = found.trusted_anew
+            self._write()
+        return _missing_in_words(found, stage)
+
     def record(
         self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]
     ) -> None:
@@ -110,6 +148,9 @@ class Manifest:
             "versions": versions(),
             **facts,
         }
+        self._write()
+
+    def _write(self) -> None:
         write_atomic(self.path, canonical({"stages": self.stages}))
 
     def _digest(self, stage: str) -> str:
@@ -123,12 +164,12 @@ def _is_data(name: str) -> bool:
 
 
 def verify(folder: Path) -> list[str]:
-    """Look at a run or an export again: its files, its config, and whether its prompts are still those
-    installed.
+    """Look at a run or an export again: its files, its config, its inputs, and whether its prompts are still
+    those installed. Inputs that are not there are no difference (`not_compared`).
 
     Returns:
-        One line for each file that is missing, changed or was added, for a changed config, and for a changed
-        prompt.
+        One line for each file that is missing, changed or was added, for a changed config, a changed prompt,
+        and a changed input.
 
     Raises:
         UserError: there is no manifest, or it is damaged.
@@ -161,7 +202,33 @@ def verify(folder: Path) -> list[str]:
         for name, digest in entry.get("prompts", {}).items():
             if fingerprints([name]).get(name) != digest:
                 differing.append(f"prompt {name}: the one installed now is another than `{stage}` asked with")
+        inputs = compare(entry.get("inputs", NO_INPUTS), whole=True)
+        differing += [f"{one.path}: {_in_words(one, stage)}" for one in inputs.differing]
     return differing
+
+
+def not_compared(folder: Path) -> list[str]:
+    """One line for each stage of which inputs are not there to be compared: files that were moved away, or
+    are on the machine that the run was copied from."""
+    stages = Manifest(folder).stages
+    found = {stage: compare(entry.get("inputs", NO_INPUTS), whole=False) for stage, entry in stages.items()}
+    return [line for stage, compared in found.items() if (line := _missing_in_words(compared, stage))]
+
+
+def _in_words(difference: Difference, stage: str) -> str:
+    """How an input is another now."""
+    row = f": {difference.row}" if difference.row else ""
+    return (
+        f"{difference.what} since `{stage}` read {'its folder' if difference.what == 'added' else 'it'}{row}"
+    )
+
+
+def _missing_in_words(found: Compared, stage: str) -> str:
+    if not found.missing:
+        return ""
+    first, *others = found.missing
+    more = f" and {len(others)} more" if others else ""
+    return f"{stage}: {first}{more}, which it read, cannot be compared: not there any more"
 
 
 def config_sha256(path: Path) -> str | None:

@@ -11,17 +11,22 @@ from safer_steer.errors import UserError
 
 
 def load_named(key: str, name: str) -> Any:
-    """The object named by `package.module:Name` in the config. The working folder is searched, too.
+    """The object named by `package.module:Name` in the config; see `search_working_folder`.
 
     Raises:
         UserError: it cannot be imported; the message names the config key.
     """
     module, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    search_working_folder()
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"{key}: {name}: {error}; give package.module:Name of something that can be imported here"
         ) from None
+
+
+def search_working_folder() -> None:
+    """Let modules of the working folder be found, too."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))

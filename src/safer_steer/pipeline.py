@@ -194,7 +194,7 @@ def measure(
         attacker = None if kept else partial(run.ask, "attacker")
         measure_models(run.config, run.folder, models, judge, run.wait, progress, say, attacker)
 
-    _do(run, "bench", work, needs)
+    _do(run, "bench", work, needs, student=not kept)
 
 
 @contextmanager
@@ -244,10 +244,14 @@ def run_stage(
 
 
 def _do(
-    run: Run, stage: str, work: Callable[[Progress], object], needs: tuple[str, ...] | None = None
+    run: Run,
+    stage: str,
+    work: Callable[[Progress], object],
+    needs: tuple[str, ...] | None = None,
+    student: bool = True,
 ) -> None:
     """Do a stage's work unless it is done, then say how many rows it made and what is wrong with its
-    attackers and judges, before the next stage pays for it."""
+    attackers and judges, before the next stage pays for it. `needs` and `student` as in `Run.once`."""
 
     def doing(progress: Progress) -> None:
         from safer_steer.health import warnings
@@ -260,4 +264,4 @@ def _do(
         for line in warnings(run.folder, stage):
             run.show.say(f"{stage}: {line}")
 
-    run.once(stage, doing, needs)
+    run.once(stage, doing, needs, student)

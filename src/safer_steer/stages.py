@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from safer_steer.config import Config, ModelName, RoleName
+from safer_steer.config_file import NOT_FILES
+from safer_steer.inputs import Holds, Input
 
 STEER = "steer"
 """The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
@@ -34,6 +36,8 @@ class Stage:
     """Those of `roles` that this config leaves without work."""
     needs: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """Stages that must be finished before."""
+    inputs: Callable[[Config], tuple[Input, ...]] = lambda config: ()
+    """What it reads from outside the run's folder. Their hashes go into the manifest."""
     counts: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """Files of rows, as patterns in the run's folder; their rows are counted when the stage ends."""
     facts: Callable[[Config], dict[str, str]] = lambda config: {}
@@ -85,6 +89,49 @@ def _bench_needs(config: Config) -> tuple[str, ...]:
     return (*assembled, *(stage for name in config.bench.models for stage in TRAINED_BY[name]))
 
 
+def _student(config: Config) -> tuple[Input, ...]:
+    """The base student. The shipped one is part of this package."""
+    student = config.student
+    weights = () if student.model == "sandbox" else (Input(student.base, "weights"),)
+    return (*weights, *_files("template", student.chat_template))
+
+
+def _files(holds: Holds, *paths: str | None) -> tuple[Input, ...]:
+    """Those that the config names."""
+    return tuple(Input(path, holds) for path in paths if path and path not in NOT_FILES)
+
+
+def _seeds_inputs(config: Config) -> tuple[Input, ...]:
+    seeds = config.seeds
+    pairs = [Input(source.path, "pairs", source) for source in seeds.sources if source.path]
+    pictures = _files("pictures", *(source.images for source in seeds.sources))
+    plays = "target" not in _untried(config) and config.role("target").who == "student"
+    return (*_files("scripts", seeds.scripts), *pairs, *pictures, *(_student(config) if plays else ()))
+
+
+def _assemble_inputs(config: Config) -> tuple[Input, ...]:
+    """The suites, whose scripts are kept out of training."""
+    return _files("scripts", *config.bench.suites) if config.assembly else ()
+
+
+def _rl_inputs(config: Config) -> tuple[Input, ...]:
+    base = config.rl.start_from == "base" or config.student.lora_rank
+    return (*_files("module", config.rl.tutor, config.rl.reward), *(_student(config) if base else ()))
+
+
+def _bench_inputs(config: Config) -> tuple[Input, ...]:
+    bench = config.bench
+    base = "base" in bench.models or config.student.lora_rank
+    inputs = (
+        *_files("scripts", *bench.suites),
+        *_files("questions", *bench.capability),
+        *(_student(config) if base else ()),
+    )
+    if bench.adaptive is None:
+        return inputs
+    return (*inputs, *_files("intents", bench.adaptive.intents), *_files("module", *bench.adaptive.own))
+
+
 def _seeds_counts(config: Config) -> tuple[str, ...]:
     return tuple(f"seeds/{kind}.jsonl" for kind in config.seeds.kinds)
 
@@ -110,6 +157,7 @@ STAGES: dict[str, Stage] = {
             prompts=("probe", "benign", "obfuscated", "caption", "rewrite", "plan", "attack_judge"),
             roles=("generator", "target", "attack_judge"),
             idle=_untried,
+            inputs=_seeds_inputs,
             counts=_seeds_counts,
             chain=("probe", "caption", "rewrite", "plan", CHAT, "attack_judge"),
         ),
@@ -121,6 +169,7 @@ STAGES: dict[str, Stage] = {
             roles=("evaluator",),
             idle=_unruled,
             needs=lambda config: ("seeds",),
+            inputs=_assemble_inputs,
             counts=_assemble_counts,
         ),
         Stage(
@@ -138,6 +187,7 @@ STAGES: dict[str, Stage] = {
             summary="Stage II only: fine-tune the student on the dialogues kept.",
             writes=("sft",),
             needs=lambda config: ("bootstrap",),
+            inputs=_student,
             student=True,
             trains=True,
         ),
@@ -149,6 +199,7 @@ STAGES: dict[str, Stage] = {
             roles=("tutor",),
             idle=_own_tutor,
             needs=_rl_needs,
+            inputs=_rl_inputs,
             facts=lambda config: {"algorithm": config.rl.algorithm},
             chain=("tutor",),
             student=True,
@@ -162,6 +213,7 @@ STAGES: dict[str, Stage] = {
             roles=("judge", "attacker"),
             idle=_bench_idle,
             needs=_bench_needs,
+            inputs=_bench_inputs,
             student=True,
         ),
         Stage(

@@ -272,6 +272,31 @@ def test_another_setting_is_named_as_it_was_typed(tmp_path: Path, url: str) -> N
     )
 
 
+def test_a_suite_or_questions_edited_after_the_bench_are_named(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    mine, facts = suite(tmp_path, 3), question_set(tmp_path, 4)
+    models.does["m"] = says("A")
+    assert measured(url, mine, "--capability", facts).exit_code == 0
+    before = Counter(models.asked)
+    for path, old, new, row in (
+        (mine, "d1 u0", "d1 u1", "line 2 (d1)"),
+        (facts, "q03?", "q04?", "line 4 (q03)"),
+    ):
+        whole = path.read_text()
+        path.write_text(whole.replace(old, new))
+        said = line(measured(url, mine, "--capability", facts))
+        assert (
+            f"{tmp_path / 'out'}: {path} changed since `bench` read it: {row} differs; restore it, or" in said
+        )
+        verified = CliRunner().invoke(app, ["verify", str(tmp_path / "out")])
+        assert verified.exit_code == 1
+        assert verified.stdout == f"{path}: changed since `bench` read it: {row} differs\n"
+        path.write_text(whole)
+        assert "bench: done already" in measured(url, mine, "--capability", facts).stderr
+    assert models.asked == before
+
+
 def test_a_script_of_more_than_ten_turns_is_refused_by_its_line(tmp_path: Path, url: str) -> None:
     mine = suite(tmp_path, 2, turns=10)
     long = {"id": "long", "kind": "red_team", "turns": [{"user": f"u{turn}"} for turn in range(11)]}

@@ -78,11 +78,13 @@ def _export_model(folder: Path, to: Path | None, model: Path, which: ModelName |
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")],
 ) -> None:
-    """Check a run's or an export's files against the hashes in its manifest; exit code 1 if one differs."""
+    """Check a run's or an export's files, and a run's inputs, against the hashes in its manifest; exit code 1
+    if one differs."""
+    from safer_steer.manifest import not_compared
     from safer_steer.manifest import verify as differences
 
     found = differences(folder)
-    for line in found:
+    for line in (*found, *not_compared(folder)):
         typer.echo(line)
     if found:
         raise typer.Exit(1)

@@ -55,8 +55,13 @@ class Job:
         return [[stage, *paths] for stage in self.stages]
 
     def done(self) -> bool:
-        """Whether an earlier command has finished it."""
-        return (self.folder / "config.yaml").is_file() and Manifest(self.folder).finished(self.stages[-1])
+        """Whether an earlier command has finished it. Raises `UserError` if an input was changed since."""
+        manifest = Manifest(self.folder)
+        if not (self.folder / "config.yaml").is_file() or not manifest.finished(self.stages[-1]):
+            return False
+        for stage in self.stages:
+            manifest.refuse_other_inputs(stage)
+        return True
 
 
 def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict[str, dict[int, Path]]]:

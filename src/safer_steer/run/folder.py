@@ -15,11 +15,12 @@ import yaml
 from safer_steer import processes
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.config_changes import all_stubs, another_run
-from safer_steer.config_file import dump_config, input_files
+from safer_steer.config_file import dump_config
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.judge_check.found import FILE as JUDGE_CHECK
 from safer_steer.manifest import Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
+from safer_steer.run.input_files import named_paths, take_inputs
 from safer_steer.stages import STAGES
 from safer_steer.store import locked, write_atomic
 from safer_steer.workers import Progress
@@ -98,7 +99,7 @@ class Run:
                 )
             return
         if is_run(found):
-            for path in input_files(self.config):
+            for path in named_paths(self.config):
                 if any(Path(path).is_relative_to(found.resolve() / name) for name in WRITTEN):
                     raise UserError(f"{found}: {path} lies where a run writes; choose another folder")
             if self.fresh:
@@ -242,18 +243,28 @@ class Run:
 
     # Stages ------------------------------------------------------------------
 
-    def once(self, stage: str, work: Callable[[Progress], Any], needs: tuple[str, ...] | None = None) -> None:
+    def once(
+        self,
+        stage: str,
+        work: Callable[[Progress], Any],
+        needs: tuple[str, ...] | None = None,
+        student: bool = True,
+    ) -> None:
         """Run a stage unless it is done, and record it in the manifest.
 
         Args:
             needs: the stages it builds on, if they differ from those in `stages.STAGES`.
+            student: whether it may load the student.
 
         Raises:
-            UserError: a stage it builds on is not finished, or its scripts or dialogues were changed since.
+            UserError: a stage it builds on is not finished; or its scripts or dialogues, or inputs of it or
+                of this stage, were changed since.
         """
         needs = STAGES[stage].needs(self.config) if needs is None else needs
         if processes.decided(partial(self._is_done, stage, needs)):
             return
+        # As the stage begins: of what is edited while it works, it may have read either version.
+        inputs = take_inputs(STAGES[stage], self.config, student) if processes.first() else {}
         started, asked = time.monotonic(), self.ledger.as_dict()
         working = partial(work, self.show.stage(stage))
         if STAGES[stage].trains:
@@ -270,6 +281,7 @@ class Run:
             "calls": _summed(calls),
             "config": config_sha256(self.folder / "config.yaml"),
             "prompts": fingerprints(STAGES[stage].prompts if STAGES[stage].asks(self.config) else ()),
+            "inputs": inputs,
             **STAGES[stage].facts(self.config),
         }
         self.manifest.record(stage, STAGES[stage].writes, needs, facts)
@@ -279,6 +291,8 @@ class Run:
         """Whether the stage is done. If not, those in `needs` are. Raises as `once` does."""
         self.manifest.refuse_edited(stage)
         if self.manifest.finished(stage):
+            if missing := self.manifest.refuse_other_inputs(stage, renew=True):
+                self.show.say(missing)
             self.show.say(f"{stage}: done already")
             return True
         for before in needs:
@@ -288,6 +302,7 @@ class Run:
                     f"{self.folder}: `{stage}` needs `{before}`, which is not finished;"
                     f" run `safer-steer {before}` with the same arguments first"
                 )
+            self.manifest.refuse_other_inputs(before, renew=True)
         return False
 
 

@@ -80,8 +80,12 @@ def _checked(
     Raises:
         UserError: the first problem found.
     """
-    config, fresh = run.config, run.fresh
-    waiting = [stage for stage in stages if fresh or not Manifest(run.folder).finished(stage)]
+    config, fresh, manifest = run.config, run.fresh, Manifest(run.folder)
+    waiting = [stage for stage in stages if fresh or not manifest.finished(stage)]
+    for stage in stages if not fresh else ():
+        for done in STAGES[stage].needs(config) if stage in waiting else (stage,):
+            if manifest.finished(done):
+                manifest.refuse_other_inputs(done)
     if any(STAGES[stage].trains for stage in waiting):
         require_trackers(config.report_to)
     use_cores()

@@ -40,6 +40,8 @@ class SetSplit:
     title: str
     """File, or hub id with configuration and split."""
     rows: Rows
+    files: tuple[Path, ...] = ()
+    """What the rows are read from, if that is here."""
     subset: str = ""
     name: str = ""
     """The split's name."""
@@ -127,7 +129,7 @@ def _file(path: Path, subset: str = "", split: str | None = None, folder: Path |
         )
     if split is None:
         split = _SHARD.sub("", path.stem) if suffix == ".parquet" else path.stem
-    return SetSplit(str(path), partial(READERS[suffix], path), subset, split, folder or path.parent)
+    return SetSplit(str(path), partial(READERS[suffix], path), (path,), subset, split, folder or path.parent)
 
 
 def _matching(path: Path, patterns: Sequence[str], deep: int) -> list[Path]:
@@ -196,7 +198,8 @@ def _saved(path: Path) -> list[SetSplit]:
 
 
 def _saved_one(path: Path, subset: str, split: str) -> SetSplit:
-    return SetSplit(str(path), partial(arrow.saved_rows, path), subset, split, path)
+    files = sorted(file for ends in ("*.arrow", "*.json") for file in path.glob(ends))
+    return SetSplit(str(path), partial(arrow.saved_rows, path), tuple(files), subset, split, path)
 
 
 _SHARD = re.compile(r"(?:-\d+-of-\d+(?:-[0-9a-f]{16})?|[-_.]?\d+)$|^part-.*$")
@@ -224,7 +227,13 @@ def _shards(found: list[Path], subset: str, split: str, folder: Path) -> SetSpli
             for place, row in arrow.parquet_rows(file):
                 yield f"/{file.relative_to(folder)}{place}", row
 
-    return SetSplit(str(folder), read, subset, split, folder)
+    return SetSplit(str(folder), read, tuple(found), subset, split, folder)
+
+
+def more_shards(file: Path) -> str:
+    """The names, as a pattern, by which other files in a Parquet file's folder are shards of its split."""
+    split = _SHARD.sub("", file.stem)
+    return f"{split}[-_.0-9]*.parquet" if split else "*.parquet"
 
 
 def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | None) -> list[SetSplit]:
@@ -254,5 +263,6 @@ def hub_splits(name: str, id: str, layout: Layout, subset: str | None, split: st
             def read(config: str = config, one: str = one) -> Iterator[tuple[Place, Any]]:
                 return arrow.hub_rows(id, config, one, where)
 
-            found.append(SetSplit(f"{id}/{config}/{one}", read, "" if config == "default" else config, one))
+            label = "" if config == "default" else config
+            found.append(SetSplit(f"{id}/{config}/{one}", read, subset=label, name=one))
     return found

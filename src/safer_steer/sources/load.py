@@ -63,6 +63,16 @@ def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> 
         yield _pair(sample, source)
 
 
+def files_of(source: Source, layout: Layout | None = None) -> list[Path]:
+    """The files here that the source's rows are read from, without the pictures that they name. Raises
+    `UserError` as `find_splits` does."""
+    layout = layout or layout_of(source.name)
+    splits = find_splits(source, layout)
+    if layout.intents:
+        splits += [other for split in splits for other in _intent_splits(split, source, layout)]
+    return [file for split in splits for file in split.files]
+
+
 def left_out_in_words(skipped: Skipped, scaled: Mapping[str, int] | None = None, max_pixels: int = 0) -> str:
     """The rows left out and the pictures scaled down to `max_pixels`, by source, on one line; "" for none."""
     lines = []
@@ -251,8 +261,7 @@ def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
             " give the folder that has both"
         )
     found, columns = {}, Columns(source)
-    of_subset = source.model_copy(update={"subset": split.subset or source.subset})
-    for other in find_splits(of_subset, layout, layout.intents):
+    for other in _intent_splits(split, source, layout):
         for index, (place, value) in enumerate(other.rows()):
             try:
                 row = _row(f"{source.name}: {other.title}{place}", value, index, other, None, columns)
@@ -261,6 +270,11 @@ def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
                 if source.bad_rows == "error":
                     raise
     return found
+
+
+def _intent_splits(split: SetSplit, source: Source, layout: Layout) -> list[SetSplit]:
+    of_subset = source.model_copy(update={"subset": split.subset or source.subset})
+    return find_splits(of_subset, layout, layout.intents)
 
 
 def _row(
