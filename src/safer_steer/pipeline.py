@@ -21,7 +21,7 @@ student that stays safe in dialogue and keeps helping. `run` does all of it, in 
 
 All dialogues are played by one loop, `episode.play`. Stages exchange data only through files in the run
 folder. A stage is entered in the manifest when its last file is written, so the same command resumes a run.
-`stages.py` lists what each stage needs, writes and asks.
+`stages.py` lists what each stage reads, needs, writes and asks.
 """
 
 from __future__ import annotations

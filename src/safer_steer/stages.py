@@ -1,5 +1,5 @@
-"""The stages of a run, as values: what each is called, needs, writes and asks. Everything else looks them up
-here.
+"""The stages of a run, as values: what each is called, reads, needs, writes and asks. Everything else looks
+them up here.
 
 A stage's work is a function of the same name in `pipeline.py`. Stages meet only through the files they write.
 """

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -294,6 +295,20 @@ def test_a_folder_of_parquet_files_is_compared_file_by_file(tmp_path: Path) -> N
     (data / "test.parquet").unlink()
     found = differing("seeds", settings, lambda: shutil.move(data, tmp_path / "moved"))
     assert found == Compared(missing=[first])
+
+
+def test_the_files_of_a_saved_data_set_are_compared(tmp_path: Path) -> None:
+    def save(question: str) -> None:
+        row = {"id": "q", "image": {"bytes": png, "path": None}, "question": question}
+        datasets.Dataset.from_list([row]).save_to_disk(data)
+
+    data = tmp_path / "data"
+    picture(tmp_path / "a.png", "red")
+    png = (tmp_path / "a.png").read_bytes()
+    save("What is it?")
+    settings = {"seeds": {"sources": [{"name": "mine", "path": str(data)}]}}
+    found = differing("seeds", settings, lambda: save("What is that?"))
+    assert found.differing[0] == Difference(str(data / "data-00000-of-00001.arrow"), "changed")
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl", "bench"])
