@@ -120,9 +120,12 @@ def test_a_config_of_an_earlier_version_is_compared_too() -> None:
     assert another_run(None, here) is not None
 
 
-def test_a_key_that_came_later_leaves_earlier_runs_their_ids_while_it_is_null() -> None:
+def test_a_key_that_came_later_leaves_earlier_runs_their_ids_at_its_default() -> None:
     earlier = whole()
     del earlier["bench"]["adaptive"]
+    for source in earlier["seeds"]["sources"]:
+        for key in ("columns", "ignore", "own"):
+            del source[key]
     later = whole()
     later["bench"]["adaptive"] = None
     assert settings_of(later) == settings_of(earlier) != settings_of(whole())

@@ -183,20 +183,17 @@ class Source(Strict):
         description="folder that picture paths are relative to, itself relative to this file; by default,"
         " the data file's own folder",
     )
-    columns: dict[str, str] = Field(
+    columns: Later[dict[str, str]] = Field(
         default_factory=dict,
-        exclude_if=lambda named: not named,  # as `ignore` and `own`: runs without it keep their ids
         description="names of columns in the file, by the names that they are read as: `question: prompt`;"
         " after `=`, a text with {column} in it: `image: =pictures/{id}.png`",
     )
-    ignore: list[str] = Field(
+    ignore: Later[list[str]] = Field(
         default_factory=list,
-        exclude_if=lambda names: not names,
         description="columns of the file that are not read",
     )
-    own: bool = Field(
+    own: Later[bool] = Field(
         False,
-        exclude_if=lambda own: not own,
         description="a set of your own, even if its name is, or is nearly, that of a published one",
     )
     use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from safer_steer.config import Config
-from safer_steer.config_kinds import KeyKind, came_later, kind_of, section_of
+from safer_steer.config_kinds import KeyKind, came_later, default_of, kind_of, section_of
 from safer_steer.errors import shortened
 
 EVERY_KIND = frozenset(KeyKind)
@@ -23,7 +23,7 @@ _ABSENT = object()
 
 
 def settings_of(settings: Any, kinds: Collection[KeyKind] = OF_RUN, model: type[BaseModel] = Config) -> Any:
-    """A section's keys of these kinds, as plain values; a key marked `LATER` is left out where it is null.
+    """A section's keys of these kinds, as plain values; a key marked `LATER` is left out at its default.
 
     Args:
         settings: the section as YAML has it; what is no section comes back as it is.
@@ -34,7 +34,7 @@ def settings_of(settings: Any, kinds: Collection[KeyKind] = OF_RUN, model: type[
     chosen = {}
     for key, value in settings.items():
         field = model.model_fields.get(key)
-        if field and (kind_of(field) not in kinds or (value is None and came_later(field))):
+        if field and (kind_of(field) not in kinds or (came_later(field) and value == default_of(field))):
             continue
         chosen[key] = _within(value, kinds, field.annotation) if field else value
     return chosen

@@ -25,8 +25,8 @@ class KeyKind(StrEnum):
 
 
 LATER = "later"
-"""Marks a key that came when runs without it were there: while it is null, it is no part of what a run is,
-and these keep their hashes and ids."""
+"""Marks a key that came when runs without it were there: while it is at its default, it is no part of what
+a run is, and these keep their hashes and ids."""
 
 _Value = TypeVar("_Value")
 
@@ -43,6 +43,11 @@ def kind_of(field: FieldInfo) -> KeyKind:
 def came_later(field: FieldInfo) -> bool:
     """Whether the key is marked `LATER`."""
     return LATER in field.metadata
+
+
+def default_of(field: FieldInfo) -> Any:
+    """The key's value where a config says nothing."""
+    return field.get_default(call_default_factory=True)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
