@@ -218,12 +218,6 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(folder, 
     assert all(torch.allclose(straight[name], resumed[name], atol=1e-6) for name in straight)
 
 
-def test_lora_leaves_a_plain_model_behind(folder, tmp_path):
-    settings = tiny_config().student.model_dump(mode="json") | {"lora_rank": 4}
-    weights = run_in(folder, tmp_path, student=settings)
-    assert not [name for name in weights if "lora" in name]
-
-
 def test_the_loss_does_not_depend_on_the_micro_batch(folder, tmp_path):
     """The mean over the step's target tokens: a dialogue of two turns weighs less than one of ten."""
     seen = {}

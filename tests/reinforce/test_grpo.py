@@ -224,11 +224,9 @@ def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(fo
     assert moved and not [name for name in moved if "visual" in name]
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_nothing_of_the_rollouts_generation_config_is_saved(folder, tmp_path, rank):
+def test_nothing_of_the_rollouts_generation_config_is_saved(folder, tmp_path):
     run = copy_of(folder, tmp_path)
-    settings = tiny_config().student.model_dump(mode="json") | {"lora_rank": rank}
-    config = tiny_config(student=settings, rl=tiny_config().rl.model_dump() | {"steps": 1})
+    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 1})
     model = reinforce(config, run, tutor_for(run))
     base, saved = (json.loads((path / "generation_config.json").read_text()) for path in (SHIPPED, model))
     assert saved == base

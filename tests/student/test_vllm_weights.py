@@ -19,12 +19,13 @@ from safer_steer.config_rl import Rollouts
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import UserError
 from safer_steer.run.agents import ready
+from safer_steer.student.adapters import adapter_weights, write_adapter
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.policy import SampledStudent
 from safer_steer.student.training import lora
 from safer_steer.student.vllm_policy import VLLMPolicy, on_servers
 from safer_steer.student.vllm_server import Server
-from safer_steer.student.vllm_weights import ADAPTER, save_adapter, serve_line
+from safer_steer.student.vllm_weights import serve_line
 from student_parts import tiny_config
 from vllm_double import VLLMDouble
 
@@ -96,17 +97,17 @@ def test_a_server_without_adapters_is_told_what_it_lacks(tmp_path, loaded, model
 
 
 def test_a_trained_model_is_measured_by_its_adapter(tmp_path, loaded, model, double):
-    save_adapter(model, tmp_path / ADAPTER)
-    config = json.loads((tmp_path / ADAPTER / "adapter_config.json").read_text())
+    saved = tmp_path / "model"
+    write_adapter(model, saved, adapter_weights(model))
+    config = json.loads((saved / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(SHIPPED)
-    assert sorted(path.name for path in (tmp_path / ADAPTER).iterdir()) == [
+    assert sorted(path.name for path in saved.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
     rollouts = Rollouts(engine="vllm", base_url=[double.url])
-    saved = str(tmp_path / "model")
-    policy = on_servers(SampledStudent(loaded.model, loaded.renderer, SETTINGS, 0.0, rollouts, saved))
-    assert double.adapters == {policy.offers[0].name: str(tmp_path / ADAPTER)}
+    policy = on_servers(SampledStudent(loaded.model, loaded.renderer, SETTINGS, 0.0, rollouts, str(saved)))
+    assert double.adapters == {policy.offers[0].name: str(saved)}
 
 
 def test_after_all_weights_were_sent_nothing_of_the_old_ones_is_used(double):
@@ -121,14 +122,17 @@ def test_after_all_weights_were_sent_nothing_of_the_old_ones_is_used(double):
 
 
 def test_the_line_that_starts_a_server_names_all_it_needs(tmp_path):
-    training = serve_line(SETTINGS.model_copy(update={"lora_rank": 12}), str(tmp_path), True)
+    settings = SETTINGS.model_copy(update={"lora_rank": 12, "model": str(tmp_path)})
+    training = serve_line(settings, str(tmp_path / "sft"), True)
     assert training.startswith(f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {tmp_path} --dtype float32")
+    assert serve_line(settings, str(tmp_path / "rl"), False) == training, "one server for all adapters"
     assert "--max-model-len 512 " in training and "--max-lora-rank 16 " in training
     assert "--generation-config vllm --logprobs-mode processed_logprobs --enable-scale-out" in training
     full = serve_line(SETTINGS.model_copy(update={"lora_rank": 0}), "org/name", True)
     assert full.startswith("VLLM_SERVER_DEV_MODE=1 vllm serve org/name ")
     assert """--weight-transfer-config '{"backend": "nccl"}'""" in full
-    assert "lora" not in serve_line(SETTINGS, "org/name", False).lower()
+    whole = serve_line(SETTINGS.model_copy(update={"lora_rank": 0}), "org/name", False)
+    assert whole.startswith("vllm serve org/name ") and "lora" not in whole.lower()
 
 
 def test_before_the_student_is_loaded_a_missing_server_is_one_line(loaded):

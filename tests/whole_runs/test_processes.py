@@ -67,9 +67,15 @@ def alone(config: dict[str, Any], folder: Path, *stages: str) -> Path:
 
 
 def largest_difference(one: Path, other: Path, stage: str) -> float:
-    ours, theirs = (load_file(folder / stage / "model" / "model.safetensors") for folder in (one, other))
+    ours, theirs = (load_file(weights_in(folder / stage / "model")) for folder in (one, other))
     assert ours.keys() == theirs.keys()
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+def weights_in(model: Path) -> Path:
+    """All weights, or the adapter alone."""
+    [file] = model.glob("*.safetensors")
+    return file
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

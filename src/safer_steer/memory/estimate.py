@@ -12,9 +12,9 @@ float32).
 | term        | bytes |
 |-------------|-------|
 | weights     | P x 4 if all weights are trained, else P x bytes of `student.dtype`; + A x 4 for the float32
-|             | adapters |
-| reference   | P x 4 in RL with beta > 0 and no adapters: TRL loads it like the policy. With adapters,
-|             | they are switched off instead |
+|             | adapters, which are never merged, in `bench` too |
+| reference   | P x 4 in RL with beta > 0 and no adapters: TRL loads it like the policy. With adapters A x 4,
+|             | a copy of SFT's; if RL begins with the base, they are switched off instead |
 | gradients   | G x 4; twice that with several processes, because DDP also keeps buckets |
 | optimiser   | G x 8, AdamW's two moments |
 | casts       | G x 2: autocast keeps a bfloat16 copy of each float32 weight with a gradient for one forward
@@ -146,7 +146,12 @@ class _Estimate:
 
     def _frozen_policy(self) -> float:
         """The frozen reference policy of the KL term."""
-        return self.shape.parameters * 4 / self.shares if self.whole and self.config.rl.beta else 0
+        rl = self.config.rl
+        if not rl.beta:
+            return 0
+        if self.whole:
+            return self.shape.parameters * 4 / self.shares
+        return self.shape.adapters * 4 / self.shares if rl.start_from == "sft" else 0
 
     def _gathered(self, layers: int) -> float:
         """What FSDP2 gathers for so many layers at once, with all weights that are in no layer."""
@@ -159,10 +164,13 @@ class _Estimate:
     def _asked(self, stage: str) -> Memory:
         """The student generates without a trainer, in the number type of its file. With vLLM its weights are
         here only to be compared with the server's."""
-        weights = self.shape.parameters * self.arithmetic
+        adapted = stage == "bench" and not self.whole
+        weights = self.shape.parameters * self.arithmetic + (self.shape.adapters * 4 if adapted else 0)
         if self.served:
             return Memory(f"{stage} generation", weights=weights)
-        cache, activations, logits, pictures = self._generation(self.arithmetic, self.arithmetic)
+        cache, activations, logits, pictures = self._generation(
+            self.arithmetic, self.arithmetic, adapters=adapted
+        )
         return Memory(
             f"{stage} generation",
             weights=weights,

@@ -30,6 +30,7 @@ from safer_steer.images import PicturesOf, pictures_in
 from safer_steer.reinforce.draws import steps_of
 from safer_steer.reinforce.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
 from safer_steer.reinforce.step_log import rollback
+from safer_steer.student.adapters import base_of
 from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
 from safer_steer.student.batch import padded
 from safer_steer.student.given import Collated, Trained, given_to_dpo
@@ -40,17 +41,16 @@ from safer_steer.student.policy import PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
     Milestones,
+    beginning,
     common_arguments,
     last_checkpoint,
-    lora,
+    loading,
     save_trained,
     seed_everything,
     train,
-    training_dtype,
 )
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.transformers_policy import in_process
-from safer_steer.student.vllm_weights import ADAPTER
 from safer_steer.workers import Progress
 
 METRICS = {
@@ -228,18 +228,18 @@ def prefer(
     checkpoint = last_checkpoint(folder / "rl")
     rollback(folder / "rl", int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     collator = PairCollator(pairs, renderer, pictures_of)
+    empty = empty_model(load_model_config(base_of(student, start)))
     log = StepLog(folder / "rl" / "metrics.jsonl")
     trainer = GuardedDPO(
-        model=start,
+        **beginning(student, start, empty),
         args=DPOConfig(
             **dpo_arguments(config, folder, len(pairs), steps),
-            model_init_kwargs={"dtype": training_dtype(student)},
+            **loading(student, start),
         ),
         data_collator=collator,
         # The column `images` tells TRL that there are pictures, and that the collator renders.
         train_dataset=Dataset.from_dict({"row": list(range(len(pairs))), "images": [[] for _ in pairs]}),
         processing_class=renderer.processor,
-        peft_config=lora(student, empty_model(load_model_config(start))),
         callbacks=[Milestones(lambda done, _: shown(len(asked) + done, 0)), log],
     )
     if student.freeze_vision:
@@ -247,5 +247,5 @@ def prefer(
     pictures, known = partial(shown_in, pictures_of), collator.collated.known
     Guard("rl", student, renderer, given_to_dpo, known, pictures, log.note_checks).watch(trainer)
     train(trainer, checkpoint, student)
-    save_trained(trainer, renderer.processor, out, student, start, folder / "rl" / ADAPTER)
+    save_trained(trainer, renderer.processor, out, student, start)
     return out

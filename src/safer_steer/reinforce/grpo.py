@@ -34,6 +34,7 @@ from safer_steer.reinforce.step_log import StepLog, rollback
 from safer_steer.reinforce.trajectory import Return
 from safer_steer.reinforce.turn_credit import TurnCreditTrainer
 from safer_steer.store import inside, read_rows
+from safer_steer.student.adapters import base_of
 from safer_steer.student.assistant import StudentAssistant, shown_in
 from safer_steer.student.given import given_to_grpo
 from safer_steer.student.guard import Guard
@@ -45,17 +46,16 @@ from safer_steer.student.sharding import sharding_arguments
 from safer_steer.student.training import (
     Milestones,
     batching,
+    beginning,
     common_arguments,
     last_checkpoint,
-    lora,
+    loading,
     mend_trainer_inputs,
     save_trained,
     seed_everything,
     train,
-    training_dtype,
 )
 from safer_steer.student.transformers_policy import in_process
-from safer_steer.student.vllm_weights import ADAPTER
 
 
 def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
@@ -152,20 +152,19 @@ def reinforce(
         (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
     )
     student = config.student
-    empty = empty_model(load_model_config(start))
+    empty = empty_model(load_model_config(base_of(student, start)))
     trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer
     trainer = trainer_of(
-        model=start,
+        **beginning(student, start, empty),
         args=GRPOConfig(
             **grpo_arguments(config, folder),
             **sharding_arguments(student, empty),
-            model_init_kwargs={"dtype": training_dtype(student)},
+            **loading(student, start),
         ),
         reward_funcs=_return_of_rollout,
         train_dataset=_prompts(config, renderer, folder, in_steps(seeds, config.rl, config.seed)),
         processing_class=renderer.processor,
         rollout_func=rollouts,
-        peft_config=lora(student, empty),
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
     )
     if config.rl.rollouts.importance_cap is not None:
@@ -185,7 +184,7 @@ def reinforce(
         rollouts.journals.forget,
     ).watch(trainer)
     train(trainer, checkpoint, config.student)
-    save_trained(trainer, renderer.processor, out, config.student, start, folder / "rl" / ADAPTER)
+    save_trained(trainer, renderer.processor, out, config.student, start)
     if processes.first():
         shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)

@@ -137,7 +137,8 @@ def _servers(config: Config, folder: Path) -> list[str]:
     saved = str(start.resolve()) if start else config.student.base
     where = ", ".join(config.rl.rollouts.base_url)
     trained = config.rl.algorithm == "grpo"  # DPO samples from the weights that are saved
-    return [f"rl, at {where}, once that model is there: {serve_line(config.student, saved, trained)}"]
+    when = "once that model is there" if start and not config.student.lora_rank else "before the run"
+    return [f"rl, at {where}, {when}: {serve_line(config.student, saved, trained)}"]
 
 
 def _sft_steps(config: Config, folder: Path) -> str:

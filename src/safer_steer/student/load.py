@@ -11,6 +11,7 @@ import torch
 from safer_steer.config import Student
 from safer_steer.errors import UserError
 from safer_steer.store import TEXT
+from safer_steer.student.adapters import base_of, is_adapter, with_adapter
 from safer_steer.student.proof import load_renderer
 from safer_steer.student.renderer import Renderer
 
@@ -86,8 +87,14 @@ def empty_model(config: Any) -> Any:
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
 
-def load_student(student: Student, path: Path | None = None, dtype: str | None = None) -> LoadedStudent:
-    """Load the base student, or the weights that a stage saved at `path`. `dtype` overrides the config's.
+def load_student(
+    student: Student, path: Path | None = None, dtype: str | None = None, trainable: bool = False
+) -> LoadedStudent:
+    """Load the base student, or what a stage saved at `path`: all weights, or the base with its adapter.
+
+    Args:
+        dtype: overrides the config's.
+        trainable: whether the adapter is to be trained further.
 
     Raises:
         UserError: the model cannot be loaded, or `load_renderer` rejects its processor.
@@ -98,8 +105,11 @@ def load_student(student: Student, path: Path | None = None, dtype: str | None =
     renderer = renderer_of(student, where)
     device = student.device if student.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     number_type = getattr(torch, dtype or student.dtype)
+    weights = base_of(student, where)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(where, dtype=number_type, use_safetensors=True)
+        model = AutoModelForImageTextToText.from_pretrained(weights, dtype=number_type, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"student {where}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise UserError(f"student {weights}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    if path and is_adapter(path):
+        model = with_adapter(model, path, trainable)
     return LoadedStudent(model.to(device).eval(), renderer)

@@ -106,8 +106,8 @@ def let_go(model: Any) -> None:
 
 
 def whole_model(trainer: Trainer, start: str) -> PreTrainedModel | None:
-    """The trained model with all its weights. If they were split, it is a new one on the CPU, and only the
-    first process gets it. All must call this.
+    """The trained model with all its weights, none of them adapters. If they were split, it is a new one on
+    the CPU, and only the first process gets it. All must call this.
 
     Args:
         start: folder or Hugging Face id of the weights that the training began with.
@@ -120,9 +120,5 @@ def whole_model(trainer: Trainer, start: str) -> PreTrainedModel | None:
     if not processes.first():
         return None
     whole = AutoModelForImageTextToText.from_pretrained(start, dtype=dtype, use_safetensors=True)
-    if hasattr(model, "peft_config"):
-        from peft import get_peft_model
-
-        whole = get_peft_model(whole, model.peft_config["default"])
     whole.load_state_dict(weights)
     return whole

@@ -24,9 +24,10 @@ from transformers import (
 from safer_steer import processes
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError, shortened
+from safer_steer.student.adapters import adapter_weights, is_adapter, write_adapter
+from safer_steer.student.load import load_student
 from safer_steer.student.modules import adapted_layers
 from safer_steer.student.sharding import check_sharding, whole_model
-from safer_steer.student.vllm_weights import save_adapter
 
 WHOLE = "checkpoint.whole"
 """Marker file, written last into a checkpoint. A checkpoint without it is incomplete and is not used."""
@@ -184,6 +185,34 @@ def training_dtype(student: Student) -> str:
     return student.dtype if student.lora_rank else "float32"
 
 
+def beginning(student: Student, start: str, empty: Any) -> dict[str, Any]:
+    """The arguments of TRL's trainers for training that begins with what is saved at `start`.
+
+    An adapter that is there is trained further, and TRL keeps a frozen copy of it as the reference policy.
+    Otherwise TRL loads the weights itself (`loading`), and adds a new adapter if there is to be one; its
+    reference policy is then the model without it.
+
+    Args:
+        empty: the model without weights (`load.empty_model`).
+
+    Raises:
+        UserError: an adapter is to be trained on merged weights, of which its folder would not tell.
+    """
+    if is_adapter(start):
+        return {"model": load_student(student, Path(start), trainable=True).model}
+    if student.lora_rank and start != student.base:
+        raise UserError(
+            f"student.lora_rank: {start} has all weights, and no adapter that could be trained further;"
+            f" delete {Path(start).parent} and run `safer-steer {Path(start).parent.name}` again"
+        )
+    return {"model": start, "peft_config": lora(student, empty)}
+
+
+def loading(student: Student, start: str) -> dict[str, Any]:
+    """Of the arguments of TRL's trainers, how they load the weights at `start`, if they do."""
+    return {} if is_adapter(start) else {"model_init_kwargs": {"dtype": training_dtype(student)}}
+
+
 def mend_trainer_inputs(model: torch.nn.Module, picture_inputs: tuple[str, ...]) -> None:
     """Make `model` accept two kinds of inputs that TRL's GRPO trainer gets wrong.
 
@@ -209,38 +238,44 @@ def mend_trainer_inputs(model: torch.nn.Module, picture_inputs: tuple[str, ...])
     model.register_forward_pre_hook(mended, with_kwargs=True)
 
 
-def save_trained(
-    trainer: Trainer,
-    processor: Any,
-    folder: Path,
-    student: Student,
-    start: str,
-    adapter: Path | None = None,
-) -> None:
-    """`save_model` for the student of a trainer, and its LoRA adapter, if it has one, into the folder
-    `adapter`. The first process writes; the others wait for it. `start`: see `whole_model`."""
-    model = whole_model(trainer, start)
+def save_trained(trainer: Trainer, processor: Any, folder: Path, student: Student, start: str) -> None:
+    """Save what was trained, with its processor: all weights as safetensors in the student's number type
+    (`save_model`), or the LoRA adapter alone, in float32. The first process writes; the others wait for it.
 
-    def write() -> None:
-        assert model, "the first process has it"
-        if adapter and student.lora_rank:
-            save_adapter(model, adapter)
-        save_model(model, processor, folder, student)
+    Args:
+        start: see `whole_model`.
+    """
+    if student.lora_rank:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        weights = adapter_weights(model)
+
+        def write() -> None:
+            _replace(folder, processor, lambda part: write_adapter(model, part, weights))
+    else:
+        whole = whole_model(trainer, start)
+
+        def write() -> None:
+            assert whole, "the first process has it"
+            save_model(whole, processor, folder, student)
 
     processes.decided(write)
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path, student: Student) -> None:
-    """Save the trained model as safetensors in the student's number type, with adapters merged in.
+    """Save a model with all its weights, as safetensors in the student's number type."""
+    _replace(folder, processor, model.to(getattr(torch, student.dtype)).save_pretrained)
 
-    The folder is written under a temporary name and then renamed, so it is either complete or absent. One
-    that is there already is deleted only after that.
+
+def _replace(folder: Path, processor: Any, save: Callable[[Path], None]) -> None:
+    """Save a model and its processor into `folder`.
+
+    It is written under a temporary name and then renamed, so it is either complete or absent. One that is
+    there already is deleted only after that.
     """
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     for rest in (part, old):
         shutil.rmtree(rest, ignore_errors=True)
-    whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    whole.to(getattr(torch, student.dtype)).save_pretrained(part)
+    save(part)
     processor.save_pretrained(part)
     if folder.exists():
         folder.rename(old)

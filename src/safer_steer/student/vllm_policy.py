@@ -24,7 +24,7 @@ from safer_steer.errors import EndpointError, UserError
 from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.vllm_server import KEY, Features, Server, digest
-from safer_steer.student.vllm_weights import Offer, adapter_weights, offered, serve_line
+from safer_steer.student.vllm_weights import Offer, adapter_in_training, offered, serve_line
 
 Result = TypeVar("Result")
 
@@ -137,7 +137,7 @@ def on_servers(student: SampledStudent) -> VLLMPolicy:
     Raises:
         UserError: a server is down, cannot offer these weights, or fails the probe.
     """
-    weights = adapter_weights(student)
+    weights = adapter_in_training(student)
 
     async def prepare() -> list[_Proof]:
         servers = [Server(url, student.rollouts) for url in student.rollouts.base_url]

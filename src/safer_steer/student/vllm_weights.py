@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -22,11 +21,17 @@ from safer_steer.config import Student
 from safer_steer.config_rl import Rollouts
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError, shortened
+from safer_steer.student.adapters import (
+    WEIGHTS,
+    adapter_weights,
+    base_of,
+    is_adapter,
+    is_shard,
+    write_adapter,
+)
 from safer_steer.student.policy import SampledStudent
 from safer_steer.student.vllm_server import GO_ON, KEY, Server
 
-ADAPTER = "adapter"
-"""Beside a trained model's folder, the adapter that was merged into it."""
 GROUP_PORT = 51216
 """Where trainer and first server meet to exchange weights; the next server takes the next port."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -46,13 +51,15 @@ class Offer:
 
 
 def serve_line(settings: Student, saved: str, training: bool) -> str:
-    """The command that starts a server for the weights at `saved`, to be measured or to be trained from."""
-    model = str(Path(saved).resolve()) if Path(saved).exists() else saved
+    """The command that starts a server for what is saved at `saved`, to be measured or to be trained from.
+    With adapters it is one for the base, and for all adapters on it."""
+    model = settings.base if settings.lora_rank else saved
+    model = str(Path(model).resolve()) if Path(model).exists() else model
     words = ["vllm", "serve", model, "--dtype", settings.dtype, "--max-model-len", str(settings.max_length)]
     words += ["--limit-mm-per-prompt", '{"image": 4, "video": 0}', "--generation-config", "vllm"]
     words += ["--logprobs-mode", "processed_logprobs", "--enable-scale-out"]
     before = ""
-    if training and settings.lora_rank:
+    if settings.lora_rank:
         rank = next((rank for rank in RANKS if rank >= settings.lora_rank), RANKS[-1])
         before = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "
         words += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2"]
@@ -84,17 +91,11 @@ def check_servers(rollouts: Rollouts, settings: Student, saved: str, training: b
         raise UserError(f"{KEY}: {what}; start it with: {line}") from None
 
 
-def adapter_weights(student: SampledStudent) -> dict[str, torch.Tensor]:
-    """The whole tensors of an adapter in training; none if there is none. To be called by all processes,
-    which may hold shards of them."""
+def adapter_in_training(student: SampledStudent) -> dict[str, torch.Tensor]:
+    """`adapter_weights` of a student in training; none if it trains no adapter."""
     if student.step is None or not student.settings.lora_rank:
         return {}
-    found = {name: tensor for name, tensor in student.model.state_dict().items() if "lora_" in name}
-    return {name: tensor.full_tensor() if _is_shard(tensor) else tensor for name, tensor in found.items()}
-
-
-def _is_shard(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")
+    return adapter_weights(student.model)
 
 
 async def offered(
@@ -104,30 +105,25 @@ async def offered(
     of an adapter, are sent there first.
 
     Args:
-        weights: of the adapter in training (`adapter_weights`).
+        weights: of the adapter in training (`adapter_in_training`).
 
     Raises:
         UserError: a server is down, none has these weights, or they cannot be sent to it.
     """
-    bases = await _bases(servers, student.settings)
-    if student.step is not None:
-        offers = _of(bases, student.saved, student)
-        if student.settings.lora_rank:
-            assert student.folder, "RL has a folder"
-            adapter = student.folder / ".adapters" / f"{student.step:05d}"
-            save_adapter(student.model, adapter, weights)
-            return await _with_adapter(offers, adapter, student.folder)
-        refuse_full_weights(student.settings)
-        _send_weights(offers, student.model)
-        for offer in offers:
-            await offer.server.forget()
-        return offers
-    adapter = Path(student.saved).parent / ADAPTER
-    merged = any(_is(offer.root, student.saved) for offer in bases)
-    if merged or not (adapter / "adapter_config.json").is_file():
-        return _of(bases, student.saved, student)
-    base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-    return await _with_adapter(_of(bases, base, student), adapter, adapter.parent)
+    settings, saved = student.settings, student.saved
+    offers = _of(await _bases(servers, settings), base_of(settings, saved), student)
+    if student.step is None:
+        return await _with_adapter(offers, Path(saved), Path(saved).parent) if is_adapter(saved) else offers
+    if settings.lora_rank:
+        assert student.folder, "RL has a folder"
+        adapter = student.folder / ".adapters" / f"{student.step:05d}"
+        _save_adapter(student.model, adapter, weights)
+        return await _with_adapter(offers, adapter, student.folder)
+    refuse_full_weights(settings)
+    _send_weights(offers, student.model)
+    for offer in offers:
+        await offer.server.forget()
+    return offers
 
 
 def _of(bases: Sequence[Offer], saved: str, student: SampledStudent) -> list[Offer]:
@@ -178,7 +174,7 @@ async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) ->
     a step that is repeated after a kill, never meet keys and values of others.
     """
     ours = f"steer-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}-"
-    weights = hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    weights = hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest()[:16]
     name = f"{ours}{adapter.name}-{weights}"
 
     async def offer_it(offer: Offer) -> Offer:
@@ -198,16 +194,12 @@ async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) ->
     return offering
 
 
-def save_adapter(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write a PEFT model's adapter, with `weights` in place of its own if given. The folder is either
-    complete or absent."""
+def _save_adapter(model: Any, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """`write_adapter`; the folder is either complete or absent."""
     part = folder.with_name(folder.name + ".part")
     for path in (part, folder):
         shutil.rmtree(path, ignore_errors=True)
-    model.save_pretrained(
-        part, state_dict=weights, selected_adapters=["default"], save_embedding_layers=False
-    )
-    (part / "README.md").unlink(missing_ok=True)
+    write_adapter(model, part, weights)
     part.rename(folder)
 
 
@@ -241,7 +233,7 @@ def _send_weights(offers: Sequence[Offer], model: Any) -> None:
     """
     from trl.generation.vllm_client import VLLMClient
 
-    if any(map(_is_shard, model.parameters())):
+    if any(map(is_shard, model.parameters())):
         raise UserError(
             "rl.rollouts.engine: vllm is not sent all weights of a student that is sharded over processes;"
             " set student.lora_rank, or engine: transformers"

@@ -88,8 +88,8 @@ def _generating_by(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Temporarily replace the model's generation config with `config`.
 
     Otherwise values that `config` leaves unset would come from the model's own, and settings such as a
-    repetition penalty are not part of the policy. PEFT copies its wrapper's config to the inner model, which
-    is the one that is saved, so both configs are restored.
+    repetition penalty are not part of the policy. PEFT copies its wrapper's config to the inner model, so
+    both are restored.
     """
     holders = [model] if inside(model) is model else [model, inside(model)]
     own = [holder.generation_config for holder in holders]
