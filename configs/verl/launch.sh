@@ -2,10 +2,16 @@
 # Stage III of a run on verl 0.9.1 (docs/verl.md). The scripts beside this one say how to spread it over GPUs.
 # usage: launch.sh RUN [override of verl's config...]
 # RUN: a folder with `sft` finished and exported (`safer-steer export RUN`), at the same path on every node.
-# MODEL: the student to start from, if not RUN/sft/model.  PYTHON: the Python of verl's environment.
+# MODEL: the student to start from, if not RUN/sft/model; needed with student.lora_rank, whose SFT saves an adapter:
+#   safer-steer export RUN --model MODEL --which sft.  PYTHON: the Python of verl's environment.
 set -euo pipefail
 run=$(realpath "$1")
 shift
+model=${MODEL:-$run/sft/model}
+if [[ -f $model/adapter_config.json ]]; then
+  echo "$model is an adapter: run \`safer-steer export $run --model DIR --which sft\`, and set MODEL=DIR" >&2
+  exit 2
+fi
 mapfile -t method < "$run/export/verl/overrides.txt"
 files=("$run"/export/verl/rl-*.parquet)
 data=$(printf "'%s'," "${files[@]}")
@@ -21,7 +27,7 @@ exec "${PYTHON:-python3}" -m verl.trainer.main_ppo \
   "data.train_files=$data" \
   "data.val_files=$data" \
   data.max_prompt_length=4096 \
-  "actor_rollout_ref.model.path='${MODEL:-$run/sft/model}'" \
+  "actor_rollout_ref.model.path='$model'" \
   actor_rollout_ref.model.use_remove_padding=True \
   actor_rollout_ref.model.enable_gradient_checkpointing=True \
   actor_rollout_ref.actor.strategy=fsdp2 \

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,21 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from display import Quiet
+from places import ROOT
 from safer_steer import pipeline
+from safer_steer.bootstrap.sft import Collator
 from safer_steer.cli import app
 from safer_steer.config import SHIPPED, Config
-from safer_steer.manifest import verify
+from safer_steer.config_file import load_config
+from safer_steer.dialogue import read_dialogues
+from safer_steer.export.model_card import model_card
+from safer_steer.manifest import Manifest, verify
 from safer_steer.report.table import headline
+from safer_steer.student.load import load_student
 
 TEMPLATE = "{# a template of one's own #}" + (SHIPPED / "chat_template.jinja").read_text()
+NOISE = 0.03
+"""A bound of what bfloat16 arithmetic alone makes of log-probabilities, on average."""
 CONFIG = {
     "student": {
         "max_turn_tokens": 40,
@@ -64,29 +74,74 @@ def export(*arguments: object) -> tuple[int, str]:
 def model(run: Path) -> Path:
     """The export of the last model."""
     code, said = export(run, "--model", run.parent / "steered")
-    assert code == 0 and said.startswith("safer_steer: 0.01 GB of weights"), said
+    assert code == 0 and "safer_steer: 0.01 GB of weights" in said, said
+    assert "safer_steer: its adapter is merged into the base; 1.000 of the update is left, with" in said
     return run.parent / "steered"
 
 
-def test_it_loads_with_the_weights_of_the_run_and_without_adapters(run: Path, model: Path) -> None:
+def test_it_loads_without_adapters(run: Path, model: Path) -> None:
     loaded = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
     assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
     assert loaded.config.get_text_config().dtype == loaded.config.dtype == torch.bfloat16
     assert loaded.config.get_text_config().use_cache
-    kept, base = (
-        load_file(run / "rl" / "model" / "model.safetensors"),
-        load_file(SHIPPED / "model.safetensors"),
-    )
-    written = load_file(model / "model.safetensors")
-    assert written.keys() == kept.keys() == base.keys(), "adapters are merged"
-    assert all(torch.equal(written[name], kept[name]) for name in kept)
+    base, written = (load_file(folder / "model.safetensors") for folder in (SHIPPED, model))
+    assert written.keys() == base.keys(), "adapters are merged"
     assert any(not torch.equal(written[name], base[name].to(torch.bfloat16)) for name in base)
+    assert not (model / "adapter_config.json").exists()
     assert (model / "chat_template.jinja").read_text() == TEMPLATE
     talk = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}]}]
     inputs = AutoProcessor.from_pretrained(model).apply_chat_template(
         talk, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
     assert loaded.generate(**inputs, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
+
+
+def distance(run: Path, stage: str, folder: Path) -> float:
+    """Mean absolute difference between the log-probabilities of a run's policy, as bench and RL load it, and
+    of the weights in `folder`: of every token after each one that the run's dialogues trained."""
+    config = load_config(run / "config.yaml")
+    policy = load_student(config.student, run / stage / "model")
+    dialogues = read_dialogues(run / "bootstrap" / "kept.jsonl")
+    batch = Collator(dialogues, policy.renderer, run, config)([{"row": row} for row in range(len(dialogues))])
+    targets = batch.pop("labels")[:, 1:] >= 0
+    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16)
+    with torch.no_grad():
+        one, other = (
+            model(**batch).logits[:, :-1][targets].float().log_softmax(-1) for model in (policy.model, plain)
+        )
+    return float((one - other).abs().mean())
+
+
+def test_it_is_the_policy_that_was_trained_and_says_what_rounding_has_left(run: Path, model: Path) -> None:
+    assert distance(run, "rl", model) < NOISE < distance(run, "rl", SHIPPED) / 2
+    config = load_config(run / "config.yaml")
+    written = load_file(model / "model.safetensors")
+    base = {
+        name: weight.to(torch.bfloat16) for name, weight in load_file(SHIPPED / "model.safetensors").items()
+    }
+    adapter = load_file(run / "rl" / "model" / "adapter_model.safetensors")
+    wanted, found = [], []
+    for name, down in adapter.items():
+        if "lora_A" in name:
+            update = adapter[name.replace("lora_A", "lora_B")] @ down * 2  # lora_alpha is twice the rank
+            layer = name.removeprefix("base_model.model.").replace("lora_A.", "")
+            layer = next(known for known in base if tail(known) == tail(layer))
+            wanted.append(update.double().flatten())
+            found.append((written[layer].double() - base[layer].double()).flatten())
+    update, new = torch.cat(wanted), torch.cat(found)
+    assert config.student.lora_rank and len(wanted) == 42
+    share, noise = float(update @ new / (update @ update)), float((new - update).norm() / update.norm())
+    assert share == pytest.approx(1, abs=0.01) and 0.01 < noise < 1
+    facts = json.loads((model / "manifest.json").read_text())["stages"]["export"]
+    assert (facts["update_kept"], facts["rounding_noise"]) == pytest.approx((share, noise), abs=1e-3)
+    share, noise = (f"{facts[key]:.3f}" for key in ("update_kept", "rounding_noise"))
+    stated = f"rounded to bfloat16 once: {share} of the update is left, with rounding noise of {noise} of its"
+    assert stated in (model / "README.md").read_text("utf-8")
+
+
+def tail(name: str) -> str:
+    """A weight's name without the wrappers that differ between memory and file."""
+    return name.replace("model.", "").replace("language_", "")
 
 
 def test_an_answer_ends_at_any_special_token_and_is_sampled_as_in_the_bench(run: Path, model: Path) -> None:
@@ -136,23 +191,21 @@ def test_sft_alone_by_choice_or_because_rl_is_not_done(run: Path, tmp_path: Path
     del manifest["stages"]["rl"], manifest["stages"]["bench"]
     (part / "manifest.json").write_text(json.dumps(manifest))
     code, said = export(part, "--model", tmp_path / "left")
-    assert code == 0 and said.startswith("sft: ")
+    assert code == 0 and "sft: 0.01 GB of weights" in said
     weights = [
         (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "chosen", tmp_path / "left")
     ]
-    assert weights[0] == weights[1] == (run / "sft" / "model" / "model.safetensors").read_bytes()
+    assert weights[0] == weights[1]
+    assert distance(run, "sft", tmp_path / "chosen") < NOISE < distance(run, "sft", SHIPPED) / 2
     card = (tmp_path / "left" / "README.md").read_text()
     assert "Not measured: the run's bench is not finished." in card and "GRPO" not in card
 
 
-def test_a_base_from_the_hub_is_named_on_the_card(run: Path, tmp_path: Path) -> None:
-    part = tmp_path / "run"
-    shutil.copytree(run, part)
-    config = yaml.safe_load((part / "config.yaml").read_text())
-    config["student"]["model"] = "Qwen/Qwen2.5-VL-3B-Instruct"
-    (part / "config.yaml").write_text(yaml.safe_dump(config))
-    assert export(part, "--model", tmp_path / "out")[0] == 0
-    front = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---\n")[1])
+def test_a_base_from_the_hub_is_named_on_the_card(run: Path) -> None:
+    config = load_config(run / "config.yaml")
+    config.student.model = "Qwen/Qwen2.5-VL-3B-Instruct"
+    card = model_card("steered", run, config, Manifest(run).stages, "safer_steer")
+    front = yaml.safe_load(card.split("---\n")[1])
     assert (front["base_model"], front["base_model_relation"]) == ("Qwen/Qwen2.5-VL-3B-Instruct", "finetune")
 
 
@@ -164,7 +217,7 @@ def untrained(run: Path) -> None:
 
 
 def spoilt(run: Path) -> None:
-    path = run / "rl" / "model" / "model.safetensors"
+    path = run / "rl" / "model" / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -176,7 +229,7 @@ def spoilt(run: Path) -> None:
         (lambda run: (run / "config.yaml").unlink(), [], "no config.yaml in it"),
         (untrained, [], "no trained model in it, `rl` or `sft` is not finished"),
         (untrained, ["--which", "sft"], "no trained model in it, `sft` is not finished"),
-        (spoilt, [], "model.safetensors: changed since `rl` finished"),
+        (spoilt, [], "adapter_model.safetensors: changed since `rl` finished"),
         (lambda run: (run.parent / "out").write_text("mine"), [], "exists and is not an empty folder"),
         (lambda run: (run.parent / "out" / "mine").mkdir(parents=True), [], "exists and is not an empty"),
         (lambda run: (run.parent / "out.part" / "mine").mkdir(parents=True), [], "has other files (mine)"),
@@ -192,6 +245,19 @@ def test_mistakes_end_in_one_line_and_leave_nothing(run, tmp_path, spoil, more, 
     assert code == 2 and len(output.splitlines()) == 1
     assert said in output
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_verl_is_not_started_from_an_adapter(run: Path, model: Path, tmp_path: Path) -> None:
+    part = tmp_path / "run"
+    shutil.copytree(run, part)
+    assert export(part)[0] == 0
+    environment = os.environ | {"PYTHON": "echo"}
+    command = ["bash", str(ROOT / "configs" / "verl" / "launch.sh"), str(part)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip().endswith("--model DIR --which sft`, and set MODEL=DIR")
+    done = subprocess.run(command, env=environment | {"MODEL": str(model)}, capture_output=True, text=True)
+    assert done.returncode == 0 and f"actor_rollout_ref.model.path='{model}'" in done.stdout
 
 
 def test_which_needs_model(run: Path) -> None:

@@ -68,9 +68,11 @@ def _export_model(folder: Path, to: Path | None, model: Path, which: ModelName |
     if to is not None:
         raise UserError("export: --to is for the data and --model for the model; give one of them")
     require("student", "export --model")
-    written = export_model(folder, model, which)
+    written, remainder = export_model(folder, model, which)
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     typer.echo(f"{written}: {size / 1e9:,.2f} GB of weights, with processor, chat template and card")
+    if remainder:
+        typer.echo(f"{written}: its adapter is merged into the base; {remainder}")
     typer.echo(f"export: {model}")
 
 

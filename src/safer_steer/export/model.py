@@ -1,38 +1,49 @@
 """`safer-steer export RUN --model DIR`: a trained model, to be served or loaded elsewhere.
 
-The stages have saved the weights with adapters merged, in the student's number type, with processor and chat
-template. Those files are copied and compared with the run's manifest. Config and generation config are
-written anew, so that a plain request ends and samples an answer as the bench did, and a card is added. The
-folder is complete or absent.
+The stages have saved the weights in the student's number type, or a LoRA adapter, with processor and chat
+template. Those files are compared with the run's manifest and copied; an adapter is merged into its base.
+Config and generation config are written anew, so that a plain request ends and samples an answer as the bench
+did, and a card is added. The folder is complete or absent.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safer_steer.config import Config, ModelName
 from safer_steer.config_file import load_config
 from safer_steer.errors import UserError
 from safer_steer.export.model_card import model_card
 from safer_steer.export.write import facts_of
-from safer_steer.manifest import Manifest
+from safer_steer.manifest import Manifest, sha256
 from safer_steer.stages import TRAINED_BY
+from safer_steer.student.adapters import CONFIG, WEIGHTS, is_adapter
+
+if TYPE_CHECKING:
+    from safer_steer.student.merging import Remainder
+
 
 WRITTEN = ("README.md", "config.json", "generation_config.json", "manifest.json", "manifest.json.part")
 """Files that are not copied from the run."""
 
 
-def export_model(run: Path, to: Path, which: ModelName | None = None) -> ModelName:
+class Exported(NamedTuple):
+    """What was written."""
+
+    model: ModelName
+    remainder: Remainder | None
+    """What merging has left of an adapter; None if all weights were trained."""
+
+
+def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exported:
     """Write a trained model to the empty or new folder `to`.
 
     Args:
         which: `sft` or `safer_steer`; by default, the last one that the run has trained.
-
-    Returns:
-        The model that was written.
 
     Raises:
         UserError: the folder is not a run or has no such model, the weights were changed since their stage
@@ -47,30 +58,59 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> ModelNa
     to = to.absolute()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to}: exists and is not an empty folder; give a new folder with --model")
-    copied = sorted(path.name for path in source.iterdir() if path.name not in WRITTEN)
+    files = [path for path in source.iterdir() if path.name not in WRITTEN]
+    _refuse_changed(run, stage, files, manifest)
     part = to.with_name(f"{to.name}.part")
-    _make_anew(part, {*copied, *WRITTEN})
-    for name in copied:
-        shutil.copyfile(source / name, part / name)
-    _write(part / "config.json", _config(source))
-    _write(part / "generation_config.json", _generation_config(source, config))
-    card = model_card(to.name, run, config, manifest.stages, model)
+    _refuse_foreign(part, {path.name for path in files})
+    merge = _merged(source, config)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for path in files:
+        if path.name not in (CONFIG, WEIGHTS):
+            shutil.copyfile(path, part / path.name)
+    if merge:
+        merge.model.save_pretrained(part)
+    else:
+        shutil.copyfile(source / "config.json", part / "config.json")
+    remainder = merge.remainder if merge else None
+    _write(part / "config.json", _config(part))
+    _write(part / "generation_config.json", _generation_config(part, config))
+    card = model_card(to.name, run, config, manifest.stages, model, remainder)
     (part / "README.md").write_text(card, encoding="utf-8")
     written, facts = Manifest(part), {"model": model} | facts_of(run, to.name, manifest.stages)
+    if remainder:
+        facts |= {"update_kept": remainder.share, "rounding_noise": remainder.noise}
     written.record("export", tuple(path.name for path in part.iterdir()), (), facts)
-    known = manifest.stages[stage]["files"]
-    for name in copied:
-        path = (source / name).relative_to(run).as_posix()
-        if written.stages["export"]["files"][name]["sha256"] != known.get(path, {}).get("sha256"):
-            shutil.rmtree(part)
-            raise UserError(
-                f"{source / name}: changed since `{stage}` finished (`safer-steer verify {run}`); delete"
-                f" {source} and run `safer-steer {stage}` again"
-            )
     if to.exists():
         to.rmdir()
     part.rename(to)
-    return model
+    return Exported(model, remainder)
+
+
+def _refuse_changed(run: Path, stage: str, files: Sequence[Path], manifest: Manifest) -> None:
+    known = manifest.stages[stage]["files"]
+    for path in files:
+        if sha256(path) != known.get(path.relative_to(run).as_posix(), {}).get("sha256"):
+            raise UserError(
+                f"{path}: changed since `{stage}` finished (`safer-steer verify {run}`); delete"
+                f" {path.parent} and run `safer-steer {stage}` again"
+            )
+
+
+class _Merge(NamedTuple):
+    model: Any
+    remainder: Remainder
+
+
+def _merged(source: Path, config: Config) -> _Merge | None:
+    """The model with its adapter merged; None if all weights were trained."""
+    if not is_adapter(source):
+        return None
+    from safer_steer.student.load import load_student
+    from safer_steer.student.merging import merged
+
+    student = config.student.model_copy(update={"device": "cpu"})
+    return _Merge(*merged(load_student(student, source).model, config.seed))
 
 
 def _trained(run: Path, manifest: Manifest, which: ModelName | None) -> ModelName:
@@ -83,20 +123,20 @@ def _trained(run: Path, manifest: Manifest, which: ModelName | None) -> ModelNam
     raise UserError(f"{run}: no trained model in it, {stages} is not finished; run that stage first")
 
 
-def _make_anew(part: Path, ours: set[str]) -> None:
-    """An empty folder, in place of what a killed export has left there."""
+def _refuse_foreign(part: Path, copied: set[str]) -> None:
+    """Raises `UserError` if there is more in `part` than a killed export has left there."""
     if part.exists():
-        foreign = sorted({path.name for path in part.iterdir()} - ours) if part.is_dir() else [part.name]
+        left = [path.name for path in part.iterdir()] if part.is_dir() else [part.name]
+        ours = {*copied, *WRITTEN}
+        foreign = sorted(name for name in left if name not in ours and not name.startswith("model"))
         if foreign:
             raise UserError(f"{part}: has other files ({foreign[0]}); give another folder with --model")
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
 
 
-def _config(source: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, Any]:
     """The model's config. All its parts have the number type of the weights, and the cache, which training
     switches off, is on."""
-    config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("use_cache", None)
     for part in config.values():
         if isinstance(part, dict) and "dtype" in part:
@@ -104,12 +144,12 @@ def _config(source: Path) -> dict[str, Any]:
     return config
 
 
-def _generation_config(source: Path, config: Config) -> dict[str, Any]:
+def _generation_config(folder: Path, config: Config) -> dict[str, Any]:
     """Ends an answer where the bench ends it, at any special token, and samples as the bench did."""
     from safer_steer.student.load import load_processor
     from safer_steer.student.proof import load_renderer
 
-    renderer = load_renderer(load_processor(str(source)), config.student.system)
+    renderer = load_renderer(load_processor(str(folder)), config.student.system)
     made = {
         "eos_token_id": [renderer.end, *(token for token in renderer.stops if token != renderer.end)],
         "pad_token_id": renderer.pad,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,6 +16,9 @@ from safer_steer.export.card import made, published, roles, table
 from safer_steer.report.table import headline, model_label, model_names
 from safer_steer.store import read_rows
 
+if TYPE_CHECKING:
+    from safer_steer.student.merging import Remainder
+
 _LIMITS = """- It was measured on the suites, by the judge and at the temperature named above. Other attacks,
   longer dialogues and other languages were not tried.
 - Judges make mistakes, and the attacks in training came from models. A rate of 100 % means that no failure
@@ -25,14 +28,21 @@ _LIMITS = """- It was measured on the suites, by the judge and at the temperatur
 
 
 def model_card(
-    name: str, run: Path, config: Config, stages: Mapping[str, dict[str, Any]], model: ModelName
+    name: str,
+    run: Path,
+    config: Config,
+    stages: Mapping[str, dict[str, Any]],
+    model: ModelName,
+    remainder: Remainder | None = None,
 ) -> str:
     """Return the whole file.
 
     Args:
         stages: the run's manifest entries.
         model: `sft` or `safer_steer`.
+        remainder: what merging has left of an adapter.
     """
+    lines = [*_training(run, config, stages, model), *_merge(config, remainder)]
     sections = [
         f"---\n{yaml.safe_dump(_front(config), sort_keys=False, allow_unicode=True)}---",
         f"# {name}",
@@ -44,7 +54,7 @@ def model_card(
         "## Results",
         *_results(run, config, stages),
         "## Training",
-        "\n".join(f"- {line}" for line in _training(run, config, stages, model)),
+        "\n".join(f"- {line}" for line in lines),
         "### Data",
         made(config, stages),
         "Who wrote and judged:",
@@ -168,6 +178,14 @@ def _training(run: Path, config: Config, stages: Mapping[str, dict[str, Any]], m
     used = ("safer-steer", "torch", "transformers", "trl", "peft")
     lines.append(", ".join(f"{name} {versions[name]}" for name in used if name in versions) + ".")
     return lines
+
+
+def _merge(config: Config, remainder: Remainder | None) -> list[str]:
+    """The line that says what merging has left of an adapter; none if all weights were trained."""
+    if remainder is None:
+        return []
+    how = f"Merged in float32 and rounded to {config.student.dtype} once"
+    return [f"{how}: {remainder}. What was measured is the base with the adapter, not merged."]
 
 
 def _rows(path: Path) -> int:
