@@ -72,6 +72,16 @@ def test_full_fine_tuning_holds_what_is_known(name: str, parameters: int, held: 
     assert "rl reference" not in peaks(without, shape)
 
 
+def test_an_adapter_is_not_merged_and_has_a_copy_as_its_reference() -> None:
+    config, shape = config_and_shape("3b")
+    found, size = peaks(config, shape), 4 * shape.adapters
+    assert found["bench generation"].weights == 2 * shape.parameters + size
+    assert found["seeds generation"].weights == 2 * shape.parameters, "the target is the base"
+    assert {found[f"rl {peak}"].reference for peak in ("rollouts", "reference", "training")} == {size}
+    from_base = config.model_copy(update={"rl": config.rl.model_copy(update={"start_from": "base"})})
+    assert peaks(from_base, shape)["rl training"].reference == 0, "it is switched off"
+
+
 @pytest.mark.parametrize(("tokens", "cache", "prefill"), [(2_000, 9.4, 22.2), (8_000, 37.7, 88.6)])
 def test_rollouts_in_float32_at_the_old_fixed_batch_of_64(tokens: int, cache: float, prefill: float) -> None:
     """36 layers x 2 x 256 x 4 bytes of cache a token, and 5 x 2,048 + 3 x 11,008 numbers of one layer's
