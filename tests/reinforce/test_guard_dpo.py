@@ -29,6 +29,7 @@ def config_of(rank: int = 0) -> Config:
     """Two steps over pairs of four dialogues, two pairs or more in a micro-batch."""
     config = dpo_config(steps=2)
     config.student.lora_rank, config.student.check_every = rank, 1
+    config.rl.start_from = "base" if rank else "sft"  # the same weights: sft/model is the base
     return config
 
 

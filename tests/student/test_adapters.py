@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trl.trainer.utils import use_adapter
 
+from broken import before_training, freeze_b, lose_b
 from safer_steer.bootstrap import sft
 from safer_steer.bootstrap.rollout import roll_out
 from safer_steer.bootstrap.sft import Collator
@@ -131,6 +132,16 @@ def test_rl_begins_with_the_policy_of_sft_which_stays_its_reference(run, batch):
         reference = logprobs(model, batch)
     assert torch.equal(reference, logprobs(run.saved("sft").model, batch))
     assert not torch.equal(reference, logprobs(model, batch))
+
+
+@pytest.mark.parametrize("sabotage", [freeze_b, lose_b])
+def test_an_adapter_of_sft_that_rl_does_not_train_is_noticed(run, sabotage, tmp_path, monkeypatch):
+    """Beside it, the model has the reference's, which no step moves."""
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder.with_name("after_sft"), folder)
+    before_training(monkeypatch, grpo, sabotage)
+    with pytest.raises(UserError, match="weights: lora_B has a gradient .* but the step did not move it"):
+        grpo.reinforce(run.config, folder, tutor(folder))
 
 
 def test_rl_that_is_stopped_goes_on_with_its_adapter_and_its_reference(run, batch, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from safer_steer.errors import UserError
+from safer_steer.student.adapters import NAME
 from safer_steer.student.findings import Weights
 from safer_steer.student.modules import parts_of
 
@@ -102,10 +103,10 @@ def _moved(kind: _Kind, learning_rate: float) -> float | None:
 
 
 def _kinds_of(model: Any) -> dict[str, list[torch.nn.Parameter]]:
-    """The weights that are to be trained, frozen or not. Those of the vision tower have no gradient in a step
-    without pictures, so they are left out."""
+    """The weights that are to be trained, frozen or not; of two adapters, not the reference policy's. Those
+    of the vision tower have no gradient in a step without pictures, so they are left out."""
     adapters = {
-        kind: [weight for name, weight in model.named_parameters() if kind in name]
+        kind: [weight for name, weight in model.named_parameters() if f".{kind}.{NAME}." in name]
         for kind in ("lora_A", "lora_B")
     }
     if any(adapters.values()):
