@@ -140,7 +140,7 @@ def test_an_adapter_of_sft_that_rl_does_not_train_is_noticed(run, sabotage, tmp_
     folder = tmp_path / "run"
     shutil.copytree(run.folder.with_name("after_sft"), folder)
     before_training(monkeypatch, grpo, sabotage)
-    with pytest.raises(UserError, match="weights: lora_B has a gradient .* but the step did not move it"):
+    with pytest.raises(UserError, match=r"weights: lora_B has a gradient .* but the step did not move it"):
         grpo.reinforce(run.config, folder, tutor(folder))
 
 
