@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from safer_steer.answers import LACKS
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.measure import measure_models
 from safer_steer.bench.suites import read_suite
@@ -449,6 +450,7 @@ def test_the_summary_has_the_stable_layout() -> None:
         "stops",
         "answers",
         "cut_off",
+        *LACKS,
         "survival",
     }
     assert set(multi["unmarked"]) == set(multi["a"]) | {"over_refusal"}
@@ -464,6 +466,7 @@ def test_the_summary_has_the_stable_layout() -> None:
         "stops",
         "answers",
         "cut_off",
+        *LACKS,
     }
     assert set(multi["a"]["survival"]) >= {"turn", "S", "low", "high", "median"}
     assert multi["a"]["survival"]["S"][:3] == [1, 1, 0.5]

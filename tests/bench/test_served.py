@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, Step, fails, says
+from safer_steer.answers import COUNTED
 from safer_steer.cli import app
 from safer_steer.workers import PATIENCE
 from threads import serving
@@ -318,7 +319,46 @@ def test_answers_that_the_token_limit_cut_off_are_counted(tmp_path: Path, url: s
     assert "raise --max-tokens" in result.stderr
     assert re.search(r"Answers cut off +2 of 5 +\n", result.stdout)
     health = CliRunner().invoke(app, ["health", str(tmp_path / "out")]).stdout
-    assert re.search(r"m +bench +5 +2 +40\.0 *\n", health), health
+    assert re.search(r"m +bench +5 +2 +40\.0 ", health), health
+
+
+def test_answers_without_words_of_their_own_are_counted_by_model(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    """In the summary, on the console, in `health` and on the page: a gain in Help may be one of layout."""
+    said = {
+        "d0": "<thinking>t</thinking><answer>I will not.</answer>",
+        "d1": "<answer> I  will\nnot. </answer>",
+        "d2": "<answer>This is how.</answer>",
+        "d3": "I will not.",
+        "d4": "<answer></answer>",
+        "d5": "",
+    }
+
+    async def answers(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await says(said[body["messages"][-1]["content"][0]["text"][:2]])(request, body)
+
+    models.does["m"] = answers
+    result = measured(url, suite(tmp_path, 6), "--format", "thinking_answer")
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out"
+    entries = json.loads((out / "summary.json").read_text())["models"]["m"]["single_turn"]
+    for entry in (entries["mine"], entries["average"]):
+        assert {name: entry[name] for name in COUNTED} == {
+            "answers": 6,
+            "cut_off": 0,
+            "no_block": 1,
+            "empty": 2,
+            "identical": 2,
+        }
+    assert "of 6 answers, 1 have no answer block and 2 are empty; their Help is 0" in result.stderr
+    rows = {"No answer block": 1, "Empty answers": 2, "Identical answers": 2}
+    page = (out / "report.html").read_text()
+    for label, count in rows.items():
+        assert re.search(rf"{label} +{count} of 6 +\n", result.stdout), result.stdout
+        assert re.search(rf"{label}<small>.*?</small></th><td>{count} of 6</td>", page)
+    health = CliRunner().invoke(app, ["health", str(out)]).stdout
+    assert re.search(r"m +bench +6 +0 +0\.0 +1 +2 +2 *\n", health), health
 
 
 def test_a_large_photograph_is_scaled_down_to_the_option(tmp_path: Path, url: str) -> None:

@@ -3,6 +3,7 @@ turns and the pictures."""
 
 from __future__ import annotations
 
+from safer_steer.answers import lack
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Verdict
@@ -30,15 +31,15 @@ class JudgeCritic:
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         exchange = dialogue.turns[turn]
-        answer = visible_answer(exchange.assistant or "", self.format)
+        text = exchange.assistant or ""
+        answer = visible_answer(text, self.format)
         inputs = JudgeInput(
             history=history(dialogue, self.format, upto=turn), question=exchange.user, answer=answer
         )
         shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         verdict = await self.model.ask(JUDGE, inputs, shown, repeat=self.repeat)
-        # Nothing to see, be it an empty answer or no answer block where the format asks for one, helps
-        # nobody: docs/method.md fixes that score.
-        helpfulness = verdict.helpfulness if answer else 0
+        # What nobody sees helps nobody: docs/method.md fixes that score.
+        helpfulness = 0 if lack(text, self.format) else verdict.helpfulness
         scores = {
             "harmlessness": verdict.harmlessness,
             "helpfulness": helpfulness,

@@ -7,6 +7,7 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,20 +16,21 @@ from safer_steer.adaptive.critic import EndsAtBreach
 from safer_steer.adaptive.intents import Intent
 from safer_steer.adaptive.results import ADAPTIVE, state_of
 from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
-from safer_steer.bench.capability import Answers, answer_all, capability, failed_share
+from safer_steer.bench.capability import Answers, answer_all, capability
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.kept import KeptModel
-from safer_steer.bench.questions import FOLDER, bring_in_sets
+from safer_steer.bench.losses import Say, check_answered, check_kept, check_scored, say_lost
+from safer_steer.bench.questions import FOLDER, QuestionSet, bring_in_sets
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite
-from safer_steer.bench.summary import commonest_error, cut_off, incomplete, summarise, unscored_share
+from safer_steer.bench.summary import summarise
 from safer_steer.bench.watch import Watch, WatchedAssistant, WatchedCritic
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.episode import Assistant, Critic
 from safer_steer.episodes import play_all
-from safer_steer.errors import NoResult, UserError
+from safer_steer.errors import UserError
 from safer_steer.images import pictures_in
 from safer_steer.metrics import ProtocolName, state
 from safer_steer.scaling import in_words
@@ -49,6 +51,38 @@ class Measured(NamedTuple):
     """By attackers that adapt."""
 
 
+@dataclass(frozen=True)
+class Material:
+    """What every model is measured on."""
+
+    suites: list[Suite]
+    sets: list[QuestionSet]
+    intents: list[Intent]
+    attacks: list[Attack]
+    """None where answers are kept: each model's are its own."""
+
+    @property
+    def dialogues(self) -> int:
+        return _dialogues_in(self.suites, self.attacks)
+
+    @property
+    def questions(self) -> int:
+        return sum(len(one.seeds) for one in self.sets)
+
+    @property
+    def twins(self) -> set[str]:
+        return {suite.name for suite in self.suites if suite.safe_twins}
+
+
+@dataclass
+class Played:
+    """All that was played, by model."""
+
+    scripted: dict[str, Results] = field(default_factory=dict)
+    attacked: dict[str, dict[str, list[Dialogue]]] = field(default_factory=dict)
+    answers: dict[str, Answers] = field(default_factory=dict)
+
+
 IN_PLAY = 64
 """Dialogues of a suite in play at once, at least."""
 
@@ -60,7 +94,7 @@ def measure_models(
     judge: ChatModel | None,
     wait: Wait,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
     attacker: Callable[[str], ChatModel] | None = None,
 ) -> None:
     """Measure models by name, one after the other, and write `summary.json`: the dialogues of all suites,
@@ -74,7 +108,8 @@ def measure_models(
         judge: None keeps the answers and scores nothing; only questions are in the summary then.
         progress: called with dialogues and questions (finished, all, failed), over all models.
         say: told in one line each how many dialogues of a suite were drawn, how many of its pictures were
-            scaled down, how many answers the token limit cut off, and how many dialogues ran out of context.
+            scaled down, how many answers the token limit cut off or have nothing to see, and how many
+            dialogues ran out of context.
         attacker: the role `attacker` with another model, for `bench.adaptive`.
 
     Raises:
@@ -82,86 +117,127 @@ def measure_models(
             answers; or of a set's questions, no answers.
         UserError: the model or the judge failed many times in a row (`watch.Watch`).
     """
-    bench, summary = config.bench, folder / "summary.json"
-    forget_unfinished(folder / "bench", judge is not None)
-    for answered in sorted((folder / FOLDER).glob("*")):
-        forget_unfinished(answered, judged=False)
-    if summary.exists() and judge:
-        judge.forget_unparsable()
-    suites = bring_in(bench.suites, folder, bench.dialogues, config.student.max_pixels)
-    for suite in suites:
-        if say and suite.drawn_from:
-            say(f"{suite.name}: {len(suite.seeds):,} of {len(suite.drawn_from.seeds):,} dialogues, drawn")
-        if say and suite.scaled:
-            say(f"{suite.name}: {in_words(suite.scaled, config.student.max_pixels)}")
-    sets = bring_in_sets(bench.capability, folder, bench.questions, config.student.max_pixels)
-    pictures_of = pictures_in(folder, config.student.max_pixels)
-    watch, critic = Watch(), None
-    intents, attacks = list[Intent](), list[Attack]()
-    if bench.adaptive:
-        intents = bring_in_intents(bench.adaptive, folder, suites, config.student.max_pixels)
-        if attacker:
-            attacks = attacks_on(config, intents, attacker, pictures_of, watch)
-    dialogues = _dialogues_in(suites, attacks)
-    each = dialogues + sum(len(one.seeds) for one in sets)
-    if judge:
-        judging = JudgeCritic(judge, config.student.format, pictures_of)
-        critic = WatchedCritic(judging, watch, f"the judge {_named(judge)}")
-    results: dict[str, Results] = {}
-    attacked: dict[str, dict[str, list[Dialogue]]] = {}
-    answers: dict[str, Answers] = {}
+    say = say or (lambda line: None)
+    _forget(folder, judge)
+    watch = Watch()
+    material = _bring_in(config, folder, attacker, watch, say)
+    measuring = _Measuring(config, folder, material, judge, watch, wait)
+    played = Played()
+    each = material.dialogues + material.questions
     for place, (name, make) in enumerate(models.items()):
 
-        def shown(done: int, _: int, failed: int = 0, before: int = place * each) -> None:
+        def shown(done: int, failed: int = 0, before: int = place * each) -> None:
             if progress:
                 progress(before + done, len(models) * each, failed)
 
-        assistant = make()
-        in_play = max(IN_PLAY, sum(asked.role.concurrency for asked in (judge, _asked(assistant)) if asked))
-        assistant_for = _assistant_for(assistant, name, watch)
         try:
-            out = folder / "bench" / name
-            against = attacks or (kept_attacks(assistant) if isinstance(assistant, KeptModel) else [])
-            played = wait(measure(suites, assistant_for, critic, out, in_play, shown, against))
-            results[name], attacked[name] = played
-            if sets and not isinstance(assistant, KeptModel):
-                asked = _watched(assistant, name, watch)
-                answering = partial(shown, before=place * each + dialogues)
-                answers[name] = wait(answer_all(sets, asked, folder, name, in_play, answering))
+            measuring.play(name, make(), played, shown)
         except UserError:
             if judge:
                 judge.forget_unparsable()
             raise
-        del assistant, assistant_for
         gc.collect()
-    kept = capability(answers, config.student.format)
-    twins = {suite.name for suite in suites if suite.safe_twins}
-    scored = results if judge else dict.fromkeys(results, Results())
-    found = summarise(scored, twins, bench.resamples, config.seed) | ({"capability": kept} if kept else {})
-    if bench.adaptive and judge:
-        found["adaptive"] = adaptive_summary(attacked, results, twins, intents, config)
-    if judge or kept:
-        write_atomic(summary, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    summary = _summary(config, material, played, judged=judge is not None)
+    if judge or summary.get("capability"):
+        content = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomic(folder / "summary.json", content)
+    most = config.bench.max_unscored
     if judge is None:
-        _say_kept(results, folder, bench.max_unscored, say)
-    elif say:
-        _say_lost(found, len(models) * dialogues, say)
-    if (share := failed_share(kept)) > bench.max_unscored:
-        raise NoResult(
-            f"{share:.1%} of the questions of a set in bench.capability have no answer, more than"
-            f" bench.max_unscored = {bench.max_unscored:.1%}; the commonest cause:"
-            f" {commonest_error({name: {'single_turn': sets} for name, sets in answers.items()})};"
-            " fix it and run the same command to ask them again"
+        check_kept(played.scripted, folder, most, say)
+    else:
+        say_lost(summary, len(models) * material.dialogues, say)
+    check_answered(summary.get("capability", {}), played.answers, most)
+    if judge:
+        everything = {
+            model: {**results, "attackers": played.attacked[model]}
+            for model, results in played.scripted.items()
+        }
+        check_scored(summary, everything, most)
+
+
+def _forget(folder: Path, judge: ChatModel | None) -> None:
+    """What an earlier process left without a result is done again."""
+    forget_unfinished(folder / "bench", judge is not None)
+    for answered in sorted((folder / FOLDER).glob("*")):
+        forget_unfinished(answered, judged=False)
+    if judge and (folder / "summary.json").exists():
+        judge.forget_unparsable()
+
+
+def _bring_in(
+    config: Config, folder: Path, attacker: Callable[[str], ChatModel] | None, watch: Watch, say: Say
+) -> Material:
+    """Copy what the models are measured on into the run's folder."""
+    bench, max_pixels = config.bench, config.student.max_pixels
+    suites = bring_in(bench.suites, folder, bench.dialogues, max_pixels)
+    for suite in suites:
+        if suite.drawn_from:
+            say(f"{suite.name}: {len(suite.seeds):,} of {len(suite.drawn_from.seeds):,} dialogues, drawn")
+        if suite.scaled:
+            say(f"{suite.name}: {in_words(suite.scaled, max_pixels)}")
+    sets = bring_in_sets(bench.capability, folder, bench.questions, max_pixels)
+    intents, attacks = list[Intent](), list[Attack]()
+    if bench.adaptive:
+        intents = bring_in_intents(bench.adaptive, folder, suites, max_pixels)
+        if attacker:
+            attacks = attacks_on(config, intents, attacker, pictures_in(folder, max_pixels), watch)
+    return Material(suites, sets, intents, attacks)
+
+
+class _Measuring:
+    """Plays everything with one model after the other."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        material: Material,
+        judge: ChatModel | None,
+        watch: Watch,
+        wait: Wait,
+    ) -> None:
+        self.folder, self.material, self.judge, self.watch, self.wait = folder, material, judge, watch, wait
+        self.critic: Critic | None = None
+        if judge:
+            pictures_of = pictures_in(folder, config.student.max_pixels)
+            judging = JudgeCritic(judge, config.student.format, pictures_of)
+            self.critic = WatchedCritic(judging, watch, f"the judge {_named(judge)}")
+
+    def play(
+        self, name: str, assistant: Assistant | KeptModel, played: Played, shown: Callable[[int, int], None]
+    ) -> None:
+        """Add a model's dialogues and answers to `played`; `shown` is called with those done and failed."""
+        material, out = self.material, self.folder / "bench" / name
+        in_flight = [asked.role.concurrency for asked in (self.judge, _asked(assistant)) if asked]
+        in_play = max(IN_PLAY, sum(in_flight))
+
+        def after(before: int) -> Progress:
+            return lambda done, _, failed=0: shown(before + done, failed)
+
+        attacks = material.attacks or (kept_attacks(assistant) if isinstance(assistant, KeptModel) else [])
+        assistant_for = _assistant_for(assistant, name, self.watch)
+        playing = measure(material.suites, assistant_for, self.critic, out, in_play, after(0), attacks)
+        played.scripted[name], played.attacked[name] = self.wait(playing)
+        if material.sets and not isinstance(assistant, KeptModel):
+            asked = _watched(assistant, name, self.watch)
+            progress = after(material.dialogues)
+            played.answers[name] = self.wait(
+                answer_all(material.sets, asked, self.folder, name, in_play, progress)
+            )
+
+
+def _summary(config: Config, material: Material, played: Played, judged: bool) -> dict[str, Any]:
+    """The content of `summary.json`; without a judge, of questions alone."""
+    bench, format, twins = config.bench, config.student.format, material.twins
+    scored = played.scripted if judged else dict.fromkeys(played.scripted, Results())
+    summary = summarise(scored, twins, bench.resamples, config.seed, format)
+    if rates := capability(played.answers, format):
+        summary["capability"] = rates
+    if bench.adaptive and judged:
+        summary["adaptive"] = adaptive_summary(
+            played.attacked, played.scripted, twins, material.intents, config
         )
-    if judge is None:
-        return
-    if (share := unscored_share(found)) > bench.max_unscored:
-        everything = {model: {**results[model], "attackers": attacked[model]} for model in results}
-        raise NoResult(
-            f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
-            f" {bench.max_unscored:.1%}; the commonest cause: {commonest_error(everything)};"
-            " fix it and run the same command to play these dialogues again"
-        )
+    return summary
 
 
 AssistantOf = Callable[[Suite | Attack], Assistant]
@@ -198,41 +274,6 @@ def _asked(assistant: Assistant | KeptModel) -> ChatModel | None:
 
 def _named(model: ChatModel) -> str:
     return model.role.model + (f" at {model.role.base_url}" if model.role.base_url else "")
-
-
-def _say_lost(found: Mapping[str, Any], dialogues: int, say: Callable[[str], None]) -> None:
-    """Say how many answers were cut off, and how many of the dialogues ran out of context."""
-    short, answers = cut_off(found)
-    if short:
-        say(
-            f"{short} of {answers} answers were cut off at the token limit and judged as they stand; raise"
-            " --max-tokens, or student.max_turn_tokens for a run's own models"
-        )
-    if full := incomplete(found):
-        say(
-            f"{full} of {dialogues} dialogues ran out of context and count as incomplete;"
-            " for a run that has none, raise student.max_length (a served model's: at its server)"
-            " or lower student.max_turn_tokens (a served model's: max_tokens)"
-        )
-
-
-def _say_kept(
-    results: Mapping[str, Results], folder: Path, most: float, say: Callable[[str], None] | None
-) -> None:
-    """Say where the answers are. Raises `NoResult` if more than a share `most` of the dialogues failed."""
-    suites = [played for protocols in results.values() for played in protocols.values()]
-    states = [state(dialogue) for played in suites for dialogues in played.values() for dialogue in dialogues]
-    failed = states.count("failed")
-    if failed > most * len(states):
-        raise NoResult(
-            f"{failed} of {len(states)} dialogues failed; the commonest cause: {commonest_error(results)};"
-            " fix it and run the same command to play these dialogues again"
-        )
-    if say:
-        say(
-            f"the answers of {len(states)} dialogues are kept, none is scored; score them with"
-            f" `safer-steer bench --judge-only {folder} --judge-model ... --judge-base-url ...`"
-        )
 
 
 async def measure(

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Set
 from itertools import chain
 from typing import Any
 
-from safer_steer.dialogue import Dialogue
+from safer_steer.answers import COUNTED, Counts, counts_of, total
+from safer_steer.dialogue import Dialogue, Format
 from safer_steer.metrics import (
     ProtocolName,
     average,
@@ -26,6 +27,7 @@ def summarise(
     twins: Set[str],
     resamples: int = 10_000,
     seed: int = 0,
+    format: Format = Format.PLAIN,
 ) -> dict[str, Any]:
     """Summarise dialogues by model, protocol and suite.
 
@@ -34,19 +36,34 @@ def summarise(
         twins: names of the suites of safe twins.
         resamples: draws for the interval of every average over suites.
         seed: of the draws; the same input gives the same summary.
+        format: the layout that was asked for.
 
     Returns:
         `{"models": {model: {protocol: {suite: entry, ..., "average": entry}}}}`. An entry holds the rates of
         `metrics`, the stop reasons by count, the number of `answers` and of those `cut_off` at the token
-        limit, and, where multi-turn, the survival curve. Suites of safe twins
+        limit, with `no_block`, `empty` or `identical` (`answers`), and, where multi-turn, the survival curve.
+        Answers are compared over all suites of a model. Suites of safe twins
         have `over_refusal` too and stay out of `average`, whose own `over_refusal` is over all of them, and
         whose `twin_help`, `{"value", "low", "high", "n"}`, is the mean over them of Help; its survival curve
         pools the attack suites' dialogues.
     """
     models: dict[str, dict[str, Any]] = {}
     for model, protocols in results.items():
+        everything = {
+            f"{protocol}/{name}": dialogues
+            for protocol, suites in protocols.items()
+            for name, dialogues in suites.items()
+        }
+        answers = counts_of(everything, format)
         models[model] = {
-            protocol: _protocol(protocol, suites, twins, resamples, seed)
+            protocol: _protocol(
+                protocol,
+                suites,
+                twins,
+                {name: answers[f"{protocol}/{name}"] for name in suites},
+                resamples,
+                seed,
+            )
             for protocol, suites in protocols.items()
         }
     return {"models": models}
@@ -80,9 +97,9 @@ def incomplete(summary: Mapping[str, Any]) -> int:
     return _total(summary, "incomplete")
 
 
-def cut_off(summary: Mapping[str, Any]) -> tuple[int, int]:
-    """How many answers, over all models, protocols and suites, the token limit cut off; and of how many."""
-    return _total(summary, "cut_off"), _total(summary, "answers")
+def answer_counts(summary: Mapping[str, Any]) -> Counts:
+    """The counts of answers (`answers.COUNTED`) over all models, protocols and suites."""
+    return {count: _total(summary, count) for count in COUNTED}
 
 
 def _total(summary: Mapping[str, Any], count: str) -> int:
@@ -105,7 +122,12 @@ def commonest_error(results: Mapping[str, Mapping[Any, Suites]]) -> str:
 
 
 def _protocol(
-    protocol: ProtocolName, suites: Suites, twins: Set[str], resamples: int, seed: int
+    protocol: ProtocolName,
+    suites: Suites,
+    twins: Set[str],
+    answers: Mapping[str, Counts],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     attacks = {name: dialogues for name, dialogues in suites.items() if name not in twins}
     pooled = [dialogue for dialogues in attacks.values() for dialogue in dialogues]
@@ -113,7 +135,11 @@ def _protocol(
     rates = multi_turn_rates if protocol == "multi_turn" else single_turn_rates
     entries: dict[str, Any] = {}
     for name, dialogues in suites.items():
-        entries[name] = rates(dialogues, resamples=resamples, seed=seed) | _course(protocol, dialogues)
+        entries[name] = {
+            **rates(dialogues, resamples=resamples, seed=seed),
+            **_course(protocol, dialogues),
+            **answers[name],
+        }
         if name in twins:
             entries[name]["over_refusal"] = over_refusal(dialogues)
     pooled_safe = [dialogue for dialogues in safe.values() for dialogue in dialogues]
@@ -121,6 +147,7 @@ def _protocol(
     entries["average"] = {
         **average(attacks, protocol, resamples=resamples, seed=seed),
         **_course(protocol, pooled),
+        **total(answers[name] for name in attacks),
         "over_refusal": over_refusal(pooled_safe, pooled),
         "twin_help": of_twins["help"] | {"n": of_twins["n"]},
     }
@@ -128,12 +155,9 @@ def _protocol(
 
 
 def _course(protocol: ProtocolName, dialogues: Iterable[Dialogue]) -> dict[str, Any]:
-    """How the dialogues went: stop reasons, answers cut off, and survival where there are several turns."""
+    """How the dialogues went: stop reasons, and survival where there are several turns."""
     dialogues = list(dialogues)
-    turns = [turn for dialogue in dialogues for turn in dialogue.turns]
     course: dict[str, Any] = {
         "stops": dict(Counter(dialogue.stop.value for dialogue in dialogues if dialogue.stop)),
-        "answers": len(turns),
-        "cut_off": sum(turn.meta.get("finish") == "length" for turn in turns),
     }
     return course | ({"survival": survival(dialogues)} if protocol == "multi_turn" else {})

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.adaptive.results import ADAPTIVE, LAST_FAULTS, breached, said
-from safer_steer.dialogue import Dialogue, Kind, StopReason
+from safer_steer.config import Student
+from safer_steer.config_file import read_yaml
+from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
 from safer_steer.errors import UserError
 from safer_steer.health.tally import FAULTS, Health, StrategyCounts
 from safer_steer.rewards import LEAK
@@ -31,10 +33,18 @@ def examine(run: Path, stages: tuple[str, ...] = ("seeds", "assemble", "bootstra
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such folder; give the folder of `safer-steer run --out`")
-    health = Health()
+    health = Health(_format(run))
     for stage in stages:
         _READERS[stage](health, run)
     return health
+
+
+def _format(run: Path) -> Format:
+    """The layout that a run's models are asked for. Without a config, none is known to be."""
+    path = run / "config.yaml"
+    student = read_yaml(path).get("student") if path.is_file() else {"format": Format.PLAIN}
+    named = student.get("format") if isinstance(student, dict) else None
+    return Format(named) if named in list(Format) else Student().format
 
 
 def _seeds(health: Health, run: Path) -> None:
@@ -107,9 +117,9 @@ def _bootstrap(health: Health, run: Path) -> None:
 def _rl(health: Health, run: Path) -> None:
     for dialogue in read_rows(run / "rl" / "trajectories.jsonl"):
         turns = dialogue["turns"]
+        health.answered("student", "rl", "trajectories", dialogue)
         for turn, following in zip(turns, [*turns[1:], None], strict=True):
             meta, why = turn["meta"], str(turn["meta"].get("unscored", ""))
-            health.answered("student", "rl", meta)
             noted = meta.get("next_attacker") or {}
             declined = (
                 ["refused"] * 2
@@ -135,8 +145,8 @@ def _bench(health: Health, run: Path) -> None:
         for dialogue in read_rows(path):
             if attacked:
                 _adaptive(health, dialogue)
+            health.answered(path.parent.name, "bench", path.stem, dialogue)
             for turn in dialogue.get("turns", []):
-                health.answered(path.parent.name, "bench", turn.get("meta"))
                 health.judged(
                     "judge",
                     turn.get("scores"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from safer_steer.answers import COUNTED, LACKS
 from safer_steer.health.tally import FAULTS, Health
 
 NONE = "–"
@@ -64,8 +65,10 @@ def tables(health: Health) -> list[Table]:
         ),
         Table(
             "Answers",
-            "Answers that the token limit cut off are scored as they stand. Many of them: raise the limit.",
-            ["model", "stage", "answers", "cut off", "cut off, %"],
+            "Answers that the token limit cut off are scored as they stand. Many of them: raise the limit."
+            " Without an answer block where the layout asks for one, or empty: Help is 0. Identical: word for"
+            " word what the model said in another dialogue to another question.",
+            ["model", "stage", "answers", "cut off", "cut off, %", *LACKS.values()],
             [_answers(row) for row in found["answers"]],
         ),
     ]
@@ -109,8 +112,8 @@ def _judge(row: dict[str, Any]) -> list[str]:
 
 
 def _answers(row: dict[str, Any]) -> list[str]:
-    counts = [f"{row[key]:,}" for key in ("answers", "cut_off")]
-    return [row["model"], row["stage"], *counts, _number(row["cut_off_share"], 1)]
+    answers, cut, *lacking = (f"{row[key]:,}" for key in COUNTED)
+    return [row["model"], row["stage"], answers, cut, _number(row["cut_off_share"], 1), *lacking]
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from safer_steer.answers import AnswerCounts, total
+from safer_steer.dialogue import Format
 from safer_steer.health.texts import TextSample
 from safer_steer.intervals import rate
 
@@ -108,28 +110,16 @@ class Judge:
         }
 
 
-@dataclass
-class Answers:
-    """The answers of one model in one stage, and how many the token limit cut off."""
-
-    model: str
-    stage: str
-    answers: int = 0
-    cut_off: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        share = 100 * self.cut_off / self.answers if self.answers else None
-        return {**asdict(self), "cut_off_share": share}
-
-
 class Health:
     """All counts, in order of first occurrence."""
 
-    def __init__(self) -> None:
+    def __init__(self, format: Format = Format.PLAIN) -> None:
+        """`format`: the layout that models under test and in training were asked for."""
+        self.format = format
         self.attackers: dict[tuple[str, str], Attacker] = {}
         self.strategies: dict[tuple[str, str], StrategyCounts] = {}
         self.judges: dict[tuple[str, str], Judge] = {}
-        self.answers: dict[tuple[str, str], Answers] = {}
+        self.answers: dict[tuple[str, str], AnswerCounts] = {}
 
     def attacker(self, role: str, job: str) -> Attacker:
         return self.attackers.setdefault((role, job), Attacker(role, job))
@@ -151,11 +141,12 @@ class Health:
             elif why:
                 judge.unscored[why.partition(":")[0]] += 1
 
-    def answered(self, model: str, stage: str, meta: dict[str, Any] | None) -> None:
-        """Count one answer of a model under test or in training; `meta` is the turn's."""
-        counted = self.answers.setdefault((model, stage), Answers(model, stage))
-        counted.answers += 1
-        counted.cut_off += (meta or {}).get("finish") == "length"
+    def answered(self, model: str, stage: str, file: str, dialogue: dict[str, Any]) -> None:
+        """Count the answers of a model under test or in training; `dialogue` is a row of `file`."""
+        counts = self.answers.setdefault((model, stage), AnswerCounts(self.format))
+        for turn in dialogue.get("turns", ()):
+            text, meta = turn.get("assistant") or "", turn.get("meta") or {}
+            counts.add(file, str(dialogue.get("id")), str(turn.get("user")), text, meta)
 
     def as_dict(self) -> dict[str, Any]:
         """`{"attackers", "strategies", "judges", "answers"}`, each a list of rows; rates and shares are in
@@ -164,5 +155,14 @@ class Health:
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
             "judges": [judge.as_dict() for judge in self.judges.values() if judge.asked],
-            "answers": [answers.as_dict() for answers in self.answers.values()],
+            "answers": [
+                {
+                    "model": model,
+                    "stage": stage,
+                    **counts,
+                    "cut_off_share": 100 * counts["cut_off"] / counts["answers"],
+                }
+                for (model, stage), answers in self.answers.items()
+                if (counts := total(answers.by_group().values()))["answers"]
+            ],
         }

@@ -37,6 +37,24 @@ COUNTED = ("n", *LOST)
 COUNTS = ", ".join(COUNTED)
 
 
+ANSWERS = {
+    "cut_off": (
+        "Answers cut off",
+        "Answers that the token limit cut off, of all; they are judged as they stand.",
+    ),
+    "no_block": (
+        "No answer block",
+        "Answers without the answer block that the layout asks for, of all; their Help is 0.",
+    ),
+    "empty": ("Empty answers", "Answers without words, of all; their Help is 0."),
+    "identical": (
+        "Identical answers",
+        "Answers that the model gave word for word in another dialogue to another question, of all.",
+    ),
+}
+"""Rows about answers by their counts in the summary (`safer_steer.answers`)."""
+
+
 class Rate(NamedTuple):
     """A rate (0-100) and its 95 % interval. A missing bound is None."""
 
@@ -230,11 +248,9 @@ def headline(summary: Summary, corrected: Summary | None = None) -> list[TableRo
             measure("single_turn", "average", "twin_help"),
         ),
         *_capability_rows(summary, models),
-        row(
-            "Answers cut off",
-            "Answers that the token limit cut off, of all; they are judged as they stand.",
-            lambda model: _cut_off(summary, model),
-            count=True,
+        *(
+            row(label, note, partial(_of_answers, summary, count=count), count=True)
+            for count, (label, note) in ANSWERS.items()
         ),
         *scored_rows,
         *_no_choice_rows(summary, models),
@@ -388,16 +404,16 @@ def _scored(summary: Summary, model: str, protocol: str, twins: bool) -> str | N
     return f"{every - sum(lost):,} of {every:,}"
 
 
-def _cut_off(summary: Summary, model: str) -> str | None:
+def _of_answers(summary: Summary, model: str, count: str) -> str | None:
     entries = [
         entry
         for protocol in ("single_turn", "multi_turn")
         for entry in suites(summary, model, protocol).values()
-        if "cut_off" in entry
+        if count in entry
     ]
     if not entries:
         return None
-    return f"{_sum(entries, 'cut_off'):,} of {_sum(entries, 'answers'):,}"
+    return f"{_sum(entries, count):,} of {_sum(entries, 'answers'):,}"
 
 
 def _counts(summary: Summary, model: str, protocol: str) -> str | None:

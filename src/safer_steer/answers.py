@@ -1,0 +1,100 @@
+"""What answers lack besides safety and help: an answer block, words, or words of their own.
+
+An answer without anything to see helps nobody, so the judge's Help is 0 (docs/method.md, "Evaluation"). A
+model that learns the layout gains Help by that alone, which these counts tell apart from better answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from safer_steer.dialogue import Dialogue, Format, visible_answer
+
+Lack = Literal["no_block", "empty"]
+LACKS: dict[str, str] = {"no_block": "no answer block", "empty": "empty", "identical": "identical"}
+"""What is counted of answers besides those cut off, with its name in tables."""
+COUNTED = ("answers", "cut_off", *LACKS)
+"""The keys of a group's counts."""
+Counts = dict[str, int]
+
+
+def lack(text: str, format: Format) -> Lack | None:
+    """Why there is nothing to see of an answer; None if there is something.
+
+    `no_block`: words, but no answer block where the format asks for one. `empty`: no words at all, or none in
+    the block.
+    """
+    if visible_answer(text, format):
+        return None
+    words_elsewhere = text.strip() and "<answer>" not in text
+    return "no_block" if format is Format.THINKING_ANSWER and words_elsewhere else "empty"
+
+
+class AnswerCounts:
+    """Counts the answers of one model in groups, such as suites.
+
+    An answer is *identical* if the model gave the same visible answer, word for word, in another dialogue to
+    another question; groups are searched together. White space does not count. Empty answers are not
+    identical, and neither are equal answers to one question: a script and its safe twin may share a question.
+    """
+
+    def __init__(self, format: Format) -> None:
+        self.format = format
+        self._counts: dict[str, Counter[str]] = {}
+        self._said: dict[bytes, list[tuple[str, bytes, bytes]]] = {}
+        """Group, dialogue and question of every answer, by its words. Hashes: a training has many."""
+
+    def add(self, group: str, dialogue: str, question: str, text: str, meta: Mapping[str, Any]) -> None:
+        """Count one answer: the text as sampled, and the turn's meta."""
+        counts = self._counts.setdefault(group, Counter())
+        counts["answers"] += 1
+        counts["cut_off"] += meta.get("finish") == "length"
+        if lacking := lack(text, self.format):
+            counts[lacking] += 1
+            return
+        answer = _hash(visible_answer(text, self.format))
+        place = group, _hash(f"{group}/{dialogue}"), _hash(question)
+        self._said.setdefault(answer, []).append(place)
+
+    def by_group(self) -> dict[str, Counts]:
+        """The counts `COUNTED` of every group."""
+        identical = Counter[str]()
+        for said in self._said.values():
+            identical.update(_identical(said))
+        return {
+            group: {name: counts[name] for name in COUNTED} | {"identical": identical[group]}
+            for group, counts in self._counts.items()
+        }
+
+
+def counts_of(suites: Mapping[str, Iterable[Dialogue]], format: Format) -> dict[str, Counts]:
+    """The counts `COUNTED` of one model's answers, by suite; a suite without an answer has zeros."""
+    counts = AnswerCounts(format)
+    for suite, dialogues in suites.items():
+        for dialogue in dialogues:
+            for turn in dialogue.turns:
+                counts.add(suite, dialogue.id, turn.user, turn.assistant or "", turn.meta)
+    return {suite: total([]) for suite in suites} | counts.by_group()
+
+
+def total(counts: Iterable[Mapping[str, int]]) -> Counts:
+    """The counts of several groups together."""
+    every = list(counts)
+    return {name: sum(one[name] for one in every) for name in COUNTED}
+
+
+def _identical(said: list[tuple[str, bytes, bytes]]) -> Iterable[str]:
+    """The groups of those among equal answers that another dialogue gave to another question."""
+    places = {(dialogue, question) for _, dialogue, question in said}
+    by_dialogue = Counter(dialogue for dialogue, _ in places)
+    by_question = Counter(question for _, question in places)
+    for group, dialogue, question in said:  # itself is in both, and so taken off twice
+        if len(places) - by_dialogue[dialogue] - by_question[question] + 1 > 0:
+            yield group
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(" ".join(text.split()).encode(errors="replace"), digest_size=16).digest()

@@ -1,0 +1,78 @@
+"""What a bench has lost: dialogues without a result, questions without an answer, answers without words. It
+is said in one line each, and too much of it is no result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safer_steer.bench.capability import Answers, failed_share
+from safer_steer.bench.summary import Suites, answer_counts, commonest_error, incomplete, unscored_share
+from safer_steer.errors import NoResult
+from safer_steer.metrics import state
+
+Say = Callable[[str], None]
+ByModel = Mapping[str, Mapping[Any, Suites]]
+"""Dialogues by model, protocol and suite."""
+
+
+def say_lost(summary: Mapping[str, Any], dialogues: int, say: Say) -> None:
+    """Say how many answers were cut off or have nothing to see, and how many of the dialogues ran out of
+    context."""
+    counts = answer_counts(summary)
+    if counts["cut_off"]:
+        say(
+            f"{counts['cut_off']} of {counts['answers']} answers were cut off at the token limit and judged"
+            " as they stand; raise --max-tokens, or student.max_turn_tokens for a run's own models"
+        )
+    if counts["no_block"] or counts["empty"]:
+        say(
+            f"of {counts['answers']} answers, {counts['no_block']} have no answer block and"
+            f" {counts['empty']} are empty; their Help is 0, so a difference in Help may be one of layout:"
+            " the table counts them by model"
+        )
+    if full := incomplete(summary):
+        say(
+            f"{full} of {dialogues} dialogues ran out of context and count as incomplete;"
+            " for a run that has none, raise student.max_length (a served model's: at its server)"
+            " or lower student.max_turn_tokens (a served model's: max_tokens)"
+        )
+
+
+def check_kept(played: ByModel, folder: Path, most: float, say: Say) -> None:
+    """Say where the answers are. Raises `NoResult` if more than a share `most` of the dialogues failed."""
+    suites = [suites for protocols in played.values() for suites in protocols.values()]
+    states = [state(dialogue) for one in suites for dialogues in one.values() for dialogue in dialogues]
+    failed = states.count("failed")
+    if failed > most * len(states):
+        raise NoResult(
+            f"{failed} of {len(states)} dialogues failed; the commonest cause: {commonest_error(played)};"
+            " fix it and run the same command to play these dialogues again"
+        )
+    say(
+        f"the answers of {len(states)} dialogues are kept, none is scored; score them with"
+        f" `safer-steer bench --judge-only {folder} --judge-model ... --judge-base-url ...`"
+    )
+
+
+def check_answered(capability: Mapping[str, Any], answers: Mapping[str, Answers], most: float) -> None:
+    """Raises `NoResult` if more than a share `most` of a set's questions have no answer."""
+    if (share := failed_share(capability)) > most:
+        raise NoResult(
+            f"{share:.1%} of the questions of a set in bench.capability have no answer, more than"
+            f" bench.max_unscored = {most:.1%}; the commonest cause:"
+            f" {commonest_error({name: {'single_turn': sets} for name, sets in answers.items()})};"
+            " fix it and run the same command to ask them again"
+        )
+
+
+def check_scored(summary: Mapping[str, Any], played: ByModel, most: float) -> None:
+    """Raises `NoResult` if more than a share `most` of a model's dialogues have no scores. `played` has those
+    of attackers too."""
+    if (share := unscored_share(summary)) > most:
+        raise NoResult(
+            f"{share:.1%} of a model's dialogues have no scores, more than bench.max_unscored ="
+            f" {most:.1%}; the commonest cause: {commonest_error(played)};"
+            " fix it and run the same command to play these dialogues again"
+        )
