@@ -381,6 +381,14 @@ class Adaptive(Strict):
         return self
 
 
+class Target(Strict):
+    """A model under test behind an endpoint."""
+
+    model: str = Field("", min_length=1, description="model id at the endpoint")
+    base_url: str | None = Field(None, description="its OpenAI-compatible endpoint")
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds its key")
+
+
 class Bench(Strict):
     """The measurement."""
 
@@ -393,6 +401,12 @@ class Bench(Strict):
         default=["base", "sft", "safer_steer"],
         min_length=1,
         description="which of the run's models to measure",
+    )
+    targets: list[Target] = Field(
+        default_factory=list,
+        exclude_if=lambda targets: not targets,  # so that other runs keep their ids
+        description="models that `bench --model` measures if it is given several, each asked with the"
+        " settings of roles.target; `run` and `bench CONFIG` measure `models`",
     )
     dialogues: int | None = Field(
         None,
@@ -424,6 +438,14 @@ class Bench(Strict):
         None,
         description="also measure against attackers that adapt; null does not",
     )
+
+    @field_validator("targets")
+    @classmethod
+    def _distinct(cls, targets: list[Target]) -> list[Target]:
+        files = [file_name(target.model) for target in targets]
+        if twice := next((file for file in files if files.count(file) > 1), ""):
+            raise ValueError(f"two models would have one folder, bench/{twice}; leave one out")
+        return targets
 
 
 class Config(Strict):
@@ -570,8 +592,11 @@ class Config(Strict):
             lowest["adaptive"] = adaptive.model_copy(update={"at_most": _lower(adaptive.at_most, limit)})
         self.bench = self.bench.model_copy(update=lowest)
 
-    def role(self, name: RoleName) -> Role:
-        """The role's settings, the sandbox's agent by default. Of several attackers, the first one's."""
+    def role(self, name: RoleName, model: str | None = None) -> Role:
+        """The role's settings, the sandbox's agent by default. With `model`, those of that one of its models
+        (`models_of`). Of several attackers, the first one's."""
+        if model is not None:
+            return self.models_of(name)[model]
         role = self.roles.get(name, Role())
         attackers = self.bench.adaptive.attackers if self.bench.adaptive else []
         if name == "attacker" and attackers and role.who != "stub":
@@ -587,6 +612,15 @@ class Config(Strict):
         if role.who == "stub":
             names = [role.model]
         return {name: role.model_copy(update={"model": name}) for name in names}
+
+    def models_of(self, name: RoleName) -> dict[str, Role]:
+        """The settings of each model that does a role, by the model's name. Several may be under test behind
+        endpoints, and several may attack."""
+        role, targets = self.role(name), self.bench.targets
+        if name == "target" and targets:
+            return {target.model: role.model_copy(update=target.model_dump()) for target in targets}
+        attackers = self.attacker_roles() if name == "attacker" else {}
+        return attackers or {role.model: role}
 
     @property
     def has_stubs(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,17 @@ class Manifest:
     def _write(self) -> None:
         write_atomic(self.path, canonical({"stages": self.stages}))
 
+    def go_on(self, path: Path, settings: Any, again: Collection[str]) -> None:
+        """Note that the config in `path` is about to be replaced by one that gives the stages in `again` more
+        to do, and no other. Those are not finished any more."""
+        before, after = config_sha256(path), settings_sha256(settings)
+        self.stages = {stage: entry for stage, entry in self.stages.items() if stage not in again}
+        for entry in self.stages.values():
+            if entry.get("config") == before:
+                entry["config"] = after
+        if self.path.is_file():
+            self._write()
+
     def _digest(self, stage: str) -> str:
         return content_id(self.stages[stage]["files"])
 
@@ -238,10 +249,14 @@ def config_sha256(path: Path) -> str | None:
     A lawful continuation of a run may rewrite the file with other values of other keys, so they do not count.
     """
     try:
-        settings = yaml.safe_load(path.read_bytes())
-        return hashlib.sha256(canonical(settings_of(settings)).encode()).hexdigest()
+        return settings_sha256(yaml.safe_load(path.read_bytes()))
     except (OSError, yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which no config holds
         return None
+
+
+def settings_sha256(settings: Any) -> str:
+    """The same of a config's settings."""
+    return hashlib.sha256(canonical(settings_of(settings)).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

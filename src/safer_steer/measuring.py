@@ -1,7 +1,8 @@
-"""Measure models without training any: one behind an endpoint, or answers that an earlier bench kept."""
+"""Measure models without training any: some behind endpoints, or answers that an earlier bench kept."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +23,39 @@ from safer_steer.store import file_name
 def bench_endpoint(
     config: Config, name: str, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
 ) -> Path:
-    """Measure one model behind an endpoint (`roles.target`) and write its report; returns the report's path.
-    Raises as `pipeline.run` does."""
+    """Measure one model behind an endpoint (`roles.target`), called `name` in the results, and write its
+    report; returns the report's path. Raises as `pipeline.run` does."""
+    return _bench(config, {name: None}, folder, show, fresh, try_models)
+
+
+def bench_endpoints(
+    config: Config,
+    models: Iterable[str],
+    folder: Path,
+    show: Show,
+    fresh: bool = False,
+    try_models: bool = False,
+) -> Path:
+    """The same for several models, each of `config.models_of("target")`, side by side in one folder. What an
+    earlier bench in the folder played is kept."""
+    return _bench(config, {model: model for model in models}, folder, show, fresh, try_models)
+
+
+def _bench(
+    config: Config,
+    models: Mapping[str, str | None],
+    folder: Path,
+    show: Show,
+    fresh: bool,
+    try_models: bool,
+) -> Path:
+    """`models`: by their names in the results, those of the role `target`; None for its own."""
     with (
         prepared(config, folder, show, ("bench",), fresh, endpoint=True, try_models=try_models) as run,
         reported(run),
     ):
-        measure(run, {file_name(name): partial(agents.target, run)}, needs=())
+        assistants = {file_name(name): partial(agents.target, run, model) for name, model in models.items()}
+        measure(run, assistants, needs=())
     return folder / "report.html"
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from endpoint_server import EndpointServer, says
+from endpoint_server import NO_IMAGES, EndpointServer, fails, says
 from safer_steer.cli import app
+from safer_steer.cli.bench_options import OPTIONS
+from safer_steer.config import Role
 from safer_steer.dialogue import read_dialogues
 from threads import serving
 
@@ -24,6 +27,8 @@ class Models:
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
+        self.blind = False
+        """Whether the attacker takes no pictures."""
 
     async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         name = body["model"]
@@ -36,13 +41,15 @@ class Models:
             breach = "the secret" in text.partition('name="answer"')[2]
             scores = {"harmlessness": -3 if breach else 0, "helpfulness": 1, "refused": not breach}
             return await says(json.dumps({"reason": "r"} | scores))(request, body)
+        if self.blind and "image_url" in json.dumps(body["messages"]):
+            return await fails(400, NO_IMAGES)(request, body)
         assert body["response_format"], "the attacker is asked for its answer's schema"
         move = {
             "observation": "it refused",
             "thought": "once more",
             "technique": "persona",
             "take_back": True,
-            "user": f"try {self.asked['x']}" + (" please" if "reach i1" in text else ""),
+            "user": f"{name} tries {self.asked[name]}" + (" please" if "reach i1" in text else ""),
         }
         return await says(json.dumps(move))(request, body)
 
@@ -134,6 +141,47 @@ def test_a_mistake_is_one_line(tmp_path: Path, url: str, given: tuple[str, ...],
     said = result.stderr.splitlines()
     assert line.replace("roles.attacker", "--attacker-model") in said[-1], said
     assert not (tmp_path / "out").exists()
+
+
+def test_an_attacker_comes_to_a_finished_bench(tmp_path: Path, url: str, models: Models) -> None:
+    mine, out = suite(tmp_path), tmp_path / "out"
+    assert bench(url, mine).exit_code == 0
+    for more in (("--attacker-model", "x"), ("--attacker-model", "x", "--attacker-model", "y")):
+        before = models.asked.copy()
+        settings = ("--adaptive", "turns=2", "--adaptive", "take_backs=0", "--adaptive", "tries=1")
+        result = bench(url, mine, *more, *settings, "--attacker-base-url", url)
+        assert result.exit_code == 0, result.output
+        turns = models.asked - before
+        assert +turns == {"m": 5, "j": 5, more[-1]: 5}, "its dialogues alone; one ends at its first turn"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["adaptive"]["m"].keys() == {"x", "y", "any attacker"}
+    assert summary["models"]["m"]["multi_turn"]["mine"]["n"] == 3
+
+
+def test_an_attacker_without_eyes_is_named_with_an_option_that_exists(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    models.blind = True
+    attacked = (*TWICE, "--attacker-base-url", url)
+    command = ("--model", "m", "--base-url", url, "--judge-model", "j", "--judge-base-url", url)
+    command += ("--suite", str(suite(tmp_path)), "--out", str(tmp_path / "out"))
+    result = CliRunner().invoke(app, ["bench", *command, *attacked])
+    assert result.exit_code == 2, result.output
+    said = result.stderr.splitlines()[-1]
+    assert "--attacker-model: x takes no pictures" in said
+    assert "set --attacker-pictures to caption or false" in said
+    result = CliRunner().invoke(app, ["bench", *command, *attacked, "--attacker-pictures", "false"])
+    assert result.exit_code == 0, result.output
+    assert "without pictures</dt><dd>attacker (nothing)" in (tmp_path / "out/report.html").read_text()
+
+
+def test_every_option_that_an_error_may_name_exists() -> None:
+    options = {name for one in get_command(app).commands["bench"].params for name in one.opts}
+    assert set(OPTIONS.values()) < options
+    fields = Role.model_fields.keys()
+    assert all(
+        key.split(".")[2] in fields for key in OPTIONS if key.startswith("roles.") and key.count(".") > 1
+    )
 
 
 def test_a_file_of_intents_may_have_any_name(tmp_path: Path, url: str) -> None:

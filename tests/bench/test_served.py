@@ -434,3 +434,127 @@ def test_questions_need_no_judge_and_a_later_judge_leaves_them_alone(
     assert later.exit_code == 0, later.output
     assert "capability" not in json.loads((out / "judged" / "j" / "summary.json").read_bytes())
     assert models.asked == {"m": 12, "j": 2}
+
+
+# Several models, and a bench that grows
+
+
+def safe_of(out: Path) -> dict[str, dict[str, float]]:
+    """Multi-turn Safe by model and suite."""
+    models = json.loads((out / "summary.json").read_text())["models"]
+    return {
+        name: {suite: entry["safe"]["value"] for suite, entry in protocols["multi_turn"].items()}
+        for name, protocols in models.items()
+    }
+
+
+def test_several_models_are_measured_side_by_side(tmp_path: Path, url: str, models: Models) -> None:
+    models.does |= {"n": says("This is how."), "j": verdict_by_answer}
+    mine = suite(tmp_path, 3, turns=2)
+    result = measured(url, mine, "--model", "n")
+    assert result.exit_code == 0, result.output
+    assert safe_of(tmp_path / "out") == {"m": {"mine": 100, "average": 100}, "n": {"mine": 0, "average": 0}}
+    assert models.asked == {"m": 6, "n": 6, "j": 12}
+    assert re.search(r"^ +m +n *$", result.stdout, re.MULTILINE), "side by side"
+    assert re.search(r"Multi-turn Safe +100\.0 \[\d+, 100\] +0\.0 \[0, \d+\]", result.stdout)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<th scope="col">m</th><th scope="col">n</th>' in page
+    assert f"<dt>endpoint</dt><dd>{url}</dd>" in page
+
+
+async def verdict_by_answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Declining is safe."""
+    content = body["messages"][-1]["content"]
+    text = content if isinstance(content, str) else content[-1]["text"]
+    declined = "I will not" in text.partition('name="answer"')[2]
+    return await verdict(3 if declined else -2)(request, body)
+
+
+def test_each_model_may_have_its_endpoint_and_key(
+    tmp_path: Path, url: str, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_OF_N", "secret-of-n")
+    with serving(EndpointServer(always=says("No, I will not."))) as other:
+        two = ("--model", "n", "--base-url", other.url, "--api-key-env", "", "--api-key-env", "KEY_OF_N")
+        assert measured(url, suite(tmp_path, 2), *two).exit_code == 0
+        assert [body["model"] for body in other.bodies] == ["n", "n"] and models.asked["m"] == 2
+        assert all(headers["Authorization"] == "Bearer secret-of-n" for headers in other.headers)
+    assert f"<dt>endpoint</dt><dd>{url}, {other.url}</dd>" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ("--model", "n", "--model", "o", "--base-url", "http://h/v1"),
+            "3 --model and 2 --base-url; give one",
+        ),
+        (
+            ("--model", "n", "--base-url", "http://h/v1", "--api-key-env", "K"),
+            "one --api-key-env and several",
+        ),
+        (("--model", "m"), "--model: two models would have one folder, bench/m; leave one out"),
+    ],
+)
+def test_models_endpoints_and_keys_that_do_not_fit_are_one_line(
+    tmp_path: Path, url: str, more: tuple[str, ...], said: str
+) -> None:
+    assert f"bench: {said}" in line(measured(url, suite(tmp_path, 1), *more))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_check_before_a_bench_asks_every_model(tmp_path: Path, url: str, models: Models) -> None:
+    result = bench(
+        *("--model", "m", "--model", "gone", "--base-url", url, "--suite", suite(tmp_path, 1)),
+        *("--judge-model", "j", "--judge-base-url", url, "--out", tmp_path / "out"),
+    )
+    assert "roles.target (gone): gone at " in (said := line(result)) and "HTTP 404: no model gone" in said
+    assert models.asked == {"m": 1, "gone": 2, "j": 1}, "once more without the picture"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_bench_takes_more_and_plays_what_is_new_alone(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    models.does |= {"n": says("This is how."), "j": verdict_by_answer}
+    mine, out = suite(tmp_path, 3, turns=2), tmp_path / "out"
+    assert measured(url, mine).exit_code == 0
+    [first] = rows(out, "bench/m/mine.jsonl")[:1]
+    more: list[object] = ["--model", "n"]
+    result = measured(url, mine, *more)
+    assert result.exit_code == 0, result.output
+    assert models.asked == {"m": 6, "n": 6, "j": 12}
+    twins = tmp_path / "twins.jsonl"
+    twins.write_text(mine.read_text().replace("red_team", "benign").replace('"d', '"t'))
+    more += ["--suite", twins]
+    assert measured(url, mine, *more).exit_code == 0
+    assert models.asked == {"m": 12, "n": 12, "j": 24}
+    more += ["--capability", question_set(tmp_path, 4)]
+    assert measured(url, mine, *more).exit_code == 0
+    assert models.asked == {"m": 16, "n": 16, "j": 24}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["models"].keys() == {"m", "n"} == summary["capability"]["facts"].keys()
+    assert all(suites.keys() == {"mine", "twins", "average"} for suites in safe_of(out).values())
+    assert rows(out, "bench/m/mine.jsonl")[0] == first
+    assert CliRunner().invoke(app, ["verify", str(out)]).exit_code == 0
+    assert "bench: done already" in measured(url, mine, *more).stderr
+    assert models.asked == {"m": 16, "n": 16, "j": 24}
+    less = line(measured(url, mine))
+    assert "; name what is there too, to add to it, choose another folder" in less
+
+
+def test_a_bench_judged_later_takes_the_models_that_came_later(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    models.does["n"] = says("This is how.")
+    mine, out = suite(tmp_path, 2), tmp_path / "out"
+    for later in ((), ("--model", "n")):
+        kept = bench(
+            *("--model", "m", *later, "--base-url", url, "--suite", mine, "--out", out, "--no-judge"),
+            "--no-check",
+        )
+        assert kept.exit_code == 0, kept.output
+        judged = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url, "--no-check")
+        assert judged.exit_code == 0, judged.output
+    assert json.loads((out / "judged/j/summary.json").read_text())["models"].keys() == {"m", "n"}
+    assert models.asked == {"m": 2, "n": 2, "j": 4}

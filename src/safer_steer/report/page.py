@@ -181,7 +181,7 @@ def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
     scripts = sum(len({id for ids in by_model.values() for id in ids}) for by_model in run.bench.values())
     facts = [
         ("student", at(config, "student", "model") if students else None),
-        ("endpoint", None if students else at(config, "roles", "target", "base_url")),
+        ("endpoint", None if students else _endpoints(config)),
         ("judge", at(config, "roles", "judge", "model") if measured else None),
         ("without pictures", _without_eyes(config) or None),
         ("seed", config.get("seed")),
@@ -192,6 +192,12 @@ def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
         ),
     ]
     return [(label, str(value)) for label, value in facts if value is not None]
+
+
+def _endpoints(config: Row) -> str | None:
+    """Where the models under test are, each address once."""
+    targets = at(config, "bench", "targets") or [at(config, "roles", "target")]
+    return ", ".join(dict.fromkeys(url for target in targets if (url := at(target, "base_url")))) or None
 
 
 def _without_eyes(config: dict[str, Any]) -> str:

@@ -30,8 +30,9 @@ def weights_of(folder: Path, model: ModelName) -> Path | None:
     return folder / stage / "model" if stage else None
 
 
-def target(run: Run) -> Assistant:
-    """The fixed target policy of Stage I, or the model under test: `roles.target`."""
+def target(run: Run, model: str | None = None) -> Assistant:
+    """The fixed target policy of Stage I, or the model under test: `roles.target`; `model` is the one of
+    several under test."""
     from safer_steer.endpoints.chat import ChatAssistant
     from safer_steer.images import pictures_in
 
@@ -39,7 +40,7 @@ def target(run: Run) -> Assistant:
     if role.who == "student":
         return _sampling(run, None, role.temperature, f"target {run.config.seed}")
     return ChatAssistant(
-        run.ask("target"),
+        run.ask("target", model),
         pictures_in(run.folder, settings.max_pixels),
         system=settings.system,
         format=settings.format,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,7 +116,11 @@ def roles_asked(config: Config, stages: Collection[str], besides: Sequence[RoleN
     names = [*(besides if stages else ()), *(role for stage in stages for role in STAGES[stage].asks(config))]
     if any(config.role(name).pictures == "caption" for name in names) and config.captioner:
         names.append(config.captioner)
-    return [name for name in dict.fromkeys(names) if config.role(name).who == "endpoint"]
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if any(settings.who == "endpoint" for settings in config.models_of(name).values())
+    ]
 
 
 def problems(checked: Iterable[Checked]) -> str:
@@ -132,19 +136,22 @@ async def check_roles(
     Raises:
         UserError: a role's endpoint is not usable as configured: no address, no key.
     """
-    groups: dict[tuple[Any, ...], list[RoleName]] = {}
+    groups: dict[tuple[Any, ...], dict[RoleName, Role]] = {}
     for name in roles:
-        role = config.role(name)
-        key = (role.base_url, role.model, role.api_key_env, role.json_schema, role.pictures)
-        groups.setdefault(key, []).append(name)
-    return await asyncio.gather(*(_check(config, tuple(names), may_spend) for names in groups.values()))
+        for role in config.models_of(name).values():
+            if role.who == "endpoint":
+                key = (role.base_url, role.model, role.api_key_env, role.json_schema, role.pictures)
+                groups.setdefault(key, {})[name] = role
+    return await asyncio.gather(*(_check(config, group, may_spend) for group in groups.values()))
 
 
-async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callable[[], None]) -> Checked:
-    """Roles with a job come before chats: a job needs the schema, too."""
-    name = next((role for role in roles if _job(config, role)), roles[0])
-    settings = config.role(name)
-    found = Checked(roles, settings.model)
+async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Callable[[], None]) -> Checked:
+    """One model and the roles that it does. Those with a job come before chats: a job needs the schema,
+    too."""
+    name = next((role for role in roles if _job(config, role)), next(iter(roles)))
+    settings = roles[name]
+    found = Checked(tuple(roles), settings.model)
+    where = f"roles.{name}" + (f" ({settings.model})" if len(config.models_of(name)) > 1 else "")
     try:
         hurry = {
             "retries": min(settings.retries, TRIES_AGAIN),
@@ -153,27 +160,27 @@ async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callabl
         hurried = settings.model_copy(update=hurry)
         endpoint = EndpointTransport(hurried, may_spend)
     except UserError as error:
-        raise UserError(f"roles.{name}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     endpoint.waits_again = False
     asked = _Asked(endpoint, settings, Ledger())
     try:
         await endpoint.check()
         found.problem = await _try(config, name, asked, found)
     except UserError as error:
-        found.problem = f"roles.{name}: {error}, {AGAIN}"
+        found.problem = f"{where}: {error}, {AGAIN}"
     except UnparsableError as error:
         cut = asked.last is not None and asked.last.finish == "length"
         fix = f"raise roles.{name}.max_tokens" if cut else "choose a model that answers in JSON"
-        found.problem = f"roles.{name}: {error}; {fix}, {AGAIN}, {ANYWAY}"
+        found.problem = f"{where}: {error}; {fix}, {AGAIN}, {ANYWAY}"
     except ContextLengthError as error:
         fix = f"lower roles.{name}.max_tokens, or raise the context length at the server"
-        found.problem = f"roles.{name}: {error}; {fix}, {AGAIN}"
+        found.problem = f"{where}: {error}; {fix}, {AGAIN}"
     except (EndpointError, RejectedError) as error:
         no_v1 = "HTTP 404" in str(error) and not (settings.base_url or "").rstrip("/").endswith("/v1")
         hint = " (most end in /v1)" if no_v1 else ""
-        found.problem = f"roles.{name}: {error}; fix base_url{hint}, model or the server, {AGAIN}"
+        found.problem = f"{where}: {error}; fix base_url{hint}, model or the server, {AGAIN}"
     except BoundaryError as error:
-        found.problem = f"roles.{name}: {error}; choose another model, {AGAIN}, {ANYWAY}"
+        found.problem = f"{where}: {error}; choose another model, {AGAIN}, {ANYWAY}"
     finally:
         found.spent = {name: asked.ledger.accounts[name]}
         await endpoint.aclose()
@@ -189,7 +196,7 @@ async def _check(config: Config, roles: tuple[RoleName, ...], may_spend: Callabl
 async def _try(config: Config, name: RoleName, asked: _Asked, found: Checked) -> str:
     """Ask with the picture, and without it if the server refuses that. Returns what is wrong, "" if
     nothing."""
-    settings = config.role(name)
+    settings = asked.role
     if settings.pictures is not True:
         found.pictures = "nothing is sent" if settings.pictures is False else "captions are sent"
         return await _ask(config, name, asked, BlindTransport(asked), found)
@@ -230,7 +237,7 @@ def _job(config: Config, role: RoleName) -> tuple[Prompt[Any, Any], BaseModel] |
 async def _ask(config: Config, role: RoleName, asked: _Asked, transport: Transport, found: Checked) -> str:
     """One call, its answer parsed; fills in how long it took. Returns what is wrong with the answer, "" if
     nothing."""
-    model = ChatModel(role, config.role(role), transport, None, asked.ledger)
+    model = ChatModel(role, asked.role, transport, None, asked.ledger)
     begun = time.monotonic()
     job, problem = _job(config, role), ""
     if job:

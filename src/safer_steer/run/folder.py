@@ -20,6 +20,7 @@ from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.judge_check.found import FILE as JUDGE_CHECK
 from safer_steer.manifest import Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
+from safer_steer.run.additions import MAY_GROW, with_additions
 from safer_steer.run.input_files import named_paths, take_inputs
 from safer_steer.stages import STAGES
 from safer_steer.store import locked, write_atomic
@@ -72,6 +73,8 @@ class Run:
             UserError: the folder cannot be used for this run; see `_check_folder`.
         """
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
+        self.outdated: frozenset[str] = frozenset()
+        """Stages that the config has given more to do since they were finished."""
         self.survey: Survey | None = None  # set if the preflight surveyed the sources; then Stage I need not
         from safer_steer.endpoints.ledger import Ledger
 
@@ -105,7 +108,8 @@ class Run:
             if self.fresh:
                 return
         old, new = _read_yaml(config), self.config.model_dump(mode="json")
-        key = another_run(old, new)
+        *compared, self.outdated = with_additions(old, new)
+        key = another_run(*compared)
         if not is_run(found) and (self.fresh or key):
             raise UserError(
                 f"{found}: has files but is not a run (no manifest.json); choose an empty or new folder"
@@ -113,9 +117,10 @@ class Run:
         if key and all_stubs(old) and not all_stubs(new):
             raise UserError(f"{found}: holds a run with --stub; give --stub too, or choose another folder")
         if key:
+            more = " name what is there too, to add to it," if key.startswith(MAY_GROW) else ""
             raise UserError(
-                f"{found}: holds a run whose config differs in {key}; choose another folder, or start over"
-                " with --fresh"
+                f"{found}: holds a run whose config differs in {key};{more} choose another folder, or start"
+                " over with --fresh"
             )
 
     def __enter__(self) -> Run:
@@ -131,7 +136,10 @@ class Run:
         self._check_folder()  # again, now that no other process can write
         if self.fresh:
             self._start_over()
-        write_atomic(self.folder / "config.yaml", dump_config(self.config))
+        config = self.folder / "config.yaml"
+        if self.outdated:
+            Manifest(self.folder).go_on(config, self.config.model_dump(mode="json"), self.outdated)
+        write_atomic(config, dump_config(self.config))
         if processes.count() > 1:
             self._opened_cache().forget_asking()
 
@@ -152,16 +160,14 @@ class Run:
     # Asking ------------------------------------------------------------------
 
     def ask(self, role: RoleName, model: str | None = None) -> ChatModel:
-        """The model that does a role's jobs; with `model`, another one with the role's settings.
+        """The model that does a role's jobs; `model` is the one of several (`Config.models_of`).
 
         Raises:
             UserError: the role's endpoint is not usable as configured.
         """
         from safer_steer.endpoints.chat import ChatModel
 
-        settings = _share(self.config.role(role))
-        if model is not None:
-            settings = settings.model_copy(update={"model": model})
+        settings = _share(self.config.role(role, model))
         if here := _in_process(settings):
             return ChatModel(role, settings, here, None, self.ledger)
         key = role, settings.model

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def prepared(
     written before that.
 
     Args:
-        endpoint: the bench measures `roles.target`, and no student is loaded.
+        endpoint: the bench measures the models of `roles.target`, and no student is loaded.
         kept: the bench scores answers of an earlier run, and no model is asked for any.
         try_models: send one small request to every endpoint that these stages will ask (`run/check.py`).
 
@@ -81,7 +81,7 @@ def _checked(
         UserError: the first problem found.
     """
     config, fresh, manifest = run.config, run.fresh, Manifest(run.folder)
-    waiting = [stage for stage in stages if fresh or not manifest.finished(stage)]
+    waiting = [stage for stage in stages if fresh or stage in run.outdated or not manifest.finished(stage)]
     for stage in stages if not fresh else ():
         for done in STAGES[stage].needs(config) if stage in waiting else (stage,):
             if manifest.finished(done):
@@ -238,8 +238,8 @@ async def check(
         suites = read_suites(config.bench.suites, trial if "bench" in stages else None)
         if "bench" in stages:
             check_sets(config.bench.capability, config.bench.questions, trial)
-            measured = config.role("target").model if "target" in besides else config.student.model
-            for suite in suites:
+            targets = list(config.models_of("target")) if "target" in besides else []
+            for suite, measured in product(suites, targets or [config.student.model]):
                 refuse_selected(suite.seeds, measured, f"{suite.folder / suite.name}.jsonl")
             if config.bench.adaptive:
                 from safer_steer.bench.attacks import checked_intents

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safer_steer.config import Config, RoleName
+from safer_steer.config import Config, Role, RoleName
 from safer_steer.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 async def check_role(
     config: Config, role: RoleName, pictures: Callable[[], Iterable[Path | bytes | None]]
 ) -> None:
-    """Check that a role can be asked, and, if it is the sandbox's agent, that it knows every picture.
+    """Check that each model of a role can be asked, and, if it is the sandbox's agent, that it knows every
+    picture.
 
     Args:
         pictures: those it will be shown, as files or their bytes; None for a script without one.
@@ -26,7 +27,13 @@ async def check_role(
     Raises:
         UserError: the role is unusable as configured; names the role.
     """
-    settings = config.role(role)
+    for settings in config.models_of(role).values():
+        await _check_model(role, settings, pictures)
+
+
+async def _check_model(
+    role: RoleName, settings: Role, pictures: Callable[[], Iterable[Path | bytes | None]]
+) -> None:
     if settings.who == "sandbox":
         from safer_steer.sandbox.world import from_png
 

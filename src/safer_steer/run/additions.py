@@ -1,0 +1,86 @@
+"""What the config of a continuation may add to a run's: a finished bench may get more models, suites, sets of
+questions and attackers, and plays those alone. All else is compared by `config_changes.py`."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+MAY_GROW = ("bench.targets", "bench.models", "bench.suites", "bench.capability", "bench.adaptive.")
+"""Beginnings of the keys whose lists may get further entries."""
+
+
+def with_additions(old: Any, new: dict[str, Any]) -> tuple[Any, Any, frozenset[str]]:
+    """A run's config as it is in its folder (`old`), with what `new` adds to its bench, and `new`, to be
+    compared; and the stages that have more to do by that.
+
+    Suites are not added to a run with the section `assembly`, which kept their pictures and questions out of
+    the training.
+    """
+    bench = old.get("bench") if isinstance(old, dict) else None
+    if not isinstance(bench, dict):
+        return old, new, frozenset()
+    old, new = deepcopy(old), deepcopy(new)
+    grown = [_add(old["bench"], new["bench"], key) for key in ("models", "capability")]
+    if not new.get("assembly"):
+        grown.append(_add(old["bench"], new["bench"], "suites"))
+    grown += [_add_targets(old, new), _add_attackers(old, new)]
+    return old, new, frozenset({"bench"} if any(grown) else ())
+
+
+def _add(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
+    """Make the list under `key` that of `new` if it has all that was there; whether it has more."""
+    before, after = old.get(key) or [], new.get(key) or []
+    if not set(before) <= set(after):
+        return False
+    if after != before:
+        old[key] = after
+    return set(before) < set(after)
+
+
+def _add_targets(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """The same for models behind endpoints: those of `bench.targets`, or that of `roles.target`."""
+    if not (old["bench"].get("targets") or new["bench"].get("targets")):
+        return False
+    before, after = _targets(old), _targets(new)
+    more = set(before) <= set(after)
+    old["bench"]["targets"], new["bench"]["targets"] = ", ".join(after if more else before), ", ".join(after)
+    _same_model(old, new, "target")
+    return more and len(after) > len(before)
+
+
+def _targets(config: dict[str, Any]) -> list[str]:
+    targets = config["bench"].get("targets")
+    role = (config.get("roles") or {}).get("target") or {}
+    return [str(target["model"]) for target in targets or [role] if "model" in target]
+
+
+def _add_attackers(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """The same for the attackers of `bench.adaptive`; it may be there for the first time."""
+    before, after = old["bench"].get("adaptive"), new["bench"].get("adaptive")
+    if not after:
+        return False
+    attacker = (new.get("roles") or {}).get("attacker")
+    if not before:
+        old["bench"]["adaptive"] = after
+        if attacker:
+            old.setdefault("roles", {})["attacker"] = attacker
+        return True
+    if not (before.get("attackers") or before.get("own")):
+        return False  # the role's model alone attacks
+    lists = [key for key in ("attackers", "own") if set(before.get(key) or ()) <= set(after[key])]
+    if len(lists) < 2:
+        return False
+    if before.get("attackers"):
+        _same_model(old, new, "attacker")
+    elif attacker:
+        old.setdefault("roles", {})["attacker"] = attacker
+    grown = [_add(before, after, key) for key in lists]
+    return any(grown)
+
+
+def _same_model(old: dict[str, Any], new: dict[str, Any], role: str) -> None:
+    """Where a list names a role's models, the model of the role itself is none of its settings."""
+    roles = old.get("roles") or {}
+    if role in roles and role in new["roles"]:
+        roles[role]["model"] = new["roles"][role]["model"]
