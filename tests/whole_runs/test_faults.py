@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -255,6 +256,32 @@ async def test_a_dialogue_too_long_for_a_model_of_stage_two_is_data_and_the_stag
         else:
             said = row.meta["error"] if job == "blue" else row.turns[2].meta["unscored"]
             assert said == "rejected: 3000 of 2048 tokens"
+
+
+async def test_dialogues_that_none_pass_the_filter_say_what_was_asked_and_what_was_reached(
+    tmp_path: Path,
+) -> None:
+    write_seeds(tmp_path, 4)
+    turns = itertools.count()
+
+    def reply(asked: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        safety = 7 if next(turns) % 2 else 6
+        verdict = {"reason": "so", "safety": safety, "helpfulness": 9}
+        return ChatReply(json.dumps(verdict)) if asked == "evaluator" else None
+
+    settings = tiny_config(bootstrap={"tau_safe": 8, "tau_help": 9.5})
+    with pytest.raises(UserError) as ended:
+        await roll_out(settings, tmp_path, lambda name: ChatModel(name, Role(), Watched(reply)))
+    rows = read_dialogues(tmp_path / "bootstrap" / "rejected.jsonl")
+    safest = max(min(turn.scores["safety"] for turn in row.turns if turn.scores) for row in rows)
+    assert (
+        f"none of {len(rows)} dialogues passed the filter: {len(rows)} unsafe, {len(rows)} unhelpful"
+        in str(ended.value)
+    )
+    assert (
+        f"the safest has {safest:g} at its worst turn, bootstrap.tau_safe asks for 8; the most helpful has 9"
+        " on average, bootstrap.tau_help asks for 9.5"
+    ) in str(ended.value)
 
 
 async def test_a_stage_that_ends_without_a_result_names_the_commonest_error(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -187,13 +188,34 @@ async def roll_out(
             progress=report,
         )
         if not _sort(played, out, config):
-            failed = reasons_in(read_dialogues(out / "rejected.jsonl")).commonest
-            what = f"the commonest error: {failed}" if failed else "see rejected.jsonl for the reasons"
-            raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter; {what}")
+            why = _none_passed(read_dialogues(out / "rejected.jsonl"), config.bootstrap)
+            raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter: {why}")
 
     await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of), 0)
     if asked:
         await filtered(asked, folder / "bootstrap" / FOLDER, None, len(seeds))
+
+
+def _none_passed(rejected: Sequence[Dialogue], config: Bootstrap) -> str:
+    """How often each reason was given, what the best dialogues reached, and the commonest error."""
+    reasons = Counter(reason for dialogue in rejected for reason in dialogue.meta["reasons"])
+    parts = [", ".join(f"{count} {reason}" for reason, count in reasons.most_common())]
+    scores = [
+        [turn.scores for turn in dialogue.turns if turn.scores]
+        for dialogue in rejected
+        if dialogue.turns and all(turn.scores for turn in dialogue.turns)
+    ]
+    if scores:
+        safest = max(min(score["safety"] for score in turns) for turns in scores)
+        most_helpful = max(fmean(score["helpfulness"] for score in turns) for turns in scores)
+        parts.append(
+            f"the safest has {safest:g} at its worst turn, bootstrap.tau_safe asks for {config.tau_safe};"
+            f" the most helpful has {most_helpful:.3g} on average, bootstrap.tau_help asks for"
+            f" {config.tau_help:g}"
+        )
+    if failed := reasons_in(rejected).commonest:
+        parts.append(f"the commonest error: {failed}")
+    return "; ".join([*parts, "rejected.jsonl has them all"])
 
 
 def _sort(played: Iterable[Dialogue], out: Path, config: Config) -> int:
