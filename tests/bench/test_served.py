@@ -187,6 +187,28 @@ def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
     assert "bench: done already" in again.stderr
 
 
+def test_the_report_of_answers_that_were_judged_later_shows_the_scores(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    models.does["strict"] = verdict(0)
+    mine, out = suite(tmp_path, 3, turns=2), tmp_path / "out"
+    bench(*("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"))
+    assert "Nothing is measured yet" in (out / "report.html").read_text()
+    for judge, heads in (("j", ["m"]), ("strict", ["m", "m"])):
+        judged = bench("--judge-only", out, "--judge-model", judge, "--judge-base-url", url, "--no-check")
+        assert judged.exit_code == 0, judged.output
+        result = CliRunner().invoke(app, ["report", str(out)])
+        assert result.stdout == f"report: {out / 'report.html'}\n"
+        page = (out / "report.html").read_text()
+        assert "Nothing is measured yet" not in page
+        [head] = re.findall(r'<table class="headline">\s*<thead>(.*?)</thead>', page)
+        assert re.findall(r"(?:</small>|\"col\">)([^<]+)</th>", head) == heads
+    assert "<small>j</small>m" in page and "<small>strict</small>m" in page, (
+        "a run of the page for each judge"
+    )
+    assert '"file":"judged/j/bench/m/mine.jsonl"' in page
+
+
 def test_judging_takes_all_answers_of_a_bench_that_had_a_limit(tmp_path: Path, url: str) -> None:
     mine, out = suite(tmp_path, 4, turns=2), tmp_path / "out"
     kept = bench(
@@ -460,6 +482,7 @@ def test_several_models_are_measured_side_by_side(tmp_path: Path, url: str, mode
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<th scope="col">m</th><th scope="col">n</th>' in page
     assert f"<dt>endpoint</dt><dd>{url}</dd>" in page
+    assert "#training" not in page and "#data" not in page, "nothing was made or trained"
 
 
 async def verdict_by_answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

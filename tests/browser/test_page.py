@@ -574,6 +574,30 @@ def test_the_page_says_when_a_suite_is_cut(visit: Open, tmp_path: Path) -> None:
     )
 
 
+def test_no_column_of_the_headline_is_bold(visit: Open, report: Path) -> None:
+    """Bold would say that a model is better, which takes the interval of the difference."""
+    page = visit(report)
+    weights = page.locator(".headline td").evaluate_all(
+        "cells => [...new Set(cells.map((cell) => getComputedStyle(cell).fontWeight))]"
+    )
+    assert weights == ["400"]
+
+
+def test_the_tables_of_attackers_fit_a_screen(visit: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1, models=("sft",))
+    add_techniques(tmp_path, seed=1)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    [entry] = summary["adaptive"]["sft"].values()
+    rate = {"value": 100, "low": 78, "high": 100}
+    entry |= {"breach_at": dict.fromkeys("123", rate), "static": rate}
+    entry["gap"] = {"value": -10, "low": -23.1, "high": 23.1}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = visit(write_report(tmp_path), fragment="#adaptive")
+    boxes = page.locator("#adaptive .health .scroll")
+    assert boxes.count() == 2
+    assert boxes.evaluate_all("boxes => boxes.every((box) => box.scrollWidth <= box.clientWidth)")
+
+
 def test_a_run_without_dialogues_is_a_quiet_page(visit: Open, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: early\n")
     page = visit(write_report(tmp_path))

@@ -111,6 +111,8 @@ def _of_one(run: ShownRun) -> Row:
     """What the page says of each run on its own."""
     folder, steps = run.folder, run.steps
     played = {model for file in run.bench.values() for model in file}
+    training, checks, counts = training_plots(steps), training_checks(folder, steps), counts_of(folder, steps)
+    scripts, dropped = scripts_of(folder), dropped_from(folder)
     return {
         "name": run.name,
         "title": run.title,
@@ -118,11 +120,12 @@ def _of_one(run: ShownRun) -> Row:
         "stubs": ", ".join(stub_roles(run.config)),
         "kept": bool(played),
         "measured": bool(model_names(run.summary)),
-        "training": training_plots(steps),
-        "checks": training_checks(folder, steps),
-        "counts": counts_of(folder, steps),
-        "scripts": scripts_of(folder),
-        "dropped": dropped_from(folder),
+        "bench_only": bool(played) and not (training or checks or counts or scripts or dropped.total),
+        "training": training,
+        "checks": checks,
+        "counts": counts,
+        "scripts": scripts,
+        "dropped": dropped,
         "health": tables(examine(folder)),
         "judge": judge_tables(run.check),
         "judge_warning": warning(run.check),

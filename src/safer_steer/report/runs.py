@@ -45,6 +45,8 @@ class ShownRun:
 def read_given(given: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
     """The runs, and the results of experiments, in the order given; what is given twice is read once.
 
+    For a run whose answers were scored later (`bench --judge-only`), the scored results are read.
+
     Args:
         given: run folders, folders of experiments, or files `NAME.json` of experiments.
 
@@ -54,7 +56,7 @@ def read_given(given: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
     folders, experiments = [], []
     for path in dict.fromkeys(path.resolve() for path in given):
         if path.is_dir() and any((path / name).exists() for name in OF_A_RUN):
-            folders.append(path)
+            folders += _scored(path)
         elif found := _experiments(path):
             experiments += found
         else:
@@ -62,8 +64,20 @@ def read_given(given: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
                 f"{path}: no run folder (no config.yaml, summary.json or bench in it), and no experiment;"
                 " give the folder of `safer-steer run --out`"
             )
+    folders = list(dict.fromkeys(folders))
     names = _names(folders) if len(folders) > 1 else [""]
     return [read_run(folder, name) for folder, name in zip(folders, names, strict=False)], experiments
+
+
+def _scored(run: Path) -> list[Path]:
+    """Where a run's results are. Those of answers that were kept without scores are in `judged/`, one folder
+    for each judge; beside them the run itself, if it made more than answers."""
+    judged = sorted(
+        path.parent for path in run.glob("judged/*/summary.json") if path.parent.name != "repeats"
+    )
+    if (run / "summary.json").is_file() or not judged:
+        return [run]
+    return [run, *judged] if (run / "seeds").is_dir() else judged
 
 
 def read_run(folder: Path, name: str = "") -> ShownRun:
