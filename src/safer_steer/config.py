@@ -384,7 +384,7 @@ class Adaptive(Strict):
 class Target(Strict):
     """A model under test behind an endpoint."""
 
-    model: str = Field("", min_length=1, description="model id at the endpoint")
+    model: str = Field("", description="model id at the endpoint")
     base_url: str | None = Field(None, description="its OpenAI-compatible endpoint")
     api_key_env: str | None = Field(None, description="name of the environment variable that holds its key")
 

@@ -49,6 +49,18 @@ ASSEMBLED: dict[str, Any] = {"assembly": {}, "rl": {"seeds": 64}}
             False,
             "bench.suites",
         ),
+        (
+            config(bench={"suites": ["/a"], "dialogues": 8}),
+            config(bench={"suites": ["/a", "/b"], "dialogues": 8}),
+            False,
+            "bench.suites",
+        ),
+        (
+            config(bench={"suites": ["sandbox"], "dialogues": 8}),
+            config(bench={"suites": ["sandbox", "/b"], "dialogues": 8}),
+            True,
+            None,
+        ),
         (config(), config(bench={"capability": ["sandbox"]}), True, None),
         (config(), attacked("x"), True, None),
         (attacked("x"), config(), False, "roles.attacker"),

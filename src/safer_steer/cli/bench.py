@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typer
 import yaml
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safer_steer.cli import bench_options as options
 from safer_steer.cli.app import Fresh, Limit, NoCheck, Stub, app
 from safer_steer.cli.stages import results
-from safer_steer.config import Adaptive, Config, Role, RoleName, Student
+from safer_steer.config import Adaptive, Config, Role, RoleName, Student, Target
 from safer_steer.config_file import absolute, absolute_suites, in_words, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError
@@ -60,14 +60,9 @@ def bench(
 ) -> None:
     """Measure a run's models (CONFIG), models behind endpoints (--model), or kept answers (--judge-only)."""
     mode = options.mode_of(context)
-    role = partial(Role, concurrency=concurrency, timeout_s=timeout)
-    judge = role(
-        model=judge_model or "sandbox",
-        base_url=judge_base_url,
-        api_key_env=judge_api_key_env,
-        max_tokens=judge_max_tokens,
-        pictures=_sent(judge_pictures),
-    )
+    role = partial(_role, concurrency=concurrency, timeout_s=timeout)
+    judged_by = Target(model=judge_model or "sandbox", base_url=judge_base_url, api_key_env=judge_api_key_env)
+    judge = role(judged_by, judge_pictures, max_tokens=judge_max_tokens)
     if judge_only is not None:
         _need(mode, ("--judge-model", judge_model))
         return _judge_kept(judge_only, judge, out, fresh, not no_check)
@@ -79,22 +74,11 @@ def bench(
     if no_judge and judge_model and pictures != "caption":  # the judge may still describe the pictures
         raise UserError("bench: --no-judge and --judge-model are both given; give one of them")
     targets = _targets(model or [], base_url or [], api_key_env or [])
-    roles: dict[RoleName, Role] = {"judge": judge}
-    roles["target"] = role(
-        **targets[0],
-        temperature=temperature,
-        max_tokens=max_tokens,
-        ask_layout=ask_layout,
-        pictures=_sent(pictures),
-    )
-    if attacker_model:
-        roles["attacker"] = role(
-            model=attacker_model[0],
-            base_url=attacker_base_url,
-            api_key_env=attacker_api_key_env,
-            max_tokens=attacker_max_tokens,
-            pictures=_sent(attacker_pictures),
-        )
+    asked = {"max_tokens": max_tokens, "temperature": temperature, "ask_layout": ask_layout}
+    roles: dict[RoleName, Role] = {"target": role(targets[0], pictures, **asked), "judge": judge}
+    for name in (attacker_model or [])[:1]:  # the others are asked with the same settings
+        attacker = Target(model=name, base_url=attacker_base_url, api_key_env=attacker_api_key_env)
+        roles["attacker"] = role(attacker, attacker_pictures, max_tokens=attacker_max_tokens)
     measured = {
         "suites": absolute_suites(suite or [], Path.cwd()),
         "targets": targets if len(targets) > 1 else [],
@@ -155,7 +139,7 @@ def _served(
             measuring.bench_endpoints(settings, models, out, show, fresh, try_models)
 
 
-def _targets(models: list[str], urls: list[str], keys: list[str]) -> list[dict[str, str | None]]:
+def _targets(models: list[str], urls: list[str], keys: list[str]) -> list[Target]:
     """Each model with its endpoint and key.
 
     Raises:
@@ -174,13 +158,14 @@ def _targets(models: list[str], urls: list[str], keys: list[str]) -> list[dict[s
         )
     each_url, each_key = (given * len(models) if len(given) == 1 else given for given in (urls, keys))
     return [
-        {"model": model, "base_url": url, "api_key_env": key or None}
+        Target(model=model, base_url=url, api_key_env=key or None)
         for model, url, key in zip(models, each_url, each_key or [""] * len(models), strict=True)
     ]
 
 
-def _sent(pictures: options.Pictures) -> bool | Literal["caption"]:
-    return "caption" if pictures == "caption" else pictures == "true"
+def _role(who: Target, pictures: options.Pictures, **settings: Any) -> Role:
+    sent = "caption" if pictures == "caption" else pictures == "true"
+    return Role(**who.model_dump(), pictures=sent, **settings)
 
 
 def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:

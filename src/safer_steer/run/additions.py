@@ -6,6 +6,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from safer_steer.config_file import NOT_FILES
+
 MAY_GROW = ("bench.targets", "bench.models", "bench.suites", "bench.capability", "bench.adaptive.")
 """Beginnings of the keys whose lists may get further entries."""
 
@@ -15,17 +17,29 @@ def with_additions(old: Any, new: dict[str, Any]) -> tuple[Any, Any, frozenset[s
     compared; and the stages that have more to do by that.
 
     Suites are not added to a run with the section `assembly`, which kept their pictures and questions out of
-    the training.
+    the training; nor to others that share the number `bench.dialogues` with them, which would shrink.
     """
     bench = old.get("bench") if isinstance(old, dict) else None
     if not isinstance(bench, dict):
         return old, new, frozenset()
     old, new = deepcopy(old), deepcopy(new)
     grown = [_add(old["bench"], new["bench"], key) for key in ("models", "capability")]
-    if not new.get("assembly"):
+    if not (new.get("assembly") or _share_a_number(old["bench"])):
         grown.append(_add(old["bench"], new["bench"], "suites"))
     grown += [_add_targets(old, new), _add_attackers(old, new)]
     return old, new, frozenset({"bench"} if any(grown) else ())
+
+
+def advice(key: str, new: Any) -> str:
+    """What to do about a difference in `key`, besides to choose another folder; "" for nothing."""
+    if key.startswith("bench.suites") and _share_a_number(new["bench"]):
+        return " with bench.dialogues, a further suite would take its share from those that are there;"
+    return " name what is there too, to add to it," if key.startswith(MAY_GROW) else ""
+
+
+def _share_a_number(bench: dict[str, Any]) -> bool:
+    """Whether suites that are files have a part of `bench.dialogues` each. The embedded ones do not."""
+    return bench.get("dialogues") is not None and any(suite not in NOT_FILES for suite in bench["suites"])
 
 
 def _add(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:

@@ -20,7 +20,7 @@ from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.judge_check.found import FILE as JUDGE_CHECK
 from safer_steer.manifest import Manifest, config_sha256
 from safer_steer.prompts.fingerprint import fingerprints
-from safer_steer.run.additions import MAY_GROW, with_additions
+from safer_steer.run.additions import advice, with_additions
 from safer_steer.run.input_files import named_paths, take_inputs
 from safer_steer.stages import STAGES
 from safer_steer.store import locked, write_atomic
@@ -117,10 +117,9 @@ class Run:
         if key and all_stubs(old) and not all_stubs(new):
             raise UserError(f"{found}: holds a run with --stub; give --stub too, or choose another folder")
         if key:
-            more = " name what is there too, to add to it," if key.startswith(MAY_GROW) else ""
             raise UserError(
-                f"{found}: holds a run whose config differs in {key};{more} choose another folder, or start"
-                " over with --fresh"
+                f"{found}: holds a run whose config differs in {key};{advice(key, new)} choose another"
+                " folder, or start over with --fresh"
             )
 
     def __enter__(self) -> Run:
