@@ -36,18 +36,23 @@ def require(extra: str, what: str) -> None:
     Raises:
         UserError: one of its modules is missing; names the extra to install.
     """
+    if modules := missing(extra):
+        raise UserError(f"{what} needs {', '.join(modules)}: {install(extra)}")
+
+
+def missing(extra: str) -> list[str]:
+    """The modules of an extra (a key of `EXTRAS`) that are not installed."""
     wanted = EXTRAS[extra] + (EXTRAS["student"] if extra == "train" else ())
-    missing = [module for module in wanted if find_spec(module) is None]
-    if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}: {_install(extra)}")
+    return [module for module in wanted if find_spec(module) is None]
 
 
 def what_is_missing(error: ModuleNotFoundError) -> str | None:
     """One line for an import that failed for want of an extra; None where that is not the cause."""
     module = (error.name or "").partition(".")[0]
     extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
-    return extra and f"this needs {error.name}: {_install(extra)}"
+    return extra and f"this needs {error.name}: {install(extra)}"
 
 
-def _install(extra: str) -> str:
+def install(extra: str) -> str:
+    """The command that installs an extra."""
     return f"pip install 'safer-steer[{extra}]'"

@@ -49,18 +49,36 @@ if TYPE_CHECKING:
     from safer_steer.episode import Assistant
 
 
-def run(config: Config, folder: Path, show: Show, fresh: bool = False, try_models: bool = False) -> Path:
-    """The whole method; returns the report's path. `try_models`: first send one small request to every
-    endpoint that it will ask.
+DATA = ("seeds", "assemble", "bootstrap")
+"""The stages that make data. They load no student."""
+
+
+def run(
+    config: Config,
+    folder: Path,
+    show: Show,
+    fresh: bool = False,
+    try_models: bool = False,
+    data_alone: bool = False,
+) -> Path:
+    """The whole method; returns the report's path.
+
+    Args:
+        try_models: first send one small request to every endpoint that it will ask.
+        data_alone: end before the training.
 
     Raises:
         UserError: something to fix. Nothing was started, or what is finished stays finished.
         NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
     """
-    with prepared(config, folder, show, tuple(STAGES), fresh, try_models=try_models) as run:
+    stages = DATA if data_alone else tuple(STAGES)
+    with prepared(config, folder, show, stages, fresh, try_models=try_models) as run:
         seeds(run)
         assemble(run)
         bootstrap(run)
+        if data_alone:
+            report(run)
+            return run.folder / "report.html"
         sft(run)
         rl(run)
         with reported(run):

@@ -117,7 +117,7 @@ def walked(project: Path) -> Path:
     assert "The answers in this run are stubs: the numbers mean nothing." in done.stdout
     ended = os.times()
     seconds = ended.children_user + ended.children_system - began.children_user - began.children_system
-    assert seconds < 60, "processor seconds, since other tests may keep the machine busy"
+    assert seconds < 120, "processor seconds, since other tests may keep the machine busy"
     return out
 
 

@@ -97,11 +97,33 @@ def test_the_light_commands_load_no_trainer(
     assert (tmp_path / "served/report.html").is_file()
 
 
+def test_what_init_proposes_works_without_a_trainer(tmp_path: Path, core: dict[str, str]) -> None:
+    """The dry walk makes the data, says in one line what the rest needs, and is no failure."""
+    python = [sys.executable, "-S", "-m", "safer_steer"]
+    made = run([*python, "init", "mine"], core, tmp_path)
+    *_, proposed, needs = made.stdout.splitlines()
+    words = proposed.partition("Try it without a model: safer-steer ")[2].split()
+    assert words[0] == "run" and "--stub" in words
+    assert needs.endswith("ends before training, which needs: pip install 'safer-steer[train]'")
+    done = run([*python, *words], core, tmp_path)
+    assert done.returncode == 0, done.stderr
+    *_, page, line = done.stdout.splitlines()
+    out = Path(words[-1])
+    assert page == f"report: {out / 'report.html'}" and (tmp_path / out / "report.html").is_file()
+    assert line.startswith("run --stub ended before training, which needs trl, ")
+    assert line.endswith(": pip install 'safer-steer[train]'; then the same command goes on")
+    stages = json.loads((tmp_path / out / "manifest.json").read_text())["stages"]
+    assert stages.keys() == {"seeds", "assemble", "bootstrap", "report"}
+    again = run([*python, *words], core, tmp_path)
+    assert again.returncode == 0 and "bootstrap: done already" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "extra"),
     [
         (["run", "config.yaml", "--out", "run"], "train"),
         (["run", "config.yaml", "--out", "run", "--dry-run"], "train"),
+        (["run", "config.yaml", "--out", "run", "--dry-run", "--stub"], "train"),
         (["sft", "config.yaml", "--out", "run"], "train"),
         (["rl", "config.yaml", "--out", "run"], "train"),
         (["bench", "config.yaml", "--out", "run"], "student"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import app
+from safer_steer.extras import install, missing
 
 
 @app.command()
@@ -40,3 +41,5 @@ def init(
     config = folder / "config.yaml"
     typer.echo(f"{config}: fill in base_url and model")
     typer.echo(f"Try it without a model: safer-steer run {config} --stub --out {folder / 'runs' / 'stub'}")
+    if missing("train"):
+        typer.echo(f"It makes the data and ends before training, which needs: {install('train')}")

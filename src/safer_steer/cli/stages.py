@@ -14,7 +14,7 @@ from safer_steer.cli.app import ConfigFile, Fresh, Limit, NoCheck, Out, Stub, ap
 from safer_steer.config import Config
 from safer_steer.config_file import load_config
 from safer_steer.errors import NoResult
-from safer_steer.extras import require
+from safer_steer.extras import install, missing, require
 from safer_steer.processes import first
 from safer_steer.stages import STAGES
 
@@ -50,7 +50,9 @@ def run(
 ) -> None:
     """Run the whole method, from seeds to report."""
     settings = load_config(config, limit, stub)
-    require("train", "run")
+    data_alone = stub and not dry_run and bool(missing("train"))
+    if not data_alone:
+        require("train", "run")
     if dry_run:
         from safer_steer.run.dry_run import dry_run as planned
         from safer_steer.run.dry_run import show as show_plan
@@ -62,7 +64,13 @@ def run(
     from safer_steer.run.display import Display
 
     with results(out), Display() as show:
-        pipeline.run(settings, out, show, fresh, try_models=not no_check)
+        pipeline.run(settings, out, show, fresh, try_models=not no_check, data_alone=data_alone)
+    if data_alone:
+        wanted = ", ".join(missing("train"))
+        typer.echo(
+            f"run --stub ended before training, which needs {wanted}: {install('train')}; then the same"
+            " command goes on"
+        )
 
 
 def _stage(name: str, summary: str) -> None:
