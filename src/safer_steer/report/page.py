@@ -18,9 +18,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from safer_steer.health import examine, tables
+from safer_steer.health import Table, examine, tables
 from safer_steer.judge_check.table import judge_tables, warning
-from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
+from safer_steer.report.attacks import COUNTED, adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.checks import training_checks
 from safer_steer.report.cost import cost_table
 from safer_steer.report.counts import counts_of
@@ -91,7 +91,7 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             over_refusal=over_refusal_plot(summary),
             by_turn=by_turn(runs),
             attacks=by_script(runs),
-            adaptive=adaptive_tables(summary),
+            adaptive=_fitting(adaptive_tables(summary)),
             adaptive_maps=adaptive_maps(summary),
             adaptive_plots=adaptive_plots(summary),
             experiments=[experiment_tables(one) for one in experiments],
@@ -100,6 +100,21 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             urls=_json(pictures["urls"]),
         )
     )
+
+
+def _fitting(adaptive: list[Table]) -> list[Table]:
+    """The attackers' tables, the first of them as two that fit a screen: rates, and what they did."""
+    if not adaptive:
+        return []
+    table, *others = adaptive
+    rates, labels = len(table.head) - len(COUNTED), slice(table.labels)
+    did = Table(
+        "What they did",
+        "Counts behind these rates.",
+        [*table.head[labels], *table.head[rates:]],
+        [[*row[labels], *row[rates:]] for row in table.rows],
+    )
+    return [table._replace(head=table.head[:rates], rows=[row[:rates] for row in table.rows]), did, *others]
 
 
 def _titled(runs: Sequence[ShownRun], experiments: Sequence[Row]) -> str:
