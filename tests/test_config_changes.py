@@ -29,7 +29,7 @@ FREE = {
     "bootstrap.sft.micro_batch_size",
     *("rl.micro_batch_size", "rl.patience_s", "rl.max_unscored"),
     *(f"rl.rollouts.{key}" for key in ("engine", "base_url", "api_key_env", "timeout_s", "retries")),
-    "bench.max_unscored",
+    *("bench.max_unscored", "bench.targets[].base_url", "bench.targets[].api_key_env"),
 }
 CALL = {"roles.<role>.max_tokens"}
 KINDS = {key: kind for key, _, _, kind, _ in describe()}
@@ -41,7 +41,7 @@ def whole() -> dict[str, Any]:
         roles={"judge": Role()},
         assembly=Assembly(),
         rl={"seeds": 5},
-        bench={"adaptive": Adaptive(tries=4)},
+        bench={"adaptive": Adaptive(tries=4), "targets": [{"model": "a"}, {"model": "b"}]},
         seeds={"sources": [Source(), Source(name="mine", path="/pairs.jsonl")]},
     )
     return config.model_dump(mode="json")
@@ -122,12 +122,12 @@ def test_a_config_of_an_earlier_version_is_compared_too() -> None:
 
 def test_a_key_that_came_later_leaves_earlier_runs_their_ids_at_its_default() -> None:
     earlier = whole()
-    del earlier["bench"]["adaptive"]
+    del earlier["bench"]["adaptive"], earlier["bench"]["targets"]
     for source in earlier["seeds"]["sources"]:
         for key in ("columns", "ignore", "own"):
             del source[key]
     later = whole()
-    later["bench"]["adaptive"] = None
+    later["bench"] |= {"adaptive": None, "targets": []}
     assert settings_of(later) == settings_of(earlier) != settings_of(whole())
     assert settings_of(later, EVERY_KIND) == earlier
     assert run_id(Config()) != run_id(Config.model_validate({"bench": {"adaptive": {}}}))
@@ -172,9 +172,9 @@ def test_a_finished_run_does_what_the_kinds_of_its_keys_say(tmp_path: Path) -> N
         ("roles.generator.temperature", 0.9, "roles.generator.temperature (0.5 there, 0.9 here)"),
         ("roles.judge", {"temperature": 0.1}, "roles.judge (not there, but here)"),
         (
-            "bench.suites",
-            ["sandbox", "sandbox"],
-            'bench.suites (["sandbox"] there, ["sandbox", "sandbox"] here)',
+            "seeds.kinds",
+            ["red_team"],
+            'seeds.kinds (["benign"] there, ["red_team"] here)',
         ),
     ):
         refused = seeds(tmp_path, (key, value))

@@ -385,8 +385,10 @@ class Target(Strict):
     """A model under test behind an endpoint."""
 
     model: str = Field("", description="model id at the endpoint")
-    base_url: str | None = Field(None, description="its OpenAI-compatible endpoint")
-    api_key_env: str | None = Field(None, description="name of the environment variable that holds its key")
+    base_url: Free[str | None] = Field(None, description="its OpenAI-compatible endpoint")
+    api_key_env: Free[str | None] = Field(
+        None, description="name of the environment variable that holds its key"
+    )
 
 
 class Bench(Strict):
@@ -402,9 +404,8 @@ class Bench(Strict):
         min_length=1,
         description="which of the run's models to measure",
     )
-    targets: list[Target] = Field(
+    targets: Later[list[Target]] = Field(
         default_factory=list,
-        exclude_if=lambda targets: not targets,  # so that other runs keep their ids
         description="models that `bench --model` measures if it is given several, each asked with the"
         " settings of roles.target; `run` and `bench CONFIG` measure `models`",
     )
