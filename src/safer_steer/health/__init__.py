@@ -2,7 +2,7 @@
 a run loses no counts.
 
 Aligned models refuse to attack, write nothing, or repeat themselves. A judge may also refuse, or give
-everything the same score (docs/method.md, "And what none of the published work measures").
+everything the same score (docs/method.md, "What the published code gets wrong").
 """
 
 from safer_steer.health.stages import examine
