@@ -8,9 +8,18 @@ set -euo pipefail
 run=$(realpath "$1")
 shift
 model=${MODEL:-$run/sft/model}
-if [[ -f $model/adapter_config.json ]]; then
-  echo "$model is an adapter: run \`safer-steer export $run --model DIR --which sft\`, and set MODEL=DIR" >&2
+refused() {
+  echo "$1" >&2
   exit 2
+}
+if grep -qx '  algorithm: dpo' "$run/config.yaml"; then
+  refused "$run/config.yaml: rl.algorithm: dpo is not trained on verl; use \`safer-steer rl\`, or set grpo"
+fi
+if [[ -z ${MODEL:-} ]] && grep -qx '  start_from: base' "$run/config.yaml"; then
+  refused "$run/config.yaml: rl.start_from is base, and verl starts from sft/model; name the base student in MODEL=..."
+fi
+if [[ -f $model/adapter_config.json ]]; then
+  refused "$model is an adapter: run \`safer-steer export $run --model DIR --which sft\`, and set MODEL=DIR"
 fi
 mapfile -t method < "$run/export/verl/overrides.txt"
 files=("$run"/export/verl/rl-*.parquet)
