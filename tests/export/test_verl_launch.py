@@ -47,3 +47,11 @@ def test_it_starts_from_the_sft_student_or_from_the_one_that_is_named(tmp_path: 
     assert f"actor_rollout_ref.model.path='{tmp_path}/sft/sft/model'" in sft.stdout, sft.stderr
     base = launched(tmp_path / "base", model="some/base", start_from="base")
     assert "actor_rollout_ref.model.path='some/base'" in base.stdout, base.stderr
+
+
+def test_an_adapter_is_no_student_to_start_from(tmp_path: Path) -> None:
+    (tmp_path / "sft" / "model").mkdir(parents=True)
+    (tmp_path / "sft" / "model" / "adapter_config.json").touch()
+    done = launched(tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{tmp_path}/sft/model is an adapter: run `safer-steer export ")
