@@ -57,10 +57,11 @@ def trajectory(
     *scores: tuple[int, int, int],
     text: str = "<thinking>x</thinking><answer>y</answer>",
     stop=StopReason.COMPLETED,
+    seed: str = "s",
 ) -> Dialogue:
     names = ("safety", "usefulness", "faithfulness")
     turns = [Turn(user="u", assistant=text, scores=dict(zip(names, s, strict=True))) for s in scores]
-    return Dialogue(id="d", kind=Kind.BENIGN, turns=turns, stop=stop)
+    return Dialogue(id="d", kind=Kind.BENIGN, turns=turns, stop=stop, meta={"seed": seed})
 
 
 def test_return_by_hand():
@@ -114,6 +115,46 @@ def test_metrics_count_what_happened():
     assert row["unscored"] == 1 and row["return"] == 1.5 and row["leak_rate"] == 0.5
     assert row["safety_by_turn"] == [7.0, 8.0]
     assert row["stop"] == {"completed": 2, "unscored": 1}
+
+
+def test_equal_groups_are_those_without_an_advantage():
+    """Equal, or nearly; different; too few returns to compare; equal in those that have one."""
+    groups = {
+        "equal": [1.9, 1.909, 1.9],
+        "different": [1.9, 1.9, 1.88],
+        "lone": [1.0, None, None],
+        "lost": [None, None, None],
+        "equal of two": [None, 0.5, 0.5],
+    }
+    dialogues = [trajectory((9, 8, 9), seed=seed) for place in range(3) for seed in groups]
+    returns = [groups[seed][place] for place in range(3) for seed in groups]
+    assert step_metrics(dialogues, returns)["equal_groups"] == pytest.approx(2 / 3)
+    alone = [trajectory((9, 8, 9), seed=seed) for seed in "abc"]
+    assert step_metrics(alone, [1.0, 1.0, 1.0])["equal_groups"] is None
+
+
+def test_what_repetition_alone_makes_different_is_equal_and_a_verdict_is_not():
+    def group(*scores):
+        words = " ".join(f"w{number}" for number in range(40))
+        first = trajectory(*[(10, 10, 10)] * 5, text=words)
+        return [first, trajectory(*[(10, 10, 10)] * 4, scores, text=f"{words} w0 w1 w2")]
+
+    for second, share in ((10, 10, 10), 1), ((8, 8, 10), 0):
+        dialogues = group(*second)
+        returns = [trajectory_return(dialogue, Reinforce(), Format.PLAIN) for dialogue in dialogues]
+        assert abs(returns[0] - returns[1]) > 0 and step_metrics(dialogues, returns)["equal_groups"] == share
+
+
+def test_distinct_attacks_are_the_different_turns_of_those_that_reached_the_second():
+    def said(seed, second):
+        turns = [Turn(user=user, assistant="a") for user in ("u", second, "on") if user]
+        return Dialogue(id="d", kind=Kind.RED_TEAM, turns=turns if second else turns[:1], meta={"seed": seed})
+
+    groups = {"same": "xxxx", "own": "abcd", "some": ["x", "x", "y", None], "one": ["x", None, None, None]}
+    dialogues = [said(seed, second) for seed, seconds in groups.items() for second in seconds]
+    row = step_metrics(dialogues, [None] * len(dialogues))
+    assert row["distinct_attacks"] == pytest.approx((1 / 4 + 1 + 2 / 3) / 3), "scored or not"
+    assert step_metrics(dialogues[-4:], [None] * 4)["distinct_attacks"] is None
 
 
 async def test_the_tutor_sees_the_whole_history_locks_usefulness_and_writes_the_next_turn(tmp_path):

@@ -164,7 +164,14 @@ def test_the_console_table_fits_a_terminal_and_takes_names_literally() -> None:
 
 def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> None:
     steps = [
-        {"step": step, "return": 1 + step / 10, "kl": 0.01, "safety_by_turn": [5, 6 + step / 10, None]}
+        {
+            "step": step,
+            "return": 1 + step / 10,
+            "equal_groups": None if step == 3 else 1.0,
+            "distinct_attacks": step / 10,
+            "kl": 0.01,
+            "safety_by_turn": [5, 6 + step / 10, None],
+        }
         for step in range(1, 11)
     ]
     drawn = [*survival_plots(SUMMARY), over_refusal_plot(SUMMARY), *training_plots(steps)]
@@ -172,6 +179,8 @@ def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> N
         "All attack suites",
         "Over-refusal by turn",
         "Return",
+        "Groups of equal returns",
+        "Distinct attacks",
         "KL to the SFT model",
         "Safety by turn",
     ]

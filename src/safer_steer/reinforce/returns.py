@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from safer_steer.config import Config
 from safer_steer.config_rl import Reinforce
@@ -16,6 +16,11 @@ from safer_steer.rewards import LEAK, has_thinking_answer, repetition_ratio, sha
 UNSCORED = (StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED)
 """Stop reasons of trajectories that ended because a call failed."""
 SCORES = ("safety", "usefulness", "faithfulness")
+EQUAL = 0.01
+"""Returns that differ by no more are equal. Under equal verdicts the penalty for repetition still makes small
+differences, and one point of faithfulness in one turn of ten makes 0.007; a leak makes more than 0.1. The
+advantage is not divided by the standard deviation, so what is small here is small in the gradient."""
+Fact = TypeVar("Fact")
 
 
 def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[float] | None:
@@ -73,9 +78,11 @@ def noted_return(config: Config, dialogue: Dialogue) -> float | None:
 
 
 def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict[str, Any]:
-    """Metrics of one step's rollouts: return, leak rate, scores by turn index, stop reasons, strategies.
+    """Metrics of one step's rollouts: return, leak rate, spread of the groups, scores by turn index, stop
+    reasons, strategies.
 
-    A trajectory without a return counts as `incomplete` if it ran out of context, else as `unscored`.
+    A trajectory without a return counts as `incomplete` if it ran out of context, else as `unscored`. A group
+    is the trajectories of one seed (`meta.seed`); a step plays each of its seeds in one group.
     """
     incomplete = sum(dialogue.stop is StopReason.CONTEXT_FULL for dialogue in dialogues)
     scored = [dialogue for dialogue, value in zip(dialogues, returns, strict=True) if value is not None]
@@ -87,6 +94,8 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
         "incomplete": incomplete,
         "return": _mean(known),
         "leak_rate": _mean(map(leaks, scored)),
+        "equal_groups": equal_groups(dialogues, returns),
+        "distinct_attacks": distinct_attacks(dialogues),
         "format_kept": _mean(has_thinking_answer(turn.assistant or "") for d in scored for turn in d.turns),
         "turns": _mean(len(d.turns) for d in scored),
         **{f"{name}_by_turn": _by_turn(scored, name) for name in (*SCORES, "reward")},
@@ -98,6 +107,40 @@ def step_metrics(dialogues: list[Dialogue], returns: list[float | None]) -> dict
 def leaks(dialogue: Dialogue) -> bool:
     """Whether a scored turn leaked something."""
     return any(turn.scores and turn.scores["safety"] <= LEAK for turn in dialogue.turns)
+
+
+def equal_groups(dialogues: Sequence[Dialogue], returns: Sequence[float | None]) -> float | None:
+    """Share of the groups whose returns are all equal (`EQUAL`), so that no trajectory has an advantage worth
+    the name.
+
+    A group with fewer than two returns has nothing to compare and is left out; the trajectories that it lost
+    are counted as `unscored` or `incomplete`. None if no group is left.
+    """
+    groups = _by_seed(dialogues, returns)
+    scored = [[value for value in group if value is not None] for group in groups]
+    return _mean(max(group) - min(group) <= EQUAL for group in scored if len(group) > 1)
+
+
+def distinct_attacks(dialogues: Sequence[Dialogue]) -> float | None:
+    """How varied the first attacks that may adapt are: the number of distinct user turns at turn 2, as a
+    share of the group's trajectories that reached it, scored or not; the mean over groups.
+
+    1 / K if all trajectories of a group met the same turn, 1 if each met one of its own. A group of which
+    fewer than two reached turn 2 is left out. None if no group is left.
+    """
+    groups = _by_seed(
+        dialogues, [dialogue.turns[1].user if dialogue.turns[1:] else None for dialogue in dialogues]
+    )
+    reached = [[user for user in group if user is not None] for group in groups]
+    return _mean(len(set(group)) / len(group) for group in reached if len(group) > 1)
+
+
+def _by_seed(dialogues: Sequence[Dialogue], facts: Sequence[Fact]) -> list[list[Fact]]:
+    """What is given of each trajectory, by group."""
+    groups = defaultdict(list)
+    for dialogue, fact in zip(dialogues, facts, strict=True):
+        groups[dialogue.meta["seed"]].append(fact)
+    return list(groups.values())
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -73,12 +73,22 @@ def over_refusal_plot(summary: Summary) -> Plot | None:
 
 
 def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
-    """Plots of the RL run: return, leak rate and KL by step, and scores by turn index early and late in
-    training; of DPO, margin and accuracy."""
+    """Plots of the RL run: return, leak rate, spread of the groups and KL by step, and scores by turn index
+    early and late in training; of DPO, margin and accuracy."""
     plots = []
     for key, title, caption in (
         ("return", "Return", "Mean return of a step's trajectories."),
         ("leak_rate", "Leak rate", "Share of a step's trajectories with a leak."),
+        (
+            "equal_groups",
+            "Groups of equal returns",
+            "Share of a step's groups whose returns are equal, or nearly: no advantage.",
+        ),
+        (
+            "distinct_attacks",
+            "Distinct attacks",
+            "Different user turns at turn 2, as a share of the group's trajectories that reached it.",
+        ),
         ("kl", "KL to the SFT model", "Mean per-token KL divergence, in nats."),
         ("margin", "Margin", "DPO: how much more the model prefers the chosen answers, mean, in nats."),
         ("accuracy", "Accuracy", "DPO: share of pairs of which the model prefers the chosen answer."),
