@@ -411,6 +411,40 @@ def test_the_tutor_is_counted_from_the_trajectories(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("shares", "warned"),
+    [([1.0, 1.0, 1.0], "100 %"), ([1.0, 0.8, 0.0], "60 %"), ([1.0, 0.5, 0.0], ""), ([0.0], ""), ([], "")],
+)
+def test_most_groups_with_equal_returns_are_warned_of(
+    tmp_path: Path, shares: list[float], warned: str
+) -> None:
+    steps = [
+        {
+            "step": 5 + place,
+            "leak_rate": 0.5,
+            "equal_groups": share,
+            "distinct_attacks": None if place else 0.4,
+        }
+        for place, share in enumerate(shares)
+    ]
+    old = {"step": 1, "return": 1.2, "leak_rate": 0.5}
+    none_compared = {"step": 2, "leak_rate": 0.5, "equal_groups": None, "distinct_attacks": None}
+    write_run(tmp_path)
+    write_jsonl(tmp_path / "rl" / "metrics.jsonl", [old, none_compared, *steps])
+    lines = warnings(tmp_path, "rl")
+    assert [line.partition(" of the groups had equal")[0] for line in lines] == [warned] * bool(warned)
+    assert all("50.0 % of the trajectories leaked" in line and "rl.temperature" in line for line in lines)
+    groups = examine(tmp_path).as_dict()["groups"]
+    assert [(row["steps"], row["distinct_attacks"]) for row in groups] == [(len(shares), 40)] * bool(shares)
+    shown = CliRunner().invoke(app, ["health", str(tmp_path)])
+    assert shown.exit_code == 0 and [
+        line for line in shown.stdout.splitlines() if line.startswith("rl: ")
+    ] == [f"rl: {line}" for line in lines]
+    assert ("distinct attacks" in shown.stdout) is bool(shares)
+    page = write_report(tmp_path).read_text()
+    assert ("Groups of equal returns" in page) is ("Distinct attacks" in page) is bool(shares)
+
+
 async def test_a_run_in_which_all_is_well_says_nothing(tmp_path: Path) -> None:
     await build(config(40, max_turns=5), tmp_path)
     draw_from_pools(tiny_config(), tmp_path)

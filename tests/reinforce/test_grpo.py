@@ -14,6 +14,7 @@ from safer_steer.config_rl import Reinforce
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, to_jsonl
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError
+from safer_steer.health import warnings
 from safer_steer.images import pictures_in
 from safer_steer.reinforce.grpo import reinforce as train
 from safer_steer.reinforce.returns import step_metrics, trajectory_return
@@ -469,6 +470,51 @@ def test_resume_repeats_no_finished_step_and_ends_the_same(folder, tmp_path):
     ids = [[row["id"] for row in rows(run / "rl" / "trajectories.jsonl")] for run in (straight, cut)]
     assert ids[0] == ids[1] and [row["step"] for row in rows(cut / "rl" / "metrics.jsonl")] == [1, 2, 3]
     assert all(torch.allclose(wanted[name], resumed[name], atol=1e-5) for name in wanted)
+
+
+def test_a_run_says_whether_its_groups_taught_it_anything(folder, tmp_path):
+    """With returns of its own and with equal ones; the second goes on from rows without these metrics."""
+    run = copy_of(folder, tmp_path / "different")
+    reinforce(tiny_config(), run, tutor_for(run))
+    played = rows(run / "rl" / "trajectories.jsonl")
+    for row in rows(run / "rl" / "metrics.jsonl"):
+        groups = {}
+        for one in played:
+            if int(one["id"][:5]) == row["step"] - 1:
+                groups.setdefault(one["meta"]["seed"], []).append(one)
+        returns = [[one["meta"]["return"] for one in group] for group in groups.values()]
+        equal = [max(group) == pytest.approx(min(group), abs=0.01) for group in returns]
+        second = [[one["turns"][1]["user"] for one in group if one["turns"][1:]] for group in groups.values()]
+        assert len(groups) == 2 and row["equal_groups"] == sum(equal) / 2 < 1
+        assert row["distinct_attacks"] == pytest.approx(
+            sum(len(set(users)) / len(users) for users in second) / 2
+        )
+    assert warnings(run, "rl") == []
+
+    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 3})
+    run = copy_of(folder, tmp_path / "equal")
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reinforce(config, run, tutor_for(run), stop, value=lambda dialogue: 1.0)
+    path = run / "rl" / "metrics.jsonl"
+    old = [
+        {k: v for k, v in row.items() if k not in ("equal_groups", "distinct_attacks")} for row in rows(path)
+    ]
+    assert old
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert warnings(run, "rl") == []
+    reinforce(config, run, tutor_for(run), value=lambda dialogue: 1.0)
+    assert [row["step"] for row in rows(path)] == [1, 2, 3]
+    assert [row.get("equal_groups") for row in rows(path)] == [None] * len(old) + [1] * (3 - len(old))
+    (line,) = warnings(run, "rl")
+    assert (
+        line.startswith("100 % of the groups had equal returns, or nearly, and ")
+        and "rl.start_from: base" in line
+    )
 
 
 def test_sizes_that_do_not_fit_are_said_before_anything_is_trained(folder, tmp_path):

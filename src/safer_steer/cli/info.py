@@ -53,8 +53,10 @@ def health(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder; the run may still be going.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
 ) -> None:
-    """Show how well attackers and judges of a run work: refusals, repeats, success by strategy, scores."""
-    from safer_steer.health import examine, tables
+    """Show how well attackers and judges of a run work: refusals, repeats, success by strategy, scores; and
+    whether RL's groups differ."""
+    from safer_steer.health import examine, tables, warnings
+    from safer_steer.stages import STAGES
 
     found = examine(folder)
     if as_json:
@@ -73,6 +75,9 @@ def health(
             crop=False,
         )
         screen.print(f"{shown.note}\n", markup=False, highlight=False)
+    for stage in STAGES:
+        for line in warnings(folder, stage):
+            typer.echo(f"{stage}: {line}")
     if not all_shown:
         if not (folder / "config.yaml").is_file():
             raise UserError(f"{folder}: no config.yaml in it; give a run folder")

@@ -137,6 +137,8 @@ def _rl(health: Health, run: Path) -> None:
             health.judged("tutor", turn["scores"], ("safety", "faithfulness"), why)
             if following is not None and "strategy" in meta and _attacks(dialogue):
                 _attacked(health.strategy("tutor", str(meta["strategy"])), following)
+    for step in read_rows(run / "rl" / "metrics.jsonl"):
+        health.groups.note(step)
 
 
 def _bench(health: Health, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""The counts as three tables of formatted text, for the console and the report."""
+"""The counts as tables of formatted text, for the console and the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 
 def tables(health: Health) -> list[Table]:
-    """Attackers, strategies, judges, answers; tables without rows are omitted."""
+    """Attackers, strategies, judges, answers, groups; tables without rows are omitted."""
     found = health.as_dict()
     counted = ("asked", *FAULTS, "retried", "recovered", "gave_up")
     attackers = [_attacker(row, counted) for row in found["attackers"]]
@@ -71,6 +71,15 @@ def tables(health: Health) -> list[Table]:
             ["model", "stage", "answers", "cut off", "cut off, %", *LACKS.values()],
             [_answers(row) for row in found["answers"]],
         ),
+        Table(
+            "Groups",
+            "Means over the steps of Stage III. A group, the trajectories of one seed, whose returns are all"
+            " equal, or nearly, has no advantage and teaches nothing. Distinct attacks: the different user"
+            " turns at turn 2, as a share of the group's trajectories that reached it.",
+            ["stage", "steps", "equal returns, %", "leaks, %", "distinct attacks, %"],
+            [_groups(row) for row in found["groups"]],
+            labels=1,
+        ),
     ]
     return [table for table in made if table.rows]
 
@@ -114,6 +123,11 @@ def _judge(row: dict[str, Any]) -> list[str]:
 def _answers(row: dict[str, Any]) -> list[str]:
     answers, cut, *lacking = (f"{row[key]:,}" for key in COUNTED)
     return [row["model"], row["stage"], answers, cut, _number(row["cut_off_share"], 1), *lacking]
+
+
+def _groups(row: dict[str, Any]) -> list[str]:
+    shares = [_number(row[key], 1) for key in ("equal_groups", "leak_rate", "distinct_attacks")]
+    return [row["stage"], f"{row['steps']:,}", *shares]
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,9 +1,10 @@
-"""What is counted: an attacker's faults, a strategy's success, a judge's verdicts."""
+"""What is counted: an attacker's faults, a strategy's success, a judge's verdicts, the spread of groups."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from safer_steer.answers import AnswerCounts, total
@@ -110,6 +111,26 @@ class Judge:
         }
 
 
+@dataclass
+class Groups:
+    """What the steps of Stage III say of their groups (`reinforce.returns.step_metrics`): shares of 1, one a
+    step. A step without a share (DPO, or one of an older version) is not in its list."""
+
+    equal_groups: list[float] = field(default_factory=list)
+    leak_rate: list[float] = field(default_factory=list)
+    distinct_attacks: list[float] = field(default_factory=list)
+
+    def note(self, step: dict[str, Any]) -> None:
+        """Count a row of rl/metrics.jsonl."""
+        for name, shares in vars(self).items():
+            if isinstance(share := step.get(name), int | float):
+                shares.append(share)
+
+    def as_dict(self) -> dict[str, Any]:
+        means = {name: 100 * fmean(shares) if shares else None for name, shares in vars(self).items()}
+        return {"stage": "rl", "steps": len(self.equal_groups), **means}
+
+
 class Health:
     """All counts, in order of first occurrence."""
 
@@ -120,6 +141,7 @@ class Health:
         self.strategies: dict[tuple[str, str], StrategyCounts] = {}
         self.judges: dict[tuple[str, str], Judge] = {}
         self.answers: dict[tuple[str, str], AnswerCounts] = {}
+        self.groups = Groups()
 
     def attacker(self, role: str, job: str) -> Attacker:
         return self.attackers.setdefault((role, job), Attacker(role, job))
@@ -149,8 +171,8 @@ class Health:
             counts.add(file, str(dialogue.get("id")), str(turn.get("user")), text, meta)
 
     def as_dict(self) -> dict[str, Any]:
-        """`{"attackers", "strategies", "judges", "answers"}`, each a list of rows; rates and shares are in
-        percent."""
+        """`{"attackers", "strategies", "judges", "answers", "groups"}`, each a list of rows; rates and shares
+        are in percent."""
         return {
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
@@ -165,4 +187,5 @@ class Health:
                 for (model, stage), answers in self.answers.items()
                 if (counts := total(answers.by_group().values()))["answers"]
             ],
+            "groups": [self.groups.as_dict()] if self.groups.equal_groups else [],
         }

@@ -1,11 +1,13 @@
-"""Warnings after a stage: one line per problem with its attackers or judges."""
+"""Warnings after a stage: one line per problem with its attackers, its judges or its groups."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 from safer_steer.adaptive.results import ADAPTIVE
 from safer_steer.health.stages import examine
+from safer_steer.health.tally import Groups
 
 WITH_ATTACKERS = ("seeds", "bootstrap", "rl")
 """Stages in which an attacker is at work. The scores of the others are their result. Only in a bench with
@@ -16,6 +18,9 @@ OFTEN = 0.05
 """Share of faults, or of unscored turns, from which a warning is given."""
 CONSTANT = 0.99
 """Share of the most common score from which a judge may not be judging."""
+MOST = 0.5
+"""Share of groups with equal returns above which a warning is given. Few steps are enough: it says what they
+taught, not what others would."""
 
 _FAULTS = {"refused": "refusals", "empty": "empty", "repeated": "repeats", "unparsable": "no valid answers"}
 _JOBS = {"turn": "turns", "probe": "probes"}
@@ -23,12 +28,12 @@ _LABELS = {"red": "red agent"}
 
 
 def warnings(run: Path, stage: str) -> list[str]:
-    """Problems of a stage's attackers and judges, one line each; empty if there are none."""
+    """Problems of a stage's attackers, judges and groups, one line each; empty if there are none."""
     adaptive = stage == "bench" and any(run.glob(f"bench/*/{ADAPTIVE}*.jsonl"))
     if stage not in WITH_ATTACKERS and not adaptive:
         return []
     found = examine(run, (stage,))
-    lines = []
+    lines = _of_groups(found.groups)
     for attacker in found.attackers.values():
         name = _LABELS.get(attacker.role, attacker.role)
         for fault, count in attacker.faults.items():
@@ -60,3 +65,16 @@ def warnings(run: Path, stage: str) -> list[str]:
                 " read some of its reasons: it may not be judging"
             )
     return lines
+
+
+def _of_groups(groups: Groups) -> list[str]:
+    if not groups.equal_groups or (share := fmean(groups.equal_groups)) <= MOST:
+        return []
+    leaking = (
+        f", and {100 * fmean(groups.leak_rate):.1f} % of the trajectories leaked" if groups.leak_rate else ""
+    )
+    return [
+        f"{100 * share:.0f} % of the groups had equal returns, or nearly{leaking}: RL had nothing to learn"
+        " from them; try a tutor that attacks harder or adapts (roles.tutor, rl.feedback_dynamics), a higher"
+        " rl.temperature, another rl.benign_share, fewer bootstrap.sft.epochs, or rl.start_from: base"
+    ]
