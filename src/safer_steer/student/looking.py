@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from safer_steer.dialogue import Dialogue
+from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.errors import UserError
 from safer_steer.student.findings import Finding
 from safer_steer.student.given import Trained
 from safer_steer.student.modules import parts_of
-from safer_steer.student.renderer import Renderer
+from safer_steer.student.renderer import QUESTION, Renderer
 
 BLANK = 0.1
 """What every pixel value is set to. Zeros stay, since some processors fill rows up with them."""
@@ -88,8 +88,8 @@ class _Again:
     """A dialogue rendered again, in one go, up to its last answer."""
 
     ids: list[int]
-    pictures: dict[str, torch.Tensor] | None
-    """The inputs of the vision tower; None if they cannot be said, because nothing was answered."""
+    pictures: dict[str, torch.Tensor]
+    """The inputs of the vision tower."""
     said: list[str]
     """Its answers."""
     count: int
@@ -102,16 +102,26 @@ class _Again:
         turns, shown = trained.dialogue.turns[:answers], shown_in(trained.dialogue)[:answers]
         said = [_bare(renderer, turn.assistant or "") for turn in turns]
         count = sum(map(len, shown))
-        if not turns:
-            return cls([], None, said, count)
+        if not turns:  # the first turn was rendered, and nobody answered it
+            shown = shown_in(trained.dialogue.model_copy(update={"turns": [Turn(user=QUESTION)]}))
+            return cls(
+                [],
+                _pictures_in(renderer.rendered([QUESTION], shown), renderer, sum(map(len, shown))),
+                said,
+                count,
+            )
         talk = [
             text
             for turn, answer in zip(turns, said, strict=True)
             for text in (renderer.defused(turn.user), answer)
         ]
         whole = renderer.rendered(talk[:-1], shown)
-        pictures = {name: whole[name] for name in renderer.picture_inputs if name in whole} if count else {}
-        return cls(whole["input_ids"][0].tolist(), pictures, said, count)
+        return cls(whole["input_ids"][0].tolist(), _pictures_in(whole, renderer, count), said, count)
+
+
+def _pictures_in(whole: Any, renderer: Renderer, count: int) -> dict[str, torch.Tensor]:
+    """The inputs of the vision tower among those of a rendered dialogue with so many pictures."""
+    return {name: whole[name] for name in renderer.picture_inputs if count and name in whole}
 
 
 class _Pictures:
@@ -123,9 +133,9 @@ class _Pictures:
         self.rowwise = renderer.rowwise
         self._begins = dict.fromkeys(names, 0)
 
-    def gap(self, row: int, wanted: dict[str, torch.Tensor] | None) -> float | None:
+    def gap(self, row: int, wanted: dict[str, torch.Tensor]) -> float | None:
         """Largest difference to the inputs of the pictures that the row shows; None without any."""
-        return max((self._gap(row, name, tensor) for name, tensor in (wanted or {}).items()), default=None)
+        return max((self._gap(row, name, tensor) for name, tensor in wanted.items()), default=None)
 
     def _gap(self, row: int, name: str, wanted: torch.Tensor) -> float:
         if name not in self.inputs:
@@ -138,9 +148,9 @@ class _Pictures:
             return inf
         return float((given.double() - wanted.double()).abs().max())
 
-    def leave(self, wanted: dict[str, torch.Tensor] | None) -> None:
+    def leave(self, wanted: dict[str, torch.Tensor]) -> None:
         """Go on behind a row's pictures."""
-        for name, tensor in (wanted or {}).items():
+        for name, tensor in wanted.items():
             if name in self._begins:
                 self._begins[name] += len(tensor)
 
