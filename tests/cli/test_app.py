@@ -1,6 +1,7 @@
 """The command line: one line for what a user can mend, exit codes, and a bench of a served model from end to
 end."""
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from display import Quiet, error_line
+from endpoint_server import EndpointServer, says
 from photographs import bomb
 from places import CONFIGS
 from safer_steer.cli import app
@@ -387,6 +389,16 @@ def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: 
         "summary.json: changed since `bench` finished",
         "report.html: missing (report)",
     ]
+
+
+async def test_a_served_model_is_asked_under_the_system_message_that_was_given(tmp_path: Path) -> None:
+    Image.new("RGB", (84, 84)).save(tmp_path / "a.png")
+    asked = ("--suite", one_row(tmp_path), "--system", "Answer in one word.", "--no-judge", "--no-check")
+    async with EndpointServer(always=says("hello")) as server:
+        command = partial(safer_steer, "bench", "--model", "m", "--base-url", server.url, *asked)
+        done = await asyncio.to_thread(command, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert [body["messages"][0]["content"] for body in server.bodies] == ["Answer in one word."]
 
 
 def test_a_model_is_not_measured_on_scripts_that_were_selected_against_it(tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def test_the_card_says_what_the_run_says(run: Path, model: Path) -> None:
         "stay under its licence",
         "## Limits",
         "--max-tokens 40 --temperature 0.7",
+        "--system 'You are a helpful assistant.' ",
     ):
         assert needed in text, needed
     assert str(run.parent) not in text and verify(model) == []

@@ -44,6 +44,7 @@ def bench(
     judge_only: options.JudgeOnly = None,
     format: options.Layout = Format.PLAIN,
     ask_layout: options.AskLayout = True,
+    system: options.System = options.SYSTEM,
     temperature: options.Temperature = 0.7,
     max_tokens: options.MaxTokens = 2048,
     judge_max_tokens: options.JudgeMaxTokens = 2048,
@@ -88,7 +89,7 @@ def bench(
         "judged": not no_judge,
         "adaptive": _adaptive(attacker_model or [], adaptive or []),
     }
-    student = Student(format=format, max_pixels=max_pixels)
+    student = Student(format=format, system=system, max_pixels=max_pixels)
     _served(roles, student, measured, limit, out, fresh, not no_check)
 
 

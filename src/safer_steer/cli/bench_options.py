@@ -17,7 +17,7 @@ from safer_steer.errors import NoResult, UserError
 MODEL, JUDGE, ATTACKER = "Models behind endpoints", "Judge", "Attackers that adapt"
 """Headings of the help."""
 Pictures = Literal["true", "false", "caption"]
-MOST_PIXELS = Student().max_pixels
+MOST_PIXELS, SYSTEM = Student().max_pixels, Student().system
 SEVERAL = "may be given several times"
 
 ConfigOfRun = Annotated[
@@ -67,6 +67,13 @@ AskLayout = Annotated[
     bool,
     typer.Option(
         help="Ask for the layout in the system message; a model trained on it needs no asking.",
+        rich_help_panel=MODEL,
+    ),
+]
+System = Annotated[
+    str,
+    typer.Option(
+        help="System message of every dialogue; that of the training, for a trained student.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -161,8 +168,8 @@ Suites = Annotated[
 Capability = Annotated[
     list[str] | None,
     typer.Option(
-        help="Multiple-choice questions: a JSONL or Parquet file or a folder in ScienceQA's columns, or"
-        f" `sandbox`; {SEVERAL}. No judge is asked about them."
+        help="Multiple-choice questions: a JSONL, JSON or Parquet file or a folder in ScienceQA's"
+        f" columns, or `sandbox`; {SEVERAL}. No judge is asked about them."
     ),
 ]
 Questions = Annotated[
@@ -242,6 +249,7 @@ OPTIONS = {
     "roles.attacker.max_tokens": "--attacker-max-tokens",
     "roles.attacker.pictures": "--attacker-pictures",
     "student.format": "--format",
+    "student.system": "--system",
     "student.max_pixels": "--max-pixels",
     "bench.targets": "--model",
     "bench.suites": "--suite",

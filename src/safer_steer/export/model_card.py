@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,7 @@ def _use(config: Config) -> str:
         --dtype {student.dtype} --limit-mm-per-prompt '{{"image": 1, "video": 0}}'
     safer-steer bench --model steered --base-url http://localhost:8000/v1 --format {student.format.value} \\
         --no-ask-layout --max-tokens {student.max_turn_tokens} --temperature {config.bench.temperature:g} \\
+        --max-pixels {student.max_pixels} --system {shlex.quote(student.system)} \\
         --suite SUITE --judge-model JUDGE --judge-base-url URL --out RESULTS"""
 
 
