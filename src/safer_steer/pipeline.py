@@ -81,8 +81,7 @@ def run(
             return run.folder / "report.html"
         sft(run)
         rl(run)
-        with reported(run):
-            bench(run)
+        bench(run)
         return run.folder / "report.html"
 
 
@@ -179,13 +178,14 @@ def rl(run: Run) -> None:
 
 
 def bench(run: Run) -> None:
-    """The measurement: bench/<model>/<suite>.jsonl and summary.json.
+    """The measurement: bench/<model>/<suite>.jsonl and summary.json; then the page.
 
     Raises:
         NoResult: too many dialogues were not scored. The stage is not finished then; the next run plays those
             once more.
     """
-    measure(run, {name: partial(agents.student, run, name) for name in run.config.bench.models})
+    with reported(run):
+        measure(run, {name: partial(agents.student, run, name) for name in run.config.bench.models})
 
 
 def measure(

@@ -401,6 +401,14 @@ async def test_a_served_model_is_asked_under_the_system_message_that_was_given(t
     assert [body["messages"][0]["content"] for body in server.bodies] == ["Answer in one word."]
 
 
+def test_the_bench_of_a_runs_models_ends_with_the_page(tmp_path: Path) -> None:
+    student = {"dtype": "float32", "device": "cpu", "max_turn_tokens": 8, "max_length": 2048}
+    config = config_file(tmp_path, student=student, bench={"models": ["base"], "dialogues": 1})
+    done = safer_steer("bench", config, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in done.stdout
+
+
 def test_a_model_is_not_measured_on_scripts_that_were_selected_against_it(tmp_path: Path) -> None:
     suite = tmp_path / "mine.jsonl"
     row = {"id": "a", "kind": "red_team", "turns": [{"user": "x"}], "meta": {"filtered_against": "Org/Model"}}
