@@ -1,6 +1,6 @@
 """Tries pictures on the student's own processor, so that one that it does not take costs a line and no work.
 
-Processors have bounds of their own: Qwen2.5-VL's takes no picture that is 200 times as wide as high.
+Processors have bounds of their own: Qwen2.5-VL's takes no picture with one side over 200 times the other.
 """
 
 from __future__ import annotations
