@@ -12,6 +12,7 @@ from places import CONFIGS
 from safer_steer.config import SHIPPED, Config, Role, RoleName
 from safer_steer.config_file import describe, dump_config, load_config
 from safer_steer.errors import UserError
+from safer_steer.sources.sets import SETS
 
 
 def written(folder: Path, text: str) -> Path:
@@ -282,6 +283,18 @@ def leaves(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, obj
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
+def test_a_shipped_config_names_splits_that_the_sets_have(path: Path) -> None:
+    """As `safer-steer sets` lists them: "default: train, validation; test: harm, help"."""
+    named = [source for source in load_config(path).seeds.sources if source.split]
+    assert len(named) > 5
+    for source in named:
+        layout = SETS[source.name]
+        parts = [part.rpartition(": ")[::2] for part in layout.parts.split("; ")]
+        of_subset = [splits for name, splits in parts if name == (source.subset or layout.subset)]
+        assert source.split in (of_subset or [splits for _, splits in parts])[0].split(", "), source
 
 
 @pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
