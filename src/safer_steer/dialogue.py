@@ -109,16 +109,19 @@ class Turn(Pictured):
     (`endpoints/thinking.py`)."""
 
     user: Said
+    """What the user says."""
     images: list[str] = Field(default_factory=list, exclude_if=lambda images: not images)
     """The pictures that the user shows with this turn, besides the row's in the first one; none, and not in
     the row, for most turns. Read and named as the row's (see `Seed`)."""
     assistant: str | None = None
+    """The answer as sampled; None in a script."""
     scores: dict[str, float] | None = None
     """Scores by name; None if the turn was not, or could not be, scored."""
     next_user: str | None = Field(None, exclude_if=lambda text: text is None)
     """The tutor's next user turn, adapted to this answer; None (and not in the row) if the script's turn is
     next."""
     meta: dict[str, Any] = Field(default_factory=dict)
+    """Further facts by name: why it is unscored, tokens, the tutor's strategy."""
 
     @field_validator("user", "assistant", "next_user", mode="before")
     @classmethod
@@ -132,12 +135,19 @@ class Seed(Pictured):
     folder. In a file, `image` is accepted for `images`, and a single path for a list of one."""
 
     id: str = Field(min_length=1)
+    """Unique in its file."""
     kind: Kind
+    """`benign`, `obfuscated` or `red_team`."""
     source: str = ""
+    """The set it comes from."""
     intent: str = ""
+    """What the user is really after."""
     images: list[str] = Field(default_factory=list)
+    """Paths of the pictures shown with the first turn."""
     turns: list[Turn] = Field(min_length=1)
+    """The user's turns."""
     meta: dict[str, Any] = Field(default_factory=dict)
+    """Further facts by name."""
 
     @property
     def script(self) -> list[str]:
@@ -168,7 +178,9 @@ class Dialogue(Seed):
     """A played seed: its turns hold the actual exchanges."""
 
     turns: list[Turn] = Field(default_factory=list)
+    """The exchanges that took place; fewer than the script's if it ended early."""
     stop: StopReason | None = None
+    """Why it ended."""
 
     @classmethod
     def begin(cls, seed: Seed) -> Dialogue:

@@ -4,6 +4,29 @@ A bad rollout is data, not a crash: the dialogue loop catches `BoundaryError` an
 A `UserError` is a mistake somebody can mend: the command line prints its one line and exits with code 2.
 """
 
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends."""
+
+    def __new__(cls, number: int, meaning: str) -> ExitCode:
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        return code
+
+    meaning: str
+    """In a few words, for `--help` and the docs."""
+
+    DONE = 0, "done"
+    DIFFERENCE = 1, "`verify` found a difference"
+    TO_FIX = 2, "something to fix, which one line names, or the spending limit"
+    NO_RESULT = 3, "too many dialogues of a bench are unscored for a result"
+    INTERRUPTED = 130, "interrupted; the same command goes on"
+
 
 class UserError(Exception):
     """Something the user can mend. The message says what was wrong, where (file, line or key), and what to

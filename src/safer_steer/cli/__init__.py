@@ -1,8 +1,5 @@
 """The command line, one module per kind of command. Heavy imports are inside the commands, so that `--help`
 is fast.
-
-Exit codes: 0 done, 1 `verify` found differences, 2 an error the user can fix (reported on one line), 3 the
-bench has no valid result, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from safer_steer import processes
-from safer_steer.errors import EndedElsewhere, NoResult, SpendingLimit, UserError, shortened
+from safer_steer.errors import EndedElsewhere, ExitCode, NoResult, SpendingLimit, UserError, shortened
 from safer_steer.extras import what_is_missing
 from safer_steer.stages import STAGES
 
@@ -39,35 +39,36 @@ class _OneLine(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            _end(f"error: {error}", 2)
+            _end(f"error: {error}", ExitCode.TO_FIX)
         except NoResult as error:
-            _end(f"no result: {error}", 3)
+            _end(f"no result: {error}", ExitCode.NO_RESULT)
         except SpendingLimit as error:
-            _end(f"spending limit: {error}", 2)
+            _end(f"spending limit: {error}", ExitCode.TO_FIX)
         except ModuleNotFoundError as error:
             line = what_is_missing(error)
             if line is None:
                 raise
-            _end(f"error: {line}", 2)
+            _end(f"error: {line}", ExitCode.TO_FIX)
         except KeyboardInterrupt:
-            _end("interrupted; run the same command to continue", 130)
+            _end("interrupted; run the same command to continue", ExitCode.INTERRUPTED)
         except OSError as error:
             if error.errno not in OUTSIDE:
                 raise
             where = error.filename2 or error.filename or "this machine"
             what = f"{shortened(str(where))}: {error.strerror}"
-            _end(f"error: {what}; fix that and run the same command to continue", 2)
+            _end(f"error: {what}; fix that and run the same command to continue", ExitCode.TO_FIX)
         except EndedElsewhere as ended:
             raise typer.Exit(ended.code) from None
         except Exception as error:
             if processes.is_lost_connection(error):
-                _end("error: another process of this launch was killed; run the same command to continue", 2)
+                line = "error: another process of this launch was killed; run the same command to continue"
+                _end(line, ExitCode.TO_FIX)
             if not processes.may_speak():
                 raise typer.Exit(1) from None
             raise
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: ExitCode) -> None:
     if processes.may_speak():
         typer.echo(" ".join(line.split()), err=True)
     raise typer.Exit(code)
@@ -82,8 +83,7 @@ ABOUT = (
     " measures a"
     " model behind an endpoint."
     "\n\n"
-    "Exit codes: 0 done, 1 `verify` found a difference, 2 something to fix, 3 no valid result, 130"
-    " interrupted."
+    f"Exit codes: {'; '.join(f'{code:d} {code.meaning}' for code in ExitCode)}."
 )
 app = typer.Typer(
     cls=_OneLine,

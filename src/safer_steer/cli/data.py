@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from safer_steer.cli.app import app, console
 from safer_steer.config import ModelName, Source
 from safer_steer.config_file import in_words
-from safer_steer.errors import UserError
+from safer_steer.errors import ExitCode, UserError
 from safer_steer.extras import require
 from safer_steer.tables import fitted
 
@@ -89,7 +89,7 @@ def verify(
     for line in (*found, *not_compared(folder)):
         typer.echo(line)
     if found:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.DIFFERENCE)
     typer.echo(f"{folder}: every file matches the manifest")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.config_file import dump_config
-from safer_steer.errors import UserError
+from safer_steer.errors import ExitCode, UserError
 from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Experiment, config_of
 from safer_steer.experiments.trunk import UP_TO_SFT, branch, run_id, trunk_id, unmeasured, up_to_sft
@@ -26,8 +26,6 @@ from safer_steer.stages import STAGES
 from safer_steer.store import AtWork, locked, write_atomic
 from safer_steer.workers import side_by_side
 
-NO_RESULT = 3
-"""Exit code of a run that left too many dialogues unscored."""
 ENDS_S = 30
 """Seconds in which a stage ends after Ctrl-C: it waits for replies under way (`run.folder.SETTLE_S`)."""
 Say = Callable[[str], None]
@@ -183,7 +181,7 @@ async def _do(job: Job, threads: int, say: Say) -> str | None:
             say(f"{job.name}: waiting for it to end; Ctrl-C again stops it at once")
             await _end(process)
             raise
-        if code == NO_RESULT:  # its dialogues are there, and the table counts those without a result
+        if code == ExitCode.NO_RESULT:  # its dialogues are there, and the table counts those without a result
             say(f"{job.name}: {_last_line(log)}")
         elif code:
             return f"{_last_line(log)} ({log})"
