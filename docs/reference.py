@@ -48,8 +48,9 @@ def config_page() -> str:
     ]
     return (
         f"# The config\n\n{NOTE}\nOne YAML file; an unknown key is an error. `<role>` stands for any role,"
-        " `[]` for any entry of a list. The kind says what another value means for a run that was begun: another run (`run`), other calls from now on (`call`), or nothing (`free`). `safer-steer config` prints the same.\n\n"
-        + "\n".join(tables)
+        " `[]` for any entry of a list. The kind says what another value means for a run that was begun:"
+        " another run (`run`), other calls from now on (`call`), or nothing (`free`). `safer-steer config`"
+        " prints the same.\n\n" + "\n".join(tables)
     )
 
 
