@@ -13,20 +13,22 @@ from packaging.utils import canonicalize_name
 from places import ROOT
 
 
-def link_core(folder: Path) -> dict[str, str]:
-    """Link the base dependencies, and what they need in turn, into `folder`.
+def link_core(folder: Path, package: Path = ROOT / "src") -> dict[str, str]:
+    """Link the base dependencies, and what they need in turn, into `folder`. `package` is where this package
+    lies.
 
     Returns:
         The environment in which `python -S` sees the package, those packages, and no others.
     """
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    folder.mkdir(exist_ok=True)
     for name in closure(wanted):
         for file in distribution(name).files or ():
             top = file.parts[0]
             link = folder / top
             if top not in ("..", "__pycache__") and not link.exists():
                 link.symlink_to(distribution(name).locate_file(top))
-    path = os.pathsep.join([str(folder), str(ROOT / "src")])
+    path = os.pathsep.join([str(folder), str(package)])
     return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
