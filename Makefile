@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-runs test-integration test-browser screenshots check-llamafactory check-verl check-engines check-llamacpp check-inspect lint clean
+.PHONY: demo test test-runs test-integration test-browser screenshots check-llamafactory check-verl check-engines check-llamacpp check-inspect docs lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
@@ -44,6 +44,9 @@ check-inspect: .venv-inspect/.installed  ## the bench as an Inspect task: the sa
 runs/export_check/export: .venv/.installed-dev
 	@rm -rf runs/export_check
 	$(BIN)/python tests/support/export_run.py runs/export_check
+
+docs: .venv-docs/.installed  ## the docs as a site with search, in runs/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 lint: .venv/.installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -109,10 +112,15 @@ chromium:
 	.venv-inspect/bin/python -m pip install -q -r $< -e .
 	@touch $@
 
+.venv-docs/.installed: docs/requirements.txt
+	@$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q -r $<
+	@touch $@
+
 .venv-uv/.installed:
 	@$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/python -m pip install -q uv==0.13.9
 	@touch $@
 
 clean:  ## remove the virtual environments; runs stay
-	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl .venv-llamacpp .venv-uv .venv-inspect
+	rm -rf .venv .venv-vllm .venv-llamafactory .venv-verl .venv-llamacpp .venv-uv .venv-inspect .venv-docs
