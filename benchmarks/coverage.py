@@ -1,4 +1,5 @@
-"""How often the 95 % intervals contain the true value: the check behind "Intervals" in docs/method.md.
+"""How often the 95 % intervals contain the true value: the check behind "Intervals" in
+docs/explanation/method.md.
 
     python benchmarks/coverage.py            # under a minute on one core; prints Markdown
 

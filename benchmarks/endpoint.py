@@ -1,7 +1,7 @@
 """Measures the client cost of a model call, and the time saved by judging a dialogue's turns in parallel.
 
     python benchmarks/endpoint.py                # the tables, and which targets are met; about two minutes
-    python benchmarks/endpoint.py --markdown     # the tables as in docs/performance.md
+    python benchmarks/endpoint.py --markdown     # the tables as in docs/explanation/performance.md
 
 The endpoint is a stub: an HTTP server in its own process that answers every call with the same verdict after
 a seeded latency. The variants run one after the other, each in a fresh process against a fresh stub.

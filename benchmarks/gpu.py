@@ -398,7 +398,7 @@ def machine(gpu: bool) -> dict[str, Any]:
 
 
 def tables(found: dict[str, Any], sizes: Sizes) -> str:
-    """The Markdown of docs/performance.md. A row that was not measured says so."""
+    """The Markdown of docs/explanation/performance.md. A row that was not measured says so."""
     rows = found.get("rows", [])
 
     def cell(row: dict[str, Any] | None, key: str, form: str = ",.0f") -> str:

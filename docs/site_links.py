@@ -1,5 +1,5 @@
-"""For `mkdocs build`: a link to a file of the repository outside docs/ becomes the file's name, since the site does
-not have it. A link that leads to no file at all stays, and ends the build."""
+"""For `mkdocs build`: a link to a file of the repository outside docs/ becomes the file's name, since the
+site does not have it. A link that leads to no file at all stays, and ends the build."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from safer_steer.experiments.spec import load_experiment
 from safer_steer.experiments.table import claims_table, markdown, table
 
 DOCS = Path(__file__).parent
-PAGES = ("../README.md", "results.md", "claims.md")
+PAGES = ("../README.md", "results/results.md", "results/claims.md")
 HEADLINE = (
     "single-turn Safe",
     "multi-turn Safe",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage III of a run on verl 0.9.1 (docs/verl.md). The scripts beside this one say how to spread it over GPUs.
+# Stage III of a run on verl 0.9.1 (docs/how-to/verl.md). The scripts beside this one say how to spread it over GPUs.
 # usage: launch.sh RUN [override of verl's config...]
 # RUN: a folder with `sft` finished and exported (`safer-steer export RUN`), at the same path on every node.
 # MODEL: the student to start from, if not RUN/sft/model; needed with student.lora_rank, whose SFT saves an adapter:

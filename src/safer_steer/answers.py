@@ -1,7 +1,8 @@
 """What answers lack besides safety and help: an answer block, words, or words of their own.
 
-An answer without anything to see helps nobody, so the judge's Help is 0 (docs/method.md, "Evaluation"). A
-model that learns the layout gains Help by that alone, which these counts tell apart from better answers.
+An answer without anything to see helps nobody, so the judge's Help is 0 (docs/explanation/method.md,
+"Evaluation"). A model that learns the layout gains Help by that alone, which these counts tell apart from
+better answers.
 """
 
 from __future__ import annotations

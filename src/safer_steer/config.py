@@ -34,7 +34,7 @@ SANDBOX_AGENTS: dict[str, RoleName] = {
     "sandbox-c": "attacker",
     "sandbox-ab": "tutor",
 }
-"""Embedded agents besides `sandbox`, and the role that each can do (docs/adaptive.md)."""
+"""Embedded agents besides `sandbox`, and the role that each can do (docs/how-to/adaptive.md)."""
 
 SHIPPED = Path(__file__).parent / "sandbox" / "student"
 """The weights of the sandbox's base student, which come with this package."""
@@ -342,7 +342,7 @@ class Bootstrap(Strict):
 
 
 class Adaptive(Strict):
-    """The adaptive part of the measurement: an attacker in the user's seat (docs/adaptive.md)."""
+    """The adaptive part of the measurement: an attacker in the user's seat (docs/how-to/adaptive.md)."""
 
     attackers: list[str] = Field(
         default_factory=list,
@@ -365,7 +365,7 @@ class Adaptive(Strict):
     tries: int = Field(3, ge=1, le=100, description="dialogues for each intent; breach@k needs k of them")
     see_scores: bool = Field(False, description="show the attacker the judge's scores of the last answer")
     techniques: list[str] = Field(
-        default_factory=list, description="techniques to choose from; empty: all of docs/adaptive.md"
+        default_factory=list, description="techniques to choose from; empty: all of docs/how-to/adaptive.md"
     )
 
     @field_validator("own")

@@ -1,7 +1,7 @@
 """The data types every stage shares: `Seed`, `Turn`, `Dialogue`, `StopReason`, and their JSONL form.
 
 A dialogue is D = (x, (u_1, a_1) ... (u_T, a_T)): x the pictures, u_t the user's turn, a_t the assistant's
-(docs/method.md, "The problem"). A seed is the same row with only the user's turns: the script.
+(docs/explanation/method.md, "The problem"). A seed is the same row with only the user's turns: the script.
 
 The row's pictures are shown with the first turn. Every turn may show pictures of its own.
 """
@@ -37,7 +37,7 @@ MOST_TAKEN_BACK = 100
 
 
 class Kind(StrEnum):
-    """The pool a script belongs to (docs/method.md, Stage I)."""
+    """The pool a script belongs to (docs/explanation/method.md, Stage I)."""
 
     BENIGN = "benign"
     OBFUSCATED = "obfuscated"

@@ -1,7 +1,7 @@
 """The 95 % intervals of the metrics: of a share, of a mean of shares over suites, and over training seeds.
 
 Rates are in percent. `benchmarks/coverage.py` simulates how often the intervals contain the true value
-(docs/method.md, "Intervals").
+(docs/explanation/method.md, "Intervals").
 """
 
 from __future__ import annotations

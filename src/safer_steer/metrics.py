@@ -1,4 +1,4 @@
-"""Metrics of the benchmark, as pure functions (docs/method.md, "Evaluation").
+"""Metrics of the benchmark, as pure functions (docs/explanation/method.md, "Evaluation").
 
 Every function takes dialogues as JSONL rows or as `Dialogue` objects. Their turns have the judge's scores
 `harmlessness` (-3..3), `helpfulness` (0..3) and optionally `refused` (0 or 1). Rates and differences are in

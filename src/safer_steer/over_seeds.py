@@ -1,5 +1,5 @@
 """Rates and differences of models that were trained with several seeds and measured on the same dialogues
-(docs/method.md, "Intervals"). In percent and percentage points."""
+(docs/explanation/method.md, "Intervals"). In percent and percentage points."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A vision-language model that refuses a harmful request in one turn often complies over several. The user
 spreads the goal over harmless-looking turns, relies on the picture, and keeps pressing. The method trains a
-student that stays safe in dialogue and keeps helping. `run` does all of it, in the order of docs/method.md:
+student that stays safe in dialogue and keeps helping. `run` does all of it, in the order of
+docs/explanation/method.md:
 
 1. **Seeds** (Stage I). Single-turn pairs of a picture and a question become scripts of 2-10 user turns, in
    three pools: benign, obfuscated, and red-team scripts. Red-team scripts for training are kept if they

@@ -83,7 +83,7 @@ def joined(device: str) -> Iterator[None]:
     if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
         raise UserError(
             "the processes must be on one machine, since they share the run folder; use torchrun on a single"
-            " machine, or verl on several (docs/verl.md)"
+            " machine, or verl on several (docs/how-to/verl.md)"
         )
     import torch
     from torch import distributed
@@ -128,7 +128,8 @@ def refuse_data_parallel(device: str) -> None:
     if (gpus := torch.cuda.device_count()) > 1:
         raise UserError(
             f"student.device: one process sees {gpus} GPUs; set CUDA_VISIBLE_DEVICES=0 to train on one, or"
-            f" start sft and rl with `torchrun --nproc_per_node {gpus} -m safer_steer` (docs/processes.md)"
+            f" start sft and rl with `torchrun --nproc_per_node {gpus} -m safer_steer`"
+            " (docs/how-to/processes.md)"
         )
 
 

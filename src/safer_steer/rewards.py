@@ -1,4 +1,4 @@
-"""Rewards of Stage III, as pure functions (docs/method.md, "Stage III"; the paper's eq. 18-21).
+"""Rewards of Stage III, as pure functions (docs/explanation/method.md, "Stage III"; the paper's eq. 18-21).
 
 Differences from the published code: usefulness is locked to safety in code, an unscored trajectory is
 excluded from its group's baseline instead of earning 0, and both forms of the trajectory-consistent reward

@@ -285,7 +285,7 @@ async def test_scripts_without_a_picture_are_measured_like_any_others(tmp_path: 
 
 
 def test_every_source_and_command_of_the_documentation_is_one() -> None:
-    text = (ROOT / "docs/data.md").read_text()
+    text = (ROOT / "docs/how-to/data.md").read_text()
     (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     sources = Config.model_validate(
         yaml.safe_load(block) | {"assembly": {}, "rl": {"seeds": 1}}

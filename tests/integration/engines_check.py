@@ -3,7 +3,7 @@
 usage: python engines_check.py UV    (`make check-engines` runs it)
 
 Each pinned engine is resolved alone, with the core, and with the core and the extra `student`.
-Prints the table of docs/install.md. Exit code 1 if an engine resolves alone and not beside the package.
+Prints the table of docs/start/install.md. Exit code 1 if an engine resolves alone and not beside the package.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def test_an_endpoint_may_call_its_model_what_it_likes(world: Server, tmp_path: P
 def test_the_documented_command_is_the_one_that_is_tested() -> None:
     [command] = re.findall(
         r"^    (.venv-vllm/bin/python .*?)\n\n",
-        (ROOT / "docs" / "serving.md").read_text(),
+        (ROOT / "docs/how-to/serving.md").read_text(),
         re.MULTILINE | re.DOTALL,
     )
     words = shlex.split(command.replace("\\\n", " "))

@@ -313,8 +313,8 @@ PEAKS = ("bench generation", "sft training", "rl rollouts", "rl reference", "rl 
 
 
 def test_the_tables_of_the_page_about_scaling_are_what_the_plan_says() -> None:
-    """Each row of docs/scaling.md, computed again."""
-    text = (ROOT / "docs" / "scaling.md").read_text()
+    """Each row of docs/how-to/scaling.md, computed again."""
+    text = (ROOT / "docs/how-to/scaling.md").read_text()
     row = r"^\| (\d+B) \| (LoRA|all) \| (\d+)(?: (DDP|FSDP2))? \| (transformers|vllm) \| (.*) \|$"
     rows = re.findall(row, text, re.MULTILINE)
     assert {row[0] for row in rows} == {"3B", "7B", "32B"} and len(rows) >= 10

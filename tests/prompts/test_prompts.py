@@ -89,7 +89,7 @@ FIRST = {
     "judge": "02813f73afe60673",
 }
 """The start of the SHA-256 of each prompt as first asked. The sandbox draws by these bytes: whoever changes
-one has to measure docs/results.md again."""
+one has to measure docs/results/results.md again."""
 
 
 @each_prompt

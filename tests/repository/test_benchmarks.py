@@ -1,5 +1,5 @@
-"""The benchmarks run, on little, and print what they say they do. Their numbers are for docs/performance.md,
-not for a test."""
+"""The benchmarks run, on little, and print what they say they do. Their numbers are for
+docs/explanation/performance.md, not for a test."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_the_page_has_the_rows_that_gpu_measures() -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    page = (ROOT / "docs" / "performance.md").read_text().splitlines()
+    page = (ROOT / "docs/explanation/performance.md").read_text().splitlines()
     leads = [line.split(" not measured")[0] for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(leads) == 3 + 10 + 4 + 2
     for lead in leads:

@@ -99,7 +99,7 @@ async def test_own_attacker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_the_attacker_of_the_docs_can_be_run(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adaptive.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/adaptive.md").read_text(), re.DOTALL)
     assert len(block.strip().splitlines()) <= 10
     made: dict[str, Any] = {}
     exec(block, made)

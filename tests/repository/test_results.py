@@ -27,14 +27,14 @@ def tables() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["../README.md", "results.md", "claims.md"])
+@pytest.mark.parametrize("name", ["../README.md", "results/results.md", "results/claims.md"])
 def test_the_pages_have_the_tables_of_the_results(tables: ModuleType, name: str) -> None:
     page = (DOCS / name).read_text(encoding="utf-8")
     assert tables.page(page) == page, "write them with: python docs/tables.py"
 
 
 def test_every_result_has_a_table() -> None:
-    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    page = (DOCS / "results/results.md").read_text(encoding="utf-8")
     assert RESULTS and [path.stem for path in RESULTS] == sorted(re.findall(r"<!-- (?!end)(\w+) -->", page))
 
 

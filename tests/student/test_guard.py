@@ -137,5 +137,5 @@ def test_the_documentation_lists_the_checks() -> None:
         + " |"
         for check in CHECKS
     ]
-    table = (ROOT / "docs/checks.md").read_text().partition("| --- |")[2].partition("\n\n")[0]
+    table = (ROOT / "docs/explanation/checks.md").read_text().partition("| --- |")[2].partition("\n\n")[0]
     assert table.splitlines()[1:] == rows

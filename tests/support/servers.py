@@ -51,7 +51,7 @@ ROLLOUTS = [
     *("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"),
     *("--max-num-batched-tokens", "16384"),  # on the CPU, a seeded request of which a part is prefilled fails
 ]
-"""What Stage III needs besides (docs/rollouts.md)."""
+"""What Stage III needs besides (docs/how-to/rollouts.md)."""
 
 
 class Server:

@@ -1,1 +1,1 @@
-"""The adaptive bench: an attacker in the user's seat, that sees the answers (docs/adaptive.md)."""
+"""The adaptive bench: an attacker in the user's seat, that sees the answers (docs/how-to/adaptive.md)."""

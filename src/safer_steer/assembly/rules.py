@@ -1,4 +1,4 @@
-"""Rules 1 and 2, judged by the role `evaluator` (docs/method.md, "Data sets").
+"""Rules 1 and 2, judged by the role `evaluator` (docs/explanation/method.md, "Data sets").
 
 Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: the script
 meets rule 1, is obfuscated or red-team, and is history-dependent: its last user turn alone is judged

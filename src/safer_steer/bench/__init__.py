@@ -1,1 +1,2 @@
-"""The measurement: suites of scripts, the judge, the run, and the summary (docs/method.md, "Evaluation")."""
+"""The measurement: suites of scripts, the judge, the run, and the summary (docs/explanation/method.md,
+"Evaluation")."""

@@ -1,5 +1,5 @@
 """The adaptive part of the bench: which dialogues each attacker plays, and what they came to
-(docs/adaptive.md)."""
+(docs/how-to/adaptive.md)."""
 
 from __future__ import annotations
 

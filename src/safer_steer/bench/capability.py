@@ -1,5 +1,5 @@
 """Capability kept: exact match on multiple-choice questions, for every model, and against the base
-(docs/method.md, "Capability kept")."""
+(docs/explanation/method.md, "Capability kept")."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Which option of a multiple-choice question an answer names. Strict: an answer that names none, or more than
-one, has made no choice (docs/data.md, "Questions for the bench").
+one, has made no choice (docs/how-to/data.md, "Questions for the bench").
 """
 
 from __future__ import annotations

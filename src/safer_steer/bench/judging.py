@@ -38,7 +38,7 @@ class JudgeCritic:
         )
         shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         verdict = await self.model.ask(JUDGE, inputs, shown, repeat=self.repeat)
-        # What nobody sees helps nobody: docs/method.md fixes that score.
+        # What nobody sees helps nobody: docs/explanation/method.md fixes that score.
         helpfulness = 0 if lack(text, self.format) else verdict.helpfulness
         scores = {
             "harmlessness": verdict.harmlessness,

@@ -1,4 +1,4 @@
-"""Red-blue rollouts and their filter (docs/method.md, "Stage II")."""
+"""Red-blue rollouts and their filter (docs/explanation/method.md, "Stage II")."""
 
 from __future__ import annotations
 

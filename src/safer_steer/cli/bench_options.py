@@ -157,7 +157,8 @@ AdaptiveKeys = Annotated[
     typer.Option(
         "--adaptive",
         metavar="KEY=VALUE",
-        help=f"A key of bench.adaptive, such as tries=5 or intents=FILE (docs/adaptive.md); {SEVERAL}.",
+        help="A key of bench.adaptive, such as tries=5 or intents=FILE (docs/how-to/adaptive.md);"
+        f" {SEVERAL}.",
         rich_help_panel=ATTACKER,
     ),
 ]

@@ -95,7 +95,8 @@ def verify(
 
 @app.command("sets")
 def known_sets() -> None:
-    """List the published data sets that can be read as they are; docs/data.md shows how to use each."""
+    """List the published data sets that can be read as they are; docs/how-to/data.md shows how to use
+    each."""
     from safer_steer.sources.sets import SETS
 
     head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")

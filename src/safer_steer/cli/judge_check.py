@@ -21,7 +21,7 @@ def judge_check(
         Path, typer.Argument(metavar="RUN", help="The folder of a bench whose answers are scored.")
     ],
     labels: Annotated[
-        Path | None, typer.Option(help="CSV file of people's labels; docs/judge.md has its columns.")
+        Path | None, typer.Option(help="CSV file of people's labels; docs/how-to/judge.md has its columns.")
     ] = None,
     second: Annotated[
         Path | None,

@@ -1,5 +1,5 @@
 """Assumptions that a sample cannot provide, as numbers the user can change. They are listed below the cost
-table; docs/cost.md gives their origin."""
+table; docs/how-to/cost.md gives their origin."""
 
 from __future__ import annotations
 

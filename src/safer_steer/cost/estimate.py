@@ -1,5 +1,5 @@
 """The estimate: runs every stage's own code on the sample and scales the counts up to the full run
-(docs/cost.md)."""
+(docs/how-to/cost.md)."""
 
 from __future__ import annotations
 

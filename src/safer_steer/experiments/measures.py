@@ -91,9 +91,9 @@ class Capability:
 
 @dataclass(frozen=True)
 class Breached:
-    """breach@1 of an attacker that adapts (docs/adaptive.md), in percent; of all together if it is None. With
-    `minus`, its difference to another attacker's on the same intents, in points. With `requests`, only what
-    breached with at most so many attack requests of each."""
+    """breach@1 of an attacker that adapts (docs/how-to/adaptive.md), in percent; of all together if it is
+    None. With `minus`, its difference to another attacker's on the same intents, in points. With `requests`,
+    only what breached with at most so many attack requests of each."""
 
     attacker: str | None
     minus: str | None = None

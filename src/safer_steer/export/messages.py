@@ -1,8 +1,8 @@
 """A dialogue as chat messages. Every export format takes its text from here.
 
 Other trainers build prompts from text, where `<|im_end|>` in a turn would be a special token and `<image>` a
-picture. Markers in a turn are therefore split, as `Transcript` splits them (docs/method.md, "What the
-published code gets wrong", 6).
+picture. Markers in a turn are therefore split, as `Transcript` splits them (docs/explanation/method.md, "What
+the published code gets wrong", 6).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 a run loses no counts.
 
 Aligned models refuse to attack, write nothing, or repeat themselves. A judge may also refuse, or give
-everything the same score (docs/method.md, "What the published code gets wrong"). And a group of trajectories
-whose returns are all equal teaches nothing (docs/method.md, "Stage III").
+everything the same score (docs/explanation/method.md, "What the published code gets wrong"). And a group of
+trajectories whose returns are all equal teaches nothing (docs/explanation/method.md, "Stage III").
 """
 
 from safer_steer.health.stages import examine

@@ -1,4 +1,5 @@
-"""The adaptive bench: an attacker in the user's seat, and what it comes to as metrics (docs/adaptive.md)."""
+"""The adaptive bench: an attacker in the user's seat, and what it comes to as metrics
+(docs/how-to/adaptive.md)."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 """How far the judge of a bench can be trusted: against people, against itself, against another judge
-(docs/judge.md)."""
+(docs/how-to/judge.md)."""

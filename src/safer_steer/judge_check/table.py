@@ -169,7 +169,7 @@ def _corrected(people: Found) -> Table:
         "Rates corrected for the judge's errors",
         "In %, with 95 % intervals that hold both uncertainties: which dialogues were measured, and which"
         " were labelled. Each by the labels of its own dialogues; a rate with too few in one of its suites is"
-        " not corrected (docs/judge.md).",
+        " not corrected (docs/how-to/judge.md).",
         ["model", "protocol", "suite", "rate", "judged", "corrected", "labels", "in each suite"],
         rows,
         labels=4,

@@ -1,1 +1,2 @@
-"""Estimates a run's GPU memory from the model's config before anything is loaded; see docs/memory.md."""
+"""Estimates a run's GPU memory from the model's config before anything is loaded; see
+docs/how-to/memory.md."""

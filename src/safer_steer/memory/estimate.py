@@ -3,7 +3,7 @@
 This is an estimate, not a measurement. It counts the tensors that the installed transformers, PEFT and TRL
 hold at each stage's peak, for the longest dialogues and largest pictures that the config allows. The CUDA
 context, kernel workspaces and allocator fragmentation are not counted; `MARGIN` allows for them.
-docs/memory.md explains the formulas.
+docs/how-to/memory.md explains the formulas.
 
 Symbols: P parameters, A adapter parameters, G parameters with a gradient; H hidden, I intermediate, V
 vocabulary, L layers; T tokens in the batch; a bytes per number in the arithmetic (2 in bfloat16, 4 in

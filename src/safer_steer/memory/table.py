@@ -67,7 +67,7 @@ def _fit(peaks: list[Memory], card: float | None) -> list[str]:
         return [f"All stages fit a card of {card / GB:.0f} GB, with {MARGIN:.0%} left free."]
     return [
         f"{peak.stage} does not fit a card of {card / GB:.0f} GB with {MARGIN:.0%} left free:"
-        f" it needs {peak.total / GB:.1f} GB ({peak.peak}). docs/memory.md says what to change."
+        f" it needs {peak.total / GB:.1f} GB ({peak.peak}). docs/how-to/memory.md says what to change."
         for peak in large
     ]
 

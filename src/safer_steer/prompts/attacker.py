@@ -1,5 +1,5 @@
 """The adaptive bench: an attacker writes the next user turn, or takes its last one back and asks another way
-(docs/adaptive.md)."""
+(docs/how-to/adaptive.md)."""
 
 from pydantic import Field
 

@@ -1,5 +1,5 @@
-"""Evaluation: harmlessness -3..3 and helpfulness 0..3 of one turn, given all earlier turns (docs/method.md,
-"Evaluation")."""
+"""Evaluation: harmlessness -3..3 and helpfulness 0..3 of one turn, given all earlier turns
+(docs/explanation/method.md, "Evaluation")."""
 
 from pydantic import Field
 

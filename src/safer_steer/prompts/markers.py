@@ -1,8 +1,8 @@
 """Chat and picture markers in text that models wrote.
 
 A server builds the prompt from a chat template and reads markers such as `<|im_end|>` as special tokens,
-wherever they occur. Text from models must stay text (docs/method.md, "What the published code gets
-wrong", 6).
+wherever they occur. Text from models must stay text (docs/explanation/method.md, "What the published code
+gets wrong", 6).
 """
 
 import re

@@ -1,5 +1,5 @@
-"""Assembly, rules 1 and 2: is a whole script coherent, grounded, of its kind, and harmful? (docs/method.md,
-"Data sets")"""
+"""Assembly, rules 1 and 2: is a whole script coherent, grounded, of its kind, and harmful?
+(docs/explanation/method.md, "Data sets")"""
 
 from pydantic import Field
 

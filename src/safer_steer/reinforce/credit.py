@@ -1,5 +1,5 @@
-"""Credit by turn: what each turn of a trajectory adds to its return, against its siblings (docs/method.md,
-"Credit by turn"). Pure functions on lists, without torch.
+"""Credit by turn: what each turn of a trajectory adds to its return, against its siblings
+(docs/explanation/method.md, "Credit by turn"). Pure functions on lists, without torch.
 
 Differences from the trajectory's advantage (`rewards.group_advantages`): what turns before t have settled is
 left out of turn t's credit, and the baseline is the mean over the *other* trajectories that reached turn t.
@@ -31,7 +31,7 @@ def returns_to_go(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm =
     """G_t for every turn: the return R minus what turns before t have settled (`SETTLED`).
 
     - `min_mean`: alpha * (min r - min_{j<t} r_j) + (1 - alpha) * mean r, with the empty minimum 0;
-    - `running`: the sum over j >= t of r~_j (docs/method.md, "TCSR");
+    - `running`: the sum over j >= t of r~_j (docs/explanation/method.md, "TCSR");
     - `mean`: mean r at every turn; `min`: min r - min_{j<t} r_j.
 
     The first is the whole return R.

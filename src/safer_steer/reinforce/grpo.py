@@ -3,7 +3,7 @@
 This module provides whole dialogues as trajectories, an env mask that trains only sampled assistant tokens,
 the tutor's rewards, and the exclusion of unscored trajectories from the baseline. TRL provides the loss, KL,
 optimiser, checkpoints and distribution.
-Unlike the published code, every turn is scored, including the last; see docs/method.md.
+Unlike the published code, every turn is scored, including the last; see docs/explanation/method.md.
 """
 
 from __future__ import annotations

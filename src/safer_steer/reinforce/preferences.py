@@ -46,7 +46,7 @@ class Candidate:
     scores: dict[str, float] | None = None
     """The tutor's; None if it failed."""
     reward: float | None = None
-    """r_t' (docs/method.md, "Stage III")."""
+    """r_t' (docs/explanation/method.md, "Stage III")."""
     why: str = ""
     """Why there are no scores."""
 

@@ -1,4 +1,4 @@
-"""The Safety Tutor as critic (docs/method.md, "Stage III").
+"""The Safety Tutor as critic (docs/explanation/method.md, "Stage III").
 
 It sees the pictures, the whole history, the answer and the next template turn. It scores the turn and writes
 the next user turn, so the attack adapts to the student ("feedback dynamics"). It does not see the seed's

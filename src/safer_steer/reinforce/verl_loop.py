@@ -2,7 +2,7 @@
 
 verl's servers sample and its trainer learns. Dialogue, transcript, tutor and rewards are those of `rl` with
 TRL (`trajectory.roll_out`). verl 0.9.1, which is not installed with this package, finds this module by
-VERL_USE_EXTERNAL_MODULES (docs/verl.md). Its settings are `algorithm.safer_steer` of verl's config:
+VERL_USE_EXTERNAL_MODULES (docs/how-to/verl.md). Its settings are `algorithm.safer_steer` of verl's config:
 
 - `config`: path of the run's config, readable on every node;
 - `trajectories`: folder in which each worker writes its dialogues, or null.

@@ -28,8 +28,9 @@ def training_checks(run: Path, steps: Sequence[Row]) -> Table | None:
         return None
     return Table(
         "Checks",
-        "At the first step and every student.check_every. A failed check stops the run; docs/checks.md lists"
-        " them. Compared: dialogues of these steps whose labels, masks or advantages are those due. Blank"
+        "At the first step and every student.check_every. A failed check stops the run;"
+        " docs/explanation/checks.md lists them. Compared: dialogues of these steps whose labels, "
+        "masks or advantages are those due. Blank"
         " pictures: mean shift of the trained tokens' log-probabilities without what is on the pictures, at"
         " the first and the last check. Engine: largest mean difference of a dialogue's log-probabilities"
         " between trainer and rollout. Both are in nats. Moved: largest change of a weight watched.",

@@ -75,7 +75,7 @@ def outcome(dialogue: Dialogue, adaptive: bool = False) -> Outcome:
 
     Args:
         adaptive: an attacker that adapts was in the user's seat. Then `breached` takes the place of
-            `gave_way` (docs/adaptive.md), and a try that the attacker gave up has `held`.
+            `gave_way` (docs/how-to/adaptive.md), and a try that the attacker gave up has `held`.
     """
     counted = state_of(dialogue) if adaptive else state(dialogue)
     if counted != "scored":

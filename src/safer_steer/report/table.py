@@ -2,8 +2,8 @@
 intervals.
 
 A model that refuses everything does well on Safe and Help in the attack suites. So over-refusal and Help on
-the safe twins are in the same table (docs/method.md, "What the published code gets wrong", 9). Rates are
-0-100.
+the safe twins are in the same table (docs/explanation/method.md, "What the published code gets wrong", 9).
+Rates are 0-100.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ def _corrected(label: str, corrected: Summary, models: list[str]) -> TableRow:
     """The row below a rate; empty if there is none."""
     keys = CORRECTED.get(label)
     found = [rate(at(corrected, model, *keys)) if keys else None for model in models]
-    note = "The same, corrected for the judge's errors by people's labels (docs/judge.md)."
+    note = "The same, corrected for the judge's errors by people's labels (docs/how-to/judge.md)."
     return TableRow(f"{label}, corrected", note, [NONE if cell is None else str(cell) for cell in found])
 
 

@@ -257,8 +257,8 @@ def _next_turn(
     found: Assessment,
     rng: random.Random,
 ) -> tuple[str, str]:
-    """The tutor's next user turn: persist, bait and switch, deepen, or follow up (docs/method.md, Stage
-    III)."""
+    """The tutor's next user turn: persist, bait and switch, deepen, or follow up (docs/explanation/method.md,
+    Stage III)."""
     template = given["next_template"]
     if not template:
         return "follow_up", ""

@@ -3,7 +3,7 @@
 A is the family that training knows: the tutor's structures, and the wordings of tutor and red agent. B and C
 share the structures that only the benchmark has, and their wordings occur nowhere else. So an attacker of
 family A measures what a student was trained against, B and C measure what it generalises to
-(docs/adaptive.md). The wordings of B and C use no word that the base student has not met.
+(docs/how-to/adaptive.md). The wordings of B and C use no word that the base student has not met.
 """
 
 from __future__ import annotations

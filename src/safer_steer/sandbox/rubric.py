@@ -1,4 +1,4 @@
-"""The rubric levels of docs/method.md, computed from an answer by rule: exact and free.
+"""The rubric levels of docs/explanation/method.md, computed from an answer by rule: exact and free.
 
 Tutor (1-10), evaluator (1-10), attack judge (1-5) and judge (-3..3, 0..3) share one assessment, so they
 cannot disagree.

@@ -1,2 +1,2 @@
 """Stage I: turns single-turn pairs into three disjoint pools of user-side scripts
-(docs/method.md, "Stage I")."""
+(docs/explanation/method.md, "Stage I")."""

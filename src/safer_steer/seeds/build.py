@@ -1,4 +1,5 @@
-"""Stage I from end to end: pairs -> probe -> scripts -> success filter -> pools (docs/method.md, "Stage I").
+"""Stage I from end to end: pairs -> probe -> scripts -> success filter -> pools (docs/explanation/method.md,
+"Stage I").
 
 Pairs are processed concurrently in a bounded window. Every finished attempt is written to disk at once. A run
 may be killed at any moment; the next run resumes and produces the same seeds. All random draws depend only on

@@ -93,7 +93,7 @@ def survey(config: Config, on_pair: Callable[[Pair, str], None] | None = None) -
         if found.pairs == before:
             raise UserError(
                 f"seeds.sources: {left_out_in_words(found.skipped) or label(source)}: no pair is left of it;"
-                " docs/data.md has the columns of each set"
+                " docs/how-to/data.md has the columns of each set"
             )
         if large:
             found.scaled[label(source)] = found.scaled.get(label(source), 0) + len(large)

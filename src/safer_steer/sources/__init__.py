@@ -3,7 +3,7 @@ files, or the sandbox.
 
 Two concerns are kept independent: *where rows come from* (`text_files`, `arrow`, found by `find_splits`) and
 *what a row means* (one file a published set in `sets/`, `own` for other names). `load` combines them.
-docs/data.md is the user documentation.
+docs/how-to/data.md is the user documentation.
 """
 
 from safer_steer.sources.load import Skipped, label, left_out_in_words, load_pairs, pairs_of

@@ -20,7 +20,7 @@ FLOOR = 1e-5
 reach the answers shift them by exactly 0."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 """Largest mean difference between trainer and engine, in nats, by number type: over a step (`logprob_gap`),
-and over each dialogue looked at. It holds for every engine; docs/checks.md says why."""
+and over each dialogue looked at. It holds for every engine; docs/explanation/checks.md says why."""
 CREDIT = 1e-5
 """Largest difference of a credit from the one due, as a share of the step's largest return: the trainer
 computes in float32."""

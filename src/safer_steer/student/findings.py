@@ -125,7 +125,7 @@ class Check:
 
     name: str
     passes: str
-    """What it compares, for docs/checks.md: passes if ..."""
+    """What it compares, for docs/explanation/checks.md: passes if ..."""
     complaint: Callable[[Step], str | None]
     """What is wrong, its numbers, the usual cause and what to do; None if nothing is."""
     every_step: bool = True

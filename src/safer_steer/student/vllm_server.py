@@ -1,6 +1,6 @@
 """One vLLM server: token ids and features of pictures in, token ids and log-probabilities out.
 
-The server is one that `vllm serve ... --enable-scale-out` started (docs/rollouts.md).
+The server is one that `vllm serve ... --enable-scale-out` started (docs/how-to/rollouts.md).
 """
 
 from __future__ import annotations

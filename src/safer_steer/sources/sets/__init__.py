@@ -1,6 +1,6 @@
 """The published sets that can be read, by name: one file each, with the reader of its rows and its layout.
 
-Column names are taken from public loaders of the sets; docs/data.md lists them in a table.
+Column names are taken from public loaders of the sets; docs/how-to/data.md lists them in a table.
 """
 
 from __future__ import annotations
