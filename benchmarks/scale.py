@@ -102,7 +102,7 @@ def _said(rng: random.Random, words: int) -> str:
 class InstantRun(Run):
     """A run in which every role is `Instant`."""
 
-    def ask(self, role: RoleName) -> ChatModel:
+    def ask(self, role: RoleName, model: str | None = None) -> ChatModel:
         return ChatModel(role, self.config.role(role), Instant(), None, self.ledger)
 
 

@@ -81,7 +81,8 @@ class Reinforce(Strict):
         0.25,
         ge=0,
         le=1,
-        description="share of benign scripts among the seeds; larger if risky ones run short",
+        description="share of benign scripts among the seeds; if risky ones run short, it is larger without"
+        " `assembly`, and there are fewer seeds with it",
     )
     beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model; in dpo, its beta")
     loss: LossType = Field(
