@@ -301,5 +301,5 @@ def test_every_source_and_command_of_the_documentation_is_one() -> None:
             command, name, *options, "--path", "a", "--hub", "b"
         )  # what is checked first, once all options are understood
         assert done.stderr == "error: suite: give either --path or --hub\n"
-    table = text[text.index("| name |") :]
+    table = text[text.index("| name |") :].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(SETS)

@@ -51,6 +51,7 @@ def groups_of(dialogues: list[Dialogue]) -> list[list[Dialogue]]:
 def trained(run: Path, transport: Transport, cache: Cache) -> tuple[list[Dialogue], int]:
     """GRPO over two passes of two seeds that the student answers alike; the tutor's paid calls."""
     rl = {"group_size": K, "micro_batch_size": K, "temperature": EQUAL, "seeds": 2, "benign_share": 0.0}
+    rl["beta"] = 0.0  # at this temperature the KL to the reference has no number, once a weight has moved
     config = tiny_config(rl=tiny_config().rl.model_dump() | rl)
     drawn_for_rl(config, run)
     ledger = Ledger()

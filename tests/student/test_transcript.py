@@ -24,11 +24,11 @@ def begin(student, *texts: str) -> Transcript:
 
 
 def test_a_photograph_stands_as_upright_as_the_trainers_see_it():
-    """`datasets` turns pictures by their EXIF orientation, so what is sampled from must be turned too."""
+    """`datasets` turns pictures by their EXIF orientation, and so does a run that takes one in."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     file = BytesIO()
-    draw(devices()[0], True, 1).resize((84, 56)).save(file, "JPEG", exif=exif)
+    draw(devices()[0], True, 1).resize((84, 56)).save(file, "PNG", exif=exif)
     (seen,) = open_images([picture_from(file.getvalue(), "photograph", 10_000)])
     trained = datasets.Image().decode_example({"bytes": file.getvalue(), "path": None}).convert("RGB")
     assert seen.size == (56, 84) == trained.size
