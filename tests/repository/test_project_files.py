@@ -28,8 +28,9 @@ def test_the_oldest_python_of_the_tests_is_the_oldest_that_is_supported() -> Non
     assert project["requires-python"] == f">={oldest}"
 
 
-def test_security_names_tests_that_there_are() -> None:
-    named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / "SECURITY.md").read_text())
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/explanation/problems-others-report.md"])
+def test_a_page_that_names_tests_names_those_that_there_are(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / page).read_text())
     assert len(named) > 8
     for path in named:
         assert (ROOT / path).exists(), path
