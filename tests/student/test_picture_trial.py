@@ -110,6 +110,16 @@ def test_a_source_may_skip_it(tmp_path: Path) -> None:
     assert list(found.broken) == ["mine-strip"]
 
 
+def test_a_student_that_cannot_be_loaded_is_no_fault_of_the_pictures(tmp_path: Path) -> None:
+    """With `bad_rows: skip`, every row would be left out for it."""
+    student = {"model": str(tmp_path / "nowhere")}
+    config = Config.model_validate(
+        {"student": student, "seeds": {"sources": [pairs(tmp_path, bad_rows="skip")]}}
+    )
+    with pytest.raises(UserError, match=r"^student .*nowhere: no such folder"):
+        preflight._survey_sources(config, PictureTrial(config.student))
+
+
 def test_a_turned_strip_is_tried_as_it_is_shown(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -13,9 +13,6 @@ from safer_steer.config import Student
 from safer_steer.images import PictureError
 from safer_steer.student.renderer import QUESTION, Renderer
 
-TOO_MANY_SIZES = 4_096
-"""Sizes that are remembered. Sets of photographs have a few hundred."""
-
 
 class PictureTrial:
     """A `Trial` on this student. The processor is loaded with the first picture, and asked once a size."""
@@ -38,8 +35,6 @@ class PictureTrial:
             PictureError: the processor does not take it. `called` is the picture's name in the message.
         """
         if size not in self._refusals:
-            if len(self._refusals) >= TOO_MANY_SIZES:
-                self._refusals.clear()
             self._refusals[size] = self._refusal(size)
         if refusal := self._refusals[size]:
             width, height = size
@@ -51,10 +46,9 @@ class PictureTrial:
 
     def _refusal(self, size: tuple[int, int]) -> str:
         """Why the processor does not take a picture of this size; "" if it does."""
+        renderer = self.renderer  # a student that cannot be loaded is no fault of the picture
         try:
-            self.renderer.user_turn(QUESTION, [Image.new("RGB", size)], first=True)
-        except PictureError:
-            raise
+            renderer.user_turn(QUESTION, [Image.new("RGB", size)], first=True)
         except Exception as error:  # processors raise errors of many kinds
             return str(error).partition("\n")[0] or type(error).__name__
         return ""
