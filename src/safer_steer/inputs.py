@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from safer_steer.config import Source
 from safer_steer.errors import shortened
+from safer_steer.store import sha256_of
 
 ROWS = (".jsonl", ".ndjson", ".csv")
 """Files of rows, one a line: a change in one is named by its line."""
@@ -95,7 +96,7 @@ def compare(taken: Taken, whole: bool) -> Compared:
             now = _state(path)
             if now == tuple(state) and not whole:
                 continue
-            if now[0] == state[0] and (_read(path) if whole else _read_once(path, now)) == sha256:
+            if now[0] == state[0] and (sha256_of(path) if whole else _read_once(path, now)) == sha256:
                 files[name] = [*now, sha256]
                 continue
             rows = taken["rows"].get(name)
@@ -121,16 +122,10 @@ def _state(path: Path) -> tuple[int, int, int]:
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _read(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @cache
 def _read_once(path: Path, state: tuple[int, int, int]) -> str:
-    """`_read`, once for each state of a file: stages share inputs."""
-    return _read(path)
+    """The file's SHA-256 in hex, read once for each state of a file: stages share inputs."""
+    return sha256_of(path)
 
 
 def _rows(path: Path) -> Iterator[str]:

@@ -20,7 +20,7 @@ from safer_steer.config_changes import settings_of
 from safer_steer.errors import UserError
 from safer_steer.inputs import Compared, Difference, Taken, compare
 from safer_steer.prompts.fingerprint import fingerprints
-from safer_steer.store import canonical, content_id, inside, write_atomic
+from safer_steer.store import canonical, content_id, inside, sha256_of, write_atomic
 
 PACKAGES = (
     "safer-steer",
@@ -93,7 +93,7 @@ class Manifest:
         file that is missing is no error: its stage writes it again."""
         for name, facts in self.stages.get(stage, {"files": {}})["files"].items():
             path = self.folder / name
-            if _is_data(name) and path.is_file() and sha256(path) != facts["sha256"]:
+            if _is_data(name) and path.is_file() and sha256_of(path) != facts["sha256"]:
                 raise UserError(
                     f"{self.folder}: {name} changed since `{stage}` finished; restore it, or delete it and"
                     f" run `safer-steer {stage}` again, which pays for nothing twice"
@@ -141,7 +141,7 @@ class Manifest:
         self.stages[stage] = {
             "outputs": sorted(names),
             "files": {
-                name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
                 for name, path in _found(self.folder, names).items()
             },
             "built_on": {before: self._digest(before) for before in built_on if before in self.stages},
@@ -201,7 +201,7 @@ def verify(folder: Path) -> list[str]:
             path = inside(folder, name)
             if not path.is_file():
                 differing.append(f"{name}: missing ({stage})")
-            elif sha256(path) != facts["sha256"]:
+            elif sha256_of(path) != facts["sha256"]:
                 differing.append(f"{name}: changed since `{stage}` finished")
         differing += [
             f"{name}: added since `{stage}` finished"
@@ -257,12 +257,6 @@ def config_sha256(path: Path) -> str | None:
 def settings_sha256(settings: Any) -> str:
     """The same of a config's settings."""
     return hashlib.sha256(canonical(settings_of(settings)).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """The file's hash in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

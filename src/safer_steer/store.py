@@ -83,6 +83,12 @@ def locked(folder: Path) -> IO[bytes]:
     return lock
 
 
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256 in hex. Raises `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_atomic(path: Path, content: str | bytes, sync: bool = True) -> None:
     """`writing` for a content that is at hand."""
     with writing(path, sync) as file:

@@ -218,7 +218,7 @@ def test_a_file_with_another_time_alone_is_read_once_more_and_trusted_from_then_
     renewed = manifest(project)["seeds"]["inputs"]["files"][str(project.pairs)]
     assert renewed[1] == 1 and renewed[3] == state[3]
     inputs._read_once.cache_clear()
-    monkeypatch.setattr(inputs, "_read", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(inputs, "sha256_of", lambda path: pytest.fail(f"{path} was read again"))
     project.done("seeds")
 
 

@@ -3,7 +3,6 @@ disk."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
-from safer_steer.store import content_id, inside
+from safer_steer.store import content_id, inside, sha256_of
 
 SCALED_FROM = "scaled_from"
 """The `meta` key of a script whose pictures a run scaled down or wrote anew: the originals' ids
@@ -105,8 +104,7 @@ class Pools:
 def picture_id(path: Path) -> str:
     """A picture's id: 16 hex digits of its file's SHA-256. Raises `UserError` if the file cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return sha256_of(path)[:16]
     except OSError:
         raise UserError(
             f"{path}: no such picture, or it cannot be read; check the `images` of the row that names it"

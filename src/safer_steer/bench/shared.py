@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from safer_steer.assembly.candidates import picture_id, scaled_from
 from safer_steer.assembly.near import Near, content_words, telling
 from safer_steer.bench.suites import Suite
+from safer_steer.config import Assembly
 from safer_steer.store import inside
-
-NEAR = 0.8
-"""Questions are one from this similarity of their content words on, as in `assembly.near_duplicate`."""
 
 
 @dataclass
@@ -35,7 +33,7 @@ class Shared:
         self._scripts = {suite.name: _Scripts(len(suite.seeds)) for suite in suites}
         self._pictures: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
         self._turns: defaultdict[bytes, set[tuple[str, str]]] = defaultdict(set)
-        self._near = Near(NEAR)
+        self._near = Near(Assembly().near_duplicate)
         for suite in suites:
             for seed in suite.seeds:
                 script = (suite.name, seed.id)

@@ -19,8 +19,9 @@ from safer_steer.config_file import load_config
 from safer_steer.errors import UserError
 from safer_steer.export.model_card import model_card
 from safer_steer.export.write import facts_of
-from safer_steer.manifest import Manifest, sha256
+from safer_steer.manifest import Manifest
 from safer_steer.stages import TRAINED_BY
+from safer_steer.store import sha256_of
 from safer_steer.student.adapters import CONFIG, WEIGHTS, is_adapter
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exporte
 def _refuse_changed(run: Path, stage: str, files: Sequence[Path], manifest: Manifest) -> None:
     known = manifest.stages[stage]["files"]
     for path in files:
-        if sha256(path) != known.get(path.relative_to(run).as_posix(), {}).get("sha256"):
+        if sha256_of(path) != known.get(path.relative_to(run).as_posix(), {}).get("sha256"):
             raise UserError(
                 f"{path}: changed since `{stage}` finished (`safer-steer verify {run}`); delete"
                 f" {path.parent} and run `safer-steer {stage}` again"

@@ -11,7 +11,8 @@ from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, each_row
 from safer_steer.errors import UserError
-from safer_steer.manifest import Manifest, sha256
+from safer_steer.manifest import Manifest
+from safer_steer.store import sha256_of
 
 EMPTY = {
     "sft": "`bootstrap` kept no dialogue; bootstrap/rejected.jsonl says why;"
@@ -69,7 +70,7 @@ def find_splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
     for entry in manifest.stages.values():
         hashes |= {run / name: facts["sha256"] for name, facts in entry["files"].items()}
     for file in (part.file for part in parts):
-        if not file.is_file() or sha256(file) != hashes.get(file):
+        if not file.is_file() or sha256_of(file) != hashes.get(file):
             raise UserError(
                 f"{file}: changed since its stage finished (`safer-steer verify {run}`);"
                 " delete it and run its stage again, which pays for nothing twice"

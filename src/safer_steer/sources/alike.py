@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from safer_steer.images import picture_from
 
@@ -51,7 +51,7 @@ def groups(pictures: Iterable[bytes]) -> list[int]:
 def _look(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The difference hash [2 * SIDE * SIDE / 8 bytes] and the mean colour [3] of a picture."""
     with Image.open(io.BytesIO(picture_from(data, "", _ENOUGH).data)) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+        image = opened.convert("RGB")
     grey = np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), np.int16)
     colour = np.asarray(image.resize((1, 1), Image.Resampling.BOX), np.float64)[0, 0]
     change = np.diff(grey, axis=1)

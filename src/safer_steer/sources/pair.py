@@ -20,6 +20,7 @@ from safer_steer.images import (
     load_picture,
     picture_from,
 )
+from safer_steer.store import sha256_of
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def picture_hash(pair: Pair) -> str:
     if not isinstance(pair.image, Path):
         return ""
     try:
-        with pair.image.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(pair.image)
     except OSError:
         raise UserError(f"{pair.where}: image: {pair.image}: not readable; fix that and run again") from None
 

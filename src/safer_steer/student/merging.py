@@ -35,13 +35,15 @@ def merged(model: Any, seed: int) -> tuple[Any, Remainder]:
     Args:
         seed: of the rounding; the same one gives the same weights.
     """
-    from peft.tuners.lora import Linear
+    from peft.tuners.lora import Linear, LoraLayer
 
     generator = torch.Generator().manual_seed(seed)
     along = squared = lost = 0.0
     for layer in model.modules():
-        if not isinstance(layer, Linear):
+        if not isinstance(layer, LoraLayer):
             continue
+        if not isinstance(layer, Linear):  # `unload` would drop its update without a word
+            raise ValueError(f"{type(layer).__name__}: no adapted layer of this kind can be merged")
         weight = layer.get_base_layer().weight
         base = weight.float()
         exact = base + layer.get_delta_weight(NAME).float()
