@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
     from safer_steer.episode import Assistant
 
 
-DATA = ("seeds", "assemble", "bootstrap")
-"""The stages that make data. They load no student."""
+DATA = tuple(takewhile(lambda name: not STAGES[name].student, STAGES))
+"""The stages that make data, before the first that loads the student."""
 
 
 def run(
