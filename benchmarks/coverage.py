@@ -16,8 +16,8 @@ from math import comb
 
 import numpy as np
 
+from safer_steer.experiments.over_seeds import paired_difference
 from safer_steer.intervals import rate
-from safer_steer.over_seeds import paired_difference
 
 SHARES = (0, 0.005, 0.03, 0.5)
 """True shares, equal in all suites."""

@@ -203,7 +203,7 @@ async def judge(url: str, folder: Path, in_flight: int) -> AsyncIterator[Any]:
 
 def ours(url: str, pictures: Path, names: list[str], calls: int, in_flight: int) -> Cost:
     """`ChatModel.ask` in one thread."""
-    from safer_steer.images import load_picture
+    from safer_steer.files.images import load_picture
     from safer_steer.prompts.judge import JUDGE
 
     async def run(folder: Path) -> Cost:
@@ -285,7 +285,7 @@ def judging(
     from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
     from safer_steer.episode import Reply
     from safer_steer.episodes import play_all
-    from safer_steer.images import pictures_in
+    from safer_steer.files.images import pictures_in
 
     class AtHand:
         async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:

@@ -32,9 +32,9 @@ from PIL import Image
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, Turn, to_jsonl
 from safer_steer.episode import Script, Verdict, play
-from safer_steer.images import pictures_in
-from safer_steer.manifest import versions
-from safer_steer.store import write_atomic
+from safer_steer.files.images import pictures_in
+from safer_steer.files.manifest import versions
+from safer_steer.files.store import write_atomic
 
 PARTS = ("rollouts", "training", "step")
 TUTOR_SIGMA = 0.8
@@ -242,9 +242,9 @@ class Bench:
                     yield row | {"tokens_per_s": None, "failed": "out of memory"}
 
     def _training(self, lora: bool, length: int) -> dict[str, Any]:
-        from safer_steer.bootstrap.sft import Collator, fine_tune
-        from safer_steer.memory.shape import shape_of
+        from safer_steer.plan.model_shape import shape_of
         from safer_steer.student.load import renderer_of
+        from safer_steer.training.sft import Collator, fine_tune
 
         folder = self.work / "training"
         shutil.rmtree(folder, ignore_errors=True)
@@ -285,7 +285,7 @@ class Bench:
 
     def step(self) -> Iterator[dict[str, Any]]:
         """A GRPO step with LoRA: the second, so that nothing is loaded or compiled any more."""
-        from safer_steer.reinforce.grpo import reinforce
+        from safer_steer.training.grpo import reinforce
 
         sizes, folder = self.sizes, self.work / "step"
         shutil.rmtree(folder, ignore_errors=True)

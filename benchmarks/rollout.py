@@ -37,8 +37,7 @@ from safer_steer.config import Role, Student
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Reply, Script, Verdict, play
-from safer_steer.images import Picture, picture_from
-from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.files.images import Picture, picture_from
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw_png, training_devices
@@ -46,6 +45,7 @@ from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.policy import Sampling
 from safer_steer.student.transformers_policy import KEPT, TransformersPolicy
+from safer_steer.training.tutor import TutorCritic
 
 SIGMA, GROUP = 0.8, 5
 SETTINGS = Student(max_turn_tokens=48, max_length=2048, dtype="float32", device="cpu")

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from safer_steer.experiments.arms_table import claims_table, markdown, table
 from safer_steer.experiments.spec import load_experiment
-from safer_steer.experiments.table import claims_table, markdown, table
 
 DOCS = Path(__file__).parent
 PAGES = ("../README.md", "results/results.md", "results/claims.md")

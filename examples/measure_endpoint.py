@@ -10,8 +10,8 @@ from pathlib import Path
 
 from safer_steer.config import Bench, Config, Role, Student
 from safer_steer.dialogue import Format
-from safer_steer.measuring import bench_endpoint
 from safer_steer.run.display import Display
+from safer_steer.run.measuring import bench_endpoint
 
 
 def measure(base_url: str, out: Path) -> dict:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from safer_steer.config import Config, Seeds, Source
-from safer_steer.sources import load_pairs
+from safer_steer.data.sources import load_pairs
 
 QUESTIONS = (("Which colour is this?", True), ("Whose door does this open?", False))
 """A question, and whether it is meant to be harmless; leave `safe` out where nobody knows."""

@@ -10,9 +10,9 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, StopReason
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Verdict
-from safer_steer.images import pictures_in
-from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.files.images import pictures_in
 from safer_steer.rewards import LEAK
+from safer_steer.training.tutor import TutorCritic
 
 
 class EndAtLeak:

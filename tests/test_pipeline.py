@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from safer_steer.dialogue import read_dialogues, read_seeds
-from safer_steer.manifest import Manifest, verify
+from safer_steer.files.manifest import Manifest, verify
 from student_parts import TINY
 
 COMMAND = [sys.executable, "-m", "safer_steer"]

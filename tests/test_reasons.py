@@ -1,7 +1,7 @@
 """The commonest reason is named, whatever numbers stand in it."""
 
 from safer_steer.dialogue import Dialogue, Kind, Turn
-from safer_steer.reasons import Reasons, reasons_in
+from safer_steer.workers import Reasons, reasons_in
 
 
 def test_reasons_that_differ_in_numbers_are_one() -> None:

@@ -31,7 +31,7 @@ exec "${PYTHON:-python3}" -m verl.trainer.main_ppo \
   "${method[@]}" \
   "+algorithm.safer_steer.config='$run/config.yaml'" \
   "+algorithm.safer_steer.trajectories='$run/verl/trajectories'" \
-  "$environment.VERL_USE_EXTERNAL_MODULES=safer_steer.reinforce.verl_loop" \
+  "$environment.VERL_USE_EXTERNAL_MODULES=safer_steer.training.verl_loop" \
   "$environment.TENSORBOARD_DIR='$run/verl/tensorboard'" \
   "data.train_files=$data" \
   "data.val_files=$data" \

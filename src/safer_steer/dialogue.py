@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from safer_steer.errors import UserError
-from safer_steer.store import numbered_lines
+from safer_steer.files.store import numbered_lines
 
 TAKEN_BACK, TRY = "taken_back", "try"
 """Keys of `meta`: turns that the user took back (of a turn, those before it in its place), and which of

@@ -8,7 +8,7 @@ from pathlib import Path
 from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Assistant, Critic, Script, User, play
 from safer_steer.errors import EndpointError, UserError
-from safer_steer.store import Journal
+from safer_steer.files.store import Journal
 from safer_steer.workers import Patience, Progress, run_jobs
 
 

@@ -6,7 +6,9 @@ A `UserError` is a mistake somebody can mend: the command line prints its one li
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
+from importlib.util import find_spec
 
 
 class ExitCode(IntEnum):
@@ -106,3 +108,54 @@ def shortened(text: str, width: int = 200) -> str:
     cut = line[: width - 3]
     at_word = cut.rpartition(" ")[0] if line[width - 3 : width - 2] != " " else cut
     return f"{at_word if len(at_word) > width // 2 else cut}..."
+
+
+EXTRAS = {
+    "student": ("torch", "torchvision", "transformers", "peft"),
+    "train": ("trl", "accelerate", "datasets"),
+    "judge": ("krippendorff",),
+    "inspect": ("inspect_ai",),
+}
+"""The modules that each extra adds. `train` contains `student`."""
+
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+"""For each value of `report_to`, the packages of which one must be installed."""
+
+
+def require_trackers(names: Iterable[str]) -> None:
+    """Check that the packages of `report_to` are installed, without importing them. Raises `UserError`."""
+    for name in names:
+        if not any(find_spec(package) for package in TRACKERS[name]):
+            raise UserError(f"report_to: {name} needs its package: pip install {TRACKERS[name][0]}")
+
+
+def require(extra: str, what: str) -> None:
+    """Check that an extra is installed, without importing any of it.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        what: what needs it, for the message.
+
+    Raises:
+        UserError: one of its modules is missing; names the extra to install.
+    """
+    if modules := missing(extra):
+        raise UserError(f"{what} needs {', '.join(modules)}: {install(extra)}")
+
+
+def missing(extra: str) -> list[str]:
+    """The modules of an extra (a key of `EXTRAS`) that are not installed."""
+    wanted = EXTRAS[extra] + (EXTRAS["student"] if extra == "train" else ())
+    return [module for module in wanted if find_spec(module) is None]
+
+
+def what_is_missing(error: ModuleNotFoundError) -> str | None:
+    """One line for an import that failed for want of an extra; None where that is not the cause."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    return extra and f"this needs {error.name}: {install(extra)}"
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'safer-steer[{extra}]'"

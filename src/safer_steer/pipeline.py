@@ -34,16 +34,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safer_steer import processes
+from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config
+from safer_steer.config.named import load_named
 from safer_steer.errors import NoResult, UserError
-from safer_steer.judge_check.found import FILE as JUDGE_CHECK
-from safer_steer.named import load_named
+from safer_steer.files.store import row_counts
 from safer_steer.run import agents
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.preflight import prepared
 from safer_steer.stages import STAGES
-from safer_steer.store import row_counts
+from safer_steer.student import processes
 from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def seeds(run: Run) -> None:
     """Stage I: seeds/{benign,obfuscated,red_team}.jsonl, from single-turn pairs or scripts of one's own."""
 
     def work(progress: Progress) -> None:
-        from safer_steer.seeds.build import build_seeds
-        from safer_steer.seeds.dropped import dropped_in_words, refuse_nothing
-        from safer_steer.seeds.own_scripts import take_own_scripts
+        from safer_steer.data.seeds.build import build_seeds
+        from safer_steer.data.seeds.dropped import dropped_in_words, refuse_nothing
+        from safer_steer.data.seeds.own_scripts import take_own_scripts
 
         if run.config.seeds.scripts:
             take_own_scripts(run.config, run.folder)
@@ -119,9 +119,9 @@ def assemble(run: Run) -> None:
     """
 
     def work(progress: Progress) -> None:
-        from safer_steer.assembly.build import assemble as build
-        from safer_steer.assembly.draw import draw_from_pools
         from safer_steer.bench.suites import suite_files, taken_names
+        from safer_steer.data.assembly.build import assemble as build
+        from safer_steer.data.assembly.draw import draw_from_pools
 
         if run.config.assembly is None:
             draw_from_pools(run.config, run.folder)
@@ -137,7 +137,7 @@ def bootstrap(run: Run) -> None:
     """Stage II, the dialogues: bootstrap/{kept,rejected}.jsonl, from the scripts."""
 
     def work(progress: Progress) -> None:
-        from safer_steer.bootstrap.rollout import roll_out
+        from safer_steer.data.bootstrap.rollout import roll_out
 
         run.wait(roll_out(run.config, run.folder, run.ask, progress))
 
@@ -148,7 +148,7 @@ def sft(run: Run) -> None:
     """Stage II, the training: sft/model, from the base student and the dialogues kept."""
 
     def work(progress: Progress) -> None:
-        from safer_steer.bootstrap.sft import fine_tune
+        from safer_steer.training.sft import fine_tune
 
         fine_tune(run.config, run.folder, progress, run.show.say)
 
@@ -168,11 +168,11 @@ def rl(run: Run) -> None:
         if not (run.folder / "rl" / "model").exists():
             agents.ready(config, start, training=not dpo)
         if dpo:
-            from safer_steer.reinforce.dpo import prefer
+            from safer_steer.training.dpo import prefer
 
             prefer(config, run.folder, tutor, progress, run.show.say, run.wait, engine)
             return
-        from safer_steer.reinforce.grpo import reinforce
+        from safer_steer.training.grpo import reinforce
 
         reinforce(config, run.folder, tutor, progress, reward, run.wait, engine)
 
@@ -208,7 +208,7 @@ def measure(
         (run.folder / JUDGE_CHECK).unlink(missing_ok=True)  # of other dialogues
         judge = run.ask("judge") if run.config.bench.judged else None
         if judge and run.config.judge_is_tutor:
-            from safer_steer.judge_check.table import tutor_is_judge
+            from safer_steer.report.judge_tables import tutor_is_judge
 
             say(f"warning: {tutor_is_judge(judge.role.model)}")
         attacker = None if kept else partial(run.ask, "attacker")
@@ -274,7 +274,7 @@ def _do(
     attackers and judges, before the next stage pays for it. `needs` and `student` as in `Run.once`."""
 
     def doing(progress: Progress) -> None:
-        from safer_steer.health import warnings
+        from safer_steer.report.health import warnings
 
         work(progress)
         if not processes.first():

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from safer_steer.config import Config, ModelName, RoleName
-from safer_steer.config_file import NOT_FILES
-from safer_steer.inputs import Holds, Input
+from safer_steer.config.file import NOT_FILES
+from safer_steer.files.inputs import Holds, Input
 
 STEER = "steer"
 """The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""

@@ -22,7 +22,7 @@ from safer_steer.errors import UserError
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.intervals import paired
 from safer_steer.sandbox.language import understand
-from safer_steer.sandbox.questions import questions
+from safer_steer.sandbox.multiple_choice import questions
 from safer_steer.sandbox.world import from_png, new_devices
 
 COLOURS = ("red", "dark red", "blue", "12")
@@ -241,9 +241,9 @@ def test_the_paired_interval_covers() -> None:
 
 
 def test_the_measure_reads_the_answers_of_a_run(tmp_path: Path) -> None:
-    from safer_steer.config_file import dump_config
+    from safer_steer.config.file import dump_config
     from safer_steer.dialogue import to_jsonl
-    from safer_steer.store import write_atomic
+    from safer_steer.files.store import write_atomic
 
     config = Config.model_validate({"student": {"format": "plain"}})
     write_atomic(tmp_path / "config.yaml", dump_config(config))

@@ -22,8 +22,8 @@ from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite, read_suite
 from safer_steer.cli import app
 from safer_steer.config import Config
+from safer_steer.data.sources.sets import SETS
 from safer_steer.run.display import Display
-from safer_steer.sources.sets import SETS
 
 
 def safer_steer(*arguments: object) -> Result:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from safer_steer.answers import LACKS
+from safer_steer.bench.answers import LACKS
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.measure import measure_models
 from safer_steer.bench.suites import read_suite
@@ -25,7 +25,7 @@ from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.episode import ContextFull, Reply, Script, Verdict, play
 from safer_steer.episodes import play_all
 from safer_steer.errors import EndpointError, NoResult, SpendingLimit, UnparsableError, UserError
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 from safer_steer.intervals import rate
 from safer_steer.metrics import average, multi_turn_rates, over_refusal
 from safer_steer.prompts.base import sections

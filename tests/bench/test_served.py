@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, Step, fails, says
-from safer_steer.answers import COUNTED
+from safer_steer.bench.answers import COUNTED
 from safer_steer.cli import app
 from safer_steer.workers import PATIENCE
 from threads import serving

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from published import pictures
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.run.preflight import check
 from safer_steer.sandbox.world import draw_png, training_devices
 

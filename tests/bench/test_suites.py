@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
 from safer_steer.cli import app
+from safer_steer.data.sources.subsample import draw
 from safer_steer.dialogue import read_dialogues
-from safer_steer.images import load_picture
+from safer_steer.files.images import load_picture
 from safer_steer.sandbox.world import draw_png, training_devices
-from safer_steer.sources.subsample import draw
 
 
 async def bench(url: str, suite: Path, out: Path, *judge: str) -> Result:

@@ -25,7 +25,7 @@ from photographs import bomb
 from places import CONFIGS
 from safer_steer.cli import app
 from safer_steer.config import Config
-from safer_steer.config_file import dump_config
+from safer_steer.config.file import dump_config
 from safer_steer.dialogue import read_dialogues
 from safer_steer.run.folder import Run
 from safer_steer.sandbox.suites import write_suites

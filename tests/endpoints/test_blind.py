@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from display import Quiet
 from endpoint_server import EndpointServer, says, sees_nothing
-from safer_steer import measuring
 from safer_steer.config import Config
 from safer_steer.dialogue import read_dialogues
 from safer_steer.errors import EndpointError
-from safer_steer.images import Picture, load_picture
+from safer_steer.files.images import Picture, load_picture
 from safer_steer.prompts.base import sections
 from safer_steer.prompts.judge import JUDGE, JudgeInput
+from safer_steer.run import measuring
 from safer_steer.run.folder import Run
 
 VERDICT = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "clear"}))

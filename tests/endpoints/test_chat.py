@@ -23,7 +23,7 @@ from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.episode import ContextFull, Script, play
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, SpendingLimit, UnparsableError
-from safer_steer.images import Picture, load_picture
+from safer_steer.files.images import Picture, load_picture
 from safer_steer.prompts.base import Exchange, sections
 from safer_steer.prompts.judge import JUDGE, JudgeInput, JudgeVerdict
 from safer_steer.sandbox.agents import SandboxTransport

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from endpoint_server import EndpointServer, Step, says
 from safer_steer.bench.judging import JudgeCritic
-from safer_steer.bootstrap.rollout import blue_expert
 from safer_steer.config import Config, Role
+from safer_steer.data.bootstrap.rollout import blue_expert
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport

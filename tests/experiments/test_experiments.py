@@ -11,22 +11,22 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from safer_steer.adaptive.intents import Intent
+from safer_steer.bench.adaptive.intents import Intent
 from safer_steer.cli import app
 from safer_steer.config import Config
-from safer_steer.config_file import dump_config
+from safer_steer.config.file import dump_config
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
 from safer_steer.errors import UserError
+from safer_steer.experiments.arms_table import markdown, results
 from safer_steer.experiments.claims import verdict
 from safer_steer.experiments.measures import MEASURES
+from safer_steer.experiments.over_seeds import paired_difference
 from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import compared, hazard, log_rank
-from safer_steer.experiments.table import markdown, results
 from safer_steer.experiments.trunk import branch, trunk_id
 from safer_steer.experiments.work import plan
-from safer_steer.manifest import Manifest
-from safer_steer.over_seeds import paired_difference
-from safer_steer.store import write_atomic
+from safer_steer.files.manifest import Manifest
+from safer_steer.files.store import write_atomic
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted((REPOSITORY / "experiments").glob("*.yaml"))

@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 from display import Quiet
 from places import ROOT
 from safer_steer import pipeline
-from safer_steer.bootstrap.sft import Collator
 from safer_steer.cli import app
 from safer_steer.config import SHIPPED, Config
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.dialogue import read_dialogues
 from safer_steer.export.model_card import model_card
-from safer_steer.manifest import Manifest, verify
-from safer_steer.report.table import headline
+from safer_steer.files.manifest import Manifest, verify
+from safer_steer.report.main_table import headline
 from safer_steer.student.load import load_student
+from safer_steer.training.sft import Collator
 
 TEMPLATE = "{# a template of one's own #}" + (SHIPPED / "chat_template.jinja").read_text()
 NOISE = 0.03

@@ -11,13 +11,13 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
 from export_run import write_run
-from safer_steer.assembly.splits import read_split
-from safer_steer.bootstrap.sft import Collator
+from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import read_dialogues
 from safer_steer.export.write import export
-from safer_steer.images import pictures_in
+from safer_steer.files.images import pictures_in
 from safer_steer.student.assistant import open_images
 from safer_steer.student.transcript import Transcript
+from safer_steer.training.sft import Collator
 
 
 @pytest.fixture(scope="module")

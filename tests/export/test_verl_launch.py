@@ -10,7 +10,7 @@ import pytest
 
 from places import ROOT
 from safer_steer.config import Config
-from safer_steer.config_file import dump_config
+from safer_steer.config.file import dump_config
 from safer_steer.export.verl import as_lines, overrides
 
 

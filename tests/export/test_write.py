@@ -20,15 +20,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from export_run import HOSTILE, again, append_kept, write_run
-from safer_steer.assembly.splits import read_split
 from safer_steer.cli import app
+from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Kind, Seed, Turn, read_dialogues, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.export import verl
 from safer_steer.export.messages import messages, plain, prompt
 from safer_steer.export.write import export
-from safer_steer.images import Picture
-from safer_steer.manifest import Manifest, verify
+from safer_steer.files.images import Picture
+from safer_steer.files.manifest import Manifest, verify
 
 MARKERS = ("<image>", "<video>", "<audio>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
 

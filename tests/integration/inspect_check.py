@@ -26,7 +26,7 @@ from safer_steer.bench.measure import measure_models
 from safer_steer.config import Config, Role
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
-from safer_steer.images import pictures_in
+from safer_steer.files.images import pictures_in
 from safer_steer.inspect_tasks.adaptive import numbers as as_metrics
 from safer_steer.metrics import LOST
 from safer_steer.sandbox.agents import SandboxTransport

@@ -21,7 +21,7 @@ import yaml
 
 from places import ROOT
 from safer_steer.config import SHIPPED, Student
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.endpoints.clients import close_all
 from safer_steer.sandbox.world import devices, draw

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from safer_steer.config import SHIPPED, Student
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.endpoints.clients import close_all
 from safer_steer.sandbox.world import devices, draw
 from safer_steer.student.load import LoadedStudent, load_student

@@ -15,7 +15,7 @@ from safer_steer.config import Role
 from safer_steer.endpoints.chat import ChatModel, layout
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.parse import parse_json
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 from safer_steer.prompts.base import Prompt, Verdicts
 from safer_steer.prompts.judge import JudgeInput
 from safer_steer.sandbox.world import draw_png, training_devices

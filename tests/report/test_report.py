@@ -24,12 +24,12 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.report import console_table, write_report
 from safer_steer.report.dialogues import browser_data
+from safer_steer.report.main_table import by_suite, capability, headline
 from safer_steer.report.played import outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.runs import read_run
 from safer_steer.report.shorten import shorten
 from safer_steer.report.svg import Line, draw
-from safer_steer.report.table import by_suite, capability, headline
 
 HOSTILE = (
     '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- \' $\\frac{1}{0}$ \x01'

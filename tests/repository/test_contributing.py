@@ -5,7 +5,7 @@ import re
 import pytest
 
 from places import ROOT
-from safer_steer.config_file import describe
+from safer_steer.config.file import describe
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 NAMED = set(re.findall(r"`([\w./-]+)`", TEXT)) | set(re.findall(r"\]\(([\w./-]+)\)", TEXT))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from safer_steer.extras import EXTRAS
+from safer_steer.errors import EXTRAS
 
 HEAVY = sorted(module for modules in EXTRAS.values() for module in modules)
 MINE = {"name": "mine", "path": "pairs.jsonl", "use": "bench"}
@@ -154,7 +154,7 @@ def test_a_command_that_needs_an_extra_names_it(
 
 
 def test_a_bug_in_an_import_is_no_missing_extra() -> None:
-    from safer_steer.extras import what_is_missing
+    from safer_steer.errors import what_is_missing
 
     assert what_is_missing(ModuleNotFoundError("No module named 'no_such'", name="no_such")) is None
     too_old = what_is_missing(ModuleNotFoundError("No module named 'trl.new'", name="trl.new"))

@@ -15,18 +15,18 @@ from PIL import Image
 
 import made_up_run
 from places import ROOT
-from safer_steer.adaptive.attacker import Attacker
-from safer_steer.adaptive.critic import EndsAtBreach
-from safer_steer.adaptive.intents import Intent, tries_of
-from safer_steer.adaptive.results import gave_up, state_of
-from safer_steer.adaptive.user import AdaptiveUser
+from safer_steer.bench.adaptive.attacker import Attacker
+from safer_steer.bench.adaptive.critic import EndsAtBreach
+from safer_steer.bench.adaptive.intents import Intent, tries_of
+from safer_steer.bench.adaptive.results import gave_up, state_of
+from safer_steer.bench.adaptive.user import AdaptiveUser
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.config import Adaptive, Config, Role
+from safer_steer.config.named import load_named
 from safer_steer.dialogue import Dialogue, Format, StopReason, read_seeds, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.episode import Script, play
-from safer_steer.images import pictures_in
-from safer_steer.named import load_named
+from safer_steer.files.images import pictures_in
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.suites import write_suites
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from safer_steer.store import canonical
+from safer_steer.files.store import canonical
 
 RECORD = Path(__file__).parents[2] / "docs" / "paper" / "pith_record.json"
 HASH = "7c94875667dba44dd7227cd8c0a0257580243f89bf2e37c6043c5ed0a04e4bde"

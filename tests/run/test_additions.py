@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from safer_steer.config import Config
-from safer_steer.config_changes import another_run
-from safer_steer.config_file import dump_config
-from safer_steer.manifest import Manifest, config_sha256, verify
+from safer_steer.config.changes import another_run
+from safer_steer.config.file import dump_config
+from safer_steer.files.manifest import Manifest, config_sha256, verify
 from safer_steer.run.additions import with_additions
 
 ATTACKER = {"model": "x", "base_url": "http://h/v1"}

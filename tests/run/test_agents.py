@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from display import Quiet
+from safer_steer.config.named import load_named
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
 from safer_steer.errors import UserError
-from safer_steer.named import load_named
 from safer_steer.run import agents
 from safer_steer.run.preflight import prepared
 from safer_steer.student.engines import ENGINES, maker_of

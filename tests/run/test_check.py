@@ -22,7 +22,7 @@ from raw_server import raw_server
 from safer_steer.cli import app
 from safer_steer.config import Config, RoleName
 from safer_steer.endpoints import clients, waiting
-from safer_steer.run.check import Checked, check_roles, problems, roles_asked
+from safer_steer.run.calls_check import Checked, check_roles, problems, roles_asked
 from safer_steer.run.roles import check_role
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.stages import STAGES

@@ -18,13 +18,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from display import error_line
-from safer_steer import inputs
 from safer_steer.cli import app
 from safer_steer.config import Config
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.errors import UserError
 from safer_steer.experiments.work import Job
-from safer_steer.inputs import Compared, Difference, compare
+from safer_steer.files import inputs
+from safer_steer.files.inputs import Compared, Difference, compare
 from safer_steer.run.input_files import take_inputs
 from safer_steer.stages import STAGES
 

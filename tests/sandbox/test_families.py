@@ -13,7 +13,8 @@ import pytest
 
 from safer_steer.dialogue import Turn
 from safer_steer.endpoints.chat import layout
-from safer_steer.images import picture_from
+from safer_steer.files.images import picture_from
+from safer_steer.files.script_file import read_scripts
 from safer_steer.prompts.attacker import ATTACKER, AttackerInput
 from safer_steer.prompts.base import Exchange
 from safer_steer.prompts.red import RED, RedInput
@@ -25,7 +26,6 @@ from safer_steer.sandbox.families import A, B, C, Family
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.suites import ATTACK_SUITES, write_suites
 from safer_steer.sandbox.world import devices, draw_png, training_devices
-from safer_steer.script_file import read_scripts
 
 ANSWERS = (
     "i cannot help with that.",

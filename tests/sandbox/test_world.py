@@ -10,7 +10,7 @@ import pytest
 from safer_steer.dialogue import Format, Kind, read_seeds, visible_answer
 from safer_steer.endpoints.chat import layout
 from safer_steer.errors import EndpointError
-from safer_steer.images import load_picture
+from safer_steer.files.images import load_picture
 from safer_steer.prompts.judge import JUDGE, JudgeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.sandbox import speech

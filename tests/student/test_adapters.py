@@ -16,17 +16,16 @@ from safetensors.torch import load_file
 from trl.trainer.utils import use_adapter
 
 from broken import before_training, freeze_b, lose_b
-from safer_steer.bootstrap import sft
-from safer_steer.bootstrap.rollout import roll_out
-from safer_steer.bootstrap.sft import Collator
 from safer_steer.config import SHIPPED, Config
+from safer_steer.data.bootstrap.rollout import roll_out
 from safer_steer.dialogue import Format, read_dialogues
 from safer_steer.errors import UserError
-from safer_steer.images import pictures_in
-from safer_steer.reinforce import grpo
-from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.files.images import pictures_in
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.merging import merged
+from safer_steer.training import grpo, sft
+from safer_steer.training.sft import Collator
+from safer_steer.training.tutor import TutorCritic
 from student_parts import TINY, ask, drawn_for_rl, tiny_config, write_seeds
 
 RATE = 1e-5

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from safer_steer.images import picture_from
+from safer_steer.files.images import picture_from
 from safer_steer.sandbox.world import devices, draw
 from safer_steer.student.assistant import open_images
 from safer_steer.student.transcript import Transcript, labels, model_inputs

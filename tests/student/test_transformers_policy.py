@@ -15,13 +15,11 @@ import pytest
 import torch
 
 from safer_steer.config import SHIPPED, Student
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
-from safer_steer.images import Picture, pictures_in
-from safer_steer.reinforce.grpo import reinforce
-from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.files.images import Picture, pictures_in
 from safer_steer.sandbox.world import devices, draw, draw_png
 from safer_steer.student import transformers_policy as policy_module
 from safer_steer.student.assistant import StudentAssistant
@@ -30,6 +28,8 @@ from safer_steer.student.policy import Completion, SampledStudent, Sampling
 from safer_steer.student.sampler import drawn, generator_of
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.transformers_policy import TransformersPolicy, in_process
+from safer_steer.training.grpo import reinforce
+from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, tiny_config, write_seeds
 
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from safer_steer.config import SHIPPED, Student
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, Turn
 from safer_steer.endpoints.clients import close_all
 from safer_steer.episode import Script, play

@@ -15,7 +15,7 @@ import torch
 from peft import get_peft_model
 
 from safer_steer.config import SHIPPED, Student
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import UserError
 from safer_steer.run.agents import ready

@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safer_steer.assembly.build import assemble
 from safer_steer.config import Config, Role
+from safer_steer.data.assembly.build import assemble
 from safer_steer.dialogue import Kind, Seed, Turn, read_seeds, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Transport
+from safer_steer.files.store import write_atomic
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw_png, training_devices
-from safer_steer.store import write_atomic
 from seeds_run import Watched
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rl_run import Counting
 from safer_steer.config import Config
-from safer_steer.reinforce.dpo import prefer
+from safer_steer.training.dpo import prefer
 from student_parts import drawn_for_rl, tiny_config
 
 STEPS = 4

@@ -18,7 +18,7 @@ from safer_steer import pipeline
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.config import Config
 from safer_steer.export.write import export
-from safer_steer.manifest import Manifest
+from safer_steer.files.manifest import Manifest
 
 CONFIG = {
     "student": {"max_turn_tokens": 48, "max_length": 768, "dtype": "float32", "device": "cpu"},

@@ -7,8 +7,8 @@ from pathlib import Path
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
 from safer_steer.episode import Verdict
+from safer_steer.files.store import write_atomic
 from safer_steer.sandbox.world import devices, draw_png
-from safer_steer.store import write_atomic
 from student_parts import TINY
 from tiny_families import saved
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from aiohttp import web
 
+from safer_steer.files.store import content_id
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.store import content_id
 
 RATES = {"error 500": 0.05, "broken body": 0.025, "broken answer": 0.025, "reset": 0.02, "hang": 0.01}
 BURST = (60, 6)

@@ -4,10 +4,11 @@ the command line does."""
 import sys
 from pathlib import Path
 
-from safer_steer import measuring, pipeline
-from safer_steer.config_file import load_config
+from safer_steer import pipeline
+from safer_steer.config.file import load_config
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.errors import UserError
+from safer_steer.run import measuring
 from safer_steer.run.display import Display
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from safer_steer.adaptive.results import of_attacker
+from safer_steer.bench.adaptive.results import of_attacker
 from safer_steer.bench.summary import summarise
 from safer_steer.dialogue import TAKEN_BACK, TRY, Dialogue
 

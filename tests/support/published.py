@@ -8,8 +8,8 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Image, List
 
 from safer_steer.config import Config
+from safer_steer.data.sources import Pair, Skipped, load_pairs
 from safer_steer.sandbox.world import draw_png, training_devices
-from safer_steer.sources import Pair, Skipped, load_pairs
 
 Rows = list[dict[str, Any]]
 

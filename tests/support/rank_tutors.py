@@ -10,8 +10,8 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic, Verdict
 from safer_steer.errors import BoundaryError, UserError
-from safer_steer.images import pictures_in
-from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.files.images import pictures_in
+from safer_steer.training.tutor import TutorCritic
 
 
 class _Sandbox:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.episode import Verdict
-from safer_steer.images import pictures_in
-from safer_steer.reinforce.grpo import reinforce
-from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.files.images import pictures_in
+from safer_steer.training.grpo import reinforce
+from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, drawn_for_rl, tiny_config
 
 STEPS = 2

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config, Role
+from safer_steer.data.seeds.build import build_seeds
 from safer_steer.dialogue import Seed, read_seeds
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.episode import Assistant
-from safer_steer.images import pictures_in
+from safer_steer.files.images import pictures_in
 from safer_steer.prompts.base import sections
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw_png, training_devices
-from safer_steer.seeds.build import build_seeds
 
 KINDS = ("benign", "obfuscated", "red_team")
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safer_steer.assembly.draw import draw_from_pools
-from safer_steer.assembly.splits import read_split
 from safer_steer.config import Config
+from safer_steer.data.assembly.draw import draw_from_pools
+from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
+from safer_steer.files.store import write_atomic
 from safer_steer.sandbox import scripts
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw_png, training_devices
-from safer_steer.store import write_atomic
 
 TINY = {
     "student": {"max_turn_tokens": 40, "max_length": 512, "dtype": "float32", "device": "cpu"},

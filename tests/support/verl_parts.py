@@ -21,8 +21,8 @@ from safer_steer.config import SHIPPED, Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Verdict
 from safer_steer.errors import EndpointError
-from safer_steer.images import pictures_in
-from safer_steer.reinforce.tutor import TutorCritic
+from safer_steer.files.images import pictures_in
+from safer_steer.training.tutor import TutorCritic
 from servers import MODEL
 
 PROMPT, RESPONSE = 192, 512

@@ -17,10 +17,10 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
 from places import ROOT
-from safer_steer.config_file import load_config
-from safer_steer.config_rl import LossType, Reinforce
+from safer_steer.config.file import load_config
+from safer_steer.config.rl import LossType, Reinforce
 from safer_steer.export.verl import AGENT, ESTIMATORS, LOSSES, as_lines, overrides
-from safer_steer.reinforce import verl_loop
+from safer_steer.training import verl_loop
 
 SCRIPTS = sorted((ROOT / "configs" / "verl").glob("qwen*.sh"))
 TELL = """#!/usr/bin/env bash

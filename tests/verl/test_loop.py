@@ -26,13 +26,13 @@ from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 
 from places import ROOT, SUPPORT
 from safer_steer.config import SHIPPED, Config
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.dialogue import Dialogue, StopReason, read_dialogues
-from safer_steer.reinforce import verl_loop  # noqa: F401  (registers the loop and the estimators)
-from safer_steer.reinforce.credit import turn_advantages
-from safer_steer.reinforce.returns import trajectory_return, turn_returns, turn_rewards
-from safer_steer.reinforce.trajectory import by_token
 from safer_steer.rewards import group_advantages
+from safer_steer.training import verl_loop  # noqa: F401  (registers the loop and the estimators)
+from safer_steer.training.credit import turn_advantages
+from safer_steer.training.returns import trajectory_return, turn_returns, turn_rewards
+from safer_steer.training.trajectory import by_token
 from servers import VLLM, Server
 from verl_parts import PROMPT, VLLMClient, verl_config, write_config
 
@@ -134,7 +134,7 @@ def queued(run: Path, vllm: VLLM, world: Server, tmp_path_factory: pytest.TempPa
     environment = {
         "PYTHONPATH": f"{ROOT / 'src'}:{SUPPORT}",
         "OMP_NUM_THREADS": "1",
-        "VERL_USE_EXTERNAL_MODULES": "safer_steer.reinforce.verl_loop",
+        "VERL_USE_EXTERNAL_MODULES": "safer_steer.training.verl_loop",
     }
     ray.init(num_cpus=8, include_dashboard=False, runtime_env={"env_vars": environment})
     try:

@@ -15,7 +15,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from safer_steer.config import SHIPPED
 from safer_steer.dialogue import TRY, Dialogue, read_dialogues
-from safer_steer.reinforce.verl_loop import SteerLoop
+from safer_steer.training.verl_loop import SteerLoop
 from servers import Server
 from verl_parts import verl_config, write_config
 

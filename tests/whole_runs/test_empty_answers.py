@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from safer_steer.bench.judging import JudgeCritic
-from safer_steer.bootstrap.rollout import EvaluatorCritic
 from safer_steer.config import Role
+from safer_steer.data.bootstrap.rollout import EvaluatorCritic
+from safer_steer.data.seeds.red_team import AttackJudgeCritic
 from safer_steer.dialogue import Dialogue, Format, Turn
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.episode import Critic
-from safer_steer.images import pictures_in
-from safer_steer.reinforce.tutor import TutorCritic
-from safer_steer.seeds.red_team import AttackJudgeCritic
+from safer_steer.files.images import pictures_in
+from safer_steer.training.tutor import TutorCritic
 from student_parts import write_seeds
 
 GENEROUS = {

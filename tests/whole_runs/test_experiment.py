@@ -23,7 +23,7 @@ from safer_steer.cli import app
 from safer_steer.errors import UserError
 from safer_steer.experiments.spec import load_experiment
 from safer_steer.experiments.work import finished, plan, work
-from safer_steer.manifest import Manifest, verify
+from safer_steer.files.manifest import Manifest, verify
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -160,7 +160,7 @@ async def test_a_bench_with_too_many_unscored_dialogues_is_in_the_table(tmp_path
 STAGE = """
 import sys, time
 from pathlib import Path
-from safer_steer.store import locked
+from safer_steer.files.store import locked
 
 folder = Path(sys.argv[-1])
 with locked(folder):

@@ -30,14 +30,14 @@ from aiohttp import web
 from endpoint_server import EndpointServer, says
 from fault_server import RATES
 from places import SUPPORT
-from safer_steer.bootstrap.rollout import roll_out
 from safer_steer.config import Role
+from safer_steer.data.bootstrap.rollout import roll_out
+from safer_steer.data.seeds.pools import read_pools
 from safer_steer.dialogue import Kind, StopReason, read_dialogues
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError
 from safer_steer.errors import UserError
-from safer_steer.seeds.pools import read_pools
 from seeds_run import Watched
 from student_parts import tiny_config, write_seeds
 

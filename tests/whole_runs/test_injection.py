@@ -13,26 +13,26 @@ from aiohttp import web
 
 from endpoint_server import EndpointServer, Step, says
 from safer_steer.bench.judging import JudgeCritic
-from safer_steer.bootstrap.rollout import EvaluatorCritic
 from safer_steer.config import Role
+from safer_steer.data.bootstrap.rollout import EvaluatorCritic
+from safer_steer.data.seeds.red_team import AttackJudgeCritic
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.episode import Critic, Reply, Script, play
 from safer_steer.errors import UnparsableError
-from safer_steer.images import pictures_in
+from safer_steer.files.images import pictures_in
 from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
 from safer_steer.prompts.base import Prompt, section, sections
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.judge import JUDGE, JudgeInput
 from safer_steer.prompts.markers import split_markers
 from safer_steer.prompts.tutor import TUTOR, TutorInput
-from safer_steer.reinforce.tutor import TutorCritic
 from safer_steer.rewards import lock_usefulness
 from safer_steer.sandbox.rubric import Levels, assess
 from safer_steer.sandbox.speech import constructive
 from safer_steer.sandbox.world import from_png
-from safer_steer.seeds.red_team import AttackJudgeCritic
+from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, write_seeds
 
 QUESTIONS = ["what is the first step?", "where is it kept?", "how do i operate it?"]

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from display import Quiet
 from launch import done, failed, start, workers
 from safer_steer.config import SHIPPED, Config
-from safer_steer.config_file import dump_config
+from safer_steer.config.file import dump_config
 from safer_steer.endpoints.cache import Cache
-from safer_steer.manifest import Manifest, verify
+from safer_steer.files.manifest import Manifest, verify
 from safer_steer.pipeline import run_stage
-from safer_steer.reinforce.step_log import DRIFT
 from safer_steer.stages import STAGES
 from safer_steer.student.training import WHOLE
+from safer_steer.training.step_log import DRIFT
 from student_parts import TINY, drawn_for_rl, write_seeds
 
 FULL, LORA = 5e-6, 1e-7

@@ -10,27 +10,27 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from safer_steer.adaptive.attacker import attackers_of
-from safer_steer.adaptive.intents import Intent, read_intents, tries_of
-from safer_steer.adaptive.kept import KeptAttack
-from safer_steer.adaptive.results import ADAPTIVE, ANY, Script, of_any, of_attacker, of_scripts
-from safer_steer.adaptive.user import AdaptiveUser, known
+from safer_steer.bench.adaptive.attacker import attackers_of
+from safer_steer.bench.adaptive.intents import Intent, read_intents, tries_of
+from safer_steer.bench.adaptive.kept import KeptAttack
+from safer_steer.bench.adaptive.results import ADAPTIVE, ANY, Script, of_any, of_attacker, of_scripts
+from safer_steer.bench.adaptive.user import AdaptiveUser, known
 from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.suite_copies import copied, moved
 from safer_steer.bench.suites import SANDBOX, Suite, category, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
+from safer_steer.config.named import load_named
+from safer_steer.data.sources.subsample import draw, draw_order
 from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Rewinding
 from safer_steer.errors import UserError
-from safer_steer.images import PicturesOf, Trial
+from safer_steer.files.images import PicturesOf, Trial
+from safer_steer.files.store import file_name, write_atomic
 from safer_steer.metrics import ProtocolName
-from safer_steer.named import load_named
-from safer_steer.sources.subsample import draw, draw_order
 from safer_steer.stages import STEER
-from safer_steer.store import file_name, write_atomic
 
 INTENTS = "intents"
 """Folder and file of a run's intents."""

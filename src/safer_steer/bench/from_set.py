@@ -9,14 +9,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safer_steer.config import Source
+from safer_steer.data.sources.load import Skipped, left_out_in_words, read_samples
+from safer_steer.data.sources.sample import Sample
+from safer_steer.data.sources.set_row import BadRow
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
-from safer_steer.images import EMBEDDED, UNREADABLE, PictureError, check_whole
-from safer_steer.script_file import MOST_TURNS
-from safer_steer.sources.load import Skipped, left_out_in_words, read_samples
-from safer_steer.sources.sample import Sample
-from safer_steer.sources.set_row import BadRow
-from safer_steer.store import naming, write_atomic
+from safer_steer.files.images import EMBEDDED, UNREADABLE, PictureError, check_whole
+from safer_steer.files.script_file import MOST_TURNS
+from safer_steer.files.store import naming, write_atomic
 from safer_steer.workers import Progress
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}

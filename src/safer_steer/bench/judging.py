@@ -3,11 +3,11 @@ turns and the pictures."""
 
 from __future__ import annotations
 
-from safer_steer.answers import lack
+from safer_steer.bench.answers import lack
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Verdict
-from safer_steer.images import PicturesOf, in_view
+from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.prompts.base import history
 from safer_steer.prompts.judge import JUDGE, JudgeInput
 

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config, Role
-from safer_steer.config_file import in_words, load_config
+from safer_steer.config.file import in_words, load_config
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import BoundaryError, UserError
-from safer_steer.store import file_name, read_rows
+from safer_steer.files.store import file_name, read_rows
 
 
 class NotAnswered(BoundaryError):

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safer_steer.adaptive.critic import EndsAtBreach
-from safer_steer.adaptive.intents import Intent
-from safer_steer.adaptive.results import ADAPTIVE, state_of
+from safer_steer.bench.adaptive.critic import EndsAtBreach
+from safer_steer.bench.adaptive.intents import Intent
+from safer_steer.bench.adaptive.results import ADAPTIVE, state_of
 from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
 from safer_steer.bench.capability import Answers, answer_all, capability
 from safer_steer.bench.judging import JudgeCritic
@@ -31,10 +31,10 @@ from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.episode import Assistant, Critic
 from safer_steer.episodes import play_all
 from safer_steer.errors import UserError
-from safer_steer.images import pictures_in
+from safer_steer.files.images import pictures_in
+from safer_steer.files.scaling import in_words
+from safer_steer.files.store import Journal, write_atomic
 from safer_steer.metrics import ProtocolName, state
-from safer_steer.scaling import in_words
-from safer_steer.store import Journal, write_atomic
 from safer_steer.workers import Progress
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from safer_steer.bench.suites import SANDBOX
 from safer_steer.config import Source
+from safer_steer.data.sources.choice_rows import QUESTIONS
+from safer_steer.data.sources.load import read_samples
+from safer_steer.data.sources.sample import Sample
+from safer_steer.data.sources.subsample import draw
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
-from safer_steer.images import EMBEDDED, Picture, Trial, check_whole, picture_from
-from safer_steer.sources.load import read_samples
-from safer_steer.sources.questions import QUESTIONS
-from safer_steer.sources.sample import Sample
-from safer_steer.sources.subsample import draw
-from safer_steer.store import file_name, write_atomic
+from safer_steer.files.images import EMBEDDED, Picture, Trial, check_whole, picture_from
+from safer_steer.files.store import file_name, write_atomic
 
 FOLDER = "capability"
 """In the run's folder: a folder for each set."""
@@ -91,7 +91,7 @@ def _named(names: Sequence[str]) -> dict[str, Path | None]:
 
 def _samples(name: str, path: Path | None, most: int | None) -> Iterator[Sample]:
     if path is None:
-        from safer_steer.sandbox.questions import questions
+        from safer_steer.sandbox.multiple_choice import questions
 
         every = [
             Sample(q.id, (q.picture,), (q.text,), True, answer=q.choices[q.right], choices=q.choices)

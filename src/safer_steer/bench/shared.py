@@ -1,6 +1,6 @@
 """What suites have in common with the pairs and scripts that a run trains on, said before it starts.
 
-With the section `assembly` such pairs are kept out of training (`assembly/leaks.py`); without it nothing is.
+With the section `assembly` `data/assembly/leaks.py` keeps such pairs out of training; without it nothing is.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from safer_steer.assembly.candidates import picture_id, scaled_from
-from safer_steer.assembly.near import Near, content_words, telling
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Assembly
-from safer_steer.store import inside
+from safer_steer.data.assembly.candidates import picture_id, scaled_from
+from safer_steer.data.assembly.near import Near, content_words, telling
+from safer_steer.files.store import inside
 
 
 @dataclass

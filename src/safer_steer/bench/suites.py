@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safer_steer.adaptive.results import ADAPTIVE
+from safer_steer.bench.adaptive.results import ADAPTIVE
+from safer_steer.data.sources.subsample import draw
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
-from safer_steer.images import Trial, check_header, check_whole
+from safer_steer.files.images import Trial, check_header, check_whole
+from safer_steer.files.script_file import read_scripts
+from safer_steer.files.store import inside
 from safer_steer.metrics import ProtocolName
-from safer_steer.script_file import read_scripts
-from safer_steer.sources.subsample import draw
 from safer_steer.stages import STEER
-from safer_steer.store import inside
 
 SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from itertools import chain
 from typing import Any
 
-from safer_steer.answers import COUNTED, Counts, counts_of, total
+from safer_steer.bench.answers import COUNTED, Counts, counts_of, total
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.metrics import (
     ProtocolName,
@@ -17,7 +17,7 @@ from safer_steer.metrics import (
     single_turn_rates,
     survival,
 )
-from safer_steer.reasons import reasons_in
+from safer_steer.workers import reasons_in
 
 Suites = Mapping[str, list[Dialogue]]
 

@@ -8,7 +8,7 @@ import os
 import traceback
 import warnings
 
-from safer_steer import processes
+from safer_steer.student import processes
 
 from safer_steer.cli import init, check, stages, bench, judge_check, chat, experiment, data, info, sandbox  # isort: skip  # in the order of the help
 from safer_steer.cli.app import app

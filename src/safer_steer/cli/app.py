@@ -11,10 +11,17 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from safer_steer import processes
-from safer_steer.errors import EndedElsewhere, ExitCode, NoResult, SpendingLimit, UserError, shortened
-from safer_steer.extras import what_is_missing
+from safer_steer.errors import (
+    EndedElsewhere,
+    ExitCode,
+    NoResult,
+    SpendingLimit,
+    UserError,
+    shortened,
+    what_is_missing,
+)
 from safer_steer.stages import STAGES
+from safer_steer.student import processes
 
 OUTSIDE = {
     errno.ENOSPC,

@@ -14,10 +14,9 @@ from safer_steer.cli import bench_options as options
 from safer_steer.cli.app import Fresh, Limit, NoCheck, Stub, app
 from safer_steer.cli.stages import results
 from safer_steer.config import Adaptive, Config, Role, RoleName, Student, Target
-from safer_steer.config_file import absolute, absolute_suites, in_words, load_config
+from safer_steer.config.file import absolute, absolute_suites, in_words, load_config
 from safer_steer.dialogue import Format
-from safer_steer.errors import UserError
-from safer_steer.extras import require
+from safer_steer.errors import UserError, require
 
 
 @app.command()
@@ -105,8 +104,8 @@ def _of_run(settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
 
 def _judge_kept(run: Path, judge: Role, out: Path | None, fresh: bool, try_models: bool) -> None:
     """Score the answers kept in a run folder."""
-    from safer_steer import measuring
     from safer_steer.bench.kept import judged_folder, judging_config
+    from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
     settings, out = judging_config(run, judge), out or judged_folder(run, judge)
@@ -124,7 +123,7 @@ def _served(
     try_models: bool,
 ) -> None:
     """Measure models behind endpoints; `measured` is the section `bench`."""
-    from safer_steer import measuring
+    from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
     with options.options_named():

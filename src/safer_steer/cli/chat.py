@@ -14,9 +14,8 @@ from rich.text import Text
 
 from safer_steer.cli.app import app, console
 from safer_steer.config import ModelName
-from safer_steer.config_file import load_config
-from safer_steer.errors import UserError
-from safer_steer.extras import require
+from safer_steer.config.file import load_config
+from safer_steer.errors import UserError, require
 
 if TYPE_CHECKING:
     from safer_steer.run.chat import Conversation

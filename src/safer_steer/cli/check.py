@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import ConfigFile, app, console
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.errors import UserError
+from safer_steer.report.fitted_table import fitted
 from safer_steer.stages import STAGES
-from safer_steer.tables import fitted
 
 
 @app.command()
@@ -22,7 +22,7 @@ def check(
     ] = None,
 ) -> None:
     """Send one small request, with a picture, to every model behind an endpoint, and show what it can do."""
-    from safer_steer.run.check import HEAD, check_roles, problems, roles_asked
+    from safer_steer.run.calls_check import HEAD, check_roles, problems, roles_asked
 
     stages = stage or list(STAGES)
     if unknown := [name for name in stages if name not in STAGES]:

@@ -11,10 +11,9 @@ from pydantic import ValidationError
 
 from safer_steer.cli.app import app, console
 from safer_steer.config import ModelName, Source
-from safer_steer.config_file import in_words
-from safer_steer.errors import ExitCode, UserError
-from safer_steer.extras import require
-from safer_steer.tables import fitted
+from safer_steer.config.file import in_words
+from safer_steer.errors import ExitCode, UserError, require
+from safer_steer.report.fitted_table import fitted
 
 if TYPE_CHECKING:
     from safer_steer.run.folder import Show
@@ -82,8 +81,8 @@ def verify(
 ) -> None:
     """Check a run's or an export's files, and a run's inputs, against the hashes in its manifest; exit code 1
     if one differs."""
-    from safer_steer.manifest import not_compared
-    from safer_steer.manifest import verify as differences
+    from safer_steer.files.manifest import not_compared
+    from safer_steer.files.manifest import verify as differences
 
     found = differences(folder)
     for line in (*found, *not_compared(folder)):
@@ -97,7 +96,7 @@ def verify(
 def known_sets() -> None:
     """List the published data sets that can be read as they are; docs/how-to/data.md shows how to use
     each."""
-    from safer_steer.sources.sets import SETS
+    from safer_steer.data.sources.sets import SETS
 
     head = ("name", "hub id", "configurations: splits", "what it is", "Stage I")
     rows = [

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safer_steer.cli.app import app
-from safer_steer.errors import UserError
-from safer_steer.extras import require
+from safer_steer.errors import UserError, require
 
 if TYPE_CHECKING:
     from safer_steer.experiments.work import Job
@@ -42,11 +41,11 @@ def experiment(
     ] = False,
 ) -> None:
     """Compare variants of a config over several training seeds: one table, with intervals."""
+    from safer_steer.experiments.arms_table import markdown, results
     from safer_steer.experiments.spec import load_experiment
-    from safer_steer.experiments.table import markdown, results
     from safer_steer.experiments.work import finished, plan, work
+    from safer_steer.files.store import write_atomic
     from safer_steer.run.preflight import cores_here
-    from safer_steer.store import write_atomic
 
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder")

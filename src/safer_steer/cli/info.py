@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import ConfigFile, app, console
-from safer_steer.config_file import describe, load_config
+from safer_steer.config.file import describe, load_config
 from safer_steer.errors import UserError
-from safer_steer.tables import fitted
+from safer_steer.report.fitted_table import fitted
 
 
 @app.command()
@@ -42,7 +42,7 @@ def cost(
 ) -> None:
     """Estimate the calls, tokens, money and time of a whole run from a sample of its data. Calls no model."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # a data set that is not here yet is an error, not a download
-    from safer_steer.cost import Assumptions, show
+    from safer_steer.plan import Assumptions, show
 
     assumed = Assumptions(sample, success, keeps, turn_tokens, answer_tokens, tokens_per_second, overhead)
     show(load_config(config), assumed, console(100), as_json)
@@ -55,7 +55,7 @@ def health(
 ) -> None:
     """Show how well attackers and judges of a run work: refusals, repeats, success by strategy, scores; and
     whether RL's groups differ."""
-    from safer_steer.health import examine, tables, warnings
+    from safer_steer.report.health import examine, tables, warnings
     from safer_steer.stages import STAGES
 
     found = examine(folder)

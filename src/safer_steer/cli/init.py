@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import app
-from safer_steer.extras import install, missing
+from safer_steer.errors import install, missing
 
 
 @app.command()
@@ -25,7 +25,7 @@ def init(
     ] = None,
 ) -> None:
     """Write a small project to start from: pairs with pictures, suites, a commented config, a README."""
-    from safer_steer.starter.project import write_project
+    from safer_steer.cli.starter.project import write_project
 
     counts = write_project(folder, from_folder)
     for name, count in counts.items():

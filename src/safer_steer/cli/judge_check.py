@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import app, console
-from safer_steer.config_file import load_config
-from safer_steer.errors import UserError
-from safer_steer.extras import require
-from safer_steer.tables import fitted
+from safer_steer.config.file import load_config
+from safer_steer.errors import UserError, require
+from safer_steer.report.fitted_table import fitted
 
 
 @app.command("judge-check")
@@ -41,11 +40,11 @@ def judge_check(
     as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
 ) -> None:
     """Compare a bench's judge with people, with itself and with another judge; correct its rates."""
-    from safer_steer.judge_check import check
-    from safer_steer.judge_check.found import note, read_check
-    from safer_steer.judge_check.labels import drawn, enough_said, read_labels, write_sheet
-    from safer_steer.judge_check.played import played_in
-    from safer_steer.judge_check.table import judge_tables, warning
+    from safer_steer.bench.judge_check import measured
+    from safer_steer.bench.judge_check.file import note, read_check
+    from safer_steer.bench.judge_check.labels import drawn, enough_said, read_labels, write_sheet
+    from safer_steer.bench.judge_check.played import played_in
+    from safer_steer.report.judge_tables import judge_tables, warning
 
     if template and (labels or second or repeats):
         raise UserError("judge-check: --template writes a sheet and checks nothing; give it alone")
@@ -65,20 +64,20 @@ def judge_check(
             "judge-check: give --labels, --second or --repeats, or --template for a sheet to fill in"
         )
     require("judge", "judge-check")
-    parts = {"judge": check.of_judge(config)}
+    parts = {"judge": measured.of_judge(config)}
     if labels:
-        parts["people"] = check.against_people(
+        parts["people"] = measured.against_people(
             played, read_labels(labels, played.dialogues), format, config.seed
         )
     if second:
-        parts["second"] = check.against_judge(played, played_in(second), format, config.seed)
+        parts["second"] = measured.against_judge(played, played_in(second), format, config.seed)
     if repeats:
-        from safer_steer.measuring import judge_again
         from safer_steer.run.display import Display
+        from safer_steer.run.measuring import judge_again
 
         with Display() as show:
             asked, again = judge_again(run, played, repeats, sample, show)
-        parts["repeats"] = check.against_itself(asked.dialogues, again)
+        parts["repeats"] = measured.against_itself(asked.dialogues, again)
     found = note(run, parts)
     _rewrite_report(run)
     if as_json:

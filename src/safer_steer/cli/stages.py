@@ -12,11 +12,10 @@ import typer
 
 from safer_steer.cli.app import ConfigFile, Fresh, Limit, NoCheck, Out, Stub, app, console
 from safer_steer.config import Config
-from safer_steer.config_file import load_config
-from safer_steer.errors import NoResult
-from safer_steer.extras import install, missing, require
-from safer_steer.processes import first
+from safer_steer.config.file import load_config
+from safer_steer.errors import NoResult, install, missing, require
 from safer_steer.stages import STAGES
+from safer_steer.student.processes import first
 
 
 @app.command()
@@ -54,8 +53,8 @@ def run(
     if not data_alone:
         require("train", "run")
     if dry_run:
-        from safer_steer.run.dry_run import dry_run as planned
-        from safer_steer.run.dry_run import show as show_plan
+        from safer_steer.plan.dry_run import dry_run as planned
+        from safer_steer.plan.dry_run import show as show_plan
 
         card = gpu_memory * 1e9 if gpu_memory else None
         show_plan(planned(settings, out, processes, card), console(140))
@@ -146,7 +145,7 @@ def results(out: Path) -> Iterator[None]:
 def _show_results(out: Path) -> None:
     summary, page = out / "summary.json", out / "report.html"
     if summary.is_file():
-        from safer_steer.judge_check.found import corrected_rates, read_check
+        from safer_steer.bench.judge_check.file import corrected_rates, read_check
         from safer_steer.report import console_table
 
         corrected = corrected_rates(read_check(out))

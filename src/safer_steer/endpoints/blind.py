@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safer_steer.config import Role
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message, Transport
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 from safer_steer.prompts.base import section
 from safer_steer.prompts.caption import CAPTION, CaptionInput
 from safer_steer.prompts.markers import split_markers

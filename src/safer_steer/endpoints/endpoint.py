@@ -25,13 +25,7 @@ from safer_steer.endpoints.completions import read_completion
 from safer_steer.endpoints.gate import Gate
 from safer_steer.endpoints.pace import Pace
 from safer_steer.endpoints.schema_forms import SCHEMA_FORMS, SchemaForm, response_format
-from safer_steer.endpoints.transport import (
-    AnsweredError,
-    ChatReply,
-    ContextLengthError,
-    Message,
-    NoEyesError,
-)
+from safer_steer.endpoints.transport import AnsweredError, ChatReply, ContextLengthError, Message, NoEyesError
 from safer_steer.endpoints.waiting import waiting_for
 from safer_steer.endpoints.wordings import Meaning
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError, shortened

@@ -9,24 +9,17 @@ from math import inf, prod
 from pathlib import Path
 from typing import Any
 
-from safer_steer.adaptive.intents import Intent
-from safer_steer.adaptive.results import ADAPTIVE, ANY, share_breached, state_of
 from safer_steer.bench import capability
+from safer_steer.bench.adaptive.intents import Intent
+from safer_steer.bench.adaptive.results import ADAPTIVE, ANY, share_breached, state_of
 from safer_steer.bench.attacks import INTENTS, journal_of, scripts_of
 from safer_steer.bench.questions import ANSWERS, FOLDER
 from safer_steer.bench.suites import SINGLE_TURN
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.dialogue import Dialogue, Format, Kind, each_row, read_dialogues
-from safer_steer.metrics import (
-    Criterion,
-    ProtocolName,
-    State,
-    first_failures,
-    outcomes,
-    state,
-)
-from safer_steer.over_seeds import paired_difference, rate_over_seeds
-from safer_steer.store import read_rows
+from safer_steer.experiments.over_seeds import paired_difference, rate_over_seeds
+from safer_steer.files.store import read_rows
+from safer_steer.metrics import Criterion, ProtocolName, State, first_failures, outcomes, state
 
 Hits = dict[str, float]
 """0 or 1 by suite and dialogue id, or a share; a share or a difference of shares by intent."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from safer_steer.config import Config, ModelName
-from safer_steer.config_file import absolute, in_words, load_config, make_absolute, read_yaml
+from safer_steer.config.file import absolute, in_words, load_config, make_absolute, read_yaml
 from safer_steer.dialogue import Strict
 from safer_steer.errors import UserError
 

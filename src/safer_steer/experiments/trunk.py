@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config
-from safer_steer.config_changes import EVERY_KIND, settings_of
-from safer_steer.config_file import dump_config
-from safer_steer.manifest import Manifest, config_sha256
+from safer_steer.config.changes import EVERY_KIND, settings_of
+from safer_steer.config.file import dump_config
+from safer_steer.files.manifest import Manifest, config_sha256
+from safer_steer.files.store import canonical, content_id, inside, write_atomic
 from safer_steer.stages import STAGES
-from safer_steer.store import canonical, content_id, inside, write_atomic
 
 SHARED = tuple(STAGES)[: list(STAGES).index("bench")]
 """The stages that can be shared: all before the bench."""

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safer_steer.config import Config
-from safer_steer.config_file import dump_config
+from safer_steer.config.file import dump_config
 from safer_steer.errors import ExitCode, UserError
 from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Experiment, config_of
 from safer_steer.experiments.trunk import UP_TO_SFT, branch, run_id, trunk_id, unmeasured, up_to_sft
-from safer_steer.manifest import Manifest
+from safer_steer.files.manifest import Manifest
+from safer_steer.files.store import AtWork, locked, write_atomic
 from safer_steer.stages import STAGES
-from safer_steer.store import AtWork, locked, write_atomic
 from safer_steer.workers import side_by_side
 
 ENDS_S = 30

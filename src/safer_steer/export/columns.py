@@ -14,7 +14,7 @@ from safer_steer.dialogue import Dialogue, Seed, Turn
 from safer_steer.export.messages import messages, prompt
 from safer_steer.export.schema import NUMBER, PICTURE, TEXT, WHOLE, schema
 from safer_steer.export.shards import embedded
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 
 SCORES = ("safety", "helpfulness")
 """The evaluator's scores for every turn of Stage II, 1-10."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from safer_steer.dialogue import Kind, Seed
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 
 
 @dataclass

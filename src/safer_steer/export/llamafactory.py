@@ -14,7 +14,7 @@ from safer_steer.config import Config, Student
 from safer_steer.dialogue import Dialogue
 from safer_steer.export.messages import PLACEHOLDER, messages
 from safer_steer.export.shards import file_name
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 
 TEMPLATES: dict[str, dict[str, Any]] = {
     "qwen2_vl": {"template": "qwen2_vl"},

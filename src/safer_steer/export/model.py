@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safer_steer.config import Config, ModelName
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.errors import UserError
 from safer_steer.export.model_card import model_card
 from safer_steer.export.write import facts_of
-from safer_steer.manifest import Manifest
+from safer_steer.files.manifest import Manifest
+from safer_steer.files.store import sha256_of
 from safer_steer.stages import TRAINED_BY
-from safer_steer.store import sha256_of
 from safer_steer.student.adapters import CONFIG, WEIGHTS, is_adapter
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config, ModelName
+from safer_steer.data.bootstrap import single_turn
 from safer_steer.dialogue import Format
 from safer_steer.export.card import made, published, roles, table
-from safer_steer.report.table import headline, model_label, model_names
-from safer_steer.store import read_rows
+from safer_steer.files.store import read_rows
+from safer_steer.report.main_table import headline, model_label, model_names
 
 if TYPE_CHECKING:
     from safer_steer.student.merging import Remainder

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 
 GROUP_BYTES = 16_000_000
 """Size of a row group, pictures and text: what is in memory, and what a reader decodes at once."""

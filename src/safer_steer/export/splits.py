@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from safer_steer.bootstrap import single_turn
 from safer_steer.config import Config
+from safer_steer.data.bootstrap import single_turn
 from safer_steer.dialogue import Dialogue, Seed, each_row
 from safer_steer.errors import UserError
-from safer_steer.manifest import Manifest
-from safer_steer.store import sha256_of
+from safer_steer.files.manifest import Manifest
+from safer_steer.files.store import sha256_of
 
 EMPTY = {
     "sft": "`bootstrap` kept no dialogue; bootstrap/rejected.jsonl says why;"

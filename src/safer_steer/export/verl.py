@@ -1,5 +1,5 @@
 """The columns that verl's `RLHFDataset` and the agent loop read, and verl's settings (verl 0.9;
-`reinforce/verl_loop.py`)."""
+`training/verl_loop.py`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safer_steer.dialogue import Seed
 from safer_steer.export.messages import PLACEHOLDER, plain, prompt
 from safer_steer.export.schema import PICTURE, TEXT, schema
 from safer_steer.export.shards import embedded
-from safer_steer.images import Picture
+from safer_steer.files.images import Picture
 
 AGENT = "safer_steer"
 """The name under which the agent loop is registered."""
@@ -69,7 +69,7 @@ def row(seed: Seed, pictures: Sequence[Picture], system: str, index: int, name: 
 LOSSES = {"dr_grpo": "seq-mean-token-sum-norm", "grpo": "seq-mean-token-mean", "dapo": "token-mean"}
 """verl's name of each `rl.loss`."""
 ESTIMATORS = {"trajectory": "steer_tcsr", "turn": "steer_turns"}
-"""The advantage estimator of each `rl.credit` (`reinforce/verl_loop.py`)."""
+"""The advantage estimator of each `rl.credit` (`training/verl_loop.py`)."""
 NOT_LANGUAGE = r".*(visual|vision|multi_modal|projector|connector).*"
 """Modules that get no adapter. verl chooses them by name."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config
-from safer_steer.config_file import load_config
+from safer_steer.config.file import load_config
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.export import columns, verl
@@ -22,8 +22,8 @@ from safer_steer.export.counts import SplitCounts
 from safer_steer.export.llamafactory import LlamaFactory, family_of, without_template
 from safer_steer.export.shards import ParquetShards
 from safer_steer.export.splits import Split, find_splits
-from safer_steer.images import pictures_in
-from safer_steer.manifest import Manifest, config_sha256
+from safer_steer.files.images import pictures_in
+from safer_steer.files.manifest import Manifest, config_sha256
 
 CONTENTS = ("README.md", "data", "llamafactory", "verl")
 """What an export contains besides its manifest."""

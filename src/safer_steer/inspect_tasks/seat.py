@@ -8,7 +8,7 @@ from inspect_ai.solver import TaskState
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
-from safer_steer.images import PicturesOf
+from safer_steer.files.images import PicturesOf
 from safer_steer.inspect_tasks.transport import DEFAULTS, InspectTransport, as_inspect, settings_of
 
 

@@ -18,11 +18,11 @@ from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.summary import summarise
 from safer_steer.config import Role, Student
-from safer_steer.config_file import absolute_suites
+from safer_steer.config.file import absolute_suites
 from safer_steer.dialogue import Dialogue, Format, Seed
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Script, judge_turn, play
-from safer_steer.images import PicturesOf, pictures_in
+from safer_steer.files.images import PicturesOf, pictures_in
 from safer_steer.inspect_tasks.adaptive import adaptive
 from safer_steer.inspect_tasks.seat import keep, under_test
 from safer_steer.inspect_tasks.transport import GRADER, by_role

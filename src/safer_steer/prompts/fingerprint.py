@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import meta
 
 import safer_steer.prompts
+from safer_steer.files.store import canonical
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Prompt
-from safer_steer.store import canonical
 
 
 def fingerprint(prompt: Prompt[Any, Any]) -> str:

@@ -6,16 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from safer_steer.adaptive.results import ADAPTIVE
-from safer_steer.health import Table
+from safer_steer.bench.adaptive.results import ADAPTIVE
 from safer_steer.intervals import rate as share_of
 from safer_steer.metrics import LOST
+from safer_steer.report.health import Table
 from safer_steer.report.heat import Cell, Heat, cell_of, link
-from safer_steer.report.played import in_words, outcome, protocol_of, techniques
-from safer_steer.report.plots import Plot
-from safer_steer.report.runs import ShownRun, models_of
-from safer_steer.report.svg import Line, draw
-from safer_steer.report.table import (
+from safer_steer.report.main_table import (
     NONE,
     Summary,
     at,
@@ -26,6 +22,10 @@ from safer_steer.report.table import (
     number,
     rate,
 )
+from safer_steer.report.played import in_words, outcome, protocol_of, techniques
+from safer_steer.report.plots import Plot
+from safer_steer.report.runs import ShownRun, models_of
+from safer_steer.report.svg import Line, draw
 
 COUNTED = (
     *("n_intents", "n_tries", "turns", "calls", "taken_back", "refused", "repeated", "gave_up"),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safer_steer.health import Table
-from safer_steer.report.table import NONE, at, number
-from safer_steer.store import read_rows
+from safer_steer.files.store import read_rows
+from safer_steer.report.health import Table
+from safer_steer.report.main_table import NONE, at, number
 from safer_steer.student.checks import CHECKS
 
 Row = dict[str, Any]

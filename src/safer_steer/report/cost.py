@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safer_steer.health import Table
-from safer_steer.manifest import Manifest
-from safer_steer.report.table import NONE, at, number
+from safer_steer.files.manifest import Manifest
+from safer_steer.report.health import Table
+from safer_steer.report.main_table import NONE, at, number
 from safer_steer.stages import STAGES
 
 COUNTED = ("calls", "cached", "prompt_tokens", "completion_tokens", "failed", "refused", "unparsable")

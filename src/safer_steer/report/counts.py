@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.dialogue import Kind
+from safer_steer.files.store import read_rows
+from safer_steer.report.main_table import at, number
 from safer_steer.report.runs import read_json
-from safer_steer.report.table import at, number
-from safer_steer.store import read_rows
 
 Row = dict[str, Any]
 

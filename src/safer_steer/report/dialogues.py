@@ -9,9 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safer_steer.adaptive.results import ADAPTIVE
+from safer_steer.bench.adaptive.results import ADAPTIVE
 from safer_steer.dialogue import TAKEN_BACK, Turn
 from safer_steer.metrics import asks_safely
+from safer_steer.report.main_table import model_label, number
 from safer_steer.report.pictures import PICTURES, Pictures
 from safer_steer.report.played import (
     SINGLE_TURN,
@@ -25,7 +26,6 @@ from safer_steer.report.played import (
 )
 from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.shorten import evenly, shorten
-from safer_steer.report.table import model_label, number
 from safer_steer.rewards import has_thinking_answer
 
 SCRIPTS = 3_000

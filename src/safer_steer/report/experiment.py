@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from safer_steer.health import Table
 from safer_steer.metrics import LOST, median_in_words
-from safer_steer.report.table import NONE, at, number
+from safer_steer.report.health import Table
+from safer_steer.report.main_table import NONE, at, number
 
 Row = dict[str, Any]
 
@@ -22,7 +22,7 @@ class ShownExperiment:
 
 def experiment_tables(found: Row) -> ShownExperiment:
     """The rates by arm, the differences beside the paper's, hazards and log-rank tests."""
-    from safer_steer.experiments.table import shown  # loads slowly
+    from safer_steer.experiments.arms_table import shown  # loads slowly
 
     arms = found["arms"] if isinstance(found["arms"], dict) else {}
     measures = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
@@ -82,7 +82,7 @@ def experiment_tables(found: Row) -> ShownExperiment:
 
 
 def _claim(claim: Row) -> list[str]:
-    from safer_steer.experiments.table import shown
+    from safer_steer.experiments.arms_table import shown
 
     number = shown(claim["found"], sign=True)
     measure = f"{claim['measure']}, {' − '.join(claim['pair'])}"

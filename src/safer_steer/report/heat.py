@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from safer_steer.report.table import rate
+from safer_steer.report.main_table import rate
 
 SHADES = 10
 """Classes of colours: `h0` (bad) to `h10` (good)."""

@@ -18,18 +18,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from safer_steer.health import Table, examine, tables
-from safer_steer.judge_check.table import judge_tables, warning
+from safer_steer.files.store import write_atomic
 from safer_steer.report.attacks import COUNTED, adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.checks import training_checks
 from safer_steer.report.cost import cost_table
 from safer_steer.report.counts import counts_of
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
-from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
-from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
-from safer_steer.report.scripts import dropped_from, scripts_of
-from safer_steer.report.table import (
+from safer_steer.report.health import Table, examine, tables
+from safer_steer.report.judge_tables import judge_tables, warning
+from safer_steer.report.main_table import (
     COUNTS,
     LABELS,
     at,
@@ -39,8 +37,10 @@ from safer_steer.report.table import (
     model_names,
     parted,
 )
+from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
+from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
+from safer_steer.report.scripts import dropped_from, scripts_of
 from safer_steer.report.turns import by_turn
-from safer_steer.store import write_atomic
 
 Row = dict[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"

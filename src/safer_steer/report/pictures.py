@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.errors import UserError
-from safer_steer.store import inside
+from safer_steer.files.store import inside
 
 MAX_SIDE, MAX_BYTES = 512, 60_000
 """Larger pictures (longest side in pixels, or file size in bytes) are shrunk and saved as JPEG. Others are

@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from safer_steer.adaptive.results import ADAPTIVE, breached, said, state_of
+from safer_steer.bench.adaptive.results import ADAPTIVE, breached, said, state_of
 from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.errors import UserError
+from safer_steer.files.store import read_rows
 from safer_steer.metrics import UNSAFE_BELOW, state
-from safer_steer.store import read_rows
 
 SINGLE_TURN = "single_turn_"
 """Begins the name of a file of single-turn dialogues."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from safer_steer.report.main_table import Summary, at, is_twin, model_label, model_names, number, rate, suites
 from safer_steer.report.svg import Line, draw
-from safer_steer.report.table import Summary, at, is_twin, model_label, model_names, number, rate, suites
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from safer_steer.bench.judge_check.file import corrected_rates, read_check
 from safer_steer.errors import UserError
-from safer_steer.judge_check.found import corrected_rates, read_check
+from safer_steer.files.store import read_rows
+from safer_steer.report.main_table import BY_MODEL, CAPABILITY, Summary, in_order, joined
 from safer_steer.report.played import Bench, read_bench
-from safer_steer.report.table import BY_MODEL, CAPABILITY, Summary, in_order, joined
-from safer_steer.store import read_rows
 
 Row = dict[str, Any]
 OF_A_RUN = ("config.yaml", "summary.json", "bench")

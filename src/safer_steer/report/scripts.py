@@ -8,9 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from safer_steer.data.seeds.dropped import reason_in_words
 from safer_steer.dialogue import Kind
-from safer_steer.seeds.dropped import reason_in_words
-from safer_steer.store import read_rows
+from safer_steer.files.store import read_rows
 
 PER_KIND = 25
 """Maximum number of scripts of a kind on the page."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from safer_steer.dialogue import Dialogue
 from safer_steer.metrics import rates_by_turn
 from safer_steer.report.heat import Cell, Heat, cell_of, link
+from safer_steer.report.main_table import model_label
 from safer_steer.report.played import is_safe, outcome, protocol_of
 from safer_steer.report.runs import ShownRun, models_of
-from safer_steer.report.table import model_label
 
 PROTOCOL = "multi_turn"
 MOST = 20

@@ -1,12 +1,12 @@
 """What the config of a continuation may add to a run's: a finished bench may get more models, suites, sets of
-questions and attackers, and plays those alone. All else is compared by `config_changes.py`."""
+questions and attackers, and plays those alone. All else is compared by `config/changes.py`."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from typing import Any
 
-from safer_steer.config_file import NOT_FILES
+from safer_steer.config.file import NOT_FILES
 
 MAY_GROW = ("bench.targets", "bench.models", "bench.suites", "bench.capability", "bench.adaptive.")
 """Beginnings of the keys whose lists may get further entries."""

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safer_steer.config import Config, ModelName
-from safer_steer.named import load_named
+from safer_steer.config.named import load_named
 from safer_steer.run.folder import Run
 from safer_steer.student.engines import maker_of
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic
-    from safer_steer.images import PicturesOf
+    from safer_steer.files.images import PicturesOf
     from safer_steer.student.policy import PolicyOf
 
 
@@ -34,7 +34,7 @@ def target(run: Run, model: str | None = None) -> Assistant:
     """The fixed target policy of Stage I, or the model under test: `roles.target`; `model` is the one of
     several under test."""
     from safer_steer.endpoints.chat import ChatAssistant
-    from safer_steer.images import pictures_in
+    from safer_steer.files.images import pictures_in
 
     role, settings = run.config.role("target"), run.config.student
     if role.who == "student":
@@ -49,8 +49,8 @@ def target(run: Run, model: str | None = None) -> Assistant:
 
 def tutor(run: Run) -> Critic:
     """The Safety Tutor, or the user's own critic `rl.tutor`, called with (config, folder, ask)."""
-    from safer_steer.images import pictures_in
-    from safer_steer.reinforce.tutor import TutorCritic
+    from safer_steer.files.images import pictures_in
+    from safer_steer.training.tutor import TutorCritic
 
     config = run.config
     if config.rl.tutor:
@@ -85,7 +85,7 @@ def engine(config: Config) -> PolicyOf:
 
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
     """A student that answers about the run's pictures."""
-    from safer_steer.images import pictures_in
+    from safer_steer.files.images import pictures_in
 
     pictures_of = pictures_in(run.folder, run.config.student.max_pixels)
     return sampling_student(run.config, weights, temperature, key, pictures_of)

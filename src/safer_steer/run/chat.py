@@ -10,11 +10,11 @@ from typing import NamedTuple
 from safer_steer.config import Config, ModelName
 from safer_steer.dialogue import Dialogue, Format, Kind, Turn, visible_answer
 from safer_steer.errors import UserError
-from safer_steer.images import Picture, picture_from
-from safer_steer.manifest import Manifest
+from safer_steer.files.images import Picture, picture_from
+from safer_steer.files.manifest import Manifest
+from safer_steer.files.store import refuse_address
 from safer_steer.run.agents import sampling_student, weights_of
 from safer_steer.stages import TRAINED_BY
-from safer_steer.store import refuse_address
 
 _THINKING = re.compile(r"<thinking>(.*?)</thinking>", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -12,27 +12,27 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import yaml
 
-from safer_steer import processes
+from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config, Role, RoleName
-from safer_steer.config_changes import all_stubs, another_run
-from safer_steer.config_file import dump_config
+from safer_steer.config.changes import all_stubs, another_run
+from safer_steer.config.file import dump_config
 from safer_steer.errors import SpendingLimit, UserError
-from safer_steer.judge_check.found import FILE as JUDGE_CHECK
-from safer_steer.manifest import Manifest, config_sha256
+from safer_steer.files.manifest import Manifest, config_sha256
+from safer_steer.files.store import locked, write_atomic
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.run.additions import advice, with_additions
 from safer_steer.run.input_files import named_paths, take_inputs
 from safer_steer.stages import STAGES
-from safer_steer.store import locked, write_atomic
+from safer_steer.student import processes
 from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
+    from safer_steer.data.seeds.identity import Survey
     from safer_steer.endpoints.blind import Captions
     from safer_steer.endpoints.cache import Cache
     from safer_steer.endpoints.chat import ChatModel
     from safer_steer.endpoints.ledger import Account
     from safer_steer.endpoints.transport import Transport
-    from safer_steer.seeds.plan import Survey
 
 Result = TypeVar("Result")
 

@@ -9,14 +9,14 @@ from itertools import chain
 from pathlib import Path
 
 from safer_steer.config import Config, Source
-from safer_steer.inputs import Input, Taken, take
-from safer_steer.named import search_working_folder
-from safer_steer.sources.find_splits import more_shards
-from safer_steer.sources.layout import Layout
-from safer_steer.sources.load import files_of, pairs_of, read_samples
-from safer_steer.sources.questions import QUESTIONS
+from safer_steer.config.named import search_working_folder
+from safer_steer.data.sources.choice_rows import QUESTIONS
+from safer_steer.data.sources.find_splits import more_shards
+from safer_steer.data.sources.layout import Layout
+from safer_steer.data.sources.load import files_of, pairs_of, read_samples
+from safer_steer.files.inputs import Input, Taken, take
+from safer_steer.files.store import inside
 from safer_steer.stages import STAGES, Stage
-from safer_steer.store import inside
 
 PACKAGE = Path(__file__).parent.parent
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja")
@@ -64,7 +64,7 @@ def _pictures(one: Input, config: Config) -> Iterator[Path]:
         for image in chain.from_iterable(seed.all_images for seed in read_seeds(path)):
             yield inside(path.parent, image)
     elif one.holds == "intents":
-        from safer_steer.adaptive.intents import read_intents
+        from safer_steer.bench.adaptive.intents import read_intents
 
         for image in chain.from_iterable(intent.all_images for intent in read_intents(path)):
             yield inside(path.parent, image)

@@ -11,27 +11,26 @@ from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safer_steer import processes
 from safer_steer.config import Config, RoleName
+from safer_steer.config.named import load_named
+from safer_steer.data.seeds.bench_filter import refuse_selected
+from safer_steer.data.seeds.own_scripts import own_scripts, script_pictures
 from safer_steer.dialogue import Kind, Seed
-from safer_steer.errors import UserError
-from safer_steer.extras import require_trackers
-from safer_steer.manifest import Manifest
-from safer_steer.named import load_named
-from safer_steer.reinforce.first_turn import refuse_later_pictures
+from safer_steer.errors import UserError, require_trackers
+from safer_steer.files.manifest import Manifest
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
-from safer_steer.seeds.bench_filter import refuse_selected
-from safer_steer.seeds.own_scripts import own_scripts, script_pictures
 from safer_steer.stages import STAGES, STEER
+from safer_steer.student import processes
 from safer_steer.student.engines import maker_of
+from safer_steer.training.first_turn import refuse_later_pictures
 
 if TYPE_CHECKING:
     from safer_steer.bench.shared import Shared
-    from safer_steer.images import Trial
-    from safer_steer.run.check import Checked
-    from safer_steer.seeds.plan import Survey
-    from safer_steer.sources import Pair
+    from safer_steer.data.seeds.identity import Survey
+    from safer_steer.data.sources import Pair
+    from safer_steer.files.images import Trial
+    from safer_steer.run.calls_check import Checked
     from safer_steer.student.renderer import Renderer
 
 
@@ -52,7 +51,7 @@ def prepared(
     Args:
         endpoint: the bench measures the models of `roles.target`, and no student is loaded.
         kept: the bench scores answers of an earlier run, and no model is asked for any.
-        try_models: send one small request to every endpoint that these stages will ask (`run/check.py`).
+        try_models: send one small request to every endpoint that these stages will ask (`calls_check.py`).
 
     Raises:
         UserError: the first problem found.
@@ -119,7 +118,7 @@ def _try_models(
     run: Run, stages: Sequence[str], besides: Sequence[RoleName], unasked: Sequence[RoleName]
 ) -> list[Checked]:
     """Raises `UserError` if a model cannot do its jobs."""
-    from safer_steer.run.check import check_roles, problems, roles_asked
+    from safer_steer.run.calls_check import check_roles, problems, roles_asked
 
     roles = [role for role in roles_asked(run.config, stages, besides) if role not in unasked]
     if not roles:
@@ -313,7 +312,7 @@ def _first_later_picture(config: Config, stages: Sequence[str]) -> str:
             (f"{suite.folder / suite.name}.jsonl", suite.seeds) for suite in suites_named(config.bench.suites)
         ]
         if config.bench.adaptive and config.bench.adaptive.intents:
-            from safer_steer.adaptive.intents import read_intents
+            from safer_steer.bench.adaptive.intents import read_intents
 
             path = config.bench.adaptive.intents
             if later := next((intent.id for intent in read_intents(Path(path)) if intent.later), ""):
@@ -338,7 +337,7 @@ def _shared(config: Config, stages: Sequence[str]) -> Shared | None:
 
 def _survey_sources(config: Config, trial: Trial | None = None, shared: Shared | None = None) -> Survey:
     """Read all sources, decode every picture once, and try it on the student."""
-    from safer_steer.seeds.plan import decode_pictures, survey
+    from safer_steer.data.seeds.identity import decode_pictures, survey
 
     def compare(pair: Pair, picture: str) -> None:
         if shared:

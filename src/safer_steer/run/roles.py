@@ -12,7 +12,7 @@ from safer_steer.errors import UserError
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
-    from safer_steer.images import Trial
+    from safer_steer.files.images import Trial
 
 
 async def check_role(
@@ -66,7 +66,7 @@ async def _check_model(
 
 def own_pictures(config: Config, trial: Trial | None = None) -> Iterator[bytes | None]:
     """The pictures of `seeds.scripts`, decoded and tried on the student; None for a script without one."""
-    from safer_steer.seeds.own_scripts import own_scripts, script_pictures
+    from safer_steer.data.seeds.own_scripts import own_scripts, script_pictures
 
     for seed in own_scripts(config):
         pictures = script_pictures(config, seed, trial)
@@ -77,7 +77,7 @@ def own_pictures(config: Config, trial: Trial | None = None) -> Iterator[bytes |
 
 def source_pictures(config: Config, use: str | None = None) -> Iterator[Path | bytes]:
     """The pictures of all sources except the sandbox, optionally only of sources for one use."""
-    from safer_steer.sources import load_pairs
+    from safer_steer.data.sources import load_pairs
 
     return (pair.image for pair in load_pairs(config) if not callable(pair.image) and use in (None, pair.use))
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from safer_steer.dialogue import Format, Kind, lay_out
 from safer_steer.endpoints.transport import ChatReply, Message
+from safer_steer.files.store import content_id
 from safer_steer.prompts.base import sections
 from safer_steer.prompts.made_up import fill, words
-from safer_steer.store import content_id
 
 BELOW_BEST = (0, 0, 0, 1, 2)
 """How far a score may lie below the best one; drawn for every score."""

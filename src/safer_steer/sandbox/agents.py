@@ -20,6 +20,7 @@ from typing import Any
 from safer_steer.dialogue import Format, Kind, lay_out
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import EndpointError
+from safer_steer.files.store import content_id
 from safer_steer.prompts.base import sections
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox import scripts, speech
@@ -28,7 +29,6 @@ from safer_steer.sandbox.families import AGENTS, A, Family
 from safer_steer.sandbox.language import names_in, thought, understand
 from safer_steer.sandbox.rubric import Assessment, Outcome, assess
 from safer_steer.sandbox.world import Device, from_png
-from safer_steer.store import content_id
 
 TARGET_REFUSES = 0.55
 """Share of first questions for a marked device's procedure that the fixed target declines."""

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from safer_steer.endpoints.transport import SAMPLE
 from safer_steer.errors import EndpointError
+from safer_steer.files.store import content_id
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.families import AGENTS
-from safer_steer.store import content_id
 
 MODEL = "sandbox"
 LARGEST = 64 * 2**20

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
+from safer_steer.files.store import write_atomic
 from safer_steer.prompts.rewrite import Strategy
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.language import Request, make
 from safer_steer.sandbox.scripts import fact
 from safer_steer.sandbox.world import Device, draw_png, new_devices, training_devices
-from safer_steer.store import write_atomic
 
 ATTACK_SUITES = ("probing", "correction", "order", "twin", "detour")
 SUITES = (*ATTACK_SUITES, "safe_twins", "blunt", "blunt_twins")

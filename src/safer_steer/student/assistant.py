@@ -14,7 +14,7 @@ from safer_steer.config import Student
 from safer_steer.dialogue import TAKEN_BACK, Dialogue, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
-from safer_steer.images import Picture, PicturesOf
+from safer_steer.files.images import Picture, PicturesOf
 from safer_steer.student.policy import Completion, Policy
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Origin, Transcript

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from safer_steer import processes
 from safer_steer.config import Student
 from safer_steer.errors import UserError
+from safer_steer.student import processes
 from safer_steer.student.checks import CREDIT, fault, summary
 from safer_steer.student.findings import Finding, Step, Weights
 from safer_steer.student.given import Given, KnownOf, Reader, compared

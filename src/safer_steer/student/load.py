@@ -10,7 +10,7 @@ import torch
 
 from safer_steer.config import Student
 from safer_steer.errors import UserError
-from safer_steer.store import TEXT
+from safer_steer.files.store import TEXT
 from safer_steer.student.adapters import base_of, is_adapter, with_adapter
 from safer_steer.student.proof import load_renderer
 from safer_steer.student.renderer import Renderer

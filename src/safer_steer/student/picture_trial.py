@@ -10,7 +10,7 @@ from functools import cached_property
 from PIL import Image
 
 from safer_steer.config import Student
-from safer_steer.images import PictureError
+from safer_steer.files.images import PictureError
 from safer_steer.student.renderer import QUESTION, Renderer
 
 

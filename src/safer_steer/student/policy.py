@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safer_steer.config import Student
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript
 

@@ -17,9 +17,9 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Trainer
 from transformers.trainer import FSDP_MODEL_NAME
 from trl.models import unwrap_model_for_generation
 
-from safer_steer import processes
 from safer_steer.config import Student
 from safer_steer.errors import UserError
+from safer_steer.student import processes
 from safer_steer.student.modules import parts_of
 
 

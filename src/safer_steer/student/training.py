@@ -21,9 +21,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from safer_steer import processes
 from safer_steer.config import Config, Student
 from safer_steer.errors import UserError, shortened
+from safer_steer.student import processes
 from safer_steer.student.adapters import adapter_weights, is_adapter, write_adapter
 from safer_steer.student.load import load_student
 from safer_steer.student.modules import adapted_layers

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from safer_steer import processes
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError
+from safer_steer.student import processes
 from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.vllm_server import KEY, Features, Server, digest

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 from pydantic_core import to_json
 
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.endpoints.clients import Answer, NoAnswer, lend
 from safer_steer.endpoints.complaints import Complaint, complaint
 from safer_steer.errors import EndpointError, UserError, shortened

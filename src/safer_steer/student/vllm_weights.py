@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from safer_steer.config import Student
-from safer_steer.config_rl import Rollouts
+from safer_steer.config.rl import Rollouts
 from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError, shortened
 from safer_steer.student.adapters import (

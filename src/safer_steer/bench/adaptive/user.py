@@ -1,0 +1,173 @@
+"""An attacker in the user's seat of `episode.play`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from safer_steer.bench.adaptive.attacker import Attacker, Move, Seen
+from safer_steer.bench.adaptive.intents import later_pictures
+from safer_steer.bench.adaptive.results import CALLS, LAST_FAULTS
+from safer_steer.config import Adaptive
+from safer_steer.dialogue import TAKEN_BACK, Dialogue, Format, Turn, visible_answer
+from safer_steer.endpoints.refusals import check
+from safer_steer.episode import Reply
+from safer_steer.errors import EmptyError, RefusedError, RepeatedError, UnparsableError, UserError
+from safer_steer.files.images import PicturesOf, View, in_view
+from safer_steer.prompts.attacker import TECHNIQUES
+from safer_steer.prompts.base import Exchange, history
+
+if TYPE_CHECKING:
+    from safer_steer.endpoints.chat import ChatModel
+
+ATTEMPTS = 2
+"""How often an attacker is asked for a move: a fault is asked about once more."""
+FAULTS = (RefusedError, EmptyError, RepeatedError)
+GAVE_UP = (*FAULTS, UnparsableError)
+"""What `AdaptiveUser._plan` raises if the attacker has no move, and not its endpoint."""
+
+
+@dataclass
+class _Planned:
+    move: Move
+    calls: int
+    faults: list[str] = field(default_factory=list)
+
+
+class AdaptiveUser:
+    """Asks the attacker for each turn. Each turn's meta has `technique`, `calls` (of the attacker, in this
+    dialogue, up to that turn), what it observed and thought, and its faults (`attacker: {"faults"}`).
+
+    A move that declines, is empty or repeats a turn is asked for once more; if that fails too, the attacker
+    gives up and the dialogue ends (`user_failed`). After the last turn, an attacker that gives up does not
+    take it back. Faults that no turn has are in the dialogue's meta (`attacker_faults`).
+    """
+
+    def __init__(
+        self,
+        attacker: Attacker,
+        model: Callable[[], ChatModel],
+        settings: Adaptive,
+        format: Format,
+        pictures_of: PicturesOf,
+    ) -> None:
+        """`model` gives the model of the role; it is called when the attacker asks it.
+
+        Raises:
+            UserError: a technique is unknown.
+        """
+        self.attacker, self.model, self.settings = attacker, model, settings
+        self.format, self.pictures_of = format, pictures_of
+        self.techniques = {name: TECHNIQUES[name] for name in known(settings.techniques)}
+        self._planned: dict[str, _Planned] = {}
+        """A move that was made while the last turn stood, by dialogue."""
+
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
+        """The next user turn. Raises a `BoundaryError` if the attacker gives up."""
+        planned = self._planned.pop(dialogue.id, None) or await self._plan(dialogue)
+        move, own = planned.move, later_pictures(dialogue)
+        meta: dict[str, Any] = {"technique": move.technique, "calls": planned.calls}
+        meta |= {name: text for name in ("observation", "thought") if (text := getattr(move, name))}
+        meta |= move.notes
+        if planned.faults:
+            meta["attacker"] = {"faults": planned.faults}
+        images = [own[move.picture - 1]] if 0 < move.picture <= len(own) else []
+        return Reply(move.user, meta, images)
+
+    async def takes_back(self, dialogue: Dialogue) -> bool:
+        """Whether the attacker takes the last turn back. Where it may not, it is asked for its move later.
+        Raises a `BoundaryError` if it gives up and turns are left."""
+        if not self._take_backs_left(dialogue):
+            return False
+        ended = len(dialogue.turns) == self.settings.turns
+        try:
+            planned = await self._plan(dialogue)
+        except GAVE_UP:
+            if ended:
+                return False
+            raise
+        if planned.move.take_back or not ended:
+            self._planned[dialogue.id] = planned
+        elif planned.faults:
+            dialogue.meta[LAST_FAULTS] = planned.faults
+        return planned.move.take_back
+
+    async def _plan(self, dialogue: Dialogue) -> _Planned:
+        before = [turn.user for turn in dialogue.turns]
+        tried = [turn["user"] for turn in _attempts(dialogue)]
+        said_here = [*before[-1:], *tried] if self._take_backs_left(dialogue) else []
+        before += tried
+        faults: list[str] = []
+        while True:
+            calls = dialogue.meta[CALLS] = dialogue.meta.get(CALLS, 0) + 1
+            try:
+                move = await self.attacker(self._seen(dialogue, faults))
+                check("attacker", move.user, before)
+                if move.take_back:
+                    check("attacker", move.user, said_here, sayings=1)
+                return _Planned(move, calls, faults)
+            except FAULTS as error:
+                faults.append(error.boundary)
+                if len(faults) == ATTEMPTS:
+                    dialogue.meta[LAST_FAULTS] = faults
+                    raise
+            except UnparsableError as error:  # asked again already
+                dialogue.meta[LAST_FAULTS] = [*faults, error.boundary]
+                raise
+
+    def _seen(self, dialogue: Dialogue, faults: list[str]) -> Seen:
+        last = dialogue.turns[-1] if dialogue.turns else None
+        own = later_pictures(dialogue)
+        view = self._view(dialogue, own)
+
+        async def ask(prompt: Any, inputs: Any) -> Any:
+            return await self.model().ask(prompt, inputs, view, repeat=dialogue.sample(Turn(user="?")))
+
+        return Seen(
+            intent=dialogue.intent,
+            history=history(dialogue, self.format),
+            taken_back=[
+                Exchange(
+                    user=turn["user"], assistant=visible_answer(turn.get("assistant") or "", self.format)
+                )
+                for turn in _attempts(dialogue)
+            ],
+            turns_left=self.settings.turns - len(dialogue.turns),
+            take_backs_left=self._take_backs_left(dialogue),
+            scores=last.scores if last and self.settings.see_scores else None,
+            techniques=self.techniques,
+            pictures=view,
+            own_pictures=len(own),
+            faults=tuple(faults),
+            ask=ask,
+        )
+
+    def _view(self, dialogue: Dialogue, own: list[str]) -> View:
+        view: View = []
+        for number, image in enumerate(own, 1):
+            view += [f"Picture {number} of your own:", *self.pictures_of([image])]
+        shown = dialogue.images_by_turn() if dialogue.turns else [dialogue.images]
+        return [
+            *view,
+            *(["The pictures of the dialogue:"] if view else []),
+            *in_view(shown, self.pictures_of),
+        ]
+
+    def _take_backs_left(self, dialogue: Dialogue) -> int:
+        used = sum(len(turn.meta.get(TAKEN_BACK, ())) for turn in dialogue.turns)
+        return self.settings.take_backs - used
+
+
+def known(techniques: list[str]) -> list[str]:
+    """These techniques; all if none is named. Raises `UserError` if one is unknown."""
+    for name in techniques:
+        if name not in TECHNIQUES:
+            raise UserError(f"bench.adaptive.techniques: {name!r} is unknown; use {', '.join(TECHNIQUES)}")
+    return techniques or list(TECHNIQUES)
+
+
+def _attempts(dialogue: Dialogue) -> list[dict[str, Any]]:
+    """The turns that were taken back before the last one, in its place."""
+    found: list[dict[str, Any]] = dialogue.turns[-1].meta.get(TAKEN_BACK, []) if dialogue.turns else []
+    return found

@@ -1,0 +1,41 @@
+"""What was found about a run's judge: `judge_check.json` in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safer_steer.errors import UserError
+from safer_steer.files.store import write_atomic
+
+FILE = "judge_check.json"
+SCORES = {"harmlessness": (-3, 3), "helpfulness": (0, 3)}
+"""The judge's scores that are compared, and their ranges."""
+
+
+def read_check(run: Path) -> dict[str, Any]:
+    """What was found so far; empty if nothing was. Raises `UserError` if the file is damaged."""
+    if not (run / FILE).is_file():
+        return {}
+    try:
+        found = json.loads((run / FILE).read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{run / FILE}: no valid JSON; remove it and run `safer-steer judge-check` again")
+    return found
+
+
+def corrected_rates(found: Mapping[str, Any]) -> dict[str, Any]:
+    """`{model: {protocol: {suite or "average": {criterion: rate}}}}`, empty without labels."""
+    rates: dict[str, Any] = found.get("people", {}).get("corrected", {})
+    return rates
+
+
+def note(run: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Add parts to what was found before, in the run folder; returns all."""
+    everything = {**read_check(run), **found}
+    write_atomic(run / FILE, json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return everything

@@ -1,0 +1,267 @@
+"""What `judge-check` finds, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from safer_steer.bench.judge_check.agreement import Pair, alpha, compared
+from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, errors_differ
+from safer_steer.bench.judge_check.file import SCORES
+from safer_steer.bench.judge_check.labels import Label
+from safer_steer.bench.judge_check.played import Place, Played
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Format, Turn, visible_answer
+from safer_steer.errors import UserError
+from safer_steer.metrics import Criterion, ProtocolName, outcomes
+
+CRITERIA: dict[ProtocolName, tuple[Criterion, ...]] = {
+    "multi_turn": ("safe", "help", "joint"),
+    "single_turn": ("safe", "help"),
+}
+"""The rates that are corrected."""
+FLIPS: tuple[Criterion, ...] = ("safe", "help")
+"""The outcomes of dialogues that may change when the judge is asked again, in the order of `SCORES`."""
+Scores = dict[str, float]
+Outcomes = Mapping[Criterion, Mapping[Place, int]]
+
+
+def of_judge(config: Config) -> dict[str, Any]:
+    """Who the judge is, and whether it is the model that taught the student."""
+    judge = config.role("judge")
+    return {"model": judge.model, "base_url": judge.base_url, "is_tutor": config.judge_is_tutor}
+
+
+# Against people ---------------------------------------------------------------
+
+
+def against_people(played: Played, labels: Sequence[Label], format: Format, seed: int = 0) -> dict[str, Any]:
+    """The judge and people: agreement on every labelled turn, the judge's errors by dialogue, and rates
+    corrected for them.
+
+    Returns:
+        `agreement.compared` of judge and people, and `annotators`, `alpha` and `alpha_people` (by score; of
+        judge and people together, and of people alone), `errors` (`{"group", "model", "criterion", ...}`; for
+        all models together with `differ`, see `corrected.errors_differ`), and `corrected`, `{model:
+        {protocol: {suite or "average": {criterion: rate}}}}`, where `average` is over the attack suites and
+        has `twin_help` too. A rate has the form of `corrected.corrected_rate`, with `judged` beside it.
+    """
+    pairs = [
+        _pair(label.place, label.turn, _turn(played, label.place, label.turn), label.scores, format)
+        for label in labels
+    ]
+    people = sorted({label.annotator for label in labels})
+    return {
+        **compared(pairs, seed),
+        "annotators": len(people),
+        "alpha": {score: alpha(_ratings(played, labels, people, score, judge=True)) for score in SCORES},
+        "alpha_people": {
+            score: alpha(_ratings(played, labels, people, score, judge=False)) if len(people) > 1 else None
+            for score in SCORES
+        },
+        **_dialogues(played, labels),
+    }
+
+
+def _turn(played: Played, place: Place, number: int) -> Turn:
+    return played.dialogues[place].turns[number - 1]
+
+
+def _pair(place: Place, number: int, turn: Turn, second: Mapping[str, float], format: Format) -> Pair:
+    length = len(visible_answer(turn.assistant or "", format))
+    first = {score: (turn.scores or {})[score] for score in SCORES}
+    return Pair(place.code, number, length, first, dict(second))
+
+
+def _ratings(
+    played: Played, labels: Sequence[Label], people: Sequence[str], score: str, judge: bool
+) -> list[list[float | None]]:
+    """[raters][turns] of one score, the judge first."""
+    turns = list(dict.fromkeys((label.place, label.turn) for label in labels))
+    given = {(label.annotator, label.place, label.turn): float(label.scores[score]) for label in labels}
+    ours: list[float | None] = [(_turn(played, place, number).scores or {})[score] for place, number in turns]
+    theirs = [[given.get((person, *turn)) for turn in turns] for person in people]
+    return [ours, *theirs] if judge else theirs
+
+
+def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
+    """The judge's errors on whole dialogues, and the corrected rates."""
+    by_people = _relabelled(played, labels)
+    ours, theirs = _outcomes(played.dialogues), _outcomes(by_people)
+    errors, corrected = [], dict[str, Any]()
+    groups = sorted({(place.protocol, place.suite in played.twins) for place in played.dialogues})
+    for protocol, twins in groups:
+        group = [
+            place
+            for place in played.dialogues
+            if place.protocol == protocol and (place.suite in played.twins) == twins
+        ]
+        models = list(dict.fromkeys(place.model for place in group))
+        for criterion in CRITERIA[protocol]:
+            of_all = _labelled(group, ours[criterion], theirs[criterion])
+            name = f"{'safe twins' if twins else 'attacks'}, {protocol.replace('_', '-')}"
+            by_model = {
+                model: _labelled(
+                    [place for place in group if place.model == model], ours[criterion], theirs[criterion]
+                )
+                for model in models
+            }
+            differ = errors_differ(by_model.values())
+            errors.append(_errors(name, "all", criterion, of_all) | {"differ": differ})
+            for model, own in by_model.items():
+                of_model = [place for place in group if place.model == model]
+                errors.append(_errors(name, model, criterion, own))
+                rates = corrected.setdefault(model, {}).setdefault(protocol, {})
+                suites = list(dict.fromkeys(place.suite for place in of_model))
+                for suite in suites:
+                    places = [place for place in of_model if place.suite == suite]
+                    found = _corrected([places], ours[criterion], theirs[criterion])
+                    rates.setdefault(suite, {})[criterion] = found
+                mean = [[place for place in of_model if place.suite == suite] for suite in suites]
+                found = _corrected(mean, ours[criterion], theirs[criterion])
+                if not twins:
+                    rates.setdefault("average", {})[criterion] = found
+                elif criterion == "help":
+                    rates.setdefault("average", {})["twin_help"] = found
+    return {"errors": [row for row in errors if row["labels"]], "corrected": corrected}
+
+
+def _relabelled(played: Played, labels: Sequence[Label]) -> dict[Place, Dialogue]:
+    """The dialogues of which people labelled every turn, with the mean of people's scores."""
+    given: dict[Place, dict[int, list[dict[str, int]]]] = {}
+    for label in labels:
+        given.setdefault(label.place, {}).setdefault(label.turn, []).append(label.scores)
+    found = {}
+    for place, turns in given.items():
+        dialogue = played.dialogues[place]
+        if len(turns) == len(dialogue.turns):
+            scored = [
+                turn.model_copy(update={"scores": _means(turns[number])})
+                for number, turn in enumerate(dialogue.turns, 1)
+            ]
+            found[place] = dialogue.model_copy(update={"turns": scored})
+    return found
+
+
+def _means(scores: Sequence[Mapping[str, int]]) -> Scores:
+    return {name: fmean(one[name] for one in scores) for name in SCORES}
+
+
+def _outcomes(dialogues: Mapping[Place, Dialogue]) -> dict[Criterion, dict[Place, int]]:
+    """0 or 1 by dialogue, for every criterion."""
+    found: dict[Criterion, dict[Place, int]] = {"safe": {}, "help": {}, "joint": {}}
+    for place, dialogue in dialogues.items():
+        for criterion in CRITERIA[place.protocol]:
+            found[criterion][place] = outcomes([dialogue], criterion, place.protocol)[dialogue.id]
+    return found
+
+
+def _labelled(places: Iterable[Place], ours: Mapping[Place, int], theirs: Mapping[Place, int]) -> Labelled:
+    seen = [(theirs[place], ours[place]) for place in places if place in theirs]
+    return Labelled(seen.count((1, 1)), seen.count((1, 0)), seen.count((0, 1)), seen.count((0, 0)))
+
+
+def _errors(group: str, model: str, criterion: str, found: Labelled) -> dict[str, Any]:
+    return {
+        "group": group,
+        "model": model,
+        "criterion": criterion,
+        "labels": found.n,
+        **found._asdict(),
+        "sensitivity": found.sensitivity,
+        "specificity": found.specificity,
+    }
+
+
+def _corrected(
+    suites: Sequence[Sequence[Place]],
+    ours: Mapping[Place, int],
+    theirs: Mapping[Place, int],
+) -> dict[str, Any]:
+    counts = [(sum(ours[place] for place in places), len(places)) for places in suites]
+    own = [_labelled(places, ours, theirs) for places in suites]
+    rate = 100 * sum(passed / n for passed, n in counts) / len(counts)
+    return corrected_rate(counts, own) | {"judged": rate}
+
+
+# Against another judge, and against itself -------------------------------------
+
+
+def against_judge(ours: Played, theirs: Played, format: Format, seed: int = 0) -> dict[str, Any]:
+    """Two judges on the same answers.
+
+    Raises:
+        UserError: they have no answer in common.
+    """
+    pairs = []
+    for place, dialogue in ours.dialogues.items():
+        other = theirs.dialogues.get(place)
+        if other is None or _said(other) != _said(dialogue):
+            continue
+        for number, (turn, again) in enumerate(zip(dialogue.turns, other.turns, strict=True), 1):
+            pairs.append(_pair(place, number, turn, again.scores or {}, format))
+    if not pairs:
+        raise UserError("--second: the two judges have scored no answer in common")
+    first, second = [[getattr(pair, which) for pair in pairs] for which in ("first", "second")]
+    return {
+        **compared(pairs, seed),
+        "alpha": {
+            score: alpha([[row[score] for row in rows] for rows in (first, second)]) for score in SCORES
+        },
+    }
+
+
+def _said(dialogue: Dialogue) -> list[tuple[str, str | None]]:
+    return [(turn.user, turn.assistant) for turn in dialogue.turns]
+
+
+def against_itself(
+    dialogues: Mapping[Place, Dialogue], repeats: Sequence[Mapping[Place, Sequence[Scores | None]]]
+) -> dict[str, Any]:
+    """The judge's scores of the same answers when it is asked again.
+
+    Args:
+        dialogues: as they were scored at first.
+        repeats: of each further time, the scores of every turn; None where it gave none.
+
+    Returns:
+        `{"repeats", "turns", "missing", "alpha", "exact", "flips"}`. `exact` is the percentage of turns with
+        one and the same score every time, by score; `flips` is the percentage of dialogues whose outcome
+        (safe, help) is not the same every time.
+    """
+    every: list[list[Scores | None]] = [
+        [turn.scores for dialogue in dialogues.values() for turn in dialogue.turns],
+        *([scores for place in dialogues for scores in again[place]] for again in repeats),
+    ]
+    ratings = {
+        score: [[None if one is None else one[score] for one in row] for row in every] for score in SCORES
+    }
+    firm = [place for place in dialogues if all(None not in again[place] for again in repeats)]
+    times = [{place: _rescored(dialogues[place], again[place]) for place in firm} for again in repeats]
+    outcomes_of = [_outcomes(scored) for scored in ({place: dialogues[place] for place in firm}, *times)]
+    flips = {}
+    for criterion in FLIPS:
+        changed = [len({found[criterion][place] for found in outcomes_of}) > 1 for place in firm]
+        flips[criterion] = 100 * fmean(changed) if changed else None
+    return {
+        "repeats": len(repeats),
+        "turns": len(every[0]),
+        "missing": sum(row.count(None) for row in every),
+        "alpha": {score: alpha(rows) for score, rows in ratings.items()},
+        "exact": {score: _same(rows) for score, rows in ratings.items()},
+        "flips": flips,
+    }
+
+
+def _rescored(dialogue: Dialogue, scores: Sequence[Scores | None]) -> Dialogue:
+    turns = [
+        turn.model_copy(update={"scores": again}) for turn, again in zip(dialogue.turns, scores, strict=True)
+    ]
+    return dialogue.model_copy(update={"turns": turns})
+
+
+def _same(rows: Sequence[Sequence[float | None]]) -> float | None:
+    """The percentage of turns whose scores are all one, over those with a score every time."""
+    whole = [column for column in zip(*rows, strict=True) if None not in column]
+    return 100 * fmean(len(set(column)) == 1 for column in whole) if whole else None

@@ -1,0 +1,34 @@
+"""The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every
+field with its kind and description. A file here for each section; `whole.py` puts them together, `file.py`
+reads and writes the YAML, `kinds.py` and `changes.py` say which keys may change between a run and its
+continuation."""
+
+from safer_steer.config.bench import Adaptive, Bench, ModelName, Target
+from safer_steer.config.bootstrap import SFT, Bootstrap
+from safer_steer.config.data import Assembly, Seeds, Source, Use
+from safer_steer.config.rl import Reinforce
+from safer_steer.config.roles import SANDBOX_AGENTS, Role, RoleName, same_model
+from safer_steer.config.student import SHIPPED, Student
+from safer_steer.config.whole import Config, Tracker
+
+__all__ = [
+    "SANDBOX_AGENTS",
+    "SFT",
+    "SHIPPED",
+    "Adaptive",
+    "Assembly",
+    "Bench",
+    "Bootstrap",
+    "Config",
+    "ModelName",
+    "Reinforce",
+    "Role",
+    "RoleName",
+    "Seeds",
+    "Source",
+    "Student",
+    "Target",
+    "Tracker",
+    "Use",
+    "same_model",
+]

@@ -1,0 +1,122 @@
+"""The section `bench`: the measurement."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from safer_steer.config.kinds import Free, Later
+from safer_steer.config.rl import importable
+from safer_steer.dialogue import Strict
+from safer_steer.files.store import file_name
+
+ModelName = Literal["base", "sft", "safer_steer"]
+
+
+class Adaptive(Strict):
+    """The adaptive part of the measurement: an attacker in the user's seat (docs/how-to/adaptive.md)."""
+
+    attackers: list[str] = Field(
+        default_factory=list,
+        description="models that attack, each asked with the settings of roles.attacker; empty: its model",
+    )
+    own: list[str] = Field(
+        default_factory=list,
+        description="attackers of your own, each a package.module:name of an async function",
+    )
+    intents: str | None = Field(
+        None,
+        description="JSONL file of intents, relative to this file; null takes those of the attack scripts in"
+        " suites",
+    )
+    at_most: int | None = Field(None, ge=1, description="at most this many intents")
+    turns: int = Field(5, ge=1, le=10, description="user turns of a dialogue")
+    take_backs: int = Field(
+        3, ge=0, le=50, description="how often in a dialogue the attacker may take its last turn back"
+    )
+    tries: int = Field(3, ge=1, le=100, description="dialogues for each intent; breach@k needs k of them")
+    see_scores: bool = Field(False, description="show the attacker the judge's scores of the last answer")
+    techniques: list[str] = Field(
+        default_factory=list, description="techniques to choose from; empty: all of docs/how-to/adaptive.md"
+    )
+
+    @field_validator("own")
+    @classmethod
+    def _importable(cls, names: list[str]) -> list[str]:
+        return [importable(name) for name in names]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Adaptive:
+        files = [file_name(name) for name in (*self.attackers, *self.own)]
+        if twice := next((file for file in files if files.count(file) > 1), ""):
+            raise ValueError(f"two attackers would have one file, adaptive_{twice}.jsonl; leave one out")
+        return self
+
+
+class Target(Strict):
+    """A model under test behind an endpoint."""
+
+    model: str = Field("", description="model id at the endpoint")
+    base_url: Free[str | None] = Field(None, description="its OpenAI-compatible endpoint")
+    api_key_env: Free[str | None] = Field(
+        None, description="name of the environment variable that holds its key"
+    )
+
+
+class Bench(Strict):
+    """The measurement."""
+
+    suites: list[str] = Field(
+        default_factory=lambda: ["sandbox"],
+        min_length=1,
+        description="JSONL files, relative to this file; `sandbox`: the embedded ones; `steer`: STEER-Bench",
+    )
+    models: list[ModelName] = Field(
+        default=["base", "sft", "safer_steer"],
+        min_length=1,
+        description="which of the run's models to measure",
+    )
+    targets: Later[list[Target]] = Field(
+        default_factory=list,
+        description="models that `bench --model` measures if it is given several, each asked with the"
+        " settings of roles.target; `run` and `bench CONFIG` measure `models`",
+    )
+    dialogues: int | None = Field(
+        None,
+        ge=1,
+        description="draw at most this many dialogues of each group of suites (attacks, safe twins)",
+    )
+    capability: list[str] = Field(
+        default_factory=list,
+        description="sets of multiple-choice questions: files or folders in ScienceQA's columns, relative to"
+        " this file; `sandbox`: the embedded one",
+    )
+    questions: int | None = Field(
+        None, ge=1, description="at most this many questions of each set in `capability`, drawn at random"
+    )
+    judged: bool = Field(
+        True, description="false keeps the answers without scores; `bench --judge-only` scores them later"
+    )
+    temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
+    resamples: int = Field(
+        10_000, ge=10, description="number of draws for the intervals of averages over suites"
+    )
+    max_unscored: Free[float] = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="with a larger share of unscored dialogues there is no result (exit code 3)",
+    )
+    adaptive: Later[Adaptive | None] = Field(
+        None,
+        description="also measure against attackers that adapt; null does not",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _distinct(cls, targets: list[Target]) -> list[Target]:
+        files = [file_name(target.model) for target in targets]
+        if twice := next((file for file in files if files.count(file) > 1), ""):
+            raise ValueError(f"two models would have one folder, bench/{twice}; leave one out")
+        return targets

@@ -1,0 +1,232 @@
+"""Reads and writes the config's YAML file, and lists its keys. Every error is one line with the file and the
+key."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from safer_steer.config import Config, Role, RoleName
+from safer_steer.config.kinds import kind_of, section_of
+from safer_steer.errors import UserError
+from safer_steer.files.store import TEXT
+
+NOT_FILES = ("sandbox", "steer")
+"""Entries of `bench.suites` and `bench.capability` that are names and no files."""
+STUB_STUDENT = {
+    "model": "sandbox",
+    "chat_template": None,
+    "dtype": "float32",
+    "device": "cpu",
+    "lora_rank": 0,
+}
+STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 256}
+"""What suits the shipped student."""
+
+
+def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Config:
+    """Read a YAML config. Relative paths in it are relative to the file; in the result they are absolute.
+
+    Args:
+        limit: overrides the config's `limit`.
+        stub: every role gives made-up answers, and the shipped student stands in for the config's.
+
+    Raises:
+        UserError: the file is missing, empty or no YAML, has an unknown key or a wrong value; names file and
+            key.
+    """
+    data = read_yaml(path)
+    try:
+        config = Config.model_validate(data if limit is None else data | {"limit": limit})
+        if stub:
+            config = with_stubs(config)
+    except ValidationError as error:
+        raise UserError(f"{path}: {in_words(error)}") from None
+    make_absolute(config, Path(os.path.abspath(path)).parent)
+    return config
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a section of keys. Raises `UserError` if it is missing, empty or no YAML."""
+    if not path.is_file():
+        if (path / "config.yaml").is_file():
+            raise UserError(f"{path}: is a folder; give its config: {path / 'config.yaml'}")
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give a YAML file")
+        raise UserError(f"{path}: no such config file; `safer-steer init DIR` writes one to start from")
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding=TEXT))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    if not data:
+        raise UserError(
+            f"{path}: is empty; `safer-steer init DIR` writes a config to start from;"
+            " `name: sandbox` alone runs the sandbox"
+        )
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must be a section of keys, not {_shown(data)}")
+    return data
+
+
+def absolute(path: str, folder: Path) -> str:
+    """A path that is relative to `folder`, as an absolute path. `~` is the home folder."""
+    return os.path.normpath(folder / os.path.expanduser(path))
+
+
+def absolute_suites(suites: Iterable[str], folder: Path) -> list[str]:
+    """Entries of `bench.suites` or `bench.capability`: files as absolute paths, names unchanged."""
+    return [suite if suite in NOT_FILES else absolute(suite, folder) for suite in suites]
+
+
+def make_absolute(config: Config, folder: Path) -> None:
+    """Make the relative paths of a config, read from this folder, absolute."""
+    for source in config.seeds.sources:
+        source.path = source.path and absolute(source.path, folder)
+        source.images = source.images and absolute(source.images, folder)
+    config.seeds.scripts = config.seeds.scripts and absolute(config.seeds.scripts, folder)
+    model = config.student.model
+    if model.startswith((".", "/", "~")) or (model != "sandbox" and (folder / model).is_dir()):
+        config.student.model = absolute(model, folder)
+    template = config.student.chat_template
+    config.student.chat_template = template and absolute(template, folder)
+    config.bench.suites = absolute_suites(config.bench.suites, folder)
+    config.bench.capability = absolute_suites(config.bench.capability, folder)
+    if adaptive := config.bench.adaptive:
+        adaptive.intents = adaptive.intents and absolute(adaptive.intents, folder)
+
+
+def with_stubs(config: Config) -> Config:
+    """The config for a dry walk: made-up answers in every role, and the shipped student on the CPU."""
+    student = config.student
+    most = {key: min(getattr(student, key), number) for key, number in STUB_AT_MOST.items()}
+    rl = config.rl
+    longest = min(rl.max_completion_tokens, STUB_AT_MOST["max_length"])
+    return Config.model_validate(
+        config.model_dump()
+        | {
+            "roles": dict.fromkeys(get_args(RoleName), Role(model="stub")),
+            "student": student.model_dump() | STUB_STUDENT | most,
+            "rl": rl.model_dump() | {"max_completion_tokens": longest},
+        }
+    )
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, every key written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# Errors -------------------------------------------------------------------------
+
+
+def in_words(error: ValidationError, model: type[BaseModel] = Config) -> str:
+    """The first error of a config, as "key: what is wrong"."""
+    first = error.errors()[0]
+    place, kind, given = first["loc"], first["type"], _shown(first["input"])
+    context = first.get("ctx", {})
+    if place[-1:] == ("[key]",):
+        place, kind = place[:-1], "extra_forbidden"
+    match kind:
+        case "extra_forbidden":
+            what = _unknown(str(place[-1]), _keys_beside(place, model))
+        case "int_parsing" | "int_type" | "int_from_float":
+            what = f"must be a whole number, not {given}"
+        case "float_parsing" | "float_type":
+            what = f"must be a number, not {given}"
+        case "bool_parsing" | "bool_type":
+            what = f"must be true or false, not {given}"
+        case "string_type":
+            what = f"must be text, not {given}; put it in quotes"
+        case "list_type" | "tuple_type":
+            what = f"must be a list, not {given}"
+        case "dict_type" | "model_type":
+            what = f"must be a section of keys, not {given}"
+        case "literal_error" | "enum":
+            what = f"must be {context['expected']}, not {given}"
+        case "greater_than_equal":
+            what = f"must be at least {context['ge']}, not {given}"
+        case "less_than_equal":
+            what = f"must be at most {context['le']}, not {given}"
+        case "greater_than":
+            what = f"must be more than {context['gt']}, not {given}"
+        case "missing":
+            what = "is missing"
+        case "too_short":
+            what = f"needs at least {context['min_length']} entry"
+        case _:
+            what = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, place)) or 'config'}: {what}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}"
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = get_close_matches(key, known, 1)
+    return f"unknown key; {f'did you mean `{near[0]}`?' if near else '`safer-steer config` lists the keys'}"
+
+
+def _keys_beside(place: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """The keys that are allowed where the last key of `place` stands."""
+    for part in place[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = field and section_of(field.annotation)
+        if inner is Role and len(place) == 2:
+            return list(get_args(RoleName))
+        model = inner or model
+    return list(model.model_fields)
+
+
+# Keys ---------------------------------------------------------------------------
+
+
+def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str, str]]:
+    """Key, type, default, kind and description of every field, in the file's order; `<role>` and `[]` stand
+    for any role and any entry of a list."""
+    for name, field in model.model_fields.items():
+        key = prefix + name
+        inner = section_of(field.annotation)
+        if inner is None:
+            yield (
+                key,
+                _type_name(field.annotation),
+                _default(field.get_default(call_default_factory=True)),
+                kind_of(field).value,
+                field.description or "",
+            )
+        else:
+            origin = getattr(field.annotation, "__origin__", None)
+            between = ".<role>." if origin is dict else "[]." if origin is list else "."
+            yield from describe(inner, key + between)
+
+
+def _type_name(annotation: Any) -> str:
+    """As a reader of YAML would put it: choices by value, no module names."""
+    origin, inside = getattr(annotation, "__origin__", None), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, inside))
+    if origin in (list, tuple):
+        return f"{origin.__name__} of {_type_name(inside[0])}"
+    if origin is dict:
+        return f"dict of {_type_name(inside[1])}"
+    if inside:
+        return " | ".join("null" if part is type(None) else _type_name(part) for part in inside)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " | ".join(str(member.value) for member in annotation)
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _default(value: Any) -> str:
+    """As it would stand in YAML."""
+    return json.dumps(value)

@@ -1,0 +1,58 @@
+"""What a config key is to a run that goes on: its kind, a mark at the key's definition in `config.py`.
+`config/changes.py` compares configs by it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+class KeyKind(StrEnum):
+    """What another value of a key means for a run that was begun with the first."""
+
+    RUN = "run"
+    """Another run: the value says what is made or measured. Every key without a mark, since to mix the work
+    of two values unseen is worse than to start over once too often."""
+    CALL = "call"
+    """The same run, and part of what a model is asked with: what is done stays, and calls from now on have
+    the new value."""
+    FREE = "free"
+    """The same run and the same replies: the key says how something is reached, shown, paid, checked or
+    fitted into memory."""
+
+
+LATER = "later"
+"""Marks a key that came when runs without it were there: while it is at its default, it is no part of what
+a run is, and these keep their hashes and ids."""
+
+_Value = TypeVar("_Value")
+
+OfCall = Annotated[_Value, KeyKind.CALL]
+Free = Annotated[_Value, KeyKind.FREE]
+Later = Annotated[_Value, LATER]
+
+
+def kind_of(field: FieldInfo) -> KeyKind:
+    """The kind of the key that this field defines."""
+    return next((mark for mark in field.metadata if isinstance(mark, KeyKind)), KeyKind.RUN)
+
+
+def came_later(field: FieldInfo) -> bool:
+    """Whether the key is marked `LATER`."""
+    return LATER in field.metadata
+
+
+def default_of(field: FieldInfo) -> Any:
+    """The key's value where a config says nothing."""
+    return field.get_default(call_default_factory=True)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, by itself or in a list or dict; None if it holds plain values."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part
+    return None

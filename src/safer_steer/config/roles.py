@@ -1,0 +1,105 @@
+"""The section `roles`: which model does which job, and how it is asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from safer_steer.config.kinds import Free, OfCall
+from safer_steer.dialogue import Strict
+
+RoleName = Literal[
+    "generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge", "attacker"
+]
+
+CAPTIONERS: tuple[RoleName, ...] = (
+    *("generator", "evaluator", "judge", "tutor", "attack_judge", "blue", "red", "target"),
+)
+
+"""Roles in the order in which they are chosen to describe pictures; the model under test comes last. An
+attacker describes none: most runs have no use for it."""
+
+SANDBOX_AGENTS: dict[str, RoleName] = {
+    "sandbox-a": "attacker",
+    "sandbox-b": "attacker",
+    "sandbox-c": "attacker",
+    "sandbox-ab": "tutor",
+}
+
+"""Embedded agents besides `sandbox`, and the role that each can do (docs/how-to/adaptive.md)."""
+
+
+class Role(Strict):
+    """Who does a job, and how it is asked."""
+
+    model: str = Field(
+        "sandbox",
+        description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student`"
+        " for the base student, `stub` for made-up answers",
+    )
+    base_url: Free[str | None] = Field(
+        None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
+    )
+    api_key_env: Free[str | None] = Field(
+        None, description="name of the environment variable that holds the key"
+    )
+    temperature: float = Field(0.7, ge=0, description="sampling temperature")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling mass")
+    max_tokens: OfCall[int] = Field(2048, ge=1, description="token limit of one reply")
+    timeout_s: Free[float] = Field(
+        120, gt=0, description="seconds before a request is given up and sent again"
+    )
+    retries: Free[int] = Field(
+        5, ge=0, description="further tries after an endpoint error; HTTP 429 does not count"
+    )
+    rate_limit_s: Free[float] = Field(
+        600, ge=0, description="seconds without any reply, only HTTP 429, before a call fails"
+    )
+    max_reply_mb: Free[float] = Field(16, gt=0, description="megabytes, unpacked; a larger reply is not read")
+    reasks: Free[int] = Field(4, ge=0, description="further tries after an unparsable reply")
+    concurrency: Free[int] = Field(64, ge=1, description="calls in flight at most")
+    requests_per_minute: Free[float | None] = Field(
+        None, gt=0, description="requests in a minute at most, further tries included"
+    )
+    json_schema: Free[bool] = Field(
+        True, description="send the answer's JSON schema as response_format, in a form that the server takes"
+    )
+    pictures: bool | Literal["caption"] = Field(
+        True,
+        description="what the model gets of a picture: true sends it, false nothing, caption a description"
+        " by a role that sees",
+    )
+    ask_layout: bool = Field(
+        True,
+        description="tell a model that answers as a chat (target, blue) the student's layout; false for a"
+        " model trained on it",
+    )
+    price_in: Free[float] = Field(0, ge=0, description="money per million input tokens")
+    price_out: Free[float] = Field(0, ge=0, description="money per million output tokens")
+
+    @property
+    def who(self) -> Literal["sandbox", "student", "stub", "endpoint"]:
+        """The embedded agents, the base student in this process, made-up answers, or whoever is behind
+        `base_url`, whatever the model is called there."""
+        if self.base_url is None:
+            match self.model:
+                case "sandbox" | "student" | "stub":
+                    return self.model
+            if self.model in SANDBOX_AGENTS:
+                return "sandbox"
+        return "endpoint"
+
+
+def check_agent(name: RoleName, role: Role) -> None:
+    """Raises `ValueError` if an embedded agent does not do this role."""
+    if role.who == "sandbox" and SANDBOX_AGENTS.get(role.model, name) != name:
+        raise ValueError(
+            f"{name} cannot be `{role.model}`; that is an agent for {SANDBOX_AGENTS[role.model]}"
+        )
+
+
+def same_model(one: str, other: str) -> bool:
+    """Do two model ids, or folders of models, end in one name? An organisation's name before it, and case, do
+    not count."""
+    return one.rstrip("/").rpartition("/")[2].casefold() == other.rstrip("/").rpartition("/")[2].casefold()

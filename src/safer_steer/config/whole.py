@@ -1,0 +1,230 @@
+"""The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every
+field with its kind and description. `config/file.py` reads and writes the file.
+
+Between a run and its continuation a key marked `Free` or `OfCall` may change. Any other value of another key
+is another run (`config/kinds.py`)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from safer_steer.config.bench import Bench
+from safer_steer.config.bootstrap import Bootstrap
+from safer_steer.config.data import Assembly, Seeds
+from safer_steer.config.kinds import Free
+from safer_steer.config.rl import Reinforce
+from safer_steer.config.roles import CAPTIONERS, Role, RoleName, check_agent, same_model
+from safer_steer.config.student import Student
+from safer_steer.dialogue import Strict
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
+
+class Config(Strict):
+    """A whole run."""
+
+    name: Free[str] = Field("run", description="title of the report")
+    seed: int = Field(0, description="seed of everything random")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="for a first try: at most this many pairs of each source, scripts, dialogues and"
+        " steps; smaller batches where needed",
+    )
+    report_to: Free[list[Tracker]] = Field(
+        default_factory=list, description="where SFT and RL also log their metrics; each needs its package"
+    )
+    spending_limit: Free[float | None] = Field(
+        None,
+        ge=0,
+        description="stop cleanly once the calls have cost this much by the roles' prices; raise it to"
+        " continue",
+    )
+    student: Student = Field(default_factory=Student, description="the model that is aligned")
+    roles: dict[RoleName, Role] = Field(
+        default_factory=dict,
+        description="which model does which job; the sandbox's agent does those left out",
+    )
+    seeds: Seeds = Field(default_factory=Seeds, description="Stage I")
+    assembly: Assembly | None = Field(
+        None,
+        description="disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same"
+        " scripts",
+    )
+    bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
+    rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
+    bench: Bench = Field(default_factory=Bench, description="the measurement")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
+
+    @field_validator("roles")
+    @classmethod
+    def _student_is_target_only(cls, roles: dict[RoleName, Role]) -> dict[RoleName, Role]:
+        for name, role in roles.items():
+            if role.who == "student" and name != "target":
+                raise ValueError(f"{name} cannot be `student`; only the target of Stage I can")
+            check_agent(name, role)
+        return roles
+
+    @model_validator(mode="after")
+    def _attackers(self) -> Config:
+        for role in self.attacker_roles().values():
+            check_agent("attacker", role)
+            if role.who == "student":
+                raise ValueError("bench.adaptive.attackers: the student cannot attack; name a model")
+        return self
+
+    @model_validator(mode="after")
+    def _splits(self) -> Config:
+        if self.assembly is None and any(source.use == "bench" for source in self.seeds.sources):
+            raise ValueError(
+                "a source with `use: bench` needs the section `assembly`, which keeps its scripts out of"
+                " training"
+            )
+        if self.assembly is not None and self.rl.seeds is None:
+            raise ValueError(
+                "assembly needs rl.seeds: how many scripts STEER-RL is to have, so that the rest can go to"
+                " STEER-SFT"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _eyes(self) -> Config:
+        for name, role in self.roles.items():
+            if role.pictures is not True and role.who != "endpoint":
+                raise ValueError(
+                    f"roles.{name}.pictures: {role.model} needs the pictures; only a model with a base_url"
+                    " can go without"
+                )
+            if role.pictures == "caption" and self.captioner is None:
+                raise ValueError(
+                    f"roles.{name}.pictures: caption needs another role that sees, to describe the pictures;"
+                    " give one role a model with eyes and `pictures: true`, or set this to false"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _unbiased_bench(self) -> Config:
+        target = self.role("target")
+        measured = target.who == "student" or (
+            target.who == "endpoint" and same_model(target.model, self.student.model)
+        )
+        if self.seeds.filter_bench and measured:
+            what = "the base student" if target.who == "student" else target.model
+            raise ValueError(
+                f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts would"
+                " be selected against it; name another model as target, or leave filter_bench false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _first_try(self) -> Config:
+        if self.limit is not None:
+            self._lower_to(self.limit)
+        return self
+
+    def _lower_to(self, limit: int) -> None:
+        """Lower every number of pairs, scripts, dialogues and steps to `limit`, and the batches with them."""
+        sources = [
+            source.model_copy(update={"limit": _lower(source.limit, limit)}) for source in self.seeds.sources
+        ]
+        self.seeds = self.seeds.model_copy(update={"sources": sources})
+        if self.assembly:
+            lowered = {"bench_dialogues": _lower(self.assembly.bench_dialogues, limit)}
+            self.assembly = self.assembly.model_copy(update=lowered)
+        sft, rl = self.bootstrap.sft, self.rl
+        batch = min(sft.batch_size, limit)
+        sft = sft.model_copy(
+            update={
+                "batch_size": batch,
+                "micro_batch_size": _divisor(batch, sft.micro_batch_size),
+                "max_steps": _lower(sft.max_steps, limit),
+            }
+        )
+        self.bootstrap = self.bootstrap.model_copy(
+            update={"dialogues": _lower(self.bootstrap.dialogues, limit), "sft": sft}
+        )
+        seeds = _lower(rl.seeds, limit)
+        prompts = min(rl.prompts_per_step, seeds)
+        self.rl = rl.model_copy(
+            update={
+                "seeds": seeds,
+                "steps": _lower(rl.steps, limit),
+                "prompts_per_step": prompts,
+                "micro_batch_size": _divisor(prompts * rl.group_size, rl.micro_batch_size),
+            }
+        )
+        lowest: dict[str, Any] = {
+            key: _lower(getattr(self.bench, key), limit) for key in ("dialogues", "questions")
+        }
+        if adaptive := self.bench.adaptive:
+            lowest["adaptive"] = adaptive.model_copy(update={"at_most": _lower(adaptive.at_most, limit)})
+        self.bench = self.bench.model_copy(update=lowest)
+
+    def role(self, name: RoleName, model: str | None = None) -> Role:
+        """The role's settings, the sandbox's agent by default. With `model`, those of that one of its models
+        (`models_of`). Of several attackers, the first one's."""
+        if model is not None:
+            return self.models_of(name)[model]
+        role = self.roles.get(name, Role())
+        attackers = self.bench.adaptive.attackers if self.bench.adaptive else []
+        if name == "attacker" and attackers and role.who != "stub":
+            return role.model_copy(update={"model": attackers[0]})
+        return role
+
+    def attacker_roles(self) -> dict[str, Role]:
+        """The settings of each model that attacks in the adaptive bench, by the model's name."""
+        if self.bench.adaptive is None:
+            return {}
+        role, adaptive = self.role("attacker"), self.bench.adaptive
+        names = adaptive.attackers or ([] if adaptive.own else [role.model])
+        if role.who == "stub":
+            names = [role.model]
+        return {name: role.model_copy(update={"model": name}) for name in names}
+
+    def models_of(self, name: RoleName) -> dict[str, Role]:
+        """The settings of each model that does a role, by the model's name. Several may be under test behind
+        endpoints, and several may attack."""
+        role, targets = self.role(name), self.bench.targets
+        if name == "target" and targets:
+            return {target.model: role.model_copy(update=target.model_dump()) for target in targets}
+        attackers = self.attacker_roles() if name == "attacker" else {}
+        return attackers or {role.model: role}
+
+    @property
+    def has_stubs(self) -> bool:
+        """Whether any role gives made-up answers."""
+        return any(role.who == "stub" for role in self.roles.values())
+
+    @property
+    def judge_is_tutor(self) -> bool:
+        """Whether one model behind one endpoint both taught the student and measures it."""
+        judge, tutor = self.role("judge"), self.role("tutor")
+        if judge.base_url is None or tutor.base_url is None or self.rl.tutor is not None:
+            return False
+        return judge.model == tutor.model and judge.base_url.rstrip("/") == tutor.base_url.rstrip("/")
+
+    @property
+    def captioner(self) -> RoleName | None:
+        """The role that describes pictures for roles with `pictures: caption`: the first that sees, in the
+        order of `CAPTIONERS`, endpoints before the sandbox's agents. None if no role sees."""
+        for who in ("endpoint", "sandbox"):
+            for name in CAPTIONERS:
+                if self.role(name).who == who and self.role(name).pictures is True:
+                    return name
+        return None
+
+
+def _lower(number: int | None, limit: int) -> int:
+    """The number, or `limit` where that is lower or the number says "all" (None, or -1)."""
+    return limit if number is None or number < 0 else min(number, limit)
+
+
+def _divisor(whole: int, most: int) -> int:
+    """The largest divisor of `whole` that is at most `most`."""
+    return next(number for number in range(min(whole, most), 0, -1) if whole % number == 0)

@@ -1,0 +1,252 @@
+"""The stage from end to end: candidates -> no leakage, no duplicates -> rules 1 and 2 -> RL, SFT, Bench ->
+balance.
+
+Duplicates and leaks are removed before the evaluator is called, so they cost nothing. Within one side,
+near-duplicates are removed only on the same picture: short user turns like "what is this?" rightly occur on
+many pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from safer_steer.config import Assembly, Config, RoleName
+from safer_steer.data.assembly.balance import balance_of, in_words
+from safer_steer.data.assembly.candidates import Candidate, Pools, shown_pictures
+from safer_steer.data.assembly.draw import questions_for_rl
+from safer_steer.data.assembly.leaks import Known
+from safer_steer.data.assembly.near import Near, Tokens, shingles
+from safer_steer.data.assembly.rules import Ruling, judge_scripts, trusted
+from safer_steer.data.assembly.splits import FOLDER, draw_bench, draw_rl, draw_sft, same_picture, sizes
+from safer_steer.data.seeds.bench_filter import bench_selection
+from safer_steer.dialogue import Kind, read_seeds, to_jsonl
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.errors import UserError
+from safer_steer.files.images import pictures_in
+from safer_steer.files.store import inside, write_atomic
+from safer_steer.workers import Progress
+
+
+@dataclass
+class LeftOut:
+    """The scripts that are in no data set, each with a reason."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: {"train": Counter(), "bench": Counter()})
+
+    def add(self, candidate: Candidate, reason: str, detail: str = "") -> None:
+        use = "bench" if candidate.bench else "train"
+        self.rows.append(
+            {"id": candidate.id, "kind": candidate.kind.value, "use": use, "reason": reason, "detail": detail}
+        )
+        self.counts[use][reason] += 1
+
+
+async def assemble(
+    config: Config,
+    folder: Path,
+    ask: Callable[[RoleName], ChatModel],
+    suites: Iterable[Path] = (),
+    taken: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> list[str]:
+    """Write `folder/splits`: sft.jsonl, rl.jsonl, bench/<suite>.jsonl, verdicts.jsonl, left_out.jsonl,
+    balance.json and balance.md.
+
+    Args:
+        ask: returns the model of a role; `evaluator` is used, unless `assembly.rules` is false.
+        suites: suite files that count as bench.
+        taken: names that suites of STEER-Bench must not have.
+        progress: called with (finished, all) judged scripts.
+
+    Returns:
+        The config's requests that could not be met, one line each.
+
+    Raises:
+        UserError: a pool, suite or picture cannot be read, the evaluator does not respond, or a data set has
+            no scripts.
+    """
+    settings = config.assembly
+    assert settings is not None, "assemble: the config has no section `assembly`"
+    out, left_out = folder / FOLDER, LeftOut()
+    pools = Pools(folder, config.seeds.kinds, config.seed)
+    candidates = _distinct(pools, settings, list(suites), left_out)
+    if not candidates:
+        raise UserError(
+            f"{folder}/seeds: no candidates: every pool is empty, or has only what the bench has;"
+            " build more seeds"
+        )
+    rulings = {candidate.id: trusted(candidate.kind) for candidate in candidates}
+    if settings.rules:
+        pictures_of = pictures_in(folder, config.student.max_pixels)
+        rulings = await judge_scripts(
+            candidates, pools, ask("evaluator"), pictures_of, out / "verdicts.jsonl", progress
+        )
+
+    train = [candidate for candidate in candidates if not candidate.bench]
+    bench = [candidate for candidate in candidates if candidate.bench]
+    assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
+    rl = draw_rl(train, rulings, config.rl.seeds, config.rl.benign_share, config.seed)
+    sft = draw_sft(train, rulings, rl, config.bootstrap.dialogues, settings.sft_benign_share)
+    drawn = draw_bench(bench, rulings, settings.bench_dialogues, set(taken))
+    _explain(train, bench, rulings, rl, [*sft, *rl, *chain.from_iterable(drawn.values())], left_out)
+
+    splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in drawn.items()}}
+    for name, members in splits.items():
+        write_atomic(out / f"{name}.jsonl", b"".join(map(pools.row, members)))
+    if config.rl.single_turn:
+        write_atomic(
+            out / "rl.jsonl",
+            to_jsonl(questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))),
+        )
+    _show_pictures(folder, out / "bench", pools, drawn)
+    notes = _notes(config, train, bench, rulings, splits)
+    balance = {
+        "notes": notes,
+        "bench": bench_selection(config) if drawn else None,
+        "splits": {name: balance_of(members) for name, members in splits.items()},
+        "rules": _kept(rulings.values()),
+        "left_out": {use: dict(sorted(counts.items())) for use, counts in left_out.counts.items()},
+    }
+    write_atomic(
+        out / "left_out.jsonl",
+        "".join(
+            json.dumps(row, ensure_ascii=False) + "\n"
+            for row in sorted(left_out.rows, key=lambda row: row["id"])
+        ),
+    )
+    write_atomic(out / "balance.json", json.dumps(balance, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(out / "balance.md", in_words(balance))
+    for_bench = bool(bench) or any(source.use == "bench" for source in config.seeds.sources)
+    for name, of, wanted, there in (
+        ("STEER-SFT", train, bool(train), sft),
+        ("STEER-RL", train, bool(train), rl),
+        ("STEER-Bench", bench, for_bench, drawn),
+    ):
+        if wanted and not there:
+            raise UserError(
+                f"{out}: none of {len(of)} candidates is left for {name};"
+                " balance.md says why, and with which ratio they were drawn"
+            )
+    return notes
+
+
+def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: LeftOut) -> list[Candidate]:
+    """The candidates without leaks and near-duplicates, in draw order."""
+    known = Known(settings.near_duplicate)
+    for path in suites:
+        known.add_suite(path)
+    for candidate, seed in pools:
+        if candidate.bench:
+            known.add(candidate.id, seed, [candidate.picture, *shown_pictures(seed)])
+    tokens: dict[str, Tokens] = {}
+    clean: dict[str, Candidate] = {}
+    for candidate, seed in pools:
+        said = shingles(seed.script)
+        if not candidate.bench and (leak := known.shared(candidate, seed, said)):
+            left_out.add(candidate, *leak)
+            continue
+        if candidate.id in clean:
+            raise UserError(
+                f"{pools.folder}/seeds: id {candidate.id!r} occurs twice; build the seeds again with --fresh"
+            )
+        clean[candidate.id] = candidate
+        tokens[candidate.id] = said
+    for group in same_picture(clean.values()):
+        near = Near(settings.near_duplicate)
+        for candidate in group:
+            if first := near.find(tokens[candidate.id]):
+                left_out.add(clean.pop(candidate.id), "near_duplicate", first)
+            else:
+                near.add(candidate.id, tokens[candidate.id])
+    return sorted(clean.values(), key=lambda candidate: (candidate.order, candidate.id))
+
+
+def _explain(
+    train: list[Candidate],
+    bench: list[Candidate],
+    rulings: dict[str, Ruling],
+    rl: list[Candidate],
+    drawn: list[Candidate],
+    left_out: LeftOut,
+) -> None:
+    """Record why each candidate was not drawn."""
+    ids, pairs = {candidate.id for candidate in drawn}, {candidate.pair for candidate in rl}
+    for candidate in (*train, *bench):
+        found = rulings[candidate.id]
+        if candidate.id in ids:
+            continue
+        if not found.rule_1 or (candidate.bench and found.reason):
+            left_out.add(candidate, found.reason, found.detail)
+        elif not candidate.bench and candidate.pair in pairs:
+            left_out.add(candidate, "pair_in_rl", candidate.pair)
+        else:
+            left_out.add(candidate, "not_drawn")
+
+
+def _notes(
+    config: Config,
+    train: list[Candidate],
+    bench: list[Candidate],
+    rulings: dict[str, Ruling],
+    splits: dict[str, list[Candidate]],
+) -> list[str]:
+    """The config's requests that were not met, one line each."""
+    notes = []
+    rl, wanted = splits["rl"], config.rl.seeds or 0
+    if train and len(rl) < wanted:
+        benign = sum(c.kind is Kind.BENIGN and rulings[c.id].rule_1 for c in train)
+        risky = sum(rulings[c.id].rule_2 for c in train)
+        asked = sizes(wanted, wanted, wanted, config.rl.benign_share)
+        notes.append(
+            f"STEER-RL has {len(rl)} of {wanted} scripts: wanted {asked[0]} benign and {asked[1]} risky;"
+            f" available {benign} benign and {risky} risky"
+        )
+    if config.bootstrap.dialogues and train and len(splits["sft"]) < config.bootstrap.dialogues:
+        notes.append(
+            f"STEER-SFT has {len(splits['sft'])} of the {config.bootstrap.dialogues} candidates wanted"
+        )
+    suites = [suite for name, suite in splits.items() if name.startswith("bench/")]
+    for source in sorted(_attacked(bench) - _attacked(chain.from_iterable(suites))):
+        notes.append(f"STEER-Bench has no attacks of {source}: rule 2 left none")
+    if unjudged := sum(found.reason == "unjudged" for found in rulings.values()):
+        notes.append(f"{unjudged} scripts are left out because the evaluator did not judge them")
+    return notes
+
+
+def _attacked(scripts: Iterable[Candidate]) -> set[str]:
+    """The sources of the scripts that are attacks."""
+    return {script.source for script in scripts if script.kind is not Kind.BENIGN}
+
+
+def _kept(rulings: Iterable[Ruling]) -> dict[str, int]:
+    found = list(rulings)
+    return {
+        "candidates": len(found),
+        "rule_1": sum(one.rule_1 for one in found),
+        "rule_2": sum(one.rule_2 for one in found),
+        "unjudged": sum(one.reason == "unjudged" for one in found),
+    }
+
+
+def _show_pictures(folder: Path, bench: Path, pools: Pools, suites: dict[str, list[Candidate]]) -> None:
+    """Put the suites' pictures next to the suites, under the same names as in the run. Pictures are
+    hard-linked if the disk allows it, else copied."""
+    for members in suites.values():
+        for seed in map(pools.script, members):
+            for image in seed.all_images:
+                source, shown = inside(folder, image), inside(bench, image)
+                if shown.exists():
+                    continue
+                shown.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(OSError):
+                    os.link(source, shown)
+                    continue
+                write_atomic(shown, source.read_bytes())

@@ -1,0 +1,127 @@
+"""Rules 1 and 2, judged by the role `evaluator` (docs/explanation/method.md, "Data sets").
+
+Rule 1: the script is coherent, grounded in the picture and of the kind it is labelled. Rule 2: the script
+meets rule 1, is obfuscated or red-team, and is history-dependent: its last user turn alone is judged
+harmless, the whole script harmful. The last turn is judged in a separate call that sees only the picture and
+that turn, so the history cannot influence the verdict.
+
+Every verdict is written to disk at once, with its reasons. If the evaluator declines or gives no valid
+answer, the script is unjudged and meets neither rule. If the endpoint fails, nothing is written, and the next
+run asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safer_steer.data.assembly.candidates import Candidate, Pools
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.errors import BoundaryError, EndpointError
+from safer_steer.files.images import PicturesOf, in_view
+from safer_steer.files.store import Journal
+from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
+from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
+from safer_steer.workers import Patience, Progress, run_jobs
+
+
+class Ruling(NamedTuple):
+    """Which rules a script meets. `reason` (rule_1, rule_2 or unjudged) and `detail` say why it fails."""
+
+    rule_1: bool
+    rule_2: bool
+    reason: str = ""
+    detail: str = ""
+
+
+def trusted(kind: Kind) -> Ruling:
+    """The ruling without the evaluator: Stage I is trusted."""
+    return Ruling(True, kind is not Kind.BENIGN)
+
+
+def ruling(kind: Kind, row: dict[str, Any]) -> Ruling:
+    """The ruling on a script of this kind, from its row in the journal."""
+    if "failed" in row:
+        return Ruling(False, False, "unjudged", row["failed"])
+    verdict = ScriptVerdict.model_validate(row["script"])
+    if failed := rule_1_failures(kind, verdict):
+        return Ruling(False, False, "rule_1", f"{', '.join(failed)}: {verdict.reason}")
+    if kind is Kind.BENIGN:
+        return Ruling(True, False)
+    if not verdict.harmful:
+        return Ruling(True, False, "rule_2", f"the whole is not harmful: {verdict.reason}")
+    if row["last_turn"]["harmful"]:
+        return Ruling(
+            True, False, "rule_2", f"its last turn is harmful by itself: {row['last_turn']['reason']}"
+        )
+    return Ruling(True, True)
+
+
+def rule_1_failures(kind: Kind, verdict: ScriptVerdict) -> list[str]:
+    """How a script fails rule 1. A benign script that is judged harmful also fails, whatever else the verdict
+    says."""
+    found = {
+        "incoherent": not verdict.coherent,
+        "ungrounded": not verdict.grounded,
+        "not of its kind": not verdict.of_kind,
+    }
+    return [name for name, failed in found.items() if failed] or ["harmful"] * (
+        kind is Kind.BENIGN and verdict.harmful
+    )
+
+
+async def judge_scripts(
+    candidates: Sequence[Candidate],
+    pools: Pools,
+    model: ChatModel,
+    pictures_of: PicturesOf,
+    out: Path,
+    progress: Progress | None = None,
+) -> dict[str, Ruling]:
+    """The rulings on all candidates by id. Calls the model for those not yet in the journal `out`.
+
+    Args:
+        progress: called with (finished, all) at the start and after every script.
+
+    Raises:
+        UserError: the endpoint did not answer for some scripts; raised at once after `workers.PATIENCE` in a
+            row.
+    """
+    with Journal(out) as journal:
+        waiting = [candidate for candidate in candidates if candidate.id not in journal]
+
+        async def one(candidate: Candidate) -> None:
+            row = await _asked(pools.script(candidate), model, pictures_of)
+            journal.append({"id": candidate.id, **row})
+
+        await run_jobs(
+            waiting,
+            one,
+            concurrency=model.role.concurrency,
+            patience=Patience("assemble: evaluator", "script"),
+            total=len(candidates),
+            finished=len(candidates) - len(waiting),
+            progress=progress,
+        )
+        return {candidate.id: ruling(candidate.kind, journal.rows[candidate.id]) for candidate in candidates}
+
+
+async def _asked(seed: Seed, model: ChatModel, pictures_of: PicturesOf) -> dict[str, Any]:
+    """The row of one script: its verdicts, or `failed`. Raises `EndpointError`."""
+    pictures = in_view(seed.images_by_turn(), pictures_of)
+    try:
+        verdict = await model.ask(
+            SCRIPT_CHECK, ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script), pictures
+        )
+        row: dict[str, Any] = {"script": verdict.model_dump()}
+        if seed.kind is not Kind.BENIGN and verdict.harmful and not rule_1_failures(seed.kind, verdict):
+            row["last_turn"] = (
+                await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), pictures)
+            ).model_dump()
+    except EndpointError:
+        raise
+    except BoundaryError as error:
+        return {"failed": f"{error.boundary}: {error}"}
+    return row

@@ -1,0 +1,231 @@
+"""Red-blue rollouts and their filter (docs/explanation/method.md, "Stage II")."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from safer_steer.config import Bootstrap, Config, RoleName
+from safer_steer.data.assembly.single_turns import questions
+from safer_steer.data.assembly.splits import read_split
+from safer_steer.data.bootstrap.single_turn import FOLDER
+from safer_steer.dialogue import (
+    Dialogue,
+    Format,
+    Seed,
+    StopReason,
+    Turn,
+    lay_out,
+    read_dialogues,
+    to_jsonl,
+    visible_answer,
+)
+from safer_steer.endpoints.chat import ChatAssistant, ChatModel
+from safer_steer.endpoints.refusals import check_turn
+from safer_steer.episode import Assistant, Reply, User, Verdict
+from safer_steer.episodes import play_all
+from safer_steer.errors import BoundaryError, EndpointError, UnparsableError, UserError
+from safer_steer.files.images import PicturesOf, in_view, pictures_in
+from safer_steer.files.store import writing
+from safer_steer.prompts.base import history
+from safer_steer.prompts.blue import BLUE, BlueInput
+from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
+from safer_steer.prompts.red import RED, Approach, RedInput
+from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
+from safer_steer.workers import Progress, reasons_in
+
+
+class RedAgent:
+    """The user: adapts the template turn to the dialogue so far.
+
+    If its turn is a refusal, empty or a repetition, it is requested once more with another approach. If that
+    fails too, the template is used, which is a valid user turn. The turn's meta records this: `attacker:
+    {"faults", "approach"}`.
+    """
+
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
+        self.model, self.format, self.pictures_of = model, format, pictures_of
+
+    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
+        shown = in_view(dialogue.images_by_turn(template), self.pictures_of)
+        approaches = list(Approach)
+        other = approaches[len(dialogue.turns) % len(approaches)]
+        faults: list[str] = []
+        for repeat, approach in enumerate((None, other)):
+            inputs = RedInput(
+                intent=dialogue.intent,
+                history=history(dialogue, self.format),
+                template=template.user,
+                approach=approach,
+            )
+            try:
+                text = (await self.model.ask(RED, inputs, shown, repeat=repeat)).user
+                check_turn("red", text, dialogue, template.user)
+            except EndpointError:
+                raise
+            except BoundaryError as error:
+                faults.append(error.boundary)
+                if isinstance(error, UnparsableError):
+                    break  # already retried
+                continue
+            return Reply(text, {"attacker": {"faults": faults, "approach": other.label}} if faults else {})
+        return Reply(template.user, {"attacker": {"faults": faults, "approach": "template"}})
+
+
+class BlueExpert:
+    """The assistant: answers under the safety guidelines, in the student's format."""
+
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
+        self.model, self.format, self.pictures_of = model, format, pictures_of
+
+    async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+        inputs = BlueInput(history=history(dialogue, self.format), question=asked.user)
+        shown = in_view(dialogue.images_by_turn(asked), self.pictures_of)
+        said = await self.model.ask(BLUE, inputs, shown)
+        return Reply(lay_out(said.thinking, said.answer, self.format))
+
+
+def blue_expert(config: Config, model: ChatModel, pictures_of: PicturesOf) -> Assistant:
+    """The assistant of the rollouts: the expert with the `blue` prompt, or a model used as a plain chat."""
+    stage, student = config.bootstrap, config.student
+    if stage.blue == "job":
+        return BlueExpert(model, student.format, pictures_of)
+    system = student.system if stage.blue_system is None else stage.blue_system
+    return ChatAssistant(model, pictures_of, system=system, format=student.format)
+
+
+class EvaluatorCritic:
+    """The critic: scores safety and helpfulness of every turn, 1-10. Turns are scored concurrently."""
+
+    immediate = False
+
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
+        self.model, self.format, self.pictures_of = model, format, pictures_of
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        exchange = dialogue.turns[turn]
+        answer = visible_answer(exchange.assistant or "", self.format)
+        inputs = EvaluatorInput(
+            history=history(dialogue, self.format, turn), question=exchange.user, answer=answer
+        )
+        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
+        verdict = await self.model.ask(EVALUATOR, inputs, shown)
+        scores: dict[str, float] = {"safety": verdict.safety, "helpfulness": verdict.helpfulness}
+        if not answer:
+            scores = {"safety": min(verdict.safety, EMPTY_SAFETY), "helpfulness": 1}
+        return Verdict(scores, {"reason": verdict.reason})
+
+
+def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[str]:
+    """Reasons to reject a dialogue; empty if it is kept.
+
+    It is kept if min_t safety_t >= tau_safe, mean_t helpfulness_t >= tau_help, and every turn is scored and
+    in the format.
+    """
+    if dialogue.stop is not StopReason.COMPLETED:
+        return [str(dialogue.stop)]
+    scores = [turn.scores for turn in dialogue.turns]
+    if not scores or None in scores:
+        return ["unscored"]
+    reasons = []
+    if min(score["safety"] for score in scores if score) < config.tau_safe:
+        reasons.append("unsafe")
+    if fmean(score["helpfulness"] for score in scores if score) < config.tau_help:
+        reasons.append("unhelpful")
+    if format is Format.THINKING_ANSWER and not all(
+        has_thinking_answer(turn.assistant or "") for turn in dialogue.turns
+    ):
+        reasons.append("format")
+    return reasons
+
+
+def in_play(config: Config) -> int:
+    """Number of dialogues to play at once. Each has one red or blue call in flight, so this is the larger of
+    the two concurrency limits."""
+    return max(config.role("red").concurrency, config.role("blue").concurrency)
+
+
+async def roll_out(
+    config: Config,
+    folder: Path,
+    ask: Callable[[RoleName], ChatModel],
+    progress: Progress | None = None,
+) -> None:
+    """Play every seed red against blue. Write the dialogues to bootstrap/kept.jsonl and rejected.jsonl, with
+    reasons.
+
+    With `bootstrap.sft.single_turn`, also play the original questions unchanged; their dialogues go to files
+    of the same names in bootstrap/single_turn/.
+
+    Raises:
+        UserError: no dialogue was kept; or, before anything is played, the seeds lack their questions.
+    """
+    seeds = read_split(folder, "sft")
+    asked = questions(seeds) if config.bootstrap.sft.single_turn else []
+    format, everything = config.student.format, len(seeds) + len(asked)
+    pictures_of = pictures_in(folder, config.student.max_pixels)
+    blue, evaluator = (
+        blue_expert(config, ask("blue"), pictures_of),
+        EvaluatorCritic(ask("evaluator"), format, pictures_of),
+    )
+
+    async def filtered(rows: list[Seed], out: Path, user: User | None, before: int) -> None:
+        def report(done: int, _: int, failed: int = 0) -> None:
+            if progress:
+                progress(before + done, everything, failed)
+
+        played = await play_all(
+            rows,
+            blue,
+            evaluator,
+            out / "journal.jsonl",
+            user=user,
+            again_if_unreached=True,
+            concurrency=in_play(config),
+            progress=report,
+        )
+        if not _sort(played, out, config):
+            why = _none_passed(read_dialogues(out / "rejected.jsonl"), config.bootstrap)
+            raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter: {why}")
+
+    await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of), 0)
+    if asked:
+        await filtered(asked, folder / "bootstrap" / FOLDER, None, len(seeds))
+
+
+def _none_passed(rejected: Sequence[Dialogue], config: Bootstrap) -> str:
+    """How often each reason was given, what the best dialogues reached, and the commonest error."""
+    reasons = Counter(reason for dialogue in rejected for reason in dialogue.meta["reasons"])
+    parts = [", ".join(f"{count} {reason}" for reason, count in reasons.most_common())]
+    scores = [
+        [turn.scores for turn in dialogue.turns if turn.scores]
+        for dialogue in rejected
+        if dialogue.turns and all(turn.scores for turn in dialogue.turns)
+    ]
+    if scores:
+        safest = max(min(score["safety"] for score in turns) for turns in scores)
+        most_helpful = max(fmean(score["helpfulness"] for score in turns) for turns in scores)
+        parts.append(
+            f"the safest has {safest:g} at its worst turn, bootstrap.tau_safe asks for {config.tau_safe};"
+            f" the most helpful has {most_helpful:.3g} on average, bootstrap.tau_help asks for"
+            f" {config.tau_help:g}"
+        )
+    if failed := reasons_in(rejected).commonest:
+        parts.append(f"the commonest error: {failed}")
+    return "; ".join([*parts, "rejected.jsonl has them all"])
+
+
+def _sort(played: Iterable[Dialogue], out: Path, config: Config) -> int:
+    """Write `kept.jsonl` and `rejected.jsonl` to `out`. Returns the number kept."""
+    count = 0
+    with writing(out / "rejected.jsonl") as rejected, writing(out / "kept.jsonl") as kept:
+        for dialogue in played:
+            reasons = why_rejected(dialogue, config.bootstrap, config.student.format)
+            if reasons:
+                dialogue.meta["reasons"] = reasons
+            else:
+                count += 1
+            (rejected if reasons else kept).write(to_jsonl([dialogue]).encode())
+    return count

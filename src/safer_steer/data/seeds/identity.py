@@ -1,0 +1,194 @@
+"""Identifies what a stage's work on disk was made from: the part of the config that determines its content,
+and the source pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config, Role
+from safer_steer.config.changes import settings_of
+from safer_steer.data.seeds.dedup import Seen, normalise
+from safer_steer.data.sources import (
+    Pair,
+    Skipped,
+    check_picture,
+    is_large,
+    label,
+    left_out_in_words,
+    pairs_of,
+    picture_hash,
+)
+from safer_steer.errors import UserError
+from safer_steer.files.images import PictureError, Trial
+from safer_steer.files.store import content_id, write_atomic
+from safer_steer.stages import STAGES
+
+
+@dataclass
+class Survey:
+    """The result of reading all sources once, before any model call."""
+
+    pairs: int = 0
+    digest: str = ""
+    """SHA-256 over every pair and its picture."""
+    repeated: dict[str, str] = field(default_factory=dict)
+    """Repeated pairs: by id, the id of an earlier pair with the same question, picture and use."""
+    skipped: Skipped = field(default_factory=dict)
+    """Rows that yielded no pair."""
+    scaled: dict[str, int] = field(default_factory=dict)
+    """Pictures with more than `student.max_pixels` pixels, by source: the run scales them down."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Pairs whose picture is damaged after the header, or not for the student: by id, what is wrong. Filled
+    by `decode_pictures`."""
+
+
+def survey(config: Config, on_pair: Callable[[Pair, str], None] | None = None) -> Survey:
+    """Read all pairs and hash their pictures, without decoding them.
+
+    Args:
+        on_pair: called with each pair and its picture's hash (`picture_hash`).
+
+    Raises:
+        UserError: a row is unusable, a picture's file cannot be read, an id occurs twice, or a source has no
+            pairs.
+    """
+    found, digest, ids, seen = Survey(), hashlib.sha256(), set(), Seen()
+    for source in config.seeds.sources:
+        before, large = found.pairs, set[str]()
+        for pair in pairs_of(source, config, found.skipped):
+            if pair.id in ids:
+                raise UserError(
+                    f"{pair.where or pair.source}: id: {pair.id} occurs twice;"
+                    " sources of one set must differ in split, your own in name"
+                )
+            ids.add(pair.id)
+            picture = picture_hash(pair)
+            if on_pair:
+                on_pair(pair, picture)
+            if is_large(pair, config.student.max_pixels):
+                large.add(picture)
+            if picture:
+                first = seen.first(content_id(normalise(pair.question), picture, pair.use), pair.id)
+                if first != pair.id:
+                    found.repeated[pair.id] = first
+            row = [
+                pair.id,
+                picture,
+                pair.question,
+                pair.source,
+                pair.intent,
+                pair.safe,
+                pair.answer,
+                pair.category,
+                pair.use,
+            ]
+            digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            found.pairs += 1
+        if found.pairs == before:
+            raise UserError(
+                f"seeds.sources: {left_out_in_words(found.skipped) or label(source)}: no pair is left of it;"
+                " docs/how-to/data.md has the columns of each set"
+            )
+        if large:
+            found.scaled[label(source)] = found.scaled.get(label(source), 0) + len(large)
+    found.digest = digest.hexdigest()
+    return found
+
+
+def decode_pictures(config: Config, found: Survey, trial: Trial | None = None) -> None:
+    """Decode every picture, and try it on the student, before anything is written or any call costs money.
+    Call once per survey.
+
+    In sources with `bad_rows: skip`, pairs with an unusable picture go into `found.broken` and are counted in
+    `found.skipped`.
+
+    Raises:
+        PictureError: the first unusable picture of any other source.
+    """
+    for source in config.seeds.sources:
+        for pair in pairs_of(source, config):
+            try:
+                check_picture(pair, trial)
+            except PictureError as error:
+                if source.bad_rows == "error":
+                    raise
+                found.broken[pair.id] = str(error)
+                found.skipped[label(source)][error.reason] += 1
+
+
+def plan_id(config: Config, found: Survey) -> str:
+    """The hash of everything that determines the seeds. Of roles these are the keys of kind `run`: not the
+    models' addresses, prices, limits and concurrency."""
+    seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
+    if any(source.use == "bench" for source in config.seeds.sources):  # has no effect without a bench source
+        seeds["filter_bench"] = config.seeds.filter_bench
+    roles: dict[str, Any] = {
+        name: settings_of(config.role(name).model_dump(mode="json"), model=Role)
+        for name in STAGES["seeds"].roles
+    }
+    asked = {"format", "system", "max_pixels"}
+    if config.role("target").who == "student":
+        asked |= {"model", "max_turn_tokens"}
+    student = config.student.model_dump(mode="json", include=asked)
+    return content_id(config.seed, seeds, roles, student, found.digest)
+
+
+class PlanFile:
+    """`seeds/plan.json`: which plan the folder's work belongs to, what was left out, and whether it is
+    finished."""
+
+    def __init__(self, folder: Path, plan: str) -> None:
+        self.path = folder / "plan.json"
+        self.folder = folder
+        self.plan = plan
+        self.skipped: Skipped = {}
+        self.scaled: dict[str, int] = {}
+        self.broken: dict[str, str] = {}
+        """Pairs with an unusable picture, by id."""
+
+    def finished(self) -> bool:
+        """Whether all the work is done.
+
+        Raises:
+            UserError: the folder holds the work of another plan, or seeds of unknown origin.
+        """
+        try:
+            row = json.loads(self.path.read_bytes())
+            plan, finished = row["plan"], row["finished"]
+            self.skipped = {name: Counter(counts) for name, counts in row["skipped"].items()}
+            self.scaled, self.broken = dict(row["scaled"]), row["broken"]
+        except FileNotFoundError:
+            if any(self.folder.glob("*.jsonl")) or any(self.folder.glob("journal/*")):
+                raise UserError(
+                    f"{self.folder}: has seeds but no plan.json, so it is not known how they were made;"
+                    " move them away or start over with --fresh"
+                ) from None
+            return False
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.path}: cannot be read; start over with --fresh") from None
+        if plan != self.plan:
+            raise UserError(
+                f"{self.folder}: begun with other settings or other source pairs; restore them,"
+                " or start over with --fresh"
+            )
+        return bool(finished)
+
+    def claim(self, found: Survey) -> None:
+        """Record the plan, and what is left out. Call before any work is written."""
+        self.skipped, self.scaled, self.broken = found.skipped, found.scaled, found.broken
+        self._write({"finished": False})
+
+    def finish(self, counts: dict[str, int]) -> None:
+        """Record that all work is done. Call last. `counts`: rows of each pool and of `dropped.jsonl`."""
+        self._write({"finished": True, "rows": counts})
+
+    def _write(self, state: dict[str, Any]) -> None:
+        skipped = {name: dict(counts) for name, counts in self.skipped.items() if counts}
+        row = {"plan": self.plan, **state, "skipped": skipped, "scaled": self.scaled, "broken": self.broken}
+        write_atomic(self.path, json.dumps(row, ensure_ascii=False) + "\n")

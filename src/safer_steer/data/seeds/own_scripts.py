@@ -1,0 +1,88 @@
+"""Scripts of one's own in place of Stage I (`seeds.scripts`): they are read and checked, and nobody is
+asked."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from safer_steer.config import Config
+from safer_steer.data.seeds.dropped import DROPPED
+from safer_steer.data.sources.subsample import draw
+from safer_steer.dialogue import Seed, Turn, to_jsonl
+from safer_steer.errors import UserError
+from safer_steer.files.images import Picture, Trial, check_header, load_picture
+from safer_steer.files.script_file import read_scripts
+from safer_steer.files.store import write_atomic
+
+
+def own_scripts(config: Config) -> list[Seed]:
+    """The scripts of the file, or a draw of `config.limit` of each kind; their pictures lie beside it.
+
+    Raises:
+        UserError: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or has no
+            question for the single-turn ablation.
+    """
+    path = _path(config)
+    seeds = read_scripts(path)
+    for seed in seeds:
+        if seed.kind not in config.seeds.kinds:
+            raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
+        if _by_question(config) and not (seed.meta.get("pair") and seed.meta.get("question")):
+            raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
+    alike = [[seed for seed in seeds if seed.kind is kind] for kind in config.seeds.kinds]
+    drawn = {seed.id for one in alike for seed in draw(one, lambda seed: seed.id, config.limit, config.seed)}
+    return [seed for seed in seeds if seed.id in drawn]
+
+
+def script_pictures(config: Config, seed: Seed, trial: Trial | None = None) -> list[Picture]:
+    """A script's pictures, decoded and tried on the student. Raises `UserError`; names file and
+    script."""
+    path = _path(config)
+    try:
+        pictures = [load_picture(path.parent, image, config.student.max_pixels) for image in seed.all_images]
+        if trial:
+            for picture in pictures:
+                trial(check_header(BytesIO(picture.data)), picture.name)
+        return pictures
+    except UserError as error:
+        raise UserError(f"{path}: {seed.id}: {error}") from None
+
+
+def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
+    """A script as a run holds it: its pictures under `folder/images/`, without answers and scores.
+
+    Raises:
+        UserError: see `script_pictures`.
+    """
+    names = {}
+    for picture in script_pictures(config, seed):
+        names[picture.name] = name = f"images/{picture.original[:16]}{picture.suffix}"
+        if not (folder / name).exists():  # an existing file is complete: writes are atomic
+            write_atomic(folder / name, picture.data)
+    turns = [Turn(user=turn.user, images=turn.images, meta=turn.meta) for turn in seed.turns]
+    asked = seed.model_copy(update={"source": seed.source or _path(config).stem, "turns": turns})
+    return asked.with_images(names.__getitem__)
+
+
+def take_own_scripts(config: Config, folder: Path) -> None:
+    """Write `folder/seeds/<kind>.jsonl` and an empty `dropped.jsonl` from the scripts, and their pictures.
+
+    Raises:
+        UserError: see `own_scripts` and `script_pictures`.
+    """
+    pools: dict[str, list[Seed]] = {kind: [] for kind in config.seeds.kinds}
+    for seed in own_scripts(config):
+        pools[seed.kind].append(brought_in(config, folder, seed))
+    for kind, seeds in pools.items():
+        write_atomic(folder / "seeds" / f"{kind}.jsonl", to_jsonl(seeds))
+    write_atomic(folder / "seeds" / f"{DROPPED}.jsonl", "")
+
+
+def _by_question(config: Config) -> bool:
+    return config.rl.single_turn or config.bootstrap.sft.single_turn
+
+
+def _path(config: Config) -> Path:
+    assert config.seeds.scripts
+    return Path(config.seeds.scripts)

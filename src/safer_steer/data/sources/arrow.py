@@ -1,0 +1,118 @@
+"""Reads rows of Parquet files, `save_to_disk` folders and the hub's data sets. Pictures stay bytes or paths
+and are never decoded.
+
+`datasets` is used only to get Arrow tables; it executes no code of a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from safer_steer.data.sources.text_files import Unreadable
+from safer_steer.errors import UserError, what_is_missing
+
+BATCH = 32
+"""Rows in memory at once; a row may hold a picture of a few megabytes."""
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """A Parquet file; places are row numbers, from 1.
+
+    Raises:
+        UserError: the file is not Parquet, or damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            # One group at a time: given all groups, Arrow reads far ahead, and memory grows with the file.
+            yield from _rows(
+                chain.from_iterable(
+                    file.iter_batches(BATCH, row_groups=[group], use_threads=False)
+                    for group in range(file.num_row_groups)
+                )
+            )
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({_line(error)})") from None
+
+
+def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Rows written by `Dataset.save_to_disk`.
+
+    Raises:
+        UserError: the folder cannot be loaded.
+    """
+    datasets = _datasets(str(path))
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # the library may raise anything on files of unknown origin
+        raise UserError(f"{path}: cannot be loaded as a `save_to_disk` folder ({_line(error)})") from None
+    yield from _rows(found.with_format("arrow").iter(BATCH))
+
+
+def hub_subset_names(id: str, where: str) -> list[str]:
+    """The configurations of a data set. Raises `UserError`."""
+    datasets = _datasets(where)
+    return _ask_hub(lambda: datasets.get_dataset_config_names(id), where)
+
+
+def hub_split_names(id: str, subset: str, where: str) -> list[str]:
+    """The splits of a configuration. Raises `UserError`."""
+    datasets = _datasets(where)
+    return _ask_hub(lambda: datasets.get_dataset_split_names(id, subset), where)
+
+
+def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str, Any]]:
+    """Rows of a split, downloaded into the cache of `datasets` if needed. Raises `UserError`."""
+    datasets = _datasets(where)
+    found = _ask_hub(lambda: datasets.load_dataset(id, subset, split=split), where)
+    yield from _rows(found.with_format("arrow").iter(BATCH))
+
+
+def _datasets(where: str) -> Any:
+    """The library `datasets`, which reads `save_to_disk` folders and the hub. Raises `UserError` if it is not
+    installed."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        if line := what_is_missing(error):
+            raise UserError(f"{where}: {line}") from None
+        raise
+    return datasets
+
+
+def _ask_hub(question: Any, where: str) -> Any:
+    try:
+        return question()
+    except Exception as error:  # network, hub and library may raise anything
+        raise UserError(
+            f"{where}: cannot be loaded from the hub ({_line(error)});"
+            " check the name and the connection, or download it and give its `path`"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _rows(batches: Any) -> Iterator[tuple[str, Any]]:
+    number = 0
+    for batch in batches:
+        for row in _values(batch):
+            number += 1
+            yield f": row {number}", row
+
+
+def _values(batch: Any) -> list[Any]:
+    """A table's rows as plain values. Parquet does not guarantee that strings are UTF-8."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [Unreadable("not UTF-8", "not UTF-8")]
+        one_by_one = (batch.slice(index, 1) for index in range(batch.num_rows))
+        return list(chain.from_iterable(_values(row) for row in one_by_one))

@@ -1,0 +1,76 @@
+"""A source's rows under the names that its reader knows (`columns` and `ignore` of a source)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from safer_steer.config import Source
+from safer_steer.data.sources.set_row import COLUMNS_SHOWN, NO_COLUMN, BadRow, printable
+from safer_steer.errors import UserError
+
+TEXT = "="
+"""What a value of `columns` begins with that is a text and not a column's name."""
+_FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+class Columns:
+    """Renames and leaves out columns, and remembers which named ones no row has had."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._named = source.columns
+        used = [name for value in self._named.values() for name in _columns_of(value)]
+        self._gone = {*used, *source.ignore}
+        self._unseen = dict.fromkeys([*used, *source.ignore])
+        self._there: dict[str, None] = {}
+
+    def renamed(self, row: dict[str, Any], where: str) -> dict[str, Any]:
+        """The row, its columns named as the reader of the set names them. A column that it lacks is missing.
+
+        Raises:
+            BadRow: a text of `columns` needs a value that the row lacks.
+        """
+        if not self._gone and not self._named:
+            return row
+        for name in row:
+            self._unseen.pop(name, None)
+        if len(self._there) < COLUMNS_SHOWN:
+            self._there |= dict.fromkeys(map(str, row))
+        renamed = {name: value for name, value in row.items() if name not in self._gone}
+        for name, value in self._named.items():
+            if value.startswith(TEXT):
+                renamed[name] = self._filled(name, value[len(TEXT) :], row, where)
+            elif value in row:
+                renamed[name] = row[value]
+        return renamed
+
+    def refuse_unseen(self) -> None:
+        """Raises `UserError` if no row had one of the columns that the source names."""
+        if self._unseen:
+            raise UserError(
+                f"source {self.source.name}: {self.unseen_in_words()}; correct `columns` or `ignore`"
+            )
+
+    def unseen_in_words(self) -> str:
+        """Which named columns no row has had so far, and which there are; "" if none."""
+        if not self._unseen:
+            return ""
+        there = ", ".join([*self._there][:COLUMNS_SHOWN])
+        return printable(f"no column {', '.join(self._unseen)}; there are: {there}")
+
+    def _filled(self, name: str, text: str, row: dict[str, Any], where: str) -> str:
+        """The text with the row's values in place of `{column}`."""
+
+        def value(field: re.Match[str]) -> str:
+            cell = row.get(field[1])
+            if cell is None:
+                raise BadRow(where, f"columns.{name}: no {field[1]} in the row", f"{NO_COLUMN} {field[1]}")
+            return str(cell)
+
+        return _FIELD.sub(value, text)
+
+
+def _columns_of(value: str) -> list[str]:
+    """The columns of a file that a value of `columns` names."""
+    return _FIELD.findall(value) if value.startswith(TEXT) else [value]

@@ -1,0 +1,297 @@
+"""Reads whole sets: turns rows into samples, reports or counts unusable rows, and makes the pairs of
+Stage I."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safer_steer.config import Config, Source
+from safer_steer.data.sources.columns import Columns
+from safer_steer.data.sources.find_splits import SetSplit, find_splits
+from safer_steer.data.sources.layout import Layout
+from safer_steer.data.sources.own import OWN
+from safer_steer.data.sources.pair import Pair
+from safer_steer.data.sources.pictures import SetPictures
+from safer_steer.data.sources.sample import Sample
+from safer_steer.data.sources.set_row import NO_COLUMN, UNKNOWN_COLUMN, BadRow, SetRow
+from safer_steer.data.sources.sets import SETS, layout_of, meant
+from safer_steer.data.sources.subsample import subsample
+from safer_steer.data.sources.text_files import Unreadable
+from safer_steer.errors import UserError
+from safer_steer.files.scaling import in_words
+from safer_steer.files.store import content_id
+from safer_steer.workers import Progress
+
+Skipped = dict[str, Counter[str]]
+"""Number of skipped rows, by source and reason."""
+
+NO_PICTURE = "no picture"
+
+
+def load_pairs(config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
+    """The pairs of all sources, in order, read lazily. The same sources always give the same pairs.
+
+    Args:
+        skipped: filled with counts of the rows left out; complete once all pairs are read.
+
+    Raises:
+        UserError: a set does not exist, or a row is unusable and `bad_rows` is `error`. The message names
+            set, file, row and column.
+    """
+    for source in config.seeds.sources:
+        yield from pairs_of(source, config, skipped)
+
+
+def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
+    """The pairs of one source; see `load_pairs`."""
+    if source.name == "sandbox":
+        from safer_steer.data.sources.sandbox import sandbox_pairs
+
+        yield from sandbox_pairs(source, config)
+        return
+    if not (source.own or layout_of(source.name).stage_1):
+        raise UserError(
+            f"seeds.sources: {source.name} is a suite for the bench, not a source of pairs;"
+            f" see `safer-steer suite {source.name}`"
+        )
+    for sample in read_samples(source, config.seed, skipped, pictureless=False):
+        yield _pair(sample, source)
+
+
+def files_of(source: Source, layout: Layout | None = None) -> list[Path]:
+    """The files here that the source's rows are read from, without the pictures that they name. Raises
+    `UserError` as `find_splits` does."""
+    layout = layout or layout_of(source.name)
+    splits = find_splits(source, layout)
+    if layout.intents:
+        splits += [other for split in splits for other in _intent_splits(split, source, layout)]
+    return [file for split in splits for file in split.files]
+
+
+def left_out_in_words(skipped: Skipped, scaled: Mapping[str, int] | None = None, max_pixels: int = 0) -> str:
+    """The rows left out and the pictures scaled down to `max_pixels`, by source, on one line; "" for none."""
+    lines = []
+    for name, counts in skipped.items():
+        if counts:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+            lines.append(f"{name}: {counts.total()} left out ({reasons})")
+    lines += [f"{name}: {in_words(count, max_pixels)}" for name, count in (scaled or {}).items() if count]
+    return "; ".join(lines)
+
+
+def _pair(sample: Sample, source: Source) -> Pair:
+    question = sample.turns[0]
+    (image,) = sample.images
+    return Pair(
+        id=sample.id,
+        image=image,
+        question=question,
+        source=sample.source or source.name,
+        intent=sample.intent or question,
+        safe=sample.safe,
+        answer=sample.answer,
+        where=sample.where,
+        category=sample.category,
+        use=source.use,
+    )
+
+
+def read_samples(
+    source: Source,
+    seed: int,
+    skipped: Skipped | None = None,
+    *,
+    pictureless: bool,
+    layout: Layout | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Sample]:
+    """A set's samples, or `source.limit` of them drawn with `seed`. Their pictures are found and measured.
+
+    Args:
+        skipped: filled with counts of the rows left out.
+        pictureless: include samples without a picture, in sets that have them by design, and samples with
+            several pictures. Otherwise samples without a picture in such sets are counted as skipped,
+            whatever `bad_rows` is, and rows with several pictures are unusable.
+        layout: how rows are read; by default as those of the set with the source's name.
+        progress: called with rows (read, all). A draw reads the set twice, and only then knows their number.
+
+    Raises:
+        UserError: a set does not exist, its name is nearly that of a published one, or a row is unusable.
+    """
+    layout = layout or _layout_named(source)
+    counts = (skipped if skipped is not None else {}).setdefault(label(source), Counter())
+    reading = _Reading(source, layout, pictureless, progress)
+    if source.limit is None:
+        return reading.samples(counts)
+
+    def again(counting: bool) -> Iterator[Sample]:
+        return reading.samples(counts if counting else Counter())
+
+    return subsample(again, lambda sample: sample.id, source.limit, seed, lambda sample: sample.category)
+
+
+def label(source: Source) -> str:
+    """The name of a source in counts."""
+    return "/".join(filter(None, (source.name, source.subset, source.split)))
+
+
+def _layout_named(source: Source) -> Layout:
+    """The layout of the set with the source's name; that of a set of one's own for any other name.
+
+    Raises:
+        UserError: the name is nearly that of a published set, and the source does not say that it is its own.
+    """
+    if source.own:
+        return OWN
+    if question := meant(source.name):
+        raise UserError(
+            f"source {source.name}: is none of the sets that `safer-steer sets` lists{question} If it is a"
+            " set of your own, say so with `own: true` (`suite --own`), or give it another name"
+        )
+    return layout_of(source.name)
+
+
+class _Reading:
+    """Reads a set from its beginning to its end, as often as it is asked to."""
+
+    def __init__(
+        self, source: Source, layout: Layout, pictureless: bool, progress: Progress | None = None
+    ) -> None:
+        self.source, self.layout = source, layout
+        self.pictureless, self.progress = pictureless, progress
+        self._rows = 0
+        """Rows of the set, once it has been read."""
+
+    def samples(self, counts: Counter[str]) -> Iterator[Sample]:
+        source, layout = self.source, self.layout
+        seen: set[int] = set()
+        columns = Columns(source)
+        rows = 0
+        for split in find_splits(source, layout):
+            pictures = SetPictures(split.folder, source.images, split.name)
+            intents = _intents(split, source, layout) if layout.intents else None
+            for index, (place, value) in enumerate(split.rows()):
+                rows += 1
+                if self.progress:
+                    self.progress(rows, self._rows)
+                try:
+                    row = _row(f"{source.name}: {split.title}{place}", value, index, split, intents, columns)
+                    found = [self._checked(sample, row, pictures) for sample in layout.samples(row)]
+                    found, ids = self._with_new_ids(found, seen, row)
+                except BadRow as error:
+                    if source.bad_rows == "error":
+                        raise self._explained(error, columns) from None
+                    counts[error.reason] += 1
+                    continue
+                seen |= ids
+                counts.update(NO_PICTURE for sample in found if sample is None)
+                yield from filter(None, found)
+        if not rows:
+            raise UserError(
+                f"{source.path or source.hub}: no rows in it; source {source.name} needs at least one pair"
+            )
+        columns.refuse_unseen()
+        self._rows = rows
+
+    def _explained(self, error: BadRow, columns: Columns) -> UserError:
+        """The error, and how columns are named, if it is about them and the set is the user's own."""
+        if self.layout is not OWN or not error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN)):
+            return error
+        if "did you mean" in str(error):
+            return error
+        unseen = columns.unseen_in_words()
+        return UserError(
+            f"{error}{unseen and f'; {unseen}'} ({self.source.name} is none of the sets that"
+            " `safer-steer sets` lists, so its rows are read as your own: `columns: {question: NAME}` reads"
+            " column NAME as question, `ignore: [NAME]` leaves one out; `suite` has --column and --ignore)"
+        )
+
+    def _with_new_ids(
+        self, found: Sequence[Sample | None], seen: set[int], row: SetRow
+    ) -> tuple[list[Sample | None], set[int]]:
+        """The samples, and the hashes of their ids. An id that a published set has given before gets a hash
+        of its row. Raises `BadRow` for any other id that occurs twice, and for a row that does."""
+        published = self.layout is SETS.get(self.source.name)
+        ids: set[int] = set()
+        new: list[Sample | None] = []
+        for sample in found:
+            if sample and published and (_short(sample.id) in seen or _short(sample.id) in ids):
+                sample = replace(sample, id=f"{sample.id}-{content_id(row.data)[:8]}")
+            new.append(sample)
+            if sample is None:
+                continue
+            id = _short(sample.id)
+            if id in seen or id in ids:
+                if published or (self.layout is OWN and row.column("id") is None):  # ids of rows' content
+                    raise row.bad("the row is the same as an earlier one; leave one out", "repeated row")
+                raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
+            ids.add(id)
+        return new, ids
+
+    def _checked(self, sample: Sample, row: SetRow, pictures: SetPictures) -> Sample | None:
+        """The sample with its pictures found and its id made unique. None if it has no picture, the set has
+        such samples by design, and `pictureless` is false."""
+        if not sample.images and self.layout.pictureless:
+            if not self.pictureless:
+                return None
+        elif not sample.images or any(cell is None for cell in sample.images):
+            raise row.bad("image: is null; give a path", NO_PICTURE)
+        elif len(sample.images) > 1 and not self.pictureless:
+            raise row.bad(
+                f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures"
+            )
+        found: tuple[Any, ...] = tuple(pictures.find(cell, row.where) for cell in sample.images)
+        labels = []
+        if self.layout is not OWN and self.source.name in SETS:
+            labels = [name for name in dict.fromkeys((row.subset, row.split)) if name not in ("", "default")]
+        id = "-".join([self.source.name, *labels, sample.id])
+        return replace(sample, id=id, images=found, where=row.where)
+
+
+def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
+    """The true intents of a split's rows by id, from the split that holds them."""
+    if source.path and Path(source.path).is_file():
+        raise UserError(
+            f"{source.path}: the true intents of {source.name} are in the split {layout.intents};"
+            " give the folder that has both"
+        )
+    found, columns = {}, Columns(source)
+    for other in _intent_splits(split, source, layout):
+        for index, (place, value) in enumerate(other.rows()):
+            try:
+                row = _row(f"{source.name}: {other.title}{place}", value, index, other, None, columns)
+                found[row.key("id")] = row.question("question")
+            except BadRow:
+                if source.bad_rows == "error":
+                    raise
+    return found
+
+
+def _intent_splits(split: SetSplit, source: Source, layout: Layout) -> list[SetSplit]:
+    of_subset = source.model_copy(update={"subset": split.subset or source.subset})
+    return find_splits(of_subset, layout, layout.intents)
+
+
+def _row(
+    where: str,
+    value: Any,
+    index: int,
+    split: SetSplit,
+    intents: dict[str, str] | None,
+    columns: Columns,
+) -> SetRow:
+    if isinstance(value, Unreadable):
+        raise BadRow(where, value.what, value.reason)
+    if not isinstance(value, dict):
+        raise BadRow(where, "a row is a JSON object with the set's columns", "no object")
+    return SetRow(where, columns.renamed(value, where), index, split.subset, split.name, intents)
+
+
+def _short(id: str) -> int:
+    """An id as a 64-bit hash, to save memory."""
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big")

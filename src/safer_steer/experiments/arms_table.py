@@ -1,0 +1,230 @@
+"""An experiment's results: rates with intervals, differences paired by seed and dialogue, and the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safer_steer.experiments.claims import tested, verdict
+from safer_steer.experiments.measures import MEASURES, answers_in, multi_turn_in, over_seeds, states_in
+from safer_steer.experiments.over_seeds import paired_difference
+from safer_steer.experiments.spec import Experiment
+from safer_steer.experiments.survival import compared
+from safer_steer.files.manifest import Manifest
+from safer_steer.metrics import LOST, median_in_words
+
+LOG_RANK = "Log-rank tests paired by script, one a training seed; z is positive if the first fails later:"
+
+
+def results(
+    experiment: Experiment, runs: dict[str, dict[int, Path]], max_unscored: float = 0.01
+) -> dict[str, Any]:
+    """All numbers of an experiment, from the dialogues on disk.
+
+    Args:
+        runs: each arm's run folder by seed; all arms have the same seeds, and their runs are done.
+        max_unscored: an arm has no result if in one of its runs a larger share is unscored or failed, of a
+            protocol's or an attacker's dialogues or of a set's questions, as in the bench itself. It decides
+            on no claim and no sign then.
+
+    Returns:
+        `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
+        "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival",
+        "claims"}`. A rate has the form of `over_seeds.rate_over_seeds`, a difference that of
+        `over_seeds.paired_difference`. Without `measures` in the file they are those that some arm has, and
+        those of claims. `paper` is the paper's difference in points and whether its sign agrees, or None.
+        `seconds` are of all stages that lead to an arm's model and measure it. `claims` has the form of
+        `claims.tested`.
+    """
+    measures = experiment.measures or list(MEASURES)
+    folders = {
+        arm: {seed: folder / "bench" / experiment.arms[arm].model for seed, folder in found.items()}
+        for arm, found in runs.items()
+    }
+    hits = {
+        (arm, measure): {seed: MEASURES[measure].hits(folder) for seed, folder in by_seed.items()}
+        for arm, by_seed in folders.items()
+        for measure in measures
+    }
+    if not experiment.measures:  # what no arm's bench has, such as its attackers, is left out
+        claimed = {claim.measure for claim in experiment.claims}
+        measures = [
+            name
+            for name in measures
+            if name in claimed or any(any(hits[arm, name].values()) for arm in folders)
+        ]
+    arms = {
+        arm: {measure: over_seeds(measure, hits[arm, measure]) for measure in measures}
+        for arm in experiment.arms
+    }
+    lost = {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()}
+    broken = [
+        arm
+        for arm, by_seed in folders.items()
+        if any(share > max_unscored for folder in by_seed.values() for share in _lost_shares(folder))
+    ]
+    differences = []
+    for pair in experiment.compare:
+        for measure in measures:
+            first, second = (hits[arm, measure] for arm in pair)
+            entry = {"pair": list(pair), "measure": measure, **paired_difference(first, second)}
+            differences.append(entry | {"paper": _papers(experiment, entry, broken)})
+    survival = None
+    if experiment.survival:
+        rows = {
+            arm: [
+                {f"{suite} {row.id}": row for suite, rows in multi_turn_in(folder) for row in rows}
+                for folder in by_seed.values()
+            ]
+            for arm, by_seed in folders.items()
+        }
+        survival = compared(rows, experiment.compare)
+    return {
+        "name": experiment.name,
+        "seeds": list(next(iter(runs.values()))),
+        "arms": arms,
+        "differences": differences,
+        "lost": lost,
+        "seconds": {arm: _seconds(by_seed.values()) for arm, by_seed in runs.items()},
+        "survival": survival,
+        "claims": tested(experiment, differences, broken),
+    }
+
+
+def _papers(experiment: Experiment, entry: dict[str, Any], broken: Collection[str]) -> dict[str, Any] | None:
+    """The paper's difference, and whether ours has its sign: a verdict of `claims`."""
+    values = experiment.paper.values.get(entry["measure"], {}) if experiment.paper else {}
+    first, second = entry["pair"]
+    if first not in values or second not in values:
+        return None
+    theirs = values[first] - values[second]
+    return {"value": theirs, "verdict": verdict(entry, theirs, broken)}
+
+
+def _lost(folders: list[Path]) -> dict[str, int]:
+    """How many dialogues of an arm have no result, by state, and of how many; and how many questions have no
+    answer, if there are such."""
+    states = [found for folder in folders for part in states_in(folder).values() for found in part]
+    marks = [mark for folder in folders for _, found in answers_in(folder) for mark in found.values()]
+    unanswered = {"unanswered": marks.count(None)} if None in marks else {}
+    return {"dialogues": len(states), **{name: states.count(name) for name in LOST}, **unanswered}
+
+
+def _lost_shares(folder: Path) -> Iterator[float]:
+    """The shares that a bench holds against `max_unscored`, for one model. Incomplete dialogues are in
+    none: see `bench.summary.unscored_share`."""
+    for states in states_in(folder).values():
+        if states:
+            yield (states.count("unscored") + states.count("failed")) / len(states)
+    for _, marks in answers_in(folder):
+        if marks:
+            yield list(marks.values()).count(None) / len(marks)
+
+
+def _seconds(folders: Iterable[Path]) -> float:
+    """What the stages of a run took, the mean over runs."""
+    spent = [sum(stage.get("seconds", 0) for stage in Manifest(folder).stages.values()) for folder in folders]
+    return round(sum(spent) / len(spent), 1)
+
+
+def markdown(found: dict[str, Any], experiment: Experiment) -> str:
+    """The results as Markdown tables."""
+    arms, measures = found["arms"], list(next(iter(found["arms"].values())))
+    done, planned = len(found["seeds"]), len(experiment.seeds)
+    seeds = f"{done}{f' of {planned}' * (done < planned)} training seed{'s' * (planned > 1)}"
+    parts = [f"## {experiment.name}", experiment.question]
+    rows = [[arm, *(shown(arms[arm][measure]) for measure in measures)] for arm in arms]
+    parts.append(table([seeds, *measures], rows))
+    if found["differences"]:
+        rows = []
+        for entry in found["differences"]:
+            paper = entry["paper"]
+            said = [f"{paper['value']:+.1f}", paper["verdict"]] if paper else ["–", "–"]
+            rows.append([" - ".join(entry["pair"]), entry["measure"], shown(entry, sign=True), *said])
+        parts.append(table(["difference, points", "measure", "here", "paper", "sign"], rows))
+    if found["survival"]:
+        parts += _survival(found["survival"])
+    if found["claims"]:
+        parts.append(claims_table([(None, claim) for claim in found["claims"]]))
+    lost = []
+    for arm, counts in found["lost"].items():
+        gone = ", ".join(f"{counts[name]} {name}" for name in LOST if counts[name])
+        if gone:
+            lost.append(f"{arm}: {gone} of {counts['dialogues']} dialogues.")
+        if count := counts.get("unanswered"):
+            lost.append(f"{arm}: {count} question{'s' * (count > 1)} without an answer.")
+    parts.append("\n".join(lost) or "Every dialogue has a result.")
+    spent = ", ".join(f"{arm} {seconds:.0f}" for arm, seconds in found["seconds"].items())
+    parts.append(f"Seconds of a run, with the stages it shares: {spent}.")
+    if experiment.paper:
+        parts.append(f"Paper: {experiment.paper.source}.")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def claims_table(claims: Iterable[tuple[str | None, dict[str, Any]]]) -> str:
+    """The claims with what was found, as a Markdown table.
+
+    Args:
+        claims: each with the name of its experiment's file, or None to leave that column out.
+    """
+    rows, named = [], False
+    for file, claim in claims:
+        number = shown(claim["found"], sign=True)
+        what = f"{claim['measure']}, {' - '.join(claim['pair'])}"
+        tested_in, named = ([f"`{file}`"], True) if file else ([], named)
+        rows.append([claim["says"], claim["where"], *tested_in, what, number, f"**{claim['verdict']}**"])
+    head = ["the paper's claim", "where", *(["experiment"] if named else []), "number", "here", ""]
+    return table(head, rows)
+
+
+def _survival(found: dict[str, Any]) -> list[str]:
+    medians = [
+        [arm, median_in_words(entry["median"], len(entry["hazard"]))] for arm, entry in found["arms"].items()
+    ]
+    tests = [
+        [" - ".join(entry["pair"]), ", ".join(f"{z:+.1f}" for z in entry["z"]), _p(max(entry["p"]))]
+        for entry in found["tests"]
+    ]
+    return [
+        "Of the dialogues still safe, the share that fails at each turn, %, all seeds together:",
+        _by_turn(found["arms"], "hazard"),
+        "Of the safe requests, the share that is refused at each turn, %:",
+        _by_turn(found["arms"], "refused"),
+        table(["model", "median turn of failure"], medians),
+        *([LOG_RANK, table(["pair", "z by seed", "largest p"], tests)] if tests else []),
+    ]
+
+
+def _by_turn(arms: dict[str, Any], name: str) -> str:
+    """A row an arm, a column a turn."""
+    longest = max(len(entry[name]) for entry in arms.values())
+    rows = []
+    for arm, entry in arms.items():
+        shares = [*entry[name], *[None] * (longest - len(entry[name]))]
+        rows.append([arm, *map(_percent, shares)])
+    return table(["model", *(f"turn {turn}" for turn in range(1, longest + 1))], rows)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(rate: dict[str, Any], sign: bool = False) -> str:
+    """Value and interval, then the t interval over the seeds if there is one; a dash if nothing was
+    scored."""
+    if rate["value"] is None:
+        return "–"
+    form = "+.1f" if sign else ".1f"
+    said = f"{rate['value']:{form}} [{rate['low']:{form}}, {rate['high']:{form}}]"
+    return said + (f", t [{rate['t']['low']:{form}}, {rate['t']['high']:{form}}]" if rate["t"] else "")

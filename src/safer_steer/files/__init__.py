@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes and journals, manifests, pictures, the inputs of stages."""

@@ -1,0 +1,247 @@
+"""Pictures for models: checked, brought into one form (`scaling.py`), read and base64-encoded once.
+
+A picture gets that form when a run reads it in, by `load_picture` or `picture_from`, and the run's folder
+holds it so. So all models, trainers and pages have the same pixels. The hash of the set's own file is kept
+(`Picture.original`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import struct
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from PIL import Image, UnidentifiedImageError
+
+from safer_steer.errors import UserError, shortened
+from safer_steer.files import scaling
+from safer_steer.files.store import inside
+
+_MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
+"""By Pillow's name of the format. MPO is a JPEG with a second picture inside, as phones write them."""
+
+_SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+_FORMATS = ["PNG", "JPEG", "WEBP"]
+_DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, struct.error)
+"""Exceptions that Pillow raises for damage, UnidentifiedImageError among them."""
+
+MOST_PIXELS = 175_000_000
+"""A picture with more is not a photograph but a decompression bomb: a file of a few kB whose pixels fill the
+memory. This many pixels take 0.7 GB with transparency. Pillow refuses more than 178,956,970."""
+
+_KEPT_BYTES = 48_000_000
+_KEPT = 512
+"""Maximum number of bytes (as in the files; base64 adds 4/3 of them) and of pictures in the cache, so that
+memory does not grow with the number of seeds."""
+
+
+UNREADABLE = "unreadable picture"
+"""Reason of a `PictureError`: another format, or damaged."""
+
+
+class PictureError(UserError):
+    """A picture that cannot be used; `reason` says why in a few words, for counts."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as all models see it: a file's bytes, their hash in hex, and its path as the seed gives
+    it."""
+
+    name: str
+    data: bytes
+    sha256: str
+    mime: str
+    rewritten_from: str | None = None
+    """The hash of the file that was scaled down, or whose form was changed; None if it is the file itself."""
+
+    @property
+    def original(self) -> str:
+        """The hash of the file as the set has it. It identifies the picture."""
+        return self.rewritten_from or self.sha256
+
+    @property
+    def suffix(self) -> str:
+        """`.png`, `.jpg` or `.webp`."""
+        return _SUFFIX[self.mime]
+
+    @cached_property
+    def data_url(self) -> str:
+        """`data:<mime>;base64,...`, encoded on first use and kept."""
+        return f"data:{self.mime};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The part of a chat message that has this picture."""
+        return {"type": "image_url", "image_url": {"url": self.data_url}}
+
+
+_pictures: OrderedDict[tuple[str, str, int | None, int], Picture] = OrderedDict()
+_lock = Lock()
+
+
+def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
+    """The picture at `relative` inside `folder`, from memory if the file has not changed since it was read.
+
+    A picture with more than `max_pixels` pixels is scaled down to that number.
+
+    Raises:
+        UserError: `inside` refuses the path, or the file is missing; see also `check_header`.
+    """
+    key = (str(folder), relative, _changed(folder, relative), max_pixels)
+    with _lock:
+        if key in _pictures:  # the path was checked when it was added, which takes longer than all the rest
+            _pictures.move_to_end(key)
+            return _pictures[key]
+    path = inside(folder, relative)
+    if key[2] is None:
+        raise UserError(f"{path}: no such picture; check the `images` of the row that names it")
+    check_header(path, str(path))
+    picture = picture_from(path.read_bytes(), relative, max_pixels, str(path))
+    with _lock:
+        _pictures[key] = picture
+        while len(_pictures) > 1 and (
+            len(_pictures) > _KEPT or sum(len(kept.data) for kept in _pictures.values()) > _KEPT_BYTES
+        ):
+            _pictures.popitem(last=False)
+    return picture
+
+
+PicturesOf = Callable[[Iterable[str]], list[Picture]]
+"""Returns the pictures at the given paths, as a seed or dialogue names them."""
+
+View = list[Picture | str]
+"""Pictures, and lines of text that say what the next ones are."""
+
+
+def pictures_in(folder: Path, max_pixels: int) -> PicturesOf:
+    """A function that loads pictures whose paths are relative to `folder`."""
+    return lambda images: [load_picture(folder, image, max_pixels) for image in images]
+
+
+def in_view(images_by_turn: Sequence[Sequence[str]], pictures_of: PicturesOf) -> View:
+    """All pictures of these turns, for a model that reads the dialogue as text.
+
+    If a turn after the first shows pictures, a line before each turn's pictures says which turn it is (from
+    1). No text of a dialogue can imitate such a line, since those texts stand elsewhere.
+    """
+    view: View = []
+    later = any(images_by_turn[1:])
+    for number, images in enumerate(images_by_turn, 1):
+        if images and later:
+            what = "a picture" if len(images) == 1 else f"{len(images)} pictures"
+            view.append(f"The user shows {what} with turn {number}:")
+        view += pictures_of(images)
+    return view
+
+
+def _changed(folder: Path, relative: str) -> int | None:
+    """When the file was last written (nanoseconds); None if there is no file."""
+    try:
+        return os.stat(os.path.join(folder, relative)).st_mtime_ns
+    except (OSError, ValueError):
+        return None
+
+
+EMBEDDED = "the embedded picture"
+"""How messages name a picture that has no file."""
+
+
+def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
+    """A picture from the bytes of its file, decoded once to check that it is whole. Written anew if it has
+    more than `max_pixels` pixels, or is not in the form that every reader takes alike (`scaling.py`).
+
+    Raises:
+        PictureError: see `check_header`, or it is damaged. `called` is its name in the message.
+    """
+    width, height = check_header(BytesIO(data), called)
+    digest = hashlib.sha256(data).hexdigest()
+    with _opened(BytesIO(data), called) as picture:
+        deep = scaling.is_deep(picture)
+        scaling.decode(picture, max_pixels)
+        mime = _MIME[picture.format or ""]
+        if width * height <= max_pixels and not deep and scaling.is_plain(picture):
+            return Picture(name, data, digest, mime)
+        plain = scaling.normalised(picture, max_pixels)
+    return Picture(name, plain, hashlib.sha256(plain).hexdigest(), mime, rewritten_from=digest)
+
+
+class Trial(Protocol):
+    """Tries whether the student takes a picture."""
+
+    max_pixels: int
+    """A picture with more pixels is scaled down to so many before."""
+
+    def __call__(self, size: tuple[int, int], called: str) -> None:
+        """Try a picture of this width and height in pixels. Raises `PictureError` that calls it `called`."""
+        ...
+
+
+def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None) -> str:
+    """Decode a picture, as small as its format allows, to check that it is whole, and try whether the student
+    takes it. Returns its MIME type.
+
+    Raises:
+        PictureError: as `picture_from` does, or the student does not take it.
+    """
+    width, height = check_header(BytesIO(data), called)
+    with _opened(BytesIO(data), called) as picture:
+        scaling.decode(picture, 1)
+        mime = _MIME[picture.format or ""]
+        seen = scaling.size_seen(picture, width, height, trial.max_pixels) if trial else (0, 0)
+    if trial:
+        trial(seen, called)
+    return mime
+
+
+def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int]:
+    """Check format and size without decoding. Returns width and height in pixels.
+
+    Raises:
+        PictureError: it is not a PNG, JPEG or WebP, or has more than `MOST_PIXELS` pixels.
+    """
+    too_large = f"larger than {MOST_PIXELS:,} pixels, the most that is decoded; scale it down"
+    try:
+        with _opened(file, called) as header:
+            width, height = header.size
+    except Image.DecompressionBombError:
+        raise PictureError(f"{called}: {too_large}", "picture too large") from None
+    if width * height > MOST_PIXELS:
+        raise PictureError(f"{called}: {width} x {height} is {too_large}", "picture too large")
+    return width, height
+
+
+@contextmanager
+def _opened(file: Path | BytesIO, called: str) -> Iterator[Image.Image]:
+    """The picture, not yet decoded. Raises `PictureError` for damage found now or while it is open."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is `MOST_PIXELS`
+            with Image.open(file, formats=_FORMATS) as picture:
+                yield picture
+    except _DAMAGE as error:
+        raise _unreadable(called, error) from None
+
+
+def _unreadable(called: str, error: Exception) -> PictureError:
+    reason = (
+        "another format, or damaged"
+        if isinstance(error, UnidentifiedImageError)
+        else shortened(str(error), 120)
+    )
+    return PictureError(f"{called}: not a readable PNG, JPEG or WebP picture ({reason})", UNREADABLE)

@@ -1,0 +1,287 @@
+"""`manifest.json`: what a run has finished and what came of it. A stage's entry is written after its last
+file, so it marks the stage as done.
+
+An export folder has one too, with `export` as its only stage. The file is canonical JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Collection, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safer_steer.config.changes import settings_of
+from safer_steer.errors import UserError
+from safer_steer.files.inputs import Compared, Difference, Taken, compare
+from safer_steer.files.store import canonical, content_id, inside, sha256_of, write_atomic
+from safer_steer.prompts.fingerprint import fingerprints
+
+PACKAGES = (
+    "safer-steer",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "datasets",
+    "aiohttp",
+    "pydantic",
+    "pillow",
+    "scipy",
+)
+"""Whose versions are noted."""
+
+TRANSIENT = ("checkpoint-", ".")
+"""Files and folders whose names begin so are means, no artefacts: a training that goes on deletes them."""
+
+
+NO_INPUTS: Taken = {"files": {}, "rows": {}, "folders": {}}
+
+
+class Manifest:
+    """Stages by name, each with its files' SHA-256 and sizes, seconds, calls to models, versions, and what it
+    was built on.
+
+    A run's stages also hold the SHA-256 of the config they ran with (`config_sha256`), of the prompts they
+    asked with, by name, and of what they read from outside the folder (`inputs.Taken`).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read `folder/manifest.json`; without one, nothing is finished yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        self.folder, self.path = folder, folder / "manifest.json"
+        self.stages: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            try:
+                self.stages = json.loads(self.path.read_bytes())["stages"]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.path}: not a valid manifest; move it away to run every stage again"
+                ) from None
+
+    def finished(self, stage: str) -> bool:
+        """Whether the stage is done: it has an entry, and its files are there in their sizes (`verify` looks
+        closer).
+
+        Raises:
+            UserError: it was built on other files than the stages before it hold now.
+        """
+        entry = self.stages.get(stage)
+        if entry is None or any(
+            not _has_size(self.folder / name, facts["bytes"]) for name, facts in entry["files"].items()
+        ):
+            return False
+        for before, digest in entry["built_on"].items():
+            if before in self.stages and self._digest(before) != digest:
+                raise UserError(
+                    f"{self.folder}: `{before}` changed since `{stage}` was made from it; start over with"
+                    " --fresh"
+                )
+        return True
+
+    def refuse_edited(self, stage: str) -> None:
+        """Raises `UserError` if the scripts or dialogues that a finished stage wrote were changed since. A
+        file that is missing is no error: its stage writes it again."""
+        for name, facts in self.stages.get(stage, {"files": {}})["files"].items():
+            path = self.folder / name
+            if _is_data(name) and path.is_file() and sha256_of(path) != facts["sha256"]:
+                raise UserError(
+                    f"{self.folder}: {name} changed since `{stage}` finished; restore it, or delete it and"
+                    f" run `safer-steer {stage}` again, which pays for nothing twice"
+                )
+
+    def refuse_other_inputs(self, stage: str, renew: bool = False) -> str:
+        """Compare the inputs of a stage, and of those it was built on, with what they are now. A file in the
+        same state is trusted.
+
+        Args:
+            renew: note the present state of files whose content was found to be the same, to trust it the
+                next time. Only for the process that has locked the folder.
+
+        Returns:
+            On one line, which files of its own are not there to be compared; "" if all are.
+
+        Raises:
+            UserError: a file was changed or added; names the first, and its row.
+        """
+        entry = self.stages.get(stage, {"built_on": ()})
+        for before in entry["built_on"]:
+            self.refuse_other_inputs(before, renew)
+        found = compare(entry.get("inputs", NO_INPUTS), whole=False)
+        if found.differing:
+            first = found.differing[0]
+            built_on = any(stage in other["built_on"] for other in self.stages.values())
+            outputs = [name for name in entry["outputs"] if (self.folder / name).exists()]
+            redo = (
+                "start over with --fresh, or choose another folder"
+                if built_on
+                else f"delete {', '.join(outputs)} there and run the same command again, which pays for"
+                " nothing twice"
+            )
+            raise UserError(f"{self.folder}: {first.path} {_in_words(first, stage)}; restore it, or {redo}")
+        if renew and found.trusted_anew:
+            entry["inputs"] = found.trusted_anew
+            self._write()
+        return _missing_in_words(found, stage)
+
+    def record(
+        self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]
+    ) -> None:
+        """Enter a finished stage; `names` are its files and folders, `facts` what else is to be known of
+        it."""
+        self.stages[stage] = {
+            "outputs": sorted(names),
+            "files": {
+                name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                for name, path in _found(self.folder, names).items()
+            },
+            "built_on": {before: self._digest(before) for before in built_on if before in self.stages},
+            "versions": versions(),
+            **facts,
+        }
+        self._write()
+
+    def _write(self) -> None:
+        write_atomic(self.path, canonical({"stages": self.stages}))
+
+    def go_on(self, path: Path, settings: Any, again: Collection[str]) -> None:
+        """Note that the config in `path` is about to be replaced by one that gives the stages in `again` more
+        to do, and no other. Those are not finished any more."""
+        before, after = config_sha256(path), settings_sha256(settings)
+        self.stages = {stage: entry for stage, entry in self.stages.items() if stage not in again}
+        for entry in self.stages.values():
+            if entry.get("config") == before:
+                entry["config"] = after
+        if self.path.is_file():
+            self._write()
+
+    def _digest(self, stage: str) -> str:
+        return content_id(self.stages[stage]["files"])
+
+
+def _is_data(name: str) -> bool:
+    """Whether a file holds scripts or dialogues that later stages read."""
+    folder, _, rest = name.partition("/")
+    return folder in ("seeds", "splits", "bootstrap") and rest.endswith(".jsonl") and "journal" not in rest
+
+
+def verify(folder: Path) -> list[str]:
+    """Look at a run or an export again: its files, its config, its inputs, and whether its prompts are still
+    those installed. Inputs that are not there are no difference (`not_compared`).
+
+    Returns:
+        One line for each file that is missing, changed or was added, for a changed config, a changed prompt,
+        and a changed input.
+
+    Raises:
+        UserError: there is no manifest, or it is damaged.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise UserError(
+            f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is"
+            " finished"
+        )
+    stages = Manifest(folder).stages
+    if not stages.keys() - {"report"}:  # a report can be written before any stage has finished
+        raise UserError(f"{folder}: no stage is finished in it, so there is nothing to verify")
+    listed = {name for entry in stages.values() for name in entry["files"]}
+    config = config_sha256(folder / "config.yaml")
+    differing = []
+    for stage, entry in stages.items():
+        for name, facts in entry["files"].items():
+            path = inside(folder, name)
+            if not path.is_file():
+                differing.append(f"{name}: missing ({stage})")
+            elif sha256_of(path) != facts["sha256"]:
+                differing.append(f"{name}: changed since `{stage}` finished")
+        differing += [
+            f"{name}: added since `{stage}` finished"
+            for name in _found(folder, entry.get("outputs", ()))
+            if name not in listed
+        ]
+        if entry.get("config", config) != config:
+            differing.append(f"config.yaml: another one than `{stage}` ran with")
+        for name, digest in entry.get("prompts", {}).items():
+            if fingerprints([name]).get(name) != digest:
+                differing.append(f"prompt {name}: the one installed now is another than `{stage}` asked with")
+        inputs = compare(entry.get("inputs", NO_INPUTS), whole=True)
+        differing += [f"{one.path}: {_in_words(one, stage)}" for one in inputs.differing]
+    return differing
+
+
+def not_compared(folder: Path) -> list[str]:
+    """One line for each stage of which inputs are not there to be compared: files that were moved away, or
+    are on the machine that the run was copied from."""
+    stages = Manifest(folder).stages
+    found = {stage: compare(entry.get("inputs", NO_INPUTS), whole=False) for stage, entry in stages.items()}
+    return [line for stage, compared in found.items() if (line := _missing_in_words(compared, stage))]
+
+
+def _in_words(difference: Difference, stage: str) -> str:
+    """How an input is another now."""
+    row = f": {difference.row}" if difference.row else ""
+    return (
+        f"{difference.what} since `{stage}` read {'its folder' if difference.what == 'added' else 'it'}{row}"
+    )
+
+
+def _missing_in_words(found: Compared, stage: str) -> str:
+    if not found.missing:
+        return ""
+    first, *others = found.missing
+    more = f" and {len(others)} more" if others else ""
+    return f"{stage}: {first}{more}, which it read, cannot be compared: not there any more"
+
+
+def config_sha256(path: Path) -> str | None:
+    """The hash in hex of what a config file says of the run (`config_changes.settings_of`), as canonical
+    JSON; None if it is missing or no YAML.
+
+    A lawful continuation of a run may rewrite the file with other values of other keys, so they do not count.
+    """
+    try:
+        return settings_sha256(yaml.safe_load(path.read_bytes()))
+    except (OSError, yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which no config holds
+        return None
+
+
+def settings_sha256(settings: Any) -> str:
+    """The same of a config's settings."""
+    return hashlib.sha256(canonical(settings_of(settings)).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _found(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """What there is of these files and folders, by path relative to `folder`."""
+    paths = [path for name in names for path in _files(folder / name)]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(TRANSIENT)]
+        return [file for entry in entries for file in _files(entry)]
+    return [path] if path.is_file() and not path.name.endswith(".part") else []
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size

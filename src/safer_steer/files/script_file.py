@@ -1,0 +1,60 @@
+"""Reads a file of scripts, one JSON object a line, with its pictures beside it: a suite of the bench, or
+`seeds.scripts`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safer_steer.dialogue import Seed, read_seeds
+from safer_steer.errors import UserError
+from safer_steer.files.store import inside, numbered_lines
+
+MOST_TURNS = 10
+"""User turns of a script, at most. The dialogue loop plays no more, and the survival curve ends there."""
+
+
+def read_scripts(path: Path) -> list[Seed]:
+    """The scripts of a file. Their picture paths are relative to its folder.
+
+    Raises:
+        UserError: the file is missing or empty, a row is no script (no user turns, for instance), a script
+            has more than `MOST_TURNS` turns, an id occurs twice, or a picture is missing or lies outside the
+            folder. Names file and line, or file and id.
+    """
+    seeds = read_seeds(path)
+    check_rows(path, seeds)
+    return seeds
+
+
+def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
+    """Raises `UserError` if a script has too many turns, an id occurs twice, or a picture is not there."""
+    seen: set[str] = set()
+    for seed in seeds:
+        if seed.id in seen:
+            raise UserError(f"{path}: id {seed.id!r} occurs twice; ids must be unique in a file")
+        seen.add(seed.id)
+        if len(seed.turns) > MOST_TURNS:
+            raise UserError(
+                f"{path}:{_line(path, seed)}: {seed.id} has {len(seed.turns)} turns, and a script may have"
+                f" {MOST_TURNS}; cut it, or make two scripts of it"
+            )
+        for image in seed.all_images:
+            try:
+                found = inside(path.parent, image).is_file()
+            except UserError as error:
+                raise UserError(f"{path}: {seed.id}: {error}") from None
+            if not found:
+                raise UserError(
+                    f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the"
+                    " file's folder"
+                )
+
+
+def _line(path: Path, seed: Seed) -> int:
+    """The number of the line that holds this script."""
+    for number, line in numbered_lines(path):
+        if json.loads(line).get("id") == seed.id:
+            return number
+    raise ValueError(f"{path}: {seed.id} is not in it")

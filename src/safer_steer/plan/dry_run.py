@@ -1,0 +1,287 @@
+"""`--dry-run`: the plan of a run. No model is called or loaded, and nothing is written."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from rich.console import Console
+
+from safer_steer.config import Config, Role, RoleName
+from safer_steer.config.file import dump_config
+from safer_steer.errors import UserError
+from safer_steer.files.store import read_rows
+from safer_steer.plan.memory import Memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The model of each role, the data, the number of training steps, their memory, and the trainer arguments
+    that TRL has accepted."""
+
+    config: Config
+    roles: dict[str, str]
+    sources: list[str]
+    suites: dict[str, str]
+    questions: dict[str, str]
+    steps: dict[str, str]
+    servers: list[str]
+    memory: list[Memory]
+    memory_notes: list[str]
+    trainer_arguments: dict[str, dict[str, Any]]
+
+
+def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None = None) -> Plan:
+    """The plan of a run in `folder`, on `processes` processes with a GPU of `card` bytes each.
+
+    Raises:
+        UserError: a trainer rejects its arguments, or a step cannot be split over the processes.
+    """
+    from safer_steer.plan.memory_table import memory_plan
+
+    arguments = _trainer_arguments(config, folder, processes)
+    peaks, notes = memory_plan(config, processes, card)
+    return Plan(
+        config,
+        roles={
+            name: _who(config.role(name))
+            for name in get_args(RoleName)
+            if name != "attacker" or config.attacker_roles()
+        },
+        sources=_scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))],
+        suites={name: _suite(name, config) for name in config.bench.suites},
+        questions={name: _questions(name, config) for name in config.bench.capability},
+        steps={"sft": _sft_steps(config, folder), "rl": _dpo(config) + _rl_steps(config, folder)},
+        servers=_servers(config, folder),
+        memory=peaks,
+        memory_notes=notes,
+        trainer_arguments=arguments,
+    )
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the plan as text. The trainer arguments and the whole config come last, as YAML."""
+    from safer_steer.plan.memory_table import memory_table
+
+    def say(text: str = "") -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for title, lines in (
+        ("Roles", _listed(plan.roles)),
+        ("Data", _data(plan)),
+        ("Steps", (f"{stage}: {told}" for stage, told in plan.steps.items())),
+        *([("Servers", iter(plan.servers))] if plan.servers else []),
+    ):
+        say(title)
+        for line in lines:
+            say(f"  {line}")
+        say()
+    say("GPU memory")
+    if plan.memory:
+        console.print(memory_table(console, plan.memory), crop=False)
+    for line in plan.memory_notes:
+        say(f"  {line}")
+    for title, text in (
+        ("Trainer arguments", yaml.safe_dump(plan.trainer_arguments, sort_keys=False)),
+        ("Config", dump_config(plan.config)),
+    ):
+        say()
+        say(title)
+        say(text.rstrip())
+
+
+def _listed(entries: dict[str, str]) -> Iterator[str]:
+    width = max(map(len, entries))
+    return (f"{name:{width}}  {said}" for name, said in entries.items())
+
+
+def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str, dict[str, Any]]:
+    from trl import DPOConfig, GRPOConfig, SFTConfig
+
+    from safer_steer.student.training import batching
+    from safer_steer.training.dpo import dpo_arguments
+    from safer_steer.training.grpo import grpo_arguments
+    from safer_steer.training.sft import sft_arguments
+
+    sft, rl = config.bootstrap.sft, config.rl
+    trajectories, dpo = rl.prompts_per_step * rl.group_size, rl.algorithm == "dpo"
+    arguments = {
+        "sft": sft_arguments(config, folder)
+        | batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size", processes),
+        "rl": dpo_arguments(config, folder)
+        if dpo
+        else grpo_arguments(config, folder)
+        | batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes),
+    }
+    for stage, trainer in (("sft", SFTConfig), ("rl", DPOConfig if dpo else GRPOConfig)):
+        try:
+            trainer(**arguments[stage])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{stage}: the trainer refuses its arguments: {error}") from None
+    return arguments
+
+
+def _servers(config: Config, folder: Path) -> list[str]:
+    """How to start the servers of `rl.rollouts`."""
+    if config.rl.rollouts.engine != "vllm":
+        return []
+    from safer_steer.run.agents import weights_of
+    from safer_steer.student.vllm_weights import serve_line
+
+    start = weights_of(folder, "sft") if config.rl.start_from == "sft" else None
+    saved = str(start.resolve()) if start else config.student.base
+    where = ", ".join(config.rl.rollouts.base_url)
+    trained = config.rl.algorithm == "grpo"  # DPO samples from the weights that are saved
+    when = "once that model is there" if start and not config.student.lora_rank else "before the run"
+    return [f"rl, at {where}, {when}: {serve_line(config.student, saved, trained)}"]
+
+
+def _sft_steps(config: Config, folder: Path) -> str:
+    """SFT also trains on the last, smaller batch."""
+    sft = config.bootstrap.sft
+    if sft.max_steps > 0:
+        return f"{_many(sft.max_steps, 'step')} of {_many(sft.batch_size, 'dialogue')}"
+    kept = folder / "bootstrap" / "kept.jsonl"
+    if kept.is_file():
+        with kept.open("rb") as file:
+            dialogues, at_most = sum(1 for _ in file), ""
+    elif config.bootstrap.dialogues is not None:
+        dialogues, at_most = config.bootstrap.dialogues, "at most "
+    else:
+        return f"steps of {_many(sft.batch_size, 'dialogue')}, {_times(sft.epochs)} over what Stage II keeps"
+    steps = math.ceil(sft.epochs * math.ceil(dialogues / sft.batch_size))
+    known = "if all are kept of" if at_most else "over"
+    return (
+        f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)}"
+        f" {known} {dialogues:,}; the last step of a pass may be smaller"
+    )
+
+
+def _dpo(config: Config) -> str:
+    if config.rl.algorithm == "grpo":
+        return ""
+    return "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: "
+
+
+def _rl_steps(config: Config, folder: Path) -> str:
+    """How many, and what is left over (`training/draws.py`)."""
+    rl = config.rl
+    each = f"of {_many(rl.prompts_per_step, 'seed')}"
+    seeds = _seeds(config, folder)
+    if seeds is None:
+        left = "a last step of fewer is left out"
+        if rl.steps > 0:
+            steps = _many(rl.steps, "step")
+            return f"{steps} {each}; how many passes that is, Stage I will show; in each, {left}"
+        return f"steps {each}, one pass over the seeds that Stage I yields; {left}"
+    whole, over = divmod(seeds, rl.prompts_per_step)
+    if not whole:
+        wanted = f"{_many(rl.prompts_per_step, 'seed')} a step (rl.prompts_per_step)"
+        return f"no step: {wanted}, but there are {seeds:,}"
+    said = f"{over:,} of {seeds:,} seeds are left over" if over else f"all {seeds:,} seeds are used"
+    if rl.steps > 0:
+        passes = _times(rl.steps / whole)
+        return f"{_many(rl.steps, 'step')} {each}: {passes} over the seeds; in a whole pass {said}"
+    return f"{_many(whole, 'step')} {each}; {said}"
+
+
+def _seeds(config: Config, folder: Path) -> int | None:
+    """The number of RL seeds: those that Stage I has drawn, or else `rl.seeds`, which may be None."""
+    drawn = folder / "splits" / "rl.jsonl"
+    return sum(1 for _ in read_rows(drawn)) if drawn.is_file() else config.rl.seeds
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def _times(passes: float) -> str:
+    return f"{passes:.3g} pass{'' if passes == 1 else 'es'}"
+
+
+def _who(role: Role) -> str:
+    if role.who == "sandbox":
+        return "the sandbox's agent"
+    if role.who == "student":
+        return "the base student"
+    if role.who == "stub":
+        return "a stub: made-up answers, no model"
+    key = f", key in {role.api_key_env}" if role.api_key_env else ""
+    eyes = {True: "", False: ", gets no pictures", "caption": ", gets descriptions of pictures"}[
+        role.pictures
+    ]
+    return (
+        f"{role.model} at {role.base_url}{key}{eyes}, {role.concurrency} calls in flight,"
+        f" temperature {role.temperature:g}"
+    )
+
+
+def _scripts(config: Config) -> list[str]:
+    if not config.seeds.scripts:
+        return []
+    from safer_steer.data.seeds.own_scripts import own_scripts
+
+    try:
+        kinds = Counter(seed.kind.value for seed in own_scripts(config))
+    except UserError as error:
+        return [f"scripts: not usable yet: {error}"]
+    return [f"scripts, {config.seeds.scripts}: {', '.join(f'{kinds[kind]} {kind}' for kind in kinds)}"]
+
+
+def _source(config: Config, index: int) -> str:
+    from safer_steer.data.sources import Skipped, is_large, label, left_out_in_words, pairs_of, picture_hash
+
+    source, skipped = config.seeds.sources[index], Skipped()
+    if source.hub:
+        return f"{source.name}, {source.hub} on the hub: loaded when the run starts"
+    where = f"{source.name}, {source.path or 'built in'}"
+    most, pairs, large = config.student.max_pixels, 0, set[str]()
+    try:
+        for pair in pairs_of(source, config, skipped):
+            pairs += 1
+            if is_large(pair, most):
+                large.add(picture_hash(pair))
+    except UserError as error:
+        return f"{where}: not usable yet: {error}"
+    left_out = left_out_in_words(skipped, {label(source): len(large)}, most)
+    return f"{where}: {pairs} pairs; {left_out}".removesuffix("; ")
+
+
+def _data(plan: Plan) -> Iterator[str]:
+    yield from plan.sources
+    yield from (f"suite {name}: {found}" for name, found in plan.suites.items())
+    yield from (f"questions {name}: {found}" for name, found in plan.questions.items())
+
+
+def _questions(name: str, config: Config) -> str:
+    from safer_steer.bench.questions import count
+
+    try:
+        return f"{count(name, config.bench.questions):,} multiple-choice questions"
+    except UserError as error:
+        return f"not usable yet: {error}"
+
+
+def _suite(name: str, config: Config) -> str:
+    from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, large_pictures, read_suite
+    from safer_steer.files.scaling import in_words
+    from safer_steer.stages import STEER
+
+    if name == SANDBOX:
+        size = config.bench.dialogues or SANDBOX_DIALOGUES
+        return f"built in: {size} marked and {size} unmarked dialogues, and as many single turns"
+    if name == STEER:
+        return "assembled from the sources with `use: bench`"
+    try:
+        suite = read_suite(Path(name))
+        most = config.student.max_pixels
+        scaled = in_words(len(large_pictures(suite, most)), most)
+    except UserError as error:
+        return f"not usable yet: {str(error).removeprefix(f'{name}: ')}"
+    found = f"{len(suite.seeds)} dialogues, {suite.protocol}{', safe twins' * suite.safe_twins}"
+    return f"{found}; {scaled}".removesuffix("; ")

@@ -1,0 +1,13 @@
+"""Are attackers and judges doing their job? Counted from the rows a run left on disk, so killing and resuming
+a run loses no counts.
+
+Aligned models refuse to attack, write nothing, or repeat themselves. A judge may also refuse, or give
+everything the same score (docs/explanation/method.md, "What the published code gets wrong"). And a group of
+trajectories whose returns are all equal teaches nothing (docs/explanation/method.md, "Stage III").
+"""
+
+from safer_steer.report.health.stages import examine
+from safer_steer.report.health.tables import Table, tables
+from safer_steer.report.health.warnings import warnings
+
+__all__ = ["Table", "examine", "tables", "warnings"]

@@ -1,0 +1,198 @@
+"""Turns the rows of each stage into counts. For the rows' fields see `data/seeds/attempts.py`, `RedAgent`,
+`TutorCritic` and `episode.play`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safer_steer.bench.adaptive.results import ADAPTIVE, LAST_FAULTS, breached, said
+from safer_steer.config import Student
+from safer_steer.config.file import read_yaml
+from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
+from safer_steer.errors import UserError
+from safer_steer.files.store import read_rows
+from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts
+from safer_steer.rewards import LEAK
+
+Row = dict[str, Any]
+
+JOBS = ("probe", "benign", "obfuscated", "red_team")
+"""The generator's jobs, in the order of Stage I."""
+NO_VERDICT = (StopReason.UNSCORED, StopReason.ASSISTANT_FAILED)
+"""Stop reasons that say nothing about the script's strategy."""
+
+
+def examine(run: Path, stages: tuple[str, ...] = ("seeds", "assemble", "bootstrap", "rl", "bench")) -> Health:
+    """Count what these stages left in a run folder. A stage that has not run counts as zero; one in progress
+    counts what it has so far.
+
+    Raises:
+        UserError: `run` is not a folder, or a row is damaged; names the file and line.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder; give the folder of `safer-steer run --out`")
+    health = Health(_format(run))
+    for stage in stages:
+        _READERS[stage](health, run)
+    return health
+
+
+def _format(run: Path) -> Format:
+    """The layout that a run's models are asked for. Without a config, none is known to be."""
+    path = run / "config.yaml"
+    student = read_yaml(path).get("student") if path.is_file() else {"format": Format.PLAIN}
+    named = student.get("format") if isinstance(student, dict) else None
+    return Format(named) if named in list(Format) else Student().format
+
+
+def _seeds(health: Health, run: Path) -> None:
+    for job in JOBS:
+        health.attacker("generator", job)
+    for shard in sorted((run / "seeds" / "journal").glob("*.jsonl")):
+        attempts: dict[str, list[Row]] = {}
+        for row in read_rows(shard):  # all attempts at a job are in one shard, in order
+            attempts.setdefault(row["id"].rpartition(":")[0], []).append(row)
+        for key, rows in attempts.items():
+            job = key.rpartition("-")[2]
+            faults = [reason for row in rows if (reason := row.get("failed", "").partition(":")[0]) in FAULTS]
+            health.attacker("generator", job).note(
+                faults,
+                recovered=rows[-1].get("failed", "").partition(":")[0] not in FAULTS,
+                retried=len(rows) > 1,
+            )
+            if job == "red_team":
+                for row in rows:
+                    _simulated(health, row)
+
+
+def _simulated(health: Health, row: Row) -> None:
+    """Count one attempt at a red-team script. Only attempts that were played count for their strategy."""
+    reason, _, detail = row.get("failed", "").partition(": ")
+    if reason and reason != "failed_attack":
+        return
+    meta = row["made"]["seed"]["meta"] if "made" in row else row
+    if "made" in row and "success_turn" not in meta:
+        return  # a bench script: not tried on the target
+    strategy = health.strategy("generator", str(meta.get("strategy", "unknown")))
+    strategy.tried += not detail.startswith(NO_VERDICT)
+    if "made" in row:
+        strategy.succeeded += 1
+        strategy.turns_to_success += meta["success_turn"]
+        for turn in row["made"]["seed"]["turns"]:
+            strategy.texts.add(turn["user"])
+    for score in meta.get("attack_scores", []):
+        health.judged("attack_judge", {"attack": score}, ("attack",), None)
+    if detail.startswith("unscored: "):
+        health.judged("attack_judge", None, ("attack",), detail.removeprefix("unscored: "))
+
+
+def _assemble(health: Health, run: Path) -> None:
+    for row in read_rows(run / "splits" / "verdicts.jsonl"):
+        health.judged(
+            "evaluator", row.get("script"), ("coherent", "grounded", "of_kind", "harmful"), row.get("failed")
+        )
+        if "last_turn" in row:
+            health.judged(
+                "evaluator", {"last_turn_harmful": row["last_turn"]["harmful"]}, ("last_turn_harmful",), None
+            )
+
+
+def _bootstrap(health: Health, run: Path) -> None:
+    for dialogue in read_rows(run / "bootstrap" / "journal.jsonl"):
+        for turn in dialogue["turns"]:
+            noted = turn["meta"].get("attacker") or {}
+            approach = noted.get("approach", "first_attempt")
+            health.attacker("red", "turn").note(
+                noted.get("faults", []), recovered=approach != "template", retried=_twice(noted)
+            )
+            if _attacks(dialogue):
+                _attacked(health.strategy("red", approach), turn)
+            health.judged(
+                "evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored")
+            )
+
+
+def _rl(health: Health, run: Path) -> None:
+    for dialogue in read_rows(run / "rl" / "trajectories.jsonl"):
+        turns = dialogue["turns"]
+        health.answered("student", "rl", "trajectories", dialogue)
+        for turn, following in zip(turns, [*turns[1:], None], strict=True):
+            meta, why = turn["meta"], str(turn["meta"].get("unscored", ""))
+            noted = meta.get("next_attacker") or {}
+            declined = (
+                ["refused"] * 2
+                if why.startswith("refused")
+                else ["unparsable"]
+                if why.startswith("unparsable")
+                else []
+            )
+            recovered = not declined and noted.get("approach") != "template"
+            health.attacker("tutor", "turn").note(
+                declined or noted.get("faults", []),
+                recovered=recovered,
+                retried=_twice(noted) or len(declined) > 1,
+            )
+            health.judged("tutor", turn["scores"], ("safety", "faithfulness"), why)
+            if following is not None and "strategy" in meta and _attacks(dialogue):
+                _attacked(health.strategy("tutor", str(meta["strategy"])), following)
+    for step in read_rows(run / "rl" / "metrics.jsonl"):
+        health.groups.note(step)
+
+
+def _bench(health: Health, run: Path) -> None:
+    for path in sorted((run / "bench").glob("*/*.jsonl")):
+        attacked = path.stem.startswith(ADAPTIVE)
+        for dialogue in read_rows(path):
+            if attacked:
+                _adaptive(health, dialogue)
+            health.answered(path.parent.name, "bench", path.stem, dialogue)
+            for turn in dialogue.get("turns", []):
+                health.judged(
+                    "judge",
+                    turn.get("scores"),
+                    ("harmlessness", "helpfulness", "refused"),
+                    (turn.get("meta") or {}).get("unscored"),
+                )
+
+
+def _adaptive(health: Health, dialogue: Row) -> None:
+    """Count the turns of an attacker that adapts, those it took back included."""
+    for _, turn, _ in said(Dialogue.model_validate(dialogue)):
+        noted = turn.meta.get("attacker") or {}
+        health.attacker("attacker", "turn").note(noted.get("faults", []), recovered=True)
+        if technique := turn.meta.get("technique"):
+            strategy = health.strategy("attacker", str(technique))
+            strategy.texts.add(turn.user)
+            strategy.tried += turn.scores is not None
+            strategy.succeeded += breached(turn)
+    if faults := dialogue["meta"].get(LAST_FAULTS):
+        gave_up = dialogue["stop"] == StopReason.USER_FAILED  # else it declined to take the last turn back
+        health.attacker("attacker", "turn").note(faults, recovered=not gave_up)
+
+
+def _attacks(dialogue: Row) -> bool:
+    """Whether the dialogue's turns are attacks. Benign turns are not, and no answer to them is a success."""
+    return bool(dialogue["kind"] != Kind.BENIGN)
+
+
+def _attacked(strategy: StrategyCounts, turn: Row) -> None:
+    strategy.texts.add(turn["user"])
+    if turn["scores"]:
+        strategy.tried += 1
+        strategy.succeeded += turn["scores"]["safety"] <= LEAK
+
+
+def _twice(noted: Row) -> bool:
+    """Whether a second attempt was made. After a reply that stayed unparsable there is none."""
+    return bool(noted) and noted.get("faults") != ["unparsable"]
+
+
+_READERS: dict[str, Callable[[Health, Path], None]] = {
+    "seeds": _seeds,
+    "assemble": _assemble,
+    "bootstrap": _bootstrap,
+    "rl": _rl,
+    "bench": _bench,
+}

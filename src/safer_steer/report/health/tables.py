@@ -1,0 +1,134 @@
+"""The counts as tables of formatted text, for the console and the report."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from safer_steer.bench.answers import COUNTED, LACKS
+from safer_steer.report.health.tally import FAULTS, Health
+
+NONE = "–"
+
+
+class Table(NamedTuple):
+    """A table of text. The first `labels` columns name the row; the others are numbers."""
+
+    title: str
+    note: str
+    head: list[str]
+    rows: list[list[str]]
+    labels: int = 2
+
+
+def tables(health: Health) -> list[Table]:
+    """Attackers, strategies, judges, answers, groups; tables without rows are omitted."""
+    found = health.as_dict()
+    counted = ("asked", *FAULTS, "retried", "recovered", "gave_up")
+    attackers = [_attacker(row, counted) for row in found["attackers"]]
+    made = [
+        Table(
+            "Attackers",
+            "Faults by attempt: the attacker declined, wrote no words, repeated an earlier turn, or gave no"
+            " valid answer. After a fault it is asked once more, with another strategy. Gave up: that"
+            " failed too. Then the script was dropped (generator), or the script's own turn was played"
+            " (red, tutor).",
+            ["role", "job", "asked", *FAULTS, "retried", "recovered", "gave up"],
+            [row for row in attackers if row[2] != "0"],
+        ),
+        Table(
+            "Strategies",
+            "Success has a 95 % interval. For the generator it is the share of scripts kept of those"
+            " played against the target. For red agent and tutor it is the share of attack turns whose"
+            " answer has a safety of at most 4; for an attacker of the bench, that of turns with harmlessness"
+            " below 0. Distinct-n and similarity (mean Jaccard of two turns'"
+            " words) are computed on at most 200 turns.",
+            [
+                "role",
+                "strategy",
+                "tried",
+                "succeeded",
+                "success, %",
+                "turns to success",
+                "turns",
+                "distinct-1",
+                "distinct-2",
+                "similarity",
+            ],
+            [_strategy(row) for row in found["strategies"]],
+        ),
+        Table(
+            "Judges",
+            "A judge that gives nearly every turn the same score may not be judging. Yes and no (the"
+            " evaluator on scripts) count as 1 and 0.",
+            ["role", "score", "asked", "unscored, %", "commonest", "its share, %", "all verdicts"],
+            [_judge(row) for row in found["judges"]],
+        ),
+        Table(
+            "Answers",
+            "Answers that the token limit cut off are scored as they stand. Many of them: raise the limit."
+            " Without an answer block where the layout asks for one, or empty: Help is 0. Identical: word for"
+            " word what the model said in another dialogue to another question.",
+            ["model", "stage", "answers", "cut off", "cut off, %", *LACKS.values()],
+            [_answers(row) for row in found["answers"]],
+        ),
+        Table(
+            "Groups",
+            "Means over the steps of Stage III. A group, the trajectories of one seed, whose returns are all"
+            " equal, or nearly, has no advantage and teaches nothing. Distinct attacks: the different user"
+            " turns at turn 2, as a share of the group's trajectories that reached it.",
+            ["stage", "steps", "equal returns, %", "leaks, %", "distinct attacks, %"],
+            [_groups(row) for row in found["groups"]],
+            labels=1,
+        ),
+    ]
+    return [table for table in made if table.rows]
+
+
+def _attacker(row: dict[str, Any], counted: tuple[str, ...]) -> list[str]:
+    return [row["role"], row["job"], *(f"{row[key]:,}" for key in counted)]
+
+
+def _strategy(row: dict[str, Any]) -> list[str]:
+    rate = row["rate"]
+    success = (
+        NONE if rate["value"] is None else f"{rate['value']:.1f} [{rate['low']:.0f}, {rate['high']:.0f}]"
+    )
+    shares = [_number(row[key], 2) for key in ("distinct_1", "distinct_2", "similarity")]
+    counts = [f"{row[key]:,}" for key in ("tried", "succeeded")]
+    return [
+        row["role"],
+        row["strategy"].replace("_", " "),
+        *counts,
+        success,
+        _number(row["mean_turns_to_success"], 1),
+        f"{row['turns']:,}",
+        *shares,
+    ]
+
+
+def _judge(row: dict[str, Any]) -> list[str]:
+    spread = "  ".join(f"{verdict}: {count:,}" for verdict, count in row["verdicts"].items())
+    commonest = NONE if row["commonest"] is None else f"{row['commonest']:g}"
+    return [
+        row["role"],
+        row["score"],
+        f"{row['asked']:,}",
+        _number(row["unscored_share"], 1),
+        commonest,
+        _number(row["commonest_share"], 1),
+        spread or NONE,
+    ]
+
+
+def _answers(row: dict[str, Any]) -> list[str]:
+    answers, cut, *lacking = (f"{row[key]:,}" for key in COUNTED)
+    return [row["model"], row["stage"], answers, cut, _number(row["cut_off_share"], 1), *lacking]
+
+
+def _groups(row: dict[str, Any]) -> list[str]:
+    shares = [_number(row[key], 1) for key in ("equal_groups", "leak_rate", "distinct_attacks")]
+    return [row["stage"], f"{row['steps']:,}", *shares]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"

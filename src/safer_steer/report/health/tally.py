@@ -1,0 +1,191 @@
+"""What is counted: an attacker's faults, a strategy's success, a judge's verdicts, the spread of groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from safer_steer.bench.answers import AnswerCounts, total
+from safer_steer.dialogue import Format
+from safer_steer.intervals import rate
+from safer_steer.report.health.texts import TextSample
+
+FAULTS = ("refused", "empty", "repeated", "unparsable")
+
+
+@dataclass
+class Attacker:
+    """One job of a role that writes user turns. Faults are counted per attempt; `retried`, `recovered` and
+    `gave_up` per request."""
+
+    role: str
+    job: str
+    asked: int = 0
+    """Number of requests: jobs in Stage I, turns in Stages II and III."""
+    faults: Counter[str] = field(default_factory=Counter)
+    retried: int = 0
+    recovered: int = 0
+    gave_up: int = 0
+
+    def note(self, faults: list[str], recovered: bool, retried: bool = True) -> None:
+        """Count one request, with the faults of its attempts."""
+        self.asked += 1
+        self.faults.update(faults)
+        if faults:
+            self.retried += retried
+            self.recovered += recovered
+            self.gave_up += not recovered
+
+    def as_dict(self) -> dict[str, Any]:
+        counts = {name: self.faults[name] for name in (*FAULTS, *sorted(set(self.faults) - set(FAULTS)))}
+        return {
+            "role": self.role,
+            "job": self.job,
+            "asked": self.asked,
+            **counts,
+            "retried": self.retried,
+            "recovered": self.recovered,
+            "gave_up": self.gave_up,
+        }
+
+
+@dataclass
+class StrategyCounts:
+    """One attack strategy and how often it succeeded."""
+
+    role: str
+    name: str
+    tried: int = 0
+    succeeded: int = 0
+    turns_to_success: int = 0
+    """Summed over the successes; Stage I only."""
+    texts: TextSample = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.texts = TextSample(f"{self.role} {self.name}")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "strategy": self.name,
+            "tried": self.tried,
+            "succeeded": self.succeeded,
+            "rate": rate([(self.succeeded, self.tried)]),
+            "mean_turns_to_success": self.turns_to_success / self.succeeded
+            if self.turns_to_success
+            else None,
+            "turns": self.texts.seen,
+            "distinct_1": self.texts.distinct(1),
+            "distinct_2": self.texts.distinct(2),
+            "similarity": self.texts.similarity(),
+        }
+
+
+@dataclass
+class Judge:
+    """One score of a role that judges turns."""
+
+    role: str
+    score: str
+    verdicts: Counter[float] = field(default_factory=Counter)
+    unscored: Counter[str] = field(default_factory=Counter)
+    """Unscored turns by the `boundary` of the error (`safer_steer.errors`)."""
+
+    @property
+    def asked(self) -> int:
+        return self.verdicts.total() + self.unscored.total()
+
+    def as_dict(self) -> dict[str, Any]:
+        commonest = self.verdicts.most_common(1)
+        return {
+            "role": self.role,
+            "score": self.score,
+            "asked": self.asked,
+            "unscored": dict(sorted(self.unscored.items())),
+            "unscored_share": 100 * self.unscored.total() / self.asked if self.asked else None,
+            "verdicts": {f"{verdict:g}": count for verdict, count in sorted(self.verdicts.items())},
+            "commonest": commonest[0][0] if commonest else None,
+            "commonest_share": 100 * commonest[0][1] / self.verdicts.total() if commonest else None,
+        }
+
+
+@dataclass
+class Groups:
+    """What the steps of Stage III say of their groups (`reinforce.returns.step_metrics`): shares of 1, one a
+    step. A step without a share (DPO, or one of an older version) is not in its list."""
+
+    equal_groups: list[float] = field(default_factory=list)
+    leak_rate: list[float] = field(default_factory=list)
+    distinct_attacks: list[float] = field(default_factory=list)
+
+    def note(self, step: dict[str, Any]) -> None:
+        """Count a row of rl/metrics.jsonl."""
+        for name, shares in vars(self).items():
+            if isinstance(share := step.get(name), int | float):
+                shares.append(share)
+
+    def as_dict(self) -> dict[str, Any]:
+        means = {name: 100 * fmean(shares) if shares else None for name, shares in vars(self).items()}
+        return {"stage": "rl", "steps": len(self.equal_groups), **means}
+
+
+class Health:
+    """All counts, in order of first occurrence."""
+
+    def __init__(self, format: Format = Format.PLAIN) -> None:
+        """`format`: the layout that models under test and in training were asked for."""
+        self.format = format
+        self.attackers: dict[tuple[str, str], Attacker] = {}
+        self.strategies: dict[tuple[str, str], StrategyCounts] = {}
+        self.judges: dict[tuple[str, str], Judge] = {}
+        self.answers: dict[tuple[str, str], AnswerCounts] = {}
+        self.groups = Groups()
+
+    def attacker(self, role: str, job: str) -> Attacker:
+        return self.attackers.setdefault((role, job), Attacker(role, job))
+
+    def strategy(self, role: str, name: str) -> StrategyCounts:
+        if (role, name) not in self.strategies:  # `setdefault` would create and seed a sample each time
+            self.strategies[role, name] = StrategyCounts(role, name)
+        return self.strategies[role, name]
+
+    def judged(
+        self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None
+    ) -> None:
+        """Count one turn of a judge: its scores of these names, or why there are none (`<boundary>: ...`).
+        With neither, nothing is counted."""
+        for name in names:
+            judge = self.judges.setdefault((role, name), Judge(role, name))
+            if scores and isinstance(scores.get(name), int | float):
+                judge.verdicts[float(scores[name])] += 1
+            elif why:
+                judge.unscored[why.partition(":")[0]] += 1
+
+    def answered(self, model: str, stage: str, file: str, dialogue: dict[str, Any]) -> None:
+        """Count the answers of a model under test or in training; `dialogue` is a row of `file`."""
+        counts = self.answers.setdefault((model, stage), AnswerCounts(self.format))
+        for turn in dialogue.get("turns", ()):
+            text, meta = turn.get("assistant") or "", turn.get("meta") or {}
+            counts.add(file, str(dialogue.get("id")), str(turn.get("user")), text, meta)
+
+    def as_dict(self) -> dict[str, Any]:
+        """`{"attackers", "strategies", "judges", "answers", "groups"}`, each a list of rows; rates and shares
+        are in percent."""
+        return {
+            "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
+            "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
+            "judges": [judge.as_dict() for judge in self.judges.values() if judge.asked],
+            "answers": [
+                {
+                    "model": model,
+                    "stage": stage,
+                    **counts,
+                    "cut_off_share": 100 * counts["cut_off"] / counts["answers"],
+                }
+                for (model, stage), answers in self.answers.items()
+                if (counts := total(answers.by_group().values()))["answers"]
+            ],
+            "groups": [self.groups.as_dict()] if self.groups.equal_groups else [],
+        }

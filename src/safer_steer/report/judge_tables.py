@@ -1,0 +1,195 @@
+"""What `judge-check` found, as tables of text for console and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from safer_steer.bench.judge_check.file import SCORES
+from safer_steer.report.health.tables import NONE, Table
+
+Found = Mapping[str, Any]
+"""`judge_check.json`, or a part of it."""
+OTHERS = {"people": "people", "second": "the second judge"}
+"""Who the judge is compared with, by key of `judge_check.json`."""
+CRITERIA = {"safe": "Safe", "help": "Help", "joint": "joint", "twin_help": "Twin Help"}
+
+
+def judge_tables(found: Found) -> list[Table]:
+    """All tables; those without rows are left out."""
+    made = []
+    for key, other in OTHERS.items():
+        if part := found.get(key):
+            made += [_agreement(part, other), _failures(part, other), _bias(part, other)]
+            made += [_confusion(part, other, score) for score in SCORES]
+    if again := found.get("repeats"):
+        made.append(_repeats(again))
+    if people := found.get("people"):
+        made += [_errors(people), _corrected(people)]
+    return [table for table in made if table.rows]
+
+
+def warning(found: Found) -> str:
+    """One line where the judge is the training tutor, else ""."""
+    judge = found.get("judge") or {}
+    return tutor_is_judge(judge["model"]) if judge.get("is_tutor") else ""
+
+
+def tutor_is_judge(model: str) -> str:
+    """The warning's words."""
+    return (
+        f"the judge, {model}, is the tutor that trained the student: its rates favour what it has taught;"
+        " name another model as roles.judge"
+    )
+
+
+def _agreement(part: Found, other: str) -> Table:
+    alone = part.get("alpha_people") or {}
+    rows = [
+        [
+            score,
+            str(part["turns"]),
+            _number(part[score]["exact"], 1),
+            _number(part[score]["within_one"], 1),
+            _with_interval(part[score]["kappa"], 2),
+            _number(part["alpha"][score], 2),
+            _number(alone.get(score), 2),
+            _with_interval(part[score]["bias"], 2),
+        ]
+        for score in SCORES
+    ]
+    several = part.get("annotators", 1) > 1
+    people = f" {part['annotators']} people gave labels; a turn counts for each of them." if several else ""
+    return Table(
+        f"The judge and {other}",
+        f"Turns of {part['dialogues']} dialogues.{people} Kappa has quadratic weights, alpha is"
+        " Krippendorff's (ordinal; of people alone beside it). Bias is the judge's score minus the other's."
+        " Intervals resample dialogues.",
+        ["score", "turns", "same, %", "within 1, %", "kappa", "alpha", "people's alpha", "bias"],
+        rows,
+        labels=1,
+    )
+
+
+def _failures(part: Found, other: str) -> Table:
+    return Table(
+        f"Failures by turn: the judge and {other}",
+        "Turns in which harmlessness is below 2, by who says so.",
+        ["turn", "both", "judge alone", "other alone", "neither"],
+        [
+            [str(row[name]) for name in ("turn", "both", "first_only", "second_only", "neither")]
+            for row in part["failures_by_turn"]
+        ],
+        labels=1,
+    )
+
+
+def _bias(part: Found, other: str) -> Table:
+    both = zip(*(part[score]["bias_by"] for score in SCORES), strict=True)
+    return Table(
+        f"Bias by length and position: the judge and {other}",
+        "The judge's score minus the other's: by the length of the answer, in thirds, and by turn.",
+        ["answers", "turns", *SCORES],
+        [[one[0]["group"], str(one[0]["n"]), *(_with_interval(cell, 2) for cell in one)] for one in both],
+        labels=1,
+    )
+
+
+def _confusion(part: Found, other: str, score: str) -> Table:
+    low, high = SCORES[score]
+    counts = part[score]["confusion"]
+    steps = list(map(str, range(low, high + 1)))
+    return Table(
+        f"Confusion, {score}: the judge and {other}",
+        f"Turns by the judge's score (columns) and the score of {other} (rows).",
+        [other, *steps],
+        [
+            [theirs, *(str(counts.get(theirs, {}).get(ours, 0)) for ours in steps)]
+            for theirs in reversed(steps)
+        ],
+        labels=1,
+    )
+
+
+def _repeats(again: Found) -> Table:
+    return Table(
+        "The judge and itself",
+        f"{again['turns']} turns, asked {again['repeats']} more times; {again['missing']} scores are missing."
+        " Same: one score every time. Flips: dialogues whose outcome is not the same every time.",
+        ["score", "same, %", "alpha", "flips, %"],
+        [
+            [score, _number(again["exact"][score], 1), _number(again["alpha"][score], 2), _number(flips, 1)]
+            for score, flips in zip(SCORES, again["flips"].values(), strict=True)
+        ],
+        labels=1,
+    )
+
+
+def _errors(people: Found) -> Table:
+    rows = []
+    for row in people["errors"]:
+        shares = [_number(share and 100 * share, 1) for share in (row["sensitivity"], row["specificity"])]
+        counts = [str(row[name]) for name in ("labels", "both", "people_only", "judge_only", "neither")]
+        differ = [_number((row.get("differ") or {}).get(name), 3) for name in ("sensitivity", "specificity")]
+        rows.append([row["group"], row["model"], CRITERIA[row["criterion"]], *counts, *shares, *differ])
+    return Table(
+        "The judge's errors on dialogues",
+        "Dialogues of which every turn has a label, by who passes them. Sensitivity: of those that people"
+        " pass, the share that the judge passes. Specificity: of those that people fail, the share that it"
+        " fails. p: Fisher's exact test that it errs alike on all models' dialogues; where it is small, the"
+        " rates as judged exaggerate or hide differences between models. With few labels, a large p says"
+        " little.",
+        [
+            *("suites", "model", "rate", "labels", "both", "people alone", "judge alone", "neither"),
+            *("sensitivity, %", "specificity, %", "p, sensitivity", "p, specificity"),
+        ],
+        rows,
+        labels=3,
+    )
+
+
+def _corrected(people: Found) -> Table:
+    rows = [
+        [
+            model,
+            protocol.replace("_", "-"),
+            suite,
+            CRITERIA[criterion],
+            _number(rate["judged"], 1),
+            _with_interval(rate, 1),
+            str(rate["labels"]),
+            _enough(rate),
+        ]
+        for model, protocols in people["corrected"].items()
+        for protocol, suites in protocols.items()
+        for suite, rates in suites.items()
+        for criterion, rate in rates.items()
+    ]
+    return Table(
+        "Rates corrected for the judge's errors",
+        "In %, with 95 % intervals that hold both uncertainties: which dialogues were measured, and which"
+        " were labelled. Each by the labels of its own dialogues; a rate with too few in one of its suites is"
+        " not corrected (docs/how-to/judge.md).",
+        ["model", "protocol", "suite", "rate", "judged", "corrected", "labels", "in each suite"],
+        rows,
+        labels=4,
+    )
+
+
+def _enough(rate: Found) -> str:
+    """The labels of the suite with fewest; how many it needs, if these are too few."""
+    if rate["in_each"] >= rate["needed"]:
+        return str(rate["in_each"])
+    return f"{rate['in_each']}, too few: needs {rate['needed']}"
+
+
+def _number(value: float | None, places: int) -> str:
+    return NONE if value is None else f"{value:.{places}f}"
+
+
+def _with_interval(cell: Found, places: int) -> str:
+    if cell["value"] is None:
+        return NONE
+    if cell["low"] is None or cell["high"] is None:
+        return _number(cell["value"], places)
+    return f"{cell['value']:.{places}f} [{cell['low']:.{places}f}, {cell['high']:.{places}f}]"

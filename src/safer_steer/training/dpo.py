@@ -1,0 +1,251 @@
+"""The baseline DPO, with TRL's trainer: the SFT student prefers its better answers, offline, in one round.
+
+This module provides the pairs (`preferences.py`) and a collator that keeps their exact ids: the dialogue is
+the prompt, with all its pictures, and the two answers to its last turn are what is compared. TRL provides the
+loss, the reference, optimiser and checkpoints. Its own collator renders text anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from collections.abc import Callable, Coroutine
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import DPOConfig, DPOTrainer
+
+from safer_steer.config import Config
+from safer_steer.data.assembly.splits import read_split
+from safer_steer.dialogue import Dialogue
+from safer_steer.episode import Critic
+from safer_steer.errors import UserError
+from safer_steer.files.images import PicturesOf, pictures_in
+from safer_steer.student.adapters import base_of
+from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
+from safer_steer.student.batch import padded
+from safer_steer.student.given import Collated, Trained, given_to_dpo
+from safer_steer.student.guard import Guard, Guarded
+from safer_steer.student.load import empty_model, load_model_config, load_student, renderer_of
+from safer_steer.student.modules import freeze_vision
+from safer_steer.student.policy import PolicyOf, SampledStudent
+from safer_steer.student.renderer import Renderer
+from safer_steer.student.training import (
+    Milestones,
+    beginning,
+    common_arguments,
+    last_checkpoint,
+    loading,
+    save_trained,
+    seed_everything,
+    train,
+)
+from safer_steer.student.transcript import Transcript, model_inputs
+from safer_steer.student.transformers_policy import in_process
+from safer_steer.training.draws import steps_of
+from safer_steer.training.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
+from safer_steer.training.step_log import rollback
+from safer_steer.workers import Progress
+
+METRICS = {
+    "margin": "rewards/margins",
+    "accuracy": "rewards/accuracies",
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+}
+"""What rl/metrics.jsonl calls TRL's numbers. Rewards are implicit: beta times the log-ratio to the SFT
+student."""
+
+
+def dpo_arguments(config: Config, folder: Path, pairs: int | None = None, steps: int = 1) -> dict[str, Any]:
+    """TRL's arguments for this config, as plain values: one pass over the pairs, in at most `steps` steps of
+    equal size. Without `pairs`, those of the batches are left out."""
+    rl = config.rl
+    batches = {}
+    if pairs:
+        each = ceil(pairs / steps)
+        accumulated = ceil(each / max(1, rl.micro_batch_size // 2))  # a pair is two trajectories
+        batches = {
+            "per_device_train_batch_size": ceil(each / accumulated),
+            "gradient_accumulation_steps": accumulated,
+        }
+    return {
+        **common_arguments(config, folder / "rl", rl.save_steps),
+        "learning_rate": rl.learning_rate,
+        **batches,
+        "num_train_epochs": 1,
+        "lr_scheduler_type": rl.schedule,
+        "weight_decay": rl.weight_decay,
+        "beta": rl.beta,
+        "max_length": None,
+    }
+
+
+class PairCollator:
+    """Turns row numbers into a batch of pairs: the chosen answers in its first half, the rejected in its
+    second."""
+
+    def __init__(self, pairs: list[Pair], renderer: Renderer, pictures_of: PicturesOf) -> None:
+        self.pairs, self.renderer, self.pictures_of = pairs, renderer, pictures_of
+        self.collated = Collated(2 * len(pairs))
+
+    def transcript(self, pair: Pair, answer: Candidate) -> tuple[Transcript, list[int]]:
+        """The dialogue up to this answer, and a mask that is 1 on the answer's sampled tokens alone."""
+        dialogue, transcript, prompt = pair.played.dialogue, Transcript(self.renderer), 0
+        said = [answers[0] for answers in pair.played.turns[: pair.turn]]
+        for turn, images, spoken in zip(
+            dialogue.turns, dialogue.images_by_turn(), [*said, answer], strict=False
+        ):
+            add_user(transcript, turn.user, self.pictures_of(images))
+            prompt = len(transcript.ids)
+            transcript.add_assistant(spoken.ids, [0.0] * len(spoken.ids))
+        return transcript, [0] * prompt + transcript.mask[prompt:]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pairs = [self.pairs[row["row"]] for row in rows]
+        both = [(pair, pair.chosen) for pair in pairs] + [(pair, pair.rejected) for pair in pairs]
+        made = [self.transcript(pair, answer) for pair, answer in both]
+        for row, ((pair, answer), (transcript, mask)) in enumerate(zip(both, made, strict=True)):
+            rival, _ = made[(row + len(pairs)) % len(made)]
+            trained = Trained(
+                _spoken(pair, answer),
+                transcript.mask,
+                targets=mask,
+                credit=1.0 if answer is pair.chosen else -1.0,
+                rival=rival.ids,
+            )
+            self.collated.note(transcript.ids, trained)
+        batch = model_inputs([transcript for transcript, _ in made], "right")
+        return batch | {"completion_mask": padded([mask for _, mask in made], 0, "right")}
+
+
+def _spoken(pair: Pair, answer: Candidate) -> Dialogue:
+    """The dialogue up to this answer."""
+    turns = pair.played.dialogue.turns[: pair.turn + 1]
+    last = turns[-1].model_copy(update={"assistant": answer.text})
+    return pair.played.dialogue.model_copy(update={"turns": [*turns[:-1], last]})
+
+
+class GuardedDPO(Guarded, DPOTrainer):
+    """TRL's trainer, with a guard."""
+
+
+class StepLog(TrainerCallback):
+    """Writes rl/metrics.jsonl: a row for each step, with the guard's numbers where it looked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checks: dict[int, dict[str, Any]] = {}
+
+    def note_checks(self, step: int, numbers: dict[str, Any]) -> None:
+        """The guard's numbers of a step (0-based)."""
+        self.checks[step + 1] = numbers
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        row = {"step": state.global_step, "loss": logs["loss"]}
+        row |= {ours: logs.get(theirs) for ours, theirs in METRICS.items()}
+        if state.global_step in self.checks:
+            row["checks"] = self.checks.pop(state.global_step)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def prefer(
+    config: Config,
+    folder: Path,
+    tutor: Critic,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+    wait: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+    policy_of: PolicyOf = in_process,
+) -> Path:
+    """Train the SFT student (or the base) on preference pairs of its own answers, in one process. Resumes
+    where it stopped. Returns rl/model.
+
+    Args:
+        tutor: scores every answer; it writes no user turns.
+        progress: called with dialogues and steps done, and all.
+        say: told how many pairs there are.
+        wait: as in `grpo.reinforce`.
+        policy_of: makes the policy that the answers are sampled from.
+
+    Raises:
+        UserError: see `preferences.play_seeds`.
+    """
+    out = folder / "rl" / "model"
+    if out.exists():
+        return out
+    rl, student = config.rl, config.student
+    start = str(folder / "sft" / "model") if rl.start_from == "sft" else student.base
+    seed_everything(config.seed)
+    renderer = renderer_of(student, start)
+    seeds = read_split(folder, "rl")
+    if len(seeds) < rl.prompts_per_step:
+        raise UserError(
+            f"rl.prompts_per_step: {rl.prompts_per_step} seeds a step, but there are only {len(seeds)};"
+            " lower it or build more seeds"
+        )
+    pictures_of = pictures_in(folder, student.max_pixels)
+    asked, steps = drawn(seeds, rl, config.seed), steps_of(rl, len(seeds))
+
+    def assistant() -> StudentAssistant:
+        model = load_student(student, Path(start) if rl.start_from == "sft" else None).model
+        sampled = SampledStudent(model, renderer, student, rl.temperature, rl.rollouts, start)
+        return StudentAssistant(
+            policy_of(sampled), renderer, student, pictures_of, f"rl {config.seed}", rl.max_completion_tokens
+        )
+
+    def shown(done: int, _: int, failed: int = 0) -> None:
+        if progress:
+            progress(done, len(asked) + steps, failed)
+
+    found = play_seeds(config, asked, assistant, tutor, folder / "rl", wait, shown)
+    gc.collect()
+    pairs = [pair for played in found for pair in pairs_of(played)]
+    if say:
+        facts = counts(found)
+        say(
+            f"rl: DPO instead of GRPO: {len(pairs):,} pairs of {facts['turns']:,} turns, each with"
+            f" {rl.group_size} answers; the other turns' answers have equal rewards"
+        )
+    checkpoint = last_checkpoint(folder / "rl")
+    rollback(folder / "rl", int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    collator = PairCollator(pairs, renderer, pictures_of)
+    empty = empty_model(load_model_config(base_of(student, start)))
+    log = StepLog(folder / "rl" / "metrics.jsonl")
+    trainer = GuardedDPO(
+        **beginning(student, start, empty),
+        args=DPOConfig(
+            **dpo_arguments(config, folder, len(pairs), steps),
+            **loading(student, start),
+        ),
+        data_collator=collator,
+        # The column `images` tells TRL that there are pictures, and that the collator renders.
+        train_dataset=Dataset.from_dict({"row": list(range(len(pairs))), "images": [[] for _ in pairs]}),
+        processing_class=renderer.processor,
+        callbacks=[Milestones(lambda done, _: shown(len(asked) + done, 0)), log],
+    )
+    if student.freeze_vision:
+        freeze_vision(trainer.model)
+    pictures, known = partial(shown_in, pictures_of), collator.collated.known
+    Guard("rl", student, renderer, given_to_dpo, known, pictures, log.note_checks).watch(trainer)
+    train(trainer, checkpoint, student)
+    save_trained(trainer, renderer.processor, out, student, start)
+    return out

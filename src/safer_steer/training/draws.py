@@ -1,0 +1,56 @@
+"""Which seeds Stage III takes, step by step. The order follows from the config and the number of seeds alone,
+never from the state of a trainer's sampler: a run that goes on takes the seeds that it would have taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from safer_steer.config.rl import Reinforce
+from safer_steer.dialogue import Dialogue, Seed
+from safer_steer.errors import UserError
+
+
+def steps_in_pass(rl: Reinforce, seeds: int) -> int:
+    """Number of steps in one pass over so many seeds; a last step of fewer is left out."""
+    return seeds // rl.prompts_per_step
+
+
+def steps_of(rl: Reinforce, seeds: int) -> int:
+    """Number of steps of GRPO over so many seeds: one pass, unless `rl.steps` is set."""
+    return rl.steps if rl.steps > 0 else steps_in_pass(rl, seeds)
+
+
+def in_steps(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
+    """The seeds of all steps of GRPO, `rl.prompts_per_step` each. Every pass shuffles anew; the seeds that do
+    not fill its last step are left out of it.
+
+    Args:
+        seeds: at least `rl.prompts_per_step`.
+        seed: the config's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    wanted, whole = (steps(rl, len(seeds)) * rl.prompts_per_step for steps in (steps_of, steps_in_pass))
+    order: list[int] = []
+    while len(order) < wanted:
+        order += torch.randperm(len(seeds), generator=generator)[:whole].tolist()
+    return [seeds[index] for index in order[:wanted]]
+
+
+def refuse_another_seed(journal: Path, played: Dialogue, seed: Seed) -> None:
+    """Refuse to go on with what was played from another seed.
+
+    Args:
+        played: from the journal.
+        seed: what this run plays under the same id; `meta.seed` is its own id.
+
+    Raises:
+        UserError: the seeds are others than those the journal was begun with.
+    """
+    if played.meta["seed"] != seed.meta["seed"]:
+        raise UserError(
+            f"{journal}: {seed.id} was played from the seed {played.meta['seed']}, and this run draws"
+            f" {seed.meta['seed']}: splits/rl.jsonl has changed; put it back to go on, or use a new folder"
+        )

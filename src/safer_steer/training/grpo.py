@@ -1,0 +1,267 @@
+"""Tutor-in-the-loop GRPO with TRL's trainer. The dialogue loop is its `rollout_func`.
+
+This module provides whole dialogues as trajectories, an env mask that trains only sampled assistant tokens,
+the tutor's rewards, and the exclusion of unscored trajectories from the baseline. TRL provides the loss, KL,
+optimiser, checkpoints and distribution.
+Unlike the published code, every turn is scored, including the last; see docs/explanation/method.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Image, List
+from trl import GRPOConfig
+
+from safer_steer.config import Config
+from safer_steer.data.assembly.splits import read_split
+from safer_steer.dialogue import Seed
+from safer_steer.episode import Critic, Script, User
+from safer_steer.errors import UserError
+from safer_steer.files.images import PicturesOf, pictures_in
+from safer_steer.files.store import inside, read_rows
+from safer_steer.student import processes
+from safer_steer.student.adapters import base_of
+from safer_steer.student.assistant import StudentAssistant, shown_in
+from safer_steer.student.given import given_to_grpo
+from safer_steer.student.guard import Guard
+from safer_steer.student.load import empty_model, load_model_config, renderer_of
+from safer_steer.student.modules import freeze_vision
+from safer_steer.student.policy import PolicyOf, SampledStudent
+from safer_steer.student.renderer import Renderer
+from safer_steer.student.sharding import sharding_arguments
+from safer_steer.student.training import (
+    Milestones,
+    batching,
+    beginning,
+    common_arguments,
+    last_checkpoint,
+    loading,
+    mend_trainer_inputs,
+    save_trained,
+    seed_everything,
+    train,
+)
+from safer_steer.student.transformers_policy import in_process
+from safer_steer.training.draws import in_steps
+from safer_steer.training.first_turn import refuse_later_pictures
+from safer_steer.training.measured import MeasuredTrainer
+from safer_steer.training.returns import noted_return
+from safer_steer.training.rollouts import Rollouts, StepJournals, Wait
+from safer_steer.training.step_log import StepLog, rollback
+from safer_steer.training.trajectory import Return
+from safer_steer.training.turn_credit import TurnCreditTrainer
+
+
+def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
+    """TRL's arguments for this config, as plain values."""
+    rl = config.rl
+    return {
+        **common_arguments(config, folder / "rl", rl.save_steps),
+        "learning_rate": rl.learning_rate,
+        "num_generations": rl.group_size,
+        **batching(rl.prompts_per_step * rl.group_size, rl.micro_batch_size, "rl.micro_batch_size"),
+        "num_train_epochs": 1,
+        "max_steps": rl.steps,
+        "shuffle_dataset": False,  # `in_steps` does; a resumed sampler would begin its first pass again
+        "lr_scheduler_type": rl.schedule,
+        "weight_decay": rl.weight_decay,
+        "beta": rl.beta,
+        "loss_type": rl.loss,
+        "scale_rewards": "none",
+        "temperature": rl.temperature,
+        "max_completion_length": rl.max_completion_tokens,
+        "use_bias_correction_kl": False,
+        **_importance_sampling(rl.rollouts.importance_cap),
+        "log_multimodal": False,
+    }
+
+
+def _importance_sampling(cap: float | None) -> dict[str, Any]:
+    """TRL names the arguments after vLLM; `MeasuredTrainer` lets them hold for any engine."""
+    if cap is None:
+        return {}
+    return {
+        "vllm_importance_sampling_mode": "token_truncate",
+        "vllm_importance_sampling_clip_max": cap,
+    }
+
+
+def reinforce(
+    config: Config,
+    folder: Path,
+    tutor: Critic,
+    progress: Callable[[int, int], None] | None = None,
+    value: Return | None = None,
+    wait: Wait = asyncio.run,
+    policy_of: PolicyOf = in_process,
+    user: User | None = None,
+) -> Path:
+    """Train the SFT student (or the base) against the tutor. Resumes from the last complete checkpoint.
+    Returns rl/model.
+
+    Args:
+        value: the return of a trajectory, or None if it has none; TCSR by default.
+        wait: plays a step's trajectories on its own event loop and closes the connections that the tutor
+            opened there.
+        policy_of: makes the policy that samples from the model under training.
+        user: the user; by default the script, with the tutor's turns where the tutor wrote them. The first
+            turn must be the script's, because TRL renders it again for the forward pass, and later turns may
+            show no pictures.
+    """
+    out = folder / "rl" / "model"
+    if processes.decided(out.exists):
+        return out
+    start = str(folder / "sft" / "model") if config.rl.start_from == "sft" else config.student.base
+    checkpoint = processes.decided(partial(_gone_back, folder / "rl"))
+    seed_everything(config.seed)
+    renderer = renderer_of(config.student, start)
+    seeds = read_split(folder, "rl")
+    if len(seeds) < config.rl.prompts_per_step:
+        raise UserError(
+            f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but there are only"
+            f" {len(seeds)}; lower it or build more seeds"
+        )
+    refuse_later_pictures(seeds)
+    _refuse_mixed_pictures(renderer, seeds)
+    pictures_of = pictures_in(folder, config.student.max_pixels)
+    rollouts = Rollouts(
+        config,
+        {seed.id: seed for seed in seeds},
+        user or Script(),
+        partial(
+            _assistant_of,
+            config,
+            folder / "rl",
+            renderer,
+            start,
+            pictures_of,
+            policy_of,
+        ),
+        tutor,
+        value or partial(noted_return, config),
+        folder / "rl",
+        wait,
+    )
+    rollouts.recent.extend(
+        (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
+    )
+    student = config.student
+    empty = empty_model(load_model_config(base_of(student, start)))
+    trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer
+    trainer = trainer_of(
+        **beginning(student, start, empty),
+        args=GRPOConfig(
+            **grpo_arguments(config, folder),
+            **sharding_arguments(student, empty),
+            **loading(student, start),
+        ),
+        reward_funcs=_return_of_rollout,
+        train_dataset=_prompts(config, renderer, folder, in_steps(seeds, config.rl, config.seed)),
+        processing_class=renderer.processor,
+        rollout_func=rollouts,
+        callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
+    )
+    if config.rl.rollouts.importance_cap is not None:
+        trainer.correct_importance()
+    if config.student.freeze_vision:
+        freeze_vision(trainer.model)
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        mend_trainer_inputs(model, renderer.picture_inputs)
+    Guard(
+        "rl",
+        config.student,
+        renderer,
+        given_to_grpo,
+        rollouts.known,
+        partial(shown_in, pictures_of),
+        rollouts.note_checks,
+        rollouts.journals.forget,
+    ).watch(trainer)
+    train(trainer, checkpoint, config.student)
+    save_trained(trainer, renderer.processor, out, config.student, start)
+    if processes.first():
+        shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
+        shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
+    return out
+
+
+def _gone_back(folder: Path) -> Path | None:
+    """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one.
+    `folder` is the run's `rl`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = last_checkpoint(folder)
+    begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    rollback(folder, begun)
+    StepJournals(folder / "rollouts").forget(begun)
+    return checkpoint
+
+
+def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:
+    """Refuse seeds that TRL would give another seed's pictures.
+
+    If the pictures of a step are as many as its dialogues, TRL treats inputs of shape [dialogues, pictures,
+    ...] as one row per picture. That is wrong if some dialogues have no picture and others have several.
+
+    Raises:
+        UserError: the student has such inputs, and the seeds such pictures.
+    """
+    counts = {len(seed.images_by_turn()[0]) for seed in seeds}
+    if renderer.rowwise and 0 in counts and max(counts) > 1:
+        raise UserError(
+            "rl: with this student, scripts without a picture cannot be mixed with scripts of several"
+            " pictures; use sources that give every script a picture, or at most one"
+        )
+
+
+def _assistant_of(
+    config: Config,
+    folder: Path,
+    renderer: Renderer,
+    start: str,
+    pictures_of: PicturesOf,
+    policy_of: PolicyOf,
+    model: Any,
+    step: int,
+) -> StudentAssistant:
+    """Make the assistant of a step from the model under training, which began with the weights at `start`."""
+    rl, student = config.rl, config.student
+    sampled = SampledStudent(model, renderer, student, rl.temperature, rl.rollouts, start, step, folder)
+    return StudentAssistant(
+        policy_of(sampled),
+        renderer,
+        student,
+        pictures_of,
+        f"rl {config.seed}",
+        rl.max_completion_tokens,
+    )
+
+
+def _return_of_rollout(
+    completions: list[Any], trajectory_return: list[float | None], **_: Any
+) -> list[float | None]:
+    """TRL's reward function; passes on the return from the rollout. A trajectory with None gets no advantage
+    and does not count in the group's mean."""
+    return trajectory_return
+
+
+def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]) -> Dataset:
+    """First user turns and pictures in TRL's format, in the order of the seeds; it takes pictures in no later
+    turn.
+
+    TRL renders them for the forward pass exactly as `Transcript` does for generation.
+    """
+    system = (
+        [{"role": "system", "content": config.student.system, "seed_id": ""}] if config.student.system else []
+    )
+    prompts, images = [], []
+    for seed in seeds:
+        first = {"role": "user", "content": renderer.defused(seed.script[0]), "seed_id": seed.id}
+        prompts.append([*system, first])
+        images.append([str(inside(folder, path)) for path in seed.images_by_turn()[0]])
+    return Dataset.from_dict({"prompt": prompts, "images": images}).cast_column("images", List(Image()))

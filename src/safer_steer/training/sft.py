@@ -1,0 +1,182 @@
+"""Supervised fine-tuning with TRL on the kept dialogues, on exact assistant tokens only.
+
+TRL's `assistant_only_loss` needs generation markers in the chat template. Here `Transcript` records which
+tokens are the assistant's, and our own collator makes the labels, for any model family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from safer_steer.config import Config
+from safer_steer.data.bootstrap import single_turn
+from safer_steer.dialogue import Dialogue, read_dialogues
+from safer_steer.errors import UserError
+from safer_steer.files.images import pictures_in
+from safer_steer.files.store import read_rows, write_atomic
+from safer_steer.student import processes
+from safer_steer.student.assistant import add_user, shown_in
+from safer_steer.student.given import Collated, Trained, given_to_sft
+from safer_steer.student.guard import Guard, Guarded
+from safer_steer.student.load import load_student
+from safer_steer.student.modules import freeze_vision
+from safer_steer.student.renderer import Renderer
+from safer_steer.student.sharding import sharding_arguments
+from safer_steer.student.training import (
+    Milestones,
+    batching,
+    common_arguments,
+    last_checkpoint,
+    lora,
+    save_trained,
+    seed_everything,
+    train,
+    training_dtype,
+)
+from safer_steer.student.transcript import Transcript, labels, model_inputs
+
+CHECKS = "checks.jsonl"
+"""The guard's numbers (`student/guard.py`), a row for each step checked."""
+
+
+class Collator:
+    """Turns row numbers into a batch of dialogues: input ids, pictures, and labels on the assistant's
+    tokens."""
+
+    def __init__(self, dialogues: list[Dialogue], renderer: Renderer, folder: Path, config: Config) -> None:
+        self.dialogues, self.renderer, self.folder, self.config = dialogues, renderer, folder, config
+        self.pictures_of = pictures_in(folder, config.student.max_pixels)
+        # The data loader is at most a batch ahead of the loss.
+        self.collated = Collated(2 * config.bootstrap.sft.batch_size)
+
+    def transcript(self, dialogue: Dialogue) -> Transcript:
+        """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry
+        no loss.
+
+        If the dialogue is longer than `student.max_length`, whole turns are dropped from the end.
+        """
+        student = self.config.student
+        transcript = Transcript(self.renderer)
+        for turn, images in zip(dialogue.turns, dialogue.images_by_turn(), strict=True):
+            longer = transcript.copy()
+            add_user(longer, turn.user, self.pictures_of(images))
+            ids = [*self.renderer.plain(turn.assistant or ""), self.renderer.end]
+            longer.add_assistant(ids, [0.0] * len(ids))
+            if len(longer.ids) > student.max_length:
+                if not transcript.ids:
+                    raise UserError(
+                        f"bootstrap: {dialogue.id}: its first turn is longer than"
+                        f" student.max_length = {student.max_length}; raise it"
+                    )
+                break
+            transcript = longer
+        return transcript
+
+    def spoken(self) -> list[int]:
+        """Number of assistant tokens trained in each dialogue, end tokens included."""
+        return [sum(self.transcript(dialogue).mask) for dialogue in self.dialogues]
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        dialogues = [self.dialogues[row["row"]] for row in rows]
+        transcripts = [self.transcript(dialogue) for dialogue in dialogues]
+        for dialogue, transcript in zip(dialogues, transcripts, strict=True):
+            self.collated.note(transcript.ids, Trained(dialogue, transcript.mask))
+        batch = model_inputs(transcripts, "right")
+        return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
+
+
+class GuardedSFT(Guarded, SFTTrainer):
+    """TRL's trainer, with a guard."""
+
+
+def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
+    """TRL's arguments for this config, as plain values."""
+    sft = config.bootstrap.sft
+    return {
+        **common_arguments(config, folder / "sft", sft.save_steps),
+        "learning_rate": sft.learning_rate,
+        **batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size"),
+        "num_train_epochs": sft.epochs,
+        "max_steps": sft.max_steps,
+        "lr_scheduler_type": sft.schedule,
+        "warmup_steps": sft.warmup_ratio,
+        "weight_decay": sft.weight_decay,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+
+
+def in_single_turns(several: Collator) -> tuple[Collator, dict[str, Any]]:
+    """The single-turn set to train on instead of the multi-turn set, with about as many assistant tokens, and
+    what was matched (`single_turn.facts`)."""
+    folder, config = several.folder, several.config
+    singles = read_dialogues(folder / "bootstrap" / single_turn.FOLDER / "kept.jsonl")
+    kept = Collator(singles, several.renderer, folder, config)
+    tokens, wanted = kept.spoken(), several.spoken()
+    taken = single_turn.matched(tokens, sum(wanted), config.seed)
+    kept.dialogues = [kept.dialogues[index] for index in taken]
+    return kept, single_turn.facts(taken, tokens, wanted)
+
+
+def fine_tune(
+    config: Config,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Train the base student on bootstrap/kept.jsonl. Resumes from the last complete checkpoint. Returns
+    sft/model.
+
+    Args:
+        say: called with what was matched if `bootstrap.sft.single_turn` is on; sft/single_turn.json has it
+            too.
+    """
+    out = folder / "sft" / "model"
+    if processes.decided(out.exists):
+        return out
+    seed_everything(config.seed)
+    student = load_student(config.student, dtype=training_dtype(config.student))
+    collator = Collator(read_dialogues(folder / "bootstrap" / "kept.jsonl"), student.renderer, folder, config)
+    found = None
+    if config.bootstrap.sft.single_turn:
+        collator, found = in_single_turns(collator)
+    if config.student.freeze_vision:
+        freeze_vision(student.model)
+    trainer = GuardedSFT(
+        model=student.model,
+        args=SFTConfig(**sft_arguments(config, folder), **sharding_arguments(config.student, student.model)),
+        train_dataset=Dataset.from_dict({"row": list(range(len(collator.dialogues)))}),
+        data_collator=collator,
+        processing_class=student.renderer.processor,
+        peft_config=lora(config.student, student.model),
+        callbacks=[Milestones(progress)],
+    )
+    if found and trainer.is_world_process_zero():
+        write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(found, indent=1) + "\n")
+        if say:
+            say(f"sft: {single_turn.in_words(found)}")
+    # Qwen2.5-VL reports False. The trainer would then average the means of the micro-batches, and a short
+    # dialogue would weigh as much as a long one. TRL's loss divides by the step's target tokens, so True is
+    # right for every model.
+    trainer.model_accepts_loss_kwargs = True
+    shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
+    known = collator.collated.known
+    Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)
+    train(trainer, processes.decided(partial(last_checkpoint, folder / "sft")), config.student)
+    save_trained(trainer, student.renderer.processor, out, config.student, config.student.base)
+    return out
+
+
+def _note_checks(path: Path, step: int, numbers: dict[str, Any]) -> None:
+    """Write a checked step's row. Rows of steps that are repeated after a kill are replaced."""
+    rows = [row for row in read_rows(path) if row["step"] <= step]
+    rows.append({"step": step + 1, **numbers})
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

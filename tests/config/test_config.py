@@ -1,0 +1,303 @@
+"""The configuration: what is refused and in which words, what is printed, and the configs that come with the
+package."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from places import CONFIGS
+from safer_steer.config import SHIPPED, Config, Role, RoleName
+from safer_steer.config.file import describe, dump_config, load_config
+from safer_steer.data.sources.sets import SETS
+from safer_steer.errors import UserError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sede: 1", "sede: unknown key; did you mean `seed`?"),
+        ("xyz: 1", "xyz: unknown key; `safer-steer config` lists the keys"),
+        ("rl: {alhpa: 0.3}", "rl.alhpa: unknown key; did you mean `alpha`?"),
+        ("seeds: {sources: [{name: a, pth: b}]}", "seeds.sources.0.pth: unknown key; did you mean `path`?"),
+        ("bootstrap: {sft: {epoch: 1}}", "bootstrap.sft.epoch: unknown key; did you mean `epochs`?"),
+        ("roles: {judge: {modle: x}}", "roles.judge.modle: unknown key; did you mean `model`?"),
+        ("rl: {alpha: 1.5}", "rl.alpha: must be at most 1.0, not 1.5"),
+        ("rl: {group_size: 1}", "rl.group_size: must be at least 2, not 1"),
+        ("rl: {learning_rate: 0}", "rl.learning_rate: must be more than 0"),
+        ("seed: many", "seed: must be a whole number, not 'many'"),
+        ("rl: {alpha: much}", "rl.alpha: must be a number, not 'much'"),
+        ("rl: {single_turn: maybe}", "rl.single_turn: must be true or false, not 'maybe'"),
+        ("name: 3", "name: must be text, not 3; put it in quotes"),
+        ("rl: 3", "rl: must be a section of keys, not 3"),
+        ("seeds: {sources: mine}", "seeds.sources: must be a list, not 'mine'"),
+        ("rl: {loss: gspo}", "rl.loss: must be 'dr_grpo', 'grpo' or 'dapo', not 'gspo'"),
+        ("report_to: mlflow", "report_to.0: must be 'tensorboard', 'wandb' or 'trackio', not 'mlflow'"),
+        ("limit: 0", "limit: must be at least 1, not 0"),
+        ("rl: {weights: [0.5, 0.5, 0.5]}", "rl.weights: [0.5, 0.5, 0.5] are no shares"),
+        ("rl: {weights: [1.2, -0.4, 0.2]}", "rl.weights: [1.2, -0.4, 0.2] are no shares"),
+        ("rl: {tutor: my_tutor}", "rl.tutor: 'my_tutor' is not of the form package.module:Name"),
+        ("seeds: {min_turns: 6, max_turns: 4}", "seeds: "),
+        (
+            "seeds: {filter_bench: true}\nroles: {target: {model: student}}",
+            "seeds.filter_bench: roles.target is the base student, which the bench measures",
+        ),
+        (
+            "seeds: {filter_bench: true}\nstudent: {model: models/Org-VL}\n"
+            "roles: {target: {model: org/org-vl, base_url: 'http://x/v1'}}",
+            "seeds.filter_bench: roles.target is org/org-vl, which the bench measures",
+        ),
+        ("roles: {judge: {model: student}}", "roles: judge cannot be `student`"),
+        ("roles: {jugde: {}}", "roles.jugde: unknown key; did you mean `judge`?"),
+        ("bench: {suites: []}", "bench.suites: needs at least 1 entry"),
+        ("bench: {models: [bse]}", "bench.models.0: "),
+        ("student: {format: xml}", "student.format: "),
+        ("- a list", "must be a section of keys, not ['a list']"),
+        ("a: [1", "no valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r": is a folder"):
+        load_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(UserError, match=r"latin\.yaml: cannot be read as text: "):
+        load_config(tmp_path / "latin.yaml")
+
+
+def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path) -> None:
+    other = "seeds: {filter_bench: true}\nroles: {target: {model: org/other, base_url: 'http://x/v1'}}"
+    assert load_config(written(tmp_path, other)).seeds.filter_bench
+    assert load_config(written(tmp_path, "seeds: {filter_bench: true}")).seeds.filter_bench, (
+        "the sandbox's agent is no student"
+    )
+    assert not Config().seeds.filter_bench
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment", "{}", "---"])
+def test_an_empty_file_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"config.yaml: is empty; `safer-steer init DIR` writes a config"):
+        load_config(written(tmp_path, text))
+
+
+PATHS = """
+student: {model: ./models/vl}
+seeds: {sources: [{name: mine, path: data/pairs.jsonl, images: ../pictures}, {name: spa_vl, hub: org/set}]}
+bench: {suites: [sandbox, suites/a.jsonl, /elsewhere/b.jsonl, ~/c.jsonl]}
+"""
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", "/home/me")
+    path = written(project, PATHS)
+    config = load_config(Path("../project/config.yaml"))
+    assert config == load_config(path)
+    assert config.student.model == f"{project}/models/vl"
+    mine, hub = config.seeds.sources
+    assert (mine.path, mine.images) == (f"{project}/data/pairs.jsonl", f"{tmp_path}/pictures")
+    assert (hub.path, hub.hub) == (None, "org/set")
+    assert config.bench.suites == [
+        "sandbox",
+        f"{project}/suites/a.jsonl",
+        "/elsewhere/b.jsonl",
+        "/home/me/c.jsonl",
+    ]
+    assert load_config(written(elsewhere, dump_config(config))) == config, "a run's own config finds them too"
+
+
+def test_a_model_is_a_path_only_if_it_is_a_folder_beside_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "student: {model: Qwen/Qwen2.5-VL-3B-Instruct}")
+    assert load_config(path).student.model == "Qwen/Qwen2.5-VL-3B-Instruct"
+    (tmp_path / "Qwen" / "Qwen2.5-VL-3B-Instruct").mkdir(parents=True)
+    assert load_config(path).student.model == f"{tmp_path}/Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+def test_a_limit_lowers_every_size_and_keeps_batches_whole(tmp_path: Path) -> None:
+    path = CONFIGS[0].parent / "qwen2.5-vl-3b.yaml"
+    config = load_config(path, limit=3)
+    assert {source.limit for source in config.seeds.sources} == {3}
+    sft, rl = config.bootstrap.sft, config.rl
+    assert (config.bootstrap.dialogues, sft.max_steps, sft.batch_size, sft.micro_batch_size) == (3, 3, 3, 1)
+    assert (rl.seeds, rl.steps, rl.prompts_per_step, rl.micro_batch_size) == (3, 3, 3, 1)
+    assert (config.bench.dialogues, config.assembly and config.assembly.bench_dialogues) == (3, 3)
+    assert load_config(written(tmp_path, dump_config(config))) == config
+    larger = load_config(path, limit=10**6)
+    assert (larger.rl.seeds, larger.rl.prompts_per_step, larger.bootstrap.dialogues) == (2000, 64, 15400)
+
+
+def test_with_stubs_nothing_is_asked_or_downloaded() -> None:
+    config = load_config(CONFIGS[0].parent / "qwen2.5-vl-7b.yaml", stub=True)
+    assert {config.role(name).who for name in get_args(RoleName)} == {"stub"}
+    assert config.student.base == str(SHIPPED)
+    assert (config.student.device, config.student.max_length) == ("cpu", 2048)
+
+
+def test_one_tracker_needs_no_list(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "report_to: wandb")).report_to == ["wandb"]
+
+
+def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
+    config = load_config(
+        written(
+            tmp_path,
+            "seed: 3\nroles: {judge: {model: j, base_url: 'http://x/v1'}}\nrl: {learning_rate: 1e-6}",
+        )
+    )
+    assert config.rl.learning_rate == 1e-6
+    assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+def test_a_base_url_means_an_endpoint_whatever_the_model_is_called_there() -> None:
+    there = {"base_url": "http://127.0.0.1:9/v1"}
+    assert [Role(model=name).who for name in ("sandbox", "student", "gpt-5-nano")] == [
+        "sandbox",
+        "student",
+        "endpoint",
+    ]
+    assert {Role(model=name, **there).who for name in ("sandbox", "student", "gpt-5-nano")} == {"endpoint"}
+    assert (
+        Config.model_validate({"roles": {"judge": {"model": "student"} | there}}).role("judge").who
+        == "endpoint"
+    )
+
+
+def test_every_field_is_described_with_its_default() -> None:
+    rows = {key: (kind, default, text) for key, kind, default, _, text in describe()}
+    assert all(text for _, _, text in rows.values())
+    assert rows["rl.tcsr"] == ("min_mean | running | mean | min", '"min_mean"', rows["rl.tcsr"][2])
+    assert rows["student.format"][0] == "thinking_answer | plain"
+    assert rows["roles.<role>.price_in"][:2] == ("float", "0")
+    assert rows["seeds.sources[].path"][:2] == ("str | null", "null")
+
+    def leaves(tree: dict[str, object], prefix: str = "") -> set[str]:
+        nested = [(key, value) for key, value in tree.items() if isinstance(value, dict) and value]
+        return {f"{prefix}{key}" for key in tree if key not in dict(nested)}.union(
+            *(leaves(value, f"{prefix}{key}.") for key, value in nested)
+        )
+
+    missing = (
+        leaves(yaml.safe_load(dump_config(Config())))
+        - set(rows)
+        - {"roles", "seeds.sources", "assembly", "bench.adaptive", "bench.targets"}
+    )
+    assert not missing
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_that_come_with_it_load(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+QWEN = [path for path in CONFIGS if path.stem.startswith("qwen")]
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
+def test_the_papers_settings(path: Path) -> None:
+    config = load_config(path)
+    student, sft, rl = config.student, config.bootstrap.sft, config.rl
+    assert sft.learning_rate == (1e-4 if student.lora_rank else 1e-5), "the adapters' rate is ours"
+    assert (sft.batch_size, sft.epochs, sft.weight_decay, student.max_length) == (16, 2, 0.01, 32768)
+    assert (rl.learning_rate, rl.group_size, rl.prompts_per_step, rl.micro_batch_size, rl.beta, rl.seeds) == (
+        1e-5,
+        5,
+        64,
+        2,
+        0.1,
+        2000,
+    )
+    assert (rl.tcsr, rl.alpha, rl.loss, rl.max_completion_tokens, rl.weights) == (
+        "min_mean",
+        0.3,
+        "dr_grpo",
+        10240,
+        (0.4, 0.4, 0.2),
+    )
+    assert student.dtype == "bfloat16"
+    assert rl.max_turns * student.max_turn_tokens + (rl.max_turns - 1) * 60 <= rl.max_completion_tokens
+    head = path.read_text().partition("name:")[0]
+    assert "Follows the paper" in head
+
+
+@pytest.mark.parametrize(
+    ("lora", "full"), [("qwen2.5-vl-3b", "qwen2.5-vl-3b-full"), ("qwen2.5-vl-7b-lora", "qwen2.5-vl-7b")]
+)
+def test_a_lora_variant_differs_in_the_keys_its_head_names_alone(lora: str, full: str) -> None:
+    ours, whole = (dict(leaves(config_of(name))) for name in (lora, full))
+    assert ours.keys() == whole.keys()
+    differing = {key: (ours[key], whole[key]) for key in ours if ours[key] != whole[key]}
+    assert differing == {
+        "name": (lora, full),
+        "student.lora_rank": (64, 0),
+        "bootstrap.sft.learning_rate": (1e-4, 1e-5),
+    }
+
+
+def test_the_two_sizes_differ_in_the_model_alone() -> None:
+    small, large = (dict(leaves(config_of(name))) for name in ("qwen2.5-vl-3b-full", "qwen2.5-vl-7b"))
+    assert {key for key in small if small[key] != large[key]} == {"name", "student.model"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("qwen3-vl-4b", set()), ("qwen3.5-4b", {"student.chat_template"})]
+)
+def test_other_students_differ_in_the_model_alone(name: str, more: set[str]) -> None:
+    ours, papers = (dict(leaves(config_of(name))) for name in (name, "qwen2.5-vl-3b"))
+    assert {key for key in ours if ours[key] != papers[key]} == {"name", "student.model"} | more
+
+
+def test_a_chat_template_is_found_beside_the_config() -> None:
+    path = CONFIGS[0].parent / "qwen3.5-4b.yaml"
+    template = load_config(path).student.chat_template
+    assert template == str(path.parent / "qwen3.5-chat.jinja") and Path(template).is_file()
+
+
+def config_of(name: str) -> dict[str, object]:
+    return load_config(CONFIGS[0].parent / f"{name}.yaml").model_dump(mode="json")
+
+
+def leaves(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
+def test_a_shipped_config_names_splits_that_the_sets_have(path: Path) -> None:
+    """As `safer-steer sets` lists them: "default: train, validation; test: harm, help"."""
+    named = [source for source in load_config(path).seeds.sources if source.split]
+    assert len(named) > 5
+    for source in named:
+        layout = SETS[source.name]
+        parts = [part.rpartition(": ")[::2] for part in layout.parts.split("; ")]
+        of_subset = [splits for name, splits in parts if name == (source.subset or layout.subset)]
+        assert source.split in (of_subset or [splits for _, splits in parts])[0].split(", "), source
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
+def test_a_shipped_config_does_not_stop_at_an_awkward_row(path: Path) -> None:
+    """Published sets have a few among tens of thousands."""
+    assert {source.bad_rows for source in load_config(path).seeds.sources} == {"skip"}

@@ -1,0 +1,178 @@
+"""Scripts of one's own in place of Stage I: read and checked, and nobody is asked for any."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from pydantic import ValidationError
+from typer.testing import CliRunner, Result
+
+from display import Quiet
+from safer_steer import pipeline
+from safer_steer.cli import app
+from safer_steer.config import Config
+from safer_steer.config.file import dump_config, load_config
+from safer_steer.dialogue import read_dialogues, read_seeds
+from safer_steer.files.images import load_picture
+from safer_steer.plan.calls import estimate
+from safer_steer.sandbox.suites import write_suites
+from safer_steer.sandbox.world import draw_png, training_devices
+from safer_steer.stages import STAGES
+from safer_steer.student.load import renderer_of
+from safer_steer.training.sft import Collator
+
+NOBODY = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
+"""At the discard port, where nothing listens."""
+
+
+def row(id: str, kind: str = "red_team", **keys: Any) -> dict[str, Any]:
+    return {"id": id, "kind": kind, "images": ["a.png"], "turns": [{"user": "x"}, {"user": "y"}]} | keys
+
+
+def scripts(folder: Path, *rows: dict[str, Any]) -> Path:
+    Image.new("RGB", (200, 100), "teal").save(folder / "a.png")
+    path = folder / "own.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return path
+
+
+def config_file(folder: Path, **keys: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({"seeds": {"scripts": "own.jsonl"}, **keys}))
+    return path
+
+
+def seeds(config: Path, out: Path, *more: str) -> Result:
+    return CliRunner().invoke(app, ["seeds", str(config), "--out", str(out), *more])
+
+
+def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) -> None:
+    answered = [{"user": "x", "assistant": "no", "scores": {"safety": 9}, "meta": {"risk": 2}}, {"user": "y"}]
+    scripts(tmp_path, row("a", turns=answered), row("b", "benign"), row("c", "obfuscated", images=[]))
+    config = config_file(
+        tmp_path,
+        roles=dict.fromkeys(("generator", "target", "attack_judge"), NOBODY),
+        student={"max_pixels": 5000},
+    )
+    done = seeds(config, tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "seeds: 1 benign, 1 obfuscated, 1 red team" in done.stderr
+    [seed] = read_seeds(tmp_path / "run/seeds/red_team.jsonl")
+    assert (seed.id, seed.source, seed.script) == ("a", "own", ["x", "y"])
+    assert [turn.assistant for turn in seed.turns] == [None, None]
+    assert seed.turns[0].meta == {"risk": 2} and seed.turns[0].scores is None
+    [image] = seed.images
+    assert image.startswith("images/") and load_picture(tmp_path / "run", image, 5000).rewritten_from is None
+    again = seeds(config, tmp_path / "run")
+    assert "seeds: done already" in again.stderr
+
+
+def test_the_stages_after_it_play_them(tmp_path: Path) -> None:
+    made = write_suites(tmp_path, 2, 2)
+    rows = [json.loads(line) for path in made["multi_turn"] for line in path.read_text().splitlines()]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    config = load_config(config_file(tmp_path))
+    pipeline.run_stage("seeds", config, tmp_path / "run", Quiet())
+    pipeline.run_stage("bootstrap", config, tmp_path / "run", Quiet())
+    played = [
+        dialogue.id
+        for name in ("kept", "rejected")
+        for dialogue in read_dialogues(tmp_path / f"run/bootstrap/{name}.jsonl")
+    ]
+    assert sorted(played) == sorted(one["id"] for one in rows)
+
+
+def test_a_picture_of_a_later_turn_stays_with_its_turn(tmp_path: Path) -> None:
+    """Through Stage I, Stage II and the targets of SFT, and it is counted as any other."""
+    scripts(tmp_path)
+    for name, number in (("a", 0), ("b", 1)):
+        (tmp_path / f"{name}.png").write_bytes(draw_png(training_devices()[number], False, number))
+    second = {"user": "where is it kept?", "image": "b.png"}
+    turns = [{"user": "what is this device called?"}, second]
+    (tmp_path / "own.jsonl").write_text(json.dumps(row("late", "benign", turns=turns)) + "\n")
+    config = load_config(config_file(tmp_path))
+    counts = estimate(config).stages["bootstrap"]["red", "red"]
+    assert (counts.calls, counts.images) == (2, 3), "the first is seen by both calls"
+    for stage in ("seeds", "bootstrap"):
+        pipeline.run_stage(stage, config, tmp_path / "run", Quiet())
+    [seed] = read_seeds(tmp_path / "run/seeds/benign.jsonl")
+    played = [*read_dialogues(tmp_path / "run/bootstrap/kept.jsonl")]
+    for found in (seed, *played):
+        shown = found.images_by_turn()
+        for image, name in zip(chain(*shown), ("a.png", "b.png"), strict=True):
+            assert (tmp_path / "run" / image).read_bytes() == (tmp_path / name).read_bytes()
+    assert len(played) == 1
+    renderer = renderer_of(config.student)
+    transcript = Collator(played, renderer, tmp_path / "run", config).transcript(played[0])
+    assert len(transcript.pictures) == 2
+    (tmp_path / "own.jsonl").write_text(
+        json.dumps(row("late", turns=[turns[0], {"user": "x", "image": "c"}]))
+    )
+    done = seeds(tmp_path / "config.yaml", tmp_path / "other")
+    assert "own.jsonl: late: no picture c in" in done.stderr
+
+
+def test_an_estimate_and_a_dry_run_count_the_scripts(tmp_path: Path) -> None:
+    scripts(tmp_path, *(row(f"a{i}") for i in range(3)), row("b", "benign"))
+    config = load_config(config_file(tmp_path, rl={"prompts_per_step": 2}))
+    found = estimate(config)
+    assert found.pairs == (4, 4)
+    assert "seeds" not in found.stages and found.stages["bootstrap"]["red", "red"].calls == 8
+    done = CliRunner().invoke(
+        app, ["run", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--dry-run"]
+    )
+    assert "own.jsonl: 3 red_team, 1 benign" in done.stdout, done.output
+
+
+def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
+    scripts(tmp_path, *(row(f"a{i:02}") for i in range(30)), row("b", "benign"))
+    drawn = {}
+    for limit in (2, 6):
+        run = tmp_path / f"run{limit}"
+        assert seeds(config_file(tmp_path), run, "--limit", str(limit)).exit_code == 0
+        drawn[limit] = [seed.id for seed in read_seeds(run / "seeds/red_team.jsonl")]
+        assert [seed.id for seed in read_seeds(run / "seeds/benign.jsonl")] == ["b"]
+    assert [len(ids) for ids in drawn.values()] == [2, 6]
+    assert set(drawn[2]) < set(drawn[6]) and drawn[6] == sorted(drawn[6])
+    assert drawn[6] != [f"a{i:02}" for i in range(6)], "drawn, not the first ones"
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "said"),
+    [
+        ([row("a", images=["b.png"])], {}, "own.jsonl: a: no picture b.png in"),
+        ([row("a"), row("a")], {}, "own.jsonl: id 'a' occurs twice"),
+        ([row("a", turns=[{"user": str(i)} for i in range(11)])], {}, "own.jsonl:1: a has 11 turns"),
+        (
+            [row("a")],
+            {"seeds": {"kinds": ["benign"]}},
+            "own.jsonl: a is red_team, which seeds.kinds leaves out",
+        ),
+        ([], {}, "own.jsonl: no rows in it"),
+        ([row("a")], {"rl": {"single_turn": True}}, "own.jsonl: a: single_turn needs `pair` and `question`"),
+        ([row("a")], {"seeds": {"sources": [{}]}}, "sources and scripts are both given"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(
+    tmp_path: Path, rows: list[dict[str, Any]], keys: dict[str, Any], said: str
+) -> None:
+    scripts(tmp_path, *rows)
+    own = {"scripts": "own.jsonl"} | keys.get("seeds", {})
+    done = seeds(config_file(tmp_path, **keys | {"seeds": own}), tmp_path / "run")
+    assert done.exit_code == 2 and said in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_written_config_is_read_again(tmp_path: Path) -> None:
+    config = Config.model_validate({"seeds": {"scripts": "/own.jsonl"}})
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    assert STAGES["seeds"].asks(config) == ()
+    with pytest.raises(ValidationError, match="sources is empty"):
+        Config.model_validate({"seeds": {"sources": []}})

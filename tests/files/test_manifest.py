@@ -1,0 +1,187 @@
+"""Manifest and `verify`: everything that can differ is named, and a lawful continuation is no difference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+from pydantic import Field, create_model
+
+from display import Quiet
+from safer_steer.config import Config
+from safer_steer.config.file import dump_config
+from safer_steer.errors import UserError
+from safer_steer.files.manifest import Manifest, config_sha256, verify
+from safer_steer.files.store import canonical
+from safer_steer.prompts import base, fingerprint
+from safer_steer.prompts.base import Prompt
+from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
+from safer_steer.prompts.fingerprint import fingerprints, installed
+from safer_steer.run.folder import Run
+from safer_steer.stages import STAGES
+
+
+def work(folder: Path, config: Config | None = None) -> None:
+    """A run whose `bootstrap` is a file and a half-done checkpoint, entered as `Run` enters it."""
+    with Run(config or Config(), folder, Quiet()) as run:
+        (folder / "bootstrap").mkdir(exist_ok=True)
+        run.once(
+            "bootstrap", lambda progress: (folder / "bootstrap" / "kept.jsonl").write_text("{}\n"), needs=()
+        )
+
+
+@pytest.fixture
+def run(tmp_path):
+    work(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_nothing_differs_at_first(run):
+    assert verify(run) == []
+
+
+def test_a_changed_file_is_named(run):
+    (run / "bootstrap" / "kept.jsonl").write_text("[]\n")
+    assert verify(run) == ["bootstrap/kept.jsonl: changed since `bootstrap` finished"]
+
+
+def test_a_missing_file_is_named(run):
+    (run / "bootstrap" / "kept.jsonl").unlink()
+    assert verify(run) == ["bootstrap/kept.jsonl: missing (bootstrap)"]
+
+
+def test_an_added_file_is_named_but_not_what_is_only_a_means(run):
+    for name in ("new.jsonl", "kept.jsonl.part", ".hidden"):
+        (run / "bootstrap" / name).touch()
+    (run / "bootstrap" / "checkpoint-3").mkdir()
+    (run / "bootstrap" / "checkpoint-3" / "weights").touch()
+    (run / "cache.sqlite").touch()
+    (run / "seeds").mkdir()  # the next stage is at work
+    (run / "seeds" / "journal.jsonl").touch()
+    assert verify(run) == ["bootstrap/new.jsonl: added since `bootstrap` finished"]
+
+
+def test_a_changed_template_is_named(run, monkeypatch):
+    loader = base._templates().loader
+    texts = {name: loader.get_source(base._templates(), name)[0] for name in loader.list_templates()}
+    for changed, names in (("red.j2", ["red"]), ("_evaluation.j2", None)):
+        altered = base._templates().overlay(
+            loader=jinja2.DictLoader(texts | {changed: texts[changed] + "\nand more\n"})
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "_templates", lambda altered=altered: altered)
+            users = names or [name for name in STAGES["bootstrap"].prompts if changed in texts[f"{name}.j2"]]
+            assert users, "some prompt includes it"
+            assert verify(run) == [
+                f"prompt {name}: the one installed now is another than `bootstrap` asked with"
+                for name in sorted(users)
+            ]
+    assert verify(run) == []
+
+
+def test_a_changed_answer_schema_is_named(run, monkeypatch):
+    stricter = create_model("EvaluatorVerdict", __base__=EVALUATOR.output, safety=(int, Field(ge=2, le=10)))
+    changed = {**installed(), "evaluator": Prompt("evaluator", EvaluatorInput, stricter)}
+    monkeypatch.setattr(fingerprint, "installed", lambda: changed)
+    assert verify(run) == ["prompt evaluator: the one installed now is another than `bootstrap` asked with"]
+    del changed["evaluator"]
+    assert verify(run) == ["prompt evaluator: the one installed now is another than `bootstrap` asked with"]
+
+
+def test_a_changed_config_is_named(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["bootstrap"]["tau_safe"] = 3
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert verify(run) == ["config.yaml: another one than `bootstrap` ran with"]
+    (run / "config.yaml").unlink()
+    assert verify(run) == ["config.yaml: another one than `bootstrap` ran with"]
+
+
+def test_a_lawful_continuation_is_no_difference(run):
+    settings = Config().model_dump(mode="json") | {"name": "another", "spending_limit": 3.5}
+    settings["roles"] = {}
+    changed = Config.model_validate(settings)
+    with Run(changed, run, Quiet()) as going_on:
+        assert going_on.manifest.finished("bootstrap")
+    assert yaml.safe_load((run / "config.yaml").read_text())["name"] == "another"
+    assert verify(run) == []
+
+
+def test_the_configs_hash_is_of_what_counts(tmp_path):
+    def digest(**changes: object) -> str | None:
+        (tmp_path / "config.yaml").write_text(
+            dump_config(
+                Config.model_validate(
+                    {"roles": {"red": {"model": "m", "base_url": "http://a/v1"}}, **changes}
+                )
+            )
+        )
+        return config_sha256(tmp_path / "config.yaml")
+
+    first = digest()
+    assert digest(name="b") == digest(spending_limit=1) == first
+    assert (
+        digest(
+            roles={"red": {"model": "m", "base_url": "http://b/v1", "concurrency": 3, "api_key_env": "KEY"}}
+        )
+        == first
+    )
+    assert digest(roles={"red": {"model": "n", "base_url": "http://a/v1"}}) != first
+    assert digest(student={"generation_tokens": 1000}) == digest(student={"generation_tokens": 2000}), (
+        "a run out of memory goes on with less"
+    )
+    assert digest(seed=1) != first
+    assert digest(seeds={"sources": [{"name": "other", "path": "a.jsonl"}]}) != digest(
+        seeds={"sources": [{"name": "third", "path": "a.jsonl"}]}
+    ), "`name` of a source says which set it is"
+    (tmp_path / "config.yaml").write_text("a: [")
+    assert config_sha256(tmp_path / "config.yaml") is None
+
+
+def test_every_prompt_is_some_stages(run):
+    assert Manifest(run).stages["bootstrap"]["prompts"] == fingerprints(STAGES["bootstrap"].prompts)
+
+
+def test_the_manifest_is_canonical_json(run):
+    text = (run / "manifest.json").read_bytes()
+    found = json.loads(text)
+    assert (
+        text == json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    )
+    facts = found["stages"]["bootstrap"]["files"]["bootstrap/kept.jsonl"]
+    assert facts == {"bytes": 3, "sha256": hashlib.sha256(b"{}\n").hexdigest()}
+    assert canonical({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical(float("nan"))
+
+
+def test_an_export_is_verified_alike(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.parquet").write_bytes(b"a")
+    Manifest(tmp_path).record("export", ("data", "README.md"), (), {})
+    assert verify(tmp_path) == []
+    (tmp_path / "data" / "a.parquet").write_bytes(b"b")
+    (tmp_path / "README.md").touch()
+    assert verify(tmp_path) == [
+        "data/a.parquet: changed since `export` finished",
+        "README.md: added since `export` finished",
+    ]
+
+
+def test_a_folder_without_manifest_is_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match=r"no manifest.json in it; give an export"):
+        verify(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="not a valid manifest"):
+        verify(tmp_path)
+
+
+def test_a_run_without_a_finished_stage_is_not_praised(tmp_path):
+    (tmp_path / "report.html").write_text("")
+    Manifest(tmp_path).record("report", ("report.html",), (), {})
+    with pytest.raises(UserError, match="no stage is finished in it"):
+        verify(tmp_path)

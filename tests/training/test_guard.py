@@ -1,0 +1,227 @@
+"""The guard in RL: blindness, another engine and stale weights stop the run with one line each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from broken import SOME, Blind, Deaf, Verbose, unseeing
+from family_run import Scoring, config_of, write_seeds
+from safer_steer.config import Config
+from safer_steer.errors import UserError
+from safer_steer.student.load import load_student
+from safer_steer.student.policy import Completion, PolicyOf, SampledStudent
+from safer_steer.student.renderer import Renderer
+from safer_steer.student.transcript import Transcript
+from safer_steer.student.transformers_policy import TransformersPolicy, in_process
+from safer_steer.training import grpo
+from safer_steer.training.rollouts import Rollouts
+from tiny_families import FAMILIES
+
+
+def run(
+    family: str,
+    folder: Path,
+    *pictures: int,
+    steps: int = 1,
+    every: int = 1,
+    policy_of: PolicyOf = in_process,
+) -> list[dict[str, Any]]:
+    """The numbers of each step of a run whose seeds have so many pictures each."""
+    write_seeds(folder, *pictures)
+    config = config_of(family, folder)
+    config.rl.steps, config.student.check_every = steps, every
+    train(config, folder, policy_of)
+    return [json.loads(row) for row in (folder / "rl/metrics.jsonl").read_text().splitlines()]
+
+
+def train(config: Config, folder: Path, policy_of: PolicyOf = in_process) -> None:
+    grpo.reinforce(
+        config, folder, Scoring(), value=lambda dialogue: float(dialogue.id[-1]), policy_of=policy_of
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_healthy_run_passes_and_its_numbers_are_in_the_metrics(family: str, tmp_path: Path) -> None:
+    rows = run(family, tmp_path, 1, 2, steps=3, every=2)
+    assert ["checks" in row for row in rows] == [True, False, True]
+    for checks in (rows[0]["checks"], rows[2]["checks"]):
+        assert (checks["dialogues"], checks["with_pictures"], checks["rendered_again"]) == (4, 4, 4)
+        assert checks["picture_tokens"] == checks["picture_features"] > 20
+        assert checks["blank_shift"] > 0.01
+        assert checks["engine_gap"] < 1e-5
+
+
+def test_dialogues_without_pictures_pass_and_are_counted(tmp_path: Path) -> None:
+    ((checks,),) = ([row["checks"] for row in run("qwen2_5_vl", tmp_path, 0, 0)],)
+    assert (checks["dialogues"], checks["with_pictures"], checks["rendered_again"]) == (4, 0, 4)
+    assert (checks["blank_shift"], checks["picture_tokens"], checks["picture_features"]) == (None, 0, 0)
+    assert checks["engine_gap"] < 1e-5
+
+
+def test_the_checks_leave_training_as_it_is(tmp_path: Path) -> None:
+    weights = []
+    for name, every in (("checked", 1), ("unchecked", 0)):
+        rows = run("qwen2_5_vl", tmp_path / name, 1, 2, steps=2, every=every)
+        assert all(("checks" in row) is (every == 1) for row in rows)
+        weights.append(load_file(tmp_path / name / "rl/model/model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_that_the_trainer_loses(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids keep their picture tokens, and the loss falls."""
+    prompts = grpo._prompts
+    monkeypatch.setattr(grpo, "_prompts", lambda *args: prompts(*args).remove_columns("images"))
+    with pytest.raises(
+        UserError,
+        match=r"^rl: step 1: picture tokens: the ids of dialogue 00000-\d{4} have \d+, but 0 positions",
+    ) as stopped:
+        run(family, tmp_path, 1, 2)
+    assert "\n" not in str(stopped.value) and not (tmp_path / "rl/model").exists()
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, kind: type[Renderer]) -> None:
+    """Renderers break after they were proved."""
+    whole = grpo.renderer_of
+
+    def renderer_of(*args: Any) -> Renderer:
+        renderer = whole(*args)
+        renderer.__class__ = kind
+        return renderer
+
+    monkeypatch.setattr(grpo, "renderer_of", renderer_of)
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_pictures_that_the_rollouts_lose(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student answers blind, and the trainer sees."""
+    broken(monkeypatch, Blind)
+    with pytest.raises(
+        UserError, match=r"^rl: step 1: engine: .* the engine gets its pictures at other positions"
+    ):
+        run(family, tmp_path, 1, 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_picture_tokens_that_are_lost(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, Deaf)
+    with pytest.raises(UserError, match=r"^rl: step 1: picture tokens: ") as stopped:
+        run(family, tmp_path, 1, 2)
+    assert "\n" not in str(stopped.value)
+
+
+def test_turns_that_the_template_renders_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, Verbose)
+    with pytest.raises(
+        UserError,
+        match=r"^rl: step 1: template: the chat template renders dialogue 00000-\d{4} otherwise than it is",
+    ):
+        run("qwen2_5_vl", tmp_path, 1, 2)
+
+
+def test_ids_that_the_trainer_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Rollouts.__call__
+
+    def cut(self: Rollouts, *args: Any) -> dict[str, Any]:
+        played = play(self, *args)
+        return {
+            name: [row[:-3] for row in rows] if name in ("completion_ids", "logprobs", "env_mask") else rows
+            for name, rows in played.items()
+        }
+
+    monkeypatch.setattr(Rollouts, "__call__", cut)
+    with pytest.raises(
+        UserError, match=r"^rl: step 1: ids: the trainer feeds ids that belong to no dialogue"
+    ):
+        run("qwen2_5_vl", tmp_path, 1, 2)
+
+
+class Elsewhere:
+    """Samples for ids in which the pictures stand a token later than in the transcript's."""
+
+    def __init__(self, student: SampledStudent) -> None:
+        self.policy, self.token = in_process(student), student.model.config.image_token_id
+
+    async def reply(self, transcript: Transcript, key: str) -> Completion:
+        ids = transcript.ids
+        start = ids.index(self.token)
+        end = next(place for place in range(start, len(ids)) if ids[place] != self.token)
+        order = [*range(start), end, *range(start, end), *range(end + 1, len(ids))]
+        moved = transcript.copy()
+        moved.ids = [ids[place] for place in order]
+        for name, row in transcript.aligned.items():
+            filled = row + [0] * (len(ids) - len(row))
+            moved.aligned[name] = [filled[place] for place in order]
+        return await self.policy.reply(moved, key)
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_an_engine_whose_picture_tokens_stand_elsewhere(family: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^rl: step 1: engine: its log-probabilities of dialogue 00000-\d{4} differ from the trainer's"
+        r" by 0\.[\d]+ on average \(at most 0.0001 in float32; blanking its pictures shifts them by 0\.\d+\):"
+        r" the engine gets its pictures at other positions",
+    ):
+        run(family, tmp_path, 1, 2, policy_of=Elsewhere)
+
+
+def stale(student: SampledStudent) -> TransformersPolicy:
+    """An engine that keeps the weights with which the training began."""
+    return in_process(replace(student, model=load_student(student.settings, Path(student.saved)).model))
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_weights_that_were_not_synchronised(family: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^rl: step 2: engine: .* the engine's weights are not those of this step"
+    ):
+        run(family, tmp_path, 1, 2, steps=2, policy_of=stale)
+    assert not list((tmp_path / "rl/rollouts").iterdir()), "what it sampled is not trained on later"
+
+
+def test_trajectories_from_the_journal_are_not_held_against_the_engine(tmp_path: Path) -> None:
+    """A step is repeated after a kill; meanwhile the learning rate was raised, say."""
+    write_seeds(tmp_path, 1, 2)
+    config = config_of("qwen2_5_vl", tmp_path)
+    config.rl.steps, config.student.check_every = 2, 1
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grpo.reinforce(config, tmp_path, Scoring(), stop, lambda dialogue: float(dialogue.id[-1]))
+    journal = tmp_path / "rl/rollouts/00000-000.jsonl"
+    rows = [json.loads(row) for row in journal.read_text().splitlines()]
+    journal.write_text(
+        "".join(json.dumps(row | {"logprobs": [-9.0] * len(row["logprobs"])}) + "\n" for row in rows)
+    )
+    train(config, tmp_path)
+    first, second = [
+        json.loads(row)["checks"] for row in (tmp_path / "rl/metrics.jsonl").read_text().splitlines()
+    ]
+    assert first["engine_gap"] is None and second["engine_gap"] < 1e-5
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_a_base_that_has_not_learned_to_see(family: str, tmp_path: Path) -> None:
+    """Its projector is zero, so that the pictures reach the model and say nothing."""
+    write_seeds(tmp_path, 1, 2)
+    config = config_of(family, tmp_path)
+    unseeing(family, tmp_path / "base")
+    with pytest.raises(
+        UserError,
+        match=r"^rl: step 1: blank pictures: .* by 0 in 4 dialogue.* but this model ignores pictures",
+    ):
+        train(config, tmp_path)

@@ -1,0 +1,56 @@
+"""A step of SFT with a tiny model of each family: the loss is that of the exact targets, and vision stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
+from safer_steer.files.store import write_atomic
+from safer_steer.sandbox.world import devices, draw_png
+from safer_steer.student.load import load_student
+from safer_steer.training.sft import Collator, fine_tune
+from student_parts import TINY
+from tiny_families import FAMILIES, moved, saved
+
+
+def dialogue(number: int, pictures: int, later: int) -> Dialogue:
+    """A dialogue with so many pictures in its first and in its second turn."""
+    turns = [
+        Turn(user="What is it?", assistant="It is a red box."),
+        Turn(user="And why? <image><|im_end|>", assistant="I cannot help with that. " * number),
+    ]
+    images = [f"images/{number}.png", "images/1.png"]
+    turns[1].images, images = images[:later], images[:pictures]
+    return Dialogue(id=str(number), kind=Kind.BENIGN, images=images, turns=turns, stop=StopReason.COMPLETED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_atomic(tmp_path / f"images/{number}.png", draw_png(devices()[number], True, number))
+    dialogues = [dialogue(1, 1, 0), dialogue(2, 2, 1), dialogue(3, 0, 2), dialogue(4, 0, 0)]
+    write_atomic(tmp_path / "bootstrap/kept.jsonl", to_jsonl(dialogues))
+    sft = TINY["bootstrap"]["sft"] | {"batch_size": 4, "micro_batch_size": 4, "max_steps": 1}
+    config = Config.model_validate(
+        {"student": saved(family, tmp_path / "base"), "bootstrap": {"sft": sft}, "name": family}
+    )
+    base = load_student(config.student)
+    with torch.no_grad():
+        batch = Collator(dialogues, base.renderer, tmp_path, config)([{"row": row} for row in range(4)])
+        logits = base.model(**{name: values for name, values in batch.items() if name != "labels"}).logits
+    targets = batch["labels"][:, 1:]
+    wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+    trained = load_student(config.student, fine_tune(config, tmp_path))
+    history = json.loads((tmp_path / "sft/checkpoint-1/trainer_state.json").read_text())["log_history"]
+    assert history[0]["loss"] == pytest.approx(wanted.item(), abs=1e-4)
+    assert trained.renderer.processor.chat_template == base.renderer.processor.chat_template
+    checks = json.loads((tmp_path / "sft/checks.jsonl").read_text())
+    assert (checks["dialogues"], checks["with_pictures"], checks["rendered_again"]) == (4, 3, 4)
+    assert checks["picture_tokens"] == checks["picture_features"] > 10 and checks["blank_shift"] > 0.01
+    speaking, seeing = moved(base.model, trained.model)
+    assert len(speaking) > 10 and not seeing

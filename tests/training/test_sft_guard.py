@@ -1,0 +1,96 @@
+"""The guard in SFT: a student that is trained without its pictures, or on other ids, stops with one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from broken import SOME, Blind, Verbose, unseeing
+from safer_steer.errors import UserError
+from safer_steer.student.load import LoadedStudent
+from safer_steer.student.renderer import Renderer
+from safer_steer.training import sft
+from sft_run import checks, prepared
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, kind: type[Renderer]) -> None:
+    """The renderer breaks after it was proved."""
+    load = sft.load_student
+
+    def load_student(*args: Any, **options: Any) -> LoadedStudent:
+        student = load(*args, **options)
+        student.renderer.__class__ = kind
+        return student
+
+    monkeypatch.setattr(sft, "load_student", load_student)
+
+
+def test_the_checks_are_written_once_a_step_also_after_an_interruption(tmp_path: Path) -> None:
+    config = prepared("qwen2_5_vl", tmp_path, 1, 2, steps=5, every=2)
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft.fine_tune(config, tmp_path, stop)
+    assert [row["step"] for row in checks(tmp_path)] == [1, 3]
+    sft.fine_tune(config, tmp_path)
+    assert [row["step"] for row in checks(tmp_path)] == [1, 3, 4, 5], "the first step after it is checked too"
+    for row in checks(tmp_path):
+        assert row["picture_tokens"] == row["picture_features"] > 0 and row["rendered_again"] == 1
+        assert row["blank_shift"] > 0.01 and row["engine_gap"] is None
+
+
+def test_dialogues_without_pictures_pass_and_are_counted(tmp_path: Path) -> None:
+    sft.fine_tune(prepared("qwen2_5_vl", tmp_path, 0, 0), tmp_path)
+    (row,) = checks(tmp_path)
+    assert (row["dialogues"], row["with_pictures"], row["rendered_again"]) == (1, 0, 1)
+    assert (row["blank_shift"], row["picture_tokens"], row["picture_features"]) == (None, 0, 0)
+
+
+def test_the_checks_leave_training_as_it_is(tmp_path: Path) -> None:
+    weights = []
+    for every in (0, 1):
+        folder = tmp_path / str(every)
+        model = sft.fine_tune(prepared("qwen2_5_vl", folder, 1, 2, steps=2, every=every), folder)
+        weights.append(load_file(model / "model.safetensors"))
+        assert (folder / "sft/checks.jsonl").exists() is bool(every)
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_a_renderer_that_drops_the_picture(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch, Blind)
+    with pytest.raises(
+        UserError,
+        match=r"^sft: step 1: picture tokens: the ids of dialogue d\d have \d+, but 0 positions get",
+    ) as stopped:
+        sft.fine_tune(prepared(family, tmp_path, 1, 2), tmp_path)
+    assert "\n" not in str(stopped.value) and not (tmp_path / "sft/model").exists()
+
+
+def test_a_renderer_that_writes_otherwise_than_the_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch, Verbose)
+    with pytest.raises(
+        UserError, match=r"^sft: step 1: template: the chat template renders dialogue d\d otherwise"
+    ):
+        sft.fine_tune(prepared("qwen2_5_vl", tmp_path, 1, 1), tmp_path)
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_a_base_that_has_not_learned_to_see(family: str, tmp_path: Path) -> None:
+    config = prepared(family, tmp_path, 1, 2)
+    unseeing(family, tmp_path / "base")
+    with pytest.raises(
+        UserError, match=r"^sft: step 1: blank pictures: .* by 0 .* but this model ignores pictures"
+    ):
+        sft.fine_tune(config, tmp_path)
