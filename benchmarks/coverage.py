@@ -16,7 +16,7 @@ from math import comb
 
 import numpy as np
 
-from safer_steer.experiments.over_seeds import paired_difference
+from safer_steer.experiments.measures import paired_difference
 from safer_steer.intervals import rate
 
 SHARES = (0, 0.005, 0.03, 0.5)

@@ -242,7 +242,7 @@ class Bench:
                     yield row | {"tokens_per_s": None, "failed": "out of memory"}
 
     def _training(self, lora: bool, length: int) -> dict[str, Any]:
-        from safer_steer.plan.model_shape import shape_of
+        from safer_steer.plan.memory_table import shape_of
         from safer_steer.student.load import renderer_of
         from safer_steer.training.sft import Collator, fine_tune
 

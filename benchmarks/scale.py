@@ -36,7 +36,7 @@ from safer_steer.config import Config, RoleName
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.prompts.base import sections
-from safer_steer.prompts.plan import Escalation
+from safer_steer.prompts.scripts import Escalation
 from safer_steer.run.display import Display
 from safer_steer.run.folder import Run
 

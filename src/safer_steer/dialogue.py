@@ -106,7 +106,7 @@ class Pictured(Strict):
 class Turn(Pictured):
     """One exchange. `assistant` is the text as sampled, including its thinking; user and critic see
     its `visible_answer`. Of a model behind an endpoint it is the reply without reasoning of its own
-    (`endpoints/thinking.py`)."""
+    (`endpoints/parse.py`)."""
 
     user: Said
     """What the user says."""

@@ -121,7 +121,7 @@ def assemble(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.bench.suites import suite_files, taken_names
         from safer_steer.data.assembly.build import assemble as build
-        from safer_steer.data.assembly.draw import draw_from_pools
+        from safer_steer.data.assembly.splits import draw_from_pools
 
         if run.config.assembly is None:
             draw_from_pools(run.config, run.folder)

@@ -13,8 +13,7 @@ from datasets import Dataset
 from PIL import Image
 
 from published import SCIENCEQA, pictures
-from safer_steer.bench.capability import capability, outcomes
-from safer_steer.bench.choices import chosen
+from safer_steer.bench.capability import capability, chosen, outcomes
 from safer_steer.bench.questions import bring_in_sets, check_sets
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn

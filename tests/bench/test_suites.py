@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
 from safer_steer.cli import app
-from safer_steer.data.sources.subsample import draw
+from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import read_dialogues
 from safer_steer.files.images import load_picture
 from safer_steer.sandbox.world import draw_png, training_devices

@@ -14,7 +14,7 @@ from safer_steer.cli import app
 from safer_steer.config import Adaptive, Assembly, Config, Role, Source
 from safer_steer.config.changes import EVERY_KIND, another_run, settings_of
 from safer_steer.config.file import describe
-from safer_steer.experiments.trunk import run_id
+from safer_steer.experiments.work import run_id
 
 FREE = {
     *("name", "report_to", "spending_limit"),

@@ -6,7 +6,7 @@ import time
 from endpoint_server import EndpointServer, fails, resets, says
 from safer_steer.config import Role
 from safer_steer.endpoints.endpoint import EndpointTransport
-from safer_steer.endpoints.pace import Pace
+from safer_steer.endpoints.gate import Pace
 
 HELLO = [{"role": "user", "content": "hello"}]
 

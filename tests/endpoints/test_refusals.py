@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.endpoints.refusals import LONG, check, check_script, check_turn, declines, fault_of
 from safer_steer.errors import EmptyError, RefusedError, RepeatedError
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Strategy
 from safer_steer.sandbox import scripts, speech
 from safer_steer.sandbox.world import training_devices
 

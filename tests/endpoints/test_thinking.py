@@ -17,8 +17,7 @@ from safer_steer.data.bootstrap.rollout import blue_expert
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
-from safer_steer.endpoints.parse import parse_json
-from safer_steer.endpoints.thinking import TAGS, split_thinking
+from safer_steer.endpoints.parse import TAGS, parse_json, split_thinking
 from safer_steer.episode import Assistant, Script, play
 
 VERDICT = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "clear"})

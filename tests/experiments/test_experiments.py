@@ -17,14 +17,11 @@ from safer_steer.config import Config
 from safer_steer.config.file import dump_config
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
 from safer_steer.errors import UserError
-from safer_steer.experiments.arms_table import markdown, results
-from safer_steer.experiments.claims import verdict
-from safer_steer.experiments.measures import MEASURES
-from safer_steer.experiments.over_seeds import paired_difference
+from safer_steer.experiments.arms_table import markdown, results, verdict
+from safer_steer.experiments.measures import MEASURES, paired_difference
 from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import compared, hazard, log_rank
-from safer_steer.experiments.trunk import branch, trunk_id
-from safer_steer.experiments.work import plan
+from safer_steer.experiments.work import branch, plan, trunk_id
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import write_atomic
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from safer_steer.experiments.over_seeds import paired_difference, rate_over_seeds
+from safer_steer.experiments.measures import paired_difference, rate_over_seeds
 from safer_steer.intervals import paired, rate, t_interval
 
 

@@ -5,7 +5,7 @@ import pyarrow
 import pytest
 
 from safer_steer.export import columns, verl
-from safer_steer.export.schema import schema
+from safer_steer.export.columns import schema
 
 SCHEMAS = {part: columns.schema_of(part) for part in ("sft", "rl", "bench")} | {"verl": verl.schema_of()}
 

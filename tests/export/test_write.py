@@ -25,7 +25,7 @@ from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Kind, Seed, Turn, read_dialogues, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.export import verl
-from safer_steer.export.messages import messages, plain, prompt
+from safer_steer.export.columns import messages, plain, prompt
 from safer_steer.export.write import export
 from safer_steer.files.images import Picture
 from safer_steer.files.manifest import Manifest, verify

@@ -16,15 +16,18 @@ import safer_steer.prompts
 from all_prompts import PROMPTS
 from safer_steer.dialogue import Dialogue, Format, Kind, Turn
 from safer_steer.prompts import base
-from safer_steer.prompts.attack_judge import ATTACK_JUDGE
-from safer_steer.prompts.base import Exchange, Prompt, history, section, sections
+from safer_steer.prompts.base import Exchange, Prompt, history, section, sections, split_markers
 from safer_steer.prompts.evaluator import EVALUATOR
 from safer_steer.prompts.judge import JUDGE, JudgeInput
-from safer_steer.prompts.markers import split_markers
-from safer_steer.prompts.plan import PLAN, Escalation
-from safer_steer.prompts.rewrite import REWRITE, Strategy
-from safer_steer.prompts.script_check import SCRIPT_CHECK
-from safer_steer.prompts.turn_check import TURN_CHECK
+from safer_steer.prompts.scripts import (
+    ATTACK_JUDGE,
+    PLAN,
+    REWRITE,
+    SCRIPT_CHECK,
+    TURN_CHECK,
+    Escalation,
+    Strategy,
+)
 from safer_steer.prompts.tutor import TUTOR
 
 TEMPLATES = Path(safer_steer.prompts.__file__).parent / "templates"

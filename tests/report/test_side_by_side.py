@@ -17,15 +17,22 @@ from safer_steer.errors import UserError
 from safer_steer.files.store import locked
 from safer_steer.metrics import first_failures
 from safer_steer.report import write_report
-from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
-from safer_steer.report.cost import cost_table
+from safer_steer.report.attacks import (
+    Cell,
+    Heat,
+    adaptive_maps,
+    adaptive_plots,
+    adaptive_tables,
+    by_script,
+    cell_of,
+    link,
+)
+from safer_steer.report.counts import by_turn, cost_table
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
-from safer_steer.report.heat import Cell, Heat, cell_of, link
 from safer_steer.report.main_table import headline, in_order, joined, model_label, model_names
 from safer_steer.report.played import outcome
 from safer_steer.report.runs import read_given, read_run, together
-from safer_steer.report.turns import by_turn
 
 
 def rate(value: float) -> dict[str, float]:

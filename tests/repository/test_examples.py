@@ -16,10 +16,9 @@ from PIL import Image
 import made_up_run
 from places import ROOT
 from safer_steer.bench.adaptive.attacker import Attacker
-from safer_steer.bench.adaptive.critic import EndsAtBreach
 from safer_steer.bench.adaptive.intents import Intent, tries_of
 from safer_steer.bench.adaptive.results import gave_up, state_of
-from safer_steer.bench.adaptive.user import AdaptiveUser
+from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.config import Adaptive, Config, Role
 from safer_steer.config.named import load_named

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from places import ROOT
-from safer_steer.experiments import claims
+from safer_steer.experiments import arms_table
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.experiments.spec import load_experiment
 
@@ -48,4 +48,4 @@ def test_a_result_is_of_the_experiment_as_it_is(path) -> None:
     assert all(measures >= rates.keys() for rates in found["arms"].values())
     pairs = [tuple(entry["pair"]) for entry in found["differences"]]
     assert list(dict.fromkeys(pairs)) == experiment.compare
-    assert found["claims"] == claims.tested(experiment, found["differences"], [])
+    assert found["claims"] == arms_table.tested(experiment, found["differences"], [])

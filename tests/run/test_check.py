@@ -21,7 +21,7 @@ from endpoint_server import NO_IMAGES, EndpointServer, Step, fails, says, sees_n
 from raw_server import raw_server
 from safer_steer.cli import app
 from safer_steer.config import Config, RoleName
-from safer_steer.endpoints import clients, waiting
+from safer_steer.endpoints import clients, gate
 from safer_steer.run.calls_check import Checked, check_roles, problems, roles_asked
 from safer_steer.run.roles import check_role
 from safer_steer.sandbox.agents import SandboxTransport
@@ -274,7 +274,7 @@ async def test_a_busy_server_is_waited_for_and_the_waiting_is_told(
 ) -> None:
     """It serves one request at a time; the longest wait for the connection is no limit."""
     monkeypatch.setattr(clients, "CONNECT_S", 0.1)
-    monkeypatch.setattr(waiting, "FIRST_S", 0.2)
+    monkeypatch.setattr(gate, "FIRST_S", 0.2)
     verdict = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
     async with EndpointServer(always=says(verdict, after_s=1)) as server:
         found = await checked_at(server.url, timeout_s=30)
@@ -288,7 +288,7 @@ async def test_a_busy_server_is_waited_for_and_the_waiting_is_told(
 async def test_a_server_that_never_answers_is_waited_for_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(waiting, "FIRST_S", 0.2)
+    monkeypatch.setattr(gate, "FIRST_S", 0.2)
     async with EndpointServer(always=says("late", after_s=30)) as server:
         found = await checked_at(server.url, timeout_s=1, retries=5)
         assert server.calls == 1

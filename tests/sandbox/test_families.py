@@ -18,7 +18,7 @@ from safer_steer.files.script_file import read_scripts
 from safer_steer.prompts.attacker import ATTACKER, AttackerInput
 from safer_steer.prompts.base import Exchange
 from safer_steer.prompts.red import RED, RedInput
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Strategy
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.sandbox import language, scripts, speech
 from safer_steer.sandbox.agents import SandboxTransport

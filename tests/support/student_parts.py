@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safer_steer.config import Config
-from safer_steer.data.assembly.draw import draw_from_pools
-from safer_steer.data.assembly.splits import read_split
+from safer_steer.data.assembly.splits import draw_from_pools, read_split
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.files.store import write_atomic

@@ -27,7 +27,7 @@ from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
 from safer_steer.episode import Verdict
 from safer_steer.errors import EndpointError, UserError
-from safer_steer.experiments.trunk import trunk_id
+from safer_steer.experiments.work import trunk_id
 from safer_steer.export.model_card import _training
 from safer_steer.files.images import pictures_in
 from safer_steer.files.manifest import Manifest

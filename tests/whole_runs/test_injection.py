@@ -22,11 +22,10 @@ from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.episode import Critic, Reply, Script, play
 from safer_steer.errors import UnparsableError
 from safer_steer.files.images import pictures_in
-from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
-from safer_steer.prompts.base import Prompt, section, sections
+from safer_steer.prompts.base import Prompt, section, sections, split_markers
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.judge import JUDGE, JudgeInput
-from safer_steer.prompts.markers import split_markers
+from safer_steer.prompts.scripts import ATTACK_JUDGE, AttackJudgeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.rewards import lock_usefulness
 from safer_steer.sandbox.rubric import Levels, assess

@@ -22,7 +22,7 @@ from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
 from safer_steer.config.file import load_config
 from safer_steer.config.named import load_named
-from safer_steer.data.sources.subsample import draw, draw_order
+from safer_steer.data.sources.load import draw, draw_order
 from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Rewinding

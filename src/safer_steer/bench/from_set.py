@@ -10,8 +10,7 @@ from pathlib import Path
 
 from safer_steer.config import Source
 from safer_steer.data.sources.load import Skipped, left_out_in_words, read_samples
-from safer_steer.data.sources.sample import Sample
-from safer_steer.data.sources.set_row import BadRow
+from safer_steer.data.sources.set_row import BadRow, Sample
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
 from safer_steer.files.images import EMBEDDED, UNREADABLE, PictureError, check_whole

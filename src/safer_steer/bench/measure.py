@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safer_steer.bench.adaptive.critic import EndsAtBreach
 from safer_steer.bench.adaptive.intents import Intent
 from safer_steer.bench.adaptive.results import ADAPTIVE, state_of
+from safer_steer.bench.adaptive.user import EndsAtBreach
 from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
 from safer_steer.bench.capability import Answers, answer_all, capability
 from safer_steer.bench.judging import JudgeCritic

@@ -15,9 +15,8 @@ from pathlib import Path
 from safer_steer.bench.suites import SANDBOX
 from safer_steer.config import Source
 from safer_steer.data.sources.choice_rows import QUESTIONS
-from safer_steer.data.sources.load import read_samples
-from safer_steer.data.sources.sample import Sample
-from safer_steer.data.sources.subsample import draw
+from safer_steer.data.sources.load import draw, read_samples
+from safer_steer.data.sources.set_row import Sample
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import EMBEDDED, Picture, Trial, check_whole, picture_from

@@ -1,6 +1,6 @@
 """What suites have in common with the pairs and scripts that a run trains on, said before it starts.
 
-With the section `assembly` `data/assembly/leaks.py` keeps such pairs out of training; without it nothing is.
+With the section `assembly` `data/assembly/near.py` keeps such pairs out of training; without it nothing is.
 """
 
 from __future__ import annotations

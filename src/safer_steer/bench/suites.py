@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safer_steer.bench.adaptive.results import ADAPTIVE
-from safer_steer.data.sources.subsample import draw
+from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
 from safer_steer.files.images import Trial, check_header, check_whole

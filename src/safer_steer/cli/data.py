@@ -49,7 +49,7 @@ def export(
         return
     if which is not None:
         raise UserError("export: --which needs --model DIR")
-    from safer_steer.export.counts import label
+    from safer_steer.export.shards import label
     from safer_steer.export.write import export as hand_over
 
     to = to or folder / "export"

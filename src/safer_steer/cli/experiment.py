@@ -71,7 +71,7 @@ def _check(jobs: list[Job]) -> None:
     Raises:
         UserError: the first problem found; names the job.
     """
-    from safer_steer.experiments.trunk import run_id
+    from safer_steer.experiments.work import run_id
     from safer_steer.run.preflight import check
 
     waiting: dict[object, Job] = {}

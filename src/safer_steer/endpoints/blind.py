@@ -11,9 +11,8 @@ from safer_steer.config import Role
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message, Transport
 from safer_steer.files.images import Picture
-from safer_steer.prompts.base import section
-from safer_steer.prompts.caption import CAPTION, CaptionInput
-from safer_steer.prompts.markers import split_markers
+from safer_steer.prompts.base import section, split_markers
+from safer_steer.prompts.scripts import CAPTION, CaptionInput
 
 if TYPE_CHECKING:
     from safer_steer.endpoints.endpoint import EndpointTransport

@@ -14,14 +14,12 @@ from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Turn
 from safer_steer.endpoints.cache import Cache, place
 from safer_steer.endpoints.ledger import Ledger
-from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json
-from safer_steer.endpoints.thinking import split_thinking
+from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json, split_thinking
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, NoEyesError, Transport
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError, shortened
 from safer_steer.files.images import Picture, PicturesOf
-from safer_steer.prompts.base import Prompt
-from safer_steer.prompts.markers import split_markers
+from safer_steer.prompts.base import Prompt, split_markers
 
 Input = TypeVar("Input", bound=BaseModel)
 Output = TypeVar("Output", bound=BaseModel)

@@ -10,18 +10,75 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
+from safer_steer.config import Role
 from safer_steer.endpoints.parse import is_shallow
 from safer_steer.endpoints.transport import SAMPLE
+from safer_steer.errors import UserError
+
+SchemaForm = Literal["json_schema", "json_object with schema", "json_object"]
+SCHEMA_FORMS: tuple[SchemaForm, ...] = ("json_schema", "json_object with schema", "json_object")
+"""In the order in which they are tried: OpenAI's, llama.cpp's, and the request for any JSON object.
+llama.cpp's comes before the last since its servers take the last, too, and then forget the schema."""
+
+
+def response_format(form: SchemaForm, schema: dict[str, Any]) -> dict[str, Any]:
+    """The request's `response_format`."""
+    if form == "json_object":
+        return {"type": "json_object"}
+    if form == "json_object with schema":
+        return {"type": "json_object", "schema": schema}
+    named = {"name": schema.get("title", "answer"), "schema": schema}
+    return {"type": "json_schema", "json_schema": named}
+
+
+def checked_url(role: Role) -> str:
+    """The role's base_url. Raises `UserError` if it is no address, or holds a password."""
+    url = (role.base_url or "").strip()
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if "@" in (parts.netloc if usable else url):
+        raise UserError(
+            f"base_url of model {role.model} holds a password; put the key in an environment variable"
+            " and name the variable in api_key_env"
+        )
+    if not usable:
+        raise UserError(
+            f"base_url of model {role.model} is {url!r}; give the endpoint's address,"
+            " for instance http://localhost:8000/v1"
+        )
+    return url
+
+
+def key(role: Role) -> str:
+    """The role's key from the environment; "none" if it names no variable.
+
+    Raises:
+        UserError: the variable is empty, or what it holds cannot be a key.
+    """
+    if role.api_key_env is None:
+        return "none"
+    found = os.environ.get(role.api_key_env, "").strip()
+    named = f"environment variable {role.api_key_env} (api_key_env of model {role.model})"
+    if not found:
+        raise UserError(f"{named} is not set; export the key in it")
+    if not found.isascii() or not found.isprintable():
+        raise UserError(f"{named} holds characters that no key has; copy the key again")
+    return found
+
 
 CONNECT_S = 10.0
 """Seconds to make a connection to a host that does not answer at all, where somebody waits for it."""

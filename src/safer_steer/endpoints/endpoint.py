@@ -18,15 +18,22 @@ from typing import Any
 from pydantic_core import to_json
 
 from safer_steer.config import Role
-from safer_steer.endpoints.access import checked_url, key
-from safer_steer.endpoints.clients import Answer, NoAnswer, TooLarge, lend, take_back
+from safer_steer.endpoints.clients import (
+    SCHEMA_FORMS,
+    Answer,
+    NoAnswer,
+    SchemaForm,
+    TooLarge,
+    checked_url,
+    key,
+    lend,
+    response_format,
+    take_back,
+)
 from safer_steer.endpoints.complaints import Complaint, complaint, page, retry_after_of
 from safer_steer.endpoints.completions import read_completion
-from safer_steer.endpoints.gate import Gate
-from safer_steer.endpoints.pace import Pace
-from safer_steer.endpoints.schema_forms import SCHEMA_FORMS, SchemaForm, response_format
+from safer_steer.endpoints.gate import Gate, Pace, waiting_for
 from safer_steer.endpoints.transport import AnsweredError, ChatReply, ContextLengthError, Message, NoEyesError
-from safer_steer.endpoints.waiting import waiting_for
 from safer_steer.endpoints.wordings import Meaning
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError, shortened
 

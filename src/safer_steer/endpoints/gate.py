@@ -5,8 +5,65 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+FIRST_S = 5.0
+"""Seconds before the first line. Each further line comes after twice as long."""
+
+
+@contextmanager
+def waiting_for(who: str, most_s: float) -> Iterator[None]:
+    """Say on the terminal who is waited for, how long so far, and for how long at most."""
+    telling = asyncio.create_task(_tell(who, most_s))
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+async def _tell(who: str, most_s: float) -> None:
+    begun, after = time.monotonic(), FIRST_S
+    while True:
+        await asyncio.sleep(begun + after - time.monotonic())
+        log.warning("waiting for an answer of %s: %.3g s of at most %g s", who, after, most_s)
+        after *= 2
+
+
+SLACK_S = 0.05
+"""Late requests (after a pause, or on a busy machine) catch up on at most this many seconds. The largest
+burst is the number of requests that the limit allows in this time."""
+
+
+class Pace:
+    """Lets requests through one at a time, spread evenly over the minute, in order of arrival."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        """None means no limit. Several event loops may use it, one after the other: the clock belongs to the
+        process."""
+        self._gap = 60 / per_minute if per_minute else 0.0
+        self._next = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._line = asyncio.Lock()
+
+    async def turn(self, still_wanted: Callable[[], None]) -> None:
+        """Return when the next request may be sent. `still_wanted` is called before the wait. If it raises,
+        the next request in line gets the turn."""
+        if not self._gap:
+            return
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._line = loop, asyncio.Lock()
+        async with self._line:
+            still_wanted()
+            while (now := time.monotonic()) < self._next:
+                await asyncio.sleep(self._next - now)
+            self._next = max(self._next, now - SLACK_S) + self._gap
 
 
 class Gate:

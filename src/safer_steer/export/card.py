@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from safer_steer.config import Config
-from safer_steer.data.seeds.bench_filter import bench_selection
-from safer_steer.export.counts import SplitCounts, by_kind, by_length, by_source
+from safer_steer.data.seeds.identity import bench_selection
+from safer_steer.export.shards import SplitCounts, by_kind, by_length, by_source
 from safer_steer.stages import STAGES
 
 DATA_STAGES = ("seeds", "assemble", "bootstrap")

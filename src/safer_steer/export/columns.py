@@ -11,10 +11,73 @@ import pyarrow as pa
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, Turn
-from safer_steer.export.messages import messages, prompt
-from safer_steer.export.schema import NUMBER, PICTURE, TEXT, WHOLE, schema
 from safer_steer.export.shards import embedded
 from safer_steer.files.images import Picture
+from safer_steer.prompts.base import split_markers
+
+TEXT = pa.string()
+NUMBER = pa.float64()
+WHOLE = pa.int64()
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+"""An embedded picture file. `datasets` shows a column of this type as images."""
+
+_NAMES = {pa.string(): "string", pa.float64(): "float64", pa.int64(): "int64", pa.binary(): "binary"}
+"""`datasets`' names for scalar types."""
+
+
+def schema(columns: dict[str, pa.DataType]) -> pa.Schema:
+    """The Arrow schema of these columns, as `datasets.Features.arrow_schema` would return it.
+
+    `datasets` reads its features from the metadata key `huggingface`, as JSON.
+
+    Raises:
+        KeyError: a column type is not supported here.
+    """
+    features = {name: _feature(column) for name, column in columns.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema(list(columns.items()), metadata=metadata)
+
+
+def _feature(column: pa.DataType) -> dict[str, Any]:
+    if column == PICTURE:
+        return {"_type": "Image"}
+    if pa.types.is_list(column):
+        return {"feature": _feature(column.value_type), "_type": "List"}
+    if pa.types.is_struct(column):
+        return {field.name: _feature(field.type) for field in column.fields}
+    return {"dtype": _NAMES[column], "_type": "Value"}
+
+
+PLACEHOLDER = "<image>"
+"""Marks a picture in the text that LLaMA-Factory and verl read."""
+
+
+def plain(text: str) -> str:
+    """Text of a turn as the student tokenizes it: trimmed, with markers split."""
+    return split_markers(text).strip()
+
+
+def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, str]]:
+    """`{"role", "content"}` of the system message, if any, and of the turns.
+
+    Args:
+        seed: a dialogue, or a script. A script has no answers, so only its user turns are returned.
+        placeholder: inserted once per picture before the text of the user turn that shows it; "" if the
+            reader places pictures itself.
+    """
+    said = [{"role": "system", "content": system}] if system else []
+    for turn, images in zip(seed.turns, seed.images_by_turn(), strict=True):
+        said.append({"role": "user", "content": placeholder * len(images) + plain(turn.user)})
+        if turn.assistant is not None:
+            said.append({"role": "assistant", "content": plain(turn.assistant)})
+    return said
+
+
+def prompt(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, str]]:
+    """The policy's first prompt: the system message, if any, and the script's first turn."""
+    first = seed.model_copy(update={"turns": [seed.turns[0].model_copy(update={"assistant": None})]})
+    return messages(first, system, placeholder=placeholder)
+
 
 SCORES = ("safety", "helpfulness")
 """The evaluator's scores for every turn of Stage II, 1-10."""

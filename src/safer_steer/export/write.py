@@ -18,9 +18,8 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.export import columns, verl
 from safer_steer.export.card import card, shard_name
-from safer_steer.export.counts import SplitCounts
 from safer_steer.export.llamafactory import LlamaFactory, family_of, without_template
-from safer_steer.export.shards import ParquetShards
+from safer_steer.export.shards import ParquetShards, SplitCounts
 from safer_steer.export.splits import Split, find_splits
 from safer_steer.files.images import pictures_in
 from safer_steer.files.manifest import Manifest, config_sha256

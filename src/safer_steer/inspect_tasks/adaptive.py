@@ -14,10 +14,9 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from safer_steer.bench.adaptive.attacker import by_model
-from safer_steer.bench.adaptive.critic import EndsAtBreach
 from safer_steer.bench.adaptive.intents import tries_of
 from safer_steer.bench.adaptive.results import breached, of_attacker, said, state_of
-from safer_steer.bench.adaptive.user import AdaptiveUser
+from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
 from safer_steer.bench.attacks import bring_in_intents
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.suite_copies import bring_in
@@ -27,8 +26,7 @@ from safer_steer.dialogue import Dialogue, Format, Seed
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import play
 from safer_steer.files.images import PicturesOf, pictures_in
-from safer_steer.inspect_tasks.seat import keep, under_test
-from safer_steer.inspect_tasks.transport import GRADER, by_role
+from safer_steer.inspect_tasks.transport import GRADER, by_role, keep, under_test
 from safer_steer.metrics import LOST
 
 ATTACKER = "attacker"

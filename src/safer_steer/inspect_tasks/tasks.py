@@ -24,8 +24,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Script, judge_turn, play
 from safer_steer.files.images import PicturesOf, pictures_in
 from safer_steer.inspect_tasks.adaptive import adaptive
-from safer_steer.inspect_tasks.seat import keep, under_test
-from safer_steer.inspect_tasks.transport import GRADER, by_role
+from safer_steer.inspect_tasks.transport import GRADER, by_role, keep, under_test
 from safer_steer.metrics import LOST, Criterion, ProtocolName, outcomes
 from safer_steer.metrics import state as dialogue_state
 

@@ -18,11 +18,15 @@ from inspect_ai.model import (
     get_model,
 )
 from inspect_ai.model._generate_config import active_generate_config
+from inspect_ai.solver import TaskState
 from inspect_ai.util import JSONSchema
 
 from safer_steer.bench.suites import SANDBOX
 from safer_steer.config import SANDBOX_AGENTS, Role
+from safer_steer.dialogue import Dialogue, Format
+from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
+from safer_steer.files.images import PicturesOf
 
 FINISH = {"max_tokens": "length", "content_filter": "content_filter"}
 """Inspect's stop reasons in the words of endpoints; all others end an answer."""
@@ -104,3 +108,24 @@ def as_inspect(message: Message) -> ChatMessage:
             return ChatMessageAssistant(content=parts)
         case _:
             return ChatMessageUser(content=parts)
+
+
+def under_test(format: Format, system: str, ask_layout: bool, pictures_of: PicturesOf) -> ChatAssistant:
+    """The model under test, in the assistant's seat. A task's `config` would win over the settings that the
+    model was given, so `DEFAULTS` come with the request."""
+    model = get_model()
+    settings = settings_of(model)
+    left_open = {name: value for name, value in DEFAULTS if getattr(settings, name) is None}
+    transport = InspectTransport(model, GenerateConfig(**left_open))
+    target = ChatModel("target", Role(ask_layout=ask_layout), transport)
+    return ChatAssistant(target, pictures_of, system=system, format=format)
+
+
+def keep(state: TaskState, played: Dialogue, assistant: ChatAssistant) -> None:
+    """Keep a played dialogue in a sample's state: the row in its metadata, and the messages for the log."""
+    state.metadata["dialogue"] = played.model_dump(mode="json")
+    if played.turns:
+        *before, last = played.turns
+        earlier = played.model_copy(update={"turns": before})
+        answer = {"role": "assistant", "content": last.assistant or ""}
+        state.messages = [*map(as_inspect, [*assistant.messages(earlier, last), answer])]

@@ -13,9 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from safer_steer.bench.adaptive.attacker import by_model
-from safer_steer.bench.adaptive.critic import EndsAtBreach
 from safer_steer.bench.adaptive.intents import Intent, tries_of
-from safer_steer.bench.adaptive.user import AdaptiveUser
+from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.config import Config
 from safer_steer.data.assembly.candidates import Pools

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from math import prod
 
 from safer_steer.config import Config
-from safer_steer.data.assembly.draw import rl_numbers
 from safer_steer.data.assembly.single_turns import question_numbers
-from safer_steer.data.assembly.splits import sizes
+from safer_steer.data.assembly.splits import rl_numbers, sizes
 
 
 @dataclass

@@ -18,7 +18,19 @@ import jinja2
 from pydantic import BaseModel, ConfigDict, Field
 
 from safer_steer.dialogue import Dialogue, Format, visible_answer
-from safer_steer.prompts.markers import split_markers
+
+_MARKER = re.compile(
+    r"([<\[])(?=\|[^<>|\s]{1,40}\|>"
+    r"|(?:/?s|[be]os|(?:start|end)_of_(?:turn|image)|image|video|audio|image_soft_token|IMG_CONTEXT|/?img)>"
+    r"|(?:/?INST|IMG)\])"
+)
+
+
+def split_markers(text: str) -> str:
+    """Turn `<|im_end|>` into `< |im_end|>`, and likewise for the markers of common model families, so that
+    none becomes a special token."""
+    return _MARKER.sub(r"\1 ", text)
+
 
 Input = TypeVar("Input", bound=BaseModel)
 Output = TypeVar("Output", bound=BaseModel)

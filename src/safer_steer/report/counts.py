@@ -3,14 +3,112 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safer_steer.dialogue import Kind
+from safer_steer.dialogue import Dialogue, Kind
+from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import read_rows
-from safer_steer.report.main_table import at, number
-from safer_steer.report.runs import read_json
+from safer_steer.metrics import rates_by_turn
+from safer_steer.report.attacks import Cell, Heat, cell_of, link
+from safer_steer.report.health import Table
+from safer_steer.report.main_table import NONE, at, model_label, number
+from safer_steer.report.played import is_safe, outcome, protocol_of
+from safer_steer.report.runs import ShownRun, models_of, read_json
+from safer_steer.stages import STAGES
+
+PROTOCOL = "multi_turn"
+MOST = 20
+"""Turns that are shown."""
+
+
+def by_turn(runs: Sequence[ShownRun]) -> list[Heat]:
+    """The maps; those without a number are left out."""
+    models = models_of(runs)
+    attacks = {model: list(_dialogues(runs, model, lambda one: not is_safe(one))) for model in models}
+    twins = {model: list(_dialogues(runs, model, is_safe)) for model in models}
+    maps = [
+        _map("Safe, attacks", "safe", attacks, "Share of answers at this turn with harmlessness 3."),
+        _map("Help, attacks", "help", attacks, "Share of answers at this turn with helpfulness 3."),
+        _map("Help, safe twins", "help", twins, "The same on the scripts of safe requests."),
+    ]
+    return [one for one in maps if one.rows]
+
+
+def _dialogues(runs: Sequence[ShownRun], model: str, test: Callable[[Dialogue], bool]) -> Iterator[Dialogue]:
+    """A model's dialogues of several turns on fixed scripts."""
+    for run in runs:
+        for file, by_model in run.bench.items():
+            for name, dialogues in by_model.items():
+                if run.key(name) == model and protocol_of(file) == PROTOCOL:
+                    yield from (played.dialogue for played in dialogues.values() if test(played.dialogue))
+
+
+def _map(title: str, criterion: str, dialogues: dict[str, list[Dialogue]], note: str) -> Heat:
+    found = {model: rates_by_turn(rows)[:MOST] for model, rows in dialogues.items()}
+    turns = range(1, 1 + max((len(rates) for rates in found.values()), default=0))
+    rows: list[tuple[str, list[Cell]]] = []
+    for model, rates in found.items():
+        if rates:
+            failed = _first_failures(dialogues[model]) if criterion == "safe" else Counter()
+            cells = [
+                cell_of(rates[turn - 1][criterion], rates[turn - 1]["n"], _where(model, turn), failed[turn])
+                if turn <= len(rates)
+                else Cell()
+                for turn in turns
+            ]
+            rows.append((model_label(model), cells))
+    return Heat(title, note, [f"turn {turn}" for turn in turns], rows)
+
+
+def _first_failures(dialogues: Sequence[Dialogue]) -> Counter[int | None]:
+    """How many dialogues failed first at each turn."""
+    ends = map(outcome, dialogues)
+    return Counter(end.turn for end in ends if end.name == "gave_way")
+
+
+def _where(model: str, turn: int) -> str:
+    """From a cell to the dialogues that failed first at this turn."""
+    return link(protocol=PROTOCOL, left=model, first=str(turn), outcome="left:gave_way")
+
+
+COUNTED = ("calls", "cached", "prompt_tokens", "completion_tokens", "failed", "refused", "unparsable")
+
+
+def cost_table(run: Path) -> Table | None:
+    """A row for each finished stage and each role that it asked; None if none is finished."""
+    stages = Manifest(run).stages
+    rows, money = [], 0.0
+    for stage in [name for name in STAGES if name in stages]:
+        seconds = number(at(stages[stage], "seconds"))
+        took = NONE if seconds is None else f"{seconds:,.0f}"
+        calls = at(stages[stage], "calls")
+        for role, account in (calls if isinstance(calls, Mapping) else {}).items():
+            paid = number(at(account, "money")) or 0.0
+            money += paid
+            rows.append([stage, str(role), took, *(_count(account, key) for key in COUNTED), f"{paid:.2f}"])
+            took = ""
+        if took:
+            rows.append([stage, NONE, took, *[NONE] * len(COUNTED), NONE])
+    if not rows:
+        return None
+    return Table(
+        "Cost",
+        "Of finished stages, in all their processes; what came from the cache was paid for once. Money is at"
+        f" the prices of the roles in the config: {money:.2f} in all.",
+        [
+            *("stage", "role", "seconds", "calls", "cached", "tokens in", "tokens out"),
+            *("failed", "refused", "unparsable", "money"),
+        ],
+        rows,
+    )
+
+
+def _count(account: Any, key: str) -> str:
+    value = number(at(account, key))
+    return NONE if value is None else f"{value:,.0f}"
+
 
 Row = dict[str, Any]
 

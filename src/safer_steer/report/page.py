@@ -21,8 +21,7 @@ from markupsafe import Markup
 from safer_steer.files.store import write_atomic
 from safer_steer.report.attacks import COUNTED, adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.checks import training_checks
-from safer_steer.report.cost import cost_table
-from safer_steer.report.counts import counts_of
+from safer_steer.report.counts import by_turn, cost_table, counts_of
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.health import Table, examine, tables
@@ -40,7 +39,6 @@ from safer_steer.report.main_table import (
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
 from safer_steer.report.scripts import dropped_from, scripts_of
-from safer_steer.report.turns import by_turn
 
 Row = dict[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"

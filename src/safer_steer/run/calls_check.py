@@ -16,21 +16,19 @@ from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.endpoints.blind import BlindTransport
 from safer_steer.endpoints.chat import NO_EYES, ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
+from safer_steer.endpoints.gate import waiting_for
 from safer_steer.endpoints.ledger import Account, Ledger
-from safer_steer.endpoints.thinking import split_thinking
+from safer_steer.endpoints.parse import split_thinking
 from safer_steer.endpoints.transport import AnsweredError, ChatReply, ContextLengthError, Message, Transport
-from safer_steer.endpoints.waiting import waiting_for
 from safer_steer.episode import ContextFull
 from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UnparsableError, UserError
 from safer_steer.files.images import Picture, picture_from
-from safer_steer.prompts.attack_judge import ATTACK_JUDGE, AttackJudgeInput
 from safer_steer.prompts.attacker import ATTACKER, AttackerInput
 from safer_steer.prompts.base import Prompt
-from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
 from safer_steer.prompts.judge import JUDGE, JudgeInput
-from safer_steer.prompts.probe import PROBE, ProbeInput
-from safer_steer.prompts.red import RED, RedInput
+from safer_steer.prompts.red import BLUE, RED, BlueInput, RedInput
+from safer_steer.prompts.scripts import ATTACK_JUDGE, PROBE, AttackJudgeInput, ProbeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.sandbox.world import devices, draw_png
 from safer_steer.stages import STAGES

@@ -12,8 +12,8 @@ from safer_steer.config import Config, Source
 from safer_steer.config.named import search_working_folder
 from safer_steer.data.sources.choice_rows import QUESTIONS
 from safer_steer.data.sources.find_splits import more_shards
-from safer_steer.data.sources.layout import Layout
 from safer_steer.data.sources.load import files_of, pairs_of, read_samples
+from safer_steer.data.sources.set_row import Layout
 from safer_steer.files.inputs import Input, Taken, take
 from safer_steer.files.store import inside
 from safer_steer.stages import STAGES, Stage

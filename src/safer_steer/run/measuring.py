@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from safer_steer.bench.judge_check.labels import drawn
+from safer_steer.bench.judge_check.measured import Again, asked_again
 from safer_steer.bench.judge_check.played import Played
-from safer_steer.bench.judge_check.repeats import Again, asked_again
 from safer_steer.bench.kept import KeptModel, judging_config, kept_models
 from safer_steer.config import Config
 from safer_steer.config.file import load_config

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from safer_steer.config import Config, RoleName
 from safer_steer.config.named import load_named
-from safer_steer.data.seeds.bench_filter import refuse_selected
+from safer_steer.data.seeds.identity import refuse_selected
 from safer_steer.data.seeds.own_scripts import own_scripts, script_pictures
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError, require_trackers

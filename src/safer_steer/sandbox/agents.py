@@ -22,7 +22,7 @@ from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import EndpointError
 from safer_steer.files.store import content_id
 from safer_steer.prompts.base import sections
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Strategy
 from safer_steer.sandbox import scripts, speech
 from safer_steer.sandbox.corpus import reply
 from safer_steer.sandbox.families import AGENTS, A, Family

@@ -14,7 +14,7 @@ import random
 from dataclasses import dataclass, replace
 
 from safer_steer.dialogue import Format, lay_out
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Strategy
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.language import (
     FACTS,

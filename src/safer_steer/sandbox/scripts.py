@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import random
 
-from safer_steer.prompts.plan import Escalation
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Escalation, Strategy
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.language import FACTS, SENTENCE_FORMS, Request, make, understand
 from safer_steer.sandbox.world import Device

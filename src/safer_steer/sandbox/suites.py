@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.files.store import write_atomic
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Strategy
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.language import Request, make
 from safer_steer.sandbox.scripts import fact

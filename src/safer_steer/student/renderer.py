@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from safer_steer.errors import UserError
-from safer_steer.prompts.markers import split_markers
+from safer_steer.prompts.base import split_markers
 
 QUESTION, ANSWER = "Qprobe", "Aprobe"
 """Texts of the probe dialogue. A template writes them as they are."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from safer_steer.bench.adaptive.critic import EndsAtBreach
 from safer_steer.bench.adaptive.intents import Intent, tries_of
 from safer_steer.bench.adaptive.kept import KeptAttack
 from safer_steer.bench.adaptive.results import gave_up, state_of
+from safer_steer.bench.adaptive.user import EndsAtBreach
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.episode import Verdict, play
 

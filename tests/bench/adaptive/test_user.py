@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from safer_steer.bench.adaptive.attacker import Move, Seen, by_model
-from safer_steer.bench.adaptive.critic import EndsAtBreach
 from safer_steer.bench.adaptive.intents import Intent, tries_of
 from safer_steer.bench.adaptive.results import gave_up, of_attacker, state_of, try_of
-from safer_steer.bench.adaptive.user import AdaptiveUser
+from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
 from safer_steer.config import Adaptive
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn
 from safer_steer.episode import Reply, Verdict, play

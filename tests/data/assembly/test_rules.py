@@ -36,8 +36,7 @@ from safer_steer.files.images import load_picture
 from safer_steer.files.store import write_atomic
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Prompt
-from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput
-from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
+from safer_steer.prompts.scripts import SCRIPT_CHECK, TURN_CHECK, ScriptCheckInput, TurnCheckInput
 from safer_steer.report.health import examine
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import draw_png, training_devices

@@ -17,8 +17,7 @@ from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
 from safer_steer.episode import Reply
 from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
-from safer_steer.prompts.plan import Escalation
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Escalation, Strategy
 from safer_steer.report.health import examine
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import from_png, training_devices

@@ -9,12 +9,12 @@ import pytest
 
 from endpoint_server import EndpointServer, says
 from safer_steer.config import Role
-from safer_steer.data.seeds.probe import benign_script, obfuscated_script
+from safer_steer.data.seeds.red_team import benign_script, obfuscated_script
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.errors import UnparsableError
 from safer_steer.files.images import Picture, picture_from
-from safer_steer.prompts.benign import BENIGN
+from safer_steer.prompts.scripts import BENIGN
 from safer_steer.sandbox.world import draw_png, training_devices
 
 WORDS = ["What is it?", "Who made it?", "How old is it?", "Where is it kept?", "What is its use?"]

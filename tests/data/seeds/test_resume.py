@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from places import SUPPORT
-from safer_steer.data.seeds.shards import SHARD
+from safer_steer.data.seeds.pools import SHARD
 from seeds_run import KILLED, Watched, build, config, contents, dropped, pool, refuse_some
 
 PROGRAM = SUPPORT / "seeds_run.py"

@@ -404,5 +404,5 @@ def test_all_known_sets_are_read_by_their_name() -> None:
 
 
 def test_the_table_names_every_file_of_a_set() -> None:
-    files = {path.stem for path in (PACKAGE / "sources" / "sets").glob("*.py")}
+    files = {path.stem for path in (PACKAGE / "data" / "sources" / "sets").glob("*.py")}
     assert files - {"__init__"} == set(SETS)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
 from safer_steer.cli import app
-from safer_steer.data.assembly.draw import draw_from_pools
+from safer_steer.data.assembly.splits import draw_from_pools
 from safer_steer.data.bootstrap.rollout import RedAgent, roll_out
 from safer_steer.dialogue import Dialogue, Format, Turn, read_dialogues
 from safer_steer.endpoints.chat import ChatModel
@@ -21,7 +21,7 @@ from safer_steer.episode import Reply, Script, play
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.files.images import pictures_in
 from safer_steer.intervals import rate
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Strategy
 from safer_steer.prompts.tutor import STRATEGIES, next_strategy
 from safer_steer.report import write_report
 from safer_steer.report.health import examine, tables, warnings

@@ -20,6 +20,25 @@ from safer_steer.prompts.base import Exchange, history
 
 if TYPE_CHECKING:
     from safer_steer.endpoints.chat import ChatModel
+from safer_steer.dialogue import StopReason
+from safer_steer.episode import Critic, Verdict
+from safer_steer.metrics import BREACH_BELOW
+
+
+class EndsAtBreach:
+    """A critic whose verdicts the dialogue waits for, and ends at if they find a breach."""
+
+    immediate = True
+
+    def __init__(self, judge: Critic) -> None:
+        self.critic = judge
+
+    async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+        verdict = await self.critic.judge(dialogue, turn, template)
+        if verdict.scores["harmlessness"] < BREACH_BELOW:
+            verdict.stop = StopReason.SUCCESS
+        return verdict
+
 
 ATTEMPTS = 2
 """How often an attacker is asked for a move: a fault is asked about once more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -11,10 +12,62 @@ from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, er
 from safer_steer.bench.judge_check.file import SCORES
 from safer_steer.bench.judge_check.labels import Label
 from safer_steer.bench.judge_check.played import Place, Played
+from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.watch import Watch, WatchedCritic
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Turn, visible_answer
-from safer_steer.errors import UserError
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.errors import BoundaryError, UserError
+from safer_steer.files.images import PicturesOf
 from safer_steer.metrics import Criterion, ProtocolName, outcomes
+from safer_steer.workers import Progress
+
+Again = dict[Place, Sequence[dict[str, float] | None]]
+"""The scores of every turn of every dialogue; None where the judge gave none."""
+
+
+async def asked_again(
+    judge: ChatModel,
+    dialogues: Mapping[Place, Dialogue],
+    repeats: int,
+    format: Format,
+    pictures_of: PicturesOf,
+    progress: Progress,
+) -> list[Again]:
+    """The scores of `repeats` further samples. Replies that are paid for are in the cache, so a second call
+    asks only for the rest.
+
+    Raises:
+        UserError: the judge failed many times in a row.
+    """
+    watch = Watch()
+    total = repeats * sum(len(dialogue.turns) for dialogue in dialogues.values())
+    done = failed = 0
+    progress(0, total, 0)
+
+    async def one(critic: WatchedCritic, dialogue: Dialogue, turn: int) -> dict[str, float] | None:
+        nonlocal done, failed
+        try:
+            return (await critic.judge(dialogue, turn, None)).scores
+        except BoundaryError:
+            failed += 1
+            return None
+        finally:
+            done += 1
+            progress(done - failed, total, failed)
+
+    async def whole(critic: WatchedCritic, dialogue: Dialogue) -> list[dict[str, float] | None]:
+        return await asyncio.gather(*(one(critic, dialogue, turn) for turn in range(len(dialogue.turns))))
+
+    found: list[Again] = []
+    for repeat in range(1, repeats + 1):
+        critic = WatchedCritic(
+            JudgeCritic(judge, format, pictures_of, repeat), watch, f"the judge {judge.role.model}"
+        )
+        scores = await asyncio.gather(*(whole(critic, dialogue) for dialogue in dialogues.values()))
+        found.append(dict(zip(dialogues, scores, strict=True)))
+    return found
+
 
 CRITERIA: dict[ProtocolName, tuple[Criterion, ...]] = {
     "multi_turn": ("safe", "help", "joint"),

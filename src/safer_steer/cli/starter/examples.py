@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from safer_steer.cli.starter.drawings import SIZE, draw
+from safer_steer.cli.starter.own_data import SIZE, draw
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.files.store import write_atomic
 from safer_steer.sandbox import world

@@ -20,12 +20,18 @@ from pathlib import Path
 from safer_steer.config import Assembly, Config, RoleName
 from safer_steer.data.assembly.balance import balance_of, in_words
 from safer_steer.data.assembly.candidates import Candidate, Pools, shown_pictures
-from safer_steer.data.assembly.draw import questions_for_rl
-from safer_steer.data.assembly.leaks import Known
-from safer_steer.data.assembly.near import Near, Tokens, shingles
+from safer_steer.data.assembly.near import Known, Near, Tokens, shingles
 from safer_steer.data.assembly.rules import Ruling, judge_scripts, trusted
-from safer_steer.data.assembly.splits import FOLDER, draw_bench, draw_rl, draw_sft, same_picture, sizes
-from safer_steer.data.seeds.bench_filter import bench_selection
+from safer_steer.data.assembly.splits import (
+    FOLDER,
+    draw_bench,
+    draw_rl,
+    draw_sft,
+    questions_for_rl,
+    same_picture,
+    sizes,
+)
+from safer_steer.data.seeds.identity import bench_selection
 from safer_steer.dialogue import Kind, read_seeds, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.errors import UserError

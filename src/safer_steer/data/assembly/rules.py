@@ -22,8 +22,13 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.errors import BoundaryError, EndpointError
 from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.files.store import Journal
-from safer_steer.prompts.script_check import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
-from safer_steer.prompts.turn_check import TURN_CHECK, TurnCheckInput
+from safer_steer.prompts.scripts import (
+    SCRIPT_CHECK,
+    TURN_CHECK,
+    ScriptCheckInput,
+    ScriptVerdict,
+    TurnCheckInput,
+)
 from safer_steer.workers import Patience, Progress, run_jobs
 
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from math import floor
 
-from safer_steer.data.seeds.probe import HARMLESS
+from safer_steer.data.seeds.red_team import HARMLESS
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
 

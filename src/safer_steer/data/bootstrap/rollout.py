@@ -30,9 +30,8 @@ from safer_steer.errors import BoundaryError, EndpointError, UnparsableError, Us
 from safer_steer.files.images import PicturesOf, in_view, pictures_in
 from safer_steer.files.store import writing
 from safer_steer.prompts.base import history
-from safer_steer.prompts.blue import BLUE, BlueInput
 from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
-from safer_steer.prompts.red import RED, Approach, RedInput
+from safer_steer.prompts.red import BLUE, RED, Approach, BlueInput, RedInput
 from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
 from safer_steer.workers import Progress, reasons_in
 

@@ -15,8 +15,7 @@ from safer_steer.config import Config, RoleName
 from safer_steer.data.seeds.dropped import DROPPED
 from safer_steer.data.seeds.identity import PlanFile, Survey, decode_pictures, plan_id, survey
 from safer_steer.data.seeds.pair_work import PairWork
-from safer_steer.data.seeds.pools import write_pools
-from safer_steer.data.seeds.shards import ShardedJournal
+from safer_steer.data.seeds.pools import ShardedJournal, write_pools
 from safer_steer.data.sources import Pair, left_out_in_words, load_pairs
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant

@@ -6,12 +6,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safer_steer.config import Config, Role
+from safer_steer.config import Config, Role, same_model
 from safer_steer.config.changes import settings_of
 from safer_steer.data.seeds.dedup import Seen, normalise
 from safer_steer.data.sources import (
@@ -24,10 +24,39 @@ from safer_steer.data.sources import (
     pairs_of,
     picture_hash,
 )
+from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
 from safer_steer.files.images import PictureError, Trial
 from safer_steer.files.store import content_id, write_atomic
 from safer_steer.stages import STAGES
+
+AGAINST = "filtered_against"
+"""The key in a bench script's meta that names the model the script broke."""
+
+
+def target_name(config: Config) -> str:
+    """The name of the target that scripts are played against."""
+    target = config.role("target")
+    return "the sandbox's agent" if target.who == "sandbox" else target.model
+
+
+def bench_selection(config: Config) -> str:
+    """How the red-team scripts of STEER-Bench were selected, for its card."""
+    if not config.seeds.filter_bench:
+        return "not filtered by success"
+    return f"filtered by success against {target_name(config)} at success_at {config.seeds.success_at}"
+
+
+def refuse_selected(scripts: Iterable[Seed], measured: str, suite: str) -> None:
+    """Raises `UserError` if a script of the suite was selected by its success against the model being
+    measured."""
+    for seed in scripts:
+        against = seed.meta.get(AGAINST)
+        if isinstance(against, str) and same_model(against, measured):
+            raise UserError(
+                f"{suite}: {seed.id} was kept because it broke {against},"
+                f" so {against} cannot be measured on it; use a suite that was not filtered"
+            )
 
 
 @dataclass

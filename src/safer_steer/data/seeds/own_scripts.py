@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.data.seeds.dropped import DROPPED
-from safer_steer.data.sources.subsample import draw
+from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, Trial, check_header, load_picture

@@ -10,18 +10,24 @@ from typing import Any
 
 from safer_steer.config import Config, RoleName
 from safer_steer.data.seeds.attempts import ATTEMPTS, try_twice
-from safer_steer.data.seeds.bench_filter import AGAINST, target_name
+from safer_steer.data.seeds.identity import AGAINST, target_name
 from safer_steer.data.seeds.perturb import chosen, perturb
 from safer_steer.data.seeds.pools import key_of, kinds_of
-from safer_steer.data.seeds.probe import benign_script, obfuscated_script, probe
-from safer_steer.data.seeds.red_team import next_strategy, plan_attack, simulate
+from safer_steer.data.seeds.red_team import (
+    benign_script,
+    next_strategy,
+    obfuscated_script,
+    plan_attack,
+    probe,
+    simulate,
+)
 from safer_steer.data.sources import Pair, picture_of
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.files.images import Picture, load_picture, pictures_in
 from safer_steer.files.store import Journal, content_id, write_atomic
-from safer_steer.prompts.rewrite import Strategy
+from safer_steer.prompts.scripts import Strategy
 from safer_steer.workers import Patience, side_by_side
 
 

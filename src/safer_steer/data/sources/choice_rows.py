@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from string import ascii_uppercase
 from typing import Any
 
-from safer_steer.data.sources.layout import Layout
-from safer_steer.data.sources.sample import Sample
-from safer_steer.data.sources.set_row import SetRow, printable
+from safer_steer.data.sources.set_row import Layout, Sample, SetRow, printable
 
 ASK = "Answer with the letter of the right option."
 FILES, SPLIT, ROW_SPLITS = ("problems.json",), "split", ("train", "val", "test")

@@ -13,7 +13,7 @@ from typing import Any
 
 from safer_steer.config import Source
 from safer_steer.data.sources import arrow, text_files
-from safer_steer.data.sources.layout import Layout
+from safer_steer.data.sources.set_row import Layout
 from safer_steer.errors import UserError
 
 Place = str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,3 +158,86 @@ def shown(value: Any) -> str:
 def printable(text: str) -> str:
     """Replaces lone surrogates, which JSON allows and UTF-8 does not, with "?"."""
     return text.encode(errors="replace").decode()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pictures and what a user says about them: one turn in a single-turn set, several in a script."""
+
+    id: str
+    """Unique in its file or split; unique in the whole set once `load` has added a prefix."""
+    images: tuple[Any, ...]
+    """Cells as in the set; after the check by `load`, each is a file's `Path` or `bytes`."""
+    turns: tuple[str, ...]
+    safe: bool | None
+    """Whether it is meant to be harmless. None if the set does not say; that counts as risky."""
+    intent: str = ""
+    """The true intent, if the set gives one."""
+    category: str = ""
+    source: str = ""
+    """The origin of the row, if the set gives one."""
+    answer: str | None = None
+    """The true answer, in sets of general capability."""
+    choices: tuple[str, ...] = ()
+    """The options, in multiple-choice questions; `answer` is one of them."""
+    prefilled: tuple[str, ...] = field(default=(), repr=False)
+    """Assistant turns that were published with a script."""
+    where: str = ""
+
+
+def one_question(
+    row: SetRow,
+    safe: bool | None,
+    *,
+    id: tuple[str, ...] = ("id",),
+    image: tuple[str, ...] = ("image",),
+    question: str = "question",
+    **more: Any,
+) -> Sample:
+    """The sample of a row with one question.
+
+    Args:
+        id, image: names of the column, in the order in which they are tried.
+        question: name of the column.
+        more: other fields of the sample.
+
+    Raises:
+        BadRow: a column is missing, or its value has the wrong type.
+    """
+    return Sample(row.key(*id), row.pictures(*image), (row.question(question),), safe, **more)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows of a set are, and the function that reads one."""
+
+    samples: Callable[[SetRow], Iterator[Sample]]
+    """Raises `BadRow`."""
+    about: str = ""
+    hub: str | None = None
+    """The set's id on the hub."""
+    subset: str | None = None
+    """The default configuration. If None: all configurations, if `every`."""
+    split: str | None = None
+    every: bool = False
+    """Configurations and splits are parts of one set: by default all of them are read."""
+    files: tuple[str, ...] = ()
+    """Patterns of the JSON or CSV files in a downloaded folder, or up to three levels below. A file's stem is
+    its split."""
+    folders: tuple[str, ...] = ()
+    """Folders above the files that are configurations. Each has a file of one name, so the split's name is no
+    part of an id."""
+    beside: str = ""
+    """A folder of files whose picture paths are relative to the folder that it lies in."""
+    split_column: str = ""
+    """A column of `files` that says of which split a row is."""
+    row_splits: tuple[str, ...] = ()
+    """The values in `split_column`."""
+    parts: str = ""
+    """Configurations and splits, as text for the user."""
+    intents: str | None = None
+    """A split that holds the true intents, by id."""
+    pictureless: bool = False
+    """Some rows have no picture by design."""
+    stage_1: bool = True
+    """Whether the set can be a source of Stage I."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 
-from safer_steer.data.sources.layout import Layout
-from safer_steer.data.sources.own import OWN
+from safer_steer.data.sources.columns import OWN
+from safer_steer.data.sources.set_row import Layout
 
 NAMES = (
     "beavertails_v",

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from safer_steer.data.sources.layout import Layout
-from safer_steer.data.sources.sample import Sample, one_question
-from safer_steer.data.sources.set_row import SetRow, printable
+from safer_steer.data.sources.set_row import Layout, Sample, SetRow, one_question, printable
 
 CONTRAST = "data_contrast"
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from safer_steer.data.sources.choice_rows import FILES, ROW_SPLITS, SPLIT, options, pictures
-from safer_steer.data.sources.layout import Layout
-from safer_steer.data.sources.sample import Sample
-from safer_steer.data.sources.set_row import SetRow, printable
+from safer_steer.data.sources.set_row import Layout, Sample, SetRow, printable
 
 
 def samples(row: SetRow) -> Iterator[Sample]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from safer_steer.data.sources.layout import Layout
-from safer_steer.data.sources.sample import Sample
-from safer_steer.data.sources.set_row import SetRow
+from safer_steer.data.sources.set_row import Layout, Sample, SetRow
 
 
 def samples(row: SetRow) -> Iterator[Sample]:
