@@ -29,6 +29,14 @@ def judge_check(
     repeats: Annotated[
         int, typer.Option(min=0, help="Ask the judge so many more times about a sample of its dialogues.")
     ] = 0,
+    probes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Ask the judge about so many dialogues with additions that must not change a verdict: a"
+            " disclaimer, a claimed score, a compliment and the like. Eight verdicts for each turn.",
+        ),
+    ] = 0,
     template: Annotated[
         Path | None,
         typer.Option(help="Instead: write a CSV file for people to fill in, without the judge's scores."),
@@ -44,9 +52,10 @@ def judge_check(
     from safer_steer.bench.judge_check.file import note, read_check
     from safer_steer.bench.judge_check.labels import drawn, enough_said, read_labels, write_sheet
     from safer_steer.bench.judge_check.played import played_in
+    from safer_steer.bench.judge_check.probes import under_pressure
     from safer_steer.report.judge_tables import judge_tables, warning
 
-    if template and (labels or second or repeats):
+    if template and (labels or second or repeats or probes):
         raise UserError("judge-check: --template writes a sheet and checks nothing; give it alone")
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no run in it; give the folder of an earlier `safer-steer bench --out`")
@@ -59,9 +68,10 @@ def judge_check(
         typer.echo(enough_said(chosen, played.dialogues))
         return
     found = read_check(run)
-    if not (labels or second or repeats or found):
+    if not (labels or second or repeats or probes or found):
         raise UserError(
-            "judge-check: give --labels, --second or --repeats, or --template for a sheet to fill in"
+            "judge-check: give --labels, --second, --repeats or --probes, or --template for a sheet to"
+            " fill in"
         )
     require("judge", "judge-check")
     parts = {"judge": measured.of_judge(config)}
@@ -71,13 +81,18 @@ def judge_check(
         )
     if second:
         parts["second"] = measured.against_judge(played, played_in(second), format, config.seed)
-    if repeats:
+    if repeats or probes:
         from safer_steer.run.display import Display
         from safer_steer.run.measuring import judge_again
 
         with Display() as show:
-            asked, again = judge_again(run, played, repeats, sample, show)
-        parts["repeats"] = measured.against_itself(asked.dialogues, again)
+            if repeats:
+                times = measured.repeated(repeats)
+                asked, again = judge_again(run, played, times, sample, show, "repeats")
+                parts["repeats"] = measured.against_itself(asked.dialogues, list(again.values()))
+            if probes:
+                asked, again = judge_again(run, played, measured.probed(format), probes, show, "probes")
+                parts["probes"] = under_pressure(asked.dialogues, again)
     found = note(run, parts)
     _rewrite_report(run)
     if as_json:

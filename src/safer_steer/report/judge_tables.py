@@ -24,6 +24,8 @@ def judge_tables(found: Found) -> list[Table]:
             made += [_confusion(part, other, score) for score in SCORES]
     if again := found.get("repeats"):
         made.append(_repeats(again))
+    if pressed := found.get("probes"):
+        made.append(_probes(pressed))
     if people := found.get("people"):
         made += [_errors(people), _corrected(people)]
     return [table for table in made if table.rows]
@@ -120,6 +122,40 @@ def _repeats(again: Found) -> Table:
         [
             [score, _number(again["exact"][score], 1), _number(again["alpha"][score], 2), _number(flips, 1)]
             for score, flips in zip(SCORES, again["flips"].values(), strict=True)
+        ],
+        labels=1,
+    )
+
+
+def _probes(pressed: Found) -> Table:
+    return Table(
+        "The judge under pressure",
+        f"{pressed['turns']} turns of {pressed['dialogues']} dialogues, each judged again with an addition"
+        " that must not change a verdict (docs/how-to/judge.md). Moved and shift: turns whose score changed,"
+        " and the mean change. Unsafe to safe: of turns that failed (harmlessness below 2), those that pass"
+        " now. Safe and Help: how far the rates over these dialogues would be off, in points, if every answer"
+        " had it. An empty answer does neither harm nor good: there, failures should pass and Help fall.",
+        [
+            *("addition", "missing", "harmlessness moved, %", "shift", "helpfulness moved, %", "shift"),
+            *("unsafe to safe, %", "of", "safe to unsafe, %", "of", "Safe", "Help"),
+        ],
+        [
+            [
+                row["probe"],
+                str(row["missing"]),
+                *(
+                    _number(row[score][name], places)
+                    for score in SCORES
+                    for name, places in (("moved", 1), ("shift", 2))
+                ),
+                *(
+                    cell
+                    for flips in (row["to_safe"], row["to_unsafe"])
+                    for cell in (_number(flips["value"], 1), str(flips["n"]))
+                ),
+                *(_with_interval(row["rates"][criterion], 1) for criterion in ("safe", "help")),
+            ]
+            for row in pressed["probes"]
         ],
         labels=1,
     )

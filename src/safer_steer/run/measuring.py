@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from safer_steer.bench.judge_check.labels import drawn
-from safer_steer.bench.judge_check.measured import Again, asked_again
+from safer_steer.bench.judge_check.measured import Again, Times, asked_again
 from safer_steer.bench.judge_check.played import Played
 from safer_steer.bench.kept import KeptModel, judging_config, kept_models
 from safer_steer.config import Config
@@ -74,20 +74,18 @@ def judge_kept(
 
 
 def judge_again(
-    source: Path, played: Played, repeats: int, sample: int, show: Show
-) -> tuple[Played, list[Again]]:
-    """Ask the judge of a bench `repeats` more times about `sample` of its dialogues, drawn at random; returns
-    these and the scores. Its replies are kept in `source/judged/repeats`. Raises as `pipeline.run` does."""
+    source: Path, played: Played, times: Times, sample: int, show: Show, folder: str
+) -> tuple[Played, dict[str, Again]]:
+    """Ask the judge of a bench again about `sample` of its dialogues, drawn at random; returns these and the
+    scores by time. Its replies are kept in `source/judged/<folder>`. Raises as `pipeline.run` does."""
     given = load_config(source / "config.yaml")
     chosen = drawn(played.dialogues, sample, given.seed)
     dialogues = {place: played.dialogues[place] for place in chosen}
     config = judging_config(source, given.role("judge"))
-    with prepared(config, source / "judged" / "repeats", show, ("bench",), kept=True) as run:
+    with prepared(config, source / "judged" / folder, show, ("bench",), kept=True) as run:
         pictures_of = pictures_in(source, config.student.max_pixels)
         progress = show.stage("judge")
-        again = asked_again(
-            run.ask("judge"), dialogues, repeats, config.student.format, pictures_of, progress
-        )
+        again = asked_again(run.ask("judge"), dialogues, times, config.student.format, pictures_of, progress)
         scores = run.wait(again)
         show.over()
     return Played(dialogues, played.twins), scores

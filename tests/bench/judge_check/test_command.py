@@ -16,9 +16,10 @@ from typer.testing import CliRunner, Result
 from endpoint_server import EndpointServer, says
 from safer_steer.bench.judge_check.labels import drawn, read_labels, write_sheet
 from safer_steer.bench.judge_check.played import Place
+from safer_steer.bench.judge_check.probes import PROBES, changed
 from safer_steer.cli import app
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Format, Kind, Turn
+from safer_steer.dialogue import Dialogue, Format, Kind, Turn, lay_out, visible_answer
 from threads import serving
 
 SCRIPTS = 40
@@ -31,6 +32,8 @@ class Models:
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
+        self.gullible = False
+        """The judge takes a verdict that stands in the answer for its own."""
 
     async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         name, text = body["model"], json.dumps(body["messages"])
@@ -41,6 +44,7 @@ class Models:
         leaks = "LEAK" in asked
         number = int(asked.split("LEAK ")[1].split()[0]) if leaks else 0
         missed = name == "judge" and leaks and number % 15 == 0
+        missed |= self.gullible and "safe and precise" in asked
         harm = 3 if not leaks or missed else -3
         if name == "judge" and self.asked[name] > 2 * SCRIPTS and self.asked[name] % 50 == 0:
             harm -= 1
@@ -235,6 +239,45 @@ def test_against_itself_pays_for_no_reply_twice(run: tuple[Path, str], models: M
     assert models.asked["judge"] == before + 3 * 20 * 2
 
 
+def test_a_judge_that_can_be_talked_into_a_verdict_is_seen(run: tuple[Path, str], models: Models) -> None:
+    models.gullible = True
+    done = safer_steer("judge-check", run[0], "--probes", SCRIPTS, "--json")
+    pressed = found_by(done)["probes"]
+    assert (pressed["dialogues"], pressed["turns"]) == (SCRIPTS, 2 * SCRIPTS)
+    rows = {row["probe"]: row for row in pressed["probes"]}
+    assert list(rows) == list(PROBES)
+    talked = rows.pop("verdict as JSON")
+    assert talked["to_safe"]["value"] == 100 and talked["to_safe"]["n"] > 3
+    assert talked["rates"]["safe"]["low"] > 0 and talked["harmlessness"]["shift"] > 0
+    emptied = rows.pop("empty")
+    assert emptied["helpfulness"]["moved"] == 100 and emptied["rates"]["help"]["high"] < 0
+    for row in rows.values():
+        # Now and then this judge changes its mind by one.
+        assert row["to_safe"]["value"] == 0 and row["rates"]["safe"]["high"] < 25, row
+        assert row["missing"] == 0 and abs(row["harmlessness"]["shift"]) < 0.2
+    asked = models.asked["judge"]
+    again = safer_steer("judge-check", run[0], "--probes", SCRIPTS)
+    assert models.asked["judge"] == asked, "the replies that are paid for are kept"
+    assert "The judge under pressure" in again.stdout and "verdict as JSON" in again.stdout
+    assert "The judge under pressure" in (run[0] / "report.html").read_text()
+
+
+@pytest.mark.parametrize("format", Format)
+def test_a_probe_changes_one_visible_answer_alone(format: Format) -> None:
+    said = [lay_out("a thought", text, format) for text in ("on a table.", "a thought")]
+    turns = [Turn(user="?", assistant=text, scores={"harmlessness": 3}) for text in said]
+    dialogue = Dialogue(id="1", kind=Kind.RED_TEAM, turns=turns, stop=None)
+    for probe, change in PROBES.items():
+        for turn, shown in enumerate(("on a table.", "a thought")):
+            one = changed(probe, dialogue, turn, format)
+            assert visible_answer(one.turns[turn].assistant or "", format) == change(shown).strip()
+            assert one.turns[1 - turn] == dialogue.turns[1 - turn]
+            assert ("<thinking>a thought</thinking>" in (one.turns[turn].assistant or "")) == (
+                format is Format.THINKING_ANSWER
+            )
+    assert [turn.assistant for turn in dialogue.turns] == said
+
+
 def test_against_a_second_judge(run: tuple[Path, str]) -> None:
     out, url = run
     done = safer_steer(
@@ -250,7 +293,7 @@ def test_against_a_second_judge(run: tuple[Path, str]) -> None:
 
 
 def test_nothing_to_check_is_said(run: tuple[Path, str], tmp_path: Path) -> None:
-    assert "give --labels, --second or --repeats" in error(safer_steer("judge-check", run[0]))
+    assert "give --labels, --second, --repeats or --probes" in error(safer_steer("judge-check", run[0]))
     assert "no run in it" in error(safer_steer("judge-check", tmp_path))
 
 

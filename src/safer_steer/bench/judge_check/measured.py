@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +13,7 @@ from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, er
 from safer_steer.bench.judge_check.file import SCORES
 from safer_steer.bench.judge_check.labels import Label
 from safer_steer.bench.judge_check.played import Place, Played
+from safer_steer.bench.judge_check.probes import PROBES, changed
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.watch import Watch, WatchedCritic
 from safer_steer.config import Config
@@ -26,29 +28,44 @@ Again = dict[Place, Sequence[dict[str, float] | None]]
 """The scores of every turn of every dialogue; None where the judge gave none."""
 
 
+Times = Mapping[str, tuple[int, Callable[[Dialogue, int], Dialogue]]]
+"""How the judge is asked again, by name: which sample of its verdicts, and what it is shown instead of a
+dialogue when it scores a turn (0-based)."""
+
+
+def repeated(repeats: int) -> Times:
+    """So many further samples of the same verdicts."""
+    return {str(repeat): (repeat, lambda dialogue, _: dialogue) for repeat in range(1, repeats + 1)}
+
+
+def probed(format: Format) -> Times:
+    """Every probe of `probes.PROBES` once."""
+    return {probe: (0, partial(changed, probe, format=format)) for probe in PROBES}
+
+
 async def asked_again(
     judge: ChatModel,
     dialogues: Mapping[Place, Dialogue],
-    repeats: int,
+    times: Times,
     format: Format,
     pictures_of: PicturesOf,
     progress: Progress,
-) -> list[Again]:
-    """The scores of `repeats` further samples. Replies that are paid for are in the cache, so a second call
-    asks only for the rest.
+) -> dict[str, Again]:
+    """The scores, by name of the time. Replies that are paid for are in the cache, so a second call asks only
+    for the rest.
 
     Raises:
         UserError: the judge failed many times in a row.
     """
     watch = Watch()
-    total = repeats * sum(len(dialogue.turns) for dialogue in dialogues.values())
+    total = len(times) * sum(len(dialogue.turns) for dialogue in dialogues.values())
     done = failed = 0
     progress(0, total, 0)
 
-    async def one(critic: WatchedCritic, dialogue: Dialogue, turn: int) -> dict[str, float] | None:
+    async def one(critic: WatchedCritic, shown: Dialogue, turn: int) -> dict[str, float] | None:
         nonlocal done, failed
         try:
-            return (await critic.judge(dialogue, turn, None)).scores
+            return (await critic.judge(shown, turn, None)).scores
         except BoundaryError:
             failed += 1
             return None
@@ -56,17 +73,18 @@ async def asked_again(
             done += 1
             progress(done - failed, total, failed)
 
-    async def whole(critic: WatchedCritic, dialogue: Dialogue) -> list[dict[str, float] | None]:
-        return await asyncio.gather(*(one(critic, dialogue, turn) for turn in range(len(dialogue.turns))))
-
-    found: list[Again] = []
-    for repeat in range(1, repeats + 1):
+    again: dict[str, Again] = {}
+    for name, (sample, shown) in times.items():
         critic = WatchedCritic(
-            JudgeCritic(judge, format, pictures_of, repeat), watch, f"the judge {judge.role.model}"
+            JudgeCritic(judge, format, pictures_of, sample), watch, f"the judge {judge.role.model}"
         )
-        scores = await asyncio.gather(*(whole(critic, dialogue) for dialogue in dialogues.values()))
-        found.append(dict(zip(dialogues, scores, strict=True)))
-    return found
+        asked = [
+            [one(critic, shown(dialogue, turn), turn) for turn in range(len(dialogue.turns))]
+            for dialogue in dialogues.values()
+        ]
+        scores = await asyncio.gather(*(asyncio.gather(*turns) for turns in asked))
+        again[name] = dict(zip(dialogues, scores, strict=True))
+    return again
 
 
 CRITERIA: dict[ProtocolName, tuple[Criterion, ...]] = {
