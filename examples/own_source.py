@@ -2,7 +2,7 @@
 
 usage: python examples/own_source.py FOLDER
 In the config:    seeds: {sources: [{name: mine, path: FOLDER/pairs.jsonl}]}
-A published set with columns of its own is one file in src/safer_steer/data/sources/sets/ (see CONTRIBUTING.md).
+A published set with its own columns is one file in src/safer_steer/data/sources/sets/ (see CONTRIBUTING.md).
 """
 
 import json

@@ -191,6 +191,10 @@ def _keys_beside(place: tuple[int | str, ...], model: type[BaseModel]) -> list[s
 # Keys ---------------------------------------------------------------------------
 
 
+BETWEEN: dict[Any, str] = {dict: ".<role>.", list: "[]."}
+"""What stands between the key of a mapping or list and its entries' keys."""
+
+
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str, str]]:
     """Key, type, default, kind and description of every field, in the file's order; `<role>` and `[]` stand
     for any role and any entry of a list."""
@@ -207,7 +211,7 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
             )
         else:
             origin = getattr(field.annotation, "__origin__", None)
-            between = ".<role>." if origin is dict else "[]." if origin is list else "."
+            between = BETWEEN.get(origin, ".")
             yield from describe(inner, key + between)
 
 

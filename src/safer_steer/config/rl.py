@@ -152,8 +152,12 @@ class Reinforce(Strict):
 
     @model_validator(mode="after")
     def _dpo_compares_answers(self) -> Reinforce:
-        if self.algorithm == "dpo" and (self.reward is not None or self.credit == "turn" or not self.beta):
-            key = "reward" if self.reward else "credit: turn" if self.credit == "turn" else "beta: 0"
+        useless = {
+            "reward": self.reward is not None,
+            "credit: turn": self.credit == "turn",
+            "beta: 0": not self.beta,
+        }
+        if self.algorithm == "dpo" and (key := next((key for key, given in useless.items() if given), None)):
             raise ValueError(f"algorithm: dpo compares single answers and has no use for {key}; leave it out")
         return self
 

@@ -85,7 +85,9 @@ def _turn(turn: Row) -> tuple[str, str, str, str]:
     risk = meta.get("risk")
     if not isinstance(risk, int):
         return "–", "", _cut(turn.get("user")), _cut(meta.get("goal"))
-    level = "bad" if risk >= RISKY else "good" if risk == 1 else "mid"
+    level = "good" if risk == 1 else "mid"
+    if risk >= RISKY:
+        level = "bad"
     return str(risk), level, _cut(turn.get("user")), _cut(meta.get("goal"))
 
 

@@ -94,7 +94,9 @@ def draw(
         x_limit: the x axis begins at 0 and reaches at least here.
     """
     width, height, size = (460, 290, 12) if wide else (340, 240, 11)
-    room = 104 if wide else 92 if any(line.name for line in lines) else 14
+    room = 92 if any(line.name for line in lines) else 14
+    if wide:
+        room = 104
     longest = max(len(line.name) for line in lines)
     if longest > NAME:  # as on a page of several runs
         more = round(0.56 * size * (min(longest, LONG_NAME) - NAME))

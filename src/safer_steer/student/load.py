@@ -103,7 +103,8 @@ def load_student(
 
     where = str(path) if path else student.base
     renderer = renderer_of(student, where)
-    device = student.device if student.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    device = there if student.device == "auto" else student.device
     number_type = getattr(torch, dtype or student.dtype)
     weights = base_of(student, where)
     try:

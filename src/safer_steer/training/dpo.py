@@ -216,22 +216,39 @@ def prefer(
         if progress:
             progress(done, len(asked) + steps, failed)
 
-    found = play_seeds(config, asked, assistant, tutor, folder / "rl", wait, shown)
+    played = play_seeds(config, asked, assistant, tutor, folder / "rl", wait, shown)
     gc.collect()
-    pairs = [pair for played in found for pair in pairs_of(played)]
+    pairs = [pair for one in played for pair in pairs_of(one)]
     if say:
-        facts = counts(found)
         say(
-            f"rl: DPO instead of GRPO: {len(pairs):,} pairs of {facts['turns']:,} turns, each with"
+            f"rl: DPO instead of GRPO: {len(pairs):,} pairs of {counts(played)['turns']:,} turns, each with"
             f" {rl.group_size} answers; the other turns' answers have equal rewards"
         )
     checkpoint = last_checkpoint(folder / "rl")
     rollback(folder / "rl", int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     collator = PairCollator(pairs, renderer, pictures_of)
-    empty = empty_model(load_model_config(base_of(student, start)))
     log = StepLog(folder / "rl" / "metrics.jsonl")
+    steps_done = Milestones(lambda done, _: shown(len(asked) + done, 0))
+    trainer = _trainer(config, folder, start, collator, steps, [steps_done, log])
+    pictures, known = partial(shown_in, pictures_of), collator.collated.known
+    Guard("rl", student, renderer, given_to_dpo, known, pictures, log.note_checks).watch(trainer)
+    train(trainer, checkpoint, student)
+    save_trained(trainer, renderer.processor, out, student, start)
+    return out
+
+
+def _trainer(
+    config: Config,
+    folder: Path,
+    start: str,
+    collator: PairCollator,
+    steps: int,
+    callbacks: list[TrainerCallback],
+) -> GuardedDPO:
+    """TRL's trainer over the collator's pairs, from the weights at `start`."""
+    student, pairs = config.student, collator.pairs
     trainer = GuardedDPO(
-        **beginning(student, start, empty),
+        **beginning(student, start, empty_model(load_model_config(base_of(student, start)))),
         args=DPOConfig(
             **dpo_arguments(config, folder, len(pairs), steps),
             **loading(student, start),
@@ -239,13 +256,9 @@ def prefer(
         data_collator=collator,
         # The column `images` tells TRL that there are pictures, and that the collator renders.
         train_dataset=Dataset.from_dict({"row": list(range(len(pairs))), "images": [[] for _ in pairs]}),
-        processing_class=renderer.processor,
-        callbacks=[Milestones(lambda done, _: shown(len(asked) + done, 0)), log],
+        processing_class=collator.renderer.processor,
+        callbacks=callbacks,
     )
     if student.freeze_vision:
         freeze_vision(trainer.model)
-    pictures, known = partial(shown_in, pictures_of), collator.collated.known
-    Guard("rl", student, renderer, given_to_dpo, known, pictures, log.note_checks).watch(trainer)
-    train(trainer, checkpoint, student)
-    save_trained(trainer, renderer.processor, out, student, start)
-    return out
+    return trainer

@@ -10,19 +10,17 @@ from safer_steer.bench.adaptive.attacker import Attacker, Move, Seen
 from safer_steer.bench.adaptive.intents import later_pictures
 from safer_steer.bench.adaptive.results import CALLS, LAST_FAULTS
 from safer_steer.config import Adaptive
-from safer_steer.dialogue import TAKEN_BACK, Dialogue, Format, Turn, visible_answer
+from safer_steer.dialogue import TAKEN_BACK, Dialogue, Format, StopReason, Turn, visible_answer
 from safer_steer.endpoints.refusals import check
-from safer_steer.episode import Reply
+from safer_steer.episode import Critic, Reply, Verdict
 from safer_steer.errors import EmptyError, RefusedError, RepeatedError, UnparsableError, UserError
 from safer_steer.files.images import PicturesOf, View, in_view
+from safer_steer.metrics import BREACH_BELOW
 from safer_steer.prompts.attacker import TECHNIQUES
 from safer_steer.prompts.base import Exchange, history
 
 if TYPE_CHECKING:
     from safer_steer.endpoints.chat import ChatModel
-from safer_steer.dialogue import StopReason
-from safer_steer.episode import Critic, Verdict
-from safer_steer.metrics import BREACH_BELOW
 
 
 class EndsAtBreach:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -53,6 +53,11 @@ class LeftOut:
             {"id": candidate.id, "kind": candidate.kind.value, "use": use, "reason": reason, "detail": detail}
         )
         self.counts[use][reason] += 1
+
+    def as_jsonl(self) -> str:
+        """The rows, by id."""
+        rows = sorted(self.rows, key=lambda row: row["id"])
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 async def assemble(
@@ -108,10 +113,8 @@ async def assemble(
     for name, members in splits.items():
         write_atomic(out / f"{name}.jsonl", b"".join(map(pools.row, members)))
     if config.rl.single_turn:
-        write_atomic(
-            out / "rl.jsonl",
-            to_jsonl(questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))),
-        )
+        questions = questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))
+        write_atomic(out / "rl.jsonl", to_jsonl(questions))
     _show_pictures(folder, out / "bench", pools, drawn)
     notes = _notes(config, train, bench, rulings, splits)
     balance = {
@@ -121,27 +124,28 @@ async def assemble(
         "rules": _kept(rulings.values()),
         "left_out": {use: dict(sorted(counts.items())) for use, counts in left_out.counts.items()},
     }
-    write_atomic(
-        out / "left_out.jsonl",
-        "".join(
-            json.dumps(row, ensure_ascii=False) + "\n"
-            for row in sorted(left_out.rows, key=lambda row: row["id"])
-        ),
-    )
+    write_atomic(out / "left_out.jsonl", left_out.as_jsonl())
     write_atomic(out / "balance.json", json.dumps(balance, indent=1, ensure_ascii=False) + "\n")
     write_atomic(out / "balance.md", in_words(balance))
-    for_bench = bool(bench) or any(source.use == "bench" for source in config.seeds.sources)
-    for name, of, wanted, there in (
-        ("STEER-SFT", train, bool(train), sft),
-        ("STEER-RL", train, bool(train), rl),
-        ("STEER-Bench", bench, for_bench, drawn),
-    ):
-        if wanted and not there:
+    _refuse_empty(
+        config, out, {"STEER-SFT": (train, sft), "STEER-RL": (train, rl), "STEER-Bench": (bench, drawn)}
+    )
+    return notes
+
+
+def _refuse_empty(config: Config, out: Path, sets: dict[str, tuple[list[Candidate], Sized]]) -> None:
+    """Raises `UserError` if a set that the config asks for has no scripts.
+
+    `sets`: the candidates, and what was drawn of them."""
+    for name, (candidates, drawn) in sets.items():
+        wanted = bool(candidates)
+        if name == "STEER-Bench":
+            wanted |= any(source.use == "bench" for source in config.seeds.sources)
+        if wanted and not drawn:
             raise UserError(
-                f"{out}: none of {len(of)} candidates is left for {name};"
+                f"{out}: none of {len(candidates)} candidates is left for {name};"
                 " balance.md says why, and with which ratio they were drawn"
             )
-    return notes
 
 
 def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: LeftOut) -> list[Candidate]:

@@ -1,0 +1,31 @@
+"""The package stays small enough to read, and a newcomer finds a way in."""
+
+import sys
+
+import pytest
+
+from places import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import size
+
+BOUNDS = {
+    "lines": 38_500,
+    "files": 285,
+    "files over 400 lines": 1,
+    "functions over 80 lines": 4,
+    "names at the top": 26,
+    "comprehensions in 1,000 lines": 40,
+    "nested conditional expressions": 3,
+}
+"""A change that needs more raises its bound, for all to see; one that needs less lowers it."""
+
+
+@pytest.mark.parametrize("what", BOUNDS)
+def test_the_package_does_not_grow_by_the_way(what: str) -> None:
+    found = [
+        *size.long_files(size.PACKAGE),
+        *size.long_functions(size.PACKAGE),
+        *size.nested_choices(size.PACKAGE),
+    ]
+    assert size.counts()[what] <= BOUNDS[what], found
