@@ -204,7 +204,7 @@ def test_the_estimate_is_close_to_what_is_allocated(dtype: str, rank: int) -> No
     assert 0.95 < estimated / peak_bytes(prefill) < 1.3
     model.train()
     if half:
-        whole.gradient_checkpointing_enable()
+        whole.activation_checkpointing_enable()
         whole.enable_input_require_grads()
     learn()  # from the second micro-batch on the gradients are there
     training = found["sft training"]

@@ -46,8 +46,11 @@ class FaultServer:
     def application(self) -> web.Application:
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/{name}/v1/chat/completions", self.complete)
-        app.router.add_get("/{name}/v1/models", lambda _: web.json_response({"object": "list", "data": []}))
+        app.router.add_get("/{name}/v1/models", self.models)
         return app
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": []})
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())

@@ -66,7 +66,7 @@ class VLLMDouble:
             app.router.add_post("/inference/v1/generate", self._generate)
             app.router.add_post("/v1/load_lora_adapter", self._load)
             app.router.add_post("/v1/unload_lora_adapter", self._unload)
-            app.router.add_post("/reset_{cache}_cache", lambda _: web.Response())
+            app.router.add_post("/reset_{cache}_cache", self._reset)
             self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
             await self._runner.setup()
             await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -97,6 +97,9 @@ class VLLMDouble:
             return web.json_response({"error": {"message": "no luck", "code": status}}, status=status)
         answer: web.StreamResponse = await handler(request)
         return answer
+
+    async def _reset(self, _: web.Request) -> web.Response:
+        return web.Response()
 
     async def _models(self, _: web.Request) -> web.Response:
         base = {"id": "student", "root": self.root, "parent": None, "max_model_len": self.max_length}

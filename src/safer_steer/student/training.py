@@ -119,7 +119,7 @@ def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str,
     return {
         "output_dir": str(folder),
         "bf16": half,
-        "gradient_checkpointing": half,
+        "activation_checkpointing": half,
         "use_cpu": config.student.device == "cpu" or not torch.cuda.is_available(),
         "save_strategy": "steps",
         "save_steps": save_steps,
