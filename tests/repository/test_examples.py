@@ -73,6 +73,20 @@ def test_plot_survival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert picture.width > 300
 
 
+def test_simulate_user(core: dict[str, str], served_by_core: str, tmp_path: Path) -> None:
+    (suite, *_) = write_suites(tmp_path, 25, 0)["multi_turn"]
+    rows = [{"intent": script.intent, "images": script.images} for script in read_seeds(suite)[:2]]
+    intents, out = suite.with_name("intents.jsonl"), tmp_path / "out"
+    intents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = run(core, "simulate_user", intents, served_by_core, "sandbox", out)
+    assert sum(line.startswith("  user: ") for line in lines) == 2 * 3 * 4
+    journal = out / "dialogues.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))
+    nobody = "http://127.0.0.1:9/v1"
+    again = run(core, "simulate_user", intents, nobody, "sandbox", out)
+    assert again == lines, "every reply is kept, so the rest is played again without a server"
+
+
 async def breaches(attacker: Attacker, folder: Path) -> tuple[list[Dialogue], int]:
     """Five dialogues of an attacker with the sandbox's target, and how many breached."""
     pictures_of, agent = pictures_in(folder, 10**6), ChatModel("any", Role(), SandboxTransport())
