@@ -3,7 +3,8 @@
 python docs/tables.py                    # after copying runs/experiments/NAME.json to docs/results/
 
 A page has `<!-- NAME -->` and `<!-- end -->` around the tables of an experiment, `<!-- claims -->` around
-that of all claims, and `<!-- headline -->` around the short one of `claim1`.
+that of all claims, `<!-- not_shown -->` around that of the claims that do not agree, and `<!-- headline -->`
+around the short one of `claim1`.
 """
 
 from __future__ import annotations
@@ -56,8 +57,13 @@ def page(text: str) -> str:
 
     def written(match: re.Match[str]) -> str:
         name = match["name"]
-        if name == "claims":
-            claims = [(file, claim) for file, one in found.items() for claim in one["claims"]]
+        if name in ("claims", "not_shown"):
+            claims = [
+                (file, claim, len(one["seeds"]))
+                for file, one in found.items()
+                for claim in one["claims"]
+                if name == "claims" or claim["verdict"] != "agrees"
+            ]
             body = claims_table(claims) if claims else ""
         elif name == "headline":
             body = headline(found["claim1"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from scipy.stats import binom
 
-from safer_steer.intervals import paired, rate, unpaired
+from safer_steer.intervals import detectable, paired, rate, unpaired
 
 
 @pytest.mark.parametrize("n", [10, 24, 60, 200])
@@ -51,3 +52,21 @@ def test_a_difference_by_hand() -> None:
     assert paired([2.0, 2.0])["high"] == 200, "a difference of differences"
     assert unpaired((0, 0), (1, 2)) == paired([]) == {"value": None, "low": None, "high": None}
     assert unpaired((3, 9), (1, 9), seed=1) == unpaired((3, 9), (1, 9), seed=1)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 12])
+def test_a_true_difference_of_the_detectable_size_is_told_in_four_of_five_experiments(seeds: int) -> None:
+    spread, random = 4.0, np.random.default_rng(seeds)
+    half = float(stdtrit(seeds - 1, 0.975)) * spread / seeds**0.5
+    least = detectable({"low": -0.1, "high": 0.1, "t": {"low": -half, "high": half}}, seeds)
+    assert least
+    drawn = random.normal(least, spread, size=(20_000, seeds))
+    halves = float(stdtrit(seeds - 1, 0.975)) * drawn.std(axis=1, ddof=1) / seeds**0.5
+    assert np.mean(drawn.mean(axis=1) > halves) == pytest.approx(0.8, abs=0.01)
+
+
+def test_what_is_detectable_follows_the_wider_interval() -> None:
+    narrow, wide = {"low": -1.0, "high": 1.0}, {"low": -9.0, "high": 9.0}
+    assert detectable(wide | {"t": narrow}, 5) == pytest.approx(9 / 1.96 * 2.80, rel=0.01)
+    assert detectable(narrow | {"t": wide}, 5) > 9
+    assert detectable(narrow | {"t": None}, 5) is None and detectable({"low": None, "t": wide}, 5) is None

@@ -6,9 +6,9 @@ Rates are in percent. `benchmarks/coverage.py` simulates how often the intervals
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +117,36 @@ def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str,
     half = float(stdtrit(len(means) - 1, 1 - TAIL)) * float(np.std(means, ddof=1)) / len(means) ** 0.5
     middle = float(np.mean(means))
     return {"low": max(limits[0], middle - half), "high": min(limits[1], middle + half)}
+
+
+POWER = 0.8
+"""The chance of telling a true difference that is usual in planning experiments (Cohen 1988)."""
+
+
+def detectable(difference: Mapping[str, Any], seeds: int) -> float | None:
+    """The true difference, in points, that an experiment like this one tells with probability `POWER`.
+
+    It is told where both intervals exclude 0. For Student's t over the seeds that is the noncentrality at
+    which it does, times the standard error; for the interval over seeds and dialogues, the normal
+    approximation. The larger of the two is returned. The spread is this experiment's own, so with few seeds
+    it is a rough number.
+
+    Args:
+        difference: `{"low", "high", "t": {"low", "high"} or None}`, in points.
+        seeds: training seeds.
+
+    Returns:
+        Points, above 0; None without a t interval (one seed, or means that are all equal).
+    """
+    t = difference["t"]
+    if t is None or difference["low"] is None:
+        return None
+    from scipy.special import nctdtrinc, ndtri, stdtrit
+
+    beyond = float(stdtrit(seeds - 1, 1 - TAIL))
+    by_seeds = (t["high"] - t["low"]) / 2 / beyond * float(nctdtrinc(seeds - 1, 1 - POWER, beyond))
+    by_all = (difference["high"] - difference["low"]) / 2 / Z * (Z + float(ndtri(POWER)))
+    return max(by_seeds, by_all)
 
 
 def percentiles(drawn: np.ndarray) -> tuple[float, float]:

@@ -17,9 +17,13 @@ from safer_steer.experiments.measures import (
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.files.manifest import Manifest
+from safer_steer.intervals import detectable
 from safer_steer.metrics import LOST, median_in_words
 
 Finding = dict[str, Any]
+
+
+CANNOT_TELL = "cannot tell"
 
 
 def tested(experiment: Experiment, differences: list[Finding], broken: Collection[str]) -> list[Finding]:
@@ -54,14 +58,14 @@ def verdict(found: Mapping[str, Any], theirs: float, broken: Collection[str] = (
     if not set(found["pair"]).isdisjoint(broken):
         return "no result"
     if found["value"] is None or found["t"] is None or not theirs:
-        return "cannot tell"
+        return CANNOT_TELL
     intervals = [(found["low"], found["high"]), (found["t"]["low"], found["t"]["high"])]
     if all(low > 0 for low, _ in intervals):
         ours = 1
     elif all(high < 0 for _, high in intervals):
         ours = -1
     else:
-        return "cannot tell"
+        return CANNOT_TELL
     return "agrees" if ours * theirs > 0 else "disagrees"
 
 
@@ -191,13 +195,13 @@ def markdown(found: dict[str, Any], experiment: Experiment) -> str:
         rows = []
         for entry in found["differences"]:
             paper = entry["paper"]
-            said = [f"{paper['value']:+.1f}", paper["verdict"]] if paper else ["–", "–"]
+            said = [f"{paper['value']:+.1f}", _told(paper["verdict"], entry, done)] if paper else ["–", "–"]
             rows.append([" - ".join(entry["pair"]), entry["measure"], shown(entry, sign=True), *said])
         parts.append(table(["difference, points", "measure", "here", "paper", "sign"], rows))
     if found["survival"]:
         parts += _survival(found["survival"])
     if found["claims"]:
-        parts.append(claims_table([(None, claim) for claim in found["claims"]]))
+        parts.append(claims_table([(None, claim, done) for claim in found["claims"]]))
     lost = []
     for arm, counts in found["lost"].items():
         gone = ", ".join(f"{counts[name]} {name}" for name in LOST if counts[name])
@@ -213,20 +217,28 @@ def markdown(found: dict[str, Any], experiment: Experiment) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def claims_table(claims: Iterable[tuple[str | None, dict[str, Any]]]) -> str:
+def claims_table(claims: Iterable[tuple[str | None, dict[str, Any], int]]) -> str:
     """The claims with what was found, as a Markdown table.
 
     Args:
-        claims: each with the name of its experiment's file, or None to leave that column out.
+        claims: each with the name of its experiment's file, or None to leave that column out, and the number
+            of training seeds.
     """
     rows, named = [], False
-    for file, claim in claims:
+    for file, claim, seeds in claims:
         number = shown(claim["found"], sign=True)
         what = f"{claim['measure']}, {' - '.join(claim['pair'])}"
         tested_in, named = ([f"`{file}`"], True) if file else ([], named)
-        rows.append([claim["says"], claim["where"], *tested_in, what, number, f"**{claim['verdict']}**"])
+        said = _told(claim["verdict"], claim["found"], seeds)
+        rows.append([claim["says"], claim["where"], *tested_in, what, number, f"**{said}**"])
     head = ["the paper's claim", "where", *(["experiment"] if named else []), "number", "here", ""]
     return table(head, rows)
+
+
+def _told(verdict: str, difference: Mapping[str, Any], seeds: int) -> str:
+    """The verdict; where it cannot tell, with the difference that the experiment could have told."""
+    least = detectable(difference, seeds) if verdict == CANNOT_TELL else None
+    return verdict if least is None else f"{verdict} (80 % power: {least:.1f} points)"
 
 
 def _survival(found: dict[str, Any]) -> list[str]:
