@@ -50,7 +50,9 @@ def config_page() -> str:
         f"# The config\n\n{NOTE}\nOne YAML file; an unknown key is an error. `<role>` stands for any role,"
         " `[]` for any entry of a list. The kind says what another value means for a run that was begun:"
         " another run (`run`), other calls from now on (`call`), or nothing (`free`). `safer-steer config`"
-        " prints the same.\n\n" + "\n".join(tables)
+        " prints the same.\n\n`base: FILE`, or a list of files, at the top of a config names others that it"
+        " begins from: what it says itself goes over what they say, section by section, and a list takes the"
+        " place of a list. Paths are relative to the file that has them.\n\n" + "\n".join(tables)
     )
 
 

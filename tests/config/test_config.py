@@ -1,6 +1,7 @@
 """The configuration: what is refused and in which words, what is printed, and the configs that come with the
 package."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -8,7 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from places import CONFIGS
+from places import CONFIGS, TIERS
 from safer_steer.config import SHIPPED, Config, Role, RoleName
 from safer_steer.config.file import describe, dump_config, load_config
 from safer_steer.data.sources.sets import SETS
@@ -210,6 +211,27 @@ def test_the_configs_that_come_with_it_load(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in TIERS if path.stem.startswith("qwen")], ids=lambda path: path.stem
+)
+def test_a_tier_changes_sizes_alone(path: Path) -> None:
+    """The paper's settings but for how much there is of each, so that a small run tests the large one."""
+    config, size = load_config(path), path.stem.removeprefix("qwen2.5-vl-").partition("-")[0]
+    full = {"3b": "qwen2.5-vl-3b-full", "7b": "qwen2.5-vl-7b"}[size]
+    ours, whole = dict(leaves(config.model_dump(mode="json"))), dict(leaves(config_of(full)))
+    sizes = {
+        *("limit", "seeds.at_most", "seeds.sources", "bootstrap.dialogues", "rl.seeds"),
+        *("assembly.bench_dialogues", "bench.dialogues"),
+    }
+    of_limit = {
+        *("bench.questions", "bootstrap.sft.batch_size", "bootstrap.sft.max_steps", "rl.micro_batch_size"),
+        *("rl.prompts_per_step", "rl.steps"),
+    }
+    assert config.name == path.stem
+    differing = {key for key in ours if ours[key] != whole[key]} - {"name"}
+    assert differing <= sizes | (of_limit if config.limit else set()) and differing
+
+
 QWEN = [path for path in CONFIGS if path.stem.startswith("qwen")]
 
 
@@ -271,6 +293,53 @@ def test_a_chat_template_is_found_beside_the_config() -> None:
     path = CONFIGS[0].parent / "qwen3.5-4b.yaml"
     template = load_config(path).student.chat_template
     assert template == str(path.parent / "qwen3.5-chat.jinja") and Path(template).is_file()
+
+
+def test_a_bound_on_pairs_holds_for_each_source(tmp_path: Path) -> None:
+    sources = (
+        "[{name: a, path: a.jsonl}, {name: b, path: b.jsonl, limit: 3}, {name: c, path: c.jsonl, limit: 9}]"
+    )
+    config = load_config(written(tmp_path, f"seeds: {{at_most: 5, sources: {sources}}}"))
+    assert [source.limit for source in config.seeds.sources] == [5, 3, 5]
+    assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+def test_a_config_begins_from_others(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.yaml").write_text(
+        "seed: 3\nroles: {judge: {model: j, temperature: 1}}\nbench: {suites: [a.jsonl]}\n"
+        "seeds: {sources: [{name: mine, path: rows.jsonl}]}\n"
+    )
+    (tmp_path / "below" / "b.yaml").write_text("base: a.yaml\nrl: {alpha: 0.5}\nseed: 4\n")
+    (tmp_path / "c.yaml").write_text("rl: {beta: 0.2}\nbench: {dialogues: 7}\n")
+    path = written(tmp_path, "base: [below/b.yaml, c.yaml]\nroles: {judge: {temperature: 0}}\n")
+    config = load_config(path)
+    assert (config.seed, config.rl.alpha, config.rl.beta, config.bench.dialogues) == (4, 0.5, 0.2, 7)
+    assert (config.role("judge").model, config.role("judge").temperature) == ("j", 0)
+    assert config.bench.suites == [f"{tmp_path}/below/a.jsonl"], "relative to the file that names it"
+    assert config.seeds.sources[0].path == f"{tmp_path}/below/rows.jsonl"
+    assert "\nbase:" not in dump_config(config), "a run's own config is whole"
+    assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "says"),
+    [
+        ("base: gone.yaml", "", "gone.yaml: no such config file"),
+        ("base: [1]", "", "base: must be a file or a list of files, not 1"),
+        ("base: below.yaml", "base: config.yaml", "base: config.yaml begins from this file in turn"),
+        ("base: config.yaml", "", "base: config.yaml begins from this file in turn"),
+        ("base: below.yaml", "rl: {bta: 1}", "below.yaml: rl.bta: unknown key"),
+        ("base: below.yaml\nrl: {beta: -1}", "seed: 1", "config.yaml: rl.beta: must be at least 0"),
+    ],
+)
+def test_what_is_wrong_with_a_base_is_one_line(tmp_path: Path, text: str, base: str, says: str) -> None:
+    (tmp_path / "below.yaml").write_text(base or "seed: 1")
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(says)) as found:
+        load_config(path)
+    assert "\n" not in str(found.value)
 
 
 def config_of(name: str) -> dict[str, object]:

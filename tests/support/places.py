@@ -9,3 +9,4 @@ SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parent.parent
 PACKAGE = ROOT / "src" / "safer_steer"
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+TIERS = sorted((ROOT / "configs" / "reproduce").glob("*.yaml"))

@@ -82,6 +82,9 @@ class Seeds(Strict):
         description="instead of sources: JSONL file of your own scripts, in the form of a suite; Stage I"
         " then asks no model",
     )
+    at_most: int | None = Field(
+        None, ge=1, description="draw at most this many pairs of each source, whatever its own limit"
+    )
     kinds: list[Kind] = Field(
         default_factory=lambda: list(Kind), min_length=1, description="kinds of scripts to build"
     )
@@ -117,6 +120,13 @@ class Seeds(Strict):
             )
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError("a kind stands twice in kinds")
+        return self
+
+    @model_validator(mode="after")
+    def _lowers_limits(self) -> Seeds:
+        for source in self.sources:
+            if self.at_most is not None and (source.limit is None or source.limit > self.at_most):
+                source.limit = self.at_most
         return self
 
     def tries(self, use: Use) -> bool:

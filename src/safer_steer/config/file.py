@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -35,6 +35,9 @@ STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 2
 def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Config:
     """Read a YAML config. Relative paths in it are relative to the file; in the result they are absolute.
 
+    `base: FILE`, or a list of files, names configs that it begins from: what the file itself says goes over
+    what they say, section by section, and a list takes the place of a list.
+
     Args:
         limit: overrides the config's `limit`.
         stub: every role gives made-up answers, and the shipped student stands in for the config's.
@@ -43,15 +46,47 @@ def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Con
         UserError: the file is missing, empty or no YAML, has an unknown key or a wrong value; names file and
             key.
     """
-    data = read_yaml(path)
+    path = Path(os.path.abspath(path))
+    data = _with_bases(path)
     try:
         config = Config.model_validate(data if limit is None else data | {"limit": limit})
         if stub:
             config = with_stubs(config)
     except ValidationError as error:
         raise UserError(f"{path}: {in_words(error)}") from None
-    make_absolute(config, Path(os.path.abspath(path)).parent)
+    make_absolute(config, path.parent)
     return config
+
+
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a config's file over those of the files in its `base`, one file or several in this order.
+    `above` are the files that it is a base of."""
+    data = read_yaml(path)
+    bases = data.pop("base", None) or []
+    together: dict[str, Any] = {}
+    for name in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(name, str):
+            raise UserError(f"{path}: base: must be a file or a list of files, not {_shown(name)}")
+        base = Path(absolute(name, path.parent))
+        if base in (path, *above):
+            raise UserError(f"{path}: base: {name} begins from this file in turn; leave one of the two out")
+        try:
+            found = Config.model_validate(_with_bases(base, (*above, path)))
+        except ValidationError as error:
+            raise UserError(f"{base}: {in_words(error)}") from None
+        make_absolute(found, base.parent)
+        together = _merged(together, found.model_dump(mode="json", exclude_unset=True))
+    return _merged(together, data)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections key by key, all else as it stands above."""
+    both = {
+        key: _merged(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **both}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -89,20 +124,28 @@ def absolute_suites(suites: Iterable[str], folder: Path) -> list[str]:
 
 
 def make_absolute(config: Config, folder: Path) -> None:
-    """Make the relative paths of a config, read from this folder, absolute."""
+    """Make the relative paths of a config, read from this folder, absolute. What the file did not set stays
+    unset."""
+
+    def change(owner: BaseModel, key: str, value: Any) -> None:
+        if value != getattr(owner, key):
+            setattr(owner, key, value)
+
+    def change_path(owner: BaseModel, key: str) -> None:
+        change(owner, key, (path := getattr(owner, key)) and absolute(path, folder))
+
     for source in config.seeds.sources:
-        source.path = source.path and absolute(source.path, folder)
-        source.images = source.images and absolute(source.images, folder)
-    config.seeds.scripts = config.seeds.scripts and absolute(config.seeds.scripts, folder)
+        change_path(source, "path")
+        change_path(source, "images")
+    change_path(config.seeds, "scripts")
     model = config.student.model
     if model.startswith((".", "/", "~")) or (model != "sandbox" and (folder / model).is_dir()):
-        config.student.model = absolute(model, folder)
-    template = config.student.chat_template
-    config.student.chat_template = template and absolute(template, folder)
-    config.bench.suites = absolute_suites(config.bench.suites, folder)
-    config.bench.capability = absolute_suites(config.bench.capability, folder)
+        change_path(config.student, "model")
+    change_path(config.student, "chat_template")
+    for key in ("suites", "capability"):
+        change(config.bench, key, absolute_suites(getattr(config.bench, key), folder))
     if adaptive := config.bench.adaptive:
-        adaptive.intents = adaptive.intents and absolute(adaptive.intents, folder)
+        change_path(adaptive, "intents")
 
 
 def with_stubs(config: Config) -> Config:
