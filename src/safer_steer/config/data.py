@@ -82,7 +82,7 @@ class Seeds(Strict):
         description="instead of sources: JSONL file of your own scripts, in the form of a suite; Stage I"
         " then asks no model",
     )
-    at_most: int | None = Field(
+    at_most: Later[int | None] = Field(
         None, ge=1, description="draw at most this many pairs of each source, whatever its own limit"
     )
     kinds: list[Kind] = Field(
