@@ -1,4 +1,4 @@
-"""What a config key is to a run that goes on: its kind, a mark at the key's definition in `config.py`.
+"""What a config key is to a run that goes on: its kind, a mark at the key's definition in `config/`.
 `config/changes.py` compares configs by it."""
 
 from __future__ import annotations
