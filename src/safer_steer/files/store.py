@@ -173,7 +173,7 @@ def canonical(value: Any) -> str:
 def content_id(*parts: Any) -> str:
     """A short stable id of what something is: 16 hex digits of the SHA-256 of its canonical JSON."""
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def row_counts(folder: Path, patterns: Iterable[str]) -> str:

@@ -383,24 +383,20 @@ def test_without_a_connection_one_line_says_so() -> None:
     assert last.endswith("download it and give its `path`")
 
 
-def test_all_known_sets_are_read_by_their_name() -> None:
-    assert list(SETS) == [
-        *(
-            "beavertails_v",
-            "mm_safetybench",
-            "spa_vl",
-            "vlguard",
-            "vlsbench",
-            "jailbreakv_28k",
-            "geometry3k",
-            "align_anything",
-            "scienceqa",
-        ),
-        *("safemt", "mtmcs_bench", "mossbench", "xstest"),
-    ]
+def test_a_set_of_ones_own_is_looked_for_where_it_says() -> None:
     source = config({"name": "mine", "path": "x"}).seeds.sources[0]
     with pytest.raises(UserError, match="x: no such file or folder"):
         list(read_samples(source, 0, pictureless=True))
+
+
+def test_rows_without_ids_may_have_half_a_surrogate_pair(tmp_path: Path) -> None:
+    """JSON can write one. The row's id is then a hash of what UTF-8 cannot encode."""
+    pictures(tmp_path, "0.png")
+    rows = [{"question": f"what is {half}?", "image": "0.png"} for half in ("\ud800", "\ud801", "\U0001f600")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    found = pairs("mine", tmp_path / "rows.json")
+    assert len({pair.id for pair in found}) == 3
+    assert [pair.question for pair in found] == ["what is ??", "what is ??", "what is \U0001f600?"]
 
 
 def test_the_table_names_every_file_of_a_set() -> None:
