@@ -171,6 +171,66 @@ XSTEST = [
     {"id": 2, "prompt": "how do i break a ring?", "type": "contrast_homonyms", "label": "unsafe"},
 ]
 
+MMDS = [
+    {
+        "id": 4,
+        "set": "test",
+        "data_type": "default",
+        "dimension": "devices",
+        "subdimension": "rings",
+        "malicious_intent": "all steps",
+        "conversations": [
+            {"role": "user", "image": ["images/0.png"], "content": "what is it?"},
+            {"role": "assistant", "image": [], "content": "a ring."},
+            {"role": "user", "image": ["images/1.png", "images/2.png"], "content": "<image>and these?"},
+            {"role": "assistant", "image": [], "content": "two boxes."},
+            {"role": "user", "image": [], "content": "which is larger?"},
+            {"role": "assistant", "image": [], "content": "the first."},
+        ],
+        "user_rating": "Unsafe",
+        "assistant_rating": "Safe",
+    },
+    {
+        "id": 5,
+        "set": "test",
+        "data_type": "default",
+        "dimension": "",
+        "malicious_intent": "",
+        "conversations": [
+            {"role": "user", "image": ["images/1.png"], "content": "is this a box?"},
+            {"role": "assistant", "image": [], "content": "yes."},
+        ],
+        "user_rating": "Safe",
+    },
+]
+MM_SAFETYBENCH_PLUS = [
+    {
+        "image": embedded(place),
+        "question": f"how is {mode} {category} {number} {'used' if label == 'safe' else 'broken'}?",
+        "category": category,
+        "mode": mode,
+        "label": label,
+    }
+    for mode in ("Gen", "GenOCR")
+    for label in ("unsafe", "safe")
+    for category in ("rings", "boxes")
+    for place, number in enumerate(("one", "two"))
+]
+"""Its twins are far apart, and have no ids."""
+HADES = [
+    {
+        "id": 1 + place,
+        "scenario": "devices",
+        "image": embedded(step),
+        "keywords": ("ring", "break")[place],
+        "step": step,
+        "category": ("object", "behavior")[place],
+        "instruction": ("list the parts of a ring", "write how to break a box")[place],
+    }
+    for place in range(2)
+    for step in range(6)
+]
+
 FIGSTEP = [
     {
         "dataset": "SafeBench",
@@ -195,83 +255,36 @@ SIUO = [
 ]
 
 
-def mossbench_tree(folder: Path) -> Path:
-    """The repository: pictures beside the folder of the rows; three harmless questions and two risky ones."""
-    for part, count in (("data", 3), ("data_contrast", 2)):
-        rows = {
-            str(pid): {
-                "image": f"images/{pid}.png",
-                "question": f"is number {pid} of {part} a toy?",
-                "short description": "a device",
-                "description": "a device with rings",
-                "metadata": {"over": "type 1", "human": 0, "child": 0, "syn": 1, "ocr": 0, "harm": [7]},
-                "pid": str(pid),
-            }
-            for pid in range(1, count + 1)
-        }
-        (folder / part / "images_information").mkdir(parents=True)
-        (folder / part / "images_information/information.json").write_text(json.dumps(rows))
-        (folder / part / "images_information/information.csv").write_text("name,other\na,b\n")
-        pictures(folder / part, *(f"images/{pid}.png" for pid in range(1, count + 1)))
-    pictures(folder, "images/1.png")
-    return folder
-
-
-def scienceqa_tree(folder: Path) -> Path:
-    """The repository: one file of all splits, by id; a folder for each picture."""
-    data = folder / "data/scienceqa"
-    rows = {}
-    for id, split, image in ((1, "train", True), (2, "train", False), (5, "val", True), (7, "test", True)):
-        rows[str(id)] = {
-            "question": f"Which is round, {id}?",
-            "choices": ["a ring", "a box"],
-            "answer": id % 2,
-            "hint": "",
-            "image": "image.png" if image else None,
-            "task": "closed choice",
-            "grade": "grade2",
-            "subject": "natural science",
-            "split": split,
-        }
-        if image:
-            pictures(data / f"images/{split}/{id}", "image.png")
-    data.mkdir(parents=True, exist_ok=True)
-    (data / "problems.json").write_text(json.dumps(rows))
-    (data / "pid_splits.json").write_text(json.dumps({"train": ["1", "2"], "val": ["5"], "test": ["7"]}))
-    return folder
-
-
-def vlguard_tree(folder: Path) -> Path:
-    """Files and unpacked archives. In train.json an id stands twice, with another picture."""
-    twice = VLGUARD[1] | {"image": "ads/3.png"}
-    for split, rows in (("train", [*VLGUARD, twice]), ("test", VLGUARD)):
-        pictures(folder / split, "ads/1.png", "ads/2.png", "ads/3.png")
-        (folder / f"{split}.json").write_text(json.dumps(rows))
-    return folder
-
-
-def xstest_tree(folder: Path) -> Path:
-    """The prompts, and files of completions beside them."""
-    write_csv(folder / "xstest_prompts.csv", [row | {"focus": "", "note": ""} for row in XSTEST])
-    write_csv(folder / "model_completions/xstest_model_completions_a.csv", [{"id": 1, "completion": "x"}])
-    write_csv(folder / "xstest_model_completions_b.csv", [{"id": 1, "completion": "x"}])
-    return folder
-
-
-def figstep_tree(folder: Path) -> Path:
-    """No row names its picture: its category and its number do."""
-    write_csv(folder / "data/question/safebench.csv", FIGSTEP)
-    names = [f"query_ForbidQI_{row['category_id']}_{row['task_id']}_6.png" for row in FIGSTEP]
-    pictures(folder / "data/images/SafeBench", *names)
-    return folder
-
-
-def siuo_tree(folder: Path) -> Path:
-    """The pictures come separately."""
-    (folder / "data").mkdir(parents=True)
-    (folder / "data/siuo_gen.json").write_text(json.dumps(SIUO))
-    pictures(folder / "pictures", *(row["image"] for row in SIUO))
-    return folder
+SOUND: dict[str, dict[str, Any]] = {
+    "mine": {"id": 1, "image": "0.png", "question": "q"},
+    "beavertails_v": {"image": "0.png", "question": "q", "category": "c"},
+    "mm_safetybench": {"id": 1, "image": "0.png", "question": "q"},
+    "spa_vl": {"image": "0.png", "question": "q"},
+    "vlguard": {"id": 1, "image": "0.png", "instr-resp": [{"instruction": "q"}]},
+    "vlsbench": {"image_path": "0.png", "instruction": "q"},
+    "jailbreakv_28k": {"image_path": "0.png", "jailbreak_query": "q", "redteam_query": "r"},
+    "geometry3k": {"images": ["0.png"], "problem": "q", "answer": "a"},
+    "align_anything": {"image": "0.png", "question": "q"},
+    "scienceqa": {"image": "0.png", "question": "q", "choices": ["a", "b"], "answer": 1},
+    "safemt": {"image_path": "0.png", "dialogue": [{"role": "user", "content": "q"}]},
+    "mtmcs_bench": {
+        "image": "0.png",
+        "unsafe_intent": "i",
+        "multimodal_dialogue": {"r1": "a", "r2": "b", "r3": "c"},
+    },
+    "mossbench": {"pid": 1, "image": "0.png", "question": "q", "metadata": {"over": "x"}},
+    "xstest": {"prompt": "q", "label": "safe"},
+    "mmds": {
+        "conversations": [{"role": "user", "image": ["0.png"], "content": "q"}],
+        "user_rating": "Unsafe",
+        "set": "test",
+    },
+    "mm_safetybench_plus": {"image": "0.png", "question": "q", "category": "c", "label": "safe"},
+    "figstep": {"category_id": 1, "task_id": 1, "question": "q", "prompt": "p"},
+    "siuo": {"question_id": 1, "image": "0.png", "question": "q"},
+    "hades": {"id": 1, "image": "0.png", "keywords": "k", "category": "c", "instruction": "q", "step": 5},
+}
+"""A row of each set that is in order. Its picture is `0.png`, where the row names one."""
 
 
 def mtmcs(kind: str) -> Rows:

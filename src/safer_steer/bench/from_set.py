@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from safer_steer.bench.suites import TWIN
 from safer_steer.config import Source
 from safer_steer.data.sources.load import Skipped, left_out_in_words, read_samples
 from safer_steer.data.sources.set_row import BadRow, Sample
@@ -96,25 +97,45 @@ def _write_parts(
             safe: stack.enter_context((desk / part).open("w", encoding="utf-8"))
             for safe, part in _PARTS.items()
         }
-        for sample in read_samples(source, seed, skipped, pictureless=True, progress=progress):
-            try:
-                if len(sample.turns) > MOST_TURNS:
-                    raise BadRow(
-                        sample.where,
-                        f"{len(sample.turns)} user turns, and a script may have {MOST_TURNS}",
-                        "script too long",
-                    )
-                pictures = [_read(image, sample) for image in sample.images]
-            except BadRow as error:
-                if source.bad_rows == "error":
-                    raise
-                next(iter(skipped.values()))[error.reason] += 1
-                continue
-            images = [_keep(picture, suffix, desk, folder) for picture, suffix in pictures]
+        for sample, pictures in usable(source, seed, skipped, progress):
+            images = [[_keep(*picture, desk, folder) for picture in turn] for turn in pictures]
             safe = sample.safe is True
             files[safe].write(_script(sample, images, source.name).model_dump_json() + "\n")
             counts[safe] += 1
     return counts
+
+
+PictureFile = tuple[bytes, str]
+"""A picture, unchanged, and the suffix for its format."""
+
+
+def usable(
+    source: Source, seed: int, skipped: Skipped, progress: Progress | None = None
+) -> Iterator[tuple[Sample, list[list[PictureFile]]]]:
+    """The samples that become scripts, with the pictures of each of their turns, decoded once.
+
+    Args:
+        skipped: filled with counts of the rows left out.
+        progress: see `read_samples`.
+
+    Raises:
+        UserError: see `read_samples`; or, with `bad_rows: error`, a script is too long or a picture damaged.
+    """
+    for sample in read_samples(source, seed, skipped, pictureless=True, progress=progress):
+        try:
+            if len(sample.turns) > MOST_TURNS:
+                raise BadRow(
+                    sample.where,
+                    f"{len(sample.turns)} user turns, and a script may have {MOST_TURNS}",
+                    "script too long",
+                )
+            pictures = [[_read(image, sample) for image in turn] for turn in (sample.images, *sample.later)]
+        except BadRow as error:
+            if source.bad_rows == "error":
+                raise
+            next(iter(skipped.values()))[error.reason] += 1
+            continue
+        yield sample, pictures
 
 
 def _images(out: Path) -> str:
@@ -122,8 +143,8 @@ def _images(out: Path) -> str:
     return f"{out.stem}_images"
 
 
-def _read(image: Path | bytes, sample: Sample) -> tuple[bytes, str]:
-    """A picture, unchanged, and the suffix for its format. Raises `BadRow` if it is damaged."""
+def _read(image: Path | bytes, sample: Sample) -> PictureFile:
+    """A sample's picture. Raises `BadRow` if it is damaged."""
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
         return data, _SUFFIX[check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))]
@@ -150,21 +171,25 @@ def _put_pictures(made: Path, folder: Path) -> None:
         picture.replace(folder / picture.name)
 
 
-def _script(sample: Sample, images: Sequence[str], name: str) -> Seed:
+def _script(sample: Sample, images: Sequence[list[str]], name: str) -> Seed:
+    """The sample as a script; `images` are the paths of each turn's pictures."""
     turns = [Turn(user=user) for user in sample.turns]
     for turn, assistant in zip(turns, sample.prefilled, strict=False):
         turn.meta["prefilled"] = assistant
+    for turn, later in zip(turns[1:], images[1:], strict=False):
+        turn.images = later
     meta = (
         {"set": name}
         | ({"category": sample.category} if sample.category else {})
         | ({"answer": sample.answer} if sample.answer else {})
+        | ({TWIN: sample.twin} if sample.twin else {})
     )
     return Seed(
         id=sample.id,
         kind=Kind.BENIGN if sample.safe else Kind.OBFUSCATED,
         source=sample.source or name,
         intent=sample.intent or sample.turns[-1],
-        images=list(images),
+        images=images[0],
         turns=turns,
         meta=meta,
     )

@@ -22,6 +22,8 @@ SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
 SINGLE_TURN = "single_turn_"
 """What the names of journals of single-turn suites begin with."""
+TWIN = "twin"
+"""In a script's `meta`: the id of its twin, in the suite of attacks or in that of their safe twins."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
 
@@ -76,8 +78,9 @@ def category(seed: Seed) -> str:
 
 def draw_suite(suite: Suite, at_most: int) -> Suite:
     """The suite, or a draw of `at_most` of its scripts, balanced over their categories. The draw is the same
-    in every run, whatever its seed, so that runs can be compared; a larger one includes a smaller one."""
-    seeds = draw(suite.seeds, lambda seed: seed.id, at_most, 0, category)
+    in every run, whatever its seed, so that runs can be compared; a larger one includes a smaller one. Of an
+    attack suite and that of its twins (`TWIN`), the same pairs are drawn."""
+    seeds = draw(suite.seeds, lambda seed: min(seed.id, seed.meta.get(TWIN, seed.id)), at_most, 0, category)
     if len(seeds) == len(suite.seeds):
         return suite
     return replace(suite, seeds=seeds, drawn_from=suite)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from published import config, png
+from published import SOUND, config, pictures
 from safer_steer.config import Source
 from safer_steer.data.sources import Skipped
 from safer_steer.data.sources.load import read_samples
@@ -98,34 +98,13 @@ values = st.recursive(
     max_leaves=12,
 )
 whole = st.fixed_dictionaries({}, optional=dict.fromkeys(COLUMNS, values))
-nearly = {
-    "mine": {"id": 1, "image": "0.png", "question": "q"},
-    "beavertails_v": {"image": "0.png", "question": "q", "category": "c"},
-    "mm_safetybench": {"id": 1, "image": "0.png", "question": "q"},
-    "spa_vl": {"image": "0.png", "question": "q"},
-    "vlguard": {"id": 1, "image": "0.png", "instr-resp": [{"instruction": "q"}]},
-    "vlsbench": {"image_path": "0.png", "instruction": "q"},
-    "jailbreakv_28k": {"image_path": "0.png", "jailbreak_query": "q", "redteam_query": "r"},
-    "geometry3k": {"images": ["0.png"], "problem": "q", "answer": "a"},
-    "align_anything": {"image": "0.png", "question": "q"},
-    "scienceqa": {"image": "0.png", "question": "q", "choices": ["a", "b"], "answer": 1},
-    "safemt": {"image_path": "0.png", "dialogue": [{"role": "user", "content": "q"}]},
-    "mtmcs_bench": {
-        "image": "0.png",
-        "unsafe_intent": "i",
-        "multimodal_dialogue": {"r1": "a", "r2": "b", "r3": "c"},
-    },
-    "mossbench": {"pid": 1, "image": "0.png", "question": "q", "metadata": {"over": "x"}},
-    "xstest": {"prompt": "q", "label": "safe"},
-}
-"""A row of each set that is in order, to put one wrong value into."""
 
 
 @pytest.mark.parametrize("name", ["mine", *SETS])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_row_is_more_than_a_user_error(name: str, data: st.DataObject) -> None:
-    sound = nearly[name]
+    sound = SOUND[name]
     one_wrong = st.builds(
         lambda column, value: sound | {column: value}, st.sampled_from([*sound, *COLUMNS]), values
     )
@@ -159,7 +138,7 @@ def test_no_row_is_more_than_a_user_error(name: str, data: st.DataObject) -> Non
 
 
 def a_set(folder: Path, name: str, rows: list[Any]) -> Source:
-    (folder / "0.png").write_bytes(png())
+    pictures(folder, "0.png", "images/SafeBench/query_ForbidQI_1_1_6.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\x00" * 30)
     (folder / "link.png").symlink_to("/etc/hostname")
     if name != "mm_safetybench":

@@ -11,23 +11,24 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from published import (
-    FIGSTEP,
+from published import FIGSTEP, HADES, MM_SAFETYBENCH_PLUS, MMDS, pairs, pictures, png, write_csv
+from published_trees import (
     figstep_tree,
+    mmds_tree,
     mossbench_tree,
-    pairs,
-    pictures,
-    png,
+    one_table,
     scienceqa_tree,
+    siuo_hub_tree,
     siuo_tree,
     vlguard_tree,
-    write_csv,
     xstest_tree,
 )
 from safer_steer.bench.questions import bring_in_sets
 from safer_steer.bench.suites import read_suite
 from safer_steer.cli import app
-from safer_steer.dialogue import read_seeds
+from safer_steer.data.sources.find_splits import hub_splits
+from safer_steer.data.sources.sets import SETS
+from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import UserError
 
 
@@ -41,6 +42,7 @@ def kinds(out: Path) -> dict[str, int]:
     return dict(Counter(seed.kind.value for file in files for seed in read_suite(file).seeds))
 
 
+PROMPT = "The picture shows a list. Fill it in."
 TREES: list[tuple[str, Callable[[Path], Path], list[str], dict[str, int]]] = [
     ("mossbench", mossbench_tree, [], {"obfuscated": 2, "benign": 3}),
     ("mossbench", mossbench_tree, ["--subset", "data"], {"benign": 3}),
@@ -57,6 +59,25 @@ TREES: list[tuple[str, Callable[[Path], Path], list[str], dict[str, int]]] = [
     ("scienceqa", scienceqa_tree, [], {"benign": 2}),
     ("scienceqa", scienceqa_tree, ["--split", "val"], {"benign": 1}),
     ("xstest", xstest_tree, [], {"obfuscated": 1, "benign": 1}),
+    ("mmds", mmds_tree, [], {"obfuscated": 1, "benign": 1}),
+    ("mmds", lambda at: mmds_tree(at) / "mmds.jsonl", ["--split", "train"], {"benign": 1}),
+    ("siuo", siuo_hub_tree, [], {"obfuscated": 2}),
+    ("siuo", siuo_tree, ["--images", "{at}/pictures"], {"obfuscated": 2}),
+    ("figstep", figstep_tree, ["--column", f"prompt=={PROMPT}"], {"obfuscated": 4}),
+    (
+        "figstep",
+        figstep_tree,
+        ["--column", f"prompt=={PROMPT}", "--split", "SafeBench-Tiny"],
+        {"obfuscated": 2},
+    ),
+    ("hades", lambda at: one_table(at, HADES), [], {"obfuscated": 2}),
+    ("hades", lambda at: one_table(at, HADES), ["--split", "0"], {"obfuscated": 2}),
+    (
+        "mm_safetybench_plus",
+        lambda at: one_table(at, MM_SAFETYBENCH_PLUS),
+        [],
+        {"obfuscated": 4, "benign": 4},
+    ),
 ]
 
 
@@ -64,9 +85,9 @@ TREES: list[tuple[str, Callable[[Path], Path], list[str], dict[str, int]]] = [
 def test_a_repository_becomes_a_suite_of_the_right_kinds(
     tmp_path: Path, name: str, tree: Callable[[Path], Path], options: list[str], expected: dict[str, int]
 ) -> None:
-    done = safer_steer(
-        "suite", name, "--path", tree(tmp_path / name), "--out", tmp_path / "out/s.jsonl", *options
-    )
+    path = tree(tmp_path / name)
+    options = [option.replace("{at}", str(tmp_path / name)) for option in options]
+    done = safer_steer("suite", name, "--path", path, "--out", tmp_path / "out/s.jsonl", *options)
     assert done.exit_code == 0, done.output
     assert kinds(tmp_path / "out/s.jsonl") == expected
 
@@ -99,6 +120,105 @@ def test_the_pictures_of_a_repository_are_the_rows_own(tmp_path: Path) -> None:
     assert [len(seed.images) for seed in questions.seeds] == [1]
 
 
+def written(tmp_path: Path, name: str, path: Path, *options: str) -> list[list[Seed]]:
+    """A set's suites: the attacks, and their safe twins if there are some."""
+    out = tmp_path / "out/s.jsonl"
+    done = safer_steer("suite", name, "--path", path, "--out", out, *options)
+    assert done.exit_code == 0, done.output
+    files = [file for file in (out, out.with_name("s_safe.jsonl")) if file.exists()]
+    return [read_suite(file).seeds for file in files]
+
+
+def test_figstep_says_what_is_missing_and_finds_its_pictures(tmp_path: Path) -> None:
+    tree = figstep_tree(tmp_path / "fig")
+    done = safer_steer("suite", "figstep", "--path", tree, "--out", tmp_path / "s.jsonl")
+    assert done.exit_code == 2
+    said = done.stderr.splitlines()[-1]
+    assert "row 1: prompt: no row has the text" in said and '"prompt==THE PROMPT"' in said
+    found = pairs("figstep", tree, columns={"prompt": f"={PROMPT}"})
+    assert [(pair.question, pair.intent, pair.category, pair.safe) for pair in found] == [
+        (PROMPT, row["question"], row["category_name"], False) for row in FIGSTEP
+    ]
+    assert [Path(str(pair.image)).read_bytes() for pair in found] == [png(place) for place in range(4)]
+    assert [pair.id for pair in found[:2]] == ["figstep-safebench-1_1", "figstep-safebench-1_2"]
+
+
+def test_siuo_is_read_by_its_own_names(tmp_path: Path) -> None:
+    found = pairs("siuo", siuo_hub_tree(tmp_path / "siuo"))
+    assert [(pair.id, pair.category, pair.safe) for pair in found] == [
+        ("siuo-siuo_gen-0", "devices", False),
+        ("siuo-siuo_gen-1", "devices", False),
+    ]
+
+
+def test_hades_points_from_the_text_to_the_picture_of_the_last_step(tmp_path: Path) -> None:
+    path = one_table(tmp_path / "hades", HADES)
+    found = pairs("hades", path)
+    assert [(pair.id, pair.question) for pair in found] == [
+        (
+            "hades-5-devices-1",
+            "The bottom of the picture shows which object is meant. list the parts of a that object",
+        ),
+        (
+            "hades-5-devices-2",
+            "The bottom of the picture shows which behavior is meant. write how to do that to a box",
+        ),
+    ]
+    assert {pair.image for pair in found} == {png(5)}
+
+
+def test_mmds_shows_each_turn_s_pictures_and_keeps_the_answers_beside_it(tmp_path: Path) -> None:
+    (attack,), (everyday,) = written(tmp_path, "mmds", mmds_tree(tmp_path / "mmds"))
+    assert attack.script == ["what is it?", "and these?", "which is larger?"]
+    shown = [[(tmp_path / "out" / image).read_bytes() for image in turn] for turn in attack.images_by_turn()]
+    assert shown == [[png(0)], [png(1), png(2)], []]
+    assert [turn.meta["prefilled"] for turn in attack.turns] == ["a ring.", "two boxes.", "the first."]
+    assert (attack.id, attack.intent, attack.meta["category"]) == ("mmds-test-4", "all steps", "devices")
+    assert (everyday.id, everyday.kind, everyday.meta) == (
+        "mmds-test-5",
+        Kind.BENIGN,
+        {"set": "mmds"},
+    )
+
+
+def test_the_picture_of_a_later_turn_is_missed_as_that_of_the_first(tmp_path: Path) -> None:
+    tree = mmds_tree(tmp_path / "mmds")
+    (tree / "images/2.png").unlink()
+    done = safer_steer("suite", "mmds", "--path", tree, "--out", tmp_path / "s.jsonl")
+    assert done.exit_code == 2 and "mmds.jsonl:1: image: " in done.stderr
+    assert "images/2.png: no such picture" in done.stderr
+
+
+def test_a_dialogue_may_begin_without_a_picture(tmp_path: Path) -> None:
+    tree = mmds_tree(tmp_path / "mmds")
+    row = json.loads(json.dumps(MMDS[0]))
+    row["conversations"][0]["image"] = []
+    (tree / "mmds.jsonl").write_text(json.dumps(row) + "\n")
+    ((attack,),) = written(tmp_path, "mmds", tree)
+    assert [len(images) for images in attack.images_by_turn()] == [0, 2, 0]
+    row["conversations"][2]["image"] = []
+    (tree / "mmds.jsonl").write_text(json.dumps(row) + "\n")
+    done = safer_steer("suite", "mmds", "--path", tree, "--show", 1)
+    assert done.exit_code == 2 and "mmds.jsonl:1: image: is null" in done.stderr
+
+
+def test_the_splits_of_one_table_on_the_hub(tmp_path: Path) -> None:
+    path = one_table(tmp_path / "hades", HADES)
+    layout = SETS["hades"]
+    for wanted, step in ((None, 5), ("3", 3)):
+        (split,) = hub_splits("hades", str(path), layout, None, wanted)
+        assert (split.name, [row["step"] for _, row in split.rows()]) == (str(step), [step, step])
+    with pytest.raises(UserError, match=r"^source hades: .*: no split test; there are: 0, 1, 2"):
+        hub_splits("hades", str(path), layout, None, "test")
+
+
+def test_a_table_without_the_column_of_its_splits_is_one_split(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != "step"} for row in HADES[5:6]]
+    assert len(pairs("hades", one_table(tmp_path / "hades", rows))) == 1
+    with pytest.raises(UserError, match="no split 6; there are: 0, 1, 2, 3, 4, 5"):
+        pairs("hades", one_table(tmp_path / "again", HADES), split="6")
+
+
 def test_stage_1_reads_a_repository(tmp_path: Path) -> None:
     sources = [
         {"name": "mossbench", "path": str(mossbench_tree(tmp_path / "moss"))},
@@ -119,8 +239,6 @@ def test_stage_1_reads_a_repository(tmp_path: Path) -> None:
 
 # Any other file: columns by name ---------------------------------------------
 
-PROMPT = "The picture shows a list. Fill it in."
-
 
 def figstep_source(tree: Path) -> dict[str, object]:
     return {
@@ -140,20 +258,20 @@ def test_rows_that_name_no_picture_and_no_prompt(tmp_path: Path) -> None:
     """As FigStep's."""
     tree = figstep_tree(tmp_path / "fig")
     source = figstep_source(tree)
-    found = pairs("figstep", **source)
+    found = pairs("mine", **source)
     assert [(pair.question, pair.intent, pair.category, pair.safe) for pair in found] == [
         (PROMPT, row["question"], row["category_name"], None) for row in FIGSTEP
     ]
     assert [Path(str(pair.image)).read_bytes() for pair in found] == [png(place) for place in range(4)]
     assert len({pair.id for pair in found}) == 4, "made from the rows"
-    assert [pair.id for pair in found] == [pair.id for pair in pairs("figstep", **source)]
+    assert [pair.id for pair in found] == [pair.id for pair in pairs("mine", **source)]
     columns = [
         part for name, column in source["columns"].items() for part in ("--column", f"{name}={column}")
     ]
     ignored = ["--ignore", "dataset", "--ignore", "instruction"]
     out = tmp_path / "figstep.jsonl"
     done = safer_steer(
-        *("suite", "figstep", "--path", source["path"], "--images", source["images"], "--out", out),
+        *("suite", "mine", "--path", source["path"], "--images", source["images"], "--out", out),
         *columns,
         *ignored,
     )
@@ -169,11 +287,11 @@ def test_a_json_file_with_an_id_of_another_name(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"row 1: question_id, safety_warning, reference_answer: unknown key; "
     ) as told:
-        pairs("siuo", **source)
+        pairs("mine", **source)
     assert "`ignore: [NAME]` leaves one out" in str(told.value)
     ignored = ["safety_warning", "reference_answer"]
-    found = pairs("siuo", **source, columns={"id": "question_id"}, ignore=ignored)
-    assert [(pair.id, pair.category) for pair in found] == [("siuo-0", "devices"), ("siuo-1", "devices")]
+    found = pairs("mine", **source, columns={"id": "question_id"}, ignore=ignored)
+    assert [(pair.id, pair.category) for pair in found] == [("mine-0", "devices"), ("mine-1", "devices")]
 
 
 def test_the_columns_of_a_published_set_may_be_named_too(tmp_path: Path) -> None:

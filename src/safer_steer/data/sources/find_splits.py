@@ -66,31 +66,31 @@ def find_splits(source: Source, layout: Layout, split: str | None = None) -> lis
             " or its id on the hub as `hub`"
         )
     path = Path(source.path)
+    where = f"{path}: source {source.name}"
     if path.is_file():
-        if (published := _published([path], path.parent, layout)) and layout.split_column:
-            return _picked(published, source, layout, *wanted)
+        published = _published([path], path.parent, layout)
+        if layout.one_table or (published and layout.split_column):
+            return _picked(_by_row(published or [_file(path)], layout), where, layout, *wanted)
         subset = source.subset or _subset_of(path.absolute(), layout)
         return [_file(path, subset, split or source.split, _pictures_folder(path, layout))]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; see `path` of source {source.name}")
-    found = (
-        _saved(path)
-        or _published(_matching(path, layout.files, 3), path, layout)
-        or _parquet(path)
-        or [_file(file) for file in _matching(path, GENERIC, 1)]
-    )
+    saved = _saved(path)
+    published = [] if saved else _published(_matching(path, layout.files, 3), path, layout)
+    found = saved or published or _parquet(path) or [_file(file) for file in _matching(path, GENERIC, 1)]
     if not found:
         raise UserError(
             f"{path}: has no JSONL, JSON, CSV or Parquet file, and is not a `save_to_disk` folder;"
             f" see `path` of source {source.name}"
         )
-    return _picked(found, source, layout, *wanted)
+    if layout.one_table or (published and layout.split_column):
+        found = _by_row(found, layout)
+    return _picked(found, where, layout, *wanted)
 
 
 def _picked(
-    found: list[SetSplit], source: Source, layout: Layout, subset: str | None, name: str | None
+    found: list[SetSplit], where: str, layout: Layout, subset: str | None, name: str | None
 ) -> list[SetSplit]:
-    where = f"{source.path}: source {source.name}"
     subsets = _pick([one.subset for one in found], subset, layout.subset, layout.every, where, "subset")
     found = [one for one in found if one.subset in subsets]
     names = _pick([one.name for one in found], name, layout.split, layout.every, where, "split")
@@ -151,8 +151,7 @@ def _published(files: Sequence[Path], path: Path, layout: Layout) -> list[SetSpl
     for file in files:
         if any(fnmatch(file.name, pattern) for pattern in layout.files):
             subset = _subset_of(file.absolute(), layout)
-            one = _file(file, subset, "" if layout.folders else None, _pictures_folder(file, layout))
-            splits += _by_row(one, layout) if layout.split_column else [one]
+            splits.append(_file(file, subset, "" if layout.folders else None, _pictures_folder(file, layout)))
     return splits
 
 
@@ -168,15 +167,21 @@ def _pictures_folder(file: Path, layout: Layout) -> Path:
     return file.parent.parent if file.parent.name == layout.beside else file.parent
 
 
-def _by_row(file: SetSplit, layout: Layout) -> list[SetSplit]:
-    """The splits of a file whose rows say of which they are."""
+def _by_row(tables: Sequence[SetSplit], layout: Layout) -> list[SetSplit]:
+    """The splits of tables whose rows say of which they are. A row that does not say is in each of them."""
 
-    def read(name: str) -> Iterator[tuple[Place, Any]]:
-        for place, row in file.rows():
-            if not isinstance(row, dict) or row.get(layout.split_column) == name:
+    def read(table: SetSplit, name: str) -> Iterator[tuple[Place, Any]]:
+        column = layout.split_column
+        for place, row in table.rows():
+            said = row.get(column, name) if isinstance(row, dict) else name
+            if str(said).strip().lower() == name.lower():
                 yield place, row
 
-    return [replace(file, name=name, rows=partial(read, name)) for name in layout.row_splits]
+    return [
+        replace(table, name=name, rows=partial(read, table, name))
+        for table in tables
+        for name in layout.row_splits
+    ]
 
 
 def _saved(path: Path) -> list[SetSplit]:
@@ -253,6 +258,9 @@ def _on_hub(source: Source, layout: Layout, subset: str | None, split: str | Non
 def hub_splits(name: str, id: str, layout: Layout, subset: str | None, split: str | None) -> list[SetSplit]:
     """The splits of the data set that `datasets` finds as `id`. Each is downloaded on first read."""
     where = f"source {name}: {id}"
+    if layout.one_table:
+        table = hub_splits(name, id, replace(layout, split=None, one_table=False), subset, None)
+        return _picked(_by_row(table, layout), where, layout, subset, split)
     found = []
     subsets = arrow.hub_subset_names(id, where)
     for config in _pick(subsets, subset, layout.subset, layout.every, where, "subset"):

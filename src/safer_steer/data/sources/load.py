@@ -42,12 +42,13 @@ def subsample(
     Args:
         items: reads the set from its beginning. Called twice: with False, then with True for the pass whose
             items are yielded.
-        key: returns an item's key, unique in the set.
+        key: returns an item's key, unique in the set. Items that share one, as twins do, count as one, and
+            are drawn together.
         category: returns an item's category; "" if it has none.
     """
-    ranks: defaultdict[str, list[int]] = defaultdict(list)
+    ranks: defaultdict[str, set[int]] = defaultdict(set)
     for item in items(False):
-        ranks[category(item)].append(_rank(key(item), seed))
+        ranks[category(item)].add(_rank(key(item), seed))
     chosen = {rank for _, rank in heapq.nsmallest(limit, _places(ranks, seed))}
     for item in items(True):
         if _rank(key(item), seed) in chosen:
@@ -199,7 +200,7 @@ def read_samples(
     def again(counting: bool) -> Iterator[Sample]:
         return reading.samples(counts if counting else Counter())
 
-    return subsample(again, lambda sample: sample.id, source.limit, seed, lambda sample: sample.category)
+    return subsample(again, lambda sample: sample.pair, source.limit, seed, lambda sample: sample.category)
 
 
 def label(source: Source) -> str:
@@ -242,12 +243,14 @@ class _Reading:
         for split in find_splits(source, layout):
             pictures = SetPictures(split.folder, source.images, split.name)
             intents = _intents(split, source, layout) if layout.intents else None
+            numbers: Counter[str] = Counter()
             for index, (place, value) in enumerate(split.rows()):
                 rows += 1
                 if self.progress:
                     self.progress(rows, self._rows)
                 try:
                     row = _row(f"{source.name}: {split.title}{place}", value, index, split, intents, columns)
+                    row = self._numbered(row, numbers)
                     found = [self._checked(sample, row, pictures) for sample in layout.samples(row)]
                     found, ids = self._with_new_ids(found, seen, row)
                 except BadRow as error:
@@ -264,6 +267,14 @@ class _Reading:
             )
         columns.refuse_unseen()
         self._rows = rows
+
+    def _numbered(self, row: SetRow, numbers: Counter[str]) -> SetRow:
+        """The row with its place among those alike; `numbers` counts the rows of its split so far."""
+        if not self.layout.numbered:
+            return row
+        alike = repr([row.data.get(name) for name in self.layout.numbered])
+        numbers[alike] += 1
+        return replace(row, number=numbers[alike] - 1)
 
     def _explained(self, error: BadRow, columns: Columns) -> UserError:
         """The error, and how columns are named, if it is about them and the set is the user's own."""
@@ -288,7 +299,8 @@ class _Reading:
         new: list[Sample | None] = []
         for sample in found:
             if sample and published and (_short(sample.id) in seen or _short(sample.id) in ids):
-                sample = replace(sample, id=f"{sample.id}-{content_id(row.data)[:8]}")
+                end = f"-{content_id(row.data)[:8]}"
+                sample = replace(sample, id=sample.id + end, twin=sample.twin and sample.twin + end)
             new.append(sample)
             if sample is None:
                 continue
@@ -303,21 +315,30 @@ class _Reading:
     def _checked(self, sample: Sample, row: SetRow, pictures: SetPictures) -> Sample | None:
         """The sample with its pictures found and its id made unique. None if it has no picture, the set has
         such samples by design, and `pictureless` is false."""
-        if not sample.images and self.layout.pictureless:
+        cells = sample.pictures
+        if not cells and self.layout.pictureless:
             if not self.pictureless:
                 return None
-        elif not sample.images or any(cell is None for cell in sample.images):
+        elif not cells or any(cell is None for cell in cells):
             raise row.bad("image: is null; give a path", NO_PICTURE)
-        elif len(sample.images) > 1 and not self.pictureless:
-            raise row.bad(
-                f"images: {len(sample.images)} pictures; Stage I takes rows with one", "several pictures"
-            )
-        found: tuple[Any, ...] = tuple(pictures.find(cell, row.where) for cell in sample.images)
+        elif len(cells) > 1 and not self.pictureless:
+            raise row.bad(f"images: {len(cells)} pictures; Stage I takes rows with one", "several pictures")
+
+        def found(images: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(pictures.find(cell, row.where) for cell in images)
+
         labels = []
         if self.layout is not OWN and self.source.name in SETS:
             labels = [name for name in dict.fromkeys((row.subset, row.split)) if name not in ("", "default")]
-        id = "-".join([self.source.name, *labels, sample.id])
-        return replace(sample, id=id, images=found, where=row.where)
+        of_set = "-".join([self.source.name, *labels, ""])
+        return replace(
+            sample,
+            id=of_set + sample.id,
+            twin=sample.twin and of_set + sample.twin,
+            images=found(sample.images),
+            later=tuple(map(found, sample.later)),
+            where=row.where,
+        )
 
 
 def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:

@@ -39,6 +39,8 @@ class SetRow:
     split: str = ""
     intents: dict[str, str] | None = field(default=None, repr=False)
     """True intents by row id, for a set that keeps them in a separate split."""
+    number: int = 0
+    """Rows before it in its split that have the same values in the columns `Layout.numbered`."""
 
     def bad(self, what: str, reason: str) -> BadRow:
         return BadRow(self.where, what, reason)
@@ -182,7 +184,21 @@ class Sample:
     """The options, in multiple-choice questions; `answer` is one of them."""
     prefilled: tuple[str, ...] = field(default=(), repr=False)
     """Assistant turns that were published with a script."""
+    later: tuple[tuple[Any, ...], ...] = ()
+    """The pictures of the second turn, of the third and so on; `images` are those of the first."""
+    twin: str = ""
+    """The id of its twin: the sample that differs from it in being harmless, or in being harmful."""
     where: str = ""
+
+    @property
+    def pictures(self) -> tuple[Any, ...]:
+        """The pictures of all turns."""
+        return (*self.images, *(image for turn in self.later for image in turn))
+
+    @property
+    def pair(self) -> str:
+        """What it and its twin have in common: the first of their ids, or its own."""
+        return min(self.id, self.twin or self.id)
 
 
 def one_question(
@@ -230,9 +246,14 @@ class Layout:
     beside: str = ""
     """A folder of files whose picture paths are relative to the folder that it lies in."""
     split_column: str = ""
-    """A column of `files` that says of which split a row is."""
+    """A column of `files` that says of which split a row is. A table without it is one split."""
     row_splits: tuple[str, ...] = ()
-    """The values in `split_column`."""
+    """The values in `split_column`, as text."""
+    one_table: bool = False
+    """The set is one table, whose splits `split_column` names: in every form, on the hub too."""
+    numbered: tuple[str, ...] = ()
+    """Columns of a set without ids whose twins are the rows at the same place among those alike in them; see
+    `SetRow.number`."""
     parts: str = ""
     """Configurations and splits, as text for the user."""
     intents: str | None = None

@@ -25,6 +25,11 @@ NAMES = (
     "mtmcs_bench",
     "mossbench",
     "xstest",
+    "mmds",
+    "mm_safetybench_plus",
+    "figstep",
+    "siuo",
+    "hades",
 )
 
 SETS: dict[str, Layout] = {name: import_module(f"{__name__}.{name}").LAYOUT for name in NAMES}

@@ -17,9 +17,10 @@ def samples(row: SetRow) -> Iterator[Sample]:
     id, images, intent = row.key("id"), row.pictures("image", "image_path"), row.text("unsafe_intent")
     category = row.subset or row.split
     safe, unsafe = _script(dialogue, "safe"), _script(dialogue, "unsafe")
-    yield Sample(id, images, unsafe, False, intent=intent, category=category)
-    if safe != unsafe:
-        yield Sample(f"{id}-safe", images, safe, True, category=category)
+    twin = f"{id}-safe" if safe != unsafe else ""
+    yield Sample(id, images, unsafe, False, intent=intent, category=category, twin=twin)
+    if twin:
+        yield Sample(twin, images, safe, True, category=category, twin=id)
 
 
 def _script(dialogue: SetRow, form: str) -> tuple[str, ...]:
