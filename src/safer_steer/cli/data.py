@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,7 @@ from safer_steer.errors import ExitCode, UserError, require
 from safer_steer.report.fitted_table import fitted
 
 if TYPE_CHECKING:
+    from safer_steer.bench.look import Look, Size
     from safer_steer.run.folder import Show
     from safer_steer.workers import Progress
 
@@ -114,12 +116,19 @@ def suite(
         str, typer.Argument(metavar="NAME", help="A set of `safer-steer sets`, or a name of your own.")
     ],
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="JSONL file to write. If the set has harmless rows too, they go to NAME_safe.jsonl beside"
             " it."
         ),
-    ],
+    ] = None,
+    show: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead of --out: write nothing, and print what is read: kinds, categories, pictures, what"
+            " is left out and why, and the first so many scripts.",
+        ),
+    ] = None,
     path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,
     hub: Annotated[
         str | None,
@@ -155,12 +164,17 @@ def suite(
         ),
     ] = "error",
 ) -> None:
-    """Write a suite for the bench from a published data set."""
+    """Write a suite for the bench from a published data set, or look at what it would hold."""
     from safer_steer.bench.from_set import write_suite
+    from safer_steer.bench.look import look_at
     from safer_steer.run.display import Display
 
     if (path is None) == (hub is None):
         raise UserError("suite: give either --path or --hub")
+    if show is not None and show < 1:
+        raise UserError(f"suite: --show: is {show}; give 1 or more")
+    if (out is None) == (show is None):
+        raise UserError("suite: give either --out FILE, to write the suite, or --show 3, to look at it first")
     try:
         source = Source.model_validate(
             {
@@ -179,12 +193,67 @@ def suite(
         )
     except ValidationError as error:
         raise UserError(f"suite: {in_words(error, Source)}") from None
-    with Display() as show:
-        files, left_out = write_suite(source, out, seed, _begun_later(show))
+    with Display() as display:
+        progress = _begun_later(display)
+        if out is None:
+            look = look_at(source, seed, show or 0, progress)
+        else:
+            files, left_out = write_suite(source, out, seed, progress)
+    if out is None:
+        _print_look(look, source)
+        return
     for file, count in files.items():
         typer.echo(f"{file}: {count} scripts")
     if left_out:
         typer.echo(left_out)
+
+
+def _print_look(look: Look, source: Source) -> None:
+    """Print what was read of a set."""
+    from safer_steer.data.sources.load import label, left_out_in_words
+
+    kinds = sorted(look.kinds, reverse=True)
+    counts = ", ".join(f"{look.kinds[kind]} {kind}" for kind in kinds)
+    twins = f"; {look.pairs} pairs of twins" if look.pairs else ""
+    typer.echo(f"{label(source)}: {look.rows} rows, {look.kinds.total()} scripts ({counts}){twins}")
+    if left_out := left_out_in_words(look.skipped):
+        typer.echo(left_out)
+    turns = ", ".join(f"{look.turns[number]} of {number}" for number in sorted(look.turns))
+    typer.echo(f"by user turns: {turns}")
+    typer.echo(f"pictures: {_sizes(look)}")
+    screen = console(160)
+    rows = [
+        [category, *(str(by_kind[kind]) for kind in kinds)] for category, by_kind in look.categories.items()
+    ]
+    numbers = range(1, 1 + len(kinds))
+    typer.echo()
+    screen.print(fitted(screen, ("category", *kinds), rows, numbers=numbers), crop=False)
+    first = [
+        (row.id, row.kind, row.category, ", ".join(map(_size, row.pictures)) or "none", row.question)
+        for row in look.first
+    ]
+    head = ("id", "kind", "category", "pictures", "first turn")
+    typer.echo()
+    screen.print(fitted(screen, head, first, whole=(0,)), crop=False)
+
+
+def _sizes(look: Look) -> str:
+    """The pictures of a look in words: how many, the smallest, the largest and the most frequent size."""
+    without = f"; {look.pictureless} scripts without one" if look.pictureless else ""
+    if not look.sizes:
+        return f"none{without}"
+    smallest, largest = (end(look.sizes, key=prod) for end in (min, max))
+    ((frequent, count),) = look.sizes.most_common(1)
+    spread = (
+        f"from {_size(smallest)} to {_size(largest)} pixels, {count} of them {_size(frequent)}"
+        if len(look.sizes) > 1
+        else f"all {_size(frequent)} pixels"
+    )
+    return f"{look.sizes.total()}, {spread}{without}"
+
+
+def _size(size: Size) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _columns(given: Sequence[str]) -> dict[str, str]:
