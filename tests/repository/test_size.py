@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 38_500,
-    "files": 285,
+    "lines": 38_600,
+    "files": 287,
     "files over 400 lines": 1,
     "functions over 80 lines": 4,
     "names at the top": 26,

@@ -165,16 +165,8 @@ def suite(
     ] = "error",
 ) -> None:
     """Write a suite for the bench from a published data set, or look at what it would hold."""
-    from safer_steer.bench.from_set import write_suite
-    from safer_steer.bench.look import look_at
-    from safer_steer.run.display import Display
-
     if (path is None) == (hub is None):
         raise UserError("suite: give either --path or --hub")
-    if show is not None and show < 1:
-        raise UserError(f"suite: --show: is {show}; give 1 or more")
-    if (out is None) == (show is None):
-        raise UserError("suite: give either --out FILE, to write the suite, or --show 3, to look at it first")
     try:
         source = Source.model_validate(
             {
@@ -193,6 +185,19 @@ def suite(
         )
     except ValidationError as error:
         raise UserError(f"suite: {in_words(error, Source)}") from None
+    _write_or_show(source, out, show, seed)
+
+
+def _write_or_show(source: Source, out: Path | None, show: int | None, seed: int) -> None:
+    """Write the suite to `out`, or print what it would hold and its first `show` scripts."""
+    from safer_steer.bench.from_set import write_suite
+    from safer_steer.bench.look import look_at
+    from safer_steer.run.display import Display
+
+    if show is not None and show < 1:
+        raise UserError(f"suite: --show: is {show}; give 1 or more")
+    if (out is None) == (show is None):
+        raise UserError("suite: give either --out FILE, to write the suite, or --show 3, to look at it first")
     with Display() as display:
         progress = _begun_later(display)
         if out is None:
