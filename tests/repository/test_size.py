@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 38_600,
+    "lines": 38_700,
     "files": 287,
     "files over 400 lines": 1,
     "functions over 80 lines": 4,
