@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 
 import pytest
 
 from places import PACKAGE
 from safer_steer import pipeline
 from safer_steer.config import Config
+from safer_steer.errors import UserError
+from safer_steer.plan.dry_run import dry_run
+from safer_steer.prompts.base import CHAT
 from safer_steer.prompts.fingerprint import installed
-from safer_steer.stages import CHAT, STAGES
+from safer_steer.run.preflight import check
+from safer_steer.stages import STAGES
 
 
 def test_every_stage_has_its_work_and_its_prompts_exist() -> None:
@@ -59,3 +65,36 @@ def test_no_other_file_lists_the_stages() -> None:
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if listed.search(path.read_text())
     }
     assert found <= {"cli/stages.py", "report/health/stages.py", "export/card.py"}
+
+
+BENCH_ONLY = {"sources": [{"use": "bench"}]}
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "line"),
+    [
+        ({"rl": {"seeds": 8}}, "rl", "rl.prompts_per_step: 64 seeds a step, but rl.seeds is 8"),
+        ({"bench": {"suites": ["steer"]}}, "bench", "bench.suites: `steer` means the suites that"),
+        ({"assembly": {}, "rl": {"seeds": 64}, "seeds": BENCH_ONLY}, "bootstrap", "seeds.sources: all have"),
+        (
+            {"assembly": {}, "rl": {"seeds": 64}, "seeds": {"kinds": ["benign"]}},
+            "rl",
+            "rl.benign_share: a share of 0.25 needs risky scripts",
+        ),
+        ({"rl": {"tutor": "no_such:Tutor"}}, "rl", "rl.tutor: no_such"),
+        ({"rl": {"rollouts": {"engine": "no_such:engine"}}}, "bench", "rl.rollouts.engine: no_such"),
+    ],
+)
+def test_preflight_and_dry_run_say_what_the_stage_says(
+    config: dict, stage: str, line: str, tmp_path: Path
+) -> None:
+    settings = Config.model_validate(config)
+    with pytest.raises(UserError) as refused:
+        asyncio.run(check(settings, [stage]))
+    assert str(refused.value).startswith(line)
+    assert f"{stage}: {refused.value}" in dry_run(settings, tmp_path).refusals
+
+
+def test_no_words_of_a_check_stand_twice() -> None:
+    said = [path.read_text() for path in PACKAGE.rglob("*.py")]
+    assert sum(text.count("seeds a step") for text in said) == 1

@@ -6,17 +6,16 @@ A stage's work is a function of the same name in `pipeline.py`. Stages meet only
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from safer_steer import checks, forecast
 from safer_steer.config import Config, ModelName, RoleName
+from safer_steer.config.bench import STEER
 from safer_steer.config.file import NOT_FILES
 from safer_steer.files.inputs import Holds, Input
-
-STEER = "steer"
-"""The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
-CHAT = "chat"
-"""In `Stage.chain`: a model that is asked as a plain chat, without a job's prompt."""
+from safer_steer.forecast import Asked, Known
+from safer_steer.prompts.base import CHAT
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,12 @@ class Stage:
     """Files of rows, as patterns in the run's folder; their rows are counted when the stage ends."""
     facts: Callable[[Config], dict[str, str]] = lambda config: {}
     """What else the manifest says of it."""
+    checks: tuple[Callable[[Config], str], ...] = ()
+    """Why it would not start, by the config alone: each gives the line for the user, or ""."""
+    warns: Callable[[Config], str] = lambda config: ""
+    """What the user should know before it starts, in one line, or ""."""
+    forecast: Callable[[Config, Known], Iterable[Asked]] = lambda config, known: ()
+    """The calls it will make."""
     chain: tuple[str, ...] = ()
     """Prompts that wait for one another within a pair or dialogue; the other calls run beside them."""
     student: bool = False
@@ -53,6 +58,10 @@ class Stage:
         """The roles that it asks under this config."""
         idle = self.idle(config)
         return tuple(role for role in self.roles if role not in idle)
+
+    def refusals(self, config: Config) -> Iterator[str]:
+        """Why it would not start under this config, one line each. Raises `UserError` as its checks do."""
+        return filter(None, (check(config) for check in self.checks))
 
 
 TRAINED_BY: dict[ModelName, tuple[str, ...]] = {"base": (), "sft": ("sft",), "safer_steer": ("rl",)}
@@ -159,6 +168,7 @@ STAGES: dict[str, Stage] = {
             idle=_untried,
             inputs=_seeds_inputs,
             counts=_seeds_counts,
+            forecast=forecast.seeds,
             chain=("probe", "caption", "rewrite", "plan", CHAT, "attack_judge"),
         ),
         Stage(
@@ -171,6 +181,8 @@ STAGES: dict[str, Stage] = {
             needs=lambda config: ("seeds",),
             inputs=_assemble_inputs,
             counts=_assemble_counts,
+            checks=(checks.something_to_assemble,),
+            forecast=forecast.assemble,
         ),
         Stage(
             name="bootstrap",
@@ -180,6 +192,8 @@ STAGES: dict[str, Stage] = {
             roles=("red", "blue", "evaluator"),
             needs=lambda config: ("assemble",),
             counts=_bootstrap_counts,
+            checks=(checks.something_to_train_on,),
+            forecast=forecast.bootstrap,
             chain=("red", "blue", CHAT),
         ),
         Stage(
@@ -201,6 +215,16 @@ STAGES: dict[str, Stage] = {
             needs=_rl_needs,
             inputs=_rl_inputs,
             facts=lambda config: {"algorithm": config.rl.algorithm},
+            checks=(
+                checks.engine,
+                checks.weights_can_be_sent,
+                checks.something_to_train_on,
+                checks.one_process_for_dpo,
+                checks.enough_seeds,
+                checks.own_code,
+            ),
+            warns=checks.room_for_turns,
+            forecast=forecast.rl,
             chain=("tutor",),
             student=True,
             trains=True,
@@ -214,6 +238,8 @@ STAGES: dict[str, Stage] = {
             idle=_bench_idle,
             needs=_bench_needs,
             inputs=_bench_inputs,
+            checks=(checks.engine, checks.something_to_assemble),
+            forecast=forecast.bench,
             student=True,
         ),
         Stage(

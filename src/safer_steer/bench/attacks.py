@@ -20,6 +20,7 @@ from safer_steer.bench.suite_copies import copied, moved
 from safer_steer.bench.suites import SANDBOX, Suite, category, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
+from safer_steer.config.bench import STEER
 from safer_steer.config.file import load_config
 from safer_steer.config.named import load_named
 from safer_steer.data.sources.load import draw, draw_order
@@ -30,7 +31,6 @@ from safer_steer.errors import UserError
 from safer_steer.files.images import PicturesOf, Trial
 from safer_steer.files.store import file_name, write_atomic
 from safer_steer.metrics import ProtocolName
-from safer_steer.stages import STEER
 
 INTENTS = "intents"
 """Folder and file of a run's intents."""

@@ -18,13 +18,13 @@ from safer_steer.bench.suites import (
     read_suite,
     suites_named,
 )
+from safer_steer.config.bench import STEER
 from safer_steer.data.assembly.candidates import SCALED_FROM, picture_id, scaled_from
 from safer_steer.data.assembly.splits import FOLDER
 from safer_steer.dialogue import Seed, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import load_picture
 from safer_steer.files.store import inside, write_atomic
-from safer_steer.stages import STEER
 
 
 def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixels: int) -> list[Suite]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safer_steer.bench.adaptive.results import ADAPTIVE
+from safer_steer.config.bench import STEER
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
@@ -16,7 +17,6 @@ from safer_steer.files.images import Trial, check_header, check_whole
 from safer_steer.files.script_file import read_scripts
 from safer_steer.files.store import inside
 from safer_steer.metrics import ProtocolName
-from safer_steer.stages import STEER
 
 SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""

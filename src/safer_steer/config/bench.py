@@ -11,6 +11,8 @@ from safer_steer.config.rl import importable
 from safer_steer.dialogue import Strict
 from safer_steer.files.store import file_name
 
+STEER = "steer"
+"""The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
 ModelName = Literal["base", "sft", "safer_steer"]
 
 

@@ -17,6 +17,8 @@ from safer_steer.config.file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_rows
 from safer_steer.plan.memory import Memory
+from safer_steer.stages import STAGES, Stage
+from safer_steer.training.draws import too_few_seeds
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Plan:
     memory: list[Memory]
     memory_notes: list[str]
     trainer_arguments: dict[str, dict[str, Any]]
+    refusals: list[str]
+    """Why stages would not start, one line each."""
 
 
 def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None = None) -> Plan:
@@ -61,6 +65,7 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
         memory=peaks,
         memory_notes=notes,
         trainer_arguments=arguments,
+        refusals=[f"{stage.name}: {line}" for stage in STAGES.values() for line in _refusals(stage, config)],
     )
 
 
@@ -76,6 +81,7 @@ def show(plan: Plan, console: Console) -> None:
         ("Data", _data(plan)),
         ("Steps", (f"{stage}: {told}" for stage, told in plan.steps.items())),
         *([("Servers", iter(plan.servers))] if plan.servers else []),
+        *([("Would not start", iter(plan.refusals))] if plan.refusals else []),
     ):
         say(title)
         for line in lines:
@@ -93,6 +99,13 @@ def show(plan: Plan, console: Console) -> None:
         say()
         say(title)
         say(text.rstrip())
+
+
+def _refusals(stage: Stage, config: Config) -> list[str]:
+    try:
+        return list(stage.refusals(config))
+    except UserError as error:
+        return [str(error)]
 
 
 def _listed(entries: dict[str, str]) -> Iterator[str]:
@@ -179,10 +192,9 @@ def _rl_steps(config: Config, folder: Path) -> str:
             steps = _many(rl.steps, "step")
             return f"{steps} {each}; how many passes that is, Stage I will show; in each, {left}"
         return f"steps {each}, one pass over the seeds that Stage I yields; {left}"
+    if line := too_few_seeds(rl, seeds):
+        return f"no step: {line}"
     whole, over = divmod(seeds, rl.prompts_per_step)
-    if not whole:
-        wanted = f"{_many(rl.prompts_per_step, 'seed')} a step (rl.prompts_per_step)"
-        return f"no step: {wanted}, but there are {seeds:,}"
     said = f"{over:,} of {seeds:,} seeds are left over" if over else f"all {seeds:,} seeds are used"
     if rl.steps > 0:
         passes = _times(rl.steps / whole)
@@ -269,8 +281,8 @@ def _questions(name: str, config: Config) -> str:
 
 def _suite(name: str, config: Config) -> str:
     from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, large_pictures, read_suite
+    from safer_steer.config.bench import STEER
     from safer_steer.files.scaling import in_words
-    from safer_steer.stages import STEER
 
     if name == SANDBOX:
         size = config.bench.dialogues or SANDBOX_DIALOGUES

@@ -170,4 +170,6 @@ def _templates() -> jinja2.Environment:
     )
 
 
+CHAT = "chat"
+"""In the place of a job's name: a model that is asked as a plain chat, without a prompt."""
 Score10 = Field(ge=1, le=10, description="whole number from 1 to 10")

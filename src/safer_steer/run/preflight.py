@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safer_steer.config import Config, RoleName
-from safer_steer.config.named import load_named
+from safer_steer.config.bench import STEER
 from safer_steer.data.seeds.identity import refuse_selected
 from safer_steer.data.seeds.own_scripts import own_scripts, script_pictures
-from safer_steer.dialogue import Kind, Seed
+from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError, require_trackers
 from safer_steer.files.manifest import Manifest
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
-from safer_steer.stages import STAGES, STEER
+from safer_steer.stages import STAGES
 from safer_steer.student import processes
-from safer_steer.student.engines import maker_of
 from safer_steer.training.first_turn import refuse_later_pictures
 
 if TYPE_CHECKING:
@@ -101,8 +100,9 @@ def _checked(
     run.survey = asyncio.run(check(config, waiting, besides, begun, unasked, trial, run.show.say))
     if trial:
         check_student(config, waiting, trial.renderer)
-    if "rl" in waiting and (line := room_for_turns(config)):
-        run.show.say(f"rl: {line}")
+    for stage in waiting:
+        if line := STAGES[stage].warns(config):
+            run.show.say(f"{stage}: {line}")
     return _try_models(run, waiting, besides, unasked) if try_models else []
 
 
@@ -131,31 +131,6 @@ def _try_models(
     if said := problems(checked):
         raise UserError(said)
     return checked
-
-
-USER_TURN_TOKENS = 60
-"""Tokens of a user turn with its scaffolding, from the usual length in scripts."""
-
-
-def room_for_turns(config: Config) -> str:
-    """A one-line warning with the tokens needed if the longest trajectory may exceed
-    `rl.max_completion_tokens`; "" if it fits.
-
-    A trajectory that runs out of context has no return, so late turns after long answers would never be
-    trained.
-    """
-    rl, student = config.rl, config.student
-    turns = min(rl.max_turns, config.seeds.max_turns)
-    needed = turns * (student.max_turn_tokens + 1) + (turns - 1) * USER_TURN_TOKENS
-    if needed <= rl.max_completion_tokens:
-        return ""
-    fitting = (rl.max_completion_tokens - (turns - 1) * USER_TURN_TOKENS) // turns - 1
-    return (
-        f"{turns} answers of {student.max_turn_tokens:,} tokens and the user turns between them may need"
-        f" {needed:,} tokens, more than rl.max_completion_tokens = {rl.max_completion_tokens:,};"
-        " a trajectory that runs out of tokens has no return; raise rl.max_completion_tokens,"
-        f" or lower student.max_turn_tokens to {max(fitting, 1):,}"
-    )
 
 
 def cores_here() -> int:
@@ -198,12 +173,9 @@ async def check(
     Raises:
         UserError: the first problem found.
     """
-    engine = config.rl.rollouts.engine
-    # Only an engine of one's own is loaded. Those of the table are installed, and would load torch.
-    if maker_of(engine) == engine and {"rl", "bench"} & set(stages):
-        load_named("rl.rollouts.engine", engine)
-    if engine == "vllm" and {"rl", "bench"} & set(stages):
-        _check_rollouts(config, stages)
+    for stage in stages:
+        for line in STAGES[stage].refusals(config):
+            raise UserError(line)
     seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
     shared = _shared(config, stages)
@@ -229,11 +201,6 @@ async def check(
         from safer_steer.bench.questions import check_sets
         from safer_steer.bench.suites import read_suites
 
-        if STEER in config.bench.suites and not any(source.use == "bench" for source in config.seeds.sources):
-            raise UserError(
-                f"bench.suites: `{STEER}` means the suites that this run assembles; it needs a source with"
-                " `use: bench` and the section `assembly`"
-            )
         suites = read_suites(config.bench.suites, trial if "bench" in stages else None)
         if "bench" in stages:
             check_sets(config.bench.capability, config.bench.questions, trial)
@@ -248,39 +215,13 @@ async def check(
         seen["bench"] = lambda: chain(
             suite_pictures(suites), source_pictures(config, "bench") if steer else ()
         )
-    if config.assembly and {"bootstrap", "rl"} & set(stages):
-        _check_training(config)
     for stage in stages:
         roles = [role for role in (*STAGES[stage].asks(config), *besides) if role not in unasked]
         if any(config.role(role).pictures == "caption" for role in roles) and config.captioner:
             roles.append(config.captioner)
         for role in roles:
             await check_role(config, role, seen.get(stage, list))
-    if "rl" in stages:
-        if config.rl.algorithm == "dpo" and processes.count() > 1:
-            raise UserError("rl.algorithm: dpo trains in one process; start `rl` without torchrun")
-        if config.rl.seeds is not None and config.rl.seeds < config.rl.prompts_per_step:
-            raise UserError(
-                f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but rl.seeds is"
-                f" {config.rl.seeds}; change one of them"
-            )
-        for key, name in (("rl.tutor", config.rl.tutor), ("rl.reward", config.rl.reward)):
-            if name:
-                load_named(key, name)
     return survey
-
-
-def _check_rollouts(config: Config, stages: Sequence[str]) -> None:
-    """Raises `UserError` if an address is none, or the weights in training cannot be sent there. The servers
-    are asked when their stage begins: only then is there the model that they are to serve."""
-    from safer_steer.student.vllm_server import Server
-
-    for url in config.rl.rollouts.base_url:
-        Server(url, config.rl.rollouts)
-    if "rl" in stages and config.rl.algorithm == "grpo":
-        from safer_steer.student.vllm_weights import refuse_full_weights
-
-        refuse_full_weights(config.student)
 
 
 def check_student(config: Config, stages: Sequence[str] = (), renderer: Renderer | None = None) -> None:
@@ -346,25 +287,3 @@ def _survey_sources(config: Config, trial: Trial | None = None, shared: Shared |
     found = survey(config, compare)
     decode_pictures(config, found, trial)
     return found
-
-
-def _check_training(config: Config) -> None:
-    """Check that the configured kinds and sources allow STEER-SFT and STEER-RL at all, before scripts are
-    built and judged. Raises `UserError`."""
-    assert config.assembly
-    shares = {"rl.benign_share": config.rl.benign_share}
-    kinds = {kind is Kind.BENIGN for kind in config.seeds.kinds}
-    if config.assembly.sft_benign_share is not None:
-        shares["assembly.sft_benign_share"] = config.assembly.sft_benign_share
-    if config.seeds.sources and all(source.use == "bench" for source in config.seeds.sources):
-        raise UserError(
-            "seeds.sources: all have `use: bench`, so there is nothing to train on; add a source for"
-            " training, or run only `seeds` and `assemble`"
-        )
-    for key, share in shares.items():
-        if (share > 0 and True not in kinds) or (share < 1 and False not in kinds):
-            missing = "risky" if share < 1 and False not in kinds else "benign"
-            raise UserError(
-                f"{key}: a share of {share} needs {missing} scripts, but seeds.kinds is"
-                f" {', '.join(config.seeds.kinds)}; change one of them"
-            )

@@ -48,7 +48,7 @@ from safer_steer.student.training import (
 )
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.transformers_policy import in_process
-from safer_steer.training.draws import steps_of
+from safer_steer.training.draws import steps_of, too_few_seeds
 from safer_steer.training.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
 from safer_steer.training.step_log import rollback
 from safer_steer.workers import Progress
@@ -197,11 +197,8 @@ def prefer(
     seed_everything(config.seed)
     renderer = renderer_of(student, start)
     seeds = read_split(folder, "rl")
-    if len(seeds) < rl.prompts_per_step:
-        raise UserError(
-            f"rl.prompts_per_step: {rl.prompts_per_step} seeds a step, but there are only {len(seeds)};"
-            " lower it or build more seeds"
-        )
+    if line := too_few_seeds(rl, len(seeds)):
+        raise UserError(line)
     pictures_of = pictures_in(folder, student.max_pixels)
     asked, steps = drawn(seeds, rl, config.seed), steps_of(rl, len(seeds))
 

@@ -6,11 +6,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from safer_steer.config.rl import Reinforce
 from safer_steer.dialogue import Dialogue, Seed
 from safer_steer.errors import UserError
+
+
+def too_few_seeds(rl: Reinforce, seeds: int | None) -> str:
+    """Why so many seeds make no step, in one line; "" if they do, or their number is not known (None)."""
+    if seeds is None or seeds >= rl.prompts_per_step:
+        return ""
+    wanted = f"rl.prompts_per_step: {rl.prompts_per_step} seeds a step"
+    if seeds == rl.seeds:
+        return f"{wanted}, but rl.seeds is {seeds}; change one of them"
+    return f"{wanted}, but there are only {seeds}; lower it or build more seeds"
 
 
 def steps_in_pass(rl: Reinforce, seeds: int) -> int:
@@ -31,6 +39,8 @@ def in_steps(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
         seeds: at least `rl.prompts_per_step`.
         seed: the config's.
     """
+    import torch  # a forecast has no use for it
+
     generator = torch.Generator().manual_seed(seed)
     wanted, whole = (steps(rl, len(seeds)) * rl.prompts_per_step for steps in (steps_of, steps_in_pass))
     order: list[int] = []

@@ -48,7 +48,7 @@ from safer_steer.student.training import (
     train,
 )
 from safer_steer.student.transformers_policy import in_process
-from safer_steer.training.draws import in_steps
+from safer_steer.training.draws import in_steps, too_few_seeds
 from safer_steer.training.first_turn import refuse_later_pictures
 from safer_steer.training.measured import MeasuredTrainer
 from safer_steer.training.returns import noted_return
@@ -122,11 +122,8 @@ def reinforce(
     seed_everything(config.seed)
     renderer = renderer_of(config.student, start)
     seeds = read_split(folder, "rl")
-    if len(seeds) < config.rl.prompts_per_step:
-        raise UserError(
-            f"rl.prompts_per_step: {config.rl.prompts_per_step} seeds a step, but there are only"
-            f" {len(seeds)}; lower it or build more seeds"
-        )
+    if line := too_few_seeds(config.rl, len(seeds)):
+        raise UserError(line)
     refuse_later_pictures(seeds)
     _refuse_mixed_pictures(renderer, seeds)
     pictures_of = pictures_in(folder, config.student.max_pixels)

@@ -1,0 +1,312 @@
+"""What each stage will ask: closed forms of the config and of what is known of its input.
+
+`stages.py` lists which forecast is which stage's; `plan/` turns calls into tokens, money and time. Left out:
+scripts that are dropped as refused, duplicate or leaking, dialogues that end early, and calls made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf
+from statistics import fmean
+from typing import Literal
+
+from safer_steer.config import Config, RoleName
+from safer_steer.config.bench import STEER
+from safer_steer.config.data import Use
+from safer_steer.dialogue import Kind
+from safer_steer.prompts.base import CHAT
+from safer_steer.training.draws import steps_of, too_few_seeds
+
+Participant = RoleName | Literal["student"]
+Numbers = dict[bool, float]
+"""Numbers of benign scripts (True) and of the others."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Calls of one job that are alike."""
+
+    who: Participant
+    job: str
+    calls: float
+    earlier: float = 0
+    """Earlier exchanges of their dialogues that they show, in all."""
+    pictures: float = 0
+    """Pictures that they show, in all."""
+    turns: float = 0
+    """Mean number of turns of the scripts that they read or write."""
+    user_tokens: float | None = None
+    """Mean tokens of a user turn; None for what models write."""
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """Scripts to play."""
+
+    count: float
+    lengths: Sequence[int]
+    """Numbers of turns, all equally likely."""
+    pictures: float = 1
+    """Mean number of pictures in view of a turn."""
+    user_tokens: float | None = None
+    """As in `Asked`."""
+    intents: float = 0
+    """How many of them the adaptive bench may take its intents from."""
+
+    def asks(self, who: Participant, job: str = "", times: float = 1, most: int | None = None) -> Asked:
+        """One call for every turn, if each script is played `times` times for at most `most` turns. The job
+        is called like the role, unless it is given."""
+        lengths = [min(length, most or length) for length in self.lengths]
+        calls = self.count * times * fmean(lengths)
+        earlier = self.count * times * fmean(length * (length - 1) / 2 for length in lengths)
+        return Asked(who, job or who, calls, earlier, calls * self.pictures, 0, self.user_tokens)
+
+    def read(self, who: Participant, job: str, share: float = 1) -> Asked:
+        """One call for each of a share of the scripts, which shows all of it."""
+        calls = self.count * share
+        return Asked(who, job, calls, 0, calls * self.pictures, fmean(self.lengths), self.user_tokens)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of one source, by what is done with them."""
+
+    use: Use
+    answered: int = 0
+    """Known to be safe, with their answer: the question is the benign task, and is not probed."""
+    safe: int = 0
+    """The others known to be safe."""
+    risky: int = 0
+
+    @property
+    def all(self) -> int:
+        return self.answered + self.safe + self.risky
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run's input, and what is assumed of its course."""
+
+    pairs: Sequence[Pairs]
+    own: Mapping[Kind, Scripts]
+    """`seeds.scripts`, in place of pairs; then `pairs` are those that they were made from."""
+    suites: Sequence[Scripts]
+    """Of the bench, except those that the run assembles."""
+    intents: float | None
+    """Intents in the file of the adaptive bench; None without one."""
+    success: float
+    """Share of the red-team scripts tried that succeed."""
+    success_turn: int | None
+    """The turn at which they do; None for any turn alike."""
+    keeps: float
+    """Share of the scripts that keep rule 1, and of those the share that keep rule 2."""
+
+
+def scripts(config: Config, known: Known, *uses: Use) -> dict[Kind, Scripts]:
+    """The scripts that there will be for these uses."""
+    if config.seeds.scripts:
+        return dict(known.own)
+    made = dict.fromkeys(config.seeds.kinds, 0.0)
+    for pairs in known.pairs:
+        if pairs.use in uses:
+            kept = 1 - (1 - known.success) ** 2 if config.seeds.tries(pairs.use) else 1  # of two attempts
+            numbers = {
+                Kind.BENIGN: pairs.all,
+                Kind.RED_TEAM: pairs.risky * kept,
+                Kind.OBFUSCATED: pairs.risky,
+            }
+            made = {kind: count + numbers[kind] for kind, count in made.items()}
+    return {kind: Scripts(count, _lengths(config)) for kind, count in made.items()}
+
+
+def training(config: Config, known: Known) -> dict[bool, Scripts]:
+    """Those for training: the benign ones (True), and the others."""
+    made: dict[bool, Scripts] = {}
+    for kind, one in scripts(config, known, "train").items():
+        if one.count:
+            same = made.get(kind is Kind.BENIGN)
+            both = [*same.lengths, *one.lengths] if same else one.lengths
+            made[kind is Kind.BENIGN] = replace(
+                one, count=one.count + (same.count if same else 0), lengths=both
+            )
+    return made
+
+
+def _lengths(config: Config) -> Sequence[int]:
+    return range(config.seeds.min_turns, config.seeds.max_turns + 1)
+
+
+def drawn(config: Config, known: Known) -> tuple[Numbers, Numbers, float]:
+    """The scripts that Stage II plays; those, or the questions, that Stage III trains on; and the share (0-1)
+    of the pairs that STEER-RL uses, whose scripts Stage II does not get. As `data/assembly/splits.py` draws
+    rows, in numbers alone."""
+    from safer_steer.data.assembly.single_turns import question_numbers
+    from safer_steer.data.assembly.splits import rl_numbers, sizes
+
+    rl, most, used = config.rl, config.bootstrap.dialogues, 0.0
+    made = training(config, known)
+    left = {benign: made[benign].count if benign in made else 0.0 for benign in (True, False)}
+    wanted = rl_numbers(left[True], left[False], rl.seeds, rl.benign_share)
+    share = None
+    if config.assembly:
+        keeps, share = _keeps(config, known), config.assembly.sft_benign_share
+        able = left[True] * keeps, left[False] * keeps**2
+        wanted = sizes(int(able[0]), int(able[1]), rl.seeds, rl.benign_share)
+        used = min(1.0, max(number / (all or inf) for number, all in zip(wanted, able, strict=True)))
+        left = {benign: count * keeps * (1 - used) for benign, count in left.items()}
+    if share is None:
+        total = sum(left.values())
+        part = min(1.0, most / total) if most and total else 1.0
+        sft = {benign: count * part for benign, count in left.items()}
+    else:
+        sft = _numbers(sizes(int(left[True]), int(left[False]), most, share))
+    if rl.single_turn:
+        safe, risky = (int(count * (used if config.assembly else 1)) for count in _questions(known))
+        wanted = question_numbers(safe, risky, rl.seeds, rl.benign_share)
+    return sft, _numbers(wanted), used
+
+
+def _numbers(both: tuple[float, float]) -> Numbers:
+    return {True: float(both[0]), False: float(both[1])}
+
+
+def _keeps(config: Config, known: Known) -> float:
+    """Share of the scripts that keep a rule of the assembly."""
+    return known.keeps if config.assembly and config.assembly.rules else 1.0
+
+
+def _questions(known: Known) -> tuple[int, int]:
+    """Safe and risky questions for training: one for each pair."""
+    pairs = [one for one in known.pairs if one.use == "train"]
+    return sum(one.answered + one.safe for one in pairs), sum(one.risky for one in pairs)
+
+
+def trajectories(config: Config, known: Known) -> float:
+    """How many Stage III plays over all steps; 0 if the scripts do not fill one."""
+    count = int(sum(drawn(config, known)[1].values()))
+    if too_few_seeds(config.rl, count):
+        return 0
+    return steps_of(config.rl, count) * config.rl.prompts_per_step * config.rl.group_size
+
+
+# The stages
+
+
+def seeds(config: Config, known: Known) -> Iterator[Asked]:
+    """The jobs of every pair, and a second attempt for every attack that fails."""
+    if config.seeds.scripts:
+        return
+    lengths = _lengths(config)
+    for pairs in known.pairs:
+        kinds, tried = config.seeds.kinds, config.seeds.tries(pairs.use)
+        attacks = pairs.risky * (2 - known.success if tried else 1.0) * (Kind.RED_TEAM in kinds)
+        jobs = {
+            "probe": pairs.risky + pairs.safe * (Kind.BENIGN in kinds),
+            "benign": pairs.all * (Kind.BENIGN in kinds),
+            "obfuscated": pairs.risky * (Kind.OBFUSCATED in kinds),
+            **dict.fromkeys(("caption", "rewrite", "plan"), attacks),
+        }
+        yield from (Asked("generator", job, n, 0, n, fmean(lengths)) for job, n in jobs.items() if n)
+        if tried and attacks:
+            turns, earlier = (attacks * mean for mean in _attempt(known, lengths))
+            yield Asked("target", CHAT, turns, earlier, turns)
+            yield Asked("attack_judge", "attack_judge", turns, earlier, turns)
+
+
+def _attempt(known: Known, lengths: Sequence[int]) -> tuple[float, float]:
+    """Means over attacks tried: the turns played until one succeeds or ends, and the earlier exchanges that
+    they show."""
+    if known.success_turn:
+        ends = [min(known.success_turn, length) for length in lengths]
+        turns, earlier = fmean(ends), fmean(end * (end - 1) / 2 for end in ends)
+    else:
+        turns = fmean((length + 1) / 2 for length in lengths)
+        earlier = fmean((length**2 - 1) / 6 for length in lengths)
+    failed, whole = 1 - known.success, Scripts(1, lengths).asks("target")
+    return known.success * turns + failed * whole.calls, known.success * earlier + failed * whole.earlier
+
+
+def assemble(config: Config, known: Known) -> Iterator[Asked]:
+    """Rule 1 of every script, and rule 2 of the risky ones that keep it."""
+    if config.assembly and config.assembly.rules:
+        for kind, made in scripts(config, known, "train", "bench").items():
+            yield made.read("evaluator", "script_check")
+            if kind is not Kind.BENIGN:
+                yield made.read("evaluator", "turn_check", known.keeps)
+
+
+def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
+    """Red, blue and evaluator at every turn of the scripts drawn; for the single-turn ablation, blue and
+    evaluator on the questions of their pairs."""
+    blue = "blue" if config.bootstrap.blue == "job" else CHAT
+    sft, _, used = drawn(config, known)
+    made, (safe, risky) = training(config, known), _questions(known)
+    missed = {True: 1.0, False: 1.0}
+    """The chance that no script of a pair's is played, by kind of script."""
+    for benign, group in made.items():
+        share = sft[benign] / group.count
+        yield group.asks("red", times=share)
+        yield group.asks("blue", blue, share)
+        yield group.asks("evaluator", times=share)
+        each = 1 if benign else group.count / risky if risky else 0
+        missed[benign] = (1 - min(1, share / (1 - used) if used < 1 else 0)) ** each
+    if config.bootstrap.sft.single_turn:
+        played = safe * (1 - missed[True]) + risky * (1 - missed[True] * missed[False])
+        asked = Scripts((1 - used) * played, (1,))
+        yield asked.asks("blue", blue)
+        yield asked.asks("evaluator")
+
+
+def rl(config: Config, known: Known) -> Iterator[Asked]:
+    """Student and tutor at every turn of the trajectories. Calls of a tutor of one's own are unknown."""
+    _, wanted, _ = drawn(config, known)
+    played = 0 if config.rl.tutor else trajectories(config, known)
+    for benign, group in training(config, known).items():
+        if played and wanted[benign]:
+            count, one = played * wanted[benign] / sum(wanted.values()), config.rl.single_turn
+            group = replace(group, count=count, lengths=(1,) if one else group.lengths)
+            yield group.asks("student", CHAT, most=config.rl.max_turns)
+            yield group.asks("tutor", most=config.rl.max_turns)
+
+
+def suites(config: Config, known: Known) -> list[Scripts]:
+    """The suites of the bench, those of the run included: attacks and safe requests of each source with
+    `use: bench`."""
+    found = list(known.suites)
+    sources = [pairs for pairs in known.pairs if pairs.use == "bench"]
+    if STEER in config.bench.suites and config.assembly:
+        each = ceil(config.bench.dialogues / len(sources)) if config.bench.dialogues else inf
+        most, keeps = min(config.assembly.bench_dialogues or inf, each), _keeps(config, known)
+        for pairs in sources:
+            made = scripts(config, replace(known, pairs=[pairs]), "bench")
+            for attacks in (True, False):
+                all = sum(one.count for kind, one in made.items() if (kind is not Kind.BENIGN) == attacks)
+                if count := min(most, all * keeps ** (1 + attacks)):
+                    found.append(Scripts(count, _lengths(config), intents=count * attacks))
+    return found
+
+
+def bench(config: Config, known: Known) -> Iterator[Asked]:
+    """Student and judge at every turn of every suite, and of the adaptive bench at its longest: no breach
+    ends a dialogue, and every turn that can be taken back is. All models under test are alike here."""
+    models, adaptive = len(config.bench.models), config.bench.adaptive
+    played = [replace(suite, count=suite.count * models) for suite in suites(config, known)]
+    if adaptive:
+        intents = (
+            sum(suite.intents for suite in suites(config, known)) if known.intents is None else known.intents
+        )
+        each = (
+            adaptive.tries
+            * len(config.attacker_roles())
+            * models
+            * (1 + adaptive.take_backs / adaptive.turns)
+        )
+        attacks = Scripts(min(adaptive.at_most or inf, intents) * each, (adaptive.turns,))
+        played.append(attacks)
+        yield attacks.asks("attacker")
+    for dialogues in played:
+        yield dialogues.asks("student", CHAT)
+        if config.bench.judged:
+            yield dialogues.asks("judge")
