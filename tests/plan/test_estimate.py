@@ -1,13 +1,10 @@
-"""The estimate: it counts what the pipeline really asks, scales it to the whole, prices it, and calls
-nobody."""
+"""The estimate: near what runs ask, exact from a run's own ledger, priced, and calls nobody."""
 
 import json
 import os
-import pkgutil
 import subprocess
 import sys
-from collections import Counter
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +14,28 @@ from typer.testing import CliRunner
 
 from display import Quiet
 from places import ROOT
-from safer_steer import pipeline, prompts
+from safer_steer import pipeline
 from safer_steer.cli import app
-from safer_steer.config import SHIPPED, Config
+from safer_steer.config import Config
 from safer_steer.config.file import load_config
-from safer_steer.dialogue import Format, Kind
+from safer_steer.dialogue import Kind
+from safer_steer.errors import UserError
 from safer_steer.files.manifest import Manifest
-from safer_steer.plan import Assumptions, Estimate, as_dict, estimate, price
-from safer_steer.plan.answers import Answers
-from safer_steer.plan.calls_table import duration, lines, money, rounded
-from safer_steer.plan.counting import Count, local_tokenizer, picture_tokens
-from safer_steer.plan.draw_sizes import Group, scripts_drawn, trajectories
-from safer_steer.prompts.base import Prompt
+from safer_steer.forecast import Asked, Pairs, drawn, training, trajectories
+from safer_steer.plan.assumptions import Assumptions, assumptions
+from safer_steer.plan.calls import Estimate, estimate
+from safer_steer.plan.calls_table import as_dict, duration, lines, money, rounded
+from safer_steer.plan.counting import Sizes, picture_tokens
+from safer_steer.plan.from_run import from_run
+from safer_steer.plan.material import read_material
+from safer_steer.plan.prices import price
+from safer_steer.prompts.base import CHAT
+from safer_steer.prompts.fingerprint import installed
 from safer_steer.run import measuring
+from safer_steer.stages import STAGES
 from seeds_run import write_pairs
 
 SANDBOX = ROOT / "configs" / "sandbox.yaml"
-TERSE = Assumptions(turn_tokens=11, answer_tokens=13)
-"""The length of what the sandbox's agents say."""
 ENDPOINT = {"model": "org/served", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY"}
 
 
@@ -47,12 +48,8 @@ def config(pairs: int = 20, **keys: Any) -> Config:
     return Config.model_validate(small | keys)
 
 
-def of(found: Estimate, stage: str, role: str) -> Count:
-    """A role's count in a stage, over all its jobs."""
-    total = Count()
-    for (seat, _), count in found.stages[stage].items():
-        total = total.plus(count, seat == role)
-    return total
+def guess(settings: Config, **assumed: Any) -> Estimate:
+    return estimate(settings, assumptions(settings, **assumed))
 
 
 def jobs(found: Estimate, stage: str) -> dict[str, int]:
@@ -62,75 +59,60 @@ def jobs(found: Estimate, stage: str) -> dict[str, int]:
 # Against what runs really ask
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def success_rate(run: Path) -> float:
-    """Share of the red-team scripts tried that succeeded."""
-    kept = rows(run / "seeds" / "red_team.jsonl")
-    failed = [row for row in rows(run / "seeds" / "dropped.jsonl") if row["reason"] == "failed_attack"]
-    return len(kept) / (sum(row["meta"]["attempts"] for row in kept) + 2 * len(failed))
-
-
-@pytest.mark.parametrize("pairs", [20, 60])
-def test_it_agrees_with_a_run(pairs: int, tmp_path: Path) -> None:
-    """The sample is all of the 20 pairs, and 40 of the 60."""
-    settings = config(pairs)
-    for stage in ("seeds", "bootstrap"):
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"assembly": {}, "rl": {"seeds": 10, "prompts_per_step": 2}},
+        {"bootstrap": {"sft": {"single_turn": True}}},
+        {"limit": 12},
+    ],
+    ids=["plain", "assembly", "single_turn", "limit"],
+)
+def test_it_agrees_with_a_run_and_is_exact_from_its_ledger(keys: dict[str, Any], tmp_path: Path) -> None:
+    settings = config(60, **{"bench": {"dialogues": 5, "models": ["base"]}} | keys)
+    for stage in ("seeds", "assemble", "bootstrap"):
         pipeline.run_stage(stage, settings, tmp_path / "run", Quiet())
     measuring.bench_endpoint(settings, "agent", tmp_path / "bench", Quiet())
-    spent = Manifest(tmp_path / "run").stages | {"bench": Manifest(tmp_path / "bench").stages["bench"]}
-
-    assumed = Assumptions(success=success_rate(tmp_path / "run"), turn_tokens=11, answer_tokens=13)
-    found = estimate(
-        settings.model_copy(update={"bench": settings.bench.model_copy(update={"models": ["base"]})}), assumed
-    )
-    compared = 0
-    for stage in ("seeds", "bootstrap", "bench"):
-        for role, account in spent[stage]["calls"].items():
+    ran = Manifest(tmp_path / "run").stages
+    found, compared = estimate(settings), set()
+    corrected = from_run(found, tmp_path / "run")
+    for stage in ("seeds", "assemble", "bootstrap", "bench"):
+        paid = ran[stage] if stage in ran else Manifest(tmp_path / "bench").stages[stage]
+        for role, account in paid["calls"].items():
             if (stage, role) == ("bench", "target"):
                 continue  # there the model under test takes the student's place and is asked for its layout
-            count = of(found, stage, role)
+            count, exact = found.role(stage, role), corrected.role(stage, role)
             assert count.calls == pytest.approx(account["calls"], rel=0.25), (stage, role)
-            off = (
-                0.6 if role == "target" else 0.3
-            )  # its prompt is nothing but the dialogue, so what turns are assumed to be long counts in full
-            assert count.text_tokens == pytest.approx(account["prompt_tokens"], rel=off), (stage, role)
-            compared += 1
-    assert compared == 7
+            assert count.text_tokens == pytest.approx(account["prompt_tokens"], rel=0.3), (stage, role)
+            if stage in ran:
+                assert exact.calls == pytest.approx(account["calls"]), (stage, role)
+                assert exact.text_tokens == pytest.approx(account["prompt_tokens"]), (stage, role)
+                assert exact.tokens_out == pytest.approx(account["completion_tokens"]), (stage, role)
+            compared.add((stage, role))
+    assert len(compared) == (8 if "assembly" in keys else 7)
 
 
-def test_it_agrees_with_assembly(tmp_path: Path) -> None:
-    settings = config(40, assembly={}, rl={"seeds": 10, "prompts_per_step": 2})
-    for stage in ("seeds", "assemble", "bootstrap"):
-        pipeline.run_stage(stage, settings, tmp_path, Quiet())
-    balance = json.loads((tmp_path / "splits" / "balance.json").read_text())
-    keeps = balance["rules"]["rule_1"] / balance["rules"]["candidates"]
-    found = estimate(
-        settings, Assumptions(success=success_rate(tmp_path), keeps=keeps, turn_tokens=11, answer_tokens=13)
+def test_a_first_try_corrects_what_is_assumed(tmp_path: Path) -> None:
+    """The assumptions are those for real models; the sandbox's answers are far shorter."""
+    wrong = {"turn_tokens": 60, "answer_tokens": 600, "reason_tokens": 90, "success": 0.2}
+    whole, small = (
+        config(60, student={"max_turn_tokens": 2000}),
+        config(12, student={"max_turn_tokens": 2000}),
     )
-    for stage, rel in (("assemble", 0.25), ("bootstrap", 0.4)):
-        for role, account in Manifest(tmp_path).stages[stage]["calls"].items():
-            assert of(found, stage, role).calls == pytest.approx(account["calls"], rel=rel), (stage, role)
-
-
-def test_it_agrees_with_the_single_turn_ablation(tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"bootstrap": {"sft": {"single_turn": True}}}
+    for settings, name in ((whole, "whole"), (small, "small")):
+        for stage in ("seeds", "bootstrap"):
+            pipeline.run_stage(stage, settings, tmp_path / name, Quiet())
+    found = guess(whole, **wrong)
+    corrected = from_run(found, tmp_path / "small")
     for stage in ("seeds", "bootstrap"):
-        pipeline.run_stage(stage, config(20, **keys), tmp_path, Quiet())
-    asked = Manifest(tmp_path).stages["bootstrap"]["calls"]
-    assert asked["blue"]["calls"] - asked["red"]["calls"] == 20, (
-        "a question of each pair, which no red agent rewrites"
-    )
-    found = estimate(
-        config(20, **keys), Assumptions(success=success_rate(tmp_path), turn_tokens=11, answer_tokens=13)
-    )
-    for role, account in asked.items():
-        assert of(found, "bootstrap", role).calls == pytest.approx(account["calls"], rel=0.25), role
-    assert jobs(found, "bootstrap")["blue"] - jobs(found, "bootstrap")["red"] == 20
-    few = estimate(config(20, bootstrap={"dialogues": 4, "sft": {"single_turn": True}}), TERSE)
-    assert 2 <= jobs(few, "bootstrap")["blue"] - jobs(few, "bootstrap")["red"] <= 5
+        for role, account in Manifest(tmp_path / "whole").stages[stage]["calls"].items():
+            for figure, paid in (("text_tokens", "prompt_tokens"), ("tokens_out", "completion_tokens")):
+                before, after = (getattr(one.role(stage, role), figure) for one in (found, corrected))
+                assert abs(after - account[paid]) < abs(before - account[paid]) / 2, (stage, role, figure)
+    assert corrected.stages["bench"] == found.stages["bench"], "which the first try has not done"
+    with pytest.raises(UserError, match="no stage that asks a model is finished"):
+        from_run(found, tmp_path)
 
 
 # What is counted
@@ -139,7 +121,7 @@ def test_it_agrees_with_the_single_turn_ablation(tmp_path: Path) -> None:
 def test_every_attack_tried_is_counted() -> None:
     """Twenty pairs, half of them with a hazard mark: a script of each kind, and a second attempt for every
     attack that fails."""
-    always, never = estimate(config(), Assumptions(success=1)), estimate(config(), Assumptions(success=0))
+    always, never = guess(config(), success=1.0), guess(config(), success=0.0)
     script = {"probe": 20, "benign": 20, "obfuscated": 10}
     assert script.items() <= jobs(always, "seeds").items()
     assert script.items() <= jobs(never, "seeds").items()
@@ -148,11 +130,11 @@ def test_every_attack_tried_is_counted() -> None:
     assert always.scripts == {Kind.BENIGN: 20, Kind.OBFUSCATED: 10, Kind.RED_TEAM: 10}
     assert Kind.RED_TEAM not in never.scripts
     assert (
-        of(always, "seeds", "target").calls
-        == of(always, "seeds", "attack_judge").calls
-        < of(never, "seeds", "attack_judge").calls
+        always.role("seeds", "target").calls
+        == always.role("seeds", "attack_judge").calls
+        < never.role("seeds", "attack_judge").calls
     )
-    assert estimate(config(), Assumptions(success=0.5)).scripts[Kind.RED_TEAM] == pytest.approx(7.5, abs=1)
+    assert guess(config(), success=0.5).scripts[Kind.RED_TEAM] == pytest.approx(7.5)
 
 
 def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
@@ -164,10 +146,7 @@ def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
 
     def asked(**seeds: Any) -> dict[str, int]:
         return jobs(
-            estimate(
-                config(seeds={"sources": [{"limit": 20, "use": "bench"}], **seeds}, **keys),
-                Assumptions(success=0),
-            ),
+            guess(config(seeds={"sources": [{"limit": 20, "use": "bench"}], **seeds}, **keys), success=0.0),
             "seeds",
         )
 
@@ -179,23 +158,7 @@ def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
     assert filtered["plan"] == 20, "each is planned once more when it fails"
 
 
-def test_a_sample_stands_for_the_whole() -> None:
-    few, many = estimate(config(60), Assumptions(sample=20)), estimate(config(6000), Assumptions(sample=20))
-    assert (few.pairs, many.pairs) == ((60, 20), (6000, 20))
-    for stage in ("seeds", "bootstrap"):
-        for role in {seat for seat, _ in few.stages[stage]}:
-            assert of(many, stage, role).calls == pytest.approx(100 * of(few, stage, role).calls, rel=0.3), (
-                stage,
-                role,
-            )
-    assert jobs(many, "seeds")["probe"] == 6000
-
-
-def test_an_estimate_is_repeatable() -> None:
-    assert estimate(config(), TERSE).stages == estimate(config(), TERSE).stages
-
-
-def test_every_source_and_stratum_is_in_the_sample(tmp_path: Path) -> None:
+def test_every_row_is_counted(tmp_path: Path) -> None:
     """Nine pairs in ten are safe and have their answer: nothing is asked for those but a benign script."""
     path = write_pairs(tmp_path / "a", {}, *[{"safe": True, "answer": "42"}] * 9)
     settings = config(
@@ -204,29 +167,28 @@ def test_every_source_and_stratum_is_in_the_sample(tmp_path: Path) -> None:
             "kinds": ["benign", "obfuscated"],
         }
     )
-    found = estimate(settings, Assumptions(sample=8))
-    assert found.pairs == (110, 9)
+    found = estimate(settings)
+    assert found.pairs == 110
     assert jobs(found, "seeds") == {"probe": 101, "benign": 110, "obfuscated": 51}
     assert found.scripts == {Kind.BENIGN: 110, Kind.OBFUSCATED: 51}
 
 
 def test_limits_of_the_config_bound_the_stages() -> None:
-    whole = estimate(config(), TERSE)
-    scripts = sum(whole.scripts.values())
-    assert scripts == 20 + 10 + 8
-    half = estimate(config(bootstrap={"dialogues": round(scripts / 2)}), TERSE)
-    assert of(half, "bootstrap", "red").calls == pytest.approx(
-        of(whole, "bootstrap", "red").calls / 2, rel=0.05
+    whole = guess(config(), success=0.5)
+    assert sum(whole.scripts.values()) == 20 + 10 + 7.5
+    half = guess(config(bootstrap={"dialogues": 19}), success=0.5)
+    assert half.role("bootstrap", "red").calls == pytest.approx(
+        whole.role("bootstrap", "red").calls / 2, rel=0.05
     )
-    assert whole.trajectories == 28 // 4 * 4 * 5, (
+    assert whole.trajectories == 26 // 4 * 4 * 5, (
         "the drawn are all others, and benign ones up to their share of a quarter"
     )
-    steps = estimate(config(rl={"prompts_per_step": 4, "group_size": 3, "steps": 7, "max_turns": 1}), TERSE)
+    steps = estimate(config(rl={"prompts_per_step": 4, "group_size": 3, "steps": 7, "max_turns": 1}))
     assert steps.trajectories == 7 * 4 * 3
-    assert of(steps, "rl", "tutor").calls == pytest.approx(7 * 4 * 3)
-    one = estimate(config(bench={"dialogues": 5, "models": ["base"]}), TERSE)
-    assert of(whole, "bench", "judge").calls == pytest.approx(3 * of(one, "bench", "judge").calls)
-    assert one.dialogues[0] == 20
+    assert steps.role("rl", "tutor").calls == pytest.approx(7 * 4 * 3)
+    one = estimate(config(bench={"dialogues": 5, "models": ["base"]}))
+    assert whole.role("bench", "judge").calls == pytest.approx(3 * one.role("bench", "judge").calls)
+    assert one.dialogues == 20
     assert "Stage III would not start" in estimate(config(4, rl={"prompts_per_step": 64})).notes[0]
     own = estimate(config(rl={"tutor": "mine:Tutor"}))
     assert "rl" not in own.stages
@@ -235,16 +197,16 @@ def test_limits_of_the_config_bound_the_stages() -> None:
 
 def test_questions_alone_have_one_turn_and_their_share() -> None:
     rl = {"prompts_per_step": 4, "benign_share": 0.2, "single_turn": True}
-    found = estimate(config(rl=rl), TERSE)
+    found = estimate(config(rl=rl))
     assert (found.longest, found.trajectories) == (1, 12 * 5), (
         "10 risky questions, and 2 safe ones for their share of a fifth"
     )
-    assert of(found, "rl", "tutor").calls == pytest.approx(found.trajectories)
-    assembled = estimate(config(assembly={}, rl={**rl, "seeds": 12}), TERSE)
+    assert found.role("rl", "tutor").calls == pytest.approx(found.trajectories)
+    assembled = estimate(config(assembly={}, rl={**rl, "seeds": 12}))
     assert 0 < assembled.trajectories < found.trajectories, "those of STEER-RL's pairs"
 
 
-def test_suites_from_files_are_sampled(tmp_path: Path) -> None:
+def test_suites_from_files_are_counted(tmp_path: Path) -> None:
     def suite(name: str, size: int, turns: int, kind: str) -> str:
         seeds = [
             {"id": f"{name}{i}", "kind": kind, "turns": [{"user": "what is it?"}] * turns}
@@ -259,14 +221,12 @@ def test_suites_from_files_are_sampled(tmp_path: Path) -> None:
         suite("c", 50, 1, "red_team"),
         suite("d", 80, 4, "benign"),
     ]
-    found = estimate(config(bench={"suites": files, "models": ["base"]}), Assumptions(sample=8))
-    assert found.dialogues == (530, 8)
-    assert of(found, "bench", "judge").calls == pytest.approx(4 * 480 + 50)
-    assert of(found, "bench", "judge").images == 0
-    bounded = estimate(
-        config(bench={"suites": files, "models": ["base"], "dialogues": 60}), Assumptions(sample=8)
-    )
-    assert bounded.dialogues[0] == 30 + 30 + 50 + 60
+    found = estimate(config(bench={"suites": files, "models": ["base"]}))
+    assert found.dialogues == 530
+    assert found.role("bench", "judge").calls == pytest.approx(4 * 480 + 50)
+    assert found.role("bench", "judge").images == 0
+    bounded = estimate(config(bench={"suites": files, "models": ["base"], "dialogues": 60}))
+    assert bounded.dialogues == 30 + 30 + 50 + 60
 
 
 def test_assembly_shares_the_scripts_out() -> None:
@@ -275,16 +235,17 @@ def test_assembly_shares_the_scripts_out() -> None:
         rl={"seeds": 200, "benign_share": 0.25, "prompts_per_step": 64},
         bootstrap={"dialogues": 500},
     )
-    groups = {True: Group(1000, 800, 800), False: Group(1000, 800, 600)}
-    sft, rl = scripts_drawn(settings, groups)
+    known, _ = read_material(settings, assumptions(settings, keeps=0.8))
+    known = replace(known, pairs=[Pairs("train", safe=500, risky=500)])
+    sft, rl, used = drawn(settings, known)
     assert rl == {True: 50, False: 150}
     assert sft[True] + sft[False] == pytest.approx(500)
-    assert trajectories(settings, rl) == 3 * 64 * 5
-    assert trajectories(settings, {True: 10, False: 20}) == 0
-    sft, _ = scripts_drawn(config(assembly={}, rl={"seeds": 200, "benign_share": 0.25}), groups)
-    assert sft == {True: 600, False: 600}, (
-        "a quarter of the able attacks is in STEER-RL, and their pairs with them"
-    )
+    assert trajectories(settings, known) == 3 * 64 * 5
+    assert trajectories(settings, replace(known, pairs=[Pairs("train", risky=20)])) == 0
+    whole = config(assembly={}, rl={"seeds": 200, "benign_share": 0.25})
+    sft, _, used = drawn(whole, known)
+    assert used == pytest.approx(150 / int(0.8**2 * training(whole, known)[False].count))
+    assert sft[True] == pytest.approx(1000 * 0.8 * (1 - used)), "the scripts of STEER-RL's pairs are gone"
     settings = config(
         40,
         assembly={"bench_dialogues": 7},
@@ -292,50 +253,67 @@ def test_assembly_shares_the_scripts_out() -> None:
         seeds={"sources": [{"limit": 40, "use": "bench"}]},
         bench={"suites": ["steer"]},
     )
-    found = estimate(settings, TERSE)
+    found = estimate(settings)
     assert set(found.stages) == {"seeds", "assemble", "bench"}
-    assert found.dialogues[0] == 14
+    assert found.dialogues == 14
     assert jobs(found, "assemble")["script_check"] == round(sum(found.scripts.values()))
 
 
-def test_pictures_and_tokenizers() -> None:
+def test_pictures_are_counted_by_their_size() -> None:
     assert picture_tokens(84, 84, "Qwen/Qwen2.5-VL-3B-Instruct") == 9
     assert picture_tokens(1120, 840, "hosted") == 40 * 30
     assert picture_tokens(1024, 1024, "Qwen/Qwen3-VL-32B-Instruct") == 32 * 32
-    assert local_tokenizer("org/no-folder") is None
-    tokenizer = local_tokenizer(str(SHIPPED))
-    assert len(tokenizer.encode("what is it?").ids) > 2
-    by_rule = estimate(config(4, roles={"blue": ENDPOINT}), TERSE)
-    counted = estimate(config(4, roles={"blue": ENDPOINT | {"model": str(SHIPPED)}}), TERSE)
-    assert (by_rule.tokenized, counted.tokenized) == (set(), {"blue"})
-    assert of(counted, "bootstrap", "blue").text_tokens > of(by_rule, "bootstrap", "blue").text_tokens, (
-        "the sandbox's vocabulary is small"
-    )
-    assert of(by_rule, "bootstrap", "blue").image_tokens == 9 * of(by_rule, "bootstrap", "blue").images
-    upload = of(by_rule, "bootstrap", "blue")
-    assert upload.upload_bytes > 4 * upload.text_tokens, "the pictures are in it"
+    found = estimate(config(4, roles={"blue": ENDPOINT})).role("bootstrap", "blue")
+    assert found.image_tokens == 9 * found.images == 9 * found.calls
+    assert found.upload_bytes > 4 * found.text_tokens, "the pictures are in it"
+    blind = ENDPOINT | {"pictures": "caption"}
+    described = estimate(config(4, roles={"blue": blind, "judge": blind}))
+    assert [jobs(described, stage)["caption"] for stage in ("bootstrap", "bench")] == [4, 20]
+    assert described.role("bootstrap", "blue").images == 0
+    assert described.role("bootstrap", "blue").text_tokens > found.text_tokens
 
 
-def test_every_job_gets_a_valid_answer() -> None:
-    answers = Answers(config(student={"format": Format.PLAIN}), Assumptions())
-    given = {"turns": "7", "history": "[]", "question": "", "kind": "benign"}
-    found = {}
-    for module in pkgutil.iter_modules(prompts.__path__):
-        for value in vars(import_module(f"safer_steer.prompts.{module.name}")).values():
-            if isinstance(value, Prompt):
-                found[value.name] = value.output.model_validate_json(
-                    answers.do(value.name, given, value.schema(), 0)
-                )
-    assert {"probe", "plan", "red", "blue", "evaluator", "tutor", "judge"} <= set(found)
-    assert len(found["plan"].turns) == len(found["benign"].turns) == 7  # type: ignore[attr-defined]
-    assert len(found["red"].user) == pytest.approx(4 * 30, abs=3)  # type: ignore[attr-defined]
-    assert len(answers.speak()) == pytest.approx(4 * 150, abs=3)
+def test_a_prompt_has_its_own_length_and_grows_with_the_history() -> None:
+    settings = config(4)
+    _, material = read_material(settings, assumptions(settings))
+    sizes = Sizes(settings, assumptions(settings), material)
+    for job in installed():
+        one = sizes.count(Asked("red", job, 1, turns=4), False)
+        assert one.text_tokens > 100 and one.tokens_out > 5, job
+    first, later = (sizes.count(Asked("judge", "judge", 1, earlier), True) for earlier in (0, 3))
+    exchange = '{\n  "user": "",\n  "assistant": ""\n },\n '
+    assert later.text_tokens - first.text_tokens == pytest.approx(3 * (11 + 13 + len(exchange) / 4), abs=2)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"bootstrap": {"blue": "chat"}, "rl": {"tutor": "mine:Tutor"}},
+        {"assembly": {}, "rl": {"seeds": 8, "prompts_per_step": 4}, "bench": {"adaptive": {}}},
+        {"seeds": {"sources": [{}], "kinds": ["benign"]}, "bench": {"judged": False}},
+    ],
+)
+def test_a_stage_forecasts_the_roles_that_it_asks_and_no_other(keys: dict[str, Any]) -> None:
+    settings = config(**keys)
+    known, _ = read_material(settings, assumptions(settings))
+    for name, stage in STAGES.items():
+        asked = list(stage.forecast(settings, known))
+        assert {one.who for one in asked} - {"student"} == {*stage.asks(settings)}, name
+        assert {one.job for one in asked} <= {*stage.prompts, CHAT}, name
 
 
 def test_answers_stay_within_the_students_turn() -> None:
     student = config(student={"max_turn_tokens": 60}).student
     assert Assumptions(answer_tokens=150).answer_of(student) == 40
     assert Assumptions(answer_tokens=20).answer_of(student) == 20
+
+
+def test_the_sandbox_has_its_own_defaults_which_an_option_overrides() -> None:
+    real = {"generator": ENDPOINT}
+    assert assumptions(config(roles=real)) == Assumptions()
+    assert assumptions(config()).success == 1 != assumptions(load_config(SANDBOX)).success
+    assert assumptions(config(), turn_tokens=20, success=None).turn_tokens == 20
 
 
 # Money and time
@@ -348,10 +326,10 @@ def test_money_time_and_the_limit() -> None:
         "blue": ENDPOINT | {"concurrency": 1},
     }
     settings = config(8, roles=roles, spending_limit=0.01)
-    found = estimate(settings, TERSE)
+    found = estimate(settings)
     priced = price(found)
     line = {(line.stage, line.participant): line for line in priced.lines}
-    judge = of(found, "bench", "judge")
+    judge = found.role("bench", "judge")
     assert line["bench", "judge"].money == pytest.approx((2 * judge.tokens_in + 10 * judge.tokens_out) / 1e6)
     assert priced.money == line["bench", "judge"].money
     assert line["bench", "judge"].seconds == pytest.approx((0.5 * judge.calls + judge.tokens_out / 40) / 4)
@@ -374,7 +352,6 @@ def test_money_time_and_the_limit() -> None:
                 roles=roles
                 | {"red": ENDPOINT | {"concurrency": 999}, "blue": ENDPOINT | {"concurrency": 999}},
             ),
-            TERSE,
         )
     )
     busy = sum(
@@ -386,12 +363,12 @@ def test_money_time_and_the_limit() -> None:
         "red and blue wait for each other, and as many dialogues are in play as one of them answers at once"
     )
 
-    again = price(estimate(settings, Assumptions(turn_tokens=11, answer_tokens=13, overhead=0.1)))
+    again = price(guess(settings, overhead=0.1))
     assert again.money == pytest.approx(1.1 * priced.money)
-    slow = price(estimate(config(8, roles={"judge": ENDPOINT | {"requests_per_minute": 10}}), TERSE))
+    slow = price(estimate(config(8, roles={"judge": ENDPOINT | {"requests_per_minute": 10}})))
     assert slow.seconds["bench"] == pytest.approx(6 * judge.calls)
-    tutored = estimate(config(8, roles={"tutor": ENDPOINT}), TERSE)
-    reply = of(tutored, "rl", "tutor").tokens_out / of(tutored, "rl", "tutor").calls / 40 + 0.5
+    tutored = estimate(config(8, roles={"tutor": ENDPOINT}))
+    reply = tutored.role("rl", "tutor").tokens_out / tutored.role("rl", "tutor").calls / 40 + 0.5
     assert price(tutored).seconds["rl"] == pytest.approx(
         tutored.trajectories / 20 * tutored.longest * reply
     ), "a step waits for its longest trajectory"
@@ -445,12 +422,24 @@ def test_the_command(tmp_path: Path) -> None:
         "total",
     ]
     assert "Nothing was called" in done.stdout
-    done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--json", "--sample", "10", "--success", "1"])
+    done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--json", "--success", "1"])
     told = json.loads(done.stdout)
-    found = estimate(load_config(SANDBOX), Assumptions(sample=10, success=1))
+    found = guess(load_config(SANDBOX), success=1.0)
     assert told == json.loads(json.dumps(as_dict(found, price(found))))
     assert [stage["stage"] for stage in told["stages"]] == ["seeds", "bootstrap", "rl", "bench"]
     assert told["scripts"] == {"benign": 240, "obfuscated": 120, "red_team": 120}
+
+
+def test_a_config_in_a_run_is_corrected_by_it(tmp_path: Path) -> None:
+    pipeline.run_stage("seeds", config(6), tmp_path / "run", Quiet())
+    for options in ([str(tmp_path / "run" / "config.yaml")], [str(SANDBOX), "--from", str(tmp_path / "run")]):
+        done = CliRunner().invoke(app, ["cost", *options])
+        assert f"From what {tmp_path / 'run'} asked: seeds." in done.stdout.replace("\n", " "), done.output
+    done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--sample", "10"])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: --sample is gone: all rows are counted; leave it out\n",
+    )
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -499,26 +488,15 @@ finally:
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["c.yaml", "tmp"]
 
 
-def test_random_texts_are_no_duplicates() -> None:
-    """Assembly drops scripts that share their word 3-grams."""
-    answers = Answers(config(), Assumptions())
-    grams = Counter(
-        tuple(words[i : i + 3])
-        for words in (answers.text(30).split() for _ in range(100))
-        for i in range(len(words) - 2)
-    )
-    assert max(grams.values()) <= 2
-
-
 def test_an_attacker_that_adapts_is_counted_at_its_longest() -> None:
     attackers = ["sandbox-b", "sandbox-c"]
     adaptive = {"at_most": 4, "turns": 3, "take_backs": 1, "tries": 2, "attackers": attackers}
     bench: dict[str, Any] = {"dialogues": 5, "models": ["base", "sft"]}
-    without, found = (estimate(config(bench=one), TERSE) for one in (bench, bench | {"adaptive": adaptive}))
+    without, found = (estimate(config(bench=one)) for one in (bench, bench | {"adaptive": adaptive}))
     moves = 4 * 2 * 2 * 2 * 4
-    assert of(found, "bench", "attacker").calls == pytest.approx(moves), "one turn is taken back"
+    assert found.role("bench", "attacker").calls == pytest.approx(moves), "one turn is taken back"
     for role in ("judge", "student"):
-        more = of(found, "bench", role).calls - of(without, "bench", role).calls
+        more = found.role("bench", role).calls - without.role("bench", role).calls
         assert more == pytest.approx(moves)
-    own = estimate(config(bench=bench | {"adaptive": {"own": ["mine:attack"]}}), TERSE)
-    assert "mine:attack" in own.notes[-1] and not of(own, "bench", "attacker").calls
+    own = estimate(config(bench=bench | {"adaptive": {"own": ["mine:attack"]}}))
+    assert "mine:attack" in own.notes[-1] and not own.role("bench", "attacker").calls

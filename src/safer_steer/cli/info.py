@@ -18,20 +18,34 @@ from safer_steer.report.fitted_table import fitted
 @app.command()
 def cost(
     config: ConfigFile,
-    sample: Annotated[
-        int,
-        typer.Option(min=1, help="Number of pairs, and of bench dialogues, that the estimate is made from."),
-    ] = 40,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Folder of a run, or of a first try with --limit: what it asked corrects the estimate. By"
+            " default the folder of CONFIG, if that is a run's.",
+        ),
+    ] = None,
     success: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the tried red-team scripts that succeed.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the tried red-team scripts that succeed; by default 0.5."),
+    ] = None,
     keeps: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the scripts that follow a rule of the assembly.")
-    ] = 0.8,
-    turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a user turn written by a model.")] = 30,
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of the scripts that follow a rule of the assembly; by default 0.8."
+        ),
+    ] = None,
+    turn_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a user turn written by a model; by default 30.")
+    ] = None,
     answer_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of an answer, without its thinking.")
-    ] = 150,
+        int | None, typer.Option(min=1, help="Tokens of an answer, without its thinking; by default 150.")
+    ] = None,
+    reason_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that a judge says before its scores; by default 35.")
+    ] = None,
     tokens_per_second: Annotated[
         float, typer.Option(min=0.1, help="Speed at which one reply is written.")
     ] = 40,
@@ -39,13 +53,30 @@ def cost(
         float, typer.Option(min=0, help="Share of the calls that are repeated after an error.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
+    sample: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Estimate the calls, tokens, money and time of a whole run from a sample of its data. Calls no model."""
+    """Estimate the calls, tokens, money and time of a whole run, also from what a first try has asked. Calls
+    no model."""
+    if sample is not None:
+        raise UserError("--sample is gone: all rows are counted; leave it out")
     os.environ["HF_HUB_OFFLINE"] = "1"  # a data set that is not here yet is an error, not a download
-    from safer_steer.plan import Assumptions, show
+    from safer_steer.plan.calls_table import show
 
-    assumed = Assumptions(sample, success, keeps, turn_tokens, answer_tokens, tokens_per_second, overhead)
-    show(load_config(config), assumed, console(100), as_json)
+    if run is None and (config.parent / "manifest.json").is_file():
+        run = config.parent
+    show(
+        load_config(config),
+        console(100),
+        run,
+        as_json,
+        success=success,
+        keeps=keeps,
+        turn_tokens=turn_tokens,
+        answer_tokens=answer_tokens,
+        reason_tokens=reason_tokens,
+        tokens_per_second=tokens_per_second,
+        overhead=overhead,
+    )
 
 
 @app.command()

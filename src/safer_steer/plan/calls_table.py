@@ -1,50 +1,60 @@
-"""The estimate as a table and as JSON. The table's numbers are rounded to their precision."""
+"""The command `cost`: the estimate as a table and as JSON. The table's numbers are rounded to their
+precision."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.text import Text
 
+from safer_steer.config import Config
 from safer_steer.dialogue import Kind
-from safer_steer.plan.assumptions import WAIT_S
-from safer_steer.plan.calls import Estimate
-from safer_steer.plan.prices import Line, Prices
+from safer_steer.plan.assumptions import WAIT_S, assumptions
+from safer_steer.plan.calls import Estimate, estimate
+from safer_steer.plan.counting import Count
+from safer_steer.plan.from_run import from_run
+from safer_steer.plan.prices import Line, Prices, price
 from safer_steer.report.fitted_table import fitted
 
 HEAD = (
-    "stage",
-    "role",
-    "calls",
-    "images",
-    "tokens in",
-    "tokens out",
-    "upload",
-    "money",
-    "time",
+    *("stage", "role", "calls", "images", "tokens in", "tokens out", "upload", "money", "time"),
     "stage's time",
 )
 
 
+def show(
+    config: Config, console: Console, run: Path | None = None, as_json: bool = False, **given: Any
+) -> None:
+    """Print the estimate, corrected by a run; `given` are assumptions. Raises `UserError` as `estimate` and
+    `from_run` do."""
+    found = estimate(config, assumptions(config, **given))
+    found = from_run(found, run) if run else found
+    priced = price(found)
+    if as_json:
+        said = json.dumps(as_dict(found, priced), indent=1)
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(table(found, priced, console), crop=False)
+
+
 def table(found: Estimate, priced: Prices, console: Console) -> Group:
     """One line per role and stage, the total, the model of each role, and the assumptions."""
-    rows = []
+    rows, stage = [], ""
     for line in priced.lines:
-        first = next(other for other in priced.lines if other.stage == line.stage) is line
-        stage, whole = (line.stage, _stage_time(priced, line.stage)) if first else ("", "")
-        rows.append((stage, line.participant, *_cells(line), whole))
-    counts = [line.count for line in priced.lines]
-    totals = [
-        sum(count.calls for count in counts),
-        sum(count.images for count in counts),
-        sum(count.tokens_in for count in counts),
-        sum(count.tokens_out for count in counts),
-    ]
-    upload = sum(count.upload_bytes for count in counts)
+        costs = ("local", "local") if line.local else (money(line.money), duration(line.seconds or 0))
+        begins = line.stage != stage
+        stage = line.stage
+        whole = _time([other for other in priced.lines if other.stage == stage], priced.seconds[stage])
+        said = (line.participant, *_cells(line.count), *costs)
+        rows.append((stage, *said, whole) if begins else ("", *said, ""))
+    total = reduce(Count.plus, (line.count for line in priced.lines), Count())
     paid = money(priced.money if any(line.money is not None for line in priced.lines) else None)
-    rows.append(("total", "", *map(rounded, totals), size(upload), paid, "", _whole_time(priced)))
+    rows.append(("total", "", *_cells(total), paid, "", _time(priced.lines, sum(priced.seconds.values()))))
     grid = fitted(console, HEAD, rows, numbers=range(2, len(HEAD)), whole=range(2))
     return Group(
         grid, Text(), Text(f"Models: {_models(priced)}."), *(Text(line) for line in lines(found, priced))
@@ -64,17 +74,15 @@ def _models(priced: Prices) -> str:
 def lines(found: Estimate, priced: Prices) -> list[str]:
     """The assumptions behind the numbers, one line each."""
     assumed, config = found.assumed, found.config
-    exact = ", ".join(sorted(found.tokenized))
-    known = f" (the tokenizer is used for {exact})" if exact else ""
     made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in found.scripts.items())
     start = "scripts" if config.seeds.scripts else "pairs"
     said = [
-        f"Estimated from {found.pairs[1]} of {found.pairs[0]} {start} (scripts: {made}) and"
-        f" {found.dialogues[1]} of {found.dialogues[0]} bench dialogues. Nothing was called.",
+        f"Estimated from {found.pairs} {start} (scripts: {made}) and {found.dialogues} bench dialogues."
+        " Nothing was called.",
         f"Assumes {assumed.turn_tokens} tokens a user turn (--turn-tokens) and"
         f" {assumed.answer_of(config.student)} an answer (--answer-tokens), half of it thinking."
         " Hidden reasoning that a host bills is not included.",
-        f"Assumes 4 characters a token{known}, and one token for 28 x 28 pixels of a picture (32 x 32 with"
+        "Assumes 4 characters a token, and one token for 28 x 28 pixels of a picture (32 x 32 with"
         " Qwen3-VL). Hosted models bill pictures by their own rules.",
         f"Assumes that {assumed.overhead:.0%} of the calls are made again (--overhead), and that no script is"
         " dropped as refused or duplicate.",
@@ -107,8 +115,8 @@ def lines(found: Estimate, priced: Prices) -> list[str]:
 def as_dict(found: Estimate, priced: Prices) -> dict[str, Any]:
     """The same as plain numbers. Money and seconds are None where they are unknown."""
     return {
-        "pairs": dict(zip(("all", "sampled"), found.pairs, strict=True)),
-        "dialogues": dict(zip(("all", "sampled"), found.dialogues, strict=True)),
+        "pairs": {"all": found.pairs},
+        "dialogues": {"all": found.dialogues},
         "scripts": {kind.value: round(count) for kind, count in found.scripts.items()},
         "stages": [_stage(priced, stage) for stage in priced.seconds],
         "total": {
@@ -136,50 +144,32 @@ def _row(line: Line) -> dict[str, Any]:
     return {"role": line.participant, "model": line.model, "local": line.local, **counts, **costs}
 
 
-def _cells(line: Line) -> tuple[str, ...]:
-    count = line.count
-    numbers = (
-        rounded(count.calls),
-        rounded(count.images),
-        rounded(count.tokens_in),
-        rounded(count.tokens_out),
-        size(count.upload_bytes),
-    )
-    return (
-        (*numbers, "local", "local")
-        if line.local
-        else (*numbers, money(line.money), duration(line.seconds or 0.0))
-    )
+def _cells(count: Count) -> tuple[str, ...]:
+    numbers = (count.calls, count.images, count.tokens_in, count.tokens_out)
+    return (*map(rounded, numbers), size(count.upload_bytes))
 
 
-def _whole_time(priced: Prices) -> str:
-    return "local" if all(line.local for line in priced.lines) else duration(sum(priced.seconds.values()))
-
-
-def _stage_time(priced: Prices, stage: str) -> str:
-    return (
-        "local"
-        if all(line.local for line in priced.lines if line.stage == stage)
-        else duration(priced.seconds[stage])
-    )
+def _time(lines: list[Line], seconds: float) -> str:
+    return "local" if all(line.local for line in lines) else duration(seconds)
 
 
 def rounded(value: float) -> str:
     """To two significant digits, or three from 1,000 on: `740`, `12,300`, `1.23 M`."""
     if value < 1000:
-        return f"{_two_digits(value):.0f}" if value >= 1 or value == 0 else "1"
-    value = float(f"{value:.3g}")
-    for unit, name in ((1e9, "G"), (1e6, "M")):
-        if value >= unit:
-            return f"{value / unit:.3g} {name}"
-    return f"{value:,.0f}"
+        return f"{_digits(value):.0f}" if value >= 1 or value == 0 else "1"
+    value = _digits(value, 3)
+    return _in_units(value, {"G": 1e9, "M": 1e6}, 3) or f"{value:,.0f}"
 
 
 def size(bytes: float) -> str:
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if bytes >= unit:
-            return f"{_two_digits(bytes / unit):g} {name}"
-    return f"{_two_digits(bytes / 1e3):g} kB"
+    """Two significant digits in a suitable unit."""
+    return _in_units(bytes, {"TB": 1e12, "GB": 1e9, "MB": 1e6}) or f"{_digits(bytes / 1e3):g} kB"
+
+
+def duration(seconds: float) -> str:
+    """Two significant digits in a suitable unit, of which there are at least two."""
+    whole = _in_units(seconds / 2, {"d": 86400, "h": 3600, "min": 60}, times=2)
+    return whole or f"{_digits(seconds):g} s"
 
 
 def money(value: float | None) -> str:
@@ -188,17 +178,15 @@ def money(value: float | None) -> str:
         return "-"
     if 0 < value < 0.01:
         return "< 0.01"
-    value = _two_digits(value)
+    value = _digits(value)
     return f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def duration(seconds: float) -> str:
-    """Two significant digits in a suitable unit."""
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{_two_digits(seconds / unit):g} {name}"
-    return f"{_two_digits(seconds):g} s"
+def _in_units(value: float, units: dict[str, float], digits: int = 2, times: int = 1) -> str:
+    """In the first unit that it reaches; "" if it reaches none."""
+    reached = ((value * times / unit, name) for name, unit in units.items() if value >= unit)
+    return next((f"{_digits(number, digits):g} {name}" for number, name in reached), "")
 
 
-def _two_digits(value: float) -> float:
-    return float(f"{value:.2g}")
+def _digits(value: float, digits: int = 2) -> float:
+    return float(f"{value:.{digits}g}")

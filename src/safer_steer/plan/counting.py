@@ -1,30 +1,27 @@
-"""A stub transport that makes no calls: it counts the rendered messages and pictures it receives, and answers
-by rule."""
+"""What the calls of a forecast send and receive: tokens of text, pictures, bytes.
+
+The length of a prompt is that of its own template, filled with texts of the assumed lengths; its history
+grows by the same length with each exchange. What a prompt is given besides (a table of what worked so far,
+say) belongs in `Sizes._given`, under the name of its input."""
 
 from __future__ import annotations
 
-import base64
-from collections import defaultdict
 from dataclasses import astuple, dataclass
-from importlib.util import find_spec
-from io import BytesIO
-from pathlib import Path
-from typing import Any, Literal
+from itertools import cycle, islice
+from statistics import fmean
+from typing import Any
 
-from PIL import Image
-
-from safer_steer.config import Config, Role, RoleName
-from safer_steer.endpoints.blind import BlindTransport, Captions
-from safer_steer.endpoints.chat import ChatModel
-from safer_steer.endpoints.transport import ChatReply, Message, Transport
-from safer_steer.plan.answers import Answers
-from safer_steer.prompts.base import sections
-from safer_steer.stages import CHAT
-
-Participant = RoleName | Literal["student"]
-
-CHARACTERS = 4
-"""Characters per token, used if a model's tokenizer is not available."""
+from safer_steer.config import Config, Role
+from safer_steer.dialogue import Format, Kind, lay_out
+from safer_steer.endpoints.chat import LAYOUT_RULE
+from safer_steer.forecast import Asked, Participant
+from safer_steer.plan.assumptions import GIVEN, Assumptions, reply_tokens
+from safer_steer.plan.material import CHARACTERS, Material
+from safer_steer.prompts.attacker import TECHNIQUES
+from safer_steer.prompts.base import CHAT, Exchange
+from safer_steer.prompts.fingerprint import installed
+from safer_steer.prompts.made_up import VOCABULARY
+from safer_steer.prompts.scripts import Strategy
 
 
 @dataclass
@@ -47,96 +44,82 @@ class Count:
         return Count(*(mine + times * its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
-class CallCounts(defaultdict[tuple[Participant, str], Count]):
-    """Counts by (participant, job)."""
-
-    def __init__(self) -> None:
-        super().__init__(Count)
-
-    def add(self, other: CallCounts, times: float = 1) -> None:
-        """Add another tally, multiplied by `times`."""
-        for key, count in other.items():
-            self[key] = self[key].plus(count, times)
-
-
 def role_of(config: Config, participant: Participant) -> Role:
     """The settings of a participant's role."""
     return Role(model="student") if participant == "student" else config.role(participant)
 
 
-class Meter:
-    """Replaces all models of a config and counts their calls; `take` returns the counts."""
+class Sizes:
+    """The sizes of a config's calls."""
 
-    def __init__(self, config: Config, answers: Answers) -> None:
-        self.config, self.answers = config, answers
-        self.tally = CallCounts()
-        self.tokenized: set[Participant] = set()
-        """Roles whose texts a tokenizer counts."""
-        self._models: dict[str, ChatModel] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
+    def __init__(self, config: Config, assumed: Assumptions, material: Material) -> None:
+        self.config, self.assumed, self.material = config, assumed, material
+        self.answer = assumed.answer_of(config.student)
+        self.laid_out = lay_out(text(self.answer // 2), text(self.answer), config.student.format)
 
-    def ask(self, participant: Participant) -> ChatModel:
-        """Replaces `run.ask`; needs no endpoint and no API key."""
-        if participant not in self._models:
-            role, transport = role_of(self.config, participant), CountingTransport(participant, self)
-            self._models[participant] = ChatModel(participant, role, self._as_shown(role, transport))
-        return self._models[participant]
-
-    def _as_shown(self, role: Role, transport: CountingTransport) -> Transport:
-        """The transport with what the role gets of a picture: the picture, its description or nothing."""
-        if role.pictures is True:
-            return transport
-        if role.pictures is False or self.config.captioner is None:
-            return BlindTransport(transport)
-        return BlindTransport(transport, Captions(self.ask(self.config.captioner)).describe)
-
-    def take(self) -> CallCounts:
-        """Return and reset the counts."""
-        taken, self.tally = self.tally, CallCounts()
-        return taken
-
-    def size(self, url: str) -> tuple[int, int]:
-        """Width and height in pixels of the picture in a data URL, from its header."""
-        if url not in self._sizes:
-            with Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))) as picture:
-                self._sizes[url] = picture.size
-        return self._sizes[url]
-
-
-class CountingTransport:
-    """The stub transport of one participant (see `transport.Transport`)."""
-
-    def __init__(self, participant: Participant, meter: Meter) -> None:
-        self.participant, self.meter = participant, meter
-        role = role_of(meter.config, participant)
-        self.model = meter.config.student.model if role.who == "student" else role.model
-        self._tokenizer = local_tokenizer(self.model)
-        if self._tokenizer:
-            meter.tokenized.add(participant)
-
-    async def complete(
-        self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
-    ) -> ChatReply:
-        texts, urls = _parts(messages)
-        job = CHAT
-        if schema is None:
-            said = self.meter.answers.speak()
-        else:
-            job = texts[0].split("\n", 1)[0].removeprefix("Job: ")
-            said = self.meter.answers.do(job, sections(texts[-1]), schema, repeat)
-        count = Count(
-            calls=1,
-            images=len(urls),
-            text_tokens=self._tokens("".join(texts)),
-            image_tokens=sum(picture_tokens(*self.meter.size(url), self.model) for url in urls),
-            tokens_out=self._tokens(said),
-            upload_bytes=sum(len(text.encode(errors="replace")) for text in texts) + sum(map(len, urls)),
+    def count(self, asked: Asked, bench: bool) -> Count:
+        """Calls that are alike, and what they send and receive. `bench`: the pictures are of its suites."""
+        role, model = role_of(self.config, asked.who), self.model(asked.who)
+        first, one, two = (len(self._prompt(asked, role, exchanges)) for exchanges in range(3))
+        letters = asked.calls * first + asked.earlier * (two - one)
+        said = len(self.laid_out) // CHARACTERS
+        reply = reply_tokens(asked.job, asked.turns, self.assumed, said)
+        described = asked.pictures * GIVEN["caption"] if role.pictures == "caption" else 0
+        images = asked.pictures if role.pictures is True else 0
+        sizes = self.material.of_suites if bench else self.material.pictures
+        each = fmean([picture_tokens(width, height, model) for width, height, _ in sizes] or [0])
+        weight = fmean([weight for *_, weight in sizes] or [0]) * 4 / 3  # base64
+        return Count(
+            asked.calls,
+            images,
+            letters / CHARACTERS + described,
+            images * each,
+            asked.calls * reply,
+            letters + images * weight,
         )
-        self.meter.tally[self.participant, job] = self.meter.tally[self.participant, job].plus(count)
-        return ChatReply(said)
 
-    def _tokens(self, text: str) -> int:
-        return len(self._tokenizer.encode(text).ids) if self._tokenizer else len(text) // CHARACTERS
+    def model(self, who: Participant) -> str:
+        """The id of the model in this seat."""
+        role = role_of(self.config, who)
+        return self.config.student.model if role.who == "student" else role.model
+
+    def _prompt(self, asked: Asked, role: Role, exchanges: int) -> str:
+        """What a call sends after so many exchanges."""
+        user, student = text(asked.user_tokens or self.assumed.turn_tokens), self.config.student
+        if asked.job == CHAT:
+            layout = role.who != "student" and student.format is Format.THINKING_ANSWER and role.ask_layout
+            return f"{student.system}{LAYOUT_RULE * layout}{user}{(user + self.laid_out) * exchanges}"
+        prompt, given = installed()[asked.job], self._given(asked, user, exchanges)
+        fields = prompt.inputs.model_fields.items()
+        wanted = [name for name, field in fields if name in given or field.is_required()]
+        inputs = prompt.inputs.model_construct(**{name: given.get(name, user) for name in wanted})
+        return "".join(prompt.render(inputs))
+
+    def _given(self, asked: Asked, user: str, exchanges: int) -> dict[str, Any]:
+        """What prompts are given, by the names of their inputs; what is not here is as long as a user turn, or
+        left out if it may be."""
+        answer, turns = text(self.answer), round(asked.turns)
+        question = text(fmean(self.material.questions or [0]) / CHARACTERS)
+        return {
+            **{name: text(tokens) for name, tokens in GIVEN.items()},
+            **dict.fromkeys(("turns_left", "take_backs_left", "pictures"), 1),
+            "history": [Exchange(user=user, assistant=answer)] * exchanges,
+            "question": question if asked.job in ("probe", "caption") else user,
+            "answer": answer,
+            "intent": question,
+            "kind": Kind.RED_TEAM,
+            "script": [user] * turns,
+            "turns": turns,
+            "strategy": Strategy.EDUCATIONAL_BYPASS,
+            "taken_back": [],
+            "techniques": [f"{name}: {told}" for name, told in TECHNIQUES.items()],
+        }
+
+
+def text(tokens: float) -> str:
+    """Words, four characters per token."""
+    length = round(tokens * CHARACTERS)
+    return " ".join(islice(cycle(VOCABULARY), length // 4 + 1))[:length].strip() or "a"
 
 
 def picture_tokens(width: int, height: int, model: str) -> int:
@@ -144,27 +127,3 @@ def picture_tokens(width: int, height: int, model: str) -> int:
     2 x 2), or per 32 x 32 with Qwen3-VL and Qwen3.5."""
     side = 32 if any(name in model.lower() for name in ("qwen3-vl", "qwen3.5")) else 28
     return max(1, round(width / side)) * max(1, round(height / side))
-
-
-def local_tokenizer(model: str) -> Any:
-    """The tokenizer in a model's folder; None if there is none, or if the extra `student` is not
-    installed."""
-    file = Path(model) / "tokenizer.json"
-    if not file.is_file() or find_spec("tokenizers") is None:
-        return None
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(file))
-
-
-def _parts(messages: list[Message]) -> tuple[list[str], list[str]]:
-    """All texts and all pictures' data URLs, in order."""
-    texts, urls = [], []
-    for message in messages:
-        content = message["content"]
-        parts: list[dict[str, Any]] = (
-            [{"type": "text", "text": content}] if isinstance(content, str) else content
-        )
-        texts.append("".join(part["text"] for part in parts if part["type"] == "text"))
-        urls += [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-    return texts, urls

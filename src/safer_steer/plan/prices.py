@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
-from safer_steer.config import Config, Role
+from safer_steer.config import Role
 from safer_steer.data.bootstrap.rollout import in_play
+from safer_steer.forecast import Participant
 from safer_steer.plan.assumptions import WAIT_S
 from safer_steer.plan.calls import Estimate
-from safer_steer.plan.counting import Count, Participant, role_of
+from safer_steer.plan.counting import Count, role_of
 from safer_steer.stages import STAGES
 
 
@@ -61,10 +61,8 @@ def price(found: Estimate) -> Prices:
 
 
 def _lines(found: Estimate, stage: str) -> list[Line]:
-    by_participant: defaultdict[Participant, Count] = defaultdict(Count)
-    for (participant, _), count in found.stages[stage].items():
-        by_participant[participant] = by_participant[participant].plus(count)
-    return [_line(found, stage, participant, count) for participant, count in by_participant.items()]
+    roles = dict.fromkeys(who for who, _ in found.stages[stage])
+    return [_line(found, stage, who, found.role(stage, who)) for who in roles]
 
 
 def _line(found: Estimate, stage: str, participant: Participant, count: Count) -> Line:
@@ -97,23 +95,15 @@ def _stage_seconds(found: Estimate, stage: str, lines: list[Line]) -> float:
 
 
 def _chain_seconds(found: Estimate, stage: str) -> float:
-    remote = {
-        key: count
-        for key, count in found.stages[stage].items()
-        if role_of(found.config, key[0]).who == "endpoint"
-    }
-    chain = {key: count for key, count in remote.items() if key[1] in STAGES[stage].chain}
+    chain = [
+        count
+        for (who, job), count in found.stages[stage].items()
+        if job in STAGES[stage].chain and role_of(found.config, who).who == "endpoint"
+    ]
     if stage == "rl":  # a step's trajectories start together; the step ends with the longest
         steps = found.trajectories / (found.config.rl.prompts_per_step * found.config.rl.group_size)
-        return sum(steps * found.longest * _reply_seconds(found, count) for count in chain.values())
-    total = sum(count.calls * _reply_seconds(found, count) for count in chain.values())
-    return (1 + found.assumed.overhead) * total / _in_play(found.config, stage)
-
-
-def _in_play(config: Config, stage: str) -> int:
-    """Number of pairs or dialogues in play at once."""
-    return (
-        max(config.role(role).concurrency for role in STAGES["seeds"].roles)
-        if stage == "seeds"
-        else in_play(config)
-    )
+        return sum(steps * found.longest * _reply_seconds(found, count) for count in chain)
+    pairs = max(found.config.role(role).concurrency for role in STAGES["seeds"].roles)
+    at_once = pairs if stage == "seeds" else in_play(found.config)
+    total = sum(count.calls * _reply_seconds(found, count) for count in chain)
+    return (1 + found.assumed.overhead) * total / at_once

@@ -1,5 +1,5 @@
 """Made-up answers: a value that an answer's JSON schema allows, with the texts and numbers of its `Values`.
-`cost` sizes its estimate with them, and the stub plays a whole run with them."""
+The stub plays a whole run with them."""
 
 from __future__ import annotations
 

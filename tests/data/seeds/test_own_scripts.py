@@ -122,7 +122,7 @@ def test_an_estimate_and_a_dry_run_count_the_scripts(tmp_path: Path) -> None:
     scripts(tmp_path, *(row(f"a{i}") for i in range(3)), row("b", "benign"))
     config = load_config(config_file(tmp_path, rl={"prompts_per_step": 2}))
     found = estimate(config)
-    assert found.pairs == (4, 4)
+    assert found.pairs == 4
     assert "seeds" not in found.stages and found.stages["bootstrap"]["red", "red"].calls == 8
     done = CliRunner().invoke(
         app, ["run", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--dry-run"]
