@@ -96,7 +96,7 @@ class Sizes:
         return "".join(prompt.render(inputs))
 
     def _given(self, asked: Asked, user: str, exchanges: int) -> dict[str, Any]:
-        """What prompts are given, by the names of their inputs; what is not here is as long as a user turn, or
+        """What prompts are given, by the names of their inputs. Any other is as long as a user turn, or
         left out if it may be."""
         answer, turns = text(self.answer), round(asked.turns)
         question = text(fmean(self.material.questions or [0]) / CHARACTERS)
