@@ -22,7 +22,7 @@ docs/explanation/method.md:
 
 All dialogues are played by one loop, `episode.play`. Stages exchange data only through files in the run
 folder. A stage is entered in the manifest when its last file is written, so the same command resumes a run.
-`stages.py` lists what each stage reads, needs, writes and asks.
+`stages/table.py` lists what each stage reads, needs, writes and asks.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from safer_steer.config.file import load_config
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.files.manifest import Manifest
-from safer_steer.forecast import Asked, Pairs, drawn, training, trajectories
 from safer_steer.plan.assumptions import Assumptions, assumptions
 from safer_steer.plan.calls import Estimate, estimate
 from safer_steer.plan.calls_table import as_dict, duration, lines, money, rounded
@@ -33,6 +32,7 @@ from safer_steer.prompts.base import CHAT
 from safer_steer.prompts.fingerprint import installed
 from safer_steer.run import measuring
 from safer_steer.stages import STAGES
+from safer_steer.stages.forecast import Asked, Pairs, drawn, training, trajectories
 from seeds_run import write_pairs
 
 SANDBOX = ROOT / "configs" / "sandbox.yaml"

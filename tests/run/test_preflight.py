@@ -13,11 +13,11 @@ from PIL import Image
 from transformers import Gemma4Config, Qwen2Config
 
 from places import CONFIGS
-from safer_steer.checks import room_for_turns
 from safer_steer.config import SHIPPED
 from safer_steer.config.file import load_config
 from safer_steer.errors import UserError
 from safer_steer.run.preflight import check, check_student
+from safer_steer.stages.checks import room_for_turns
 from safer_steer.student import processes
 from student_parts import tiny_config
 

@@ -1,5 +1,5 @@
-"""The estimate: every stage's forecast (`forecast.py`), with the sizes of its calls. A run's own ledger
-corrects it (`from_run.py`)."""
+"""The estimate: what every stage forecasts (`stages/forecast.py`), with the sizes of its calls. What a run
+paid corrects it (`from_run.py`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from dataclasses import dataclass, field
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Kind
-from safer_steer.forecast import Asked, Known, Participant, drawn, scripts, suites, training, trajectories
 from safer_steer.plan.assumptions import Assumptions, assumptions
 from safer_steer.plan.counting import Count, Sizes, role_of
 from safer_steer.plan.material import read_material
 from safer_steer.stages import STAGES
+from safer_steer.stages.forecast import (
+    Asked,
+    Known,
+    Participant,
+    drawn,
+    scripts,
+    suites,
+    training,
+    trajectories,
+)
 from safer_steer.training.draws import too_few_seeds
 
 CallCounts = dict[tuple[Participant, str], Count]

@@ -24,8 +24,8 @@ from safer_steer.dialogue import Kind, Seed
 from safer_steer.files.images import check_header
 from safer_steer.files.scaling import fitted
 from safer_steer.files.store import inside
-from safer_steer.forecast import Known, Pairs, Scripts
 from safer_steer.plan.assumptions import Assumptions
+from safer_steer.stages.forecast import Known, Pairs, Scripts
 
 CHARACTERS = 4
 """Characters per token."""
@@ -88,7 +88,8 @@ def _pairs(config: Config, material: Material) -> Iterator[Pairs]:
     for source in config.seeds.sources:
         numbers: Counter[str] = Counter()
         for pair in pairs_of(source, config):
-            numbers["risky" if pair.safe is not True else "safe" if pair.answer is None else "answered"] += 1
+            harmless = "safe" if pair.answer is None else "answered"
+            numbers[harmless if pair.safe is True else "risky"] += 1
             material.questions.append(len(pair.question))
             if numbers.total() <= ENOUGH:
                 image = pair.image() if callable(pair.image) else pair.image

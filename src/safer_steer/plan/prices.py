@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from safer_steer.config import Role
 from safer_steer.data.bootstrap.rollout import in_play
-from safer_steer.forecast import Participant
 from safer_steer.plan.assumptions import WAIT_S
 from safer_steer.plan.calls import Estimate
 from safer_steer.plan.counting import Count, role_of
 from safer_steer.stages import STAGES
+from safer_steer.stages.forecast import Participant
 
 
 @dataclass

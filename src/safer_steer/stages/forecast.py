@@ -1,6 +1,6 @@
 """What each stage will ask: closed forms of the config and of what is known of its input.
 
-`stages.py` lists which forecast is which stage's; `plan/` turns calls into tokens, money and time. Left out:
+`table.py` lists which forecast is which stage's; `plan/` turns calls into tokens, money and time. Left out:
 scripts that are dropped as refused, duplicate or leaking, dialogues that end early, and calls made again.
 """
 
@@ -58,9 +58,11 @@ class Scripts:
     def asks(self, who: Participant, job: str = "", times: float = 1, most: int | None = None) -> Asked:
         """One call for every turn, if each script is played `times` times for at most `most` turns. The job
         is called like the role, unless it is given."""
-        lengths = [min(length, most or length) for length in self.lengths]
-        calls = self.count * times * fmean(lengths)
-        earlier = self.count * times * fmean(length * (length - 1) / 2 for length in lengths)
+        calls = earlier = 0.0
+        for length in self.lengths:
+            turns = min(length, most or length)
+            calls += turns * self.count * times / len(self.lengths)
+            earlier += turns * (turns - 1) / 2 * self.count * times / len(self.lengths)
         return Asked(who, job or who, calls, earlier, calls * self.pictures, 0, self.user_tokens)
 
     def read(self, who: Participant, job: str, share: float = 1) -> Asked:
@@ -218,14 +220,15 @@ def seeds(config: Config, known: Known) -> Iterator[Asked]:
 def _attempt(known: Known, lengths: Sequence[int]) -> tuple[float, float]:
     """Means over attacks tried: the turns played until one succeeds or ends, and the earlier exchanges that
     they show."""
-    if known.success_turn:
-        ends = [min(known.success_turn, length) for length in lengths]
-        turns, earlier = fmean(ends), fmean(end * (end - 1) / 2 for end in ends)
-    else:
-        turns = fmean((length + 1) / 2 for length in lengths)
-        earlier = fmean((length**2 - 1) / 6 for length in lengths)
-    failed, whole = 1 - known.success, Scripts(1, lengths).asks("target")
-    return known.success * turns + failed * whole.calls, known.success * earlier + failed * whole.earlier
+    turns = earlier = 0.0
+    for length in lengths:
+        end = min(known.success_turn or length, length)
+        won, before = float(end), end * (end - 1) / 2
+        if known.success_turn is None:  # the means over ends from 1 to the length
+            won, before = (length + 1) / 2, (length**2 - 1) / 6
+        turns += known.success * won + (1 - known.success) * length
+        earlier += known.success * before + (1 - known.success) * length * (length - 1) / 2
+    return turns / len(lengths), earlier / len(lengths)
 
 
 def assemble(config: Config, known: Known) -> Iterator[Asked]:
@@ -247,11 +250,11 @@ def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
     """The chance that no script of a pair's is played, by kind of script."""
     for benign, group in made.items():
         share = sft[benign] / group.count
+        each = group.count / (safe + risky if benign else risky or 1)
+        missed[benign] = (1 - min(1, share / (1 - used or 1))) ** each
         yield group.asks("red", times=share)
         yield group.asks("blue", blue, share)
         yield group.asks("evaluator", times=share)
-        each = 1 if benign else group.count / risky if risky else 0
-        missed[benign] = (1 - min(1, share / (1 - used) if used < 1 else 0)) ** each
     if config.bootstrap.sft.single_turn:
         played = safe * (1 - missed[True]) + risky * (1 - missed[True] * missed[False])
         asked = Scripts((1 - used) * played, (1,))

@@ -1,4 +1,4 @@
-"""Why a stage would not start, as far as the config alone tells. `stages.py` lists which checks are which
+"""Why a stage would not start, as far as the config alone tells. `table.py` lists which checks are which
 stage's; the preflight ends at the first line, and `--dry-run` shows all.
 
 A check returns the line for the user, or "". One that loads something may also raise `UserError`.

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from safer_steer import checks, forecast
 from safer_steer.config import Config, ModelName, RoleName
 from safer_steer.config.bench import STEER
 from safer_steer.config.file import NOT_FILES
 from safer_steer.files.inputs import Holds, Input
-from safer_steer.forecast import Asked, Known
 from safer_steer.prompts.base import CHAT
+from safer_steer.stages import checks, forecast
+from safer_steer.stages.forecast import Asked, Known
 
 
 @dataclass(frozen=True)
