@@ -111,6 +111,13 @@ def test_a_first_try_corrects_what_is_assumed(tmp_path: Path) -> None:
                 before, after = (getattr(one.role(stage, role), figure) for one in (found, corrected))
                 assert abs(after - account[paid]) < abs(before - account[paid]) / 2, (stage, role, figure)
     assert corrected.stages["bench"] == found.stages["bench"], "which the first try has not done"
+    manifest = Manifest(tmp_path / "small")
+    manifest.stages["bootstrap"]["calls"]["red"] |= {"prompt_tokens": 0, "completion_tokens": 0}
+    (tmp_path / "small" / "manifest.json").write_text(json.dumps({"stages": manifest.stages}))
+    silent = from_run(found, tmp_path / "small").role("bootstrap", "red")
+    assert silent.calls == corrected.role("bootstrap", "red").calls
+    before = found.role("bootstrap", "red")
+    assert silent.text_tokens / silent.calls == pytest.approx(before.text_tokens / before.calls)
     with pytest.raises(UserError, match="no stage that asks a model is finished"):
         from_run(found, tmp_path)
 

@@ -80,7 +80,8 @@ def lines(found: Estimate, priced: Prices) -> list[str]:
         f"Estimated from {found.pairs} {start} (scripts: {made}) and {found.dialogues} bench dialogues."
         " Nothing was called.",
         f"Assumes {assumed.turn_tokens} tokens a user turn (--turn-tokens) and"
-        f" {assumed.answer_of(config.student)} an answer (--answer-tokens), half of it thinking."
+        f" {assumed.answer_of(config.student)} an answer (--answer-tokens), half of it thinking, and"
+        f" {assumed.reason_tokens} a judge's reason (--reason-tokens)."
         " Hidden reasoning that a host bills is not included.",
         "Assumes 4 characters a token, and one token for 28 x 28 pixels of a picture (32 x 32 with"
         " Qwen3-VL). Hosted models bill pictures by their own rules.",
@@ -88,9 +89,11 @@ def lines(found: Estimate, priced: Prices) -> list[str]:
         " dropped as refused or duplicate.",
     ]
     if Kind.RED_TEAM in config.seeds.kinds:
+        at = assumed.success_turn
+        place = f"at turn {at}" if at else "equally likely at every turn"
         said.append(
-            f"Assumes that {assumed.success:.0%} of the red-team scripts tried succeed (--success), equally"
-            " likely at every turn. A script that fails is planned once more."
+            f"Assumes that {assumed.success:.0%} of the red-team scripts tried succeed (--success), {place}."
+            " A script that fails is planned once more."
         )
     if "assemble" in found.stages:
         said.append(

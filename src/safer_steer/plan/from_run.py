@@ -36,17 +36,18 @@ def from_run(found: Estimate, folder: Path) -> Estimate:
             chance = CHANCE * max(0, 1 - its.calls / mine.calls)
             times = (account["calls"] + chance) / (its.calls + chance)
             sees = role_of(found.config, who).who == "endpoint"  # agents here do not count pictures
-            longer = account["prompt_tokens"] / (its.tokens_in if sees else its.text_tokens)
-            said = account["completion_tokens"] / its.tokens_out
             each = its.calls / account["calls"]
+            # A server that reports no tokens corrects the calls alone.
+            longer = account["prompt_tokens"] / (its.tokens_in if sees else its.text_tokens) * each or 1.0
+            said = account["completion_tokens"] / its.tokens_out * each or 1.0
             for key, count in found.stages[name].items():
                 if key[0] == who:
                     stages[name][key] = Count(
                         count.calls * times,
                         count.images * times,
-                        (count.tokens_in if sees else count.text_tokens) * times * longer * each,
+                        (count.tokens_in if sees else count.text_tokens) * times * longer,
                         0 if sees else count.image_tokens * times,
-                        count.tokens_out * times * said * each,
+                        count.tokens_out * times * said,
                         count.upload_bytes * times,
                     )
     known = ", ".join(name for name in found.stages if name in paid)
