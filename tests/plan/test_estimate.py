@@ -32,7 +32,7 @@ from safer_steer.prompts.base import CHAT
 from safer_steer.prompts.fingerprint import installed
 from safer_steer.run import measuring
 from safer_steer.stages import STAGES
-from safer_steer.stages.forecast import Asked, Pairs, drawn, training, trajectories
+from safer_steer.stages.forecast import Asked, Pairs, drawn, trajectories
 from seeds_run import write_pairs
 
 SANDBOX = ROOT / "configs" / "sandbox.yaml"
@@ -237,22 +237,14 @@ def test_suites_from_files_are_counted(tmp_path: Path) -> None:
 
 
 def test_assembly_shares_the_scripts_out() -> None:
-    settings = config(
-        assembly={},
-        rl={"seeds": 200, "benign_share": 0.25, "prompts_per_step": 64},
-        bootstrap={"dialogues": 500},
-    )
+    settings = config(assembly={}, rl={"seeds": 200, "benign_share": 0.25, "prompts_per_step": 64})
     known, _ = read_material(settings, assumptions(settings, keeps=0.8))
     known = replace(known, pairs=[Pairs("train", safe=500, risky=500)])
     sft, rl, used = drawn(settings, known)
     assert rl == {True: 50, False: 150}
-    assert sft[True] + sft[False] == pytest.approx(500)
+    assert sft[True] == pytest.approx(1000 * 0.8 * (1 - used)), "the scripts of STEER-RL's pairs are gone"
     assert trajectories(settings, known) == 3 * 64 * 5
     assert trajectories(settings, replace(known, pairs=[Pairs("train", risky=20)])) == 0
-    whole = config(assembly={}, rl={"seeds": 200, "benign_share": 0.25})
-    sft, _, used = drawn(whole, known)
-    assert used == pytest.approx(150 / int(0.8**2 * training(whole, known)[False].count))
-    assert sft[True] == pytest.approx(1000 * 0.8 * (1 - used)), "the scripts of STEER-RL's pairs are gone"
     settings = config(
         40,
         assembly={"bench_dialogues": 7},

@@ -77,7 +77,7 @@ def test_the_light_commands_load_no_trainer(
         ["--help"],
         ["sets"],
         ["config"],
-        ["cost", "config.yaml", "--sample", "4"],
+        ["cost", "config.yaml"],
         *([stage, "config.yaml", "--out", "run"] for stage in ("seeds", "assemble", "bootstrap")),
         ["report", "run"],
         ["health", "run"],

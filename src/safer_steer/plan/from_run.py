@@ -51,5 +51,5 @@ def from_run(found: Estimate, folder: Path) -> Estimate:
                         count.upload_bytes * times,
                     )
     known = ", ".join(name for name in found.stages if name in paid)
-    note = f"From what {folder} asked: {known}. Tokens are as its models counted them, pictures included."
+    note = f"From what {folder} asked: {known}. Tokens are as its models counted them."
     return replace(found, stages=stages, notes=[note, *found.notes])
