@@ -85,14 +85,18 @@ BENCH_ONLY = {"sources": [{"use": "bench"}]}
         ({"rl": {"rollouts": {"engine": "no_such:engine"}}}, "bench", "rl.rollouts.engine: no_such"),
     ],
 )
-def test_preflight_and_dry_run_say_what_the_stage_says(
-    config: dict, stage: str, line: str, tmp_path: Path
-) -> None:
-    settings = Config.model_validate(config)
+def test_the_preflight_says_what_the_stage_says(config: dict, stage: str, line: str) -> None:
     with pytest.raises(UserError) as refused:
-        asyncio.run(check(settings, [stage]))
+        asyncio.run(check(Config.model_validate(config), [stage]))
     assert str(refused.value).startswith(line)
-    assert f"{stage}: {refused.value}" in dry_run(settings, tmp_path).refusals
+
+
+def test_a_dry_run_says_it_too(tmp_path: Path) -> None:
+    settings = Config.model_validate({"rl": {"seeds": 8, "tutor": "no_such:Tutor"}})
+    planned = dry_run(settings, tmp_path)
+    line = "rl.prompts_per_step: 64 seeds a step, but rl.seeds is 8; change one of them"
+    assert planned.refusals[0] == f"rl: {line}" and "no_such" in planned.refusals[1]
+    assert planned.steps["rl"] == f"no step: {line}"
 
 
 def test_no_words_of_a_check_stand_twice() -> None:

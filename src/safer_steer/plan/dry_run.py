@@ -101,11 +101,11 @@ def show(plan: Plan, console: Console) -> None:
         say(text.rstrip())
 
 
-def _refusals(stage: Stage, config: Config) -> list[str]:
+def _refusals(stage: Stage, config: Config) -> Iterator[str]:
     try:
-        return list(stage.refusals(config))
+        yield from stage.refusals(config)
     except UserError as error:
-        return [str(error)]
+        yield str(error)
 
 
 def _listed(entries: dict[str, str]) -> Iterator[str]:
