@@ -22,10 +22,9 @@ from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.files.manifest import Manifest
 from safer_steer.plan.assumptions import Assumptions, assumptions
-from safer_steer.plan.calls import Estimate, estimate
+from safer_steer.plan.calls import Estimate, estimate, from_run
 from safer_steer.plan.calls_table import as_dict, duration, lines, money, rounded
 from safer_steer.plan.counting import Sizes, picture_tokens
-from safer_steer.plan.from_run import from_run
 from safer_steer.plan.material import read_material
 from safer_steer.plan.prices import price
 from safer_steer.prompts.base import CHAT

@@ -11,7 +11,7 @@ import size
 
 BOUNDS = {
     "lines": 38_700,
-    "files": 287,
+    "files": 288,
     "files over 400 lines": 1,
     "functions over 80 lines": 4,
     "names at the top": 26,

@@ -15,9 +15,8 @@ from rich.text import Text
 from safer_steer.config import Config
 from safer_steer.dialogue import Kind
 from safer_steer.plan.assumptions import WAIT_S, assumptions
-from safer_steer.plan.calls import Estimate, estimate
+from safer_steer.plan.calls import Estimate, estimate, from_run
 from safer_steer.plan.counting import Count
-from safer_steer.plan.from_run import from_run
 from safer_steer.plan.prices import Line, Prices, price
 from safer_steer.report.fitted_table import fitted
 
