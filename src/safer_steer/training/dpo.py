@@ -32,6 +32,7 @@ from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
 from safer_steer.student.batch import padded
 from safer_steer.student.given import Collated, Trained, given_to_dpo
 from safer_steer.student.guard import Guard, Guarded
+from safer_steer.student.holding import hold_modes
 from safer_steer.student.load import empty_model, load_model_config, load_student, renderer_of
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.policy import PolicyOf, SampledStudent
@@ -258,4 +259,5 @@ def _trainer(
     )
     if student.freeze_vision:
         freeze_vision(trainer.model)
+    hold_modes(trainer.model)
     return trainer

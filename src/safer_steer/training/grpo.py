@@ -30,6 +30,7 @@ from safer_steer.student.adapters import base_of
 from safer_steer.student.assistant import StudentAssistant, shown_in
 from safer_steer.student.given import given_to_grpo
 from safer_steer.student.guard import Guard
+from safer_steer.student.holding import hold_modes
 from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.policy import PolicyOf, SampledStudent
@@ -49,7 +50,7 @@ from safer_steer.student.training import (
 )
 from safer_steer.student.transformers_policy import in_process
 from safer_steer.training.draws import in_steps, too_few_seeds
-from safer_steer.training.first_turn import refuse_later_pictures
+from safer_steer.training.first_turn import refuse_later_pictures, refuse_lost_inputs
 from safer_steer.training.measured import MeasuredTrainer
 from safer_steer.training.returns import noted_return
 from safer_steer.training.rollouts import Rollouts, StepJournals, Wait
@@ -125,6 +126,7 @@ def reinforce(
     if line := too_few_seeds(config.rl, len(seeds)):
         raise UserError(line)
     refuse_later_pictures(seeds)
+    refuse_lost_inputs(renderer)
     _refuse_mixed_pictures(renderer, seeds)
     pictures_of = pictures_in(folder, config.student.max_pixels)
     rollouts = Rollouts(
@@ -168,6 +170,7 @@ def reinforce(
         trainer.correct_importance()
     if config.student.freeze_vision:
         freeze_vision(trainer.model)
+    hold_modes(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
     Guard(

@@ -26,6 +26,7 @@ from safer_steer.student import processes
 from safer_steer.student.assistant import add_user, shown_in
 from safer_steer.student.given import Collated, Trained, given_to_sft
 from safer_steer.student.guard import Guard, Guarded
+from safer_steer.student.holding import hold_modes
 from safer_steer.student.load import load_student
 from safer_steer.student.modules import freeze_vision
 from safer_steer.student.renderer import Renderer
@@ -167,6 +168,7 @@ def fine_tune(
     # dialogue would weigh as much as a long one. TRL's loss divides by the step's target tokens, so True is
     # right for every model.
     trainer.model_accepts_loss_kwargs = True
+    hold_modes(trainer.model)
     shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
     known = collator.collated.known
     Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)
