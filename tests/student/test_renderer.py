@@ -25,7 +25,12 @@ SYSTEM = "You are a helpful assistant."
     [
         (
             "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}",
-            r"closes an answer with .* no special token; give one that does in student\.chat_template$",
+            r"cannot render a dialogue \(it writes no answer, or takes no messages of parts\); give another",
+        ),
+        (
+            "{% for m in messages %}[{{ m['role'] }}] {% for part in m['content'] %}{{ part['text'] }}"
+            "{% endfor %}\n{% endfor %}",
+            r"closes an answer with .* no special token; give one that does in student\.chat_template: FILE$",
         ),
         (
             TEMPLATE.replace("part['type'] == 'image'", "false"),
@@ -37,7 +42,7 @@ SYSTEM = "You are a helpful assistant."
         ),
         (
             "{{ raise_exception('no system message') }}",
-            r"cannot render a dialogue \(no system message\); give another one in student\.chat_template$",
+            r"cannot render a dialogue \(no system message\); give another one in .*chat_template: FILE$",
         ),
         (
             TEMPLATE.replace(

@@ -2,20 +2,22 @@
 
 Compared are ids, token-aligned inputs and picture inputs, with pictures in the first, a later, every and no
 user turn, and that an answer stands in the past as it was sampled. Some templates cut an answer only where it
-holds the end of a reasoning block. A model that has a token for that end can sample one, so its answers are
-probed with such a block too. A model without the token was not trained to reason so, and is not refused for
-its template's sake.
+holds a reasoning block, `<think>...</think>` or `<|channel>...<channel|>`. A model that has tokens for such
+marks can sample them, so its answers are probed with every pair of those that its template names. A model
+without these tokens was not trained to reason so, and is not refused for its template's sake.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import torch
 from PIL import Image
 
 from safer_steer.errors import UserError
-from safer_steer.student.renderer import Renderer
+from safer_steer.student.renderer import ANOTHER, QUESTION, Renderer, reason_of
 from safer_steer.student.transcript import Transcript, model_inputs
 
 USERS = ["What is it?", "Look again.", "And why?"]
@@ -25,8 +27,8 @@ Shown = list[list[Image.Image]]
 
 
 _OTHERWISE = (
-    "its chat template renders past answers otherwise than they were sampled (it drops reasoning, for"
-    " instance); give one that keeps them in student.chat_template: FILE"
+    "its chat template renders past answers otherwise than they were sampled (it drops {cut}, for instance);"
+    " give one that keeps them in student.chat_template: FILE"
 )
 
 
@@ -44,11 +46,35 @@ def load_renderer(processor: Any, system: str) -> Renderer:
     if renderer.later_pictures:
         _prove(renderer, "a dialogue with a picture in a later turn", [[], [wide], []])
         _prove(renderer, "a dialogue with pictures in every turn", [[tall, wide], [wide], [tall]])
-    for block in sorted(renderer.blocks()):
-        thought = f"<{block}>Is it?</{block}>No. Red."
-        if not _keeps_answers(renderer, [USERS[0], thought, USERS[1], thought, USERS[2]], []):
-            raise renderer.refused(_OTHERWISE)
+    if cut := _cut(renderer):
+        raise renderer.refused(_OTHERWISE.format(cut=cut))
     return renderer
+
+
+def _cut(renderer: Renderer) -> str:
+    """The marks by which the template drops or changes a past answer, for a message; "" if it keeps all.
+
+    All marks, twice over, have every pair in its order. Only if that answer is changed are the pairs tried
+    one by one.
+    """
+    marks = renderer.marks()
+    every = [mark for _ in range(2) for mark in marks]
+    if not marks or _keeps_marked(renderer, every, if_it_fails=False):
+        return ""
+    if alone := [mark for mark in marks if not _keeps_marked(renderer, [mark])]:
+        return " and ".join(alone)
+    pairs = (f"{a}...{b}" for a, b in permutations(marks, 2) if not _keeps_marked(renderer, [a, b]))
+    return next(pairs, "" if _keeps_marked(renderer, every) else " or ".join(marks))
+
+
+def _keeps_marked(renderer: Renderer, marks: Sequence[str], if_it_fails: bool = True) -> bool:
+    """Whether an answer with these marks, in this order, stands as it was sampled. A template that fails on
+    such an answer stops the run that samples one, so nothing is trained wrongly."""
+    said = "".join(f"{mark}Is it?" for mark in marks) + "No. Red."
+    try:
+        return _keeps_answers(renderer, [USERS[0], said, USERS[1], said, USERS[2]], [])
+    except Exception:  # templates raise errors of their own
+        return if_it_fails
 
 
 def takes_later_pictures(renderer: Renderer) -> bool:
@@ -65,25 +91,52 @@ def _prove(renderer: Renderer, dialogue: str, shown: Shown) -> None:
     """Raises `UserError` unless pieces and whole agree for this dialogue."""
     talk = [USERS[0], ANSWERS[0], USERS[1], ANSWERS[1], USERS[2]]
     try:
+        kept = _keeps_answers(renderer, talk, shown)
+    except Exception as error:  # as above
+        raise renderer.cannot_render(dialogue, error) from None
+    if not kept:
+        raise renderer.refused(_OTHERWISE.format(cut="reasoning"))
+    try:
         whole = renderer.rendered(talk, shown)
         ours = _in_pieces(renderer, shown)
     except UserError:
         raise
     except Exception as error:  # as above
-        raise renderer.cannot_render(dialogue, error) from None
-    if not _keeps_answers(renderer, talk, shown):
-        raise renderer.refused(_OTHERWISE)
-    if whole["input_ids"][0].tolist() != ours["input_ids"][0].tolist():
         raise renderer.refused(
-            f"its chat template renders {dialogue} otherwise in one go than turn by turn;"
-            " give another one in student.chat_template: FILE"
-        )
+            f"its processor cannot take {dialogue} ({reason_of(error)}); choose another model"
+        ) from None
+    if whole["input_ids"][0].tolist() != ours["input_ids"][0].tolist():
+        raise renderer.refused(_who_differs(renderer, dialogue, talk, shown))
     for name, tensor in ours.items():
         if name not in whole or not torch.equal(whole[name], tensor):
             raise renderer.refused(
                 f"its processor makes another {name} of {dialogue} in one go than turn by turn;"
                 " choose another model"
             )
+
+
+def _who_differs(renderer: Renderer, dialogue: str, talk: list[str], shown: Shown) -> str:
+    """Whether the template writes other text turn by turn, or the processor or its tokenizer makes other ids
+    of the same."""
+    written = renderer.render(talk[:1], shown)
+    for number, user in enumerate(USERS[1:], 1):
+        answer = renderer.lead + ANSWERS[number - 1]
+        written += answer + renderer.bridge(user, shown[number])
+    if written != renderer.render(talk, shown):
+        return f"its chat template renders {dialogue} otherwise in one go than turn by turn; {ANOTHER}"
+    if any(shown):
+        why = "it numbers them, or gives a picture other tokens where a dialogue shows several"
+    elif renderer.user_turn(QUESTION, [], first=False).ids[0] != renderer.end:
+        why = "it begins every turn with the token that begins a text"
+    else:
+        return (
+            "its tokenizer joins what its chat template writes before an answer with the answer, so the"
+            f" tokens sampled would be others in the next turn; {ANOTHER}"
+        )
+    return (
+        f"its processor writes {dialogue} otherwise in one go than turn by turn: {why}; its chat template is"
+        " not the cause; choose another model"
+    )
 
 
 def _in_pieces(renderer: Renderer, shown: Shown) -> dict[str, torch.Tensor]:

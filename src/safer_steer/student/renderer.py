@@ -20,12 +20,21 @@ from PIL import Image
 from safer_steer.errors import UserError
 from safer_steer.prompts.base import split_markers
 
-QUESTION, ANSWER = "Qprobe", "Aprobe"
+SYSTEM, QUESTION, ANSWER = "Sprobe", "Qprobe", "Aprobe"
 """Texts of the probe dialogue. A template writes them as they are."""
+ANOTHER = "give another one in student.chat_template: FILE"
 NO_LATER_PICTURES = (
     "its chat template takes pictures in the first user turn only; give one that takes them in every turn in"
     " student.chat_template: FILE, or scripts that show all pictures in their first turn"
 )
+
+_NO_SYSTEM = f'set student.system: "", or {ANOTHER}'
+_SYSTEM_ELSEWHERE = (
+    "its chat template leaves the system message out, or writes it into the last user turn, so that every"
+    " turn changes those before it"
+)
+_PART = re.compile(r"""['"]type['"]: ['"]text['"]""")
+"""A part of a message, written out as code by a template that takes strings."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,9 @@ class Renderer:
         self._special = self._special_tokens()
         self._find_special = _any_of(self._special)
         self._find_markup = _any_of({*self._special, *self._tokens_of_the_template()})
-        try:
-            talk = self.render([QUESTION, ANSWER, QUESTION])
-        except Exception as error:  # of any kind: a template is foreign code
-            raise self.cannot_render("a dialogue", error) from None
+        self._strings: tuple[str, ...] = ()
+        """Roles whose messages are strings instead of lists of parts."""
+        talk = self._first_talk()
         self._before = talk.partition(ANSWER)[0]
         """What the template writes before the first answer of the probe dialogue."""
         self.end = self._end_of(talk[len(self._before) + len(ANSWER) :])
@@ -76,8 +84,57 @@ class Renderer:
         two = self._pictures_of_a_probe()
         self.picture_inputs = tuple(two)
         """Names of the inputs of the vision tower."""
-        self.rowwise = frozenset(name for name, tensor in two.items() if len(tensor) == 1)
+        self.rowwise = frozenset(n for n, tensor in two.items() if tensor.ndim > 1 and len(tensor) == 1)
         """Picture inputs of shape [dialogues, pictures, ...]; all others are [pictures or patches, ...]."""
+
+    def _first_talk(self) -> str:
+        """The probe dialogue [question, answer, question]. Some templates take parts from users only, so
+        answers are given as strings if they are not taken as parts.
+
+        Raises:
+            UserError: it takes none, or no system message, or leaves that out, moves it or takes a string
+                alone, which TRL does not give.
+        """
+        forms: tuple[tuple[str, ...], ...] = ((), ("assistant",))
+        errors = []
+        for self._strings in forms:
+            tried = self._talk()
+            if isinstance(tried, str):
+                if self._moves_system():
+                    raise self.refused(f"{_SYSTEM_ELSEWHERE}; {_NO_SYSTEM}")
+                return tried
+            errors.append(tried)
+        self._strings = ("system", "assistant")
+        if self.system and isinstance(self._talk(), str):
+            moved = self._moves_system()
+            why = _SYSTEM_ELSEWHERE if moved else "its chat template takes no parts of a system message"
+            raise self.refused(f"{why}; {_NO_SYSTEM}")
+        system, self.system = self.system, ""
+        for self._strings in forms:
+            if system and isinstance(self._talk(), str):
+                why = f"its chat template takes no system message ({reason_of(errors[0])})"
+                raise self.refused(f"{why}; {_NO_SYSTEM}")
+        raise self.cannot_render("a dialogue", errors[0])
+
+    def _talk(self) -> str | Exception:
+        """The probe dialogue, or why there is none."""
+        try:
+            talk = self.render([QUESTION, ANSWER, QUESTION])
+        except Exception as error:  # of any kind: a template is foreign code
+            return error
+        if ANSWER in talk and not _PART.search(talk):
+            return talk
+        return ValueError("it writes no answer, or takes no messages of parts")
+
+    def _moves_system(self) -> bool:
+        """Whether the system message is not at the beginning. A template may trim its text, but hardly a
+        word."""
+        if not self.system:
+            return False
+        system, self.system = self.system, SYSTEM
+        talk = self._talk()
+        self.system = system
+        return not isinstance(talk, str) or SYSTEM not in talk.partition(ANSWER)[0]
 
     def refused(self, why: str) -> UserError:
         """The error for a student that cannot be rendered."""
@@ -85,10 +142,7 @@ class Renderer:
 
     def cannot_render(self, what: str, error: Exception) -> UserError:
         """The error for a template that fails."""
-        reason = str(error).partition("\n")[0]
-        return self.refused(
-            f"its chat template cannot render {what} ({reason}); give another one in student.chat_template"
-        )
+        return self.refused(f"its chat template cannot render {what} ({reason_of(error)}); {ANOTHER}")
 
     def _special_tokens(self) -> dict[str, int]:
         """Special tokens, and the strings that the processor replaces by pictures, with their ids."""
@@ -101,12 +155,16 @@ class Renderer:
                 found[value] = tokenizer.convert_tokens_to_ids(value)
         return {token: number for token, number in found.items() if token and number is not None}
 
-    def blocks(self) -> set[str]:
-        """The names of the blocks, `think` of `<think>...</think>`, that the template knows and for whose end
-        the model has a token: one that was trained to write such blocks, reasoning above all."""
-        ends = set(re.findall(r"</\w+>", str(self.processor.chat_template)))
-        known = self.tokenizer.get_vocab()
-        return {end[2:-1] for end in ends if end in known}
+    def marks(self) -> list[str]:
+        """Tokens that the template names and that an answer may hold, such as `<think>` and `</think>`, or
+        `<|channel>`: those of a model that was trained to reason, above all. Special tokens that every
+        dialogue has, which end or open a turn or show a picture, are no part of an answer."""
+        shown = [[Image.new("RGB", (112, 84))], []]
+        usual = self.render([QUESTION, ANSWER, QUESTION], shown)
+        named = set(re.findall(r"</?\w+>", str(self.processor.chat_template)))
+        known = {name for name in named if name in self.tokenizer.get_vocab()}
+        known |= self._tokens_of_the_template()
+        return sorted(token for token in known if token not in self._special or token not in usual)
 
     def _tokens_of_the_template(self) -> set[str]:
         """Added tokens that are not special but written by the template, such as `<think>`."""
@@ -121,7 +179,7 @@ class Renderer:
                 return self._special[token]
         raise self.refused(
             f"its chat template closes an answer with {bridge[:20]!r}, which is no special token;"
-            " give one that does in student.chat_template"
+            " give one that does in student.chat_template: FILE"
         )
 
     def _pictures_of_a_probe(self) -> dict[str, torch.Tensor]:
@@ -143,13 +201,17 @@ class Renderer:
         """
         messages: list[dict] = []
         if self.system:
-            messages.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
+            messages.append({"role": "system", "content": self._content("system", self.system)})
         for number, text in enumerate(texts):
-            parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
-            if number % 2 == 0 and number // 2 < len(pictures):
-                parts = [*({"type": "image", "image": shown} for shown in pictures[number // 2]), *parts]
-            messages.append({"role": "assistant" if number % 2 else "user", "content": parts})
+            role = "assistant" if number % 2 else "user"
+            content = self._content(role, text)
+            if role == "user" and number // 2 < len(pictures):
+                content = [*({"type": "image", "image": shown} for shown in pictures[number // 2]), *content]
+            messages.append({"role": role, "content": content})
         return messages
+
+    def _content(self, role: str, text: str) -> Any:
+        return text if role in self._strings else [{"type": "text", "text": text}]
 
     def render(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] = ()) -> str:
         """The dialogue as the template writes it, with the assistant's opening after a last user turn."""
@@ -175,8 +237,7 @@ class Renderer:
         if first:  # the template's own way, whatever it does about a token that begins the text
             made = self.rendered([text], [shown])
         else:
-            talk = self.render([QUESTION, ANSWER, text], [[], shown])
-            made = self._encode(talk[len(self._before) + len(ANSWER) :], shown)
+            made = self._encode(self.bridge(text, shown), shown)
         inputs = dict(made)
         ids = inputs.pop("input_ids")
         inputs.pop("attention_mask", None)
@@ -185,6 +246,12 @@ class Renderer:
             aligned[name] = inputs.pop(name)[0].tolist()
         pictures = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         return UserTurn(ids[0].tolist(), aligned, pictures)
+
+    def bridge(self, text: str, images: Sequence[Image.Image]) -> str:
+        """What the template writes from the end of an answer to the next one's opening, with this user"
+        " turn."""
+        talk = self.render([QUESTION, ANSWER, text], [[], images])
+        return talk[len(self._before) + len(ANSWER) :]
 
     def _encode(self, text: str, images: list[Image.Image]) -> Any:
         shown = {"images": [images]} if images else {}
@@ -210,6 +277,11 @@ class Renderer:
 def _any_of(markers: Any) -> re.Pattern[str]:
     """Matches any of the markers, longer ones first."""
     return re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _split(found: re.Match[str]) -> str:
