@@ -8,7 +8,7 @@ from math import inf, nan
 import pytest
 
 from places import ROOT
-from safer_steer.student.checks import CHECKS, CREDIT, FLOOR, PIXELS, TOLERANCE, fault, summary
+from safer_steer.student.checks import CHECKS, CREDIT, FLOOR, HEAD, PIXELS, TOLERANCE, fault, summary
 from safer_steer.student.findings import Finding, Step, Weights
 
 SEEING = Finding(
@@ -26,6 +26,8 @@ SEEING = Finding(
     pixel_gap=0.0,
     blank_shift=0.2,
     rerendered=True,
+    mode_gap=1e-6,
+    head_gap=2e-6,
 )
 TEXT = Finding("b", 3, sampled=3, gap=3e-6, gap_max=9e-6, looked=True, reached=0, rerendered=True)
 LATER = Finding("c", 2, sampled=2, gap=3e-6)
@@ -47,6 +49,8 @@ def test_a_healthy_step_is_summed_up() -> None:
         "loss_tokens": 15,
         "credit_off": 0.0,
         "blank_shift": pytest.approx(0.3),
+        "head_gap": 2e-6,
+        "mode_gap": 1e-6,
         "engine_gap": 3e-6,
         "engine_gap_max": 9e-6,
         "picture_tokens": 8,
@@ -67,6 +71,11 @@ def test_a_healthy_step_is_summed_up() -> None:
         (replace(LATER, left_out=1), "loss mask: the loss of dialogue c is taken over 0 tokens"),
         (replace(SEEING, due=0.5 + 2 * CREDIT), "credit: the loss weighs the answers of dialogue a with 0.5"),
         (replace(LATER, paired=False), "credit: the loss compares the answer of c with another"),
+        (
+            replace(SEEING, head_gap=2e-4),
+            "own forward pass: the trainer's log-probabilities of dialogue a are 0.0",
+        ),
+        (replace(TEXT, mode_gap=2e-4), "training mode: the log-probabilities of dialogue b differ by 0.0002"),
         (replace(SEEING, reached=3), "picture tokens: the ids of dialogue a have 4, but 3 positions get"),
         (replace(SEEING, picture_tokens=0, reached=0), "picture tokens: dialogue a has 1 picture"),
         (replace(SEEING, pixel_gap=2 * PIXELS), "pictures: dialogue a is trained with others"),
@@ -88,6 +97,21 @@ def test_one_dialogue_whose_answers_do_not_depend_on_its_picture_is_no_blindness
     assert not said(blind, SEEING)
     assert "this model ignores pictures" in said(blind, blind)
     assert "the student has stopped seeing" in said(blind, TEXT, begins=False)
+
+
+def test_dialogues_with_pictures_of_which_none_is_trained_stop_the_run() -> None:
+    silent = replace(SEEING, tokens=0, sampled=0, gap=None, gap_max=None, mode_gap=None, head_gap=None)
+    assert not said(silent, SEEING)
+    assert not said(replace(TEXT, tokens=0))
+    assert said(silent, silent, TEXT).startswith(
+        "trained tokens: none of the 2 dialogue(s) with pictures has one"
+    )
+
+
+def test_in_bfloat16_the_bounds_on_head_and_mode_are_wider() -> None:
+    far = replace(SEEING, head_gap=HEAD["bfloat16"], mode_gap=TOLERANCE["bfloat16"])
+    assert said(far).startswith("own forward pass: ") and not said(far, number_type="bfloat16")
+    assert said(replace(far, head_gap=nan, mode_gap=nan)) == "", "the gradient's check says so"
 
 
 def test_the_cause_depends_on_the_pictures_and_on_whether_the_first_check_was_passed() -> None:

@@ -36,7 +36,9 @@ from safer_steer.pipeline import run_stage
 from safer_steer.plan.dry_run import dry_run
 from safer_steer.stages import STAGES
 from safer_steer.student.load import LoadedStudent, load_student
+from safer_steer.student.policy import Completion, Sampling, cut_at_its_end
 from safer_steer.student.transcript import Transcript
+from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.dpo import PairCollator, dpo_arguments, prefer
 from safer_steer.training.preferences import Candidate, Played, drawn, pairs_of
 from safer_steer.training.returns import reward_of
@@ -263,6 +265,29 @@ def test_a_dead_tutor_ends_the_run_and_a_limping_one_is_asked_again(tmp_path: Pa
     prefer(config, run, limping)
     facts = json.loads((run / "rl" / "preferences.json").read_text())
     assert facts["unscored"] == 1 and facts["answers"] == limping.calls
+
+
+def test_a_student_whose_answers_end_at_once_stops_after_a_step_s_dialogues(tmp_path: Path) -> None:
+    class Silent(TransformersPolicy):
+        async def reply(self, transcript: Transcript, key: str) -> Completion:
+            asked.append(key)
+            return cut_at_its_end([transcript.renderer.end], [-0.1], transcript.renderer)
+
+    asked: list[str] = []
+    config, run = dpo_config(), new_run(tmp_path)
+    drawn_for_rl(config, run)
+    with pytest.raises(
+        UserError, match=r"^rl: the first \d+ dialogues: of \d+ answers \d+ are empty and 0 break"
+    ):
+        prefer(
+            config,
+            run,
+            Failing(0),
+            policy_of=lambda student: Silent(student.model, Sampling(student.settings.max_turn_tokens)),
+        )
+    turns = config.rl.max_turns * config.rl.group_size
+    assert len({key.split()[2] for key in asked}) < STEPS * config.rl.prompts_per_step
+    assert len(asked) <= 2 * config.rl.prompts_per_step * turns
 
 
 def test_equal_rewards_are_no_pair_and_none_at_all_is_one_line(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ reach the answers shift them by exactly 0."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 """Largest mean difference between trainer and engine, in nats, by number type: over a step (`logprob_gap`),
 and over each dialogue looked at. It holds for every engine; docs/explanation/checks.md says why."""
+HEAD = {"float32": 1e-4, "bfloat16": 0.15}
+"""Largest mean difference between the trainer's head and the model's, in nats, by number type. It is below
+1e-6 in both where nothing is scaled; a model may scale or cap its logits in bfloat16 where the trainer does
+in float32, which rounds logits of 20 to 30 by up to 0.1. A head that is scaled wrongly is 0.4 and more
+away."""
 CREDIT = 1e-5
 """Largest difference of a credit from the one due, as a share of the step's largest return: the trainer
 computes in float32."""
@@ -125,6 +130,22 @@ def _credit(step: Step) -> str | None:
 
 
 @check(
+    "trained tokens",
+    "among the dialogues with pictures, at least one has a token that the loss is taken over",
+    every_step=False,
+)
+def _trained_tokens(step: Step) -> str | None:
+    seeing = [finding for finding in step.looked if finding.pictures]
+    if not seeing or any(finding.tokens for finding in seeing):
+        return None
+    return (
+        f"none of the {len(seeing)} dialogue(s) with pictures has one: every answer is empty, or ends at once"
+        " by a special token, as where a model opens its reasoning; give a template without reasoning in"
+        " student.chat_template, or choose another student.model"
+    )
+
+
+@check(
     "picture tokens",
     "as many stand in a dialogue's ids as positions get a picture's features",
     every_step=False,
@@ -212,6 +233,52 @@ def _blank(step: Step) -> str | None:
         f"blanking them shifts the trained tokens' log-probabilities by {max(shifts):.2g} in {len(shifts)}"
         f" dialogue(s), where seeing makes more than {FLOOR:g}: the pictures reach the model, but {why}"
     )
+
+
+@check(
+    "own forward pass",
+    "at the first step, the trainer's log-probabilities are those of the model's own forward pass, on average"
+    f" within {HEAD['float32']:g} nats in float32 and {HEAD['bfloat16']:g} in bfloat16",
+    every_step=False,
+    numbers=[Number("head_gap", most("head_gap", "looked"))],
+)
+def _head(step: Step) -> str | None:
+    gap, worst = _furthest(step, "head_gap")
+    if gap <= HEAD[step.number_type]:
+        return None
+    return (
+        f"the trainer's log-probabilities of dialogue {_name(worst)} are {gap:.2g} nats from it on average"
+        f" (at most {HEAD[step.number_type]:g} in {step.number_type}), so another loss would be trained"
+        " on: the trainer computes the head on its own, and scales the logits otherwise than this model"
+        " (logit_scale, logits_scaling, final_logit_softcapping in its config); choose another student.model"
+    )
+
+
+@check(
+    "training mode",
+    "the trainer's log-probabilities in training mode are those in evaluation mode, on average within"
+    f" {TOLERANCE['float32']:g} nats in float32 and {TOLERANCE['bfloat16']:g} in bfloat16",
+    every_step=False,
+    numbers=[Number("mode_gap", most("mode_gap", "looked"))],
+)
+def _mode(step: Step) -> str | None:
+    gap, worst = _furthest(step, "mode_gap")
+    if gap <= TOLERANCE[step.number_type]:
+        return None
+    return (
+        f"the log-probabilities of dialogue {_name(worst)} differ by {gap:.2g} on average (at most"
+        f" {TOLERANCE[step.number_type]:g} in {step.number_type}) between training and evaluation mode, so"
+        " another model is trained than is sampled and measured: dropout, noise in a router of experts, or"
+        " statistics of the batch; set the dropout in the model's config.json to 0, or choose another"
+        " student.model"
+    )
+
+
+def _furthest(step: Step, name: str) -> tuple[float, Finding]:
+    """The largest of these gaps and its dialogue. What is not a number shows in the gradient."""
+    known = [(getattr(each, name), each) for each in step.looked if getattr(each, name) is not None]
+    gaps = [(gap, each) for gap, each in known if isfinite(gap)]
+    return max(gaps, key=lambda pair: pair[0], default=(0.0, Finding("")))
 
 
 @check(

@@ -38,6 +38,12 @@ class Finding:
     gap: float | None = None
     """Mean difference between trainer and engine on these, in nats; None without an engine."""
     gap_max: float | None = None
+    mode_gap: float | None = None
+    """Mean difference between the trainer's log-probabilities in training mode and in evaluation mode, in
+    nats; None where nothing is trained."""
+    head_gap: float | None = None
+    """Mean difference between the trainer's log-probabilities and those of the model's own forward pass, both
+    in evaluation mode; None where it was not computed."""
 
     looked: bool = False
     """Whether the following was measured, too."""

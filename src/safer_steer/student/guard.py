@@ -70,6 +70,7 @@ class Guard(TrainerCallback):
         self._begin(0)
 
     def _begin(self, step: int) -> None:
+        self._number = step
         self._looks = step == self.first or step % max(1, self.every) == 0
         self._fed: Fed | None = None
         self._findings: list[Finding] = []
@@ -80,6 +81,7 @@ class Guard(TrainerCallback):
     def watch(self, trainer: Any) -> None:
         """Watch a trainer of TRL's that is `Guarded`. After `mend_trainer_inputs`."""
         self.model: Any = trainer.model
+        self.temperature = getattr(trainer, "temperature", 1.0)
         if self.every:
             trainer.guard = self
             trainer.add_callback(self)
@@ -108,7 +110,8 @@ class Guard(TrainerCallback):
             known.append(same)
             findings.append(compared(row, logprobs[number][places[1:] - 1], same))
         if self._looks and self._fed is None:
-            self._fed = Fed(inputs, findings, known)
+            compared_with = self.temperature if self._number == self.first else None
+            self._fed = Fed(inputs, findings, known, logprobs, compared_with)
         else:
             self._findings += findings
 

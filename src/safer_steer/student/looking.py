@@ -20,6 +20,7 @@ from safer_steer.errors import UserError
 from safer_steer.student.findings import Finding
 from safer_steer.student.given import Trained
 from safer_steer.student.modules import parts_of
+from safer_steer.student.own_forward import gaps_of, head_gaps
 from safer_steer.student.renderer import QUESTION, Renderer
 
 BLANK = 0.1
@@ -39,6 +40,11 @@ class Fed:
     """What is known of each row by now."""
     known: list[list[Trained]]
     """The dialogues with each row's ids."""
+    logprobs: torch.Tensor
+    """[rows, tokens - 1], of its labels; 0 elsewhere. In training mode."""
+    temperature: float | None
+    """What the trainer divides the logits by, if its log-probabilities are to be compared with those of the
+    model's own forward pass."""
 
 
 def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> list[Finding]:
@@ -48,14 +54,17 @@ def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> li
     they are.
     """
     blank = _blanked(fed.inputs, renderer.picture_inputs)
-    with _evaluating(model):
+    with evaluating(model):
         seeing, reached = _forward(model, fed.inputs)
         blind, _ = _forward(model, fed.inputs | blank)
+        heads = fed.temperature and head_gaps(model, fed.inputs, seeing, fed.temperature)
+    modes = gaps_of(fed.logprobs, seeing)
     shifts = (blind - seeing).abs().cpu()
     token = getattr(model.config, "image_token_id", None)
-    given = _Pictures(fed.inputs, renderer)
+    pictures = _Pictures(fed.inputs, renderer)
     findings = []
-    for row, (finding, known) in enumerate(zip(fed.findings, fed.known, strict=True)):
+    for row, (given, known) in enumerate(zip(fed.findings, fed.known, strict=True)):
+        finding = replace(given, mode_gap=modes[row], head_gap=heads[row] if heads else None)
         if not known:
             findings.append(replace(finding, looked=True))
             continue
@@ -63,10 +72,10 @@ def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> li
         ids = fed.inputs["input_ids"][row][places].tolist()
         # Dialogues with the same ids may show other pictures.
         seen = [_Again.of(renderer, each, shown_in) for each in known]
-        gaps = [given.gap(row, each.pictures) for each in seen]
+        gaps = [pictures.gap(row, each.pictures) for each in seen]
         best = min(range(len(seen)), key=lambda place: gaps[place] or 0.0)
         again, trained = seen[best], known[best]
-        given.leave(again.pictures)
+        pictures.leave(again.pictures)
         shift = shifts[row][(places[1:] - 1).cpu()][torch.tensor(trained.learnt[1:]) == 1]
         findings.append(
             replace(
@@ -74,13 +83,20 @@ def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> li
                 looked=True,
                 pictures=again.count,
                 picture_tokens=ids.count(token),
-                reached=None if reached is None else int(reached[row].sum()),
+                reached=None if reached is None else _count(reached[row][places], ids, token, renderer),
                 pixel_gap=gaps[best],
                 blank_shift=float(shift.mean()) if again.count and shift.numel() else None,
                 rerendered=_renders(renderer, ids, trained, again),
             )
         )
     return findings
+
+
+def _count(reached: torch.Tensor, ids: list[int], token: int | None, renderer: Renderer) -> int:
+    """Positions that get a picture's features. Other special tokens that do, such as those around a picture
+    in Ovis2, show nothing and are not counted."""
+    silent = set(renderer.stops) - {token}
+    return sum(got and each not in silent for got, each in zip(reached.tolist(), ids, strict=True))
 
 
 @dataclass(frozen=True)
@@ -104,12 +120,8 @@ class _Again:
         count = sum(map(len, shown))
         if not turns:  # the first turn was rendered, and nobody answered it
             shown = shown_in(trained.dialogue.model_copy(update={"turns": [Turn(user=QUESTION)]}))
-            return cls(
-                [],
-                _pictures_in(renderer.rendered([QUESTION], shown), renderer, sum(map(len, shown))),
-                said,
-                count,
-            )
+            count = sum(map(len, shown))
+            return cls([], _pictures_in(renderer.rendered([QUESTION], shown), renderer, count), said, count)
         talk = [
             text
             for turn, answer in zip(turns, said, strict=True)
@@ -163,7 +175,7 @@ def _blanked(inputs: dict[str, Any], names: tuple[str, ...]) -> dict[str, torch.
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Without gradients and dropout. Each module's mode is restored."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -27,6 +27,7 @@ from safer_steer.student.assistant import StudentAssistant
 from safer_steer.training.draws import refuse_another_seed, steps_of
 from safer_steer.training.patience import LastVerdicts, patience_of
 from safer_steer.training.returns import reward_of
+from safer_steer.training.silence import refuse_silence
 from safer_steer.training.trajectory import as_trajectory
 from safer_steer.workers import Patience, Progress, run_jobs
 
@@ -158,8 +159,8 @@ def play_seeds(
         folder: the run's `rl`.
 
     Raises:
-        UserError: the tutor failed `workers.PATIENCE` times in a row, or on more than `rl.max_unscored` of
-            the answers, or there is no pair. Running the same command again goes on.
+        UserError: most answers are empty, the tutor failed `workers.PATIENCE` times in a row, or on more than
+            `rl.max_unscored` of the answers, or there is no pair. Running the same command again goes on.
     """
     with Journal(folder / JOURNAL) as journal:
         for seed in seeds:
@@ -196,10 +197,15 @@ async def _play_rest(
     waiting = [seed for seed in seeds if seed.id not in journal]
     verdicts = LastVerdicts(_Watched(tutor), patience_of(config), int(rl.max_unscored * rl.prompts_per_step))
 
+    heard: list[Dialogue] = []
+
     async def one(seed: Seed) -> None:
         group = Group(assistant, verdicts, config, seed.script[: rl.max_turns])
         with verdicts.playing(seed.id):
             dialogue = await play(seed, Script(), group, None, rl.max_turns)
+        heard.append(dialogue)
+        if len(heard) >= rl.prompts_per_step:
+            refuse_silence(heard, f"the first {len(heard)} dialogues")
         played = Played(dialogue, group.turns)
         if played.final:
             journal.append(played.to_row())

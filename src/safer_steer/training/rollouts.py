@@ -28,6 +28,7 @@ from safer_steer.training.due import trained_by_ids
 from safer_steer.training.first_turn import refuse_other_pictures
 from safer_steer.training.patience import LastVerdicts, patience_of
 from safer_steer.training.returns import step_metrics, turn_returns
+from safer_steer.training.silence import refuse_silence
 from safer_steer.training.trajectory import Return, Trajectory, as_trajectory, roll_out
 from safer_steer.workers import reasons_in
 
@@ -179,13 +180,15 @@ class Rollouts:
         """Write the step's dialogues, of all processes, to trajectories.jsonl and record its metrics.
 
         Raises:
-            UserError: no trajectory has a return, or too many trajectories of the last steps were unscored.
+            UserError: most answers are empty, no trajectory has a return, or too many trajectories of the
+                last steps were unscored.
                 When the command is run again, the step replays the unscored ones.
         """
         dialogues = [trajectory.dialogue for trajectory in trajectories]
         if processes.first():
             with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
                 file.write(to_jsonl(dialogues))
+        refuse_silence(dialogues, f"step {step + 1}")
         found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
         if all(trajectory.value is None for trajectory in trajectories):
             raise UserError(
