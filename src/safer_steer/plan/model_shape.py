@@ -104,8 +104,10 @@ def shape_of_config(config: Any, student: Student) -> Shape:
 def _patches_a_token(config: Any, patch: int) -> int:
     """How many patches of a picture become one token; 1 if the config does not say."""
     vision = config.vision_config
-    if side := getattr(vision, "spatial_merge_size", None):
-        return int(side**2)
+    for part in (vision, config):
+        for name in ("spatial_merge_size", "pooling_kernel_size"):
+            if side := getattr(part, name, None):
+                return int(side**2)
     if side := getattr(config, "scale_factor", None) or getattr(config, "downsample_factor", None):
         return int(side**2)
     if ratio := getattr(config, "downsample_ratio", None):

@@ -22,7 +22,7 @@ from safer_steer.run.folder import Run, Show
 from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
 from safer_steer.stages import STAGES
 from safer_steer.student import processes
-from safer_steer.training.first_turn import refuse_later_pictures
+from safer_steer.training.first_turn import refuse_later_pictures, refuse_lost_inputs
 
 if TYPE_CHECKING:
     from safer_steer.bench.shared import Shared
@@ -99,7 +99,11 @@ def _checked(
         trial = PictureTrial(config.student)
     run.survey = asyncio.run(check(config, waiting, besides, begun, unasked, trial, run.show.say))
     if trial:
-        check_student(config, waiting, trial.renderer)
+        check_student(config, waiting, trial.renderer, run.show.say)
+        if any(STAGES[stage].trains for stage in waiting):
+            from safer_steer.student.training_trial import try_training
+
+            try_training(config.student, trial.renderer, run.show.say)
     for stage in waiting:
         if line := STAGES[stage].warns(config):
             run.show.say(f"{stage}: {line}")
@@ -224,12 +228,21 @@ async def check(
     return survey
 
 
-def check_student(config: Config, stages: Sequence[str] = (), renderer: Renderer | None = None) -> None:
+def check_student(
+    config: Config,
+    stages: Sequence[str] = (),
+    renderer: Renderer | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
     """Load the student's processor, unless its `renderer` is given, and find the parts of its model, so that
     a wrong name or an unsuitable model fails now and not after Stage I, also if it cannot take the pictures
-    that these stages show in later turns. No weights are loaded. Raises `UserError`."""
+    that these stages show in later turns. No weights are loaded. Raises `UserError`.
+
+    Args:
+        say: told what of the model gets no adapter.
+    """
     from safer_steer.student.load import empty_model, load_model_config, renderer_of
-    from safer_steer.student.modules import parts_of
+    from safer_steer.student.modules import parts_of, without_adapters
     from safer_steer.student.renderer import NO_LATER_PICTURES
 
     student = config.student
@@ -237,7 +250,12 @@ def check_student(config: Config, stages: Sequence[str] = (), renderer: Renderer
     if not renderer.later_pictures and (shown := _first_later_picture(config, stages)):
         raise UserError(f"{shown}: {renderer.refused(NO_LATER_PICTURES)}")
     if student.freeze_vision or student.lora_rank:
-        parts_of(empty_model(load_model_config(student.base)))
+        empty = empty_model(load_model_config(student.base))
+        parts_of(empty)
+        if student.lora_rank and (left_out := without_adapters(empty)):
+            say(left_out)
+    if "rl" in stages and config.rl.algorithm == "grpo":
+        refuse_lost_inputs(renderer)
 
 
 def _first_later_picture(config: Config, stages: Sequence[str]) -> str:

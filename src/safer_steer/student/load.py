@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,16 @@ class LoadedStudent:
     renderer: Renderer
 
 
+def cannot_load(path: str, error: Exception, what: str = "") -> UserError:
+    """The error for a student that `transformers` cannot load; names a library that is missing."""
+    said = str(error).strip().partition("\n")[0]
+    missing = re.search(r"requires the (\w+) library|No module named '(\w+)'", said)
+    if missing and isinstance(error, ImportError):
+        name = missing[1] or missing[2]
+        said = f"it needs {name}, which is not installed; `pip install {name}`, or choose another model"
+    return UserError(f"student {path}: {what}cannot be loaded: {said}")
+
+
 def load_processor(path: str, chat_template: str | None = None) -> Any:
     """Load the processor with left padding; right padding would silently make generation positions wrong.
 
@@ -40,7 +51,7 @@ def load_processor(path: str, chat_template: str | None = None) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(path, padding_side="left")
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"student {path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+        raise cannot_load(path, error) from None
     if chat_template:
         try:
             processor.chat_template = Path(chat_template).read_text(encoding=TEXT)
@@ -64,17 +75,16 @@ def load_model_config(path: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"student {path}: its config cannot be loaded: {str(error).splitlines()[0]}"
-        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise cannot_load(path, error, "its config ") from None
 
 
 def empty_model(config: Any) -> Any:
     """The model of a `transformers` config on the meta device: modules and shapes, but no weights.
 
     Raises:
-        UserError: `transformers` has no vision-language model for the config.
+        UserError: `transformers` has no vision-language model for the config, or that needs a library that is
+            not installed.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -83,8 +93,11 @@ def empty_model(config: Any) -> Any:
             f"student {config.name_or_path}: {config.model_type} is not a vision-language model of this"
             " version of transformers; choose another model"
         )
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    try:
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    except ImportError as error:
+        raise cannot_load(config.name_or_path, error) from None
 
 
 def load_student(
@@ -109,8 +122,8 @@ def load_student(
     weights = base_of(student, where)
     try:
         model = AutoModelForImageTextToText.from_pretrained(weights, dtype=number_type, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"student {weights}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise cannot_load(weights, error) from None
     if path and is_adapter(path):
         model = with_adapter(model, path, trainable)
     return LoadedStudent(model.to(device).eval(), renderer)

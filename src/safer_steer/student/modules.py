@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from safer_steer.errors import UserError
 
@@ -63,10 +64,40 @@ def freeze_vision(model: Any) -> None:
 def adapted_layers(model: Any) -> list[str]:
     """Full names of the layers that get adapters: every linear layer of the language model, without its head.
 
+    A subclass with a forward pass of its own, such as the router of Llama 4's experts, is no linear layer.
+
     Raises:
         UserError: language model and vision tower cannot be told apart.
     """
     parts = parts_of(model)
     spoken = {id(part) for part in parts.language.modules() if part is not parts.head}
     layers = model.named_modules()
-    return [name for name, part in layers if isinstance(part, nn.Linear) and id(part) in spoken]
+    return [name for name, part in layers if _is_linear(part) and id(part) in spoken]
+
+
+def _is_linear(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear) and type(part).forward is nn.Linear.forward
+
+
+def without_adapters(model: Any) -> str:
+    """What of a mixture of experts gets no adapter, in one sentence; "" if nothing is left out.
+
+    Experts are stacked in one parameter [experts, out, in], which is no linear layer.
+
+    Raises:
+        UserError: language model and vision tower cannot be told apart.
+    """
+    language = parts_of(model).language
+    stacked = {
+        f"{name}.{key}": weight.numel()
+        for name, part in language.named_modules()
+        for key, weight in part.named_parameters(recurse=False)
+        if weight.ndim > 2 and not isinstance(part, _ConvNd)
+    }
+    if not stacked:
+        return ""
+    share = sum(stacked.values()) / sum(weight.numel() for weight in language.parameters())
+    return (
+        f"student.lora_rank: the experts ({next(iter(stacked))} and others, {share:.0%} of the language"
+        " model's weights) are stacked parameters and get no adapter; they stay as they are"
+    )
