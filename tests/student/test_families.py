@@ -95,7 +95,12 @@ def test_ids_and_inputs_are_those_of_the_chat_template(family: tuple[str, Any, R
         assert all(torch.equal(made[name], wanted[name]) for name in wanted)
 
 
-READ_AGAIN = {"qwen3_5": "linear attention", "gemma3": "a sliding window", "lfm2_vl": "convolutions"}
+READ_AGAIN = {
+    "qwen3_5": "linear attention",
+    "gemma3": "a sliding window",
+    "gemma4": "a sliding window",
+    "lfm2_vl": "convolutions",
+}
 """Families whose histories are read at every turn, and why. Others read a history again only where tokens
 have types and there is a new picture."""
 
@@ -197,7 +202,7 @@ def test_freezing_and_adapters_choose_by_module(family: tuple[str, Any, Renderer
     """Trained are the language model and its head; adapted are all its linear layers."""
     name, _, _ = family
     model, _ = built.__wrapped__(name)
-    language = "model.text_model" if name in ("smolvlm", "idefics3") else "model.language_model"
+    language = "model.text_model" if name in ("smolvlm", "idefics2", "idefics3") else "model.language_model"
     adapters = lora(tiny_config(student={"lora_rank": 2}).student, model)
     inside = model.get_submodule(language)
     wanted = [name for name, part in inside.named_modules() if type(part) is torch.nn.Linear]
@@ -250,7 +255,7 @@ def test_a_template_that_drops_reasoning_is_refused() -> None:
 def test_a_template_that_cuts_answers_at_the_end_of_reasoning_is_refused_if_the_model_can_reason() -> None:
     """LFM2-VL's cuts all up to `</think>`. A model without a token for that was not trained to write it."""
     _, processor = built("lfm2_vl")
-    assert load_renderer(processor, SYSTEM).blocks() == set()
+    assert load_renderer(processor, SYSTEM).marks() == []
     _, reasoning = built.__wrapped__("lfm2_vl")
     reasoning.tokenizer.add_tokens(["<think>", "</think>"])
     with pytest.raises(UserError, match=r"past answers otherwise than they were sampled") as refused:
@@ -259,7 +264,7 @@ def test_a_template_that_cuts_answers_at_the_end_of_reasoning_is_refused_if_the_
     cut = "not keep_thinking and"
     assert cut in reasoning.chat_template
     reasoning.chat_template = reasoning.chat_template.replace(cut, "false and")
-    assert load_renderer(reasoning, SYSTEM).blocks() == {"think"}
+    assert load_renderer(reasoning, SYSTEM).marks() == ["</think>", "<think>"]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +286,19 @@ def test_a_template_without_later_pictures_serves_dialogues_that_have_none(other
     ):
         transcript.copy().add_user("And this?", [picture(1)])
     transcript.add_user("And why?")
+
+
+def test_the_shipped_template_of_gemma4_is_its_own_but_for_marks_in_past_answers() -> None:
+    _, processor = built("gemma4")
+    shipped = keeping_answers("gemma4", processor)
+    talk = ["What is it?", " A box. ", "Why?", "It\nis.", "Look again."]
+    for system in ("", SYSTEM):
+        mine, own = Renderer(shipped, system), Renderer(processor, system)
+        for count in (1, 3, 5):
+            for shown in ([], [[picture(0), picture(1)], [], [picture(2)]]):
+                assert mine.render(talk[:count], shown) == own.render(talk[:count], shown)
+    marked = [talk[0], "<|channel>thought\nIs it?<channel|>It is.", talk[2]]
+    assert marked[1] in mine.render(marked) and marked[1] not in own.render(marked)
 
 
 def test_the_shipped_template_of_qwen3_5_differs_from_its_own_in_past_answers_alone() -> None:

@@ -5,7 +5,6 @@ Everything is built from configs, offline. `built(name)` gives model and process
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from copy import copy
 from functools import cache
@@ -14,8 +13,6 @@ from typing import Any
 
 import torch
 import transformers as hf
-import trl
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.models.gemma3 import Gemma3ImageProcessor
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
 from transformers.models.idefics3 import Idefics3ImageProcessor
@@ -24,81 +21,17 @@ from transformers.models.llava_next import LlavaNextImageProcessor
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 from transformers.models.smolvlm import SmolVLMImageProcessor, SmolVLMVideoProcessor
 
+import tiny_further as further
+import tiny_others as others
 from places import ROOT
 from safer_steer.student.modules import parts_of
+from tiny_parts import VISION, Built, template, text, tokenizer
 
-TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-CORPUS = [
-    "You are a helpful assistant. What is shown in the picture? Look again, please. And why?",
-    "User: Assistant: system user assistant model\n\n It is a red box with a hazard mark.",
-    "<thinking>The picture shows it.</thinking>\n<answer>I cannot help with that.</answer>",
-]
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How Qwen splits text into words."""
 ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
-VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 QWEN = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
 ]  # fmt: skip
-Built = tuple[Any, Any]
-"""A config and a processor."""
-
-
-def template(name: str) -> str:
-    """A family's chat template as TRL ships it."""
-    return (TEMPLATES / f"{name}.jinja").read_text()
-
-
-def tokenizer(specials: list[str], pieces: bool = False, **named: Any) -> hf.PreTrainedTokenizerFast:
-    """A small tokenizer: of bytes as Qwen's, or of `pieces` with blanks as letters, as Gemma's."""
-    inside = Tokenizer(models.BPE(byte_fallback=pieces, unk_token="<unk>" if pieces else None))
-    if pieces:
-        inside.normalizer = normalizers.Replace(" ", "▁")
-        words = pre_tokenizers.Split("▁", "merged_with_next")
-        lines = pre_tokenizers.Split(Regex("\\n+"), "isolated")
-        inside.pre_tokenizer = pre_tokenizers.Sequence([words, lines])
-        inside.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        )
-        first = [*specials, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-        alphabet = [*map(chr, range(33, 127)), "▁", "\n"]
-    else:
-        words = pre_tokenizers.Split(Regex(WORDS), "isolated")
-        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        inside.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
-        inside.decoder = decoders.ByteLevel()
-        first, alphabet = specials, pre_tokenizers.ByteLevel.alphabet()
-    learnt = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=first, initial_alphabet=alphabet, show_progress=False
-    )
-    inside.train_from_iterator(CORPUS * 4, learnt)
-    state = json.loads(inside.to_str())  # bytes are ordinary tokens
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
-    inside = Tokenizer.from_str(json.dumps(state))
-    if begins := named.get("bos_token"):
-        start = (begins, inside.token_to_id(begins))
-        inside.post_processor = processors.TemplateProcessing(single=f"{begins} $A", special_tokens=[start])
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=inside, padding_side="left", additional_special_tokens=specials, **named
-    )
-
-
-def text(words: hf.PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
-    """The config of a language model of two layers."""
-    return {
-        "vocab_size": len(words),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "pad_token_id": words.pad_token_id,
-        "eos_token_id": words.eos_token_id,
-        "bos_token_id": words.pad_token_id,
-        **more,
-    }
 
 
 def qwen(name: str) -> Built:
@@ -143,6 +76,19 @@ def qwen(name: str) -> Built:
     said |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
     said |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
     return hf.Qwen3_5Config(text_config=said, vision_config=vision, **ids), processor
+
+
+def qwen3_vl_moe() -> Built:
+    """Its experts are stacked parameters."""
+    config, processor = qwen("qwen3_vl")
+    said, vision = config.text_config.to_dict(), config.vision_config.to_dict()
+    said |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": []}
+    ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return hf.Qwen3VLMoeConfig(
+        text_config=said | {"model_type": "qwen3_vl_moe_text"},
+        vision_config=vision | {"model_type": "qwen3_vl_moe_vision"},
+        **{name: getattr(config, name) for name in ids},
+    ), processor
 
 
 def gemma3() -> Built:
@@ -317,7 +263,18 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "internvl": internvl,
     "lfm2_vl": lfm2_vl,
     "llava_next": llava_next,
+    "gemma4": further.gemma4,
+    "mistral3": further.mistral3,
+    "glm4v": further.glm4v,
+    "idefics2": further.idefics2,
+    "fast_vlm": further.fast_vlm,
 }
+"""Those that every test of families runs."""
+OTHERS = others.OTHERS | {"qwen3_vl_moe": qwen3_vl_moe}
+"""Those that are refused, or tried in one step (tests/student/test_other_families.py)."""
+
+SHIPPED = {"qwen3_5": "qwen3.5-chat.jinja", "gemma4": "gemma4-chat.jinja"}
+"""Families whose own chat template drops parts of past answers, and the one that takes its place."""
 
 
 @cache
@@ -327,9 +284,9 @@ def built(name: str) -> Built:
     Tests must leave both as they are.
     """
     hf.set_seed(0)
-    config, processor = FAMILIES[name]()
-    model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    config, processor = (FAMILIES | OTHERS)[name]()
     sharper = 1.5 if name in ("gemma3", "llava_next") else 4
+    model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1 and weight.any():
@@ -341,9 +298,9 @@ def built(name: str) -> Built:
 
 def keeping_answers(name: str, processor: Any) -> Any:
     """The processor, with the shipped chat template where the family's own drops parts of past answers."""
-    if name == "qwen3_5":
+    if name in SHIPPED:
         processor = copy(processor)
-        processor.chat_template = (ROOT / "configs" / "qwen3.5-chat.jinja").read_text()
+        processor.chat_template = (ROOT / "configs" / SHIPPED[name]).read_text()
     return processor
 
 

@@ -14,15 +14,20 @@ from safetensors.torch import load_file
 from broken import SOME, Blind, Deaf, Verbose, unseeing
 from family_run import Scoring, config_of, write_seeds
 from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.errors import UserError
 from safer_steer.student.load import load_student
-from safer_steer.student.policy import Completion, PolicyOf, SampledStudent
+from safer_steer.student.policy import Completion, PolicyOf, SampledStudent, Sampling, cut_at_its_end
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy, in_process
-from safer_steer.training import grpo
+from safer_steer.training import grpo, silence
 from safer_steer.training.rollouts import Rollouts
 from tiny_families import FAMILIES
+
+GIVEN_OTHERWISE = ["qwen2_5_vl", "gemma3", "smolvlm", "lfm2_vl", "internvl", "mistral3", "gemma4"]
+"""One family for each way in which TRL hands pictures on: by grids, one a row, a row a dialogue, by shapes,
+by tiles, by sizes, by positions."""
 
 
 def run(
@@ -74,7 +79,7 @@ def test_the_checks_leave_training_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GIVEN_OTHERWISE)
 def test_pictures_that_the_trainer_loses(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +118,7 @@ def test_pictures_that_the_rollouts_lose(
         run(family, tmp_path, 1, 2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GIVEN_OTHERWISE)
 def test_picture_tokens_that_are_lost(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch, Deaf)
     with pytest.raises(UserError, match=r"^rl: step 1: picture tokens: ") as stopped:
@@ -225,3 +230,51 @@ def test_a_base_that_has_not_learned_to_see(family: str, tmp_path: Path) -> None
         match=r"^rl: step 1: blank pictures: .* by 0 in 4 dialogue.* but this model ignores pictures",
     ):
         train(config, tmp_path)
+
+
+def opening_with(token: str) -> PolicyOf:
+    """A student that opens every answer with this token, as a model does that was trained to reason."""
+
+    class Reasoning(TransformersPolicy):
+        async def reply(self, transcript: Transcript, key: str) -> Completion:
+            renderer = transcript.renderer
+            opening = renderer.tokenizer.convert_tokens_to_ids(token)
+            assert opening != renderer.tokenizer.unk_token_id
+            return cut_at_its_end([opening, *renderer.plain("Is it red?")], [-0.1] * 20, renderer)
+
+    return lambda student: Reasoning(student.model, Sampling(student.settings.max_turn_tokens))
+
+
+SILENT = [("gemma4", "<|channel>"), ("mistral3", "[THINK]")]
+
+
+@pytest.mark.parametrize(("family", "token"), SILENT)
+def test_a_student_whose_answers_end_at_once(family: str, token: str, tmp_path: Path) -> None:
+    """Every answer is empty, the loss is 0, and nothing else shows it."""
+    with pytest.raises(
+        UserError,
+        match=r"^rl: step 1: of 8 answers 8 are empty and 0 break off .*student\.chat_template: FILE, or",
+    ) as stopped:
+        run(family, tmp_path, 1, 1, policy_of=opening_with(token))
+    assert "\n" not in str(stopped.value) and not (tmp_path / "rl/model").exists()
+
+
+def test_a_step_in_which_no_dialogue_with_a_picture_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dialogues without an answer show their pictures all the same."""
+    monkeypatch.setattr(silence, "MOST", 1.0)
+    with pytest.raises(
+        UserError, match=r"^rl: step 1: trained tokens: none of the 4 dialogue\(s\) with pictures"
+    ):
+        run("gemma4", tmp_path, 1, 1, policy_of=opening_with("<|channel>"))
+
+
+def test_few_silent_answers_stop_nothing() -> None:
+    turns = [Turn(user="What?", assistant=said, meta={"finish": "marker"}) for said in ("It is", "")]
+    turns += [Turn(user="What?", assistant="Red."), Turn(user="What?", assistant="Red.")]
+    dialogue = Dialogue(id="d", kind=Kind.BENIGN, turns=[*turns, Turn(user="Unanswered?")])
+    silence.refuse_silence([dialogue], "step 1")
+    dialogue.turns[2].assistant = " "
+    with pytest.raises(UserError, match="of 4 answers 2 are empty and 1 break off at a special token"):
+        silence.refuse_silence([dialogue], "step 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from safetensors.torch import load_file
 from broken import SOME, Blind, Verbose, unseeing
 from safer_steer.errors import UserError
 from safer_steer.student.load import LoadedStudent
+from safer_steer.student.modules import freeze_vision
 from safer_steer.student.renderer import Renderer
 from safer_steer.training import sft
 from sft_run import checks, prepared
+from tiny_families import built
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, kind: type[Renderer]) -> None:
@@ -94,3 +97,47 @@ def test_a_base_that_has_not_learned_to_see(family: str, tmp_path: Path) -> None
         UserError, match=r"^sft: step 1: blank pictures: .* by 0 .* but this model ignores pictures"
     ):
         sft.fine_tune(config, tmp_path)
+
+
+def test_a_tower_that_takes_the_statistics_of_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer's mode reaches a vision tower of convolutions, as it would if nobody held it."""
+    monkeypatch.setattr(sft, "hold_modes", lambda model: None)
+    with pytest.raises(
+        UserError,
+        match=r"^sft: step 1: training mode: the log-probabilities of dialogue d\d differ by .* dropout",
+    ) as stopped:
+        sft.fine_tune(prepared("fast_vlm", tmp_path, 1, 2), tmp_path)
+    assert "\n" not in str(stopped.value)
+
+
+def test_dropout_of_which_only_the_config_tells(tmp_path: Path) -> None:
+    """Attention drops without a module of its own."""
+    config = prepared("qwen2_5_vl", tmp_path, 1, 2)
+    file = tmp_path / "base/config.json"
+    settings = json.loads(file.read_text())
+    settings["text_config"]["attention_dropout"] = 0.3
+    file.write_text(json.dumps(settings))
+    with pytest.raises(
+        UserError, match=r"^sft: step 1: training mode: .* set the dropout in the model's config"
+    ):
+        sft.fine_tune(config, tmp_path)
+
+
+def test_modules_of_dropout_and_of_statistics_are_held_whatever_is_frozen() -> None:
+    model, _ = built.__wrapped__("fast_vlm")
+    model.model.language_model.layers[0].dropout = torch.nn.Dropout(0.5)
+    sft.hold_modes(model)
+    model.train()
+    kinds = torch.nn.Dropout | torch.nn.BatchNorm2d
+    held = [part for part in model.modules() if isinstance(part, kinds)]
+    assert len(held) > 5 and not any(part.training for part in held)
+    assert model.training and model.model.vision_tower.training
+    freeze_vision(model)
+    sft.hold_modes(model)
+    model.train()
+    assert not any(part.training for part in model.model.vision_tower.modules())
+    assert model.model.language_model.layers[0].self_attn.training and model.lm_head.training
+    model.eval()
+    assert not any(part.training for part in model.modules())
