@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from broken import SOME, Blind, Verbose, unseeing
 from safer_steer.errors import UserError
@@ -141,3 +142,16 @@ def test_modules_of_dropout_and_of_statistics_are_held_whatever_is_frozen() -> N
     assert model.model.language_model.layers[0].self_attn.training and model.lm_head.training
     model.eval()
     assert not any(part.training for part in model.modules())
+
+
+def test_layers_that_are_computed_twice_to_save_memory_still_are() -> None:
+    """They are in training mode only, also in a frozen tower, and what they consist of is held."""
+    model, _ = built.__wrapped__("llava_next")
+    freeze_vision(model)
+    sft.hold_modes(model)
+    for training in (True, False, True):
+        model.train(training)
+        tower = list(model.model.vision_tower.modules())
+        layers = [part for part in tower if isinstance(part, GradientCheckpointingLayer)]
+        assert len(layers) == 2 and all(part.training is training for part in layers)
+        assert not any(part.training for part in tower if part not in layers)

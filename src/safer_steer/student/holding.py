@@ -30,7 +30,10 @@ def hold_modes(model: Any) -> None:
 
 
 def _stays(part: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of `part.train`."""
+    """In place of `part.train`. What it consists of may be in training mode."""
+    part.training = False
+    for inner in part.children():
+        inner.train(mode)
     return part
 
 
