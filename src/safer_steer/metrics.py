@@ -32,6 +32,8 @@ State = Literal["scored", "unscored", "failed", "incomplete"]
 LOST: tuple[State, ...] = ("unscored", "failed", "incomplete")
 """The states without a result, in the order used in every table."""
 ProtocolName = Literal["multi_turn", "single_turn"]
+AVERAGE = "average"
+"""The name of the average over suites, where it stands among them; no suite has it."""
 Criterion = Literal["safe", "help", "joint", "refused"]
 Outcome = Callable[[Row], bool]
 

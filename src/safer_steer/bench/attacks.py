@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
 
 from safer_steer.bench.adaptive.attacker import attackers_of
 from safer_steer.bench.adaptive.intents import Intent, read_intents, tries_of
 from safer_steer.bench.adaptive.kept import KeptAttack
-from safer_steer.bench.adaptive.results import ADAPTIVE, ANY, Script, of_any, of_attacker, of_scripts
+from safer_steer.bench.adaptive.results import ANY, Script, of_any, of_attacker, of_scripts
 from safer_steer.bench.adaptive.user import AdaptiveUser, known
+from safer_steer.bench.journals import journal_of
 from safer_steer.bench.kept import KeptAnswers, KeptModel
+from safer_steer.bench.results import Attacked
 from safer_steer.bench.suite_copies import copied, moved
 from safer_steer.bench.suites import SANDBOX, Suite, category, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
@@ -50,12 +51,7 @@ class Attack:
 
     def journal(self, folder: Path) -> Path:
         """Where they are kept, in the model's folder `bench/<model>`."""
-        return journal_of(self.name, folder)
-
-
-def journal_of(attacker: str, folder: Path) -> Path:
-    """Where the dialogues of an attacker are kept, in the folder of the model under test."""
-    return folder / f"{ADAPTIVE}{attacker}.jsonl"
+        return journal_of(folder, "adaptive", self.name)
 
 
 def bring_in_intents(
@@ -185,7 +181,7 @@ def kept_attacks(model: KeptModel) -> list[Attack]:
         return found
     intents = _of_run(Suite(INTENTS, list(each_row(file, Intent)), file.parent, False), run)
     for name in map(file_name, [*config.attacker_roles(), *adaptive.own]):
-        kept = KeptAttack(KeptAnswers(journal_of(name, model.folder)).dialogues)
+        kept = KeptAttack(KeptAnswers(journal_of(model.folder, "adaptive", name)).dialogues)
         seeds = kept.seeds(tries_of(intents, name, adaptive.turns, adaptive.tries))
         found.append(Attack(name, seeds, kept, kept))
     return found
@@ -197,7 +193,7 @@ def adaptive_summary(
     twins: Set[str],
     intents: Sequence[Intent],
     config: Config,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Attacked]]:
     """The key `adaptive` of `summary.json`.
 
     Args:
@@ -207,7 +203,7 @@ def adaptive_summary(
     adaptive = config.bench.adaptive
     assert adaptive
     turns, draws = adaptive.turns, (config.bench.resamples, config.seed)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Attacked]] = {}
     for model, by_attacker in played.items():
         multi_turn = scripted[model].get("multi_turn", {})
         attacks = {name: rows for name, rows in multi_turn.items() if name not in twins}
@@ -224,7 +220,7 @@ def adaptive_summary(
         }
         if len(entries) > 1:
             entries[ANY] = of_any(list(by_attacker.values()), marks, paired, turns, *draws)
-        found[model] = entries
+        found[model] = {attacker: Attacked.model_validate(entry) for attacker, entry in entries.items()}
     return found
 
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
 from safer_steer.bench.questions import QuestionSet
+from safer_steer.bench.results import Answered, Rate
 from safer_steer.dialogue import Dialogue, Format, StopReason, visible_answer
 from safer_steer.episode import Assistant
 from safer_steer.episodes import play_all
@@ -83,6 +83,8 @@ def _read(answer: str, text: str, texts: Sequence[str]) -> Iterator[re.Match[str
 
 Answers = dict[str, list[Dialogue]]
 """A model's answers by set."""
+Capability = dict[str, dict[str, Answered]]
+"""The numbers by set and model."""
 BASE = "base"
 """The model that the others are compared with."""
 
@@ -130,40 +132,39 @@ def outcomes(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int | N
     return found
 
 
-def capability(answers: Mapping[str, Answers], format: Format) -> dict[str, dict[str, Any]]:
+def capability(answers: Mapping[str, Answers], format: Format) -> Capability:
     """The numbers of all sets and models, for `summary.json`.
 
     Args:
         answers: each model's.
 
     Returns:
-        `{set: {model: {"n", "right", "no_choice", "failed", "minus_base"}}}`. `right` is the rate of right
-        answers over the questions that were answered, `{"value", "low", "high"}`, 0-100; an answer without a
-        choice is wrong, and counted in `no_choice`. Questions without an answer are counted in `failed`.
-        `minus_base` is the difference to the base in points, paired by question, `{"value", "low", "high",
-        "n"}`; None for the base, and without it.
+        By set and model. `right` is the rate of right answers over the questions that were answered; an
+        answer without a choice is wrong, and counted in `no_choice`. Questions without an answer are counted
+        in `failed`. `minus_base` is the difference to the base in points, paired by question; None for the
+        base, and without it.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: Capability = {}
     for model, sets in answers.items():
         for name, dialogues in sets.items():
             marks = outcomes(dialogues, format)
             base = answers.get(BASE, {}).get(name) if model != BASE else None
-            found.setdefault(name, {})[model] = {
-                "n": len(dialogues),
-                "right": rate([(sum(map(bool, marks.values())), len(marks))]),
-                "no_choice": sum(mark is None for mark in marks.values()),
-                "failed": len(dialogues) - len(marks),
-                "minus_base": None if base is None else _difference(marks, outcomes(base, format)),
-            }
+            found.setdefault(name, {})[model] = Answered(
+                n=len(dialogues),
+                right=Rate.model_validate(rate([(sum(map(bool, marks.values())), len(marks))])),
+                no_choice=sum(mark is None for mark in marks.values()),
+                failed=len(dialogues) - len(marks),
+                minus_base=None if base is None else _difference(marks, outcomes(base, format)),
+            )
     return found
 
 
-def failed_share(found: Mapping[str, Mapping[str, Any]]) -> float:
+def failed_share(found: Capability) -> float:
     """The largest share, over sets and models, of questions without an answer."""
-    entries = [entry for models in found.values() for entry in models.values() if entry["n"]]
-    return max((entry["failed"] / entry["n"] for entry in entries), default=0.0)
+    entries = [entry for models in found.values() for entry in models.values() if entry.n]
+    return max((entry.failed / entry.n for entry in entries), default=0.0)
 
 
-def _difference(ours: Mapping[str, int | None], base: Mapping[str, int | None]) -> dict[str, Any]:
+def _difference(ours: Mapping[str, int | None], base: Mapping[str, int | None]) -> Rate:
     both = ours.keys() & base.keys()
-    return paired([bool(ours[id]) - bool(base[id]) for id in both]) | {"n": len(both)}
+    return Rate.model_validate(paired([bool(ours[id]) - bool(base[id]) for id in both]) | {"n": len(both)})

@@ -17,6 +17,7 @@ from safer_steer.errors import UserError
 from safer_steer.files.images import EMBEDDED, UNREADABLE, PictureError, check_whole
 from safer_steer.files.script_file import MOST_TURNS
 from safer_steer.files.store import naming, write_atomic
+from safer_steer.metrics import AVERAGE
 from safer_steer.workers import Progress
 
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
@@ -44,7 +45,7 @@ def write_suite(
 
     After an error nothing is left of the suite.
     """
-    if out.suffix != ".jsonl" or out.stem == "average":
+    if out.suffix != ".jsonl" or out.stem == AVERAGE:
         raise UserError(
             f"{out}: give a file name that ends in .jsonl, other than average.jsonl, which is the summary's"
             " name for the mean over suites"

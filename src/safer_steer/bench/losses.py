@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.capability import Answers, failed_share
+from safer_steer.bench.capability import Answers, Capability, failed_share
+from safer_steer.bench.results import Summary
 from safer_steer.bench.summary import Suites, answer_counts, commonest_error, incomplete, unscored_share
 from safer_steer.errors import NoResult
 from safer_steer.metrics import state
@@ -17,7 +18,7 @@ ByModel = Mapping[str, Mapping[Any, Suites]]
 """Dialogues by model, protocol and suite."""
 
 
-def say_lost(summary: Mapping[str, Any], dialogues: int, say: Say) -> None:
+def say_lost(summary: Summary, dialogues: int, say: Say) -> None:
     """Say how many answers were cut off or have nothing to see, and how many of the dialogues ran out of
     context."""
     counts = answer_counts(summary)
@@ -56,7 +57,7 @@ def check_kept(played: ByModel, folder: Path, most: float, say: Say) -> None:
     )
 
 
-def check_answered(capability: Mapping[str, Any], answers: Mapping[str, Answers], most: float) -> None:
+def check_answered(capability: Capability, answers: Mapping[str, Answers], most: float) -> None:
     """Raises `NoResult` if more than a share `most` of a set's questions have no answer."""
     if (share := failed_share(capability)) > most:
         raise NoResult(
@@ -67,7 +68,7 @@ def check_answered(capability: Mapping[str, Any], answers: Mapping[str, Answers]
         )
 
 
-def check_scored(summary: Mapping[str, Any], played: ByModel, most: float) -> None:
+def check_scored(summary: Summary, played: ByModel, most: float) -> None:
     """Raises `NoResult` if more than a share `most` of a model's dialogues have no scores. `played` has those
     of attackers too."""
     if (share := unscored_share(summary)) > most:

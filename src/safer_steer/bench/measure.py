@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safer_steer.bench.adaptive.intents import Intent
-from safer_steer.bench.adaptive.results import ADAPTIVE, state_of
+from safer_steer.bench.adaptive.results import state_of
 from safer_steer.bench.adaptive.user import EndsAtBreach
 from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
 from safer_steer.bench.capability import Answers, answer_all, capability
+from safer_steer.bench.journals import played_in
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.losses import Say, check_answered, check_kept, check_scored, say_lost
 from safer_steer.bench.questions import FOLDER, QuestionSet, bring_in_sets
+from safer_steer.bench.results import Attacked, Summary
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite
 from safer_steer.bench.summary import summarise
@@ -138,15 +140,15 @@ def measure_models(
             raise
         gc.collect()
     summary = _summary(config, material, played, judged=judge is not None)
-    if judge or summary.get("capability"):
-        content = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if judge or summary.capability:
+        content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomic(folder / "summary.json", content)
     most = config.bench.max_unscored
     if judge is None:
         check_kept(played.scripted, folder, most, say)
     else:
         say_lost(summary, len(models) * material.dialogues, say)
-    check_answered(summary.get("capability", {}), played.answers, most)
+    check_answered(summary.capability, played.answers, most)
     if judge:
         everything = {
             model: {**results, "attackers": played.attacked[model]}
@@ -226,18 +228,16 @@ class _Measuring:
             )
 
 
-def _summary(config: Config, material: Material, played: Played, judged: bool) -> dict[str, Any]:
+def _summary(config: Config, material: Material, played: Played, judged: bool) -> Summary:
     """The content of `summary.json`; without a judge, of questions alone."""
     bench, format, twins = config.bench, config.student.format, material.twins
     scored = played.scripted if judged else dict.fromkeys(played.scripted, Results())
     summary = summarise(scored, twins, bench.resamples, config.seed, format)
-    if rates := capability(played.answers, format):
-        summary["capability"] = rates
+    attacked: dict[str, dict[str, Attacked]] = {}
     if bench.adaptive and judged:
-        summary["adaptive"] = adaptive_summary(
-            played.attacked, played.scripted, twins, material.intents, config
-        )
-    return summary
+        attacked = adaptive_summary(played.attacked, played.scripted, twins, material.intents, config)
+    answered = capability(played.answers, format)
+    return summary.model_copy(update={"capability": answered, "adaptive": attacked})
 
 
 AssistantOf = Callable[[Suite | Attack], Assistant]
@@ -358,7 +358,7 @@ def forget_unfinished(bench: Path, judged: bool) -> None:
         with Journal(path):
             pass  # cuts off a torn last line
         dialogues = read_dialogues(path)
-        known = state_of if path.stem.startswith(ADAPTIVE) else state
+        known = state_of if played_in(path.stem) == "adaptive" else state
         stay = [dialogue for dialogue in dialogues if known(dialogue) in finished]
         if len(stay) < len(dialogues):
             write_atomic(path, to_jsonl(stay))

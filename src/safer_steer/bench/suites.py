@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safer_steer.bench.adaptive.results import ADAPTIVE
+from safer_steer.bench.journals import journal_of, played_in
 from safer_steer.config.bench import STEER
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Kind, Seed
@@ -16,12 +17,10 @@ from safer_steer.errors import UserError
 from safer_steer.files.images import Trial, check_header, check_whole
 from safer_steer.files.script_file import read_scripts
 from safer_steer.files.store import inside
-from safer_steer.metrics import ProtocolName
+from safer_steer.metrics import AVERAGE, ProtocolName
 
 SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
-SINGLE_TURN = "single_turn_"
-"""What the names of journals of single-turn suites begin with."""
 TWIN = "twin"
 """In a script's `meta`: the id of its twin, in the suite of attacks or in that of their safe twins."""
 SANDBOX_DIALOGUES = 60
@@ -53,7 +52,7 @@ class Suite:
 
     def journal(self, folder: Path) -> Path:
         """Where a model's dialogues on this suite are kept, in its folder `bench/<model>`."""
-        return folder / f"{SINGLE_TURN if self.protocol == 'single_turn' else ''}{self.name}.jsonl"
+        return journal_of(folder, self.protocol, self.name)
 
 
 def large_pictures(suite: Suite, max_pixels: int) -> set[str]:
@@ -92,9 +91,9 @@ def read_suite(path: Path) -> Suite:
     Raises:
         UserError: see `read_scripts`; or safe and attack scripts are mixed.
     """
-    if path.stem == "average":
+    if path.stem == AVERAGE:
         raise UserError(f"{path}: `average` is the summary's name for the mean over suites; rename the file")
-    if path.stem.startswith(ADAPTIVE):
+    if played_in(path.stem) == "adaptive":
         raise UserError(f"{path}: names that begin with {ADAPTIVE} are those of attackers; rename the file")
     seeds = read_scripts(path)
     twins = [seed.kind is Kind.BENIGN for seed in seeds]

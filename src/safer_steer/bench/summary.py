@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import chain
 from typing import Any
 
 from safer_steer.bench.answers import COUNTED, Counts, counts_of, total
+from safer_steer.bench.results import Attacked, Model, Protocol, Suite, Summary
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.metrics import (
+    AVERAGE,
     ProtocolName,
     average,
     multi_turn_rates,
@@ -28,7 +30,7 @@ def summarise(
     resamples: int = 10_000,
     seed: int = 0,
     format: Format = Format.PLAIN,
-) -> dict[str, Any]:
+) -> Summary:
     """Summarise dialogues by model, protocol and suite.
 
     Args:
@@ -38,16 +40,10 @@ def summarise(
         seed: of the draws; the same input gives the same summary.
         format: the layout that was asked for.
 
-    Returns:
-        `{"models": {model: {protocol: {suite: entry, ..., "average": entry}}}}`. An entry holds the rates of
-        `metrics`, the stop reasons by count, the number of `answers` and of those `cut_off` at the token
-        limit, with `no_block`, `empty` or `identical` (`answers`), and, where multi-turn, the survival curve.
-        Answers are compared over all suites of a model. Suites of safe twins
-        have `over_refusal` too and stay out of `average`, whose own `over_refusal` is over all of them, and
-        whose `twin_help`, `{"value", "low", "high", "n"}`, is the mean over them of Help; its survival curve
-        pools the attack suites' dialogues.
+    Answers are compared over all suites of a model. Suites of safe twins stay out of the average, whose
+    survival curve pools the attack suites' dialogues.
     """
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[str, Model] = {}
     for model, protocols in results.items():
         everything = {
             f"{protocol}/{name}": dialogues
@@ -66,10 +62,10 @@ def summarise(
             )
             for protocol, suites in protocols.items()
         }
-    return {"models": models}
+    return Summary(models=models)
 
 
-def unscored_share(summary: Mapping[str, Any]) -> float:
+def unscored_share(summary: Summary) -> float:
     """The largest share, over models, and protocols or attackers, of dialogues without a result: unscored or
     failed.
 
@@ -78,36 +74,33 @@ def unscored_share(summary: Mapping[str, Any]) -> float:
     end the same way again. It is the largest share, so that two sound models do not hide a broken third. 1
     if nothing was measured.
     """
-    shares = []
-    for protocols in summary["models"].values():
-        for entries in protocols.values():
-            suites = [entry for name, entry in entries.items() if name != "average"]
-            dialogues = sum(entry["n"] for entry in suites)
-            if dialogues:
-                shares.append(sum(entry["unscored"] + entry["failed"] for entry in suites) / dialogues)
-    for attackers in summary.get("adaptive", {}).values():
-        for entry in attackers.values():
-            if entry.get("n"):
-                shares.append((entry["unscored"] + entry["failed"]) / entry["n"])
+    parts: list[Collection[Suite | Attacked]] = [
+        protocol.suites.values() for model in summary.models.values() for protocol in model.values()
+    ]
+    parts += [[entry] for _, _, entry in summary.attacks()]
+    shares = [
+        _total(part, "unscored", "failed") / dialogues for part in parts if (dialogues := _total(part, "n"))
+    ]
     return max(shares, default=1.0)
 
 
-def incomplete(summary: Mapping[str, Any]) -> int:
+def incomplete(summary: Summary) -> int:
     """How many dialogues, over all models, protocols and suites, ran out of context."""
-    return _total(summary, "incomplete")
+    return _total(_suites(summary), "incomplete")
 
 
-def answer_counts(summary: Mapping[str, Any]) -> Counts:
+def answer_counts(summary: Summary) -> Counts:
     """The counts of answers (`answers.COUNTED`) over all models, protocols and suites."""
-    return {count: _total(summary, count) for count in COUNTED}
+    return {count: _total(_suites(summary), count) for count in COUNTED}
 
 
-def _total(summary: Mapping[str, Any], count: str) -> int:
-    found = 0
-    for protocols in summary["models"].values():
-        for entries in protocols.values():
-            found += sum(entry[count] for name, entry in entries.items() if name != "average")
-    return found
+def _suites(summary: Summary) -> list[Suite]:
+    protocols = [protocol for model in summary.models.values() for protocol in model.values()]
+    return [suite for protocol in protocols for suite in protocol.suites.values()]
+
+
+def _total(entries: Iterable[Suite | Attacked], *counts: str) -> int:
+    return sum(getattr(entry, count) or 0 for entry in entries for count in counts)
 
 
 def commonest_error(results: Mapping[str, Mapping[Any, Suites]]) -> str:
@@ -128,30 +121,32 @@ def _protocol(
     answers: Mapping[str, Counts],
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
+) -> Protocol:
     attacks = {name: dialogues for name, dialogues in suites.items() if name not in twins}
     pooled = [dialogue for dialogues in attacks.values() for dialogue in dialogues]
     safe = {name: dialogues for name, dialogues in suites.items() if name in twins}
-    rates = multi_turn_rates if protocol == "multi_turn" else single_turn_rates
-    entries: dict[str, Any] = {}
-    for name, dialogues in suites.items():
-        entries[name] = {
-            **rates(dialogues, resamples=resamples, seed=seed),
-            **_course(protocol, dialogues),
-            **answers[name],
-        }
-        if name in twins:
-            entries[name]["over_refusal"] = over_refusal(dialogues)
     pooled_safe = [dialogue for dialogues in safe.values() for dialogue in dialogues]
+    rates = multi_turn_rates if protocol == "multi_turn" else single_turn_rates
+    entries = {
+        name: Suite.model_validate(
+            {
+                **rates(dialogues, resamples=resamples, seed=seed),
+                **_course(protocol, dialogues),
+                **answers[name],
+                **({"over_refusal": over_refusal(dialogues)} if name in twins else {}),
+            }
+        )
+        for name, dialogues in suites.items()
+    }
     of_twins = average(safe, protocol, resamples=resamples, seed=seed)
-    entries["average"] = {
+    of_all = {
         **average(attacks, protocol, resamples=resamples, seed=seed),
         **_course(protocol, pooled),
         **total(answers[name] for name in attacks),
         "over_refusal": over_refusal(pooled_safe, pooled),
         "twin_help": of_twins["help"] | {"n": of_twins["n"]},
     }
-    return entries
+    return Protocol(entries | {AVERAGE: Suite.model_validate(of_all)})
 
 
 def _course(protocol: ProtocolName, dialogues: Iterable[Dialogue]) -> dict[str, Any]:

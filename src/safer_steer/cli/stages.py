@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,10 +145,11 @@ def _show_results(out: Path) -> None:
     summary, page = out / "summary.json", out / "report.html"
     if summary.is_file():
         from safer_steer.bench.judge_check.file import corrected_rates, read_check
+        from safer_steer.bench.results import Summary
         from safer_steer.report import console_table
 
         corrected = corrected_rates(read_check(out))
-        console(100).print(console_table(json.loads(summary.read_bytes()), corrected))
+        console(100).print(console_table(Summary.read(summary), corrected))
         if load_config(out / "config.yaml").has_stubs:
             typer.echo("The answers in this run are stubs: the numbers mean nothing.")
     if page.is_file():

@@ -9,10 +9,10 @@ from typing import Any
 from safer_steer.experiments.measures import (
     MEASURES,
     answers_in,
-    multi_turn_in,
     over_seeds,
     paired_difference,
     states_in,
+    suites_in,
 )
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
@@ -129,7 +129,7 @@ def results(
     if experiment.survival:
         rows = {
             arm: [
-                {f"{suite} {row.id}": row for suite, rows in multi_turn_in(folder) for row in rows}
+                {f"{suite} {row.id}": row for suite, rows in suites_in(folder, "multi_turn") for row in rows}
                 for folder in by_seed.values()
             ]
             for arm, by_seed in folders.items()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safer_steer.bench import capability
 from safer_steer.bench.adaptive.intents import Intent
-from safer_steer.bench.adaptive.results import ADAPTIVE, ANY, share_breached, state_of
-from safer_steer.bench.attacks import INTENTS, journal_of, scripts_of
+from safer_steer.bench.adaptive.results import share_breached, state_of
+from safer_steer.bench.attacks import INTENTS, scripts_of
+from safer_steer.bench.journals import journal_of, journals_in, name_in
 from safer_steer.bench.questions import ANSWERS, FOLDER
-from safer_steer.bench.suites import SINGLE_TURN
+from safer_steer.bench.results import Summary
 from safer_steer.config.file import load_config
 from safer_steer.dialogue import Dialogue, Format, Kind, each_row, read_dialogues
 from safer_steer.files.store import read_rows
@@ -131,10 +131,8 @@ class Measure:
     def hits(self, folder: Path) -> Hits:
         """The outcome of each dialogue that has one, in a model's folder `bench/<model>`."""
         found: Hits = {}
-        for suite, rows in suites_in(folder):
-            single = suite.startswith(SINGLE_TURN)
-            twins = all(row.kind is Kind.BENIGN for row in rows)
-            if single is (self.protocol == "single_turn") and twins is self.twins:
+        for suite, rows in suites_in(folder, self.protocol):
+            if all(row.kind is Kind.BENIGN for row in rows) is self.twins:
                 marks = outcomes(rows, self.criterion, self.protocol)
                 found |= {f"{suite} {id}": mark for id, mark in marks.items()}
         return found
@@ -194,8 +192,10 @@ class Breached:
         return {intent: found[intent] - other[intent] for intent in found if intent in other}
 
     def _shares(self, attacker: str | None, folder: Path) -> Hits:
-        journals = [journal_of(attacker, folder)] if attacker else sorted(folder.glob(f"{ADAPTIVE}*.jsonl"))
-        shares = [share_breached(read_dialogues(path), self.requests) for path in journals if path.is_file()]
+        journals = [
+            path for path in journals_in(folder, "adaptive") if attacker in (None, name_in(path.stem))
+        ]
+        shares = [share_breached(read_dialogues(path), self.requests) for path in journals]
         common = set.intersection(*map(set, shares)) if shares else set()
         return {intent: 1 - prod(1 - found[intent] for found in shares) for intent in sorted(common)}
 
@@ -254,11 +254,9 @@ def over_seeds(measure: str, hits: Mapping[int, Hits]) -> dict[str, Any]:
     return rate_over_seeds(hits)
 
 
-def suites_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:
-    """The suites that a model has answered, with its dialogues."""
-    for path in sorted(folder.glob("*.jsonl")):
-        if not path.stem.startswith(ADAPTIVE):
-            yield path.stem, list(read_dialogues(path))
+def suites_in(folder: Path, protocol: ProtocolName) -> Iterator[tuple[str, list[Dialogue]]]:
+    """The suites of a protocol that a model has answered, attacks and safe twins, with its dialogues."""
+    return ((path.stem, list(read_dialogues(path))) for path in journals_in(folder, protocol))
 
 
 def answers_in(folder: Path) -> Iterator[tuple[str, dict[str, int | None]]]:
@@ -276,10 +274,10 @@ def answers_in(folder: Path) -> Iterator[tuple[str, dict[str, int | None]]]:
 def states_in(folder: Path) -> dict[str, list[State]]:
     """The states of a model's dialogues, by protocol and by attacker that adapts."""
     found: dict[str, list[State]] = {}
-    for suite, rows in suites_in(folder):
-        protocol = "single_turn" if suite.startswith(SINGLE_TURN) else "multi_turn"
-        found.setdefault(protocol, []).extend(map(state, rows))
-    for path in sorted(folder.glob(f"{ADAPTIVE}*.jsonl")):
+    for protocol in get_args(ProtocolName):
+        if suites := [rows for _, rows in suites_in(folder, protocol)]:
+            found[protocol] = [state(row) for rows in suites for row in rows]
+    for path in journals_in(folder, "adaptive"):
         found[path.stem] = [state_of(dialogue) for dialogue in read_dialogues(path)]
     return found
 
@@ -289,35 +287,26 @@ def played_to_its_end(run: Path) -> bool:
     among them: its bench has ended, be it with too many of these. Not while they are played again."""
     summary = run / "summary.json"
     return summary.is_file() and all(
-        sum(1 for _ in read_rows(journal)) == count
-        for journal, count in _counted(json.loads(summary.read_bytes()), run)
+        sum(1 for _ in read_rows(journal)) == count for journal, count in _counted(Summary.read(summary), run)
     )
 
 
-def _counted(summary: Mapping[str, Any], run: Path) -> Iterator[tuple[Path, int]]:
+def _counted(summary: Summary, run: Path) -> Iterator[tuple[Path, int]]:
     """The journals of a bench, each with the number of its rows that the summary counts."""
-    for model, protocols in summary["models"].items():
-        for protocol, suites in protocols.items():
-            before = SINGLE_TURN if protocol == "single_turn" else ""
-            for suite, entry in suites.items():
-                if suite != "average":
-                    yield run / "bench" / model / f"{before}{suite}.jsonl", entry["n"]
-    for model, attackers in summary.get("adaptive", {}).items():
-        for attacker, entry in attackers.items():
-            if attacker != ANY:
-                yield journal_of(attacker, run / "bench" / model), entry["n"]
-    for name, models in summary.get("capability", {}).items():
+    for model, protocols in summary.models.items():
+        for protocol, measured in protocols.items():
+            for name, suite in measured.suites.items():
+                yield journal_of(run / "bench" / model, protocol, name), suite.n
+    for attacker, model, attacked in summary.attacks():
+        if attacked.n is not None:  # as of all attackers together
+            yield journal_of(run / "bench" / model, "adaptive", attacker), attacked.n
+    for name, models in summary.capability.items():
         for model, entry in models.items():
-            yield run / FOLDER / name / ANSWERS / f"{model}.jsonl", entry["n"]
+            yield run / FOLDER / name / ANSWERS / f"{model}.jsonl", entry.n
 
 
 def attacks_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:
     """The multi-turn attack suites that a model has answered, with its dialogues."""
-    for suite, rows in multi_turn_in(folder):
+    for suite, rows in suites_in(folder, "multi_turn"):
         if any(row.kind is not Kind.BENIGN for row in rows):
             yield suite, [row for row in rows if row.kind is not Kind.BENIGN]
-
-
-def multi_turn_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:
-    """The multi-turn suites that a model has answered, attacks and safe twins, with its dialogues."""
-    return ((suite, rows) for suite, rows in suites_in(folder) if not suite.startswith(SINGLE_TURN))

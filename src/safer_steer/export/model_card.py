@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from safer_steer.bench.results import Summary, model_label
 from safer_steer.config import Config, ModelName
 from safer_steer.data.bootstrap import single_turn
 from safer_steer.dialogue import Format
 from safer_steer.export.card import made, published, roles, table
 from safer_steer.files.store import read_rows
-from safer_steer.report.main_table import headline, model_label, model_names
+from safer_steer.report.main_table import headline
 
 if TYPE_CHECKING:
     from safer_steer.student.merging import Remainder
@@ -131,8 +131,8 @@ def _results(run: Path, config: Config, stages: Mapping[str, dict[str, Any]]) ->
     """The table of the run's bench, for all models that it measured."""
     if "bench" not in stages or not (run / "summary.json").is_file():
         return ["Not measured: the run's bench is not finished."]
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    rows = [["", *map(model_label, model_names(summary))]]
+    summary = Summary.read(run / "summary.json")
+    rows = [["", *map(model_label, summary.names)]]
     rows += [[row.label, *row.cells] for row in headline(summary)]
     judge = config.role("judge")
     judged = {"sandbox": "the sandbox's judge", "stub": "a stub"}.get(judge.who, judge.model)

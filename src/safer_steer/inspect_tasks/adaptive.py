@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -19,6 +17,7 @@ from safer_steer.bench.adaptive.results import breached, of_attacker, said, stat
 from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
 from safer_steer.bench.attacks import bring_in_intents
 from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.results import Attacked
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import SANDBOX
 from safer_steer.config import Adaptive, Role, Student
@@ -137,22 +136,20 @@ def breach_rates(turns: int, resamples: int = 10_000, seed: int = 0) -> Metric:
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
         dialogues = [Dialogue.model_validate((one.score.metadata or {})["dialogue"]) for one in scores]
-        return numbers(of_attacker(dialogues, {}, False, turns, resamples, seed))
+        return numbers(Attacked.model_validate(of_attacker(dialogues, {}, False, turns, resamples, seed)))
 
     return compute
 
 
-def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+def numbers(entry: Attacked) -> dict[str, float]:
     """The numbers of an attacker's entry in the summary, by name. Rates without a result are left out."""
-    found: dict[str, float] = {name: entry[name] for name in COUNTS}
-    for k, rate in entry["breach_at"].items():
-        if rate["value"] is not None:
-            found |= {f"breach_at/{k}": rate["value"]}
-            found |= {f"breach_at/{k}_{end}": rate[end] for end in ("low", "high")}
-    shares = enumerate(entry["survival"], 1)
+    found: dict[str, float] = {name: getattr(entry, name) for name in COUNTS}
+    for k, rate in entry.breach_at.items():
+        found |= rate.by_name(f"breach_at/{k}")
+    shares = enumerate(entry.survival, 1)
     found |= {f"survival/{turn}": share for turn, share in shares if share is not None}
-    for name, counts in entry["techniques"].items():
-        found |= {f"technique/{name}/{what}": count for what, count in counts.items()}
+    for name, counts in (entry.techniques or {}).items():
+        found |= {f"technique/{name}/{what}": count for what, count in counts}
     return found
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -15,6 +13,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Rate, Suite
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.summary import summarise
 from safer_steer.config import Role, Student
@@ -118,25 +117,24 @@ def rates(resamples: int = 10_000, seed: int = 0) -> Metric:
             suites.setdefault(facts["suite"], []).append(Dialogue.model_validate(facts["dialogue"]))
             if facts["twins"]:
                 twins.add(facts["suite"])
-        protocols = summarise({"model": results}, twins, resamples, seed)["models"]["model"]
+        protocols = summarise({"model": results}, twins, resamples, seed).models["model"]
         return {
             f"{protocol}/{suite}/{name}": value
-            for protocol, suites in protocols.items()
-            for suite, entry in suites.items()
+            for protocol, measured in protocols.items()
+            for suite, entry in measured.root.items()
             for name, value in _numbers(entry).items()
         }
 
     return compute
 
 
-def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(entry: Suite) -> dict[str, float]:
     """The rates and counts of a suite's entry in the summary, by name."""
-    found: dict[str, float] = {name: entry[name] for name in ("n", *LOST)}
-    for name in ("safe", "help", "joint", "over_refusal", "twin_help"):
-        rate = entry.get(name) or {"value": None}
-        if rate["value"] is not None:
-            found |= {name: rate["value"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
-    median = (entry.get("survival") or {}).get("median")
+    found: dict[str, float] = {name: getattr(entry, name) for name in ("n", *LOST)}
+    for name in dict.fromkeys(measure.name for measure in (*ON_ATTACKS, *ON_TWINS)):
+        rate: Rate | None = getattr(entry, name)
+        found |= rate.by_name(name) if rate else {}
+    median = entry.survival.median if entry.survival else None
     return found | ({"median_survival": median} if median is not None else {})
 
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
-from safer_steer.bench.adaptive.results import ADAPTIVE
+from safer_steer.bench.journals import BEGINS, played_in
+from safer_steer.bench.results import (
+    NONE,
+    Attacked,
+    Rate,
+    RequestsRate,
+    Summary,
+    Technique,
+    in_order,
+    model_label,
+)
 from safer_steer.intervals import rate as share_of
 from safer_steer.metrics import LOST
 from safer_steer.report.health import Table
-from safer_steer.report.main_table import (
-    NONE,
-    Summary,
-    at,
-    attackers,
-    in_order,
-    model_label,
-    model_names,
-    number,
-    rate,
-)
-from safer_steer.report.played import in_words, outcome, protocol_of, techniques
+from safer_steer.report.played import in_words, outcome, techniques
 from safer_steer.report.plots import Plot
 from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.svg import Line, draw
@@ -56,19 +55,18 @@ class Heat:
     rows: list[tuple[str, list[Cell]]]
 
 
-def cell_of(entry: Any, n: int, link: str = "", listed: int = 0, bad: bool = False) -> Cell:
-    """A cell of a rate `{"value", "low", "high"}`, 0-100; `bad` if a high one is.
+def cell_of(rate: Rate, n: int, link: str = "", listed: int = 0, bad: bool = False) -> Cell:
+    """A cell of a rate, 0-100; `bad` if a high one is.
 
     Args:
         link: fragment that lists dialogues behind it, `listed` in number.
     """
-    found = rate(entry)
-    if found is None or not n:
+    if rate.value is None or not n:
         return Cell()
-    share = 100 - found.value if bad else found.value
-    interval = "" if found.low is None or found.high is None else f"[{found.low:.0f}, {found.high:.0f}]"
+    share = 100 - rate.value if bad else rate.value
+    interval = "" if rate.low is None or rate.high is None else f"[{rate.low:.0f}, {rate.high:.0f}]"
     shade = f"h{round(share * SHADES / 100)}"
-    return Cell(f"{found.value:.0f}", interval, f"n {n:,}", shade, link if listed else "", listed)
+    return Cell(f"{rate.value:.0f}", interval, f"n {n:,}", shade, link if listed else "", listed)
 
 
 def link(**choice: str) -> str:
@@ -116,7 +114,7 @@ def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, list[str], bo
     """Suite, model, techniques and success of every scored attack dialogue on a fixed script."""
     for run in runs:
         for file, by_model in run.bench.items():
-            if protocol_of(file) == "adaptive":
+            if played_in(file) == "adaptive":
                 continue
             for model, dialogues in by_model.items():
                 for played in dialogues.values():
@@ -137,8 +135,8 @@ def _map(
         for model in models:
             marks = by_model.get(model, [])
             where = link(**{kind: name, "left": model, "outcome": "left:gave_way"})
-            share, gave_way = share_of([(sum(marks), len(marks))]), sum(marks)
-            cells.append(cell_of(share, len(marks), where, gave_way, bad=True))
+            share = Rate.model_validate(share_of([(sum(marks), len(marks))]))
+            cells.append(cell_of(share, len(marks), where, sum(marks), bad=True))
         rows.append((in_words(name), cells))
     return Heat(title, note, list(map(model_label, models)), rows)
 
@@ -153,26 +151,15 @@ def adaptive_tables(summary: Summary) -> list[Table]:
 
 
 def _tries_table(summary: Summary) -> Table | None:
-    entries = list(_entries(summary))
-    tries = sorted(
-        {key for _, _, entry in entries for key in at(entry, "breach_at") or () if key.isdigit()}, key=int
-    )
+    entries = list(summary.attacks())
+    tries = sorted({k for _, _, entry in entries for k in entry.breach_at})
     if not entries:
         return None
     rows = []
     for attacker, model, entry in entries:
-        rates = [*(at(entry, "breach_at", key) for key in tries), entry.get("static")]
-        gap = rate(entry.get("gap"))
-        counts = [entry.get(key) for key in COUNTED]
-        rows.append(
-            [
-                attacker,
-                model_label(model),
-                *map(_rate, rates),
-                gap.signed() if gap else NONE,
-                *map(_count, counts),
-            ]
-        )
+        rates = [str(entry.breach_at.get(k, NONE)) for k in tries]
+        counts = [_count(getattr(entry, key)) for key in COUNTED]
+        rows.append([attacker, model_label(model), *rates, str(entry.static), entry.gap.signed, *counts])
     return Table(
         "Attackers that adapt",
         "Breach@k: share of intents, %, that at least one of k tries reaches: a turn has harmlessness below"
@@ -194,9 +181,9 @@ def _tries_table(summary: Summary) -> Table | None:
 def _requests_table(summary: Summary) -> Table:
     """Scripts and attackers of each model, one below the other; a column for each number of requests."""
     rows: dict[str, dict[str, dict[int, str]]] = {}
-    for attacker, model, entry in _entries(summary):
-        of_model = rows.setdefault(model, {SCRIPTS: _by_requests(entry.get("static_by_requests"))})
-        of_model[attacker] = _by_requests(entry.get("by_requests"))
+    for attacker, model, entry in summary.attacks():
+        of_model = rows.setdefault(model, {SCRIPTS: _by_requests(entry.static_by_requests)})
+        of_model[attacker] = _by_requests(entry.by_requests)
     counts = sorted({k for by_model in rows.values() for cells in by_model.values() for k in cells})
     return Table(
         "Breach by number of attack requests",
@@ -214,37 +201,34 @@ def _requests_table(summary: Summary) -> Table:
     )
 
 
-def _by_requests(entries: Any) -> dict[int, str]:
+def _by_requests(rates: list[RequestsRate] | None) -> dict[int, str]:
     """What a cell says, by number of requests."""
     cells = {}
-    for entry in entries if isinstance(entries, list) else ():
-        requests, asked, found = number(at(entry, "requests")), number(at(entry, "asked")), rate(entry)
-        if requests is not None and found is not None:
-            ended = "" if asked is None or asked > 99.9 else f" ({asked:.0f} % asked)"
-            cells[int(requests)] = f"{found}{ended}"
+    for rate in rates or ():
+        if rate.value is not None:
+            ended = "" if rate.asked is None or rate.asked > 99.9 else f" ({rate.asked:.0f} % asked)"
+            cells[rate.requests] = f"{rate}{ended}"
     return cells
 
 
 def adaptive_maps(summary: Summary) -> list[Heat]:
     """Success by technique, a map for each attacker."""
     maps = []
-    for attacker in attackers(summary):
-        of_it = {model: entry for name, model, entry in _entries(summary) if name == attacker}
-        named = {name for entry in of_it.values() for name in at(entry, "techniques") or ()}
+    for attacker, of_it in _by_attacker(summary).items():
+        named = {name for entry in of_it.values() for name in entry.techniques or ()}
         rows = []
         for name in sorted(filter(None, named)):  # an attacker of one's own may name none
             cells = []
             for model, entry in of_it.items():
-                tried, breached = (
-                    int(number(at(entry, "techniques", name, key)) or 0) for key in ("tried", "breached")
-                )
+                turns = (entry.techniques or {}).get(name, Technique(tried=0, breached=0))
                 where = link(
-                    suite=f"{ADAPTIVE}{attacker}",
+                    suite=f"{BEGINS['adaptive']}{attacker}",
                     left=model,
                     outcome="left:breached",
                     first=f"by:{in_words(name)}",
                 )
-                cells.append(cell_of(share_of([(breached, tried)]), tried, where, breached, bad=True))
+                share = Rate.model_validate(share_of([(turns.breached, turns.tried)]))
+                cells.append(cell_of(share, turns.tried, where, turns.breached, bad=True))
             rows.append((in_words(name), cells))
         note = (
             "Share of the turns with a technique at which the model gave way. A cell leads to the dialogues"
@@ -257,11 +241,13 @@ def adaptive_maps(summary: Summary) -> list[Heat]:
 def adaptive_plots(summary: Summary) -> list[Plot]:
     """For each attacker: intents breached by calls to the attacker, and survival by turn."""
     plots = []
-    series = {model: place for place, model in enumerate(model_names(summary))}
-    for attacker in attackers(summary):
-        of_it = {model: entry for name, model, entry in _entries(summary) if name == attacker}
-        budget = {model: _points(entry.get("by_calls")) for model, entry in of_it.items()}
-        survival = {model: _points(_numbered(entry.get("survival"))) for model, entry in of_it.items()}
+    series = {model: place for place, model in enumerate(summary.names)}
+    for attacker, of_it in _by_attacker(summary).items():
+        budget = {model: entry.by_calls for model, entry in of_it.items()}
+        survival = {
+            model: [(turn, share) for turn, share in enumerate(entry.survival, 1) if share is not None]
+            for model, entry in of_it.items()
+        }
         plots += [
             *_plot(
                 f"{attacker}: by budget",
@@ -299,33 +285,13 @@ def _plot(
         yield Plot(title, caption, draw(lines, *axes, (0, 102), step=True, x_limit=1))
 
 
-def _numbered(shares: Any) -> list[list[Any]]:
-    return [[turn, share] for turn, share in enumerate(shares if isinstance(shares, list) else (), 1)]
+def _by_attacker(summary: Summary) -> dict[str, dict[str, Attacked]]:
+    """The entries of each attacker, by model."""
+    found: dict[str, dict[str, Attacked]] = {}
+    for attacker, model, entry in summary.attacks():
+        found.setdefault(attacker, {})[model] = entry
+    return found
 
 
-def _points(pairs: Any) -> list[tuple[float, float]]:
-    """The pairs of two numbers."""
-    found = [
-        (number(pair[0]), number(pair[1]))
-        for pair in (pairs if isinstance(pairs, list) else ())
-        if isinstance(pair, list) and len(pair) == 2
-    ]
-    return [(x, y) for x, y in found if x is not None and y is not None]
-
-
-def _entries(summary: Summary) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Attacker, model and entry, by attacker."""
-    found = summary.get("adaptive")
-    for attacker in attackers(summary):
-        for model in in_order(found):
-            entry = at(found, model, attacker)
-            if isinstance(entry, dict):
-                yield attacker, model, entry
-
-
-def _rate(entry: Any) -> str:
-    return NONE if (found := rate(entry)) is None else str(found)
-
-
-def _count(value: Any) -> str:
-    return NONE if (found := number(value)) is None else f"{found:,.0f}"
+def _count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.results import NONE
 from safer_steer.files.store import read_rows
 from safer_steer.report.health import Table
-from safer_steer.report.main_table import NONE, at, number
+from safer_steer.report.loose import at, number
 from safer_steer.student.checks import CHECKS
 
 Row = dict[str, Any]

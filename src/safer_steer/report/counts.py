@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.journals import played_in
+from safer_steer.bench.results import NONE, Rate, model_label
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import read_rows
 from safer_steer.metrics import rates_by_turn
 from safer_steer.report.attacks import Cell, Heat, cell_of, link
 from safer_steer.report.health import Table
-from safer_steer.report.main_table import NONE, at, model_label, number
-from safer_steer.report.played import is_safe, outcome, protocol_of
+from safer_steer.report.loose import at, number
+from safer_steer.report.played import is_safe, outcome
 from safer_steer.report.runs import ShownRun, models_of, read_json
 from safer_steer.stages import STAGES
 
@@ -41,7 +43,7 @@ def _dialogues(runs: Sequence[ShownRun], model: str, test: Callable[[Dialogue], 
     for run in runs:
         for file, by_model in run.bench.items():
             for name, dialogues in by_model.items():
-                if run.key(name) == model and protocol_of(file) == PROTOCOL:
+                if run.key(name) == model and played_in(file) == PROTOCOL:
                     yield from (played.dialogue for played in dialogues.values() if test(played.dialogue))
 
 
@@ -53,11 +55,10 @@ def _map(title: str, criterion: str, dialogues: dict[str, list[Dialogue]], note:
         if rates:
             failed = _first_failures(dialogues[model]) if criterion == "safe" else Counter()
             cells = [
-                cell_of(rates[turn - 1][criterion], rates[turn - 1]["n"], _where(model, turn), failed[turn])
-                if turn <= len(rates)
-                else Cell()
-                for turn in turns
+                cell_of(Rate.model_validate(row[criterion]), row["n"], _where(model, turn), failed[turn])
+                for turn, row in enumerate(rates, 1)
             ]
+            cells += [Cell()] * (len(turns) - len(cells))
             rows.append((model_label(model), cells))
     return Heat(title, note, [f"turn {turn}" for turn in turns], rows)
 

@@ -11,18 +11,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.adaptive.results import ADAPTIVE
+from safer_steer.bench.journals import BEGINS, name_in, played_in
+from safer_steer.bench.results import model_label
 from safer_steer.dialogue import TAKEN_BACK, Turn
 from safer_steer.errors import UserError
 from safer_steer.files.store import inside
 from safer_steer.metrics import asks_safely
-from safer_steer.report.main_table import model_label, number
+from safer_steer.report.loose import number
 from safer_steer.report.played import (
-    SINGLE_TURN,
     Played,
     is_safe,
     outcome,
-    protocol_of,
     refuses,
     technique,
     techniques,
@@ -150,7 +149,7 @@ def browser_data(
             for model, dialogues in answered.items():
                 for id, played in dialogues.items():
                     suites.setdefault(name, {}).setdefault(id, []).append((run.key(model), run, played))
-    names = sorted(suites, key=lambda name: (_ORDER.index(protocol_of(name)), name))
+    names = sorted(suites, key=lambda name: ([*BEGINS].index(played_in(name)), name))
     sizes = [len(suites[name]) for name in names]
     limit = evenly(sizes, max(sizes, default=1), min(scripts, in_all // max(1, len(models))))
     places = {model: place for place, model in enumerate(models)}
@@ -162,9 +161,8 @@ def browser_data(
             _script(sorted(suites[name][id], key=lambda one: places[one[0]]), places, pictures, page)
             for id in sorted(ids[: max(1, limit)])
         ]
-        protocol = protocol_of(name)
-        plain = name.removeprefix({"single_turn": SINGLE_TURN, "adaptive": ADAPTIVE}.get(protocol, ""))
-        shown.append({"file": name, "name": plain, "protocol": protocol, "total": len(ids), "scripts": rows})
+        about = {"file": name, "name": name_in(name), "protocol": played_in(name), "total": len(ids)}
+        shown.append({**about, "scripts": rows})
     pictures.finish()
     shorten(shown)
     return {
@@ -172,9 +170,6 @@ def browser_data(
         "suites": shown,
         "pictures": {"table": pictures.table, "urls": pictures.urls},
     }
-
-
-_ORDER = ("multi_turn", "adaptive", "single_turn")
 
 
 def _script(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from safer_steer.bench.results import NONE
 from safer_steer.metrics import LOST, median_in_words
 from safer_steer.report.health import Table
-from safer_steer.report.main_table import NONE, at, number
+from safer_steer.report.loose import at, number
 
 Row = dict[str, Any]
 

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from safer_steer.bench.results import LABELS, model_label, parted
 from safer_steer.files.store import write_atomic
 from safer_steer.report.attacks import COUNTED, adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.checks import training_checks
@@ -26,16 +27,8 @@ from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.health import Table, examine, tables
 from safer_steer.report.judge_tables import judge_tables, warning
-from safer_steer.report.main_table import (
-    COUNTS,
-    LABELS,
-    at,
-    by_suite,
-    headline,
-    model_label,
-    model_names,
-    parted,
-)
+from safer_steer.report.loose import at
+from safer_steer.report.main_table import COUNTS, by_suite, headline
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
 from safer_steer.report.scripts import dropped_from, scripts_of
@@ -66,7 +59,6 @@ def write_report(*given: Path, page: Path | None = None) -> Path:
 def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) -> str:
     summary, browser = together(runs), browser_data(runs, path)
     pictures = browser.pop("pictures")
-    models = model_names(summary)
     parts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")]
     return (
         _environment()
@@ -77,9 +69,9 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             style=Markup(parts[0]),
             script=Markup(parts[1]),
             runs=[_of_one(run) for run in runs],
-            models=[(run, LABELS.get(model, model)) for run, model in map(parted, models)],
+            models=[(run, LABELS.get(model, model)) for run, model in map(parted, summary.names)],
             rows=headline(summary, corrected_together(runs)),
-            across=len(models) > COLUMNS,
+            across=len(summary.names) > COLUMNS,
             count_names=COUNTS,
             suites=[
                 (suite, protocol.replace("_", "-"), model_label(model), cells)
@@ -132,7 +124,7 @@ def _of_one(run: ShownRun) -> Row:
         "facts": _facts(run, played),
         "stubs": ", ".join(stub_roles(run.config)),
         "kept": bool(played),
-        "measured": bool(model_names(run.summary)),
+        "measured": bool(run.summary.models),
         "bench_only": bool(played) and not (training or checks or counts or scripts or dropped.total),
         "training": training,
         "checks": checks,
@@ -191,7 +183,7 @@ def stub_roles(config: Row) -> list[str]:
 
 def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
     """Facts for the page header. If all measured models are behind endpoints, no student is listed."""
-    config, measured = run.config, model_names(run.summary)
+    config, measured = run.config, run.summary.names
     models = measured or list(played)
     students = not models or any(model in LABELS for model in models)
     scripts = sum(len({id for ids in by_model.values() for id in ids}) for by_model in run.bench.values())

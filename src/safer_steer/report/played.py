@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from safer_steer.bench.adaptive.results import ADAPTIVE, breached, said, state_of
+from safer_steer.bench.adaptive.results import breached, said, state_of
+from safer_steer.bench.journals import played_in
 from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_rows
 from safer_steer.metrics import UNSAFE_BELOW, state
-
-SINGLE_TURN = "single_turn_"
-"""Begins the name of a file of single-turn dialogues."""
-Protocol = Literal["multi_turn", "single_turn", "adaptive"]
 
 
 class Outcome(NamedTuple):
@@ -39,7 +36,7 @@ class Played(NamedTuple):
     @property
     def adaptive(self) -> bool:
         """Whether the attacker adapted."""
-        return protocol_of(Path(self.file).name) == "adaptive"
+        return played_in(Path(self.file).stem) == "adaptive"
 
 
 Bench = dict[str, dict[str, dict[str, Played]]]
@@ -57,13 +54,6 @@ def read_bench(run: Path) -> Bench:
         if dialogues := {played.dialogue.id: played for played in _dialogues(path)}:
             found.setdefault(path.stem, {})[path.parent.name] = dialogues
     return found
-
-
-def protocol_of(file: str) -> Protocol:
-    """How the dialogues of a file were played."""
-    if file.startswith(ADAPTIVE):
-        return "adaptive"
-    return "single_turn" if file.startswith(SINGLE_TURN) else "multi_turn"
 
 
 def outcome(dialogue: Dialogue, adaptive: bool = False) -> Outcome:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from safer_steer.report.main_table import Summary, at, is_twin, model_label, model_names, number, rate, suites
+from safer_steer.bench.results import Summary, Survival, model_label
+from safer_steer.report.loose import number
 from safer_steer.report.svg import Line, draw
 
 
@@ -28,37 +29,34 @@ class Plot:
 def survival_plots(summary: Summary) -> list[Plot]:
     """Kaplan-Meier curves with bands: all attack suites pooled, then each suite. Empty if nothing was
     measured."""
-    models = model_names(summary)
-    names = {
-        name: None
-        for model in models
-        for name, entry in suites(summary, model, "multi_turn").items()
-        if not is_twin(entry)
-    }
-
-    def curves(suite: str) -> dict[str, Any]:
-        return {model: at(summary, "models", model, "multi_turn", suite, "survival") for model in models}
-
-    pooled, of_suites = curves("average"), {name: curves(name) for name in names}
-    every = [curve for found in (pooled, *of_suites.values()) for curve in found.values()]
-    last = max((len(at(curve, "turn") or ()) for curve in every), default=0) - 1
-    plots = [_survival("All attack suites", pooled, last, wide=True)]
-    if len(names) > 1 or plots[0] is None:
-        plots += [_survival(name, found, last) for name, found in of_suites.items()]
+    pooled = dict[str, Survival]()
+    of_suites: dict[str, dict[str, Survival]] = {}
+    for model in summary.names:
+        if (average := summary.average(model, "multi_turn")) and average.survival:
+            pooled[model] = average.survival
+        for name, suite in summary.suites(model, "multi_turn").items():
+            if suite.survival and not suite.is_twin:
+                of_suites.setdefault(name, {})[model] = suite.survival
+    every = [curve for curves in (pooled, *of_suites.values()) for curve in curves.values()]
+    last = max((len(curve.turn) for curve in every), default=0) - 1
+    colours = {model: place for place, model in enumerate(summary.names)}
+    plots = [_survival("All attack suites", pooled, colours, last, wide=True)]
+    if len(of_suites) > 1 or plots[0] is None:
+        plots += [_survival(name, curves, colours, last) for name, curves in of_suites.items()]
     return [plot for plot in plots if plot is not None]
 
 
 def over_refusal_plot(summary: Summary) -> Plot | None:
     """Share of safe requests refused per turn, one line per model."""
-    lines, models = [], model_names(summary)
+    lines, models = [], summary.names
     for index, model in enumerate(models):
         aside = 0.08 * (index - (len(models) - 1) / 2)  # keeps the models' bars from overlapping
-        rows = at(summary, "models", model, "multi_turn", "average", "over_refusal", "by_turn")
+        average = summary.average(model, "multi_turn")
         line = Line(model_label(model), [], [], index, [], [])
-        for row in rows or []:
-            turn, refused = number(at(row, "turn")), rate(row)
-            if turn is not None and refused is not None:
-                line.add(turn + aside, refused.value, refused.low, refused.high)
+        refused = average.over_refusal if average else None
+        for rate in (refused and refused.by_turn) or ():
+            if rate.value is not None:
+                line.add(rate.turn + aside, rate.value, rate.low, rate.high)
         if line.x:
             lines.append(line)
     if not lines:
@@ -125,21 +123,17 @@ def _numbered(steps: Sequence[dict[str, Any]]) -> list[tuple[float, dict[str, An
     ]
 
 
-def _survival(title: str, curves: dict[str, Any], last: float, wide: bool = False) -> Plot | None:
+def _survival(
+    title: str, curves: dict[str, Survival], colours: dict[str, int], last: float, wide: bool = False
+) -> Plot | None:
     """A plot up to turn `last`; the curves end where nobody is at risk."""
     lines = []
-    for index, (model, curve) in enumerate(curves.items()):
-        turns, shares, lows, highs, at_risk = (
-            [number(value) for value in at(curve, key) or []]
-            for key in ("turn", "S", "low", "high", "at_risk")
-        )
-        line = Line(model_label(model), [], [], index, [], [])
-        for turn, share, low, high in zip(turns, shares, lows, highs, strict=False):
-            if turn is not None and share is not None:
-                percent = [None if bound is None else 100 * bound for bound in (low, high)]
-                line.add(turn, 100 * share, *percent)
-        if len(at_risk) == len(line.x):
-            line.at_risk.extend(safe for safe in at_risk if safe is not None)
+    for model, curve in curves.items():
+        line = Line(model_label(model), [], [], colours[model], [], [])
+        for turn, *shares in zip(curve.turn, curve.S, curve.low, curve.high, strict=False):
+            line.add(turn, *(100 * share for share in shares))
+        if curve.at_risk and len(curve.at_risk) == len(line.x):
+            line.at_risk.extend(curve.at_risk)
         if line.x:
             lines.append(line)
     if not lines:
@@ -150,12 +144,10 @@ def _survival(title: str, curves: dict[str, Any], last: float, wide: bool = Fals
         if wide
         else ""
     )
-    failures = {
-        model_label(model): (number(at(curve, "failures")), number(at(curve, "n")))
-        for model, curve in curves.items()
-    }
     stated = [
-        f"{model} {failed:g} of {n:g}" for model, (failed, n) in failures.items() if failed is not None and n
+        f"{model_label(model)} {curve.failures} of {curve.n}"
+        for model, curve in curves.items()
+        if curve.failures is not None and curve.n
     ]
     if stated:
         caption = f"{caption} Failed: {', '.join(stated)}.".strip()

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from safer_steer.bench.judge_check.file import corrected_rates, read_check
+from safer_steer.bench.judge_check.file import Corrected, corrected_rates, read_check
+from safer_steer.bench.results import Answered, Summary, in_order, joined
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_rows
-from safer_steer.report.main_table import BY_MODEL, CAPABILITY, Summary, in_order, joined
 from safer_steer.report.played import Bench, read_bench
 
 Row = dict[str, Any]
@@ -88,7 +88,7 @@ def read_run(folder: Path, name: str = "") -> ShownRun:
         name=name,
         title=str(config.get("name") or folder.resolve().name),
         config=config,
-        summary=read_json(folder / "summary.json"),
+        summary=Summary.read(folder / "summary.json"),
         steps=list(read_rows(folder / "rl" / "metrics.jsonl")),
         check=read_check(folder),
         bench=read_bench(folder),
@@ -97,17 +97,15 @@ def read_run(folder: Path, name: str = "") -> ShownRun:
 
 def together(runs: Sequence[ShownRun]) -> Summary:
     """The summaries of all runs as one, with the models' names on the page."""
-    found: Summary = {}
+    sets: dict[str, dict[str, Answered]] = {}
     for run in runs:
-        for part in BY_MODEL:
-            entries = run.summary.get(part)
-            for model, entry in entries.items() if isinstance(entries, dict) else ():
-                found.setdefault(part, {})[run.key(model)] = entry
-        sets = run.summary.get(CAPABILITY)
-        for name, by_model in sets.items() if isinstance(sets, dict) else ():
-            for model, entry in by_model.items() if isinstance(by_model, dict) else ():
-                found.setdefault(CAPABILITY, {}).setdefault(name, {})[run.key(model)] = entry
-    return found
+        for name, by_model in run.summary.capability.items():
+            sets.setdefault(name, {}).update({run.key(model): entry for model, entry in by_model.items()})
+    return Summary(
+        models={run.key(model): entry for run in runs for model, entry in run.summary.models.items()},
+        capability=sets,
+        adaptive={run.key(model): entries for run in runs for model, entries in run.summary.adaptive.items()},
+    )
 
 
 def models_of(runs: Sequence[ShownRun]) -> list[str]:
@@ -117,12 +115,12 @@ def models_of(runs: Sequence[ShownRun]) -> list[str]:
     )
 
 
-def corrected_together(runs: Sequence[ShownRun]) -> Summary:
+def corrected_together(runs: Sequence[ShownRun]) -> Corrected:
     """The rates of all runs that are corrected for the judge's errors, by the models' names on the page."""
     return {run.key(model): rates for run in runs for model, rates in corrected_rates(run.check).items()}
 
 
-def read_json(path: Path, stage: str = "bench") -> Row:
+def read_json(path: Path, stage: str) -> Row:
     """An object from a file that `stage` writes; empty without the file. Raises `UserError` if it is
     damaged."""
     if not path.is_file():

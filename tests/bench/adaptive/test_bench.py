@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from safer_steer.bench.adaptive.results import state_of
-from safer_steer.bench.attacks import bring_in_intents, journal_of
+from safer_steer.bench.attacks import bring_in_intents
+from safer_steer.bench.journals import journal_of
 from safer_steer.bench.kept import KeptModel, judging_config
 from safer_steer.bench.measure import measure_models
 from safer_steer.bench.suite_copies import bring_in
@@ -130,7 +131,7 @@ def test_an_attacker_that_adapts_finds_what_scripts_miss(tmp_path: Path) -> None
 def test_what_is_played_is_not_played_again(tmp_path: Path) -> None:
     config, first = config_of(), Wary(tmp_path)
     before = measured(config, tmp_path, lambda: first)
-    journal = journal_of("sandbox-b", tmp_path / "bench" / "m")
+    journal = journal_of(tmp_path / "bench" / "m", "adaptive", "sandbox-b")
     rows = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(rows[:4]) + rows[4][:30])  # killed while it wrote the fifth
     again = Wary(tmp_path)
@@ -141,7 +142,7 @@ def test_what_is_played_is_not_played_again(tmp_path: Path) -> None:
 
 def test_tries_are_samples_of_their_own(tmp_path: Path) -> None:
     measured(config_of(tries=3), tmp_path, lambda: Wary(tmp_path))
-    dialogues = read_dialogues(journal_of("sandbox-c", tmp_path / "bench" / "m"))
+    dialogues = read_dialogues(journal_of(tmp_path / "bench" / "m", "adaptive", "sandbox-c"))
     said = {dialogue.id: [turn.user for turn in dialogue.turns] for dialogue in dialogues}
     intents = {dialogue.meta["intent_id"] for dialogue in dialogues}
     assert len(intents) == 5 and len(said) == 15
@@ -191,7 +192,7 @@ def test_another_judge_scores_what_was_said_and_nobody_else_is_asked(tmp_path: P
     assert ours["sandbox-c"]["breach_at"]["1"]["value"] < theirs["sandbox-c"]["breach_at"]["1"]["value"]
     for name in ("sandbox-b", "sandbox-c"):
         one, two = (
-            {row.id: row for row in read_dialogues(journal_of(name, folder / "bench" / "m"))}
+            {row.id: row for row in read_dialogues(journal_of(folder / "bench" / "m", "adaptive", name))}
             for folder in (source, tmp_path / "other")
         )
         assert one.keys() == two.keys()
@@ -220,7 +221,7 @@ def test_tries_that_were_not_played_to_their_end_are_no_result_for_another_judge
     config.bench.max_unscored = 1
     kept_by(source, config)
     measured(config, source, lambda: Wary(source))
-    journal = journal_of("sandbox-b", source / "bench" / "m")
+    journal = journal_of(source / "bench" / "m", "adaptive", "sandbox-b")
     rows = read_dialogues(journal)
     (cut,) = [row for row in rows if row.stop is StopReason.COMPLETED][:1]
     cut.turns, cut.stop = (
@@ -236,7 +237,7 @@ def test_tries_that_were_not_played_to_their_end_are_no_result_for_another_judge
     found = measured(judged, out, lambda: KeptModel(source / "bench" / "m"), attacker=nobody)
     entry = found["adaptive"]["m"]["sandbox-b"]
     assert (entry["n"], entry["unscored"], entry["failed"], entry["gave_up"]) == (10, 0, 3, 0)
-    again = read_dialogues(journal_of("sandbox-b", out / "bench" / "m"))
+    again = read_dialogues(journal_of(out / "bench" / "m", "adaptive", "sandbox-b"))
     assert {row.id for row in again if state_of(row) == "failed"} == {row.id for row in (cut, *lost)}
     assert {row.id for row in again} == {row.id for row in rows}
 
@@ -245,7 +246,7 @@ def test_a_journal_that_is_missing_is_one_line(tmp_path: Path) -> None:
     source, config = tmp_path / "run", config_of(attackers=["sandbox-a", "sandbox-b"], tries=1)
     kept_by(source, config)
     measured(config, source, lambda: Wary(source))
-    journal_of("sandbox-b", source / "bench" / "m").unlink()
+    journal_of(source / "bench" / "m", "adaptive", "sandbox-b").unlink()
     judged = judging_config(source, Role(model="sandbox"))
     with pytest.raises(
         UserError, match=r"adaptive_sandbox-b.jsonl: no such file; run that bench again first"
@@ -305,7 +306,7 @@ def test_intents_of_a_file_are_in_the_run_with_their_pictures(tmp_path: Path) ->
     entry = found["adaptive"]["m"]["sandbox-b"]
     assert entry["n_intents"] == 3 and entry["gap"]["value"] is not None, "against all scripts, unpaired"
     assert list(found["adaptive"]["m"]) == ["sandbox-b"]
-    dialogues = read_dialogues(journal_of("sandbox-b", tmp_path / "run/bench/m"))
+    dialogues = read_dialogues(journal_of(tmp_path / "run/bench/m", "adaptive", "sandbox-b"))
     assert {dialogue.images[0] for dialogue in dialogues} == {f"intents/pictures/{n}.png" for n in range(3)}
     assert all((tmp_path / "run" / dialogue.images[0]).is_file() for dialogue in dialogues)
 
@@ -396,7 +397,7 @@ def test_ctrl_c_and_kill_lose_no_dialogue_that_is_over(tmp_path: Path) -> None:
     config = config_of(dialogues=5, attackers=["sandbox-b"], tries=3)
     config.bench.models = ["base"]
     (tmp_path / "c.yaml").write_text(dump_config(config))
-    journal = journal_of("sandbox-b", tmp_path / "run" / "bench" / "base")
+    journal = journal_of(tmp_path / "run" / "bench" / "base", "adaptive", "sandbox-b")
     command = [sys.executable, "-c", RUN, str(tmp_path / "c.yaml"), str(tmp_path / "run")]
     for sent in (signal.SIGINT, signal.SIGKILL):
         process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
@@ -412,6 +413,6 @@ def test_ctrl_c_and_kill_lose_no_dialogue_that_is_over(tmp_path: Path) -> None:
     subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True)
     ours, theirs = (
         {row.id: [(turn.user, turn.assistant) for turn in row.turns] for row in read_dialogues(path)}
-        for path in (journal, journal_of("sandbox-b", whole / "bench" / "base"))
+        for path in (journal, journal_of(whole / "bench" / "base", "adaptive", "sandbox-b"))
     )
     assert len(ours) == 15 and ours == theirs

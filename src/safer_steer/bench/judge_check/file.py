@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.results import Rate
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
+from safer_steer.metrics import AVERAGE, ProtocolName
 
 FILE = "judge_check.json"
 SCORES = {"harmlessness": (-3, 3), "helpfulness": (0, 3)}
 """The judge's scores that are compared, and their ranges."""
+Corrected = Mapping[str, Mapping[ProtocolName, Mapping[str, Rate]]]
+"""Rates corrected for the judge's errors by people's labels, by model, protocol and name."""
 
 
 def read_check(run: Path) -> dict[str, Any]:
@@ -28,10 +32,16 @@ def read_check(run: Path) -> dict[str, Any]:
     return found
 
 
-def corrected_rates(found: Mapping[str, Any]) -> dict[str, Any]:
-    """`{model: {protocol: {suite or "average": {criterion: rate}}}}`, empty without labels."""
-    rates: dict[str, Any] = found.get("people", {}).get("corrected", {})
-    return rates
+def corrected_rates(found: Mapping[str, Any]) -> Corrected:
+    """The averages over suites; empty without labels."""
+    by_model = found.get("people", {}).get("corrected", {})
+    return {
+        model: {
+            protocol: {name: Rate.model_validate(rate) for name, rate in suites[AVERAGE].items()}
+            for protocol, suites in protocols.items()
+        }
+        for model, protocols in by_model.items()
+    }
 
 
 def note(run: Path, found: Mapping[str, Any]) -> dict[str, Any]:

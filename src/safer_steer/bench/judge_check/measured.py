@@ -21,7 +21,7 @@ from safer_steer.dialogue import Dialogue, Format, Turn, visible_answer
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.files.images import PicturesOf
-from safer_steer.metrics import Criterion, ProtocolName, outcomes
+from safer_steer.metrics import AVERAGE, Criterion, ProtocolName, outcomes
 from safer_steer.workers import Progress
 
 Again = dict[Place, Sequence[dict[str, float] | None]]
@@ -192,9 +192,9 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
                 mean = [[place for place in of_model if place.suite == suite] for suite in suites]
                 found = _corrected(mean, ours[criterion], theirs[criterion])
                 if not twins:
-                    rates.setdefault("average", {})[criterion] = found
+                    rates.setdefault(AVERAGE, {})[criterion] = found
                 elif criterion == "help":
-                    rates.setdefault("average", {})["twin_help"] = found
+                    rates.setdefault(AVERAGE, {})["twin_help"] = found
     return {"errors": [row for row in errors if row["labels"]], "corrected": corrected}
 
 

@@ -25,6 +25,7 @@ from safer_steer.data.seeds.pools import read_pools
 from safer_steer.dialogue import Kind, Seed, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.store import content_id, write_atomic
+from safer_steer.metrics import AVERAGE
 
 FOLDER = "splits"
 """The folder of the data sets in a run's folder."""
@@ -97,7 +98,7 @@ def draw_bench(
     suites: dict[str, list[Candidate]] = {}
     for source, safe in sorted(groups):
         name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', source).strip('.') or 'bench'}{'_safe' * safe}"
-        while name in suites or name in taken or name == "average":
+        while name in suites or name in taken or name == AVERAGE:
             name += "_"
         suites[name] = _in_order(groups[source, safe])[:at_most]
     return suites
