@@ -8,28 +8,27 @@ from typing import Literal
 from safer_steer.bench.adaptive.results import ADAPTIVE
 
 Played = Literal["multi_turn", "adaptive", "single_turn"]
-"""A protocol of suites, or attackers that adapt."""
+"""A suite, by its protocol, or intents by an attacker that adapts."""
 BEGINS: dict[Played, str] = {"multi_turn": "", "adaptive": ADAPTIVE, "single_turn": "single_turn_"}
-"""What the names begin with, in the order of the page's dialogues."""
+"""What the names begin with; in the order of the page."""
 
 
-def journal_of(folder: Path, played: Played, name: str) -> Path:
+def journal_of(folder: Path, kind: Played, name: str) -> Path:
     """Where the dialogues of a suite or an attacker are kept, in a model's folder `bench/<model>`."""
-    return folder / f"{BEGINS[played]}{name}.jsonl"
+    return folder / f"{BEGINS[kind]}{name}.jsonl"
 
 
-def played_in(journal: str) -> Played:
+def kind_of(journal: str) -> Played:
     """What was played, by the name of a journal without its ending."""
-    return next(
-        (played for played, begin in BEGINS.items() if begin and journal.startswith(begin)), "multi_turn"
-    )
+    begin = next((begin for begin in BEGINS.values() if begin and journal.startswith(begin)), "")
+    return next(kind for kind in BEGINS if BEGINS[kind] == begin)
 
 
 def name_in(journal: str) -> str:
     """The suite or attacker of a journal."""
-    return journal.removeprefix(BEGINS[played_in(journal)])
+    return journal.removeprefix(BEGINS[kind_of(journal)])
 
 
-def journals_in(folder: Path, *played: Played) -> list[Path]:
-    """A model's journals of these kinds."""
-    return [path for path in sorted(folder.glob("*.jsonl")) if played_in(path.stem) in played]
+def journals_in(folder: Path, kind: Played) -> list[Path]:
+    """A model's journals of one kind."""
+    return [path for path in sorted(folder.glob("*.jsonl")) if kind_of(path.stem) == kind]

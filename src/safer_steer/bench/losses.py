@@ -9,7 +9,7 @@ from typing import Any
 
 from safer_steer.bench.capability import Answers, Capability, failed_share
 from safer_steer.bench.results import Summary
-from safer_steer.bench.summary import Suites, answer_counts, commonest_error, incomplete, unscored_share
+from safer_steer.bench.summary import Suites, commonest_error, unscored_share
 from safer_steer.errors import NoResult
 from safer_steer.metrics import state
 
@@ -21,19 +21,20 @@ ByModel = Mapping[str, Mapping[Any, Suites]]
 def say_lost(summary: Summary, dialogues: int, say: Say) -> None:
     """Say how many answers were cut off or have nothing to see, and how many of the dialogues ran out of
     context."""
-    counts = answer_counts(summary)
-    if counts["cut_off"]:
+    answers, cut_off = summary.total("answers"), summary.total("cut_off")
+    no_block, empty = summary.total("no_block"), summary.total("empty")
+    if cut_off:
         say(
-            f"{counts['cut_off']} of {counts['answers']} answers were cut off at the token limit and judged"
+            f"{cut_off} of {answers} answers were cut off at the token limit and judged"
             " as they stand; raise --max-tokens, or student.max_turn_tokens for a run's own models"
         )
-    if counts["no_block"] or counts["empty"]:
+    if no_block or empty:
         say(
-            f"of {counts['answers']} answers, {counts['no_block']} have no answer block and"
-            f" {counts['empty']} are empty; their Help is 0, so a difference in Help may be one of layout:"
+            f"of {answers} answers, {no_block} have no answer block and"
+            f" {empty} are empty; their Help is 0, so a difference in Help may be one of layout:"
             " the table counts them by model"
         )
-    if full := incomplete(summary):
+    if full := summary.total("incomplete"):
         say(
             f"{full} of {dialogues} dialogues ran out of context and count as incomplete;"
             " for a run that has none, raise student.max_length (a served model's: at its server)"

@@ -17,7 +17,7 @@ from safer_steer.bench.adaptive.results import state_of
 from safer_steer.bench.adaptive.user import EndsAtBreach
 from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
 from safer_steer.bench.capability import Answers, answer_all, capability
-from safer_steer.bench.journals import played_in
+from safer_steer.bench.journals import kind_of
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.losses import Say, check_answered, check_kept, check_scored, say_lost
@@ -358,7 +358,7 @@ def forget_unfinished(bench: Path, judged: bool) -> None:
         with Journal(path):
             pass  # cuts off a torn last line
         dialogues = read_dialogues(path)
-        known = state_of if played_in(path.stem) == "adaptive" else state
+        known = state_of if kind_of(path.stem) == "adaptive" else state
         stay = [dialogue for dialogue in dialogues if known(dialogue) in finished]
         if len(stay) < len(dialogues):
             write_atomic(path, to_jsonl(stay))

@@ -9,7 +9,7 @@ and its computation in `bench.summary`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,19 +39,20 @@ class Rate(Part):
     """What it is over; None where the part that it belongs to says so."""
 
     def __str__(self) -> str:
-        return self._printed(".1f", ".0f")
+        return self.printed(".1f", ".0f")
 
     @property
     def signed(self) -> str:
         """A difference, printed."""
-        return self._printed("+.1f", "+.1f")
+        return self.printed("+.1f", "+.1f")
 
     def by_name(self, name: str) -> dict[str, float]:
         """Value and interval as `name`, `name_low` and `name_high`; empty without a value."""
         ends = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
         return {key: value for key, value in ends.items() if value is not None}
 
-    def _printed(self, middle: str, end: str) -> str:
+    def printed(self, middle: str, end: str) -> str:
+        """By format of the value and of the ends."""
         if self.value is None:
             return NONE
         if self.low is None or self.high is None:
@@ -242,18 +243,24 @@ class Summary(Part):
         found = self.models[model].get(protocol)
         return found.average if found else None
 
-    @property
-    def attackers(self) -> list[str]:
-        """The attackers that adapt, over all models."""
-        names = {name for by_attacker in self.adaptive.values() for name in by_attacker}
-        return sorted(names, key=lambda name: (name == ANY, name))
+    def total(self, count: str) -> int:
+        """A count of dialogues or answers, over all models, protocols and suites."""
+        protocols = [protocol for model in self.models.values() for protocol in model.values()]
+        return sum(total_of(protocol.suites.values(), count) for protocol in protocols)
 
-    def attacks(self) -> Iterator[tuple[str, str, Attacked]]:
-        """Attacker, model and what it came to, by attacker."""
-        for attacker in self.attackers:
-            for model in in_order(self.adaptive):
-                if entry := self.adaptive[model].get(attacker):
-                    yield attacker, model, entry
+    @property
+    def attacks(self) -> dict[str, dict[str, Attacked]]:
+        """By attacker and model, in the order of all tables."""
+        found: dict[str, dict[str, Attacked]] = {}
+        for model in in_order(self.adaptive):
+            for attacker, entry in self.adaptive[model].items():
+                found.setdefault(attacker, {})[model] = entry
+        return dict(sorted(found.items(), key=lambda one: (one[0] == ANY, one[0])))
+
+
+def total_of(entries: Iterable[Suite | Attacked], *counts: str) -> int:
+    """The sum of counts, by the names of their fields. One that is missing is 0."""
+    return sum(getattr(entry, count) or 0 for entry in entries for count in counts)
 
 
 class Measure(NamedTuple):

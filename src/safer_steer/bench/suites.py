@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safer_steer.bench.adaptive.results import ADAPTIVE
-from safer_steer.bench.journals import journal_of, played_in
+from safer_steer.bench.journals import journal_of, kind_of
 from safer_steer.config.bench import STEER
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Kind, Seed
@@ -93,7 +93,7 @@ def read_suite(path: Path) -> Suite:
     """
     if path.stem == AVERAGE:
         raise UserError(f"{path}: `average` is the summary's name for the mean over suites; rename the file")
-    if played_in(path.stem) == "adaptive":
+    if kind_of(path.stem) == "adaptive":
         raise UserError(f"{path}: names that begin with {ADAPTIVE} are those of attackers; rename the file")
     seeds = read_scripts(path)
     twins = [seed.kind is Kind.BENIGN for seed in seeds]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from itertools import chain
 from typing import Any
 
-from safer_steer.bench.answers import COUNTED, Counts, counts_of, total
-from safer_steer.bench.results import Attacked, Model, Protocol, Suite, Summary
+from safer_steer.bench.answers import Counts, counts_of, total
+from safer_steer.bench.results import Attacked, Model, Protocol, Suite, Summary, total_of
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.metrics import (
     AVERAGE,
@@ -52,14 +52,7 @@ def summarise(
         }
         answers = counts_of(everything, format)
         models[model] = {
-            protocol: _protocol(
-                protocol,
-                suites,
-                twins,
-                {name: answers[f"{protocol}/{name}"] for name in suites},
-                resamples,
-                seed,
-            )
+            protocol: _protocol(protocol, suites, twins, answers, resamples, seed)
             for protocol, suites in protocols.items()
         }
     return Summary(models=models)
@@ -74,33 +67,16 @@ def unscored_share(summary: Summary) -> float:
     end the same way again. It is the largest share, so that two sound models do not hide a broken third. 1
     if nothing was measured.
     """
-    parts: list[Collection[Suite | Attacked]] = [
-        protocol.suites.values() for model in summary.models.values() for protocol in model.values()
+    parts: list[list[Suite | Attacked]] = [
+        [*protocol.suites.values()] for model in summary.models.values() for protocol in model.values()
     ]
-    parts += [[entry] for _, _, entry in summary.attacks()]
+    parts += [[entry] for by_model in summary.attacks.values() for entry in by_model.values()]
     shares = [
-        _total(part, "unscored", "failed") / dialogues for part in parts if (dialogues := _total(part, "n"))
+        total_of(part, "unscored", "failed") / dialogues
+        for part in parts
+        if (dialogues := total_of(part, "n"))
     ]
     return max(shares, default=1.0)
-
-
-def incomplete(summary: Summary) -> int:
-    """How many dialogues, over all models, protocols and suites, ran out of context."""
-    return _total(_suites(summary), "incomplete")
-
-
-def answer_counts(summary: Summary) -> Counts:
-    """The counts of answers (`answers.COUNTED`) over all models, protocols and suites."""
-    return {count: _total(_suites(summary), count) for count in COUNTED}
-
-
-def _suites(summary: Summary) -> list[Suite]:
-    protocols = [protocol for model in summary.models.values() for protocol in model.values()]
-    return [suite for protocol in protocols for suite in protocol.suites.values()]
-
-
-def _total(entries: Iterable[Suite | Attacked], *counts: str) -> int:
-    return sum(getattr(entry, count) or 0 for entry in entries for count in counts)
 
 
 def commonest_error(results: Mapping[str, Mapping[Any, Suites]]) -> str:
@@ -132,7 +108,7 @@ def _protocol(
             {
                 **rates(dialogues, resamples=resamples, seed=seed),
                 **_course(protocol, dialogues),
-                **answers[name],
+                **answers[f"{protocol}/{name}"],
                 **({"over_refusal": over_refusal(dialogues)} if name in twins else {}),
             }
         )
@@ -142,7 +118,7 @@ def _protocol(
     of_all = {
         **average(attacks, protocol, resamples=resamples, seed=seed),
         **_course(protocol, pooled),
-        **total(answers[name] for name in attacks),
+        **total(answers[f"{protocol}/{name}"] for name in attacks),
         "over_refusal": over_refusal(pooled_safe, pooled),
         "twin_help": of_twins["help"] | {"n": of_twins["n"]},
     }

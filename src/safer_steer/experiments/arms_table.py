@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.results import Rate
 from safer_steer.experiments.measures import (
     MEASURES,
     answers_in,
@@ -286,8 +287,6 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def shown(rate: dict[str, Any], sign: bool = False) -> str:
     """Value and interval, then the t interval over the seeds if there is one; a dash if nothing was
     scored."""
-    if rate["value"] is None:
-        return "–"
     form = "+.1f" if sign else ".1f"
-    said = f"{rate['value']:{form}} [{rate['low']:{form}}, {rate['high']:{form}}]"
+    said = Rate.model_validate(rate).printed(form, form)
     return said + (f", t [{rate['t']['low']:{form}}, {rate['t']['high']:{form}}]" if rate["t"] else "")

@@ -297,9 +297,10 @@ def _counted(summary: Summary, run: Path) -> Iterator[tuple[Path, int]]:
         for protocol, measured in protocols.items():
             for name, suite in measured.suites.items():
                 yield journal_of(run / "bench" / model, protocol, name), suite.n
-    for attacker, model, attacked in summary.attacks():
-        if attacked.n is not None:  # as of all attackers together
-            yield journal_of(run / "bench" / model, "adaptive", attacker), attacked.n
+    for attacker, by_model in summary.attacks.items():
+        for model, attacked in by_model.items():
+            if attacked.n is not None:  # as of all attackers together
+                yield journal_of(run / "bench" / model, "adaptive", attacker), attacked.n
     for name, models in summary.capability.items():
         for model, entry in models.items():
             yield run / FOLDER / name / ANSWERS / f"{model}.jsonl", entry.n

@@ -9,7 +9,7 @@ from typing import Any
 from safer_steer.bench.results import NONE
 from safer_steer.files.store import read_rows
 from safer_steer.report.health import Table
-from safer_steer.report.loose import at, number
+from safer_steer.report.plots import number
 from safer_steer.student.checks import CHECKS
 
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ def _row(stage: str, checks: Sequence[Row]) -> list[str]:
 
 
 def _put_together(checks: Sequence[Row], key: str, how: str) -> str:
-    values = [value for row in checks if (value := number(at(row, key))) is not None]
+    values = [value for row in checks if (value := number(row.get(key))) is not None]
     if not values:
         return NONE
     if how == "ends":

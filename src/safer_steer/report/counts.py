@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.journals import played_in
+from safer_steer.bench.journals import kind_of
 from safer_steer.bench.results import NONE, Rate, model_label
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.files.manifest import Manifest
@@ -15,7 +15,6 @@ from safer_steer.files.store import read_rows
 from safer_steer.metrics import rates_by_turn
 from safer_steer.report.attacks import Cell, Heat, cell_of, link
 from safer_steer.report.health import Table
-from safer_steer.report.loose import at, number
 from safer_steer.report.played import is_safe, outcome
 from safer_steer.report.runs import ShownRun, models_of, read_json
 from safer_steer.stages import STAGES
@@ -43,7 +42,7 @@ def _dialogues(runs: Sequence[ShownRun], model: str, test: Callable[[Dialogue], 
     for run in runs:
         for file, by_model in run.bench.items():
             for name, dialogues in by_model.items():
-                if run.key(name) == model and played_in(file) == PROTOCOL:
+                if run.key(name) == model and kind_of(file) == PROTOCOL:
                     yield from (played.dialogue for played in dialogues.values() if test(played.dialogue))
 
 
@@ -82,13 +81,14 @@ def cost_table(run: Path) -> Table | None:
     stages = Manifest(run).stages
     rows, money = [], 0.0
     for stage in [name for name in STAGES if name in stages]:
-        seconds = number(at(stages[stage], "seconds"))
+        seconds, calls = stages[stage].get("seconds"), stages[stage].get("calls") or {}
         took = NONE if seconds is None else f"{seconds:,.0f}"
-        calls = at(stages[stage], "calls")
-        for role, account in (calls if isinstance(calls, Mapping) else {}).items():
-            paid = number(at(account, "money")) or 0.0
+        for role, account in calls.items():
+            paid = account.get("money") or 0.0
             money += paid
-            rows.append([stage, str(role), took, *(_count(account, key) for key in COUNTED), f"{paid:.2f}"])
+            rows.append(
+                [stage, str(role), took, *(_count(account.get(key)) for key in COUNTED), f"{paid:.2f}"]
+            )
             took = ""
         if took:
             rows.append([stage, NONE, took, *[NONE] * len(COUNTED), NONE])
@@ -106,8 +106,7 @@ def cost_table(run: Path) -> Table | None:
     )
 
 
-def _count(account: Any, key: str) -> str:
-    value = number(at(account, key))
+def _count(value: float | None) -> str:
     return NONE if value is None else f"{value:,.0f}"
 
 
@@ -142,28 +141,17 @@ def counts_of(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, in
 def _assembled(run: Path) -> list[tuple[str, int]]:
     """Size of each data set, and the number left out by reason."""
     balance = read_json(run / "splits" / "balance.json", "assemble")
-    splits, left_out = balance.get("splits"), balance.get("left_out")
-    rows = (
-        [(name, int(number(at(split, "scripts")) or 0)) for name, split in splits.items()]
-        if isinstance(splits, dict)
-        else []
-    )
-    reasons: Counter[str] = Counter()
-    for counts in left_out.values() if isinstance(left_out, dict) else ():
-        reasons.update(
-            {name: int(number(count) or 0) for name, count in counts.items()}
-            if isinstance(counts, dict)
-            else {}
-        )
+    rows = [(name, split["scripts"]) for name, split in (balance.get("splits") or {}).items()]
+    reasons = Counter[str]()
+    for counts in (balance.get("left_out") or {}).values():
+        reasons.update(counts)
     return rows + [(f"left out: {name.replace('_', ' ')}", count) for name, count in reasons.most_common()]
 
 
 def _added_up(steps: list[Row], key: str) -> list[tuple[str, int]]:
-    total: Counter[str] = Counter()
+    total = Counter[str]()
     for row in steps:
-        counts = row.get(key)
-        if isinstance(counts, dict):
-            total.update({str(name): int(number(count) or 0) for name, count in counts.items()})
+        total.update(row.get(key) or {})
     return [(name.replace("_", " "), count) for name, count in total.most_common() if count]
 
 

@@ -11,21 +11,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.journals import BEGINS, name_in, played_in
+from safer_steer.bench.journals import BEGINS, kind_of, name_in
 from safer_steer.bench.results import model_label
 from safer_steer.dialogue import TAKEN_BACK, Turn
 from safer_steer.errors import UserError
 from safer_steer.files.store import inside
 from safer_steer.metrics import asks_safely
-from safer_steer.report.loose import number
-from safer_steer.report.played import (
-    Played,
-    is_safe,
-    outcome,
-    refuses,
-    technique,
-    techniques,
-)
+from safer_steer.report.played import Played, is_safe, outcome, refuses, technique, techniques
+from safer_steer.report.plots import number
 from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.shorten import evenly, shorten
 from safer_steer.rewards import has_thinking_answer
@@ -149,7 +142,7 @@ def browser_data(
             for model, dialogues in answered.items():
                 for id, played in dialogues.items():
                     suites.setdefault(name, {}).setdefault(id, []).append((run.key(model), run, played))
-    names = sorted(suites, key=lambda name: ([*BEGINS].index(played_in(name)), name))
+    names = sorted(suites, key=lambda name: ([*BEGINS].index(kind_of(name)), name))
     sizes = [len(suites[name]) for name in names]
     limit = evenly(sizes, max(sizes, default=1), min(scripts, in_all // max(1, len(models))))
     places = {model: place for place, model in enumerate(models)}
@@ -161,7 +154,7 @@ def browser_data(
             _script(sorted(suites[name][id], key=lambda one: places[one[0]]), places, pictures, page)
             for id in sorted(ids[: max(1, limit)])
         ]
-        about = {"file": name, "name": name_in(name), "protocol": played_in(name), "total": len(ids)}
+        about = {"file": name, "name": name_in(name), "protocol": kind_of(name), "total": len(ids)}
         shown.append({**about, "scripts": rows})
     pictures.finish()
     shorten(shown)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from safer_steer.bench.results import NONE
 from safer_steer.metrics import LOST, median_in_words
 from safer_steer.report.health import Table
-from safer_steer.report.loose import at, number
 
 Row = dict[str, Any]
 
@@ -25,7 +25,7 @@ def experiment_tables(found: Row) -> ShownExperiment:
     """The rates by arm, the differences beside the paper's, hazards and log-rank tests."""
     from safer_steer.experiments.arms_table import shown  # loads slowly
 
-    arms = found["arms"] if isinstance(found["arms"], dict) else {}
+    arms, survival = found["arms"], found.get("survival") or {}
     measures = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
     seeds = len(found["seeds"])
     tables = [
@@ -63,7 +63,7 @@ def experiment_tables(found: Row) -> ShownExperiment:
                 for entry in found["differences"]
             ],
         ),
-        *_survival(at(found, "survival", "arms"), at(found, "survival", "tests")),
+        *_survival(survival.get("arms") or {}, survival.get("tests") or ()),
         Table(
             "Runs",
             "Dialogues without a result are left out of the rates. Seconds: of a run and what it shares.",
@@ -71,8 +71,8 @@ def experiment_tables(found: Row) -> ShownExperiment:
             [
                 [
                     str(arm),
-                    *(_count(at(counts, key)) for key in ("dialogues", *LOST)),
-                    _count(at(found, "seconds", arm)),
+                    *(_count(counts.get(key)) for key in ("dialogues", *LOST)),
+                    _count((found.get("seconds") or {}).get(arm)),
                 ]
                 for arm, counts in (found.get("lost") or {}).items()
             ],
@@ -90,8 +90,7 @@ def _claim(claim: Row) -> list[str]:
     return [claim["says"], claim["where"], measure, number, claim["verdict"]]
 
 
-def _survival(arms: Any, tests: Any) -> list[Table]:
-    arms = arms if isinstance(arms, dict) else {}
+def _survival(arms: Row, tests: Iterable[Row]) -> list[Table]:
     return [
         Table(
             "Hazard",
@@ -116,7 +115,7 @@ def _survival(arms: Any, tests: Any) -> list[Table]:
                     ", ".join(f"{z:+.1f}" for z in entry["z"]),
                     "< 0.001" if max(entry["p"]) < 0.001 else f"{max(entry['p']):.3f}",
                 ]
-                for entry in tests or ()
+                for entry in tests
             ],
             labels=1,
         ),
@@ -127,29 +126,28 @@ def _hazards(arms: Row) -> tuple[list[str], list[list[str]]]:
     """As `_by_turn`, with the median turn of failure in the last column."""
     head, rows = _by_turn(arms, "hazard")
     for row, entry in zip(rows, arms.values(), strict=False):
-        last = len(at(entry, "hazard") or ())
-        row.append(median_in_words(number(at(entry, "median")), last) if last else NONE)
+        last = len(entry.get("hazard") or ())
+        row.append(median_in_words(entry.get("median"), last) if last else NONE)
     return [*head, "median"], rows
 
 
 def _by_turn(arms: Row, name: str) -> tuple[list[str], list[list[str]]]:
     """The head of a table with a column a turn, and its rows."""
-    longest = max((len(at(entry, name) or ()) for entry in arms.values()), default=0)
+    longest = max((len(entry.get(name) or ()) for entry in arms.values()), default=0)
     rows = []
     for arm, entry in arms.items():
-        shares = [*(at(entry, name) or ()), *[None] * longest][:longest]
+        shares = [*(entry.get(name) or ()), *[None] * longest][:longest]
         rows.append([str(arm), *map(_percent, shares)])
     return ["arm", *(f"turn {turn}" for turn in range(1, longest + 1))], rows if longest else []
 
 
-def _papers(paper: Any) -> list[str]:
-    value = number(at(paper, "value"))
-    return [NONE, NONE] if value is None else [f"{value:+.1f}", str(at(paper, "verdict"))]
+def _papers(paper: Row | None) -> list[str]:
+    return [f"{paper['value']:+.1f}", str(paper["verdict"])] if paper else [NONE, NONE]
 
 
-def _percent(value: Any) -> str:
-    return NONE if (share := number(value)) is None else f"{100 * share:.1f}"
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}"
 
 
-def _count(value: Any) -> str:
-    return NONE if (found := number(value)) is None else f"{found:,.0f}"
+def _count(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.0f}"

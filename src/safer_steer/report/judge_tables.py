@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safer_steer.bench.judge_check.file import SCORES
+from safer_steer.bench.results import Rate
 from safer_steer.report.health.tables import NONE, Table
 
 Found = Mapping[str, Any]
@@ -224,8 +225,4 @@ def _number(value: float | None, places: int) -> str:
 
 
 def _with_interval(cell: Found, places: int) -> str:
-    if cell["value"] is None:
-        return NONE
-    if cell["low"] is None or cell["high"] is None:
-        return _number(cell["value"], places)
-    return f"{cell['value']:.{places}f} [{cell['low']:.{places}f}, {cell['high']:.{places}f}]"
+    return Rate.model_validate(cell).printed(f".{places}f", f".{places}f")

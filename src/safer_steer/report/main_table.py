@@ -20,12 +20,11 @@ from safer_steer.bench.results import (
     NONE,
     ON_ATTACKS,
     ON_TWINS,
-    Answered,
     Measure,
-    Rate,
     Suite,
     Summary,
     model_label,
+    total_of,
 )
 from safer_steer.metrics import LOST, ProtocolName, median_in_words
 
@@ -71,84 +70,53 @@ def headline(summary: Summary, corrected: Corrected | None = None) -> list[Table
     Args:
         corrected: rates corrected for the judge's errors; each gets a row below that of the rate as judged.
     """
-    models = summary.names
+    rows = _rows(summary, summary.names, corrected or {})
+    return [row for row in rows if any(cell != NONE for cell in row.cells)]
 
+
+def _rows(summary: Summary, models: list[str], corrected: Corrected) -> Iterator[TableRow]:
     def row(label: str, note: str, cells: Iterable[object], count: bool = False) -> TableRow:
-        return TableRow(label, note, [NONE if one is None else str(one) for one in cells], count)
+        return TableRow(label, note, [NONE if cell is None else str(cell) for cell in cells], count)
 
     def measured(measures: Iterable[Measure]) -> Iterator[TableRow]:
         by_people = "The same, corrected for the judge's errors by people's labels (docs/how-to/judge.md)."
         for label, note, protocol, name in measures:
             averages = [summary.average(model, protocol) for model in models]
             yield row(label, note, [getattr(one, name, None) for one in averages])
-            rates = [(corrected or {}).get(model, {}).get(protocol, {}) for model in models]
+            rates = [corrected.get(model, {}).get(protocol, {}) for model in models]
             yield row(f"{label}, corrected", by_people, [one.get(name) for one in rates])
 
-    rows = [
-        *measured(ON_ATTACKS),
-        *(
-            row(
-                f"Breached by {attacker}",
-                "Share of intents that an attacker that adapts reached in one try; lower is better.",
-                (_breached(summary, model, attacker) for model in models),
-            )
-            for attacker in summary.attackers
-        ),
-        row(
-            "Median survival, turns",
-            "Turn by which half of the attack dialogues have failed.",
-            (_median(summary, model) for model in models),
-        ),
-        *measured(ON_TWINS),
-        *_capability_rows(summary, models),
-        *(
-            row(label, note, (_of_answers(summary, model, count) for model in models), count=True)
-            for count, (label, note) in ANSWERS.items()
-        ),
-        *(
-            row(
-                f"Scored {what}, {protocol.replace('_', '-')}",
-                f"Dialogues that the rates of {what} are over, of all.",
-                (_scored(summary, model, protocol, twins) for model in models),
-                count=True,
-            )
-            for protocol in PROTOCOLS
-            for what, twins in (("attacks", False), ("twins", True))
-        ),
-        *_no_choice_rows(summary, models),
-        *(
-            row(
-                f"{protocol.partition('_')[0].capitalize()}: {COUNTS}",
-                f"{protocol.replace('_', '-').capitalize()} dialogues, twins included.",
-                (_counts(summary, model, protocol) for model in models),
-                count=True,
-            )
-            for protocol in PROTOCOLS
-        ),
-    ]
-    return [one for one in rows if any(cell != NONE for cell in one.cells)]
-
-
-def _capability_rows(summary: Summary, models: list[str]) -> Iterator[TableRow]:
-    """For each set of questions, the rate of right answers, and the difference to the base."""
+    yield from measured(ON_ATTACKS)
+    for attacker, by_model in summary.attacks.items():
+        note = "Share of intents that an attacker that adapts reached in one try; lower is better."
+        attacked = [by_model.get(model) for model in models]
+        yield row(f"Breached by {attacker}", note, [one and one.breach_at.get(1) for one in attacked])
+    note = "Turn by which half of the attack dialogues have failed."
+    yield row("Median survival, turns", note, [_median(summary, model) for model in models])
+    yield from measured(ON_TWINS)
     for name, entries in summary.capability.items():
-        label, found = f"Capability, {name}", [entries.get(model) for model in models]
+        answered = [entries.get(model) for model in models]
         note = "Share of multiple-choice questions answered right."
-        yield TableRow(label, note, [str(one.right) if one else NONE for one in found])
+        yield row(f"Capability, {name}", note, [one and one.right for one in answered])
         note = "The same minus the base's, in points, paired by question: what training cost or gained."
-        yield TableRow(f"{label}, minus base", note, [_minus_base(one) for one in found])
-
-
-def _minus_base(entry: Answered | None) -> str:
-    return entry.minus_base.signed if entry and entry.minus_base else NONE
-
-
-def _no_choice_rows(summary: Summary, models: list[str]) -> Iterator[TableRow]:
+        minus = [one and one.minus_base and one.minus_base.signed for one in answered]
+        yield row(f"Capability, {name}, minus base", note, minus)
+    for count, (label, note) in ANSWERS.items():
+        yield row(label, note, [_of_answers(summary, model, count) for model in models], count=True)
+    for protocol in PROTOCOLS:
+        for what, twins in (("attacks", False), ("twins", True)):
+            note = f"Dialogues that the rates of {what} are over, of all."
+            cells = [_scored(summary, model, protocol, twins) for model in models]
+            yield row(f"Scored {what}, {protocol.replace('_', '-')}", note, cells, count=True)
     for name, entries in summary.capability.items():
         note = "Answers that name no option, or several, of all; they count as wrong."
-        found = [entries.get(model) for model in models]
-        cells = [f"{one.no_choice:,} of {one.n - one.failed:,}" if one else NONE for one in found]
-        yield TableRow(f"No choice found, {name}", note, cells, count=True)
+        answered = [entries.get(model) for model in models]
+        none = [one and f"{one.no_choice:,} of {one.n - one.failed:,}" for one in answered]
+        yield row(f"No choice found, {name}", note, none, count=True)
+    for protocol in PROTOCOLS:
+        note = f"{protocol.replace('_', '-').capitalize()} dialogues, twins included."
+        label = f"{protocol.partition('_')[0].capitalize()}: {COUNTS}"
+        yield row(label, note, [_counts(summary, model, protocol) for model in models], count=True)
 
 
 def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
@@ -178,11 +146,6 @@ def console_table(summary: Summary, corrected: Corrected | None = None) -> Table
     return table
 
 
-def _breached(summary: Summary, model: str, attacker: str) -> Rate | None:
-    entry = summary.adaptive.get(model, {}).get(attacker)
-    return entry.breach_at.get(1) if entry else None
-
-
 def _median(summary: Summary, model: str) -> str | None:
     average = summary.average(model, "multi_turn")
     if not average or not average.survival or not average.survival.S:
@@ -195,14 +158,14 @@ def _scored(summary: Summary, model: str, protocol: ProtocolName, twins: bool) -
     suites = [one for one in summary.suites(model, protocol).values() if one.is_twin is twins]
     if not suites:
         return None
-    every = _sum(suites, "n")
-    return f"{every - sum(_sum(suites, lost) for lost in LOST):,} of {every:,}"
+    every = total_of(suites, "n")
+    return f"{every - total_of(suites, *LOST):,} of {every:,}"
 
 
 def _of_answers(summary: Summary, model: str, count: str) -> str | None:
     every = [one for protocol in PROTOCOLS for one in summary.suites(model, protocol).values()]
     suites = [one for one in every if getattr(one, count) is not None]
-    return f"{_sum(suites, count):,} of {_sum(suites, 'answers'):,}" if suites else None
+    return f"{total_of(suites, count):,} of {total_of(suites, 'answers'):,}" if suites else None
 
 
 def _counts(summary: Summary, model: str, protocol: ProtocolName) -> str | None:
@@ -210,9 +173,5 @@ def _counts(summary: Summary, model: str, protocol: ProtocolName) -> str | None:
     return _count(summary.suites(model, protocol).values() or [average]) if average else None
 
 
-def _sum(suites: Iterable[Suite], count: str) -> int:
-    return sum(getattr(one, count) or 0 for one in suites)
-
-
 def _count(suites: Collection[Suite]) -> str:
-    return ", ".join(str(_sum(suites, count)) for count in COUNTED)
+    return ", ".join(str(total_of(suites, count)) for count in COUNTED)

@@ -20,14 +20,13 @@ from markupsafe import Markup
 
 from safer_steer.bench.results import LABELS, model_label, parted
 from safer_steer.files.store import write_atomic
-from safer_steer.report.attacks import COUNTED, adaptive_maps, adaptive_plots, adaptive_tables, by_script
+from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.checks import training_checks
 from safer_steer.report.counts import by_turn, cost_table, counts_of
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
-from safer_steer.report.health import Table, examine, tables
+from safer_steer.report.health import examine, tables
 from safer_steer.report.judge_tables import judge_tables, warning
-from safer_steer.report.loose import at
 from safer_steer.report.main_table import COUNTS, by_suite, headline
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
@@ -81,7 +80,7 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             over_refusal=over_refusal_plot(summary),
             by_turn=by_turn(runs),
             attacks=by_script(runs),
-            adaptive=_fitting(adaptive_tables(summary)),
+            adaptive=adaptive_tables(summary),
             adaptive_maps=adaptive_maps(summary),
             adaptive_plots=adaptive_plots(summary),
             experiments=[experiment_tables(one) for one in experiments],
@@ -90,21 +89,6 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             urls=_json(pictures["urls"]),
         )
     )
-
-
-def _fitting(adaptive: list[Table]) -> list[Table]:
-    """The attackers' tables, the first of them as two that fit a screen: rates, and what they did."""
-    if not adaptive:
-        return []
-    table, *others = adaptive
-    rates, labels = len(table.head) - len(COUNTED), slice(table.labels)
-    did = Table(
-        "What they did",
-        "Counts behind these rates.",
-        [*table.head[labels], *table.head[rates:]],
-        [[*row[labels], *row[rates:]] for row in table.rows],
-    )
-    return [table._replace(head=table.head[:rates], rows=[row[:rates] for row in table.rows]), did, *others]
 
 
 def _titled(runs: Sequence[ShownRun], experiments: Sequence[Row]) -> str:
@@ -167,6 +151,13 @@ def _json(data: Any) -> Markup:
         .replace(">", "\\u003e")
         .replace("&", "\\u0026")
     )
+
+
+def at(tree: Any, *keys: str) -> Any:
+    """The value under `keys` in a config, or None if a key is missing."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def stub_roles(config: Row) -> list[str]:

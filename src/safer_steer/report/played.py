@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from safer_steer.bench.adaptive.results import breached, said, state_of
-from safer_steer.bench.journals import played_in
+from safer_steer.bench.journals import kind_of
 from safer_steer.dialogue import Dialogue, Kind, Turn
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_rows
@@ -36,7 +36,7 @@ class Played(NamedTuple):
     @property
     def adaptive(self) -> bool:
         """Whether the attacker adapted."""
-        return played_in(Path(self.file).stem) == "adaptive"
+        return kind_of(Path(self.file).stem) == "adaptive"
 
 
 Bench = dict[str, dict[str, dict[str, Played]]]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
 from safer_steer.bench.results import Summary, Survival, model_label
-from safer_steer.report.loose import number
 from safer_steer.report.svg import Line, draw
 
 
@@ -68,6 +68,12 @@ def over_refusal_plot(summary: Summary) -> Plot | None:
         " with 95 % intervals."
     )
     return Plot("Over-refusal by turn", caption, svg)
+
+
+def number(value: Any) -> float | None:
+    """`value` as a finite float, or None for anything else."""
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return float(value) if whole else None
 
 
 def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
