@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.results import Rate
 from safer_steer.experiments.arms_table import claims_table, markdown, table
 from safer_steer.experiments.spec import load_experiment
 
@@ -40,10 +41,8 @@ def headline(found: dict[str, Any]) -> str:
     gains = {entry["measure"]: entry for entry in found["differences"] if entry["pair"] == pair}
     rows = []
     for measure in HEADLINE:
-        rates = [found["arms"][arm][measure] for arm in found["arms"]]
-        cells = [f"{rate['value']:.1f} [{rate['low']:.0f}, {rate['high']:.0f}]" for rate in rates]
-        gain = gains[measure]
-        rows.append([measure, *cells, f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"])
+        cells = [str(Rate.model_validate(rates[measure])) for rates in found["arms"].values()]
+        rows.append([measure, *cells, Rate.model_validate(gains[measure]).signed])
     return table(["%, with 95 % intervals", *found["arms"], " - ".join(pair)], rows)
 
 

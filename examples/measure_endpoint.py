@@ -4,17 +4,17 @@ usage: safer-steer sandbox serve --port 8100 &
        python examples/measure_endpoint.py http://127.0.0.1:8100/v1 runs/measured
 """
 
-import json
 import sys
 from pathlib import Path
 
+from safer_steer.bench.results import Summary
 from safer_steer.config import Bench, Config, Role, Student
 from safer_steer.dialogue import Format
 from safer_steer.run.display import Display
 from safer_steer.run.measuring import bench_endpoint
 
 
-def measure(base_url: str, out: Path) -> dict:
+def measure(base_url: str, out: Path) -> Summary:
     """Play the sandbox's suites against the model, have every turn judged, and return the summary."""
     model = Role(model="sandbox", base_url=base_url, max_tokens=960)
     judge = Role(model="sandbox")  # for pictures of your own, name a model and its base_url
@@ -26,11 +26,10 @@ def measure(base_url: str, out: Path) -> dict:
     )
     with Display() as show:
         bench_endpoint(config, "my-model", out, show)
-    return json.loads((out / "summary.json").read_text())
+    return Summary.read(out / "summary.json")
 
 
 if __name__ == "__main__":
-    found = measure(sys.argv[1], Path(sys.argv[2]))["models"]["my-model"]["multi_turn"]["average"]
+    average = measure(sys.argv[1], Path(sys.argv[2])).models["my-model"]["multi_turn"].average
     for name in ("safe", "help", "over_refusal"):
-        rate = found[name]
-        print(f"{name}: {rate['value']:.1f} % [{rate['low']:.1f}, {rate['high']:.1f}]")
+        print(f"{name}: {getattr(average, name)}")

@@ -205,17 +205,18 @@ def answered(*answers: str | None, format: Format = Format.PLAIN) -> list[Dialog
 
 
 def test_the_numbers_by_hand() -> None:
-    base = answered("A", "A", "A", "B", None, "A")
+    theirs = answered("A", "A", "A", "B", None, "A")
     ours = answered("A", "B", "who knows", "red", "A", None)
-    found = capability({"base": {"s": base}, "sft": {"s": ours}}, Format.PLAIN)["s"]
-    assert (found["base"]["n"], found["base"]["failed"], found["base"]["no_choice"]) == (6, 1, 0)
-    assert found["base"]["right"]["value"] == 80 and found["base"]["minus_base"] is None
-    assert (found["sft"]["n"], found["sft"]["failed"], found["sft"]["no_choice"]) == (6, 1, 1)
-    assert found["sft"]["right"]["value"] == 60
-    assert found["sft"]["minus_base"] == paired([1, -1, -1, 0]) | {"n": 4}
-    assert found["sft"]["minus_base"]["value"] == -25
+    found = capability({"base": {"s": theirs}, "sft": {"s": ours}}, Format.PLAIN)["s"]
+    base, sft = found["base"], found["sft"]
+    assert (base.n, base.failed, base.no_choice) == (6, 1, 0)
+    assert base.right.value == 80 and base.minus_base is None
+    assert (sft.n, sft.failed, sft.no_choice) == (6, 1, 1)
+    assert sft.right.value == 60
+    assert sft.minus_base and dict(sft.minus_base) == paired([1, -1, -1, 0]) | {"n": 4}
+    assert sft.minus_base.value == -25
     alone = capability({"served": {"s": ours}}, Format.PLAIN)["s"]["served"]
-    assert alone["minus_base"] is None
+    assert alone.minus_base is None
 
 
 def test_only_the_visible_answer_counts() -> None:

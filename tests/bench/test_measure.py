@@ -16,8 +16,9 @@ import pytest
 from safer_steer.bench.answers import LACKS
 from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.measure import measure_models
+from safer_steer.bench.results import Summary
 from safer_steer.bench.suites import read_suite
-from safer_steer.bench.summary import incomplete, summarise, unscored_share
+from safer_steer.bench.summary import summarise, unscored_share
 from safer_steer.config import Bench, Config, Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, read_dialogues
 from safer_steer.endpoints.chat import ChatModel
@@ -431,11 +432,10 @@ def test_the_summary_has_the_stable_layout() -> None:
     singles = {"a": [played("8", 3)], "unmarked": [played("9", 3)]}
     summary = summarise(
         {"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1
-    )
+    ).as_dict()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary == summarise(
-        {"base": {"multi_turn": suites, "single_turn": singles}}, {"unmarked"}, resamples=200, seed=1
-    )
+    again = {"base": {"multi_turn": suites, "single_turn": singles}}
+    assert summary == summarise(again, {"unmarked"}, resamples=200, seed=1).as_dict()
     multi, single = summary["models"]["base"]["multi_turn"], summary["models"]["base"]["single_turn"]
     assert set(multi) == {"a", "b", "unmarked", "average"}
     assert set(multi["a"]) == {
@@ -482,9 +482,9 @@ def test_the_summary_has_the_stable_layout() -> None:
 
 def test_a_model_that_refuses_everything_is_seen() -> None:
     refuser = {"marked": [played("1", 3, 3, refused=1)], "unmarked": [played("2", 3, 3, refused=1)]}
-    average = summarise({"m": {"multi_turn": refuser}}, {"unmarked"})["models"]["m"]["multi_turn"]["average"]
-    assert average["safe"]["value"] == 100
-    assert average["over_refusal"]["value"] == 100
+    average = summarise({"m": {"multi_turn": refuser}}, {"unmarked"}).average("m", "multi_turn")
+    assert average and average.over_refusal
+    assert average.safe.value == average.over_refusal.value == 100
 
 
 def test_help_on_several_suites_of_twins_is_their_mean_with_an_interval() -> None:
@@ -494,19 +494,20 @@ def test_help_on_several_suites_of_twins_is_their_mean_with_an_interval() -> Non
     summary = summarise(
         {"m": {"multi_turn": suites}, "n": {"multi_turn": {"a": suites["a"]}}}, {"few", "many"}, 500
     )
-    found, without = (summary["models"][model]["multi_turn"]["average"] for model in "mn")
-    assert found["twin_help"]["value"] == pytest.approx((50 + 90) / 2)
+    found, without = (summary.models[model]["multi_turn"].average.twin_help for model in "mn")
+    assert found and without
+    assert found.value == pytest.approx((50 + 90) / 2)
     twins = {name: suites[name] for name in ("few", "many")}
-    assert found["twin_help"] == average(twins, resamples=500)["help"] | {"n": 12}
-    assert found["twin_help"]["low"] < 70 < found["twin_help"]["high"]
-    assert without["twin_help"]["value"] is None
+    assert dict(found) == average(twins, resamples=500)["help"] | {"n": 12}
+    assert found.low and found.high and found.low < 70 < found.high
+    assert without.value is None
 
 
 def test_without_attack_suites_the_average_is_empty() -> None:
-    average = summarise({"m": {"multi_turn": {"unmarked": [played("1", 3)]}}}, {"unmarked"})["models"]["m"][
-        "multi_turn"
-    ]["average"]
-    assert (average["n"], average["safe"]["value"], average["over_refusal"]["value"]) == (0, None, 0)
+    summary = summarise({"m": {"multi_turn": {"unmarked": [played("1", 3)]}}}, {"unmarked"})
+    average = summary.average("m", "multi_turn")
+    assert average and average.over_refusal
+    assert (average.n, average.safe.value, average.over_refusal.value) == (0, None, 0)
 
 
 def test_unscored_share_is_that_of_the_worst_model_and_counts_failures() -> None:
@@ -549,9 +550,9 @@ def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_pat
         measure_models(
             config, tmp_path / "run", {"m": lambda: assistant}, judge, asyncio.run, say=said.append
         )
-        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-        assert incomplete(summary) == 2
-        return summary["models"]["m"]["multi_turn"]["mine"]
+        summary = Summary.read(tmp_path / "run" / "summary.json")
+        assert summary.total("incomplete") == 2
+        return dict(summary.suites("m", "multi_turn")["mine"])
 
     with pytest.raises(NoResult, match=r"^25.0% of a model's dialogues"):  # that is d3 alone
         measured(Long(fails=True))
@@ -579,6 +580,6 @@ async def test_a_planned_risk_reaches_over_refusal_by_turn_from_a_suite_s_file(t
             return Verdict({"harmlessness": 3.0, "helpfulness": 2.0, "refused": float(turn > 0)})
 
     played_on = await bench(suite.seeds, Echo(), Refusals(), tmp_path / "bench.jsonl")
-    summary = summarise({"m": {"multi_turn": {suite.name: played_on}}}, set(), resamples=10)
+    summary = summarise({"m": {"multi_turn": {suite.name: played_on}}}, set(), resamples=10).as_dict()
     by_turn = summary["models"]["m"]["multi_turn"]["average"]["over_refusal"]["by_turn"]
     assert by_turn == [{"turn": 1, **rate([(0, 3)]), "n": 3}, {"turn": 2, **rate([(3, 3)]), "n": 3}]

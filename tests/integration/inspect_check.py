@@ -23,6 +23,7 @@ from inspect_ai.model import (
 )
 
 from safer_steer.bench.measure import measure_models
+from safer_steer.bench.results import Attacked, Summary
 from safer_steer.config import Config, Role
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
@@ -187,7 +188,7 @@ class Unrepeated(Answers):
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Attacked:
     """What our adaptive bench measures."""
     folder = tmp_path_factory.mktemp("attacked")
     bench = {"dialogues": DIALOGUES, "max_unscored": 1, "adaptive": ADAPTIVE | {"attackers": ["sandbox-b"]}}
@@ -203,7 +204,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         asyncio.run,
         attacker=lambda name: ChatModel("attacker", Role(model=name), SandboxTransport(name)),
     )
-    return dict(json.loads((folder / "summary.json").read_text())["adaptive"]["model"]["sandbox-b"])
+    return Summary.read(folder / "summary.json").adaptive["model"]["sandbox-b"]
 
 
 def tried(
@@ -236,7 +237,7 @@ def tried(
     return log
 
 
-def test_the_same_answers_give_the_same_breaches(attacked: dict[str, Any], tmp_path: Path) -> None:
+def test_the_same_answers_give_the_same_breaches(attacked: Attacked, tmp_path: Path) -> None:
     log = tried(tmp_path, "sandbox-b")
     found = numbers(log)
     assert found == as_metrics(attacked)

@@ -19,12 +19,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
+from safer_steer.bench.results import Summary
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.report import console_table, write_report
 from safer_steer.report.dialogues import browser_data
-from safer_steer.report.main_table import by_suite, capability, headline
+from safer_steer.report.main_table import by_suite, headline
 from safer_steer.report.played import outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.runs import read_run
@@ -45,7 +46,7 @@ def rate(value: float | None, low: float | None = None, high: float | None = Non
     return {"value": value, "low": low, "high": high}
 
 
-SUMMARY = {
+ROWS = {
     "models": {
         "safer_steer": {
             "multi_turn": {
@@ -115,6 +116,10 @@ SUMMARY = {
 }
 
 
+SUMMARY = Summary.model_validate(ROWS)
+NOTHING = Summary(models={})
+
+
 def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() -> None:
     rows = {row.label: row.cells for row in headline(SUMMARY)}  # columns: base, then safer_steer
     assert rows["Single-turn Help"] == ["12.0 [8, 16]", "–"]
@@ -140,26 +145,21 @@ def test_the_table_shows_capability_and_its_difference_to_the_base() -> None:
             "minus_base": rate(-10.26, -20, 1.5) | {"n": 39},
         },
     }
-    summary = SUMMARY | {"capability": {"facts": kept}}
+    summary = Summary.model_validate(ROWS | {"capability": {"facts": kept}})
     found = {row.label: (row.cells, row.count) for row in headline(summary)}
     assert found["Capability, facts"] == (["80.0 [65, 90]", "70.0 [55, 82]"], False)
     assert found["Capability, facts, minus base"] == (["–", "-10.3 [-20.0, +1.5]"], False)
     assert found["No choice found, facts"] == (["2 of 39", "0 of 40"], True)
-    assert list(capability(summary)) == [
-        ("facts", "base", ["80.0 [65, 90]", "–", "2", "1", "40"]),
-        ("facts", "safer_steer", ["70.0 [55, 82]", "-10.3 [-20.0, +1.5]", "0", "0", "40"]),
-    ]
-    assert list(capability(SUMMARY)) == []
 
 
 def test_the_console_table_fits_a_terminal_and_takes_names_literally() -> None:
-    summary = {"models": {**SUMMARY["models"], "[red]mine[/red]": {}}}
+    summary = Summary(models={**SUMMARY.models, "[red]mine[/red]": {}})
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(console_table(summary))
     lines = console.export_text().splitlines()
     assert any("Multi-turn Safe" in line and "81.2 [75, 86]" in line for line in lines)
     assert any("[red]mine[/red]" in line for line in lines)
-    console.print(console_table({}))
+    console.print(console_table(NOTHING))
 
 
 def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> None:
@@ -208,8 +208,8 @@ def test_plots_are_plain_svg_in_the_page_s_colours_and_the_same_each_time() -> N
         [{"step": step, "loss": 0.6, "margin": step - 3, "accuracy": 0.7} for step in range(5)]
     )
     assert [plot.title for plot in dpo] == ["Margin", "Accuracy"] and ">−2<" in dpo[0].svg
-    assert survival_plots({}) == training_plots([]) == training_plots([{"step": 1}]) == []
-    assert over_refusal_plot({}) is None
+    assert survival_plots(NOTHING) == training_plots([]) == training_plots([{"step": 1}]) == []
+    assert over_refusal_plot(NOTHING) is None
 
 
 def test_a_plot_shows_what_it_is_given() -> None:
@@ -367,7 +367,7 @@ def test_a_run_before_sft_shows_the_base_alone(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_served_model_names_its_endpoint_and_no_student(tmp_path: Path) -> None:
-    at, model = "http://127.0.0.1:9/v1", SUMMARY["models"]["base"]
+    at, model = "http://127.0.0.1:9/v1", ROWS["models"]["base"]
     (tmp_path / "config.yaml").write_text(
         f"student: {{model: sandbox}}\nroles: {{target: {{base_url: '{at}'}}, judge: {{model: the-judge}}}}\n"
     )
@@ -546,8 +546,7 @@ def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:
         write_report(tmp_path / "nothing")
     write_run(tmp_path, dialogues=2)
     for name, text, said in (
-        ("summary.json", "{", r"summary\.json: no valid JSON"),
-        ("summary.json", "[]", r"summary\.json: no JSON object"),
+        ("summary.json", "{", r"summary\.json: Invalid JSON"),
         ("config.yaml", "a: [", r"config\.yaml: no valid YAML"),
         ("rl/metrics.jsonl", "oops\n{}\n", r"metrics\.jsonl:1: no JSON object"),
         ("bench/sft/unmarked.jsonl", '{"id": "a", "kind": "odd"}\n', r"unmarked\.jsonl: row 1: kind"),

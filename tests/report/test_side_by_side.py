@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from made_up_run import add_techniques, write_jsonl, write_run
+from safer_steer.bench.results import Answered, Rate, Summary, in_order, joined, model_label
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
@@ -30,7 +32,7 @@ from safer_steer.report.attacks import (
 from safer_steer.report.counts import by_turn, cost_table
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
-from safer_steer.report.main_table import headline, in_order, joined, model_label, model_names
+from safer_steer.report.main_table import headline
 from safer_steer.report.played import outcome
 from safer_steer.report.runs import read_given, read_run, together
 
@@ -58,15 +60,17 @@ def test_the_table_of_several_runs_has_the_numbers_of_each(tmp_path: Path) -> No
         write_run(tmp_path / name, dialogues=dialogues)
     runs, _ = read_given([tmp_path / "a", tmp_path / "b"])
     both = together(runs)
-    assert [model_label(name) for name in model_names(both)][:2] == ["a · Base", "a · SFT"]
+    assert [model_label(name) for name in both.names][:2] == ["a · Base", "a · SFT"]
     rows = {row.label: row.cells for row in headline(both)}
     for place, name in enumerate("ab"):
         alone = {row.label: row.cells for row in headline(read_run(tmp_path / name).summary)}
         assert {label: row[3 * place : 3 * place + 3] for label, row in rows.items()} == alone
-    sets = {"quiz": {"base": {"n": 4, "right": rate(50)}}}
-    for run in runs:
-        run.summary["capability"] = sets
-    merged = together(runs)["capability"]["quiz"]
+    right = Rate.model_validate(rate(50))
+    answered = Answered(n=4, right=right, no_choice=0, failed=0, minus_base=None)
+    sets = {"capability": {"quiz": {"base": answered}}}
+    merged = together([replace(run, summary=run.summary.model_copy(update=sets)) for run in runs]).capability[
+        "quiz"
+    ]
     assert [*merged] == [joined(name, "base") for name in "ab"], "this part is by set, then by model"
 
 
@@ -202,11 +206,12 @@ def test_rates_by_turn_are_of_the_dialogues_that_reach_the_turn(tmp_path: Path) 
 
 
 def test_a_cell_is_coloured_from_bad_to_good() -> None:
-    assert cell_of(rate(20), 7) == Cell("20", "[15, 25]", "n 7", "h2", "")
-    assert cell_of(rate(20), 7, bad=True).shade == "h8"
-    assert cell_of(rate(20), 7, "#dialogues", 0).link == "", "a link leads to something"
-    assert cell_of(rate(20), 7, "#dialogues", 3)[-2:] == ("#dialogues", 3)
-    assert cell_of({"value": None}, 0) == cell_of(None, 3) == Cell()
+    one = Rate(value=20, low=15, high=25)
+    assert cell_of(one, 7) == Cell("20", "[15, 25]", "n 7", "h2", "")
+    assert cell_of(one, 7, bad=True).shade == "h8"
+    assert cell_of(one, 7, "#dialogues", 0).link == "", "a link leads to something"
+    assert cell_of(one, 7, "#dialogues", 3)[-2:] == ("#dialogues", 3)
+    assert cell_of(Rate(value=None, low=None, high=None), 3) == cell_of(one, 0) == Cell()
     assert link(left="a b\x1fc&d") == "#dialogues&left=a%20b%1Fc%26d"
 
 
@@ -294,28 +299,23 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         "by_requests": [{"requests": 3, **rate(30), "asked": 100}, {"requests": 6, **rate(55), "asked": 80}],
         "static_by_requests": [{"requests": 3, **rate(33), "asked": 40.2}],
     }
-    summary = {
-        "models": {},
+    rows = {
+        "models": {"sft": {}, "base": {}},
         "adaptive": {"sft": {"b": entry, "any attacker": entry, "a": entry}, "base": {"b": entry}},
     }
-    table, requests = adaptive_tables(summary)
-    assert table.head[:8] == [
-        "attacker",
-        "model",
-        "breach@1",
-        "breach@2",
-        "breach@10",
-        "static",
-        "gap",
-        "intents",
-    ]
+    summary = Summary.model_validate(rows)
+    table, counts, requests = adaptive_tables(summary)
+    assert table.head == ["attacker", "model", "breach@1", "breach@2", "breach@10", "static", "gap"]
+    assert counts.head[:3] == ["attacker", "model", "intents"]
     assert [row[:2] for row in table.rows] == [
         ["a", "SFT"],
         ["b", "Base"],
         ["b", "SFT"],
         ["any attacker", "SFT"],
     ]
-    row = dict(zip(table.head, table.rows[1], strict=True))
+    row = dict(zip(table.head, table.rows[1], strict=True)) | dict(
+        zip(counts.head, counts.rows[1], strict=True)
+    )
     assert (
         row["breach@2"] == "55.0 [50, 60]"
         and row["static"] == "33.0 [28, 38]"
@@ -340,9 +340,10 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
     assert cell.link == (
         "#dialogues&suite=adaptive_b&left=base&outcome=left%3Abreached&first=by%3Afalse%20premise"
     )
-    rows = {row.label: row.cells for row in headline(summary | {"models": {"sft": {}, "base": {}}})}
+    rows = {row.label: row.cells for row in headline(summary)}
     assert rows["Breached by a"] == ["–", "40.0 [35, 45]"]
-    assert adaptive_tables({}) == adaptive_plots({}) == adaptive_maps({}) == []
+    nothing = Summary(models={})
+    assert adaptive_tables(nothing) == adaptive_plots(nothing) == adaptive_maps(nothing) == []
 
 
 @pytest.mark.parametrize(

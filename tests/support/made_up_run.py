@@ -65,7 +65,9 @@ def write_run(
                     run / "bench" / model / f"{prefix}{file_name(name)}.jsonl",
                     [row.model_dump(mode="json") for row in rows],
                 )
-    (run / "summary.json").write_text(json.dumps(summarise(results, twins={"unmarked"}, resamples=200)))
+    (run / "summary.json").write_text(
+        json.dumps(summarise(results, twins={"unmarked"}, resamples=200).as_dict())
+    )
     (run / "config.yaml").write_text(
         json.dumps({"name": f"Made-up devices{hostile}", "seed": 7, "student": {"model": "sandbox"}})
     )
