@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from safer_steer.report import write_report
+from safer_steer.report.page import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -230,7 +230,7 @@ def reported(run: Run) -> Iterator[None]:
 
 def report(run: Run) -> None:
     """The page of what there is so far: report.html."""
-    from safer_steer.report import write_report
+    from safer_steer.report.page import write_report
 
     run.manifest.stages.pop("report", None)  # it takes a second, and the run may have more to show
     _do(run, "report", lambda _: write_report(run.folder))

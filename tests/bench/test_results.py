@@ -15,7 +15,7 @@ from safer_steer.bench.summary import summarise
 from safer_steer.dialogue import TRY, Dialogue, Format, Kind, StopReason, Turn
 from safer_steer.errors import UserError
 from safer_steer.metrics import average, multi_turn_rates, over_refusal, single_turn_rates, survival
-from safer_steer.report import write_report
+from safer_steer.report.page import write_report
 
 DRAWS = {"resamples": 50, "seed": 3}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from made_up_run import HOLD, LEAK, SCRIPT, add_techniques, write_run
-from safer_steer.report import write_report
+from safer_steer.report.page import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from display import Quiet
 from places import ROOT
 from safer_steer import pipeline
+from safer_steer.bench.results import Summary
 from safer_steer.cli import app
 from safer_steer.config import SHIPPED, Config
 from safer_steer.config.file import load_config
@@ -160,7 +161,7 @@ def test_an_answer_ends_at_any_special_token_and_is_sampled_as_in_the_bench(run:
 def test_the_card_says_what_the_run_says(run: Path, model: Path) -> None:
     text = (model / "README.md").read_text("utf-8")
     assert yaml.safe_load(text.split("---\n")[1])["library_name"] == "transformers"
-    summary = json.loads((run / "summary.json").read_text())
+    summary = Summary.read(run / "summary.json")
     rows = headline(summary)
     assert len(rows) > 10 and any("[" in cell for row in rows for cell in row.cells)
     for row in rows:

@@ -23,9 +23,9 @@ from safer_steer.bench.results import Summary
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
-from safer_steer.report import console_table, write_report
 from safer_steer.report.dialogues import browser_data
-from safer_steer.report.main_table import by_suite, headline
+from safer_steer.report.main_table import by_suite, console_table, headline
+from safer_steer.report.page import write_report
 from safer_steer.report.played import outcome
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.runs import read_run
@@ -235,7 +235,7 @@ def test_a_plot_shows_what_it_is_given() -> None:
 
 def test_the_report_loads_nothing_heavy() -> None:
     heavy = ("matplotlib", "PIL", "torch", "scipy")
-    code = f"import sys, safer_steer.report; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, safer_steer.report.page; print([name for name in {heavy} if name in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

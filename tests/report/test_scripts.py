@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from made_up_run import SCRIPT, write_jsonl, write_run
-from safer_steer.report import write_report
+from safer_steer.report.page import write_report
 from safer_steer.report.scripts import DROPPED, LONGEST, PER_KIND, dropped_from, scripts_of
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -18,7 +18,6 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.files.store import locked
 from safer_steer.metrics import first_failures
-from safer_steer.report import write_report
 from safer_steer.report.attacks import (
     Cell,
     Heat,
@@ -33,6 +32,7 @@ from safer_steer.report.counts import by_turn, cost_table
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.main_table import headline
+from safer_steer.report.page import write_report
 from safer_steer.report.played import outcome
 from safer_steer.report.runs import read_given, read_run, together
 

@@ -110,6 +110,6 @@ def judge_check(
 def _rewrite_report(run: Path) -> None:
     """The page with what was found, if the run has a page."""
     if (run / "report.html").is_file():
-        from safer_steer.report import write_report
+        from safer_steer.report.page import write_report
 
         typer.echo(f"report: {write_report(run)}", err=True)

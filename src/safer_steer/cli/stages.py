@@ -120,7 +120,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page about a run, or about several side by side: what they have done so far."""
-    from safer_steer.report import write_report
+    from safer_steer.report.page import write_report
     from safer_steer.run.folder import is_run, report_again
 
     if out is None and len(given) == 1 and is_run(given[0]):  # the page is one of the run's files
@@ -146,7 +146,7 @@ def _show_results(out: Path) -> None:
     if summary.is_file():
         from safer_steer.bench.judge_check.file import corrected_rates, read_check
         from safer_steer.bench.results import Summary
-        from safer_steer.report import console_table
+        from safer_steer.report.main_table import console_table
 
         corrected = corrected_rates(read_check(out))
         console(100).print(console_table(Summary.read(summary), corrected))

@@ -314,7 +314,7 @@ class Run:
 def report_again(folder: Path) -> Path:
     """Write a run's page anew, and enter it in the manifest; returns its path. The run may be one of an
     earlier version: its config is not compared with what a config is now."""
-    from safer_steer.report import write_report
+    from safer_steer.report.page import write_report
 
     with locked(folder):
         started, manifest = time.monotonic(), Manifest(folder)

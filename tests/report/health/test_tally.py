@@ -23,10 +23,10 @@ from safer_steer.files.images import pictures_in
 from safer_steer.intervals import rate
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.prompts.tutor import STRATEGIES, next_strategy
-from safer_steer.report import write_report
 from safer_steer.report.health import examine, tables, warnings
 from safer_steer.report.health.tally import StrategyCounts
 from safer_steer.report.health.texts import PAIRS, SAMPLE, TextSample
+from safer_steer.report.page import write_report
 from safer_steer.training.tutor import TutorCritic
 from seeds_run import Watched, build, config, dropped, pool
 from student_parts import ask, tiny_config, write_seeds
