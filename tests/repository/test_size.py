@@ -10,13 +10,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 38_700,
-    "files": 288,
-    "files over 400 lines": 1,
-    "functions over 80 lines": 4,
-    "names at the top": 26,
+    "lines": 39_600,
+    "files": 298,
+    "files over 400 lines": 0,
+    "functions over 80 lines": 2,
+    "names at the top": 27,
     "comprehensions in 1,000 lines": 40,
-    "nested conditional expressions": 3,
+    "nested conditional expressions": 2,
 }
 """A change that needs more raises its bound, for all to see; one that needs less lowers it."""
 
