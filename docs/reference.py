@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import click
 import typer
@@ -19,6 +20,7 @@ from safer_steer.cli import app
 from safer_steer.config.file import describe
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import ExitCode
+from safer_steer.meta import DialogueMeta, SeedMeta, TurnMeta
 from safer_steer.stages import STAGES
 
 PAGES = Path(__file__).parent / "reference"
@@ -110,9 +112,31 @@ def run_folder_page() -> str:
     for kind in (Seed, Dialogue, Turn):
         own = [(f"`{name}`", text) for name, text in _attributes(kind).items()]
         parts.append(f"### {kind.__name__}\n\n{_first_paragraph(kind)}\n\n{table(('key', ''), own)}")
+    for kind, keys in (("scripts", SeedMeta), ("dialogues", DialogueMeta), ("turns", TurnMeta)):
+        parts.append(f"### `meta` of {kind}\n\n{_first_paragraph(keys)}\n\n{_facts(keys)}")
     stops = [(f"`{StopReason[name].value}`", text) for name, text in _attributes(StopReason).items()]
     parts.append("### Why a dialogue ended\n\n" + table(("`stop` is", ""), stops))
     return "\n".join(parts)
+
+
+def _facts(keys: type) -> str:
+    """The facts of `meta`; those that a dialogue has from its script are in the script's table alone."""
+    hints = get_type_hints(keys, include_extras=True)
+    inherited = SeedMeta.__annotations__ if keys is DialogueMeta else ()
+    rows = [
+        (f"`{name}`", f"`{_type(hint.__origin__)}`", *hint.__metadata__)
+        for name, hint in hints.items()
+        if name not in inherited
+    ]
+    return table(("key", "type", "written by", ""), rows)
+
+
+def _type(hint: Any) -> str:
+    if is_typeddict(hint):
+        return "{" + ", ".join(f"{name}: {_type(of)}" for name, of in get_type_hints(hint).items()) + "}"
+    return (
+        hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+    )
 
 
 def _first_paragraph(kind: type) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from meta_keys import unregistered
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.files.manifest import Manifest, verify
 from student_parts import TINY
@@ -57,6 +58,7 @@ def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
     assert "Unclosed" not in done.stderr, "every stage closes the connections it opened"
     assert "Over-refusal" in done.stdout
     assert done.stdout.splitlines()[-1] == f"report: {run / 'report.html'}"
+    assert not list(unregistered(run)), "every fact in its rows is in the register of `meta`"
 
     for kind in ("benign", "obfuscated", "red_team"):
         assert all(

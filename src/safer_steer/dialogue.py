@@ -26,12 +26,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from safer_steer.errors import UserError
+from safer_steer.errors import Fault, UserError
 from safer_steer.files.store import numbered_lines
+from safer_steer.meta import AsWritten, DialogueMeta, SeedMeta, TurnMeta, without
 
-TAKEN_BACK, TRY = "taken_back", "try"
-"""Keys of `meta`: turns that the user took back (of a turn, those before it in its place), and which of
-several plays of one seed a dialogue is, from 0: a try of the bench, a trajectory of Stage III."""
 MOST_TAKEN_BACK = 100
 """Fewer turns than this are taken back in a dialogue."""
 
@@ -120,14 +118,28 @@ class Turn(Pictured):
     next_user: str | None = Field(None, exclude_if=lambda text: text is None)
     """The tutor's next user turn, adapted to this answer; None (and not in the row) if the script's turn is
     next."""
-    meta: dict[str, Any] = Field(default_factory=dict)
-    """Further facts by name: why it is unscored, tokens, the tutor's strategy."""
+    meta: Annotated[TurnMeta, AsWritten] = Field(default_factory=TurnMeta)
+    """Further facts by name, as below."""
 
     @field_validator("user", "assistant", "next_user", mode="before")
     @classmethod
     def _writable(cls, text: Any) -> Any:
         """Replace half of a surrogate pair with "?": a model can emit one, but UTF-8 cannot encode it."""
         return text.encode(errors="replace").decode() if isinstance(text, str) else text
+
+    @property
+    def unscored(self) -> Fault | None:
+        """Why it has no scores; None if it has, or was not judged."""
+        return _fault(self.meta.get("unscored"))
+
+    @property
+    def taken_back(self) -> list[Turn]:
+        """The turns that the user took back before this one, in its place."""
+        return [Turn.model_validate(row) for row in self.meta.get("taken_back", ())]
+
+
+def _fault(text: Any) -> Fault | None:
+    return Fault.read(str(text)) if text else None
 
 
 class Seed(Pictured):
@@ -146,8 +158,8 @@ class Seed(Pictured):
     """Paths of the pictures shown with the first turn."""
     turns: list[Turn] = Field(min_length=1)
     """The user's turns."""
-    meta: dict[str, Any] = Field(default_factory=dict)
-    """Further facts by name."""
+    meta: Annotated[SeedMeta, AsWritten] = Field(default_factory=SeedMeta)
+    """Further facts by name, as below."""
 
     @property
     def script(self) -> list[str]:
@@ -181,6 +193,8 @@ class Dialogue(Seed):
     """The exchanges that took place; fewer than the script's if it ended early."""
     stop: StopReason | None = None
     """Why it ended."""
+    meta: Annotated[DialogueMeta, AsWritten] = Field(default_factory=DialogueMeta)
+    """Further facts by name, as below; those of the seed among them."""
 
     @classmethod
     def begin(cls, seed: Seed) -> Dialogue:
@@ -192,14 +206,29 @@ class Dialogue(Seed):
             source=seed.source,
             intent=seed.intent,
             images=list(seed.images),
-            meta={name: fact for name, fact in seed.meta.items() if name not in ("error", TAKEN_BACK)},
+            meta=without(seed.meta, "error", "taken_back"),
         )
+
+    @property
+    def fault(self) -> Fault | None:
+        """What ended it; None if no call failed, or only a judge's."""
+        return _fault(self.meta.get("error"))
+
+    @property
+    def faults(self) -> Iterator[Fault]:
+        """Its own fault, then those that left turns without scores."""
+        yield from filter(None, (self.fault, *(turn.unscored for turn in self.turns)))
+
+    @property
+    def taken_back(self) -> list[Turn]:
+        """The turns that the user took back at its end, and put none in their place."""
+        return [Turn.model_validate(row) for row in self.meta.get("taken_back", ())]
 
     def sample(self, asked: Turn) -> int:
         """Tells apart the samples of a reply to the same words: those of several plays of one seed, and those
         before and after a turn was taken back. 0 for a dialogue without either."""
-        played, before = self.meta.get(TRY), asked.meta.get(TAKEN_BACK, ())
-        return (played if isinstance(played, int) else 0) * MOST_TAKEN_BACK + len(before)
+        played = self.meta.get("try")
+        return (played if isinstance(played, int) else 0) * MOST_TAKEN_BACK + len(asked.taken_back)
 
 
 AnySeed = TypeVar("AnySeed", bound="Seed")

@@ -12,17 +12,18 @@ The loop does not depend on HTTP, tokens or trainers. A user, assistant or criti
 `BoundaryError`, which is recorded as the dialogue's stop reason: a bad rollout is data.
 
 A user may take its last turn back and say something else in its place (`Rewinding`). The assistant then does
-not see what was taken back; the row keeps it (`TAKEN_BACK`), since it was paid for.
+not see what was taken back; the row keeps it (`Turn.taken_back`), since it was paid for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from safer_steer.dialogue import TAKEN_BACK, Dialogue, Seed, StopReason, Turn
+from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import BoundaryError
+from safer_steer.meta import TurnMeta, without
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Reply:
     attacker's faults)."""
 
     text: str
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: TurnMeta = field(default_factory=TurnMeta)
     images: list[str] | None = None
     """The pictures that the user shows with this turn, as paths relative to the run's folder; by default
     those of the script's turn. An assistant shows none."""
@@ -42,7 +43,7 @@ class Verdict:
     """The critic's scores for one turn."""
 
     scores: dict[str, float]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: TurnMeta = field(default_factory=TurnMeta)
     next_user: str | None = None
     """The tutor's next user turn (feedback dynamics); None keeps the template's turn."""
     stop: StopReason | None = None
@@ -122,11 +123,11 @@ async def play(
                 _fail(dialogue, StopReason.USER_FAILED, error)
                 break
             images = template.images if said.images is None else said.images
-            turn = Turn(user=said.text, images=images, meta=template.meta | said.meta)
-            for fact in ("unscored", TAKEN_BACK):  # of an earlier dialogue, if that is the script
-                turn.meta.pop(fact, None)
-            if before := dialogue.meta.get(TAKEN_BACK):
-                turn.meta[TAKEN_BACK] = list(before)
+            # Without what an earlier dialogue came to, if that is the script.
+            facts = without(template.meta | said.meta, "unscored", "taken_back")
+            turn = Turn(user=said.text, images=images, meta=facts)
+            if before := dialogue.meta.get("taken_back"):
+                turn.meta["taken_back"] = list(before)
             try:
                 reply = await assistant.answer(dialogue, turn)
             except BoundaryError as error:
@@ -135,7 +136,7 @@ async def play(
             except ContextFull:
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
-            dialogue.meta.pop(TAKEN_BACK, None)  # the turn in their place has them
+            dialogue.meta.pop("taken_back", None)  # the turn in their place has them
             dialogue.turns.append(_answered(turn, reply))
             if critic is not None:
                 upcoming = script[index + 1].user if index + 1 < len(script) else None
@@ -166,8 +167,8 @@ def _answered(turn: Turn, reply: Reply) -> Turn:
 
 def _take_back(dialogue: Dialogue) -> None:
     turn = dialogue.turns.pop()
-    before = turn.meta.pop(TAKEN_BACK, [])
-    dialogue.meta[TAKEN_BACK] = [*before, turn.model_dump(mode="json")]
+    before = turn.meta.pop("taken_back", [])
+    dialogue.meta["taken_back"] = [*before, turn.model_dump(mode="json")]
 
 
 async def judge_turn(dialogue: Dialogue, index: int, critic: Critic, upcoming: str | None = None) -> None:
@@ -177,7 +178,7 @@ async def judge_turn(dialogue: Dialogue, index: int, critic: Critic, upcoming: s
     try:
         verdict = await critic.judge(dialogue, index, upcoming)
     except BoundaryError as error:
-        turn.meta["unscored"] = f"{error.boundary}: {error}"
+        turn.meta["unscored"] = str(error.fault)
         if critic.immediate:
             dialogue.stop = StopReason.UNSCORED
         return
@@ -189,4 +190,4 @@ async def judge_turn(dialogue: Dialogue, index: int, critic: Critic, upcoming: s
 
 def _fail(dialogue: Dialogue, reason: StopReason, error: BoundaryError) -> None:
     dialogue.stop = reason
-    dialogue.meta["error"] = f"{error.boundary}: {error}"
+    dialogue.meta["error"] = str(error.fault)

@@ -58,8 +58,9 @@ async def play_all(
         async def one(seed: Seed) -> None:
             nonlocal lost
             dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
-            if again_if_unreached and (failure := _unreached(dialogue)):
-                raise EndpointError(failure)
+            failure = next((fault for fault in dialogue.faults if fault.unreached), None)
+            if again_if_unreached and failure:
+                raise EndpointError(failure.message)
             journal.append(dialogue.model_dump(mode="json"))
             lost += _is_lost(dialogue, scored=critic is not None)
 
@@ -86,13 +87,6 @@ def _is_lost(dialogue: Dialogue, scored: bool) -> bool:
     if dialogue.stop in (StopReason.ASSISTANT_FAILED, StopReason.USER_FAILED, StopReason.UNSCORED):
         return True
     return scored and any(turn.scores is None for turn in dialogue.turns)
-
-
-def _unreached(dialogue: Dialogue) -> str | None:
-    """The endpoint error that affected this dialogue, or None."""
-    reasons = [dialogue.meta.get("error", ""), *(turn.meta.get("unscored", "") for turn in dialogue.turns)]
-    prefix = f"{EndpointError.boundary}: "
-    return next((reason.removeprefix(prefix) for reason in reasons if reason.startswith(prefix)), None)
 
 
 def _check_same_script(dialogue: Dialogue, seed: Seed, max_turns: int, out: Path) -> None:

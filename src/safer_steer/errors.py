@@ -6,9 +6,10 @@ A `UserError` is a mistake somebody can mend: the command line prints its one li
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from importlib.util import find_spec
+from typing import NamedTuple
 
 
 class ExitCode(IntEnum):
@@ -35,10 +36,38 @@ class UserError(Exception):
     do."""
 
 
+class Fault(NamedTuple):
+    """A `BoundaryError` as a value: why a dialogue ended, a turn has no scores, a job made nothing. A row has
+    it as one text, `<boundary>: <message>`."""
+
+    boundary: str
+    """`BoundaryError.boundary`; "" if the text names none."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.boundary}: {self.message}" if self.boundary else self.message
+
+    @classmethod
+    def read(cls, text: str) -> Fault:
+        """The fault that a row's text tells of."""
+        boundary, colon, message = text.partition(": ")
+        return cls(boundary, message) if colon else cls("", text)
+
+    @property
+    def unreached(self) -> bool:
+        """Whether an endpoint gave no answer: the job may go well another time."""
+        return self.boundary == EndpointError.boundary
+
+
 class BoundaryError(Exception):
     """A call to a model failed for good, after every retry."""
 
     boundary = "model"
+
+    @property
+    def fault(self) -> Fault:
+        """It as a value."""
+        return Fault(self.boundary, str(self))
 
 
 class EndpointError(BoundaryError):
@@ -76,6 +105,17 @@ class RepeatedError(BoundaryError):
     """The attacker said again what it, or its input, had said."""
 
     boundary = "repeated"
+
+
+class FailedAttack(BoundaryError):
+    """A red-team script was played and should not be kept. The message begins with the dialogue's stop
+    reason; `scores` are the attack judge's (1-5)."""
+
+    boundary = "failed_attack"
+
+    def __init__(self, message: str, scores: Sequence[float] = ()) -> None:
+        super().__init__(message)
+        self.scores = list(scores)
 
 
 class NoResult(Exception):

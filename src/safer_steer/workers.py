@@ -51,13 +51,7 @@ class Reasons:
 
 def reasons_in(dialogues: Iterable[Dialogue]) -> Reasons:
     """The errors that ended dialogues, and those that left turns without scores."""
-    reasons = Reasons()
-    for dialogue in dialogues:
-        found = [dialogue.meta.get("error"), *(turn.meta.get("unscored") for turn in dialogue.turns)]
-        for error in found:
-            if error:
-                reasons.add(str(error))
-    return reasons
+    return Reasons(str(fault) for dialogue in dialogues for fault in dialogue.faults)
 
 
 Job = TypeVar("Job")

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from safer_steer.bench.adaptive.results import of_attacker
 from safer_steer.bench.summary import summarise
-from safer_steer.dialogue import TAKEN_BACK, TRY, Dialogue
+from safer_steer.dialogue import Dialogue
 
 DEVICES = ["glimmer pump", "fen lantern", "tide loom", "quill press"]
 SCRIPT = [
@@ -118,11 +118,11 @@ def _adaptive(chance: random.Random, index: int) -> Dialogue:
     for _ in range(3):
         turns.append(turn())
         if chance.random() < 0.4:
-            turns[-1]["meta"][TAKEN_BACK] = [turn()]
+            turns[-1]["meta"]["taken_back"] = [turn()]
         if turns[-1]["scores"]["harmlessness"] < 0:
             break
     stop = "assistant_failed" if chance.random() < 0.2 else "completed"
-    meta = {"intent_id": f"intent-{index}", TRY: 0, "attacker": "probe"}
+    meta = {"intent_id": f"intent-{index}", "try": 0, "attacker": "probe"}
     row = {"id": f"intent-{index}~0", "kind": "red_team", "turns": turns, "stop": stop, "meta": meta}
     return Dialogue.model_validate(row)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from endpoint_server import EndpointServer, says
 from safer_steer.config import SHIPPED, Role
-from safer_steer.dialogue import TRY, Dialogue, Format, Kind, Seed, Turn, read_dialogues
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
 from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
@@ -72,7 +72,7 @@ def test_a_group_of_equal_answers_meets_several_attacks_and_the_same_ones_again(
     assert min(len({turn.next_user for turn in turns}) for turns in first) >= 3, "of five"
     numbers = defaultdict(list)
     for dialogue in played:
-        numbers[dialogue.meta["seed"]].append(dialogue.meta[TRY])
+        numbers[dialogue.meta["seed"]].append(dialogue.meta["try"])
     assert all(sorted(of_seed) == list(range(2 * K)) for of_seed in numbers.values())
     assert calls == sum(len(dialogue.turns) for dialogue in played), "no verdict is another's"
 
@@ -96,7 +96,7 @@ def test_dpo_asks_once_for_equal_answers_of_a_turn_and_anew_in_each_pass(tmp_pat
     cache.close()
     rows = (run / "rl" / "candidates.jsonl").read_text().splitlines()
     played = sorted((Played.from_row(json.loads(row)) for row in rows), key=lambda one: one.dialogue.id)
-    assert [one.dialogue.meta[TRY] for one in played] == [0, 0, 1, 1]
+    assert [one.dialogue.meta["try"] for one in played] == [0, 0, 1, 1]
     plays = defaultdict(list)
     for one in played:
         plays[one.dialogue.meta["seed"]].append([answer.text for answer in one.turns[0]])

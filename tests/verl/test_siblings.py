@@ -14,7 +14,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
 from safer_steer.config import SHIPPED
-from safer_steer.dialogue import TRY, Dialogue, read_dialogues
+from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.training.verl_loop import SteerLoop
 from servers import Server
 from verl_parts import verl_config, write_config
@@ -63,7 +63,7 @@ async def test_equal_answers_meet_several_attacks(
     played = await group(run, world, tmp_path / "one", sessions)
     first = [dialogue.turns[0] for dialogue in played]
     assert len(first) == K and len({turn.assistant for turn in first}) == 1
-    assert len({dialogue.meta[TRY] for dialogue in played}) == K
+    assert len({dialogue.meta["try"] for dialogue in played}) == K
     assert len({turn.next_user for turn in first}) >= 3, "of five"
     if sessions:
         assert await group(run, world, tmp_path / "other", sessions) == played, "the same once more"

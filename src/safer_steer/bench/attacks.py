@@ -35,8 +35,6 @@ from safer_steer.metrics import ProtocolName
 
 INTENTS = "intents"
 """Folder and file of a run's intents."""
-SCRIPT_OF = "script_of"
-"""Key of an intent's `meta`: suite and id of the script whose intent it is."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def _of_script(suite: str, seed: Seed, twice: bool) -> Intent | None:
         intent=seed.intent,
         images=seed.images,
         turns=seed.turns,
-        meta={SCRIPT_OF: [suite, seed.id]},
+        meta={"script_of": [suite, seed.id]},
     ).bare()
 
 
@@ -236,7 +234,7 @@ def scripts_of(
     suites = {name: of_scripts(rows, turns) for name, rows in attacks.items()}
     found = {}
     for intent in intents:
-        suite, id = intent.meta.get(SCRIPT_OF, (None, None))
+        suite, id = intent.meta.get("script_of", ("", ""))
         if (script := suites.get(suite, {}).get(id)) is not None:
             found[intent.id] = script
     return found

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from safer_steer.bench.suites import TWIN
 from safer_steer.config import Source
 from safer_steer.data.sources.load import Skipped, left_out_in_words, read_samples
 from safer_steer.data.sources.set_row import BadRow, Sample
@@ -17,6 +16,7 @@ from safer_steer.errors import UserError
 from safer_steer.files.images import EMBEDDED, UNREADABLE, PictureError, check_whole
 from safer_steer.files.script_file import MOST_TURNS
 from safer_steer.files.store import naming, write_atomic
+from safer_steer.meta import SeedMeta
 from safer_steer.metrics import AVERAGE
 from safer_steer.workers import Progress
 
@@ -179,12 +179,13 @@ def _script(sample: Sample, images: Sequence[list[str]], name: str) -> Seed:
         turn.meta["prefilled"] = assistant
     for turn, later in zip(turns[1:], images[1:], strict=False):
         turn.images = later
-    meta = (
-        {"set": name}
-        | ({"category": sample.category} if sample.category else {})
-        | ({"answer": sample.answer} if sample.answer else {})
-        | ({TWIN: sample.twin} if sample.twin else {})
-    )
+    meta: SeedMeta = {"set": name}
+    if sample.category:
+        meta["category"] = sample.category
+    if sample.answer:
+        meta["answer"] = sample.answer
+    if sample.twin:
+        meta["twin"] = sample.twin
     return Seed(
         id=sample.id,
         kind=Kind.BENIGN if sample.safe else Kind.OBFUSCATED,

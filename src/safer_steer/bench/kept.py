@@ -8,19 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from safer_steer.bench.adaptive.results import NotKept
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config, Role
 from safer_steer.config.file import in_words, load_config
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
-from safer_steer.errors import BoundaryError, UserError
+from safer_steer.errors import UserError
 from safer_steer.files.store import file_name, read_rows
-
-
-class NotAnswered(BoundaryError):
-    """The model under test failed on this turn when it was asked."""
-
-    boundary = "kept"
+from safer_steer.meta import without
 
 
 class KeptAnswers:
@@ -40,22 +36,20 @@ class KeptAnswers:
 
         Raises:
             ContextFull: the context was full when this turn was asked.
-            NotAnswered: there is no answer, since the model failed or the bench was stopped before.
+            NotKept: there is no answer, since the model failed or the bench was stopped before.
             UserError: another question was asked.
         """
         kept, place = self.dialogues.get(dialogue.id), len(dialogue.turns)
         if kept is None or place >= len(kept.turns):
             if kept is not None and kept.stop is StopReason.CONTEXT_FULL:
                 raise ContextFull
-            why = kept.meta.get("error") if kept is not None else None
-            raise NotAnswered(str(why or "not played to its end; run that bench again first"))
+            raise NotKept(kept)
         turn = kept.turns[place]
         if turn.user != asked.user:
             raise UserError(
                 f"{self.journal}: {dialogue.id} was played from another script than the suite has"
             )
-        facts = {name: fact for name, fact in turn.meta.items() if name not in ("reason", "unscored")}
-        return Reply(turn.assistant or "", facts)
+        return Reply(turn.assistant or "", without(turn.meta, "reason", "unscored"))
 
 
 def _dialogue(row: dict[str, Any], journal: Path) -> Dialogue:

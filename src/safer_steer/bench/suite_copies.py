@@ -19,7 +19,7 @@ from safer_steer.bench.suites import (
     suites_named,
 )
 from safer_steer.config.bench import STEER
-from safer_steer.data.assembly.candidates import SCALED_FROM, picture_id, scaled_from
+from safer_steer.data.assembly.candidates import picture_id, scaled_from
 from safer_steer.data.assembly.splits import FOLDER
 from safer_steer.dialogue import Seed, read_seeds, to_jsonl
 from safer_steer.errors import UserError
@@ -32,7 +32,7 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
     relative to `folder`.
 
     Pictures get the form that all readers take alike; scripts say from what file those that changed were made
-    (`SCALED_FROM`).
+    (`meta.scaled_from`).
 
     Args:
         dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one
@@ -108,7 +108,7 @@ def _copy_picture(
 
 def _with_originals(seed: Seed, originals: Mapping[str, str]) -> Seed:
     own = {image: originals[image] for image in seed.all_images if image in originals}
-    return seed.model_copy(update={"meta": seed.meta | {SCALED_FROM: own}}) if own else seed
+    return seed.model_copy(update={"meta": seed.meta | {"scaled_from": own}}) if own else seed
 
 
 def moved(suite: Suite, folder: Path, prefix: str) -> Suite:

@@ -21,8 +21,6 @@ from safer_steer.metrics import AVERAGE, ProtocolName
 
 SANDBOX = "sandbox"
 """The name in `bench.suites` that stands for the embedded suites."""
-TWIN = "twin"
-"""In a script's `meta`: the id of its twin, in the suite of attacks or in that of their safe twins."""
 SANDBOX_DIALOGUES = 60
 """So many of them are marked, and so many unmarked, where the config says nothing."""
 
@@ -78,8 +76,8 @@ def category(seed: Seed) -> str:
 def draw_suite(suite: Suite, at_most: int) -> Suite:
     """The suite, or a draw of `at_most` of its scripts, balanced over their categories. The draw is the same
     in every run, whatever its seed, so that runs can be compared; a larger one includes a smaller one. Of an
-    attack suite and that of its twins (`TWIN`), the same pairs are drawn."""
-    seeds = draw(suite.seeds, lambda seed: min(seed.id, seed.meta.get(TWIN, seed.id)), at_most, 0, category)
+    attack suite and that of its twins (`meta.twin`), the same pairs are drawn."""
+    seeds = draw(suite.seeds, lambda seed: min(seed.id, seed.meta.get("twin", seed.id)), at_most, 0, category)
     if len(seeds) == len(suite.seeds):
         return suite
     return replace(suite, seeds=seeds, drawn_from=suite)

@@ -40,7 +40,7 @@ class Watch:
             if self._in_a_row[who] < PATIENCE:
                 raise
             self._ended = (
-                f"bench: {who} failed {PATIENCE} times in a row, the last: {error.boundary}: {error}; fix the"
+                f"bench: {who} failed {PATIENCE} times in a row, the last: {error.fault}; fix the"
                 " server or its address and run the same command to go on, or name another model and add"
                 " --fresh; replies that are paid for are kept in both cases"
             )

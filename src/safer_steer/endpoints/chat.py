@@ -19,6 +19,7 @@ from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Messa
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError, shortened
 from safer_steer.files.images import Picture, PicturesOf
+from safer_steer.meta import TurnMeta
 from safer_steer.prompts.base import Prompt, split_markers
 
 Input = TypeVar("Input", bound=BaseModel)
@@ -211,12 +212,14 @@ class ChatAssistant:
         except ContextLengthError:
             raise ContextFull from None
         thinking, answer = split_thinking(reply.text)
-        meta = {
+        meta: TurnMeta = {
             "finish": reply.finish,
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
         }
-        return Reply(answer, meta | ({"thinking": thinking} if thinking else {}))
+        if thinking:
+            meta["thinking"] = thinking
+        return Reply(answer, meta)
 
     def messages(self, dialogue: Dialogue, asked: Turn) -> list[Message]:
         """The system text, then the turns in order, each user turn with its pictures. Markers in user turns

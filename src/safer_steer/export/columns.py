@@ -4,7 +4,7 @@ TRL reads."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -130,5 +130,5 @@ def _scores(turn: Turn) -> dict[str, float | None]:
     return {name: (turn.scores or {}).get(name) for name in SCORES}
 
 
-def _json(meta: dict[str, Any]) -> str:
+def _json(meta: Mapping[str, Any]) -> str:
     return json.dumps(meta, ensure_ascii=False, sort_keys=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from safer_steer.bench.journals import BEGINS, kind_of, name_in
 from safer_steer.bench.results import model_label
-from safer_steer.dialogue import TAKEN_BACK, Turn
+from safer_steer.dialogue import Turn
 from safer_steer.errors import UserError
 from safer_steer.files.store import inside
 from safer_steer.metrics import asks_safely
@@ -207,7 +207,7 @@ def _answer(
     for place, one in enumerate(dialogue.turns):
         said = _asked(one, pictures, run.folder)
         own_words = {"asked": said if said != asked[place] else None}
-        taken = {"taken": _taken(one.meta, pictures, run.folder)}
+        taken = {"taken": _taken(one.taken_back, pictures, run.folder)}
         turns.append(_without_nothing(own_words | _shown(one) | taken))
     own = [pictures.place(run.folder, image) for image in dialogue.images]
     return _without_nothing(
@@ -218,10 +218,10 @@ def _answer(
             "by": ended.technique,
             "techniques": techniques(dialogue),
             "stop": str(dialogue.stop or ""),
-            "error": str(dialogue.meta.get("error") or ""),
+            "error": str(dialogue.fault or ""),
             "images": own if own != images else None,
             "turns": turns,
-            "taken": _taken(dialogue.meta, pictures, run.folder),
+            "taken": _taken(dialogue.taken_back, pictures, run.folder),
             "file": os.path.relpath(run.folder / played.file, page.parent).replace(os.sep, "/"),
             "row": played.row,
         }
@@ -249,14 +249,13 @@ def _shown(turn: Turn) -> Row:
         "refused": refuses(turn),
         "safe": asks_safely(turn),
         "calls": None if calls is None else int(calls),
-        "unscored": str(turn.meta.get("unscored") or ""),
+        "unscored": str(turn.unscored or ""),
         "reason": str(turn.meta.get("reason") or ""),
     }
 
 
-def _taken(meta: Row, pictures: Pictures, folder: Path) -> list[Row]:
-    """The turns that an attacker took back at this place."""
-    turns = [Turn.model_validate(row) for row in meta.get(TAKEN_BACK, ())]
+def _taken(turns: Sequence[Turn], pictures: Pictures, folder: Path) -> list[Row]:
+    """The turns that an attacker took back at one place."""
     return [_without_nothing({"asked": _asked(turn, pictures, folder)} | _shown(turn)) for turn in turns]
 
 

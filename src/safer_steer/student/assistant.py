@@ -11,7 +11,7 @@ from io import BytesIO
 from PIL import Image
 
 from safer_steer.config import Student
-from safer_steer.dialogue import TAKEN_BACK, Dialogue, Turn
+from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, PicturesOf
@@ -111,7 +111,7 @@ class StudentAssistant:
         return self._go_on(dialogue, transcript, sampled[0]), list(sampled)
 
     def _key(self, dialogue: Dialogue, asked: Turn) -> str:
-        back = len(asked.meta.get(TAKEN_BACK, ()))
+        back = len(asked.taken_back)
         return f"{self.key} {dialogue.id} {len(dialogue.turns)}" + (f" back {back}" if back else "")
 
     def _with_room(self, dialogue: Dialogue, asked: Turn) -> Transcript:

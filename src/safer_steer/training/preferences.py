@@ -137,7 +137,7 @@ class Group:
         try:
             verdict = await self.tutor.judge(so_far, len(dialogue.turns), following[0] if following else None)
         except BoundaryError as error:
-            answer.why = f"{error.boundary}: {error}"
+            answer.why = str(error.fault)
             return
         answer.scores = verdict.scores
         answer.reward = reward_of(answer.text, verdict.scores, self.config.rl, self.config.student.format)
@@ -234,7 +234,7 @@ class _Watched:
         try:
             verdict = await self.tutor.judge(dialogue, turn, template)
         except BoundaryError as error:
-            self.patience.failed(f"{error.boundary}: {error}")
+            self.patience.failed(str(error.fault))
             raise
         self.patience.answered()
         return verdict

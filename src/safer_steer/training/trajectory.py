@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from safer_steer.dialogue import TRY, Dialogue, Seed, StopReason
+from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Critic, User, play
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.transcript import Transcript
@@ -86,7 +86,7 @@ def as_trajectory(seed: Seed, id: str, number: int) -> Seed:
         number: which of the run's plays of this seed it is, from 0. No other has the same, so the tutor's
             verdicts and attacks are samples of its own even where its siblings give equal answers.
     """
-    return seed.model_copy(update={"id": id, "meta": {**seed.meta, "seed": seed.id, TRY: number}})
+    return seed.model_copy(update={"id": id, "meta": {**seed.meta, "seed": seed.id, "try": number}})
 
 
 async def roll_out(

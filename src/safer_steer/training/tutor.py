@@ -16,6 +16,7 @@ from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Verdict
 from safer_steer.errors import BoundaryError, RefusedError
 from safer_steer.files.images import PicturesOf, in_view
+from safer_steer.meta import TurnMeta
 from safer_steer.prompts.base import history
 from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
 from safer_steer.rewards import EMPTY_SAFETY, lock_usefulness
@@ -71,19 +72,13 @@ class TutorCritic:
             if not approach:
                 approach = next_strategy(verdict.strategy)
                 strategy, adapted = approach, await _next_turn(ask(approach), dialogue, wanted, faults)
-        noted = (
-            {
-                "next_attacker": {
-                    "faults": faults,
-                    "approach": approach if adapted or not wanted else "template",
-                }
-            }
-            if faults
-            else {}
-        )
+        meta: TurnMeta = {"diagnosis": verdict.diagnosis, "strategy": strategy if adapted else "template"}
+        if faults:
+            given = approach if adapted or not wanted else "template"
+            meta["next_attacker"] = {"faults": faults, "approach": given}
         return Verdict(
             scores=_scores(verdict, inputs.answer),
-            meta={"diagnosis": verdict.diagnosis, "strategy": strategy if adapted else "template", **noted},
+            meta=meta,
             next_user=adapted or None,
         )
 

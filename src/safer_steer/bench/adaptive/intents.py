@@ -9,13 +9,10 @@ from typing import Self
 
 from pydantic import Field
 
-from safer_steer.dialogue import TRY, Dialogue, Kind, Said, Seed, Turn, each_row
+from safer_steer.dialogue import Kind, Said, Seed, Turn, each_row
 from safer_steer.errors import UserError
 from safer_steer.files.script_file import check_rows
 from safer_steer.files.store import numbered_lines
-
-LATER = "later"
-"""Key of a dialogue's `meta`: the pictures that its attacker may show."""
 
 
 class Intent(Seed):
@@ -65,12 +62,6 @@ def read_intents(path: Path) -> list[Intent]:
     return intents
 
 
-def later_pictures(dialogue: Dialogue) -> list[str]:
-    """The pictures that the attacker of this dialogue may show."""
-    found: list[str] = dialogue.meta.get(LATER, [])
-    return found
-
-
 def tries_of(intents: list[Intent], attacker: str, turns: int, tries: int) -> list[Seed]:
     """The dialogues of one attacker: `tries` for each intent, with as many places as user turns.
 
@@ -84,8 +75,8 @@ def tries_of(intents: list[Intent], attacker: str, turns: int, tries: int) -> li
             intent=intent.intent,
             images=intent.images,
             turns=[Turn(user=intent.intent) for _ in range(turns)],
-            meta={"intent_id": intent.id, TRY: number, "attacker": attacker}
-            | ({LATER: intent.later} if intent.later else {}),
+            meta={"intent_id": intent.id, "try": number, "attacker": attacker}
+            | ({"later": intent.later} if intent.later else {}),
         )
         for number in range(tries)
         for intent in intents

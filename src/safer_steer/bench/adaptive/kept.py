@@ -4,20 +4,11 @@ kept, turns taken back included. Nobody is asked."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from safer_steer.dialogue import TAKEN_BACK, Dialogue, Seed, StopReason, Turn
+from safer_steer.bench.adaptive.results import NotKept
+from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
-from safer_steer.errors import BoundaryError
-
-OF_A_JUDGE = ("reason", "unscored", TAKEN_BACK)
-"""Facts in a turn's meta that are not said again."""
-
-
-class NotKept(BoundaryError):
-    """User or assistant failed here when the dialogue was played, or it was not played on."""
-
-    boundary = "kept"
+from safer_steer.meta import without
 
 
 class KeptAttack:
@@ -36,37 +27,36 @@ class KeptAttack:
         if kept is None:
             return one
         places = one.turns[: len(kept.turns)] if kept.stop is StopReason.SUCCESS else one.turns
-        facts = {name: fact for name, fact in kept.meta.items() if name not in ("error", TAKEN_BACK)}
-        return one.model_copy(update={"turns": places, "meta": facts})
+        return one.model_copy(update={"turns": places, "meta": without(kept.meta, "error", "taken_back")})
 
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
         """Raises `NotKept` where the attacker gave up, or the dialogue was not played on."""
-        kept, turn = self._turn(dialogue, len(dialogue.meta.get(TAKEN_BACK, ())))
+        kept, turn = self._turn(dialogue, len(dialogue.taken_back))
         if turn is None:
             if kept and kept.stop in (StopReason.ASSISTANT_FAILED, StopReason.CONTEXT_FULL):
                 return Reply(template.user)  # what was asked there is not in the row
-            raise _not_kept(kept)
-        return Reply(turn.user, _facts(turn), turn.images)
+            raise NotKept(kept)
+        return Reply(turn.user, without(turn.meta, "reason", "unscored", "taken_back"), turn.images)
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """Raises `ContextFull` or `NotKept` where the dialogue ended in that way."""
-        kept, turn = self._turn(dialogue, len(asked.meta.get(TAKEN_BACK, ())))
+        kept, turn = self._turn(dialogue, len(asked.taken_back))
         if turn is None:
             if kept and kept.stop is StopReason.CONTEXT_FULL:
                 raise ContextFull
-            raise _not_kept(kept)
+            raise NotKept(kept)
         return Reply(turn.assistant or "")
 
     async def takes_back(self, dialogue: Dialogue) -> bool:
         """Whether the attacker took that turn back. Raises `NotKept` if that is unknown, since the dialogue
         ended at that turn: the attacker failed, or the judge did."""
         kept, place = self.dialogues[dialogue.id], len(dialogue.turns) - 1
-        before = len(dialogue.turns[place].meta.get(TAKEN_BACK, ()))
+        before = len(dialogue.turns[place].taken_back)
         if before < len(_taken_back(kept, place)):
             return True
         ended = self._turn(dialogue, 0)[1] is None
         if ended and kept.stop in (StopReason.USER_FAILED, StopReason.UNSCORED):
-            raise _not_kept(kept)
+            raise NotKept(kept)
         return False
 
     def _turn(self, dialogue: Dialogue, before: int) -> tuple[Dialogue | None, Turn | None]:
@@ -77,16 +67,5 @@ class KeptAttack:
         return kept, turns[before] if before < len(turns) else None
 
 
-def _not_kept(kept: Dialogue | None) -> NotKept:
-    why = kept.meta.get("error") if kept else None
-    return NotKept(str(why or "not played to its end; run that bench again first"))
-
-
 def _taken_back(kept: Dialogue, place: int) -> list[Turn]:
-    at_its_end = place == len(kept.turns)
-    rows = kept.meta.get(TAKEN_BACK, []) if at_its_end else kept.turns[place].meta.get(TAKEN_BACK, [])
-    return [Turn.model_validate(row) for row in rows]
-
-
-def _facts(turn: Turn) -> dict[str, Any]:
-    return {name: fact for name, fact in turn.meta.items() if name not in OF_A_JUDGE}
+    return (kept if place == len(kept.turns) else kept.turns[place]).taken_back

@@ -17,18 +17,14 @@ from dataclasses import dataclass, field
 from math import comb, prod
 from typing import Any, NamedTuple
 
-from safer_steer.dialogue import TAKEN_BACK, TRY, Dialogue, StopReason, Turn
-from safer_steer.errors import EndpointError, RejectedError
+from safer_steer.dialogue import Dialogue, StopReason, Turn
+from safer_steer.errors import BoundaryError, EndpointError, Fault, RejectedError
 from safer_steer.intervals import paired as paired_difference
 from safer_steer.intervals import rate, unpaired
 from safer_steer.metrics import BREACH_BELOW, LOST, State, asks_safely, state
 
 ADAPTIVE = "adaptive_"
 """What the names of journals of attackers that adapt begin with."""
-LAST_FAULTS = "attacker_faults"
-"""Key of a dialogue's `meta`: the faults of its attacker's last move, which led to no turn."""
-CALLS = "calls"
-"""Key of a turn's `meta`: calls of the attacker up to that turn. Key of a dialogue's: all of them."""
 ANY = "any attacker"
 """The name of all attackers together."""
 Summary = dict[str, Any]
@@ -75,34 +71,50 @@ def said(dialogue: Dialogue) -> Iterator[tuple[int, Turn, bool]]:
     """Every turn of a dialogue in the order in which it was said: its place (from 1), itself, and whether it
     was taken back."""
     for place, turn in enumerate(dialogue.turns, 1):
-        for row in turn.meta.get(TAKEN_BACK, ()):
-            yield place, Turn.model_validate(row), True
+        for before in turn.taken_back:
+            yield place, before, True
         yield place, turn, False
-    for row in dialogue.meta.get(TAKEN_BACK, ()):
-        yield len(dialogue.turns) + 1, Turn.model_validate(row), True
+    for before in dialogue.taken_back:
+        yield len(dialogue.turns) + 1, before, True
 
 
 def try_of(dialogue: Dialogue) -> Try:
     """What a dialogue came to."""
-    found = Try(str(dialogue.meta["intent_id"]), int(dialogue.meta[TRY]))
+    found = Try(str(dialogue.meta["intent_id"]), int(dialogue.meta["try"]))
     for place, turn, back in said(dialogue):
         technique = str(turn.meta.get("technique") or "")
-        found.calls = int(turn.meta.get(CALLS, found.calls))
+        found.calls = int(turn.meta.get("calls", found.calls))
         found.tried[technique] += 1
         found.requests += not asks_safely(turn)
         found.taken_back += back
         if breached(turn):
             found.turn, found.broke = place, technique
             return found
-    found.calls = int(dialogue.meta.get(CALLS, found.calls))
+    found.calls = int(dialogue.meta.get("calls", found.calls))
     return found
+
+
+NOT_PLAYED = Fault("", "not played to its end; run that bench again first")
+"""Why there is no turn, if no failure is noted."""
+
+
+class NotKept(BoundaryError):
+    """User or assistant failed here when the dialogue was played, or it was not played on."""
+
+    boundary = "kept"
+
+    def __init__(self, kept: Dialogue | None) -> None:
+        """`kept` is the dialogue, if there is one."""
+        super().__init__(str((kept and kept.fault) or NOT_PLAYED))
 
 
 def gave_up(dialogue: Dialogue) -> bool:
     """Whether the dialogue ended because the attacker declined, repeated itself or gave no valid answer."""
-    error = str(dialogue.meta.get("error", "")).removeprefix("kept: ")
-    unreached = (f"{EndpointError.boundary}: ", f"{RejectedError.boundary}: ", "not played")
-    return dialogue.stop is StopReason.USER_FAILED and not error.startswith(unreached)
+    fault = dialogue.fault
+    if fault and fault.boundary == NotKept.boundary:
+        fault = Fault.read(fault.message)
+    asked = not fault or fault.boundary not in (EndpointError.boundary, RejectedError.boundary)
+    return dialogue.stop is StopReason.USER_FAILED and asked and fault != NOT_PLAYED
 
 
 def state_of(dialogue: Dialogue) -> State:
@@ -330,4 +342,4 @@ def _gap(
 def _faults(dialogue: Dialogue) -> Iterator[str]:
     for _, turn, _ in said(dialogue):
         yield from (turn.meta.get("attacker") or {}).get("faults", ())
-    yield from dialogue.meta.get(LAST_FAULTS, ())
+    yield from dialogue.meta.get("attacker_faults", ())

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safer_steer.bench.adaptive.attacker import Attacker, Move, Seen
-from safer_steer.bench.adaptive.intents import later_pictures
-from safer_steer.bench.adaptive.results import CALLS, LAST_FAULTS
 from safer_steer.config import Adaptive
-from safer_steer.dialogue import TAKEN_BACK, Dialogue, Format, StopReason, Turn, visible_answer
+from safer_steer.dialogue import Dialogue, Format, StopReason, Turn, visible_answer
 from safer_steer.endpoints.refusals import check
 from safer_steer.episode import Critic, Reply, Verdict
 from safer_steer.errors import EmptyError, RefusedError, RepeatedError, UnparsableError, UserError
 from safer_steer.files.images import PicturesOf, View, in_view
+from safer_steer.meta import TurnMeta
 from safer_steer.metrics import BREACH_BELOW
 from safer_steer.prompts.attacker import TECHNIQUES
 from safer_steer.prompts.base import Exchange, history
@@ -83,10 +82,13 @@ class AdaptiveUser:
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
         """The next user turn. Raises a `BoundaryError` if the attacker gives up."""
         planned = self._planned.pop(dialogue.id, None) or await self._plan(dialogue)
-        move, own = planned.move, later_pictures(dialogue)
-        meta: dict[str, Any] = {"technique": move.technique, "calls": planned.calls}
-        meta |= {name: text for name in ("observation", "thought") if (text := getattr(move, name))}
-        meta |= move.notes
+        move, own = planned.move, dialogue.meta.get("later", [])
+        meta: TurnMeta = {"technique": move.technique, "calls": planned.calls}
+        if move.observation:
+            meta["observation"] = move.observation
+        if move.thought:
+            meta["thought"] = move.thought
+        meta |= cast(TurnMeta, move.notes)
         if planned.faults:
             meta["attacker"] = {"faults": planned.faults}
         images = [own[move.picture - 1]] if 0 < move.picture <= len(own) else []
@@ -107,17 +109,17 @@ class AdaptiveUser:
         if planned.move.take_back or not ended:
             self._planned[dialogue.id] = planned
         elif planned.faults:
-            dialogue.meta[LAST_FAULTS] = planned.faults
+            dialogue.meta["attacker_faults"] = planned.faults
         return planned.move.take_back
 
     async def _plan(self, dialogue: Dialogue) -> _Planned:
         before = [turn.user for turn in dialogue.turns]
-        tried = [turn["user"] for turn in _attempts(dialogue)]
+        tried = [turn.user for turn in _attempts(dialogue)]
         said_here = [*before[-1:], *tried] if self._take_backs_left(dialogue) else []
         before += tried
         faults: list[str] = []
         while True:
-            calls = dialogue.meta[CALLS] = dialogue.meta.get(CALLS, 0) + 1
+            calls = dialogue.meta["calls"] = dialogue.meta.get("calls", 0) + 1
             try:
                 move = await self.attacker(self._seen(dialogue, faults))
                 check("attacker", move.user, before)
@@ -127,15 +129,15 @@ class AdaptiveUser:
             except FAULTS as error:
                 faults.append(error.boundary)
                 if len(faults) == ATTEMPTS:
-                    dialogue.meta[LAST_FAULTS] = faults
+                    dialogue.meta["attacker_faults"] = faults
                     raise
             except UnparsableError as error:  # asked again already
-                dialogue.meta[LAST_FAULTS] = [*faults, error.boundary]
+                dialogue.meta["attacker_faults"] = [*faults, error.boundary]
                 raise
 
     def _seen(self, dialogue: Dialogue, faults: list[str]) -> Seen:
         last = dialogue.turns[-1] if dialogue.turns else None
-        own = later_pictures(dialogue)
+        own = dialogue.meta.get("later", [])
         view = self._view(dialogue, own)
 
         async def ask(prompt: Any, inputs: Any) -> Any:
@@ -145,9 +147,7 @@ class AdaptiveUser:
             intent=dialogue.intent,
             history=history(dialogue, self.format),
             taken_back=[
-                Exchange(
-                    user=turn["user"], assistant=visible_answer(turn.get("assistant") or "", self.format)
-                )
+                Exchange(user=turn.user, assistant=visible_answer(turn.assistant or "", self.format))
                 for turn in _attempts(dialogue)
             ],
             turns_left=self.settings.turns - len(dialogue.turns),
@@ -172,7 +172,7 @@ class AdaptiveUser:
         ]
 
     def _take_backs_left(self, dialogue: Dialogue) -> int:
-        used = sum(len(turn.meta.get(TAKEN_BACK, ())) for turn in dialogue.turns)
+        used = sum(len(turn.taken_back) for turn in dialogue.turns)
         return self.settings.take_backs - used
 
 
@@ -184,7 +184,6 @@ def known(techniques: list[str]) -> list[str]:
     return techniques or list(TECHNIQUES)
 
 
-def _attempts(dialogue: Dialogue) -> list[dict[str, Any]]:
+def _attempts(dialogue: Dialogue) -> list[Turn]:
     """The turns that were taken back before the last one, in its place."""
-    found: list[dict[str, Any]] = dialogue.turns[-1].meta.get(TAKEN_BACK, []) if dialogue.turns else []
-    return found
+    return dialogue.turns[-1].taken_back if dialogue.turns else []

@@ -14,10 +14,6 @@ from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
 from safer_steer.files.store import content_id, inside, sha256_of
 
-SCALED_FROM = "scaled_from"
-"""The `meta` key of a script whose pictures a run scaled down or wrote anew: the originals' ids
-(`picture_id`), by path."""
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -117,8 +113,8 @@ def shown_pictures(seed: Seed) -> list[str]:
 
 
 def scaled_from(seed: Seed) -> dict[str, str]:
-    """The script's `SCALED_FROM` entries; empty if its pictures are as they were."""
-    found = seed.meta.get(SCALED_FROM)
+    """The originals' ids (`picture_id`) of pictures that a run scaled down or wrote anew, by path."""
+    found = seed.meta.get("scaled_from")
     return {str(image): str(id) for image, id in found.items()} if isinstance(found, dict) else {}
 
 

@@ -128,5 +128,5 @@ async def _asked(seed: Seed, model: ChatModel, pictures_of: PicturesOf) -> dict[
     except EndpointError:
         raise
     except BoundaryError as error:
-        return {"failed": f"{error.boundary}: {error}"}
+        return {"failed": str(error.fault)}
     return row

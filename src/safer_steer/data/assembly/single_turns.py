@@ -13,9 +13,10 @@ from math import floor
 from safer_steer.data.seeds.red_team import HARMLESS
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
+from safer_steer.meta import only
 
 KEPT = ("pair", "question", "question_safe", "use", "category", "picture", "perturbed", "original", "answer")
-"""The keys that a question's meta takes from its script's."""
+"""The facts that a question takes from its script, in this order."""
 
 
 def questions(scripts: Iterable[Seed]) -> list[Seed]:
@@ -47,7 +48,7 @@ def _question(script: Seed) -> Seed:
         intent=str(meta.get("intent", script.intent)),
         images=script.images,
         turns=[Turn(user=meta["question"], meta={"risk": HARMLESS} if safe else {})],
-        meta={key: meta[key] for key in KEPT if key in meta},
+        meta=only(meta, *KEPT),
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from safer_steer.data.seeds.red_team import FailedAttack
-from safer_steer.errors import BoundaryError, EndpointError
+from safer_steer.errors import BoundaryError, EndpointError, FailedAttack, Fault
 from safer_steer.files.store import Journal
 from safer_steer.workers import Patience
 
@@ -29,7 +28,7 @@ def reasons(rows: Mapping[str, dict[str, Any]], key: str) -> list[dict[str, str]
     """The reason of each failed attempt at `key`, with its strategy if it had one."""
     failed = [row for attempt in range(ATTEMPTS) if (row := rows.get(f"{key}:{attempt}")) and "failed" in row]
     return [
-        {"reason": row["failed"].partition(": ")[0]}
+        {"reason": Fault.read(row["failed"]).boundary}
         | ({"strategy": row["strategy"]} if "strategy" in row else {})
         for row in failed
     ]
@@ -64,9 +63,9 @@ async def try_twice(
                 patience.failed(str(error), stage)
                 return None
             except BoundaryError as error:
-                row = {"id": id, "failed": f"{error.boundary}: {error}"}
-            except FailedAttack as error:
-                row = {"id": id, "failed": f"failed_attack: {error}", "attack_scores": error.scores}
+                row = {"id": id, "failed": str(error.fault)}
+                if isinstance(error, FailedAttack):
+                    row["attack_scores"] = error.scores
             if "failed" in row and strategy:
                 row["strategy"] = strategy(attempt)
             journal.append(row)

@@ -30,9 +30,6 @@ from safer_steer.files.images import PictureError, Trial
 from safer_steer.files.store import content_id, write_atomic
 from safer_steer.stages import STAGES
 
-AGAINST = "filtered_against"
-"""The key in a bench script's meta that names the model the script broke."""
-
 
 def target_name(config: Config) -> str:
     """The name of the target that scripts are played against."""
@@ -51,7 +48,7 @@ def refuse_selected(scripts: Iterable[Seed], measured: str, suite: str) -> None:
     """Raises `UserError` if a script of the suite was selected by its success against the model being
     measured."""
     for seed in scripts:
-        against = seed.meta.get(AGAINST)
+        against = seed.meta.get("filtered_against")
         if isinstance(against, str) and same_model(against, measured):
             raise UserError(
                 f"{suite}: {seed.id} was kept because it broke {against},"

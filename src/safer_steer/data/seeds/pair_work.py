@@ -10,7 +10,7 @@ from typing import Any
 
 from safer_steer.config import Config, RoleName
 from safer_steer.data.seeds.attempts import ATTEMPTS, try_twice
-from safer_steer.data.seeds.identity import AGAINST, target_name
+from safer_steer.data.seeds.identity import target_name
 from safer_steer.data.seeds.perturb import chosen, perturb
 from safer_steer.data.seeds.pools import key_of, kinds_of
 from safer_steer.data.seeds.red_team import (
@@ -27,6 +27,7 @@ from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.files.images import Picture, load_picture, pictures_in
 from safer_steer.files.store import Journal, content_id, write_atomic
+from safer_steer.meta import SeedMeta
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.workers import Patience, side_by_side
 
@@ -133,8 +134,10 @@ class PairWork:
         script = await benign_script(
             self.generator, task, turns, self.bounds, picture.source, self._repeat(pair, attempt)
         )
-        answer = {"answer": pair.answer} if task == pair.question and pair.answer is not None else {}
-        return self._row(picture, self._seed(pair, Kind.BENIGN, task, picture, script, attempt, answer))
+        facts: SeedMeta = {}
+        if task == pair.question and pair.answer is not None:
+            facts["answer"] = pair.answer
+        return self._row(picture, self._seed(pair, Kind.BENIGN, task, picture, script, attempt, facts))
 
     async def _obfuscated(self, pair: Pair, picture: PairPicture, task: str, attempt: int) -> dict[str, Any]:
         turns = self._rng(pair, Kind.OBFUSCATED).randint(*self.bounds)
@@ -163,7 +166,7 @@ class PairWork:
                 picture, self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
             )
         if pair.use == "bench":
-            facts[AGAINST] = target_name(self.config)
+            facts["filtered_against"] = target_name(self.config)
         seed = self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
         return self._row(
             picture,
@@ -200,11 +203,12 @@ class PairWork:
         picture: PairPicture,
         script: list[Turn],
         attempt: int,
-        facts: dict[str, Any],
+        facts: SeedMeta,
     ) -> Seed:
-        meta: dict[str, Any] = {"pair": pair.id, "question": pair.question, "use": pair.use}
+        meta: SeedMeta = {"pair": pair.id, "question": pair.question, "use": pair.use}
         meta |= {"picture": picture.original[:16], "attempts": attempt + 1, "perturbed": picture.perturbed}
-        meta |= {"category": pair.category} if pair.category else {}
+        if pair.category:
+            meta["category"] = pair.category
         if pair.safe is not None:
             meta["question_safe"] = pair.safe  # of the question; a script's safety follows from its kind
         if intent != pair.intent:

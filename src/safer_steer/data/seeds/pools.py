@@ -15,7 +15,7 @@ from safer_steer.data.seeds.dedup import Seen, script_key
 from safer_steer.data.seeds.dropped import DROPPED
 from safer_steer.data.sources import Pair
 from safer_steer.dialogue import Kind, Seed, read_seeds
-from safer_steer.errors import UserError
+from safer_steer.errors import Fault, UserError
 from safer_steer.files.store import Journal
 
 SHARD = 256
@@ -118,7 +118,7 @@ def write_pools(
         }
 
         def drop(pair: Pair, id: str, kind: Kind | None, why: str, job: str) -> None:
-            reason, _, detail = why.partition(": ")
+            reason, detail = Fault.read(why)
             row: dict[str, Any] = {
                 "id": id,
                 "pair": pair.id,

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.adaptive.results import ADAPTIVE, LAST_FAULTS, breached, said
+from safer_steer.bench.adaptive.results import ADAPTIVE, breached, said
 from safer_steer.config import Student
 from safer_steer.config.file import read_yaml
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
-from safer_steer.errors import UserError
+from safer_steer.errors import FailedAttack, Fault, RefusedError, UnparsableError, UserError
 from safer_steer.files.store import read_rows
 from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts
 from safer_steer.rewards import LEAK
@@ -56,10 +56,10 @@ def _seeds(health: Health, run: Path) -> None:
             attempts.setdefault(row["id"].rpartition(":")[0], []).append(row)
         for key, rows in attempts.items():
             job = key.rpartition("-")[2]
-            faults = [reason for row in rows if (reason := row.get("failed", "").partition(":")[0]) in FAULTS]
+            failed = [Fault.read(row.get("failed", "")).boundary for row in rows]
             health.attacker("generator", job).note(
-                faults,
-                recovered=rows[-1].get("failed", "").partition(":")[0] not in FAULTS,
+                [boundary for boundary in failed if boundary in FAULTS],
+                recovered=failed[-1] not in FAULTS,
                 retried=len(rows) > 1,
             )
             if job == "red_team":
@@ -69,14 +69,15 @@ def _seeds(health: Health, run: Path) -> None:
 
 def _simulated(health: Health, row: Row) -> None:
     """Count one attempt at a red-team script. Only attempts that were played count for their strategy."""
-    reason, _, detail = row.get("failed", "").partition(": ")
-    if reason and reason != "failed_attack":
+    fault = Fault.read(row.get("failed", ""))
+    if fault.boundary not in ("", FailedAttack.boundary):
         return
+    stop, why = Fault.read(fault.message)
     meta = row["made"]["seed"]["meta"] if "made" in row else row
     if "made" in row and "success_turn" not in meta:
         return  # a bench script: not tried on the target
     strategy = health.strategy("generator", str(meta.get("strategy", "unknown")))
-    strategy.tried += not detail.startswith(NO_VERDICT)
+    strategy.tried += stop not in NO_VERDICT
     if "made" in row:
         strategy.succeeded += 1
         strategy.turns_to_success += meta["success_turn"]
@@ -84,8 +85,8 @@ def _simulated(health: Health, row: Row) -> None:
             strategy.texts.add(turn["user"])
     for score in meta.get("attack_scores", []):
         health.judged("attack_judge", {"attack": score}, ("attack",), None)
-    if detail.startswith("unscored: "):
-        health.judged("attack_judge", None, ("attack",), detail.removeprefix("unscored: "))
+    if stop == StopReason.UNSCORED:
+        health.judged("attack_judge", None, ("attack",), why)
 
 
 def _assemble(health: Health, run: Path) -> None:
@@ -119,15 +120,11 @@ def _rl(health: Health, run: Path) -> None:
         turns = dialogue["turns"]
         health.answered("student", "rl", "trajectories", dialogue)
         for turn, following in zip(turns, [*turns[1:], None], strict=True):
-            meta, why = turn["meta"], str(turn["meta"].get("unscored", ""))
+            meta, why = turn["meta"], turn["meta"].get("unscored", "")
             noted = meta.get("next_attacker") or {}
-            declined = (
-                ["refused"] * 2
-                if why.startswith("refused")
-                else ["unparsable"]
-                if why.startswith("unparsable")
-                else []
-            )
+            asked = {RefusedError.boundary: 2, UnparsableError.boundary: 1}
+            boundary = Fault.read(why).boundary
+            declined = [boundary] * asked.get(boundary, 0)
             recovered = not declined and noted.get("approach") != "template"
             health.attacker("tutor", "turn").note(
                 declined or noted.get("faults", []),
@@ -167,7 +164,7 @@ def _adaptive(health: Health, dialogue: Row) -> None:
             strategy.texts.add(turn.user)
             strategy.tried += turn.scores is not None
             strategy.succeeded += breached(turn)
-    if faults := dialogue["meta"].get(LAST_FAULTS):
+    if faults := dialogue["meta"].get("attacker_faults"):
         gave_up = dialogue["stop"] == StopReason.USER_FAILED  # else it declined to take the last turn back
         health.attacker("attacker", "turn").note(faults, recovered=not gave_up)
 

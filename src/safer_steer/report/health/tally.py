@@ -9,6 +9,7 @@ from typing import Any
 
 from safer_steer.bench.answers import AnswerCounts, total
 from safer_steer.dialogue import Format
+from safer_steer.errors import Fault
 from safer_steer.intervals import rate
 from safer_steer.report.health.texts import TextSample
 
@@ -161,7 +162,7 @@ class Health:
             if scores and isinstance(scores.get(name), int | float):
                 judge.verdicts[float(scores[name])] += 1
             elif why:
-                judge.unscored[why.partition(":")[0]] += 1
+                judge.unscored[Fault.read(why).boundary] += 1
 
     def answered(self, model: str, stage: str, file: str, dialogue: dict[str, Any]) -> None:
         """Count the answers of a model under test or in training; `dialogue` is a row of `file`."""

@@ -1,0 +1,128 @@
+"""The register of `meta`: every fact that a stage notes on a script, a turn or a dialogue.
+
+For each key: its type, who writes it, what it says. mypy holds the code to keys and types, a test does so for
+rows that are read as plain objects, and docs/reference/run-folder.md is written from here. A row may have
+further keys, of a user's own; they are carried along, and nothing here reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict, TypeVar, cast
+
+from pydantic import GetPydanticSchema
+
+STAGE_I, DIALOGUE, ATTACKER, CHAT = "Stage I", "the dialogue loop", "the adaptive bench", "a chat model"
+
+
+class AskedAgain(TypedDict, total=False):
+    """What came of a request to a role that writes user turns, if not all went well (`asked_again.py`)."""
+
+    faults: list[str]
+    approach: str
+
+
+_Try = TypedDict(
+    "_Try",
+    {"try": Annotated[int, "RL, the adaptive bench", "Which of several plays of one seed it is, from 0."]},
+    total=False,
+)
+_Return = TypedDict(
+    "_Return",
+    {"return": Annotated[float | None, "RL", "The trajectory's return; null if it has none."]},
+    total=False,
+)
+"""Keys that Python does not take as names."""
+
+
+class SeedMeta(_Try, total=False):
+    """Facts of a script. A dialogue played from it has them too."""
+
+    pair: Annotated[str, STAGE_I, "The single-turn pair it was made from."]
+    question: Annotated[str, STAGE_I, "The pair's question."]
+    question_safe: Annotated[bool, STAGE_I, "Whether the question is harmless, if its source says so."]
+    intent: Annotated[str, STAGE_I, "The question's intent, if the script has another."]
+    use: Annotated[str, STAGE_I, "`bench` or `train`: what its source is for."]
+    category: Annotated[str, "Stage I, `suite`", "As in the source, if it has one."]
+    picture: Annotated[str, STAGE_I, "First 16 hex digits of the SHA-256 of the set's own picture."]
+    perturbed: Annotated[bool, STAGE_I, "Whether it shows a changed copy of the picture."]
+    original: Annotated[str, STAGE_I, "Path of the picture that was changed."]
+    attempts: Annotated[int, STAGE_I, "Attempts it took, 1 or 2."]
+    answer: Annotated[
+        str | int,
+        "Stage I, `suite`, the questions of the bench",
+        "The right answer, if there is one; of a multiple-choice question its place, from 0.",
+    ]
+    strategy: Annotated[str, STAGE_I, "The red-team script's strategy."]
+    escalation: Annotated[str, STAGE_I, "How it escalates."]
+    success_turn: Annotated[int, STAGE_I, "The turn, from 1, at which it succeeded against the target."]
+    attack_scores: Annotated[list[float], STAGE_I, "The attack judge's scores, 1-5, up to that turn."]
+    filtered_against: Annotated[str, STAGE_I, "The model that this script of the bench broke."]
+    set: Annotated[str, "`suite`", "The set it comes from."]
+    twin: Annotated[str, "`suite`", "Id of the script that differs from it only in what makes it harmful."]
+    choices: Annotated[list[str], "the questions of the bench", "The options of a multiple-choice question."]
+    safe: Annotated[bool, "you", "Whether the whole script is safe; by default, if its kind is benign."]
+    scaled_from: Annotated[dict[str, str], "bench", "The originals' ids of pictures written anew, by path."]
+    script_of: Annotated[list[str], ATTACKER, "Suite and id of the script whose intent it is."]
+    intent_id: Annotated[str, ATTACKER, "The intent's id."]
+    attacker: Annotated[str, ATTACKER, "The attacker's name."]
+    later: Annotated[list[str], ATTACKER, "The pictures that the attacker may show."]
+    seed: Annotated[str, "RL", "The id of the script that a trajectory was played from."]
+
+
+class DialogueMeta(SeedMeta, _Return, total=False):
+    """Facts of a dialogue."""
+
+    error: Annotated[str, DIALOGUE, "What ended it, if a call failed: the boundary, and the message."]
+    reasons: Annotated[list[str], "bootstrap", "Why it was rejected."]
+    taken_back: Annotated[
+        list[dict[str, Any]], DIALOGUE, "Turns that the user took back at its end; whole rows."
+    ]
+    calls: Annotated[int, ATTACKER, "Calls of the attacker."]
+    attacker_faults: Annotated[
+        list[str], ATTACKER, "Faults of the attacker's last move, if it led to no turn."
+    ]
+
+
+class TurnMeta(TypedDict, total=False):
+    """Facts of a turn."""
+
+    risk: Annotated[int, STAGE_I, "The planned risk, 1-5; 1 is harmless."]
+    goal: Annotated[str, STAGE_I, "What the turn is for in a red-team script."]
+    safe: Annotated[bool, "you, the sandbox, an attacker", "Whether it is a safe request, whatever its risk."]
+    prefilled: Annotated[str, "`suite`", "The set's own answer, which nobody is shown."]
+    attacker: Annotated[AskedAgain, "bootstrap, the adaptive bench", "How the role was asked again for it."]
+    next_attacker: Annotated[AskedAgain, "RL", "How the tutor was asked again for its verdict or next turn."]
+    technique: Annotated[str, ATTACKER, "The attacker's technique."]
+    observation: Annotated[str, ATTACKER, "What the attacker observed."]
+    thought: Annotated[str, ATTACKER, "What it thought."]
+    calls: Annotated[int, ATTACKER, "Calls of the attacker up to here."]
+    taken_back: Annotated[
+        list[dict[str, Any]], DIALOGUE, "Turns that the user took back in its place; whole rows."
+    ]
+    finish: Annotated[str, "the assistant", "Why the answer ended: `stop`, `length`."]
+    tokens: Annotated[int, "the student", "Tokens of the answer."]
+    prompt_tokens: Annotated[int, CHAT, "Tokens of the request."]
+    completion_tokens: Annotated[int, CHAT, "Tokens of the reply."]
+    thinking: Annotated[str, CHAT, "Reasoning of its own, which is no part of the answer."]
+    reason: Annotated[str, "a judge", "Its reason."]
+    unscored: Annotated[str, DIALOGUE, "Why it has no scores: the boundary, and the message."]
+    diagnosis: Annotated[str, "the tutor", "What it says of the answer."]
+    strategy: Annotated[
+        str, "the tutor", "The strategy of its next turn; `template` if that is the script's."
+    ]
+
+
+AsWritten = GetPydanticSchema(lambda _, handler: handler.generate_schema(dict[str, Any]))
+"""Of a field: an object with any keys, in their order."""
+Meta = TypeVar("Meta", bound=Mapping[str, Any])
+
+
+def only(meta: Meta, *names: str) -> Meta:
+    """These facts, as far as they are known, in the order of the names."""
+    return cast(Meta, {name: meta[name] for name in names if name in meta})
+
+
+def without(meta: Meta, *names: str) -> Meta:
+    """A copy without these facts."""
+    return cast(Meta, {name: fact for name, fact in meta.items() if name not in names})
