@@ -28,7 +28,18 @@ FORWARD = [
     "export",
 ]
 """Rooms in the order the data takes; each may use what comes before it."""
-CORE = {"dialogue", "rewards", "metrics", "intervals", "episode", "workers", "errors", "meta", "files.store"}
+CORE = {
+    "dialogue",
+    "rewards",
+    "metrics",
+    "intervals",
+    "episode",
+    "workers",
+    "errors",
+    "meta",
+    "asked_again",
+    "files.store",
+}
 """Modules that know no room, and of files only how they are stored."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from safer_steer.asked_again import TEMPLATE, Asked
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.refusals import check_turn
@@ -72,10 +73,9 @@ class TutorCritic:
             if not approach:
                 approach = next_strategy(verdict.strategy)
                 strategy, adapted = approach, await _next_turn(ask(approach), dialogue, wanted, faults)
-        meta: TurnMeta = {"diagnosis": verdict.diagnosis, "strategy": strategy if adapted else "template"}
+        meta: TurnMeta = {"diagnosis": verdict.diagnosis, "strategy": strategy if adapted else TEMPLATE}
         if faults:
-            given = approach if adapted or not wanted else "template"
-            meta["next_attacker"] = {"faults": faults, "approach": given}
+            meta["next_attacker"] = Asked(faults).noted(approach if adapted or not wanted else TEMPLATE)
         return Verdict(
             scores=_scores(verdict, inputs.answer),
             meta=meta,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from math import comb, prod
 from typing import Any, NamedTuple
 
+from safer_steer.asked_again import Asked
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.errors import BoundaryError, EndpointError, Fault, RejectedError
 from safer_steer.intervals import paired as paired_difference
@@ -341,5 +342,5 @@ def _gap(
 
 def _faults(dialogue: Dialogue) -> Iterator[str]:
     for _, turn, _ in said(dialogue):
-        yield from (turn.meta.get("attacker") or {}).get("faults", ())
+        yield from Asked.of_turn(turn.meta.get("attacker")).faults
     yield from dialogue.meta.get("attacker_faults", ())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from safer_steer.asked_again import Asked
 from safer_steer.bench.adaptive.attacker import Attacker, Move, Seen
 from safer_steer.config import Adaptive
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn, visible_answer
@@ -37,10 +38,7 @@ class EndsAtBreach:
         return verdict
 
 
-ATTEMPTS = 2
-"""How often an attacker is asked for a move: a fault is asked about once more."""
-FAULTS = (RefusedError, EmptyError, RepeatedError)
-GAVE_UP = (*FAULTS, UnparsableError)
+GAVE_UP = (RefusedError, EmptyError, RepeatedError, UnparsableError)
 """What `AdaptiveUser._plan` raises if the attacker has no move, and not its endpoint."""
 
 
@@ -48,12 +46,12 @@ GAVE_UP = (*FAULTS, UnparsableError)
 class _Planned:
     move: Move
     calls: int
-    faults: list[str] = field(default_factory=list)
+    asked: Asked
 
 
 class AdaptiveUser:
     """Asks the attacker for each turn. Each turn's meta has `technique`, `calls` (of the attacker, in this
-    dialogue, up to that turn), what it observed and thought, and its faults (`attacker: {"faults"}`).
+    dialogue, up to that turn), what it observed and thought, and its faults (`attacker`).
 
     A move that declines, is empty or repeats a turn is asked for once more; if that fails too, the attacker
     gives up and the dialogue ends (`user_failed`). After the last turn, an attacker that gives up does not
@@ -89,8 +87,8 @@ class AdaptiveUser:
         if move.thought:
             meta["thought"] = move.thought
         meta |= cast(TurnMeta, move.notes)
-        if planned.faults:
-            meta["attacker"] = {"faults": planned.faults}
+        if planned.asked.faults:
+            meta["attacker"] = planned.asked.noted()
         images = [own[move.picture - 1]] if 0 < move.picture <= len(own) else []
         return Reply(move.user, meta, images)
 
@@ -108,8 +106,8 @@ class AdaptiveUser:
             raise
         if planned.move.take_back or not ended:
             self._planned[dialogue.id] = planned
-        elif planned.faults:
-            dialogue.meta["attacker_faults"] = planned.faults
+        elif planned.asked.faults:
+            dialogue.meta["attacker_faults"] = planned.asked.faults
         return planned.move.take_back
 
     async def _plan(self, dialogue: Dialogue) -> _Planned:
@@ -117,23 +115,19 @@ class AdaptiveUser:
         tried = [turn.user for turn in _attempts(dialogue)]
         said_here = [*before[-1:], *tried] if self._take_backs_left(dialogue) else []
         before += tried
-        faults: list[str] = []
+        asked = Asked()
         while True:
             calls = dialogue.meta["calls"] = dialogue.meta.get("calls", 0) + 1
             try:
-                move = await self.attacker(self._seen(dialogue, faults))
+                move = await self.attacker(self._seen(dialogue, asked.faults))
                 check("attacker", move.user, before)
                 if move.take_back:
                     check("attacker", move.user, said_here, sayings=1)
-                return _Planned(move, calls, faults)
-            except FAULTS as error:
-                faults.append(error.boundary)
-                if len(faults) == ATTEMPTS:
-                    dialogue.meta["attacker_faults"] = faults
+                return _Planned(move, calls, asked)
+            except GAVE_UP as error:
+                if not asked.again(error):
+                    dialogue.meta["attacker_faults"] = asked.faults
                     raise
-            except UnparsableError as error:  # asked again already
-                dialogue.meta["attacker_faults"] = [*faults, error.boundary]
-                raise
 
     def _seen(self, dialogue: Dialogue, faults: list[str]) -> Seen:
         last = dialogue.turns[-1] if dialogue.turns else None

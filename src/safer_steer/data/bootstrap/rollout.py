@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from safer_steer.asked_again import TEMPLATE, Asked
 from safer_steer.config import Bootstrap, Config, RoleName
 from safer_steer.data.assembly.single_turns import questions
 from safer_steer.data.assembly.splits import read_split
@@ -26,7 +27,7 @@ from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Assistant, Reply, User, Verdict
 from safer_steer.episodes import play_all
-from safer_steer.errors import BoundaryError, EndpointError, UnparsableError, UserError
+from safer_steer.errors import BoundaryError, EndpointError, UserError
 from safer_steer.files.images import PicturesOf, in_view, pictures_in
 from safer_steer.files.store import writing
 from safer_steer.prompts.base import history
@@ -40,8 +41,7 @@ class RedAgent:
     """The user: adapts the template turn to the dialogue so far.
 
     If its turn is a refusal, empty or a repetition, it is requested once more with another approach. If that
-    fails too, the template is used, which is a valid user turn. The turn's meta records this: `attacker:
-    {"faults", "approach"}`.
+    fails too, the template is used, which is a valid user turn. The turn's meta records this (`attacker`).
     """
 
     def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
@@ -51,7 +51,7 @@ class RedAgent:
         shown = in_view(dialogue.images_by_turn(template), self.pictures_of)
         approaches = list(Approach)
         other = approaches[len(dialogue.turns) % len(approaches)]
-        faults: list[str] = []
+        asked = Asked()
         for repeat, approach in enumerate((None, other)):
             inputs = RedInput(
                 intent=dialogue.intent,
@@ -65,12 +65,11 @@ class RedAgent:
             except EndpointError:
                 raise
             except BoundaryError as error:
-                faults.append(error.boundary)
-                if isinstance(error, UnparsableError):
-                    break  # already retried
+                if not asked.again(error):
+                    break
                 continue
-            return Reply(text, {"attacker": {"faults": faults, "approach": other.label}} if faults else {})
-        return Reply(template.user, {"attacker": {"faults": faults, "approach": "template"}})
+            return Reply(text, {"attacker": asked.noted(other.label)} if asked.faults else {})
+        return Reply(template.user, {"attacker": asked.noted(TEMPLATE)})
 
 
 class BlueExpert:

@@ -8,8 +8,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from safer_steer.asked_again import ATTEMPTS
 from safer_steer.config import Config, RoleName
-from safer_steer.data.seeds.attempts import ATTEMPTS, try_twice
+from safer_steer.data.seeds.attempts import try_twice
 from safer_steer.data.seeds.identity import target_name
 from safer_steer.data.seeds.perturb import chosen, perturb
 from safer_steer.data.seeds.pools import key_of, kinds_of

@@ -1,5 +1,5 @@
-"""Turns the rows of each stage into counts. For the rows' fields see `data/seeds/attempts.py`, `RedAgent`,
-`TutorCritic` and `episode.play`."""
+"""Turns the rows of each stage into counts. For the rows' fields see `asked_again.py`, `meta.py` and
+`data/seeds/attempts.py`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safer_steer.asked_again import Asked
 from safer_steer.bench.adaptive.results import ADAPTIVE, breached, said
 from safer_steer.config import Student
 from safer_steer.config.file import read_yaml
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
-from safer_steer.errors import FailedAttack, Fault, RefusedError, UnparsableError, UserError
+from safer_steer.errors import FailedAttack, Fault, UserError
 from safer_steer.files.store import read_rows
 from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts
 from safer_steer.rewards import LEAK
@@ -56,12 +57,7 @@ def _seeds(health: Health, run: Path) -> None:
             attempts.setdefault(row["id"].rpartition(":")[0], []).append(row)
         for key, rows in attempts.items():
             job = key.rpartition("-")[2]
-            failed = [Fault.read(row.get("failed", "")).boundary for row in rows]
-            health.attacker("generator", job).note(
-                [boundary for boundary in failed if boundary in FAULTS],
-                recovered=failed[-1] not in FAULTS,
-                retried=len(rows) > 1,
-            )
+            health.attacker("generator", job).note(Asked.of_rows(rows, FAULTS))
             if job == "red_team":
                 for row in rows:
                     _simulated(health, row)
@@ -103,13 +99,10 @@ def _assemble(health: Health, run: Path) -> None:
 def _bootstrap(health: Health, run: Path) -> None:
     for dialogue in read_rows(run / "bootstrap" / "journal.jsonl"):
         for turn in dialogue["turns"]:
-            noted = turn["meta"].get("attacker") or {}
-            approach = noted.get("approach", "first_attempt")
-            health.attacker("red", "turn").note(
-                noted.get("faults", []), recovered=approach != "template", retried=_twice(noted)
-            )
+            asked = Asked.of_turn(turn["meta"].get("attacker"))
+            health.attacker("red", "turn").note(asked)
             if _attacks(dialogue):
-                _attacked(health.strategy("red", approach), turn)
+                _attacked(health.strategy("red", asked.approach), turn)
             health.judged(
                 "evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored")
             )
@@ -121,16 +114,8 @@ def _rl(health: Health, run: Path) -> None:
         health.answered("student", "rl", "trajectories", dialogue)
         for turn, following in zip(turns, [*turns[1:], None], strict=True):
             meta, why = turn["meta"], turn["meta"].get("unscored", "")
-            noted = meta.get("next_attacker") or {}
-            asked = {RefusedError.boundary: 2, UnparsableError.boundary: 1}
-            boundary = Fault.read(why).boundary
-            declined = [boundary] * asked.get(boundary, 0)
-            recovered = not declined and noted.get("approach") != "template"
-            health.attacker("tutor", "turn").note(
-                declined or noted.get("faults", []),
-                recovered=recovered,
-                retried=_twice(noted) or len(declined) > 1,
-            )
+            declined = Asked.without_verdict(Fault.read(why))
+            health.attacker("tutor", "turn").note(declined or Asked.of_turn(meta.get("next_attacker")))
             health.judged("tutor", turn["scores"], ("safety", "faithfulness"), why)
             if following is not None and "strategy" in meta and _attacks(dialogue):
                 _attacked(health.strategy("tutor", str(meta["strategy"])), following)
@@ -157,16 +142,15 @@ def _bench(health: Health, run: Path) -> None:
 def _adaptive(health: Health, dialogue: Row) -> None:
     """Count the turns of an attacker that adapts, those it took back included."""
     for _, turn, _ in said(Dialogue.model_validate(dialogue)):
-        noted = turn.meta.get("attacker") or {}
-        health.attacker("attacker", "turn").note(noted.get("faults", []), recovered=True)
+        health.attacker("attacker", "turn").note(Asked.of_turn(turn.meta.get("attacker")))
         if technique := turn.meta.get("technique"):
             strategy = health.strategy("attacker", str(technique))
             strategy.texts.add(turn.user)
             strategy.tried += turn.scores is not None
             strategy.succeeded += breached(turn)
     if faults := dialogue["meta"].get("attacker_faults"):
-        gave_up = dialogue["stop"] == StopReason.USER_FAILED  # else it declined to take the last turn back
-        health.attacker("attacker", "turn").note(faults, recovered=not gave_up)
+        gave_up = dialogue["stop"] == StopReason.USER_FAILED
+        health.attacker("attacker", "turn").note(Asked.of_dialogue(faults, gave_up))
 
 
 def _attacks(dialogue: Row) -> bool:
@@ -179,11 +163,6 @@ def _attacked(strategy: StrategyCounts, turn: Row) -> None:
     if turn["scores"]:
         strategy.tried += 1
         strategy.succeeded += turn["scores"]["safety"] <= LEAK
-
-
-def _twice(noted: Row) -> bool:
-    """Whether a second attempt was made. After a reply that stayed unparsable there is none."""
-    return bool(noted) and noted.get("faults") != ["unparsable"]
 
 
 _READERS: dict[str, Callable[[Health, Path], None]] = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from safer_steer.asked_again import Asked
 from safer_steer.bench.answers import AnswerCounts, total
 from safer_steer.dialogue import Format
 from safer_steer.errors import Fault
@@ -30,14 +31,14 @@ class Attacker:
     recovered: int = 0
     gave_up: int = 0
 
-    def note(self, faults: list[str], recovered: bool, retried: bool = True) -> None:
+    def note(self, request: Asked) -> None:
         """Count one request, with the faults of its attempts."""
         self.asked += 1
-        self.faults.update(faults)
-        if faults:
-            self.retried += retried
-            self.recovered += recovered
-            self.gave_up += not recovered
+        self.faults.update(request.faults)
+        if request.faults:
+            self.retried += request.attempts > 1
+            self.recovered += not request.gave_up
+            self.gave_up += request.gave_up
 
     def as_dict(self) -> dict[str, Any]:
         counts = {name: self.faults[name] for name in (*FAULTS, *sorted(set(self.faults) - set(FAULTS)))}
