@@ -90,6 +90,28 @@ class Role(Strict):
                 return "sandbox"
         return "endpoint"
 
+    # What follows from who it is. `run/roles.py` has the checks of each, and what answers in this process.
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is asked over HTTP, at its price."""
+        return self.who == "endpoint"
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the base student does it, in this process."""
+        return self.who == "student"
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the answers come from no model."""
+        return self.who == "stub"
+
+    def title(self, job: str = "agent") -> str:
+        """Who it is, for a reader; `job` is what the sandbox calls its own."""
+        titles = {"sandbox": f"the sandbox's {job}", "student": "the base student", "stub": "a stub"}
+        return titles.get(self.who, self.model)
+
 
 def check_agent(name: RoleName, role: Role) -> None:
     """Raises `ValueError` if an embedded agent does not do this role."""

@@ -66,7 +66,7 @@ class Config(Strict):
     @classmethod
     def _student_is_target_only(cls, roles: dict[RoleName, Role]) -> dict[RoleName, Role]:
         for name, role in roles.items():
-            if role.who == "student" and name != "target":
+            if role.is_student and name != "target":
                 raise ValueError(f"{name} cannot be `student`; only the target of Stage I can")
             check_agent(name, role)
         return roles
@@ -75,7 +75,7 @@ class Config(Strict):
     def _attackers(self) -> Config:
         for role in self.attacker_roles().values():
             check_agent("attacker", role)
-            if role.who == "student":
+            if role.is_student:
                 raise ValueError("bench.adaptive.attackers: the student cannot attack; name a model")
         return self
 
@@ -96,7 +96,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _eyes(self) -> Config:
         for name, role in self.roles.items():
-            if role.pictures is not True and role.who != "endpoint":
+            if role.pictures is not True and not role.remote:
                 raise ValueError(
                     f"roles.{name}.pictures: {role.model} needs the pictures; only a model with a base_url"
                     " can go without"
@@ -111,11 +111,9 @@ class Config(Strict):
     @model_validator(mode="after")
     def _unbiased_bench(self) -> Config:
         target = self.role("target")
-        measured = target.who == "student" or (
-            target.who == "endpoint" and same_model(target.model, self.student.model)
-        )
+        measured = target.is_student or (target.remote and same_model(target.model, self.student.model))
         if self.seeds.filter_bench and measured:
-            what = "the base student" if target.who == "student" else target.model
+            what = target.title()
             raise ValueError(
                 f"seeds.filter_bench: roles.target is {what}, which the bench measures, so its scripts would"
                 " be selected against it; name another model as target, or leave filter_bench false"
@@ -173,7 +171,7 @@ class Config(Strict):
             return self.models_of(name)[model]
         role = self.roles.get(name, Role())
         attackers = self.bench.adaptive.attackers if self.bench.adaptive else []
-        if name == "attacker" and attackers and role.who != "stub":
+        if name == "attacker" and attackers and not role.made_up:
             return role.model_copy(update={"model": attackers[0]})
         return role
 
@@ -183,7 +181,7 @@ class Config(Strict):
             return {}
         role, adaptive = self.role("attacker"), self.bench.adaptive
         names = adaptive.attackers or ([] if adaptive.own else [role.model])
-        if role.who == "stub":
+        if role.made_up:
             names = [role.model]
         return {name: role.model_copy(update={"model": name}) for name in names}
 
@@ -197,9 +195,18 @@ class Config(Strict):
         return attackers or {role.model: role}
 
     @property
+    def student_is_target(self) -> bool:
+        """Whether the base student is the target that Stage I's scripts are played against."""
+        return self.role("target").is_student
+
+    def model_id(self, role: Role) -> str:
+        """The id of the model that does a role."""
+        return self.student.model if role.is_student else role.model
+
+    @property
     def has_stubs(self) -> bool:
         """Whether any role gives made-up answers."""
-        return any(role.who == "stub" for role in self.roles.values())
+        return any(role.made_up for role in self.roles.values())
 
     @property
     def judge_is_tutor(self) -> bool:

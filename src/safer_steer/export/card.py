@@ -170,13 +170,8 @@ def roles(config: Config, stages: Mapping[str, dict[str, Any]]) -> list[list[str
     rows = [["role", "model", "temperature"]]
     for name in dict.fromkeys(chain.from_iterable(STAGES[stage].roles for stage in _made_by(stages))):
         role = config.role(name)
-        model = {
-            "sandbox": "the sandbox's agent",
-            "stub": "a stub (made-up answers)",
-            "student": f"the base student ({config.student.model})",
-            "endpoint": role.model,
-        }[role.who]
-        rows.append([name, model, f"{role.temperature:g}"])
+        more = f" ({config.student.model})" * role.is_student + " (made-up answers)" * role.made_up
+        rows.append([name, role.title() + more, f"{role.temperature:g}"])
     return rows
 
 

@@ -134,11 +134,10 @@ def _results(run: Path, config: Config, stages: Mapping[str, dict[str, Any]]) ->
     summary = Summary.read(run / "summary.json")
     rows = [["", *map(model_label, summary.names)]]
     rows += [[row.label, *row.cells] for row in headline(summary)]
-    judge = config.role("judge")
-    judged = {"sandbox": "the sandbox's judge", "stub": "a stub"}.get(judge.who, judge.model)
+    judge = config.role("judge").title("judge")
     suites = ", ".join(Path(suite).stem for suite in config.bench.suites)
     return [
-        f"Rates in %, 95 % intervals in brackets. Suites: {suites}. Judge: {judged}. Temperature"
+        f"Rates in %, 95 % intervals in brackets. Suites: {suites}. Judge: {judge}. Temperature"
         f" {config.bench.temperature:g}. Compare only numbers of the same suites, judge and temperature.",
         table(rows),
     ]
@@ -158,8 +157,7 @@ def _training(run: Path, config: Config, stages: Mapping[str, dict[str, Any]], m
             f" learning rate {sft.learning_rate:g}."
         )
     if model == "safer_steer":
-        tutor = config.role("tutor")
-        who = {"sandbox": "the sandbox's tutor", "stub": "a stub"}.get(tutor.who, tutor.model)
+        who = config.role("tutor").title("tutor")
         steps, of = f"{_rows(run / 'rl' / 'metrics.jsonl'):,}", f"learning rate {rl.learning_rate:g}"
         begun = f"from {'the SFT model' if rl.start_from == 'sft' else 'the base'}"
         if rl.algorithm == "dpo":

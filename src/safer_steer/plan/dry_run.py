@@ -217,12 +217,8 @@ def _times(passes: float) -> str:
 
 
 def _who(role: Role) -> str:
-    if role.who == "sandbox":
-        return "the sandbox's agent"
-    if role.who == "student":
-        return "the base student"
-    if role.who == "stub":
-        return "a stub: made-up answers, no model"
+    if not role.remote:
+        return role.title() + ": made-up answers, no model" * role.made_up
     key = f", key in {role.api_key_env}" if role.api_key_env else ""
     eyes = {True: "", False: ", gets no pictures", "caption": ", gets descriptions of pictures"}[
         role.pictures

@@ -116,7 +116,7 @@ class _Estimate:
     def peaks(self) -> list[Memory]:
         config = self.config
         found = []
-        if config.role("target").who == "student":
+        if config.student_is_target:
             found.append(self._asked("seeds"))
         found += [self._sft(), self._rollouts()]
         if config.rl.beta:

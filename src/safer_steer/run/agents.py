@@ -37,7 +37,7 @@ def target(run: Run, model: str | None = None) -> Assistant:
     from safer_steer.files.images import pictures_in
 
     role, settings = run.config.role("target"), run.config.student
-    if role.who == "student":
+    if role.is_student:
         return _sampling(run, None, role.temperature, f"target {run.config.seed}")
     return ChatAssistant(
         run.ask("target", model),

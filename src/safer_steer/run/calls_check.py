@@ -111,7 +111,7 @@ def roles_asked(config: Config, stages: Collection[str], besides: Sequence[RoleN
     return [
         name
         for name in dict.fromkeys(names)
-        if any(settings.who == "endpoint" for settings in config.models_of(name).values())
+        if any(settings.remote for settings in config.models_of(name).values())
     ]
 
 
@@ -131,7 +131,7 @@ async def check_roles(
     groups: dict[tuple[Any, ...], dict[RoleName, Role]] = {}
     for name in roles:
         for role in config.models_of(name).values():
-            if role.who == "endpoint":
+            if role.remote:
                 key = (role.base_url, role.model, role.api_key_env, role.json_schema, role.pictures)
                 groups.setdefault(key, {})[name] = role
     return await asyncio.gather(*(_check(config, group, may_spend) for group in groups.values()))

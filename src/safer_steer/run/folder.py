@@ -22,6 +22,7 @@ from safer_steer.files.store import locked, write_atomic
 from safer_steer.prompts.fingerprint import fingerprints
 from safer_steer.run.additions import advice, with_additions
 from safer_steer.run.input_files import named_paths, take_inputs
+from safer_steer.run.roles import in_process
 from safer_steer.stages import STAGES
 from safer_steer.student import processes
 from safer_steer.workers import Progress
@@ -167,7 +168,7 @@ class Run:
         from safer_steer.endpoints.chat import ChatModel
 
         settings = _share(self.config.role(role, model))
-        if here := _in_process(settings):
+        if here := in_process(settings):
             return ChatModel(role, settings, here, None, self.ledger)
         key = role, settings.model
         if key not in self._transports:
@@ -362,19 +363,6 @@ def _summed(calls: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]
             before = summed.get(role, {})
             summed[role] = {key: before.get(key, 0) + value for key, value in account.items()}
     return summed
-
-
-def _in_process(role: Role) -> Transport | None:
-    """What answers for a role in this process, without a cache; None for a role behind an endpoint."""
-    if role.who == "sandbox":
-        from safer_steer.sandbox.agents import SandboxTransport
-
-        return SandboxTransport(role.model)
-    if role.who == "stub":
-        from safer_steer.run.stub import StubTransport
-
-        return StubTransport()
-    return None
 
 
 def is_run(folder: Path) -> bool:

@@ -115,7 +115,7 @@ def _loads_student(config: Config, stages: Sequence[str]) -> bool:
     if any(STAGES[stage].student for stage in stages):
         return True
     attacked = "seeds" in stages and "target" in STAGES["seeds"].asks(config)
-    return attacked and config.role("target").who == "student"
+    return attacked and config.student_is_target
 
 
 def _try_models(

@@ -1,5 +1,5 @@
-"""Checks one role before a run starts: its endpoint, its key, and whether it can judge the pictures that it
-will be shown."""
+"""Who does a role: what answers in this process, and what is checked before a run starts, its endpoint, its
+key, and whether it can judge the pictures that it will be shown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safer_steer.errors import UserError
 
 if TYPE_CHECKING:
     from safer_steer.bench.suites import Suite
+    from safer_steer.endpoints.transport import Transport
     from safer_steer.files.images import Trial
 
 
@@ -62,6 +63,19 @@ async def _check_model(
                 await transport.aclose()
         except UserError as error:
             raise UserError(f"roles.{role}: {error}") from None
+
+
+def in_process(role: Role) -> Transport | None:
+    """What answers for a role in this process, without a cache; None for a role behind an endpoint."""
+    if role.who == "sandbox":
+        from safer_steer.sandbox.agents import SandboxTransport
+
+        return SandboxTransport(role.model)
+    if role.who == "stub":
+        from safer_steer.run.stub import StubTransport
+
+        return StubTransport()
+    return None
 
 
 def own_pictures(config: Config, trial: Trial | None = None) -> Iterator[bytes | None]:

@@ -114,7 +114,7 @@ def _seeds_inputs(config: Config) -> tuple[Input, ...]:
     seeds = config.seeds
     pairs = [Input(source.path, "pairs", source) for source in seeds.sources if source.path]
     pictures = _files("pictures", *(source.images for source in seeds.sources))
-    plays = "target" not in _untried(config) and config.role("target").who == "student"
+    plays = "target" not in _untried(config) and config.student_is_target
     return (*_files("scripts", seeds.scripts), *pairs, *pictures, *(_student(config) if plays else ()))
 
 

@@ -139,7 +139,7 @@ def parts(config_path: str, model: str, workers: int) -> Parts:
 
     def ask(role: RoleName) -> ChatModel:
         settings = config.role(role)
-        if settings.who != "endpoint":
+        if not settings.remote:
             raise UserError(
                 f"roles.{role}: with verl, the role needs a base_url; `safer-steer sandbox serve` serves the"
                 " sandbox's agents"

@@ -159,7 +159,7 @@ def plan_id(config: Config, found: Survey) -> str:
         for name in STAGES["seeds"].roles
     }
     asked = {"format", "system", "max_pixels"}
-    if config.role("target").who == "student":
+    if config.student_is_target:
         asked |= {"model", "max_turn_tokens"}
     student = config.student.model_dump(mode="json", include=asked)
     return content_id(config.seed, seeds, roles, student, found.digest)
