@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from safer_steer.errors import EndpointError, RefusedError, SpendingLimit, UserError
-from safer_steer.workers import PATIENCE, Patience, run_jobs, side_by_side
+from safer_steer.workers import PATIENCE, Breaker, Patience, run_jobs, side_by_side
 
 SILENT = EndpointError("status 500")
 
@@ -166,3 +166,19 @@ async def test_side_by_side_runs_all_at_once() -> None:
         await met.wait()
 
     await asyncio.wait_for(side_by_side(one() for _ in range(8)), timeout=5)
+
+
+def test_a_breaker_without_a_share_stops_at_the_last_of_so_many_failures_in_a_row():
+    breaker = Breaker(last=3)
+    assert [breaker.note(failed) for failed in (1, 1, 0, 1, 1, 1, 1, 0)] == [*[False] * 5, True, True, False]
+    assert not breaker.failing
+    assert [breaker.note(1, kind=kind) for kind in "abaab"] == [False, False, False, True, False]
+    assert breaker.failing
+
+
+def test_a_breaker_with_a_share_looks_at_the_last_batches():
+    breaker = Breaker(last=2, most=0.25)
+    assert not breaker.note(1, 4) and breaker.share() == 0.25
+    assert breaker.note(2, 4) and breaker.share() == 3 / 8
+    assert not breaker.note(0, 4) and (breaker.share(), breaker.entries()) == (0.25, 2)
+    assert not Breaker(last=1, most=0).note(0, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -60,6 +60,43 @@ PATIENCE = 20
 """Jobs in a row that an endpoint failed, after which it counts as dead and the run stops."""
 
 
+class Breaker:
+    """Says when so much of the latest work failed that more of it would only cost: all of the last entries,
+    or more than a share of them.
+
+    An entry is one call, or a batch of which some jobs failed. Entries of different kinds are counted apart:
+    they may ask different endpoints.
+    """
+
+    def __init__(self, last: int = PATIENCE, most: float | None = None) -> None:
+        """`last` is the number of entries looked at, `most` the share (0-1) of them that may fail. Without
+        it, each of them may fail but one."""
+        self.most = most
+        self._entries: defaultdict[str, deque[tuple[int, int]]] = defaultdict(lambda: deque(maxlen=last))
+
+    def note(self, failed: int, of: int = 1, kind: str = "") -> bool:
+        """Count an entry, in which `failed` of so many jobs failed. Returns whether the work should stop."""
+        entries = self._entries[kind]
+        entries.append((failed, of))
+        if self.most is not None:
+            return self.share(kind) > self.most
+        return len(entries) == entries.maxlen and all(failed for failed, _ in entries)
+
+    def share(self, kind: str = "") -> float:
+        """The share (0-1) of the jobs in the last entries that failed."""
+        entries = self._entries[kind]
+        return sum(failed for failed, _ in entries) / max(1, sum(of for _, of in entries))
+
+    def entries(self, kind: str = "") -> int:
+        """How many entries are looked at so far."""
+        return len(self._entries[kind])
+
+    @property
+    def failing(self) -> bool:
+        """Whether the latest entry of some kind failed."""
+        return any(entries[-1][0] for entries in self._entries.values() if entries)
+
+
 class Progress(Protocol):
     """Called with how many jobs are done, how many there are in all (0 if that is not known), and how many
     failed; failed jobs are not among the done ones."""
@@ -75,12 +112,12 @@ class Patience:
         self.stage = stage
         self.job = job
         self.failures = 0
-        self._in_a_row: Counter[str] = Counter()
+        self._breaker = Breaker()
         self._reasons = Reasons()
 
     def answered(self, kind: str = "") -> None:
         """A job of this kind got its answers. Kinds are counted apart: they may ask different endpoints."""
-        self._in_a_row[kind] = 0
+        self._breaker.note(0, kind=kind)
 
     def failed(self, why: str, kind: str = "") -> None:
         """A job of this kind got no answer.
@@ -89,9 +126,8 @@ class Patience:
             UserError: it is the last of `PATIENCE` in a row.
         """
         self.failures += 1
-        self._in_a_row[kind] += 1
         self._reasons.add(f"{kind}: {why}" if kind else why)
-        if self._in_a_row[kind] >= PATIENCE:
+        if self._breaker.note(1, kind=kind):
             raise self._error()
 
     def end(self) -> None:
@@ -104,8 +140,8 @@ class Patience:
         what = (
             f"{self.stage}: {self.failures} {jobs} got no answer from an endpoint: {self._reasons.commonest}"
         )
-        silent = any(self._in_a_row.values())  # an endpoint that has answered since needs no fixing
-        fix = "fix base_url, model or the server, then " if silent else ""
+        # An endpoint that has answered since needs no fixing.
+        fix = "fix base_url, model or the server, then " if self._breaker.failing else ""
         return UserError(f"{what}; {fix}run the same command to go on")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.episode import Assistant, Critic, Reply, Rewinding, Verdict
 from safer_steer.errors import BoundaryError, EndpointError, UserError
-from safer_steer.workers import PATIENCE
+from safer_steer.workers import PATIENCE, Breaker
 
 Result = TypeVar("Result")
 
@@ -20,7 +19,7 @@ class Watch:
     """Counts, for model, judge and attackers apart, the calls that failed in a row, over all dialogues."""
 
     def __init__(self) -> None:
-        self._in_a_row: Counter[str] = Counter()
+        self._breaker = Breaker()
         self._ended = ""
 
     @contextmanager
@@ -36,8 +35,7 @@ class Watch:
         try:
             yield
         except BoundaryError as error:
-            self._in_a_row[who] += 1
-            if self._in_a_row[who] < PATIENCE:
+            if not self._breaker.note(1, kind=who):
                 raise
             self._ended = (
                 f"bench: {who} failed {PATIENCE} times in a row, the last: {error.fault}; fix the"
@@ -46,7 +44,7 @@ class Watch:
             )
             raise UserError(self._ended) from None
         else:
-            self._in_a_row[who] = 0
+            self._breaker.note(0, kind=who)
 
 
 class WatchedAssistant:

@@ -21,6 +21,7 @@ from safer_steer.errors import EndpointError, RefusedError, RejectedError, Unpar
 from safer_steer.files.images import Picture, PicturesOf
 from safer_steer.meta import TurnMeta
 from safer_steer.prompts.base import Prompt, split_markers
+from safer_steer.workers import Breaker
 
 Input = TypeVar("Input", bound=BaseModel)
 Output = TypeVar("Output", bound=BaseModel)
@@ -60,7 +61,7 @@ class ChatModel:
         self.transport = transport
         self.cache = cache
         self.ledger = ledger if ledger is not None else Ledger()
-        self._rejections = 0
+        self._rejections = Breaker(last=REJECTIONS + 1)
         self._sampling: dict[str, Any] = {"temperature": role.temperature, "top_p": role.top_p}
         if role.pictures is not True:  # replies made without eyes are others
             self._sampling["pictures"] = role.pictures
@@ -146,14 +147,14 @@ class ChatModel:
             except RejectedError as error:
                 account = self.ledger.accounts[self.name]
                 account.failed += 1
-                self._rejections += 1
+                too_many = self._rejections.note(1)
                 if isinstance(error, ContextLengthError):
                     raise
                 said = f"{error}{self._hint(error)}"
-                if account.calls and self._rejections <= REJECTIONS:
+                if account.calls and not too_many:
                     raise RejectedError(said) from None
                 raise EndpointError(said) from None
-            self._rejections = 0
+            self._rejections.note(0)
             return reply, self.ledger.paid(self.name, self.role, reply)
 
         if self.cache is None:

@@ -147,9 +147,8 @@ def reinforce(
         folder / "rl",
         wait,
     )
-    rollouts.recent.extend(
-        (row["unscored"], row["trajectories"]) for row in read_rows(folder / "rl" / "metrics.jsonl")
-    )
+    for row in read_rows(folder / "rl" / "metrics.jsonl"):
+        rollouts.recent.note(row["unscored"], row["trajectories"])
     student = config.student
     empty = empty_model(load_model_config(base_of(student, start)))
     trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer

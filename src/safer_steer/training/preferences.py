@@ -29,7 +29,7 @@ from safer_steer.training.patience import LastVerdicts, patience_of
 from safer_steer.training.returns import reward_of
 from safer_steer.training.silence import refuse_silence
 from safer_steer.training.trajectory import as_trajectory
-from safer_steer.workers import Patience, Progress, run_jobs
+from safer_steer.workers import Breaker, Patience, Progress, run_jobs
 
 TIE = 1e-9
 """Rewards that differ by less are equal."""
@@ -256,7 +256,7 @@ def counts(found: Sequence[Played]) -> dict[str, int]:
 
 def _refuse_unscored(found: Sequence[Played], most: float) -> None:
     facts = counts(found)
-    if facts["unscored"] > most * facts["answers"]:
+    if Breaker(last=1, most=most).note(facts["unscored"], facts["answers"]):
         whys = (answer.why for played in found for answers in played.turns for answer in answers)
         raise UserError(
             f"rl: {facts['unscored']} of {facts['answers']} answers could not be scored (such as"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Container, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +25,14 @@ from safer_steer.student.sharding import generating
 from safer_steer.training.draws import refuse_another_seed, steps_in_pass
 from safer_steer.training.due import trained_by_ids
 from safer_steer.training.first_turn import refuse_other_pictures
-from safer_steer.training.patience import LastVerdicts, patience_of
+from safer_steer.training.patience import RECENT_STEPS, LastVerdicts, patience_of, refuse_unscored
 from safer_steer.training.returns import step_metrics, turn_returns
 from safer_steer.training.silence import refuse_silence
 from safer_steer.training.trajectory import Return, Trajectory, as_trajectory, roll_out
-from safer_steer.workers import reasons_in
+from safer_steer.workers import Breaker, reasons_in
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to completion."""
-RECENT_STEPS = 5
-"""Number of recent steps over which `rl.max_unscored` is computed."""
 
 
 class StepJournals:
@@ -83,10 +80,11 @@ class Rollouts:
     wait: Wait = asyncio.run
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Metrics by step, merged with the trainer's when the step is logged."""
-    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    """For each recent step: the number of unscored trajectories and of all trajectories."""
     _trained: dict[tuple[int, ...], list[Trained]] = field(default_factory=dict)
     """This process's trajectories of the current step, by their ids."""
+
+    def __post_init__(self) -> None:
+        self.recent = Breaker(RECENT_STEPS, self.config.rl.max_unscored)
 
     @property
     def journals(self) -> StepJournals:
@@ -195,14 +193,8 @@ class Rollouts:
                 f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)});"
                 " fix that, then run the same command to go on"
             )
-        self.recent.append((found["unscored"], found["trajectories"]))
-        share = sum(lost for lost, _ in self.recent) / sum(played for _, played in self.recent)
-        if share > self.config.rl.max_unscored:
-            raise UserError(
-                f"rl: {share:.0%} of the trajectories of the last {len(self.recent)} step(s) could not be"
-                f" scored ({_why(dialogues)}), more than rl.max_unscored = {self.config.rl.max_unscored:.0%};"
-                " fix the tutor, then run the same command to go on"
-            )
+        why, again = f" ({_why(dialogues)})", "run the same command to go on"
+        refuse_unscored(self.recent, found["unscored"], found["trajectories"], why, again)
         self.metrics[step] = found
 
 

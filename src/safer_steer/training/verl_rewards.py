@@ -16,7 +16,7 @@ A trajectory without a return has no advantage and is not in its group's mean.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,14 +27,14 @@ from safer_steer.dialogue import StopReason
 from safer_steer.errors import UserError
 from safer_steer.rewards import group_advantages, tcsr
 from safer_steer.training.credit import returns_to_go, turn_advantages
+from safer_steer.training.patience import RECENT_STEPS, refuse_unscored
 from safer_steer.training.trajectory import Trajectory, by_token
+from safer_steer.workers import Breaker
 
 ZERO = 1e-30
 """Stands for a reward of exactly 0. Normal in float32."""
 CUT_OFF = -1e-30
 """Marks a trajectory that ran out of context."""
-RECENT_STEPS = 5
-"""Number of recent steps over which `rl.max_unscored` is computed."""
 
 
 def token_rewards(trajectory: Trajectory, by_turn: bool) -> list[float]:
@@ -122,7 +122,7 @@ class ScoredShare:
     """Stops a run whose tutor is out of order, as `rl` does here: see `rl.max_unscored`."""
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_STEPS)
+        self._recent: Breaker | None = None
 
     def note(self, rows: torch.Tensor, mask: torch.Tensor, rl: Reinforce) -> None:
         """Count the trajectories of a step. Rows without a sampled token are verl's padding.
@@ -137,11 +137,5 @@ class ScoredShare:
                 " start the same script again"
             )
         lost = sum(turns.rewards is None and not turns.cut_off for turns in played)
-        self._recent.append((lost, len(played)))
-        share = sum(lost for lost, _ in self._recent) / sum(count for _, count in self._recent)
-        if share > rl.max_unscored:
-            raise UserError(
-                f"rl: {share:.0%} of the trajectories of the last {len(self._recent)} step(s) could not be"
-                f" scored, more than rl.max_unscored = {rl.max_unscored:.0%}; fix the tutor, then start the"
-                " same script again"
-            )
+        self._recent = self._recent or Breaker(RECENT_STEPS, rl.max_unscored)
+        refuse_unscored(self._recent, lost, len(played), "", "start the same script again")
