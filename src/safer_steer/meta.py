@@ -16,7 +16,8 @@ STAGE_I, DIALOGUE, ATTACKER, CHAT = "Stage I", "the dialogue loop", "the adaptiv
 
 
 class AskedAgain(TypedDict, total=False):
-    """What came of a request to a role that writes user turns, if not all went well (`asked_again.py`)."""
+    """What came of a request to a role that writes user turns, if not all went well: see
+    `endpoints/asked_again.py`."""
 
     faults: list[str]
     approach: str

@@ -37,7 +37,6 @@ CORE = {
     "workers",
     "errors",
     "meta",
-    "asked_again",
     "files.store",
 }
 """Modules that know no room, and of files only how they are stored."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from safer_steer.asked_again import TEMPLATE, Asked
 from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.endpoints.asked_again import TEMPLATE, Asked
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Verdict

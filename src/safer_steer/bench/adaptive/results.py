@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from math import comb, prod
 from typing import Any, NamedTuple
 
-from safer_steer.asked_again import Asked
 from safer_steer.dialogue import Dialogue, StopReason, Turn
+from safer_steer.endpoints.asked_again import Asked
 from safer_steer.errors import BoundaryError, EndpointError, Fault, RejectedError
 from safer_steer.intervals import paired as paired_difference
 from safer_steer.intervals import rate, unpaired

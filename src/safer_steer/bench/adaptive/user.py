@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from safer_steer.asked_again import Asked
 from safer_steer.bench.adaptive.attacker import Attacker, Move, Seen
 from safer_steer.config import Adaptive
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn, visible_answer
+from safer_steer.endpoints.asked_again import Asked
 from safer_steer.endpoints.refusals import check
 from safer_steer.episode import Critic, Reply, Verdict
 from safer_steer.errors import EmptyError, RefusedError, RepeatedError, UnparsableError, UserError

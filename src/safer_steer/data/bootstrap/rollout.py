@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from safer_steer.asked_again import TEMPLATE, Asked
 from safer_steer.config import Bootstrap, Config, RoleName
 from safer_steer.data.assembly.single_turns import questions
 from safer_steer.data.assembly.splits import read_split
@@ -23,6 +22,7 @@ from safer_steer.dialogue import (
     to_jsonl,
     visible_answer,
 )
+from safer_steer.endpoints.asked_again import TEMPLATE, Asked
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Assistant, Reply, User, Verdict

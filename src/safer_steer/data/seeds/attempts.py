@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from safer_steer.asked_again import ATTEMPTS
+from safer_steer.endpoints.asked_again import ATTEMPTS
 from safer_steer.errors import BoundaryError, EndpointError, FailedAttack, Fault
 from safer_steer.files.store import Journal
 from safer_steer.workers import Patience

@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from safer_steer.asked_again import ATTEMPTS
 from safer_steer.config import Config, RoleName
 from safer_steer.data.seeds.attempts import try_twice
 from safer_steer.data.seeds.identity import target_name
@@ -24,6 +23,7 @@ from safer_steer.data.seeds.red_team import (
 )
 from safer_steer.data.sources import Pair, picture_of
 from safer_steer.dialogue import Kind, Seed, Turn
+from safer_steer.endpoints.asked_again import ATTEMPTS
 from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.files.images import Picture, load_picture, pictures_in

@@ -1,5 +1,5 @@
-"""Turns the rows of each stage into counts. For the rows' fields see `asked_again.py`, `meta.py` and
-`data/seeds/attempts.py`."""
+"""Turns the rows of each stage into counts. For the rows' fields see `meta.py`,
+`endpoints/asked_again.py` and `data/seeds/attempts.py`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safer_steer.asked_again import Asked
 from safer_steer.bench.adaptive.results import ADAPTIVE, breached, said
 from safer_steer.config import Student
 from safer_steer.config.file import read_yaml
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason
+from safer_steer.endpoints.asked_again import Asked
 from safer_steer.errors import FailedAttack, Fault, UserError
 from safer_steer.files.store import read_rows
 from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from safer_steer.asked_again import Asked
 from safer_steer.bench.answers import AnswerCounts, total
 from safer_steer.dialogue import Format
+from safer_steer.endpoints.asked_again import Asked
 from safer_steer.errors import Fault
 from safer_steer.intervals import rate
 from safer_steer.report.health.texts import TextSample

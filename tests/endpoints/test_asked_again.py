@@ -2,7 +2,7 @@
 
 import pytest
 
-from safer_steer.asked_again import FIRST, TEMPLATE, Asked
+from safer_steer.endpoints.asked_again import FIRST, TEMPLATE, Asked
 from safer_steer.errors import EmptyError, EndpointError, Fault, RefusedError, UnparsableError
 
 FAULTS = ("refused", "empty", "repeated", "unparsable")
