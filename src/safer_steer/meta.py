@@ -60,7 +60,7 @@ class SeedMeta(_Try, total=False):
     attack_scores: Annotated[list[float], STAGE_I, "The attack judge's scores, 1-5, up to that turn."]
     filtered_against: Annotated[str, STAGE_I, "The model that this script of the bench broke."]
     set: Annotated[str, "`suite`", "The set it comes from."]
-    twin: Annotated[str, "`suite`", "Id of the script that differs from it only in what makes it harmful."]
+    twin: Annotated[str, "`suite`", "Id of its twin, in the suite of attacks or in that of their safe twins."]
     choices: Annotated[list[str], "the questions of the bench", "The options of a multiple-choice question."]
     safe: Annotated[bool, "you", "Whether the whole script is safe; by default, if its kind is benign."]
     scaled_from: Annotated[dict[str, str], "bench", "The originals' ids of pictures written anew, by path."]

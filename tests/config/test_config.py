@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from places import CONFIGS, TIERS
+from places import CONFIGS, PACKAGE, TIERS
 from safer_steer.config import SHIPPED, Config, Role, RoleName
 from safer_steer.config.file import describe, dump_config, load_config
 from safer_steer.data.sources.sets import SETS
@@ -168,6 +168,33 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
     )
     assert config.rl.learning_rate == 1e-6
     assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+def test_what_follows_from_who_does_a_role_is_asked_of_the_role() -> None:
+    """So a new kind of player touches two files."""
+    asks = re.compile(r"\b(role|settings|target|judge|tutor)\)?\.who\b|\.role\([^)]*\)\.who\b")
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+    assert {name for name, text in texts.items() if asks.search(text)} == {"config/roles.py", "run/roles.py"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "title", "facts"),
+    [
+        ({"model": "sandbox"}, "the sandbox's judge", (False, False, False, True)),
+        ({"model": "student"}, "the base student", (False, True, False, False)),
+        ({"model": "stub"}, "a stub", (False, False, True, False)),
+        ({"model": "m", "base_url": "http://x/v1"}, "m", (True, False, False, True)),
+        (
+            {"model": "m", "base_url": "http://x/v1", "pictures": False},
+            "m",
+            (True, False, False, False),
+        ),
+    ],
+)
+def test_each_kind_of_player(settings: dict, title: str, facts: tuple[bool, ...]) -> None:
+    role = Role.model_validate(settings)
+    assert (role.remote, role.is_student, role.made_up, role.sees) == facts
+    assert role.title("judge") == title
 
 
 def test_a_base_url_means_an_endpoint_whatever_the_model_is_called_there() -> None:

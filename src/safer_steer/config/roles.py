@@ -107,6 +107,11 @@ class Role(Strict):
         """Whether the answers come from no model."""
         return self.who == "stub"
 
+    @property
+    def sees(self) -> bool:
+        """Whether it can describe pictures for roles that do not get them."""
+        return self.pictures is True and self.who in ("endpoint", "sandbox")
+
     def title(self, job: str = "agent") -> str:
         """Who it is, for a reader; `job` is what the sandbox calls its own."""
         titles = {"sandbox": f"the sandbox's {job}", "student": "the base student", "stub": "a stub"}

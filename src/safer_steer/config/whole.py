@@ -220,11 +220,8 @@ class Config(Strict):
     def captioner(self) -> RoleName | None:
         """The role that describes pictures for roles with `pictures: caption`: the first that sees, in the
         order of `CAPTIONERS`, endpoints before the sandbox's agents. None if no role sees."""
-        for who in ("endpoint", "sandbox"):
-            for name in CAPTIONERS:
-                if self.role(name).who == who and self.role(name).pictures is True:
-                    return name
-        return None
+        seeing = [name for name in CAPTIONERS if self.role(name).sees]
+        return min(seeing, key=lambda name: not self.role(name).remote, default=None)
 
 
 def _lower(number: int | None, limit: int) -> int:

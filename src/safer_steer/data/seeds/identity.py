@@ -31,17 +31,12 @@ from safer_steer.files.store import content_id, write_atomic
 from safer_steer.stages import STAGES
 
 
-def target_name(config: Config) -> str:
-    """The name of the target that scripts are played against."""
-    target = config.role("target")
-    return "the sandbox's agent" if target.who == "sandbox" else target.model
-
-
 def bench_selection(config: Config) -> str:
     """How the red-team scripts of STEER-Bench were selected, for its card."""
     if not config.seeds.filter_bench:
         return "not filtered by success"
-    return f"filtered by success against {target_name(config)} at success_at {config.seeds.success_at}"
+    target = config.role("target").title()
+    return f"filtered by success against {target} at success_at {config.seeds.success_at}"
 
 
 def refuse_selected(scripts: Iterable[Seed], measured: str, suite: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from safer_steer.config import Config, RoleName
 from safer_steer.data.seeds.attempts import try_twice
-from safer_steer.data.seeds.identity import target_name
 from safer_steer.data.seeds.perturb import chosen, perturb
 from safer_steer.data.seeds.pools import key_of, kinds_of
 from safer_steer.data.seeds.red_team import (
@@ -167,7 +166,7 @@ class PairWork:
                 picture, self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
             )
         if pair.use == "bench":
-            facts["filtered_against"] = target_name(self.config)
+            facts["filtered_against"] = self.config.role("target").title()
         seed = self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
         return self._row(
             picture,
