@@ -12,7 +12,7 @@ from safer_steer.bench.adaptive.results import Script, of_any, of_attacker
 from safer_steer.bench.answers import counts_of
 from safer_steer.bench.results import Attacked, Summary
 from safer_steer.bench.summary import summarise
-from safer_steer.dialogue import TRY, Dialogue, Format, Kind, StopReason, Turn
+from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn
 from safer_steer.errors import UserError
 from safer_steer.metrics import average, multi_turn_rates, over_refusal, single_turn_rates, survival
 from safer_steer.report.page import write_report
@@ -84,7 +84,7 @@ def test_what_the_metrics_say_is_written_unchanged(protocol: Any, suites: dict[s
 @pytest.mark.parametrize("tries", [0, 2])
 def test_what_attackers_came_to_is_written_unchanged(tries: int) -> None:
     dialogues = [
-        played(f"{intent}~{number}", 3, mark, intent_id=intent, **{TRY: number})
+        played(f"{intent}~{number}", 3, mark, intent_id=intent, **{"try": number})
         for number in range(tries)
         for intent, mark in (("x", -2), ("y", 3))
     ]

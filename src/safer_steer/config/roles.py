@@ -98,6 +98,11 @@ class Role(Strict):
         return self.who == "endpoint"
 
     @property
+    def embedded(self) -> bool:
+        """Whether an agent of the sandbox does it."""
+        return self.who == "sandbox"
+
+    @property
     def is_student(self) -> bool:
         """Whether the base student does it, in this process."""
         return self.who == "student"

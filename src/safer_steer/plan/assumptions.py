@@ -49,10 +49,10 @@ def assumptions(config: Config, **given: Any) -> Assumptions:
     """What the user has given (None for what not), and the defaults: the sandbox's where its agents and its
     student do the work."""
     said = {name: value for name, value in given.items() if value is not None}
-    target = config.role("target").who
-    if config.student.model == "sandbox" and config.role("generator").who == "sandbox":
-        if target in SANDBOX_SUCCESS:
-            said = {"success": SANDBOX_SUCCESS[target]} | said
+    target = config.role("target")
+    if config.student.model == "sandbox" and config.role("generator").embedded:
+        if target.embedded or target.is_student:
+            said = {"success": SANDBOX_SUCCESS[target.model]} | said
         said = SANDBOX | said
     return Assumptions(**said)
 

@@ -144,7 +144,7 @@ def from_run(found: Estimate, folder: Path) -> Estimate:
                 continue
             chance = CHANCE * max(0, 1 - its.calls / mine.calls)
             times = (account["calls"] + chance) / (its.calls + chance)
-            sees = role_of(found.config, who).who == "endpoint"  # agents here do not count pictures
+            sees = role_of(found.config, who).remote  # agents here do not count pictures
             each = its.calls / account["calls"]
             # A server that reports no tokens corrects the calls alone.
             longer = account["prompt_tokens"] / (its.tokens_in if sees else its.text_tokens) * each or 1.0

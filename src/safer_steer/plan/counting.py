@@ -81,13 +81,13 @@ class Sizes:
     def model(self, who: Participant) -> str:
         """The id of the model in this seat."""
         role = role_of(self.config, who)
-        return self.config.student.model if role.who == "student" else role.model
+        return self.config.student.model if role.is_student else role.model
 
     def _prompt(self, asked: Asked, role: Role, exchanges: int) -> str:
         """What a call sends after so many exchanges."""
         user, student = text(asked.user_tokens or self.assumed.turn_tokens), self.config.student
         if asked.job == CHAT:
-            layout = role.who != "student" and student.format is Format.THINKING_ANSWER and role.ask_layout
+            layout = not role.is_student and student.format is Format.THINKING_ANSWER and role.ask_layout
             return f"{student.system}{LAYOUT_RULE * layout}{user}{(user + self.laid_out) * exchanges}"
         prompt, given = installed()[asked.job], self._given(asked, user, exchanges)
         fields = prompt.inputs.model_fields.items()

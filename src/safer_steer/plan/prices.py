@@ -67,8 +67,8 @@ def _lines(found: Estimate, stage: str) -> list[Line]:
 
 def _line(found: Estimate, stage: str, participant: Participant, count: Count) -> Line:
     role = role_of(found.config, participant)
-    model = found.config.student.model if role.who == "student" else role.model
-    if role.who != "endpoint":
+    model = found.config.student.model if role.is_student else role.model
+    if not role.remote:
         return Line(stage, participant, model, True, count, None, None)
     count = Count().plus(count, 1 + found.assumed.overhead)
     priced = role.price_in or role.price_out
@@ -98,7 +98,7 @@ def _chain_seconds(found: Estimate, stage: str) -> float:
     chain = [
         count
         for (who, job), count in found.stages[stage].items()
-        if job in STAGES[stage].chain and role_of(found.config, who).who == "endpoint"
+        if job in STAGES[stage].chain and role_of(found.config, who).remote
     ]
     if stage == "rl":  # a step's trajectories start together; the step ends with the longest
         steps = found.trajectories / (found.config.rl.prompts_per_step * found.config.rl.group_size)
