@@ -38,7 +38,11 @@ class Assumptions:
 
 
 SANDBOX: dict[str, Any] = {
-    **{"success_turn": 2, "keeps": 0.95, "turn_tokens": 11, "answer_tokens": 13, "reason_tokens": 2}
+    "success_turn": 2,
+    "keeps": 0.95,
+    "turn_tokens": 11,
+    "answer_tokens": 13,
+    "reason_tokens": 2,
 }
 """What the sandbox's agents say, in runs of configs/sandbox.yaml; they give in at the second turn."""
 SANDBOX_SUCCESS = {"student": 0.4, "sandbox": 1.0}
