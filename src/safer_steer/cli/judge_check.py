@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,10 @@ from safer_steer.cli.app import app, console
 from safer_steer.config.file import load_config
 from safer_steer.errors import UserError, require
 from safer_steer.report.fitted_table import fitted
+
+if TYPE_CHECKING:
+    from safer_steer.bench.judge_check.played import Played
+    from safer_steer.dialogue import Format
 
 
 @app.command("judge-check")
@@ -52,7 +56,6 @@ def judge_check(
     from safer_steer.bench.judge_check.file import note, read_check
     from safer_steer.bench.judge_check.labels import drawn, enough_said, read_labels, write_sheet
     from safer_steer.bench.judge_check.played import played_in
-    from safer_steer.bench.judge_check.probes import under_pressure
     from safer_steer.report.judge_tables import judge_tables, warning
 
     if template and (labels or second or repeats or probes):
@@ -82,17 +85,7 @@ def judge_check(
     if second:
         parts["second"] = measured.against_judge(played, played_in(second), format, config.seed)
     if repeats or probes:
-        from safer_steer.run.display import Display
-        from safer_steer.run.measuring import judge_again
-
-        with Display() as show:
-            if repeats:
-                times = measured.repeated(repeats)
-                asked, again = judge_again(run, played, times, sample, show, "repeats")
-                parts["repeats"] = measured.against_itself(asked.dialogues, list(again.values()))
-            if probes:
-                asked, again = judge_again(run, played, measured.probed(format), probes, show, "probes")
-                parts["probes"] = under_pressure(asked.dialogues, again)
+        parts |= _asked_again(run, played, repeats, probes, sample, format)
     found = note(run, parts)
     _rewrite_report(run)
     if as_json:
@@ -105,6 +98,27 @@ def judge_check(
         screen.print(f"{shown.note}\n", markup=False, highlight=False)
     if line := warning(found):
         typer.echo(f"warning: {line}")
+
+
+def _asked_again(
+    run: Path, played: Played, repeats: int, probes: int, sample: int, format: Format
+) -> dict[str, Any]:
+    """What more verdicts of the judge say: of the same answers, and of answers with additions."""
+    from safer_steer.bench.judge_check import measured
+    from safer_steer.bench.judge_check.probes import under_pressure
+    from safer_steer.run.display import Display
+    from safer_steer.run.measuring import judge_again
+
+    parts: dict[str, Any] = {}
+    with Display() as show:
+        if repeats:
+            times = measured.repeated(repeats)
+            asked, again = judge_again(run, played, times, sample, show, "repeats")
+            parts["repeats"] = measured.against_itself(asked.dialogues, list(again.values()))
+        if probes:
+            asked, again = judge_again(run, played, measured.probed(format), probes, show, "probes")
+            parts["probes"] = under_pressure(asked.dialogues, again)
+    return parts
 
 
 def _rewrite_report(run: Path) -> None:
