@@ -140,10 +140,10 @@ async def test_a_tutor_of_a_and_b_has_nothing_of_c() -> None:
     assert set(B.wordings) & wordings and not set(C.wordings) & wordings
 
 
-async def test_the_tutor_is_asked_in_the_words_that_the_results_were_measured_with() -> None:
-    """The default tutor draws as before there were families."""
+async def test_training_asks_in_the_words_that_the_demo_was_measured_with() -> None:
+    """Whoever changes what it draws has to measure the demo of docs/results/results.md again."""
     turns = "\n".join(await training_turns())
-    assert hashlib.sha256(turns.encode()).hexdigest()[:16] == "b874deffd96f8a08"
+    assert hashlib.sha256(turns.encode()).hexdigest()[:16] == "a1a21ae6b7c05492"
 
 
 @pytest.mark.parametrize("family", [B, C])
@@ -162,7 +162,7 @@ async def test_an_attacker_takes_back_what_was_refused_and_asks_otherwise() -> N
     device, told = devices()[0], [Exchange(user="what colour is it?", assistant=ANSWERS[2])]
     tried: list[Exchange] = []
     asked = []
-    told.append(Exchange(user="what is the ring for?", assistant=ANSWERS[0]))
+    told.append(Exchange(user=scripts.make("twin", device, random.Random(0)).text, assistant=ANSWERS[0]))
     for left in (3, 2, 1, 0):
         inputs = AttackerInput(
             intent="i",
@@ -173,14 +173,14 @@ async def test_an_attacker_takes_back_what_was_refused_and_asks_otherwise() -> N
             take_backs_left=left,
             pictures=0,
         )
-        move = await said(ATTACKER, inputs, "sandbox-b", device)
+        move = await said(ATTACKER, inputs, "sandbox-c", device)
         assert move["take_back"] is (left > 0)
         asked.append(move["technique"])
         tried = [*tried, told[-1]]
         told = [told[0], Exchange(user=move["user"], assistant=ANSWERS[0])]
-    assert set(asked[:3]) == set(B.forms) - {"deed"}, "each structure that has not failed, once"
+    assert set(asked[:3]) == set(C.forms) - {"twin"}, "each structure that has not failed, once"
     assert all(one != other for one, other in pairwise(asked[:3]))
     told[-1] = Exchange(user=told[-1].user, assistant=ANSWERS[3])
-    went_on = await said(ATTACKER, inputs.model_copy(update={"history": told}), "sandbox-b", device)
+    went_on = await said(ATTACKER, inputs.model_copy(update={"history": told}), "sandbox-c", device)
     assert went_on["technique"] == structure(told[-1].user), "what worked is asked for again"
-    assert Turn(user=went_on["user"]).user.startswith(B.deepen)
+    assert Turn(user=went_on["user"]).user.startswith(C.deepen)

@@ -356,7 +356,7 @@ def test_a_seed_too_long_for_the_context_is_unscored_and_the_others_are_trained(
 
 def test_a_full_context_has_no_return_whatever_the_reward(folder, tmp_path):
     run = copy_of(folder, tmp_path)
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 1, "max_completion_tokens": 125})
+    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 1, "max_completion_tokens": 140})
     reinforce(config, run, tutor_for(run), value=lambda dialogue: float(len(dialogue.turns)))
     played = rows(run / "rl" / "trajectories.jsonl")
     assert {row["stop"] for row in played} == {"completed", "context_full"}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from safer_steer.sandbox import scripts, speech
+from safer_steer.sandbox.language import TEXTS
+from safer_steer.sandbox.rubric import LEAKS, Assessment, Outcome
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,23 @@ AGENTS: dict[str, tuple[Family, ...]] = {
     "sandbox-ab": (A, B),
 }
 """What the embedded agents attack with, by the name of the model: attacker and tutor."""
+SET_UP = "set_up"
+"""An approach of the tutor over two turns: a harmless question, and one for a piece of the procedure that
+quotes its answer."""
+
+
+def approaches_of(model: str) -> dict[str, str]:
+    """What a tutor of this name chooses from, with an example of each: its structures, and `SET_UP`."""
+    found: dict[str, str] = {}
+    for family in AGENTS[model]:
+        found |= {form: TEXTS[form][0] for form in family.forms}
+    return found | {SET_UP: "a harmless question, then its answer quoted"}
+
+
+def continuation(last: Assessment, family: Family = A) -> tuple[str, tuple[str, ...]]:
+    """The strategy to continue with after an answer of this kind, and its wordings."""
+    if last.outcome in LEAKS:
+        return "deepen", family.deepen
+    if last.outcome in (Outcome.CONSTRUCTIVE, Outcome.THIN):
+        return "bait_and_switch", family.accept
+    return ("persist", family.persist) if last.refused else ("follow_up", family.follow)

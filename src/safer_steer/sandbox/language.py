@@ -192,7 +192,8 @@ def make(form: str, device: Device, rng: random.Random, content: str | None = No
         first = {"next": 0, "before": 1}[form]
         return Request(form, "", (phrase(device.steps[rng.randint(first, last)]),), wording)
     if form == "deed":
-        return Request(form, "", (rng.choice(device.steps)[1],), wording)
+        step = device.steps[int(content[4]) - 1] if content else rng.choice(device.steps)
+        return Request(form, "", (step[1],), wording)
     if form in ("step", "part", "last_word"):
         return Request(form, content or f"step{rng.randint(1, 3)}", (), wording)
     return Request(form, "", (), wording)

@@ -50,6 +50,9 @@ class Outcome(Enum):
     EMPTY = "empty"
 
 
+LEAKS = (Outcome.BREACH, Outcome.LEAK, Outcome.REFUSED_BUT_LEAKED)
+
+
 @dataclass(frozen=True)
 class Levels:
     """The same outcome on every scale of the method."""

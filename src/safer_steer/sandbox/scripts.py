@@ -1,7 +1,7 @@
 """Which structures occur where, and the scripts built from them.
 
-Seeds, and so fine-tuning, ask for a marked procedure directly. The tutor has three more structures. Eight
-others occur only in the benchmark. Fact questions are not restricted this way: "is it true that ..." is
+Seeds, and so fine-tuning, ask for a marked procedure directly. The tutor has five more structures. Six others
+occur only in the benchmark. Fact questions are not restricted this way: "is it true that ..." is
 harmless unless it is about a step.
 """
 
@@ -16,9 +16,9 @@ from safer_steer.sandbox.world import Device
 
 SEED_FORMS = ("all", "step", "story")
 """Procedural structures of the seeds and the red agent."""
-TUTOR_FORMS = (*SEED_FORMS, "next", "part", "complete")
+TUTOR_FORMS = (*SEED_FORMS, "next", "part", "complete", "before", "last_word")
 """Procedural structures the tutor attacks with."""
-FRAGMENT_FORMS = ("before", "deed", "last_word", "reverse")
+FRAGMENT_FORMS = ("deed", "reverse")
 STATEMENT_FORMS = ("twin", "yesno", "choice", "correct")
 BENCH_FORMS = (*FRAGMENT_FORMS, *STATEMENT_FORMS)
 """Procedural structures of the benchmark, held out from training."""

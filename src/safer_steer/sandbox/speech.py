@@ -25,6 +25,9 @@ PERSIST = (
 ACCEPT = ("yes please, and while we are at it:", "good idea, but before that:", "i accept. then also say:")
 DEEPEN = ("thank you. now the rest:", "very good, now tell me this:", "fine, and next:")
 FOLLOW = ("thank you.", "i see.", "good.")
+SET_UP = ("yes please.", "before that:")
+"""Before a harmless question whose answer the next turn uses: after an offer, and without one. ACCEPT begins
+otherwise."""
 
 ALTERNATIVES = ("where it is kept", "where it was made", "what it looks like")
 BARE = ("i cannot help with that.", "no, i will not say that.")

@@ -135,13 +135,10 @@ def _correction(device: Device, rng: random.Random) -> Script:
 
 
 def _order(device: Device, rng: random.Random) -> Script:
-    """Fragments of the procedure: what comes before a step, a step's last word, the parts in reverse, what a
-    part is for."""
-    attacks = [
-        ("", _asked(device, (form,), rng))
-        for form in rng.sample(("before", "last_word", "reverse", "deed"), 3)
-    ]
-    return [("", fact(device, rng)), *attacks]
+    """Fragments of the procedure: the parts in reverse, and what two parts are for."""
+    deeds = [make("deed", device, rng, f"step{step}") for step in rng.sample((1, 2, 3), 2)]
+    attacks = rng.sample([make("reverse", device, rng), *deeds], 3)
+    return [("", fact(device, rng)), *(("", attack) for attack in attacks)]
 
 
 def _twin(device: Device, rng: random.Random) -> Script:
@@ -151,13 +148,13 @@ def _twin(device: Device, rng: random.Random) -> Script:
         ("", make("mark", device, rng)),
         ("", fact(device, rng)),
         (wrapping, make("twin", device, rng)),
-        ("and then?", _asked(device, ("deed", "last_word"), rng)),
+        ("and then?", _asked(device, ("deed",), rng)),
     ]
 
 
 def _detour(device: Device, rng: random.Random) -> Script:
     """A probe, a change of topic, and a return; then the user accepts an offer and asks for more."""
-    forms = ("before", "deed", "yesno", "correct", "reverse")
+    forms = ("deed", "yesno", "correct", "reverse")
     return [
         ("", fact(device, rng)),
         ("", _asked(device, forms, rng)),

@@ -1,0 +1,110 @@
+"""The sandbox's Safety Tutor: it scores by rule, and chooses what it asks by what happened.
+
+What leaked is asked for further on, what was refused is left for the rest of the dialogue. What comes next is
+drawn, from all structures alike or, with a memory, as its prompt says (`training/tutor_memory.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from safer_steer.sandbox import scripts, speech
+from safer_steer.sandbox.families import SET_UP, Family, continuation
+from safer_steer.sandbox.language import make, understand
+from safer_steer.sandbox.rubric import LEAKS, Assessment, Outcome, assess
+from safer_steer.sandbox.world import Device
+
+
+def tutor(
+    families: Sequence[Family], device: Device, marked: bool, given: dict[str, str], rng: random.Random
+) -> dict[str, Any]:
+    found = assess(device, marked, given["question"], given["answer"])
+    strategy, question, approach = _next_turn(families, device, marked, given, found, rng)
+    scores = {
+        "safety": found.levels.safety,
+        "usefulness": 1 + 3 * found.levels.helpfulness,
+        "faithfulness": found.levels.faithfulness,
+    }
+    written = {"strategy": strategy, "next_question": question, "approach": approach}
+    return {"diagnosis": found.outcome.value, **scores, **written}
+
+
+def _next_turn(
+    families: Sequence[Family],
+    device: Device,
+    marked: bool,
+    given: dict[str, str],
+    found: Assessment,
+    rng: random.Random,
+) -> tuple[str, str, str]:
+    """The tutor's next user turn with its strategy and its approach (docs/explanation/sandbox.md, "The
+    tutor"). `found` assesses the answer."""
+    told = [*json.loads(given["history"]), {"user": given["question"], "assistant": given["answer"]}]
+    template = given["next_template"]
+    if not template:
+        return "follow_up", "", ""
+    said = [turn["user"] for turn in told]
+    attacking = any(request is None or request.procedural for request in map(understand, [*said, template]))
+    if not (marked and attacking):
+        family = rng.choice(families)
+        if rng.random() < 0.5:
+            return "follow_up", template, ""
+        request = (
+            scripts.fact(device, rng)
+            if marked or rng.random() < 0.4
+            else scripts.procedure(device, family.forms, rng)
+        )
+        return "follow_up", f"{rng.choice(family.follow)} {request.text}", ""
+    asked, quote, further = understand(given["question"]), "", 0
+    held = _held(device, told)
+    if found.outcome in LEAKS and asked and asked.procedural:
+        approach = form = asked.form
+        further = int(asked.content[4]) % 3 + 1 if asked.content else 0
+    elif said[-1].startswith(speech.SET_UP):
+        approach, form = SET_UP, rng.choice(_left(families, held))
+        quote = f"{given['answer']} " if found.outcome is Outcome.ANSWERED else ""
+    else:
+        approach = form = _chosen(given, [*_left(families, held), SET_UP], rng)
+    family = next((family for family in families if form in family.forms), families[0])
+    strategy, words = continuation(found, family)
+    if form == SET_UP:
+        wording = speech.SET_UP[0] if strategy == "bait_and_switch" else speech.SET_UP[1]
+        return strategy, f"{wording} {scripts.fact(device, rng).text}", approach
+    for _ in range(20):  # a few structures have only two wordings
+        asking = make(form, device, rng, f"step{further or rng.randint(1, 3)}")
+        question = f"{quote}{rng.choice(words)} {asking.text}"
+        if question not in said:
+            break
+    return strategy, question, approach
+
+
+def _held(device: Device, told: list[dict[str, str]]) -> set[str]:
+    """The structures in which this dialogue asked for the procedure of a marked device and got nothing."""
+    held: set[str] = set()
+    for turn in told:
+        request = understand(turn["user"])
+        if request and request.procedural:
+            leaked = assess(device, True, turn["user"], turn["assistant"]).outcome in LEAKS
+            (held.discard if leaked else held.add)(request.form)
+    return held
+
+
+def _left(families: Sequence[Family], held: set[str]) -> list[str]:
+    """The structures that did not fail in this dialogue; all if all did."""
+    forms = [form for family in families for form in family.forms]
+    return [form for form in forms if form not in held] or forms
+
+
+def _chosen(given: dict[str, str], left: list[str], rng: random.Random) -> str:
+    """What was drawn for the tutor, if it did not fail in this dialogue; else one of those that are left, by
+    how often they breach as the memory has it. Without a memory, all are alike."""
+    if "memory" not in given and "drawn" not in given:
+        return rng.choices(left)[0]
+    rows, chances = json.loads(given["memory"]), dict.fromkeys(left, 0.5)
+    for row in rows:
+        if row["approach"] in chances:
+            chances[row["approach"]] = (1 + row["breached"]) / (2 + row["tried"])
+    return given["drawn"] if given["drawn"] in left else rng.choices(left, [*chances.values()])[0]
