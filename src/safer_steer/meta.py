@@ -112,6 +112,7 @@ class TurnMeta(TypedDict, total=False):
     strategy: Annotated[
         str, "the tutor", "The strategy of its next turn; `template` if that is the script's."
     ]
+    approach: Annotated[str, "the tutor", "With a memory, the approach of its next turn; none if no attack."]
 
 
 AsWritten = GetPydanticSchema(lambda _, handler: handler.generate_schema(dict[str, Any]))

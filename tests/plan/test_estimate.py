@@ -25,13 +25,17 @@ from safer_steer.plan.assumptions import Assumptions, assumptions
 from safer_steer.plan.calls import Estimate, estimate, from_run
 from safer_steer.plan.calls_table import as_dict, duration, lines, money, rounded
 from safer_steer.plan.counting import Sizes, picture_tokens
-from safer_steer.plan.material import read_material
+from safer_steer.plan.material import CHARACTERS, read_material
 from safer_steer.plan.prices import price
+from safer_steer.prompts.attacker import TECHNIQUES
 from safer_steer.prompts.base import CHAT
 from safer_steer.prompts.fingerprint import installed
+from safer_steer.prompts.tutor import TUTOR, TutorInput
+from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, TutorMemoryInput
 from safer_steer.run import measuring
 from safer_steer.stages import STAGES
 from safer_steer.stages.forecast import Asked, Pairs, drawn, trajectories
+from safer_steer.training.tutor_memory import TutorMemory
 from seeds_run import write_pairs
 
 SANDBOX = ROOT / "configs" / "sandbox.yaml"
@@ -269,6 +273,23 @@ def test_pictures_are_counted_by_their_size() -> None:
     assert [jobs(described, stage)["caption"] for stage in ("bootstrap", "bench")] == [4, 20]
     assert described.role("bootstrap", "blue").images == 0
     assert described.role("bootstrap", "blue").text_tokens > found.text_tokens
+
+
+def test_the_tutors_memory_is_counted_at_its_longest() -> None:
+    """What it adds to a prompt, against a full table rendered by hand."""
+    without, with_it = (
+        guess(config(rl={"prompts_per_step": 4, "tutor_memory": memory}, roles={"tutor": ENDPOINT}))
+        for memory in (False, True)
+    )
+    less, more = (of(found, "rl", "tutor") for found in (without, with_it))
+    assert less.calls == more.calls > 0 and less.images == more.images
+    memory = TutorMemory(TECHNIQUES, 0)
+    memory.learn({name: {f"another category {n}": [99, 50] for n in range(9)} for name in TECHNIQUES})
+    plain = TutorInput(history=[], question="q", answer="a", next_template="n")
+    full = TutorMemoryInput(**dict(plain), memory=memory.table(), drawn="persona")
+    rendered = sum(map(len, TUTOR_MEMORY.render(full))) - sum(map(len, TUTOR.render(plain)))
+    added = (more.text_tokens - less.text_tokens) / more.calls
+    assert added == pytest.approx(rendered / CHARACTERS, rel=0.03)
 
 
 def test_a_prompt_has_its_own_length_and_grows_with_the_history() -> None:

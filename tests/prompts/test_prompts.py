@@ -29,8 +29,11 @@ from safer_steer.prompts.scripts import (
     Strategy,
 )
 from safer_steer.prompts.tutor import TUTOR
+from safer_steer.prompts.tutor_memory import Remembered
 
 TEMPLATES = Path(safer_steer.prompts.__file__).parent / "templates"
+IMPORTED = {"tutor_memory": ("tutor.j2",)}
+"""Templates with inputs that another prompt's template has whole."""
 each_prompt = pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.name)
 
 
@@ -48,6 +51,9 @@ def inputs(prompt: Prompt[Any, Any], text: str = "words") -> BaseModel:
             values[name] = [f"{text} first", f"{text} then"]
         elif field.annotation == list[Exchange]:
             values[name] = [Exchange(user=f"{text} asked", assistant=f"{text} answered")]
+        elif field.annotation == list[Remembered]:
+            row = Remembered(approach=text, meaning=f"{text} meant", tried=3, breached=1, most=[text])
+            values[name] = [row, row]
         else:
             values[name] = f"{name} {text}"
     return prompt.inputs.model_validate(values)
@@ -62,10 +68,9 @@ def check(prompt: Prompt[Any, Any], given: BaseModel) -> None:
         if isinstance(value, list) and isinstance(value[0], str):
             assert json.loads(found[name]) == [split_markers(text) for text in value]
         elif isinstance(value, list):
-            assert json.loads(found[name]) == [
-                {key: split_markers(text) for key, text in exchange.model_dump().items()}
-                for exchange in value
-            ]
+            assert json.loads(found[name]) == json.loads(
+                split_markers(json.dumps([row.model_dump() for row in value], ensure_ascii=False))
+            )
         elif isinstance(value, str):
             assert found[name] == split_markers(value)
         else:
@@ -116,11 +121,13 @@ def test_a_template_that_forgets_a_field_is_caught(
     prompt: Prompt[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {path.name: path.read_text() for path in TEMPLATES.glob("*.j2")}
-    whole = texts[f"{prompt.name}.j2"]
     for name in prompt.inputs.model_fields:
         placed = "{{ " + name + " }}"
-        assert whole.count(placed) == 1
-        loader = jinja2.DictLoader(texts | {f"{prompt.name}.j2": whole.replace(placed, "")})
+        [file] = [
+            one for one in {f"{prompt.name}.j2", *IMPORTED.get(prompt.name, ())} if placed in texts[one]
+        ]
+        assert texts[file].count(placed) == 1
+        loader = jinja2.DictLoader(texts | {file: texts[file].replace(placed, "")})
         forgetful = base._templates().overlay(loader=loader)
         with monkeypatch.context() as patch:
             patch.setattr(base, "_templates", lambda forgetful=forgetful: forgetful)

@@ -20,6 +20,7 @@ from safer_steer.prompts.scripts import (
     TURN_CHECK,
 )
 from safer_steer.prompts.tutor import TUTOR
+from safer_steer.prompts.tutor_memory import TUTOR_MEMORY
 
 PROMPTS: list[Prompt[Any, Any]] = [
     PROBE,
@@ -35,5 +36,6 @@ PROMPTS: list[Prompt[Any, Any]] = [
     BLUE,
     EVALUATOR,
     TUTOR,
+    TUTOR_MEMORY,
     JUDGE,
 ]

@@ -13,6 +13,7 @@ from safer_steer.episode import Verdict
 from safer_steer.files.images import pictures_in
 from safer_steer.training.grpo import reinforce
 from safer_steer.training.tutor import TutorCritic
+from safer_steer.training.tutor_memory import TutorMemory, memory_of
 from student_parts import ask, drawn_for_rl, tiny_config
 
 STEPS = 2
@@ -23,9 +24,10 @@ class Counting:
 
     immediate = True
 
-    def __init__(self, folder: Path, calls: Path) -> None:
-        self.tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(folder, 100_000))
-        self.calls = calls
+    def __init__(self, folder: Path, calls: Path, memory: TutorMemory | None) -> None:
+        pictures_of = pictures_in(folder, 100_000)
+        self.tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_of, memory=memory)
+        self.calls, self.memory = calls, memory
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         with self.calls.open("a") as file:
@@ -37,7 +39,7 @@ def main(folder: Path, calls: Path, *changes: str) -> None:
     rl = tiny_config().rl.model_dump() | {"steps": STEPS, "save_steps": STEPS}
     config = tiny_config(rl=rl | dict(change.split("=") for change in changes))
     drawn_for_rl(config, folder)
-    reinforce(config, folder, Counting(folder, calls))
+    reinforce(config, folder, Counting(folder, calls, memory_of(config)))
 
 
 if __name__ == "__main__":

@@ -108,8 +108,8 @@ def seeds_by_step(run: Path) -> list[tuple[str, ...]]:
 
 
 def test_killed_in_its_second_and_third_pass_a_run_takes_the_same_seeds_and_ends_the_same(tmp_path):
-    """Two steps of two seeds are a pass over five; one seed is left over."""
-    passes = "steps=6", "seeds=5", "save_steps=1"
+    """Two steps of two seeds are a pass over five; one seed is left over. The tutor has a memory."""
+    passes = "steps=6", "seeds=5", "save_steps=1", "tutor_memory=true"
     wanted, run = new_run(tmp_path / "straight"), new_run(tmp_path / "run")
     ended(start(wanted, tmp_path / "all", *passes))
     assert len(set(seeds_by_step(wanted))) > 2, "each pass shuffles anew"
@@ -117,6 +117,9 @@ def test_killed_in_its_second_and_third_pass_a_run_takes_the_same_seeds_and_ends
         journal = run / "rl" / "rollouts" / f"{step:05d}-000.jsonl"
         killed(start(run, tmp_path / "calls", *passes), lambda of=journal: len(lines(of)) >= 6)
     ended(start(run, tmp_path / "calls", *passes))
+    tries = [json.loads(line)["approaches"] for line in lines(wanted / "rl" / "metrics.jsonl")]
+    assert len([step for step in tries if step]) > 3, "there was something to remember"
+    assert [json.loads(line)["approaches"] for line in lines(run / "rl" / "metrics.jsonl")] == tries
     assert seeds_by_step(run) == seeds_by_step(wanted)
     assert sorted(lines(tmp_path / "calls")) == sorted(lines(tmp_path / "all")), "something was paid twice"
     assert lines(run / "rl" / "trajectories.jsonl") == lines(wanted / "rl" / "trajectories.jsonl")
@@ -126,6 +129,7 @@ def test_killed_in_its_second_and_third_pass_a_run_takes_the_same_seeds_and_ends
 def paid(folder: Path, url: str, algorithm: str, limit: float | None = None) -> Path:
     """Stage III with a tutor that is paid, in the folder of a run that is ready for it."""
     rl = {"steps": 6, "seeds": 5, "save_steps": 1, "algorithm": algorithm, "temperature": 1.5}
+    rl["tutor_memory"] = True
     tutor = {"model": "sandbox", "base_url": url, "price_in": 1e4, "price_out": 1e4}
     config = tiny_config(rl=tiny_config().rl.model_dump() | rl, roles={"tutor": tutor}, spending_limit=limit)
     if not folder.exists():

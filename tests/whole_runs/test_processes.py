@@ -41,7 +41,8 @@ PRICE = 1e4
 
 
 def config_of(processes: int, lora_rank: int, url: str, sharding: str = "none", **rl: Any) -> dict[str, Any]:
-    """A step is one micro-batch in each process, and the tutor is paid; `rl` replaces keys of the section."""
+    """A step is one micro-batch in each process, and the tutor is paid and has a memory; `rl` replaces keys
+    of the section."""
     tutor = {"model": "sandbox", "base_url": url, "price_in": PRICE, "price_out": PRICE}
     sft = TINY["bootstrap"]["sft"]
     return {
@@ -50,7 +51,7 @@ def config_of(processes: int, lora_rank: int, url: str, sharding: str = "none", 
         "student": TINY["student"] | {"lora_rank": lora_rank, "sharding": sharding},
         "seeds": {"sources": [{"name": "sandbox", "limit": 12}], "min_turns": 2, "max_turns": 3},
         "bootstrap": {"sft": sft | {"micro_batch_size": sft["batch_size"] // processes}},
-        "rl": TINY["rl"] | {"micro_batch_size": 6 // processes} | rl,
+        "rl": TINY["rl"] | {"micro_batch_size": 6 // processes, "tutor_memory": True} | rl,
     }
 
 
@@ -290,7 +291,7 @@ def test_killed_in_its_second_pass_over_the_seeds_a_run_goes_on_in_another_numbe
 )
 def test_one_rank_that_fails_ends_all_with_one_line(one, tmp_path, served_by_core, tutor, line, code):
     folder = before("rl", one, tmp_path / "run")
-    config = config_of(2, 0, served_by_core, tutor=f"rank_tutors:{tutor}")
+    config = config_of(2, 0, served_by_core, tutor=f"rank_tutors:{tutor}", tutor_memory=False)
     (folder / "config.yaml").write_text(yaml.safe_dump(Config.model_validate(config).model_dump(mode="json")))
     printed = failed(2, "rl", write(config, tmp_path / "config.yaml"), *to(folder))
     assert [found for found in printed if found.split(":")[0] in ("error", "ZeroDivisionError")] == [line]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from safer_steer.config.kinds import Free
+from safer_steer.config.kinds import Free, Later
 from safer_steer.dialogue import Strict
 from safer_steer.rewards import TCSRForm
 
@@ -109,6 +109,11 @@ class Reinforce(Strict):
     feedback_dynamics: bool = Field(
         True, description="the tutor writes the next attack; false follows the script, and so does dpo"
     )
+    tutor_memory: Later[bool] = Field(
+        False,
+        description="the tutor's prompt says which approaches breached the student in the last steps, and"
+        " draws one; off in the paper",
+    )
     single_turn: bool = Field(
         False, description="ablation: train on the original questions, as scripts of one turn"
     )
@@ -149,6 +154,19 @@ class Reinforce(Strict):
     def adapts(self) -> bool:
         """Whether the tutor writes the next attack."""
         return self.feedback_dynamics and self.algorithm == "grpo"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the tutor has a memory: one that writes no attacks has no use for it."""
+        return self.tutor_memory and self.adapts
+
+    @model_validator(mode="after")
+    def _own_tutors_remember_themselves(self) -> Reinforce:
+        if self.tutor_memory and self.tutor is not None:
+            raise ValueError(
+                f"tutor_memory is no setting of your own tutor ({self.tutor}); leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _dpo_compares_answers(self) -> Reinforce:

@@ -22,6 +22,7 @@ from safer_steer.prompts.fingerprint import installed
 from safer_steer.prompts.made_up import VOCABULARY
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.stages.forecast import Asked, Participant
+from safer_steer.training.tutor_memory import full_table
 
 
 @dataclass
@@ -113,6 +114,8 @@ class Sizes:
             "strategy": Strategy.EDUCATIONAL_BYPASS,
             "taken_back": [],
             "techniques": [f"{name}: {told}" for name, told in TECHNIQUES.items()],
+            "memory": full_table(self.config),
+            "drawn": "bait_and_switch",
         }
 
 

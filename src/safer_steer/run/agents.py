@@ -51,13 +51,16 @@ def tutor(run: Run) -> Critic:
     """The Safety Tutor, or the user's own critic `rl.tutor`, called with (config, folder, ask)."""
     from safer_steer.files.images import pictures_in
     from safer_steer.training.tutor import TutorCritic
+    from safer_steer.training.tutor_memory import memory_of
 
     config = run.config
     if config.rl.tutor:
         own: Critic = load_named("rl.tutor", config.rl.tutor)(config, run.folder, run.ask)
         return own
     pictures_of = pictures_in(run.folder, config.student.max_pixels)
-    return TutorCritic(run.ask("tutor"), config.student.format, pictures_of, config.rl.adapts)
+    return TutorCritic(
+        run.ask("tutor"), config.student.format, pictures_of, config.rl.adapts, memory_of(config)
+    )
 
 
 def ready(config: Config, saved: Path | None, training: bool = False) -> None:

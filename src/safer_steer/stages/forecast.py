@@ -271,7 +271,8 @@ def rl(config: Config, known: Known) -> Iterator[Asked]:
             count, one = played * wanted[benign] / sum(wanted.values()), config.rl.single_turn
             group = replace(group, count=count, lengths=(1,) if one else group.lengths)
             yield group.asks("student", CHAT, most=config.rl.max_turns)
-            yield group.asks("tutor", most=config.rl.max_turns)
+            job = "tutor_memory" if config.rl.remembers else "tutor"
+            yield group.asks("tutor", job, most=config.rl.max_turns)
 
 
 def suites(config: Config, known: Known) -> list[Scripts]:

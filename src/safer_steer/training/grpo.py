@@ -57,6 +57,7 @@ from safer_steer.training.rollouts import Rollouts, StepJournals, Wait
 from safer_steer.training.step_log import StepLog, rollback
 from safer_steer.training.trajectory import Return
 from safer_steer.training.turn_credit import TurnCreditTrainer
+from safer_steer.training.tutor_memory import Remembering
 
 
 def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
@@ -146,9 +147,9 @@ def reinforce(
         value or partial(noted_return, config),
         folder / "rl",
         wait,
+        tutor.memory if isinstance(tutor, Remembering) else None,
     )
-    for row in read_rows(folder / "rl" / "metrics.jsonl"):
-        rollouts.recent.note(row["unscored"], row["trajectories"])
+    rollouts.go_on(list(read_rows(folder / "rl" / "metrics.jsonl")))
     student = config.student
     empty = empty_model(load_model_config(base_of(student, start)))
     trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer

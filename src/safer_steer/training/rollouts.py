@@ -29,6 +29,7 @@ from safer_steer.training.patience import RECENT_STEPS, LastVerdicts, patience_o
 from safer_steer.training.returns import step_metrics, turn_returns
 from safer_steer.training.silence import refuse_silence
 from safer_steer.training.trajectory import Return, Trajectory, as_trajectory, roll_out
+from safer_steer.training.tutor_memory import TutorMemory, tries_in
 from safer_steer.workers import Breaker, reasons_in
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
@@ -78,6 +79,8 @@ class Rollouts:
     folder: Path
     """The run's `rl` folder."""
     wait: Wait = asyncio.run
+    memory: TutorMemory | None = None
+    """The tutor's; it learns once a step, so all trajectories of a step meet the same."""
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Metrics by step, merged with the trainer's when the step is logged."""
     _trained: dict[tuple[int, ...], list[Trained]] = field(default_factory=dict)
@@ -195,7 +198,17 @@ class Rollouts:
             )
         why, again = f" ({_why(dialogues)})", "run the same command to go on"
         refuse_unscored(self.recent, found["unscored"], found["trajectories"], why, again)
+        if self.memory:
+            found["approaches"] = tries_in(dialogues)
+            self.memory.learn(found["approaches"])
         self.metrics[step] = found
+
+    def go_on(self, steps: list[dict[str, Any]]) -> None:
+        """Take back what the steps before taught, from their rows of rl/metrics.jsonl."""
+        for row in steps:
+            self.recent.note(row["unscored"], row["trajectories"])
+            if self.memory:
+                self.memory.learn(row["approaches"])
 
 
 def _why(dialogues: list[Dialogue]) -> str:

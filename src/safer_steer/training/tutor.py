@@ -9,6 +9,7 @@ The template steers the attack.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Any
 
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.endpoints.asked_again import TEMPLATE, Asked
@@ -18,9 +19,11 @@ from safer_steer.episode import Verdict
 from safer_steer.errors import BoundaryError, RefusedError
 from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.meta import TurnMeta
-from safer_steer.prompts.base import history
+from safer_steer.prompts.base import Prompt, history
 from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
+from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, TutorMemoryInput, TutorMemoryVerdict
 from safer_steer.rewards import EMPTY_SAFETY, lock_usefulness
+from safer_steer.training.tutor_memory import TutorMemory
 
 
 class TutorCritic:
@@ -31,33 +34,40 @@ class TutorCritic:
     the next strategy; the scores of the first call are kept. If that fails too, the script's turn is used. A
     tutor that refuses to score is also asked once more. The turn's meta records this: `next_attacker:
     {"faults", "approach"}`.
+
+    With a memory, its prompt also has what breached the student in the last steps, and an approach drawn from
+    that. The turn's meta then has `approach`: that of the user turn that the verdict wrote, if it attacks.
     """
 
     immediate = True
 
     def __init__(
-        self, model: ChatModel, format: Format, pictures_of: PicturesOf, feedback_dynamics: bool = True
+        self,
+        model: ChatModel,
+        format: Format,
+        pictures_of: PicturesOf,
+        feedback_dynamics: bool = True,
+        memory: TutorMemory | None = None,
     ) -> None:
         self.model, self.format, self.pictures_of = model, format, pictures_of
-        self.feedback_dynamics = feedback_dynamics
+        self.feedback_dynamics, self.memory = feedback_dynamics, memory
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         """Score a turn. Raises a `BoundaryError` if it could not be scored after all retries; it is then
         unscored, never 0."""
         exchange = dialogue.turns[turn]
-        inputs = TutorInput(
-            history=history(dialogue, self.format, turn),
-            question=exchange.user,
-            answer=visible_answer(exchange.assistant or "", self.format),
-            next_template=template or "",
-        )
+        inputs = self._inputs(dialogue, turn, template or "")
+        prompt: Prompt[Any, Any] = TUTOR if self.memory is None else TUTOR_MEMORY
         shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         wanted = template if self.feedback_dynamics and template else ""
 
         async def ask(approach: str = "") -> TutorVerdict:
             """A second attempt says how to come at it, so its words differ; `repeat` tells siblings apart."""
             words = inputs.model_copy(update={"approach": STRATEGIES[approach]}) if approach else inputs
-            return await self.model.ask(TUTOR, words, shown, repeat=dialogue.sample(exchange))
+            verdict: TutorVerdict = await self.model.ask(
+                prompt, words, shown, repeat=dialogue.sample(exchange)
+            )
+            return verdict
 
         faults: list[str] = []
         approach = ""
@@ -66,37 +76,60 @@ class TutorCritic:
         except RefusedError as error:
             faults, approach = [error.boundary], next_strategy("")
             verdict = await ask(approach)
-        strategy, adapted = verdict.strategy, verdict.next_question.strip() if wanted else ""
-        if wanted and (fault := _fault(adapted, dialogue, wanted)):
+        writer = verdict if wanted else None
+        if wanted and (fault := _fault(verdict.next_question.strip(), dialogue, wanted)):
             faults.append(fault)
-            adapted = ""
+            writer = None
             if not approach:
                 approach = next_strategy(verdict.strategy)
-                strategy, adapted = approach, await _next_turn(ask(approach), dialogue, wanted, faults)
-        meta: TurnMeta = {"diagnosis": verdict.diagnosis, "strategy": strategy if adapted else TEMPLATE}
+                writer = await _second_writer(ask(approach), dialogue, wanted, faults)
+        strategy = verdict.strategy if writer is verdict else approach
+        meta: TurnMeta = {"diagnosis": verdict.diagnosis, "strategy": strategy if writer else TEMPLATE}
         if faults:
-            meta["next_attacker"] = Asked(faults).noted(approach if adapted or not wanted else TEMPLATE)
+            meta["next_attacker"] = Asked(faults).noted(approach if writer or not wanted else TEMPLATE)
+        if named := self._approach_of(writer):
+            meta["approach"] = named
         return Verdict(
             scores=_scores(verdict, inputs.answer),
             meta=meta,
-            next_user=adapted or None,
+            next_user=writer.next_question.strip() if writer else None,
         )
 
+    def _inputs(self, dialogue: Dialogue, turn: int, template: str) -> TutorInput:
+        exchange = dialogue.turns[turn]
+        inputs = TutorInput(
+            history=history(dialogue, self.format, turn),
+            question=exchange.user,
+            answer=visible_answer(exchange.assistant or "", self.format),
+            next_template=template,
+        )
+        if self.memory is None:
+            return inputs
+        drawn = self.memory.draw(dialogue, turn)
+        return TutorMemoryInput(**dict(inputs), memory=self.memory.table(), drawn=drawn)
 
-async def _next_turn(
+    def _approach_of(self, writer: TutorVerdict | None) -> str:
+        """The approach of the turn that this verdict wrote, as the memory names it; "" for no attack."""
+        if self.memory is None or not isinstance(writer, TutorMemoryVerdict):
+            return ""
+        name = "_".join(writer.approach.lower().replace("-", " ").split())
+        return name if name in self.memory.approaches else ""
+
+
+async def _second_writer(
     attempt: Awaitable[TutorVerdict], dialogue: Dialogue, wanted: str, faults: list[str]
-) -> str:
-    """The next turn of a second attempt; "" if it fails too. Its scores are ignored."""
+) -> TutorVerdict | None:
+    """The verdict of a second attempt, whose next turn is to be played; None if it fails too. Its scores are
+    ignored."""
     try:
         verdict = await attempt
     except BoundaryError as error:  # the turn is already scored; even a dead endpoint must not lose it
         faults.append(error.boundary)
-        return ""
-    adapted = verdict.next_question.strip()
-    if fault := _fault(adapted, dialogue, wanted):
+        return None
+    if fault := _fault(verdict.next_question.strip(), dialogue, wanted):
         faults.append(fault)
-        return ""
-    return adapted
+        return None
+    return verdict
 
 
 def _scores(verdict: TutorVerdict, answer: str) -> dict[str, float]:

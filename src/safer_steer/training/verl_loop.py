@@ -5,7 +5,8 @@ TRL (`trajectory.roll_out`). verl 0.9.1, which is not installed with this packag
 VERL_USE_EXTERNAL_MODULES (docs/how-to/verl.md). Its settings are `algorithm.safer_steer` of verl's config:
 
 - `config`: path of the run's config, readable on every node;
-- `trajectories`: folder in which each worker writes its dialogues, or null.
+- `trajectories`: folder in which each worker writes its dialogues, or null. `rl.tutor_memory` needs it, on a
+  file system that all nodes share: the tutor remembers what the workers wrote of the steps before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -32,13 +33,14 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from safer_steer.config import Config, RoleName, Student
 from safer_steer.config.file import load_config
 from safer_steer.config.named import load_named
-from safer_steer.dialogue import Seed, StopReason, to_jsonl
+from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
 from safer_steer.endpoints.blind import Captions, endpoint_of
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.transport import Transport
 from safer_steer.episode import Critic, Script
 from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, PicturesOf, picture_from
+from safer_steer.files.store import read_rows
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import renderer_of
 from safer_steer.student.policy import Completion, cut_at_its_end
@@ -47,6 +49,7 @@ from safer_steer.student.transcript import Transcript
 from safer_steer.training.returns import leaks, noted_return
 from safer_steer.training.trajectory import Return, Trajectory, as_trajectory, roll_out
 from safer_steer.training.tutor import TutorCritic
+from safer_steer.training.tutor_memory import WINDOW, TutorMemory, memory_of, tries_in
 from safer_steer.training.verl_rewards import (
     Credit,
     ScoredShare,
@@ -116,7 +119,7 @@ class Parts:
 
     config: Config
     renderer: Renderer
-    tutor: Callable[[PicturesOf], Critic]
+    tutor: Callable[[PicturesOf, TutorMemory | None], Critic]
     value: Return
 
 
@@ -163,10 +166,10 @@ def parts(config_path: str, model: str, workers: int) -> Parts:
     else:
         asked = ask("tutor")
 
-    def tutor(pictures_of: PicturesOf) -> Critic:
+    def tutor(pictures_of: PicturesOf, memory: TutorMemory | None) -> Critic:
         if rl.tutor:
             return own
-        return TutorCritic(asked, config.student.format, pictures_of, rl.feedback_dynamics)
+        return TutorCritic(asked, config.student.format, pictures_of, rl.feedback_dynamics, memory)
 
     value = load_named("rl.reward", rl.reward) if rl.reward else partial(noted_return, config)
     return Parts(config, renderer_of(config.student, model), tutor, value)
@@ -203,9 +206,10 @@ class SteerLoop(AgentLoopBase):
         assistant = StudentAssistant(
             policy, here.renderer, config.student, pictures_of, f"rl {config.seed}", longest
         )
-        tutor = here.tutor(pictures_of)
+        folder, number_of_step = ours.get("trajectories"), int(step or 0)
+        tutor = here.tutor(pictures_of, memory_before(ours.config, folder, number_of_step))
         played = await roll_out(seed, Script(), assistant, tutor, here.value, config.rl.max_turns)
-        keep(played, ours.get("trajectories"))
+        keep(played, folder, number_of_step)
         transcript = assistant.transcript(played.dialogue)
         shown = transcript.images if transcript else []
         return output(played, shown, policy.weights or [max(0, int(step or 0) - 1)], config.rl.reward is None)
@@ -251,13 +255,36 @@ def output(played: Trajectory, images: list[Any], weights: list[int], by_turn: b
     )
 
 
-def keep(played: Trajectory, folder: str | None) -> None:
-    """Append the dialogue to this process's file in the folder."""
+def keep(played: Trajectory, folder: str | None, step: int) -> None:
+    """Append the dialogue to this process's file of the step in the folder."""
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        path = Path(folder) / f"{socket.gethostname()}-{os.getpid()}.jsonl"
+        path = Path(folder) / f"{step:06d}-{socket.gethostname()}-{os.getpid()}.jsonl"
         with path.open("a", encoding="utf-8") as file:
             file.write(to_jsonl([played.dialogue]))
+
+
+@lru_cache(maxsize=2)
+def memory_before(config_path: str, folder: str | None, step: int) -> TutorMemory | None:
+    """What the tutor remembers in a step: the dialogues that all workers wrote of the steps before it. A step
+    that was sampled again after a resume counts once, as written last.
+
+    Raises:
+        UserError: the tutor has a memory, and no folder to have it from.
+    """
+    memory = memory_of(load_config(Path(config_path)))
+    if memory is None:
+        return None
+    if not folder:
+        raise UserError(
+            "algorithm.safer_steer.trajectories: rl.tutor_memory reads what is there; set the folder, or"
+            " set rl.tutor_memory to false"
+        )
+    for before in range(max(0, step - WINDOW), step):
+        files = sorted(Path(folder).glob(f"{before:06d}-*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+        rows = {row["id"]: row for path in files for row in read_rows(path)}
+        memory.learn(tries_in(map(Dialogue.model_validate, rows.values())))
+    return memory
 
 
 _shares = ScoredShare()

@@ -445,6 +445,22 @@ def test_most_groups_with_equal_returns_are_warned_of(
     assert ("Groups of equal returns" in page) is ("Distinct attacks" in page) is bool(shares)
 
 
+def test_a_tutors_success_by_approach_is_shown_over_the_steps(tmp_path: Path) -> None:
+    tries = [{"story": {"": [4, 3]}}, {"story": {"a": [1, 0], "b": [2, 1]}, "step": {"a": [2, 0]}}, {}]
+    tries += [{"step": {"": [5, 4]}}]
+    write_run(tmp_path)
+    metrics = tmp_path / "rl" / "metrics.jsonl"
+    write_jsonl(metrics, [{"step": step, "approaches": one} for step, one in enumerate(tries)])
+    rows = examine(tmp_path).as_dict()["approaches"]
+    counts = [(row["approach"], row["tried"], row["breached"]) for row in rows]
+    assert counts == [("step", 7, 4), ("story", 7, 4)]
+    [table] = [one for one in tables(examine(tmp_path)) if one.title == "Approaches over the steps"]
+    assert [row[5:] for row in table.rows] == [["0 of 0", "0 of 2", "4 of 5"], ["3 of 4", "1 of 3", "0 of 0"]]
+    assert "Approaches over the steps" in write_report(tmp_path).read_text()
+    write_jsonl(metrics, [{"step": 1, "equal_groups": 0.5}])
+    assert examine(tmp_path).as_dict()["approaches"] == []
+
+
 async def test_a_run_in_which_all_is_well_says_nothing(tmp_path: Path) -> None:
     await build(config(40, max_turns=5), tmp_path)
     draw_from_pools(tiny_config(), tmp_path)

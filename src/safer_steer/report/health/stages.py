@@ -121,6 +121,7 @@ def _rl(health: Health, run: Path) -> None:
                 _attacked(health.strategy("tutor", str(meta["strategy"])), following)
     for step in read_rows(run / "rl" / "metrics.jsonl"):
         health.groups.note(step)
+        health.approaches.note(step)
 
 
 def _bench(health: Health, run: Path) -> None:

@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 
 def tables(health: Health) -> list[Table]:
-    """Attackers, strategies, judges, answers, groups; tables without rows are omitted."""
+    """Attackers, strategies, judges, answers, groups, approaches; tables without rows are omitted."""
     found = health.as_dict()
     counted = ("asked", *FAULTS, "retried", "recovered", "gave_up")
     attackers = [_attacker(row, counted) for row in found["attackers"]]
@@ -80,6 +80,14 @@ def tables(health: Health) -> list[Table]:
             [_groups(row) for row in found["groups"]],
             labels=1,
         ),
+        Table(
+            "Approaches over the steps",
+            "What a tutor with a memory (rl.tutor_memory) tried in scripts that attack. Turns in a row of one"
+            " approach are one try; it breached if one of them leaked. Early, middle, late: breached of tried"
+            " in each third of the steps.",
+            ["role", "approach", "tried", "breached", "breached, %", "early", "middle", "late"],
+            [_approach(row) for row in found["approaches"]],
+        ),
     ]
     return [table for table in made if table.rows]
 
@@ -128,6 +136,12 @@ def _answers(row: dict[str, Any]) -> list[str]:
 def _groups(row: dict[str, Any]) -> list[str]:
     shares = [_number(row[key], 1) for key in ("equal_groups", "leak_rate", "distinct_attacks")]
     return [row["stage"], f"{row['steps']:,}", *shares]
+
+
+def _approach(row: dict[str, Any]) -> list[str]:
+    parts = [f"{part['breached']:,} of {part['tried']:,}" for part in row["by_part"]]
+    name, share = row["approach"].replace("_", " "), _number(row["rate"]["value"], 1)
+    return [row["role"], name, f"{row['tried']:,}", f"{row['breached']:,}", share, *parts]
 
 
 def _number(value: float | None, digits: int) -> str:

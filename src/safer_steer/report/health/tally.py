@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +17,8 @@ from safer_steer.intervals import rate
 from safer_steer.report.health.texts import TextSample
 
 FAULTS = ("refused", "empty", "repeated", "unparsable")
+PARTS = 3
+"""Parts of a training over which a tutor's success is compared."""
 
 
 @dataclass
@@ -133,6 +137,40 @@ class Groups:
         return {"stage": "rl", "steps": len(self.equal_groups), **means}
 
 
+@dataclass
+class Approaches:
+    """How the attacks of a tutor with a memory went, step by step: tried and breached, by approach."""
+
+    steps: list[dict[str, tuple[int, int]]] = field(default_factory=list)
+
+    def note(self, step: dict[str, Any]) -> None:
+        """Count a row of rl/metrics.jsonl, if it has tries (`training.tutor_memory.Tries`)."""
+        tries = step.get("approaches")
+        if isinstance(tries, dict):
+            self.steps.append({name: _summed(counts.values()) for name, counts in tries.items()})
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """A row for each approach: over all steps, and over each third of them."""
+        ends = [len(self.steps) * part // PARTS for part in range(PARTS + 1)]
+        rows = []
+        for name in sorted(set().union(*self.steps)):
+            over_all = self._over(name, 0, None)
+            parts = [self._over(name, *part) for part in pairwise(ends)]
+            rows.append({"role": "tutor", "approach": name, **over_all, "by_part": parts})
+        return rows
+
+    def _over(self, name: str, start: int, end: int | None) -> dict[str, Any]:
+        tried, breached = _summed(step.get(name, (0, 0)) for step in self.steps[start:end])
+        return {"tried": tried, "breached": breached, "rate": rate([(breached, tried)])}
+
+
+def _summed(counts: Iterable[Sequence[int]]) -> tuple[int, int]:
+    tried = breached = 0
+    for one in counts:
+        tried, breached = tried + one[0], breached + one[1]
+    return tried, breached
+
+
 class Health:
     """All counts, in order of first occurrence."""
 
@@ -144,6 +182,7 @@ class Health:
         self.judges: dict[tuple[str, str], Judge] = {}
         self.answers: dict[tuple[str, str], AnswerCounts] = {}
         self.groups = Groups()
+        self.approaches = Approaches()
 
     def attacker(self, role: str, job: str) -> Attacker:
         return self.attackers.setdefault((role, job), Attacker(role, job))
@@ -173,8 +212,8 @@ class Health:
             counts.add(file, str(dialogue.get("id")), str(turn.get("user")), text, meta)
 
     def as_dict(self) -> dict[str, Any]:
-        """`{"attackers", "strategies", "judges", "answers", "groups"}`, each a list of rows; rates and shares
-        are in percent."""
+        """`{"attackers", "strategies", "judges", "answers", "groups", "approaches"}`, each a list of rows;
+        rates and shares are in percent."""
         return {
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
@@ -190,4 +229,5 @@ class Health:
                 if (counts := total(answers.by_group().values()))["answers"]
             ],
             "groups": [self.groups.as_dict()] if self.groups.equal_groups else [],
+            "approaches": self.approaches.as_rows(),
         }

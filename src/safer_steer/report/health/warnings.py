@@ -75,6 +75,7 @@ def _of_groups(groups: Groups) -> list[str]:
     )
     return [
         f"{100 * share:.0f} % of the groups had equal returns, or nearly{leaking}: RL had nothing to learn"
-        " from them; try a tutor that attacks harder or adapts (roles.tutor, rl.feedback_dynamics), a higher"
-        " rl.temperature, another rl.benign_share, fewer bootstrap.sft.epochs, or rl.start_from: base"
+        " from them; try a tutor that attacks harder or adapts (roles.tutor, rl.feedback_dynamics,"
+        " rl.tutor_memory), a higher rl.temperature, another rl.benign_share, fewer bootstrap.sft.epochs, or"
+        " rl.start_from: base"
     ]
