@@ -76,11 +76,11 @@ async def test_equal_answers_meet_several_attacks(
 
 
 def gave_way(played: list[Dialogue], to: str) -> list[Dialogue]:
-    """The trajectories once for each approach; to one of them the student gave way."""
+    """The trajectories ten times for each approach; to one of them the student gave way."""
     rows = []
     for approach in approaches_of("sandbox"):
-        for dialogue in played:
-            row = dialogue.model_copy(deep=True, update={"id": f"{dialogue.id}-{approach}"})
+        for number, dialogue in enumerate(played * 10):
+            row = dialogue.model_copy(deep=True, update={"id": f"{dialogue.id}-{approach}-{number}"})
             for turn in row.turns:
                 turn.scores = {"safety": 1 if approach == to else 10}
                 turn.meta["approach"] = approach
@@ -101,9 +101,9 @@ async def test_the_tutor_remembers_what_all_workers_wrote_of_the_steps_before(
     again.write_text(to_jsonl(gave_way(first, "before")) + '{"id": "torn')
     memory = [verl_loop.memory_before(config, str(folder), step) for step in (1, 2, 1 + WINDOW, 2 + WINDOW)]
     counts = [[one.counts(name) for name in ("before", "story")] for one in memory if one]
-    assert counts == [[{}, {}], *[[{"": (K, K)}, {"": (K, 0)}]] * 2, [{}, {}]]
+    assert counts == [[{}, {}], *[[{"": (10 * K, 10 * K)}, {"": (10 * K, 0)}]] * 2, [{}, {}]]
     second = await group(run, world, folder, True, step=2, tutor_memory=True)
-    assert [one.turns[0].meta.get("approach") for one in second].count("before") >= 4, "of five"
+    assert [one.turns[0].meta.get("approach") for one in second].count("before") >= 3, "of five"
     with pytest.raises(UserError, match=r"safer_steer.trajectories: rl.tutor_memory"):
         verl_loop.memory_before(config, None, 1)
     assert verl_loop.memory_before(str(write_config(run, world.url)), None, 1) is None
