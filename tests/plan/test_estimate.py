@@ -281,7 +281,8 @@ def test_the_tutors_memory_is_counted_at_its_longest() -> None:
         guess(config(rl={"prompts_per_step": 4, "tutor_memory": memory}, roles={"tutor": ENDPOINT}))
         for memory in (False, True)
     )
-    less, more = (of(found, "rl", "tutor") for found in (without, with_it))
+    less = without.stages["rl"]["tutor", "tutor"]
+    more = with_it.stages["rl"]["tutor", "tutor_memory"]
     assert less.calls == more.calls > 0 and less.images == more.images
     memory = TutorMemory(TECHNIQUES, 0)
     memory.learn({name: {f"another category {n}": [99, 50] for n in range(9)} for name in TECHNIQUES})
