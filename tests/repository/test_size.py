@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 39_600,
-    "files": 298,
+    "lines": 39_900,
+    "files": 299,
     "files over 400 lines": 0,
     "functions over 80 lines": 2,
     "names at the top": 27,
