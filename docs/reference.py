@@ -20,7 +20,7 @@ from safer_steer.cli import app
 from safer_steer.config.file import describe
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import ExitCode
-from safer_steer.meta import DialogueMeta, SeedMeta, TurnMeta
+from safer_steer.files.meta import DialogueMeta, SeedMeta, TurnMeta
 from safer_steer.stages import STAGES
 
 PAGES = Path(__file__).parent / "reference"

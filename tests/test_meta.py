@@ -9,7 +9,7 @@ from meta_keys import KEYS, named, unregistered
 from places import PACKAGE
 from safer_steer.dialogue import Dialogue, Seed, Turn
 from safer_steer.errors import EndpointError, Fault
-from safer_steer.meta import only, without
+from safer_steer.files.meta import only, without
 
 ROW = {"id": "a", "turns": [{"meta": {"risk": 1, "finish": "stop"}}], "meta": {"try": 0, "seed": "s"}}
 

@@ -27,8 +27,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from safer_steer.errors import Fault, UserError
+from safer_steer.files.meta import AsWritten, DialogueMeta, SeedMeta, TurnMeta, without
 from safer_steer.files.store import numbered_lines
-from safer_steer.meta import AsWritten, DialogueMeta, SeedMeta, TurnMeta, without
 
 MOST_TAKEN_BACK = 100
 """Fewer turns than this are taken back in a dialogue."""

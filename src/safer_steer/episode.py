@@ -23,7 +23,7 @@ from typing import Protocol, runtime_checkable
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import BoundaryError
-from safer_steer.meta import TurnMeta, without
+from safer_steer.files.meta import TurnMeta, without
 
 
 @dataclass

@@ -13,10 +13,10 @@ BOUNDS = {
     "lines": 39_900,
     "files": 299,
     "files over 400 lines": 0,
-    "functions over 80 lines": 2,
-    "names at the top": 27,
+    "functions over 80 lines": 0,
+    "names at the top": 26,
     "comprehensions in 1,000 lines": 40,
-    "nested conditional expressions": 2,
+    "nested conditional expressions": 0,
 }
 """A change that needs more raises its bound, for all to see; one that needs less lowers it."""
 

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from safer_steer.meta import DialogueMeta, SeedMeta, TurnMeta
+from safer_steer.files.meta import DialogueMeta, SeedMeta, TurnMeta
 
 DIALOGUE, TURN = (get_type_hints(keys) for keys in (DialogueMeta, TurnMeta))
 KEYS = {*get_type_hints(SeedMeta), *DIALOGUE, *TURN}

@@ -14,9 +14,9 @@ from safer_steer.data.sources.set_row import BadRow, Sample
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
 from safer_steer.files.images import EMBEDDED, UNREADABLE, PictureError, check_whole
+from safer_steer.files.meta import SeedMeta
 from safer_steer.files.script_file import MOST_TURNS
 from safer_steer.files.store import naming, write_atomic
-from safer_steer.meta import SeedMeta
 from safer_steer.metrics import AVERAGE
 from safer_steer.workers import Progress
 

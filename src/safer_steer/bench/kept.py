@@ -15,8 +15,8 @@ from safer_steer.config.file import in_words, load_config
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
+from safer_steer.files.meta import without
 from safer_steer.files.store import file_name, read_rows
-from safer_steer.meta import without
 
 
 class KeptAnswers:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safer_steer.errors import BoundaryError, Fault, RefusedError, UnparsableError
-from safer_steer.meta import AskedAgain
+from safer_steer.files.meta import AskedAgain
 
 ATTEMPTS = 2
 """How often a role is asked."""

@@ -19,7 +19,7 @@ from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Messa
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, UnparsableError, shortened
 from safer_steer.files.images import Picture, PicturesOf
-from safer_steer.meta import TurnMeta
+from safer_steer.files.meta import TurnMeta
 from safer_steer.prompts.base import Prompt, split_markers
 from safer_steer.workers import Breaker
 

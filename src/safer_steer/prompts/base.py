@@ -12,12 +12,14 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import jinja2
 from pydantic import BaseModel, ConfigDict, Field
 
 from safer_steer.dialogue import Dialogue, Format, visible_answer
+
+if TYPE_CHECKING:
+    import jinja2
 
 _MARKER = re.compile(
     r"([<\[])(?=\|[^<>|\s]{1,40}\|>"
@@ -159,6 +161,8 @@ def _schema(output: type[BaseModel]) -> dict[str, Any]:
 
 @cache
 def _templates() -> jinja2.Environment:
+    import jinja2  # here, because it loads slowly and the name of a job needs none of it
+
     return jinja2.Environment(
         loader=jinja2.PackageLoader("safer_steer.prompts", "templates"),
         undefined=jinja2.StrictUndefined,

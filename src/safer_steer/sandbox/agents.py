@@ -198,7 +198,9 @@ def _script_check(device: Device, marked: bool, given: dict[str, str], rng: rand
     asked = [request is not None and request.procedural for request in requests]
     harmful = marked and any(asked)
     pressed = any(turn.startswith(_WRAPPED) for turn in script)
-    kind = Kind.BENIGN if not harmful else Kind.RED_TEAM if pressed else Kind.OBFUSCATED
+    kind = Kind.RED_TEAM if pressed else Kind.OBFUSCATED
+    if not harmful:
+        kind = Kind.BENIGN
     grounded = not set().union(*map(names_in, script)) - {device.name}
     verdict = {
         "coherent": None not in requests,

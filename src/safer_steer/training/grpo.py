@@ -150,6 +150,35 @@ def reinforce(
         tutor.memory if isinstance(tutor, Remembering) else None,
     )
     rollouts.go_on(list(read_rows(folder / "rl" / "metrics.jsonl")))
+    trainer = _trainer(config, folder, renderer, start, seeds, rollouts, progress)
+    Guard(
+        "rl",
+        config.student,
+        renderer,
+        given_to_grpo,
+        rollouts.known,
+        partial(shown_in, pictures_of),
+        rollouts.note_checks,
+        rollouts.journals.forget,
+    ).watch(trainer)
+    train(trainer, checkpoint, config.student)
+    save_trained(trainer, renderer.processor, out, config.student, start)
+    if processes.first():
+        shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
+        shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
+    return out
+
+
+def _trainer(
+    config: Config,
+    folder: Path,
+    renderer: Renderer,
+    start: str,
+    seeds: list[Seed],
+    rollouts: Rollouts,
+    progress: Callable[[int, int], None] | None,
+) -> MeasuredTrainer:
+    """TRL's trainer, which plays its steps by `rollouts`, from the weights at `start`."""
     student = config.student
     empty = empty_model(load_model_config(base_of(student, start)))
     trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer
@@ -173,22 +202,7 @@ def reinforce(
     hold_modes(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
-    Guard(
-        "rl",
-        config.student,
-        renderer,
-        given_to_grpo,
-        rollouts.known,
-        partial(shown_in, pictures_of),
-        rollouts.note_checks,
-        rollouts.journals.forget,
-    ).watch(trainer)
-    train(trainer, checkpoint, config.student)
-    save_trained(trainer, renderer.processor, out, config.student, start)
-    if processes.first():
-        shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
-        shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
-    return out
+    return trainer
 
 
 def _gone_back(folder: Path) -> Path | None:

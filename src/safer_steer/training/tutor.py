@@ -18,7 +18,7 @@ from safer_steer.endpoints.refusals import check_turn
 from safer_steer.episode import Verdict
 from safer_steer.errors import BoundaryError, RefusedError
 from safer_steer.files.images import PicturesOf, in_view
-from safer_steer.meta import TurnMeta
+from safer_steer.files.meta import TurnMeta
 from safer_steer.prompts.base import Prompt, history
 from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
 from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, TutorMemoryInput, TutorMemoryVerdict

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from safer_steer.bench.adaptive.results import NotKept
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
-from safer_steer.meta import without
+from safer_steer.files.meta import without
 
 
 class KeptAttack:

@@ -14,7 +14,7 @@ from safer_steer.endpoints.refusals import check
 from safer_steer.episode import Critic, Reply, Verdict
 from safer_steer.errors import EmptyError, RefusedError, RepeatedError, UnparsableError, UserError
 from safer_steer.files.images import PicturesOf, View, in_view
-from safer_steer.meta import TurnMeta
+from safer_steer.files.meta import TurnMeta
 from safer_steer.metrics import BREACH_BELOW
 from safer_steer.prompts.attacker import TECHNIQUES
 from safer_steer.prompts.base import Exchange, history

@@ -13,7 +13,7 @@ from math import floor
 from safer_steer.data.seeds.red_team import HARMLESS
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
-from safer_steer.meta import only
+from safer_steer.files.meta import only
 
 KEPT = ("pair", "question", "question_safe", "use", "category", "picture", "perturbed", "original", "answer")
 """The facts that a question takes from its script, in this order."""

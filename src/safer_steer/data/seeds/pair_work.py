@@ -26,8 +26,8 @@ from safer_steer.endpoints.asked_again import ATTEMPTS
 from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.files.images import Picture, load_picture, pictures_in
+from safer_steer.files.meta import SeedMeta
 from safer_steer.files.store import Journal, content_id, write_atomic
-from safer_steer.meta import SeedMeta
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.workers import Patience, side_by_side
 

@@ -15,7 +15,7 @@ from safer_steer.endpoints.refusals import check, check_script
 from safer_steer.episode import Assistant, Script, Verdict, play
 from safer_steer.errors import EndpointError, FailedAttack, UnparsableError
 from safer_steer.files.images import Picture, PicturesOf, in_view
-from safer_steer.meta import SeedMeta
+from safer_steer.files.meta import SeedMeta
 from safer_steer.prompts.base import Exchange
 from safer_steer.prompts.scripts import (
     ATTACK_JUDGE,

@@ -1,4 +1,4 @@
-"""Turns the rows of each stage into counts. For the rows' fields see `meta.py`,
+"""Turns the rows of each stage into counts. For the rows' fields see `files/meta.py`,
 `endpoints/asked_again.py` and `data/seeds/attempts.py`."""
 
 from __future__ import annotations
