@@ -43,7 +43,7 @@ CONFIG = {
     "seeds": {"sources": [{"name": "sandbox", "limit": 8}], "min_turns": 2, "max_turns": 3},
     "bootstrap": {
         "sft": {
-            **{"batch_size": 4, "micro_batch_size": 4, "max_steps": 1, "learning_rate": 3e-3},
+            **{"batch_size": 4, "micro_batch_size": 4, "max_steps": 1, "learning_rate": 5e-3},
             "warmup_ratio": 0,
         }
     },

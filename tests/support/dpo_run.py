@@ -26,7 +26,7 @@ def dpo_config(**changes: object) -> Config:
 def main(folder: Path, calls: Path) -> None:
     config = dpo_config()
     drawn_for_rl(config, folder)
-    prefer(config, folder, Counting(folder, calls))
+    prefer(config, folder, Counting(folder, calls, None))
 
 
 if __name__ == "__main__":
