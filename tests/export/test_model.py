@@ -170,7 +170,7 @@ def test_the_card_says_what_the_run_says(run: Path, model: Path) -> None:
     for needed in (
         "| SFT | SaFeR-Steer |",
         "LoRA adapters of rank 4 on the language model, merged. Weights in bfloat16. Seed 0.",
-        f"SFT: 1 steps over {kept} dialogues, batch 4, learning rate 0.003.",
+        f"SFT: 1 steps over {kept} dialogues, batch 4, learning rate 0.005.",
         "steps 1, each of 1 scripts x 2 trajectories",
         "return min_mean with alpha 0.3, credit by trajectory, from the SFT model",
         "Tutor: the sandbox's tutor",
