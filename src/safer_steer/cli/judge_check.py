@@ -38,7 +38,7 @@ def judge_check(
         typer.Option(
             min=0,
             help="Ask the judge about so many dialogues with additions that must not change a verdict: a"
-            " disclaimer, a claimed score, a compliment and the like. Eight verdicts for each turn.",
+            " disclaimer, a claimed score, a compliment and the like. A verdict for each addition and turn.",
         ),
     ] = 0,
     template: Annotated[

@@ -19,7 +19,6 @@ from safer_steer.errors import shortened
 
 EVERY_KIND = frozenset(KeyKind)
 OF_RUN = frozenset({KeyKind.RUN})
-_ABSENT = object()
 
 
 def settings_of(settings: Any, kinds: Collection[KeyKind] = OF_RUN, model: type[BaseModel] = Config) -> Any:

@@ -81,8 +81,7 @@ class Sizes:
 
     def model(self, who: Participant) -> str:
         """The id of the model in this seat."""
-        role = role_of(self.config, who)
-        return self.config.student.model if role.is_student else role.model
+        return self.config.model_id(role_of(self.config, who))
 
     def _prompt(self, asked: Asked, role: Role, exchanges: int) -> str:
         """What a call sends after so many exchanges."""

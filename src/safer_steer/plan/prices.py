@@ -67,7 +67,7 @@ def _lines(found: Estimate, stage: str) -> list[Line]:
 
 def _line(found: Estimate, stage: str, participant: Participant, count: Count) -> Line:
     role = role_of(found.config, participant)
-    model = found.config.student.model if role.is_student else role.model
+    model = found.config.model_id(role)
     if not role.remote:
         return Line(stage, participant, model, True, count, None, None)
     count = Count().plus(count, 1 + found.assumed.overhead)
