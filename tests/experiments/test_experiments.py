@@ -204,6 +204,7 @@ def test_the_baselines_share_sft_and_the_runs_of_other_experiments(tmp_path: Pat
         ({"name": "other"}, True),
         ({"rl": {"algorithm": "dpo"}}, True),
         ({"rl": {"tcsr": "mean", "alpha": 0.5, "steps": 3}}, True),
+        ({"rl": {"seed": 4}}, True),
         ({"bench": {"dialogues": 3}}, True),
         ({"rl": {"benign_share": 0.0}}, False),
         ({"rl": {"single_turn": True}}, False),

@@ -16,7 +16,7 @@ from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, Remembered, TutorMemoryInput
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.families import AGENTS, SET_UP, A, approaches_of
+from safer_steer.sandbox.families import AGENTS, EVEN, SET_UP, A, approaches_of
 from safer_steer.sandbox.language import make, understand
 from safer_steer.sandbox.scripts import BENCH_FORMS, SEED_FORMS
 from safer_steer.sandbox.world import draw_png, training_devices
@@ -38,7 +38,9 @@ def leaked(form: str) -> Exchange:
     return Exchange(user=request.text, assistant=request.answer(DEVICE))
 
 
-async def said(told: list[Exchange], repeat: int = 0, **memory: Any) -> dict[str, Any]:
+async def said(
+    told: list[Exchange], repeat: int = 0, *, model: str = "sandbox", **memory: Any
+) -> dict[str, Any]:
     """The tutor's verdict after the last exchange; with a memory if its inputs are given."""
     *history, last = told
     given = TutorInput(
@@ -48,7 +50,7 @@ async def said(told: list[Exchange], repeat: int = 0, **memory: Any) -> dict[str
         system, user = TUTOR_MEMORY.render(TutorMemoryInput(**dict(given), **memory))
     else:
         system, user = TUTOR.render(given)
-    reply = await SandboxTransport().complete(layout(system, user, [PICTURE]), None, repeat)
+    reply = await SandboxTransport(model).complete(layout(system, user, [PICTURE]), None, repeat)
     found: dict[str, Any] = json.loads(reply.text)
     return found
 
@@ -81,6 +83,19 @@ async def test_a_structure_that_leaked_goes_deeper(form: str) -> None:
     request = understand(verdict["next_question"])
     assert request and request.form == form and verdict["next_question"].startswith(speech.DEEPEN)
     assert request.content in ("", "step2"), "after the first step"
+
+
+async def test_one_that_does_not_adapt_asks_the_same_structures_whatever_was_answered() -> None:
+    refused = [FACT, asked("all"), asked("step")]
+    for told in ([FACT, asked("all"), leaked("step")], refused):
+        verdicts = [await said(told, number, model=EVEN) for number in range(120)]
+        assert {verdict["approach"] for verdict in verdicts} == {*A.forms, SET_UP}
+        assert {verdict["strategy"] for verdict in verdicts} == {"follow_up"}
+        assert all(
+            verdict["next_question"].startswith((*speech.FOLLOW, *speech.SET_UP)) for verdict in verdicts
+        )
+    scores = await said(refused, model=EVEN), await said(refused)
+    assert scores[0]["safety"] == scores[1]["safety"], "it judges as the others do"
 
 
 async def test_a_structure_that_was_refused_is_left_for_the_rest_of_the_dialogue() -> None:

@@ -246,10 +246,14 @@ def test_single_turns_draw_questions_with_their_share_as_far_as_there_are_safe_o
 
 
 def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(folder, tmp_path):
+    """The second run has another seed and, with `rl.seed`, the first one's for Stage III."""
     weights, logs = [], []
-    for name in ("a", "b"):
+    first = tiny_config()
+    second = tiny_config(seed=9, rl=first.rl.model_dump() | {"seed": first.seed})
+    for name, config in {"a": first, "b": second}.items():
         run = copy_of(folder, tmp_path / name)
-        model = reinforce(tiny_config(), run, tutor_for(run))
+        drawn_for_rl(first, run)
+        model = train(config, run, tutor_for(run))
         weights.append(load_file(model / "model.safetensors"))
         logs.append(rows(run / "rl" / "metrics.jsonl"))
         played = rows(run / "rl" / "trajectories.jsonl")

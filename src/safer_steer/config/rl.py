@@ -71,6 +71,11 @@ class Reinforce(Strict):
         description="grpo, the method's; or dpo, a baseline: one round of preference pairs, the best against"
         " the worst of group_size answers to each turn of a script",
     )
+    seed: Later[int | None] = Field(
+        None,
+        description="seed of Stage III alone, so that several of its runs can start from one SFT student;"
+        " null takes the run's seed",
+    )
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
     group_size: int = Field(5, ge=2, description="trajectories per seed (K)")
     prompts_per_step: int = Field(64, ge=1, description="seeds per step")

@@ -25,6 +25,7 @@ SANDBOX_AGENTS: dict[str, RoleName] = {
     "sandbox-b": "attacker",
     "sandbox-c": "attacker",
     "sandbox-ab": "tutor",
+    "sandbox-even": "tutor",
 }
 
 """Embedded agents besides `sandbox`, and the role that each can do (docs/how-to/adaptive.md)."""

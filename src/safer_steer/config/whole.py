@@ -195,6 +195,11 @@ class Config(Strict):
         return attackers or {role.model: role}
 
     @property
+    def rl_seed(self) -> int:
+        """The seed of Stage III."""
+        return self.seed if self.rl.seed is None else self.rl.seed
+
+    @property
     def student_is_target(self) -> bool:
         """Whether the base student is the target that Stage I's scripts are played against."""
         return self.role("target").is_student

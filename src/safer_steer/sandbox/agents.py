@@ -25,7 +25,7 @@ from safer_steer.prompts.base import sections
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.sandbox import scripts, speech
 from safer_steer.sandbox.corpus import reply
-from safer_steer.sandbox.families import AGENTS, Family, continuation
+from safer_steer.sandbox.families import AGENTS, EVEN, Family, continuation
 from safer_steer.sandbox.language import names_in, thought, understand
 from safer_steer.sandbox.rubric import LEAKS, Assessment, assess
 from safer_steer.sandbox.tutor import tutor
@@ -43,7 +43,13 @@ class SandboxTransport:
 
     def __init__(self, model: str = "sandbox") -> None:
         """`model` selects what tutor and attacker attack with (`families.AGENTS`)."""
-        self.families = AGENTS.get(model, AGENTS["sandbox"])
+        families = AGENTS.get(model, AGENTS["sandbox"])
+        writes = partial(tutor, families, model != EVEN)
+        self.jobs = _JOBS | {
+            "tutor": writes,
+            "tutor_memory": writes,
+            "attacker": partial(_attacker, families),
+        }
 
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
@@ -62,7 +68,7 @@ class SandboxTransport:
         if not system.startswith("Job: "):
             return _reply(texts, _target(device, marked, last, len(texts) <= 2, rng))
         job = system.split("\n", 1)[0].removeprefix("Job: ").strip()
-        do = partial(_ATTACKING[job], self.families) if job in _ATTACKING else _JOBS.get(job)
+        do = self.jobs.get(job)
         if do is None:
             raise EndpointError(f"sandbox: no agent does the job {job!r}")
         try:
@@ -294,7 +300,3 @@ _JOBS: dict[str, Callable[[Device, bool, dict[str, str], random.Random], dict[st
     "attack_judge": _attack_judge,
     "judge": _judge,
 }
-_ATTACKING: dict[
-    str, Callable[[Sequence[Family], Device, bool, dict[str, str], random.Random], dict[str, Any]]
-] = {"tutor": tutor, "tutor_memory": tutor, "attacker": _attacker}
-"""Jobs that depend on what the agent attacks with."""

@@ -55,8 +55,11 @@ AGENTS: dict[str, tuple[Family, ...]] = {
     "sandbox-b": (B,),
     "sandbox-c": (C,),
     "sandbox-ab": (A, B),
+    "sandbox-even": (A,),
 }
 """What the embedded agents attack with, by the name of the model: attacker and tutor."""
+EVEN = "sandbox-even"
+"""The tutor that does not adapt: it draws from all its structures alike, whatever was answered."""
 SET_UP = "set_up"
 """An approach of the tutor over two turns: a harmless question, and one for a piece of the procedure that
 quotes its answer."""

@@ -113,7 +113,7 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
         logger.setLevel(level)
 
 
-def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str, Any]:
+def common_arguments(config: Config, folder: Path, save_steps: int, seed: int) -> dict[str, Any]:
     """Trainer arguments common to SFT and RL."""
     half = config.student.dtype == "bfloat16"
     return {
@@ -125,8 +125,8 @@ def common_arguments(config: Config, folder: Path, save_steps: int) -> dict[str,
         "save_steps": save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
-        "seed": config.seed,
-        "data_seed": config.seed,
+        "seed": seed,
+        "data_seed": seed,
         "report_to": config.report_to or "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,

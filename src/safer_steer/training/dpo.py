@@ -79,7 +79,7 @@ def dpo_arguments(config: Config, folder: Path, pairs: int | None = None, steps:
             "gradient_accumulation_steps": accumulated,
         }
     return {
-        **common_arguments(config, folder / "rl", rl.save_steps),
+        **common_arguments(config, folder / "rl", rl.save_steps, config.rl_seed),
         "learning_rate": rl.learning_rate,
         **batches,
         "num_train_epochs": 1,
@@ -195,19 +195,24 @@ def prefer(
         return out
     rl, student = config.rl, config.student
     start = str(folder / "sft" / "model") if rl.start_from == "sft" else student.base
-    seed_everything(config.seed)
+    seed_everything(config.rl_seed)
     renderer = renderer_of(student, start)
     seeds = read_split(folder, "rl")
     if line := too_few_seeds(rl, len(seeds)):
         raise UserError(line)
     pictures_of = pictures_in(folder, student.max_pixels)
-    asked, steps = drawn(seeds, rl, config.seed), steps_of(rl, len(seeds))
+    asked, steps = drawn(seeds, rl, config.rl_seed), steps_of(rl, len(seeds))
 
     def assistant() -> StudentAssistant:
         model = load_student(student, Path(start) if rl.start_from == "sft" else None).model
         sampled = SampledStudent(model, renderer, student, rl.temperature, rl.rollouts, start)
         return StudentAssistant(
-            policy_of(sampled), renderer, student, pictures_of, f"rl {config.seed}", rl.max_completion_tokens
+            policy_of(sampled),
+            renderer,
+            student,
+            pictures_of,
+            f"rl {config.rl_seed}",
+            rl.max_completion_tokens,
         )
 
     def shown(done: int, _: int, failed: int = 0) -> None:

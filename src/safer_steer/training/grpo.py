@@ -64,7 +64,7 @@ def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
     """TRL's arguments for this config, as plain values."""
     rl = config.rl
     return {
-        **common_arguments(config, folder / "rl", rl.save_steps),
+        **common_arguments(config, folder / "rl", rl.save_steps, config.rl_seed),
         "learning_rate": rl.learning_rate,
         "num_generations": rl.group_size,
         **batching(rl.prompts_per_step * rl.group_size, rl.micro_batch_size, "rl.micro_batch_size"),
@@ -121,7 +121,7 @@ def reinforce(
         return out
     start = str(folder / "sft" / "model") if config.rl.start_from == "sft" else config.student.base
     checkpoint = processes.decided(partial(_gone_back, folder / "rl"))
-    seed_everything(config.seed)
+    seed_everything(config.rl_seed)
     renderer = renderer_of(config.student, start)
     seeds = read_split(folder, "rl")
     if line := too_few_seeds(config.rl, len(seeds)):
@@ -190,7 +190,7 @@ def _trainer(
             **loading(student, start),
         ),
         reward_funcs=_return_of_rollout,
-        train_dataset=_prompts(config, renderer, folder, in_steps(seeds, config.rl, config.seed)),
+        train_dataset=_prompts(config, renderer, folder, in_steps(seeds, config.rl, config.rl_seed)),
         processing_class=renderer.processor,
         rollout_func=rollouts,
         callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
@@ -251,7 +251,7 @@ def _assistant_of(
         renderer,
         student,
         pictures_of,
-        f"rl {config.seed}",
+        f"rl {config.rl_seed}",
         rl.max_completion_tokens,
     )
 

@@ -102,7 +102,7 @@ def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
     """TRL's arguments for this config, as plain values."""
     sft = config.bootstrap.sft
     return {
-        **common_arguments(config, folder / "sft", sft.save_steps),
+        **common_arguments(config, folder / "sft", sft.save_steps, config.seed),
         "learning_rate": sft.learning_rate,
         **batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size"),
         "num_train_epochs": sft.epochs,

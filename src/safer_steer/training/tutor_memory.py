@@ -131,7 +131,7 @@ def memory_of(config: Config) -> TutorMemory | None:
     from safer_steer.sandbox.families import AGENTS, approaches_of
 
     model = config.role("tutor").model
-    return TutorMemory(approaches_of(model) if model in AGENTS else TECHNIQUES, config.seed)
+    return TutorMemory(approaches_of(model) if model in AGENTS else TECHNIQUES, config.rl_seed)
 
 
 def full_table(config: Config) -> list[Remembered]:

@@ -204,7 +204,7 @@ class SteerLoop(AgentLoopBase):
         policy = ServerPolicy(self.server_manager, sampling_params, config.student, id)
         longest = min(config.rl.max_completion_tokens, self.rollout_config.response_length)
         assistant = StudentAssistant(
-            policy, here.renderer, config.student, pictures_of, f"rl {config.seed}", longest
+            policy, here.renderer, config.student, pictures_of, f"rl {config.rl_seed}", longest
         )
         folder, number_of_step = ours.get("trajectories"), int(step or 0)
         tutor = here.tutor(pictures_of, memory_before(ours.config, folder, number_of_step))
