@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def experiment(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment's YAML file.")],
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out",
             help="Folder for its runs and its table. The same command again continues where it stopped;"
             " experiments in one folder share what they have in common.",
         ),
-    ],
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -39,14 +39,29 @@ def experiment(
             "--table-only", help="Run nothing; write the tables of the seeds that are done in every arm."
         ),
     ] = False,
+    registers: Annotated[
+        bool,
+        typer.Option(
+            "--register",
+            help="Run nothing; write FILE.registered.json, which fixes claims, measures and rule before the"
+            " runs, with the rule's power by simulation. Results mark what is not in it as exploratory.",
+        ),
+    ] = False,
 ) -> None:
     """Compare variants of a config over several training seeds: one table, with intervals."""
     from safer_steer.experiments.arms_table import markdown, results
+    from safer_steer.experiments.registration import file_of, in_words, mark, register
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.work import finished, plan, work
     from safer_steer.files.store import write_atomic
     from safer_steer.run.preflight import cores_here
 
+    if registers:
+        registration = register(load_experiment(file), file)
+        typer.echo(f"{file_of(file)}: registered; commit it before the runs\n{in_words(registration)}")
+        return
+    if out is None:
+        raise UserError("--out is missing; give a folder for the runs and the table")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder")
     settings = load_experiment(file)
@@ -58,6 +73,7 @@ def experiment(
         cores = cores_here()
         asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
     found = results(settings, finished(settings, runs), jobs[-1].config.bench.max_unscored)
+    found = mark(found, settings, file)
     text = markdown(found, settings)
     write_atomic(out / f"{file.stem}.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / f"{file.stem}.md", text)

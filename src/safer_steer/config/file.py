@@ -62,14 +62,10 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a config's file over those of the files in its `base`, one file or several in this order.
     `above` are the files that it is a base of."""
     data = read_yaml(path)
-    bases = data.pop("base", None) or []
     together: dict[str, Any] = {}
-    for name in [bases] if isinstance(bases, str) else bases:
-        if not isinstance(name, str):
-            raise UserError(f"{path}: base: must be a file or a list of files, not {_shown(name)}")
-        base = Path(absolute(name, path.parent))
+    for base in _bases(data.pop("base", None), path):
         if base in (path, *above):
-            raise UserError(f"{path}: base: {name} begins from this file in turn; leave one of the two out")
+            raise UserError(f"{path}: base: {base} begins from this file in turn; leave one of the two out")
         try:
             found = Config.model_validate(_with_bases(base, (*above, path)))
         except ValidationError as error:
@@ -77,6 +73,26 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         make_absolute(found, base.parent)
         together = _merged(together, found.model_dump(mode="json", exclude_unset=True))
     return _merged(together, data)
+
+
+def _bases(names: Any, path: Path) -> list[Path]:
+    """The files that `base` in the config at `path` names."""
+    bases = []
+    for name in [names] if isinstance(names, str) else names or ():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: base: must be a file or a list of files, not {_shown(name)}")
+        bases.append(Path(absolute(name, path.parent)))
+    return bases
+
+
+def as_written(path: Path) -> list[dict[str, Any]]:
+    """What the config's file says, with the paths as they stand there, and what the files in its `base` say.
+    The file must be one that `load_config` takes."""
+    data = read_yaml(path)
+    parts = [data]
+    for base in _bases(data.get("base"), path):
+        parts += as_written(base)
+    return parts
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -197,8 +197,11 @@ def markdown(found: dict[str, Any], experiment: Experiment) -> str:
         for entry in found["differences"]:
             paper = entry["paper"]
             said = [f"{paper['value']:+.1f}", _told(paper["verdict"], entry, done)] if paper else ["–", "–"]
-            rows.append([" - ".join(entry["pair"]), entry["measure"], shown(entry, sign=True), *said])
+            measure = entry["measure"] + exploratory(entry)
+            rows.append([" - ".join(entry["pair"]), measure, shown(entry, sign=True), *said])
         parts.append(table(["difference, points", "measure", "here", "paper", "sign"], rows))
+    if registration := found.get("registration"):
+        parts.append(registration["said"])
     if found["survival"]:
         parts += _survival(found["survival"])
     if found["claims"]:
@@ -230,10 +233,15 @@ def claims_table(claims: Iterable[tuple[str | None, dict[str, Any], int]]) -> st
         number = shown(claim["found"], sign=True)
         what = f"{claim['measure']}, {' - '.join(claim['pair'])}"
         tested_in, named = ([f"`{file}`"], True) if file else ([], named)
-        said = _told(claim["verdict"], claim["found"], seeds)
+        said = _told(claim["verdict"], claim["found"], seeds) + exploratory(claim)
         rows.append([claim["says"], claim["where"], *tested_in, what, number, f"**{said}**"])
     head = ["the paper's claim", "where", *(["experiment"] if named else []), "number", "here", ""]
     return table(head, rows)
+
+
+def exploratory(entry: Mapping[str, Any]) -> str:
+    """What stands behind a difference or claim that was not registered before the runs."""
+    return " (exploratory)" if entry.get("exploratory") else ""
 
 
 def _told(verdict: str, difference: Mapping[str, Any], seeds: int) -> str:

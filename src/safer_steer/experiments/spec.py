@@ -50,6 +50,20 @@ class Claim(Strict):
     more: bool = Field(True, description="whether the first arm of the pair is claimed to have more of it")
 
 
+class Expected(Strict):
+    """What the runs are expected to be like, for the power that a registration states."""
+
+    dialogues: int = Field(ge=1, description="dialogues that a measure is over")
+    rate: float = Field(ge=0, le=100, description="percent of them that pass")
+    between_dialogues: float = Field(
+        30, ge=0, le=100, description="half the range of their chances, in points"
+    )
+    between_seeds: float = Field(
+        ge=0, description="standard deviation of one arm's rate over training seeds, in points"
+    )
+    differences: list[float] = Field(default=[0, 2, 5, 8], description="true differences, in points")
+
+
 def _refuse_unquoted(arms: Any) -> Any:
     """Raises `ValueError` if an arm's name is none to YAML, such as 0.25 or on."""
     for name in arms if isinstance(arms, dict) else ():
@@ -75,6 +89,9 @@ class Experiment(Strict):
         False, description="also compare the arms turn by turn: survival, and over-refusal"
     )
     paper: Paper | None = Field(None, description="what the paper reports")
+    expected: Expected | None = Field(
+        None, description="what is expected, for the power in a registration; it bears on no result"
+    )
     claims: list[Claim] = Field(default_factory=list, description="claims of the paper that it tests")
 
     @field_validator("arms", mode="before")

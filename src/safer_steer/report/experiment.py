@@ -23,7 +23,7 @@ class ShownExperiment:
 
 def experiment_tables(found: Row) -> ShownExperiment:
     """The rates by arm, the differences beside the paper's, hazards and log-rank tests."""
-    from safer_steer.experiments.arms_table import shown  # loads slowly
+    from safer_steer.experiments.arms_table import exploratory, shown  # loads slowly
 
     arms, survival = found["arms"], found.get("survival") or {}
     measures = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
@@ -51,12 +51,12 @@ def experiment_tables(found: Row) -> ShownExperiment:
         Table(
             "Differences",
             "Points, paired by seed and dialogue. The sign agrees or disagrees with the paper's only if both"
-            " intervals exclude 0.",
+            f" intervals exclude 0. {(found.get('registration') or {}).get('said', '')}",
             ["difference", "measure", "here", "paper", "sign"],
             [
                 [
                     " − ".join(map(str, entry["pair"])),
-                    str(entry["measure"]),
+                    str(entry["measure"]) + exploratory(entry),
                     shown(entry, sign=True),
                     *_papers(entry.get("paper")),
                 ]
@@ -83,11 +83,11 @@ def experiment_tables(found: Row) -> ShownExperiment:
 
 
 def _claim(claim: Row) -> list[str]:
-    from safer_steer.experiments.arms_table import shown
+    from safer_steer.experiments.arms_table import exploratory, shown
 
     number = shown(claim["found"], sign=True)
     measure = f"{claim['measure']}, {' − '.join(claim['pair'])}"
-    return [claim["says"], claim["where"], measure, number, claim["verdict"]]
+    return [claim["says"], claim["where"], measure, number, claim["verdict"] + exploratory(claim)]
 
 
 def _survival(arms: Row, tests: Iterable[Row]) -> list[Table]:
