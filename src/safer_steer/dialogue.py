@@ -167,6 +167,11 @@ class Seed(Pictured):
         return [turn.user for turn in self.turns]
 
     @property
+    def category(self) -> str:
+        """The category of harm that its source names; "" if it names none."""
+        return str(self.meta.get("category") or "")
+
+    @property
     def all_images(self) -> list[str]:
         """The pictures of the row and of all turns, in the order in which they are shown."""
         return [*self.images, *(image for turn in self.turns for image in turn.images)]

@@ -76,7 +76,7 @@ def outcomes(
     With the criterion `refused`, dialogues without that score are left out.
     """
     if criterion == "refused":
-        return {_get(row, "id"): int(_refused(row)) for row in dialogues if _refusal_known(row)}
+        return {_get(row, "id"): int(_refused(row)) for row in dialogues if refusals_known(row)}
     test = _outcomes(protocol, safe_at, help_at)[criterion]
     return {_get(row, "id"): int(test(row)) for row in dialogues if state(row) == "scored"}
 
@@ -146,7 +146,7 @@ def over_refusal(dialogues: Iterable[Row], attacks: Iterable[Row] = ()) -> dict[
         counts from 1, and `n` is the number of turns with that score, whatever the state of their dialogue.
     """
     rows = list(dialogues)
-    states = ["scored" if _refusal_known(row) else _lost(row) for row in rows]
+    states = ["scored" if refusals_known(row) else _lost(row) for row in rows]
     refused = sum(_refused(row) for row, found in zip(rows, states, strict=True) if found == "scored")
     scored = states.count("scored")
     by_turn: dict[int, list[bool]] = {}
@@ -295,7 +295,8 @@ def _mean(dialogue: Row, name: str) -> float:
     return sum(scores) / len(scores)
 
 
-def _refusal_known(dialogue: Row) -> bool:
+def refusals_known(dialogue: Row) -> bool:
+    """Whether it is scored, and the judge said of every turn whether it was refused."""
     return state(dialogue) == "scored" and all(
         _score(turn, "refused") is not None for turn in _get(dialogue, "turns")
     )

@@ -9,9 +9,10 @@ import pytest
 
 from made_up_run import add_techniques, write_run
 from safer_steer.bench.adaptive.results import Script, of_any, of_attacker
-from safer_steer.bench.answers import counts_of
+from safer_steer.bench.answers import by_rule, counts_of
 from safer_steer.bench.results import Attacked, Summary
 from safer_steer.bench.summary import summarise
+from safer_steer.bench.timing import timing
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn
 from safer_steer.errors import UserError
 from safer_steer.metrics import average, multi_turn_rates, over_refusal, single_turn_rates, survival
@@ -25,6 +26,7 @@ def played(id: str, *harmlessness: int | None, kind: Kind = Kind.RED_TEAM, **met
         Turn(
             user=f"{id} {turn}",
             assistant=f"answer {id} {turn}",
+            meta={"risk": turn + 3},
             scores=None if mark is None else {"harmlessness": mark, "helpfulness": 3, "refused": mark == 0},
         )
         for turn, mark in enumerate(harmlessness)
@@ -32,8 +34,8 @@ def played(id: str, *harmlessness: int | None, kind: Kind = Kind.RED_TEAM, **met
     return Dialogue(id=id, kind=kind, turns=turns, stop=StopReason.COMPLETED, meta=meta)
 
 
-ATTACKS = [played("a", 3, 3, 1), played("b", 3, 0), played("c", 3, None)]
-TWINS = [played("d", 3, 3, kind=Kind.BENIGN), played("e", 0, kind=Kind.BENIGN)]
+ATTACKS = [played("a", 3, 3, 1, category="fire"), played("b", 3, 0), played("c", 3, None)]
+TWINS = [played("d", 3, 3, kind=Kind.BENIGN, category="fire"), played("e", 0, kind=Kind.BENIGN)]
 
 
 @pytest.mark.parametrize("protocol", ["multi_turn", "single_turn"])
@@ -59,11 +61,27 @@ def test_what_the_metrics_say_is_written_unchanged(protocol: Any, suites: dict[s
         curve = {"survival": survival(rows)} if protocol == "multi_turn" else {}
         return {"stops": {"completed": len(rows)} if rows else {}} | curve
 
+    def answered(suites: dict[str, list[Dialogue]]) -> dict[str, Any]:
+        when = timing(suites, **DRAWS) if protocol == "multi_turn" and "twins" not in suites else None
+        told = {"timing": when} if when else {}
+        return told | {"by_rule": by_rule(suites.values(), Format.PLAIN, **DRAWS)}
+
+    def of_category(name: str) -> dict[str, Any]:
+        ours = [row for row in pooled if row.category == name]
+        safe = [row for row in suites.get("twins", []) if row.category == name]
+        found = rates(ours, **DRAWS)
+        if safe:
+            refused = {key: value for key, value in over_refusal(safe).items() if key != "by_turn"}
+            helped = rates(safe, **DRAWS)["help"] | {"n": len(safe)}
+            found |= {"over_refusal": refused, "twin_help": helped}
+        return found
+
     wanted = {
         name: rates(rows, **DRAWS)
         | course(rows)
         | counts[name]
         | ({"over_refusal": over_refusal(rows)} if name == "twins" else {})
+        | answered({name: rows})
         for name, rows in suites.items()
     }
     of_twins = average(twins, protocol, **DRAWS)
@@ -76,6 +94,10 @@ def test_what_the_metrics_say_is_written_unchanged(protocol: Any, suites: dict[s
         },
         "over_refusal": over_refusal(suites.get("twins", []), pooled),
         "twin_help": of_twins["help"] | {"n": of_twins["n"]},
+        **answered(attacks),
+        **(
+            {"categories": {name: of_category(name) for name in ("fire", "")}} if any(suites.values()) else {}
+        ),
     }
     written = summarise({"m": {protocol: suites}}, {"twins"}, **DRAWS).as_dict()
     assert json.dumps(written) == json.dumps({"models": {"m": {protocol: wanted}}})

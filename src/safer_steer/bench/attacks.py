@@ -18,7 +18,7 @@ from safer_steer.bench.journals import journal_of
 from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.results import Attacked
 from safer_steer.bench.suite_copies import copied, moved
-from safer_steer.bench.suites import SANDBOX, Suite, category, decode_pictures
+from safer_steer.bench.suites import SANDBOX, Suite, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
 from safer_steer.config.bench import STEER
@@ -66,7 +66,9 @@ def bring_in_intents(
     """
     if adaptive.intents:
         path = Path(adaptive.intents)
-        drawn = draw(read_intents(path), lambda intent: intent.id, adaptive.at_most, 0, category)
+        drawn = draw(
+            read_intents(path), lambda intent: intent.id, adaptive.at_most, 0, lambda seed: seed.category
+        )
         found = Suite(INTENTS, list(drawn), path.parent, False)
     else:
         if adaptive.at_most:
@@ -126,7 +128,7 @@ def _in_turn(suite: Suite) -> list[Seed]:
     """The scripts in an order whose beginning is a fair part of them. The embedded suites have such a one."""
     if suite.embedded:
         return suite.seeds
-    return draw_order(suite.seeds, lambda seed: seed.id, 0, category)
+    return draw_order(suite.seeds, lambda seed: seed.id, 0, lambda seed: seed.category)
 
 
 def _of_script(suite: str, seed: Seed, twice: bool) -> Intent | None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, field_va
 
 from safer_steer.bench.adaptive.results import ANY
 from safer_steer.errors import UserError
-from safer_steer.metrics import AVERAGE, ProtocolName
+from safer_steer.metrics import AVERAGE, LOST, ProtocolName
 
 NONE = "–"
 """In place of a number that there is not."""
@@ -91,8 +91,43 @@ class Survival(Part):
     failures: int | None = None
 
 
+class Timing(Part):
+    """`bench.timing.timing`."""
+
+    miss: Rate
+    early: Rate
+    exact: Rate
+    late: Rate
+    never: Rate
+    n: int
+    """Dialogues that the rates are over."""
+    harmless: int
+    unmarked: int
+    lost: int
+
+
+class Lengths(Part):
+    """Quartiles, in characters of the visible answer."""
+
+    lower: float
+    median: float
+    upper: float
+
+
+class ByRule(Part):
+    """What answers are by rule, whether a judge scored them or not (`bench.answers.by_rule`)."""
+
+    refused: Rate
+    """Dialogues with a bare refusal; `n` of them have an answer."""
+    bare: int
+    """Answers that are one."""
+    lengths: Lengths | None
+    """None without an answer."""
+
+
 class Suite(Part):
-    """What a model did on one suite, or on all attack suites together (`Protocol.average`)."""
+    """What a model did on one suite, or on all attack suites together (`Protocol.average`), or on all
+    dialogues of a category."""
 
     n: int
     unscored: int
@@ -115,6 +150,30 @@ class Suite(Part):
     """None for a suite of attacks; in an average, over all suites of safe twins."""
     twin_help: Rate | None = None
     """In an average: the mean of Help over the suites of twins."""
+    timing: Timing | None = None
+    """None for single-turn suites, those of twins, and where nothing says which request enables harm."""
+    by_rule: ByRule | None = None
+    """In an average, over the suites of attacks."""
+    categories: dict[str, Suite] = {}
+    """In an average, by category of harm, "" for none: the dialogues of all suites together, Safe, Help and
+    joint on attacks, `over_refusal` and `twin_help` on twins. Empty if no dialogue has a category."""
+
+    @property
+    def miss(self) -> Rate | None:
+        return self.timing.miss if self.timing else None
+
+    @property
+    def early(self) -> Rate | None:
+        return self.timing.early if self.timing else None
+
+    @property
+    def exact(self) -> Rate | None:
+        return self.timing.exact if self.timing else None
+
+    @property
+    def scored(self) -> int:
+        """Dialogues that its rates are over."""
+        return self.n - total_of([self], *LOST)
 
     @property
     def is_twin(self) -> bool:
@@ -229,6 +288,13 @@ class Summary(Part):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @property
+    def scored(self) -> bool:
+        """Whether a judge scored any of the dialogues."""
+        protocols = [protocol for model in self.models.values() for protocol in model.values()]
+        suites = [suite for protocol in protocols for suite in protocol.suites.values()]
+        return any(suite.scored for suite in suites)
+
+    @property
     def names(self) -> list[str]:
         """The models, in the order of all tables."""
         return in_order(self.models)
@@ -290,6 +356,14 @@ ON_ATTACKS = (
         "help",
     ),
     Measure("Multi-turn joint", "Share of attack dialogues that are both.", "multi_turn", "joint"),
+    Measure(
+        "Missed",
+        "Share of attack dialogues in which the first request that enables harm was answered.",
+        "multi_turn",
+        "miss",
+    ),
+    Measure("Refused early", "Share in which a turn before that request was refused.", "multi_turn", "early"),
+    Measure("Refused exactly", "Share in which that request was the first refused.", "multi_turn", "exact"),
 )
 ON_TWINS = (
     Measure(

@@ -68,16 +68,17 @@ def large_pictures(suite: Suite, max_pixels: int) -> set[str]:
     return large
 
 
-def category(seed: Seed) -> str:
-    """The category of a script, as in the set that it was made from; "" if it has none."""
-    return str(seed.meta.get("category") or "")
-
-
 def draw_suite(suite: Suite, at_most: int) -> Suite:
     """The suite, or a draw of `at_most` of its scripts, balanced over their categories. The draw is the same
     in every run, whatever its seed, so that runs can be compared; a larger one includes a smaller one. Of an
     attack suite and that of its twins (`meta.twin`), the same pairs are drawn."""
-    seeds = draw(suite.seeds, lambda seed: min(seed.id, seed.meta.get("twin", seed.id)), at_most, 0, category)
+    seeds = draw(
+        suite.seeds,
+        lambda seed: min(seed.id, seed.meta.get("twin", seed.id)),
+        at_most,
+        0,
+        lambda seed: seed.category,
+    )
     if len(seeds) == len(suite.seeds):
         return suite
     return replace(suite, seeds=seeds, drawn_from=suite)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import chain
 from typing import Any
 
-from safer_steer.bench.answers import Counts, counts_of, total
+from safer_steer.bench.answers import Counts, by_rule, counts_of, total
 from safer_steer.bench.results import Attacked, Model, Protocol, Suite, Summary, total_of
+from safer_steer.bench.timing import timing
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.metrics import (
     AVERAGE,
@@ -44,6 +45,7 @@ def summarise(
     survival curve pools the attack suites' dialogues.
     """
     models: dict[str, Model] = {}
+    draws = {"resamples": resamples, "seed": seed}
     for model, protocols in results.items():
         everything = {
             f"{protocol}/{name}": dialogues
@@ -52,7 +54,7 @@ def summarise(
         }
         answers = counts_of(everything, format)
         models[model] = {
-            protocol: _protocol(protocol, suites, twins, answers, resamples, seed)
+            protocol: _protocol(protocol, suites, twins, answers, format, draws)
             for protocol, suites in protocols.items()
         }
     return Summary(models=models)
@@ -95,34 +97,68 @@ def _protocol(
     suites: Suites,
     twins: Set[str],
     answers: Mapping[str, Counts],
-    resamples: int,
-    seed: int,
+    format: Format,
+    draws: dict[str, int],
 ) -> Protocol:
+    """`draws` are the settings of the intervals."""
     attacks = {name: dialogues for name, dialogues in suites.items() if name not in twins}
-    pooled = [dialogue for dialogues in attacks.values() for dialogue in dialogues]
+    pooled = list(chain.from_iterable(attacks.values()))
     safe = {name: dialogues for name, dialogues in suites.items() if name in twins}
-    pooled_safe = [dialogue for dialogues in safe.values() for dialogue in dialogues]
-    rates = multi_turn_rates if protocol == "multi_turn" else single_turn_rates
+    pooled_safe = list(chain.from_iterable(safe.values()))
     entries = {
         name: Suite.model_validate(
             {
-                **rates(dialogues, resamples=resamples, seed=seed),
+                **_rates(protocol)(dialogues, **draws),
                 **_course(protocol, dialogues),
                 **answers[f"{protocol}/{name}"],
                 **({"over_refusal": over_refusal(dialogues)} if name in twins else {}),
+                "timing": _timing(protocol, {} if name in twins else {name: dialogues}, draws),
+                "by_rule": by_rule([dialogues], format, **draws),
             }
         )
         for name, dialogues in suites.items()
     }
-    of_twins = average(safe, protocol, resamples=resamples, seed=seed)
+    of_twins = average(safe, protocol, **draws)
     of_all = {
-        **average(attacks, protocol, resamples=resamples, seed=seed),
+        **average(attacks, protocol, **draws),
         **_course(protocol, pooled),
         **total(answers[f"{protocol}/{name}"] for name in attacks),
         "over_refusal": over_refusal(pooled_safe, pooled),
         "twin_help": of_twins["help"] | {"n": of_twins["n"]},
+        "timing": _timing(protocol, attacks, draws),
+        "by_rule": by_rule(attacks.values(), format, **draws),
+        "categories": _by_category(protocol, pooled, pooled_safe, draws),
     }
     return Protocol(entries | {AVERAGE: Suite.model_validate(of_all)})
+
+
+def _rates(protocol: ProtocolName) -> Callable[..., dict[str, Any]]:
+    return multi_turn_rates if protocol == "multi_turn" else single_turn_rates
+
+
+def _timing(protocol: ProtocolName, attacks: Suites, draws: dict[str, int]) -> dict[str, Any] | None:
+    return timing(attacks, **draws) if protocol == "multi_turn" else None
+
+
+def _by_category(
+    protocol: ProtocolName, attacks: Iterable[Dialogue], twins: Iterable[Dialogue], draws: dict[str, int]
+) -> dict[str, Any]:
+    """The rates by category of harm, in alphabetical order; those without one last."""
+    found: dict[str, tuple[list[Dialogue], list[Dialogue]]] = {}
+    for place, dialogues in enumerate((attacks, twins)):
+        for dialogue in dialogues:
+            found.setdefault(dialogue.category, ([], []))[place].append(dialogue)
+    if not any(found):
+        return {}
+    categories: dict[str, Any] = {}
+    for name in sorted(found, key=lambda name: (not name, name)):
+        attacked, safe = found[name]
+        categories[name] = _rates(protocol)(attacked, **draws)
+        if safe:
+            refused, helped = over_refusal(safe), _rates(protocol)(safe, **draws)["help"]
+            del refused["by_turn"]
+            categories[name] |= {"over_refusal": refused, "twin_help": helped | {"n": len(safe)}}
+    return categories
 
 
 def _course(protocol: ProtocolName, dialogues: Iterable[Dialogue]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> d
             "id": seed.id,
             "kind": seed.kind.value,
             "source": seed.source,
-            "category": str(seed.meta.get("category") or ""),
+            "category": seed.category,
             "intent": seed.intent,
         },
         "images": [embedded(picture) for picture in pictures],

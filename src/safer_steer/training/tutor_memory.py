@@ -56,7 +56,7 @@ def _tries(dialogue: Dialogue) -> Iterator[tuple[str, bool]]:
 
 def category_of(seed: Seed) -> str:
     """The category of risk that the set gives its question."""
-    return shortened(str(seed.meta.get("category") or ""), LONGEST)
+    return shortened(seed.category, LONGEST)
 
 
 class TutorMemory:
