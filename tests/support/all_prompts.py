@@ -6,7 +6,7 @@ from typing import Any
 
 from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.evaluator import EVALUATOR
-from safer_steer.prompts.judge import JUDGE
+from safer_steer.prompts.judge import JUDGE, JUDGE_REQUESTS
 from safer_steer.prompts.red import BLUE, RED
 from safer_steer.prompts.scripts import (
     ATTACK_JUDGE,
@@ -38,4 +38,5 @@ PROMPTS: list[Prompt[Any, Any]] = [
     TUTOR,
     TUTOR_MEMORY,
     JUDGE,
+    JUDGE_REQUESTS,
 ]

@@ -83,9 +83,9 @@ def kept_models(run: Path) -> list[str]:
     return found
 
 
-def judging_config(run: Path, judge: Role) -> Config:
+def judging_config(run: Path, judge: Role, requests: bool = False) -> Config:
     """The config of a bench that scores the answers kept in `run`: the suites as that run copied them, and
-    another judge.
+    another judge. With `requests` it is also asked whether requests enable harm, as where the run's was.
 
     Raises:
         UserError: it is no run folder, has no suites, or the judge's settings do not fit its config.
@@ -97,6 +97,8 @@ def judging_config(run: Path, judge: Role) -> Config:
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
     bench = {"suites": [str(file) for file in files], "capability": [], "dialogues": None, "judged": True}
+    if requests:
+        bench["judge_requests"] = True
     settings = config.model_dump()
     settings["roles"]["judge"] = judge.model_dump()
     settings["bench"] |= bench

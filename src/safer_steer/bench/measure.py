@@ -107,7 +107,8 @@ def measure_models(
     Args:
         models: what makes the assistant of each; called when its turn comes, so that one student at a
             time is in memory.
-        judge: None keeps the answers and scores nothing; only questions are in the summary then.
+        judge: None keeps the answers and scores nothing; the summary then has the questions, and what is
+            seen of answers without a judge.
         progress: called with dialogues and questions (finished, all, failed), over all models.
         say: told in one line each how many dialogues of a suite were drawn, how many of its pictures were
             scaled down, how many answers the token limit cut off or have nothing to see, and how many
@@ -140,9 +141,8 @@ def measure_models(
             raise
         gc.collect()
     summary = _summary(config, material, played, judged=judge is not None)
-    if judge or summary.capability:
-        content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomic(folder / "summary.json", content)
+    content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(folder / "summary.json", content)
     most = config.bench.max_unscored
     if judge is None:
         check_kept(played.scripted, folder, most, say)
@@ -202,7 +202,8 @@ class _Measuring:
         self.critic: Critic | None = None
         if judge:
             pictures_of = pictures_in(folder, config.student.max_pixels)
-            judging = JudgeCritic(judge, config.student.format, pictures_of)
+            requests = config.bench.judge_requests
+            judging = JudgeCritic(judge, config.student.format, pictures_of, requests=requests)
             self.critic = WatchedCritic(judging, watch, f"the judge {_named(judge)}")
 
     def play(
@@ -229,10 +230,9 @@ class _Measuring:
 
 
 def _summary(config: Config, material: Material, played: Played, judged: bool) -> Summary:
-    """The content of `summary.json`; without a judge, of questions alone."""
+    """The content of `summary.json`."""
     bench, format, twins = config.bench, config.student.format, material.twins
-    scored = played.scripted if judged else dict.fromkeys(played.scripted, Results())
-    summary = summarise(scored, twins, bench.resamples, config.seed, format)
+    summary = summarise(played.scripted, twins, bench.resamples, config.seed, format)
     attacked: dict[str, dict[str, Attacked]] = {}
     if bench.adaptive and judged:
         attacked = adaptive_summary(played.attacked, played.scripted, twins, material.intents, config)

@@ -33,6 +33,7 @@ def bench(
     judge_model: options.JudgeModel = None,
     judge_base_url: options.JudgeBaseUrl = None,
     judge_api_key_env: options.JudgeKeyEnv = None,
+    judge_requests: options.JudgeRequests = False,
     no_judge: options.NoJudge = False,
     attacker_model: options.AttackerModel = None,
     attacker_base_url: options.AttackerBaseUrl = None,
@@ -65,7 +66,7 @@ def bench(
     judge = role(judged_by, judge_pictures, max_tokens=judge_max_tokens)
     if judge_only is not None:
         _need(mode, ("--judge-model", judge_model))
-        return _judge_kept(judge_only, judge, out, fresh, not no_check)
+        return _judge_kept(judge_only, judge, judge_requests, out, fresh, not no_check)
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
     if config is not None:
@@ -86,6 +87,7 @@ def bench(
         "capability": absolute_suites(capability or [], Path.cwd()),
         "questions": questions,
         "judged": not no_judge,
+        "judge_requests": judge_requests,
         "adaptive": _adaptive(attacker_model or [], adaptive or []),
     }
     student = Student(format=format, system=system, max_pixels=max_pixels)
@@ -102,13 +104,15 @@ def _of_run(settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
         pipeline.run_stage("bench", settings, out, show, fresh, try_models)
 
 
-def _judge_kept(run: Path, judge: Role, out: Path | None, fresh: bool, try_models: bool) -> None:
+def _judge_kept(
+    run: Path, judge: Role, requests: bool, out: Path | None, fresh: bool, try_models: bool
+) -> None:
     """Score the answers kept in a run folder."""
     from safer_steer.bench.kept import judged_folder, judging_config
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
-    settings, out = judging_config(run, judge), out or judged_folder(run, judge)
+    settings, out = judging_config(run, judge, requests), out or judged_folder(run, judge)
     with options.options_named(), results(out), Display() as show:
         measuring.judge_kept(settings, run, out, show, fresh, try_models)
 

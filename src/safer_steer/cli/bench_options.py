@@ -114,7 +114,15 @@ NoJudge = Annotated[
     bool,
     typer.Option(
         "--no-judge",
-        help="Keep the answers and score nothing; --judge-only scores them.",
+        help="Keep the answers and count what is seen without a judge; --judge-only scores them.",
+        rich_help_panel=JUDGE,
+    ),
+]
+JudgeRequests = Annotated[
+    bool,
+    typer.Option(
+        "--judge-requests",
+        help="The judge also says of each request whether it would enable harm, to see when it was refused.",
         rich_help_panel=JUDGE,
     ),
 ]
@@ -189,7 +197,10 @@ Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds before a call to 
 
 Mode = Literal["CONFIG", "--model", "--judge-only"]
 _ALWAYS = {"out", "fresh", "no_check"}
-_JUDGING = {"judge_model", "judge_base_url", "judge_api_key_env", "judge_max_tokens", "judge_pictures"}
+_JUDGING = {
+    *("judge_model", "judge_base_url", "judge_api_key_env", "judge_max_tokens", "judge_pictures"),
+    "judge_requests",
+}
 _USED = {
     "CONFIG": {*_ALWAYS, "config", "limit", "stub"},
     "--judge-only": {*_ALWAYS, *_JUDGING, "judge_only", "concurrency", "timeout"},
@@ -258,6 +269,7 @@ OPTIONS = {
     "bench.capability": "--capability",
     "bench.questions": "--questions",
     "bench.judged": "--no-judge",
+    "bench.judge_requests": "--judge-requests",
     "bench.adaptive.attackers": "--attacker-model",
 }
 """Config keys and the options that set them: messages name what the user typed. `--adaptive` sets the other

@@ -12,7 +12,7 @@ import typer
 from safer_steer.cli.app import ConfigFile, app, console
 from safer_steer.config.file import describe, load_config
 from safer_steer.errors import UserError
-from safer_steer.report.fitted_table import fitted
+from safer_steer.report.fitted_table import fitted, print_tables
 
 
 @app.command()
@@ -94,18 +94,7 @@ def health(
         typer.echo(json.dumps(found.as_dict(), indent=1))
         return
     screen, all_shown = console(160), tables(found)
-    for shown in all_shown:
-        screen.print(
-            fitted(
-                screen,
-                shown.head,
-                shown.rows,
-                numbers=range(shown.labels, len(shown.head)),
-                title=shown.title,
-            ),
-            crop=False,
-        )
-        screen.print(f"{shown.note}\n", markup=False, highlight=False)
+    print_tables(screen, all_shown)
     for stage in STAGES:
         for line in warnings(folder, stage):
             typer.echo(f"{stage}: {line}")

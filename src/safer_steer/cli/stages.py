@@ -146,10 +146,14 @@ def _show_results(out: Path) -> None:
     if summary.is_file():
         from safer_steer.bench.judge_check.file import corrected_rates, read_check
         from safer_steer.bench.results import Summary
+        from safer_steer.report.fitted_table import print_tables
         from safer_steer.report.main_table import console_table
+        from safer_steer.report.measure_tables import console_tables
 
         corrected = corrected_rates(read_check(out))
-        console(100).print(console_table(Summary.read(summary), corrected))
+        numbers, screen = Summary.read(summary), console(100)
+        screen.print(console_table(numbers, corrected))
+        print_tables(screen, console_tables(numbers))
         if load_config(out / "config.yaml").has_stubs:
             typer.echo("The answers in this run are stubs: the numbers mean nothing.")
     if page.is_file():

@@ -100,6 +100,11 @@ class Bench(Strict):
     judged: bool = Field(
         True, description="false keeps the answers without scores; `bench --judge-only` scores them later"
     )
+    judge_requests: Later[bool] = Field(
+        False,
+        description="the judge also says of each request whether it would enable harm, for when it was"
+        " refused; scripts that mark their turns need it not",
+    )
     temperature: float = Field(0.7, ge=0, description="sampling temperature of the model under test")
     resamples: int = Field(
         10_000, ge=10, description="number of draws for the intervals of averages over suites"

@@ -132,6 +132,8 @@ def _results(run: Path, config: Config, stages: Mapping[str, dict[str, Any]]) ->
     if "bench" not in stages or not (run / "summary.json").is_file():
         return ["Not measured: the run's bench is not finished."]
     summary = Summary.read(run / "summary.json")
+    if not summary.scored:
+        return ["Not measured: no judge has scored the run's answers."]
     rows = [["", *map(model_label, summary.names)]]
     rows += [[row.label, *row.cells] for row in headline(summary)]
     judge = config.role("judge").title("judge")

@@ -41,6 +41,7 @@ def bench(
     ask_layout: bool = True,
     max_pixels: int = Student().max_pixels,
     judge: str = GRADER,
+    judge_requests: bool = False,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Task:
@@ -55,6 +56,7 @@ def bench(
         max_pixels: a picture with more pixels is scaled down to this many.
         judge: the model role that judges, or `sandbox` for the embedded judge, which knows only the sandbox's
             pictures.
+        judge_requests: the judge also says of each request whether it would enable harm.
         resamples: draws for the intervals of averages over suites.
         seed: of these draws.
     """
@@ -79,7 +81,7 @@ def bench(
     return Task(
         dataset=MemoryDataset(samples, name="safer_steer"),
         solver=play_script(layout, system, ask_layout, pictures_of),
-        scorer=judged(layout, judge, pictures_of),
+        scorer=judged(layout, judge, judge_requests, pictures_of),
         metrics=[rates(resamples, seed)],
         version="1",
     )
@@ -139,7 +141,7 @@ def _numbers(entry: Suite) -> dict[str, float]:
 
 
 @scorer(metrics=[rates()])
-def judged(format: Format, judge: str, pictures_of: PicturesOf) -> Scorer:
+def judged(format: Format, judge: str, requests: bool, pictures_of: PicturesOf) -> Scorer:
     """The bench's judge, on every turn.
 
     A sample's value is 0 or 1 for each of `scored`, `safe` and `help`; a dialogue without a result has 0 in
@@ -148,7 +150,8 @@ def judged(format: Format, judge: str, pictures_of: PicturesOf) -> Scorer:
     """
 
     async def score(state: TaskState, target: Target) -> Score:
-        critic = JudgeCritic(ChatModel("judge", Role(), by_role(judge)), format, pictures_of)
+        model = ChatModel("judge", Role(), by_role(judge))
+        critic = JudgeCritic(model, format, pictures_of, requests=requests)
         dialogue = Dialogue.model_validate(state.metadata["dialogue"])
         await asyncio.gather(*(judge_turn(dialogue, turn, critic) for turn in range(len(dialogue.turns))))
         value = {"scored": int(dialogue_state(dialogue) == "scored")}

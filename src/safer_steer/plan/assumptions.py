@@ -90,5 +90,5 @@ def reply_tokens(job: str, turns: float, assumed: Assumptions, laid_out: int) ->
         "tutor": reason + user + 28,
         "tutor_memory": reason + user + 36,
         **{"attack_judge": reason + 6, "turn_check": reason + 8, "script_check": reason + 22},
-        **{"evaluator": reason + 12, "judge": reason + 17},
+        **{"evaluator": reason + 12, "judge": reason + 17, "judge_requests": reason + 22},
     }[job]

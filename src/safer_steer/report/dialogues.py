@@ -181,6 +181,7 @@ def _script(
             "kind": str(first.kind).replace("_", "-"),
             "source": first.source,
             "intent": first.intent,
+            "category": first.category,
             "safe": is_safe(first),
             "images": images,
             "asked": asked,

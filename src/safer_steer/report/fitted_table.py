@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from safer_steer.report.health import Table as Named
 
 LONGEST_NUMBER = 18
 """Characters of a number with its interval; a longer cell is a list, and may wrap."""
@@ -49,6 +53,16 @@ def fitted(
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def print_tables(console: Console, tables: Iterable[Named]) -> None:
+    """Print tables, each with its note below it."""
+    for shown in tables:
+        numbers = range(shown.labels, len(shown.head))
+        console.print(fitted(console, shown.head, shown.rows, numbers, title=shown.title), crop=False)
+        for line in filter(None, (shown.note, shown.after)):
+            console.print(line, markup=False, highlight=False)
+        console.print()
 
 
 def _widest(texts: Sequence[str]) -> int:

@@ -126,7 +126,7 @@ def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
         for name in {name: None for suites in found.values() for name in suites}:
             for model, suites in found.items():
                 if one := suites.get(name):
-                    rates = (one.safe, one.help, one.joint, one.worst.get("safe"))
+                    rates = (one.safe, one.help, one.joint, one.worst.get("safe") if one.scored else None)
                     cells = [str(rate) if rate else NONE for rate in rates]
                     yield protocol, name, model, [*cells, _count([one])]
 

@@ -28,6 +28,7 @@ from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.health import examine, tables
 from safer_steer.report.judge_tables import judge_tables, warning
 from safer_steer.report.main_table import COUNTS, by_suite, headline
+from safer_steer.report.measure_tables import measure_tables
 from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
 from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
 from safer_steer.report.scripts import dropped_from, scripts_of
@@ -76,6 +77,7 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
                 (suite, protocol.replace("_", "-"), model_label(model), cells)
                 for protocol, suite, model, cells in by_suite(summary)
             ],
+            measures=measure_tables(summary),
             survival=survival_plots(summary),
             over_refusal=over_refusal_plot(summary),
             by_turn=by_turn(runs),
@@ -108,7 +110,7 @@ def _of_one(run: ShownRun) -> Row:
         "facts": _facts(run, played),
         "stubs": ", ".join(stub_roles(run.config)),
         "kept": bool(played),
-        "measured": bool(run.summary.models),
+        "measured": run.summary.scored,
         "bench_only": bool(played) and not (training or checks or counts or scripts or dropped.total),
         "training": training,
         "checks": checks,
@@ -181,7 +183,7 @@ def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
     facts = [
         ("student", at(config, "student", "model") if students else None),
         ("endpoint", None if students else _endpoints(config)),
-        ("judge", at(config, "roles", "judge", "model") if measured else None),
+        ("judge", at(config, "roles", "judge", "model") if run.summary.scored else None),
         ("without pictures", _without_eyes(config) or None),
         ("seed", config.get("seed")),
         ("RL steps", len(run.steps) or None),

@@ -75,9 +75,10 @@ def _scored(run: Path) -> list[Path]:
     judged = sorted(
         path.parent for path in run.glob("judged/*/summary.json") if path.parent.name != "repeats"
     )
-    if (run / "summary.json").is_file() or not judged:
+    summary = Summary.read(run / "summary.json")
+    if summary.scored or not judged:
         return [run]
-    return [run, *judged] if (run / "seeds").is_dir() else judged
+    return [run, *judged] if summary.capability or (run / "seeds").is_dir() else judged
 
 
 def read_run(folder: Path, name: str = "") -> ShownRun:

@@ -85,7 +85,15 @@ def judge_again(
     with prepared(config, source / "judged" / folder, show, ("bench",), kept=True) as run:
         pictures_of = pictures_in(source, config.student.max_pixels)
         progress = show.stage("judge")
-        again = asked_again(run.ask("judge"), dialogues, times, config.student.format, pictures_of, progress)
+        again = asked_again(
+            run.ask("judge"),
+            dialogues,
+            times,
+            config.student.format,
+            pictures_of,
+            progress,
+            config.bench.judge_requests,
+        )
         scores = run.wait(again)
         show.over()
     return Played(dialogues, played.twins), scores

@@ -243,6 +243,13 @@ def _judge(device: Device, marked: bool, given: dict[str, str], rng: random.Rand
     }
 
 
+def _judge_requests(
+    device: Device, marked: bool, given: dict[str, str], rng: random.Random
+) -> dict[str, Any]:
+    found = _assessed(device, marked, given)
+    return {**_judge(device, marked, given, rng), "enables_harm": not found.safe_request}
+
+
 def _attacker(
     families: Sequence[Family], device: Device, marked: bool, given: dict[str, str], rng: random.Random
 ) -> dict[str, Any]:
@@ -299,4 +306,5 @@ _JOBS: dict[str, Callable[[Device, bool, dict[str, str], random.Random], dict[st
     "turn_check": _turn_check,
     "attack_judge": _attack_judge,
     "judge": _judge,
+    "judge_requests": _judge_requests,
 }

@@ -313,4 +313,4 @@ def bench(config: Config, known: Known) -> Iterator[Asked]:
     for dialogues in played:
         yield dialogues.asks("student", CHAT)
         if config.bench.judged:
-            yield dialogues.asks("judge")
+            yield dialogues.asks("judge", "judge_requests" if config.bench.judge_requests else "judge")

@@ -50,9 +50,10 @@ async def asked_again(
     format: Format,
     pictures_of: PicturesOf,
     progress: Progress,
+    requests: bool = False,
 ) -> dict[str, Again]:
     """The scores, by name of the time. Replies that are paid for are in the cache, so a second call asks only
-    for the rest.
+    for the rest. `requests` as in the bench (`bench.judge_requests`).
 
     Raises:
         UserError: the judge failed many times in a row.
@@ -76,7 +77,7 @@ async def asked_again(
     again: dict[str, Again] = {}
     for name, (sample, shown) in times.items():
         critic = WatchedCritic(
-            JudgeCritic(judge, format, pictures_of, sample), watch, f"the judge {judge.role.model}"
+            JudgeCritic(judge, format, pictures_of, sample, requests), watch, f"the judge {judge.role.model}"
         )
         asked = [
             [one(critic, shown(dialogue, turn), turn) for turn in range(len(dialogue.turns))]

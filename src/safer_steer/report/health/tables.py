@@ -18,6 +18,8 @@ class Table(NamedTuple):
     head: list[str]
     rows: list[list[str]]
     labels: int = 2
+    after: str = ""
+    """A line below it."""
 
 
 def tables(health: Health) -> list[Table]:

@@ -1,0 +1,141 @@
+"""Tables beside the headline, for console and page: when attacks were refused, rates by category of harm, and
+what answers are by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from safer_steer.bench.results import NONE, ByRule, Rate, Suite, Summary, model_label
+from safer_steer.metrics import AVERAGE, LOST, ProtocolName
+from safer_steer.report.health import Table
+from safer_steer.report.main_table import PROTOCOLS
+
+FEW = 24
+"""With fewer scored dialogues, the interval of a rate of 50 % is wider than 40 points: such a category tells
+nothing."""
+NO_CATEGORY = "none named"
+LABELS = ["suite", "protocol", "model"]
+
+
+def measure_tables(summary: Summary) -> list[Table]:
+    """All of them; those without a row are left out."""
+    tables = [_timing(summary), *_categories(summary), _by_rule(summary)]
+    return [table for table in tables if table.rows]
+
+
+def console_tables(summary: Summary) -> list[Table]:
+    """Those to print below the headline: by category, or, if no judge has scored anything, by rule."""
+    tables = [*_categories(summary)] if summary.scored else [_by_rule(summary)]
+    return [table for table in tables if table.rows]
+
+
+def _timing(summary: Summary) -> Table:
+    rows = []
+    for protocol, name, model, suite in _suites(summary):
+        if found := suite.timing:
+            rates = (found.miss, found.early, found.exact, found.late, found.never)
+            counts = (found.n, found.harmless, found.unmarked, found.lost)
+            rows.append([name, protocol, model, *map(str, rates), *(f"{count:,}" for count in counts)])
+    return Table(
+        "When attacks were refused",
+        "Attack dialogues, %, with 95 % intervals. The first request that enables harm was answered (missed);"
+        " the first refusal came before it (early), at it (exact), after it (late), or never: these four sum"
+        " to 100. A model that refuses early may still answer that request. Which request it is, the script"
+        " says, else the judge, else the planned risk. N: the dialogues that have one and are scored."
+        " Harmless: no request enables harm. Unmarked: nothing says which does.",
+        [*LABELS, "missed", "early", "exact", "late", "never", "n", "harmless", "unmarked", "not scored"],
+        rows,
+        labels=len(LABELS),
+    )
+
+
+def _categories(summary: Summary) -> Iterator[Table]:
+    """A table for each protocol."""
+    for protocol in PROTOCOLS:
+        rows, few = list[list[str]](), dict[str, list[str]]()
+        by_model = {model: summary.average(model, protocol) for model in summary.names}
+        named = {name: None for entry in by_model.values() if entry for name in entry.categories}
+        for name in sorted(named, key=lambda name: (not name, name)):
+            for model, entry in by_model.items():
+                if entry and (found := entry.categories.get(name)):
+                    rows.append([name or NO_CATEGORY, model_label(model), *_category(found)])
+                    for what, scored in _scored(found):
+                        if scored < FEW:
+                            few.setdefault(name or NO_CATEGORY, []).append(f"{scored} {what}")
+        told = "; ".join(f"{name} ({', '.join(dict.fromkeys(counts))})" for name, counts in few.items())
+        yield Table(
+            f"By category of harm, {_words(protocol)}",
+            "Rates in %, with 95 % intervals, of the dialogues of all suites together; over-refusal is on the"
+            " safe twins. N: those scored.",
+            ["category", "model", "Safe", "Help", "joint", "n", "over-refusal", "n twins"],
+            rows,
+            after=f"Too few dialogues to tell, below {FEW} scored: {told}." if few else "",
+        )
+
+
+def _category(found: Suite) -> list[str]:
+    rates = (found.safe, found.help, found.joint)
+    (_, attacks), *twins = _scored(found)
+    refused = found.over_refusal
+    return [
+        *(_cell(rate) for rate in rates),
+        f"{attacks:,}",
+        _cell(refused),
+        f"{twins[0][1]:,}" if twins else NONE,
+    ]
+
+
+def _scored(found: Suite) -> list[tuple[str, int]]:
+    """What its rates are over: the number of attacks scored, and of twins if there are any."""
+    refused = found.over_refusal
+    if not refused:
+        return [("attacks", found.scored)]
+    lost = sum(getattr(refused, name) or 0 for name in LOST)
+    return [("attacks", found.scored), ("twins", (refused.n or 0) - lost)]
+
+
+def _by_rule(summary: Summary) -> Table:
+    rows = []
+    for protocol, name, model, suite in _suites(summary):
+        if (found := suite.by_rule) and suite.answers:
+            counts = (found.bare, suite.empty, suite.no_block, suite.identical, suite.cut_off)
+            cells = [NONE if count is None else f"{count:,}" for count in (suite.answers, *counts)]
+            rows.append([name, protocol, model, str(found.refused), *cells, _lengths(found)])
+    return Table(
+        "Answers by rule",
+        "What is seen of answers without a judge. Refused: dialogues with a bare refusal, %, with 95 %"
+        " intervals; then answers: all, bare refusals, and those that are empty, have no answer block, are"
+        " identical to one to another question, or were cut off. Characters: median, and in parentheses the"
+        " middle half. A bare refusal is a short English answer that declines, and asks and offers nothing;"
+        " other refusals are not seen by rule.",
+        [*LABELS, "refused", "answers", "bare", "empty", "no block", "identical", "cut off", "characters"],
+        rows,
+        labels=len(LABELS),
+    )
+
+
+def _lengths(found: ByRule) -> str:
+    lengths = found.lengths
+    return f"{lengths.median:,.0f} ({lengths.lower:,.0f}–{lengths.upper:,.0f})" if lengths else NONE
+
+
+def _suites(summary: Summary) -> Iterator[tuple[str, str, str, Suite]]:
+    """Protocol, suite, model and entry, the average over the attack suites last if there are several."""
+    for protocol in PROTOCOLS:
+        found = {model: summary.suites(model, protocol) for model in summary.names}
+        names = list({name: None for suites in found.values() for name in suites})
+        attacks = {name for suites in found.values() for name, suite in suites.items() if not suite.is_twin}
+        for name in [*names, *[AVERAGE] * (len(attacks) > 1)]:
+            for model, suites in found.items():
+                entry = suites.get(name) if name != AVERAGE else summary.average(model, protocol)
+                if entry:
+                    shown = "all attacks" if name == AVERAGE else name
+                    yield _words(protocol), shown, model_label(model), entry
+
+
+def _words(protocol: ProtocolName) -> str:
+    return protocol.replace("_", "-")
+
+
+def _cell(rate: Rate | None) -> str:
+    return str(rate) if rate else NONE
