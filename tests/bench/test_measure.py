@@ -452,6 +452,7 @@ def test_the_summary_has_the_stable_layout() -> None:
         "cut_off",
         *LACKS,
         "survival",
+        "by_rule",
     }
     assert set(multi["unmarked"]) == set(multi["a"]) | {"over_refusal"}
     assert set(multi["average"]) == set(multi["unmarked"]) | {"twin_help"}
@@ -467,6 +468,7 @@ def test_the_summary_has_the_stable_layout() -> None:
         "answers",
         "cut_off",
         *LACKS,
+        "by_rule",
     }
     assert set(multi["a"]["survival"]) >= {"turn", "S", "low", "high", "median"}
     assert multi["a"]["survival"]["S"][:3] == [1, 1, 0.5]

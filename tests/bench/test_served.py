@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, Step, fails, says
 from safer_steer.bench.answers import COUNTED
+from safer_steer.bench.results import Summary
 from safer_steer.cli import app
 from safer_steer.workers import PATIENCE
 from threads import serving
@@ -168,7 +169,7 @@ def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
     assert kept.exit_code == 0, kept.output
     assert f"score them with `safer-steer bench --judge-only {out} --judge-model" in kept.stderr
     assert models.asked == {"m": 6}
-    assert not (out / "summary.json").exists()
+    assert not Summary.read(out / "summary.json").scored
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
     models.does |= {"strict/j": verdict(0)}
@@ -193,7 +194,8 @@ def test_the_report_of_answers_that_were_judged_later_shows_the_scores(
     models.does["strict"] = verdict(0)
     mine, out = suite(tmp_path, 3, turns=2), tmp_path / "out"
     bench(*("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"))
-    assert "Nothing is measured yet" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Nothing is measured yet" in page and "Answers by rule" in page
     for judge, heads in (("j", ["m"]), ("strict", ["m", "m"])):
         judged = bench("--judge-only", out, "--judge-model", judge, "--judge-base-url", url, "--no-check")
         assert judged.exit_code == 0, judged.output
@@ -207,6 +209,29 @@ def test_the_report_of_answers_that_were_judged_later_shows_the_scores(
         "a run of the page for each judge"
     )
     assert '"file":"judged/j/bench/m/mine.jsonl"' in page
+
+
+def test_what_is_seen_of_answers_without_a_judge(tmp_path: Path, url: str, models: Models) -> None:
+    """Three dialogues of two turns: all refused barely, all answered, none said anything."""
+    models.does |= {"n": says("It is a lamp."), "o": says(" ")}
+    asked = [*("--model", "m"), *("--model", "n"), *("--model", "o"), "--no-judge", "--no-check"]
+    mine, out = suite(tmp_path, 3, turns=2), tmp_path / "out"
+    result = bench(*asked, "--base-url", url, "--suite", mine, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = {
+        model: protocols["multi_turn"].suites["mine"]
+        for model, protocols in Summary.read(out / "summary.json").models.items()
+    }
+    wanted = {"m": (100, 6, 0, 6, 15), "n": (0, 0, 0, 6, 13), "o": (0, 0, 6, 0, 0)}
+    for model, entry in found.items():
+        seen = entry.by_rule
+        assert seen and seen.lengths and entry.safe.value is None and entry.unscored == entry.n == 3
+        counts = seen.refused.value, seen.bare, entry.empty, entry.identical, seen.lengths.median
+        assert counts == wanted[model], model
+    page, said = (out / "report.html").read_text(), " ".join(result.stdout.split())
+    refused = found["m"].by_rule and str(found["m"].by_rule.refused)
+    assert f"mine multi-turn m {refused} 6 6 0 0 6 0 15 (15–15)" in said
+    assert f"<td>{refused}</td>" in page and "15 (15–15)" in page
 
 
 def test_judging_takes_all_answers_of_a_bench_that_had_a_limit(tmp_path: Path, url: str) -> None:
@@ -449,7 +474,8 @@ def test_questions_need_no_judge_and_a_later_judge_leaves_them_alone(
     )
     assert result.exit_code == 0, result.output
     summary = json.loads((out / "summary.json").read_bytes())
-    assert summary["models"] == {"m": {}} and summary["capability"]["facts"]["m"]["n"] == 10
+    assert summary["models"]["m"]["single_turn"]["mine"]["unscored"] == 2
+    assert summary["capability"]["facts"]["m"]["n"] == 10
     assert summary["capability"]["facts"]["m"]["no_choice"] == 0
     assert "Capability, facts" in result.stdout and models.asked == {"m": 12}
     later = bench("--judge-only", out, "--judge-model", "j", "--judge-base-url", url, "--no-check")

@@ -291,8 +291,7 @@ class Summary(Part):
     def scored(self) -> bool:
         """Whether a judge scored any of the dialogues."""
         protocols = [protocol for model in self.models.values() for protocol in model.values()]
-        suites = [suite for protocol in protocols for suite in protocol.suites.values()]
-        return any(suite.scored for suite in suites)
+        return any(entry.scored for protocol in protocols for entry in protocol.root.values())
 
     @property
     def names(self) -> list[str]:

@@ -10,7 +10,7 @@ from safer_steer.metrics import AVERAGE, LOST, ProtocolName
 from safer_steer.report.health import Table
 from safer_steer.report.main_table import PROTOCOLS
 
-FEW = 24
+FEW = 22
 """With fewer scored dialogues, the interval of a rate of 50 % is wider than 40 points: such a category tells
 nothing."""
 NO_CATEGORY = "none named"
