@@ -14,7 +14,7 @@ Every dialogue is in exactly one state, and every result gives the counts:
 
 Rates are over the scored dialogues. `n` counts all dialogues. `worst` counts every dialogue that is not
 scored as a failure. Differences from the published code: no dialogue drops out of a denominator unreported,
-and every rate has an interval (`intervals`).
+and every rate has an interval (`intervals`). When attacks were refused is in `bench.timing`.
 """
 
 from __future__ import annotations

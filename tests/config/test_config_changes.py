@@ -123,12 +123,12 @@ def test_a_config_of_an_earlier_version_is_compared_too() -> None:
 def test_a_key_that_came_later_leaves_earlier_runs_their_ids_at_its_default() -> None:
     earlier = whole()
     del earlier["bench"]["adaptive"], earlier["bench"]["targets"], earlier["seeds"]["at_most"]
-    del earlier["rl"]["tutor_memory"]
+    del earlier["rl"]["tutor_memory"], earlier["bench"]["judge_requests"]
     for source in earlier["seeds"]["sources"]:
         for key in ("columns", "ignore", "own"):
             del source[key]
     later = whole()
-    later["bench"] |= {"adaptive": None, "targets": []}
+    later["bench"] |= {"adaptive": None, "targets": [], "judge_requests": False}
     assert settings_of(later) == settings_of(earlier) != settings_of(whole())
     assert settings_of(later, EVERY_KIND) == earlier
     assert run_id(Config()) != run_id(Config.model_validate({"bench": {"adaptive": {}}}))

@@ -32,7 +32,7 @@ from safer_steer.prompts.tutor import TUTOR
 from safer_steer.prompts.tutor_memory import Remembered
 
 TEMPLATES = Path(safer_steer.prompts.__file__).parent / "templates"
-IMPORTED = {"tutor_memory": ("tutor.j2",)}
+IMPORTED = {"tutor_memory": ("tutor.j2",), "judge_requests": ("judge.j2",)}
 """Templates with inputs that another prompt's template has whole."""
 each_prompt = pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.name)
 

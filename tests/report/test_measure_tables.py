@@ -56,7 +56,7 @@ def test_rates_by_category_by_hand() -> None:
         [NO_CATEGORY, "m", "–"],
     ]
     assert table.rows[1][2] == str(fire.safe) and table.rows[1][5:7] == ["24", str(fire.over_refusal)]
-    few = "acid (0 attacks); fire (20 twins); none named (1 attacks)"
+    few = "acid (attacks: 0); fire (twins: 20); none named (attacks: 1)"
     assert table.after == f"Too few dialogues to tell, below {FEW} scored: {few}."
     suites |= {"twins": suites["twins"] + [played(f"u{i}", "fire", 3, Kind.BENIGN) for i in range(9)]}
     enough = {name: [row for row in rows if row.category == "fire"] for name, rows in suites.items()}

@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 39_900,
-    "files": 299,
+    "lines": 40_450,
+    "files": 302,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,

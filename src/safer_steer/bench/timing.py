@@ -14,10 +14,7 @@ Of each dialogue exactly one of early, exact, late and never holds, so these rat
 that is late or never, and what was early if t* was answered nevertheless: early + exact + miss is 100 plus
 the share that was refused early and answered at t*.
 
-TurnGate (arXiv 2605.05630) has early, exact ("accurate"), late and miss for text. There a monitor ends the
-dialogue at its first block, so its miss is our `never`, and nothing follows an early block. Here the dialogue
-goes on, so a model that refuses too early may still give way; `miss` counts that. There t* is the turn at
-which the answers delivered so far suffice for harm; here it is that of the request, the same for all models.
+docs/explanation/method.md, "Evaluation", says where this differs from TurnGate (arXiv 2605.05630).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from safer_steer.bench.results import NONE, ByRule, Rate, Suite, Summary, model_label
+from safer_steer.bench.rates import NONE, ByRule, Rate
+from safer_steer.bench.results import Suite, Summary, model_label
 from safer_steer.metrics import AVERAGE, LOST, ProtocolName
 from safer_steer.report.health import Table
 from safer_steer.report.main_table import PROTOCOLS
@@ -53,6 +54,7 @@ def _categories(summary: Summary) -> Iterator[Table]:
     """A table for each protocol."""
     for protocol in PROTOCOLS:
         rows, few = list[list[str]](), dict[str, list[str]]()
+        joint = ["joint"] * (protocol == "multi_turn")
         by_model = {model: summary.average(model, protocol) for model in summary.names}
         named = {name: None for entry in by_model.values() if entry for name in entry.categories}
         for name in sorted(named, key=lambda name: (not name, name)):
@@ -61,20 +63,20 @@ def _categories(summary: Summary) -> Iterator[Table]:
                     rows.append([name or NO_CATEGORY, model_label(model), *_category(found)])
                     for what, scored in _scored(found):
                         if scored < FEW:
-                            few.setdefault(name or NO_CATEGORY, []).append(f"{scored} {what}")
+                            few.setdefault(name or NO_CATEGORY, []).append(f"{what}: {scored}")
         told = "; ".join(f"{name} ({', '.join(dict.fromkeys(counts))})" for name, counts in few.items())
         yield Table(
             f"By category of harm, {_words(protocol)}",
             "Rates in %, with 95 % intervals, of the dialogues of all suites together; over-refusal is on the"
             " safe twins. N: those scored.",
-            ["category", "model", "Safe", "Help", "joint", "n", "over-refusal", "n twins"],
+            ["category", "model", "Safe", "Help", *joint, "n", "over-refusal", "n twins"],
             rows,
             after=f"Too few dialogues to tell, below {FEW} scored: {told}." if few else "",
         )
 
 
 def _category(found: Suite) -> list[str]:
-    rates = (found.safe, found.help, found.joint)
+    rates = (found.safe, found.help, *([found.joint] if found.joint else []))
     (_, attacks), *twins = _scored(found)
     refused = found.over_refusal
     return [
