@@ -33,7 +33,7 @@ from safer_steer.metrics import LOST
 from safer_steer.sandbox.agents import SandboxTransport
 
 DIALOGUES = 20
-RATES = ("safe", "help", "joint", "over_refusal", "twin_help")
+RATES = ("safe", "help", "joint", "over_refusal", "twin_help", "miss", "early", "exact")
 FORMAT = Config().student.format
 
 
@@ -138,10 +138,10 @@ def wanted(summary: dict[str, Any]) -> dict[str, float]:
         for suite, entry in suites.items():
             place = f"{protocol}/{suite}"
             found |= {f"{place}/{name}": entry[name] for name in ("n", *LOST)}
-            for name in RATES:
-                if entry.get(name) and entry[name]["value"] is not None:
+            for name, rate in (entry | entry.get("timing", {})).items():
+                if name in RATES and rate["value"] is not None:
                     ends = {"": "value", "_low": "low", "_high": "high"}
-                    found |= {f"{place}/{name}{end}": entry[name][key] for end, key in ends.items()}
+                    found |= {f"{place}/{name}{end}": rate[key] for end, key in ends.items()}
             if (entry.get("survival") or {}).get("median") is not None:
                 found[f"{place}/median_survival"] = entry["survival"]["median"]
     return found
@@ -152,6 +152,7 @@ def test_the_same_answers_give_the_same_rates(summary: dict[str, Any], tmp_path:
     found = numbers(log)
     assert found == wanted(summary)
     assert len({value for name, value in found.items() if name.endswith(("/safe", "/help"))}) > 3
+    assert 0 < found["multi_turn/average/early"] < 100, "the marks of the sandbox's turns came along"
     assert found["multi_turn/average/unscored"] > 0, "a judge without a verdict is no pass and no failure"
     assert log.samples
     assert log.stats.model_usage["mockllm/model"].output_tokens % 5 == 0
