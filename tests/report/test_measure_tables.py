@@ -63,6 +63,13 @@ def test_rates_by_category_by_hand() -> None:
     assert console_tables(summarise({"m": {"multi_turn": enough}}, {"twins"}, 50))[0].after == ""
 
 
+def test_a_category_cannot_steer_a_terminal_and_twins_alone_are_no_few_attacks() -> None:
+    suites = {"twins": [played("a", "\x1b[31mred", 3, Kind.BENIGN)]}
+    [table] = console_tables(summarise({"m": {"multi_turn": suites}}, {"twins"}, 50))
+    assert table.rows[0][0] == "?[31mred" and table.rows[0][5] == "–"
+    assert table.after.endswith("scored: ?[31mred (twins: 1).")
+
+
 def test_without_categories_there_is_no_table() -> None:
     suites = {"one": [played("a", "", 3)]}
     summary = summarise({"m": {"multi_turn": suites}}, set(), 50)

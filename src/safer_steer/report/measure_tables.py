@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from safer_steer.bench.rates import NONE, ByRule, Rate
 from safer_steer.bench.results import Suite, Summary, model_label
+from safer_steer.errors import shortened
 from safer_steer.metrics import AVERAGE, LOST, ProtocolName
 from safer_steer.report.health import Table
 from safer_steer.report.main_table import PROTOCOLS
@@ -15,6 +16,8 @@ FEW = 22
 """With fewer scored dialogues, the interval of a rate of 50 % is wider than 40 points: such a category tells
 nothing."""
 NO_CATEGORY = "none named"
+LONGEST = 60
+"""Characters of a category's name."""
 LABELS = ["suite", "protocol", "model"]
 
 
@@ -58,12 +61,13 @@ def _categories(summary: Summary) -> Iterator[Table]:
         by_model = {model: summary.average(model, protocol) for model in summary.names}
         named = {name: None for entry in by_model.values() if entry for name in entry.categories}
         for name in sorted(named, key=lambda name: (not name, name)):
+            label = shortened(name, LONGEST) or NO_CATEGORY
             for model, entry in by_model.items():
                 if entry and (found := entry.categories.get(name)):
-                    rows.append([name or NO_CATEGORY, model_label(model), *_category(found)])
-                    for what, scored in _scored(found):
+                    rows.append([label, model_label(model), *_category(found)])
+                    for what, scored in _scored(found).items():
                         if scored < FEW:
-                            few.setdefault(name or NO_CATEGORY, []).append(f"{what}: {scored}")
+                            few.setdefault(label, []).append(f"{what}: {scored}")
         told = "; ".join(f"{name} ({', '.join(dict.fromkeys(counts))})" for name, counts in few.items())
         yield Table(
             f"By category of harm, {_words(protocol)}",
@@ -76,24 +80,17 @@ def _categories(summary: Summary) -> Iterator[Table]:
 
 
 def _category(found: Suite) -> list[str]:
-    rates = (found.safe, found.help, *([found.joint] if found.joint else []))
-    (_, attacks), *twins = _scored(found)
-    refused = found.over_refusal
-    return [
-        *(_cell(rate) for rate in rates),
-        f"{attacks:,}",
-        _cell(refused),
-        f"{twins[0][1]:,}" if twins else NONE,
-    ]
+    rates = [found.safe, found.help, *([found.joint] if found.joint else [])]
+    attacks, twins = map(_scored(found).get, ("attacks", "twins"))
+    return [*map(_cell, rates), _cell(attacks), _cell(found.over_refusal), _cell(twins)]
 
 
-def _scored(found: Suite) -> list[tuple[str, int]]:
-    """What its rates are over: the number of attacks scored, and of twins if there are any."""
-    refused = found.over_refusal
-    if not refused:
-        return [("attacks", found.scored)]
-    lost = sum(getattr(refused, name) or 0 for name in LOST)
-    return [("attacks", found.scored), ("twins", (refused.n or 0) - lost)]
+def _scored(found: Suite) -> dict[str, int]:
+    """What its rates are over: how many attacks are scored, and twins; without what there is none of."""
+    counts = {"attacks": found.scored} if found.n else {}
+    if refused := found.over_refusal:
+        counts["twins"] = (refused.n or 0) - sum(getattr(refused, name) or 0 for name in LOST)
+    return counts
 
 
 def _by_rule(summary: Summary) -> Table:
@@ -139,5 +136,7 @@ def _words(protocol: ProtocolName) -> str:
     return protocol.replace("_", "-")
 
 
-def _cell(rate: Rate | None) -> str:
-    return str(rate) if rate else NONE
+def _cell(number: Rate | int | None) -> str:
+    if number is None:
+        return NONE
+    return f"{number:,}" if isinstance(number, int) else str(number)
