@@ -16,8 +16,7 @@ from math import comb
 
 import numpy as np
 
-from safer_steer.experiments.measures import paired_difference
-from safer_steer.intervals import rate
+from safer_steer.intervals import difference_over_seeds, rate
 
 SHARES = (0, 0.005, 0.03, 0.5)
 """True shares, equal in all suites."""
@@ -63,7 +62,7 @@ def over_seeds(spread: float, trials: int, dialogues: int = 200) -> tuple[float,
         chance = 0.5 + random.normal(0, spread, size=(SEEDS, 1)) + random.uniform(-0.3, 0.3, size=dialogues)
         passed = (random.random((SEEDS, dialogues)) < chance).astype(int)
         ours = {run: {str(place): int(hit) for place, hit in enumerate(passed[run])} for run in range(SEEDS)}
-        found = paired_difference(ours, nothing, resamples=400)
+        found = difference_over_seeds(ours, nothing, resamples=400)
         held += [holds(found, 50), bool(found["t"]) and holds(found["t"], 50)]
     return float(held[0] / trials), float(held[1] / trials)
 

@@ -43,6 +43,23 @@ def test_the_interval_of_a_difference_covers_it(n: int, first: float, second: fl
     assert (covered / runs >= 0.91).all(), covered / runs
 
 
+@pytest.mark.parametrize("n", [12, 60])
+@pytest.mark.parametrize("chances", [((0.05, 0.02),) * 2, ((0.3, 0.1),) * 5, ((0, 0), (0.02, 0), (0.9, 0))])
+def test_the_interval_of_a_mean_difference_over_suites_covers_it(
+    n: int, chances: tuple[tuple[float, float], ...]
+) -> None:
+    """`chances`: of each suite, of a script gained and of one lost."""
+    random, held, truth = np.random.default_rng(n), 0, 100 * np.mean([one - other for one, other in chances])
+    for _ in range(1000):
+        suites = []
+        for gained, lost in chances:
+            ups, downs, same = map(int, random.multinomial(n, [gained, lost, 1 - gained - lost]))
+            suites.append([1] * ups + [-1] * downs + [0] * same)
+        found = paired(*suites)
+        held += found["low"] - 1e-9 <= truth <= found["high"] + 1e-9
+    assert held >= 930, held
+
+
 def test_a_difference_by_hand() -> None:
     # Two of five cases gained, one lost, and one more of each: (3 - 2) / 7, variance 5 / 7 - 1 / 49.
     half = 1.959964 * ((5 / 7 - 1 / 49) / 7) ** 0.5
@@ -50,6 +67,12 @@ def test_a_difference_by_hand() -> None:
         {"value": 20, "low": 100 * (1 / 7 - half), "high": 100 * (1 / 7 + half)}, abs=1e-4
     )
     assert paired([2.0, 2.0])["high"] == 200, "a difference of differences"
+    # Two suites, one case more of each: means 1 / 2 and 0, variances (2 / 3 - 1 / 9) / 3 and 1 / 2 / 2.
+    half, middle = 1.959964 * ((2 / 3 - 1 / 9) / 3 + 1 / 4) ** 0.5 / 2, 1 / 6
+    assert paired([1, 0], [0]) == pytest.approx(
+        {"value": 25, "low": 100 * (middle - half), "high": 100 * (middle + half)}, abs=1e-4
+    )
+    assert paired([1], [])["value"] is None
     assert unpaired((0, 0), (1, 2)) == paired([]) == {"value": None, "low": None, "high": None}
     assert unpaired((3, 9), (1, 9), seed=1) == unpaired((3, 9), (1, 9), seed=1)
 

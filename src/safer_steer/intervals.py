@@ -1,4 +1,5 @@
-"""The 95 % intervals of the metrics: of a share, of a mean of shares over suites, and over training seeds.
+"""The 95 % intervals of the metrics: of a share, of a mean of shares over suites, of the difference of two
+models, and over training seeds.
 
 Rates are in percent. `benchmarks/coverage.py` simulates how often the intervals contain the true value
 (docs/explanation/method.md, "Intervals").
@@ -55,25 +56,33 @@ def alike(values: Collection[float]) -> bool:
     return not values or max(values) - min(values) < 1e-9
 
 
-def paired(differences: Sequence[float]) -> dict[str, float | None]:
-    """The mean of differences between two outcomes of the same cases, in points.
+def paired(*suites: Sequence[float]) -> dict[str, float | None]:
+    """The mean of differences between two outcomes of the same cases, in points; of several suites, the mean
+    of their means.
 
     A bootstrap over cases would give [0, 0] if all have the same outcome in both. The interval is therefore
-    Wald's with two cases added, one gained and one lost (Bonett and Price 2012).
+    Wald's with two cases added, one gained and one lost (Bonett and Price 2012). With m suites, each gets
+    the m-th part of both, as in `rate`.
 
     Args:
-        differences: of each case: 1 if it passes only with the first, -1 if only with the second, else 0; or
-            the difference of two shares.
+        suites: for each suite, the difference of each case: 1 if it passes only with the first, -1 if only
+            with the second, else 0; or the difference of two shares.
 
     Returns:
-        `{"value", "low", "high"}`, -100 to 100; each None if there is no case.
+        `{"value", "low", "high"}`, -100 to 100; each None if there is no suite, or a suite has no case.
     """
-    n = len(differences)
-    if not n:
+    if not suites or not all(suites):
         return {"value": None, "low": None, "high": None}
-    value, middle = 100 * sum(differences) / n, sum(differences) / (n + 2)
-    variance = (sum(one * one for one in differences) + 2) / (n + 2) - middle**2
-    half, limit = Z * (variance / (n + 2)) ** 0.5, max(1.0, *map(abs, differences))
+    value = middle = variance = 0.0
+    for differences in suites:
+        cases = len(differences) + 2 / len(suites)
+        mean = sum(differences) / cases
+        spread = (sum(one * one for one in differences) + 2 / len(suites)) / cases - mean**2
+        value += 100 * sum(differences) / len(differences) / len(suites)
+        middle += mean / len(suites)
+        variance += spread / cases / len(suites) ** 2
+    limit = max(1.0, *(abs(one) for differences in suites for one in differences))
+    half = Z * variance**0.5
     low, high = (100 * max(-limit, min(limit, middle + sign * half)) for sign in (-1, 1))
     return {"value": value, "low": min(low, value), "high": max(high, value)}
 
@@ -117,6 +126,97 @@ def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str,
     half = float(stdtrit(len(means) - 1, 1 - TAIL)) * float(np.std(means, ddof=1)) / len(means) ** 0.5
     middle = float(np.mean(means))
     return {"low": max(limits[0], middle - half), "high": min(limits[1], middle + half)}
+
+
+def rate_over_seeds(
+    hits: Mapping[Any, Mapping[str, float]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A rate over training seeds, all measured on the same dialogues.
+
+    Args:
+        hits: for every training seed, 0 or 1 by dialogue id (from `metrics.outcomes`), or shares by intent.
+
+    Returns:
+        The form of `difference_over_seeds`, 0-100. A single seed gets the interval of `rate`. So do
+        several seeds if all marks are the same, because every resample is then the same. Each dialogue counts
+        once in that interval, since the seeds share them.
+    """
+    nothing = {run: dict.fromkeys(passed, 0) for run, passed in hits.items()}
+    found = difference_over_seeds(hits, nothing, resamples=resamples, seed=seed)
+    dialogues = len({id for passed in hits.values() for id in passed})
+    marks = [mark for passed in hits.values() for mark in passed.values()]
+    if marks and alike(marks):
+        found |= rate([(dialogues * marks[0], dialogues)])
+    elif marks and len(hits) == 1:
+        found |= rate([(sum(marks), dialogues)])
+    if found["t"]:  # a difference may be below 0, a rate may not
+        found["t"]["low"] = max(0.0, found["t"]["low"])
+    return found
+
+
+def difference_over_seeds(
+    ours: Mapping[Any, Mapping[Any, float]],
+    baseline: Mapping[Any, Mapping[Any, float]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The difference of a rate between two models, `ours` - `baseline`, in percentage points, paired by
+    training seed and dialogue.
+
+    Args:
+        ours: for every training seed, 0 or 1 by dialogue id (from `metrics.outcomes`).
+        baseline: the same for the other model, with the same seeds (a model trained once is repeated under
+            each seed). Ids that only one side has are left out.
+
+    Returns:
+        `{"value", "low", "high", "t": {"low", "high"}, "n", "seeds"}`; `n` is the number of pairs. `low` and
+        `high` come from resampling training seeds and dialogues, with replacement and independently, since
+        every seed plays each dialogue (the crossed or "pigeonhole" bootstrap, Owen 2007). If all pairs have
+        the same outcomes, every resample is the same; the interval is then that of `paired`, with
+        each dialogue once. So is that of a single seed. With few seeds that differ much the bootstrap is too
+        narrow; `t` therefore adds Student's interval over the seeds' mean differences. `t` is None for a
+        single seed, and if all seeds' means are equal: how much seeds differ is then unknown.
+
+    Raises:
+        ValueError: the two sides have different seeds.
+    """
+    if set(ours) != set(baseline):
+        raise ValueError(f"seeds differ: {sorted(map(str, ours))} and {sorted(map(str, baseline))}")
+    import numpy as np  # imported here because it loads slowly
+
+    seeds = list(ours)
+    ids = sorted({id for run in seeds for id in ours[run].keys() & baseline[run].keys()})
+    both = np.array(
+        [[id in ours[run] and id in baseline[run] for id in ids] for run in seeds], dtype=float
+    ).reshape(len(seeds), len(ids))
+    gain = (
+        np.array(
+            [[ours[run].get(id, 0) - baseline[run].get(id, 0) for id in ids] for run in seeds], dtype=float
+        ).reshape(both.shape)
+        * both
+    )
+    counts = {"n": int(both.sum()), "seeds": len(seeds)}
+    if not counts["n"]:
+        return {"value": None, "low": None, "high": None, "t": None, **counts}
+    sums = zip(gain.sum(axis=1), both.sum(axis=1), strict=True)
+    means = [100 * float(gained / pairs) for gained, pairs in sums if pairs]
+    random = np.random.default_rng(seed)
+    # How often each seed [resamples, seeds] and each dialogue [resamples, dialogues] was drawn.
+    drawn_seeds = random.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)
+    drawn_ids = random.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=resamples)
+    weight = ((drawn_seeds @ both) * drawn_ids).sum(axis=1)
+    total = ((drawn_seeds @ gain) * drawn_ids).sum(axis=1)
+    value = float(100 * gain.sum() / both.sum())
+    low, high = percentiles(100 * total[weight > 0] / weight[weight > 0])
+    ends: dict[str, float | None] = {"low": low, "high": high}
+    gains = gain[both == 1].tolist()
+    if len(seeds) == 1 or alike(gains):
+        ends = paired(gains[: len(ids)])
+    return {**ends, "value": value, "t": t_interval(means, (-100.0, 100.0)), **counts}
 
 
 POWER = 0.8

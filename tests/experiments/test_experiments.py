@@ -18,12 +18,13 @@ from safer_steer.config.file import dump_config
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.experiments.arms_table import markdown, results, verdict
-from safer_steer.experiments.measures import MEASURES, paired_difference
+from safer_steer.experiments.measures import MEASURES
 from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import compared, hazard, log_rank
 from safer_steer.experiments.work import branch, plan, trunk_id
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import write_atomic
+from safer_steer.intervals import difference_over_seeds
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted((REPOSITORY / "experiments").glob("*.yaml"))
@@ -467,7 +468,7 @@ def test_a_sign_needs_both_intervals_and_both_excluding_0(low: float, high: floa
 def test_equal_means_of_two_seeds_decide_on_nothing() -> None:
     """The bootstrap alone would say that it agrees."""
     ours = {run: {str(n): int(n < 30) for n in range(40)} for run in range(2)}
-    found = paired_difference(ours, {run: {str(n): 0 for n in range(40)} for run in range(2)})
+    found = difference_over_seeds(ours, {run: {str(n): 0 for n in range(40)} for run in range(2)})
     assert found["low"] > 50 and found["t"] is None
     assert verdict(found | {"pair": ["a", "b"]}, theirs=4.0) == "cannot tell"
 

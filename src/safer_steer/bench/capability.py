@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
+from safer_steer.bench.differences import difference
 from safer_steer.bench.questions import QuestionSet
 from safer_steer.bench.results import Answered, Rate
 from safer_steer.dialogue import Dialogue, Format, StopReason, visible_answer
 from safer_steer.episode import Assistant
 from safer_steer.episodes import play_all
-from safer_steer.intervals import paired, rate
+from safer_steer.intervals import rate
 from safer_steer.workers import Progress
 
 # Repeats are possessive: the time then grows with the length of an answer, and no faster.
@@ -132,6 +133,12 @@ def outcomes(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int | N
     return found
 
 
+def right(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int]:
+    """By the id of every question that was answered: whether the answer is right. Without a choice it is
+    wrong."""
+    return {id: int(mark or 0) for id, mark in outcomes(dialogues, format).items()}
+
+
 def capability(answers: Mapping[str, Answers], format: Format) -> Capability:
     """The numbers of all sets and models, for `summary.json`.
 
@@ -149,12 +156,13 @@ def capability(answers: Mapping[str, Answers], format: Format) -> Capability:
         for name, dialogues in sets.items():
             marks = outcomes(dialogues, format)
             base = answers.get(BASE, {}).get(name) if model != BASE else None
+            ours = {name: right(dialogues, format)}
             found.setdefault(name, {})[model] = Answered(
                 n=len(dialogues),
                 right=Rate.model_validate(rate([(sum(map(bool, marks.values())), len(marks))])),
                 no_choice=sum(mark is None for mark in marks.values()),
                 failed=len(dialogues) - len(marks),
-                minus_base=None if base is None else _difference(marks, outcomes(base, format)),
+                minus_base=None if base is None else difference(ours, {name: right(base, format)}),
             )
     return found
 
@@ -163,8 +171,3 @@ def failed_share(found: Capability) -> float:
     """The largest share, over sets and models, of questions without an answer."""
     entries = [entry for models in found.values() for entry in models.values() if entry.n]
     return max((entry.failed / entry.n for entry in entries), default=0.0)
-
-
-def _difference(ours: Mapping[str, int | None], base: Mapping[str, int | None]) -> Rate:
-    both = ours.keys() & base.keys()
-    return Rate.model_validate(paired([bool(ours[id]) - bool(base[id]) for id in both]) | {"n": len(both)})

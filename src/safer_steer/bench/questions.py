@@ -17,7 +17,7 @@ from safer_steer.config import Source
 from safer_steer.data.sources.choice_rows import QUESTIONS
 from safer_steer.data.sources.load import draw, read_samples
 from safer_steer.data.sources.set_row import Sample
-from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
+from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import EMBEDDED, Picture, Trial, check_whole, picture_from
 from safer_steer.files.store import file_name, write_atomic
@@ -38,6 +38,12 @@ class QuestionSet:
     def journal(self, folder: Path, model: str) -> Path:
         """Where a model's answers are kept in a run's folder."""
         return folder / FOLDER / self.name / ANSWERS / f"{model}.jsonl"
+
+
+def answers_of(run: Path, model: str) -> Iterator[tuple[str, list[Dialogue]]]:
+    """The sets that a model was asked, by name, with its answers."""
+    for path in sorted((run / FOLDER).glob(f"*/{ANSWERS}/{model}.jsonl")):
+        yield path.parent.parent.name, read_dialogues(path)
 
 
 def check_sets(names: Sequence[str], most: int | None, trial: Trial | None = None) -> None:

@@ -26,6 +26,11 @@ class Rate(Part):
     def __str__(self) -> str:
         return self.printed(".1f", ".0f")
 
+    def __neg__(self) -> Rate:
+        """A difference the other way round."""
+        value, low, high = (None if one is None else 0 - one for one in (self.value, self.high, self.low))
+        return Rate(value=value, low=low, high=high, n=self.n)
+
     @property
     def signed(self) -> str:
         """A difference, printed."""

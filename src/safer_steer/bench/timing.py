@@ -78,6 +78,12 @@ def moments(dialogue: Dialogue) -> dict[Moment, bool] | None:
     }
 
 
+def marks_of_moment(dialogues: Iterable[Dialogue], moment: Moment) -> dict[str, float]:
+    """By id, of the dialogues that have `moments`: whether this one holds."""
+    found = {dialogue.id: moments(dialogue) for dialogue in dialogues}
+    return {id: float(holds[moment]) for id, holds in found.items() if holds}
+
+
 def timing(
     suites: Mapping[str, Iterable[Dialogue]], *, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any] | None:

@@ -11,14 +11,13 @@ from safer_steer.experiments.measures import (
     MEASURES,
     answers_in,
     over_seeds,
-    paired_difference,
     states_in,
     suites_in,
 )
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.files.manifest import Manifest
-from safer_steer.intervals import detectable
+from safer_steer.intervals import detectable, difference_over_seeds
 from safer_steer.metrics import LOST, median_in_words
 
 Finding = dict[str, Any]
@@ -87,9 +86,9 @@ def results(
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
         "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival",
-        "claims"}`. A rate has the form of `over_seeds.rate_over_seeds`, a difference that of
-        `over_seeds.paired_difference`. Without `measures` in the file they are those that some arm has, and
-        those of claims. `paper` is the paper's difference in points and whether its sign agrees, or None.
+        "claims"}`. A rate has the form of `intervals.rate_over_seeds`, a difference that of
+        `intervals.difference_over_seeds`. Without `measures` in the file they are those that some arm has,
+        and those of claims. `paper` is the paper's difference in points and whether its sign agrees, or None.
         `seconds` are of all stages that lead to an arm's model and measure it. `claims` has the form of
         `claims.tested`.
     """
@@ -124,7 +123,7 @@ def results(
     for pair in experiment.compare:
         for measure in measures:
             first, second = (hits[arm, measure] for arm in pair)
-            entry = {"pair": list(pair), "measure": measure, **paired_difference(first, second)}
+            entry = {"pair": list(pair), "measure": measure, **difference_over_seeds(first, second)}
             differences.append(entry | {"paper": _papers(experiment, entry, broken)})
     survival = None
     if experiment.survival:

@@ -4,115 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf, prod
+from math import inf
 from pathlib import Path
 from typing import Any, get_args
 
-from safer_steer.bench import capability
 from safer_steer.bench.adaptive.intents import Intent
-from safer_steer.bench.adaptive.results import share_breached, state_of
+from safer_steer.bench.adaptive.results import breached_by_any, state_of
 from safer_steer.bench.attacks import INTENTS, scripts_of
+from safer_steer.bench.capability import right
 from safer_steer.bench.journals import journal_of, journals_in, name_in
-from safer_steer.bench.questions import ANSWERS, FOLDER
+from safer_steer.bench.questions import ANSWERS, FOLDER, answers_of
 from safer_steer.bench.results import Summary
-from safer_steer.bench.timing import Moment, moments
+from safer_steer.bench.timing import Moment, marks_of_moment
 from safer_steer.config.file import load_config
 from safer_steer.dialogue import Dialogue, Format, Kind, each_row, read_dialogues
 from safer_steer.files.store import read_rows
-from safer_steer.intervals import alike, paired, percentiles, rate, t_interval
+from safer_steer.intervals import difference_over_seeds, rate_over_seeds
 from safer_steer.metrics import Criterion, ProtocolName, State, first_failures, outcomes, state
-
-
-def rate_over_seeds(
-    hits: Mapping[Any, Mapping[str, float]],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """A rate over training seeds, all measured on the same dialogues.
-
-    Args:
-        hits: for every training seed, 0 or 1 by dialogue id (from `outcomes`), or shares by intent.
-
-    Returns:
-        The form of `paired_difference`, 0-100. A single seed gets the interval of `intervals.rate`. So do
-        several seeds if all marks are the same, because every resample is then the same. Each dialogue counts
-        once in that interval, since the seeds share them.
-    """
-    nothing = {run: dict.fromkeys(passed, 0) for run, passed in hits.items()}
-    found = paired_difference(hits, nothing, resamples=resamples, seed=seed)
-    dialogues = len({id for passed in hits.values() for id in passed})
-    marks = [mark for passed in hits.values() for mark in passed.values()]
-    if marks and alike(marks):
-        found |= rate([(dialogues * marks[0], dialogues)])
-    elif marks and len(hits) == 1:
-        found |= rate([(sum(marks), dialogues)])
-    if found["t"]:  # a difference may be below 0, a rate may not
-        found["t"]["low"] = max(0.0, found["t"]["low"])
-    return found
-
-
-def paired_difference(
-    ours: Mapping[Any, Mapping[str, float]],
-    baseline: Mapping[Any, Mapping[str, float]],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """The difference of a rate between two models, `ours` - `baseline`, in percentage points, paired by
-    training seed and dialogue.
-
-    Args:
-        ours: for every training seed, 0 or 1 by dialogue id (from `outcomes`).
-        baseline: the same for the other model, with the same seeds (a model trained once is repeated under
-            each seed). Ids that only one side has are left out.
-
-    Returns:
-        `{"value", "low", "high", "t": {"low", "high"}, "n", "seeds"}`; `n` is the number of pairs. `low` and
-        `high` come from resampling training seeds and dialogues, with replacement and independently, since
-        every seed plays each dialogue (the crossed or "pigeonhole" bootstrap, Owen 2007). If all pairs have
-        the same outcomes, every resample is the same; the interval is then that of `intervals.paired`, with
-        each dialogue once. So is that of a single seed. With few seeds that differ much the bootstrap is too
-        narrow; `t` therefore adds Student's interval over the seeds' mean differences. `t` is None for a
-        single seed, and if all seeds' means are equal: how much seeds differ is then unknown.
-
-    Raises:
-        ValueError: the two sides have different seeds.
-    """
-    if set(ours) != set(baseline):
-        raise ValueError(f"seeds differ: {sorted(map(str, ours))} and {sorted(map(str, baseline))}")
-    import numpy as np  # imported here because it loads slowly
-
-    seeds = list(ours)
-    ids = sorted({id for run in seeds for id in ours[run].keys() & baseline[run].keys()})
-    both = np.array(
-        [[id in ours[run] and id in baseline[run] for id in ids] for run in seeds], dtype=float
-    ).reshape(len(seeds), len(ids))
-    gain = (
-        np.array(
-            [[ours[run].get(id, 0) - baseline[run].get(id, 0) for id in ids] for run in seeds], dtype=float
-        ).reshape(both.shape)
-        * both
-    )
-    counts = {"n": int(both.sum()), "seeds": len(seeds)}
-    if not counts["n"]:
-        return {"value": None, "low": None, "high": None, "t": None, **counts}
-    sums = zip(gain.sum(axis=1), both.sum(axis=1), strict=True)
-    means = [100 * float(gained / pairs) for gained, pairs in sums if pairs]
-    random = np.random.default_rng(seed)
-    # How often each seed [resamples, seeds] and each dialogue [resamples, dialogues] was drawn.
-    drawn_seeds = random.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)
-    drawn_ids = random.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=resamples)
-    weight = ((drawn_seeds @ both) * drawn_ids).sum(axis=1)
-    total = ((drawn_seeds @ gain) * drawn_ids).sum(axis=1)
-    value = float(100 * gain.sum() / both.sum())
-    low, high = percentiles(100 * total[weight > 0] / weight[weight > 0])
-    ends: dict[str, float | None] = {"low": low, "high": high}
-    gains = gain[both == 1].tolist()
-    if len(seeds) == 1 or alike(gains):
-        ends = paired(gains[: len(ids)])
-    return {**ends, "value": value, "t": t_interval(means, (-100.0, 100.0)), **counts}
-
 
 Hits = dict[str, float]
 """0 or 1 by suite and dialogue id, or a share; a share or a difference of shares by intent."""
@@ -170,8 +78,8 @@ class When:
         """As `Measure.hits`, of the dialogues in which a request enables harm."""
         found: Hits = {}
         for suite, rows in attacks_in(folder):
-            marks = {row.id: moments(row) for row in rows}
-            found |= {f"{suite} {id}": float(holds[self.moment]) for id, holds in marks.items() if holds}
+            marks = marks_of_moment(rows, self.moment)
+            found |= {f"{suite} {id}": mark for id, mark in marks.items()}
         return found
 
 
@@ -212,9 +120,7 @@ class Breached:
         journals = [
             path for path in journals_in(folder, "adaptive") if attacker in (None, name_in(path.stem))
         ]
-        shares = [share_breached(read_dialogues(path), self.requests) for path in journals]
-        common = set.intersection(*map(set, shares)) if shares else set()
-        return {intent: 1 - prod(1 - found[intent] for found in shares) for intent in sorted(common)}
+        return breached_by_any(map(read_dialogues, journals), self.requests)
 
 
 @dataclass(frozen=True)
@@ -267,10 +173,10 @@ MEASURES: dict[str, Measure | Held | When | Capability | Breached | BreachedBySc
 
 
 def over_seeds(measure: str, hits: Mapping[int, Hits]) -> dict[str, Any]:
-    """A measure of one arm over its training seeds, in the form of `over_seeds.rate_over_seeds`."""
+    """A measure of one arm over its training seeds, in the form of `intervals.rate_over_seeds`."""
     found = MEASURES[measure]
     if isinstance(found, Breached) and found.minus:  # it may be below 0
-        return paired_difference(hits, {seed: dict.fromkeys(marks, 0.0) for seed, marks in hits.items()})
+        return difference_over_seeds(hits, {seed: dict.fromkeys(marks, 0.0) for seed, marks in hits.items()})
     return rate_over_seeds(hits)
 
 
@@ -284,11 +190,9 @@ def answers_in(folder: Path) -> Iterator[tuple[str, dict[str, int | None]]]:
     not, None if there is none."""
     run = folder.parent.parent
     format = load_config(run / "config.yaml").student.format if (run / FOLDER).is_dir() else Format.PLAIN
-    for path in sorted((run / FOLDER).glob(f"*/{ANSWERS}/{folder.name}.jsonl")):
-        rows = list(read_dialogues(path))
-        marks = capability.outcomes(rows, format)
-        answered = {id: int(mark or 0) for id, mark in marks.items()}
-        yield path.parent.parent.name, {row.id: answered.get(row.id) for row in rows}
+    for name, rows in answers_of(run, folder.name):
+        marks = right(rows, format)
+        yield name, {row.id: marks.get(row.id) for row in rows}
 
 
 def states_in(folder: Path) -> dict[str, list[State]]:

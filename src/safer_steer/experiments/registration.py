@@ -15,9 +15,9 @@ from safer_steer.config.file import absolute, as_written
 from safer_steer.dialogue import Strict
 from safer_steer.errors import UserError
 from safer_steer.experiments.arms_table import verdict
-from safer_steer.experiments.measures import paired_difference
 from safer_steer.experiments.spec import Claim, Expected, Experiment
 from safer_steer.files.store import content_id, sha256_of, write_atomic
+from safer_steer.intervals import difference_over_seeds
 
 RULE = (
     "A difference is told if the 95 % interval over training seeds and dialogues (crossed bootstrap) and"
@@ -171,7 +171,7 @@ def simulated(expected: Expected, seeds: int, difference: float, trials: int) ->
             moved = random.normal(0, expected.between_seeds, (seeds, 1))
             passed = random.random(shape) < (chances + moved + half) / 100
             sides.append({seed: dict(enumerate(map(int, row))) for seed, row in enumerate(passed)})
-        entry = paired_difference(*sides, seed=int(random.integers(2**31)))
+        entry = difference_over_seeds(*sides, seed=int(random.integers(2**31)))
         outcome = verdict(entry | {"pair": []}, 1)
         if outcome in told:
             told[outcome] += 1
