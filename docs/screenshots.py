@@ -64,7 +64,7 @@ def taken(browser: Browser, address: str) -> dict[str, bytes]:
         return page.locator(name).screenshot()
 
     return {
-        "report": opened("#results").screenshot(),
+        "report": opened("#results", 1400, 1060).screenshot(),
         "report-survival": part("#survival", "#survival"),
         "report-turns": part("#turns", "#turns"),
         "report-attacks": opened("#attacks").screenshot(),

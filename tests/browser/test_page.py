@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 from playwright.sync_api import expect
 
-from made_up_run import HOLD, LEAK, SCRIPT, add_techniques, write_run
+from made_up_run import HOLD, LEAK, SCRIPT, add_techniques, write_jsonl, write_run
+from safer_steer.bench.results import LABELS
+from safer_steer.dialogue import read_dialogues
+from safer_steer.report.comparison import marks_in
+from safer_steer.report.main_table import headline
 from safer_steer.report.page import write_report
+from safer_steer.report.runs import read_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -42,7 +48,8 @@ def visit(chromium: Browser) -> Iterator[Open]:
         page.on(
             "request",
             lambda request: (
-                request.url.startswith((path.as_uri(), "data:")) or trouble.append(f"request: {request.url}")
+                request.url.startswith((path.as_uri(), "data:", "blob:"))
+                or trouble.append(f"request: {request.url}")
             ),
         )
         page.goto(path.as_uri() + fragment, timeout=120_000)
@@ -82,7 +89,7 @@ def choose(page: Page, name: str, value: str | None = None, **how: Any) -> None:
 def test_it_opens_on_the_headline_and_each_view_has_an_address(visit: Open, report: Path) -> None:
     page = visit(report)
     assert page.locator("h1").inner_text() == "Made-up devices"
-    assert page.get_by_role("row", name="Multi-turn Safe").locator("td").count() == 3
+    assert page.locator(".headline").get_by_role("row", name="Multi-turn Safe").locator("td").count() == 4
     assert page.locator("#survival svg").first.is_visible() and page.evaluate("scrollY") == 0
     names = page.locator("nav a").all_inner_texts()
     assert names[:3] == ["Results", "Attacks", "Dialogues"]
@@ -391,7 +398,18 @@ def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Pa
     choose(page, "Outcome", "right:gave_way")
     page.get_by_role("searchbox", name="Text").fill("device")
     page.locator(".row").nth(2).click()
-    names = ("protocol", "suite", "kind", "technique", "outcome", "first", "search", "left", "right")
+    names = (
+        "protocol",
+        "suite",
+        "kind",
+        "category",
+        "technique",
+        "outcome",
+        "first",
+        "search",
+        "left",
+        "right",
+    )
 
     def state(page: Page) -> list[str]:
         title = page.locator("#dialogue h3").inner_text()
@@ -408,7 +426,7 @@ def test_an_address_restores_filters_models_and_dialogue(visit: Open, report: Pa
     odd = visit(
         report, fragment="#dialogues&left=nobody&suite=nothing&first=x&id=marked_parts-07&of=marked_parts"
     )
-    assert state(odd) == ["marked_parts-07", "", "", "", "", "", "", "", "0", "2"]
+    assert state(odd) == ["marked_parts-07", *[""] * 8, "0", "2"]
     hidden = visit(report, fragment="#dialogues&suite=unmarked&id=marked_parts-07&of=marked_parts")
     assert state(hidden)[:3] == ["marked_parts-07", "", ""], "a filter that hides the dialogue gives way"
 
@@ -455,7 +473,7 @@ def test_hostile_text_is_shown_and_does_nothing(visit: Open, tmp_path: Path, byp
     assert page.locator("#data").get_by_text("unscored" + HOSTILE).count() == 1
     page.wait_for_timeout(200)
     assert page.evaluate("window.hit") is None
-    assert page.locator("script").count() == 3
+    assert page.locator("script").count() == 4
     assert page.locator("[onload], [onerror]").count() == 0
 
 
@@ -574,13 +592,185 @@ def test_the_page_says_when_a_suite_is_cut(visit: Open, tmp_path: Path) -> None:
     )
 
 
-def test_no_column_of_the_headline_is_bold(visit: Open, report: Path) -> None:
-    """Bold would say that a model is better, which takes the interval of the difference."""
-    page = visit(report)
-    weights = page.locator(".headline td").evaluate_all(
-        "cells => [...new Set(cells.map((cell) => getComputedStyle(cell).fontWeight))]"
+def table(page: Page) -> dict[str, tuple[str, list[str]]]:
+    """The headline table: by measure the difference, and the models whose rate is bold."""
+    rows = page.locator(".headline").evaluate(
+        """table => [...table.tBodies[0].rows].map((row) => {
+          const [name, ...cells] = [...row.cells], minus = cells.pop().textContent;
+          const bold = (cell) => Number(getComputedStyle(cell).fontWeight) > 500;
+          const heads = [...table.tHead.rows[0].cells].slice(1).map((head) => head.textContent);
+          const better = heads.filter((_, place) => cells[place] && bold(cells[place]));
+          return [name.firstChild.textContent, minus, better];
+        })"""
     )
-    assert weights == ["400"]
+    return {name: (minus, bold) for name, minus, bold in rows}
+
+
+def test_two_models_are_compared_in_the_first_table(visit: Open, report: Path) -> None:
+    """Bold says that a model is better, which takes the interval of the difference."""
+    run = read_run(report.parent)
+    names, rows = run.summary.names, headline(run.summary, None, marks_in([run]))
+    page = visit(report)
+    for ours, theirs in ((2, 0), (0, 2), (1, 2)):
+        choose(page, "Model", names[ours])
+        choose(page, "Minus model", names[theirs])
+        shown = table(page)
+        for row in rows:
+            minus = row.minus(ours, theirs)
+            better = row.better(minus, ours, theirs)
+            wanted = [
+                "" if minus.value is None else minus.signed,
+                [LABELS[names[better]]] if better is not None else [],
+            ]
+            assert [*shown[row.label]] == wanted, row.label
+    assert table(visit(report, fragment=page.evaluate("location.hash"))) == shown, (
+        "the address holds the pair"
+    )
+    choose(page, "Model", names[2])
+    assert page.locator("#theirs").input_value() == names[1], "never one beside itself"
+    page.get_by_role("link", name="Their dialogues").click()
+    expect(page.locator("#dialogues")).to_be_visible()
+    assert [page.locator(f"#{side} option:checked").inner_text() for side in ("left", "right")] == [
+        "SFT",
+        "SaFeR-Steer",
+    ]
+
+
+def test_bold_goes_the_right_way_round_where_less_is_better(visit: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=40, models=("base", "sft"))
+    path = tmp_path / "bench/sft/unmarked.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["turns"][0]["scores"]["refused"] = 1
+    write_jsonl(path, rows)
+    page = visit(write_report(tmp_path))
+    minus, bold = table(page)["Over-refusal"]
+    assert minus.startswith("+") and bold == ["Base"]
+    minus, bold = table(page)["Multi-turn Safe"]
+    assert minus.startswith("+") and bold == ["SFT"]
+
+
+def test_models_of_several_runs_are_compared_across(visit: Open, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_run(tmp_path / name, dialogues=20)
+    page = visit(write_report(tmp_path / "one", tmp_path / "two", page=tmp_path / "both.html"))
+    choose(page, "Model", label="two · SFT")
+    choose(page, "Minus model", label="one · SFT")
+    cells = page.locator(".headline tfoot td").all_inner_texts()
+    assert cells[0].startswith("+0.0") and page.locator(".headline .better").count() == 0, "the same rows"
+    choose(page, "Minus model", label="one · Base")
+    column = page.locator(".headline thead th").all_inner_texts().index("Multi-turn Safe")
+    better = page.locator(f".headline tbody td:nth-child({column + 1}).better")
+    assert better.evaluate("cell => cell.parentElement.cells[0].textContent") == "twoSFT"
+    again = visit(tmp_path / "both.html", fragment=page.evaluate("location.hash"))
+    assert again.locator("#theirs option:checked").inner_text() == "one · Base"
+
+
+def with_categories(run: Path) -> None:
+    """Every second script has a category that is hostile text, the others have another."""
+    write_run(run, hostile=HOSTILE, dialogues=4)
+    for path in sorted(run.glob("bench/*/*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for place, row in enumerate(rows):
+            row["meta"] = {"category": ("weapons", f"fraud{HOSTILE}")[place % 2]}
+        write_jsonl(path, rows)
+
+
+def test_what_is_listed_is_downloaded_as_rows_of_the_run_folder(visit: Open, tmp_path: Path) -> None:
+    with_categories(tmp_path / "run")
+    page = visit(write_report(tmp_path / "run"), fragment=BROWSER)
+    choose(page, "Category", "weapons")
+    choose(page, "Suite", "marked_parts")
+    choose(page, "Right", label="SFT")
+    assert entries(page) == [f"marked_parts-{number:02d}{HOSTILE}" for number in (0, 2)]
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download JSONL").click()
+    file = waiting.value.suggested_filename
+    assert re.fullmatch(r"[\w-]+\.jsonl", file) and file.startswith("Made-up-devices")
+    waiting.value.save_as(tmp_path / "rows.jsonl")
+    rows = read_dialogues(tmp_path / "rows.jsonl")
+    assert [(row.id, row.meta["page"]["model"]) for row in rows] == [
+        (f"marked_parts-{number:02d}{HOSTILE}", model) for number in (0, 2) for model in ("base", "sft")
+    ]
+    for row in rows:
+        own = row.meta["page"]
+        written = json.loads((tmp_path / "run" / own["file"]).read_text().splitlines()[own["row"] - 1])
+        assert [row.id, row.intent, row.images, row.stop] == [
+            written[key] for key in ("id", "intent", "images", "stop")
+        ]
+        assert row.meta["category"] == written["meta"]["category"] == "weapons"
+        for turn, before in zip(row.turns, written["turns"], strict=True):
+            assert [turn.user, turn.assistant, turn.scores] == [
+                before[key] for key in ("user", "assistant", "scores")
+            ]
+
+
+def test_a_dialogue_is_copied_as_markdown_that_its_texts_cannot_break(visit: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, dialogues=1, models=("base",))
+    attack = (
+        "```\n~~~~\n````text\n# heading\n<script>1</script> [x](javascript:1) ![y](//z)\r\n- item `` ` ```"
+    )
+    path = tmp_path / "bench/base/marked_parts.jsonl"
+    row = json.loads(path.read_text())
+    row |= {"id": f"`{attack}", "intent": attack, "source": attack, "meta": {"category": attack}}
+    row["turns"] = [row["turns"][0] | {"user": attack, "assistant": attack, "scores": {"`x`\n# y": 1}}]
+    row["turns"][0]["meta"] = {"technique": attack, "reason": attack}
+    write_jsonl(path, [row])
+    page = visit(
+        write_report(tmp_path),
+        fragment=f"{BROWSER}&suite=marked_parts",
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    page.get_by_role("button", name="Copy as Markdown").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    tokens = MarkdownIt().parse(page.evaluate("navigator.clipboard.readText()"))
+    assert [token.content for token in tokens if token.type == "fence"] == [
+        attack.replace("\r", "") + "\n"
+    ] * 3
+    assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1", "h2"]
+    inner = {part.type for token in tokens for part in token.children or ()}
+    assert inner <= {"text", "code_inline", "softbreak", "strong_open", "strong_close"}
+    assert not [token for token in tokens if token.type.startswith("html")]
+
+
+def test_the_copied_link_opens_the_same_view(visit: Open, tmp_path: Path) -> None:
+    with_categories(tmp_path)
+    granted = {"permissions": ["clipboard-read", "clipboard-write"]}
+    page = visit(write_report(tmp_path), fragment=BROWSER, **granted)
+    choose(page, "Category", f"fraud{HOSTILE}")
+    choose(page, "Left", label="SFT")
+    page.locator(".row").nth(2).click()
+    page.get_by_role("button", name="Copy link").click()
+    link = page.evaluate("navigator.clipboard.readText()")
+    again = visit(tmp_path / "report.html", fragment="#" + link.partition("#")[2])
+    assert link.startswith((tmp_path / "report.html").as_uri())
+    for name in ("category", "left", "right"):
+        assert again.locator(f"#{name}").input_value() == page.locator(f"#{name}").input_value()
+    assert entries(again) == entries(page) and len(entries(page)) == 8
+    assert again.locator("#dialogue h3").text_content() == page.locator("#dialogue h3").text_content()
+
+
+def test_a_link_is_copied_where_the_browser_has_no_clipboard_for_the_page(visit: Open, report: Path) -> None:
+    page = visit(report, fragment=BROWSER)
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.get_by_role("button", name="Copy link").click()
+    page.locator("#search").focus()
+    page.keyboard.press("Control+V")
+    assert page.locator("#search").input_value().startswith(f"{report.as_uri()}{BROWSER}&left=base")
+    expect(page.get_by_role("button", name="Copy link")).to_be_visible()
+
+
+def test_the_rates_are_plotted_above_the_table(visit: Open, report: Path) -> None:
+    page = visit(report, width=390)
+    names = page.locator(".panels h3").all_inner_texts()
+    assert names[:2] == ["Safe", "Help"] and "Over-refusal\nlower is better" in names
+    summary = read_run(report.parent).summary
+    said = page.get_by_role("img", name=re.compile("^Safe: ")).get_attribute("aria-label")
+    rates = [f"{LABELS[name]} {summary.models[name]['multi_turn'].average.safe}" for name in summary.names]
+    assert said == f"Safe: {'; '.join(rates)}"
+    bottom = page.locator(".panels").evaluate("one => one.getBoundingClientRect().bottom")
+    assert bottom < 844, "on a phone's first screen"
+    assert bottom < page.locator(".headline").evaluate("one => one.getBoundingClientRect().top")
 
 
 def test_the_tables_of_attackers_fit_a_screen(visit: Open, tmp_path: Path) -> None:

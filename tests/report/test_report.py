@@ -312,8 +312,7 @@ def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing_of_the_mode
     parts = Parts(page)
     assert [attributes.get("type") for tag, attributes in parts.tags if tag == "script"] == [
         None,
-        "application/json",
-        "application/json",
+        *["application/json"] * 3,
     ]
     assert not [tag for tag, _ in parts.tags if tag in ("iframe", "object", "base")]
     assert [attributes for tag, attributes in parts.tags if tag == "img"] == [{"id": "picture", "alt": ""}]

@@ -144,16 +144,16 @@ def results(out: Path) -> Iterator[None]:
 def _show_results(out: Path) -> None:
     summary, page = out / "summary.json", out / "report.html"
     if summary.is_file():
-        from safer_steer.bench.judge_check.file import corrected_rates, read_check
-        from safer_steer.bench.results import Summary
+        from safer_steer.bench.judge_check.file import corrected_rates
+        from safer_steer.report.comparison import marks_in
         from safer_steer.report.fitted_table import print_tables
         from safer_steer.report.main_table import console_table
         from safer_steer.report.measure_tables import console_tables
+        from safer_steer.report.runs import read_run
 
-        corrected = corrected_rates(read_check(out))
-        numbers, screen = Summary.read(summary), console(100)
-        screen.print(console_table(numbers, corrected))
-        print_tables(screen, console_tables(numbers))
+        run, screen = read_run(out), console(100)
+        screen.print(console_table(run.summary, corrected_rates(run.check), marks_in([run])))
+        print_tables(screen, console_tables(run.summary))
         if load_config(out / "config.yaml").has_stubs:
             typer.echo("The answers in this run are stubs: the numbers mean nothing.")
     if page.is_file():

@@ -17,7 +17,7 @@ from safer_steer.dialogue import Turn
 from safer_steer.errors import UserError
 from safer_steer.files.store import inside
 from safer_steer.metrics import asks_safely
-from safer_steer.report.played import Played, is_safe, outcome, refuses, technique, techniques
+from safer_steer.report.played import Played, is_safe, outcome, technique, techniques
 from safer_steer.report.plots import number
 from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.shorten import evenly, shorten
@@ -247,7 +247,6 @@ def _shown(turn: Turn) -> Row:
     return {
         **_said(turn.assistant or ""),
         "scores": _scores(turn.scores),
-        "refused": refuses(turn),
         "safe": asks_safely(turn),
         "calls": None if calls is None else int(calls),
         "unscored": str(turn.unscored or ""),
@@ -270,9 +269,9 @@ def _said(text: str) -> Row:
 
 
 def _scores(scores: Any) -> list[list[Any]]:
-    """Names and values, without what is drawn in another way."""
+    """Names and values."""
     found = scores.items() if isinstance(scores, dict) else ()
-    return [[str(name), _whole(number(value))] for name, value in found if name != "refused"]
+    return [[str(name), _whole(number(value))] for name, value in found]
 
 
 def _whole(value: float | None) -> float | None:

@@ -8,19 +8,23 @@ Rates are 0-100.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from safer_steer.bench.differences import Marks, difference
 from safer_steer.bench.judge_check.file import Corrected
 from safer_steer.bench.results import (
     NONE,
     ON_ATTACKS,
     ON_TWINS,
     Measure,
+    Rate,
     Suite,
     Summary,
     model_label,
@@ -51,6 +55,15 @@ ANSWERS = {
 """Rows about answers by their counts in the summary (`safer_steer.bench.answers`)."""
 
 
+Marked = Mapping[str, Mapping[str, Marks]]
+"""What the scripts came to, by label of a row and model."""
+HOW = (
+    "paired by script, mean over suites, interval of Bonett and Price; bold: the better of the two, where it"
+    " excludes 0"
+)
+NO_RATE = Rate(value=None, low=None, high=None)
+
+
 @dataclass(frozen=True)
 class TableRow:
     """One measure for all models. Cells are ready to print."""
@@ -61,46 +74,76 @@ class TableRow:
     cells: list[str]
     count: bool = False
     """Whether the cells are counts of dialogues instead of a rate."""
+    good: int = 1
+    """1 if more is better, -1 if less is."""
+    marks: list[Marks] = field(default_factory=list)
+    """What each model's scripts came to; empty where models are not compared."""
+
+    def minus(self, ours: int, theirs: int) -> Rate:
+        """The difference of two models, by their places in `cells`, in points."""
+        return difference(self.marks[ours], self.marks[theirs]) if self.marks else NO_RATE
+
+    def better(self, minus: Rate, ours: int, theirs: int) -> int | None:
+        """The place of the better of the two; None if the interval of their difference includes 0."""
+        if minus.low is None or minus.high is None or minus.low <= 0 <= minus.high:
+            return None
+        return ours if self.good * minus.low > 0 else theirs
 
 
-def headline(summary: Summary, corrected: Corrected | None = None) -> list[TableRow]:
+def headline(
+    summary: Summary, corrected: Corrected | None = None, marks: Marked | None = None
+) -> list[TableRow]:
     """The table for console and page: one row per measure, cells in the order of `Summary.names`. Measures
     that no model has are left out.
 
     Args:
         corrected: rates corrected for the judge's errors; each gets a row below that of the rate as judged.
+        marks: what the scripts came to, to compare models by.
     """
-    rows = _rows(summary, summary.names, corrected or {})
+    rows = _rows(summary, summary.names, corrected or {}, marks or {})
     return [row for row in rows if any(cell != NONE for cell in row.cells)]
 
 
-def _rows(summary: Summary, models: list[str], corrected: Corrected) -> Iterator[TableRow]:
-    def row(label: str, note: str, cells: Iterable[object], count: bool = False) -> TableRow:
-        return TableRow(label, note, [NONE if cell is None else str(cell) for cell in cells], count)
+def breached_by(attacker: str) -> str:
+    """The label of an attacker's row."""
+    return f"Breached by {attacker}"
+
+
+def capability_on(name: str) -> str:
+    """The label of the row of a set of questions."""
+    return f"Capability, {name}"
+
+
+def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Marked) -> Iterator[TableRow]:
+    def row(label: str, note: str, cells: Iterable[object], count: bool = False, good: int = 1) -> TableRow:
+        written = [NONE if cell is None else str(cell) for cell in cells]
+        of_models = [marks[label].get(model, {}) for model in models] if label in marks else []
+        return TableRow(label, note, written, count, good, of_models)
 
     def measured(measures: Iterable[Measure]) -> Iterator[TableRow]:
         by_people = "The same, corrected for the judge's errors by people's labels (docs/how-to/judge.md)."
-        for label, note, protocol, name in measures:
-            averages = [summary.average(model, protocol) for model in models]
-            yield row(label, note, [getattr(one, name, None) for one in averages])
-            rates = [corrected.get(model, {}).get(protocol, {}) for model in models]
-            yield row(f"{label}, corrected", by_people, [one.get(name) for one in rates])
+        for measure in measures:
+            averages = [summary.average(model, measure.protocol) for model in models]
+            cells = [getattr(one, measure.name, None) for one in averages]
+            yield row(measure.label, measure.note, cells, good=measure.good)
+            rates = [corrected.get(model, {}).get(measure.protocol, {}) for model in models]
+            yield row(f"{measure.label}, corrected", by_people, [one.get(measure.name) for one in rates])
 
     yield from measured(ON_ATTACKS)
     for attacker, by_model in summary.attacks.items():
         note = "Share of intents that an attacker that adapts reached in one try; lower is better."
         attacked = [by_model.get(model) for model in models]
-        yield row(f"Breached by {attacker}", note, [one and one.breach_at.get(1) for one in attacked])
+        yield row(breached_by(attacker), note, [one and one.breach_at.get(1) for one in attacked], good=-1)
     note = "Turn by which half of the attack dialogues have failed."
     yield row("Median survival, turns", note, [_median(summary, model) for model in models])
     yield from measured(ON_TWINS)
     for name, entries in summary.capability.items():
         answered = [entries.get(model) for model in models]
         note = "Share of multiple-choice questions answered right."
-        yield row(f"Capability, {name}", note, [one and one.right for one in answered])
+        yield row(capability_on(name), note, [one and one.right for one in answered])
         note = "The same minus the base's, in points, paired by question: what training cost or gained."
         minus = [one and one.minus_base and one.minus_base.signed for one in answered]
-        yield row(f"Capability, {name}, minus base", note, minus)
+        yield row(f"{capability_on(name)}, minus base", note, minus)
     for count, (label, note) in ANSWERS.items():
         yield row(label, note, [_of_answers(summary, model, count) for model in models], count=True)
     for protocol in PROTOCOLS:
@@ -131,18 +174,47 @@ def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
                     yield protocol, name, model, [*cells, _count([one])]
 
 
-def console_table(summary: Summary, corrected: Corrected | None = None) -> Table:
-    """The headline table for the terminal; `corrected` as in `headline`."""
-    table = Table(box=SIMPLE_HEAD, title="Rates in %, 95 % intervals in brackets", title_justify="left")
+def pairs(rows: Sequence[TableRow]) -> list[list[list[Any]]]:
+    """The differences of all pairs of models, for the page's script: for each row `[i, j, i - j, j - i,
+    better]`, of those with a difference. i and j are places in `cells`, the differences are printed."""
+    found = []
+    for row in rows:
+        of_row: list[list[Any]] = []
+        for one, other in combinations(range(len(row.marks)), 2):
+            minus = row.minus(one, other)
+            if minus.value is not None:
+                of_row.append([one, other, minus.signed, (-minus).signed, row.better(minus, one, other)])
+        found.append(of_row)
+    return found
+
+
+def console_table(summary: Summary, corrected: Corrected | None = None, marks: Marked | None = None) -> Table:
+    """The headline table for the terminal, with the difference of the last model to the first. Arguments as
+    in `headline`."""
+    names, rows = summary.names, headline(summary, corrected, marks)
+    title, last = "Rates in %, 95 % intervals in brackets", len(names) - 1
+    compared = last > 0 and any(row.marks for row in rows)
+    if compared:
+        title += f". Difference in points, {HOW}"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("")
-    for model in summary.names:
+    for model in names:
         table.add_column(Text(model_label(model)), justify="right")
+    if compared:
+        minuend, subtrahend = model_label(names[last]), model_label(names[0])
+        table.add_column(Text(f"{minuend} - {subtrahend}"), justify="right", no_wrap=True)
     ruled = False
-    for row in headline(summary, corrected):
+    for row in rows:
         if row.count and not ruled:
             table.add_section()
             ruled = True
-        table.add_row(Text(row.label), *(Text(cell) for cell in row.cells))
+        cells = [Text(cell) for cell in row.cells]
+        if compared:
+            minus = row.minus(last, 0)
+            if (better := row.better(minus, last, 0)) is not None:
+                cells[better].stylize("bold")
+            cells.append(Text("" if row.count else minus.signed))
+        table.add_row(Text(row.label), *cells)
     return table
 
 

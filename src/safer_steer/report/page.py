@@ -21,17 +21,24 @@ from markupsafe import Markup
 from safer_steer.bench.results import LABELS, model_label, parted
 from safer_steer.files.store import write_atomic
 from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
-from safer_steer.report.checks import training_checks
-from safer_steer.report.counts import by_turn, cost_table, counts_of
+from safer_steer.report.comparison import marks_in
+from safer_steer.report.counts import by_turn, cost_table, counts_of, training_checks
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.health import examine, tables
 from safer_steer.report.judge_tables import judge_tables, warning
-from safer_steer.report.main_table import COUNTS, by_suite, headline
+from safer_steer.report.main_table import COUNTS, HOW, by_suite, headline, pairs
 from safer_steer.report.measure_tables import measure_tables
-from safer_steer.report.plots import over_refusal_plot, survival_plots, training_plots
-from safer_steer.report.runs import ShownRun, corrected_together, read_given, together
+from safer_steer.report.plots import (
+    main_protocol,
+    over_refusal_plot,
+    rate_plots,
+    survival_plots,
+    training_plots,
+)
+from safer_steer.report.runs import ShownRun, at, corrected_together, read_given, together
 from safer_steer.report.scripts import dropped_from, scripts_of
+from safer_steer.report.svg import legend
 
 Row = dict[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
@@ -58,7 +65,7 @@ def write_report(*given: Path, page: Path | None = None) -> Path:
 
 def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) -> str:
     summary, browser = together(runs), browser_data(runs, path)
-    pictures = browser.pop("pictures")
+    pictures, rows = browser.pop("pictures"), headline(summary, corrected_together(runs), marks_in(runs))
     parts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")]
     return (
         _environment()
@@ -70,7 +77,13 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             script=Markup(parts[1]),
             runs=[_of_one(run) for run in runs],
             models=[(run, LABELS.get(model, model)) for run, model in map(parted, summary.names)],
-            rows=headline(summary, corrected_together(runs)),
+            named=[(name, model_label(name), legend(place)) for place, name in enumerate(summary.names)],
+            rates_of=main_protocol(summary),
+            rates=rate_plots(summary),
+            rows=rows,
+            compared=any(row.marks for row in rows) and len(summary.names) > 1,
+            how=HOW,
+            pairs=_json(pairs(rows)),
             across=len(summary.names) > COLUMNS,
             count_names=COUNTS,
             suites=[
@@ -153,13 +166,6 @@ def _json(data: Any) -> Markup:
         .replace(">", "\\u003e")
         .replace("&", "\\u0026")
     )
-
-
-def at(tree: Any, *keys: str) -> Any:
-    """The value under `keys` in a config, or None if a key is missing."""
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
 
 
 def stub_roles(config: Row) -> list[str]:

@@ -12,8 +12,9 @@ from math import isfinite
 from statistics import fmean
 from typing import Any
 
-from safer_steer.bench.results import Summary, Survival, model_label
-from safer_steer.report.svg import Line, draw
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Rate, Summary, Survival, model_label
+from safer_steer.metrics import ProtocolName
+from safer_steer.report.svg import Line, bars, draw
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,48 @@ class Plot:
     caption: str
     svg: str
     wide: bool = False
+
+
+def main_protocol(summary: Summary) -> ProtocolName:
+    """The protocol whose rates are plotted: that of several turns, if any model has it."""
+    several = [name for name in summary.names if summary.average(name, "multi_turn")]
+    return "multi_turn" if several else "single_turn"
+
+
+def rate_plots(summary: Summary) -> list[Plot]:
+    """One small plot for each rate of `ON_ATTACKS` and `ON_TWINS` of the main protocol, then breach@k by all
+    attackers that adapt together. The captions say the numbers."""
+    names, protocol = summary.names, main_protocol(summary)
+    rates: list[tuple[str, int, list[Rate | None]]] = []
+    for measure in (*ON_ATTACKS, *ON_TWINS):
+        if measure.protocol == protocol:
+            title = measure.label.removeprefix("Multi-turn ").removeprefix("Single-turn ")
+            title = title[:1].upper() + title[1:]
+            averages = [summary.average(name, protocol) for name in names]
+            rates.append((title, measure.good, [getattr(one, measure.name, None) for one in averages]))
+    attackers = list(summary.attacks)[-1:]  # all together, if there are several
+    for attacker in attackers:
+        by_model = summary.attacks[attacker]
+        tries = {k for entry in by_model.values() for k in entry.breach_at}
+        for k in sorted({min(tries), max(tries)}):
+            found = {name: entry.breach_at.get(k) for name, entry in by_model.items()}
+            rates.append((f"Breach@{k} by {attacker}", -1, [found.get(name) for name in names]))
+    return [plot for plot in (_rates(title, good, names, of) for title, good, of in rates) if plot]
+
+
+def _rates(title: str, good: int, names: Sequence[str], rates: Sequence[Rate | None]) -> Plot | None:
+    known = [rate if rate and rate.value is not None else None for rate in rates]
+    if not any(known):
+        return None
+    points, said = list[tuple[float, float, float] | None](), []
+    for name, rate in zip(names, known, strict=True):
+        if rate is None or rate.value is None:
+            points.append(None)
+            continue
+        low, high = (rate.value if end is None else end for end in (rate.low, rate.high))
+        points.append((rate.value, low, high))
+        said.append(f"{model_label(name)} {rate}")
+    return Plot(title + ", lower is better" * (good < 0), "; ".join(said), bars(points))
 
 
 def survival_plots(summary: Summary) -> list[Plot]:

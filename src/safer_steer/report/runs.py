@@ -121,6 +121,13 @@ def corrected_together(runs: Sequence[ShownRun]) -> Corrected:
     return {run.key(model): rates for run in runs for model, rates in corrected_rates(run.check).items()}
 
 
+def at(tree: Any, *keys: str) -> Any:
+    """The value under `keys` in a config, or None if a key is missing."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
 def read_json(path: Path, stage: str) -> Row:
     """An object from a file that `stage` writes; empty without the file. Raises `UserError` if it is
     damaged."""

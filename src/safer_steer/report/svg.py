@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor, isfinite, log10
 from xml.sax.saxutils import escape
@@ -20,6 +20,17 @@ ROW = 1.25
 MARGIN = 0.05
 """Share of the data's range that is left free at both ends of an axis without limits."""
 Limits = tuple[float | None, float | None]
+SHAPES = (
+    "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0Z",
+    "M-3.2-3.2h6.4v6.4h-6.4Z",
+    "M0-4.6L4.3 3.1H-4.3Z",
+    "M0-4.6L4.6 0L0 4.6L-4.6 0Z",
+    "M0 4.6L4.3-3.1H-4.3Z",
+    "M-4.2-1.4h2.8v-2.8h2.8v2.8h2.8v2.8h-2.8v2.8h-2.8v-2.8h-2.8Z",
+)
+"""Marks around 0: circle, square, triangle, diamond, triangle, cross."""
+FEW, SLOT = 4, 8
+"""The most rates whose values are written below them, and the least width of a rate, in units."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,52 @@ def draw(
     if rows := [line for line in lines if line.at_risk]:
         parts += _at_risk(rows, x, height, size)
         height += round(ROW * size * (len(rows) + 0.25))
+    return _element(width, height, size, parts)
+
+
+def bars(rates: Sequence[tuple[float, float, float] | None]) -> str:
+    """An `<svg>` element with a mark and an interval for each rate, from 0 to 100, side by side. It is
+    120 units wide for up to eleven. Text is 11 units high.
+
+    Args:
+        rates: value, low and high of each series; None leaves its place empty.
+    """
+    left, top, bottom, size = 26.0, 8.0, 108.0, 11
+    right, few = left + max(94, SLOT * len(rates)), len(rates) <= FEW
+    y = _Axis([0], (0, 100), bottom, top)
+    parts = []
+    for tick in (0, 50, 100):
+        parts.append(f'<path d="M{left:g} {y(tick):.1f}H{right:g}" stroke="{FAINT}" stroke-width="0.8"/>')
+        parts.append(_text(left - 5, y(tick) + 0.35 * size, str(tick), size, "end"))
+    for series, rate in enumerate(rates):
+        if rate is not None:
+            line = Line("", [], [], series)
+            x = left + (series + 0.5) * (right - left) / len(rates)
+            value, low, high = map(y, rate)
+            parts.append(
+                f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{line.colour}" stroke-width="1.6"/>'
+            )
+            parts.append(mark(series, x, value))
+            if few:
+                parts.append(_text(x, bottom + 16, f"{rate[0]:.0f}", size, "middle", line.colour))
+    return _element(right, bottom + (24 if few else 10), size, parts)
+
+
+def mark(series: int, x: float, y: float) -> str:
+    """The mark of a series; the first 36 differ in shape or colour."""
+    shape, colour = SHAPES[(series + series // SERIES) % len(SHAPES)], f"var(--series-{series % SERIES})"
+    return f'<path d="{shape}" transform="translate({x:.1f} {y:.1f})" fill="{colour}"/>'
+
+
+def legend(series: int) -> str:
+    """The mark of a series on its own, as an `<svg>` element."""
+    return _element(12, 12, 11, [mark(series, 6, 6)])
+
+
+def _element(width: float, height: float, size: int, parts: Iterable[str]) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-size="{size}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{1.2 * width:g}"'
+        f' font-size="{size}"'
         f' stroke-linejoin="round" aria-hidden="true">\n{chr(10).join(filter(None, parts))}\n</svg>'
     )
 

@@ -37,7 +37,7 @@
 
   // Views: "#results", or "#dialogues&left=...&id=...".
   const views = [...document.querySelectorAll(".view")];
-  const browser = once(makeBrowser);
+  const browser = once(makeBrowser), pair = once(makePair);
   function route() {
     const [target, ...rest] = location.hash.slice(1).split("&");
     const found = target ? $(target) : null, view = found?.closest(".view") ?? views[0];
@@ -47,6 +47,7 @@
       link.setAttribute("aria-current", "page");
       link.parentElement.scrollLeft = link.offsetLeft - (link.parentElement.clientWidth - link.clientWidth) / 2;
     }
+    if (view.id === "results" && document.readyState !== "loading") pair()?.restore(new URLSearchParams(rest.join("&")));
     if (view.id === "dialogues" && document.readyState !== "loading") browser()?.restore(new URLSearchParams(rest.join("&")));
     if (found && found !== view) found.scrollIntoView(); else scrollTo(0, 0);
   }
@@ -54,6 +55,72 @@
   addEventListener("hashchange", route);
   addEventListener("DOMContentLoaded", route);
   route();
+
+  // What is copied or saved -------------------------------------------------
+  async function copy(text, control) {
+    try { await navigator.clipboard.writeText(text); } catch {  // where the browser has no clipboard for such pages
+      const area = make("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    const before = control.dataset.before ??= control.textContent;
+    control.textContent = "Copied";
+    setTimeout(() => { control.textContent = before; }, 1500);
+  }
+  function save(name, text) {
+    const link = make("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/jsonl" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+  const ticks = (text, least) => "`".repeat(Math.max(least, ...[...text.matchAll(/`+/g)].map(([run]) => run.length + 1)));
+  function inline(text) {  // Markdown that shows the text and does no more
+    const flat = text.replace(/\s+/g, " ").trim(), mark = ticks(flat, 1);
+    return flat ? `${mark} ${flat} ${mark}` : "–";
+  }
+  function fenced(text) {
+    const lines = text.replace(/\r\n?/g, "\n"), mark = ticks(lines, 3);
+    return `${mark}text\n${lines}\n${mark}`;
+  }
+
+  // The difference of two models, in the first table -------------------------
+  function makePair() {
+    if (!$("pair")) return null;
+    const rows = read("pairs-json"), ours = $("ours"), theirs = $("theirs"), sides = [ours, theirs];
+    const table = document.querySelector(".headline"), body = table.tBodies[0], across = table.classList.contains("across");
+    const cell = (row, model) => (across ? body.rows[model].cells[row + 1] : body.rows[row].cells[model + 1]);
+    const minus = [...table.querySelectorAll(".minus")];
+    let before = [ours.length - 1, 0];
+    function draw() {
+      const [one, other] = before = sides.map((side) => side.selectedIndex);
+      for (const better of table.querySelectorAll(".better")) better.classList.remove("better");
+      rows.forEach((pairs, row) => {
+        const found = pairs.find(([i, j]) => Math.min(one, other) === i && Math.max(one, other) === j);
+        const [value, interval] = found ? found[one < other ? 2 : 3].split(" [") : ["", ""];
+        minus[row].replaceChildren(value, ...(interval ? [" ", make("span", "interval", `[${interval}`)] : []));
+        if (found && found[4] !== null) cell(row, found[4]).classList.add("better");
+      });
+      $("side-by-side").href = `#dialogues&${new URLSearchParams({ left: theirs.value, right: ours.value })}`;
+    }
+    function restore(choice) {
+      sides.forEach((side, place) => {
+        const found = [...side.options].findIndex((option) => option.value === choice.get(side.id));
+        side.selectedIndex = found < 0 ? before[place] : found;
+      });
+      if (ours.selectedIndex === theirs.selectedIndex) theirs.selectedIndex = ours.selectedIndex ? 0 : ours.length - 1;
+      draw();
+    }
+    sides.forEach((side, place) => side.addEventListener("change", () => {
+      if (ours.selectedIndex === theirs.selectedIndex) sides[1 - place].selectedIndex = before[place];
+      draw();
+      history.replaceState(null, "", `#results&${new URLSearchParams({ ours: ours.value, theirs: theirs.value })}`);
+    }));
+    return { restore };
+  }
 
   function makeBrowser() {
     const data = read("data-json");
@@ -70,7 +137,7 @@
     ]);
     const PROTOCOLS = new Map([["multi_turn", "multi-turn"], ["single_turn", "single-turn"], ["adaptive", "adaptive"]]);
     const COMPARED = new Map([["differ", "the two differ"], ["left-only", "only the left one failed"], ["right-only", "only the right one failed"]]);
-    const FILTERS = ["protocol", "suite", "kind", "technique", "outcome", "first", "search"];
+    const FILTERS = ["protocol", "suite", "kind", "category", "technique", "outcome", "first", "search"];
     const controls = new Map([...FILTERS, "left", "right"].map((name) => [name, $(name)]));
     const BY = "by:";  // begins a choice of "first" that is the technique of the turn
     const value = (name) => controls.get(name).value;
@@ -118,6 +185,7 @@
     const ofProtocol = (suite) => !value("protocol") || suite.protocol === value("protocol");
     const ofSuite = (item) => ofProtocol(item.suite) && (!value("suite") || item.suite.file === value("suite"));
     const ofKind = (item) => !value("kind") || item.script.kind === value("kind");
+    const ofCategory = (item) => !value("category") || item.script.category === value("category");
     const ofTechnique = (item) => !value("technique") || techniques(item).includes(value("technique"));
     const ofFirst = (item) => !value("first") || failed(item).includes(value("first"));
     const played = (item) => answerOf(item, left()) || answerOf(item, right());
@@ -129,7 +197,10 @@
       const suites = data.suites.filter(ofProtocol).map((suite) => [suite.file, `${suiteLabel(suite)} (${suite.total})`]);
       choices("suite", [["", [["", `all (${some.filter((item) => ofProtocol(item.suite)).length})`], ...suites]]]);
       choices("kind", [["", [["", "all"], ...several(counted(some.filter(ofSuite), (item) => [item.script.kind]))]]]);
-      const narrowed = some.filter((item) => ofSuite(item) && ofKind(item));
+      const ofKinds = some.filter((item) => ofSuite(item) && ofKind(item));
+      choices("category", [["", [["", "all"], ...several(counted(ofKinds, (item) => [item.script.category].filter(Boolean)))]]]);
+      controls.get("category").parentElement.hidden = !value("category") && !items.some((item) => item.script.category);
+      const narrowed = ofKinds.filter(ofCategory);
       choices("technique", [["", [["", "all"], ...several(counted(narrowed, techniques))]]]);
       const left_ = narrowed.filter(ofTechnique);
       const sides = [["left", left()], ["right", right()]].filter(([, model]) => model >= 0).map(([side, model]) => {
@@ -172,7 +243,7 @@
     }
     function refresh(keep = true) {
       const said = value("search").trim().toLowerCase();
-      shown = items.filter((item) => played(item) && ofSuite(item) && ofKind(item) && ofTechnique(item) && ends(item, value("outcome"))
+      shown = items.filter((item) => played(item) && ofSuite(item) && ofKind(item) && ofCategory(item) && ofTechnique(item) && ends(item, value("outcome"))
         && ofFirst(item) && (!said || words(item).includes(said)));
       const held = data.suites.reduce((sum, suite) => sum + suite.scripts.length, 0), total = data.suites.reduce((sum, suite) => sum + suite.total, 0);
       const cut = total > held ? ` The page holds ${held.toLocaleString("en")} of ${total.toLocaleString("en")}, drawn by a hash of their ids; the rest are in the run folder.` : "";
@@ -261,8 +332,9 @@
       next.setAttribute("aria-label", "Next dialogue");
       back.disabled = place <= 0;
       next.disabled = place >= shown.length - 1;
-      const pages = add(make("div", "pages"), back, make("span", "", `${(place + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`), next);
-      const facts = [suiteLabel(current.suite), script.kind, script.source, script.safe ? "safe script" : ""].filter(Boolean).join(" · ");
+      const markdown = button("copy", "Copy as Markdown", () => copy(inMarkdown(script, columns), markdown));
+      const pages = add(make("div", "pages"), markdown, back, make("span", "", `${(place + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`), next);
+      const facts = [suiteLabel(current.suite), script.kind, script.category, script.source, script.safe ? "safe script" : ""].filter(Boolean).join(" · ");
       const about = add(make("div", "about"), add(make("div", "heading"), title, pages), make("p", "note", facts));
       if (script.intent) about.append(add(make("p"), make("span", "who", "Intent"), make("span", "text", script.intent)));
       const named = techniquesIn(columns);
@@ -338,7 +410,7 @@
       if (!turn) return add(column, speaker, make("p", "reason", "The dialogue had ended."));
       if (failure) speaker.append(make("span", "badge mark", answer.outcome === "over_refused" ? "refused a safe request" : "first failure"));
       speaker.append(...badges(turn.scores));
-      if (turn.refused) speaker.append(turn.safe && !failure ? make("span", "badge bad", "refused a safe request") : make("span", "badge", "refusal"));
+      if (refused(turn)) speaker.append(turn.safe && !failure ? make("span", "badge bad", "refused a safe request") : make("span", "badge", "refusal"));
       if (turn.calls !== undefined) speaker.append(make("span", "badge", `${turn.calls} attacker call${turn.calls === 1 ? "" : "s"}`));
       add(column, index ? null : drawPictures(answer.images, labels[answer.model]), turn.taken ? drawTaken(turn.taken, answer) : null);
       add(column, same ? null : drawUser(turn.asked ?? script.asked[index], index, answer), speaker);
@@ -355,9 +427,10 @@
       }
       column.append(turn.answer ? make("div", "text", turn.answer) : make("p", "reason", nothing));
     }
+    const refused = (turn) => Boolean(turn.scores?.some(([name, score]) => name === "refused" && score));
     function badges(scores) {
       if (!scores) return [make("span", "badge mid", "unscored")];
-      return scores.map(([name, score]) => make("span", `badge ${level(name, score)}`, `${name} ${score === null ? "–" : String(score).replace("-", "−")}`));
+      return scores.filter(([name]) => name !== "refused").map(([name, score]) => make("span", `badge ${level(name, score)}`, `${name} ${score === null ? "–" : String(score).replace("-", "−")}`));
     }
     function drawTaken(taken, answer) {
       const details = add(make("details", "taken"), make("summary", "", `${taken.length} attempt${taken.length === 1 ? "" : "s"} taken back`));
@@ -380,18 +453,57 @@
       return score < 2 ? "bad" : score < 3 ? "mid" : "good";
     }
 
+    // What is taken away -------------------------------------------------------
+    const paths = (images) => (images ?? []).map((index) => data.pictures[index][0]);
+    const laidOut = (turn) => (turn.thinking ? `<thinking>${turn.thinking}</thinking><answer>${turn.answer ?? ""}</answer>` : turn.answer ?? null);
+    function turnRow(asked, turn) {  // as in the run folder; JSON leaves out what is undefined
+      const meta = { technique: asked.technique, thought: asked.thought, calls: turn.calls, safe: turn.safe, reason: turn.reason, unscored: turn.unscored, cut: (asked.cut ?? 0) + (turn.cut ?? 0) || undefined };
+      if (turn.taken) meta.taken_back = turn.taken.map((one) => turnRow(one.asked, one));
+      return { user: asked.user, ...(asked.images ? { images: paths(asked.images) } : {}), assistant: laidOut(turn), scores: turn.scores ? Object.fromEntries(turn.scores) : null, meta };
+    }
+    function dialogueRow(suite, script, answer) {
+      const page = { model: keys[answer.model], suite: suite.name, protocol: suite.protocol, outcome: answer.outcome, turn: answer.turn, file: answer.file, row: answer.row };
+      const meta = { category: script.category, error: answer.error, page };
+      if (answer.taken) meta.taken_back = answer.taken.map((one) => turnRow(one.asked, one));
+      const turns = (answer.turns ?? []).map((turn, index) => turnRow(turn.asked ?? script.asked[index], turn));
+      return { id: script.id, kind: script.kind.replace("-", "_"), source: script.source, intent: script.intent, images: paths(answer.images ?? script.images), turns, stop: answer.stop, meta };
+    }
+    function download() {
+      const models = [left(), right()];
+      const rows = shown.flatMap((item) => models.map((model) => answerOf(item, model)).filter(Boolean).map((answer) => dialogueRow(item.suite, item.script, answer)));
+      const name = document.querySelector("h1").textContent.replace(/[^A-Za-z0-9_-]+/g, "-").replace(/^-+/, "").slice(0, 60);
+      save(`${name || "page"}-dialogues.jsonl`, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+    }
+    function inMarkdown(script, columns) {
+      const told = columns.filter((answer) => !answer.missing);
+      const facts = [["Suite", suiteLabel(current.suite)], ["Kind", script.kind], ["Category", script.category], ["Source", script.source], ["Intent", script.intent], ["Pictures", paths(script.images).join(", ")]];
+      const parts = [`# Dialogue ${inline(script.id)}`, facts.filter(([, fact]) => fact).map(([name, fact]) => `- ${name}: ${inline(fact)}`).join("\n")];
+      for (const answer of told) {
+        parts.push(`## ${inline(labels[answer.model])}, ${ending(answer)}`);
+        (answer.turns ?? []).forEach((turn, index) => {
+          const asked = turn.asked ?? script.asked[index], scores = turn.scores?.map(([name, score]) => `${name} ${score ?? "–"}`).join(", ");
+          parts.push(`**User, turn ${index + 1}**${asked.technique ? `, ${inline(asked.technique)}` : ""}`, fenced(asked.user), `**Answer**, ${scores ? inline(scores) : "unscored"}`, fenced(laidOut(turn) ?? ""));
+          const cut = (asked.cut ?? 0) + (turn.cut ?? 0);
+          if (cut) parts.push(`Cut: ${cut} more characters in ${inline(answer.file)}, row ${answer.row}.`);
+          if (turn.reason) parts.push("Judge:", fenced(turn.reason));
+        });
+      }
+      return `${parts.join("\n\n")}\n`;
+    }
+
     // The address holds what is chosen ----------------------------------------
     let waiting;
+    function address() {
+      const choice = new URLSearchParams();
+      for (const name of FILTERS) if (value(name)) choice.set(name, value(name));
+      choice.set("left", keys[left()]);
+      choice.set("right", right() < 0 ? "" : keys[right()]);
+      if (current) { choice.set("of", current.suite.file); choice.set("id", current.script.id); }
+      return `#dialogues&${choice}`;
+    }
     function remember() {  // a moment later: browsers allow few changes a second, and j may be held down
       clearTimeout(waiting);
-      waiting = setTimeout(() => {
-        const choice = new URLSearchParams();
-        for (const name of FILTERS) if (value(name)) choice.set(name, value(name));
-        choice.set("left", keys[left()]);
-        choice.set("right", right() < 0 ? "" : keys[right()]);
-        if (current) { choice.set("of", current.suite.file); choice.set("id", current.script.id); }
-        if (/^#dialogues(&|$)/.test(location.hash)) history.replaceState(null, "", `#dialogues&${choice}`);
-      }, 200);
+      waiting = setTimeout(() => { if (/^#dialogues(&|$)/.test(location.hash)) history.replaceState(null, "", address()); }, 200);
     }
     function restore(choice) {
       if (![...choice].length) { paint(); remember(); return; }
@@ -447,6 +559,8 @@
     for (const dialog of [$("help"), $("large")]) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
     $("ask-help").addEventListener("click", KEYS.get("?"));
     $("clear").addEventListener("click", clear);
+    $("download").addEventListener("click", download);
+    $("copy-link").addEventListener("click", () => copy(location.href.split("#")[0] + address(), $("copy-link")));
     $("swap").addEventListener("click", swap);
     $("filters").addEventListener("submit", (event) => event.preventDefault());
     for (const name of FILTERS) controls.get(name).addEventListener(name === "search" ? "input" : "change", () => { fill(); refresh(); });

@@ -1,0 +1,57 @@
+"""What the models of a page are compared by: what each script came to, by row of the headline table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safer_steer.bench.adaptive.results import ANY, breached_by_any
+from safer_steer.bench.differences import Marks, marks_of
+from safer_steer.bench.journals import Played, kind_of, name_in
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS
+from safer_steer.dialogue import Dialogue, Format
+from safer_steer.report.main_table import Marked, breached_by, capability_on
+from safer_steer.report.runs import ShownRun, at
+
+Suites = dict[str, list[Dialogue]]
+
+
+def marks_in(runs: Sequence[ShownRun]) -> Marked:
+    """By label of a row and by the models' names on the page.
+
+    Raises:
+        UserError: an answer to a question is damaged; names file and line.
+    """
+    found: dict[str, dict[str, Marks]] = {}
+    for run in runs:
+        for model in run.summary.models:
+            for label, marks in _of_model(run, model, _played(run, model)).items():
+                found.setdefault(label, {})[run.key(model)] = marks
+    return found
+
+
+def _played(run: ShownRun, model: str) -> dict[Played, Suites]:
+    played: dict[Played, Suites] = {"multi_turn": {}, "single_turn": {}, "adaptive": {}}
+    for file, by_model in run.bench.items():
+        if model in by_model:
+            dialogues = [one.dialogue for one in by_model[model].values()]
+            played[kind_of(file)][name_in(file)] = dialogues
+    return played
+
+
+def _of_model(run: ShownRun, model: str, played: dict[Played, Suites]) -> dict[str, Marks]:
+    marks = {
+        measure.label: marks_of(measure, played[measure.protocol]) for measure in (*ON_ATTACKS, *ON_TWINS)
+    }
+    counted = run.summary.adaptive.get(model, {})
+    attackers = {name: tries for name, tries in played["adaptive"].items() if name in counted}
+    for attacker, tries in attackers.items():
+        marks[breached_by(attacker)] = {attacker: breached_by_any([tries])}
+    if ANY in counted:
+        marks[breached_by(ANY)] = {ANY: breached_by_any(attackers.values())}
+    from safer_steer.bench.capability import right  # they load Pillow
+    from safer_steer.bench.questions import answers_of
+
+    plain = at(run.config, "student", "format") == Format.PLAIN
+    for name, answers in answers_of(run.folder, model) if run.summary.capability else ():
+        marks[capability_on(name)] = {name: right(answers, Format.PLAIN if plain else Format.THINKING_ANSWER)}
+    return {label: of_row for label, of_row in marks.items() if of_row}
