@@ -376,7 +376,7 @@ class StepClock:
 def _policy_of(engine: str) -> Callable[[Any], Any]:
     """The function that makes the engine's policy."""
     from safer_steer.config.named import load_named
-    from safer_steer.student.engines import maker_of
+    from safer_steer.student.policy import maker_of
 
     made: Callable[[Any], Any] = load_named("--engine", maker_of(engine))
     return made

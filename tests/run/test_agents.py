@@ -12,7 +12,7 @@ from safer_steer.dialogue import Dialogue, Kind, Seed, Turn
 from safer_steer.errors import UserError
 from safer_steer.run import agents
 from safer_steer.run.preflight import prepared
-from safer_steer.student.engines import ENGINES, maker_of
+from safer_steer.student.policy import ENGINES, maker_of
 from safer_steer.student.transformers_policy import in_process
 from student_parts import tiny_config
 

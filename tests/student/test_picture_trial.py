@@ -15,7 +15,7 @@ from safer_steer.dialogue import Dialogue, Kind, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import PictureError
 from safer_steer.run import preflight
-from safer_steer.student.picture_trial import PictureTrial
+from safer_steer.student.load import PictureTrial
 from safer_steer.training.sft import fine_tune
 
 TOLD = r"the student's processor does not take a picture of 3000 x 10 pixels \(.*aspect ratio.*\)"

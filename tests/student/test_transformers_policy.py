@@ -23,9 +23,8 @@ from safer_steer.files.images import Picture, pictures_in
 from safer_steer.sandbox.world import devices, draw, draw_png
 from safer_steer.student import transformers_policy as policy_module
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.student.decoding import Row
+from safer_steer.student.decoding import Row, drawn, generator_of
 from safer_steer.student.policy import Completion, SampledStudent, Sampling
-from safer_steer.student.sampler import drawn, generator_of
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.transformers_policy import TransformersPolicy, in_process
 from safer_steer.training.grpo import reinforce

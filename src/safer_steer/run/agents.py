@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from safer_steer.config import Config, ModelName
 from safer_steer.config.named import load_named
 from safer_steer.run.folder import Run
-from safer_steer.student.engines import maker_of
+from safer_steer.student.policy import maker_of
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic

@@ -22,7 +22,7 @@ from safer_steer.run.folder import Run, Show
 from safer_steer.run.roles import check_role, own_pictures, source_pictures, suite_pictures
 from safer_steer.stages import STAGES
 from safer_steer.student import processes
-from safer_steer.training.first_turn import refuse_later_pictures, refuse_lost_inputs
+from safer_steer.training.refusals import refuse_later_pictures, refuse_lost_inputs
 
 if TYPE_CHECKING:
     from safer_steer.bench.shared import Shared
@@ -94,7 +94,7 @@ def _checked(
     unasked: tuple[RoleName, ...] = ("attacker",) if kept else ()
     trial = None
     if not (endpoint or kept) and _loads_student(config, waiting):
-        from safer_steer.student.picture_trial import PictureTrial
+        from safer_steer.student.load import PictureTrial
 
         trial = PictureTrial(config.student)
     run.survey = asyncio.run(check(config, waiting, besides, begun, unasked, trial, run.show.say))

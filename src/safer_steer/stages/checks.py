@@ -11,7 +11,7 @@ from safer_steer.config.bench import STEER
 from safer_steer.config.named import load_named
 from safer_steer.dialogue import Kind
 from safer_steer.student import processes
-from safer_steer.student.engines import maker_of
+from safer_steer.student.policy import maker_of
 from safer_steer.training.draws import too_few_seeds
 
 USER_TURN_TOKENS = 60

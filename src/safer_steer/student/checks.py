@@ -243,14 +243,14 @@ def _blank(step: Step) -> str | None:
     numbers=[Number("head_gap", most("head_gap", "looked"))],
 )
 def _head(step: Step) -> str | None:
-    gap, worst = _furthest(step, "head_gap")
-    if gap <= HEAD[step.number_type]:
+    if not (worst := _furthest(step, "head_gap", HEAD)):
         return None
+    gap, bound = worst.head_gap, _bound(step, HEAD)
     return (
         f"the trainer's log-probabilities of dialogue {_name(worst)} are {gap:.2g} nats from it on average"
-        f" (at most {HEAD[step.number_type]:g} in {step.number_type}), so another loss would be trained"
-        " on: the trainer computes the head on its own, and scales the logits otherwise than this model"
-        " (logit_scale, logits_scaling, final_logit_softcapping in its config); choose another student.model"
+        f" ({bound}), so another loss would be trained on: the trainer computes the head on its own, and"
+        " scales the logits otherwise than this model (logit_scale, logits_scaling, final_logit_softcapping"
+        " in its config); choose another student.model"
     )
 
 
@@ -262,23 +262,30 @@ def _head(step: Step) -> str | None:
     numbers=[Number("mode_gap", most("mode_gap", "looked"))],
 )
 def _mode(step: Step) -> str | None:
-    gap, worst = _furthest(step, "mode_gap")
-    if gap <= TOLERANCE[step.number_type]:
+    if not (worst := _furthest(step, "mode_gap", TOLERANCE)):
         return None
     return (
-        f"the log-probabilities of dialogue {_name(worst)} differ by {gap:.2g} on average (at most"
-        f" {TOLERANCE[step.number_type]:g} in {step.number_type}) between training and evaluation mode, so"
-        " another model is trained than is sampled and measured: dropout, noise in a router of experts, or"
-        " statistics of the batch; set the dropout in the model's config.json to 0, or choose another"
-        " student.model"
+        f"the log-probabilities of dialogue {_name(worst)} differ by {worst.mode_gap:.2g} on average"
+        f" ({_bound(step, TOLERANCE)}) between training and evaluation mode, so another model is trained than"
+        " is sampled and measured: dropout, noise in a router of experts, or statistics of the batch; set the"
+        " dropout in the model's config.json to 0, or choose another student.model"
     )
 
 
-def _furthest(step: Step, name: str) -> tuple[float, Finding]:
-    """The largest of these gaps and its dialogue. What is not a number shows in the gradient."""
-    known = [(getattr(each, name), each) for each in step.looked if getattr(each, name) is not None]
-    gaps = [(gap, each) for gap, each in known if isfinite(gap)]
-    return max(gaps, key=lambda pair: pair[0], default=(0.0, Finding("")))
+def _furthest(step: Step, name: str, bounds: dict[str, float]) -> Finding | None:
+    """The dialogue whose gap of this name is largest, if that is above the bound. A gap that is not a number
+    shows in the gradient."""
+
+    def gap_of(finding: Finding) -> float:
+        gap = getattr(finding, name)
+        return gap if gap is not None and isfinite(gap) else 0.0
+
+    worst = max(step.looked, key=gap_of, default=None)
+    return worst if worst and gap_of(worst) > bounds[step.number_type] else None
+
+
+def _bound(step: Step, bounds: dict[str, float]) -> str:
+    return f"at most {bounds[step.number_type]:g} in {step.number_type}"
 
 
 @check(
@@ -301,7 +308,7 @@ def _engine(step: Step) -> str | None:
     if gap <= TOLERANCE[step.number_type]:
         return None
     shift = worst.blank_shift
-    said = "" if shift is None else f"; blanking its pictures shifts them by {shift:.2g}"
+    blanking = "" if shift is None else f"; blanking its pictures shifts them by {shift:.2g}"
     why = "the engine's weights are not those of this step; send it the current weights at every step"
     if step.begins and pictures:
         why = (
@@ -311,8 +318,8 @@ def _engine(step: Step) -> str | None:
     elif step.begins:
         why = "the engine has other weights or another number type; let it load those of this stage"
     return (
-        f"its log-probabilities {which} differ from the trainer's by {gap:.2g} on average (at most"
-        f" {TOLERANCE[step.number_type]:g} in {step.number_type}{said}): {why}"
+        f"its log-probabilities {which} differ from the trainer's by {gap:.2g} on average"
+        f" ({_bound(step, TOLERANCE)}{blanking}): {why}"
     )
 
 

@@ -1,21 +1,27 @@
 """How answers are decoded: rows of a batch, one token after the other.
 
-| decoder                           | for                               | a row joins          | history    |
-|-----------------------------------|-----------------------------------|----------------------|------------|
-| `joining.JoiningDecoder`          | attention over the whole dialogue | between two tokens   | read once  |
-| `whole_batches.WholeBatchDecoder` | every other model                 | with the whole batch | read again |
+| decoder                  | for                               | a row joins          | history    |
+|--------------------------|-----------------------------------|----------------------|------------|
+| `joining.JoiningDecoder` | attention over the whole dialogue | between two tokens   | read once  |
+| `WholeBatchDecoder`      | every other model                 | with the whole batch | read again |
+
+Each answer has its own random generator, seeded by its key, so what is drawn does not depend on the other
+answers of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from transformers import GenerationConfig, LogitsProcessor
 
-from safer_steer.student.policy import Completion, Sampling, cut_at_its_end
-from safer_steer.student.sampler import generator_of
-from safer_steer.student.transcript import Transcript
+from safer_steer.student.modules import inside
+from safer_steer.student.policy import Completion, Sampling, cut_at_its_end, seed_of
+from safer_steer.student.transcript import Transcript, model_inputs
 
 
 @dataclass(eq=False)
@@ -28,10 +34,11 @@ class Row:
     """Includes the token that ends the turn, whichever it is."""
     logprobs: list[float] = field(default_factory=list)
     generator: torch.Generator | None = None
+    """None while the row waits."""
 
     def begin(self, device: torch.device) -> None:
-        """Sample nothing yet, as if for the first time."""
-        self.sampled, self.logprobs, self.generator = [], [], generator_of(self.key, device)
+        self.reset()
+        self.generator = torch.Generator(device).manual_seed(seed_of(self.key))
 
     def reset(self) -> None:
         """Wait again, as if never begun."""
@@ -79,6 +86,109 @@ class Decoder(Protocol):
         ...
 
 
-def inside(model: Any) -> Any:
-    """The model itself, without PEFT's wrapper. Its adapters are in its layers."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+def draw(scores: torch.Tensor, rows: list[Row], sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a token for each row by adding Gumbel noise from the row's own generator.
+
+    Args:
+        scores: the model's logits [rows, vocabulary].
+
+    Returns:
+        Scores [rows, vocabulary] whose argmax is the drawn token, and its log-probability [rows, 1] at the
+        sampling temperature, before top-p.
+    """
+    logprobs = torch.log_softmax(scores.float() / (sampling.temperature or 1.0), -1)
+    chosen = logprobs
+    if sampling.temperature:
+        if sampling.top_p < 1:
+            ordered, order = logprobs.sort(descending=True)
+            outside = ordered.exp().cumsum(-1) - ordered.exp() >= sampling.top_p
+            chosen = logprobs.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+        noise = torch.empty_like(scores, dtype=torch.float32)
+        for row, values in zip(rows, noise, strict=True):
+            values.exponential_(generator=row.generator)
+        chosen = chosen - noise.log()
+    return chosen, logprobs.gather(-1, chosen.argmax(-1, keepdim=True))
+
+
+class _Sampler(LogitsProcessor):
+    """Turns greedy search into sampling, and records the log-probabilities of the tokens drawn."""
+
+    def __init__(self, rows: list[Row], sampling: Sampling) -> None:
+        self.rows, self.sampling = rows, sampling
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen, logprobs = draw(scores, self.rows, self.sampling)
+        self.logprobs.append(logprobs)
+        return chosen
+
+
+class WholeBatchDecoder:
+    """Decodes by the library's `generate`: every batch reads its histories again, and ends with its longest
+    answer. A `Decoder`."""
+
+    joins = False
+
+    def __init__(self, model: Any, sampling: Sampling) -> None:
+        self.model, self.sampling = model, sampling
+        self.rows: list[Row] = []
+        self.prefilled = 0
+
+    def join(self, rows: list[Row]) -> list[Row]:
+        for row in rows:
+            row.begin(self.model.device)
+        self.rows = rows
+        return []
+
+    def step(self) -> list[Row]:
+        """Generate one left-padded batch to its end."""
+        rows = self.rows
+        renderer = rows[0].transcript.renderer
+        inputs = model_inputs([row.transcript for row in rows], "left", self.model.device)
+        sampler = _Sampler(rows, self.sampling)
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.sampling.max_tokens,
+            eos_token_id=renderer.stops,
+            pad_token_id=renderer.pad,
+        )
+        with _generating_by(self.model, config):
+            out = self.model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=[sampler],
+                synced_gpus=False,  # other processes generate other numbers of tokens
+            )
+        self.prefilled += sum(len(row.transcript.ids) for row in rows)
+        sampled = out[:, inputs["input_ids"].shape[1] :].tolist()
+        logprobs = torch.cat(sampler.logprobs, 1).tolist()
+        for row, ids, known in zip(rows, sampled, logprobs, strict=True):
+            end = next((i + 1 for i, token in enumerate(ids) if token in renderer.stops), len(ids))
+            row.sampled, row.logprobs = ids[:end], known[:end]
+        self.rows = []
+        return rows
+
+    def drop(self, rows: list[Row]) -> None:
+        self.rows = [row for row in self.rows if row not in rows]
+
+    def clear(self) -> None:
+        self.rows = []
+
+
+@contextmanager
+def _generating_by(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Temporarily replace the model's generation config.
+
+    Otherwise values that `config` leaves unset would come from the model's own, and settings such as a
+    repetition penalty are not part of the policy. PEFT copies its wrapper's config to the inner model, so
+    both are restored.
+    """
+    holders = model, inside(model)  # the same one without PEFT
+    own = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = config
+    try:
+        yield
+    finally:
+        for holder, before in zip(holders, own, strict=True):
+            holder.generation_config = before

@@ -9,26 +9,120 @@ either: its batches end together, and it continues from one cache for all rows.
 from __future__ import annotations
 
 import inspect
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from safer_steer.student.decoding import Row, inside
-from safer_steer.student.key_values import (
-    Kept,
-    KeptCaches,
-    Layers,
-    cache_of,
-    chosen,
-    layers_of,
-    stacked,
-    without_gaps,
-)
+from safer_steer.student.decoding import Row, draw
+from safer_steer.student.modules import inside
 from safer_steer.student.policy import Sampling
-from safer_steer.student.sampler import drawn
-from safer_steer.student.transcript import Transcript, model_inputs
+from safer_steer.student.transcript import Origin, Transcript, model_inputs
+
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+"""For each layer: keys and values of a batch [rows, heads, tokens, width], rows padded on the left."""
+
+
+@dataclass
+class Kept:
+    """One dialogue's keys and values, one row, and what they are of."""
+
+    ids: list[int]
+    pictures: list[dict[str, torch.Tensor]]
+    layers: Layers
+
+    def begins(self, transcript: Transcript) -> bool:
+        """Whether the transcript goes on from here: the same tokens and the very same pictures, and more."""
+        shown = transcript.pictures[: len(self.pictures)]
+        same = len(shown) == len(self.pictures) and all(map(operator.is_, shown, self.pictures))
+        tokens = len(self.ids)
+        return same and tokens < len(transcript.ids) and transcript.ids[:tokens] == self.ids
+
+
+class KeptCaches:
+    """The last keys and values of each dialogue, at most `tokens` tokens in all; the least recently used go
+    first. Those of a dialogue whose transcripts are gone go with them."""
+
+    def __init__(self, tokens: int) -> None:
+        self.limit = tokens
+        self._kept: WeakKeyDictionary[Origin, Kept] = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        """Dialogues."""
+        return len(self._kept)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(kept.ids) for kept in self._kept.values())
+
+    def __contains__(self, transcript: Transcript) -> bool:
+        kept = self._kept.get(transcript.origin)
+        return kept is not None and kept.begins(transcript)
+
+    def take(self, transcript: Transcript) -> Kept | None:
+        """Remove and return what is kept of this dialogue; None if the transcript does not go on from it."""
+        kept = self._kept.pop(transcript.origin, None)
+        return kept if kept and kept.begins(transcript) else None
+
+    def put(self, origin: Origin, kept: Kept) -> None:
+        self._kept.pop(origin, None)  # it becomes the most recently used
+        self._kept[origin] = kept
+        while self.tokens > self.limit:
+            oldest = next(iter(self._kept.keys()))
+            del self._kept[oldest]
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+def cache_of(layers: Layers) -> DynamicCache:
+    """A cache for the model that begins with these keys and values; an empty one if there are none."""
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache
+
+
+def layers_of(cache: DynamicCache) -> Layers:
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def stacked(batches: list[Layers]) -> Layers:
+    """Batches as one, in their order. Shorter ones are filled up with zeros on the left."""
+    if len(batches) == 1:
+        return batches[0]
+    width = max(batch[0][0].shape[2] for batch in batches)
+
+    def whole(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([pad(part, (0, 0, width - part.shape[2], 0)) for part in parts])
+
+    layers = []
+    for parts in zip(*batches, strict=True):
+        keys, values = zip(*parts, strict=True)
+        layers.append((whole(keys), whole(values)))
+    return layers
+
+
+def chosen(layers: Layers, rows: list[int], width: int) -> Layers:
+    """Rows of a batch, in this order, and their last `width` tokens. A copy."""
+    index = torch.tensor(rows, device=layers[0][0].device)
+    return [(keys[index, :, -width:], values[index, :, -width:]) for keys, values in layers]
+
+
+def without_gaps(layers: Layers, mask: torch.Tensor) -> Layers:
+    """Move each row's tokens to the right, in their order, over gaps where `mask` [rows, tokens] is 0."""
+    order = mask.argsort(dim=1, stable=True)
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        index = order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
+        return tensor.gather(2, index)
+
+    return [(moved(keys), moved(values)) for keys, values in layers]
 
 
 def can_join(model: Any, token: int) -> bool:
@@ -181,8 +275,7 @@ class JoiningDecoder:
 
     def _sampled(self, rows: list[Row], logits: torch.Tensor) -> list[Row]:
         """Draw a token for each of these rows. Those that end with it leave."""
-        generators = [row.generator for row in rows if row.generator]
-        scores, logprobs = drawn(logits, generators, self.sampling)
+        scores, logprobs = draw(logits, rows, self.sampling)
         for row, token, known in zip(rows, scores.argmax(-1).tolist(), logprobs[:, 0].tolist(), strict=True):
             row.sampled.append(token)
             row.logprobs.append(known)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from safer_steer.config import Student
 from safer_steer.errors import UserError
+from safer_steer.files.images import PictureError
 from safer_steer.files.store import TEXT
 from safer_steer.student.adapters import base_of, is_adapter, with_adapter
 from safer_steer.student.proof import load_renderer
-from safer_steer.student.renderer import Renderer
+from safer_steer.student.renderer import QUESTION, Renderer, reason_of
 
 
 @dataclass
@@ -27,7 +30,7 @@ class LoadedStudent:
 
 def cannot_load(path: str, error: Exception, what: str = "") -> UserError:
     """The error for a student that `transformers` cannot load; names a library that is missing."""
-    said = str(error).strip().partition("\n")[0]
+    said = reason_of(error)
     missing = re.search(r"requires the (\w+) library|No module named '(\w+)'", said)
     if missing and isinstance(error, ImportError):
         name = missing[1] or missing[2]
@@ -127,3 +130,43 @@ def load_student(
     if path and is_adapter(path):
         model = with_adapter(model, path, trainable)
     return LoadedStudent(model.to(device).eval(), renderer)
+
+
+class PictureTrial:
+    """A `files.images.Trial`: tries pictures on the student's own processor, once a size, so that one that it
+    does not take costs a line and no work. Qwen2.5-VL's takes no picture with one side over 200 times the
+    other. The processor is loaded with the first picture."""
+
+    def __init__(self, student: Student) -> None:
+        self.student, self.max_pixels = student, student.max_pixels
+        self._refusals: dict[tuple[int, int], str] = {}
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The student's renderer. Raises `UserError` if its processor cannot be used at all."""
+        return renderer_of(self.student)
+
+    def __call__(self, size: tuple[int, int], called: str) -> None:
+        """Try a picture of this width and height in pixels.
+
+        Raises:
+            PictureError: the processor does not take it. `called` is the picture's name in the message.
+        """
+        if size not in self._refusals:
+            self._refusals[size] = self._refusal(size)
+        if refusal := self._refusals[size]:
+            width, height = size
+            raise PictureError(
+                f"{called}: the student's processor does not take a picture of {width} x {height} pixels"
+                f" ({refusal}); leave it out, or crop it",
+                "picture the student does not take",
+            )
+
+    def _refusal(self, size: tuple[int, int]) -> str:
+        """Why the processor does not take a picture of this size; "" if it does."""
+        renderer = self.renderer  # a student that cannot be loaded is no fault of the picture
+        try:
+            renderer.user_turn(QUESTION, [Image.new("RGB", size)], first=True)
+        except Exception as error:  # processors raise errors of many kinds
+            return reason_of(error)
+        return ""

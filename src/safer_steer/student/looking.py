@@ -5,6 +5,7 @@ Two passes more, without gradients, and rendering the dialogues again; so this i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +20,14 @@ from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.errors import UserError
 from safer_steer.student.findings import Finding
 from safer_steer.student.given import Trained
-from safer_steer.student.modules import parts_of
-from safer_steer.student.own_forward import gaps_of, head_gaps
+from safer_steer.student.modules import inside, parts_of
 from safer_steer.student.renderer import QUESTION, Renderer
 
+PLACES = 64
+"""Tokens of each row that are compared with the model's own forward pass at most, since all logits of all
+tokens may not fit in memory."""
+TRAINER_ONLY = ("labels", "shift_labels", "fused_lm_head", "num_items_in_batch")
+"""Arguments that are for TRL's head, and not for the model."""
 BLANK = 0.1
 """What every pixel value is set to. Zeros stay, since some processors fill rows up with them."""
 
@@ -53,7 +58,8 @@ def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> li
     All processes make as many passes, also without pictures. Gradients, modes and random generators stay as
     they are.
     """
-    blank = _blanked(fed.inputs, renderer.picture_inputs)
+    pictures = _Pictures(fed.inputs, renderer)
+    blank = _blanked(pictures.inputs)
     with evaluating(model):
         seeing, reached = _forward(model, fed.inputs)
         blind, _ = _forward(model, fed.inputs | blank)
@@ -61,26 +67,25 @@ def looked_at(model: Any, fed: Fed, renderer: Renderer, shown_in: ShownIn) -> li
     modes = gaps_of(fed.logprobs, seeing)
     shifts = (blind - seeing).abs().cpu()
     token = getattr(model.config, "image_token_id", None)
-    pictures = _Pictures(fed.inputs, renderer)
     findings = []
     for row, (given, known) in enumerate(zip(fed.findings, fed.known, strict=True)):
-        finding = replace(given, mode_gap=modes[row], head_gap=heads[row] if heads else None)
+        head_gap = heads[row] if heads else None
+        finding = replace(given, looked=True, mode_gap=modes[row], head_gap=head_gap)
         if not known:
-            findings.append(replace(finding, looked=True))
+            findings.append(finding)
             continue
         places = fed.inputs["attention_mask"][row].nonzero()[:, 0]
         ids = fed.inputs["input_ids"][row][places].tolist()
         # Dialogues with the same ids may show other pictures.
-        seen = [_Again.of(renderer, each, shown_in) for each in known]
-        gaps = [pictures.gap(row, each.pictures) for each in seen]
-        best = min(range(len(seen)), key=lambda place: gaps[place] or 0.0)
-        again, trained = seen[best], known[best]
+        rendered = [_Again.of(renderer, each, shown_in) for each in known]
+        gaps = [pictures.gap(row, each.pictures) for each in rendered]
+        best = min(range(len(known)), key=lambda place: gaps[place] or 0.0)
+        again, trained = rendered[best], known[best]
         pictures.leave(again.pictures)
         shift = shifts[row][(places[1:] - 1).cpu()][torch.tensor(trained.learnt[1:]) == 1]
         findings.append(
             replace(
                 finding,
-                looked=True,
                 pictures=again.count,
                 picture_tokens=ids.count(token),
                 reached=None if reached is None else _count(reached[row][places], ids, token, renderer),
@@ -106,34 +111,25 @@ class _Again:
     ids: list[int]
     pictures: dict[str, torch.Tensor]
     """The inputs of the vision tower."""
-    said: list[str]
-    """Its answers."""
+    answers: list[str]
     count: int
     """Its pictures."""
 
     @classmethod
     def of(cls, renderer: Renderer, trained: Trained, shown_in: ShownIn) -> _Again:
-        # The last turns may have been left off.
         answers = sum(sampled for sampled, _ in groupby(trained.mask))
-        turns, shown = trained.dialogue.turns[:answers], shown_in(trained.dialogue)[:answers]
-        said = [_bare(renderer, turn.assistant or "") for turn in turns]
-        count = sum(map(len, shown))
+        turns = trained.dialogue.turns[:answers]  # the last turns may have been left off
+        dialogue, answered, talk = trained.dialogue, [], []
+        for turn in turns:
+            answered.append(_bare(renderer, turn.assistant or ""))
+            talk += [renderer.defused(turn.user), answered[-1]]
         if not turns:  # the first turn was rendered, and nobody answered it
-            shown = shown_in(trained.dialogue.model_copy(update={"turns": [Turn(user=QUESTION)]}))
-            count = sum(map(len, shown))
-            return cls([], _pictures_in(renderer.rendered([QUESTION], shown), renderer, count), said, count)
-        talk = [
-            text
-            for turn, answer in zip(turns, said, strict=True)
-            for text in (renderer.defused(turn.user), answer)
-        ]
+            dialogue, talk = dialogue.model_copy(update={"turns": [Turn(user=QUESTION)]}), [QUESTION, ""]
+        shown = shown_in(dialogue)[: len(talk) // 2]
         whole = renderer.rendered(talk[:-1], shown)
-        return cls(whole["input_ids"][0].tolist(), _pictures_in(whole, renderer, count), said, count)
-
-
-def _pictures_in(whole: Any, renderer: Renderer, count: int) -> dict[str, torch.Tensor]:
-    """The inputs of the vision tower among those of a rendered dialogue with so many pictures."""
-    return {name: whole[name] for name in renderer.picture_inputs if count and name in whole}
+        count = sum(map(len, shown))
+        pictures = {name: whole[name] for name in renderer.picture_inputs if count and name in whole}
+        return cls(whole["input_ids"][0].tolist(), pictures, answered, count)
 
 
 class _Pictures:
@@ -167,10 +163,9 @@ class _Pictures:
                 self._begins[name] += len(tensor)
 
 
-def _blanked(inputs: dict[str, Any], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """The inputs with these names that are pixels, all of one colour."""
-    given = {name: inputs[name] for name in names if inputs.get(name) is not None}
-    pixels = {name: values for name, values in given.items() if values.is_floating_point()}
+def _blanked(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those of these inputs that are pixels, all of one colour."""
+    pixels = {name: values for name, values in inputs.items() if values.is_floating_point()}
     return {name: torch.where(values == 0, values, BLANK) for name, values in pixels.items()}
 
 
@@ -236,11 +231,54 @@ def _renders(renderer: Renderer, ids: list[int], trained: Trained, again: _Again
             heard.append(_bare(renderer, renderer.decode(span)))
             span = renderer.plain(heard[-1]) + [renderer.end] * (span[-1] == renderer.end)
         ours += span
-    if not heard or not all(heard) or not all(again.said):
+    if not heard or not all(heard) or not all(again.answers):
         return None
-    return again.ids == ours[:asked] and heard[-1] == again.said[-1]
+    return again.ids == ours[:asked] and heard[-1] == again.answers[-1]
 
 
 def _bare(renderer: Renderer, text: str) -> str:
     """An answer without what the template writes before every past answer."""
     return renderer.quoted(text).removeprefix(renderer.lead.strip()).strip()
+
+
+def gaps_of(ours: torch.Tensor, theirs: torch.Tensor) -> list[float | None]:
+    """Mean difference of each row's log-probabilities [rows, tokens], where not both are 0; None where
+    all are."""
+    ours, theirs = ours.float().cpu(), theirs.float().cpu()
+    gaps: list[float | None] = []
+    for one, other in zip(ours, theirs, strict=True):
+        places = (one != 0) | (other != 0)
+        gaps.append(float((one - other).abs()[places].mean()) if places.any() else None)
+    return gaps
+
+
+def head_gaps(
+    model: Any, inputs: dict[str, Any], logprobs: torch.Tensor, temperature: float
+) -> list[float | None]:
+    """Mean difference between the trainer's log-probabilities of each row and the model's own.
+
+    TRL computes the head on its own, to spare the memory of all logits, and knows a model's scaling of logits
+    from its config. Where it reads the config otherwise than the model does, the loss falls all the same.
+
+    Args:
+        inputs: the trainer's, with `labels` [rows, tokens].
+        logprobs: the trainer's, of the labels after the first [rows, tokens - 1].
+    """
+    labels = inputs["labels"][:, 1:]
+    columns = (labels != -100).any(0).nonzero()[:, 0]
+    if not len(columns):
+        return [None] * len(labels)
+    columns = columns[:: -(-len(columns) // PLACES)]
+    logits = _logits(model, inputs, columns).float() / temperature
+    targets = labels[:, columns]
+    own = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    taught = targets != -100
+    return gaps_of(own.masked_fill(~taught, 0), logprobs[:, columns].masked_fill(~taught, 0))
+
+
+def _logits(model: Any, inputs: dict[str, Any], columns: torch.Tensor) -> torch.Tensor:
+    """The model's own logits at these places [rows, places, vocabulary]."""
+    own = {name: value for name, value in inputs.items() if name not in TRAINER_ONLY}
+    if "logits_to_keep" in inspect.signature(type(inside(model)).forward).parameters:
+        return model(**own, logits_to_keep=columns).logits
+    return model(**own).logits[:, columns]

@@ -7,10 +7,14 @@ depends on what a family calls its modules.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from safer_steer.errors import UserError
 
@@ -25,21 +29,27 @@ class Parts:
     """The layer that maps to the vocabulary."""
 
 
+def inside(model: Any) -> Any:
+    """The model itself, without PEFT's wrapper. Its adapters are in its layers."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def parts_of(model: Any) -> Parts:
     """Find the parts of a model, with adapters or without.
 
     Raises:
         UserError: language model and vision tower cannot be told apart.
     """
-    inside = model.get_base_model() if hasattr(model, "peft_config") else model
-    language, vision = inside.get_decoder(), inside.get_encoder(modality="image")
-    whole = (None, inside, inside.base_model)
+    model = inside(model)
+    language, vision = model.get_decoder(), model.get_encoder(modality="image")
+    whole = (None, model, model.base_model)
     if language in whole or vision in whole or _within(language, vision) or _within(vision, language):
+        kind = type(model).__name__
         raise UserError(
-            f"student {inside.config.name_or_path or type(inside).__name__}: language model and vision tower"
-            f" of {type(inside).__name__} cannot be told apart; choose another model"
+            f"student {model.config.name_or_path or kind}: language model and vision tower of {kind} cannot"
+            " be told apart; choose another model"
         )
-    return Parts(language, inside.get_output_embeddings())
+    return Parts(language, model.get_output_embeddings())
 
 
 def _within(part: nn.Module, whole: nn.Module) -> bool:
@@ -101,3 +111,41 @@ def without_adapters(model: Any) -> str:
         f"student.lora_rank: the experts ({next(iter(stacked))} and others, {share:.0%} of the language"
         " model's weights) are stacked parameters and get no adapter; they stay as they are"
     )
+
+
+def hold_modes(model: Any) -> None:
+    """Keep in evaluation mode, whatever a trainer sets: every batch normalisation and dropout, and all that
+    is frozen outside the language model. To be called when it is settled what is frozen."""
+    frozen = _frozen(model)
+    for part in model.modules():
+        if isinstance(part, _BatchNorm | _DropoutNd) or id(part) in frozen:
+            part.training = False
+            part.train = partial(_stays, part)
+
+
+def _stays(part: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of `part.train`. What it consists of may be in training mode."""
+    part.training = False
+    for inner in part.children():
+        inner.train(mode)
+    return part
+
+
+def _frozen(model: Any) -> set[int]:
+    """Modules outside the language model without a weight that is trained.
+
+    Layers that can be computed twice to save memory are left out: they do so in training mode only. What they
+    consist of is held.
+    """
+    try:
+        language = parts_of(model).language
+    except UserError:  # its parts cannot be told apart
+        return set()
+    spoken = {id(part) for part in language.modules()}
+    return {
+        id(part)
+        for part in model.modules()
+        if id(part) not in spoken
+        and not any(weight.requires_grad for weight in part.parameters())
+        and not isinstance(part, GradientCheckpointingLayer)
+    }

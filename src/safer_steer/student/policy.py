@@ -1,16 +1,35 @@
-"""The interface of rollout backends: how a student's turn is sampled. Each backend is one file."""
+"""How a student's turn is sampled: the interface of rollout engines, and their names. No torch here."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safer_steer.config import Student
 from safer_steer.config.rl import Rollouts
-from safer_steer.student.renderer import Renderer
-from safer_steer.student.transcript import Transcript
+from safer_steer.errors import UserError
+
+if TYPE_CHECKING:
+    from safer_steer.student.renderer import Renderer
+    from safer_steer.student.transcript import Transcript
+
+ENGINES = {
+    "transformers": "safer_steer.student.transformers_policy:in_process",
+    "vllm": "safer_steer.student.vllm_policy:on_servers",
+}
+"""For each engine of `rl.rollouts.engine`, the function that makes its policy (`PolicyOf`)."""
+
+
+def maker_of(engine: str) -> str:
+    """`package.module:name` of the function that makes the policy of `engine`: a key of `ENGINES`, or a
+    function of your own, which is returned as it is. Raises `UserError` if it is neither."""
+    if engine not in ENGINES and ":" not in engine:
+        known = ", ".join(ENGINES)
+        raise UserError(f"rl.rollouts.engine: {engine} is unknown; use {known}, or package.module:name")
+    return ENGINES.get(engine, engine)
 
 
 @dataclass
@@ -56,11 +75,16 @@ class SampledStudent:
     step: int | None = None
     """In RL, the 0-based step: the weights are no longer those at `saved`."""
     folder: Path | None = None
-    """In RL, the run's folder `rl`, for what a backend has to write."""
+    """In RL, the run's folder `rl`, for what an engine has to write."""
 
 
 PolicyOf = Callable[[SampledStudent], Policy]
-"""Makes a rollout backend's policy. RL calls it at every step, outside any event loop."""
+"""Makes an engine's policy. RL calls it at every step, outside any event loop."""
+
+
+def seed_of(key: str) -> int:
+    """The seed of the answer with this key."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:15], 16)
 
 
 def cut_at_its_end(sampled: Sequence[int], logprobs: Sequence[float], renderer: Renderer) -> Completion:

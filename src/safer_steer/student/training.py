@@ -151,6 +151,11 @@ def batching(batch: int, micro: int, key: str, count: int | None = None) -> dict
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * count)}
 
 
+def start_of(config: Config, folder: Path) -> str:
+    """Folder or Hugging Face id of the weights that RL begins with: the SFT student's, or the base's."""
+    return str(folder / "sft" / "model") if config.rl.start_from == "sft" else config.student.base
+
+
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python and torch, which the trainers use."""
     random.seed(seed)

@@ -21,11 +21,9 @@ from safer_steer.errors import UserError, shortened
 from safer_steer.student import processes
 from safer_steer.student.checks import fault
 from safer_steer.student.findings import Finding, Step
-from safer_steer.student.holding import hold_modes
 from safer_steer.student.load import load_student
-from safer_steer.student.looking import evaluating
-from safer_steer.student.modules import freeze_vision
-from safer_steer.student.own_forward import gaps_of, head_gaps
+from safer_steer.student.looking import evaluating, gaps_of, head_gaps
+from safer_steer.student.modules import freeze_vision, hold_modes
 from safer_steer.student.renderer import ANSWER, QUESTION, Renderer
 from safer_steer.student.training import lora, training_dtype
 from safer_steer.student.transcript import Transcript, labels, model_inputs

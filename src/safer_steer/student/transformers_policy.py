@@ -15,12 +15,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from safer_steer.errors import UserError
-from safer_steer.student.decoding import Decoder, Row
-from safer_steer.student.joining import JoiningDecoder, can_join
-from safer_steer.student.key_values import KeptCaches
+from safer_steer.student.decoding import Decoder, Row, WholeBatchDecoder
+from safer_steer.student.joining import JoiningDecoder, KeptCaches, can_join
 from safer_steer.student.policy import Completion, SampledStudent, Sampling
 from safer_steer.student.transcript import Transcript
-from safer_steer.student.whole_batches import WholeBatchDecoder
 
 TOKENS = 65_536
 """Tokens of one batch: the default of `student.generation_tokens`."""

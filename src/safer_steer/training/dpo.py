@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 from collections.abc import Callable, Coroutine
 from functools import partial
 from math import ceil
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from safer_steer.config import Config
@@ -29,12 +28,10 @@ from safer_steer.errors import UserError
 from safer_steer.files.images import PicturesOf, pictures_in
 from safer_steer.student.adapters import base_of
 from safer_steer.student.assistant import StudentAssistant, add_user, shown_in
-from safer_steer.student.batch import padded
 from safer_steer.student.given import Collated, Trained, given_to_dpo
 from safer_steer.student.guard import Guard, Guarded
-from safer_steer.student.holding import hold_modes
 from safer_steer.student.load import empty_model, load_model_config, load_student, renderer_of
-from safer_steer.student.modules import freeze_vision
+from safer_steer.student.modules import freeze_vision, hold_modes
 from safer_steer.student.policy import PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import (
@@ -45,13 +42,14 @@ from safer_steer.student.training import (
     loading,
     save_trained,
     seed_everything,
+    start_of,
     train,
 )
-from safer_steer.student.transcript import Transcript, model_inputs
+from safer_steer.student.transcript import Transcript, model_inputs, padded
 from safer_steer.student.transformers_policy import in_process
 from safer_steer.training.draws import steps_of, too_few_seeds
 from safer_steer.training.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
-from safer_steer.training.step_log import rollback
+from safer_steer.training.step_log import StepLog, rollback
 from safer_steer.workers import Progress
 
 METRICS = {
@@ -139,35 +137,6 @@ class GuardedDPO(Guarded, DPOTrainer):
     """TRL's trainer, with a guard."""
 
 
-class StepLog(TrainerCallback):
-    """Writes rl/metrics.jsonl: a row for each step, with the guard's numbers where it looked."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checks: dict[int, dict[str, Any]] = {}
-
-    def note_checks(self, step: int, numbers: dict[str, Any]) -> None:
-        """The guard's numbers of a step (0-based)."""
-        self.checks[step + 1] = numbers
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if logs is None or "loss" not in logs:
-            return
-        row = {"step": state.global_step, "loss": logs["loss"]}
-        row |= {ours: logs.get(theirs) for ours, theirs in METRICS.items()}
-        if state.global_step in self.checks:
-            row["checks"] = self.checks.pop(state.global_step)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-
 def prefer(
     config: Config,
     folder: Path,
@@ -194,7 +163,7 @@ def prefer(
     if out.exists():
         return out
     rl, student = config.rl, config.student
-    start = str(folder / "sft" / "model") if rl.start_from == "sft" else student.base
+    start = start_of(config, folder)
     seed_everything(config.rl_seed)
     renderer = renderer_of(student, start)
     seeds = read_split(folder, "rl")
@@ -206,13 +175,9 @@ def prefer(
     def assistant() -> StudentAssistant:
         model = load_student(student, Path(start) if rl.start_from == "sft" else None).model
         sampled = SampledStudent(model, renderer, student, rl.temperature, rl.rollouts, start)
+        key = f"rl {config.rl_seed}"
         return StudentAssistant(
-            policy_of(sampled),
-            renderer,
-            student,
-            pictures_of,
-            f"rl {config.rl_seed}",
-            rl.max_completion_tokens,
+            policy_of(sampled), renderer, student, pictures_of, key, rl.max_completion_tokens
         )
 
     def shown(done: int, _: int, failed: int = 0) -> None:
@@ -230,11 +195,18 @@ def prefer(
     checkpoint = last_checkpoint(folder / "rl")
     rollback(folder / "rl", int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     collator = PairCollator(pairs, renderer, pictures_of)
-    log = StepLog(folder / "rl" / "metrics.jsonl")
+    checks: dict[int, dict[str, Any]] = {}
+    """The guard's numbers, by the 0-based step."""
+
+    def row_of(step: int, logs: dict[str, Any]) -> dict[str, Any]:
+        row = {"step": step, "loss": logs["loss"]} | {name: logs.get(of) for name, of in METRICS.items()}
+        return row | ({"checks": checks.pop(step - 1)} if step - 1 in checks else {})
+
     steps_done = Milestones(lambda done, _: shown(len(asked) + done, 0))
+    log = StepLog(folder / "rl" / "metrics.jsonl", row_of)
     trainer = _trainer(config, folder, start, collator, steps, [steps_done, log])
     pictures, known = partial(shown_in, pictures_of), collator.collated.known
-    Guard("rl", student, renderer, given_to_dpo, known, pictures, log.note_checks).watch(trainer)
+    Guard("rl", student, renderer, given_to_dpo, known, pictures, checks.__setitem__).watch(trainer)
     train(trainer, checkpoint, student)
     save_trained(trainer, renderer.processor, out, student, start)
     return out

@@ -4,11 +4,9 @@ never from the state of a trainer's sampler: a run that goes on takes the seeds 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from safer_steer.config.rl import Reinforce
-from safer_steer.dialogue import Dialogue, Seed
-from safer_steer.errors import UserError
+from safer_steer.dialogue import Seed
 
 
 def too_few_seeds(rl: Reinforce, seeds: int | None) -> str:
@@ -47,20 +45,3 @@ def in_steps(seeds: Sequence[Seed], rl: Reinforce, seed: int) -> list[Seed]:
     while len(order) < wanted:
         order += torch.randperm(len(seeds), generator=generator)[:whole].tolist()
     return [seeds[index] for index in order[:wanted]]
-
-
-def refuse_another_seed(journal: Path, played: Dialogue, seed: Seed) -> None:
-    """Refuse to go on with what was played from another seed.
-
-    Args:
-        played: from the journal.
-        seed: what this run plays under the same id; `meta.seed` is its own id.
-
-    Raises:
-        UserError: the seeds are others than those the journal was begun with.
-    """
-    if played.meta["seed"] != seed.meta["seed"]:
-        raise UserError(
-            f"{journal}: {seed.id} was played from the seed {played.meta['seed']}, and this run draws"
-            f" {seed.meta['seed']}: splits/rl.jsonl has changed; put it back to go on, or use a new folder"
-        )

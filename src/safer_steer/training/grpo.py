@@ -21,18 +21,17 @@ from trl import GRPOConfig
 from safer_steer.config import Config
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Seed
-from safer_steer.episode import Critic, Script, User
+from safer_steer.episode import Critic
 from safer_steer.errors import UserError
-from safer_steer.files.images import PicturesOf, pictures_in
+from safer_steer.files.images import pictures_in
 from safer_steer.files.store import inside, read_rows
 from safer_steer.student import processes
 from safer_steer.student.adapters import base_of
 from safer_steer.student.assistant import StudentAssistant, shown_in
 from safer_steer.student.given import given_to_grpo
 from safer_steer.student.guard import Guard
-from safer_steer.student.holding import hold_modes
 from safer_steer.student.load import empty_model, load_model_config, renderer_of
-from safer_steer.student.modules import freeze_vision
+from safer_steer.student.modules import freeze_vision, hold_modes
 from safer_steer.student.policy import PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.sharding import sharding_arguments
@@ -46,23 +45,34 @@ from safer_steer.student.training import (
     mend_trainer_inputs,
     save_trained,
     seed_everything,
+    start_of,
     train,
 )
 from safer_steer.student.transformers_policy import in_process
 from safer_steer.training.draws import in_steps, too_few_seeds
-from safer_steer.training.first_turn import refuse_later_pictures, refuse_lost_inputs
-from safer_steer.training.measured import MeasuredTrainer
+from safer_steer.training.refusals import (
+    refuse_later_pictures,
+    refuse_lost_inputs,
+    refuse_mixed_pictures,
+)
 from safer_steer.training.returns import noted_return
 from safer_steer.training.rollouts import Rollouts, StepJournals, Wait
 from safer_steer.training.step_log import StepLog, rollback
+from safer_steer.training.trainers import MeasuredTrainer, TurnCreditTrainer
 from safer_steer.training.trajectory import Return
-from safer_steer.training.turn_credit import TurnCreditTrainer
 from safer_steer.training.tutor_memory import Remembering
 
 
 def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
     """TRL's arguments for this config, as plain values."""
     rl = config.rl
+    importance = {}
+    if rl.rollouts.importance_cap is not None:
+        # TRL names them after vLLM; `MeasuredTrainer` lets them hold for any engine.
+        importance = {
+            "vllm_importance_sampling_mode": "token_truncate",
+            "vllm_importance_sampling_clip_max": rl.rollouts.importance_cap,
+        }
     return {
         **common_arguments(config, folder / "rl", rl.save_steps, config.rl_seed),
         "learning_rate": rl.learning_rate,
@@ -79,18 +89,8 @@ def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
         "temperature": rl.temperature,
         "max_completion_length": rl.max_completion_tokens,
         "use_bias_correction_kl": False,
-        **_importance_sampling(rl.rollouts.importance_cap),
+        **importance,
         "log_multimodal": False,
-    }
-
-
-def _importance_sampling(cap: float | None) -> dict[str, Any]:
-    """TRL names the arguments after vLLM; `MeasuredTrainer` lets them hold for any engine."""
-    if cap is None:
-        return {}
-    return {
-        "vllm_importance_sampling_mode": "token_truncate",
-        "vllm_importance_sampling_clip_max": cap,
     }
 
 
@@ -102,7 +102,6 @@ def reinforce(
     value: Return | None = None,
     wait: Wait = asyncio.run,
     policy_of: PolicyOf = in_process,
-    user: User | None = None,
 ) -> Path:
     """Train the SFT student (or the base) against the tutor. Resumes from the last complete checkpoint.
     Returns rl/model.
@@ -112,37 +111,35 @@ def reinforce(
         wait: plays a step's trajectories on its own event loop and closes the connections that the tutor
             opened there.
         policy_of: makes the policy that samples from the model under training.
-        user: the user; by default the script, with the tutor's turns where the tutor wrote them. The first
-            turn must be the script's, because TRL renders it again for the forward pass, and later turns may
-            show no pictures.
     """
-    out = folder / "rl" / "model"
+    out, rl, student = folder / "rl" / "model", config.rl, config.student
     if processes.decided(out.exists):
         return out
-    start = str(folder / "sft" / "model") if config.rl.start_from == "sft" else config.student.base
+    start = start_of(config, folder)
     checkpoint = processes.decided(partial(_gone_back, folder / "rl"))
     seed_everything(config.rl_seed)
-    renderer = renderer_of(config.student, start)
+    renderer = renderer_of(student, start)
     seeds = read_split(folder, "rl")
-    if line := too_few_seeds(config.rl, len(seeds)):
+    if line := too_few_seeds(rl, len(seeds)):
         raise UserError(line)
     refuse_later_pictures(seeds)
     refuse_lost_inputs(renderer)
-    _refuse_mixed_pictures(renderer, seeds)
-    pictures_of = pictures_in(folder, config.student.max_pixels)
+    refuse_mixed_pictures(renderer, seeds)
+    pictures_of = pictures_in(folder, student.max_pixels)
+
+    def assistant_of(model: Any, step: int) -> StudentAssistant:
+        sampled = SampledStudent(
+            model, renderer, student, rl.temperature, rl.rollouts, start, step, folder / "rl"
+        )
+        key = f"rl {config.rl_seed}"
+        return StudentAssistant(
+            policy_of(sampled), renderer, student, pictures_of, key, rl.max_completion_tokens
+        )
+
     rollouts = Rollouts(
         config,
         {seed.id: seed for seed in seeds},
-        user or Script(),
-        partial(
-            _assistant_of,
-            config,
-            folder / "rl",
-            renderer,
-            start,
-            pictures_of,
-            policy_of,
-        ),
+        assistant_of,
         tutor,
         value or partial(noted_return, config),
         folder / "rl",
@@ -153,7 +150,7 @@ def reinforce(
     trainer = _trainer(config, folder, renderer, start, seeds, rollouts, progress)
     Guard(
         "rl",
-        config.student,
+        student,
         renderer,
         given_to_grpo,
         rollouts.known,
@@ -161,8 +158,8 @@ def reinforce(
         rollouts.note_checks,
         rollouts.journals.forget,
     ).watch(trainer)
-    train(trainer, checkpoint, config.student)
-    save_trained(trainer, renderer.processor, out, config.student, start)
+    train(trainer, checkpoint, student)
+    save_trained(trainer, renderer.processor, out, student, start)
     if processes.first():
         shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
@@ -193,11 +190,14 @@ def _trainer(
         train_dataset=_prompts(config, renderer, folder, in_steps(seeds, config.rl, config.rl_seed)),
         processing_class=renderer.processor,
         rollout_func=rollouts,
-        callbacks=[Milestones(progress), StepLog(rollouts, folder / "rl" / "metrics.jsonl")],
+        callbacks=[
+            Milestones(progress),
+            StepLog(folder / "rl" / "metrics.jsonl", rollouts.row_of, rollouts.journals.forget),
+        ],
     )
     if config.rl.rollouts.importance_cap is not None:
         trainer.correct_importance()
-    if config.student.freeze_vision:
+    if student.freeze_vision:
         freeze_vision(trainer.model)
     hold_modes(trainer.model)
     for model in filter(None, (trainer.model, trainer.ref_model)):
@@ -214,46 +214,6 @@ def _gone_back(folder: Path) -> Path | None:
     rollback(folder, begun)
     StepJournals(folder / "rollouts").forget(begun)
     return checkpoint
-
-
-def _refuse_mixed_pictures(renderer: Renderer, seeds: list[Seed]) -> None:
-    """Refuse seeds that TRL would give another seed's pictures.
-
-    If the pictures of a step are as many as its dialogues, TRL treats inputs of shape [dialogues, pictures,
-    ...] as one row per picture. That is wrong if some dialogues have no picture and others have several.
-
-    Raises:
-        UserError: the student has such inputs, and the seeds such pictures.
-    """
-    counts = {len(seed.images_by_turn()[0]) for seed in seeds}
-    if renderer.rowwise and 0 in counts and max(counts) > 1:
-        raise UserError(
-            "rl: with this student, scripts without a picture cannot be mixed with scripts of several"
-            " pictures; use sources that give every script a picture, or at most one"
-        )
-
-
-def _assistant_of(
-    config: Config,
-    folder: Path,
-    renderer: Renderer,
-    start: str,
-    pictures_of: PicturesOf,
-    policy_of: PolicyOf,
-    model: Any,
-    step: int,
-) -> StudentAssistant:
-    """Make the assistant of a step from the model under training, which began with the weights at `start`."""
-    rl, student = config.rl, config.student
-    sampled = SampledStudent(model, renderer, student, rl.temperature, rl.rollouts, start, step, folder)
-    return StudentAssistant(
-        policy_of(sampled),
-        renderer,
-        student,
-        pictures_of,
-        f"rl {config.rl_seed}",
-        rl.max_completion_tokens,
-    )
 
 
 def _return_of_rollout(

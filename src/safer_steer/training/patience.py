@@ -15,36 +15,13 @@ from contextlib import asynccontextmanager, contextmanager
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic, Verdict
-from safer_steer.errors import EndpointError, UserError
-from safer_steer.workers import Breaker
+from safer_steer.errors import EndpointError
 
 
 def patience_of(config: Config) -> float:
     """Seconds that a step waits for a verdict when nothing else of it is left to do."""
     known = config.rl.patience_s
     return 1.5 * config.role("tutor").timeout_s if known is None else known
-
-
-RECENT_STEPS = 5
-"""Number of recent steps over which `rl.max_unscored` is computed."""
-
-
-def refuse_unscored(recent: Breaker, lost: int, played: int, why: str, again: str) -> None:
-    """Count a step of which so many trajectories are unscored.
-
-    Args:
-        recent: of the last steps; it stops at `rl.max_unscored`.
-        why: the commonest reason, in brackets; or nothing.
-        again: how to go on.
-
-    Raises:
-        UserError: too many of the last steps' trajectories are unscored.
-    """
-    if recent.note(lost, played):
-        raise UserError(
-            f"rl: {recent.share():.0%} of the trajectories of the last {recent.entries()} step(s) could not"
-            f" be scored{why}, more than rl.max_unscored = {recent.most:.0%}; fix the tutor, then {again}"
-        )
 
 
 class LastVerdicts:

@@ -24,10 +24,10 @@ from safer_steer.episode import Critic, Reply, Script, Verdict, play
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.files.store import Journal, write_atomic
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.training.draws import refuse_another_seed, steps_of
+from safer_steer.training.draws import steps_of
 from safer_steer.training.patience import LastVerdicts, patience_of
+from safer_steer.training.refusals import refuse_another_seed, refuse_silence
 from safer_steer.training.returns import reward_of
-from safer_steer.training.silence import refuse_silence
 from safer_steer.training.trajectory import as_trajectory
 from safer_steer.workers import Breaker, Patience, Progress, run_jobs
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Container, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,25 @@ from trl import GRPOTrainer
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, StopReason, to_jsonl
-from safer_steer.episode import Critic, User
+from safer_steer.episode import Critic, Script
 from safer_steer.errors import UserError
 from safer_steer.files.store import Journal, read_rows
+from safer_steer.rewards import group_advantages
 from safer_steer.student import processes
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.given import Trained
 from safer_steer.student.sharding import generating
-from safer_steer.training.draws import refuse_another_seed, steps_in_pass
-from safer_steer.training.due import trained_by_ids
-from safer_steer.training.first_turn import refuse_other_pictures
-from safer_steer.training.patience import RECENT_STEPS, LastVerdicts, patience_of, refuse_unscored
+from safer_steer.training.credit import turn_advantages
+from safer_steer.training.draws import steps_in_pass
+from safer_steer.training.patience import LastVerdicts, patience_of
+from safer_steer.training.refusals import (
+    RECENT_STEPS,
+    refuse_another_seed,
+    refuse_silence,
+    refuse_unscored,
+)
 from safer_steer.training.returns import step_metrics, turn_returns
-from safer_steer.training.silence import refuse_silence
+from safer_steer.training.trainers import DRIFT
 from safer_steer.training.trajectory import Return, Trajectory, as_trajectory, roll_out
 from safer_steer.training.tutor_memory import TutorMemory, tries_in
 from safer_steer.workers import Breaker, reasons_in
@@ -51,12 +57,13 @@ class StepJournals:
         """Open the journal of a step (0-based) and process. The caller closes it."""
         return Journal(self.folder / f"{step:05d}-{process:03d}.jsonl")
 
-    def of_others(self, step: int, process: int, ids: Container[str]) -> dict[str, dict[str, Any]]:
-        """The rows with these ids that a launch of another number of processes left in other journals of the
-        step."""
-        paths = sorted(self.folder.glob(f"{step:05d}-*.jsonl"))
-        others = [path for path in paths if path.stem != f"{step:05d}-{process:03d}"]
-        return {row["id"]: row for path in others for row in read_rows(path) if row["id"] in ids}
+    def take_over(self, step: int, journal: Journal, ids: Container[str]) -> None:
+        """Copy the rows with these ids that a launch of another number of processes left in other journals of
+        the step."""
+        for path in sorted(self.folder.glob(f"{step:05d}-*.jsonl")):
+            for row in read_rows(path) if path != journal.path else ():
+                if row["id"] in ids and row["id"] not in journal:
+                    journal.append(row)
 
     def forget(self, before: int) -> None:
         """Delete the journals that a checkpoint at step `before` makes unnecessary."""
@@ -71,7 +78,6 @@ class Rollouts:
 
     config: Config
     seeds: dict[str, Seed]
-    user: User
     assistant_of: Callable[[Any, int], StudentAssistant]
     """Makes the assistant from the model under training, with its weights at this step."""
     tutor: Critic
@@ -97,34 +103,35 @@ class Rollouts:
         """Play one step. `prompts` are already repeated K times, in order."""
         step, process = trainer.state.global_step, trainer.accelerator.process_index
         first = process * len(prompts)
-        seeds = [
-            self._as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, first + i)
-            for i, prompt in enumerate(prompts)
-        ]
+        seeds = []
+        for place, prompt in enumerate(prompts, first):
+            seeds.append(self._as_trajectory(self.seeds[prompt[-1]["seed_id"]], step, place))
 
         with generating(trainer, here=self.config.rl.rollouts.engine != "vllm") as model:
             assistant = self.assistant_of(model, step)
 
             def play() -> list[Trajectory]:
                 with self.journals.open(step, process) as journal:
-                    for row in self.journals.of_others(step, process, {seed.id for seed in seeds}).values():
-                        if row["id"] not in journal:
-                            journal.append(row)
+                    self.journals.take_over(step, journal, {seed.id for seed in seeds})
                     return self.wait(self._play(seeds, assistant, journal))
 
             played = processes.agreed(play)
         everyone = [trajectory for share in played for trajectory in share]
         self._note(step, everyone)
         trajectories = played[process]
-        self._trained = trained_by_ids(self.config, everyone, slice(first, first + len(prompts)))
-        return {
+        self._trained = _trained_by_ids(self.config, everyone, slice(first, first + len(prompts)))
+        fields: dict[str, Any] = {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
             "completion_ids": [trajectory.completion_ids for trajectory in trajectories],
             "logprobs": [trajectory.logprobs for trajectory in trajectories],
             "env_mask": [trajectory.mask for trajectory in trajectories],
             "trajectory_return": [trajectory.value for trajectory in trajectories],
-            **self._credit(trajectories),
         }
+        if self.config.rl.credit == "turn":  # for `TurnCreditTrainer`
+            values = [trajectory.value for trajectory in trajectories]
+            fields["returns_to_go"] = _to_go(self.config, trajectories, values)
+            fields["answer_ends"] = [trajectory.ends for trajectory in trajectories]
+        return fields
 
     def _as_trajectory(self, seed: Seed, step: int, place: int) -> Seed:
         """The trajectory of this seed at this place of a step (0-based, over all processes)."""
@@ -132,20 +139,6 @@ class Rollouts:
         passes = step // steps_in_pass(rl, len(self.seeds))
         number = passes * rl.group_size + place % rl.group_size
         return as_trajectory(seed, f"{step:05d}-{place:04d}", number)
-
-    def _credit(self, trajectories: list[Trajectory]) -> dict[str, list[Any]]:
-        """What `TurnCreditTrainer` is given of each trajectory; nothing where credit is the trajectory's."""
-        if self.config.rl.credit == "trajectory":
-            return {}
-        rl, format = self.config.rl, self.config.student.format
-        returns = [
-            None if trajectory.value is None else turn_returns(trajectory.dialogue, rl, format)
-            for trajectory in trajectories
-        ]
-        return {
-            "returns_to_go": returns,
-            "answer_ends": [trajectory.ends for trajectory in trajectories],
-        }
 
     def known(self, ids: list[int]) -> list[Trained]:
         """The trajectories of the current step with these ids."""
@@ -166,8 +159,7 @@ class Rollouts:
                 return known
             turns = self.config.rl.max_turns
             with tutor.playing(seed.id):
-                played = await roll_out(seed, self.user, assistant, tutor, self.value, turns)
-            refuse_other_pictures(played.dialogue, seed)
+                played = await roll_out(seed, Script(), assistant, tutor, self.value, turns)
             if played.final:
                 journal.append(played.to_row())
             return played
@@ -190,18 +182,26 @@ class Rollouts:
             with (self.folder / "trajectories.jsonl").open("a", encoding="utf-8") as file:
                 file.write(to_jsonl(dialogues))
         refuse_silence(dialogues, f"step {step + 1}")
-        found = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
+        metrics = step_metrics(dialogues, [trajectory.value for trajectory in trajectories])
         if all(trajectory.value is None for trajectory in trajectories):
             raise UserError(
                 f"rl: no trajectory of step {step + 1} could be scored ({_why(dialogues)});"
                 " fix that, then run the same command to go on"
             )
         why, again = f" ({_why(dialogues)})", "run the same command to go on"
-        refuse_unscored(self.recent, found["unscored"], found["trajectories"], why, again)
+        refuse_unscored(self.recent, metrics["unscored"], metrics["trajectories"], why, again)
         if self.memory:
-            found["approaches"] = tries_in(dialogues)
-            self.memory.learn(found["approaches"])
-        self.metrics[step] = found
+            metrics["approaches"] = tries_in(dialogues)
+            self.memory.learn(metrics["approaches"])
+        self.metrics[step] = metrics
+
+    def row_of(self, step: int, logs: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of rl/metrics.jsonl of a step (from 1) with what the trainer logs of it."""
+        metrics = self.metrics.pop(step - 1, None)
+        if metrics is None:
+            return None
+        names = ("loss", "kl", "grad_norm", "learning_rate", "entropy", "step_time", *DRIFT)
+        return {"step": step, **metrics, **{name: logs.get(name) for name in names}}
 
     def go_on(self, steps: list[dict[str, Any]]) -> None:
         """Take back what the steps before taught, from their rows of rl/metrics.jsonl."""
@@ -218,3 +218,65 @@ def _why(dialogues: list[Dialogue]) -> str:
     if full > failed.total:
         return "out of context; raise rl.max_completion_tokens or lower student.max_turn_tokens"
     return failed.commonest or "no reason was recorded"
+
+
+def _trained_by_ids(
+    config: Config, step: list[Trajectory], own: slice
+) -> dict[tuple[int, ...], list[Trained]]:
+    """This process's trajectories by their ids, with their masks, log-probabilities and advantages: what the
+    loss is due to be given of them.
+
+    It is computed from the dialogues as they are written to rl/trajectories.jsonl, and not from what is
+    handed to the trainer, so that the guard sees a return that goes to another trajectory on the way.
+
+    Args:
+        step: the trajectories of all processes, in order; those of a seed follow one another.
+        own: the place of this process's among them.
+    """
+    returns: list[float | None] = [trajectory.dialogue.meta["return"] for trajectory in step]
+    scale = max(1.0, *(abs(value) for value in returns if value is not None))
+    known: dict[tuple[int, ...], list[Trained]] = {}
+    for trajectory, credit in zip(step[own], _credits(config, step, returns)[own], strict=True):
+        prompt = len(trajectory.prompt_ids)
+        trained = Trained(
+            trajectory.dialogue,
+            [0] * prompt + trajectory.mask,
+            None if trajectory.replayed else [0.0] * prompt + trajectory.logprobs,
+            credit=[*[0.0] * prompt, *credit] if isinstance(credit, list) else credit,
+            scale=scale,
+        )
+        known.setdefault((*trajectory.prompt_ids, *trajectory.completion_ids), []).append(trained)
+    return known
+
+
+def _credits(
+    config: Config, step: list[Trajectory], returns: list[float | None]
+) -> Sequence[float | list[float]]:
+    """The advantage of each trajectory, or with `rl.credit: turn` of each token of its completion; 0 of one
+    that is unscored."""
+    size = config.rl.group_size
+    groups = [slice(start, start + size) for start in range(0, len(step), size)]
+    if config.rl.credit == "trajectory":
+        return [own or 0.0 for group in groups for own in group_advantages(returns[group])]
+    to_go = _to_go(config, step, returns)
+    by_turn = [own for group in groups for own in turn_advantages(to_go[group])]
+    return [_spread(own, trajectory) for own, trajectory in zip(by_turn, step, strict=True)]
+
+
+def _spread(advantages: list[float] | None, trajectory: Trajectory) -> list[float]:
+    """Each turn's advantage on the tokens up to its answer's end."""
+    spread: list[float] = []
+    for value, end in zip(advantages or [0.0] * len(trajectory.ends), trajectory.ends, strict=True):
+        spread += [value] * (end + 1 - len(spread))
+    return spread + [0.0] * (len(trajectory.completion_ids) - len(spread))
+
+
+def _to_go(
+    config: Config, trajectories: Sequence[Trajectory], returns: Sequence[float | None]
+) -> list[list[float] | None]:
+    """The return to go of each turn of these trajectories; None for one without a return."""
+    to_go = []
+    for trajectory, value in zip(trajectories, returns, strict=True):
+        scored = value is not None
+        to_go.append(turn_returns(trajectory.dialogue, config.rl, config.student.format) if scored else None)
+    return to_go

@@ -26,9 +26,8 @@ from safer_steer.student import processes
 from safer_steer.student.assistant import add_user, shown_in
 from safer_steer.student.given import Collated, Trained, given_to_sft
 from safer_steer.student.guard import Guard, Guarded
-from safer_steer.student.holding import hold_modes
 from safer_steer.student.load import load_student
-from safer_steer.student.modules import freeze_vision
+from safer_steer.student.modules import freeze_vision, hold_modes
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.sharding import sharding_arguments
 from safer_steer.student.training import (

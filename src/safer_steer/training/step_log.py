@@ -1,26 +1,26 @@
-"""The files of a training run that grow by the step: rl/metrics.jsonl and rl/trajectories.jsonl."""
+"""The files of Stage III that grow by the step: rl/metrics.jsonl and rl/trajectories.jsonl."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safer_steer.files.store import write_atomic
-from safer_steer.training.rollouts import Rollouts
 
-DRIFT = ("logprob_gap", "logprob_gap_max", "importance_ratio", "importance_ess")
-"""How far the engine's log-probabilities are from the trainer's; see `measured.MeasuredTrainer`."""
+RowOf = Callable[[int, dict[str, Any]], dict[str, Any] | None]
+"""The row of a step (from 1) with what the trainer logs of it; None for no row."""
 
 
 class StepLog(TrainerCallback):
-    """Writes rl/metrics.jsonl: one row per step with the metrics of the rollouts and the trainer. Deletes the
-    journals of saved steps."""
+    """Appends a row to rl/metrics.jsonl for each step of the trainer."""
 
-    def __init__(self, rollouts: Rollouts, path: Path) -> None:
-        self.rollouts, self.path = rollouts, path
+    def __init__(self, path: Path, row_of: RowOf, saved: Callable[[int], None] = lambda step: None) -> None:
+        """`saved` is called in the first process with the steps that a new checkpoint has."""
+        self.path, self.row_of, self.saved = path, row_of, saved
 
     def on_log(
         self,
@@ -30,25 +30,16 @@ class StepLog(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        step = state.global_step
-        if logs is None or "loss" not in logs or step - 1 not in self.rollouts.metrics:
-            return
-        found = self.rollouts.metrics.pop(step - 1)
-        if not state.is_world_process_zero:
-            return
-        trained = {
-            name: logs.get(name)
-            for name in ("loss", "kl", "grad_norm", "learning_rate", "entropy", "step_time", *DRIFT)
-        }
-        row = {"step": step, **found, **trained}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        row = self.row_of(state.global_step, logs) if logs and "loss" in logs else None
+        if row and state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.rollouts.journals.forget(state.global_step)
+            self.saved(state.global_step)
 
 
 def rollback(folder: Path, step: int) -> None:

@@ -27,7 +27,7 @@ from safer_steer.dialogue import StopReason
 from safer_steer.errors import UserError
 from safer_steer.rewards import group_advantages, tcsr
 from safer_steer.training.credit import returns_to_go, turn_advantages
-from safer_steer.training.patience import RECENT_STEPS, refuse_unscored
+from safer_steer.training.refusals import RECENT_STEPS, refuse_unscored
 from safer_steer.training.trajectory import Trajectory, by_token
 from safer_steer.workers import Breaker
 

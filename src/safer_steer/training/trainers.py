@@ -1,4 +1,5 @@
-"""TRL's GRPO trainer, which also measures how far the engine's log-probabilities are from its own.
+"""TRL's GRPO trainer, which also measures how far the engine's log-probabilities are from its own, and may
+give every turn an advantage of its own.
 
 Engine and trainer compute with other kernels, and on GPUs in bfloat16, so the policy that sampled is not
 exactly the one that is trained. The forward pass of the loss has the trainer's log-probabilities anyway, at
@@ -7,12 +8,19 @@ the weights that sampled.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from safer_steer.student.guard import Guarded
+from safer_steer.training.credit import turn_advantages
+from safer_steer.training.trajectory import by_token
+
+DRIFT = ("logprob_gap", "logprob_gap_max", "importance_ratio", "importance_ess")
+"""How far the engine's log-probabilities are from the trainer's: what `MeasuredTrainer` logs."""
 
 
 class MeasuredTrainer(Guarded, GRPOTrainer):
@@ -34,7 +42,8 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         """Weight each token's loss by w, truncated, as TRL does for a server of its own
         (`vllm_importance_sampling_correction`). It takes a forward pass more."""
         self.use_vllm = True
-        self.vllm_generation = _Synchronised()
+        # In place of TRL's own vLLM: the engine has the current weights already.
+        self.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
         self._last_loaded_step = -1
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -75,8 +84,22 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         super().log(logs, start_time)
 
 
-class _Synchronised:
-    """Stands where TRL has its own vLLM: the engine has the current weights already."""
+class TurnCreditTrainer(MeasuredTrainer):
+    """`rl.credit: turn`: gives the sampled tokens of a turn that turn's advantage, where TRL gives all of a
+    trajectory's tokens one. The loss takes both: advantages [trajectories] or [trajectories, tokens]."""
 
-    def sync_weights(self) -> None:
-        """Nothing to do."""
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._generate_and_score_completions(inputs)
+        # TRL adds what the rollouts return to `inputs`. A seed's trajectories may lie on several processes.
+        known: list[list[float] | None] = gather_object([row["returns_to_go"] for row in inputs])
+        groups = range(0, len(known), self.num_generations)
+        advantages = [
+            own for start in groups for own in turn_advantages(known[start : start + self.num_generations])
+        ]
+        first = self.accelerator.process_index * len(inputs)
+        batch["advantages"] = by_token(
+            advantages[first : first + len(inputs)],
+            [row["answer_ends"] for row in inputs],
+            batch["completion_mask"] * batch["tool_mask"],
+        )
+        return batch
