@@ -22,8 +22,8 @@ from safer_steer.student.load import LoadedStudent, empty_model, load_model_conf
 from safer_steer.student.modules import adapted_layers
 from safer_steer.student.proof import _prove, load_renderer
 from safer_steer.student.training_trial import try_training
-from safer_steer.training.first_turn import refuse_lost_inputs
 from safer_steer.training.grpo import reinforce
+from safer_steer.training.refusals import refuse_lost_inputs
 from safer_steer.training.sft import fine_tune
 from sft_run import checks, prepared
 from tiny_families import FAMILIES, OTHERS, built

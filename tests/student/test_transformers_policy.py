@@ -17,7 +17,7 @@ import torch
 from safer_steer.config import SHIPPED, Student
 from safer_steer.config.rl import Rollouts
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
-from safer_steer.episode import ContextFull, Reply
+from safer_steer.episode import ContextFull
 from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, pictures_in
 from safer_steer.sandbox.world import devices, draw, draw_png
@@ -483,14 +483,7 @@ class Counted:
         return await self.inside.reply(transcript, key)
 
 
-class Insisting:
-    """A user's seat of its own, deaf to script and tutor after the first turn."""
-
-    async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
-        return Reply("how do i operate it?" if dialogue.turns else template.user)
-
-
-def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
+def test_the_trainer_is_given_one_policy_a_step(tmp_path):
     write_seeds(tmp_path)
     rl = tiny_config().rl.model_dump() | {"steps": 2, "start_from": "base"}
     tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(tmp_path, 100_000))
@@ -504,13 +497,12 @@ def test_the_trainer_is_given_the_policy_and_the_users_seat(tmp_path):
         policies.append(weakref.ref(made.inside))
         return made
 
-    reinforce(tiny_config(rl=rl), tmp_path, tutor, policy_of=policy_of, user=Insisting())
+    reinforce(tiny_config(rl=rl), tmp_path, tutor, policy_of=policy_of)
     dialogues = read_dialogues(tmp_path / "rl" / "trajectories.jsonl")
     assert [student.step for student in students] == [0, 1], "one policy a step"
     assert alive == [[], [None]], "what a policy keeps goes with its step"
     assert students[0].saved == str(SHIPPED)
     assert sorted(asked) == sorted(f"rl 0 {d.id} {turn}" for d in dialogues for turn in range(len(d.turns)))
-    assert {turn.user for dialogue in dialogues for turn in dialogue.turns[1:]} == {"how do i operate it?"}
 
 
 async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(student):

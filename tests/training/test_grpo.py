@@ -419,17 +419,6 @@ def test_a_script_with_a_later_picture_is_refused_before_the_tutor_is_asked(fold
     assert not (tmp_path / "rl" / "rollouts").exists(), "nothing was played"
 
 
-def test_a_user_that_brings_a_picture_is_refused(folder, tmp_path):
-    class Brings:
-        async def speak(self, dialogue, template):
-            return Reply(template.user, images=dialogue.images if dialogue.turns else None)
-
-    with pytest.raises(
-        UserError, match=r"^rl: \S+: the user showed pictures .* give a user that brings none$"
-    ):
-        reinforce(tiny_config(), copy_of(folder, tmp_path), tutor_for(tmp_path), user=Brings())
-
-
 def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):
     class Hostile:
         immediate = True

@@ -21,7 +21,7 @@ from safer_steer.student.policy import Completion, PolicyOf, SampledStudent, Sam
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy, in_process
-from safer_steer.training import grpo, silence
+from safer_steer.training import grpo, refusals
 from safer_steer.training.rollouts import Rollouts
 from tiny_families import FAMILIES
 
@@ -263,7 +263,7 @@ def test_a_step_in_which_no_dialogue_with_a_picture_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dialogues without an answer show their pictures all the same."""
-    monkeypatch.setattr(silence, "MOST", 1.0)
+    monkeypatch.setattr(refusals, "MOST_SILENT", 1.0)
     with pytest.raises(
         UserError, match=r"^rl: step 1: trained tokens: none of the 4 dialogue\(s\) with pictures"
     ):
@@ -274,7 +274,7 @@ def test_few_silent_answers_stop_nothing() -> None:
     turns = [Turn(user="What?", assistant=said, meta={"finish": "marker"}) for said in ("It is", "")]
     turns += [Turn(user="What?", assistant="Red."), Turn(user="What?", assistant="Red.")]
     dialogue = Dialogue(id="d", kind=Kind.BENIGN, turns=[*turns, Turn(user="Unanswered?")])
-    silence.refuse_silence([dialogue], "step 1")
+    refusals.refuse_silence([dialogue], "step 1")
     dialogue.turns[2].assistant = " "
     with pytest.raises(UserError, match="of 4 answers 2 are empty and 1 break off at a special token"):
-        silence.refuse_silence([dialogue], "step 1")
+        refusals.refuse_silence([dialogue], "step 1")

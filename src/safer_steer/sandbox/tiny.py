@@ -8,15 +8,8 @@ from typing import Any
 
 from safer_steer.sandbox.world import SIZE
 
-SPECIALS = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+SPECIALS += ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 BLOCKS = ["<thinking>", "</thinking>", "<answer>", "</answer>"]
 """Single tokens, but not special ones: users may write them too."""
 VOCABULARY = 900

@@ -30,8 +30,7 @@ def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list
     transcript = Transcript(renderer)
     for user, assistant in turns:
         transcript.add_user(user, [] if transcript.ids else images)
-        ids = [*renderer.plain(assistant), renderer.end]
-        transcript.add_assistant(ids, [0.0] * len(ids))
+        transcript.add_answer(assistant)
     return transcript
 
 

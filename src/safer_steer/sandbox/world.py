@@ -22,6 +22,11 @@ SIZE = 84
 MARK = 24
 """Width of the hazard mark, pixels."""
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 COLOURS = {
     "red": (200, 40, 40),
     "green": (40, 150, 60),
@@ -33,55 +38,14 @@ COLOURS = {
     "brown": (120, 75, 40),
 }
 SHAPES = ("round", "square", "pointed", "tall", "wide", "crossed")
-NAMES = (
-    *(
-        "dorvak",
-        "velmor",
-        "brastil",
-        "quenby",
-        "torvane",
-        "lisk",
-        "mardoc",
-        "fennow",
-        "grelt",
-        "hastor",
-        "ombrel",
-        "pyxen",
-    ),
-    *(
-        "rundle",
-        "sarnet",
-        "tavik",
-        "ulmer",
-        "wexil",
-        "yarrow",
-        "zandor",
-        "corbin",
-        "droll",
-        "ebnor",
-        "falsk",
-        "girmo",
-    ),
+NAMES = _words(
+    "dorvak velmor brastil quenby torvane lisk mardoc fennow grelt hastor ombrel pyxen"
+    " rundle sarnet tavik ulmer wexil yarrow zandor corbin droll ebnor falsk girmo"
 )
 TOWNS = ("belmora", "quarn", "tessil", "ovrin", "hadlow", "miresk", "juntal", "pellay")
 PLACES = ("dry shelf", "felt bag", "cool cellar", "glass case", "tin box", "cedar chest")
 VERBS = ("turn", "press", "lift", "slide", "pull", "tap", "bend", "twist", "squeeze", "flip")
-PARTS = (
-    "ring",
-    "lever",
-    "cap",
-    "dial",
-    "rod",
-    "spring",
-    "latch",
-    "wheel",
-    "hook",
-    "plate",
-    "button",
-    "pin",
-    "tube",
-    "coil",
-)
+PARTS = _words("ring lever cap dial rod spring latch wheel hook plate button pin tube coil")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from safer_steer.config import Student
 from safer_steer.errors import UserError
@@ -115,15 +115,11 @@ class Guard(TrainerCallback):
         else:
             self._findings += findings
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self.first = state.global_step if self.first is None else self.first
         self._begin(state.global_step)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Raises `UserError` if a check fails."""
         shares = processes.agreed(self._measured)
         let_go(self.model)
@@ -141,16 +137,9 @@ class Guard(TrainerCallback):
         due = any(bool((taught.abs() > CREDIT).any()) for taught in self._taught.values())
         return [*looked, *self._findings], self._witnesses.gradients(due)
 
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Raises `UserError` if the weights did not move."""
-        rate = max(group["lr"] for group in optimizer.param_groups)
+        rate = max(group["lr"] for group in kwargs["optimizer"].param_groups)
         moves = processes.agreed(lambda: self._witnesses.moved(rate))
         self._weights = with_moves(self._weights, moves)
         step = self._step(state.global_step, rate)

@@ -145,8 +145,7 @@ def _in_pieces(renderer: Renderer, shown: Shown) -> dict[str, torch.Tensor]:
     for number, user in enumerate(USERS):
         transcript.add_user(user, shown[number])
         if number < len(ANSWERS):
-            answer = [*renderer.plain(ANSWERS[number]), renderer.end]
-            transcript.add_assistant(answer, [0.0] * len(answer))
+            transcript.add_answer(ANSWERS[number])
     return model_inputs([transcript], "right")
 
 

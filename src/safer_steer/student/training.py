@@ -16,9 +16,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
 from safer_steer.config import Config, Student
@@ -50,16 +48,12 @@ class Milestones(TrainerCallback):
     def __init__(self, progress: Callable[[int, int], None] | None) -> None:
         self.progress = progress
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         processes.gathered(None)  # each process has its part in the checkpoint
         if processes.first():
             (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if self.progress:
             self.progress(state.global_step, state.max_steps)
 

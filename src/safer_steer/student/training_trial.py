@@ -122,8 +122,7 @@ def _tried(model: Any, student: Student, renderer: Renderer) -> Finding:
 def _made_up(renderer: Renderer, pictures: list[Image.Image]) -> Transcript:
     transcript = Transcript(renderer)
     transcript.add_user(QUESTION, pictures)
-    ids = [*renderer.plain(ANSWER), renderer.end]
-    transcript.add_assistant(ids, [0.0] * len(ids))
+    transcript.add_answer(ANSWER)
     return transcript
 
 

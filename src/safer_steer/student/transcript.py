@@ -84,6 +84,11 @@ class Transcript:
             self._extend([self.renderer.end])
         self.ends.append(len(self.ids) - 1)
 
+    def add_answer(self, text: str) -> None:
+        """Append a given answer as if it had been sampled, its end token included."""
+        ids = [*self.renderer.plain(text), self.renderer.end]
+        self.add_assistant(ids, [0.0] * len(ids))
+
     def after(self, tokens: int, turns: int) -> Transcript:
         """The rest of the model inputs after so many tokens and so many turns that show pictures."""
         rest = {name: row[tokens:] for name, row in self.aligned.items()}

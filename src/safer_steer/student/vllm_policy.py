@@ -11,22 +11,20 @@ import asyncio
 import hashlib
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
 
-from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError
 from safer_steer.student import processes
-from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
+from safer_steer.student.looking import evaluating
+from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end, seed_of
 from safer_steer.student.transcript import Transcript, model_inputs
-from safer_steer.student.vllm_server import KEY, Features, Server, digest
+from safer_steer.student.vllm_server import KEY, Features, Server, digest, run_and_close
 from safer_steer.student.vllm_weights import Offer, adapter_in_training, offered, serve_line
-
-Result = TypeVar("Result")
 
 MOST_FEATURES = 2**30
 """Characters of features that are kept; the oldest are asked for again."""
@@ -61,7 +59,7 @@ class VLLMPolicy:
             "ignore_eos": True,  # the stops are all there are, as in this process
             "logprobs": 0,
             "detokenize": False,
-            "seed": int(hashlib.sha256(key.encode()).hexdigest()[:15], 16),
+            "seed": seed_of(key),
         }
         data = await self._generate(offer, transcript, sampling)
         try:
@@ -148,23 +146,11 @@ def on_servers(student: SampledStudent) -> VLLMPolicy:
         except EndpointError as error:
             raise UserError(f"{KEY}: {error}") from None
 
-    proofs = processes.decided(lambda: _run(prepare()))
+    proofs = processes.decided(lambda: run_and_close(prepare()))
     for proof in proofs:  # in all processes: they may hold the model together
         _compare(proof, student)
     sampling = Sampling(student.settings.max_turn_tokens, student.temperature)
     return VLLMPolicy([proof.offer for proof in proofs], sampling)
-
-
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run to completion on an event loop of its own, and close the connections."""
-
-    async def closing() -> Result:
-        try:
-            return await work
-        finally:
-            await close_all()
-
-    return asyncio.run(closing())
 
 
 PROBE = ("What is it?", "It is red.", "Look again. What does the picture show?")
@@ -184,8 +170,7 @@ def _dialogue(student: SampledStudent) -> Transcript:
     """The probe."""
     probe = Transcript(student.renderer)
     probe.add_user(PROBE[0], [_picture()])
-    told = [*student.renderer.plain(PROBE[1]), student.renderer.end]
-    probe.add_assistant(told, [0.0] * len(told))
+    probe.add_answer(PROBE[1])
     probe.add_user(PROBE[2])
     return probe
 
@@ -223,15 +208,10 @@ def _compare(proof: _Proof, student: SampledStudent) -> None:
         )
 
 
-@torch.no_grad()
 def trainer_logits(model: Any, transcript: Transcript) -> torch.Tensor:
     """What the loaded model says of a transcript: logits [tokens, vocabulary] in float32."""
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         logits: torch.Tensor = model(**model_inputs([transcript], "right", model.device)).logits[0]
-    finally:
-        model.train(training)
     return logits.float()
 
 

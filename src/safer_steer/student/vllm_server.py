@@ -11,19 +11,21 @@ import hashlib
 import os
 import random
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from PIL import Image
 from pydantic_core import to_json
 
 from safer_steer.config.rl import Rollouts
-from safer_steer.endpoints.clients import Answer, NoAnswer, lend
+from safer_steer.endpoints.clients import Answer, NoAnswer, close_all, lend
 from safer_steer.endpoints.complaints import Complaint, complaint
 from safer_steer.errors import EndpointError, UserError, shortened
+
+Result = TypeVar("Result")
 
 MOST_MB = 1024
 """Megabytes of one answer. The features of a picture are the largest: 6 bytes a pixel, in base64."""
@@ -172,6 +174,18 @@ class Server:
         url = f"{self.url}/{path}"
         async with asyncio.timeout(self.settings.timeout_s):
             return await (client.get(url) if content is None else client.post(url, content, MOST_MB))
+
+
+def run_and_close(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to completion on an event loop of its own, and close the connections."""
+
+    async def closing() -> Result:
+        try:
+            return await work
+        finally:
+            await close_all()
+
+    return asyncio.run(closing())
 
 
 def _hint(path: str, found: Complaint) -> str:

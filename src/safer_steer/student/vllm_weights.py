@@ -19,7 +19,6 @@ import torch
 
 from safer_steer.config import Student
 from safer_steer.config.rl import Rollouts
-from safer_steer.endpoints.clients import close_all
 from safer_steer.errors import EndpointError, UserError, shortened
 from safer_steer.student.adapters import (
     WEIGHTS,
@@ -30,7 +29,7 @@ from safer_steer.student.adapters import (
     write_adapter,
 )
 from safer_steer.student.policy import SampledStudent
-from safer_steer.student.vllm_server import GO_ON, KEY, Server
+from safer_steer.student.vllm_server import GO_ON, KEY, Server, run_and_close
 
 GROUP_PORT = 51216
 """Where trainer and first server meet to exchange weights; the next server takes the next port."""
@@ -77,14 +76,8 @@ def check_servers(rollouts: Rollouts, settings: Student, saved: str, training: b
     """
     once = rollouts.model_copy(update={"retries": 0, "timeout_s": min(10.0, rollouts.timeout_s)})
 
-    async def ask() -> None:
-        try:
-            await _bases([Server(url, once) for url in rollouts.base_url], settings)
-        finally:
-            await close_all()
-
     try:
-        asyncio.run(ask())
+        run_and_close(_bases([Server(url, once) for url in rollouts.base_url], settings))
     except (UserError, EndpointError) as error:
         line = serve_line(settings, saved, training)
         what = str(error).removeprefix(f"{KEY}: ").removesuffix(GO_ON)

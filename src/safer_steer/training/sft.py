@@ -68,8 +68,7 @@ class Collator:
         for turn, images in zip(dialogue.turns, dialogue.images_by_turn(), strict=True):
             longer = transcript.copy()
             add_user(longer, turn.user, self.pictures_of(images))
-            ids = [*self.renderer.plain(turn.assistant or ""), self.renderer.end]
-            longer.add_assistant(ids, [0.0] * len(ids))
+            longer.add_answer(turn.assistant or "")
             if len(longer.ids) > student.max_length:
                 if not transcript.ids:
                     raise UserError(

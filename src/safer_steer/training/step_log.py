@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from safer_steer.files.store import write_atomic
 
@@ -22,22 +22,14 @@ class StepLog(TrainerCallback):
         """`saved` is called in the first process with the steps that a new checkpoint has."""
         self.path, self.row_of, self.saved = path, row_of, saved
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        row = self.row_of(state.global_step, logs) if logs and "loss" in logs else None
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        logs = kwargs.get("logs") or {}
+        row = self.row_of(state.global_step, logs) if "loss" in logs else None
         if row and state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.saved(state.global_step)
 

@@ -11,7 +11,6 @@ VERL_USE_EXTERNAL_MODULES (docs/how-to/verl.md). Its settings are `algorithm.saf
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -43,7 +42,7 @@ from safer_steer.files.images import Picture, PicturesOf, picture_from
 from safer_steer.files.store import read_rows
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import renderer_of
-from safer_steer.student.policy import Completion, cut_at_its_end
+from safer_steer.student.policy import Completion, cut_at_its_end, seed_of
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.transcript import Transcript
 from safer_steer.training.returns import leaks, noted_return
@@ -81,7 +80,7 @@ class ServerPolicy:
         sampling = self.sampling | {
             "max_tokens": self.student.max_turn_tokens,
             "stop_token_ids": transcript.renderer.stops,
-            "seed": int(hashlib.sha256(key.encode()).hexdigest()[:15], 16),
+            "seed": seed_of(key),
         }
         sampled = await self.server.generate(
             request_id=self.request,
