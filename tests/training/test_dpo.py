@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,7 +14,7 @@ from safetensors.torch import load_file
 
 from display import Quiet
 from dpo_run import STEPS, dpo_config
-from places import SUPPORT
+from forked import Forked
 from safer_steer.config import SHIPPED, Config
 from safer_steer.config.file import dump_config
 from safer_steer.data.assembly.splits import read_split
@@ -47,12 +41,8 @@ from safer_steer.workers import PATIENCE
 from student_parts import ask, drawn_for_rl, write_seeds
 
 
-def start(folder: Path, calls: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SUPPORT / "dpo_run.py"), str(folder), str(calls)]
-    return subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def start(folder: Path, calls: Path) -> Forked:
+    return Forked(folder.with_suffix(".log"), "dpo_run", folder, calls)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -70,9 +60,7 @@ def new_run(folder: Path) -> Path:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The run nobody disturbed, and its tutor's calls."""
     home = tmp_path_factory.mktemp("straight")
-    process = start(new_run(home / "run"), home / "calls")
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
+    start(new_run(home / "run"), home / "calls").wait()
     return home / "run", (home / "calls").read_text().splitlines()
 
 
@@ -176,23 +164,13 @@ def test_a_killed_run_pays_for_nothing_twice_and_ends_the_same(
     run, calls = new_run(tmp_path / "run"), tmp_path / "calls"
     journal, checkpoint = run / "rl" / "candidates.jsonl", run / "rl" / "checkpoint-1" / "checkpoint.whole"
 
-    def killed(reached: Callable[[], bool]) -> None:
-        process = start(run, calls)
-        while process.poll() is None and not reached():
-            time.sleep(0.002)
-        assert process.poll() is None, process.communicate()[0].decode()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
     for due in (lambda: len(rows(journal)) >= 4, lambda: len(rows(journal)) >= 7, checkpoint.exists):
         done = {row["id"] for row in rows(journal)}
         before = len(calls.read_text().splitlines()) if calls.exists() else 0
-        killed(due)
+        assert start(run, calls).kill_when(due)
         asked = calls.read_text().splitlines()
         assert not {line.split()[0] for line in asked[before:]} & done, "neither sampled nor scored again"
-    process = start(run, calls)
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
+    start(run, calls).wait()
     assert calls.read_text().splitlines() == asked, "the tutor is not asked while it trains"
     assert set(asked) == set(all_calls)
     ours, theirs = ({row["id"]: row for row in rows(at / "rl" / "candidates.jsonl")} for at in (run, wanted))

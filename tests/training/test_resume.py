@@ -5,14 +5,8 @@ taken."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from display import Quiet
-from places import SUPPORT
+from forked import Forked
 from rl_run import STEPS
 from safer_steer.config import SHIPPED
 from safer_steer.config.file import dump_config
@@ -35,12 +29,8 @@ from safer_steer.training.trajectory import Trajectory
 from student_parts import drawn_for_rl, tiny_config, write_seeds
 
 
-def start(folder: Path, calls: Path, *changes: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SUPPORT / "rl_run.py"), str(folder), str(calls), *changes]
-    return subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def start(folder: Path, calls: Path, *changes: str) -> Forked:
+    return Forked(folder.with_suffix(".log"), "rl_run", folder, calls, *changes)
 
 
 def lines(path: Path) -> list[str]:
@@ -54,21 +44,6 @@ def new_run(folder: Path) -> Path:
     return folder
 
 
-def ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait for its end, which must be a good one."""
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
-
-
-def killed(process: subprocess.Popen[bytes], due: Callable[[], bool]) -> None:
-    """Kill it with -9 once it is `due`."""
-    while process.poll() is None and not due():
-        time.sleep(0.002)
-    assert process.poll() is None, process.communicate()[0].decode()
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 def same_weights(run: Path, other: Path) -> bool:
     ours, theirs = (load_file(folder / "rl" / "model" / "model.safetensors") for folder in (run, other))
     return all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -78,7 +53,7 @@ def same_weights(run: Path, other: Path) -> bool:
 def straight(tmp_path_factory):
     """The run nobody disturbed, and its tutor's calls."""
     home = tmp_path_factory.mktemp("straight")
-    ended(start(new_run(home / "run"), home / "calls"))
+    start(new_run(home / "run"), home / "calls").wait()
     return home / "run", lines(home / "calls")
 
 
@@ -88,11 +63,11 @@ def test_killed_between_rollouts_and_checkpoint_a_step_is_neither_sampled_nor_sc
     wanted, all_calls = straight
     run, calls = new_run(tmp_path / "run"), tmp_path / "calls"
     last_step = run / "rl" / "rollouts" / f"{STEPS - 1:05d}-000.jsonl"
-    killed(start(run, calls), lambda: len(lines(last_step)) >= 6)
+    assert start(run, calls).kill_when(lambda: len(lines(last_step)) >= 6)
     assert not list((run / "rl").glob("checkpoint-*")), "killed before the first checkpoint"
     assert sorted(lines(calls)) == sorted(all_calls)
 
-    ended(start(run, calls))
+    start(run, calls).wait()
     assert len(lines(calls)) == len(all_calls), "the tutor was asked again"
     assert lines(run / "rl" / "trajectories.jsonl") == lines(wanted / "rl" / "trajectories.jsonl")
     assert same_weights(run, wanted)
@@ -111,12 +86,13 @@ def test_killed_in_its_second_and_third_pass_a_run_takes_the_same_seeds_and_ends
     """Two steps of two seeds are a pass over five; one seed is left over. The tutor has a memory."""
     passes = "steps=6", "seeds=5", "save_steps=1", "tutor_memory=true"
     wanted, run = new_run(tmp_path / "straight"), new_run(tmp_path / "run")
-    ended(start(wanted, tmp_path / "all", *passes))
+    start(wanted, tmp_path / "all", *passes).wait()
     assert len(set(seeds_by_step(wanted))) > 2, "each pass shuffles anew"
     for step in (2, 5):
         journal = run / "rl" / "rollouts" / f"{step:05d}-000.jsonl"
-        killed(start(run, tmp_path / "calls", *passes), lambda of=journal: len(lines(of)) >= 6)
-    ended(start(run, tmp_path / "calls", *passes))
+        killed = start(run, tmp_path / "calls", *passes)
+        assert killed.kill_when(lambda of=journal: len(lines(of)) >= 6)
+    start(run, tmp_path / "calls", *passes).wait()
     tries = [json.loads(line)["approaches"] for line in lines(wanted / "rl" / "metrics.jsonl")]
     assert len([step for step in tries if step]) > 3, "there was something to remember"
     assert [json.loads(line)["approaches"] for line in lines(run / "rl" / "metrics.jsonl")] == tries
@@ -175,16 +151,17 @@ def test_stopped_by_the_spending_limit_in_each_pass_a_run_pays_for_nothing_twice
 def test_other_seeds_under_a_journal_are_refused_in_one_line_that_deletes_nothing(tmp_path):
     run = new_run(tmp_path / "run")
     journal = run / "rl" / "rollouts" / "00000-000.jsonl"
-    killed(start(run, tmp_path / "calls"), lambda: len(lines(journal)) >= 2)
+    assert start(run, tmp_path / "calls").kill_when(lambda: len(lines(journal)) >= 2)
     kept = journal.read_bytes()
     for pool in (run / "seeds").glob("*.jsonl"):
         pool.write_text(pool.read_text().replace('"id":"', '"id":"other-'))
-    output = start(run, tmp_path / "calls").communicate()[0].decode()
+    refused = start(run, tmp_path / "calls")
+    refused.process.join()
     said = (
         r"UserError: \S+00000-000.jsonl: 00000-000\d was played from the seed \S+, and this run draws other-"
     )
     todo = r"\S+: splits/rl.jsonl has changed; put it back to go on, or use a new folder\n"
-    assert re.search(said + todo, output)
+    assert re.search(said + todo, refused.printed)
     assert journal.read_bytes() == kept
 
 

@@ -4,18 +4,16 @@ finished, and ends with the same ids."""
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
+from forked import Forked
 from safer_steer.student.training import WHOLE
 from student_parts import TINY
 
@@ -24,7 +22,6 @@ CONFIG = {
     "seeds": {"sources": [{"name": "sandbox", "limit": 12}], "min_turns": 2, "max_turns": 3},
     "bench": {"dialogues": 3, "resamples": 20},
 }
-COMMAND = [sys.executable, "-m", "safer_steer", "run"]
 
 
 def unfinished_checkpoint(stage: str) -> Callable[[Path], bool]:
@@ -50,26 +47,8 @@ KILLS = {
 JOURNALS = ("seeds/journal/*.jsonl", "bootstrap/journal.jsonl", "bench/*/*.jsonl")
 
 
-def start(config: Path, folder: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*COMMAND, str(config), "--out", str(folder)],
-        start_new_session=True,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def kill_when(config: Path, folder: Path, due: Callable[[Path], bool]) -> bool:
-    """Run until `due`, then kill -9; True if it was killed, False if it had ended before."""
-    process = start(config, folder)
-    while process.poll() is None and not due(folder):
-        time.sleep(0.002)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+def start(config: Path, folder: Path) -> Forked:
+    return Forked(folder.with_suffix(".log"), "safer_steer", "run", config, "--out", folder)
 
 
 def whole_lines(folder: Path) -> dict[str, list[bytes]]:
@@ -105,9 +84,7 @@ def straight(tmp_path_factory):
     config = home / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
     began = time.monotonic()
-    process = start(config, home / "run")
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
+    start(config, home / "run").wait()
     return config, home / "run", time.monotonic() - began
 
 
@@ -115,16 +92,14 @@ def test_killed_in_every_stage_and_inside_checkpoints(straight, tmp_path):
     config, wanted, _ = straight
     folder, kept, hit = tmp_path / "run", {}, []
     for name, due in KILLS.items():
-        if kill_when(config, folder, due):
+        if start(config, folder).kill_when(partial(due, folder)):
             hit.append(name)
         now = whole_lines(folder)
         for journal, lines in kept.items():
             assert now[journal][: len(lines)] == lines, f"{journal}: finished work was done again"
         kept = now
     assert hit == list(KILLS), "every kill must have struck"
-    process = start(config, folder)
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
+    start(config, folder).wait()
     assert ids(folder) == ids(wanted)
     for pool in (wanted / "seeds").glob("*.jsonl"):
         assert (folder / "seeds" / pool.name).read_bytes() == pool.read_bytes()
@@ -144,10 +119,8 @@ def test_killed_at_random_moments(straight, tmp_path):
     rng = random.Random(7)
     for _ in range(2):
         moment = time.monotonic() + rng.uniform(0.3, 0.9) * seconds
-        kill_when(config, tmp_path / "run", lambda _, moment=moment: time.monotonic() > moment)
-    process = start(config, tmp_path / "run")
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
+        start(config, tmp_path / "run").kill_when(lambda moment=moment: time.monotonic() > moment)
+    start(config, tmp_path / "run").wait()
     assert ids(tmp_path / "run") == ids(wanted)
 
 
@@ -159,7 +132,5 @@ def test_a_finished_run_does_nothing_again(straight):
         for path in folder.rglob("*")
         if path.is_file() and path.name not in rewritten
     }
-    process = start(config, folder)
-    process.communicate()
-    assert process.returncode == 0
+    start(config, folder).wait()
     assert {path: path.stat().st_mtime_ns for path in before} == before
