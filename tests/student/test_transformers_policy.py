@@ -21,9 +21,10 @@ from safer_steer.episode import ContextFull
 from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, pictures_in
 from safer_steer.sandbox.world import devices, draw, draw_png
+from safer_steer.student import decoding
 from safer_steer.student import transformers_policy as policy_module
 from safer_steer.student.assistant import StudentAssistant
-from safer_steer.student.decoding import Row, drawn, generator_of
+from safer_steer.student.decoding import Row
 from safer_steer.student.policy import Completion, SampledStudent, Sampling
 from safer_steer.student.transcript import Transcript, model_inputs
 from safer_steer.student.transformers_policy import TransformersPolicy, in_process
@@ -70,13 +71,15 @@ def test_same_key_same_answer_alone_or_in_company_in_any_order(student):
     assert alone.token_ids == together[1].token_ids
 
 
-def test_sampler_draws_from_the_softmax():
+def test_sampler_draws_from_the_softmax(student):
     scores = torch.log(torch.tensor([0.5, 0.3, 0.2])).repeat(4000, 1)
-    generators = [generator_of(f"key {i}", torch.device("cpu")) for i in range(4000)]
-    picks = drawn(scores, generators, Sampling(1, 1.0))[0].argmax(-1)
+    rows = [Row(f"key {i}", Transcript(student.renderer)) for i in range(4000)]
+    for row in rows:
+        row.begin(torch.device("cpu"))
+    picks = decoding.draw(scores, rows, Sampling(1, 1.0))[0].argmax(-1)
     shares = torch.bincount(picks, minlength=3) / 4000
     assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.03)
-    nucleus = drawn(scores, generators, Sampling(1, 1.0, 0.6))[0].argmax(-1)
+    nucleus = decoding.draw(scores, rows, Sampling(1, 1.0, 0.6))[0].argmax(-1)
     assert set(nucleus.tolist()) == {0, 1}
 
 

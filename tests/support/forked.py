@@ -14,10 +14,7 @@ from pathlib import Path
 
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
-    [
-        f"safer_steer.{name}"
-        for name in ("pipeline", "cli.stages", "training.dpo", "training.grpo", "training.sft")
-    ]
+    ["safer_steer.cli", "safer_steer.training.dpo", "safer_steer.training.grpo", "safer_steer.training.sft"]
 )
 
 

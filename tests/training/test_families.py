@@ -1,65 +1,80 @@
-"""A step of GRPO with a tiny model of each family: trainer and rollouts agree on log-probabilities."""
+"""A step of SFT and one of GRPO with a tiny model of each family: the loss is that of the exact targets, the
+checks pass, trainer and rollouts agree, and vision stays."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trl import GRPOTrainer
 
 from family_run import Scoring, config_of, write_seeds
+from safer_steer.config import Config
+from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
 from safer_steer.errors import UserError
+from safer_steer.files.store import write_atomic
+from safer_steer.sandbox.world import devices, draw_png
 from safer_steer.student.load import load_student
 from safer_steer.training.grpo import reinforce
-from safer_steer.training.rollouts import Rollouts
-from tiny_families import FAMILIES, moved
+from safer_steer.training.sft import Collator, fine_tune
+from student_parts import TINY
+from tiny_families import FAMILIES, moved, saved
+
+
+def dialogue(number: int, pictures: int, later: int) -> Dialogue:
+    """A dialogue with so many pictures in its first and in its second turn."""
+    turns = [
+        Turn(user="What is it?", assistant="It is a red box."),
+        Turn(user="And why? <image><|im_end|>", assistant="I cannot help with that. " * number),
+    ]
+    images = [f"images/{number}.png", "images/1.png"]
+    turns[1].images, images = images[:later], images[:pictures]
+    return Dialogue(id=str(number), kind=Kind.BENIGN, images=images, turns=turns, stop=StopReason.COMPLETED)
+
+
+def sees(checks: dict[str, Any], dialogues: int, with_pictures: int) -> None:
+    assert (checks["dialogues"], checks["with_pictures"]) == (dialogues, with_pictures)
+    assert checks["rendered_again"] == dialogues
+    assert checks["picture_tokens"] == checks["picture_features"] > 10 and checks["blank_shift"] > 0.01
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_of_grpo(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    played: dict[str, Any] = {}
-    scored: list[dict[str, torch.Tensor]] = []
-    play, loss, score = (
-        Rollouts.__call__,
-        GRPOTrainer._compute_loss,
-        GRPOTrainer._get_per_token_logps_and_entropies,
+def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_atomic(tmp_path / f"images/{number}.png", draw_png(devices()[number], True, number))
+    dialogues = [dialogue(1, 1, 0), dialogue(2, 2, 1), dialogue(3, 0, 2), dialogue(4, 0, 0)]
+    write_atomic(tmp_path / "bootstrap/kept.jsonl", to_jsonl(dialogues))
+    sft = TINY["bootstrap"]["sft"] | {"batch_size": 4, "micro_batch_size": 4, "max_steps": 1}
+    config = Config.model_validate(
+        {"student": saved(family, tmp_path / "base"), "bootstrap": {"sft": sft}, "name": family}
     )
+    base = load_student(config.student)
+    with torch.no_grad():
+        batch = Collator(dialogues, base.renderer, tmp_path, config)([{"row": row} for row in range(4)])
+        logits = base.model(**{name: values for name, values in batch.items() if name != "labels"}).logits
+    targets = batch["labels"][:, 1:]
+    wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+    trained = load_student(config.student, fine_tune(config, tmp_path))
+    history = json.loads((tmp_path / "sft/checkpoint-1/trainer_state.json").read_text())["log_history"]
+    assert history[0]["loss"] == pytest.approx(wanted.item(), abs=1e-4)
+    assert trained.renderer.processor.chat_template == base.renderer.processor.chat_template
+    sees(json.loads((tmp_path / "sft/checks.jsonl").read_text()), 4, 3)
+    speaking, seeing = moved(base.model, trained.model)
+    assert len(speaking) > 10 and not seeing
 
-    def playing(self: Rollouts, prompts: Any, trainer: GRPOTrainer) -> dict[str, Any]:
-        played.update(play(self, prompts, trainer))
-        return played
 
-    def losing(self: GRPOTrainer, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        scored.append(inputs)
-        return loss(self, model, inputs)
-
-    def scoring(self: GRPOTrainer, *args: Any, **options: Any) -> Any:
-        found = score(self, *args, **options)
-        scored[-1]["logps"] = found[0].detach()
-        return found
-
-    monkeypatch.setattr(Rollouts, "__call__", playing)
-    monkeypatch.setattr(GRPOTrainer, "_compute_loss", losing)
-    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", scoring)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_grpo(family: str, tmp_path: Path) -> None:
     write_seeds(tmp_path, 1, 2)
     config = config_of(family, tmp_path)
     model = reinforce(config, tmp_path, Scoring(), value=lambda dialogue: float(dialogue.id[-1]))
+    row = json.loads((tmp_path / "rl/metrics.jsonl").read_text())
+    sees(row["checks"], 4, 4)
+    assert row["checks"]["engine_gap_max"] < 1e-5 and row["logprob_gap_max"] < 1e-5
     speaking, seeing = moved(*(load_student(config.student, path).model for path in (None, model)))
     assert len(speaking) > 10 and not seeing
-    (step,) = scored
-    rollouts = {}
-    for ids, logprobs, mask in zip(
-        played["completion_ids"], played["logprobs"], played["env_mask"], strict=True
-    ):
-        rollouts[tuple(ids)] = [logprob for logprob, kept in zip(logprobs, mask, strict=True) if kept]
-    assert len(rollouts) == 4
-    for row in range(4):
-        present = step["completion_mask"][row].bool()
-        trained = step["logps"][row][present & step["tool_mask"][row].bool()].tolist()
-        rollout = rollouts[tuple(step["completion_ids"][row][present].tolist())]
-        assert trained == pytest.approx(rollout, abs=1e-5)
 
 
 def test_pictures_that_the_trainer_would_mix_up_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy, in_process
 from safer_steer.training import grpo, refusals
 from safer_steer.training.rollouts import Rollouts
-from tiny_families import FAMILIES
 
 GIVEN_OTHERWISE = ["qwen2_5_vl", "gemma3", "smolvlm", "lfm2_vl", "internvl", "mistral3", "gemma4"]
 """One family for each way in which TRL hands pictures on: by grids, one a row, a row a dialogue, by shapes,
@@ -52,19 +52,14 @@ def train(config: Config, folder: Path, policy_of: PolicyOf = in_process) -> Non
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_healthy_run_passes_and_its_numbers_are_in_the_metrics(family: str, tmp_path: Path) -> None:
-    rows = run(family, tmp_path, 1, 2, steps=3, every=2)
-    assert ["checks" in row for row in rows] == [True, False, True]
-    for checks in (rows[0]["checks"], rows[2]["checks"]):
-        assert (checks["dialogues"], checks["with_pictures"], checks["rendered_again"]) == (4, 4, 4)
-        assert checks["picture_tokens"] == checks["picture_features"] > 20
-        assert checks["blank_shift"] > 0.01
-        assert checks["engine_gap"] < 1e-5
+def test_it_looks_at_the_first_step_and_every_so_many(tmp_path: Path) -> None:
+    rows = run("qwen2_5_vl", tmp_path, 1, 2, steps=3, every=2)
+    assert [row.get("checks", {}).get("dialogues") for row in rows] == [4, None, 4]
 
 
 def test_dialogues_without_pictures_pass_and_are_counted(tmp_path: Path) -> None:
-    ((checks,),) = ([row["checks"] for row in run("qwen2_5_vl", tmp_path, 0, 0)],)
+    [row] = run("qwen2_5_vl", tmp_path, 0, 0)
+    checks = row["checks"]
     assert (checks["dialogues"], checks["with_pictures"], checks["rendered_again"]) == (4, 0, 4)
     assert (checks["blank_shift"], checks["picture_tokens"], checks["picture_features"]) == (None, 0, 0)
     assert checks["engine_gap"] < 1e-5
@@ -79,77 +74,70 @@ def test_the_checks_leave_training_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("family", GIVEN_OTHERWISE)
-def test_pictures_that_the_trainer_loses(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The ids keep their picture tokens, and the loss falls."""
+Sabotage = Callable[[pytest.MonkeyPatch], None]
+
+
+def lose_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the trainer's side: the ids keep their picture tokens, and the loss falls."""
     prompts = grpo._prompts
     monkeypatch.setattr(grpo, "_prompts", lambda *args: prompts(*args).remove_columns("images"))
-    with pytest.raises(
-        UserError,
-        match=r"^rl: step 1: picture tokens: the ids of dialogue 00000-\d{4} have \d+, but 0 positions",
-    ) as stopped:
-        run(family, tmp_path, 1, 2)
-    assert "\n" not in str(stopped.value) and not (tmp_path / "rl/model").exists()
 
 
-def broken(monkeypatch: pytest.MonkeyPatch, kind: type[Renderer]) -> None:
-    """Renderers break after they were proved."""
-    whole = grpo.renderer_of
+def breaking(kind: type[Renderer]) -> Sabotage:
+    """The renderer breaks after it was proved."""
 
-    def renderer_of(*args: Any) -> Renderer:
-        renderer = whole(*args)
-        renderer.__class__ = kind
-        return renderer
+    def sabotage(monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = grpo.renderer_of
 
-    monkeypatch.setattr(grpo, "renderer_of", renderer_of)
+        def renderer_of(*args: Any) -> Renderer:
+            renderer = whole(*args)
+            renderer.__class__ = kind
+            return renderer
 
+        monkeypatch.setattr(grpo, "renderer_of", renderer_of)
 
-@pytest.mark.parametrize("family", SOME)
-def test_pictures_that_the_rollouts_lose(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The student answers blind, and the trainer sees."""
-    broken(monkeypatch, Blind)
-    with pytest.raises(
-        UserError, match=r"^rl: step 1: engine: .* the engine gets its pictures at other positions"
-    ):
-        run(family, tmp_path, 1, 2)
+    return sabotage
 
 
-@pytest.mark.parametrize("family", GIVEN_OTHERWISE)
-def test_picture_tokens_that_are_lost(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken(monkeypatch, Deaf)
-    with pytest.raises(UserError, match=r"^rl: step 1: picture tokens: ") as stopped:
-        run(family, tmp_path, 1, 2)
-    assert "\n" not in str(stopped.value)
-
-
-def test_turns_that_the_template_renders_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken(monkeypatch, Verbose)
-    with pytest.raises(
-        UserError,
-        match=r"^rl: step 1: template: the chat template renders dialogue 00000-\d{4} otherwise than it is",
-    ):
-        run("qwen2_5_vl", tmp_path, 1, 2)
-
-
-def test_ids_that_the_trainer_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Rollouts.__call__
 
     def cut(self: Rollouts, *args: Any) -> dict[str, Any]:
         played = play(self, *args)
-        return {
-            name: [row[:-3] for row in rows] if name in ("completion_ids", "logprobs", "env_mask") else rows
-            for name, rows in played.items()
-        }
+        for name in ("completion_ids", "logprobs", "env_mask"):
+            played[name] = [row[:-3] for row in played[name]]
+        return played
 
     monkeypatch.setattr(Rollouts, "__call__", cut)
-    with pytest.raises(
-        UserError, match=r"^rl: step 1: ids: the trainer feeds ids that belong to no dialogue"
-    ):
-        run("qwen2_5_vl", tmp_path, 1, 2)
+
+
+LOST = r"picture tokens: the ids of dialogue 00000-\d{4} have \d+, but 0 positions"
+SABOTAGE: list[tuple[str, Sabotage, str]] = [
+    *((family, lose_images, LOST) for family in GIVEN_OTHERWISE),
+    # The student answers blind, and the trainer sees.
+    *(
+        (family, breaking(Blind), "engine: .* the engine gets its pictures at other positions")
+        for family in SOME
+    ),
+    ("qwen2_5_vl", breaking(Deaf), "picture tokens: "),
+    ("smolvlm", breaking(Deaf), "picture tokens: "),
+    (
+        "qwen2_5_vl",
+        breaking(Verbose),
+        r"template: the chat template renders dialogue 00000-\d{4} otherwise than it",
+    ),
+    ("qwen2_5_vl", cut_ids, "ids: the trainer feeds ids that belong to no dialogue"),
+]
+
+
+@pytest.mark.parametrize(("family", "sabotage", "complaint"), SABOTAGE)
+def test_a_dialogue_that_is_not_seen_as_it_is_shown(
+    family: str, sabotage: Sabotage, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage(monkeypatch)
+    with pytest.raises(UserError, match=f"^rl: step 1: {complaint}") as stopped:
+        run(family, tmp_path, 1, 2)
+    assert "\n" not in str(stopped.value) and not (tmp_path / "rl/model").exists()
 
 
 class Elsewhere:
@@ -171,7 +159,7 @@ class Elsewhere:
         return await self.policy.reply(moved, key)
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
 def test_an_engine_whose_picture_tokens_stand_elsewhere(family: str, tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
@@ -187,12 +175,11 @@ def stale(student: SampledStudent) -> TransformersPolicy:
     return in_process(replace(student, model=load_student(student.settings, Path(student.saved)).model))
 
 
-@pytest.mark.parametrize("family", SOME)
-def test_weights_that_were_not_synchronised(family: str, tmp_path: Path) -> None:
+def test_weights_that_were_not_synchronised(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"^rl: step 2: engine: .* the engine's weights are not those of this step"
     ):
-        run(family, tmp_path, 1, 2, steps=2, policy_of=stale)
+        run("qwen2_5_vl", tmp_path, 1, 2, steps=2, policy_of=stale)
     assert not list((tmp_path / "rl/rollouts").iterdir()), "what it sampled is not trained on later"
 
 
@@ -219,12 +206,11 @@ def test_trajectories_from_the_journal_are_not_held_against_the_engine(tmp_path:
     assert first["engine_gap"] is None and second["engine_gap"] < 1e-5
 
 
-@pytest.mark.parametrize("family", SOME)
-def test_a_base_that_has_not_learned_to_see(family: str, tmp_path: Path) -> None:
+def test_a_base_that_has_not_learned_to_see(tmp_path: Path) -> None:
     """Its projector is zero, so that the pictures reach the model and say nothing."""
     write_seeds(tmp_path, 1, 2)
-    config = config_of(family, tmp_path)
-    unseeing(family, tmp_path / "base")
+    config = config_of("qwen2_5_vl", tmp_path)
+    unseeing("qwen2_5_vl", tmp_path / "base")
     with pytest.raises(
         UserError,
         match=r"^rl: step 1: blank pictures: .* by 0 in 4 dialogue.* but this model ignores pictures",

@@ -15,6 +15,7 @@ from trl import GRPOTrainer
 from broken import Sabotage, before_training, cut_gradients, freeze_b, lose_b, lose_weights
 from family_run import config_of, write_seeds
 from safer_steer.config import Config
+from safer_steer.config.rl import Rollouts as Sampled
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Verdict
 from safer_steer.errors import EndpointError, UserError
@@ -127,21 +128,20 @@ def swap_pictures(batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"pixel_values": batch["pixel_values"].roll(len(batch["pixel_values"]) // 2, 0)}
 
 
-@pytest.mark.parametrize("micro", [4, 2])
-@pytest.mark.parametrize("credit", ["trajectory", "turn"])
 @pytest.mark.parametrize(
-    ("sabotage", "complaint"),
+    ("sabotage", "credit", "micro", "complaint"),
     [
-        (roll_advantages, "credit: the loss weighs "),
-        (roll_masks, "loss mask: the loss "),
-        (swap_pictures, r"pictures: dialogue 00000-\d{4} is trained with others than it shows"),
+        (roll_advantages, "trajectory", 4, "credit: the loss weighs "),
+        (roll_advantages, "turn", 2, "credit: the loss weighs "),
+        (roll_masks, "turn", 4, "loss mask: the loss "),
+        (swap_pictures, "trajectory", 2, r"pictures: dialogue 00000-\d{4} is trained with others than it"),
     ],
 )
 def test_a_batch_that_goes_wrong_inside_the_trainer(
     sabotage: Callable[[dict[str, Any]], dict[str, Any]],
-    complaint: str,
     credit: str,
     micro: int,
+    complaint: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -212,10 +212,8 @@ def test_an_engine_that_drifts_between_two_looks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rank", "changes"),
     [
-        (0, {}),
-        (4, {}),
         (4, {"beta": 0.1, "micro_batch_size": 1}),
-        (0, {"credit": "turn", "micro_batch_size": 2}),
+        (0, {"credit": "turn", "micro_batch_size": 2, "rollouts": Sampled(importance_cap=2.0)}),
         (0, {"loss": "grpo", "tcsr": "running"}),
         (4, {"loss": "dapo", "micro_batch_size": 2}),
     ],
@@ -227,22 +225,15 @@ def test_a_healthy_run_passes(rank: int, changes: dict[str, Any], tmp_path: Path
         assert checks["gradient"] > 0 and checks["moved"] > 0
 
 
-def test_a_healthy_run_with_importance_weights_passes(tmp_path: Path) -> None:
-    config = prepared(tmp_path)
-    config.rl.rollouts.importance_cap = 2.0
-    assert all(row["checks"]["compared"] == 4 for row in train(config, tmp_path))
-
-
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_healthy_run_in_bfloat16_passes(rank: int, tmp_path: Path) -> None:
-    config = prepared(tmp_path, rank)
+    config = prepared(tmp_path, rank, steps=1)
     config.student.dtype = "bfloat16"
-    for row in train(config, tmp_path):
-        assert 1e-4 < row["logprob_gap"] < 0.05 and row["checks"]["moved"] > 1e-6
+    [row] = train(config, tmp_path)
+    assert 1e-4 < row["logprob_gap"] < 0.05 and row["checks"]["moved"] > 1e-6
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize(("rank", "beta"), [(0, 0.1), (4, 0.0)])
 def test_equal_returns_teach_nothing_and_pass(rank: int, beta: float, tmp_path: Path) -> None:
     """All advantages are 0, and so is the gradient, but for the KL's after a first step."""
     rows = train(prepared(tmp_path, rank, beta=beta), tmp_path, value=lambda dialogue: 1.0)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from broken import SOME, Blind, Verbose, unseeing
+from broken import Blind, Verbose, unseeing
 from safer_steer.errors import UserError
 from safer_steer.student.load import LoadedStudent
 from safer_steer.student.modules import freeze_vision
@@ -67,7 +67,7 @@ def test_the_checks_leave_training_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
 def test_a_renderer_that_drops_the_picture(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,10 +90,9 @@ def test_a_renderer_that_writes_otherwise_than_the_template(
         sft.fine_tune(prepared("qwen2_5_vl", tmp_path, 1, 1), tmp_path)
 
 
-@pytest.mark.parametrize("family", SOME)
-def test_a_base_that_has_not_learned_to_see(family: str, tmp_path: Path) -> None:
-    config = prepared(family, tmp_path, 1, 2)
-    unseeing(family, tmp_path / "base")
+def test_a_base_that_has_not_learned_to_see(tmp_path: Path) -> None:
+    config = prepared("lfm2_vl", tmp_path, 1, 2)
+    unseeing("lfm2_vl", tmp_path / "base")
     with pytest.raises(
         UserError, match=r"^sft: step 1: blank pictures: .* by 0 .* but this model ignores pictures"
     ):
