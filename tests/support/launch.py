@@ -1,12 +1,14 @@
-"""Starts a command in several processes, with torchrun, on the CPU."""
+"""Starts a command in several processes, on the CPU: with torchrun, or forked with its environment."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from forked import Forked
 from places import SUPPORT
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
@@ -25,16 +27,21 @@ def start(processes: int, *arguments: str | Path, module: str = "safer_steer") -
     )
 
 
-def done(processes: int, *arguments: str | Path, module: str = "safer_steer") -> str:
-    """As `start`; waits for it. Returns what it printed."""
-    process = start(processes, *arguments, module=module)
-    printed = process.communicate()[0]
-    assert process.returncode == 0, printed
-    return printed
+def done(processes: int, log: Path, *arguments: str | Path, module: str = "safer_steer") -> str:
+    """The same without torchrun, in forked processes; waits for them. Returns what they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = []
+    for rank in map(str, range(processes)):
+        environment = rendezvous | sizes | {"RANK": rank, "LOCAL_RANK": rank}
+        ranks.append(Forked(log.with_suffix(f".{rank}.log"), module, *arguments, **environment))
+    return "".join([forked.wait() for forked in ranks])
 
 
 def failed(processes: int, *arguments: str | Path) -> list[str]:
-    """As `done` for a command that must fail. Returns what safer-steer printed, without what torchrun did."""
+    """As `start` for a command that must fail. Returns what was printed."""
     process = start(processes, *arguments)
     printed = process.communicate()[0]
     assert process.returncode == 1, printed  # torchrun's, whatever the processes' codes

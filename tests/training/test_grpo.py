@@ -18,7 +18,6 @@ from safer_steer.files.images import pictures_in
 from safer_steer.files.store import write_atomic
 from safer_steer.plan.dry_run import _rl_steps
 from safer_steer.report.health import warnings
-from safer_steer.student.training import last_checkpoint
 from safer_steer.training.grpo import reinforce as train
 from safer_steer.training.returns import step_metrics, trajectory_return
 from safer_steer.training.step_log import rollback
@@ -33,6 +32,9 @@ def folder(tmp_path_factory):
     write_seeds(folder, 6)
     shutil.copytree(SHIPPED, folder / "sft" / "model")
     return folder
+
+
+RL = tiny_config().rl.model_dump()
 
 
 def reinforce(config, folder, *args, **options):
@@ -245,64 +247,65 @@ def test_single_turns_draw_questions_with_their_share_as_far_as_there_are_safe_o
     )
 
 
-def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(folder, tmp_path):
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A run of one pass over five seeds, two a step."""
+    run = copy_of(folder, tmp_path_factory.mktemp("trained"))
+    reinforce(tiny_config(rl=RL | {"steps": -1, "seeds": 5}), run, tutor_for(run))
+    return run
+
+
+def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(folder, trained, tmp_path):
     """The second run has another seed and, with `rl.seed`, the first one's for Stage III."""
-    weights, logs = [], []
-    first = tiny_config()
-    second = tiny_config(seed=9, rl=first.rl.model_dump() | {"seed": first.seed})
-    for name, config in {"a": first, "b": second}.items():
-        run = copy_of(folder, tmp_path / name)
-        drawn_for_rl(first, run)
-        model = train(config, run, tutor_for(run))
-        weights.append(load_file(model / "model.safetensors"))
-        logs.append(rows(run / "rl" / "metrics.jsonl"))
-        played = rows(run / "rl" / "trajectories.jsonl")
-        assert len(played) == 2 * 2 * 3 and len({row["id"] for row in played}) == len(played)
+    again, first = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": -1, "seeds": 5})
+    drawn_for_rl(first, again)
+    train(tiny_config(seed=9, rl=first.rl.model_dump() | {"seed": first.seed}), again, tutor_for(again))
+    weights = [load_file(run / "rl" / "model" / "model.safetensors") for run in (trained, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    logs = [rows(run / "rl" / "metrics.jsonl") for run in (trained, again)]
     for first, second in zip(*logs, strict=True):
         assert first["return"] == second["return"] and first["kl"] == second["kl"]
     assert [row["step"] for row in logs[0]] == [1, 2]
     assert {"return", "kl", "leak_rate", "safety_by_turn", "stop", "strategies", "unscored"} <= logs[0][
         0
     ].keys()
+    played = rows(trained / "rl" / "trajectories.jsonl")
+    assert len(played) == 2 * 2 * 3 and len({row["id"] for row in played}) == len(played)
+    assert len({row["meta"]["seed"] for row in played}) == 4, "one seed is left over"
     start = load_file(folder / "sft" / "model" / "model.safetensors")
     moved = [name for name in start if not torch.equal(start[name].float(), weights[0][name].float())]
     assert moved and not [name for name in moved if "visual" in name]
 
 
-def test_nothing_of_the_rollouts_generation_config_is_saved(folder, tmp_path):
-    run = copy_of(folder, tmp_path)
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 1})
-    model = reinforce(config, run, tutor_for(run))
-    base, saved = (json.loads((path / "generation_config.json").read_text()) for path in (SHIPPED, model))
+def test_nothing_of_the_rollouts_generation_config_is_saved(trained):
+    folders = SHIPPED, trained / "rl" / "model"
+    base, saved = (json.loads((folder / "generation_config.json").read_text()) for folder in folders)
     assert saved == base
 
 
-def test_the_plan_says_how_many_steps_there_are_and_what_is_left_over(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("seeds", "steps", "plan"),
+    [
+        (5, -1, "2 steps of 2 seeds; 1 of 5 seeds are left over"),
+        (6, -1, "3 steps of 2 seeds; all 6 seeds are used"),
+        (
+            5,
+            3,
+            "3 steps of 2 seeds: 1.5 passes over the seeds; in a whole pass 1 of 5 seeds are left over",
+        ),
+        (
+            None,
+            -1,
+            "steps of 2 seeds, one pass over the seeds that Stage I yields; a last step of fewer is left out",
+        ),
+    ],
+)
+def test_the_plan_says_how_many_steps_there_are_and_what_is_left_over(folder, tmp_path, seeds, steps, plan):
     run = copy_of(folder, tmp_path)
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": -1, "seeds": 5})
-    drawn_for_rl(config, run)
-    assert _rl_steps(config, run) == "2 steps of 2 seeds; 1 of 5 seeds are left over"
-    config.rl.seeds = 6
-    drawn_for_rl(config, run)
-    assert _rl_steps(config, run) == "3 steps of 2 seeds; all 6 seeds are used"
-    config.rl.seeds, config.rl.steps = 5, 3
-    drawn_for_rl(config, run)
-    assert (
-        _rl_steps(config, run)
-        == "3 steps of 2 seeds: 1.5 passes over the seeds; in a whole pass 1 of 5 seeds are left over"
-    )
-    config.rl.seeds, config.rl.steps = None, -1
-    unknown = _rl_steps(config, tmp_path / "nothing")
-    assert (
-        unknown
-        == "steps of 2 seeds, one pass over the seeds that Stage I yields; a last step of fewer is left out"
-    )
-    config.rl.seeds = 5
-    reinforce(config, run, tutor_for(run))
-    assert [row["step"] for row in rows(run / "rl" / "metrics.jsonl")] == [1, 2]
-    played = rows(run / "rl" / "trajectories.jsonl")
-    assert len({row["meta"]["seed"] for row in played}) == 4, "as planned: one seed is left over"
+    config = tiny_config(rl=RL | {"steps": steps, "seeds": seeds})
+    if seeds:
+        drawn_for_rl(config, run)
+    assert _rl_steps(config, run if seeds else tmp_path / "nothing") == plan
 
 
 class Failing:
@@ -332,39 +335,34 @@ def test_a_step_that_could_not_be_scored_at_all_stops_the_run_and_says_why(folde
 
 
 def test_unscored_trajectories_are_counted_and_have_no_return(folder, tmp_path):
-    everything = {"rl": tiny_config().rl.model_dump() | {"beta": 0.0, "steps": 1}}
-    some = copy_of(folder, tmp_path / "some")
-    reinforce(tiny_config(**everything), some, Failing(tutor_for(some), lambda d: d.id.endswith("1")))
-    played = rows(some / "rl" / "trajectories.jsonl")
-    assert [row["meta"]["return"] is None for row in played] == [row["id"].endswith("1") for row in played]
-    assert rows(some / "rl" / "metrics.jsonl")[0]["unscored"] == 1
-
-
-def test_a_seed_too_long_for_the_context_is_unscored_and_the_others_are_trained(folder, tmp_path):
+    """Half of them, which `rl.max_unscored` allows here."""
     run = copy_of(folder, tmp_path)
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"seeds": 2, "steps": 1})
-    chosen = {seed.id for seed in drawn_for_rl(config, run)[:1]}
+    config = tiny_config(rl=RL | {"beta": 0.0, "steps": 1, "max_unscored": 0.5})
+    reinforce(config, run, Failing(tutor_for(run), lambda d: int(d.id[-1]) % 2))
+    for row in rows(run / "rl" / "trajectories.jsonl"):
+        assert (row["meta"]["return"] is None) == int(row["id"][-1]) % 2
+    assert rows(run / "rl" / "metrics.jsonl")[0]["unscored"] == 3
+
+
+def test_a_full_context_has_no_return_whatever_the_reward_and_the_others_are_trained(folder, tmp_path):
+    """At the first prompt of one seed, and later in the other's dialogues."""
+    run = copy_of(folder, tmp_path)
+    config = tiny_config(rl=RL | {"seeds": 2, "steps": 1, "max_completion_tokens": 140})
+    [long, _] = drawn_for_rl(config, run)
     for pool in (run / "seeds").glob("*.jsonl"):
         seeds = [Seed.model_validate_json(line) for line in pool.read_text().splitlines()]
         for seed in seeds:
-            if seed.id in chosen:
+            if seed.id == long.id:
                 seed.turns[0].user = "and what colour is it? " * 100
-        pool.write_text("".join(seed.model_dump_json() + "\n" for seed in seeds))
-    reinforce(config, run, tutor_for(run))
-    played = rows(run / "rl" / "trajectories.jsonl")
-    assert [row["stop"] for row in played].count("context_full") == 3
-    assert all((row["meta"]["return"] is None) == (row["stop"] == "context_full") for row in played)
-    (step,) = rows(run / "rl" / "metrics.jsonl")
-    assert (step["incomplete"], step["unscored"]) == (3, 0)
-
-
-def test_a_full_context_has_no_return_whatever_the_reward(folder, tmp_path):
-    run = copy_of(folder, tmp_path)
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 1, "max_completion_tokens": 140})
+        pool.write_text(to_jsonl(seeds))
     reinforce(config, run, tutor_for(run), value=lambda dialogue: float(len(dialogue.turns)))
     played = rows(run / "rl" / "trajectories.jsonl")
+    full = [row for row in played if row["stop"] == "context_full"]
     assert {row["stop"] for row in played} == {"completed", "context_full"}
-    assert all((row["meta"]["return"] is None) == (row["stop"] == "context_full") for row in played)
+    assert sum(row["meta"]["seed"] == long.id for row in full) == 3
+    assert all((row["meta"]["return"] is None) == (row in full) for row in played)
+    (step,) = rows(run / "rl" / "metrics.jsonl")
+    assert (step["incomplete"], step["unscored"]) == (len(full), 0)
 
 
 def test_too_many_unscored_trajectories_stop_the_run_and_are_played_again(folder, tmp_path):
@@ -379,10 +377,6 @@ def test_too_many_unscored_trajectories_stop_the_run_and_are_played_again(folder
     reinforce(tiny_config(), run, Failing(tutor_for(run), lambda d: judged.add(d.id)))
     assert {id for id in judged if id.startswith("00000")} == {"00000-0000", "00000-0002", "00000-0004"}
     assert [row["unscored"] for row in rows(run / "rl" / "metrics.jsonl")] == [0, 0]
-    loose = tiny_config(rl=tiny_config().rl.model_dump() | {"max_unscored": 0.5, "steps": 1})
-    other = copy_of(folder, tmp_path / "other")
-    reinforce(loose, other, Failing(tutor_for(other), lambda d: int(d.id[-1]) % 2 == 0))
-    assert rows(other / "rl" / "metrics.jsonl")[0]["unscored"] == 3
 
 
 def test_scripts_with_and_without_a_picture_mix(folder, tmp_path):
@@ -401,7 +395,7 @@ def test_scripts_with_and_without_a_picture_mix(folder, tmp_path):
         async def judge(self, dialogue, turn, template):
             return Verdict({"safety": 10 - int(dialogue.id[-1]), "usefulness": 8, "faithfulness": 5})
 
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"micro_batch_size": 1})
+    config = tiny_config(rl=RL | {"micro_batch_size": 1})
     reinforce(config, run, Fixed())
     played = rows(run / "rl" / "trajectories.jsonl")
     assert {bool(row["images"]) for row in played} == {True, False}
@@ -436,39 +430,13 @@ def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):
         for seed in seeds:
             seed.turns[0].user = "<|image_pad|> name it <|im_end|>"
         pool.write_text("".join(seed.model_dump_json() + "\n" for seed in seeds))
-    reinforce(tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 1}), run, Hostile())
+    reinforce(tiny_config(rl=RL | {"steps": 1}), run, Hostile())
     assert rows(run / "rl" / "metrics.jsonl")[0]["unscored"] == 0
 
 
-def test_resume_repeats_no_finished_step_and_ends_the_same(folder, tmp_path):
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 3})
-    straight = copy_of(folder, tmp_path / "straight")
-    wanted = load_file(reinforce(config, straight, tutor_for(straight)) / "model.safetensors")
-    cut = copy_of(folder, tmp_path / "cut")
-
-    def stop(done, total):
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        reinforce(config, cut, tutor_for(cut), stop)
-    at = int(last_checkpoint(cut / "rl").name.rpartition("-")[2])
-    with (cut / "rl" / "trajectories.jsonl").open("a") as file:
-        file.write('{"id": "torn')
-    seen = []
-    resumed = load_file(
-        reinforce(config, cut, tutor_for(cut), lambda done, total: seen.append(done)) / "model.safetensors"
-    )
-    assert at >= 1 and seen[0] == at + 1
-    ids = [[row["id"] for row in rows(run / "rl" / "trajectories.jsonl")] for run in (straight, cut)]
-    assert ids[0] == ids[1] and [row["step"] for row in rows(cut / "rl" / "metrics.jsonl")] == [1, 2, 3]
-    assert all(torch.allclose(wanted[name], resumed[name], atol=1e-5) for name in wanted)
-
-
-def test_a_run_says_whether_its_groups_taught_it_anything(folder, tmp_path):
+def test_a_run_says_whether_its_groups_taught_it_anything(folder, trained, tmp_path):
     """With returns of its own and with equal ones; the second goes on from rows without these metrics."""
-    run = copy_of(folder, tmp_path / "different")
-    reinforce(tiny_config(), run, tutor_for(run))
+    run = trained
     played = rows(run / "rl" / "trajectories.jsonl")
     for row in rows(run / "rl" / "metrics.jsonl"):
         groups = {}
@@ -484,7 +452,7 @@ def test_a_run_says_whether_its_groups_taught_it_anything(folder, tmp_path):
         )
     assert warnings(run, "rl") == []
 
-    config = tiny_config(rl=tiny_config().rl.model_dump() | {"steps": 3})
+    config = tiny_config(rl=RL | {"steps": 3})
     run = copy_of(folder, tmp_path / "equal")
 
     def stop(done, total):
@@ -511,10 +479,10 @@ def test_a_run_says_whether_its_groups_taught_it_anything(folder, tmp_path):
 
 
 def test_sizes_that_do_not_fit_are_said_before_anything_is_trained(folder, tmp_path):
-    odd = tiny_config(rl=tiny_config().rl.model_dump() | {"micro_batch_size": 4})
+    odd = tiny_config(rl=RL | {"micro_batch_size": 4})
     with pytest.raises(UserError, match=r"rl\.micro_batch_size: a step of 6"):
         reinforce(odd, copy_of(folder, tmp_path / "a"), tutor_for(folder))
-    many = tiny_config(rl=tiny_config().rl.model_dump() | {"prompts_per_step": 100})
+    many = tiny_config(rl=RL | {"prompts_per_step": 100})
     with pytest.raises(UserError, match=r"rl\.prompts_per_step: 100 seeds a step, but there are only"):
         reinforce(many, copy_of(folder, tmp_path / "b"), tutor_for(folder))
 

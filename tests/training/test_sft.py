@@ -37,6 +37,18 @@ def run_in(folder, tmp_path, **changes):
     return load_file(model / "model.safetensors")
 
 
+@pytest.fixture(scope="module")
+def straight(folder, tmp_path_factory):
+    """A run nobody disturbed."""
+    run = tmp_path_factory.mktemp("straight")
+    run_in(folder, run, report_to=["tensorboard"])
+    return run
+
+
+def weights_of(run):
+    return load_file(run / "sft" / "model" / "model.safetensors")
+
+
 def tail(name: str) -> str:
     """A weight's name without the wrappers that differ between memory and file."""
     return name.replace("model.", "").replace("language_", "")
@@ -163,10 +175,9 @@ def test_whole_turns_are_left_off_where_the_context_ends(folder, student):
 
 
 def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_reproducible(
-    folder, tmp_path, student
+    folder, straight, tmp_path, student
 ):
-    before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
-    first = run_in(folder, tmp_path / "a", report_to=["tensorboard"])
+    before, first = student.model.state_dict(), weights_of(straight)
     again = run_in(folder, tmp_path / "b")
     other = run_in(folder, tmp_path / "c", seed=1)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -175,7 +186,7 @@ def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_repro
     assert {tail(name) for name in first} <= old.keys()
     still = {name for name in first if torch.equal(first[name], old[tail(name)])}
     assert {name for name in first if "visual" in name} <= still and len(still) < len(first) / 2
-    [events] = (tmp_path / "a" / "sft" / "runs").rglob("events.out.tfevents.*")
+    [events] = (straight / "sft" / "runs").rglob("events.out.tfevents.*")
     assert b"train/loss" in events.read_bytes()
 
 
@@ -198,8 +209,7 @@ def test_a_checkpoint_without_its_mark_is_not_resumed_from(tmp_path):
     assert not (tmp_path / "checkpoint-30").exists()
 
 
-def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(folder, tmp_path):
-    straight = run_in(folder, tmp_path / "straight")
+def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(folder, straight, tmp_path):
     for part in ("bootstrap", "images"):
         shutil.copytree(folder / part, tmp_path / "cut" / part)
     steps = []
@@ -214,8 +224,8 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(folder, 
     resumed_at = int(last_checkpoint(tmp_path / "cut" / "sft").name.rpartition("-")[2])
     fine_tune(tiny_config(), tmp_path / "cut", lambda done, total: steps.append(done))
     assert resumed_at >= 1 and steps[2] == resumed_at + 1
-    resumed = load_file(tmp_path / "cut" / "sft" / "model" / "model.safetensors")
-    assert all(torch.allclose(straight[name], resumed[name], atol=1e-6) for name in straight)
+    wanted, resumed = weights_of(straight), weights_of(tmp_path / "cut")
+    assert all(torch.allclose(wanted[name], resumed[name], atol=1e-6) for name in wanted)
 
 
 def test_the_loss_does_not_depend_on_the_micro_batch(folder, tmp_path):

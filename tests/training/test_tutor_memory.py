@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,16 +205,31 @@ def trained(run: Path, cache: Cache, memory: TutorMemory) -> tuple[list[Dialogue
     return read_dialogues(run / "rl" / "trajectories.jsonl"), transport, ledger.accounts["tutor"].calls
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
+    cache = Cache(tmp_path_factory.mktemp("cache") / "cache")
+    yield cache
+    cache.close()
+
+
+@pytest.fixture(scope="module")
+def remembering(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run whose tutor has a memory, and what `trained` says of it."""
+    run = tmp_path_factory.mktemp("remembering") / "run"
+    return run, trained(run, cache, TutorMemory(approaches_of("sandbox"), 0))
+
+
 def of_step(dialogues: list[Dialogue], step: int) -> list[Dialogue]:
     return [dialogue for dialogue in dialogues if dialogue.id.startswith(f"{step:05d}")]
 
 
-def test_the_tutor_is_told_of_the_steps_before_and_attacks_otherwise_for_it(tmp_path: Path) -> None:
+def test_the_tutor_is_told_of_the_steps_before_and_attacks_otherwise_for_it(
+    remembering: tuple[Path, Any], cache: Cache, tmp_path: Path
+) -> None:
     """With a memory that learns nothing, the first step is the same and the next ones are others."""
-    cache = Cache(tmp_path / "cache")
     approaches = approaches_of("sandbox")
-    dialogues, transport, calls = trained(tmp_path / "run", cache, TutorMemory(approaches, 0))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "rl" / "metrics.jsonl").read_text().splitlines()]
+    run, (dialogues, transport, calls) = remembering
+    rows = [json.loads(line) for line in (run / "rl" / "metrics.jsonl").read_text().splitlines()]
     assert [row["approaches"] for row in rows] == [tries_in(of_step(dialogues, step)) for step in range(3)]
     assert all(row["approaches"] for row in rows) and calls == len(transport.asked)
 
@@ -233,16 +249,13 @@ def test_the_tutor_is_told_of_the_steps_before_and_attacks_otherwise_for_it(tmp_
 
     again, _, paid = trained(tmp_path / "again", cache, TutorMemory(approaches, 0))
     assert (again, paid) == (dialogues, 0), "the same memory has the same prompts, so nothing is paid twice"
-    cache.close()
 
 
-def test_siblings_that_answer_alike_meet_several_approaches(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache")
-    dialogues, _, _ = trained(tmp_path / "run", cache, TutorMemory(approaches_of("sandbox"), 0))
+def test_siblings_that_answer_alike_meet_several_approaches(remembering: tuple[Path, Any]) -> None:
+    _, (dialogues, _, _) = remembering
     for step in range(3):
         group = of_step(dialogues, step)
         for seed in {dialogue.meta["seed"] for dialogue in group}:
             siblings = [one for one in group if one.meta["seed"] == seed]
             assert len({one.turns[0].next_user for one in siblings}) >= 3, "of five"
     assert SET_UP in {turn.meta.get("approach") for one in dialogues for turn in one.turns}
-    cache.close()

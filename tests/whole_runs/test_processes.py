@@ -139,7 +139,7 @@ def two(home: Path, one: Path, rank: int, sharding: str, served_by_core: str) ->
     """The same run, trained in two processes; its config, and what they printed."""
     folder = before("sft", one, home / f"two{rank}{sharding}")
     config = write(config_of(2, rank, served_by_core, sharding), folder.with_suffix(".yaml"))
-    printed = [done(2, stage, config, *to(folder), module=CLI[sharding]) for stage in ("sft", "rl")]
+    printed = [done(2, folder, stage, config, *to(folder), module=CLI[sharding]) for stage in ("sft", "rl")]
     return folder, config, "".join(printed)
 
 
@@ -180,7 +180,7 @@ def test_a_stage_that_is_done_is_not_done_again(two):
     folder, config, _ = two
     model = folder / "rl" / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
-    printed = done(2, "rl", config, *to(folder))
+    printed = done(2, folder, "rl", config, *to(folder))
     assert printed.count("rl: done already\n") == 1
     assert model.stat().st_mtime_ns == written
 
@@ -197,7 +197,7 @@ def test_credit_by_turn_compares_the_trajectories_of_both_processes(one, tmp_pat
         if processes == 1:
             alone(config, folder, "rl")
         else:
-            done(2, "rl", write(config, tmp_path / "config.yaml"), "--out", folder, "--no-check")
+            done(2, folder, "rl", write(config, tmp_path / "config.yaml"), *to(folder))
         models.append(folder)
     assert largest_difference(*models, "rl") < FULL
     assert largest_difference(one, models[0], "rl") > FULL
@@ -228,7 +228,7 @@ def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, tmp_path, ran
         printed = process.communicate()[0]
         assert process.returncode == 1
         assert "safer_steer/" not in printed, "a traceback"
-    done(2, "rl", config, *to(folder), module=CLI[sharding])
+    done(2, folder, "rl", config, *to(folder), module=CLI[sharding])
     assert largest_difference(one, folder, "rl") < (LORA if rank else FULL)
     assert spent(folder) == spent(one), "a reply was paid twice"
     wanted = (one / "rl" / "trajectories.jsonl").read_bytes()

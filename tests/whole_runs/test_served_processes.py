@@ -30,7 +30,7 @@ def test_each_steps_adapter_is_sent_once_and_both_processes_sample_with_it(tmp_p
         for stage in ("seeds", "assemble"):
             run_stage(stage, Config.model_validate(config), tmp_path / "run", Quiet())
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        done(2, "rl", tmp_path / "config.yaml", "--out", tmp_path / "run")
+        done(2, tmp_path / "run", "rl", tmp_path / "config.yaml", "--out", tmp_path / "run")
     steps = rows(tmp_path / "run" / "rl" / "metrics.jsonl")
     assert [step["step"] for step in steps] == [1, 2]
     assert all(step["logprob_gap"] < 1e-3 for step in steps)
