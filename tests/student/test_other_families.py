@@ -55,29 +55,23 @@ def test_a_step_of_sft_and_of_grpo(family: str, tmp_path: Path) -> None:
     assert rl["engine_gap"] < 1e-5
 
 
+NUMBERED = (
+    "its processor writes a dialogue with pictures in every turn otherwise in one go than turn by turn: it"
+    " numbers them, or gives a picture other tokens where a dialogue shows several; its chat template is not"
+    " the cause; choose another model"
+)
+
+
 @pytest.mark.parametrize(
     ("family", "cause"),
     [
-        (
-            "llava_onevision",
-            "its processor writes a dialogue with pictures in every turn otherwise in one go than turn by"
-            " turn: it numbers them, or gives a picture other tokens where a dialogue shows several; its chat"
-            " template"
-            " is not the cause; choose another model",
-        ),
-        (
-            "minicpmv",
-            "its processor writes a dialogue with pictures in every turn otherwise in one go than turn by"
-            " turn: it numbers them, or gives a picture other tokens where a dialogue shows several; its chat"
-            " template"
-            " is not the cause; choose another model",
-        ),
+        ("llava_onevision", NUMBERED),
+        ("minicpmv", NUMBERED),
         (
             "mllama",
             "its processor writes a dialogue without pictures otherwise in one go than turn by turn: it"
             " begins every turn with the token that begins a text; its chat template is not the cause; choose"
-            " another"
-            " model",
+            " another model",
         ),
         (
             "pixtral",
@@ -193,13 +187,13 @@ def tried(family: str, folder: Path, **student: Any) -> None:
     try_training(settings, load_student(settings).renderer)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_the_trial_finds_a_head_that_scales_otherwise(half: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_trial_finds_a_head_that_scales_otherwise(dtype: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^student .*: {HEAD}"):
-        tried("cohere2_vision", tmp_path, dtype="bfloat16" if half else "float32")
+        tried("cohere2_vision", tmp_path, dtype=dtype)
 
 
-@pytest.mark.parametrize("student", [{}, {"dtype": "bfloat16"}, {"lora_rank": 2}])
+@pytest.mark.parametrize("student", [{}, {"dtype": "bfloat16", "lora_rank": 2}])
 def test_the_trial_finds_a_model_that_trl_cannot_split(student: dict[str, Any], tmp_path: Path) -> None:
     """Llama 4, which would fail by its pixels' number type, or by its output."""
     with pytest.raises(
@@ -211,7 +205,7 @@ def test_the_trial_finds_a_model_that_trl_cannot_split(student: dict[str, Any], 
 
 @pytest.mark.parametrize(
     "student",
-    [{}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "lora_rank": 2}, {"freeze_vision": False}],
+    [{"dtype": "bfloat16"}, {"dtype": "bfloat16", "lora_rank": 2}, {"freeze_vision": False}],
     ids=lambda student: " ".join(map(str, student.values())) or "all",
 )
 def test_a_student_that_can_be_trained_passes_the_trial_once(
@@ -232,9 +226,8 @@ def test_a_student_that_can_be_trained_passes_the_trial_once(
     for _ in range(2):
         try_training(settings, renderer, lines.append)
     assert loaded == ["bfloat16" if "lora_rank" in student else "float32"]
-    assert lines == ["student: its weights were loaded and tried in one step of training, in 0 s"] or lines[
-        0
-    ].endswith(" s")
+    [line] = lines
+    assert re.fullmatch("student: its weights were loaded and tried in one step of training, in .* s", line)
 
 
 def test_the_trial_finds_a_pass_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,11 +162,8 @@ def draw_png(device: Device, marked: bool, seed: int | str) -> bytes:
 
 
 def from_png(data: bytes) -> tuple[Device, bool]:
-    """The device a sandbox picture shows, and whether it is marked.
-
-    Raises:
-        ValueError: the picture is not from the sandbox.
-    """
+    """The device a sandbox picture shows, and whether it is marked. Raises `ValueError` if the picture is not
+    from the sandbox."""
     with Image.open(io.BytesIO(data)) as image:
         text = getattr(image, "text", {})
     if text.get("device") not in NAMES or text.get("marked") not in ("0", "1"):

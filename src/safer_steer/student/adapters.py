@@ -36,10 +36,7 @@ def base_of(student: Student, saved: str) -> str:
 
 def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     """Put the adapter in `folder` on its base, as a PEFT model. Its weights are in float32, as in training.
-
-    Raises:
-        UserError: it is not an adapter of this model.
-    """
+    Raises `UserError` if it is not an adapter of this model."""
     from peft import PeftModel
 
     try:

@@ -35,11 +35,8 @@ def shown_in(pictures_of: PicturesOf, dialogue: Dialogue) -> list[list[Image.Ima
 
 
 def add_user(transcript: Transcript, text: str, pictures: Sequence[Picture]) -> None:
-    """Append a user turn with its pictures.
-
-    Raises:
-        UserError: the processor does not take one of the pictures; names them.
-    """
+    """Append a user turn with its pictures. Raises `UserError` if the processor does not take one of the
+    pictures; names them."""
     images = open_images(pictures)
     try:
         transcript.add_user(text, images)

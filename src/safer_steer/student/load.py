@@ -40,12 +40,10 @@ def cannot_load(path: str, error: Exception, what: str = "") -> UserError:
 
 def load_processor(path: str, chat_template: str | None = None) -> Any:
     """Load the processor with left padding; right padding would silently make generation positions wrong.
+    Raises `UserError` if the processor cannot be loaded or the file cannot be read.
 
     Args:
         chat_template: a file with a Jinja template to use instead of the processor's own.
-
-    Raises:
-        UserError: the processor cannot be loaded or the file cannot be read.
     """
     from transformers import AutoProcessor
 
@@ -64,11 +62,8 @@ def load_processor(path: str, chat_template: str | None = None) -> Any:
 
 
 def renderer_of(student: Student, path: str | None = None) -> Renderer:
-    """The renderer of the base student, or of what a stage saved at `path`.
-
-    Raises:
-        UserError: the processor cannot be loaded, or `load_renderer` rejects it.
-    """
+    """The renderer of the base student, or of what a stage saved at `path`. Raises `UserError` if the
+    processor cannot be loaded, or `load_renderer` rejects it."""
     return load_renderer(load_processor(path or student.base, student.chat_template), student.system)
 
 
@@ -83,12 +78,9 @@ def load_model_config(path: str) -> Any:
 
 
 def empty_model(config: Any) -> Any:
-    """The model of a `transformers` config on the meta device: modules and shapes, but no weights.
-
-    Raises:
-        UserError: `transformers` has no vision-language model for the config, or that needs a library that is
-            not installed.
-    """
+    """The model of a `transformers` config on the meta device: modules and shapes, but no weights. Raises
+    `UserError` if `transformers` has no vision-language model for the config, or that needs a library that is
+    not installed."""
     from transformers import AutoModelForImageTextToText
 
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -107,13 +99,11 @@ def load_student(
     student: Student, path: Path | None = None, dtype: str | None = None, trainable: bool = False
 ) -> LoadedStudent:
     """Load the base student, or what a stage saved at `path`: all weights, or the base with its adapter.
+    Raises `UserError` if the model cannot be loaded, or `load_renderer` rejects its processor.
 
     Args:
         dtype: overrides the config's.
         trainable: whether the adapter is to be trained further.
-
-    Raises:
-        UserError: the model cannot be loaded, or `load_renderer` rejects its processor.
     """
     from transformers import AutoModelForImageTextToText
 

@@ -35,11 +35,8 @@ def inside(model: Any) -> Any:
 
 
 def parts_of(model: Any) -> Parts:
-    """Find the parts of a model, with adapters or without.
-
-    Raises:
-        UserError: language model and vision tower cannot be told apart.
-    """
+    """Find the parts of a model, with adapters or without. Raises `UserError` if language model and vision
+    tower cannot be told apart."""
     model = inside(model)
     language, vision = model.get_decoder(), model.get_encoder(modality="image")
     whole = (None, model, model.base_model)
@@ -58,10 +55,7 @@ def _within(part: nn.Module, whole: nn.Module) -> bool:
 
 def freeze_vision(model: Any) -> None:
     """Freeze everything but the language model and its head: vision tower and projector stay as they are.
-
-    Raises:
-        UserError: language model and vision tower cannot be told apart.
-    """
+    Raises `UserError` if language model and vision tower cannot be told apart."""
     parts = parts_of(model)
     spoken = {id(weight) for weight in parts.language.parameters()}
     if parts.head is not None:
@@ -73,12 +67,9 @@ def freeze_vision(model: Any) -> None:
 
 def adapted_layers(model: Any) -> list[str]:
     """Full names of the layers that get adapters: every linear layer of the language model, without its head.
+    Raises `UserError` if language model and vision tower cannot be told apart.
 
-    A subclass with a forward pass of its own, such as the router of Llama 4's experts, is no linear layer.
-
-    Raises:
-        UserError: language model and vision tower cannot be told apart.
-    """
+    A subclass with a forward pass of its own, such as the router of Llama 4's experts, is no linear layer."""
     parts = parts_of(model)
     spoken = {id(part) for part in parts.language.modules() if part is not parts.head}
     layers = model.named_modules()
@@ -90,13 +81,10 @@ def _is_linear(part: nn.Module) -> bool:
 
 
 def without_adapters(model: Any) -> str:
-    """What of a mixture of experts gets no adapter, in one sentence; "" if nothing is left out.
+    """What of a mixture of experts gets no adapter, in one sentence; "" if nothing is left out. Raises
+    `UserError` if language model and vision tower cannot be told apart.
 
-    Experts are stacked in one parameter [experts, out, in], which is no linear layer.
-
-    Raises:
-        UserError: language model and vision tower cannot be told apart.
-    """
+    Experts are stacked in one parameter [experts, out, in], which is no linear layer."""
     language = parts_of(model).language
     stacked = {
         f"{name}.{key}": weight.numel()

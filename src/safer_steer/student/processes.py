@@ -41,11 +41,6 @@ class _Joined:
     """Over gloo, on the CPU, whatever the training uses."""
 
 
-@dataclass(frozen=True)
-class _Failure:
-    code: int
-
-
 _joined: _Joined | None = None
 _quiet = False
 """Whether this process ends without a word."""
@@ -68,13 +63,11 @@ def first() -> bool:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Connect the processes of this launch, and give each its GPU.
+    """Connect the processes of this launch, and give each its GPU. Raises `UserError` if they are spread over
+    several machines, or more than there are GPUs.
 
     Args:
         device: `student.device`.
-
-    Raises:
-        UserError: they are spread over several machines, or more than there are GPUs.
     """
     global _joined
     if count() == 1:
@@ -154,19 +147,19 @@ def agreed(work: Callable[[], Result]) -> list[Result]:
     global _quiet
     if _joined is None:
         return [work()]
-    outcome: Result | _Failure
+    outcome: Result | EndedElsewhere
     failure: BaseException | None = None
     try:
         outcome = work()
     except (Exception, SpendingLimit) as error:
-        outcome, failure = _Failure(_exit_code(error)), error
+        outcome, failure = EndedElsewhere(_exit_code(error)), error
     outcomes = gathered(outcome)
     for place, outcome in enumerate(outcomes):
-        if isinstance(outcome, _Failure):
+        if isinstance(outcome, EndedElsewhere):
             if failure is not None and place == rank():
                 raise failure
             _quiet = True
-            raise EndedElsewhere(outcome.code)
+            raise outcome
     return cast(list[Result], outcomes)
 
 

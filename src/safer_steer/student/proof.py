@@ -34,10 +34,8 @@ _OTHERWISE = (
 
 def load_renderer(processor: Any, system: str) -> Renderer:
     """Make and prove the renderer for a processor. `system` is the system message's text, empty for none.
-
-    Raises:
-        UserError: the chat template cannot render a dialogue, or renders it otherwise than the renderer.
-    """
+    Raises `UserError` if the chat template cannot render a dialogue, or renders it otherwise than the
+    renderer."""
     renderer = Renderer(processor, system)
     tall, wide = Image.new("RGB", (84, 112), "red"), Image.new("RGB", (112, 56), "blue")
     _prove(renderer, "a dialogue without pictures", [[], [], []])

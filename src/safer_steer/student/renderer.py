@@ -50,11 +50,8 @@ class UserTurn:
 
 
 class Renderer:
-    """Renders the turns of one student's dialogues.
-
-    Raises:
-        UserError: the processor has no chat template, or its template closes an answer with no special token.
-    """
+    """Renders the turns of one student's dialogues. Raises `UserError` if the processor has no chat template,
+    or its template closes an answer with no special token."""
 
     def __init__(self, processor: Any, system: str) -> None:
         """`system` is the text of the system message; empty for none."""
@@ -89,12 +86,8 @@ class Renderer:
 
     def _first_talk(self) -> str:
         """The probe dialogue [question, answer, question]. Some templates take parts from users only, so
-        answers are given as strings if they are not taken as parts.
-
-        Raises:
-            UserError: it takes none, or no system message, or leaves that out, moves it or takes a string
-                alone, which TRL does not give.
-        """
+        answers are given as strings if they are not taken as parts. Raises `UserError` if it takes none, or
+        no system message, or leaves that out, moves it or takes a string alone, which TRL does not give."""
         forms: tuple[tuple[str, ...], ...] = ((), ("assistant",))
         errors = []
         for self._strings in forms:

@@ -46,12 +46,9 @@ def sharding_arguments(student: Student, model: Any) -> dict[str, Any]:
 
 
 def check_sharding(trainer: Trainer, student: Student, checkpoint: Path | None) -> None:
-    """Check that the weights are split if they are to be, and that the checkpoint fits.
-
-    Raises:
-        UserError: accelerate does not split them (without GPUs it takes FSDP for DDP, and says nothing), or
-            the checkpoint is of the other kind.
-    """
+    """Check that the weights are split if they are to be, and that the checkpoint fits. Raises `UserError` if
+    accelerate does not split them (without GPUs it takes FSDP for DDP, and says nothing), or the checkpoint
+    is of the other kind."""
     split = bool(trainer.accelerator.is_fsdp2)
     if student.sharding == "full" and processes.count() > 1 and not split:
         raise UserError(

@@ -59,15 +59,12 @@ class Milestones(TrainerCallback):
 
 
 def train(trainer: Trainer, checkpoint: Path | None, student: Student) -> None:
-    """Train from the start, or resume from a complete checkpoint.
+    """Train from the start, or resume from a complete checkpoint. Raises `UserError` if the model finds other
+    pictures than the ids have picture tokens for.
 
     The trainer restores optimiser, schedule and position. The weights are loaded here: the trainer looks up
     tensors by their in-memory names, but `save_pretrained` writes Qwen2.5-VL under its published names, so
-    the trainer would find none and keep the initial weights.
-
-    Raises:
-        UserError: the model finds other pictures than the ids have picture tokens for.
-    """
+    the trainer would find none and keep the initial weights."""
     check_sharding(trainer, student, checkpoint)
     trainer.remove_callback(PrinterCallback)  # progress and metrics are reported elsewhere
     try:
@@ -131,11 +128,8 @@ def common_arguments(config: Config, folder: Path, save_steps: int, seed: int) -
 
 
 def batching(batch: int, micro: int, key: str, count: int | None = None) -> dict[str, int]:
-    """Split a step's batch over micro-batches and `count` processes, by default those of this launch.
-
-    Raises:
-        UserError: the batch cannot be split evenly.
-    """
+    """Split a step's batch over micro-batches and `count` processes, by default those of this launch. Raises
+    `UserError` if the batch cannot be split evenly."""
     count = count or processes.count()
     if batch % (micro * count):
         raise UserError(
@@ -157,13 +151,11 @@ def seed_everything(seed: int) -> None:
 
 
 def lora(student: Student, model: Any) -> Any:
-    """LoRA config for the language model's linear layers, or None if all weights are trained.
+    """LoRA config for the language model's linear layers, or None if all weights are trained. Raises
+    `UserError` if its language model and vision tower cannot be told apart.
 
     Args:
         model: the student, or one without weights (`load.empty_model`); only its modules are read.
-
-    Raises:
-        UserError: its language model and vision tower cannot be told apart.
     """
     if not student.lora_rank:
         return None
@@ -185,7 +177,8 @@ def training_dtype(student: Student) -> str:
 
 
 def beginning(student: Student, start: str, empty: Any) -> dict[str, Any]:
-    """The arguments of TRL's trainers for training that begins with what is saved at `start`.
+    """The arguments of TRL's trainers for training that begins with what is saved at `start`. Raises
+    `UserError` if an adapter is to be trained on merged weights, of which its folder would not tell.
 
     An adapter that is there is trained further, and TRL keeps a frozen copy of it as the reference policy.
     Otherwise TRL loads the weights itself (`loading`), and adds a new adapter if there is to be one; its
@@ -193,9 +186,6 @@ def beginning(student: Student, start: str, empty: Any) -> dict[str, Any]:
 
     Args:
         empty: the model without weights (`load.empty_model`).
-
-    Raises:
-        UserError: an adapter is to be trained on merged weights, of which its folder would not tell.
     """
     if is_adapter(start):
         return {"model": load_student(student, Path(start), trainable=True).model}

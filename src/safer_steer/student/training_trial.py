@@ -39,13 +39,11 @@ def try_training(
 ) -> None:
     """Train the base student on two made-up dialogues, one with a picture, up to the gradients: once in a
     process for the same settings. A student that is split over several GPUs need not fit on one, and is not
-    tried.
+    tried. Raises `UserError` if it fails, or the trainer computes other log-probabilities than the model
+    does.
 
     Args:
         say: told how long it took, if that was long.
-
-    Raises:
-        UserError: it fails, or the trainer computes other log-probabilities than the model does.
     """
     key, begun = student.model_dump_json(), time.monotonic()
     if key in _passed or (student.sharding == "full" and processes.count() > 1):

@@ -60,11 +60,8 @@ class Transcript:
         self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
 
     def add_user(self, text: str, images: Sequence[Image.Image] = ()) -> None:
-        """Append a user turn, with its pictures before its text, and the assistant's opening.
-
-        Raises:
-            UserError: the template takes no pictures in a later turn than the first.
-        """
+        """Append a user turn, with its pictures before its text, and the assistant's opening. Raises
+        `UserError` if the template takes no pictures in a later turn than the first."""
         turn = self.renderer.user_turn(text, images, first=not self.ids)
         ended = int(bool(self.ids))  # the last answer has brought its end token already
         before = len(self.ids)

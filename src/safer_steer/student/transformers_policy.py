@@ -171,12 +171,9 @@ class TransformersPolicy:
     @torch.no_grad()
     def _decode(self, new: list[Row]) -> list[Row]:
         """Take in new rows and decode until a row is finished or there is news. Returns the finished rows.
+        Raises `UserError` if memory is insufficient for a single dialogue.
 
-        After running out of memory all rows begin again: none is finished then, and the batch is empty.
-
-        Raises:
-            UserError: memory is insufficient for a single dialogue.
-        """
+        After running out of memory all rows begin again: none is finished then, and the batch is empty."""
         try:
             decoder = self._decoder = self._decoder or self._decoder_for(new[0])
             finished = decoder.join(new) if new else []

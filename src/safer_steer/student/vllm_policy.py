@@ -130,11 +130,8 @@ class VLLMPolicy:
 
 def on_servers(student: SampledStudent) -> VLLMPolicy:
     """Make a policy on the servers of `rl.rollouts.base_url`, for the student's weights as they are now. A
-    `PolicyOf`, to be called by all processes: the first sends the weights.
-
-    Raises:
-        UserError: a server is down, cannot offer these weights, or fails the probe.
-    """
+    `PolicyOf`, to be called by all processes: the first sends the weights. Raises `UserError` if a server is
+    down, cannot offer these weights, or fails the probe."""
     weights = adapter_in_training(student)
 
     async def prepare() -> list[_Proof]:

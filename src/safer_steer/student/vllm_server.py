@@ -242,14 +242,11 @@ def digest(picture: Image.Image) -> str:
 
 
 def placed(ids: Sequence[int], pictures: Sequence[Features]) -> list[int]:
-    """Where each picture's tokens begin in `ids`.
+    """Where each picture's tokens begin in `ids`. Raises `UserError` if the pictures' tokens are not those in
+    `ids`.
 
     A server reports where they stand in its own rendering; with other ids the picture would silently land on
-    other positions.
-
-    Raises:
-        UserError: the pictures' tokens are not those in `ids`.
-    """
+    other positions."""
     offsets, begin = [], 0
     for picture in pictures:
         found = _find(ids, picture.tokens, begin)

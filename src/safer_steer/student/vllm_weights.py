@@ -69,11 +69,8 @@ def serve_line(settings: Student, saved: str, training: bool) -> str:
 
 
 def check_servers(rollouts: Rollouts, settings: Student, saved: str, training: bool) -> None:
-    """Ask every server once, before weights are loaded here. See `serve_line` for the arguments.
-
-    Raises:
-        UserError: a server is down, offers no model, or takes too few tokens.
-    """
+    """Ask every server once, before weights are loaded here. See `serve_line` for the arguments. Raises
+    `UserError` if a server is down, offers no model, or takes too few tokens."""
     once = rollouts.model_copy(update={"retries": 0, "timeout_s": min(10.0, rollouts.timeout_s)})
 
     try:
@@ -95,13 +92,11 @@ async def offered(
     servers: Sequence[Server], student: SampledStudent, weights: dict[str, torch.Tensor]
 ) -> list[Offer]:
     """The servers that offer the student's weights, and what they call them. Weights in training, and those
-    of an adapter, are sent there first.
+    of an adapter, are sent there first. Raises `UserError` if a server is down, none has these weights, or
+    they cannot be sent to it.
 
     Args:
         weights: of the adapter in training (`adapter_in_training`).
-
-    Raises:
-        UserError: a server is down, none has these weights, or they cannot be sent to it.
     """
     settings, saved = student.settings, student.saved
     offers = _of(await _bases(servers, settings), base_of(settings, saved), student)
@@ -121,11 +116,8 @@ async def offered(
 
 def _of(bases: Sequence[Offer], saved: str, student: SampledStudent) -> list[Offer]:
     """The offers of the weights at `saved`: those of that path. If there is none, those whose path says
-    nothing: it may be another on their machine, and a probe will tell.
-
-    Raises:
-        UserError: all offer others.
-    """
+    nothing: it may be another on their machine, and a probe will tell. Raises `UserError` if all offer
+    others."""
     exact = [offer for offer in bases if _is(offer.root, saved)]
     unknown = [offer for offer in bases if not (Path(saved).exists() and _is_known(offer.root))]
     if not (exact or unknown):
@@ -137,11 +129,8 @@ def _of(bases: Sequence[Offer], saved: str, student: SampledStudent) -> list[Off
 
 
 async def _bases(servers: Sequence[Server], settings: Student) -> list[Offer]:
-    """The models without adapters of all servers.
-
-    Raises:
-        UserError: a server is down, offers none, or takes too few tokens.
-    """
+    """The models without adapters of all servers. Raises `UserError` if a server is down, offers none, or
+    takes too few tokens."""
     found = await asyncio.gather(*(server.models() for server in servers))
     bases = [
         (server, served)
@@ -219,11 +208,7 @@ because RL makes a new policy for the same model at every step."""
 
 
 def _send_weights(offers: Sequence[Offer], model: Any) -> None:
-    """Send all weights to every server.
-
-    Raises:
-        UserError: a server does not take them.
-    """
+    """Send all weights to every server. Raises `UserError` if a server does not take them."""
     from trl.generation.vllm_client import VLLMClient
 
     if any(map(is_shard, model.parameters())):

@@ -28,17 +28,14 @@ is not settled before the dialogue has ended. For the sum `running`, it is the s
 
 
 def returns_to_go(rewards: Sequence[float], alpha: float = 0.3, form: TCSRForm = "min_mean") -> list[float]:
-    """G_t for every turn: the return R minus what turns before t have settled (`SETTLED`).
+    """G_t for every turn: the return R minus what turns before t have settled (`SETTLED`). Raises
+    `ValueError` as `rewards.tcsr`.
 
     - `min_mean`: alpha * (min r - min_{j<t} r_j) + (1 - alpha) * mean r, with the empty minimum 0;
     - `running`: the sum over j >= t of r~_j (docs/explanation/method.md, "TCSR");
     - `mean`: mean r at every turn; `min`: min r - min_{j<t} r_j.
 
-    The first is the whole return R.
-
-    Raises:
-        ValueError: as `rewards.tcsr`.
-    """
+    The first is the whole return R."""
     whole = tcsr(rewards, alpha, form)
     settled = [SETTLED[form](rewards[:turn], alpha) for turn in range(1, len(rewards))]
     return [whole, *(whole - part for part in settled)]

@@ -147,7 +147,7 @@ def prefer(
     policy_of: PolicyOf = in_process,
 ) -> Path:
     """Train the SFT student (or the base) on preference pairs of its own answers, in one process. Resumes
-    where it stopped. Returns rl/model.
+    where it stopped. Returns rl/model. Raises as `preferences.play_seeds`.
 
     Args:
         tutor: scores every answer; it writes no user turns.
@@ -155,9 +155,6 @@ def prefer(
         say: told how many pairs there are.
         wait: as in `grpo.reinforce`.
         policy_of: makes the policy that the answers are sampled from.
-
-    Raises:
-        UserError: see `preferences.play_seeds`.
     """
     out = folder / "rl" / "model"
     if out.exists():

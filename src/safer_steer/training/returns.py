@@ -63,17 +63,12 @@ def turn_returns(dialogue: Dialogue, config: Reinforce, format: Format) -> list[
     return None if rewards is None else returns_to_go(rewards, config.alpha, config.tcsr)
 
 
-def note_rewards(dialogue: Dialogue, rewards: list[float]) -> None:
-    """Add each turn's reward to its scores, next to the tutor's, for the metrics and for readers of the
-    trajectories."""
-    for turn, reward in zip(dialogue.turns, rewards, strict=True):
-        turn.scores = {**(turn.scores or {}), "reward": reward}
-
-
 def noted_return(config: Config, dialogue: Dialogue) -> float | None:
-    """The trajectory's return. Also writes the turn rewards into the dialogue."""
+    """The trajectory's return. Also writes each turn's reward into its scores, next to the tutor's, for the
+    metrics and for readers of the trajectories."""
     if rewards := turn_rewards(dialogue, config.rl, config.student.format):
-        note_rewards(dialogue, rewards)
+        for turn, reward in zip(dialogue.turns, rewards, strict=True):
+            turn.scores = {**(turn.scores or {}), "reward": reward}
     return trajectory_return(dialogue, config.rl, config.student.format)
 
 

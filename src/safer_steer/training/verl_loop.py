@@ -72,11 +72,7 @@ class ServerPolicy:
         """The steps whose weights sampled the turns, as far as the servers say."""
 
     async def reply(self, transcript: Transcript, key: str) -> Completion:
-        """Sample the next turn.
-
-        Raises:
-            UserError: the servers return no log-probabilities.
-        """
+        """Sample the next turn. Raises `UserError` if the servers return no log-probabilities."""
         sampling = self.sampling | {
             "max_tokens": self.student.max_turn_tokens,
             "stop_token_ids": transcript.renderer.stops,
@@ -124,13 +120,10 @@ class Parts:
 
 @cache
 def parts(config_path: str, model: str, workers: int) -> Parts:
-    """Read the config, prove the student's chat template, and prepare the tutor.
+    """Read the config, prove the student's chat template, and prepare the tutor. Raises `UserError` if what
+    the config says cannot be done here.
 
-    Each of the `workers` gets its share of a role's `concurrency` and `requests_per_minute`.
-
-    Raises:
-        UserError: what the config says cannot be done here.
-    """
+    Each of the `workers` gets its share of a role's `concurrency` and `requests_per_minute`."""
     config = load_config(Path(config_path))
     if config.spending_limit is not None:
         raise UserError(
@@ -266,11 +259,8 @@ def keep(played: Trajectory, folder: str | None, step: int) -> None:
 @lru_cache(maxsize=2)
 def memory_before(config_path: str, folder: str | None, step: int) -> TutorMemory | None:
     """What the tutor remembers in a step: the dialogues that all workers wrote of the steps before it. A step
-    that was sampled again after a resume counts once, as written last.
-
-    Raises:
-        UserError: the tutor has a memory, and no folder to have it from.
-    """
+    that was sampled again after a resume counts once, as written last. Raises `UserError` if the tutor has a
+    memory, and no folder to have it from."""
     memory = memory_of(load_config(Path(config_path)))
     if memory is None:
         return None

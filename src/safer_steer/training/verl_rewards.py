@@ -125,11 +125,8 @@ class ScoredShare:
         self._recent: Breaker | None = None
 
     def note(self, rows: torch.Tensor, mask: torch.Tensor, rl: Reinforce) -> None:
-        """Count the trajectories of a step. Rows without a sampled token are verl's padding.
-
-        Raises:
-            UserError: no trajectory has a return, or too many of the last steps' were unscored.
-        """
+        """Count the trajectories of a step. Rows without a sampled token are verl's padding. Raises
+        `UserError` if no trajectory has a return, or too many of the last steps' were unscored."""
         played = [turns_of(row) for row, sampled in zip(rows, mask, strict=True) if sampled.any()]
         if not any(turns.rewards for turns in played):
             raise UserError(
