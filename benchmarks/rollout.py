@@ -44,7 +44,7 @@ from safer_steer.sandbox.world import draw_png, training_devices
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.policy import Sampling
-from safer_steer.student.transformers_policy import KEPT, TransformersPolicy
+from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.tutor import TutorCritic
 
 SIGMA, GROUP = 0.8, 5
@@ -121,7 +121,11 @@ class Work:
         return {place: draw.lognormvariate(math.log(mean_s) - SIGMA**2 / 2, SIGMA) for place in places}
 
     async def played(
-        self, way: str, latency: dict[tuple[str, int], float], in_step: bool = False, kept: int = KEPT
+        self,
+        way: str,
+        latency: dict[tuple[str, int], float],
+        in_step: bool = False,
+        kept: int = SETTINGS.kept_tokens,
     ) -> Played:
         """Play all trajectories.
 

@@ -79,8 +79,6 @@ def test_sampler_draws_from_the_softmax(student):
     picks = decoding.draw(scores, rows, Sampling(1, 1.0))[0].argmax(-1)
     shares = torch.bincount(picks, minlength=3) / 4000
     assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.03)
-    nucleus = decoding.draw(scores, rows, Sampling(1, 1.0, 0.6))[0].argmax(-1)
-    assert set(nucleus.tolist()) == {0, 1}
 
 
 def test_temperature_zero_is_greedy(student):

@@ -94,19 +94,15 @@ def draw(scores: torch.Tensor, rows: list[Row], sampling: Sampling) -> tuple[tor
 
     Returns:
         Scores [rows, vocabulary] whose argmax is the drawn token, and its log-probability [rows, 1] at the
-        sampling temperature, before top-p.
+        sampling temperature.
     """
     logprobs = torch.log_softmax(scores.float() / (sampling.temperature or 1.0), -1)
     chosen = logprobs
     if sampling.temperature:
-        if sampling.top_p < 1:
-            ordered, order = logprobs.sort(descending=True)
-            outside = ordered.exp().cumsum(-1) - ordered.exp() >= sampling.top_p
-            chosen = logprobs.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
         noise = torch.empty_like(scores, dtype=torch.float32)
         for row, values in zip(rows, noise, strict=True):
             values.exponential_(generator=row.generator)
-        chosen = chosen - noise.log()
+        chosen = logprobs - noise.log()
     return chosen, logprobs.gather(-1, chosen.argmax(-1, keepdim=True))
 
 

@@ -39,7 +39,7 @@ class Completion:
     token_ids: list[int]
     """Includes the end token if it was sampled."""
     logprobs: list[float]
-    """Log-probability of each token at the sampling temperature, before top-p."""
+    """Log-probability of each token at the sampling temperature."""
     text: str
     finish: str
     """`stop`, `length` (cut off), or `marker` (another chat marker was sampled; the turn ends before it)."""
@@ -53,11 +53,10 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 is greedy. `top_p` 1 keeps the whole distribution, as training needs."""
+    """From the whole distribution, as training needs. Temperature 0 is greedy."""
 
     max_tokens: int
     temperature: float = 1.0
-    top_p: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from safer_steer.config import Student
 from safer_steer.errors import UserError
 from safer_steer.student.decoding import Decoder, Row, WholeBatchDecoder
 from safer_steer.student.joining import JoiningDecoder, KeptCaches, can_join
 from safer_steer.student.policy import Completion, SampledStudent, Sampling
 from safer_steer.student.transcript import Transcript
 
-TOKENS = 65_536
-"""Tokens of one batch: the default of `student.generation_tokens`."""
-KEPT = 131_072
-"""Tokens whose keys and values are kept between turns: the default of `student.kept_tokens`."""
-WINDOWS = 5
-"""How often an empty batch waits for more calls, at most."""
+_DEFAULT = Student()
+WINDOWS, WINDOW_S = 5, 0.02
+"""How often an empty batch waits for more calls, at most, and how long."""
 _made_do: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 """Reduced sizes in tokens of batch and kept caches, by model, after running out of memory. They are here
 because RL makes a new policy for the same model at every step."""
@@ -38,7 +36,7 @@ class TransformersPolicy:
     A call joins the answers that are being decoded, between two tokens, and leaves when its own answer ends.
     The keys and values of its dialogue are kept, up to `kept` tokens of all dialogues, so its next turn reads
     only what is new. Models whose cache cannot be cut are decoded in whole batches instead, for which calls
-    are collected while more keep arriving within `window` seconds.
+    are collected while more keep arriving.
 
     A batch has at most `tokens` tokens, counted as rows times (longest prompt + room for an answer), since
     padding takes memory too. A single dialogue always runs. On out-of-memory the kept caches are given up
@@ -47,9 +45,13 @@ class TransformersPolicy:
     """
 
     def __init__(
-        self, model: Any, sampling: Sampling, tokens: int = TOKENS, kept: int = KEPT, window: float = 0.02
+        self,
+        model: Any,
+        sampling: Sampling,
+        tokens: int = _DEFAULT.generation_tokens,
+        kept: int = _DEFAULT.kept_tokens,
     ) -> None:
-        self.model, self.sampling, self.window = model, sampling, window
+        self.model, self.sampling = model, sampling
         most_tokens, most_kept = _made_do.get(model, (tokens, kept))
         self.tokens, self.kept = min(tokens, most_tokens), KeptCaches(min(kept, most_kept))
         self._decoder: Decoder | None = None
@@ -122,7 +124,7 @@ class TransformersPolicy:
             seen = len(self._calls)
             if len(self._admitted(list(self._calls))) < seen:
                 return
-            await asyncio.sleep(self.window)
+            await asyncio.sleep(WINDOW_S)
             if len(self._calls) == seen:
                 return
 

@@ -53,7 +53,7 @@ class VLLMPolicy:
         renderer = transcript.renderer
         sampling = {
             "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
+            "top_p": 1.0,
             "max_tokens": self.sampling.max_tokens,
             "stop_token_ids": renderer.stops,
             "ignore_eos": True,  # the stops are all there are, as in this process
