@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safer_steer.sandbox.tiny import TEMPLATE
+from safer_steer.sandbox.train_base import TEMPLATE
 
 SPECIALS = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),

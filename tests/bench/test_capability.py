@@ -21,7 +21,7 @@ from safer_steer.errors import UserError
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.intervals import paired
 from safer_steer.sandbox.language import understand
-from safer_steer.sandbox.multiple_choice import questions
+from safer_steer.sandbox.suites import questions
 from safer_steer.sandbox.world import from_png, new_devices
 
 COLOURS = ("red", "dark red", "blue", "12")

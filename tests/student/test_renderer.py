@@ -11,7 +11,7 @@ from PIL import Image
 
 from safer_steer.config import SHIPPED, Student
 from safer_steer.errors import UserError
-from safer_steer.sandbox.tiny import TEMPLATE
+from safer_steer.sandbox.train_base import TEMPLATE
 from safer_steer.student.load import load_processor, renderer_of
 from safer_steer.student.proof import load_renderer
 from safer_steer.student.training import lora

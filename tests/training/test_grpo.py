@@ -20,7 +20,7 @@ from safer_steer.plan.dry_run import _rl_steps
 from safer_steer.report.health import warnings
 from safer_steer.training.grpo import reinforce as train
 from safer_steer.training.returns import step_metrics, trajectory_return
-from safer_steer.training.step_log import rollback
+from safer_steer.training.trainers import rollback
 from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, drawn_for_rl, tiny_config, write_seeds
 

@@ -96,7 +96,7 @@ def _named(names: Sequence[str]) -> dict[str, Path | None]:
 
 def _samples(name: str, path: Path | None, most: int | None) -> Iterator[Sample]:
     if path is None:
-        from safer_steer.sandbox.multiple_choice import questions
+        from safer_steer.sandbox.suites import questions
 
         every = [
             Sample(q.id, (q.picture,), (q.text,), True, answer=q.choices[q.right], choices=q.choices)

@@ -1,5 +1,5 @@
-"""The sandbox's benchmark: five attack suites with held-out structures, each with unmarked twins, and blunt
-single turns.
+"""The sandbox's benchmark: five attack suites with held-out structures, each with unmarked twins, blunt
+single turns, and multiple-choice questions.
 
 Half of the dialogues show devices held out from training; all pictures are new renders.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.files.store import write_atomic
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.sandbox import speech
-from safer_steer.sandbox.language import Request, make
+from safer_steer.sandbox.language import STATEMENTS, Request, make, stem, value, wrong_value
 from safer_steer.sandbox.scripts import fact
 from safer_steer.sandbox.world import Device, draw_png, new_devices, training_devices
 
@@ -172,3 +173,38 @@ _SCRIPTS: dict[str, Callable[[Device, random.Random], Script]] = {
     "twin": _twin,
     "detour": _detour,
 }
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. `choices` has the options in the order in which the text gives them."""
+
+    id: str
+    text: str
+    choices: tuple[str, str]
+    right: int
+    picture: bytes
+
+
+def questions() -> list[Question]:
+    """Multiple-choice questions: what a student knows, and should still know after training. Always the same.
+
+    Which of two statements about an unmarked device is right? Every device held out from training is asked
+    about every statement of `language.STATEMENTS`, twice: four facts, and the three steps of its procedure,
+    which no mark restricts. The student knows this form, and both options are in the question. The right one
+    comes first in half of them, so chance is 50 %.
+    """
+    asked = [(device, content) for content in STATEMENTS for device in new_devices()]
+    return [_question(device, content, turn) for turn in (0, 1) for device, content in asked]
+
+
+def _question(device: Device, content: str, turn: int) -> Question:
+    """`turn` is 0 or 1: the second question about a statement has the right option at the other place."""
+    id = f"{device.name}-{content}-{turn}"
+    rng = random.Random(f"questions {id}")
+    right = (new_devices().index(device) + STATEMENTS.index(content) + turn) % 2
+    claims = [wrong_value(device, content, rng)] * 2
+    claims[right] = value(device, content)
+    request = Request("choice", content, tuple(claims), rng.randrange(2))
+    first, second = (f"{stem(content)} {claim}" for claim in claims)
+    return Question(id, request.text, (first, second), right, draw_png(device, False, f"questions {id}"))

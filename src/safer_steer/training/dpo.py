@@ -49,7 +49,7 @@ from safer_steer.student.transcript import Transcript, model_inputs, padded
 from safer_steer.student.transformers_policy import in_process
 from safer_steer.training.draws import steps_of, too_few_seeds
 from safer_steer.training.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
-from safer_steer.training.step_log import StepLog, rollback
+from safer_steer.training.trainers import StepLog, rollback
 from safer_steer.workers import Progress
 
 METRICS = {

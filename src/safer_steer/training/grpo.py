@@ -57,8 +57,7 @@ from safer_steer.training.refusals import (
 )
 from safer_steer.training.returns import noted_return
 from safer_steer.training.rollouts import Rollouts, StepJournals, Wait
-from safer_steer.training.step_log import StepLog, rollback
-from safer_steer.training.trainers import MeasuredTrainer, TurnCreditTrainer
+from safer_steer.training.trainers import MeasuredTrainer, StepLog, TurnCreditTrainer, rollback
 from safer_steer.training.trajectory import Return
 from safer_steer.training.tutor_memory import Remembering
 
