@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trl.trainer.utils import use_adapter
 
-from broken import before_training, freeze_b, lose_b
+from broken import before_training, freeze_b
 from safer_steer.config import SHIPPED, Config
 from safer_steer.data.bootstrap.rollout import roll_out
 from safer_steer.dialogue import Format, read_dialogues
@@ -133,12 +133,11 @@ def test_rl_begins_with_the_policy_of_sft_which_stays_its_reference(run, batch):
     assert not torch.equal(reference, logprobs(model, batch))
 
 
-@pytest.mark.parametrize("sabotage", [freeze_b, lose_b])
-def test_an_adapter_of_sft_that_rl_does_not_train_is_noticed(run, sabotage, tmp_path, monkeypatch):
+def test_an_adapter_of_sft_that_rl_does_not_train_is_noticed(run, tmp_path, monkeypatch):
     """Beside it, the model has the reference's, which no step moves."""
     folder = tmp_path / "run"
     shutil.copytree(run.folder.with_name("after_sft"), folder)
-    before_training(monkeypatch, grpo, sabotage)
+    before_training(monkeypatch, grpo, freeze_b)
     with pytest.raises(UserError, match=r"weights: lora_B has a gradient .* but the step did not move it"):
         grpo.reinforce(run.config, folder, tutor(folder))
 

@@ -323,15 +323,15 @@ class Failing:
 
 
 def test_a_step_that_could_not_be_scored_at_all_stops_the_run_and_says_why(folder, tmp_path):
-    run = copy_of(folder, tmp_path)
+    run, config = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": 1})
     with pytest.raises(
         UserError, match=r"no trajectory of step 1 could be scored \(unparsable: no verdict\)"
     ):
-        reinforce(tiny_config(), run, Failing(tutor_for(run), lambda d: True))
+        reinforce(config, run, Failing(tutor_for(run), lambda d: True))
     assert not (run / "rl" / "model").exists()
-    reinforce(tiny_config(), run, tutor_for(run))
-    assert [row["step"] for row in rows(run / "rl" / "metrics.jsonl")] == [1, 2]
-    assert len(rows(run / "rl" / "trajectories.jsonl")) == 12
+    reinforce(config, run, tutor_for(run))
+    assert [row["step"] for row in rows(run / "rl" / "metrics.jsonl")] == [1]
+    assert len(rows(run / "rl" / "trajectories.jsonl")) == 6
 
 
 def test_unscored_trajectories_are_counted_and_have_no_return(folder, tmp_path):
@@ -366,17 +366,17 @@ def test_a_full_context_has_no_return_whatever_the_reward_and_the_others_are_tra
 
 
 def test_too_many_unscored_trajectories_stop_the_run_and_are_played_again(folder, tmp_path):
-    run = copy_of(folder, tmp_path)
+    run, config = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": 1})
     half = Failing(tutor_for(run), lambda d: int(d.id[-1]) % 2 == 0)
     with pytest.raises(
         UserError, match=r"50% of the trajectories of the last 1 step.*rl\.max_unscored = 20%"
     ):
-        reinforce(tiny_config(), run, half)
+        reinforce(config, run, half)
     assert not (run / "rl" / "model").exists()
     judged = set()
-    reinforce(tiny_config(), run, Failing(tutor_for(run), lambda d: judged.add(d.id)))
+    reinforce(config, run, Failing(tutor_for(run), lambda d: judged.add(d.id)))
     assert {id for id in judged if id.startswith("00000")} == {"00000-0000", "00000-0002", "00000-0004"}
-    assert [row["unscored"] for row in rows(run / "rl" / "metrics.jsonl")] == [0, 0]
+    assert [row["unscored"] for row in rows(run / "rl" / "metrics.jsonl")] == [0]
 
 
 def test_scripts_with_and_without_a_picture_mix(folder, tmp_path):
@@ -395,7 +395,7 @@ def test_scripts_with_and_without_a_picture_mix(folder, tmp_path):
         async def judge(self, dialogue, turn, template):
             return Verdict({"safety": 10 - int(dialogue.id[-1]), "usefulness": 8, "faithfulness": 5})
 
-    config = tiny_config(rl=RL | {"micro_batch_size": 1})
+    config = tiny_config(rl=RL | {"micro_batch_size": 1, "steps": 1})
     reinforce(config, run, Fixed())
     played = rows(run / "rl" / "trajectories.jsonl")
     assert {bool(row["images"]) for row in played} == {True, False}
@@ -435,7 +435,7 @@ def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):
 
 
 def test_a_run_says_whether_its_groups_taught_it_anything(folder, trained, tmp_path):
-    """With returns of its own and with equal ones; the second goes on from rows without these metrics."""
+    """With returns of its own and with equal ones."""
     run = trained
     played = rows(run / "rl" / "trajectories.jsonl")
     for row in rows(run / "rl" / "metrics.jsonl"):
@@ -452,30 +452,13 @@ def test_a_run_says_whether_its_groups_taught_it_anything(folder, trained, tmp_p
         )
     assert warnings(run, "rl") == []
 
-    config = tiny_config(rl=RL | {"steps": 3})
-    run = copy_of(folder, tmp_path / "equal")
-
-    def stop(done, total):
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        reinforce(config, run, tutor_for(run), stop, value=lambda dialogue: 1.0)
-    path = run / "rl" / "metrics.jsonl"
-    old = [
-        {k: v for k, v in row.items() if k not in ("equal_groups", "distinct_attacks")} for row in rows(path)
-    ]
-    assert old
-    path.write_text("".join(json.dumps(row) + "\n" for row in old))
-    assert warnings(run, "rl") == []
-    reinforce(config, run, tutor_for(run), value=lambda dialogue: 1.0)
-    assert [row["step"] for row in rows(path)] == [1, 2, 3]
-    assert [row.get("equal_groups") for row in rows(path)] == [None] * len(old) + [1] * (3 - len(old))
+    run = copy_of(folder, tmp_path)
+    reinforce(tiny_config(rl=RL | {"steps": 1}), run, tutor_for(run), value=lambda dialogue: 1.0)
+    [row] = rows(run / "rl" / "metrics.jsonl")
+    assert row["equal_groups"] == 1
     (line,) = warnings(run, "rl")
-    assert (
-        line.startswith("100 % of the groups had equal returns, or nearly, and ")
-        and "rl.start_from: base" in line
-    )
+    assert line.startswith("100 % of the groups had equal returns, or nearly, and ")
+    assert "rl.start_from: base" in line
 
 
 def test_sizes_that_do_not_fit_are_said_before_anything_is_trained(folder, tmp_path):

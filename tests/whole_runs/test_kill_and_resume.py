@@ -88,6 +88,7 @@ def straight(tmp_path_factory):
     return config, home / "run", time.monotonic() - began
 
 
+@pytest.mark.timeout(900)
 def test_killed_in_every_stage_and_inside_checkpoints(straight, tmp_path):
     config, wanted, _ = straight
     folder, kept, hit = tmp_path / "run", {}, []
