@@ -23,8 +23,8 @@ from safer_steer.student import processes
 from safer_steer.student.looking import evaluating
 from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end, seed_of
 from safer_steer.student.transcript import Transcript, model_inputs
-from safer_steer.student.vllm_server import KEY, Features, Server, digest, run_and_close
-from safer_steer.student.vllm_weights import Offer, adapter_in_training, offered, serve_line
+from safer_steer.student.vllm_server import KEY, Features, Offer, Server, digest, run_and_close
+from safer_steer.student.vllm_weights import adapter_in_training, offered, serve_line
 
 MOST_FEATURES = 2**30
 """Characters of features that are kept; the oldest are asked for again."""
@@ -110,7 +110,9 @@ class VLLMPolicy:
         """Asked for once per picture, however many dialogues show it."""
         name = digest(image)
         if name not in self._features or self._features[name].cancelled():
-            self._features[name] = asyncio.ensure_future(offer.server.features(offer.base, image))
+            self._features[name] = asyncio.ensure_future(
+                offer.server.features(offer.base or offer.name, image)
+            )
             self._forget_old()
         self._features.move_to_end(name)
         try:

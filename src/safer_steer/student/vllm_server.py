@@ -35,14 +35,15 @@ GO_ON = "; start the server, then run the same command to go on"
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model that a server offers."""
+class Offer:
+    """A model on a server."""
 
+    server: Server
     name: str
     root: str
     """Where the server took its weights from, as the server was told."""
     base: str | None
-    """The model that it is an adapter of."""
+    """The name of the model that it is an adapter of."""
     max_length: int | None
     """Tokens of prompt and answer together; None for an adapter."""
 
@@ -79,12 +80,12 @@ class Server:
             if not self._key:
                 raise UserError(f"environment variable {variable} (rl.rollouts.api_key_env) is not set")
 
-    async def models(self) -> list[Served]:
+    async def models(self) -> list[Offer]:
         """The models it offers, adapters included."""
         data = await self._ask("v1/models", None)
         try:
             return [
-                Served(card["id"], card["root"] or "", card.get("parent"), card.get("max_model_len"))
+                Offer(self, card["id"], card["root"] or "", card.get("parent"), card.get("max_model_len"))
                 for card in data["data"]
             ]
         except (LookupError, TypeError):

@@ -10,7 +10,7 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,24 +29,12 @@ from safer_steer.student.adapters import (
     write_adapter,
 )
 from safer_steer.student.policy import SampledStudent
-from safer_steer.student.vllm_server import GO_ON, KEY, Server, run_and_close
+from safer_steer.student.vllm_server import GO_ON, KEY, Offer, Server, run_and_close
 
 GROUP_PORT = 51216
 """Where trainer and first server meet to exchange weights; the next server takes the next port."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A server, and the name under which it offers the student's weights."""
-
-    server: Server
-    name: str
-    base: str
-    """The name of the model without adapters."""
-    root: str
-    """Where the server took the weights from, for messages."""
 
 
 def serve_line(settings: Student, saved: str, training: bool) -> str:
@@ -131,22 +119,17 @@ def _of(bases: Sequence[Offer], saved: str, student: SampledStudent) -> list[Off
 async def _bases(servers: Sequence[Server], settings: Student) -> list[Offer]:
     """The models without adapters of all servers. Raises `UserError` if a server is down, offers none, or
     takes too few tokens."""
-    found = await asyncio.gather(*(server.models() for server in servers))
-    bases = [
-        (server, served)
-        for server, models in zip(servers, found, strict=True)
-        for served in models
-        if served.base is None
-    ]
+    models = await asyncio.gather(*(server.models() for server in servers))
+    bases = [offer for offers in models for offer in offers if offer.base is None]
     if not bases:
         raise UserError(f"{KEY}: {servers[0].url} offers no model")
-    for server, served in bases:
-        if served.max_length is not None and served.max_length < settings.max_length:
+    for offer in bases:
+        if offer.max_length is not None and offer.max_length < settings.max_length:
             raise UserError(
-                f"{KEY}: {server.url} takes {served.max_length} tokens, and student.max_length is"
+                f"{KEY}: {offer.server.url} takes {offer.max_length} tokens, and student.max_length is"
                 f" {settings.max_length}; start it with --max-model-len {settings.max_length}"
             )
-    return [Offer(server, served.name, served.name, served.root) for server, served in bases]
+    return bases
 
 
 async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) -> list[Offer]:
@@ -167,7 +150,7 @@ async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) ->
         for stale in known:
             if stale != name:
                 await server.unload(stale)
-        return replace(offer, name=name)
+        return replace(offer, name=name, base=offer.name)
 
     offering = await asyncio.gather(*map(offer_it, offers))
     for other in adapter.parent.iterdir():
