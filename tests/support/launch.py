@@ -27,8 +27,8 @@ def start(processes: int, *arguments: str | Path, module: str = "safer_steer") -
     )
 
 
-def done(processes: int, log: Path, *arguments: str | Path, module: str = "safer_steer") -> str:
-    """The same without torchrun, in forked processes; waits for them. Returns what they printed."""
+def forked(processes: int, log: Path, *arguments: str | Path, module: str = "safer_steer") -> list[Forked]:
+    """The same without torchrun: forked processes with its environment, by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -37,7 +37,12 @@ def done(processes: int, log: Path, *arguments: str | Path, module: str = "safer
     for rank in map(str, range(processes)):
         environment = rendezvous | sizes | {"RANK": rank, "LOCAL_RANK": rank}
         ranks.append(Forked(log.with_suffix(f".{rank}.log"), module, *arguments, **environment))
-    return "".join([forked.wait() for forked in ranks])
+    return ranks
+
+
+def done(processes: int, log: Path, *arguments: str | Path, module: str = "safer_steer") -> str:
+    """As `forked`; waits for all. Returns what they printed."""
+    return "".join([rank.wait() for rank in forked(processes, log, *arguments, module=module)])
 
 
 def failed(processes: int, *arguments: str | Path) -> list[str]:

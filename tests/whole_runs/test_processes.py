@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from display import Quiet
-from launch import done, failed, start, workers
+from launch import done, failed, forked, start, workers
 from safer_steer.config import SHIPPED, Config
 from safer_steer.config.file import dump_config
 from safer_steer.endpoints.cache import Cache
@@ -203,24 +203,30 @@ def test_credit_by_turn_compares_the_trajectories_of_both_processes(one, tmp_pat
     assert largest_difference(one, models[0], "rl") > FULL
 
 
-@pytest.mark.parametrize(
-    ("rank", "sharding"), [(0, "none"), (4, "full")], indirect=True, ids=["full-ddp", "lora-fsdp2"]
-)
-def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, tmp_path, rank, sharding, served_by_core):
+def in_rollout(run: Path) -> bool:
+    return sum(path.read_bytes().count(b"\n") for path in (run / "rl/rollouts").glob("*.jsonl")) >= 3
+
+
+def in_checkpoint(run: Path) -> bool:
+    checkpoints = (run / "rl").glob("checkpoint-*")
+    return any(path.is_dir() and not (path / WHOLE).exists() for path in checkpoints)
+
+
+def ends_as(one: Path, run: Path, most: float) -> None:
+    assert largest_difference(one, run, "rl") < most
+    assert spent(run) == spent(one), "a reply was paid twice"
+    wanted = (one / "rl" / "trajectories.jsonl").read_bytes()
+    assert (run / "rl" / "trajectories.jsonl").read_bytes() == wanted
+    assert verify(run) == []
+
+
+@pytest.mark.parametrize("rank", [0], indirect=True, ids=["full"])
+def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, tmp_path, rank, served_by_core):
     folder = before("rl", one, tmp_path / "run")
-    config = write(config_of(2, rank, served_by_core, sharding), tmp_path / "config.yaml")
-    rollouts = folder / "rl" / "rollouts"
-
-    def in_rollout() -> bool:
-        return sum(path.read_bytes().count(b"\n") for path in rollouts.glob("*.jsonl")) >= 3
-
-    def in_checkpoint() -> bool:
-        found = (folder / "rl").glob("checkpoint-*")
-        return any(path.is_dir() and not (path / WHOLE).exists() for path in found)
-
+    config = write(config_of(2, rank, served_by_core), tmp_path / "config.yaml")
     for due, whom in ((in_rollout, slice(1, 2)), (in_checkpoint, slice(None))):
-        process = start(2, "rl", config, *to(folder), module=CLI[sharding])
-        while process.poll() is None and not due():
+        process = start(2, "rl", config, *to(folder))
+        while process.poll() is None and not due(folder):
             time.sleep(0.002)
         assert process.poll() is None, process.communicate()[0]
         for worker in workers(process)[whom]:
@@ -228,12 +234,18 @@ def test_killed_in_rollout_and_checkpoint_two_processes_go_on(one, tmp_path, ran
         printed = process.communicate()[0]
         assert process.returncode == 1
         assert "safer_steer/" not in printed, "a traceback"
-    done(2, folder, "rl", config, *to(folder), module=CLI[sharding])
-    assert largest_difference(one, folder, "rl") < (LORA if rank else FULL)
-    assert spent(folder) == spent(one), "a reply was paid twice"
-    wanted = (one / "rl" / "trajectories.jsonl").read_bytes()
-    assert (folder / "rl" / "trajectories.jsonl").read_bytes() == wanted
-    assert verify(folder) == []
+    done(2, folder, "rl", config, *to(folder))
+    ends_as(one, folder, FULL)
+
+
+@pytest.mark.parametrize("rank", [4], indirect=True, ids=["lora"])
+def test_killed_in_a_checkpoint_two_that_share_the_weights_go_on(one, tmp_path, rank, served_by_core):
+    folder = before("rl", one, tmp_path / "run")
+    config = write(config_of(2, rank, served_by_core, "full"), tmp_path / "config.yaml")
+    first, second = forked(2, folder, "rl", config, *to(folder), module=CLI["full"])
+    assert first.kill_when(lambda: in_checkpoint(folder)) and second.kill_when(lambda: True)
+    done(2, folder, "rl", config, *to(folder), module=CLI["full"])
+    ends_as(one, folder, LORA)
 
 
 def ready_for_rl(folder: Path, config: dict[str, Any]) -> Path:
