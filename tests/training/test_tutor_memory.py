@@ -247,9 +247,6 @@ def test_the_tutor_is_told_of_the_steps_before_and_attacks_otherwise_for_it(
     assert all(of_step(frozen, step) != of_step(dialogues, step) for step in (1, 2))
     assert {json.dumps(json.loads(asked["memory"])) for asked in others.asked} == {json.dumps(tables[0])}
 
-    again, _, paid = trained(tmp_path / "again", cache, TutorMemory(approaches, 0))
-    assert (again, paid) == (dialogues, 0), "the same memory has the same prompts, so nothing is paid twice"
-
 
 def test_siblings_that_answer_alike_meet_several_approaches(remembering: tuple[Path, Any]) -> None:
     _, (dialogues, _, _) = remembering
