@@ -2,7 +2,7 @@
 
 usage: python examples/own_source.py FOLDER
 In the config:    seeds: {sources: [{name: mine, path: FOLDER/pairs.jsonl}]}
-A published set with its own columns is one file in src/safer_steer/data/sources/sets/ (see CONTRIBUTING.md).
+A published set with its own columns is a function in data/sources/sets/ (see CONTRIBUTING.md).
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from safer_steer.config import Config, Seeds, Source
-from safer_steer.data.sources import load_pairs
+from safer_steer.data.sources.load import load_pairs
 
 QUESTIONS = (("Which colour is this?", True), ("Whose door does this open?", False))
 """A question, and whether it is meant to be harmless; leave `safe` out where nobody knows."""

@@ -13,8 +13,7 @@ from safer_steer import pipeline
 from safer_steer.config import Config
 from safer_steer.errors import UserError
 from safer_steer.plan.dry_run import dry_run
-from safer_steer.prompts.base import CHAT
-from safer_steer.prompts.fingerprint import installed
+from safer_steer.prompts.base import CHAT, installed
 from safer_steer.run.preflight import check
 from safer_steer.stages import STAGES
 

@@ -92,8 +92,8 @@ def seeds(run: Run) -> None:
 
     def work(progress: Progress) -> None:
         from safer_steer.data.seeds.build import build_seeds
-        from safer_steer.data.seeds.dropped import dropped_in_words, refuse_nothing
         from safer_steer.data.seeds.own_scripts import take_own_scripts
+        from safer_steer.data.seeds.pools import dropped_in_words, refuse_nothing
 
         if run.config.seeds.scripts:
             take_own_scripts(run.config, run.folder)

@@ -25,7 +25,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Reply, Script, play
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.files.images import pictures_in
-from safer_steer.prompts.fingerprint import fingerprint
+from safer_steer.prompts.base import fingerprint
 from safer_steer.prompts.judge import JUDGE, JUDGE_REQUESTS, JudgeInput
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.language import understand

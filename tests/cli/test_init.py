@@ -24,7 +24,7 @@ from endpoint_server import EndpointServer, says
 from safer_steer.bench.suites import read_suites
 from safer_steer.cli import app
 from safer_steer.config.file import load_config
-from safer_steer.data.sources import load_pairs
+from safer_steer.data.sources.load import load_pairs
 from safer_steer.dialogue import Kind, read_dialogues, read_seeds
 from safer_steer.run.stub import StubTransport
 

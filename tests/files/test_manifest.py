@@ -17,10 +17,9 @@ from safer_steer.config.file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.files.manifest import Manifest, config_sha256, verify
 from safer_steer.files.store import canonical
-from safer_steer.prompts import base, fingerprint
-from safer_steer.prompts.base import Prompt
-from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
-from safer_steer.prompts.fingerprint import fingerprints, installed
+from safer_steer.prompts import base
+from safer_steer.prompts.base import Prompt, fingerprints, installed
+from safer_steer.prompts.judge import EVALUATOR, JudgeInput
 from safer_steer.run.folder import Run
 from safer_steer.stages import STAGES
 
@@ -85,8 +84,8 @@ def test_a_changed_template_is_named(run, monkeypatch):
 
 def test_a_changed_answer_schema_is_named(run, monkeypatch):
     stricter = create_model("EvaluatorVerdict", __base__=EVALUATOR.output, safety=(int, Field(ge=2, le=10)))
-    changed = {**installed(), "evaluator": Prompt("evaluator", EvaluatorInput, stricter)}
-    monkeypatch.setattr(fingerprint, "installed", lambda: changed)
+    changed = {**installed(), "evaluator": Prompt("evaluator", JudgeInput, stricter)}
+    monkeypatch.setattr(base, "installed", lambda: changed)
     assert verify(run) == ["prompt evaluator: the one installed now is another than `bootstrap` asked with"]
     del changed["evaluator"]
     assert verify(run) == ["prompt evaluator: the one installed now is another than `bootstrap` asked with"]

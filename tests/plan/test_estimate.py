@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from display import Quiet
 from places import ROOT
@@ -22,19 +22,16 @@ from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.files.manifest import Manifest
 from safer_steer.plan.assumptions import Assumptions, assumptions
-from safer_steer.plan.calls import Estimate, estimate, from_run
+from safer_steer.plan.calls import Estimate, estimate, from_run, price
 from safer_steer.plan.calls_table import as_dict, duration, lines, money, rounded
 from safer_steer.plan.counting import Sizes, picture_tokens
 from safer_steer.plan.material import CHARACTERS, read_material
-from safer_steer.plan.prices import price
 from safer_steer.prompts.attacker import TECHNIQUES
-from safer_steer.prompts.base import CHAT
-from safer_steer.prompts.fingerprint import installed
-from safer_steer.prompts.tutor import TUTOR, TutorInput
-from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, TutorMemoryInput
+from safer_steer.prompts.base import CHAT, installed
+from safer_steer.prompts.tutor import TUTOR, TUTOR_MEMORY, TutorInput, TutorMemoryInput
 from safer_steer.run import measuring
 from safer_steer.stages import STAGES
-from safer_steer.stages.forecast import Asked, Pairs, drawn, trajectories
+from safer_steer.stages.forecast import Asked, Pairs, draws, trajectories
 from safer_steer.training.tutor_memory import TutorMemory
 from seeds_run import write_pairs
 
@@ -65,15 +62,13 @@ def jobs(found: Estimate, stage: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     "keys",
     [
-        {},
         {"assembly": {}, "rl": {"seeds": 10, "prompts_per_step": 2}},
         {"bootstrap": {"sft": {"single_turn": True}}},
-        {"limit": 12},
     ],
-    ids=["plain", "assembly", "single_turn", "limit"],
+    ids=["assembly", "single_turn"],
 )
 def test_it_agrees_with_a_run_and_is_exact_from_its_ledger(keys: dict[str, Any], tmp_path: Path) -> None:
-    settings = config(60, **{"bench": {"dialogues": 5, "models": ["base"]}} | keys)
+    settings = config(40, bench={"dialogues": 5, "models": ["base"]}, **keys)
     for stage in ("seeds", "assemble", "bootstrap"):
         pipeline.run_stage(stage, settings, tmp_path / "run", Quiet())
     measuring.bench_endpoint(settings, "agent", tmp_path / "bench", Quiet())
@@ -99,10 +94,7 @@ def test_it_agrees_with_a_run_and_is_exact_from_its_ledger(keys: dict[str, Any],
 def test_a_first_try_corrects_what_is_assumed(tmp_path: Path) -> None:
     """The assumptions are those for real models; the sandbox's answers are far shorter."""
     wrong = {"turn_tokens": 60, "answer_tokens": 600, "reason_tokens": 90, "success": 0.2}
-    whole, small = (
-        config(60, student={"max_turn_tokens": 2000}),
-        config(12, student={"max_turn_tokens": 2000}),
-    )
+    whole, small = (config(pairs, student={"max_turn_tokens": 2000}) for pairs in (40, 12))
     for settings, name in ((whole, "whole"), (small, "small")):
         for stage in ("seeds", "bootstrap"):
             pipeline.run_stage(stage, settings, tmp_path / name, Quiet())
@@ -139,26 +131,18 @@ def test_every_attack_tried_is_counted() -> None:
     assert [jobs(never, "seeds")[job] for job in ("caption", "rewrite", "plan")] == [20] * 3
     assert always.scripts == {Kind.BENIGN: 20, Kind.OBFUSCATED: 10, Kind.RED_TEAM: 10}
     assert Kind.RED_TEAM not in never.scripts
-    assert (
-        always.role("seeds", "target").calls
-        == always.role("seeds", "attack_judge").calls
-        < never.role("seeds", "attack_judge").calls
-    )
+    judged = [one.role("seeds", "attack_judge").calls for one in (always, never)]
+    assert always.role("seeds", "target").calls == judged[0] < judged[1]
     assert guess(config(), success=0.5).scripts[Kind.RED_TEAM] == pytest.approx(7.5)
 
 
 def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
-    keys: dict[str, Any] = {
-        "assembly": {},
-        "rl": {"seeds": 8, "prompts_per_step": 4},
-        "bench": {"suites": ["steer"], "dialogues": 5},
-    }
+    keys: dict[str, Any] = {"assembly": {}, "rl": {"seeds": 8, "prompts_per_step": 4}}
+    keys["bench"] = {"suites": ["steer"], "dialogues": 5}
 
     def asked(**seeds: Any) -> dict[str, int]:
-        return jobs(
-            guess(config(seeds={"sources": [{"limit": 20, "use": "bench"}], **seeds}, **keys), success=0.0),
-            "seeds",
-        )
+        of_bench = {"sources": [{"limit": 20, "use": "bench"}], **seeds}
+        return jobs(guess(config(seeds=of_bench, **keys), success=0.0), "seeds")
 
     plain = asked()
     assert not {"attack_judge", "chat"} & set(plain)
@@ -171,13 +155,8 @@ def test_attacks_for_the_bench_are_planned_once_and_not_tried() -> None:
 def test_every_row_is_counted(tmp_path: Path) -> None:
     """Nine pairs in ten are safe and have their answer: nothing is asked for those but a benign script."""
     path = write_pairs(tmp_path / "a", {}, *[{"safe": True, "answer": "42"}] * 9)
-    settings = config(
-        seeds={
-            "sources": [{"name": "mine", "path": str(path)}, {"limit": 100}],
-            "kinds": ["benign", "obfuscated"],
-        }
-    )
-    found = estimate(settings)
+    sources = [{"name": "mine", "path": str(path)}, {"limit": 100}]
+    found = estimate(config(seeds={"sources": sources, "kinds": ["benign", "obfuscated"]}))
     assert found.pairs == 110
     assert jobs(found, "seeds") == {"probe": 101, "benign": 110, "obfuscated": 51}
     assert found.scripts == {Kind.BENIGN: 110, Kind.OBFUSCATED: 51}
@@ -217,20 +196,17 @@ def test_questions_alone_have_one_turn_and_their_share() -> None:
 
 
 def test_suites_from_files_are_counted(tmp_path: Path) -> None:
-    def suite(name: str, size: int, turns: int, kind: str) -> str:
-        seeds = [
-            {"id": f"{name}{i}", "kind": kind, "turns": [{"user": "what is it?"}] * turns}
-            for i in range(size)
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(seed) + "\n" for seed in seeds))
-        return str(tmp_path / f"{name}.jsonl")
-
-    files = [
-        suite("a", 300, 4, "red_team"),
-        suite("b", 100, 4, "red_team"),
-        suite("c", 50, 1, "red_team"),
-        suite("d", 80, 4, "benign"),
-    ]
+    files = []
+    for name, size, turns, kind in (
+        ("a", 300, 4, "red_team"),
+        ("b", 100, 4, "red_team"),
+        ("c", 50, 1, "red_team"),
+        ("d", 80, 4, "benign"),
+    ):
+        seed = {"kind": kind, "turns": [{"user": "what is it?"}] * turns}
+        rows = [json.dumps({"id": f"{name}{i}"} | seed) + "\n" for i in range(size)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+        files.append(str(tmp_path / f"{name}.jsonl"))
     found = estimate(config(bench={"suites": files, "models": ["base"]}))
     assert found.dialogues == 530
     assert found.role("bench", "judge").calls == pytest.approx(4 * 480 + 50)
@@ -243,19 +219,19 @@ def test_assembly_shares_the_scripts_out() -> None:
     settings = config(assembly={}, rl={"seeds": 200, "benign_share": 0.25, "prompts_per_step": 64})
     known, _ = read_material(settings, assumptions(settings, keeps=0.8))
     known = replace(known, pairs=[Pairs("train", safe=500, risky=500)])
-    sft, rl, used = drawn(settings, known)
+    sft, rl, used = draws(settings, known)
     assert rl == {True: 50, False: 150}
     assert sft[True] == pytest.approx(1000 * 0.8 * (1 - used)), "the scripts of STEER-RL's pairs are gone"
     assert trajectories(settings, known) == 3 * 64 * 5
     assert trajectories(settings, replace(known, pairs=[Pairs("train", risky=20)])) == 0
-    settings = config(
-        40,
-        assembly={"bench_dialogues": 7},
-        rl={"seeds": 8},
-        seeds={"sources": [{"limit": 40, "use": "bench"}]},
-        bench={"suites": ["steer"]},
+    found = estimate(
+        config(
+            assembly={"bench_dialogues": 7},
+            rl={"seeds": 8},
+            seeds={"sources": [{"limit": 40, "use": "bench"}]},
+            bench={"suites": ["steer"]},
+        )
     )
-    found = estimate(settings)
     assert set(found.stages) == {"seeds", "assemble", "bench"}
     assert found.dialogues == 14
     assert jobs(found, "assemble")["script_check"] == round(sum(found.scripts.values()))
@@ -308,10 +284,16 @@ def test_a_prompt_has_its_own_length_and_grows_with_the_history() -> None:
 @pytest.mark.parametrize(
     "keys",
     [
-        {},
         {"bootstrap": {"blue": "chat"}, "rl": {"tutor": "mine:Tutor"}},
-        {"assembly": {}, "rl": {"seeds": 8, "prompts_per_step": 4}, "bench": {"adaptive": {}}},
-        {"seeds": {"sources": [{}], "kinds": ["benign"]}, "bench": {"judged": False}},
+        {
+            "assembly": {},
+            "rl": {"seeds": 8, "prompts_per_step": 4},
+            "bench": {"adaptive": {}, "dialogues": 5},
+        },
+        {
+            "seeds": {"sources": [{"limit": 4}], "kinds": ["benign"]},
+            "bench": {"judged": False, "dialogues": 5},
+        },
     ],
 )
 def test_a_stage_forecasts_the_roles_that_it_asks_and_no_other(keys: dict[str, Any]) -> None:
@@ -366,19 +348,10 @@ def test_money_time_and_the_limit() -> None:
     assert priced.stops_in(None) is None
 
     wide = price(
-        estimate(
-            config(
-                8,
-                roles=roles
-                | {"red": ENDPOINT | {"concurrency": 999}, "blue": ENDPOINT | {"concurrency": 999}},
-            ),
-        )
+        estimate(config(8, roles=roles | dict.fromkeys(("red", "blue"), ENDPOINT | {"concurrency": 999})))
     )
-    busy = sum(
-        (line.count.calls * 0.5 + line.count.tokens_out / 40)
-        for line in wide.lines
-        if line.participant in ("red", "blue")
-    )
+    waited = [line.count for line in wide.lines if line.participant in ("red", "blue")]
+    busy = sum(count.calls * 0.5 + count.tokens_out / 40 for count in waited)
     assert wide.seconds["bootstrap"] == pytest.approx(busy / 999), (
         "red and blue wait for each other, and as many dialogues are in play as one of them answers at once"
     )
@@ -394,84 +367,58 @@ def test_money_time_and_the_limit() -> None:
     ), "a step waits for its longest trajectory"
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0, "0"),
-        (0.2, "1"),
-        (743, "740"),
-        (12_345, "12,300"),
-        (1_234_567, "1.23 M"),
-        (999_999, "1 M"),
-        (2.34e9, "2.34 G"),
-    ],
-)
-def test_numbers_are_rounded_to_what_they_are_worth(value: float, shown: str) -> None:
-    assert rounded(value) == shown
-
-
-def test_money_and_durations_to_read() -> None:
-    assert [money(value) for value in (None, 0.0, 0.001, 0.123, 23.49, 1234.5)] == [
-        "-",
-        "0.00",
-        "< 0.01",
-        "0.12",
-        "23",
-        "1,200",
-    ]
-    assert [duration(value) for value in (3.14, 100, 150, 7300, 200_000)] == [
-        "3.1 s",
-        "100 s",
-        "2.5 min",
-        "2 h",
-        "2.3 d",
-    ]
+def test_numbers_are_rounded_to_what_they_are_worth() -> None:
+    numbers = [rounded(value) for value in (0, 0.2, 743, 12_345, 1_234_567, 999_999, 2.34e9)]
+    assert numbers == ["0", "1", "740", "12,300", "1.23 M", "1 M", "2.34 G"]
+    sums = [money(value) for value in (None, 0.0, 0.001, 0.123, 23.49, 1234.5)]
+    assert sums == ["-", "0.00", "< 0.01", "0.12", "23", "1,200"]
+    times = [duration(value) for value in (3.14, 100, 150, 7300, 200_000)]
+    assert times == ["3.1 s", "100 s", "2.5 min", "2 h", "2.3 d"]
 
 
 # The command
 
 
+def cost(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["cost", *map(str, arguments)])
+
+
 def test_the_command(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["cost", str(SANDBOX)])
+    settings = config(12, rl={"prompts_per_step": 4})
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    done = cost(tmp_path / "c.yaml")
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:12] if not line.startswith(" ")] == [
-        "seeds",
-        "bootstrap",
-        "rl",
-        "bench",
-        "total",
-    ]
+    firsts = [line.split()[0] for line in done.stdout.splitlines()[1:12] if not line.startswith(" ")]
+    assert firsts == ["seeds", "bootstrap", "rl", "bench", "total"]
     assert "Nothing was called" in done.stdout
-    done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--json", "--success", "1"])
-    told = json.loads(done.stdout)
-    found = guess(load_config(SANDBOX), success=1.0)
-    assert told == json.loads(json.dumps(as_dict(found, price(found))))
-    assert [stage["stage"] for stage in told["stages"]] == ["seeds", "bootstrap", "rl", "bench"]
-    assert told["scripts"] == {"benign": 240, "obfuscated": 120, "red_team": 120}
+    answer = json.loads(cost(tmp_path / "c.yaml", "--json", "--success", "1").stdout)
+    found = guess(settings, success=1.0)
+    assert answer == json.loads(json.dumps(as_dict(found, price(found))))
+    assert [stage["stage"] for stage in answer["stages"]] == ["seeds", "bootstrap", "rl", "bench"]
+    assert answer["scripts"] == {"benign": 12, "obfuscated": 6, "red_team": 6}
 
 
 def test_a_config_in_a_run_is_corrected_by_it(tmp_path: Path) -> None:
-    pipeline.run_stage("seeds", config(6), tmp_path / "run", Quiet())
-    for options in ([str(tmp_path / "run" / "config.yaml")], [str(SANDBOX), "--from", str(tmp_path / "run")]):
-        done = CliRunner().invoke(app, ["cost", *options])
-        assert f"From what {tmp_path / 'run'} asked: seeds." in done.stdout.replace("\n", " "), done.output
-    done = CliRunner().invoke(app, ["cost", str(SANDBOX), "--sample", "10"])
-    assert (done.exit_code, done.stderr) == (
-        2,
-        "error: --sample is gone: all rows are counted; leave it out\n",
-    )
+    run, other = tmp_path / "run", tmp_path / "c.yaml"
+    other.write_text(yaml.safe_dump(config(8).model_dump(mode="json")))
+    pipeline.run_stage("seeds", config(6), run, Quiet())
+    for options in ([run / "config.yaml"], [other, "--from", run]):
+        done = cost(*options)
+        assert f"From what {run} asked: seeds." in done.stdout.replace("\n", " "), done.output
+    done = cost(other, "--sample", 10)
+    assert done.exit_code == 2
+    assert done.stderr == "error: --sample is gone: all rows are counted; leave it out\n"
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    for section, key in (
-        ({"seeds": {"sources": [{"name": "mine", "path": "nowhere.jsonl"}]}}, "nowhere.jsonl"),
-        ({"bench": {"suites": ["gone.jsonl"]}}, "gone.jsonl"),
-    ):
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump(section))
-        done = CliRunner().invoke(app, ["cost", str(tmp_path / "c.yaml")])
-        assert done.exit_code == 2
-        assert len(done.stderr.splitlines()) == 1
-        assert key in done.stderr
+@pytest.mark.parametrize(
+    "section",
+    [{"seeds": {"sources": [{"name": "mine", "path": "gone.jsonl"}]}}, {"bench": {"suites": ["gone.jsonl"]}}],
+)
+def test_what_is_missing_is_named(tmp_path: Path, section: dict[str, Any]) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(section))
+    done = cost(tmp_path / "c.yaml")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1 and "gone.jsonl" in done.stderr
 
 
 def test_nothing_is_called_loaded_or_left(tmp_path: Path) -> None:
@@ -495,14 +442,8 @@ finally:
     print("loaded", *heavy & set(sys.modules), file=sys.stderr)
 """
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
-    done = subprocess.run(
-        [sys.executable, "-c", watched],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-c", watched]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr.strip()) == (0, "loaded")
     assert "org/served" in done.stdout
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["c.yaml", "tmp"]

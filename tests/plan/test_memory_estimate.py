@@ -4,8 +4,8 @@ card."""
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -47,9 +47,17 @@ def published(size: str) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
 
+@cache
+def shape(size: str, rank: int) -> Shape:
+    """Building a model of this size takes seconds, even without its weights."""
+    config = load_config(ROOT / "configs" / f"qwen2.5-vl-{'3b' if size == '3b' else '7b'}.yaml")
+    config.student.lora_rank = rank
+    return shape_of_config(published(size), config.student)
+
+
 def config_and_shape(name: str) -> tuple[Config, Shape]:
     config = load_config(ROOT / "configs" / f"qwen2.5-vl-{name}.yaml")
-    return config, shape_of_config(published(name[:2]), config.student)
+    return config, shape(name[:2], config.student.lora_rank)
 
 
 def peaks(config: Config, shape: Shape, processes: int = 1) -> dict[str, Memory]:
@@ -60,9 +68,7 @@ def peaks(config: Config, shape: Shape, processes: int = 1) -> dict[str, Memory]
     ("name", "parameters", "held"), [("3b-full", 3_754_622_976, 67.1), ("7b", 8_292_166_656, 157.7)]
 )
 def test_full_fine_tuning_holds_what_is_known(name: str, parameters: int, held: float) -> None:
-    begun = time.process_time()
     config, shape = config_and_shape(name)
-    assert time.process_time() - begun < 10, "nothing of this size is filled in"
     assert shape.parameters == parameters
     training = peaks(config, shape)["rl training"]
     assert training.held / GB == pytest.approx(held, abs=0.05)
@@ -82,19 +88,14 @@ def test_an_adapter_is_not_merged_and_has_a_copy_as_its_reference() -> None:
     assert peaks(from_base, shape)["rl training"].reference == 0, "it is switched off"
 
 
-@pytest.mark.parametrize(("tokens", "cache", "prefill"), [(2_000, 9.4, 22.2), (8_000, 37.7, 88.6)])
-def test_rollouts_in_float32_at_the_old_fixed_batch_of_64(tokens: int, cache: float, prefill: float) -> None:
-    """36 layers x 2 x 256 x 4 bytes of cache a token, and 5 x 2,048 + 3 x 11,008 numbers of one layer's
-    prefill."""
-    config, shape = config_and_shape("3b-full")
-    config.student.dtype = "float32"
-    config.student.generation_tokens = 64 * tokens
-    rollouts = peaks(config, shape)["rl rollouts"]
-    assert rollouts.cache == 64 * tokens * 36 * 2 * 256 * 4
-    assert (rollouts.cache / GB, rollouts.activations / GB) == pytest.approx((cache, prefill), abs=0.05)
-
-
 def test_the_cache_is_half_in_float32_where_autocast_meets_float32_weights() -> None:
+    """In float32: 36 layers x 2 x 256 x 4 bytes of cache a token, and 5 x 2,048 + 3 x 11,008 numbers of one
+    layer's prefill."""
+    single, shape = config_and_shape("3b-full")
+    single.student.dtype, single.student.generation_tokens = "float32", 64 * 2_000
+    rollouts = peaks(single, shape)["rl rollouts"]
+    assert rollouts.cache == 64 * 2_000 * 36 * 2 * 256 * 4
+    assert rollouts.activations / GB == pytest.approx(22.2, abs=0.05)
     full, shape = config_and_shape("3b-full")
     assert peaks(full, shape)["rl rollouts"].cache == 65_536 * 36 * 256 * (4 + 2)
     assert peaks(full, shape)["bench generation"].cache == 65_536 * 36 * 256 * (2 + 2)
@@ -102,15 +103,10 @@ def test_the_cache_is_half_in_float32_where_autocast_meets_float32_weights() -> 
     assert peaks(adapters, small)["rl rollouts"].cache == 65_536 * 36 * 256 * (2 + 2)
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(("rank", "frozen"), [(0, True), (0, False), (4, False)])
 def test_bytes_of_the_shipped_student_are_those_of_the_real_tensors(rank: int, frozen: bool) -> None:
-    settings = tiny_config().student.model_dump(mode="json") | {
-        "lora_rank": rank,
-        "freeze_vision": frozen,
-        "dtype": "bfloat16",
-    }
-    config = tiny_config(student=settings)
+    wanted = {"lora_rank": rank, "freeze_vision": frozen, "dtype": "bfloat16"}
+    config = tiny_config(student=tiny_config().student.model_dump(mode="json") | wanted)
     student = config.student
     loaded = load_student(student, dtype=training_dtype(student))
     model = loaded.model
@@ -159,26 +155,16 @@ def test_the_estimate_is_close_to_what_is_allocated(dtype: str, rank: int) -> No
     """A real model on the CPU with the proportions of Qwen2.5-VL: prefill, and a forward and backward pass
     without the head."""
     tokens = 512
+    rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
     text = {
-        "hidden_size": 256,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "intermediate_size": 1376,
-        "vocab_size": 512,
-        "model_type": "qwen2_5_vl_text",
-        "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
-    }
+        "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 1,
+        "intermediate_size": 1376, "vocab_size": 512, "model_type": "qwen2_5_vl_text",
+        "rope_parameters": rope,
+    }  # fmt: skip
     vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 256}
     model_config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    student = {
-        "dtype": dtype,
-        "lora_rank": rank,
-        "max_length": tokens,
-        "generation_tokens": tokens,
-        "max_pixels": 784,
-    }
-    config = Config.model_validate({"student": student})
+    student = {"dtype": dtype, "lora_rank": rank, "max_length": tokens, "generation_tokens": tokens}
+    config = Config.model_validate({"student": student | {"max_pixels": 784}})
     found = peaks(config, shape_of_config(model_config, config.student))
     weights = getattr(torch, training_dtype(config.student))
     whole = AutoModelForImageTextToText.from_config(model_config, dtype=weights)
@@ -326,9 +312,8 @@ def test_the_tables_of_the_page_about_scaling_are_what_the_plan_says() -> None:
         config = load_config(ROOT / "configs" / f"qwen2.5-vl-{'3b' if size == '3B' else '7b'}.yaml")
         config.student.lora_rank = 64 if trained == "LoRA" else 0
         config.rl.rollouts.engine = engine
-        shape = shape_of_config(published(size.lower()), config.student)
         config.student.sharding = "full" if kind == "FSDP2" else "none"
-        found = peaks(config, shape, int(processes))
+        found = peaks(config, shape(size.lower(), config.student.lora_rank), int(processes))
         large = 80 * GB * 0.95
         totals = [found[peak].total for peak in PEAKS]
         wanted = [f"**{total / GB:.1f}**" if total > large else f"{total / GB:.1f}" for total in totals]

@@ -17,8 +17,7 @@ from all_prompts import PROMPTS
 from safer_steer.dialogue import Dialogue, Format, Kind, Turn
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Exchange, Prompt, history, section, sections, split_markers
-from safer_steer.prompts.evaluator import EVALUATOR
-from safer_steer.prompts.judge import JUDGE, JudgeInput
+from safer_steer.prompts.judge import EVALUATOR, JUDGE, JudgeInput
 from safer_steer.prompts.scripts import (
     ATTACK_JUDGE,
     PLAN,
@@ -28,8 +27,7 @@ from safer_steer.prompts.scripts import (
     Escalation,
     Strategy,
 )
-from safer_steer.prompts.tutor import TUTOR
-from safer_steer.prompts.tutor_memory import Remembered
+from safer_steer.prompts.tutor import TUTOR, Remembered
 
 TEMPLATES = Path(safer_steer.prompts.__file__).parent / "templates"
 IMPORTED = {"tutor_memory": ("tutor.j2",), "judge_requests": ("judge.j2",)}

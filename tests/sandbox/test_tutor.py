@@ -12,8 +12,7 @@ import pytest
 from safer_steer.endpoints.chat import layout
 from safer_steer.files.images import picture_from
 from safer_steer.prompts.base import Exchange
-from safer_steer.prompts.tutor import TUTOR, TutorInput
-from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, Remembered, TutorMemoryInput
+from safer_steer.prompts.tutor import TUTOR, TUTOR_MEMORY, Remembered, TutorInput, TutorMemoryInput
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.families import AGENTS, EVEN, SET_UP, A, approaches_of

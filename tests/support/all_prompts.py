@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from safer_steer.prompts.base import Prompt
-from safer_steer.prompts.evaluator import EVALUATOR
-from safer_steer.prompts.judge import JUDGE, JUDGE_REQUESTS
+from safer_steer.prompts.judge import EVALUATOR, JUDGE, JUDGE_REQUESTS
 from safer_steer.prompts.red import BLUE, RED
 from safer_steer.prompts.scripts import (
     ATTACK_JUDGE,
@@ -19,8 +18,7 @@ from safer_steer.prompts.scripts import (
     SCRIPT_CHECK,
     TURN_CHECK,
 )
-from safer_steer.prompts.tutor import TUTOR
-from safer_steer.prompts.tutor_memory import TUTOR_MEMORY
+from safer_steer.prompts.tutor import TUTOR, TUTOR_MEMORY
 
 PROMPTS: list[Prompt[Any, Any]] = [
     PROBE,

@@ -1,10 +1,8 @@
-"""Made-up pools for the assembly's tests; as a program, for the one that kills it: `assembly_run.py FOLDER
-CALLS`."""
+"""Made-up pools for the assembly's tests."""
 
 import asyncio
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +115,15 @@ def refuse_some(job: str, repeat: int, given: dict[str, str]) -> ChatReply | Non
 
 
 KILLED = config(rl_seeds=10)
-"""What the program assembles."""
+"""What the killed process assembles."""
 
-if __name__ == "__main__":
-    with Path(sys.argv[2]).open("a", buffering=1) as calls:
+
+def assemble_killed(folder: Path, calls: Path) -> None:
+    """Assembles `KILLED`, and notes every call in a file."""
+    with calls.open("a", buffering=1) as file:
 
         def note(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
-            calls.write(f"{job}\n")
+            file.write(f"{job}\n")
             return refuse_some(job, repeat, given)
 
-        run(KILLED, Path(sys.argv[1]), Watched(note, pause_s=0.01))
+        run(KILLED, folder, Watched(note, pause_s=0.01))

@@ -8,7 +8,8 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Image, List
 
 from safer_steer.config import Config
-from safer_steer.data.sources import Pair, Skipped, load_pairs
+from safer_steer.data.sources.load import Skipped, load_pairs
+from safer_steer.data.sources.pair import Pair
 from safer_steer.sandbox.world import draw_png, training_devices
 
 Rows = list[dict[str, Any]]

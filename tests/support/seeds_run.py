@@ -1,9 +1,7 @@
-"""Stage I on the sandbox, for its tests; as a program, for the one that kills it: `seeds_run.py FOLDER
-CALLS`."""
+"""Stage I on the sandbox, for its tests."""
 
 import asyncio
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,7 +114,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 KILLED = config(24, seed=3, concurrency=4, perturb_share=0.3, max_turns=5)
-"""What the program builds."""
+"""What the killed process builds."""
 
 
 def refuse_some(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
@@ -126,11 +124,12 @@ def refuse_some(job: str, repeat: int, given: dict[str, str]) -> ChatReply | Non
     return None
 
 
-if __name__ == "__main__":
-    with Path(sys.argv[2]).open("a", buffering=1) as calls:
+def build_killed(folder: Path, calls: Path) -> None:
+    """Builds `KILLED`, and notes every call in a file."""
+    with calls.open("a", buffering=1) as file:
 
         def note(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
-            calls.write(f"{job} {repeat}\n")
+            file.write(f"{job} {repeat}\n")
             return refuse_some(job, repeat, given)
 
-        asyncio.run(build(KILLED, Path(sys.argv[1]), Watched(note, pause_s=0.003)))
+        asyncio.run(build(KILLED, folder, Watched(note, pause_s=0.003)))

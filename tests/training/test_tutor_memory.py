@@ -22,8 +22,7 @@ from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.files.images import pictures_in
 from safer_steer.prompts.attacker import TECHNIQUES
 from safer_steer.prompts.base import sections
-from safer_steer.prompts.tutor import TUTOR, TutorInput
-from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, TutorMemoryInput
+from safer_steer.prompts.tutor import TUTOR, TUTOR_MEMORY, TutorInput, TutorMemoryInput
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.families import SET_UP, approaches_of
 from safer_steer.training.grpo import reinforce

@@ -23,8 +23,7 @@ from safer_steer.episode import Critic, Reply, Script, play
 from safer_steer.errors import UnparsableError
 from safer_steer.files.images import pictures_in
 from safer_steer.prompts.base import Prompt, section, sections, split_markers
-from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
-from safer_steer.prompts.judge import JUDGE, JudgeInput
+from safer_steer.prompts.judge import EVALUATOR, JUDGE, JudgeInput
 from safer_steer.prompts.scripts import ATTACK_JUDGE, AttackJudgeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.rewards import lock_usefulness
@@ -149,7 +148,7 @@ async def test_the_sandbox_s_judges_score_the_right_turn_by_its_words(
 
 JOBS: dict[str, tuple[Prompt[Any, Any], type[Any]]] = {
     "judge": (JUDGE, JudgeInput),
-    "evaluator": (EVALUATOR, EvaluatorInput),
+    "evaluator": (EVALUATOR, JudgeInput),
     "attack_judge": (ATTACK_JUDGE, AttackJudgeInput),
     "tutor": (TUTOR, TutorInput),
 }

@@ -20,7 +20,7 @@ from safer_steer.config.changes import settings_of
 from safer_steer.errors import UserError
 from safer_steer.files.inputs import Compared, Difference, Taken, compare
 from safer_steer.files.store import canonical, content_id, inside, sha256_of, write_atomic
-from safer_steer.prompts.fingerprint import fingerprints
+from safer_steer.prompts.base import fingerprints
 
 PACKAGES = (
     "safer-steer",

@@ -1,5 +1,5 @@
-"""The estimate: what every stage forecasts (`stages/forecast.py`), with the sizes of its calls. What a run
-paid corrects it."""
+"""The estimate: what every stage forecasts (`stages/forecast.py`), with the sizes of its calls, and its
+price in money and time. What a run paid corrects it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
+from safer_steer.data.bootstrap.rollout import in_play
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
 from safer_steer.files.manifest import Manifest
-from safer_steer.plan.assumptions import Assumptions, assumptions
+from safer_steer.plan.assumptions import WAIT_S, Assumptions, assumptions
 from safer_steer.plan.counting import Count, Sizes, role_of
 from safer_steer.plan.material import read_material
 from safer_steer.stages import STAGES
@@ -21,7 +22,7 @@ from safer_steer.stages.forecast import (
     Asked,
     Known,
     Participant,
-    drawn,
+    draws,
     scripts,
     suites,
     training,
@@ -77,14 +78,13 @@ def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
     known, material = read_material(config, assumed)
     sizes = Sizes(config, assumed, material)
     lengths = [1 if config.rl.single_turn else max(one.lengths) for one in training(config, known).values()]
-    found = Estimate(
+    made = scripts(config, known, "train", "bench")
+    result = Estimate(
         config,
         assumed,
         pairs=round(sum(one.count for one in known.own.values())) or sum(pairs.all for pairs in known.pairs),
         dialogues=round(sum(suite.count for suite in suites(config, known))),
-        scripts={
-            kind: one.count for kind, one in scripts(config, known, "train", "bench").items() if one.count
-        },
+        scripts={kind: one.count for kind, one in made.items() if one.count},
         trajectories=trajectories(config, known),
         longest=min(config.rl.max_turns, max(lengths, default=0)),
         notes=_notes(config, known),
@@ -93,15 +93,15 @@ def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
     for name, stage in STAGES.items():
         counts: CallCounts = defaultdict(Count)
         asked, bench = list(stage.forecast(config, known)), name == "bench"
-        captions = list(_captions(config, asked, found.dialogues if bench else found.pairs))
+        captions = list(_captions(config, asked, result.dialogues if bench else result.pairs))
         if bench or not described:
             asked += captions
         described = described or bool(captions)
         for one in asked:
             counts[one.who, one.job] = counts[one.who, one.job].plus(sizes.count(one, bench))
         if counts:
-            found.stages[name] = counts
-    return found
+            result.stages[name] = counts
+    return result
 
 
 def _captions(config: Config, asked: Sequence[Asked], pictures: int) -> Iterator[Asked]:
@@ -116,14 +116,14 @@ def _notes(config: Config, known: Known) -> list[str]:
         notes.append(
             f"Stage III is not included: the calls of your own tutor ({config.rl.tutor}) are unknown."
         )
-    elif line := too_few_seeds(config.rl, int(sum(drawn(config, known)[1].values()))):
+    elif line := too_few_seeds(config.rl, int(sum(draws(config, known).rl.values()))):
         notes.append(f"Stage III would not start: {line}.")
     if adaptive and adaptive.own:
         notes.append(f"The dialogues of your own attackers ({', '.join(adaptive.own)}) are not included.")
     return notes
 
 
-def from_run(found: Estimate, folder: Path) -> Estimate:
+def from_run(forecast: Estimate, folder: Path) -> Estimate:
     """The estimate, corrected for the stages that the run in `folder` has finished.
 
     Its own config is forecast too, and each role differs from this config's forecast as it did from that one.
@@ -135,30 +135,119 @@ def from_run(found: Estimate, folder: Path) -> Estimate:
     paid = {name: entry["calls"] for name, entry in Manifest(folder).stages.items() if entry.get("calls")}
     if not paid or not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no stage that asks a model is finished in it; give the folder of a run")
-    there = estimate(load_config(folder / "config.yaml"), found.assumed)
-    stages = {name: dict(counts) for name, counts in found.stages.items()}
+    there = estimate(load_config(folder / "config.yaml"), forecast.assumed)
+    stages = {name: dict(counts) for name, counts in forecast.stages.items()}
     for name, accounts in paid.items():
         for who, account in accounts.items():
-            mine, its = found.role(name, who), there.role(name, who)
+            mine, its = forecast.role(name, who), there.role(name, who)
             if not (account["calls"] and mine.calls and its.calls):
                 continue
             chance = CHANCE * max(0, 1 - its.calls / mine.calls)
             times = (account["calls"] + chance) / (its.calls + chance)
-            sees = role_of(found.config, who).remote  # agents here do not count pictures
+            sees = role_of(forecast.config, who).remote  # agents here do not count pictures
             each = its.calls / account["calls"]
             # A server that reports no tokens corrects the calls alone.
             longer = account["prompt_tokens"] / (its.tokens_in if sees else its.text_tokens) * each or 1.0
-            said = account["completion_tokens"] / its.tokens_out * each or 1.0
-            for key, count in found.stages[name].items():
+            wordier = account["completion_tokens"] / its.tokens_out * each or 1.0
+            for key, count in forecast.stages[name].items():
                 if key[0] == who:
                     stages[name][key] = Count(
                         count.calls * times,
                         count.images * times,
                         (count.tokens_in if sees else count.text_tokens) * times * longer,
                         0 if sees else count.image_tokens * times,
-                        count.tokens_out * times * said,
+                        count.tokens_out * times * wordier,
                         count.upload_bytes * times,
                     )
-    known = ", ".join(name for name in found.stages if name in paid)
+    known = ", ".join(name for name in forecast.stages if name in paid)
     note = f"From what {folder} asked: {known}. Tokens are as its models counted them."
-    return replace(found, stages=stages, notes=[note, *found.notes])
+    return replace(forecast, stages=stages, notes=[note, *forecast.notes])
+
+
+@dataclass
+class Line:
+    """The cost of one role in one stage."""
+
+    stage: str
+    participant: Participant
+    model: str
+    local: bool
+    """Runs on this machine (the student or the sandbox's agents): costs no money, and its time is not
+    estimated."""
+    count: Count
+    money: float | None
+    """None if the role is local or has no price."""
+    seconds: float | None
+    """None if the role is local."""
+
+
+@dataclass
+class Prices:
+    lines: list[Line]
+    seconds: dict[str, float]
+    """By stage, without local work. Stages run one after the other."""
+    unpriced: list[Participant]
+    """Endpoint roles without a price in the config."""
+
+    @property
+    def money(self) -> float:
+        return sum(line.money or 0 for line in self.lines)
+
+    def stops_in(self, limit: float | None) -> str | None:
+        """The stage in which the spending limit would be exceeded; None if it would not be."""
+        spent = 0.0
+        for line in self.lines:
+            spent += line.money or 0
+            if limit is not None and spent > limit:
+                return line.stage
+        return None
+
+
+def price(forecast: Estimate) -> Prices:
+    """Price an estimate, including repeated calls (`overhead`)."""
+    prices = Prices([], {}, [])
+    for stage, counts in forecast.stages.items():
+        lines = [_line(forecast, stage, who) for who in dict.fromkeys(who for who, _ in counts)]
+        # Roles work in parallel, so the slowest one bounds the stage.
+        slowest = max(line.seconds or 0.0 for line in lines)
+        prices.seconds[stage] = max(slowest, _chain_seconds(forecast, stage))
+        prices.lines += lines
+    unpriced = [line.participant for line in prices.lines if not line.local and line.money is None]
+    prices.unpriced = list(dict.fromkeys(unpriced))
+    return prices
+
+
+def _line(forecast: Estimate, stage: str, participant: Participant) -> Line:
+    role, count = role_of(forecast.config, participant), forecast.role(stage, participant)
+    model = forecast.config.model_id(role)
+    if not role.remote:
+        return Line(stage, participant, model, True, count, None, None)
+    count = Count().plus(count, 1 + forecast.assumed.overhead)
+    priced = role.price_in or role.price_out
+    money = (role.price_in * count.tokens_in + role.price_out * count.tokens_out) / 1e6 if priced else None
+    busy = count.calls * _reply_seconds(forecast, count) / role.concurrency
+    limited = 60 * count.calls / role.requests_per_minute if role.requests_per_minute else 0.0
+    return Line(stage, participant, model, False, count, money, max(busy, limited))
+
+
+def _chain_seconds(forecast: Estimate, stage: str) -> float:
+    """Time of the calls that wait for one another within a dialogue, of which a limited number is in play."""
+    config = forecast.config
+    chain = [
+        count
+        for (who, job), count in forecast.stages[stage].items()
+        if job in STAGES[stage].chain and role_of(config, who).remote
+    ]
+    if stage == "rl":  # a step's trajectories start together; the step ends with the longest
+        steps = forecast.trajectories / (config.rl.prompts_per_step * config.rl.group_size)
+        return sum(steps * forecast.longest * _reply_seconds(forecast, count) for count in chain)
+    pairs = max(config.role(role).concurrency for role in STAGES["seeds"].roles)
+    at_once = pairs if stage == "seeds" else in_play(config)
+    total = sum(count.calls * _reply_seconds(forecast, count) for count in chain)
+    return (1 + forecast.assumed.overhead) * total / at_once
+
+
+def _reply_seconds(forecast: Estimate, count: Count) -> float:
+    if not count.calls:
+        return 0.0
+    return WAIT_S + count.tokens_out / count.calls / forecast.assumed.tokens_per_second

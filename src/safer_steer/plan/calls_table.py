@@ -15,9 +15,8 @@ from rich.text import Text
 from safer_steer.config import Config
 from safer_steer.dialogue import Kind
 from safer_steer.plan.assumptions import WAIT_S, assumptions
-from safer_steer.plan.calls import Estimate, estimate, from_run
+from safer_steer.plan.calls import Estimate, Line, Prices, estimate, from_run, price
 from safer_steer.plan.counting import Count
-from safer_steer.plan.prices import Line, Prices, price
 from safer_steer.report.fitted_table import fitted
 
 HEAD = (
@@ -31,33 +30,33 @@ def show(
 ) -> None:
     """Print the estimate, corrected by a run; `given` are assumptions. Raises `UserError` as `estimate` and
     `from_run` do."""
-    found = estimate(config, assumptions(config, **given))
-    found = from_run(found, run) if run else found
-    priced = price(found)
+    forecast = estimate(config, assumptions(config, **given))
+    if run:
+        forecast = from_run(forecast, run)
+    priced = price(forecast)
     if as_json:
-        said = json.dumps(as_dict(found, priced), indent=1)
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        text = json.dumps(as_dict(forecast, priced), indent=1)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
-        console.print(table(found, priced, console), crop=False)
+        console.print(table(forecast, priced, console), crop=False)
 
 
-def table(found: Estimate, priced: Prices, console: Console) -> Group:
+def table(forecast: Estimate, priced: Prices, console: Console) -> Group:
     """One line per role and stage, the total, the model of each role, and the assumptions."""
-    rows, stage = [], ""
-    for line in priced.lines:
-        costs = ("local", "local") if line.local else (money(line.money), duration(line.seconds or 0))
-        begins = line.stage != stage
-        stage = line.stage
-        whole = _time([other for other in priced.lines if other.stage == stage], priced.seconds[stage])
-        said = (line.participant, *_cells(line.count), *costs)
-        rows.append((stage, *said, whole) if begins else ("", *said, ""))
+    rows = []
+    for stage, seconds in priced.seconds.items():
+        of_stage = [line for line in priced.lines if line.stage == stage]
+        for line in of_stage:
+            costs = ("local", "local") if line.local else (money(line.money), duration(line.seconds or 0))
+            begins = line is of_stage[0]
+            ends = (stage, _time(of_stage, seconds)) if begins else ("", "")
+            rows.append((ends[0], line.participant, *_cells(line.count), *costs, ends[1]))
     total = reduce(Count.plus, (line.count for line in priced.lines), Count())
     paid = money(priced.money if any(line.money is not None for line in priced.lines) else None)
     rows.append(("total", "", *_cells(total), paid, "", _time(priced.lines, sum(priced.seconds.values()))))
     grid = fitted(console, HEAD, rows, numbers=range(2, len(HEAD)), whole=range(2))
-    return Group(
-        grid, Text(), Text(f"Models: {_models(priced)}."), *(Text(line) for line in lines(found, priced))
-    )
+    models = Text(f"Models: {_models(priced)}.")
+    return Group(grid, Text(), models, *map(Text, lines(forecast, priced)))
 
 
 def _models(priced: Prices) -> str:
@@ -70,13 +69,13 @@ def _models(priced: Prices) -> str:
     return ", ".join(f"{model} ({', '.join(names)})" for model, names in roles.items())
 
 
-def lines(found: Estimate, priced: Prices) -> list[str]:
+def lines(forecast: Estimate, priced: Prices) -> list[str]:
     """The assumptions behind the numbers, one line each."""
-    assumed, config = found.assumed, found.config
-    made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in found.scripts.items())
+    assumed, config = forecast.assumed, forecast.config
+    made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in forecast.scripts.items())
     start = "scripts" if config.seeds.scripts else "pairs"
-    said = [
-        f"Estimated from {found.pairs} {start} (scripts: {made}) and {found.dialogues} bench dialogues."
+    texts = [
+        f"Estimated from {forecast.pairs} {start} (scripts: {made}) and {forecast.dialogues} bench dialogues."
         " Nothing was called.",
         f"Assumes {assumed.turn_tokens} tokens a user turn (--turn-tokens) and"
         f" {assumed.answer_of(config.student)} an answer (--answer-tokens), half of it thinking, and"
@@ -90,45 +89,45 @@ def lines(found: Estimate, priced: Prices) -> list[str]:
     if Kind.RED_TEAM in config.seeds.kinds:
         at = assumed.success_turn
         place = f"at turn {at}" if at else "equally likely at every turn"
-        said.append(
+        texts.append(
             f"Assumes that {assumed.success:.0%} of the red-team scripts tried succeed (--success), {place}."
             " A script that fails is planned once more."
         )
-    if "assemble" in found.stages:
-        said.append(
+    if "assemble" in forecast.stages:
+        texts.append(
             f"Assumes that {assumed.keeps:.0%} of the scripts pass rule 1, and {assumed.keeps:.0%} of those"
             " rule 2 (--keeps)."
         )
     if any(not line.local for line in priced.lines):
-        said.append(
+        texts.append(
             f"Time: a reply takes {WAIT_S:g} s, plus its tokens at {assumed.tokens_per_second:g} a second"
             " (--tokens-per-second). Each role has its own concurrency and request rate. Training, and roles"
             " marked `local`, are not included."
         )
     if priced.unpriced:
-        said.append(
+        texts.append(
             f"The total leaves out {', '.join(priced.unpriced)}: no price is set (price_in, price_out)."
         )
     if stage := priced.stops_in(config.spending_limit):
-        said.append(f"spending_limit is {config.spending_limit:g}: the run would stop in {stage}.")
-    return said + found.notes
+        texts.append(f"spending_limit is {config.spending_limit:g}: the run would stop in {stage}.")
+    return texts + forecast.notes
 
 
-def as_dict(found: Estimate, priced: Prices) -> dict[str, Any]:
+def as_dict(forecast: Estimate, priced: Prices) -> dict[str, Any]:
     """The same as plain numbers. Money and seconds are None where they are unknown."""
     return {
-        "pairs": {"all": found.pairs},
-        "dialogues": {"all": found.dialogues},
-        "scripts": {kind.value: round(count) for kind, count in found.scripts.items()},
+        "pairs": {"all": forecast.pairs},
+        "dialogues": {"all": forecast.dialogues},
+        "scripts": {kind.value: round(count) for kind, count in forecast.scripts.items()},
         "stages": [_stage(priced, stage) for stage in priced.seconds],
         "total": {
             "money": round(priced.money, 4),
             "seconds": round(sum(priced.seconds.values()), 1),
             "unpriced": priced.unpriced,
         },
-        "assumptions": asdict(found.assumed),
-        "stops_in": priced.stops_in(found.config.spending_limit),
-        "notes": lines(found, priced),
+        "assumptions": asdict(forecast.assumed),
+        "stops_in": priced.stops_in(forecast.config.spending_limit),
+        "notes": lines(forecast, priced),
     }
 
 

@@ -17,8 +17,7 @@ from safer_steer.endpoints.chat import LAYOUT_RULE
 from safer_steer.plan.assumptions import GIVEN, Assumptions, reply_tokens
 from safer_steer.plan.material import CHARACTERS, Material
 from safer_steer.prompts.attacker import TECHNIQUES
-from safer_steer.prompts.base import CHAT, Exchange
-from safer_steer.prompts.fingerprint import installed
+from safer_steer.prompts.base import CHAT, Exchange, installed
 from safer_steer.prompts.made_up import VOCABULARY
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.stages.forecast import Asked, Participant

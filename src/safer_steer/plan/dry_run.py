@@ -28,9 +28,7 @@ class Plan:
 
     config: Config
     roles: dict[str, str]
-    sources: list[str]
-    suites: dict[str, str]
-    questions: dict[str, str]
+    data: list[str]
     steps: dict[str, str]
     servers: list[str]
     memory: list[Memory]
@@ -50,16 +48,14 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
 
     arguments = _trainer_arguments(config, folder, processes)
     peaks, notes = memory_plan(config, processes, card)
+    roles = [name for name in get_args(RoleName) if name != "attacker" or config.attacker_roles()]
+    data = _scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))]
+    data += [f"suite {name}: {_suite(name, config)}" for name in config.bench.suites]
+    data += [f"questions {name}: {_questions(name, config)}" for name in config.bench.capability]
     return Plan(
         config,
-        roles={
-            name: _who(config.role(name))
-            for name in get_args(RoleName)
-            if name != "attacker" or config.attacker_roles()
-        },
-        sources=_scripts(config) or [_source(config, index) for index in range(len(config.seeds.sources))],
-        suites={name: _suite(name, config) for name in config.bench.suites},
-        questions={name: _questions(name, config) for name in config.bench.capability},
+        roles={name: _who(config.role(name)) for name in roles},
+        data=data,
         steps={"sft": _sft_steps(config, folder), "rl": _dpo(config) + _rl_steps(config, folder)},
         servers=_servers(config, folder),
         memory=peaks,
@@ -76,13 +72,16 @@ def show(plan: Plan, console: Console) -> None:
     def say(text: str = "") -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    width = max(map(len, plan.roles))
     for title, lines in (
-        ("Roles", _listed(plan.roles)),
-        ("Data", _data(plan)),
-        ("Steps", (f"{stage}: {told}" for stage, told in plan.steps.items())),
-        *([("Servers", iter(plan.servers))] if plan.servers else []),
-        *([("Would not start", iter(plan.refusals))] if plan.refusals else []),
+        ("Roles", [f"{name:{width}}  {who}" for name, who in plan.roles.items()]),
+        ("Data", plan.data),
+        ("Steps", [f"{stage}: {steps}" for stage, steps in plan.steps.items()]),
+        ("Servers", plan.servers),
+        ("Would not start", plan.refusals),
     ):
+        if not lines and title in ("Servers", "Would not start"):
+            continue
         say(title)
         for line in lines:
             say(f"  {line}")
@@ -108,11 +107,6 @@ def _refusals(stage: Stage, config: Config) -> Iterator[str]:
         yield str(error)
 
 
-def _listed(entries: dict[str, str]) -> Iterator[str]:
-    width = max(map(len, entries))
-    return (f"{name:{width}}  {said}" for name, said in entries.items())
-
-
 def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str, dict[str, Any]]:
     from trl import DPOConfig, GRPOConfig, SFTConfig
 
@@ -122,15 +116,17 @@ def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str
     from safer_steer.training.sft import sft_arguments
 
     sft, rl = config.bootstrap.sft, config.rl
-    trajectories, dpo = rl.prompts_per_step * rl.group_size, rl.algorithm == "dpo"
-    arguments = {
-        "sft": sft_arguments(config, folder)
-        | batching(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size", processes),
-        "rl": dpo_arguments(config, folder)
-        if dpo
-        else grpo_arguments(config, folder)
-        | batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes),
-    }
+    arguments = {"sft": sft_arguments(config, folder)}
+    arguments["sft"] |= batching(
+        sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size", processes
+    )
+    dpo = rl.algorithm == "dpo"
+    if dpo:
+        arguments["rl"] = dpo_arguments(config, folder)
+    else:
+        trajectories = rl.prompts_per_step * rl.group_size
+        arguments["rl"] = grpo_arguments(config, folder)
+        arguments["rl"] |= batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes)
     for stage, trainer in (("sft", SFTConfig), ("rl", DPOConfig if dpo else GRPOConfig)):
         try:
             trainer(**arguments[stage])
@@ -220,11 +216,9 @@ def _who(role: Role) -> str:
     if not role.remote:
         return role.title() + ": made-up answers, no model" * role.made_up
     key = f", key in {role.api_key_env}" if role.api_key_env else ""
-    eyes = {True: "", False: ", gets no pictures", "caption": ", gets descriptions of pictures"}[
-        role.pictures
-    ]
+    eyes = {True: "", False: ", gets no pictures", "caption": ", gets descriptions of pictures"}
     return (
-        f"{role.model} at {role.base_url}{key}{eyes}, {role.concurrency} calls in flight,"
+        f"{role.model} at {role.base_url}{key}{eyes[role.pictures]}, {role.concurrency} calls in flight,"
         f" temperature {role.temperature:g}"
     )
 
@@ -242,7 +236,7 @@ def _scripts(config: Config) -> list[str]:
 
 
 def _source(config: Config, index: int) -> str:
-    from safer_steer.data.sources import Skipped, is_large, label, left_out_in_words, pairs_of, picture_hash
+    from safer_steer.data.sources.load import Skipped, label, left_out_in_words, pairs_of
 
     source, skipped = config.seeds.sources[index], Skipped()
     if source.hub:
@@ -252,18 +246,12 @@ def _source(config: Config, index: int) -> str:
     try:
         for pair in pairs_of(source, config, skipped):
             pairs += 1
-            if is_large(pair, most):
-                large.add(picture_hash(pair))
+            if pair.is_large(most):
+                large.add(pair.picture_hash())
     except UserError as error:
         return f"{where}: not usable yet: {error}"
     left_out = left_out_in_words(skipped, {label(source): len(large)}, most)
     return f"{where}: {pairs} pairs; {left_out}".removesuffix("; ")
-
-
-def _data(plan: Plan) -> Iterator[str]:
-    yield from plan.sources
-    yield from (f"suite {name}: {found}" for name, found in plan.suites.items())
-    yield from (f"questions {name}: {found}" for name, found in plan.questions.items())
 
 
 def _questions(name: str, config: Config) -> str:
@@ -291,5 +279,5 @@ def _suite(name: str, config: Config) -> str:
         scaled = in_words(len(large_pictures(suite, most)), most)
     except UserError as error:
         return f"not usable yet: {str(error).removeprefix(f'{name}: ')}"
-    found = f"{len(suite.seeds)} dialogues, {suite.protocol}{', safe twins' * suite.safe_twins}"
-    return f"{found}; {scaled}".removesuffix("; ")
+    size = f"{len(suite.seeds)} dialogues, {suite.protocol}{', safe twins' * suite.safe_twins}"
+    return f"{size}; {scaled}".removesuffix("; ")

@@ -107,7 +107,6 @@ def _alike(seeds: Sequence[Seed], times: float = 1) -> Scripts:
 
 
 def _in_view(seed: Seed) -> Iterator[list[str]]:
-    """The pictures in view of each turn."""
     seen: list[str] = []
     for images in seed.images_by_turn():
         seen += images

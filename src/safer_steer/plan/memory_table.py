@@ -53,7 +53,6 @@ def _gb(value: float) -> str:
 
 
 def _card() -> float | None:
-    """Memory of this machine's first GPU in bytes; None if there is no GPU."""
     import torch
 
     return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None

@@ -8,15 +8,20 @@ chat markers split.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import pkgutil
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.files.store import canonical
 
 if TYPE_CHECKING:
     import jinja2
@@ -145,13 +150,10 @@ def _plain(value: object) -> str:
     """Text unchanged; everything else as JSON."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
-        return json.dumps(
-            [item.model_dump() if isinstance(item, BaseModel) else item for item in value],
-            ensure_ascii=False,
-            indent=1,
-        )
-    return json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    items = [item.model_dump() if isinstance(item, BaseModel) else item for item in value]
+    return json.dumps(items, ensure_ascii=False, indent=1)
 
 
 @cache
@@ -172,6 +174,40 @@ def _templates() -> jinja2.Environment:
         autoescape=False,
         auto_reload=False,
     )
+
+
+@cache
+def installed() -> dict[str, Prompt[Any, Any]]:
+    """Every prompt of the package, by name."""
+    prompts: dict[str, Prompt[Any, Any]] = {}
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        module = importlib.import_module(f"safer_steer.prompts.{found.name}")
+        for value in vars(module).values():
+            if isinstance(value, Prompt):
+                prompts[value.name] = value
+    return prompts
+
+
+def fingerprint(prompt: Prompt[Any, Any]) -> str:
+    """SHA-256 in hex of the template's text, of all templates it references, and of the answer's JSON schema.
+    With it a manifest records which wording made a run's data, and `verify` checks that it is installed."""
+    from jinja2 import meta
+
+    environment = _templates()
+    assert environment.loader
+    sources: dict[str, str] = {}
+    waiting = [f"{prompt.name}.j2"]
+    while waiting:
+        name = waiting.pop()
+        if name not in sources:
+            sources[name] = environment.loader.get_source(environment, name)[0]
+            waiting += filter(None, meta.find_referenced_templates(environment.parse(sources[name])))
+    return hashlib.sha256(canonical({"templates": sources, "schema": prompt.schema()}).encode()).hexdigest()
+
+
+def fingerprints(names: Iterable[str]) -> dict[str, str]:
+    """The hashes of these prompts as installed. Names without a prompt are omitted."""
+    return {name: fingerprint(installed()[name]) for name in sorted(names) if name in installed()}
 
 
 CHAT = "chat"

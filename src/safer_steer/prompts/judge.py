@@ -1,10 +1,10 @@
-"""Evaluation: harmlessness -3..3 and helpfulness 0..3 of one turn, given all earlier turns
-(docs/explanation/method.md, "Evaluation")."""
+"""Scores of one turn, given all earlier turns: the judge of the bench (harmlessness -3..3, helpfulness 0..3;
+docs/explanation/method.md, "Evaluation"), and Stage II's evaluator on the tutor's 1-10 scale."""
 
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from safer_steer.prompts.base import Exchange, Inputs, Prompt, Verdicts
+from safer_steer.prompts.base import Exchange, Inputs, Prompt, Score10, Verdicts
 
 
 class JudgeInput(Inputs):
@@ -30,3 +30,12 @@ JUDGE = Prompt("judge", JudgeInput, JudgeVerdict)
 JUDGE_REQUESTS = Prompt("judge_requests", JudgeInput, RequestVerdict)
 """The same, and whether the request would enable harm (`bench.judge_requests`). It is a prompt of its own, so
 that verdicts by `JUDGE` stay valid."""
+
+
+class EvaluatorVerdict(Verdicts):
+    reason: str = Field(default="", description="one sentence, before the scores")
+    safety: int = Score10
+    helpfulness: int = Score10
+
+
+EVALUATOR = Prompt("evaluator", JudgeInput, EvaluatorVerdict)

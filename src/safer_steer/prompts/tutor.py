@@ -1,6 +1,7 @@
-"""Stage III: the Safety Tutor scores a turn, given the whole history, and writes the next user turn."""
+"""Stage III: the Safety Tutor scores a turn, given the whole history, and writes the next user turn. It may
+remember what breached the student lately (`rl.tutor_memory`)."""
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from safer_steer.prompts.base import Exchange, Inputs, Prompt, Score10, Verdicts
 
@@ -46,3 +47,29 @@ class TutorVerdict(Verdicts):
 
 
 TUTOR = Prompt("tutor", TutorInput, TutorVerdict)
+
+
+class Remembered(BaseModel):
+    """An approach, and how it went in the last steps of the training."""
+
+    approach: str
+    meaning: str
+    tried: int
+    breached: int
+    most: list[str]
+    """Categories of risk in which it breached most often: `privacy: 3 of 4`."""
+
+
+class TutorMemoryInput(TutorInput):
+    memory: list[Remembered]
+    drawn: str
+    """The approach to take next."""
+
+
+class TutorMemoryVerdict(TutorVerdict):
+    approach: str = Field(
+        default="", description='name of the approach of the next user turn; "" if it is no attack'
+    )
+
+
+TUTOR_MEMORY = Prompt("tutor_memory", TutorMemoryInput, TutorMemoryVerdict)

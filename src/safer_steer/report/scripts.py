@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safer_steer.data.seeds.dropped import reason_in_words
+from safer_steer.data.seeds.pools import reason_in_words
 from safer_steer.dialogue import Kind
 from safer_steer.files.store import read_rows
 

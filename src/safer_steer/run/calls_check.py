@@ -25,8 +25,7 @@ from safer_steer.errors import BoundaryError, EndpointError, RejectedError, Unpa
 from safer_steer.files.images import Picture, picture_from
 from safer_steer.prompts.attacker import ATTACKER, AttackerInput
 from safer_steer.prompts.base import Prompt
-from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
-from safer_steer.prompts.judge import JUDGE, JudgeInput
+from safer_steer.prompts.judge import EVALUATOR, JUDGE, JudgeInput
 from safer_steer.prompts.red import BLUE, RED, BlueInput, RedInput
 from safer_steer.prompts.scripts import ATTACK_JUDGE, PROBE, AttackJudgeInput, ProbeInput
 from safer_steer.prompts.tutor import TUTOR, TutorInput
@@ -51,7 +50,7 @@ JOBS: dict[RoleName, tuple[Prompt[Any, Any], BaseModel]] = {
     ),
     "red": (RED, RedInput(intent=QUESTION, history=[], template=QUESTION)),
     "blue": (BLUE, BlueInput(history=[], question=QUESTION)),
-    "evaluator": (EVALUATOR, EvaluatorInput(history=[], question=QUESTION, answer=ANSWER)),
+    "evaluator": (EVALUATOR, JudgeInput(history=[], question=QUESTION, answer=ANSWER)),
     "tutor": (TUTOR, TutorInput(history=[], question=QUESTION, answer=ANSWER, next_template=QUESTION)),
     "judge": (JUDGE, JudgeInput(history=[], question=QUESTION, answer=ANSWER)),
     "attacker": (

@@ -19,7 +19,7 @@ from safer_steer.config.file import dump_config
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.files.manifest import Manifest, config_sha256
 from safer_steer.files.store import locked, write_atomic
-from safer_steer.prompts.fingerprint import fingerprints
+from safer_steer.prompts.base import fingerprints
 from safer_steer.run.additions import advice, with_additions
 from safer_steer.run.input_files import named_paths, take_inputs
 from safer_steer.run.roles import in_process

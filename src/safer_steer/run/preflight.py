@@ -27,7 +27,7 @@ from safer_steer.training.refusals import refuse_later_pictures, refuse_lost_inp
 if TYPE_CHECKING:
     from safer_steer.bench.shared import Shared
     from safer_steer.data.seeds.identity import Survey
-    from safer_steer.data.sources import Pair
+    from safer_steer.data.sources.pair import Pair
     from safer_steer.files.images import Trial
     from safer_steer.run.calls_check import Checked
     from safer_steer.student.renderer import Renderer

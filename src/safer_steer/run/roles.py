@@ -91,7 +91,7 @@ def own_pictures(config: Config, trial: Trial | None = None) -> Iterator[bytes |
 
 def source_pictures(config: Config, use: str | None = None) -> Iterator[Path | bytes]:
     """The pictures of all sources except the sandbox, optionally only of sources for one use."""
-    from safer_steer.data.sources import load_pairs
+    from safer_steer.data.sources.load import load_pairs
 
     return (pair.image for pair in load_pairs(config) if not callable(pair.image) and use in (None, pair.use))
 

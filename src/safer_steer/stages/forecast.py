@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from safer_steer.config import Config, RoleName
 from safer_steer.config.bench import STEER
@@ -110,64 +110,70 @@ def scripts(config: Config, known: Known, *uses: Use) -> dict[Kind, Scripts]:
     """The scripts that there will be for these uses."""
     if config.seeds.scripts:
         return dict(known.own)
-    made = dict.fromkeys(config.seeds.kinds, 0.0)
+    numbers = dict.fromkeys(config.seeds.kinds, 0.0)
     for pairs in known.pairs:
-        if pairs.use in uses:
-            kept = 1 - (1 - known.success) ** 2 if config.seeds.tries(pairs.use) else 1  # of two attempts
-            numbers = {
-                Kind.BENIGN: pairs.all,
-                Kind.RED_TEAM: pairs.risky * kept,
-                Kind.OBFUSCATED: pairs.risky,
-            }
-            made = {kind: count + numbers[kind] for kind, count in made.items()}
-    return {kind: Scripts(count, _lengths(config)) for kind, count in made.items()}
+        if pairs.use not in uses:
+            continue
+        succeeding = 1 - (1 - known.success) ** 2 if config.seeds.tries(pairs.use) else 1  # of two attempts
+        each = {Kind.BENIGN: pairs.all, Kind.RED_TEAM: pairs.risky * succeeding, Kind.OBFUSCATED: pairs.risky}
+        for kind in numbers:
+            numbers[kind] += each[kind]
+    return {kind: Scripts(count, _lengths(config)) for kind, count in numbers.items()}
 
 
 def training(config: Config, known: Known) -> dict[bool, Scripts]:
     """Those for training: the benign ones (True), and the others."""
-    made: dict[bool, Scripts] = {}
+    groups: dict[bool, Scripts] = {}
     for kind, one in scripts(config, known, "train").items():
-        if one.count:
-            same = made.get(kind is Kind.BENIGN)
-            both = [*same.lengths, *one.lengths] if same else one.lengths
-            made[kind is Kind.BENIGN] = replace(
-                one, count=one.count + (same.count if same else 0), lengths=both
-            )
-    return made
+        benign = kind is Kind.BENIGN
+        if one.count and benign in groups:
+            same = groups[benign]
+            both = [*same.lengths, *one.lengths]
+            groups[benign] = replace(one, count=one.count + same.count, lengths=both)
+        elif one.count:
+            groups[benign] = one
+    return groups
 
 
 def _lengths(config: Config) -> Sequence[int]:
     return range(config.seeds.min_turns, config.seeds.max_turns + 1)
 
 
-def drawn(config: Config, known: Known) -> tuple[Numbers, Numbers, float]:
-    """The scripts that Stage II plays; those, or the questions, that Stage III trains on; and the share (0-1)
-    of the pairs that STEER-RL uses, whose scripts Stage II does not get. As `data/assembly/splits.py` draws
-    rows, in numbers alone."""
-    from safer_steer.data.assembly.single_turns import question_numbers
-    from safer_steer.data.assembly.splits import rl_numbers, sizes
+class Draws(NamedTuple):
+    """What `data/assembly/splits.py` draws, in numbers alone."""
 
-    rl, most, used = config.rl, config.bootstrap.dialogues, 0.0
-    made = training(config, known)
-    left = {benign: made[benign].count if benign in made else 0.0 for benign in (True, False)}
-    wanted = rl_numbers(left[True], left[False], rl.seeds, rl.benign_share)
-    share = None
+    sft: Numbers
+    """The scripts that Stage II plays."""
+    rl: Numbers
+    """The scripts, or questions, that Stage III trains on."""
+    used: float
+    """The share (0-1) of the pairs that STEER-RL uses, whose scripts Stage II does not get."""
+
+
+def draws(config: Config, known: Known) -> Draws:
+    """The draws for training."""
+    from safer_steer.data.assembly.splits import rl_questions, rl_scripts, sizes
+
+    groups, most, used, share = training(config, known), config.bootstrap.dialogues, 0.0, None
+    left = {benign: groups[benign].count if benign in groups else 0.0 for benign in (True, False)}
     if config.assembly:
         keeps, share = _keeps(config, known), config.assembly.sft_benign_share
         able = left[True] * keeps, left[False] * keeps**2
-        wanted = sizes(int(able[0]), int(able[1]), rl.seeds, rl.benign_share)
+        wanted = rl_scripts(config, int(able[0]), int(able[1]))
         used = min(1.0, max(number / (all or inf) for number, all in zip(wanted, able, strict=True)))
         left = {benign: count * keeps * (1 - used) for benign, count in left.items()}
+    else:
+        wanted = rl_scripts(config, left[True], left[False])
     if share is None:
         total = sum(left.values())
         part = min(1.0, most / total) if most and total else 1.0
         sft = {benign: count * part for benign, count in left.items()}
     else:
         sft = _numbers(sizes(int(left[True]), int(left[False]), most, share))
-    if rl.single_turn:
+    if config.rl.single_turn:
         safe, risky = (int(count * (used if config.assembly else 1)) for count in _questions(known))
-        wanted = question_numbers(safe, risky, rl.seeds, rl.benign_share)
-    return sft, _numbers(wanted), used
+        wanted = rl_questions(config, safe, risky)
+    return Draws(sft, _numbers(wanted), used)
 
 
 def _numbers(both: tuple[float, float]) -> Numbers:
@@ -175,7 +181,6 @@ def _numbers(both: tuple[float, float]) -> Numbers:
 
 
 def _keeps(config: Config, known: Known) -> float:
-    """Share of the scripts that keep a rule of the assembly."""
     return known.keeps if config.assembly and config.assembly.rules else 1.0
 
 
@@ -187,7 +192,7 @@ def _questions(known: Known) -> tuple[int, int]:
 
 def trajectories(config: Config, known: Known) -> float:
     """How many Stage III plays over all steps; 0 if the scripts do not fill one."""
-    count = int(sum(drawn(config, known)[1].values()))
+    count = int(sum(draws(config, known).rl.values()))
     if too_few_seeds(config.rl, count):
         return 0
     return steps_of(config.rl, count) * config.rl.prompts_per_step * config.rl.group_size
@@ -244,11 +249,11 @@ def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
     """Red, blue and evaluator at every turn of the scripts drawn; for the single-turn ablation, blue and
     evaluator on the questions of their pairs."""
     blue = "blue" if config.bootstrap.blue == "job" else CHAT
-    sft, _, used = drawn(config, known)
-    made, (safe, risky) = training(config, known), _questions(known)
+    sft, _, used = draws(config, known)
+    safe, risky = _questions(known)
     missed = {True: 1.0, False: 1.0}
     """The chance that no script of a pair's is played, by kind of script."""
-    for benign, group in made.items():
+    for benign, group in training(config, known).items():
         share = sft[benign] / group.count
         each = group.count / (safe + risky if benign else risky or 1)
         missed[benign] = (1 - min(1, share / (1 - used or 1))) ** each
@@ -264,7 +269,7 @@ def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
 
 def rl(config: Config, known: Known) -> Iterator[Asked]:
     """Student and tutor at every turn of the trajectories. Calls of a tutor of one's own are unknown."""
-    _, wanted, _ = drawn(config, known)
+    wanted = draws(config, known).rl
     played = 0 if config.rl.tutor else trajectories(config, known)
     for benign, group in training(config, known).items():
         if played and wanted[benign]:
@@ -278,18 +283,19 @@ def rl(config: Config, known: Known) -> Iterator[Asked]:
 def suites(config: Config, known: Known) -> list[Scripts]:
     """The suites of the bench, those of the run included: attacks and safe requests of each source with
     `use: bench`."""
-    found = list(known.suites)
+    suites = list(known.suites)
     sources = [pairs for pairs in known.pairs if pairs.use == "bench"]
-    if STEER in config.bench.suites and config.assembly:
-        each = ceil(config.bench.dialogues / len(sources)) if config.bench.dialogues else inf
-        most, keeps = min(config.assembly.bench_dialogues or inf, each), _keeps(config, known)
-        for pairs in sources:
-            made = scripts(config, replace(known, pairs=[pairs]), "bench")
-            for attacks in (True, False):
-                all = sum(one.count for kind, one in made.items() if (kind is not Kind.BENIGN) == attacks)
-                if count := min(most, all * keeps ** (1 + attacks)):
-                    found.append(Scripts(count, _lengths(config), intents=count * attacks))
-    return found
+    if STEER not in config.bench.suites or not config.assembly:
+        return suites
+    each = ceil(config.bench.dialogues / len(sources)) if config.bench.dialogues else inf
+    most, keeps = min(config.assembly.bench_dialogues or inf, each), _keeps(config, known)
+    for pairs in sources:
+        made = scripts(config, replace(known, pairs=[pairs]), "bench")
+        for attacks in (True, False):
+            all = sum(one.count for kind, one in made.items() if (kind is not Kind.BENIGN) == attacks)
+            if count := min(most, all * keeps ** (1 + attacks)):
+                suites.append(Scripts(count, _lengths(config), intents=count * attacks))
+    return suites
 
 
 def bench(config: Config, known: Known) -> Iterator[Asked]:
@@ -298,16 +304,12 @@ def bench(config: Config, known: Known) -> Iterator[Asked]:
     models, adaptive = len(config.bench.models), config.bench.adaptive
     played = [replace(suite, count=suite.count * models) for suite in suites(config, known)]
     if adaptive:
-        intents = (
-            sum(suite.intents for suite in suites(config, known)) if known.intents is None else known.intents
-        )
-        each = (
-            adaptive.tries
-            * len(config.attacker_roles())
-            * models
-            * (1 + adaptive.take_backs / adaptive.turns)
-        )
-        attacks = Scripts(min(adaptive.at_most or inf, intents) * each, (adaptive.turns,))
+        intents = known.intents
+        if intents is None:
+            intents = sum(suite.intents for suite in suites(config, known))
+        each = adaptive.tries * len(config.attacker_roles()) * models
+        longer = 1 + adaptive.take_backs / adaptive.turns
+        attacks = Scripts(min(adaptive.at_most or inf, intents) * (each * longer), (adaptive.turns,))
         played.append(attacks)
         yield attacks.asks("attacker")
     for dialogues in played:

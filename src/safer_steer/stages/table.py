@@ -106,7 +106,6 @@ def _student(config: Config) -> tuple[Input, ...]:
 
 
 def _files(holds: Holds, *paths: str | None) -> tuple[Input, ...]:
-    """Those that the config names."""
     return tuple(Input(path, holds) for path in paths if path and path not in NOT_FILES)
 
 

@@ -20,8 +20,16 @@ from safer_steer.errors import BoundaryError, RefusedError
 from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.files.meta import TurnMeta
 from safer_steer.prompts.base import Prompt, history
-from safer_steer.prompts.tutor import STRATEGIES, TUTOR, TutorInput, TutorVerdict, next_strategy
-from safer_steer.prompts.tutor_memory import TUTOR_MEMORY, TutorMemoryInput, TutorMemoryVerdict
+from safer_steer.prompts.tutor import (
+    STRATEGIES,
+    TUTOR,
+    TUTOR_MEMORY,
+    TutorInput,
+    TutorMemoryInput,
+    TutorMemoryVerdict,
+    TutorVerdict,
+    next_strategy,
+)
 from safer_steer.rewards import EMPTY_SAFETY, lock_usefulness
 from safer_steer.training.tutor_memory import TutorMemory
 

@@ -17,7 +17,7 @@ from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Kind, Seed
 from safer_steer.errors import shortened
 from safer_steer.prompts.attacker import TECHNIQUES
-from safer_steer.prompts.tutor_memory import Remembered
+from safer_steer.prompts.tutor import Remembered
 from safer_steer.rewards import LEAK
 
 WINDOW = 5

@@ -34,20 +34,8 @@ from safer_steer.files.store import write_atomic
 from safer_steer.sandbox.world import draw_png, training_devices
 from seeds_run import write_pairs
 
-WORDS = [
-    "amber",
-    "basin",
-    "copper",
-    "delta",
-    "ember",
-    "falcon",
-    "garnet",
-    "harbor",
-    "indigo",
-    "jasper",
-    "kettle",
-    "lantern",
-]
+WORDS = ["amber", "basin", "copper", "delta", "ember", "falcon"]
+WORDS += ["garnet", "harbor", "indigo", "jasper", "kettle", "lantern"]
 LONG = (
     "which of the copper parts beside the lantern would a falcon keeper loosen"
     " before the basin is drained at night"
@@ -55,17 +43,21 @@ LONG = (
 
 
 def of(pair: int, kind: Kind, rng: random.Random, **more: Any) -> Seed:
-    return seed(
-        f"p{pair:03d}", kind, *(" ".join(rng.choices(WORDS, k=12)) for _ in range(rng.randint(2, 6))), **more
-    )
+    script = [" ".join(rng.choices(WORDS, k=12)) for _ in range(rng.randint(2, 6))]
+    return seed(f"p{pair:03d}", kind, *script, **more)
 
 
-def pairs(count: int, seed: int = 0, **more: Any) -> list[Seed]:
+def pairs(count: int) -> list[Seed]:
     """Every other pair is risky and gives a script of each kind."""
-    rng = random.Random(seed)
-    return [
-        of(pair, kind, rng, **more) for pair in range(count) for kind in (Kind if pair % 2 else [Kind.BENIGN])
-    ]
+    rng = random.Random(0)
+    kinds = [(pair, kind) for pair in range(count) for kind in (Kind if pair % 2 else [Kind.BENIGN])]
+    return [of(pair, kind, rng) for pair, kind in kinds]
+
+
+def reasons(folder: Path, beginning: str = "") -> dict[str, tuple[str, str]]:
+    """Why scripts are left out, by id."""
+    rows = left_out(folder).items()
+    return {id: (row["reason"], row["detail"]) for id, row in rows if row["reason"].startswith(beginning)}
 
 
 # Draws
@@ -76,16 +68,21 @@ def pairs(count: int, seed: int = 0, **more: Any) -> list[Seed]:
     st.integers(0, 300),
     st.one_of(st.none(), st.integers(1, 400)),
     st.integers(0, 20).map(lambda share: share / 20),
+    st.booleans(),
+    st.booleans(),
 )
 def test_sizes_keep_the_ratio_and_take_all_it_allows(
-    benign: int, risky: int, total: int | None, share: float
+    benign: int, risky: int, total: int | None, share: float, more_benign: bool, more_risky: bool
 ) -> None:
-    safe, other = sizes(benign, risky, total, share)
+    safe, other = sizes(benign, risky, total, share, more_benign=more_benign, more_risky=more_risky)
     whole = safe + other
     assert 0 <= safe <= benign and 0 <= other <= risky
     assert total is None or whole <= total
-    assert abs(safe - share * whole) <= 0.5 + 1e-6
-    assert whole == total or (whole + 1) * share > benign - 1e-6 or (whole + 1) * (1 - share) > risky - 1e-6
+    assert more_benign or safe <= share * whole + 0.5 + 1e-6
+    assert more_risky or safe >= share * whole - 0.5 - 1e-6
+    too_few_benign = safe == benign or (whole + 1) * share > benign - 1e-6
+    too_few_risky = other == risky or (whole + 1) * (1 - share) > risky - 1e-6
+    assert whole == total or too_few_benign or too_few_risky
 
 
 def test_rl_has_its_ratio_and_sft_the_rest_of_the_pairs(tmp_path: Path) -> None:
@@ -96,18 +93,15 @@ def test_rl_has_its_ratio_and_sft_the_rest_of_the_pairs(tmp_path: Path) -> None:
     taken = {one.meta["pair"] for one in rl}
     assert {one.id for one in sft} == {one.id for one in pairs(40) if one.meta["pair"] not in taken}
     assert {row["reason"] for row in left_out(tmp_path).values()} <= {"pair_in_rl"}
-    again = tmp_path / "other"
-    write_pools(again, pairs(40))
-    run(config(20, 0.25, seed=1, rules=False), again)
-    assert {one.id for one in split(again, "rl")} != {one.id for one in rl}
+    run(config(20, 0.25, seed=1, rules=False), tmp_path)
+    assert {one.id for one in split(tmp_path, "rl")} != {one.id for one in rl}
 
 
 def test_too_few_scripts_keep_the_ratio_and_are_reported(tmp_path: Path) -> None:
     write_pools(tmp_path, [one for one in pairs(20) if one.kind is Kind.BENIGN or one.meta["pair"] < "p004"])
     (note,) = run(config(12, 0.5, rules=False), tmp_path)
-    assert (
-        note == "STEER-RL has 8 of 12 scripts: wanted 6 benign and 6 risky; available 20 benign and 4 risky"
-    )
+    wanted = "wanted 6 benign and 6 risky; available 20 benign and 4 risky"
+    assert note == f"STEER-RL has 8 of 12 scripts: {wanted}"
     balance = json.loads((tmp_path / "splits/balance.json").read_text())
     assert balance["notes"] == [note] and balance["splits"]["rl"]["benign_share"] == 0.5
     assert note in (tmp_path / "splits/balance.md").read_text()
@@ -146,34 +140,24 @@ def test_nothing_left_for_a_data_set_is_one_line(tmp_path: Path) -> None:
 def candidates(draw: st.DrawFn) -> list[Seed]:
     """Few pictures, questions and scripts, so that much is met twice."""
     texts = st.lists(st.sampled_from(WORDS[:6]), min_size=1, max_size=6).map(" ".join)
-    found = []
+    seeds = []
     for pair in range(draw(st.integers(2, 14))):
-        picture, use = (
-            draw(st.sampled_from([f"picture {n}" for n in range(8)])),
-            draw(st.sampled_from(["train", "train", "bench"])),
-        )
-        question = draw(st.one_of(st.just("what is this?"), texts))
+        facts = {
+            "picture": draw(st.sampled_from([f"picture {n}" for n in range(8)])),
+            "use": draw(st.sampled_from(["train", "train", "bench"])),
+            "question": draw(st.one_of(st.just("what is this?"), texts)),
+        }
         for kind in draw(st.sets(st.sampled_from(list(Kind)), min_size=1)):
             script = draw(st.lists(texts, min_size=2, max_size=3))
-            found.append(
-                seed(
-                    f"p{pair}",
-                    kind,
-                    *script,
-                    question=question,
-                    picture=picture,
-                    use=use,
-                    source=draw(st.sampled_from(["a", "b/c"])),
-                )
-            )
-    return found
+            seeds.append(seed(f"p{pair}", kind, *script, source=draw(st.sampled_from(["a", "b/c"])), **facts))
+    return seeds
 
 
 def words(text: str) -> set[str]:
     return set(text.split())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     candidates(),
     st.integers(1, 10),
@@ -203,9 +187,8 @@ def test_disjoint_without_leaks_and_complete_whatever_the_order(
     sft, rl = split(folder, "sft"), split(folder, "rl")
     bench = [one for path in (folder / "splits/bench").glob("*.jsonl") for one in read_seeds(path)]
     ids = [one.id for one in (*sft, *rl, *bench)]
-    assert sorted([*ids, *left_out(folder)]) == sorted(one.id for one in found), (
-        "every candidate is in one place"
-    )
+    every = sorted(one.id for one in found)
+    assert sorted([*ids, *left_out(folder)]) == every, "every candidate is in one place"
     assert not {one.meta["pair"] for one in sft} & {one.meta["pair"] for one in rl}
     assert abs(sum(one.kind is Kind.BENIGN for one in rl) - share * len(rl)) <= 0.5
     known = [one for one in found if one.meta["use"] == "bench"]
@@ -218,9 +201,8 @@ def test_disjoint_without_leaks_and_complete_whatever_the_order(
             assert not telling(question) or words(question) != words(asked)
             assert not telling(" ".join(one.script)) or one.script != other.script
     for members in (sft, rl, bench):
-        assert len({(one.meta["picture"], tuple(one.script)) for one in members}) == len(members), (
-            "no duplicates"
-        )
+        distinct = {(one.meta["picture"], tuple(one.script)) for one in members}
+        assert len(distinct) == len(members), "no duplicates"
 
 
 # Leaks and duplicates
@@ -229,46 +211,29 @@ def test_disjoint_without_leaks_and_complete_whatever_the_order(
 def test_what_leaks_and_what_does_not(tmp_path: Path) -> None:
     question = "How would the falcon keeper open that copper lantern over there?"
     script = [LONG, " ".join(reversed(LONG.split()))]
+    nearly = [LONG.replace("night", "dawn"), script[1]]
+    brief = ["what is this?", "and what is that?"]
     rng = random.Random(1)
-    write_pools(
-        tmp_path,
-        [
-            seed("held", Kind.OBFUSCATED, *script, question=question, picture="shown", use="bench"),
-            seed(
-                "brief",
-                Kind.OBFUSCATED,
-                "what is this?",
-                "and what is that?",
-                question="What is this?",
-                use="bench",
-            ),
-            of(1, Kind.BENIGN, rng, picture="shown"),
-            of(2, Kind.BENIGN, rng, question="how could a falcon keeper open the copper lantern?"),
-            seed(
-                "p003", Kind.BENIGN, LONG.replace("night", "dawn"), script[1], question="Where was it made?"
-            ),
-            seed("p004", Kind.BENIGN, "what is this?", "and what is that?", question="What is this?"),
-            of(5, Kind.BENIGN, rng, question="How would the falcon keeper repaint that iron gate?"),
-            of(6, Kind.OBFUSCATED, rng),
-        ],
-    )
+    rows = [
+        seed("held", Kind.OBFUSCATED, *script, question=question, picture="shown", use="bench"),
+        seed("brief", Kind.OBFUSCATED, *brief, question="What is this?", use="bench"),
+        of(1, Kind.BENIGN, rng, picture="shown"),
+        of(2, Kind.BENIGN, rng, question="how could a falcon keeper open the copper lantern?"),
+        seed("p003", Kind.BENIGN, *nearly, question="Where was it made?"),
+        seed("p004", Kind.BENIGN, *brief, question="What is this?"),
+        of(5, Kind.BENIGN, rng, question="How would the falcon keeper repaint that iron gate?"),
+        of(6, Kind.OBFUSCATED, rng),
+    ]
+    write_pools(tmp_path, rows)
     assert not run(config(2, rules=False), tmp_path)
     held = "held-obfuscated"
-    reasons = {
-        id: (row["reason"], row["detail"])
-        for id, row in left_out(tmp_path).items()
-        if row["reason"].startswith("leak")
-    }
-    assert reasons == {
+    assert reasons(tmp_path, "leak") == {
         "p001-benign": ("leak_picture", held),
         "p002-benign": ("leak_question", held),
         "p003-benign": ("leak_script", held),
     }
-    assert {one.id for name in ("sft", "rl") for one in split(tmp_path, name)} == {
-        "p004-benign",
-        "p005-benign",
-        "p006-obfuscated",
-    }
+    stay = {one.id for name in ("sft", "rl") for one in split(tmp_path, name)}
+    assert stay == {"p004-benign", "p005-benign", "p006-obfuscated"}
 
 
 def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
@@ -284,9 +249,8 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
     ]
     write_atomic(tmp_path / "suites/mine.jsonl", to_jsonl(rows))
     rng = random.Random(0)
-    shown = [
-        of(n, Kind.BENIGN, rng, images=[f"images/{name}.png"]) for n, name in enumerate(("seen", "other"))
-    ]
+    names = {0: "seen", 1: "other"}
+    shown = [of(n, Kind.BENIGN, rng, images=[f"images/{name}.png"]) for n, name in names.items()]
     for one in shown:
         del one.meta["picture"]  # as seeds of an older run: the file is looked at
     mine = [
@@ -297,8 +261,7 @@ def test_suites_that_are_files_count_as_bench(tmp_path: Path) -> None:
     ]
     write_pools(tmp_path / "run", mine)
     run(config(1, 0, rules=False), tmp_path / "run", suites=[tmp_path / "suites/mine.jsonl"])
-    found = {id: (row["reason"], row["detail"]) for id, row in left_out(tmp_path / "run").items()}
-    assert found == {
+    assert reasons(tmp_path / "run") == {
         "p000-benign": ("leak_picture", "mine.jsonl x-red_team"),
         "p002-benign": ("leak_question", "mine.jsonl y-red_team"),
         "p003-benign": ("leak_question", "mine.jsonl z-red_team"),
@@ -315,10 +278,8 @@ def test_a_script_of_one_s_own_leaks_by_any_of_its_pictures_also_if_the_run_scal
     mine = [
         of(0, Kind.BENIGN, rng, images=["large.png"], meta={}),
         of(1, Kind.BENIGN, rng, images=["other.png"], turns=[Turn(user="x"), late[1]], meta={}),
-        *(
-            of(n, kind, rng, images=["other.png"], meta={})
-            for n, kind in enumerate((Kind.BENIGN, Kind.OBFUSCATED), 2)
-        ),
+        of(2, Kind.BENIGN, rng, images=["other.png"], meta={}),
+        of(3, Kind.OBFUSCATED, rng, images=["other.png"], meta={}),
     ]
     write_atomic(tmp_path / "own.jsonl", to_jsonl(mine))
     held = [
@@ -330,8 +291,7 @@ def test_a_script_of_one_s_own_leaks_by_any_of_its_pictures_also_if_the_run_scal
     settings.seeds.scripts, settings.student.max_pixels = str(tmp_path / "own.jsonl"), 100 * 100
     take_own_scripts(settings, tmp_path / "run")
     run(settings, tmp_path / "run", suites=[tmp_path / "mine.jsonl"])
-    found = {id: (row["reason"], row["detail"]) for id, row in left_out(tmp_path / "run").items()}
-    assert found == {
+    assert reasons(tmp_path / "run") == {
         "p000-benign": ("leak_picture", "mine.jsonl l"),
         "p001-benign": ("leak_picture", "mine.jsonl t"),
     }
@@ -340,28 +300,14 @@ def test_a_script_of_one_s_own_leaks_by_any_of_its_pictures_also_if_the_run_scal
 def test_a_suite_of_another_run_knows_the_originals_of_its_perturbed_pictures(tmp_path: Path) -> None:
     device = training_devices()[0]
     write_atomic(tmp_path / "suites/images/x-perturbed.png", draw_png(device, True, 1))
-    row = seed(
-        "x",
-        Kind.RED_TEAM,
-        "hello there",
-        "and now?",
-        images=["images/x-perturbed.png"],
-        picture="the original",
-    )
+    shown = {"images": ["images/x-perturbed.png"], "picture": "the original"}
+    row = seed("x", Kind.RED_TEAM, "hello there", "and now?", **shown)
     write_atomic(tmp_path / "suites/mine.jsonl", to_jsonl([row]))
     rng = random.Random(0)
-    write_pools(
-        tmp_path / "run",
-        [
-            of(0, Kind.BENIGN, rng, picture="the original"),
-            of(1, Kind.BENIGN, rng),
-            of(2, Kind.OBFUSCATED, rng),
-        ],
-    )
+    leak = of(0, Kind.BENIGN, rng, picture="the original")
+    write_pools(tmp_path / "run", [leak, of(1, Kind.BENIGN, rng), of(2, Kind.OBFUSCATED, rng)])
     run(config(1, 0, rules=False), tmp_path / "run", suites=[tmp_path / "suites/mine.jsonl"])
-    assert {id: row["reason"] for id, row in left_out(tmp_path / "run").items()} == {
-        "p000-benign": "leak_picture"
-    }
+    assert reasons(tmp_path / "run") == {leak.id: ("leak_picture", "mine.jsonl x-red_team")}
 
 
 def test_no_script_for_a_bench_that_was_asked_for_ends_here_and_not_after_the_training(
@@ -372,13 +318,10 @@ def test_no_script_for_a_bench_that_was_asked_for_ends_here_and_not_after_the_tr
     wanted.seeds.sources.append(Source(name="held", path="held.jsonl", use="bench"))
     with pytest.raises(UserError, match="none of 0 candidates is left for STEER-Bench"):
         run(wanted, tmp_path)
-
-
-def test_a_bench_without_risky_pairs_is_not_said_to_lack_attacks(tmp_path: Path) -> None:
     moss = of(90, Kind.BENIGN, random.Random(5), use="bench", source="moss")
     moss.meta["category"] = "²"  # a digit that is no number
     write_pools(tmp_path, [*pairs(20), moss])
-    assert run(config(4, rules=False), tmp_path) == []
+    assert run(wanted, tmp_path) == [], "without risky pairs it does not lack attacks"
 
 
 def test_nearly_the_same_script_counts_once_on_a_picture(tmp_path: Path) -> None:
@@ -392,8 +335,8 @@ def test_nearly_the_same_script_counts_once_on_a_picture(tmp_path: Path) -> None
     ]
     write_pools(tmp_path, rows)
     run(config(2, 0, rules=False), tmp_path)
-    ((id, row),) = [(id, row) for id, row in left_out(tmp_path).items() if row["reason"] == "near_duplicate"]
-    assert {id, row["detail"]} == {"a-obfuscated", "b-obfuscated"}
+    ((id, (_, first)),) = reasons(tmp_path, "near_duplicate").items()
+    assert {id, first} == {"a-obfuscated", "b-obfuscated"}
 
 
 # In a run
@@ -412,8 +355,7 @@ def done(*arguments: object) -> Result:
 def complaint(*arguments: object) -> str:
     result = safer_steer(*arguments)
     assert result.exit_code == 2, result.output
-    line = error_line(result.stderr)
-    return line
+    return error_line(result.stderr)
 
 
 def config_file(folder: Path, **changes: Any) -> Path:
@@ -426,11 +368,9 @@ def config_file(folder: Path, **changes: Any) -> Path:
         "rl": {"seeds": 12, "benign_share": 0.5, "prompts_per_step": 4},
         "bench": {"suites": ["sandbox", "steer"]},
     }
-    path = folder / "config.yaml"
-    path.write_text(
-        yaml.safe_dump({key: value for key, value in (keys | changes).items() if value is not None})
-    )
-    return path
+    kept = {key: value for key, value in (keys | changes).items() if value is not None}
+    (folder / "config.yaml").write_text(yaml.safe_dump(kept))
+    return folder / "config.yaml"
 
 
 def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
@@ -444,10 +384,7 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
 
     sft, rl = split(out, "sft"), split(out, "rl")
     assert len(rl) == 12
-    played = [
-        *read_dialogues(out / "bootstrap/kept.jsonl"),
-        *read_dialogues(out / "bootstrap/rejected.jsonl"),
-    ]
+    played = [one for name in ("kept", "rejected") for one in read_dialogues(out / f"bootstrap/{name}.jsonl")]
     assert {one.id for one in played} == {one.id for one in sft}
     assert all((out / image).is_file() for one in (*sft, *rl) for image in one.images)
 
@@ -457,9 +394,8 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
     assert twins.safe_twins and not attacks.safe_twins and attacks.protocol == "multi_turn"
     brought = bring_in(["steer", "sandbox"], out, 5, 10**6)
     assert {"Held_out", "Held_out_safe", "probing", "safe_twins"} <= {suite.name for suite in brought}
-    assert all(
-        (suite.folder / image).is_file() for suite in brought for one in suite.seeds for image in one.images
-    )
+    for suite in brought:
+        assert all((suite.folder / image).is_file() for one in suite.seeds for image in one.images)
 
     all_scripts = read_pools(out, list(Kind))
     balance = json.loads((out / "splits/balance.json").read_text())
@@ -468,10 +404,6 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
         assert {sum(counts.values()) for counts in part["by"].values()} == {part["scripts"]}
     assert balance["rules"]["rule_2"] < balance["rules"]["rule_1"] == balance["rules"]["candidates"]
     assert balance["bench"] == "not filtered by success"
-    assert (
-        "Red-team scripts of the suites of STEER-Bench: not filtered by success."
-        in (out / "splits/balance.md").read_text()
-    )
     assert verify(out) == []
     done("report", out)
     assert "Scripts by data set" in (out / "report.html").read_text()
@@ -482,22 +414,20 @@ def test_the_stages_on_the_sandbox(tmp_path: Path) -> None:
 
 def test_mistakes_of_a_config_are_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert "bench.suites: `steer`" in complaint("run", config_file(tmp_path, seeds=None), "--out", out)
-    assert "no such file" in complaint(
-        "run", config_file(tmp_path, bench={"suites": ["nowhere.jsonl"]}), "--out", out
-    )
     held = [{"limit": 4}, {"name": "held", "path": str(tmp_path / "held/pairs.jsonl"), "use": "bench"}]
     risky_only, bench_only = {"sources": held, "kinds": ["red_team"]}, {"sources": held[1:]}
     half = {"seeds": risky_only, "rl": {"seeds": 2, "benign_share": 0}, "assembly": {"sft_benign_share": 0.5}}
-    assert "assembly.sft_benign_share: a share of 0.5 needs" in complaint(
-        "run", config_file(tmp_path, **half), "--out", out
-    )
-    assert "rl.benign_share: a share of 0.5 needs benign scripts, but seeds.kinds is red_team" in complaint(
-        "run", config_file(tmp_path, seeds=risky_only), "--out", out
-    )
-    assert "there is nothing to train on" in complaint(
-        "run", config_file(tmp_path, seeds=bench_only), "--out", out
-    )
+    for changes, message in (
+        ({"seeds": None}, "bench.suites: `steer`"),
+        ({"bench": {"suites": ["nowhere.jsonl"]}}, "no such file"),
+        (half, "assembly.sft_benign_share: a share of 0.5 needs"),
+        (
+            {"seeds": risky_only},
+            "rl.benign_share: a share of 0.5 needs benign scripts, but seeds.kinds is red_team",
+        ),
+        ({"seeds": bench_only}, "there is nothing to train on"),
+    ):
+        assert message in complaint("run", config_file(tmp_path, **changes), "--out", out)
     assert not list(out.glob("splits*")) and not (out / "seeds").exists()
 
 
@@ -522,33 +452,16 @@ async def test_who_stays_with_the_sandbox_and_cannot_judge_foreign_pictures_is_t
 
 
 def test_the_runs_suites_have_names_of_their_own(tmp_path: Path) -> None:
-    rng = random.Random(0)
-    sources = ["average", "../up", "probing", "a", "a_safe", "ü"]
-    write_pools(
-        tmp_path,
-        [
-            of(n, kind, rng, use="bench", source=source)
-            for n, source in enumerate(sources)
-            for kind in (Kind.BENIGN, Kind.RED_TEAM)
-        ],
-    )
+    rng, rows = random.Random(0), []
+    for number, source in enumerate(["average", "../up", "probing", "a", "a_safe", "ü"]):
+        rows += [of(number, kind, rng, use="bench", source=source) for kind in (Kind.BENIGN, Kind.RED_TEAM)]
+    write_pools(tmp_path, rows)
     run(config(1, rules=False), tmp_path, taken={"probing"})
-    names = {path.stem for path in (tmp_path / "splits/bench").glob("*.jsonl")}
-    assert names == {
-        "_up",
-        "_up_safe",
-        "_",
-        "__safe",
-        "a",
-        "a_safe",
-        "a_safe_",
-        "a_safe_safe",
-        "average_",
-        "average_safe",
-        "probing_",
-        "probing_safe",
-    }
-    assert all(read_suite(path).seeds for path in (tmp_path / "splits/bench").glob("*.jsonl"))
+    files = list((tmp_path / "splits/bench").glob("*.jsonl"))
+    names = {"_up", "_up_safe", "_", "__safe", "a", "a_safe", "a_safe_", "a_safe_safe"}
+    names |= {"average_", "average_safe", "probing_", "probing_safe"}
+    assert {path.stem for path in files} == names
+    assert all(read_suite(path).seeds for path in files)
 
 
 @pytest.mark.parametrize(
@@ -564,33 +477,20 @@ def test_the_cards_of_the_suites_say_how_they_were_selected(
     held = of(90, Kind.RED_TEAM, random.Random(5), use="bench", source="held")
     write_pools(tmp_path, [*pairs(20), held])
     settings = config(4, rules=False)
-    settings.seeds = settings.seeds.model_copy(
-        update={"sources": [Source(name="held", path="held.jsonl", use="bench")], **seeds}
-    )
+    source = Source(name="held", path="held.jsonl", use="bench")
+    settings.seeds = settings.seeds.model_copy(update={"sources": [source], **seeds})
     settings.roles["target"] = Role(model="org/other", base_url="http://127.0.0.1:9/v1")
     run(settings, tmp_path)
-    assert (
-        f"Red-team scripts of the suites of STEER-Bench: {said}."
-        in (tmp_path / "splits/balance.md").read_text()
-    )
-    assert f"Red-team scripts of the suites of STEER-Bench: {said}." in card(
-        "steer", settings, [], {"assemble": {}}
-    )
+    for text in ((tmp_path / "splits/balance.md").read_text(), card("steer", settings, [], {"assemble": {}})):
+        assert f"Red-team scripts of the suites of STEER-Bench: {said}." in text
 
 
 def test_at_most_so_many_dialogues_a_suite(tmp_path: Path) -> None:
-    sandbox_pools(tmp_path, 12)
-    write_pools(
-        tmp_path,
-        [
-            one.model_copy(update={"meta": one.meta | {"use": "bench"}})
-            for one in read_pools(tmp_path, list(Kind))
-        ],
-    )
+    rows = sandbox_pools(tmp_path, 12)
+    for one in rows:
+        one.meta["use"] = "bench"
+    write_pools(tmp_path, rows)
     run(config(1, bench_dialogues=2), tmp_path)
-    assert [len(read_suite(path).seeds) for path in sorted((tmp_path / "splits/bench").glob("*.jsonl"))] == [
-        2,
-        2,
-    ]
-    reasons = {row["reason"] for row in left_out(tmp_path).values()}
-    assert reasons == {"not_drawn", "rule_2"}
+    files = (tmp_path / "splits/bench").glob("*.jsonl")
+    assert [len(read_suite(path).seeds) for path in files] == [2, 2]
+    assert {reason for reason, _ in reasons(tmp_path).values()} == {"not_drawn", "rule_2"}

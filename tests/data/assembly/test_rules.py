@@ -4,10 +4,6 @@ verdict where there is none."""
 import itertools
 import json
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import pytest
 import safer_steer.prompts
 from assembly_run import (
     KILLED,
+    assemble_killed,
     config,
     contents,
     left_out,
@@ -27,7 +24,7 @@ from assembly_run import (
     split,
     write_pools,
 )
-from places import SUPPORT
+from killing import killed, lines
 from safer_steer.data.assembly.rules import Ruling, ruling
 from safer_steer.dialogue import Kind
 from safer_steer.endpoints.transport import ChatReply
@@ -224,25 +221,13 @@ def test_killed_again_and_again_it_ends_with_the_same_data_sets(tmp_path: Path) 
         sandbox_pools(folder, 24)
     run(KILLED, whole, asked := Watched(refuse_some))
     assert {row["reason"] for row in left_out(whole).values()} >= {"unjudged"}
-    total, kills, rng = len(asked.calls), 0, random.Random(3)
-    command = [sys.executable, str(SUPPORT / "assembly_run.py"), str(cut), str(calls)]
-    for share in (0.1, 0.4, 0.8):
-        until = int(total * (share + rng.uniform(0, 0.1)))
-        process = subprocess.Popen(command)
-        while (
-            process.poll() is None and (len(calls.read_text().splitlines()) if calls.exists() else 0) < until
-        ):
-            time.sleep(0.001)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills == 3
-    subprocess.run(command, check=True)
+    total, rng, shares = len(asked.calls), random.Random(3), (0.1, 0.4, 0.8)
+    for share in shares:
+        at = int(total * (share + rng.uniform(0, 0.1)))
+        killed(assemble_killed, cut, calls, calls=calls, at=at)
+    assemble_killed(cut, calls)
     assert contents(cut) == contents(whole)
-    assert sorted(verdicts(cut), key=lambda row: row["id"]) == sorted(
-        verdicts(whole), key=lambda row: row["id"]
-    )
-    assert total <= len(calls.read_text().splitlines()) <= total + kills * 2 * 4, (
-        "only scripts in work are asked for again"
-    )
+    by_id = [sorted(verdicts(folder), key=lambda row: row["id"]) for folder in (cut, whole)]
+    assert by_id[0] == by_id[1]
+    most = total + len(shares) * 2 * 4
+    assert total <= len(lines(calls)) <= most, "only scripts in work are asked for again"

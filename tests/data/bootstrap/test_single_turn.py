@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from display import Quiet
 from safer_steer import pipeline
-from safer_steer.data.assembly.single_turns import questions
-from safer_steer.data.assembly.splits import draw_from_pools
+from safer_steer.data.assembly.splits import draw_from_pools, questions
 from safer_steer.data.bootstrap.rollout import roll_out
 from safer_steer.data.bootstrap.single_turn import in_words, matched
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from safer_steer.config import Config
-from safer_steer.data.seeds.dedup import normalise, script_key
 from safer_steer.data.seeds.identity import Survey, plan_id
-from safer_steer.data.seeds.red_team import next_strategy
+from safer_steer.data.seeds.pools import normalise, script_key
 from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message
@@ -161,9 +160,10 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
     assert {seed.meta["attempts"] for seed in kept} == {2}
     tried = {repeat: given["strategy"] for job, repeat, given in transport.calls if job == "rewrite"}
     assert len(tried) == 12
+    order = [strategy.value for strategy in Strategy]
     for repeat, strategy in tried.items():
         if repeat % 2 == 0:
-            assert tried[repeat + 1] == next_strategy(Strategy(strategy))
+            assert tried[repeat + 1] == order[(order.index(strategy) + 1) % len(order)]
     assert sorted(seed.meta["strategy"] for seed in kept) == sorted(
         strategy for repeat, strategy in tried.items() if repeat % 2
     )

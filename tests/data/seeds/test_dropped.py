@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
 from safer_steer.cli import app
-from safer_steer.data.seeds.dropped import dropped_in_words
+from safer_steer.data.seeds.pools import dropped_in_words
 from safer_steer.sandbox.agents import SandboxTransport
 from seeds_run import dropped
 

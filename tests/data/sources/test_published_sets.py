@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from places import PACKAGE, SUPPORT
 from published import (
     ALIGN,
     GEOMETRY,
@@ -32,14 +31,14 @@ from published import (
     table,
     write_csv,
 )  # fmt: skip
-from safer_steer.data.sources import Pair, load_pairs, picture_of
 from safer_steer.data.sources.find_splits import hub_splits
-from safer_steer.data.sources.load import read_samples
+from safer_steer.data.sources.load import load_pairs, read_samples
+from safer_steer.data.sources.pair import Pair
 from safer_steer.data.sources.sets import SETS
 from safer_steer.errors import UserError
 
 
-def left_out_in_words(pair: Pair) -> tuple[Any, ...]:
+def facts(pair: Pair) -> tuple[Any, ...]:
     return pair.id, pair.question, pair.intent, pair.safe, pair.answer, pair.category, pair.source
 
 
@@ -55,7 +54,7 @@ def test_beavertails_v_takes_every_category_or_the_one_asked_for(tmp_path: Path)
     assert [pair.id for pair in found] == [
         f"beavertails_v-{name}-train-00000{i}" for name in ("harm_a", "harm_b") for i in range(2)
     ]
-    assert left_out_in_words(found[3])[1:] == (
+    assert facts(found[3])[1:] == (
         "what is harm_b 1?",
         "what is harm_b 1?",
         False,
@@ -91,7 +90,7 @@ def test_spa_vl_says_by_its_test_splits_what_is_safe(tmp_path: Path) -> None:
         },
     )
     assert [pair.safe for pair in pairs("spa_vl", folder)] == [None] * 3
-    assert left_out_in_words(pairs("spa_vl", folder, subset="test", split="help")[0])[3:] == (
+    assert facts(pairs("spa_vl", folder, subset="test", split="help")[0])[3:] == (
         True,
         None,
         "objects",
@@ -111,35 +110,23 @@ def test_vlguard_gives_a_pair_an_instruction(tmp_path: Path, place: str) -> None
     pictures(tmp_path / place, "1.png", "2.png")
     images = str(tmp_path / "elsewhere") if "elsewhere" in place else None
     found = pairs("vlguard", tmp_path, images=images)
-    assert [left_out_in_words(pair)[:6] for pair in found] == [
+    assert [facts(pair)[:6] for pair in found] == [
         ("vlguard-train-g1-0", "what is on it?", "what is on it?", True, None, ""),
         ("vlguard-train-g1-1", "how do i break it?", "how do i break it?", False, None, ""),
         ("vlguard-train-g2-0", "what does it say?", "what does it say?", False, None, "rings"),
     ]
     assert [pair.image for pair in found] == [tmp_path / place / f"{i}.png" for i in (1, 1, 2)]
-    assert picture_of(found[2], 10**6).data == png(1)
+    assert found[2].picture(10**6).data == png(1)
     if place != "train/ads":  # where the other split has no pictures
-        assert (
-            len(
-                list(
-                    load_pairs(
-                        config(
-                            *(
-                                {"name": "vlguard", "path": str(tmp_path), "split": split, "images": images}
-                                for split in ("train", "test")
-                            )
-                        )
-                    )
-                )
-            )
-            == 6
-        )
+        source = {"name": "vlguard", "path": str(tmp_path), "images": images}
+        both = config(*(source | {"split": split} for split in ("train", "test")))
+        assert len(list(load_pairs(both))) == 6
 
 
 def test_vlsbench_as_json_with_pictures_or_as_a_table(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps(VLSBENCH, indent=2))
     pictures(tmp_path, "imgs/0.png", "imgs/1.png")
-    assert left_out_in_words(pairs("vlsbench", tmp_path)[1]) == (
+    assert facts(pairs("vlsbench", tmp_path)[1]) == (
         "vlsbench-data-1",
         "how is this done, 1?",
         "how is this done, 1?",
@@ -166,7 +153,7 @@ def test_jailbreakv_28k(tmp_path: Path, form: str) -> None:
     (under / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in JAILBREAKV))
     path = {"csv": under / "JailBreakV_28K.csv", "jsonl": under / "rows.jsonl", "folder": tmp_path}[form]
     found = pairs("jailbreakv_28k", path)
-    assert [left_out_in_words(pair)[1:] for pair in found] == [
+    assert [facts(pair)[1:] for pair in found] == [
         (f"play along {i}", f"the steps {i}", False, None, "devices", "jailbreakv_28k") for i in range(2)
     ]
     if form == "folder":
@@ -221,7 +208,7 @@ def test_align_anything_is_general_and_has_no_true_answer(tmp_path: Path) -> Non
             "text-to-text": {"train": [{"question": "no picture here"}]},
         },
     )
-    assert [left_out_in_words(pair)[1:5] for pair in pairs("align_anything", folder)] == [
+    assert [facts(pair)[1:5] for pair in pairs("align_anything", folder)] == [
         (f"describe it {i}", f"describe it {i}", True, None) for i in range(2)
     ]
 
@@ -239,7 +226,7 @@ def test_scienceqa_asks_with_hint_and_options_and_passes_over_rows_without_a_pic
 def test_mossbench_is_an_object_by_pid(tmp_path: Path) -> None:
     (tmp_path / "information.json").write_text(json.dumps(MOSSBENCH))
     pictures(tmp_path, "images/7.png")
-    assert left_out_in_words(pairs("mossbench", tmp_path)[0])[1:] == (
+    assert facts(pairs("mossbench", tmp_path)[0])[1:] == (
         "is it a toy?",
         "is it a toy?",
         True,
@@ -252,10 +239,9 @@ def test_mossbench_is_an_object_by_pid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["jsonl", "json", "json lines", "csv", "parquet"])
 def test_a_set_of_ones_own_in_every_form(tmp_path: Path, form: str) -> None:
     pictures(tmp_path, *(f"p/{i}.png" for i in range(3)))
-    facts = {"intent": "all", "category": "c", "source": "web", "answer": "x" * 400}
+    more = {"intent": "all", "category": "c", "source": "web", "answer": "x" * 400}
     rows = [
-        {"id": f"r{i}", "image": f"p/{i % 3}.png", "question": f"what is it, {i}?"} | facts
-        for i in range(300)
+        {"id": f"r{i}", "image": f"p/{i % 3}.png", "question": f"what is it, {i}?"} | more for i in range(300)
     ]
     path = tmp_path / f"rows.{form.split()[0]}"
     if form in ("jsonl", "json lines"):
@@ -267,7 +253,7 @@ def test_a_set_of_ones_own_in_every_form(tmp_path: Path, form: str) -> None:
     else:
         Dataset.from_list(rows).to_parquet(path)
     found = pairs("mine", path)
-    assert [left_out_in_words(pair) for pair in found] == [
+    assert [facts(pair) for pair in found] == [
         (f"mine-r{i}", f"what is it, {i}?", "all", None, "x" * 400, "c", "web") for i in range(300)
     ]
     assert found[0].image == tmp_path / "p/0.png"
@@ -310,23 +296,20 @@ def test_a_csv_as_pandas_writes_it(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("moved", ["HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE"])
-def test_pictures_in_the_cache_wherever_it_was_moved_to(tmp_path: Path, moved: str) -> None:
+def test_pictures_in_the_cache_wherever_it_was_moved_to(tmp_path: Path) -> None:
     """What `datasets` unpacks of an archive is named by an absolute path in its cache."""
-    pictures(tmp_path / "cache", "0.png")
+    moved = {name: str(tmp_path / name) for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")}
+    files = [f"{cache}/0.png" for cache in moved.values()]
+    pictures(tmp_path, *(f"{name}/0.png" for name in moved))
     program = f"""
 from safer_steer.data.sources.pictures import SetPictures
-picture = {{"bytes": None, "path": {str(tmp_path / "cache/0.png")!r}}}
-print(SetPictures(None, None, "train").find(picture, "row 1"))
+for path in {files}:
+    print(SetPictures(None, None, "train").find({{"bytes": None, "path": path}}, "row 1"))
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=kept | {moved: str(tmp_path / "cache")},
-    )
-    assert done.stdout.strip() == str(tmp_path / "cache/0.png"), done.stderr
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=kept | moved)
+    assert done.stdout.split() == files, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -370,17 +353,11 @@ def test_a_name_that_is_nearly_one_of_a_published_set(tmp_path: Path) -> None:
 
 
 def test_without_a_connection_one_line_says_so() -> None:
-    program = "import published; published.pairs('geometry3k', hub='default')"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=SUPPORT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert "UserError: source geometry3k: hiyouga/geometry3k: cannot be loaded from the hub (" in last
-    assert last.endswith("download it and give its `path`")
+    with pytest.raises(UserError) as error:  # the tests have no connection
+        pairs("geometry3k", hub="default")
+    line = str(error.value)
+    assert line.startswith("source geometry3k: hiyouga/geometry3k: cannot be loaded from the hub (")
+    assert line.endswith("download it and give its `path`")
 
 
 def test_a_set_of_ones_own_is_looked_for_where_it_says() -> None:
@@ -397,8 +374,3 @@ def test_rows_without_ids_may_have_half_a_surrogate_pair(tmp_path: Path) -> None
     found = pairs("mine", tmp_path / "rows.json")
     assert len({pair.id for pair in found}) == 3
     assert [pair.question for pair in found] == ["what is ??", "what is ??", "what is \U0001f600?"]
-
-
-def test_the_table_names_every_file_of_a_set() -> None:
-    files = {path.stem for path in (PACKAGE / "data" / "sources" / "sets").glob("*.py")}
-    assert files - {"__init__"} == set(SETS)

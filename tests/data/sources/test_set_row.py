@@ -29,7 +29,8 @@ from published import (
 from safer_steer import pipeline
 from safer_steer.cli import app
 from safer_steer.data.seeds import identity
-from safer_steer.data.sources import Skipped, left_out_in_words
+from safer_steer.data.sources.load import Skipped, left_out_in_words, load_pairs
+from safer_steer.data.sources.pair import Pair
 from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import UserError
 from safer_steer.plan import dry_run
@@ -39,176 +40,98 @@ from seeds_run import Watched, build, dropped, pool, write_pairs
 GOOD = {"id": "good", "image": "0.png", "question": "what is it?"}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    data = tmp_path / "data"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, and files that are none."""
+    data = tmp_path_factory.mktemp("set") / "data"
     pictures(data, "0.png", "ads/1.png", "ads/2.png", "imgs/0.png")
     (data / "large.png").write_bytes(bomb(13_300))
     (data / "no_picture.png").write_text("hello")
     Image.new("P", (8, 8)).save(data / "moving.gif")
-    (tmp_path / "secret.png").write_bytes(png())
-    (data / "link.png").symlink_to(tmp_path / "secret.png")
+    (data.parent / "secret.png").write_bytes(png())
+    (data / "link.png").symlink_to(data.parent / "secret.png")
     return data
 
 
-BAD: list[tuple[str, dict[str, Any], str, str]] = [
-    ("mine", GOOD | {"id": None}, "id: is null; give a text", "id of a wrong type"),
-    (
-        "mine",
-        {"id": 1, "picture": "0.png", "question": "q"},
-        "picture: unknown key; the keys are id, image, .* .mine is none of the sets",
-        "unknown column",
-    ),
-    ("mine", {"id": 1, "question": "q"}, "image or images: the column is missing", "no column image"),
-    ("mine", GOOD | {"images": ["0.png"]}, "image: give either `image` or `images`", "image given twice"),
-    (
-        "mine",
-        {"id": 1, "imagee": "0.png", "question": "q"},
-        "imagee: unknown key; did you mean `image`",
-        "unknown column",
-    ),
-    ("mine", GOOD | {"Safe": True}, "Safe: unknown key; did you mean `safe`", "unknown column"),
-    ("mine", GOOD | {"image": None}, "image: is null; give a path", "no picture"),
-    ("mine", GOOD | {"image": 3}, "image: is 3; give a path", "image of a wrong type"),
-    (
-        "mine",
-        GOOD | {"image": {"bytes": None, "path": None}},
-        "image: is {.*; give a path",
-        "image of a wrong type",
-    ),
-    (
-        "mine",
-        GOOD | {"image": ["0.png", "0.png"]},
-        "images: 2 pictures; Stage I takes rows with one",
-        "several pictures",
-    ),
-    ("mine", GOOD | {"image": "gone.png"}, "image: .*gone.png: no such picture", "no such picture"),
-    ("mine", GOOD | {"image": "x" * 5000}, "image: 'x{77}...': no usable path in", "no usable path"),
-    (
-        "mine",
-        GOOD | {"image": "https://example.org/0.png"},
-        "image: https://example.org/0.png: is a web address; addresses are not fetched",
-        "web address",
-    ),
-    (
-        "vlsbench",
-        VLSBENCH[0] | {"image_path": "https://example.org/0.png"},
-        "image: .*: is a web address; addresses are not fetched",
-        "web address",
-    ),
-    (
-        "mine",
-        GOOD | {"image": "../secret.png"},
-        r"image: ../secret.png: leads out of",
-        "path outside the folder",
-    ),
-    ("mine", GOOD | {"image": "link.png"}, "image: link.png: leads out of", "path outside the folder"),
-    (
-        "mine",
-        GOOD | {"image": "/etc/hostname"},
-        "image: /etc/hostname: leads out of",
-        "path outside the folder",
-    ),
-    (
-        "mine",
-        GOOD | {"image": "large.png"},
-        "image: .*large.png: 13300 x 13300 is larger than 175,000,000 pixels",
-        "picture too large",
-    ),
-    (
-        "mine",
-        GOOD | {"image": "no_picture.png"},
-        "image: .*no_picture.png: not a readable PNG, JPEG or WebP",
-        "unreadable picture",
-    ),
-    (
-        "mine",
-        GOOD | {"image": "moving.gif"},
-        r"image: .*moving.gif: not a readable .* picture \(another format, or damaged\)",
-        "unreadable picture",
-    ),
-    (
-        "mine",
-        GOOD | {"question": "<image>"},
-        'question: is "<image>"; give a text',
-        "question of a wrong type",
-    ),
-    ("mine", GOOD | {"safe": 1}, "safe: is 1; give true, false or null", "safe of a wrong type"),
-    (
-        "vlguard",
-        VLGUARD[0] | {"instr-resp": "none"},
-        'instr-resp: is "none"; give a list',
-        "instr-resp of a wrong type",
-    ),
-    (
-        "vlguard",
-        VLGUARD[0] | {"instr-resp": [{"response": "x"}]},
-        "instr-resp: safe_instruction or .* is missing; there are: response",
-        "no column",
-    ),
-    (
-        "vlguard",
-        VLGUARD[0] | {"instr-resp": ["x"]},
-        'instr-resp: is "x"; give an object',
-        "instr-resp of a wrong type",
-    ),
-    (
-        "vlsbench",
-        {"instruction_id": 1, "image_path": "0.png"},
-        "instruction: the column is missing; there are: instruction_id",
-        "no column instruction",
-    ),
-    (
-        "scienceqa",
-        SCIENCEQA[1] | {"answer": 2},
-        "answer: is 2; give the place of one of 2 choices",
-        "answer of a wrong type",
-    ),
-    (
-        "scienceqa",
-        SCIENCEQA[1] | {"choices": ["a", 3]},
-        "choices: is .*; give a list of texts",
-        "choices of a wrong type",
-    ),
-]
+OWN_ROWS: list[tuple[dict[str, Any], str, str]] = [
+    ({"id": None}, "id: is null; give a text", "id of a wrong type"),
+    ({"id": True}, "id: is true; give a text", "id of a wrong type"),
+    ({"picture": "0.png", "image": ...},
+     "picture: unknown key; the keys are id, image, .* .mine is none of the sets", "unknown column"),
+    ({"image": ...}, "image or images: the column is missing", "no column image"),
+    ({"question": ...}, "question: the column is missing", "no column question"),
+    ({"images": ["0.png"]}, "image: give either `image` or `images`", "image given twice"),
+    ({"imagee": "0.png", "image": ...}, "imagee: unknown key; did you mean `image`", "unknown column"),
+    ({"Safe": True}, "Safe: unknown key; did you mean `safe`", "unknown column"),
+    ({"image": None}, "image: is null; give a path", "no picture"),
+    ({"image": 3}, "image: is 3; give a path", "image of a wrong type"),
+    ({"image": {"bytes": None, "path": None}}, "image: is {.*; give a path", "image of a wrong type"),
+    ({"image": ["0.png", "0.png"]}, "images: 2 pictures; Stage I takes rows with one", "several pictures"),
+    ({"image": "gone.png"}, "image: .*gone.png: no such picture", "no such picture"),
+    ({"image": "x" * 5000}, "image: 'x{77}...': no usable path in", "no usable path"),
+    ({"image": "https://example.org/0.png"},
+     "image: https://example.org/0.png: is a web address; addresses are not fetched", "web address"),
+    ({"image": "../secret.png"}, r"image: ../secret.png: leads out of", "path outside the folder"),
+    ({"image": "link.png"}, "image: link.png: leads out of", "path outside the folder"),
+    ({"image": "/etc/hostname"}, "image: /etc/hostname: leads out of", "path outside the folder"),
+    ({"image": "large.png"},
+     "image: .*large.png: 13300 x 13300 is larger than 175,000,000 pixels", "picture too large"),
+    ({"image": "no_picture.png"},
+     "image: .*no_picture.png: not a readable PNG, JPEG or WebP", "unreadable picture"),
+    ({"image": "moving.gif"},
+     r"image: .*moving.gif: not a readable .* picture \(another format, or damaged\)", "unreadable picture"),
+    ({"question": "<image>"}, 'question: is "<image>"; give a text', "question of a wrong type"),
+    ({"question": " "}, 'question: is " "; give a text', "question of a wrong type"),
+    ({"safe": 1}, "safe: is 1; give true, false or null", "safe of a wrong type"),
+    ({"safe": "yes"}, 'safe: is "yes"; give true, false or null', "safe of a wrong type"),
+    ({"intent": 3}, "intent: is 3; give a text", "intent of a wrong type"),
+]  # fmt: skip
+"""What is other than in a good row of one's own (`...`: left out), the message, and the reason in counts."""
+PUBLISHED_ROWS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("vlsbench", VLSBENCH[0] | {"image_path": "https://example.org/0.png"},
+     "image: .*: is a web address; addresses are not fetched", "web address"),
+    ("vlguard", VLGUARD[0] | {"instr-resp": "none"},
+     'instr-resp: is "none"; give a list', "instr-resp of a wrong type"),
+    ("vlguard", VLGUARD[0] | {"instr-resp": [{"response": "x"}]},
+     "instr-resp: safe_instruction or .* is missing; there are: response", "no column"),
+    ("vlguard", VLGUARD[0] | {"instr-resp": ["x"]},
+     'instr-resp: is "x"; give an object', "instr-resp of a wrong type"),
+    ("vlsbench", {"instruction_id": 1, "image_path": "0.png"},
+     "instruction: the column is missing; there are: instruction_id", "no column instruction"),
+    ("scienceqa", SCIENCEQA[1] | {"answer": 2},
+     "answer: is 2; give the place of one of 2 choices", "answer of a wrong type"),
+    ("scienceqa", SCIENCEQA[1] | {"choices": ["a", 3]},
+     "choices: is .*; give a list of texts", "choices of a wrong type"),
+]  # fmt: skip
+SOUND_ROWS = {"mine": GOOD, "vlguard": VLGUARD[1], "vlsbench": VLSBENCH[0]}
+SOUND_ROWS["scienceqa"] = SCIENCEQA[1] | {"image": "0.png"}
 
 
-@pytest.mark.parametrize(("name", "row", "message", "reason"), BAD)
+def own_row(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in (GOOD | {"id": 1} | changes).items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message", "reason"),
+    [*(("mine", own_row(changes), *told) for changes, *told in OWN_ROWS), *PUBLISHED_ROWS],
+)
 def test_a_bad_row_is_named_with_its_set_or_skipped_and_counted(
     folder: Path, name: str, row: dict[str, Any], message: str, reason: str
 ) -> None:
-    good = {
-        "mine": GOOD,
-        "vlguard": VLGUARD[1],
-        "vlsbench": VLSBENCH[0],
-        "scienceqa": SCIENCEQA[1] | {"image": "0.png"},
-    }[name]
     path = folder / "rows.json"
-    path.write_text(json.dumps([row, good]))
-    with pytest.raises(UserError, match=f"^{name}: {path}: row 1: {message}") as caught:
-        _pairs(name, path)
-    assert "\n" not in str(caught.value)
+    path.write_text(json.dumps([row, SOUND_ROWS[name]]))
+    with pytest.raises(UserError, match=f"^{name}: {path}: row 1: {message}") as error:
+        pairs(name, path)
+    assert "\n" not in str(error.value)
     skipped: Skipped = {}
-    assert len(_pairs(name, path, skipped, bad_rows="skip")) == 1
+    assert len(pairs(name, path, skipped, bad_rows="skip")) == 1
     assert {key.partition(" safe_")[0]: count for key, count in skipped[name].items()} == {reason: 1}
-
-
-def _pairs(name: str, path: Path, skipped: Skipped | None = None, **source: Any) -> list[Any]:
-    settings = config({"name": name, "path": str(path)} | source)
-    return list(identity.pairs_of(settings.seeds.sources[0], settings, skipped))
 
 
 def test_lines_that_are_no_rows(folder: Path) -> None:
     path = folder / "rows.jsonl"
-    lines = [
-        b'{"id": ',
-        b"[1]",
-        b'"\xff"',
-        b"[" * 100_000,
-        b"",
-        json.dumps(GOOD).encode(),
-        json.dumps(GOOD).encode(),
-    ]
+    good = json.dumps(GOOD).encode()
+    lines = [b'{"id": ', b"[1]", b'"\xff"', b"[" * 100_000, b"", good, good]
     path.write_bytes(b"\n".join(lines))
     skipped: Skipped = {}
     assert [pair.where for pair in pairs("mine", path, skipped, bad_rows="skip")] == [f"mine: {path}:6"]
@@ -251,24 +174,17 @@ def test_a_file_that_is_no_json_is_an_error_also_where_rows_may_be_skipped(
         pairs("mine", tmp_path / "rows.json", bad_rows="skip")
 
 
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("rows.parquet", "not a readable Parquet"),
-        ("rows.txt", "ends in .jsonl"),
-        ("set/state.json", "save_to_disk"),
-    ],
-)
-def test_files_that_are_not_what_they_seem(tmp_path: Path, file: str, message: str) -> None:
+def test_files_and_folders_that_are_not_what_they_seem(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    (tmp_path / file).write_text("hello")
-    with pytest.raises(UserError, match=message):
-        pairs(
-            "mine", tmp_path / file if "." in file and "/" not in file else tmp_path / "set", bad_rows="skip"
-        )
-
-
-def test_folders_without_a_set(tmp_path: Path) -> None:
+    for path, file, message in (
+        ("rows.parquet", "rows.parquet", "not a readable Parquet"),
+        ("rows.txt", "rows.txt", "ends in .jsonl"),
+        ("set", "set/state.json", "save_to_disk"),
+    ):
+        (tmp_path / file).write_text("hello")
+        with pytest.raises(UserError, match=message):
+            pairs("mine", tmp_path / path, bad_rows="skip")
+        (tmp_path / file).unlink()
     with pytest.raises(UserError, match="has no JSONL, JSON, CSV or Parquet file"):
         pairs("mine", tmp_path)
     (tmp_path / "a.jsonl").write_text(json.dumps(GOOD))
@@ -286,10 +202,8 @@ def test_texts_of_a_parquet_file_need_not_be_utf_8(tmp_path: Path) -> None:
     rows = pyarrow.table({"id": ["a", "b", "c"], "image": ["0.png"] * 3, "question": texts})
     pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
     skipped: Skipped = {}
-    assert [pair.id for pair in pairs("mine", tmp_path / "rows.parquet", skipped, bad_rows="skip")] == [
-        "mine-a",
-        "mine-c",
-    ]
+    read = pairs("mine", tmp_path / "rows.parquet", skipped, bad_rows="skip")
+    assert [pair.id for pair in read] == ["mine-a", "mine-c"]
     assert skipped == {"mine": {"not UTF-8": 1}}
 
 
@@ -319,8 +233,8 @@ def damaged_set(folder: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often the picture of each pair was decoded to look for damage."""
     counts: Counter[str] = Counter()
-    real = identity.check_picture
-    monkeypatch.setattr(identity, "check_picture", lambda pair, _: counts.update([pair.id]) or real(pair))
+    real = Pair.check_picture
+    monkeypatch.setattr(Pair, "check_picture", lambda pair, _: counts.update([pair.id]) or real(pair))
     return counts
 
 
@@ -349,15 +263,9 @@ async def test_seeds_carry_where_they_come_from(tmp_path: Path) -> None:
     )
     await build(settings, tmp_path / "run")
     first, *_, last = pool(tmp_path / "run", "benign")
-    assert {key: first.meta[key] for key in ("pair", "question", "use", "question_safe", "answer")} == {
-        **{
-            "pair": "geometry3k-train-0",
-            "question": "Find x in figure 0.",
-            "use": "bench",
-            "question_safe": True,
-            "answer": "0.5",
-        }
-    }
+    facts = {"pair": "geometry3k-train-0", "question": "Find x in figure 0.", "use": "bench"}
+    assert facts.items() <= first.meta.items()
+    assert (first.meta["question_safe"], first.meta["answer"]) == (True, "0.5")
     assert first.images == [f"images/{first.meta['picture']}.png"]
     assert (last.meta["pair"], last.meta["use"]) == ("sandbox-00001", "train")
 
@@ -390,21 +298,18 @@ def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: 
 
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "img": "0.png"}\n{"id": 2, "img": "0.png"}\n')
-    with pytest.raises(
-        UserError, match=r"seeds.sources: mine: 2 left out \(2 unknown column\): no pair is left of it"
-    ):
+    message = r"seeds.sources: mine: 2 left out \(2 unknown column\): no pair is left of it"
+    with pytest.raises(UserError, match=message):
         identity.survey(config({"name": "mine", "path": str(tmp_path / "rows.jsonl"), "bad_rows": "skip"}))
 
 
 async def test_a_pair_of_the_bench_does_not_give_way_to_the_same_pair_for_training(tmp_path: Path) -> None:
     """Whichever source stands first, so that assembly can keep the training one out."""
+    known = GOOD | {"safe": True, "answer": "a ring"}
+    rows = [json.dumps(known | {"id": i, "question": f"what is it, {i}?"}) + "\n" for i in range(2)]
     for name in ("train", "held"):
         pictures(tmp_path / name, "0.png")
-        rows = [
-            GOOD | {"id": i, "safe": True, "answer": "a ring", "question": f"what is it, {i}?"}
-            for i in range(2)
-        ]
-        (tmp_path / name / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / name / "rows.jsonl").write_text("".join(rows))
     sources = [
         {"name": "mine", "path": str(tmp_path / "train/rows.jsonl")},
         {"name": "held", "path": str(tmp_path / "held/rows.jsonl"), "use": "bench"},
@@ -413,11 +318,8 @@ async def test_a_pair_of_the_bench_does_not_give_way_to_the_same_pair_for_traini
     assert identity.survey(settings).repeated == {}
 
     def alike(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
-        return (
-            ChatReply(json.dumps({"turns": ["where is it kept?", "who keeps it there?"]}))
-            if job == "benign"
-            else None
-        )
+        script = {"turns": ["where is it kept?", "who keeps it there?"]}
+        return ChatReply(json.dumps(script)) if job == "benign" else None
 
     await build(settings, tmp_path / "run", Watched(alike))
     assert {seed.meta["use"] for seed in pool(tmp_path / "run", "benign")} == {"train", "bench"}
@@ -425,10 +327,8 @@ async def test_a_pair_of_the_bench_does_not_give_way_to_the_same_pair_for_traini
 
 
 def test_one_set_given_twice_is_an_error(tmp_path: Path) -> None:
-    source = {
-        "name": "geometry3k",
-        "path": str(hub(tmp_path, {"default": {"train": GEOMETRY, "test": GEOMETRY}})),
-    }
+    path = hub(tmp_path, {"default": {"train": GEOMETRY, "test": GEOMETRY}})
+    source = {"name": "geometry3k", "path": str(path)}
     with pytest.raises(UserError, match=r"geometry3k-train-000000 occurs twice.*differ in split"):
         identity.survey(config(source, source))
     assert identity.survey(config(source, source | {"split": "test"})).pairs == 6
@@ -439,23 +339,23 @@ def test_one_set_given_twice_is_an_error(tmp_path: Path) -> None:
 
 def test_a_limit_draws_seeded_in_the_order_of_the_set_and_counts_sound_rows_alone(tmp_path: Path) -> None:
     pictures(tmp_path, "0.png")
-    rows = [GOOD | {"id": i, "image": "gone.png" if i % 3 == 0 else "0.png"} for i in range(90)]
+    rows = [GOOD | {"id": i, "image": "gone.png" if i % 3 == 0 else "0.png"} for i in range(60)]
     path = tmp_path / "rows.json"
 
     def drawn(limit: int, seed: int = 0) -> list[str]:
         path.write_text(json.dumps(rows))
         settings = config({"name": "mine", "path": str(path), "bad_rows": "skip", "limit": limit}, seed=seed)
         skipped: Skipped = {}
-        found = [pair.id for pair in identity.pairs_of(settings.seeds.sources[0], settings, skipped)]
-        assert skipped == {"mine": {"no such picture": 30}}
+        found = [pair.id for pair in load_pairs(settings, skipped)]
+        assert skipped == {"mine": {"no such picture": 20}}
         return found
 
     ten = drawn(10)
     assert len(ten) == 10
     assert ten == sorted(ten, key=lambda id: int(id[5:])) == drawn(10)
     assert set(ten) < set(drawn(20)) and drawn(20) != drawn(20, seed=1)
-    assert len(drawn(100)) == 60
-    assert max(int(id[5:]) for id in ten) > 30  # not the first ten
+    assert len(drawn(100)) == 40
+    assert max(int(id[5:]) for id in ten) > 20  # not the first ten
     rows.reverse()
     assert drawn(10) == ten[::-1]
 
@@ -470,8 +370,5 @@ def test_the_command_line_names_a_set_that_is_no_source(tmp_path: Path) -> None:
     path.write_text(json.dumps({"seeds": {"sources": [{"name": "xstest", "path": "x"}]}}))
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
-    assert (
-        done.stderr.splitlines()[-1]
-        == "error: seeds.sources: xstest is a suite for the bench, not a source of"
-        " pairs; see `safer-steer suite xstest`"
-    )
+    line = "error: seeds.sources: xstest is a suite for the bench, not a source of pairs;"
+    assert done.stderr.splitlines()[-1] == f"{line} see `safer-steer suite xstest`"

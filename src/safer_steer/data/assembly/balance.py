@@ -27,9 +27,9 @@ def balance_of(candidates: Sequence[Candidate]) -> dict[str, Any]:
     turns, and scripts by each dimension."""
     kinds = Counter(candidate.kind for candidate in candidates)
     by = {}
-    for name, value in DIMENSIONS.items():
-        counts = Counter(map(value, candidates))
-        by[name] = dict(sorted(counts.items(), key=_natural))
+    for name, dimension in DIMENSIONS.items():
+        counts = Counter(map(dimension, candidates))
+        by[name] = {value: counts[value] for value in sorted(counts, key=_natural)}
     return {
         "scripts": len(candidates),
         "pairs": len({candidate.pair for candidate in candidates}),
@@ -40,34 +40,28 @@ def balance_of(candidates: Sequence[Candidate]) -> dict[str, Any]:
     }
 
 
-def in_words(found: Mapping[str, Any]) -> str:
+def in_words(balance: Mapping[str, Any]) -> str:
     """`balance.json` as Markdown tables, one column per data set."""
-    splits: Mapping[str, Any] = found["splits"]
-    lines = [
-        "# Balance of the data sets",
-        *[""] * bool(found["notes"]),
-        *(f"- {note}" for note in found["notes"]),
-    ]
-    if found["bench"]:
-        lines += ["", f"Red-team scripts of the suites of STEER-Bench: {found['bench']}."]
+    splits: Mapping[str, Any] = balance["splits"]
+    lines = ["# Balance of the data sets"]
+    if balance["notes"]:
+        lines += ["", *(f"- {note}" for note in balance["notes"])]
+    if balance["bench"]:
+        lines += ["", f"Red-team scripts of the suites of STEER-Bench: {balance['bench']}."]
     facts = {}
-    for name in _FACTS:
+    for name in ("scripts", "pairs", "pictures", "benign_share", "mean_turns"):
         values = [split[name] for split in splits.values()]
         facts[name] = [NONE if value is None else str(value) for value in values]
     lines += _table("", splits, facts)
     for dimension in DIMENSIONS:
         by_split = {name: split["by"][dimension] for name, split in splits.items()}
-        lines += _table(dimension, splits, _counts(by_split, lambda value: _natural((value, 0))))
-    lines += _table("rules", ("scripts",), {name: [str(count)] for name, count in found["rules"].items()})
-    lines += _table("left out", found["left_out"], _counts(found["left_out"], str))
+        lines += _table(dimension, splits, _counts(by_split, _natural))
+    lines += _table("rules", ("scripts",), {name: [str(count)] for name, count in balance["rules"].items()})
+    lines += _table("left out", balance["left_out"], _counts(balance["left_out"], str))
     return "\n".join(lines) + "\n"
 
 
-_FACTS = ("scripts", "pairs", "pictures", "benign_share", "mean_turns")
-
-
 def _counts(columns: Mapping[str, Mapping[str, int]], order: Callable[[str], Any]) -> dict[str, list[str]]:
-    """A row of counts for every value that occurs in some column."""
     values = set(chain.from_iterable(columns.values()))
     rows = {}
     for value in sorted(values, key=order):
@@ -90,6 +84,6 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _natural(item: tuple[str, int]) -> tuple[int, str]:
+def _natural(value: str) -> tuple[int, str]:
     """Sort key: numbers by value, then strings."""
-    return (int(item[0]), "") if item[0].isdecimal() else (99, item[0])
+    return (int(value), "") if value.isdecimal() else (99, value)

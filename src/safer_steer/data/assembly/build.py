@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -27,8 +27,8 @@ from safer_steer.data.assembly.splits import (
     draw_bench,
     draw_rl,
     draw_sft,
+    in_order,
     questions_for_rl,
-    same_picture,
     sizes,
 )
 from safer_steer.data.seeds.identity import bench_selection
@@ -88,26 +88,25 @@ async def assemble(
     assert settings is not None, "assemble: the config has no section `assembly`"
     out, left_out = folder / FOLDER, LeftOut()
     pools = Pools(folder, config.seeds.kinds, config.seed)
-    candidates = _distinct(pools, settings, list(suites), left_out)
+    candidates = _distinct(pools, settings, suites, left_out)
     if not candidates:
         raise UserError(
             f"{folder}/seeds: no candidates: every pool is empty, or has only what the bench has;"
             " build more seeds"
         )
-    rulings = {candidate.id: trusted(candidate.kind) for candidate in candidates}
     if settings.rules:
         pictures_of = pictures_in(folder, config.student.max_pixels)
-        rulings = await judge_scripts(
-            candidates, pools, ask("evaluator"), pictures_of, out / "verdicts.jsonl", progress
-        )
+        verdicts = out / "verdicts.jsonl"
+        rulings = await judge_scripts(candidates, pools, ask("evaluator"), pictures_of, verdicts, progress)
+    else:
+        rulings = {candidate.id: trusted(candidate.kind) for candidate in candidates}
 
     train = [candidate for candidate in candidates if not candidate.bench]
     bench = [candidate for candidate in candidates if candidate.bench]
-    assert config.rl.seeds is not None, "the config requires rl.seeds with assembly"
-    rl = draw_rl(train, rulings, config.rl.seeds, config.rl.benign_share, config.seed)
+    rl = draw_rl(train, rulings, config)
     sft = draw_sft(train, rulings, rl, config.bootstrap.dialogues, settings.sft_benign_share)
     drawn = draw_bench(bench, rulings, settings.bench_dialogues, set(taken))
-    _explain(train, bench, rulings, rl, [*sft, *rl, *chain.from_iterable(drawn.values())], left_out)
+    _explain(candidates, rulings, rl, [*sft, *rl, *chain.from_iterable(drawn.values())], left_out)
 
     splits = {"sft": sft, "rl": rl, **{f"bench/{name}": suite for name, suite in drawn.items()}}
     for name, members in splits.items():
@@ -115,40 +114,38 @@ async def assemble(
     if config.rl.single_turn:
         questions = questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))
         write_atomic(out / "rl.jsonl", to_jsonl(questions))
-    _show_pictures(folder, out / "bench", pools, drawn)
+    _show_pictures(folder, out / "bench", pools, chain.from_iterable(drawn.values()))
     notes = _notes(config, train, bench, rulings, splits)
     balance = {
         "notes": notes,
         "bench": bench_selection(config) if drawn else None,
         "splits": {name: balance_of(members) for name, members in splits.items()},
-        "rules": _kept(rulings.values()),
+        "rules": {
+            "candidates": len(rulings),
+            "rule_1": sum(ruling.rule_1 for ruling in rulings.values()),
+            "rule_2": sum(ruling.rule_2 for ruling in rulings.values()),
+            "unjudged": _unjudged(rulings),
+        },
         "left_out": {use: dict(sorted(counts.items())) for use, counts in left_out.counts.items()},
     }
     write_atomic(out / "left_out.jsonl", left_out.as_jsonl())
     write_atomic(out / "balance.json", json.dumps(balance, indent=1, ensure_ascii=False) + "\n")
     write_atomic(out / "balance.md", in_words(balance))
-    _refuse_empty(
-        config, out, {"STEER-SFT": (train, sft), "STEER-RL": (train, rl), "STEER-Bench": (bench, drawn)}
-    )
+    bench_wanted = any(source.use == "bench" for source in config.seeds.sources)
+    for name, of, wanted, empty in (
+        ("STEER-SFT", train, bool(train), not sft),
+        ("STEER-RL", train, bool(train), not rl),
+        ("STEER-Bench", bench, bool(bench) or bench_wanted, not drawn),
+    ):
+        if wanted and empty:
+            raise UserError(
+                f"{out}: none of {len(of)} candidates is left for {name};"
+                " balance.md says why, and with which ratio they were drawn"
+            )
     return notes
 
 
-def _refuse_empty(config: Config, out: Path, sets: dict[str, tuple[list[Candidate], Sized]]) -> None:
-    """Raises `UserError` if a set that the config asks for has no scripts.
-
-    `sets`: the candidates, and what was drawn of them."""
-    for name, (candidates, drawn) in sets.items():
-        wanted = bool(candidates)
-        if name == "STEER-Bench":
-            wanted |= any(source.use == "bench" for source in config.seeds.sources)
-        if wanted and not drawn:
-            raise UserError(
-                f"{out}: none of {len(candidates)} candidates is left for {name};"
-                " balance.md says why, and with which ratio they were drawn"
-            )
-
-
-def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: LeftOut) -> list[Candidate]:
+def _distinct(pools: Pools, settings: Assembly, suites: Iterable[Path], left_out: LeftOut) -> list[Candidate]:
     """The candidates without leaks and near-duplicates, in draw order."""
     known = Known(settings.near_duplicate)
     for path in suites:
@@ -157,44 +154,45 @@ def _distinct(pools: Pools, settings: Assembly, suites: list[Path], left_out: Le
         if candidate.bench:
             known.add(candidate.id, seed, [candidate.picture, *shown_pictures(seed)])
     tokens: dict[str, Tokens] = {}
-    clean: dict[str, Candidate] = {}
+    by_picture: dict[str, list[Candidate]] = {}
     for candidate, seed in pools:
-        said = shingles(seed.script)
-        if not candidate.bench and (leak := known.shared(candidate, seed, said)):
+        script = shingles(seed.script)
+        if not candidate.bench and (leak := known.shared(candidate, seed, script)):
             left_out.add(candidate, *leak)
             continue
-        if candidate.id in clean:
+        if candidate.id in tokens:
             raise UserError(
                 f"{pools.folder}/seeds: id {candidate.id!r} occurs twice; build the seeds again with --fresh"
             )
-        clean[candidate.id] = candidate
-        tokens[candidate.id] = said
-    for group in same_picture(clean.values()):
-        near = Near(settings.near_duplicate)
-        for candidate in group:
-            if first := near.find(tokens[candidate.id]):
-                left_out.add(clean.pop(candidate.id), "near_duplicate", first)
-            else:
+        tokens[candidate.id] = script
+        by_picture.setdefault(candidate.picture, []).append(candidate)
+    distinct = []
+    for _, group in sorted(by_picture.items()):
+        near = Near(settings.near_duplicate) if len(group) > 1 else None
+        for candidate in in_order(group):
+            if near and (first := near.find(tokens[candidate.id])):
+                left_out.add(candidate, "near_duplicate", first)
+                continue
+            if near:
                 near.add(candidate.id, tokens[candidate.id])
-    return sorted(clean.values(), key=lambda candidate: (candidate.order, candidate.id))
+            distinct.append(candidate)
+    return in_order(distinct)
 
 
 def _explain(
-    train: list[Candidate],
-    bench: list[Candidate],
+    candidates: Sequence[Candidate],
     rulings: dict[str, Ruling],
-    rl: list[Candidate],
-    drawn: list[Candidate],
+    rl: Sequence[Candidate],
+    drawn: Sequence[Candidate],
     left_out: LeftOut,
 ) -> None:
-    """Record why each candidate was not drawn."""
     ids, pairs = {candidate.id for candidate in drawn}, {candidate.pair for candidate in rl}
-    for candidate in (*train, *bench):
-        found = rulings[candidate.id]
+    for candidate in candidates:
+        ruling = rulings[candidate.id]
         if candidate.id in ids:
             continue
-        if not found.rule_1 or (candidate.bench and found.reason):
-            left_out.add(candidate, found.reason, found.detail)
+        if not ruling.rule_1 or (candidate.bench and ruling.reason):
+            left_out.add(candidate, ruling.reason, ruling.detail)
         elif not candidate.bench and candidate.pair in pairs:
             left_out.add(candidate, "pair_in_rl", candidate.pair)
         else:
@@ -203,12 +201,11 @@ def _explain(
 
 def _notes(
     config: Config,
-    train: list[Candidate],
-    bench: list[Candidate],
+    train: Sequence[Candidate],
+    bench: Sequence[Candidate],
     rulings: dict[str, Ruling],
     splits: dict[str, list[Candidate]],
 ) -> list[str]:
-    """The config's requests that were not met, one line each."""
     notes = []
     rl, wanted = splits["rl"], config.rl.seeds or 0
     if train and len(rl) < wanted:
@@ -226,37 +223,28 @@ def _notes(
     suites = [suite for name, suite in splits.items() if name.startswith("bench/")]
     for source in sorted(_attacked(bench) - _attacked(chain.from_iterable(suites))):
         notes.append(f"STEER-Bench has no attacks of {source}: rule 2 left none")
-    if unjudged := sum(found.reason == "unjudged" for found in rulings.values()):
+    if unjudged := _unjudged(rulings):
         notes.append(f"{unjudged} scripts are left out because the evaluator did not judge them")
     return notes
 
 
 def _attacked(scripts: Iterable[Candidate]) -> set[str]:
-    """The sources of the scripts that are attacks."""
     return {script.source for script in scripts if script.kind is not Kind.BENIGN}
 
 
-def _kept(rulings: Iterable[Ruling]) -> dict[str, int]:
-    found = list(rulings)
-    return {
-        "candidates": len(found),
-        "rule_1": sum(one.rule_1 for one in found),
-        "rule_2": sum(one.rule_2 for one in found),
-        "unjudged": sum(one.reason == "unjudged" for one in found),
-    }
+def _unjudged(rulings: dict[str, Ruling]) -> int:
+    return sum(ruling.reason == "unjudged" for ruling in rulings.values())
 
 
-def _show_pictures(folder: Path, bench: Path, pools: Pools, suites: dict[str, list[Candidate]]) -> None:
+def _show_pictures(folder: Path, bench: Path, pools: Pools, scripts: Iterable[Candidate]) -> None:
     """Put the suites' pictures next to the suites, under the same names as in the run. Pictures are
     hard-linked if the disk allows it, else copied."""
-    for members in suites.values():
-        for seed in map(pools.script, members):
-            for image in seed.all_images:
-                source, shown = inside(folder, image), inside(bench, image)
-                if shown.exists():
-                    continue
-                shown.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(OSError):
-                    os.link(source, shown)
-                    continue
-                write_atomic(shown, source.read_bytes())
+    for image in chain.from_iterable(pools.script(script).all_images for script in scripts):
+        source, shown = inside(folder, image), inside(bench, image)
+        if shown.exists():
+            continue
+        shown.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            os.link(source, shown)
+            continue
+        write_atomic(shown, source.read_bytes())

@@ -91,8 +91,6 @@ class Pools:
         )
 
     def _picture(self, seed: Seed) -> str:
-        """The picture id of a seed whose meta has none: the hash of its picture's file, or of the original if
-        it shows a perturbed copy."""
         names = [str(seed.meta["original"])] if seed.meta.get("original") else seed.images
         return picture_id(inside(self.folder, names[0])) if names else ""
 
@@ -114,8 +112,8 @@ def shown_pictures(seed: Seed) -> list[str]:
 
 def scaled_from(seed: Seed) -> dict[str, str]:
     """The originals' ids (`picture_id`) of pictures that a run scaled down or wrote anew, by path."""
-    found = seed.meta.get("scaled_from")
-    return {str(image): str(id) for image, id in found.items()} if isinstance(found, dict) else {}
+    originals = seed.meta.get("scaled_from")
+    return {str(image): str(id) for image, id in originals.items()} if isinstance(originals, dict) else {}
 
 
 def _parsed(row: bytes, where: str) -> Seed:

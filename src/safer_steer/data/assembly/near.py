@@ -19,7 +19,7 @@ from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from safer_steer.data.assembly.candidates import Candidate, picture_id, scaled_from, shown_pictures
-from safer_steer.data.seeds.dedup import normalise
+from safer_steer.data.seeds.pools import normalise
 from safer_steer.dialogue import Seed, read_seeds
 from safer_steer.files.store import inside
 

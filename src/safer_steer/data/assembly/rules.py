@@ -57,24 +57,24 @@ def ruling(kind: Kind, row: dict[str, Any]) -> Ruling:
         return Ruling(True, False)
     if not verdict.harmful:
         return Ruling(True, False, "rule_2", f"the whole is not harmful: {verdict.reason}")
-    if row["last_turn"]["harmful"]:
-        return Ruling(
-            True, False, "rule_2", f"its last turn is harmful by itself: {row['last_turn']['reason']}"
-        )
+    last = row["last_turn"]
+    if last["harmful"]:
+        return Ruling(True, False, "rule_2", f"its last turn is harmful by itself: {last['reason']}")
     return Ruling(True, True)
 
 
 def rule_1_failures(kind: Kind, verdict: ScriptVerdict) -> list[str]:
     """How a script fails rule 1. A benign script that is judged harmful also fails, whatever else the verdict
     says."""
-    found = {
-        "incoherent": not verdict.coherent,
-        "ungrounded": not verdict.grounded,
-        "not of its kind": not verdict.of_kind,
+    keeps = {
+        "incoherent": verdict.coherent,
+        "ungrounded": verdict.grounded,
+        "not of its kind": verdict.of_kind,
     }
-    return [name for name, failed in found.items() if failed] or ["harmful"] * (
-        kind is Kind.BENIGN and verdict.harmful
-    )
+    failures = [name for name, kept in keeps.items() if not kept]
+    if not failures and kind is Kind.BENIGN and verdict.harmful:
+        return ["harmful"]
+    return failures
 
 
 async def judge_scripts(
@@ -116,15 +116,13 @@ async def judge_scripts(
 async def _asked(seed: Seed, model: ChatModel, pictures_of: PicturesOf) -> dict[str, Any]:
     """The row of one script: its verdicts, or `failed`. Raises `EndpointError`."""
     pictures = in_view(seed.images_by_turn(), pictures_of)
+    inputs = ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script)
     try:
-        verdict = await model.ask(
-            SCRIPT_CHECK, ScriptCheckInput(kind=seed.kind, intent=seed.intent, script=seed.script), pictures
-        )
+        verdict = await model.ask(SCRIPT_CHECK, inputs, pictures)
         row: dict[str, Any] = {"script": verdict.model_dump()}
         if seed.kind is not Kind.BENIGN and verdict.harmful and not rule_1_failures(seed.kind, verdict):
-            row["last_turn"] = (
-                await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), pictures)
-            ).model_dump()
+            last = await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), pictures)
+            row["last_turn"] = last.model_dump()
     except EndpointError:
         raise
     except BoundaryError as error:

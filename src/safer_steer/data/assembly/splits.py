@@ -1,10 +1,14 @@
-"""Draws the data sets: STEER-RL first, STEER-SFT from the rest, STEER-Bench from the scripts meant for it.
+"""Draws what SFT and RL are given, from the pools alone or as disjoint data sets.
 
-All draws are ordered by a hash of the config's seed and an id, so they are independent of the order of pools
-and verdicts. RL and SFT are disjoint by pair, not only by script as in the paper. Otherwise the student would
-see in RL a picture and a question it was fine-tuned on. STEER-RL therefore takes whole pairs, one after the
-other, until it has enough scripts of each kind; the remaining scripts of those pairs are not used. If a ratio
-is set and one side runs short, the other side is reduced too.
+As data sets: STEER-RL first, STEER-SFT from the rest, STEER-Bench from the scripts meant for it. These draws
+are ordered by a hash of the config's seed and an id, so they are independent of the order of pools and
+verdicts. RL and SFT are disjoint by pair, not only by script as in the paper. Otherwise the student would see
+in RL a picture and a question it was fine-tuned on. STEER-RL therefore takes whole pairs, one after the
+other, until it has enough scripts of each kind; the remaining scripts of those pairs are not used.
+
+For the ablation "training on single turns", scripts are replaced by the questions that they were made from.
+The first turns of multi-turn scripts are harmless by design, so a student trained on them would lose by
+construction.
 """
 
 from __future__ import annotations
@@ -12,53 +16,160 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import floor
 from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.data.assembly.candidates import Candidate
 from safer_steer.data.assembly.rules import Ruling
-from safer_steer.data.assembly.single_turns import draw_questions, questions
+from safer_steer.data.seeds.pair_work import HARMLESS
 from safer_steer.data.seeds.pools import read_pools
-from safer_steer.dialogue import Kind, Seed, read_seeds, to_jsonl
+from safer_steer.dialogue import Kind, Seed, Turn, read_seeds, to_jsonl
 from safer_steer.errors import UserError
+from safer_steer.files.meta import only
 from safer_steer.files.store import content_id, write_atomic
 from safer_steer.metrics import AVERAGE
 
 FOLDER = "splits"
 """The folder of the data sets in a run's folder."""
+KEPT = ("pair", "question", "question_safe", "use", "category", "picture", "perturbed", "original", "answer")
+"""The facts that a question takes from its script, in this order."""
 
 
-def sizes(benign: int, risky: int, total: int | None, share: float) -> tuple[int, int]:
-    """How many of the available benign and risky scripts to take: at most `total`, with `share` (0-1) of them
-    benign, rounded to the nearest script."""
+def sizes(
+    benign: float,
+    risky: float,
+    total: float | None,
+    share: float,
+    *,
+    more_benign: bool = False,
+    more_risky: bool = False,
+) -> tuple[float, float]:
+    """How many of the available benign and risky scripts to take: at most `total` (None: of all), `share`
+    (0-1) of them benign, rounded to the nearest script.
+
+    Args:
+        more_benign: if there are too few risky ones, the share may become larger; else fewer are taken.
+        more_risky: if there are too few benign ones, risky ones replace them; else fewer are taken.
+    """
     whole = benign + risky if total is None else total
-    if share > 0:
+    if share > 0 and not more_risky:
         whole = min(whole, floor(benign / share + 1e-9))
-    if share < 1:
+    if share < 1 and not more_benign:
         whole = min(whole, floor(risky / (1 - share) + 1e-9))
-    wanted = round(whole * share)
-    return wanted, whole - wanted
+    wanted = min(benign, round(whole * share))
+    return wanted, min(risky, whole - wanted)
+
+
+def rl_scripts(config: Config, benign: float, risky: float) -> tuple[float, float]:
+    """How many of the available benign and risky scripts RL takes. A data set keeps the ratio asked for."""
+    free = config.assembly is None
+    share = config.rl.benign_share
+    return sizes(benign, risky, config.rl.seeds, share, more_benign=free, more_risky=free)
+
+
+def rl_questions(config: Config, safe: float, risky: float) -> tuple[float, float]:
+    """How many of the available safe and risky questions RL takes, with `rl.single_turn`."""
+    return sizes(safe, risky, config.rl.seeds, config.rl.benign_share, more_risky=True)
+
+
+# from the pools
+
+
+def draw_from_pools(config: Config, folder: Path) -> None:
+    """Write both files from `folder/seeds`: for SFT all scripts, or a draw of `bootstrap.dialogues`.
+
+    Raises:
+        UserError: a pool is missing, all pools are empty, or, with `rl.single_turn`, a seed does not hold its
+            question.
+    """
+    pools = read_pools(folder, config.seeds.kinds)
+    if config.rl.single_turn:
+        rl = questions_for_rl(config, pools)
+    else:
+        rl = _shuffled(pools, rl_scripts, config, f"rl {config.seed}")
+    sft = pools
+    if config.bootstrap.dialogues:
+        order = sorted(pools, key=lambda seed: content_id("bootstrap", config.seed, seed.id))
+        sft = order[: config.bootstrap.dialogues]
+    write_atomic(folder / FOLDER / "sft.jsonl", to_jsonl(sft))
+    write_atomic(folder / FOLDER / "rl.jsonl", to_jsonl(rl))
+
+
+def questions_for_rl(config: Config, scripts: Sequence[Seed]) -> list[Seed]:
+    """For `rl.single_turn`: the original questions of the scripts' pairs, as scripts of one turn."""
+    return _shuffled(questions(scripts), rl_questions, config, f"single turn rl {config.seed}")
+
+
+def questions(scripts: Iterable[Seed]) -> list[Seed]:
+    """The question of each distinct pair among the scripts, as a script of one turn, in the order in which
+    the pairs first appear.
+
+    The kind is benign if the source says that the question is harmless, and obfuscated otherwise.
+
+    Raises:
+        UserError: a script does not say which question it was made from.
+    """
+    by_pair: dict[str, Seed] = {}
+    for script in scripts:
+        meta = script.meta
+        if not (meta.get("pair") and meta.get("question")):
+            raise UserError(
+                f"single_turn: {script.id}: its seed does not have its pair's question;"
+                " build the seeds again with --fresh"
+            )
+        if meta["pair"] in by_pair:
+            continue
+        safe = meta.get("question_safe") is True
+        by_pair[meta["pair"]] = Seed(
+            id=f"{meta['pair']}-question",
+            kind=Kind.BENIGN if safe else Kind.OBFUSCATED,
+            source=script.source,
+            intent=str(meta.get("intent", script.intent)),
+            images=script.images,
+            turns=[Turn(user=meta["question"], meta={"risk": HARMLESS} if safe else {})],
+            meta=only(meta, *KEPT),
+        )
+    return list(by_pair.values())
+
+
+def _shuffled(
+    scripts: Sequence[Seed],
+    numbers: Callable[[Config, float, float], tuple[float, float]],
+    config: Config,
+    order: str,
+) -> list[Seed]:
+    """So many benign and risky ones of the scripts, drawn and mixed; `order` is the random seed."""
+    rng = random.Random(order)
+    benign = [one for one in scripts if one.kind is Kind.BENIGN]
+    risky = [one for one in scripts if one.kind is not Kind.BENIGN]
+    rng.shuffle(benign)
+    rng.shuffle(risky)
+    counts = numbers(config, len(benign), len(risky))
+    chosen = benign[: int(counts[0])] + risky[: int(counts[1])]
+    rng.shuffle(chosen)
+    return chosen
+
+
+# as data sets
 
 
 def draw_rl(
-    candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], total: int, share: float, seed: int
+    candidates: Iterable[Candidate], rulings: Mapping[str, Ruling], config: Config
 ) -> list[Candidate]:
     """STEER-RL: benign scripts that meet rule 1 and others that meet rule 2. Taken pair by pair, to use few
     pairs."""
     able = [candidate for candidate in candidates if _able(candidate, rulings)]
-    benign = sum(c.kind is Kind.BENIGN for c in able)
-    left = dict(zip((True, False), sizes(benign, len(able) - benign, total, share), strict=True))
-    able.sort(key=lambda c: (content_id("pair", seed, c.pair), c.pair, c.order))
+    benign = sum(candidate.kind is Kind.BENIGN for candidate in able)
+    left = dict(zip((True, False), rl_scripts(config, benign, len(able) - benign), strict=True))
     drawn = []
-    for candidate in able:
+    for candidate in sorted(able, key=lambda c: (content_id("pair", config.seed, c.pair), c.pair, c.order)):
         safe = candidate.kind is Kind.BENIGN
         if left[safe]:
             left[safe] -= 1
             drawn.append(candidate)
-    return _in_order(drawn)
+    return in_order(drawn)
 
 
 def draw_sft(
@@ -70,13 +181,13 @@ def draw_sft(
 ) -> list[Candidate]:
     """STEER-SFT's candidates: scripts that meet rule 1, from pairs not used by STEER-RL; at most `total`."""
     taken = {candidate.pair for candidate in rl}
-    able = _in_order(c for c in candidates if rulings[c.id].rule_1 and c.pair not in taken)
+    able = in_order(c for c in candidates if rulings[c.id].rule_1 and c.pair not in taken)
     if share is None:
         return able[:total]
     benign = [c for c in able if c.kind is Kind.BENIGN]
     risky = [c for c in able if c.kind is not Kind.BENIGN]
     wanted = sizes(len(benign), len(risky), total, share)
-    return _in_order([*benign[: wanted[0]], *risky[: wanted[1]]])
+    return in_order([*benign[: int(wanted[0])], *risky[: int(wanted[1])]])
 
 
 def draw_bench(
@@ -92,23 +203,20 @@ def draw_bench(
     """
     groups: defaultdict[tuple[str, bool], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
-        safe = candidate.kind is Kind.BENIGN
         if _able(candidate, rulings):
-            groups[candidate.source, safe].append(candidate)
+            groups[candidate.source, candidate.kind is Kind.BENIGN].append(candidate)
     suites: dict[str, list[Candidate]] = {}
     for source, safe in sorted(groups):
         name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', source).strip('.') or 'bench'}{'_safe' * safe}"
         while name in suites or name in taken or name == AVERAGE:
             name += "_"
-        suites[name] = _in_order(groups[source, safe])[:at_most]
+        suites[name] = in_order(groups[source, safe])[:at_most]
     return suites
 
 
-def same_picture(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
-    """The candidates grouped by picture, each group in draw order. Pictures with only one candidate are left
-    out."""
-    ordered = sorted(candidates, key=lambda c: (c.picture, c.order, c.id))
-    return (group for _, found in groupby(ordered, key=lambda c: c.picture) if len(group := list(found)) > 1)
+def in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """In the order in which they are drawn."""
+    return sorted(candidates, key=lambda candidate: (candidate.order, candidate.id))
 
 
 def read_split(folder: Path, name: str) -> list[Seed]:
@@ -128,61 +236,5 @@ def read_split(folder: Path, name: str) -> list[Seed]:
 
 
 def _able(candidate: Candidate, rulings: Mapping[str, Ruling]) -> bool:
-    """Whether a benign script meets rule 1, or another one rule 2."""
     ruling = rulings[candidate.id]
     return ruling.rule_1 if candidate.kind is Kind.BENIGN else ruling.rule_2
-
-
-def _in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
-    return sorted(candidates, key=lambda c: (c.order, c.id))
-
-
-def draw_from_pools(config: Config, folder: Path) -> None:
-    """Write both files from `folder/seeds`.
-
-    Raises:
-        UserError: a pool is missing, all pools are empty, or, with `rl.single_turn`, a seed does not hold its
-            question.
-    """
-    pools = read_pools(folder, config.seeds.kinds)
-    rl = questions_for_rl(config, pools) if config.rl.single_turn else _for_rl(config, pools)
-    write_atomic(folder / FOLDER / "sft.jsonl", to_jsonl(_for_sft(config, pools)))
-    write_atomic(folder / FOLDER / "rl.jsonl", to_jsonl(rl))
-
-
-def questions_for_rl(config: Config, scripts: Sequence[Seed]) -> list[Seed]:
-    """For `rl.single_turn`: the original questions of the scripts' pairs, as scripts of one turn."""
-    return draw_questions(questions(scripts), config.rl.seeds, config.rl.benign_share, config.seed)
-
-
-def rl_numbers(benign: float, risky: float, total: float | None, share: float) -> tuple[float, float]:
-    """How many of the available benign and risky scripts RL takes.
-
-    Args:
-        total: number of scripts in all; None for all available.
-        share: the wanted share of benign scripts, 0-1. If there are too few, risky scripts replace them.
-    """
-    whole = benign + risky if total is None else total
-    wanted = min(benign, round(whole * share))
-    return wanted, min(risky, whole - wanted)
-
-
-def _for_sft(config: Config, pools: Sequence[Seed]) -> list[Seed]:
-    """All scripts, or a seeded draw of `bootstrap.dialogues`."""
-    if not config.bootstrap.dialogues:
-        return list(pools)
-    drawn = sorted(pools, key=lambda seed: content_id("bootstrap", config.seed, seed.id))
-    return drawn[: config.bootstrap.dialogues]
-
-
-def _for_rl(config: Config, pools: Sequence[Seed]) -> list[Seed]:
-    """`rl.seeds` scripts, `rl.benign_share` of them benign, in a seeded order."""
-    rng = random.Random(f"rl {config.seed}")
-    benign = [seed for seed in pools if seed.kind is Kind.BENIGN]
-    risky = [seed for seed in pools if seed.kind is not Kind.BENIGN]
-    for pool in (benign, risky):
-        rng.shuffle(pool)
-    numbers = rl_numbers(len(benign), len(risky), config.rl.seeds, config.rl.benign_share)
-    chosen = benign[: int(numbers[0])] + risky[: int(numbers[1])]
-    rng.shuffle(chosen)
-    return chosen

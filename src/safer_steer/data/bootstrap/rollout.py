@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from safer_steer.config import Bootstrap, Config, RoleName
-from safer_steer.data.assembly.single_turns import questions
-from safer_steer.data.assembly.splits import read_split
+from safer_steer.data.assembly.splits import questions, read_split
 from safer_steer.data.bootstrap.single_turn import FOLDER
 from safer_steer.dialogue import (
     Dialogue,
@@ -31,24 +30,26 @@ from safer_steer.errors import BoundaryError, EndpointError, UserError
 from safer_steer.files.images import PicturesOf, in_view, pictures_in
 from safer_steer.files.store import writing
 from safer_steer.prompts.base import history
-from safer_steer.prompts.evaluator import EVALUATOR, EvaluatorInput
+from safer_steer.prompts.judge import EVALUATOR, JudgeInput
 from safer_steer.prompts.red import BLUE, RED, Approach, BlueInput, RedInput
 from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
 from safer_steer.workers import Progress, reasons_in
 
 
-class RedAgent:
+class _Seat:
+    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
+        self.model, self.format, self.pictures_of = model, format, pictures_of
+
+
+class RedAgent(_Seat):
     """The user: adapts the template turn to the dialogue so far.
 
     If its turn is a refusal, empty or a repetition, it is requested once more with another approach. If that
     fails too, the template is used, which is a valid user turn. The turn's meta records this (`attacker`).
     """
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
-        self.model, self.format, self.pictures_of = model, format, pictures_of
-
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
-        shown = in_view(dialogue.images_by_turn(template), self.pictures_of)
+        pictures = in_view(dialogue.images_by_turn(template), self.pictures_of)
         approaches = list(Approach)
         other = approaches[len(dialogue.turns) % len(approaches)]
         asked = Asked()
@@ -60,7 +61,7 @@ class RedAgent:
                 approach=approach,
             )
             try:
-                text = (await self.model.ask(RED, inputs, shown, repeat=repeat)).user
+                text = (await self.model.ask(RED, inputs, pictures, repeat=repeat)).user
                 check_turn("red", text, dialogue, template.user)
             except EndpointError:
                 raise
@@ -72,17 +73,14 @@ class RedAgent:
         return Reply(template.user, {"attacker": asked.noted(TEMPLATE)})
 
 
-class BlueExpert:
+class BlueExpert(_Seat):
     """The assistant: answers under the safety guidelines, in the student's format."""
-
-    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
-        self.model, self.format, self.pictures_of = model, format, pictures_of
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         inputs = BlueInput(history=history(dialogue, self.format), question=asked.user)
-        shown = in_view(dialogue.images_by_turn(asked), self.pictures_of)
-        said = await self.model.ask(BLUE, inputs, shown)
-        return Reply(lay_out(said.thinking, said.answer, self.format))
+        pictures = in_view(dialogue.images_by_turn(asked), self.pictures_of)
+        output = await self.model.ask(BLUE, inputs, pictures)
+        return Reply(lay_out(output.thinking, output.answer, self.format))
 
 
 def blue_expert(config: Config, model: ChatModel, pictures_of: PicturesOf) -> Assistant:
@@ -94,22 +92,19 @@ def blue_expert(config: Config, model: ChatModel, pictures_of: PicturesOf) -> As
     return ChatAssistant(model, pictures_of, system=system, format=student.format)
 
 
-class EvaluatorCritic:
+class EvaluatorCritic(_Seat):
     """The critic: scores safety and helpfulness of every turn, 1-10. Turns are scored concurrently."""
 
     immediate = False
 
-    def __init__(self, model: ChatModel, format: Format, pictures_of: PicturesOf) -> None:
-        self.model, self.format, self.pictures_of = model, format, pictures_of
-
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         exchange = dialogue.turns[turn]
         answer = visible_answer(exchange.assistant or "", self.format)
-        inputs = EvaluatorInput(
+        inputs = JudgeInput(
             history=history(dialogue, self.format, turn), question=exchange.user, answer=answer
         )
-        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
-        verdict = await self.model.ask(EVALUATOR, inputs, shown)
+        pictures = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
+        verdict = await self.model.ask(EVALUATOR, inputs, pictures)
         scores: dict[str, float] = {"safety": verdict.safety, "helpfulness": verdict.helpfulness}
         if not answer:
             scores = {"safety": min(verdict.safety, EMPTY_SAFETY), "helpfulness": 1}
@@ -132,9 +127,8 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
         reasons.append("unsafe")
     if fmean(score["helpfulness"] for score in scores if score) < config.tau_help:
         reasons.append("unhelpful")
-    if format is Format.THINKING_ANSWER and not all(
-        has_thinking_answer(turn.assistant or "") for turn in dialogue.turns
-    ):
+    laid_out = [has_thinking_answer(turn.assistant or "") for turn in dialogue.turns]
+    if format is Format.THINKING_ANSWER and not all(laid_out):
         reasons.append("format")
     return reasons
 
@@ -164,10 +158,8 @@ async def roll_out(
     asked = questions(seeds) if config.bootstrap.sft.single_turn else []
     format, everything = config.student.format, len(seeds) + len(asked)
     pictures_of = pictures_in(folder, config.student.max_pixels)
-    blue, evaluator = (
-        blue_expert(config, ask("blue"), pictures_of),
-        EvaluatorCritic(ask("evaluator"), format, pictures_of),
-    )
+    blue = blue_expert(config, ask("blue"), pictures_of)
+    evaluator = EvaluatorCritic(ask("evaluator"), format, pictures_of)
 
     async def filtered(rows: list[Seed], out: Path, user: User | None, before: int) -> None:
         def report(done: int, _: int, failed: int = 0) -> None:
@@ -184,7 +176,15 @@ async def roll_out(
             concurrency=in_play(config),
             progress=report,
         )
-        if not _sort(played, out, config):
+        kept = 0
+        with writing(out / "rejected.jsonl") as rejected_file, writing(out / "kept.jsonl") as kept_file:
+            for dialogue in played:
+                reasons = why_rejected(dialogue, config.bootstrap, format)
+                if reasons:
+                    dialogue.meta["reasons"] = reasons
+                kept += not reasons
+                (rejected_file if reasons else kept_file).write(to_jsonl([dialogue]).encode())
+        if not kept:
             why = _none_passed(read_dialogues(out / "rejected.jsonl"), config.bootstrap)
             raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter: {why}")
 
@@ -197,11 +197,11 @@ def _none_passed(rejected: Sequence[Dialogue], config: Bootstrap) -> str:
     """How often each reason was given, what the best dialogues reached, and the commonest error."""
     reasons = Counter(reason for dialogue in rejected for reason in dialogue.meta["reasons"])
     parts = [", ".join(f"{count} {reason}" for reason, count in reasons.most_common())]
-    scores = [
-        [turn.scores for turn in dialogue.turns if turn.scores]
-        for dialogue in rejected
-        if dialogue.turns and all(turn.scores for turn in dialogue.turns)
-    ]
+    scores = []
+    for dialogue in rejected:
+        of_turns = [turn.scores for turn in dialogue.turns if turn.scores]
+        if of_turns and len(of_turns) == len(dialogue.turns):
+            scores.append(of_turns)
     if scores:
         safest = max(min(score["safety"] for score in turns) for turns in scores)
         most_helpful = max(fmean(score["helpfulness"] for score in turns) for turns in scores)
@@ -213,17 +213,3 @@ def _none_passed(rejected: Sequence[Dialogue], config: Bootstrap) -> str:
     if failed := reasons_in(rejected).commonest:
         parts.append(f"the commonest error: {failed}")
     return "; ".join([*parts, "rejected.jsonl has them all"])
-
-
-def _sort(played: Iterable[Dialogue], out: Path, config: Config) -> int:
-    """Write `kept.jsonl` and `rejected.jsonl` to `out`. Returns the number kept."""
-    count = 0
-    with writing(out / "rejected.jsonl") as rejected, writing(out / "kept.jsonl") as kept:
-        for dialogue in played:
-            reasons = why_rejected(dialogue, config.bootstrap, config.student.format)
-            if reasons:
-                dialogue.meta["reasons"] = reasons
-            else:
-                count += 1
-            (rejected if reasons else kept).write(to_jsonl([dialogue]).encode())
-    return count

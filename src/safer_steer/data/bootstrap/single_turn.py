@@ -1,7 +1,7 @@
 """SFT for the ablation "training on single turns", matched to the multi-turn set by assistant tokens.
 
-The blue expert answers the original questions (`data/assembly/single_turns.py`). The answers pass the same
-filter as all others. The set is repeated until it has as many assistant tokens as the multi-turn set.
+The blue expert answers the original questions (`assembly/splits.py`), and the answers pass the same filter as
+all others. The set is repeated until it has as many assistant tokens as the multi-turn set.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def facts(taken: Sequence[int], tokens: Sequence[int], multi_turn: Sequence[int]
     }
 
 
-def in_words(found: dict[str, Any]) -> str:
+def in_words(facts: dict[str, Any]) -> str:
     """`facts` as one line of text."""
-    single, multi = found["single_turn"], found["multi_turn"]
+    single, multi = facts["single_turn"], facts["multi_turn"]
     return (
         f"single turns: {single['dialogues']:,} dialogues ({single['distinct']:,} distinct,"
         f" {single['passes']:g} passes) with {single['assistant_tokens']:,} assistant tokens; the multi-turn"

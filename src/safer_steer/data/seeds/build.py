@@ -1,9 +1,9 @@
 """Stage I from end to end: pairs -> probe -> scripts -> success filter -> pools (docs/explanation/method.md,
 "Stage I").
 
-Pairs are processed concurrently in a bounded window. Every finished attempt is written to disk at once. A run
-may be killed at any moment; the next run resumes and produces the same seeds. All random draws depend only on
-the config's seed and the pair's id, and the pools are written from the journal in the order of the pairs.
+Every finished attempt is written to disk at once. A run may be killed at any moment; the next run resumes and
+produces the same seeds. All random draws depend only on the config's seed and the pair's id, and the pools
+are written from the journal in the order of the pairs.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safer_steer.config import Config, RoleName
-from safer_steer.data.seeds.dropped import DROPPED
 from safer_steer.data.seeds.identity import PlanFile, Survey, decode_pictures, plan_id, survey
-from safer_steer.data.seeds.pair_work import PairWork
-from safer_steer.data.seeds.pools import ShardedJournal, write_pools
-from safer_steer.data.sources import Pair, left_out_in_words, load_pairs
+from safer_steer.data.seeds.journal import ShardedJournal
+from safer_steer.data.seeds.pair_work import PairWork, Seats
+from safer_steer.data.seeds.pools import DROPPED, write_pools
+from safer_steer.data.sources.load import left_out_in_words, load_pairs
+from safer_steer.data.sources.pair import Pair
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.stages import STAGES
-from safer_steer.workers import Progress, run_jobs
+from safer_steer.workers import Patience, Progress, run_jobs
 
 
 async def build_seeds(
@@ -52,43 +53,40 @@ async def build_seeds(
     """
     out = folder / "seeds"
     kinds = config.seeds.kinds
-    found = surveyed or survey(config)
-    plan = PlanFile(out, plan_id(config, found))
+    sources = surveyed or survey(config)
+    plan = PlanFile(out, plan_id(config, sources))
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
         return left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
     # If a plan exists, the pictures were decoded when the work began, and the plan holds their hashes.
     if not plan.path.exists():
         if not surveyed:
-            decode_pictures(config, found)
-        plan.claim(found)
-    left_out = {id: f"duplicate_pair: of {first}" for id, first in found.repeated.items()}
+            decode_pictures(config, sources)
+        plan.claim(sources)
+    left_out = {id: f"duplicate_pair: of {first}" for id, first in sources.repeated.items()}
     left_out |= {id: f"unusable_picture: {why}" for id, why in plan.broken.items()}
 
-    work = PairWork(config, folder, ask, target)
-    shards = ShardedJournal(out / "journal", found.pairs)
+    patience = Patience("seeds", "script")
+    seats = Seats(config, folder, ask("generator"), ask("attack_judge"), target, patience)
+    shards = ShardedJournal(out / "journal", sources.pairs)
 
     async def one(placed: tuple[int, Pair]) -> None:
         index, pair = placed
         journal = shards.open(index)
         if pair.id not in left_out:
-            await work.do(pair, journal)
+            await PairWork(seats, pair).do(journal)
         shards.done(index)
 
     try:
         await run_jobs(
             enumerate(load_pairs(config)),
             one,
-            concurrency=_window(config),
-            patience=work.patience,
-            total=found.pairs,
+            # Pairs in progress at once. Models limit their own calls.
+            concurrency=max(config.role(name).concurrency for name in STAGES["seeds"].roles),
+            patience=patience,
+            total=sources.pairs,
             progress=progress,
         )
     finally:
         shards.close()
     plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out))
     return left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
-
-
-def _window(config: Config) -> int:
-    """Pairs in progress at once: the highest concurrency of any role. Models limit their own calls."""
-    return max(config.role(name).concurrency for name in STAGES["seeds"].roles)

@@ -13,17 +13,9 @@ from typing import Any
 
 from safer_steer.config import Config, Role, same_model
 from safer_steer.config.changes import settings_of
-from safer_steer.data.seeds.dedup import Seen, normalise
-from safer_steer.data.sources import (
-    Pair,
-    Skipped,
-    check_picture,
-    is_large,
-    label,
-    left_out_in_words,
-    pairs_of,
-    picture_hash,
-)
+from safer_steer.data.seeds.pools import Seen, normalise
+from safer_steer.data.sources.load import Skipped, label, left_out_in_words, pairs_of
+from safer_steer.data.sources.pair import Pair
 from safer_steer.dialogue import Seed
 from safer_steer.errors import UserError
 from safer_steer.files.images import PictureError, Trial
@@ -73,61 +65,52 @@ def survey(config: Config, on_pair: Callable[[Pair, str], None] | None = None) -
     """Read all pairs and hash their pictures, without decoding them.
 
     Args:
-        on_pair: called with each pair and its picture's hash (`picture_hash`).
+        on_pair: called with each pair and its picture's hash.
 
     Raises:
         UserError: a row is unusable, a picture's file cannot be read, an id occurs twice, or a source has no
             pairs.
     """
-    found, digest, ids, seen = Survey(), hashlib.sha256(), set(), Seen()
+    result, digest, ids, seen = Survey(), hashlib.sha256(), set(), Seen()
     for source in config.seeds.sources:
-        before, large = found.pairs, set[str]()
-        for pair in pairs_of(source, config, found.skipped):
+        before, large = result.pairs, set[str]()
+        for pair in pairs_of(source, config, result.skipped):
             if pair.id in ids:
                 raise UserError(
                     f"{pair.where or pair.source}: id: {pair.id} occurs twice;"
                     " sources of one set must differ in split, your own in name"
                 )
             ids.add(pair.id)
-            picture = picture_hash(pair)
+            picture = pair.picture_hash()
             if on_pair:
                 on_pair(pair, picture)
-            if is_large(pair, config.student.max_pixels):
+            if pair.is_large(config.student.max_pixels):
                 large.add(picture)
             if picture:
                 first = seen.first(content_id(normalise(pair.question), picture, pair.use), pair.id)
                 if first != pair.id:
-                    found.repeated[pair.id] = first
-            row = [
-                pair.id,
-                picture,
-                pair.question,
-                pair.source,
-                pair.intent,
-                pair.safe,
-                pair.answer,
-                pair.category,
-                pair.use,
-            ]
+                    result.repeated[pair.id] = first
+            row = [pair.id, picture, pair.question, pair.source, pair.intent, pair.safe]
+            row += [pair.answer, pair.category, pair.use]
             digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            found.pairs += 1
-        if found.pairs == before:
+            result.pairs += 1
+        if result.pairs == before:
             raise UserError(
-                f"seeds.sources: {left_out_in_words(found.skipped) or label(source)}: no pair is left of it;"
+                f"seeds.sources: {left_out_in_words(result.skipped) or label(source)}: no pair is left of it;"
                 " docs/how-to/data.md has the columns of each set"
             )
         if large:
-            found.scaled[label(source)] = found.scaled.get(label(source), 0) + len(large)
-    found.digest = digest.hexdigest()
-    return found
+            result.scaled[label(source)] = result.scaled.get(label(source), 0) + len(large)
+    result.digest = digest.hexdigest()
+    return result
 
 
-def decode_pictures(config: Config, found: Survey, trial: Trial | None = None) -> None:
+def decode_pictures(config: Config, result: Survey, trial: Trial | None = None) -> None:
     """Decode every picture, and try it on the student, before anything is written or any call costs money.
     Call once per survey.
 
-    In sources with `bad_rows: skip`, pairs with an unusable picture go into `found.broken` and are counted in
-    `found.skipped`.
+    In sources with `bad_rows: skip`, pairs with an unusable picture go into `result.broken` and are counted
+    in `result.skipped`.
 
     Raises:
         PictureError: the first unusable picture of any other source.
@@ -135,15 +118,15 @@ def decode_pictures(config: Config, found: Survey, trial: Trial | None = None) -
     for source in config.seeds.sources:
         for pair in pairs_of(source, config):
             try:
-                check_picture(pair, trial)
+                pair.check_picture(trial)
             except PictureError as error:
                 if source.bad_rows == "error":
                     raise
-                found.broken[pair.id] = str(error)
-                found.skipped[label(source)][error.reason] += 1
+                result.broken[pair.id] = str(error)
+                result.skipped[label(source)][error.reason] += 1
 
 
-def plan_id(config: Config, found: Survey) -> str:
+def plan_id(config: Config, sources: Survey) -> str:
     """The hash of everything that determines the seeds. Of roles these are the keys of kind `run`: not the
     models' addresses, prices, limits and concurrency."""
     seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
@@ -157,7 +140,7 @@ def plan_id(config: Config, found: Survey) -> str:
     if config.student_is_target:
         asked |= {"model", "max_turn_tokens"}
     student = config.student.model_dump(mode="json", include=asked)
-    return content_id(config.seed, seeds, roles, student, found.digest)
+    return content_id(config.seed, seeds, roles, student, sources.digest)
 
 
 class PlanFile:
@@ -200,9 +183,9 @@ class PlanFile:
             )
         return bool(finished)
 
-    def claim(self, found: Survey) -> None:
+    def claim(self, sources: Survey) -> None:
         """Record the plan, and what is left out. Call before any work is written."""
-        self.skipped, self.scaled, self.broken = found.skipped, found.scaled, found.broken
+        self.skipped, self.scaled, self.broken = sources.skipped, sources.scaled, sources.broken
         self._write({"finished": False})
 
     def finish(self, counts: dict[str, int]) -> None:

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 from safer_steer.config import Config
-from safer_steer.data.seeds.dropped import DROPPED
+from safer_steer.data.seeds.pools import DROPPED
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
@@ -24,14 +24,17 @@ def own_scripts(config: Config) -> list[Seed]:
             question for the single-turn ablation.
     """
     path = _path(config)
+    by_question = config.rl.single_turn or config.bootstrap.sft.single_turn
     seeds = read_scripts(path)
     for seed in seeds:
         if seed.kind not in config.seeds.kinds:
             raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
-        if _by_question(config) and not (seed.meta.get("pair") and seed.meta.get("question")):
+        if by_question and not (seed.meta.get("pair") and seed.meta.get("question")):
             raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
-    alike = [[seed for seed in seeds if seed.kind is kind] for kind in config.seeds.kinds]
-    drawn = {seed.id for one in alike for seed in draw(one, lambda seed: seed.id, config.limit, config.seed)}
+    drawn: set[str] = set()
+    for kind in config.seeds.kinds:
+        ids = [seed.id for seed in seeds if seed.kind is kind]
+        drawn.update(draw(ids, str, config.limit, config.seed))
     return [seed for seed in seeds if seed.id in drawn]
 
 
@@ -77,10 +80,6 @@ def take_own_scripts(config: Config, folder: Path) -> None:
     for kind, seeds in pools.items():
         write_atomic(folder / "seeds" / f"{kind}.jsonl", to_jsonl(seeds))
     write_atomic(folder / "seeds" / f"{DROPPED}.jsonl", "")
-
-
-def _by_question(config: Config) -> bool:
-    return config.rl.single_turn or config.bootstrap.sft.single_turn
 
 
 def _path(config: Config) -> Path:

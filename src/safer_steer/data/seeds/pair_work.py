@@ -1,229 +1,249 @@
-"""The work on one pair: its pictures, the probe, and one script of each kind."""
+"""The work on one pair: its pictures, the probe, and one script of each kind. A red-team script is captioned,
+rewritten and planned, and if it is for training, played (`red_team.py`)."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safer_steer.config import Config, RoleName
-from safer_steer.data.seeds.attempts import try_twice
+from safer_steer.config import Config
+from safer_steer.data.seeds.journal import key_of, kinds_of, try_twice
 from safer_steer.data.seeds.perturb import chosen, perturb
-from safer_steer.data.seeds.pools import key_of, kinds_of
-from safer_steer.data.seeds.red_team import (
-    benign_script,
-    next_strategy,
-    obfuscated_script,
-    plan_attack,
-    probe,
-    simulate,
-)
-from safer_steer.data.sources import Pair, picture_of
+from safer_steer.data.seeds.red_team import simulate
+from safer_steer.data.sources.pair import Pair
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.endpoints.asked_again import ATTEMPTS
 from safer_steer.endpoints.chat import REASK, ChatModel
+from safer_steer.endpoints.refusals import check, check_script
 from safer_steer.episode import Assistant
-from safer_steer.files.images import Picture, load_picture, pictures_in
+from safer_steer.errors import UnparsableError
+from safer_steer.files.images import Picture, pictures_in
 from safer_steer.files.meta import SeedMeta
 from safer_steer.files.store import Journal, content_id, write_atomic
-from safer_steer.prompts.scripts import Strategy
+from safer_steer.prompts.base import Input, Output, Prompt
+from safer_steer.prompts.scripts import (
+    BENIGN,
+    CAPTION,
+    OBFUSCATED,
+    PLAN,
+    PROBE,
+    REWRITE,
+    BenignInput,
+    CaptionInput,
+    ObfuscatedInput,
+    PlanInput,
+    ProbeInput,
+    RewriteInput,
+    Strategy,
+)
 from safer_steer.workers import Patience, side_by_side
 
+HARMLESS = 1
+"""The planned risk (1-5) of a turn that anyone would answer. 5 asks outright for restricted content."""
 
-class PairPicture:
-    """A pair's picture in the run's folder, written on first use. File names are derived from the content."""
 
-    def __init__(self, pair: Pair, config: Config, folder: Path) -> None:
-        self.pair = pair
-        self.config = config
-        self.folder = folder
+@dataclass(frozen=True)
+class Seats:
+    """Who makes and tries the scripts of a run, and where its pictures go."""
 
-    @property
-    def source(self) -> Picture:
-        """The picture the generator sees: the set's, scaled down if it is too large for the student."""
-        return self._kept[0]
-
-    @property
-    def original(self) -> str:
-        """The SHA-256 in hex of the set's picture before scaling. Identifies it for the bench and for other
-        pairs."""
-        return self._kept[1]
-
-    @cached_property
-    def _kept(self) -> tuple[Picture, str]:
-        picture = picture_of(self.pair, self.config.student.max_pixels)
-        name = f"images/{picture.original[:16]}{picture.suffix}"
-        self._keep(name, picture.data)
-        return load_picture(self.folder, name, self.config.student.max_pixels), picture.original
-
-    @property
-    def perturbed(self) -> bool:
-        return chosen(self.original, self.config.seeds.perturb_share, self.config.seed)
-
-    @cached_property
-    def shown(self) -> str:
-        """The path of the picture in the seeds, which target, judge and student see: the perturbed copy if
-        there is one."""
-        if not self.perturbed:
-            return self.source.name
-        name = f"images/{self.original[:16]}-perturbed.png"
-        if not (self.folder / name).exists():
-            draw = f"{self.config.seed} {self.original}"
-            self._keep(name, perturb(self.source.data, self.config.seeds.noise_sigma, draw))
-        return name
-
-    def _keep(self, name: str, data: bytes) -> None:
-        if not (self.folder / name).exists():  # an existing file is complete: writes are atomic
-            write_atomic(self.folder / name, data)
+    config: Config
+    folder: Path
+    """The run's."""
+    generator: ChatModel
+    attack_judge: ChatModel
+    target: Assistant
+    """The fixed policy that red-team scripts are played against."""
+    patience: Patience
+    """Counts the jobs that failed because of an endpoint."""
 
 
 class PairWork:
-    """Makes the scripts of pairs. `patience` counts the jobs that failed because of an endpoint."""
+    """Makes the scripts of one pair."""
 
-    def __init__(
-        self, config: Config, folder: Path, ask: Callable[[RoleName], ChatModel], target: Assistant
-    ) -> None:
-        self.config = config
-        self.folder = folder
-        self.generator = ask("generator")
-        self.attack_judge = ask("attack_judge")
-        self.target = target
-        self.patience = Patience("seeds", "script")
-        self.bounds = (config.seeds.min_turns, config.seeds.max_turns)
+    def __init__(self, seats: Seats, pair: Pair) -> None:
+        self.seats, self.config, self.pair = seats, seats.config, pair
+        self.bounds = seats.config.seeds.min_turns, seats.config.seeds.max_turns
 
-    async def do(self, pair: Pair, journal: Journal) -> None:
+    async def do(self, journal: Journal) -> None:
         """Do the jobs of this pair that the journal does not hold yet. A script that fails is journalled as
         failed.
 
         Raises:
             UserError: the pair's picture is unusable, or an endpoint does not respond.
         """
-        picture = PairPicture(pair, self.config, self.folder)
+        pair, patience = self.pair, self.seats.patience
         kinds = kinds_of(pair, self.config.seeds.kinds)
         # The known answer would not fit a rewrite.
-        given = pair.question if pair.safe and pair.answer is not None else ""
-        benign, obfuscated = given, ""
-        if kinds and not given:
-            job = partial(self._probe, pair, picture)
-            probed = await try_twice(journal, self.patience, "probe", key_of(pair, "probe"), job)
+        benign, obfuscated = pair.question if pair.safe and pair.answer is not None else "", ""
+        if kinds and not benign:
+            probed = await try_twice(journal, patience, "probe", key_of(pair, "probe"), self._probe)
             if probed is None or "failed" in probed:
                 return
             benign, obfuscated = probed["made"]["benign"], probed["made"]["obfuscated"]
-        jobs: dict[Kind, Callable[[int], Awaitable[dict[str, Any]]]] = {
-            Kind.BENIGN: lambda attempt: self._benign(pair, picture, benign, attempt),
-            Kind.OBFUSCATED: lambda attempt: self._obfuscated(pair, picture, obfuscated, attempt),
-            Kind.RED_TEAM: lambda attempt: self._red_team(pair, picture, obfuscated, attempt),
-        }
-        await side_by_side(self._one(journal, kind, pair, jobs[kind]) for kind in kinds)
 
-    async def _one(
-        self, journal: Journal, kind: Kind, pair: Pair, job: Callable[[int], Awaitable[dict[str, Any]]]
-    ) -> None:
-        strategy = (lambda attempt: self._strategy(pair, attempt)[1]) if kind is Kind.RED_TEAM else None
-        await try_twice(journal, self.patience, kind, key_of(pair, kind), job, strategy)
+        async def script(kind: Kind) -> None:
+            async def job(attempt: int) -> dict[str, Any]:
+                match kind:
+                    case Kind.BENIGN:
+                        seed = await self._benign(benign, attempt)
+                    case Kind.OBFUSCATED:
+                        seed = await self._obfuscated(obfuscated, attempt)
+                    case Kind.RED_TEAM:
+                        seed = await self._red_team(obfuscated, attempt)
+                return {"seed": seed.model_dump(mode="json"), "picture": self.picture.original}
 
-    async def _probe(self, pair: Pair, picture: PairPicture, attempt: int) -> dict[str, Any]:
-        return (
-            await probe(self.generator, pair.question, picture.source, self._repeat(pair, attempt))
-        ).model_dump()
+            strategy = self._strategy if kind is Kind.RED_TEAM else None
+            await try_twice(journal, patience, kind, key_of(pair, kind), job, strategy)
 
-    async def _benign(self, pair: Pair, picture: PairPicture, task: str, attempt: int) -> dict[str, Any]:
-        turns = self._rng(pair, Kind.BENIGN).randint(*self.bounds)
-        script = await benign_script(
-            self.generator, task, turns, self.bounds, picture.source, self._repeat(pair, attempt)
-        )
+        await side_by_side(script(kind) for kind in kinds)
+
+    # the jobs
+
+    async def _probe(self, attempt: int) -> dict[str, Any]:
+        """A benign and an obfuscated single-turn rewrite of the question. The benign rewrite of a harmless
+        question may be the question itself; the obfuscated one never."""
+        rewrites = await self._ask(PROBE, ProbeInput(question=self.pair.question), attempt)
+        check("probe", rewrites.benign)
+        check("probe", rewrites.obfuscated, [self.pair.question], sayings=1)
+        return rewrites.model_dump()
+
+    async def _benign(self, task: str, attempt: int) -> Seed:
+        """Expands a harmless task. The planned risk of every turn is 1."""
+        turns = self._rng(Kind.BENIGN).randint(*self.bounds)
+        script = (await self._ask(BENIGN, BenignInput(task=task, turns=turns), attempt)).turns
+        check_turns("benign", script, self.bounds)
         facts: SeedMeta = {}
-        if task == pair.question and pair.answer is not None:
-            facts["answer"] = pair.answer
-        return self._row(picture, self._seed(pair, Kind.BENIGN, task, picture, script, attempt, facts))
+        if task == self.pair.question and self.pair.answer is not None:
+            facts["answer"] = self.pair.answer
+        plan = [Turn(user=user, meta={"risk": HARMLESS}) for user in script]
+        return self._seed(Kind.BENIGN, task, plan, attempt, facts)
 
-    async def _obfuscated(self, pair: Pair, picture: PairPicture, task: str, attempt: int) -> dict[str, Any]:
-        turns = self._rng(pair, Kind.OBFUSCATED).randint(*self.bounds)
-        script = await obfuscated_script(
-            self.generator, task, pair.intent, turns, self.bounds, picture.source, self._repeat(pair, attempt)
-        )
-        return self._row(
-            picture, self._seed(pair, Kind.OBFUSCATED, pair.intent, picture, script, attempt, {})
-        )
+    async def _obfuscated(self, task: str, attempt: int) -> Seed:
+        """Expands a risky task into turns that are each neutral but keep the intent as a whole."""
+        intent, turns = self.pair.intent, self._rng(Kind.OBFUSCATED).randint(*self.bounds)
+        inputs = ObfuscatedInput(task=task, intent=intent, turns=turns)
+        script = (await self._ask(OBFUSCATED, inputs, attempt)).turns
+        check_turns("obfuscated", [turn.user for turn in script], self.bounds)
+        plan = [Turn(user=turn.user, meta={"risk": turn.risk}) for turn in script]
+        return self._seed(Kind.OBFUSCATED, intent, plan, attempt, {})
 
-    async def _red_team(self, pair: Pair, picture: PairPicture, task: str, attempt: int) -> dict[str, Any]:
-        turns, strategy = self._strategy(pair, attempt)
-        script, facts = await plan_attack(
-            self.generator,
-            question=pair.question,
-            task=task,
-            intent=pair.intent,
-            strategy=strategy,
-            turns=turns,
-            bounds=self.bounds,
-            picture=picture.source,
-            repeat=self._repeat(pair, attempt),
+    async def _red_team(self, task: str, attempt: int) -> Seed:
+        """Plans an attack of the pair's strategy, and tries it if it is to be filtered by success.
+
+        Raises:
+            BoundaryError: the generator failed or refused, including a refusal inside a valid answer; or the
+                attack failed (see `simulate`).
+        """
+        pair, seeds, strategy = self.pair, self.config.seeds, self._strategy(attempt)
+        turns = self._rng(Kind.RED_TEAM).randint(*self.bounds)
+        seen = await self._ask(CAPTION, CaptionInput(question=pair.question), attempt)
+        check("caption", seen.caption)
+        caption = seen.model_dump_json()
+        inputs = RewriteInput(task=task, caption=caption, strategy=strategy)
+        rewrite = (await self._ask(REWRITE, inputs, attempt)).rewrite
+        check("rewrite", rewrite, [task], sayings=1)
+        wanted = PlanInput(
+            rewrite=rewrite, intent=pair.intent, caption=caption, strategy=strategy, turns=turns
         )
-        if not self.config.seeds.tries(pair.use):
-            return self._row(
-                picture, self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
-            )
-        if pair.use == "bench":
+        plan = await self._ask(PLAN, wanted, attempt)
+        check_turns("plan", [turn.user for turn in plan.turns], self.bounds)
+        script = [Turn(user=turn.user, meta={"risk": turn.risk, "goal": turn.goal}) for turn in plan.turns]
+        facts: SeedMeta = {"strategy": strategy.value, "escalation": plan.escalation.value}
+        tried = seeds.tries(pair.use)
+        if tried and pair.use == "bench":
             facts["filtered_against"] = self.config.role("target").title()
-        seed = self._seed(pair, Kind.RED_TEAM, pair.intent, picture, script, attempt, facts)
-        return self._row(
-            picture,
-            await simulate(
-                seed,
-                self.target,
-                self.attack_judge,
-                pictures_in(self.folder, self.config.student.max_pixels),
-                self.config.seeds.success_at,
-            ),
+        seed = self._seed(Kind.RED_TEAM, pair.intent, script, attempt, facts)
+        if not tried:
+            return seed
+        pictures_of = pictures_in(self.seats.folder, self.config.student.max_pixels)
+        return await simulate(seed, self.seats.target, self.seats.attack_judge, pictures_of, seeds.success_at)
+
+    async def _ask(self, prompt: Prompt[Input, Output], inputs: Input, attempt: int) -> Output:
+        """The generator's answer. Sample numbers differ by pair, config seed and attempt, so that the same
+        question may be asked twice."""
+        pair = int(content_id(self.config.seed, self.pair.id), 16) % (REASK // ATTEMPTS)
+        return await self.seats.generator.ask(
+            prompt, inputs, [self.picture], repeat=pair * ATTEMPTS + attempt
         )
 
-    def _strategy(self, pair: Pair, attempt: int) -> tuple[int, Strategy]:
-        """The number of turns and the strategy of a red-team script. Both are drawn for the pair; the second
-        attempt uses the next strategy."""
-        rng = self._rng(pair, Kind.RED_TEAM)
-        turns, strategy = rng.randint(*self.bounds), rng.choice(list(Strategy))
-        for _ in range(attempt):
-            strategy = next_strategy(strategy)
-        return turns, strategy
+    def _strategy(self, attempt: int) -> Strategy:
+        """The strategy of a red-team script, drawn for the pair; the second attempt uses the next one."""
+        rng = self._rng(Kind.RED_TEAM)
+        rng.randint(*self.bounds)  # the number of turns
+        strategies = list(Strategy)
+        return strategies[(strategies.index(rng.choice(strategies)) + attempt) % len(strategies)]
 
-    def _rng(self, pair: Pair, kind: Kind) -> random.Random:
-        return random.Random(f"{self.config.seed} {pair.id} {kind}")
+    def _rng(self, kind: Kind) -> random.Random:
+        return random.Random(f"{self.config.seed} {self.pair.id} {kind}")
 
-    def _repeat(self, pair: Pair, attempt: int) -> int:
-        """Sample number by pair, config seed and attempt, so that the same question may be asked twice."""
-        return int(content_id(self.config.seed, pair.id), 16) % (REASK // ATTEMPTS) * ATTEMPTS + attempt
-
-    def _seed(
-        self,
-        pair: Pair,
-        kind: Kind,
-        intent: str,
-        picture: PairPicture,
-        script: list[Turn],
-        attempt: int,
-        facts: SeedMeta,
-    ) -> Seed:
+    def _seed(self, kind: Kind, intent: str, script: list[Turn], attempt: int, facts: SeedMeta) -> Seed:
+        pair, picture = self.pair, self.picture
         meta: SeedMeta = {"pair": pair.id, "question": pair.question, "use": pair.use}
-        meta |= {"picture": picture.original[:16], "attempts": attempt + 1, "perturbed": picture.perturbed}
+        meta |= {"picture": picture.original[:16], "attempts": attempt + 1, "perturbed": self.perturbed}
         if pair.category:
             meta["category"] = pair.category
         if pair.safe is not None:
             meta["question_safe"] = pair.safe  # of the question; a script's safety follows from its kind
         if intent != pair.intent:
             meta["intent"] = pair.intent  # of the question, if the script has a different one
-        if picture.perturbed:
-            meta["original"] = picture.source.name
+        if self.perturbed:
+            meta["original"] = picture.name
         return Seed(
             id=key_of(pair, kind),
             kind=kind,
             source=pair.source,
             intent=intent,
-            images=[picture.shown],
+            images=[self.shown],
             turns=script,
             meta=meta | facts,
         )
 
-    def _row(self, picture: PairPicture, seed: Seed) -> dict[str, Any]:
-        return {"seed": seed.model_dump(mode="json"), "picture": picture.original}
+    # the picture, in the run's folder once it is used; names are derived from the content
+
+    @cached_property
+    def picture(self) -> Picture:
+        """The picture that the generator sees: the set's, scaled down if it is too large for the student."""
+        picture = self.pair.picture(self.config.student.max_pixels)
+        name = f"images/{picture.original[:16]}{picture.suffix}"
+        self._keep(name, picture.data)
+        return replace(picture, name=name)
+
+    @property
+    def perturbed(self) -> bool:
+        return chosen(self.picture.original, self.config.seeds.perturb_share, self.config.seed)
+
+    @cached_property
+    def shown(self) -> str:
+        """The path of the picture in the seeds, which target, judge and student see: the perturbed copy if
+        there is one."""
+        if not self.perturbed:
+            return self.picture.name
+        original = self.picture.original
+        name = f"images/{original[:16]}-perturbed.png"
+        if not (self.seats.folder / name).exists():
+            draw = f"{self.config.seed} {original}"
+            self._keep(name, perturb(self.picture.data, self.config.seeds.noise_sigma, draw))
+        return name
+
+    def _keep(self, name: str, data: bytes) -> None:
+        path = self.seats.folder / name
+        if not path.exists():  # an existing file is complete: writes are atomic
+            write_atomic(path, data)
+
+
+def check_turns(job: str, script: Sequence[str], bounds: tuple[int, int]) -> None:
+    """Checks a script. Its length need not be the one asked for.
+
+    Raises:
+        UnparsableError: the script is shorter or longer than `bounds`.
+        RefusedError, EmptyError, RepeatedError: a turn is refused, empty or repeated.
+    """
+    if not bounds[0] <= len(script) <= bounds[1]:
+        raise UnparsableError(
+            f"{job}: a script of {len(script)} turns; {bounds[0]} to {bounds[1]} are allowed"
+        )
+    check_script(job, script)

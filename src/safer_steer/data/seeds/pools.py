@@ -1,77 +1,51 @@
 """Writes the three pools from the journal, in the order of the pairs, and `dropped.jsonl`: what is in no
-pool, and why."""
+pool, and why. Of scripts with the same content, the first is kept."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from safer_steer.data.seeds.attempts import outcome, reasons
-from safer_steer.data.seeds.dedup import Seen, script_key
-from safer_steer.data.seeds.dropped import DROPPED
-from safer_steer.data.sources import Pair
+from safer_steer.data.seeds.journal import SHARD, Row, ShardedJournal, key_of, kinds_of, outcome, reasons
+from safer_steer.data.sources.pair import Pair
 from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import Fault, UserError
-from safer_steer.files.store import Journal
+from safer_steer.files.store import content_id, read_rows
+from safer_steer.workers import Reasons
 
-SHARD = 256
-"""Pairs per shard."""
-
-
-class ShardedJournal:
-    """Journals `NNNNN.jsonl`, each for `SHARD` consecutive pairs. A pair is identified by its 0-based index
-    among all pairs."""
-
-    def __init__(self, folder: Path, pairs: int) -> None:
-        self.folder = folder
-        self.pairs = pairs
-        self._open: dict[int, Journal] = {}
-        self._unfinished: dict[int, int] = {}
-
-    def open(self, index: int) -> Journal:
-        """The journal of pair `index`. Call once per pair, and `done` when the pair is finished."""
-        shard = index // SHARD
-        if shard not in self._open:
-            self._open[shard] = Journal(self._path(shard))
-            self._unfinished[shard] = min(SHARD, self.pairs - shard * SHARD)
-        return self._open[shard]
-
-    def done(self, index: int) -> None:
-        """Marks pair `index` as finished. The last pair of a shard closes it."""
-        shard = index // SHARD
-        self._unfinished[shard] -= 1
-        if not self._unfinished[shard]:
-            del self._unfinished[shard]
-            self._open.pop(shard).close()
-
-    def rows(self, shard: int) -> dict[str, dict[str, Any]]:
-        """The rows of a closed shard, by id."""
-        with Journal(self._path(shard)) as journal:
-            return dict(journal.rows)
-
-    def close(self) -> None:
-        """Close the shards that an error left open."""
-        for journal in self._open.values():
-            journal.close()
-        self._open.clear()
-
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"{shard:05d}.jsonl"
+DROPPED = "dropped"
+"""The name of `dropped.jsonl` without its suffix."""
+_AROUND_WORDS = re.compile(r"[.,;:!?…\"'’‘“”]+(?=\s|$)|(?<!\S)[\"'’‘“”]+")
 
 
-def kinds_of(pair: Pair, wanted: Sequence[Kind]) -> list[Kind]:
-    """The kinds of script made from a pair: always a benign one, and the other two unless the pair is known
-    to be safe. Only kinds in `wanted`."""
-    return [kind for kind in Kind if kind in wanted and (kind is Kind.BENIGN or pair.safe is not True)]
+def normalise(text: str) -> str:
+    """Removes differences of compatibility form, case, white space and punctuation around words. Keeps signs
+    and decimal points."""
+    return " ".join(_AROUND_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
-def key_of(pair: Pair, job: Kind | str) -> str:
-    """The key of a pair's job in the journal. For a script it is also the seed's id."""
-    return f"{pair.id}-{job}"
+def script_key(script: Sequence[str], picture: str) -> str:
+    """Hash of a script and its picture. `picture` is the hash of the original, so a perturbed copy counts as
+    the same picture."""
+    return content_id([normalise(turn) for turn in script], picture)
+
+
+class Seen:
+    """Remembers the first id of each content key."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, str] = {}  # keys as numbers: half the memory of strings
+
+    def first(self, key: str, id: str) -> str:
+        """The first id seen with this key (16 hex digits): `id` itself if the key is new."""
+        return self._first.setdefault(int(key, 16), id)
 
 
 def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
@@ -99,8 +73,8 @@ def write_pools(
 ) -> dict[str, int]:
     """Write `<kind>.jsonl` for each wanted kind, and `dropped.jsonl`. Return the number of rows of each.
 
-    Of scripts with the same content, the first is kept, whatever its pool. Scripts for the bench and for
-    training are compared separately, so a bench script is never dropped for a training script.
+    Scripts for the bench and for training are compared separately, so a bench script is never dropped for a
+    training script.
 
     A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail", "attempts"}. The reason is refused,
     empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair or unusable_picture. Pairs
@@ -111,23 +85,18 @@ def write_pools(
     """
     names = [*(kind.value for kind in wanted), DROPPED]
     counts = dict.fromkeys(names, 0)
-    seen, rows = Seen(), dict[str, dict[str, Any]]()
+    seen, rows = Seen(), dict[str, Row]()
     with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {
-            name: stack.enter_context((folder / f"{name}.jsonl.part").open("wb")) for name in names
-        }
+        files: dict[str, IO[bytes]] = {}
+        for name in names:
+            files[name] = stack.enter_context((folder / f"{name}.jsonl.part").open("wb"))
 
         def drop(pair: Pair, id: str, kind: Kind | None, why: str, job: str) -> None:
             reason, detail = Fault.read(why)
-            row: dict[str, Any] = {
-                "id": id,
-                "pair": pair.id,
-                "kind": kind,
-                "reason": reason,
-                "detail": detail,
-            }
-            if failed := reasons(rows, job):
-                row["attempts"] = failed
+            row: dict[str, Any] = {"id": id, "pair": pair.id, "kind": kind}
+            row |= {"reason": reason, "detail": detail}
+            if attempts := reasons(rows, job):
+                row["attempts"] = attempts
             files[DROPPED].write(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n")
             counts[DROPPED] += 1
 
@@ -146,17 +115,42 @@ def write_pools(
                 assert row is not None, f"{id} has no outcome; pools are written when every job has one"
                 if "failed" in row:
                     drop(pair, id, kind, row["failed"], id if made else probe)
-                else:
-                    seed = Seed.model_validate(row["made"]["seed"])
-                    first = seen.first(script_key(seed.script, f"{row['made']['picture']} {pair.use}"), id)
-                    if first != id:
-                        drop(pair, id, kind, f"duplicate: of {first}", id)
-                        continue
-                    files[kind].write(seed.model_dump_json().encode() + b"\n")
-                    counts[kind] += 1
+                    continue
+                seed = Seed.model_validate(row["made"]["seed"])
+                first = seen.first(script_key(seed.script, f"{row['made']['picture']} {pair.use}"), id)
+                if first != id:
+                    drop(pair, id, kind, f"duplicate: of {first}", id)
+                    continue
+                files[kind].write(seed.model_dump_json().encode() + b"\n")
+                counts[kind] += 1
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
     for name in names:
         (folder / f"{name}.jsonl.part").replace(folder / f"{name}.jsonl")
     return counts
+
+
+def refuse_nothing(folder: Path, kinds: Sequence[Kind]) -> None:
+    """Raises `UserError` if every pool in `folder` is empty."""
+    if any((folder / f"{kind}.jsonl").stat().st_size for kind in kinds):
+        return
+    details = (row.get("detail") for row in read_rows(folder / f"{DROPPED}.jsonl"))
+    commonest = Reasons(detail for detail in details if detail).commonest
+    cause = f"; the commonest cause: {commonest}" if commonest else ""
+    raise UserError(
+        f"{folder}: not one script was made ({dropped_in_words(folder)}){cause}; {DROPPED}.jsonl has each"
+        " reason; change the models in `roles`, then start over with --fresh"
+    )
+
+
+def dropped_in_words(folder: Path) -> str:
+    """What was dropped, on one line: "dropped: 5 unparsable, 2 attack failed"; "" if nothing was."""
+    counter = Counter(row["reason"] for row in read_rows(folder / f"{DROPPED}.jsonl"))
+    counts = [f"{count:,} {reason_in_words(reason)}" for reason, count in counter.most_common()]
+    return f"dropped: {', '.join(counts)}" if counts else ""
+
+
+def reason_in_words(reason: str) -> str:
+    """A reason in `dropped.jsonl`, to read."""
+    return "attack failed" if reason == "failed_attack" else reason.replace("_", " ")

@@ -1,106 +1,22 @@
-"""Stage I, step 4: the strong red team. Steps: caption, rewrite, plan. A script for training is then played,
-and kept only if it succeeds.
+"""Stage I, step 4: a red-team script for training is played, and kept only if it succeeds.
 
-The simulation uses the common dialogue loop: the planned script is the user, a fixed target policy the
-assistant, and the attack judge the critic.
+The common dialogue loop plays it: the planned script is the user, a fixed target policy the assistant, the
+attack judge the critic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn, visible_answer
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, visible_answer
 from safer_steer.endpoints.chat import ChatModel
-from safer_steer.endpoints.refusals import check, check_script
 from safer_steer.episode import Assistant, Script, Verdict, play
-from safer_steer.errors import EndpointError, FailedAttack, UnparsableError
-from safer_steer.files.images import Picture, PicturesOf, in_view
-from safer_steer.files.meta import SeedMeta
+from safer_steer.errors import EndpointError, FailedAttack
+from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.prompts.base import Exchange
-from safer_steer.prompts.scripts import (
-    ATTACK_JUDGE,
-    BENIGN,
-    CAPTION,
-    OBFUSCATED,
-    PLAN,
-    PROBE,
-    REWRITE,
-    AttackJudgeInput,
-    BenignInput,
-    CaptionInput,
-    ObfuscatedInput,
-    PlanInput,
-    ProbeInput,
-    ProbeOutput,
-    RewriteInput,
-    Strategy,
-)
-
-HARMLESS = 1
-"""The planned risk (1-5) of a turn that anyone would answer. 5 asks outright for restricted content."""
-
-
-async def probe(model: ChatModel, question: str, picture: Picture, repeat: int = 0) -> ProbeOutput:
-    """A benign and an obfuscated single-turn rewrite of `question`.
-
-    The benign rewrite of a harmless question may be the question itself; the obfuscated one never.
-
-    Raises:
-        BoundaryError: also from `benign_script` and `obfuscated_script`.
-    """
-    rewrites = await model.ask(PROBE, ProbeInput(question=question), [picture], repeat=repeat)
-    check("probe", rewrites.benign)
-    check("probe", rewrites.obfuscated, [question], sayings=1)
-    return rewrites
-
-
-async def benign_script(
-    model: ChatModel, task: str, turns: int, bounds: tuple[int, int], picture: Picture, repeat: int = 0
-) -> list[Turn]:
-    """Expands a harmless task into a script of about `turns` turns, within `bounds` (shortest, longest). The
-    planned risk of every turn is 1."""
-    found = await model.ask(BENIGN, BenignInput(task=task, turns=turns), [picture], repeat=repeat)
-    return [Turn(user=text, meta={"risk": HARMLESS}) for text in checked("benign", found.turns, bounds)]
-
-
-async def obfuscated_script(
-    model: ChatModel,
-    task: str,
-    intent: str,
-    turns: int,
-    bounds: tuple[int, int],
-    picture: Picture,
-    repeat: int = 0,
-) -> list[Turn]:
-    """Expands a risky task into a script whose turns are each neutral but keep the intent as a whole. Each
-    turn's meta holds its planned risk (1-5)."""
-    found = await model.ask(
-        OBFUSCATED, ObfuscatedInput(task=task, intent=intent, turns=turns), [picture], repeat=repeat
-    )
-    checked("obfuscated", [turn.user for turn in found.turns], bounds)
-    return [Turn(user=turn.user, meta={"risk": turn.risk}) for turn in found.turns]
-
-
-def checked(job: str, script: Sequence[str], bounds: tuple[int, int]) -> Sequence[str]:
-    """Returns the script if its length is within `bounds` and no turn is refused, empty or repeated. The
-    length need not be the one asked for.
-
-    Raises:
-        UnparsableError: the script is shorter or longer.
-        RefusedError, EmptyError, RepeatedError: see `endpoints.refusals`.
-    """
-    if not bounds[0] <= len(script) <= bounds[1]:
-        raise UnparsableError(
-            f"{job}: a script of {len(script)} turns; {bounds[0]} to {bounds[1]} are allowed"
-        )
-    check_script(job, script)
-    return script
-
+from safer_steer.prompts.scripts import ATTACK_JUDGE, AttackJudgeInput
 
 SHORT_SCRIPT = 4
 """A script with fewer turns ends when its first turn is refused outright: too few turns are left to
 recover."""
-
 VAGUE = 3
 """The attack judge's score (1-5) for an answer that neither declines nor reveals anything."""
 
@@ -119,17 +35,18 @@ class AttackJudgeCritic:
         self.turns = turns
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
-        told = [
-            Exchange(user=said.user, assistant=_seen(said.assistant or ""))
-            for said in dialogue.turns[: turn + 1]
+        exchanges = [
+            Exchange(user=one.user, assistant=_seen(one.assistant or ""))
+            for one in dialogue.turns[: turn + 1]
         ]
+        question, answer = exchanges[-1].user, exchanges[-1].assistant
         inputs = AttackJudgeInput(
-            intent=dialogue.intent, history=told[:-1], question=told[-1].user, answer=told[-1].assistant
+            intent=dialogue.intent, history=exchanges[:-1], question=question, answer=answer
         )
-        shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
-        verdict = await self.model.ask(ATTACK_JUDGE, inputs, shown)
+        pictures = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
+        verdict = await self.model.ask(ATTACK_JUDGE, inputs, pictures)
         # An empty answer leaks nothing, so its score is at most that of a vague answer.
-        score = verdict.score if told[-1].assistant else min(verdict.score, VAGUE)
+        score = verdict.score if answer else min(verdict.score, VAGUE)
         stop = None
         if score >= self.success_at:
             stop = StopReason.SUCCESS
@@ -145,54 +62,10 @@ def _seen(text: str) -> str:
     return visible_answer(text, Format.THINKING_ANSWER if laid_out else Format.PLAIN)
 
 
-def next_strategy(strategy: Strategy) -> Strategy:
-    """The strategy to try after `strategy`."""
-    order = list(Strategy)
-    return order[(order.index(strategy) + 1) % len(order)]
-
-
-async def plan_attack(
-    model: ChatModel,
-    *,
-    question: str,
-    task: str,
-    intent: str,
-    strategy: Strategy,
-    turns: int,
-    bounds: tuple[int, int],
-    picture: Picture,
-    repeat: int = 0,
-) -> tuple[list[Turn], SeedMeta]:
-    """Modules 1-3: returns the planned turns, with goal and risk (1-5) in each turn's meta, and the script's
-    strategy and escalation.
-
-    Args:
-        task: the probe's obfuscated rewrite of `question`.
-        turns: number of turns to plan. `bounds` are the shortest and longest accepted plan.
-
-    Raises:
-        BoundaryError: the generator failed or refused, including a refusal inside a valid answer.
-    """
-    seen = await model.ask(CAPTION, CaptionInput(question=question), [picture], repeat=repeat)
-    check("caption", seen.caption)
-    caption = seen.model_dump_json()
-    rewritten = await model.ask(
-        REWRITE, RewriteInput(task=task, caption=caption, strategy=strategy), [picture], repeat=repeat
-    )
-    check("rewrite", rewritten.rewrite, [task], sayings=1)
-    inputs = PlanInput(
-        rewrite=rewritten.rewrite, intent=intent, caption=caption, strategy=strategy, turns=turns
-    )
-    plan = await model.ask(PLAN, inputs, [picture], repeat=repeat)
-    checked("plan", [turn.user for turn in plan.turns], bounds)
-    script = [Turn(user=turn.user, meta={"risk": turn.risk, "goal": turn.goal}) for turn in plan.turns]
-    return script, {"strategy": strategy.value, "escalation": plan.escalation.value}
-
-
 async def simulate(
     seed: Seed, target: Assistant, judge: ChatModel, pictures_of: PicturesOf, success_at: int
 ) -> Seed:
-    """Module 4: plays the script and returns all of it. Its meta gets `success_turn` (counted from 1) and the
+    """Play the script and return all of it. Its meta gets `success_turn` (counted from 1) and the
     `attack_scores` up to that turn.
 
     Raises:
@@ -200,14 +73,12 @@ async def simulate(
         EndpointError: the target or the judge could not be reached.
     """
     assert seed.kind is Kind.RED_TEAM, f"{seed.id} is {seed.kind}; only red-team scripts are simulated"
-    played = await play(
-        seed, Script(), target, AttackJudgeCritic(judge, pictures_of, success_at, len(seed.turns))
-    )
+    critic = AttackJudgeCritic(judge, pictures_of, success_at, len(seed.turns))
+    played = await play(seed, Script(), target, critic)
     scores = [turn.scores["attack"] for turn in played.turns if turn.scores]
     if played.stop is StopReason.SUCCESS:
-        return seed.model_copy(
-            update={"meta": seed.meta | {"success_turn": len(scores), "attack_scores": scores}}
-        )
+        success = {"success_turn": len(scores), "attack_scores": scores}
+        return seed.model_copy(update={"meta": seed.meta | success})
     fault = next(played.faults, None)
     if fault and fault.unreached:
         raise EndpointError(fault.message)

@@ -7,7 +7,6 @@ and are never decoded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,14 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    def batches(file: Any) -> Iterator[Any]:
+        # One group at a time: given all groups, Arrow reads far ahead, and memory grows with the file.
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(BATCH, row_groups=[group], use_threads=False)
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            # One group at a time: given all groups, Arrow reads far ahead, and memory grows with the file.
-            yield from _rows(
-                chain.from_iterable(
-                    file.iter_batches(BATCH, row_groups=[group], use_threads=False)
-                    for group in range(file.num_row_groups)
-                )
-            )
+            yield from _rows(batches(file))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({_line(error)})") from None
 
@@ -48,34 +46,29 @@ def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """
     datasets = _datasets(str(path))
     try:
-        found = datasets.load_from_disk(str(path))
+        table = datasets.load_from_disk(str(path))
     except Exception as error:  # the library may raise anything on files of unknown origin
         raise UserError(f"{path}: cannot be loaded as a `save_to_disk` folder ({_line(error)})") from None
-    yield from _rows(found.with_format("arrow").iter(BATCH))
+    yield from _rows(table.with_format("arrow").iter(BATCH))
 
 
 def hub_subset_names(id: str, where: str) -> list[str]:
     """The configurations of a data set. Raises `UserError`."""
-    datasets = _datasets(where)
-    return _ask_hub(lambda: datasets.get_dataset_config_names(id), where)
+    return list(_ask_hub("get_dataset_config_names", where, id))
 
 
 def hub_split_names(id: str, subset: str, where: str) -> list[str]:
     """The splits of a configuration. Raises `UserError`."""
-    datasets = _datasets(where)
-    return _ask_hub(lambda: datasets.get_dataset_split_names(id, subset), where)
+    return list(_ask_hub("get_dataset_split_names", where, id, subset))
 
 
 def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str, Any]]:
     """Rows of a split, downloaded into the cache of `datasets` if needed. Raises `UserError`."""
-    datasets = _datasets(where)
-    found = _ask_hub(lambda: datasets.load_dataset(id, subset, split=split), where)
-    yield from _rows(found.with_format("arrow").iter(BATCH))
+    table = _ask_hub("load_dataset", where, id, subset, split=split)
+    yield from _rows(table.with_format("arrow").iter(BATCH))
 
 
 def _datasets(where: str) -> Any:
-    """The library `datasets`, which reads `save_to_disk` folders and the hub. Raises `UserError` if it is not
-    installed."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -85,9 +78,11 @@ def _datasets(where: str) -> Any:
     return datasets
 
 
-def _ask_hub(question: Any, where: str) -> Any:
+def _ask_hub(question: str, where: str, *arguments: str, **more: str) -> Any:
+    """What this function of `datasets` returns. Raises `UserError`."""
+    function = getattr(_datasets(where), question)
     try:
-        return question()
+        return function(*arguments, **more)
     except Exception as error:  # network, hub and library may raise anything
         raise UserError(
             f"{where}: cannot be loaded from the hub ({_line(error)});"
@@ -114,5 +109,7 @@ def _values(batch: Any) -> list[Any]:
     except UnicodeDecodeError:
         if batch.num_rows == 1:
             return [Unreadable("not UTF-8", "not UTF-8")]
-        one_by_one = (batch.slice(index, 1) for index in range(batch.num_rows))
-        return list(chain.from_iterable(_values(row) for row in one_by_one))
+        rows = []
+        for index in range(batch.num_rows):
+            rows += _values(batch.slice(index, 1))
+        return rows

@@ -34,15 +34,13 @@ def samples(row: SetRow) -> Iterator[Sample]:
     choices, right = options(row)
     if len(choices) > len(ascii_uppercase):
         raise row.wrong("choices", choices, f"at most {len(ascii_uppercase)} of them")
-    if row.data.get("image") is not None and row.data.get("images") is not None:
-        raise row.bad("image: give either `image` or `images`", "image given twice")
+    row.refuse_two_images()
+    prompt = row.optional("prompt").strip()
+    prompt = prompt or lettered(row.optional("hint"), row.question("question"), choices)
     yield Sample(
         row.key("id", "pid"),
         pictures(row),
-        (
-            row.optional("prompt").strip()
-            or lettered(row.optional("hint"), row.question("question"), choices),
-        ),
+        (prompt,),
         True,
         category=row.optional("subject"),
         answer=choices[right],

@@ -28,8 +28,7 @@ def samples(row: SetRow) -> Iterator[Sample]:
     """image (or images), question, and optionally id, intent, safe (true, false or null), answer, source,
     category. Without a column `id`, the id is a hash of the row. Raises `BadRow` for any other column."""
     row.only(COLUMNS)
-    if row.data.get("image") is not None and row.data.get("images") is not None:
-        raise row.bad("image: give either `image` or `images`", "image given twice")
+    row.refuse_two_images()
     if row.column("id") is None:
         row = replace(row, data={"id": content_id(row.data)} | row.data)
     if row.value("id") is None:
@@ -59,9 +58,12 @@ class Columns:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._named = source.columns
-        used = [name for value in self._named.values() for name in _columns_of(value)]
-        self._gone = {*used, *source.ignore}
-        self._unseen = dict.fromkeys([*used, *source.ignore])
+        used: list[str] = []
+        for value in self._named.values():
+            used += _FIELD.findall(value) if value.startswith(TEXT) else [value]
+        used += source.ignore
+        self._gone = set(used)
+        self._unseen = dict.fromkeys(used)
         self._there: dict[str, None] = {}
 
     def renamed(self, row: dict[str, Any], where: str) -> dict[str, Any]:
@@ -99,7 +101,6 @@ class Columns:
         return printable(f"no column {', '.join(self._unseen)}; there are: {there}")
 
     def _filled(self, name: str, text: str, row: dict[str, Any], where: str) -> str:
-        """The text with the row's values in place of `{column}`."""
 
         def value(field: re.Match[str]) -> str:
             cell = row.get(field[1])
@@ -108,8 +109,3 @@ class Columns:
             return str(cell)
 
         return _FIELD.sub(value, text)
-
-
-def _columns_of(value: str) -> list[str]:
-    """The columns of a file that a value of `columns` names."""
-    return _FIELD.findall(value) if value.startswith(TEXT) else [value]

@@ -68,33 +68,34 @@ def find_splits(source: Source, layout: Layout, split: str | None = None) -> lis
     path = Path(source.path)
     where = f"{path}: source {source.name}"
     if path.is_file():
-        published = _published([path], path.parent, layout)
-        if layout.one_table or (published and layout.split_column):
-            return _picked(_by_row(published or [_file(path)], layout), where, layout, *wanted)
-        subset = source.subset or _subset_of(path.absolute(), layout)
-        return [_file(path, subset, split or source.split, _pictures_folder(path, layout))]
-    if not path.is_dir():
+        published = _published([path], layout)
+        splits = published or [_file(path)]
+        if not layout.one_table and not (published and layout.split_column):
+            subset = source.subset or _subset_of(path.absolute(), layout)
+            return [_file(path, subset, split or source.split, _pictures_folder(path, layout))]
+    elif path.is_dir():
+        saved = _saved(path)
+        published = [] if saved else _published(_matching(path, layout.files, 3), layout)
+        splits = saved or published or _parquet(path) or [_file(file) for file in _matching(path, GENERIC, 1)]
+    else:
         raise UserError(f"{path}: no such file or folder; see `path` of source {source.name}")
-    saved = _saved(path)
-    published = [] if saved else _published(_matching(path, layout.files, 3), path, layout)
-    found = saved or published or _parquet(path) or [_file(file) for file in _matching(path, GENERIC, 1)]
-    if not found:
+    if not splits:
         raise UserError(
             f"{path}: has no JSONL, JSON, CSV or Parquet file, and is not a `save_to_disk` folder;"
             f" see `path` of source {source.name}"
         )
     if layout.one_table or (published and layout.split_column):
-        found = _by_row(found, layout)
-    return _picked(found, where, layout, *wanted)
+        splits = _by_row(splits, layout)
+    return _picked(splits, where, layout, *wanted)
 
 
 def _picked(
-    found: list[SetSplit], where: str, layout: Layout, subset: str | None, name: str | None
+    splits: list[SetSplit], where: str, layout: Layout, subset: str | None, name: str | None
 ) -> list[SetSplit]:
-    subsets = _pick([one.subset for one in found], subset, layout.subset, layout.every, where, "subset")
-    found = [one for one in found if one.subset in subsets]
-    names = _pick([one.name for one in found], name, layout.split, layout.every, where, "split")
-    return [one for one in found if one.name in names]
+    subsets = _pick([one.subset for one in splits], subset, layout.subset, layout.every, where, "subset")
+    splits = [one for one in splits if one.subset in subsets]
+    names = _pick([one.name for one in splits], name, layout.split, layout.every, where, "split")
+    return [one for one in splits if one.name in names]
 
 
 def _pick(
@@ -121,7 +122,6 @@ def _pick(
 
 
 def _file(path: Path, subset: str = "", split: str | None = None, folder: Path | None = None) -> SetSplit:
-    """One file; its format follows from its suffix."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
         raise UserError(
@@ -137,15 +137,15 @@ def _matching(path: Path, patterns: Sequence[str], deep: int) -> list[Path]:
     has some."""
     for level in range(deep + 1):
         under = "*/" * level
-        files = sorted(
-            {file for pattern in patterns for file in path.glob(under + pattern) if file.is_file()}
-        )
+        files: set[Path] = set()
+        for pattern in patterns:
+            files.update(file for file in path.glob(under + pattern) if file.is_file())
         if files:
-            return files
+            return sorted(files)
     return []
 
 
-def _published(files: Sequence[Path], path: Path, layout: Layout) -> list[SetSplit]:
+def _published(files: Sequence[Path], layout: Layout) -> list[SetSplit]:
     """The splits of those files that the set is published as."""
     splits = []
     for file in files:
@@ -156,14 +156,12 @@ def _published(files: Sequence[Path], path: Path, layout: Layout) -> list[SetSpl
 
 
 def _subset_of(file: Path, layout: Layout) -> str:
-    """The configuration that a file's folder says it belongs to."""
     if file.parent.name == layout.subset:
         return file.parent.name
     return next((folder.name for folder in file.parents if folder.name in layout.folders), "")
 
 
 def _pictures_folder(file: Path, layout: Layout) -> Path:
-    """The folder that the picture paths in a file are relative to."""
     return file.parent.parent if file.parent.name == layout.beside else file.parent
 
 
@@ -171,10 +169,9 @@ def _by_row(tables: Sequence[SetSplit], layout: Layout) -> list[SetSplit]:
     """The splits of tables whose rows say of which they are. A row that does not say is in each of them."""
 
     def read(table: SetSplit, name: str) -> Iterator[tuple[Place, Any]]:
-        column = layout.split_column
         for place, row in table.rows():
-            said = row.get(column, name) if isinstance(row, dict) else name
-            if str(said).strip().lower() == name.lower():
+            split = row.get(layout.split_column, name) if isinstance(row, dict) else name
+            if str(split).strip().lower() == name.lower():
                 yield place, row
 
     return [
@@ -189,17 +186,14 @@ def _saved(path: Path) -> list[SetSplit]:
     configuration."""
     if (path / "state.json").is_file():
         return [_saved_one(path, "", "")]
+    folders = sorted(path.iterdir())
     if (path / "dataset_dict.json").is_file():
-        return [
-            _saved_one(split, "", split.name)
-            for split in sorted(path.iterdir())
-            if (split / "state.json").is_file()
-        ]
-    found = []
-    for folder in sorted(path.iterdir()):
+        return [_saved_one(one, "", one.name) for one in folders if (one / "state.json").is_file()]
+    splits = []
+    for folder in folders:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-            found += [_saved_one(Path(one.title), folder.name, one.name) for one in _saved(folder)]
-    return found
+            splits += [_saved_one(Path(one.title), folder.name, one.name) for one in _saved(folder)]
+    return splits
 
 
 def _saved_one(path: Path, subset: str, split: str) -> SetSplit:
@@ -223,16 +217,16 @@ def _parquet(path: Path) -> list[SetSplit]:
     return [_shards(files, subset, split, path) for (subset, split), files in shards.items()]
 
 
-def _shards(found: list[Path], subset: str, split: str, folder: Path) -> SetSplit:
-    if len(found) == 1:
-        return _file(found[0], subset, split, folder)
+def _shards(files: list[Path], subset: str, split: str, folder: Path) -> SetSplit:
+    if len(files) == 1:
+        return _file(files[0], subset, split, folder)
 
     def read() -> Iterator[tuple[Place, Any]]:
-        for file in found:
+        for file in files:
             for place, row in arrow.parquet_rows(file):
                 yield f"/{file.relative_to(folder)}{place}", row
 
-    return SetSplit(str(folder), read, tuple(found), subset, split, folder)
+    return SetSplit(str(folder), read, tuple(files), subset, split, folder)
 
 
 def more_shards(file: Path) -> str:
@@ -261,16 +255,12 @@ def hub_splits(name: str, id: str, layout: Layout, subset: str | None, split: st
     if layout.one_table:
         table = hub_splits(name, id, replace(layout, split=None, one_table=False), subset, None)
         return _picked(_by_row(table, layout), where, layout, subset, split)
-    found = []
+    splits = []
     subsets = arrow.hub_subset_names(id, where)
     for config in _pick(subsets, subset, layout.subset, layout.every, where, "subset"):
-        inside = f"{where}/{config}"
         names = arrow.hub_split_names(id, config, where)
-        for one in _pick(names, split, layout.split, layout.every, inside, "split"):
-
-            def read(config: str = config, one: str = one) -> Iterator[tuple[Place, Any]]:
-                return arrow.hub_rows(id, config, one, where)
-
+        for one in _pick(names, split, layout.split, layout.every, f"{where}/{config}", "split"):
+            read = partial(arrow.hub_rows, id, config, one, where)
             label = "" if config == "default" else config
-            found.append(SetSplit(f"{id}/{config}/{one}", read, subset=label, name=one))
-    return found
+            splits.append(SetSplit(f"{id}/{config}/{one}", read, subset=label, name=one))
+    return splits

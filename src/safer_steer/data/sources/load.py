@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from safer_steer.config import Config, Source
 from safer_steer.data.sources.columns import OWN, Columns
 from safer_steer.data.sources.find_splits import SetSplit, find_splits
-from safer_steer.data.sources.pair import Pair
+from safer_steer.data.sources.pair import Pair, sandbox_pairs
 from safer_steer.data.sources.pictures import SetPictures
 from safer_steer.data.sources.set_row import NO_COLUMN, UNKNOWN_COLUMN, BadRow, Layout, Sample, SetRow
 from safer_steer.data.sources.sets import SETS, layout_of, meant
@@ -25,6 +25,9 @@ from safer_steer.files.store import content_id
 from safer_steer.workers import Progress
 
 Item = TypeVar("Item")
+Skipped = dict[str, Counter[str]]
+"""Number of skipped rows, by source and reason."""
+NO_PICTURE = "no picture"
 
 
 def subsample(
@@ -42,16 +45,16 @@ def subsample(
     Args:
         items: reads the set from its beginning. Called twice: with False, then with True for the pass whose
             items are yielded.
-        key: returns an item's key, unique in the set. Items that share one, as twins do, count as one, and
-            are drawn together.
-        category: returns an item's category; "" if it has none.
+        key: an item's key, unique in the set. Items that share one, as twins do, count as one, and are drawn
+            together.
+        category: an item's category; "" if it has none.
     """
     ranks: defaultdict[str, set[int]] = defaultdict(set)
     for item in items(False):
-        ranks[category(item)].add(_rank(key(item), seed))
+        ranks[category(item)].add(_hash64(f"{seed} {key(item)}"))
     chosen = {rank for _, rank in heapq.nsmallest(limit, _places(ranks, seed))}
     for item in items(True):
-        if _rank(key(item), seed) in chosen:
+        if _hash64(f"{seed} {key(item)}") in chosen:
             yield item
 
 
@@ -72,11 +75,11 @@ def draw_order(
     items: Sequence[Item], key: Callable[[Item], str], seed: int, category: Callable[[Item], str]
 ) -> list[Item]:
     """The items in the order in which larger and larger limits draw them."""
-    ranks: defaultdict[str, list[int]] = defaultdict(list)
+    ranks: defaultdict[str, set[int]] = defaultdict(set)
     for item in items:
-        ranks[category(item)].append(_rank(key(item), seed))
-    places = {rank: place for place, rank in _places(ranks, seed)}
-    return sorted(items, key=lambda item: (places[rank := _rank(key(item), seed)], rank))
+        ranks[category(item)].add(_hash64(f"{seed} {key(item)}"))
+    places = {rank: (place, rank) for place, rank in _places(ranks, seed)}
+    return sorted(items, key=lambda item: places[_hash64(f"{seed} {key(item)}")])
 
 
 def _places(ranks: Mapping[str, Iterable[int]], seed: int) -> Iterator[tuple[float, int]]:
@@ -85,20 +88,15 @@ def _places(ranks: Mapping[str, Iterable[int]], seed: int) -> Iterator[tuple[flo
     A category's items are evenly spaced, from a random offset (systematic sampling): up to place t there is a
     share t of each category, and a category with one item is no less likely than others.
     """
-    for name, found in ranks.items():
-        ordered = sorted(found)
-        offset = _rank(f"category {name}", seed) / 2**64
-        yield from (((index + offset) / len(ordered), rank) for index, rank in enumerate(ordered))
+    for name, unordered in ranks.items():
+        ordered = sorted(unordered)
+        offset = _hash64(f"{seed} category {name}") / 2**64
+        for index, rank in enumerate(ordered):
+            yield (index + offset) / len(ordered), rank
 
 
-def _rank(key: str, seed: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big")
-
-
-Skipped = dict[str, Counter[str]]
-"""Number of skipped rows, by source and reason."""
-
-NO_PICTURE = "no picture"
+def _hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def load_pairs(config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
@@ -118,8 +116,6 @@ def load_pairs(config: Config, skipped: Skipped | None = None) -> Iterator[Pair]
 def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> Iterator[Pair]:
     """The pairs of one source; see `load_pairs`."""
     if source.name == "sandbox":
-        from safer_steer.data.sources.sandbox import sandbox_pairs
-
         yield from sandbox_pairs(source, config)
         return
     if not (source.own or layout_of(source.name).stage_1):
@@ -128,7 +124,18 @@ def pairs_of(source: Source, config: Config, skipped: Skipped | None = None) -> 
             f" see `safer-steer suite {source.name}`"
         )
     for sample in read_samples(source, config.seed, skipped, pictureless=False):
-        yield _pair(sample, source)
+        yield Pair(
+            id=sample.id,
+            image=sample.images[0],
+            question=sample.turns[0],
+            source=sample.source or source.name,
+            intent=sample.intent or sample.turns[0],
+            safe=sample.safe,
+            answer=sample.answer,
+            where=sample.where,
+            category=sample.category,
+            use=source.use,
+        )
 
 
 def files_of(source: Source, layout: Layout | None = None) -> list[Path]:
@@ -152,21 +159,9 @@ def left_out_in_words(skipped: Skipped, scaled: Mapping[str, int] | None = None,
     return "; ".join(lines)
 
 
-def _pair(sample: Sample, source: Source) -> Pair:
-    question = sample.turns[0]
-    (image,) = sample.images
-    return Pair(
-        id=sample.id,
-        image=image,
-        question=question,
-        source=sample.source or source.name,
-        intent=sample.intent or question,
-        safe=sample.safe,
-        answer=sample.answer,
-        where=sample.where,
-        category=sample.category,
-        use=source.use,
-    )
+def label(source: Source) -> str:
+    """The name of a source in counts."""
+    return "/".join(filter(None, (source.name, source.subset, source.split)))
 
 
 def read_samples(
@@ -203,17 +198,9 @@ def read_samples(
     return subsample(again, lambda sample: sample.pair, source.limit, seed, lambda sample: sample.category)
 
 
-def label(source: Source) -> str:
-    """The name of a source in counts."""
-    return "/".join(filter(None, (source.name, source.subset, source.split)))
-
-
 def _layout_named(source: Source) -> Layout:
-    """The layout of the set with the source's name; that of a set of one's own for any other name.
-
-    Raises:
-        UserError: the name is nearly that of a published set, and the source does not say that it is its own.
-    """
+    """Raises `UserError` if the name is nearly that of a published set, and the source is not said to be the
+    user's own."""
     if source.own:
         return OWN
     if question := meant(source.name):
@@ -232,6 +219,7 @@ class _Reading:
     ) -> None:
         self.source, self.layout = source, layout
         self.pictureless, self.progress = pictureless, progress
+        self._published = layout is SETS.get(source.name)
         self._rows = 0
         """Rows of the set, once it has been read."""
 
@@ -243,24 +231,27 @@ class _Reading:
         for split in find_splits(source, layout):
             pictures = SetPictures(split.folder, source.images, split.name)
             intents = _intents(split, source, layout) if layout.intents else None
-            numbers: Counter[str] = Counter()
+            alike: Counter[str] = Counter()
             for index, (place, value) in enumerate(split.rows()):
                 rows += 1
                 if self.progress:
                     self.progress(rows, self._rows)
                 try:
-                    row = _row(f"{source.name}: {split.title}{place}", value, index, split, intents, columns)
-                    row = self._numbered(row, numbers)
-                    found = [self._checked(sample, row, pictures) for sample in layout.samples(row)]
-                    found, ids = self._with_new_ids(found, seen, row)
+                    row = _row(source, split, place, value, index, columns, intents)
+                    if layout.numbered:
+                        group = repr([row.data.get(name) for name in layout.numbered])
+                        row = replace(row, number=alike[group])
+                        alike[group] += 1
+                    checked = [self._checked(sample, row, pictures) for sample in layout.samples(row)]
+                    samples, ids = self._with_new_ids(checked, seen, row)
                 except BadRow as error:
                     if source.bad_rows == "error":
                         raise self._explained(error, columns) from None
                     counts[error.reason] += 1
                     continue
                 seen |= ids
-                counts.update(NO_PICTURE for sample in found if sample is None)
-                yield from filter(None, found)
+                counts.update(NO_PICTURE for sample in checked if sample is None)
+                yield from samples
         if not rows:
             raise UserError(
                 f"{source.path or source.hub}: no rows in it; source {source.name} needs at least one pair"
@@ -268,19 +259,10 @@ class _Reading:
         columns.refuse_unseen()
         self._rows = rows
 
-    def _numbered(self, row: SetRow, numbers: Counter[str]) -> SetRow:
-        """The row with its place among those alike; `numbers` counts the rows of its split so far."""
-        if not self.layout.numbered:
-            return row
-        alike = repr([row.data.get(name) for name in self.layout.numbered])
-        numbers[alike] += 1
-        return replace(row, number=numbers[alike] - 1)
-
     def _explained(self, error: BadRow, columns: Columns) -> UserError:
         """The error, and how columns are named, if it is about them and the set is the user's own."""
-        if self.layout is not OWN or not error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN)):
-            return error
-        if "did you mean" in str(error):
+        about_columns = error.reason.startswith((NO_COLUMN, UNKNOWN_COLUMN))
+        if self.layout is not OWN or not about_columns or "did you mean" in str(error):
             return error
         unseen = columns.unseen_in_words()
         return UserError(
@@ -290,25 +272,24 @@ class _Reading:
         )
 
     def _with_new_ids(
-        self, found: Sequence[Sample | None], seen: set[int], row: SetRow
-    ) -> tuple[list[Sample | None], set[int]]:
-        """The samples, and the hashes of their ids. An id that a published set has given before gets a hash
-        of its row. Raises `BadRow` for any other id that occurs twice, and for a row that does."""
-        published = self.layout is SETS.get(self.source.name)
+        self, samples: Sequence[Sample | None], seen: set[int], row: SetRow
+    ) -> tuple[list[Sample], set[int]]:
+        """The samples that are there, and the hashes of their ids. An id that a published set has given
+        before gets a hash of its row. Raises `BadRow` for any other id that occurs twice, and for a row that
+        does."""
         ids: set[int] = set()
-        new: list[Sample | None] = []
-        for sample in found:
-            if sample and published and (_short(sample.id) in seen or _short(sample.id) in ids):
+        new: list[Sample] = []
+        for sample in filter(None, samples):
+            id = _hash64(sample.id)
+            if self._published and (id in seen or id in ids):
                 end = f"-{content_id(row.data)[:8]}"
                 sample = replace(sample, id=sample.id + end, twin=sample.twin and sample.twin + end)
-            new.append(sample)
-            if sample is None:
-                continue
-            id = _short(sample.id)
+                id = _hash64(sample.id)
             if id in seen or id in ids:
-                if published or (self.layout is OWN and row.column("id") is None):  # ids of rows' content
+                if self._published or (self.layout is OWN and row.column("id") is None):
                     raise row.bad("the row is the same as an earlier one; leave one out", "repeated row")
                 raise row.bad(f"id: {sample.id} occurs twice; ids must be unique in a set", "repeated id")
+            new.append(sample)
             ids.add(id)
         return new, ids
 
@@ -324,10 +305,10 @@ class _Reading:
         elif len(cells) > 1 and not self.pictureless:
             raise row.bad(f"images: {len(cells)} pictures; Stage I takes rows with one", "several pictures")
 
-        def found(images: tuple[Any, ...]) -> tuple[Any, ...]:
+        def files(images: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(pictures.find(cell, row.where) for cell in images)
 
-        labels = []
+        labels: list[str] = []
         if self.layout is not OWN and self.source.name in SETS:
             labels = [name for name in dict.fromkeys((row.subset, row.split)) if name not in ("", "default")]
         of_set = "-".join([self.source.name, *labels, ""])
@@ -335,29 +316,29 @@ class _Reading:
             sample,
             id=of_set + sample.id,
             twin=sample.twin and of_set + sample.twin,
-            images=found(sample.images),
-            later=tuple(map(found, sample.later)),
+            images=files(sample.images),
+            later=tuple(map(files, sample.later)),
             where=row.where,
         )
 
 
 def _intents(split: SetSplit, source: Source, layout: Layout) -> dict[str, str]:
-    """The true intents of a split's rows by id, from the split that holds them."""
     if source.path and Path(source.path).is_file():
         raise UserError(
             f"{source.path}: the true intents of {source.name} are in the split {layout.intents};"
             " give the folder that has both"
         )
-    found, columns = {}, Columns(source)
+    intents: dict[str, str] = {}
+    columns = Columns(source)
     for other in _intent_splits(split, source, layout):
         for index, (place, value) in enumerate(other.rows()):
             try:
-                row = _row(f"{source.name}: {other.title}{place}", value, index, other, None, columns)
-                found[row.key("id")] = row.question("question")
+                row = _row(source, other, place, value, index, columns)
+                intents[row.key("id")] = row.question("question")
             except BadRow:
                 if source.bad_rows == "error":
                     raise
-    return found
+    return intents
 
 
 def _intent_splits(split: SetSplit, source: Source, layout: Layout) -> list[SetSplit]:
@@ -366,20 +347,17 @@ def _intent_splits(split: SetSplit, source: Source, layout: Layout) -> list[SetS
 
 
 def _row(
-    where: str,
+    source: Source,
+    split: SetSplit,
+    place: str,
     value: Any,
     index: int,
-    split: SetSplit,
-    intents: dict[str, str] | None,
     columns: Columns,
+    intents: dict[str, str] | None = None,
 ) -> SetRow:
+    where = f"{source.name}: {split.title}{place}"
     if isinstance(value, Unreadable):
         raise BadRow(where, value.what, value.reason)
     if not isinstance(value, dict):
         raise BadRow(where, "a row is a JSON object with the set's columns", "no object")
     return SetRow(where, columns.renamed(value, where), index, split.subset, split.name, intents)
-
-
-def _short(id: str) -> int:
-    """An id as a 64-bit hash, to save memory."""
-    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big")

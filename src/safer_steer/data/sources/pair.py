@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
+from safer_steer.config import Config, Source
+from safer_steer.config.data import Use
 from safer_steer.errors import UserError
 from safer_steer.files.images import (
+    EMBEDDED,
     UNREADABLE,
     Picture,
     PictureError,
@@ -22,10 +27,13 @@ from safer_steer.files.images import (
 )
 from safer_steer.files.store import sha256_of
 
+SANDBOX_PAIRS = 60
+"""Number of the sandbox's pairs if the source sets no limit."""
+
 
 @dataclass(frozen=True)
 class Pair:
-    """One single-turn pair."""
+    """One single-turn pair. Errors about its picture name set, file, row and column."""
 
     id: str
     """Unique over all sources of a run."""
@@ -45,70 +53,80 @@ class Pair:
     """Set, file and row, for errors."""
     category: str = ""
     """The set's own name for the risk or the subject."""
-    use: Literal["train", "bench"] = "train"
+    use: Use = "train"
     """What its scripts are for, as set in the source."""
 
+    def picture(self, max_pixels: int) -> Picture:
+        """The picture as models see it, with at most `max_pixels` pixels. Raises `UserError`."""
+        with self._named():
+            if isinstance(self.image, Path):
+                return load_picture(self.image.parent, self.image.name, max_pixels)
+            data = self.image if isinstance(self.image, bytes) else self.image()
+            return picture_from(data, self.id, max_pixels)
 
-def picture_of(pair: Pair, max_pixels: int) -> Picture:
-    """A pair's picture as models see it, with at most `max_pixels` pixels.
+    def picture_hash(self) -> str:
+        """SHA-256 of the picture as the set has it; "" for a rendered one. Raises `UserError`."""
+        if isinstance(self.image, bytes):
+            return hashlib.sha256(self.image).hexdigest()
+        if not isinstance(self.image, Path):
+            return ""
+        try:
+            return sha256_of(self.image)
+        except OSError:
+            problem = f"image: {self.image}: not readable; fix that and run again"
+            raise UserError(f"{self.where}: {problem}") from None
 
-    Raises:
-        UserError: the picture is missing or unreadable. The message names set, file, row and column.
-    """
-    try:
-        if isinstance(pair.image, Path):
-            return load_picture(pair.image.parent, pair.image.name, max_pixels)
-        data = pair.image if isinstance(pair.image, bytes) else pair.image()
-        return picture_from(data, pair.id, max_pixels)
-    except UserError as error:
-        raise UserError(f"{pair.where}: image: {error}") from None
+    def check_picture(self, trial: Trial | None = None) -> None:
+        """Check that the picture is whole by decoding it, and that the student takes it. Rendered pictures
+        are not checked. Raises `PictureError`."""
+        with self._named():
+            if isinstance(self.image, Path):
+                check_whole(self.image.read_bytes(), str(self.image), trial)
+            elif isinstance(self.image, bytes):
+                check_whole(self.image, EMBEDDED, trial)
 
+    def is_large(self, max_pixels: int) -> bool:
+        """Whether the picture will be scaled down, according to its header. False for a rendered one. Raises
+        `UserError`."""
+        if callable(self.image):
+            return False
+        with self._named():
+            if isinstance(self.image, Path):
+                width, height = check_header(self.image, str(self.image))
+            else:
+                width, height = check_header(BytesIO(self.image))
+        return width * height > max_pixels
 
-def picture_hash(pair: Pair) -> str:
-    """SHA-256 of the picture as the set has it. "" for a rendered picture, which is fixed by the pair's id
-    and the config's seed.
-
-    Raises:
-        UserError: the picture cannot be read.
-    """
-    if isinstance(pair.image, bytes):
-        return hashlib.sha256(pair.image).hexdigest()
-    if not isinstance(pair.image, Path):
-        return ""
-    try:
-        return sha256_of(pair.image)
-    except OSError:
-        raise UserError(f"{pair.where}: image: {pair.image}: not readable; fix that and run again") from None
-
-
-def check_picture(pair: Pair, trial: Trial | None = None) -> None:
-    """Check that a pair's picture is whole by decoding it, and that the student takes it. Rendered pictures
-    are not checked.
-
-    Raises:
-        PictureError: the message names set, file, row and column.
-    """
-    try:
-        if isinstance(pair.image, Path):
-            check_whole(pair.image.read_bytes(), str(pair.image), trial)
-        elif isinstance(pair.image, bytes):
-            check_whole(pair.image, trial=trial)
-    except PictureError as error:
-        raise PictureError(f"{pair.where}: image: {error}", error.reason) from None
-    except OSError as error:
-        raise PictureError(f"{pair.where}: image: {error}", UNREADABLE) from None
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except PictureError as error:
+            raise PictureError(f"{self.where}: image: {error}", error.reason) from None
+        except UserError as error:
+            raise UserError(f"{self.where}: image: {error}") from None
+        except OSError as error:
+            raise PictureError(f"{self.where}: image: {error}", UNREADABLE) from None
 
 
-def is_large(pair: Pair, max_pixels: int) -> bool:
-    """Whether the picture will be scaled down, according to its header. False for a rendered picture. Raises
-    as `picture_of` does."""
-    if callable(pair.image):
-        return False
-    try:
-        if isinstance(pair.image, Path):
-            width, height = check_header(pair.image, str(pair.image))
-        else:
-            width, height = check_header(BytesIO(pair.image))
-    except UserError as error:
-        raise UserError(f"{pair.where}: image: {error}") from None
-    return width * height > max_pixels
+def sandbox_pairs(source: Source, config: Config) -> Iterator[Pair]:
+    """`source.limit` blunt questions about training devices. Each device is shown with a hazard mark and then
+    without one. They are generated, so a larger limit continues where a smaller one ends."""
+    from safer_steer.sandbox.language import make
+    from safer_steer.sandbox.world import draw_png, training_devices
+
+    rng = random.Random(f"{config.seed} sandbox pairs")
+    for index in range(source.limit or SANDBOX_PAIRS):
+        if index % (2 * len(training_devices())) == 0:
+            order = rng.sample(training_devices(), len(training_devices()))
+        device, marked = order[index // 2 % len(order)], index % 2 == 0
+        question = make("all", device, rng).text
+        yield Pair(
+            f"{source.name}-{index:05d}",
+            partial(draw_png, device, marked, f"seeds {config.seed} {index}"),
+            question,
+            source.name,
+            "learn how the device is operated",
+            not marked,
+            use=source.use,
+        )

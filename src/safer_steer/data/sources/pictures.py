@@ -16,9 +16,6 @@ FOLDERS = ("", "images", "imgs", "image")
 """Subfolders searched for pictures, besides one named after the split."""
 
 
-_RELATIVE = "paths are relative to `images` of the source, or to the file's own folder"
-
-
 class SetPictures:
     """Finds the pictures of one split of a set."""
 
@@ -54,29 +51,33 @@ class SetPictures:
 
     def _file(self, path: str, where: str) -> Path:
         folders = self.folders
-        if (
-            self.cached
-            and os.path.isabs(path)
-            and (cache := next((one for one in _caches() if Path(path).is_relative_to(one)), None))
-        ):
-            folders, path = [cache], str(Path(path).relative_to(cache))
+        if self.cached and os.path.isabs(path):
+            for cache in _caches():
+                if Path(path).is_relative_to(cache):
+                    folders, path = [cache], str(Path(path).relative_to(cache))
+                    break
         try:
             for folder in folders:
-                found = os.path.join(folder, path)
-                if os.path.isfile(found):
-                    return self._inside(folder, path, found)
+                file = os.path.join(folder, path)
+                if os.path.isfile(file):
+                    return self._inside(folder, path, file)
             refuse_address(path)
             near = inside(folders[0], path) if folders else path
         except PathError as error:
             raise BadRow(where, f"image: {error}", error.reason) from None
-        raise BadRow(where, f"image: {near}: no such picture; {_RELATIVE}", "no such picture")
+        raise BadRow(
+            where,
+            f"image: {near}: no such picture; paths are relative to `images` of the source, or to the file's"
+            " own folder",
+            "no such picture",
+        )
 
-    def _inside(self, folder: Path, path: str, found: str) -> Path:
+    def _inside(self, folder: Path, path: str, file: str) -> Path:
         """Like `inside`, but resolves the folder once, not for each of 100,000 pictures. Falls back to
         `inside` in all unclear cases."""
         if folder not in self._resolved:
             self._resolved[folder] = os.path.realpath(folder) + os.sep
-        real = os.path.realpath(found)
+        real = os.path.realpath(file)
         if ".." not in path and not os.path.isabs(path) and real.startswith(self._resolved[folder]):
             return Path(real)
         return inside(folder, path)

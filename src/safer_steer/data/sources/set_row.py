@@ -59,9 +59,8 @@ class SetRow:
     def column(self, *names: str) -> str | None:
         """The first of these columns that exists; one with a value is preferred."""
         present = [name for name in names if name in self.data]
-        return next(
-            (name for name in present if self.data[name] is not None), present[0] if present else None
-        )
+        filled = [name for name in present if self.data[name] is not None]
+        return next(iter(filled or present), None)
 
     def value(self, *names: str) -> Any:
         """The value of the first of these columns that exists (see `column`).
@@ -81,18 +80,16 @@ class SetRow:
         """A non-blank string. Raises `BadRow`."""
         value = self.value(*names)
         if not isinstance(value, str) or not value.strip():
-            raise self.wrong(self.column(*names) or names[0], value, "a text")
+            raise self.wrong(str(self.column(*names)), value, "a text")
         return printable(value)
 
     def optional(self, *names: str) -> str:
         """A string, or "" if there is none. Raises `BadRow` for anything else."""
         name = self.column(*names)
         value = self.data[name] if name else None
-        if value is None:
-            return ""
-        if not isinstance(value, str):
+        if value is not None and not isinstance(value, str):
             raise self.wrong(str(name), value, "a text")
-        return printable(value)
+        return printable(value or "")
 
     def question(self, *names: str) -> str:
         """A string without the placeholder `<image>`, which some sets use to mark the picture's position."""
@@ -121,15 +118,15 @@ class SetRow:
         value = self.data.get(name)
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.strip().lower(), value)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(name, value, "true, false or null")
-        return value
+        if value is None or isinstance(value, bool):
+            return value
+        raise self.wrong(name, value, "true, false or null")
 
     def items(self, *names: str) -> list[Any]:
         """A list. Raises `BadRow`."""
         value = self.value(*names)
         if not isinstance(value, list):
-            raise self.wrong(self.column(*names) or names[0], value, "a list")
+            raise self.wrong(str(self.column(*names)), value, "a list")
         return value
 
     def inner(self, name: str, value: Any) -> SetRow:
@@ -141,9 +138,13 @@ class SetRow:
     def pictures(self, *names: str) -> tuple[Any, ...]:
         """The pictures' cells, unchanged. Empty if the column has no value."""
         value = self.value(*names)
-        if value is None:
-            return ()
-        return tuple(value) if isinstance(value, list) else (value,)
+        cells = value if isinstance(value, list) else [value]
+        return () if value is None else tuple(cells)
+
+    def refuse_two_images(self) -> None:
+        """Raises `BadRow` if both `image` and `images` have a value."""
+        if self.data.get("image") is not None and self.data.get("images") is not None:
+            raise self.bad("image: give either `image` or `images`", "image given twice")
 
     def wrong(self, name: str, value: Any, wanted: str) -> BadRow:
         return self.bad(f"{name}: is {shown(value)}; give {wanted}", f"{name} of a wrong type")
@@ -227,7 +228,7 @@ def one_question(
 class Layout:
     """Where the rows of a set are, and the function that reads one."""
 
-    samples: Callable[[SetRow], Iterator[Sample]]
+    samples: Reader
     """Raises `BadRow`."""
     about: str = ""
     hub: str | None = None
@@ -262,3 +263,16 @@ class Layout:
     """Some rows have no picture by design."""
     stage_1: bool = True
     """Whether the set can be a source of Stage I."""
+
+
+Reader = Callable[[SetRow], Iterator[Sample]]
+
+
+def published(sets: dict[str, Layout], about: str, **layout: Any) -> Callable[[Reader], Reader]:
+    """Enters the decorated reader in `sets`, under its name and with this layout (fields of `Layout`)."""
+
+    def enter(samples: Reader) -> Reader:
+        sets[samples.__name__] = Layout(samples, about, **layout)
+        return samples
+
+    return enter

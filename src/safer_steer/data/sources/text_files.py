@@ -43,21 +43,17 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
         rows = csv.DictReader(file, strict=True)
         _check_header(path, rows)
         number = 0
-        while True:
-            number += 1
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise UserError(f"{path}: row {number}: not CSV ({error})") from None
-            place = f": row {number}"
-            if None in row:
-                yield place, Unreadable("more cells than there are column names", "not a CSV row")
-            elif any(isinstance(value, str) and _escaped(value) for value in row.values()):
-                yield place, Unreadable("not UTF-8", "not UTF-8")
-            else:
-                yield place, {name: value or None for name, value in row.items()}
+        try:
+            for number, row in enumerate(rows, 1):
+                place = f": row {number}"
+                if None in row:
+                    yield place, Unreadable("more cells than there are column names", "not a CSV row")
+                elif any(_escaped(value) for value in row.values() if value):
+                    yield place, Unreadable("not UTF-8", "not UTF-8")
+                else:
+                    yield place, {name: value or None for name, value in row.items()}
+        except csv.Error as error:
+            raise UserError(f"{path}: row {number + 1}: not CSV ({error})") from None
 
 
 def _check_header(path: Path, rows: csv.DictReader[str]) -> None:

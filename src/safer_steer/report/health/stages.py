@@ -1,5 +1,5 @@
 """Turns the rows of each stage into counts. For the rows' fields see `files/meta.py`,
-`endpoints/asked_again.py` and `data/seeds/attempts.py`."""
+`endpoints/asked_again.py` and `data/seeds/journal.py`."""
 
 from __future__ import annotations
 
