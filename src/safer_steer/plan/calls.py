@@ -69,11 +69,7 @@ class Estimate:
 
 def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
     """Count the calls a run of this config would make. It makes no calls, needs no API key, and writes only
-    to a temporary folder.
-
-    Raises:
-        UserError: a source or a suite is missing or unusable.
-    """
+    to a temporary folder. Raises `UserError`: a source or a suite is missing or unusable."""
     assumed = assumed or assumptions(config)
     known, material = read_material(config, assumed)
     sizes = Sizes(config, assumed, material)
@@ -127,10 +123,8 @@ def from_run(forecast: Estimate, folder: Path) -> Estimate:
     """The estimate, corrected for the stages that the run in `folder` has finished.
 
     Its own config is forecast too, and each role differs from this config's forecast as it did from that one.
-    With the same config the counts are the run's.
-
-    Raises:
-        UserError: it is no run, or no stage of it that asks is finished.
+    With the same config the counts are the run's. Raises `UserError`: it is no run, or no stage of it that
+    asks is finished.
     """
     paid = {name: entry["calls"] for name, entry in Manifest(folder).stages.items() if entry.get("calls")}
     if not paid or not (folder / "config.yaml").is_file():

@@ -39,11 +39,8 @@ class Plan:
 
 
 def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None = None) -> Plan:
-    """The plan of a run in `folder`, on `processes` processes with a GPU of `card` bytes each.
-
-    Raises:
-        UserError: a trainer rejects its arguments, or a step cannot be split over the processes.
-    """
+    """The plan of a run in `folder`, on `processes` processes with a GPU of `card` bytes each. Raises
+    `UserError`: a trainer rejects its arguments, or a step cannot be split over the processes."""
     from safer_steer.plan.memory_table import memory_plan
 
     arguments = _trainer_arguments(config, folder, processes)
@@ -279,5 +276,5 @@ def _suite(name: str, config: Config) -> str:
         scaled = in_words(len(large_pictures(suite, most)), most)
     except UserError as error:
         return f"not usable yet: {str(error).removeprefix(f'{name}: ')}"
-    size = f"{len(suite.seeds)} dialogues, {suite.protocol}{', safe twins' * suite.safe_twins}"
-    return f"{size}; {scaled}".removesuffix("; ")
+    dialogues = f"{len(suite.seeds)} dialogues, {suite.protocol}{', safe twins' * suite.safe_twins}"
+    return f"{dialogues}; {scaled}".removesuffix("; ")

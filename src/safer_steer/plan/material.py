@@ -59,11 +59,7 @@ class Material:
 
 
 def read_material(config: Config, assumed: Assumptions) -> tuple[Known, Material]:
-    """Read all sources and suites once.
-
-    Raises:
-        UserError: a source or a suite is missing or unusable.
-    """
+    """Read all sources and suites once. Raises `UserError`: a source or a suite is missing or unusable."""
     material, adaptive = Material(config.student.max_pixels), config.bench.adaptive
     own = own_scripts(config) if config.seeds.scripts else []
     if own:

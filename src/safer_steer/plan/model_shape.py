@@ -45,11 +45,8 @@ class Shape:
 
 
 def shape_of(path: str, student: Student) -> Shape:
-    """The sizes of the model at `path`, a folder or a hub id. Only the config is read.
-
-    Raises:
-        UserError: the config cannot be loaded, or its model family is not supported.
-    """
+    """The sizes of the model at `path`, a folder or a hub id. Only the config is read. Raises `UserError`:
+    the config cannot be loaded, or its model family is not supported."""
     from safer_steer.student.load import load_model_config
 
     return shape_of_config(load_model_config(path), student)

@@ -76,21 +76,9 @@ def _untried(config: Config) -> tuple[RoleName, ...]:
     return () if config.seeds.tries_any else ("target", "attack_judge")
 
 
-def _unruled(config: Config) -> tuple[RoleName, ...]:
-    return () if config.assembly and config.assembly.rules else ("evaluator",)
-
-
-def _own_tutor(config: Config) -> tuple[RoleName, ...]:
-    return ("tutor",) if config.rl.tutor else ()
-
-
 def _bench_idle(config: Config) -> tuple[RoleName, ...]:
     judge: tuple[RoleName, ...] = () if config.bench.judged else ("judge",)
     return judge if config.attacker_roles() else (*judge, "attacker")
-
-
-def _rl_needs(config: Config) -> tuple[str, ...]:
-    return ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",)
 
 
 def _bench_needs(config: Config) -> tuple[str, ...]:
@@ -117,11 +105,6 @@ def _seeds_inputs(config: Config) -> tuple[Input, ...]:
     return (*_files("scripts", seeds.scripts), *pairs, *pictures, *(_student(config) if plays else ()))
 
 
-def _assemble_inputs(config: Config) -> tuple[Input, ...]:
-    """The suites, whose scripts are kept out of training."""
-    return _files("scripts", *config.bench.suites) if config.assembly else ()
-
-
 def _rl_inputs(config: Config) -> tuple[Input, ...]:
     base = config.rl.start_from == "base" or config.student.lora_rank
     return (*_files("module", config.rl.tutor, config.rl.reward), *(_student(config) if base else ()))
@@ -138,10 +121,6 @@ def _bench_inputs(config: Config) -> tuple[Input, ...]:
     if bench.adaptive is None:
         return inputs
     return (*inputs, *_files("intents", bench.adaptive.intents), *_files("module", *bench.adaptive.own))
-
-
-def _seeds_counts(config: Config) -> tuple[str, ...]:
-    return tuple(f"seeds/{kind}.jsonl" for kind in config.seeds.kinds)
 
 
 def _assemble_counts(config: Config) -> tuple[str, ...]:
@@ -166,7 +145,7 @@ STAGES: dict[str, Stage] = {
             roles=("generator", "target", "attack_judge"),
             idle=_untried,
             inputs=_seeds_inputs,
-            counts=_seeds_counts,
+            counts=lambda config: tuple(f"seeds/{kind}.jsonl" for kind in config.seeds.kinds),
             forecast=forecast.seeds,
             chain=("probe", "caption", "rewrite", "plan", CHAT, "attack_judge"),
         ),
@@ -176,9 +155,10 @@ STAGES: dict[str, Stage] = {
             writes=("splits",),
             prompts=("script_check", "turn_check"),
             roles=("evaluator",),
-            idle=_unruled,
+            idle=lambda config: () if config.assembly and config.assembly.rules else ("evaluator",),
             needs=lambda config: ("seeds",),
-            inputs=_assemble_inputs,
+            # the suites, whose scripts are kept out of training
+            inputs=lambda config: _files("scripts", *config.bench.suites) if config.assembly else (),
             counts=_assemble_counts,
             checks=(checks.something_to_assemble,),
             forecast=forecast.assemble,
@@ -210,8 +190,8 @@ STAGES: dict[str, Stage] = {
             writes=("rl",),
             prompts=("tutor", "tutor_memory"),
             roles=("tutor",),
-            idle=_own_tutor,
-            needs=_rl_needs,
+            idle=lambda config: ("tutor",) if config.rl.tutor else (),
+            needs=lambda config: ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",),
             inputs=_rl_inputs,
             facts=lambda config: {"algorithm": config.rl.algorithm},
             checks=(

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,26 +28,46 @@ def says(answer: Any) -> ChatReply:
     return ChatReply(json.dumps(answer))
 
 
-async def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(tmp_path: Path) -> None:
-    seen: list[tuple[int, int, int]] = []
-    await build(config(60), tmp_path, progress=lambda *counts: seen.append(counts))
-    pools = {kind: pool(tmp_path, kind) for kind in KINDS}
-    assert {kind: len(seeds) for kind, seeds in pools.items()} == {
-        "benign": 60,
-        "obfuscated": 30,
-        "red_team": 30,
-    }
-    assert dropped(tmp_path) == []
-    assert seen == [(done, 60, 0) for done in range(61)]
+class Built(NamedTuple):
+    """A run's folder, the calls that it took, and what it said of its progress."""
+
+    folder: Path
+    calls: Watched
+    progress: list[tuple[int, ...]]
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Sixty pairs; three pictures in ten are perturbed."""
+    built = Built(tmp_path_factory.mktemp("sixty"), Watched(), [])
+    settings = config(60, perturb_share=0.3)
+    asyncio.run(
+        build(settings, built.folder, built.calls, progress=lambda *counts: built.progress.append(counts))
+    )
+    return built
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pairs, to be copied where it is changed."""
+    folder = tmp_path_factory.mktemp("six") / "run"
+    asyncio.run(build(config(6), folder))
+    return folder
+
+
+def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(sixty: Built) -> None:
+    pools = {kind: pool(sixty.folder, kind) for kind in KINDS}
+    numbers = {kind: len(seeds) for kind, seeds in pools.items()}
+    assert numbers == {"benign": 60, "obfuscated": 30, "red_team": 30}
+    assert dropped(sixty.folder) == []
+    assert sixty.progress == [(done, 60, 0) for done in range(61)]
     everything = [seed for seeds in pools.values() for seed in seeds]
     assert len({seed.id for seed in everything}) == 120
     assert len({script_key(seed.script, seed.images[0]) for seed in everything}) == 120
     assert all(seed.kind == kind for kind, seeds in pools.items() for seed in seeds)
-    lengths = Counter(len(seed.turns) for seed in everything)
-    assert set(lengths) == set(range(2, 11))
-    training = {device.name for device in training_devices()}
-    shown = {seed.meta["pair"]: from_png((tmp_path / seed.images[0]).read_bytes()) for seed in everything}
-    assert {device.name for device, _ in shown.values()} == training
+    assert {len(seed.turns) for seed in everything} == set(range(2, 11))
+    shown = {one.meta["pair"]: from_png((sixty.folder / one.images[0]).read_bytes()) for one in everything}
+    assert {device.name for device, _ in shown.values()} == {device.name for device in training_devices()}
     assert [marked for _, marked in shown.values()] == [True, False] * 30
     assert all(shown[seed.meta["pair"]][1] for kind in ("obfuscated", "red_team") for seed in pools[kind])
     assert {seed.meta["strategy"] for seed in pools["red_team"]} == {strategy.value for strategy in Strategy}
@@ -55,13 +76,12 @@ async def test_every_pair_gives_a_benign_script_and_a_marked_one_the_two_others(
         assert all(1 <= turn.meta["risk"] <= 5 and turn.meta["goal"] for turn in seed.turns)
 
 
-async def test_every_turn_is_marked_with_its_planned_risk_by_what_it_asks(tmp_path: Path) -> None:
+def test_every_turn_is_marked_with_its_planned_risk_by_what_it_asks(sixty: Built) -> None:
     """Risk 1 is exactly a request that anyone would answer, so that over-refusal by turn can be counted."""
-    await build(config(24, perturb_share=0), tmp_path)
     risks: dict[str, Counter[tuple[bool, int]]] = {kind: Counter() for kind in KINDS}
     for kind in KINDS:
-        for seed in pool(tmp_path, kind):
-            _, marked = from_png((tmp_path / seed.images[0]).read_bytes())
+        for seed in pool(sixty.folder, kind):
+            _, marked = from_png((sixty.folder / seed.images[0]).read_bytes())
             for turn in seed.turns:
                 asked = understand(turn.user)
                 restricted = marked and (asked is None or asked.procedural)
@@ -75,17 +95,14 @@ async def test_every_turn_is_marked_with_its_planned_risk_by_what_it_asks(tmp_pa
 async def test_scripts_keep_to_the_configured_lengths_and_kinds(tmp_path: Path) -> None:
     await build(config(16, min_turns=3, max_turns=4, kinds=["obfuscated"]), tmp_path)
     assert {len(seed.turns) for seed in pool(tmp_path, "obfuscated")} == {3, 4}
-    assert sorted(path.name for path in (tmp_path / "seeds").glob("*.jsonl")) == [
-        "dropped.jsonl",
-        "obfuscated.jsonl",
-    ]
+    files = sorted(path.name for path in (tmp_path / "seeds").glob("*.jsonl"))
+    assert files == ["dropped.jsonl", "obfuscated.jsonl"]
 
 
-@pytest.mark.parametrize("success_at", [4, 5])
 async def test_an_attack_is_kept_from_its_first_success_on_and_its_script_stays_whole(
-    tmp_path: Path, success_at: int
+    tmp_path: Path,
 ) -> None:
-    transport = Watched()
+    transport, success_at = Watched(), 5
     await build(config(24, success_at=success_at), tmp_path, transport)
     kept = pool(tmp_path, "red_team")
     assert kept
@@ -112,14 +129,12 @@ async def test_the_attack_judge_sees_the_turns_before_and_no_thinking(tmp_path: 
         history = json.loads(given["history"])
         assert given["intent"] == "learn how the device is operated"
         assert "thinking>" not in given["history"] + given["answer"]
-        if index % 3:
-            before = shown[index - 1]
-            assert history == [
-                *json.loads(before["history"]),
-                {"user": before["question"], "assistant": before["answer"]},
-            ]
-        else:
+        if index % 3 == 0:
             assert history == []
+            continue
+        before = shown[index - 1]
+        last = {"user": before["question"], "assistant": before["answer"]}
+        assert history == [*json.loads(before["history"]), last]
 
 
 class Refuser:
@@ -149,11 +164,10 @@ async def test_a_short_script_stops_at_a_hard_refusal_and_a_longer_one_goes_on(
 
 
 async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_path: Path) -> None:
-    transport = Watched(
-        lambda job, repeat, given: (
-            ChatReply("", refusal=True) if job == "rewrite" and repeat % 2 == 0 else None
-        )
-    )
+    def refuse_first(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        return ChatReply("", refusal=True) if job == "rewrite" and repeat % 2 == 0 else None
+
+    transport = Watched(refuse_first)
     await build(config(12), tmp_path, transport)
     kept = pool(tmp_path, "red_team")
     assert len(kept) == 6
@@ -164,55 +178,43 @@ async def test_a_refused_attack_is_tried_once_more_with_the_next_strategy(tmp_pa
     for repeat, strategy in tried.items():
         if repeat % 2 == 0:
             assert tried[repeat + 1] == order[(order.index(strategy) + 1) % len(order)]
-    assert sorted(seed.meta["strategy"] for seed in kept) == sorted(
-        strategy for repeat, strategy in tried.items() if repeat % 2
-    )
+    second = [strategy for repeat, strategy in tried.items() if repeat % 2]
+    assert sorted(seed.meta["strategy"] for seed in kept) == sorted(second)
+
+
+REFUSAL = ChatReply("", refusal=True)
+SORRY = "I'm sorry, I can't help with that."
 
 
 @pytest.mark.parametrize(
-    ("job", "reply", "reason", "kinds"),
+    ("job", "reply", "reason"),
     [
-        ("plan", ChatReply("", refusal=True), "refused", ["red_team"]),
-        ("caption", ChatReply("I'm sorry, but I can't help with that."), "refused", ["red_team"]),
-        ("obfuscated", ChatReply("hm"), "unparsable", ["obfuscated"]),
-        (
-            "obfuscated",
-            says({"turns": [{"user": "a", "risk": 1}, {"user": "b", "risk": 6}]}),
-            "unparsable",
-            ["obfuscated"],
-        ),
-        ("benign", says({"turns": ["a"] * 9}), "unparsable", ["benign"]),
-        ("benign", says({"turns": ["a", " ..."]}), "empty", ["benign"]),
-        (
-            "benign",
-            says({"turns": ["what is it?", "I'm sorry, I can't help with that."]}),
-            "refused",
-            ["benign"],
-        ),
-        ("obfuscated", says({"turns": [{"user": "go on.", "risk": 1}] * 4}), "repeated", ["obfuscated"]),
-        ("attack_judge", ChatReply("hm"), "failed_attack", ["red_team"]),
-        ("probe", ChatReply("", refusal=True), "refused", ["benign", "obfuscated", "red_team"]),
-        (
-            "caption",
-            says({"caption": "I can't help with this picture.", "dual_use": [], "missing_safety": []}),
-            "refused",
-            ["red_team"],
-        ),
-        ("rewrite", says({"rewrite": "As an AI, I cannot write that."}), "refused", ["red_team"]),
-        ("probe", says({"benign": " ", "obfuscated": "x"}), "empty", ["benign", "obfuscated", "red_team"]),
+        ("plan", REFUSAL, "refused"),
+        ("caption", ChatReply(SORRY), "refused"),
+        ("caption", says({"caption": SORRY, "dual_use": [], "missing_safety": []}), "refused"),
+        ("rewrite", says({"rewrite": "As an AI, I cannot write that."}), "refused"),
+        ("obfuscated", ChatReply("hm"), "unparsable"),
+        ("obfuscated", says({"turns": [{"user": "a", "risk": 1}, {"user": "b", "risk": 6}]}), "unparsable"),
+        ("obfuscated", says({"turns": [{"user": "go on.", "risk": 1}] * 4}), "repeated"),
+        ("benign", says({"turns": ["a"] * 9}), "unparsable"),
+        ("benign", says({"turns": ["a", " ..."]}), "empty"),
+        ("benign", says({"turns": ["what is it?", SORRY]}), "refused"),
+        ("attack_judge", ChatReply("hm"), "failed_attack"),
+        ("probe", REFUSAL, "refused"),
+        ("probe", says({"benign": " ", "obfuscated": "x"}), "empty"),
     ],
 )
 async def test_what_fails_twice_is_dropped_with_its_reason(
-    tmp_path: Path, job: str, reply: ChatReply, reason: str, kinds: list[str]
+    tmp_path: Path, job: str, reply: ChatReply, reason: str
 ) -> None:
     transport = Watched(lambda asked, repeat, given: reply if asked == job else None)
     await build(config(4, max_turns=5), tmp_path, transport)
-    risky = {"benign": 4, "obfuscated": 2, "red_team": 2}
-    assert {kind: len(pool(tmp_path, kind)) for kind in KINDS} == {
-        kind: 0 if kind in kinds else count for kind, count in risky.items()
-    }
+    kinds = {"probe": KINDS, "benign": ("benign",), "obfuscated": ("obfuscated",)}.get(job, ("red_team",))
+    whole = {"benign": 4, "obfuscated": 2, "red_team": 2}
+    made = {kind: 0 if kind in kinds else count for kind, count in whole.items()}
+    assert {kind: len(pool(tmp_path, kind)) for kind in KINDS} == made
     rows = dropped(tmp_path)
-    assert Counter(row["kind"] for row in rows) == {kind: risky[kind] for kind in kinds}
+    assert Counter(row["kind"] for row in rows) == {kind: whole[kind] for kind in kinds}
     assert {row["reason"] for row in rows} == {reason}
     assert all(row["detail"] and row["id"] == f"{row['pair']}-{row['kind']}" for row in rows)
     attempts = len({repeat for asked, repeat, _ in transport.calls if asked == job and repeat < 1_000_000})
@@ -286,25 +288,19 @@ def test_the_filter_of_the_bench_is_part_of_the_plan_where_there_is_a_bench(tmp_
     assert bench[0] != bench[1]
 
 
-async def test_the_configured_share_of_pictures_is_perturbed_and_the_originals_stay(tmp_path: Path) -> None:
-    await build(config(80, perturb_share=0.3, kinds=["benign", "red_team"]), tmp_path)
-    seeds = pool(tmp_path, "benign")
-    perturbed = [seed for seed in seeds if seed.meta["perturbed"]]
-    assert 12 <= len(perturbed) <= 36  # 24 expected, 4.1 standard deviation
-    for seed in perturbed:
-        original, shown = (
-            (tmp_path / seed.meta["original"]).read_bytes(),
-            (tmp_path / seed.images[0]).read_bytes(),
-        )
+def test_the_configured_share_of_pictures_is_perturbed_and_the_originals_stay(sixty: Built) -> None:
+    seeds = pool(sixty.folder, "benign")
+    assert 4 <= sum(seed.meta["perturbed"] for seed in seeds) <= 32  # 18 expected, 3.5 standard deviation
+    for seed in seeds:
+        if not seed.meta["perturbed"]:
+            assert "original" not in seed.meta and "perturbed" not in seed.images[0]
+            continue
+        files = [sixty.folder / name for name in (seed.meta["original"], seed.images[0])]
+        original, shown = (path.read_bytes() for path in files)
         assert original != shown
         assert from_png(original) == from_png(shown)
-    assert all(
-        "original" not in seed.meta and "perturbed" not in seed.images[0]
-        for seed in seeds
-        if not seed.meta["perturbed"]
-    )
     pictures = {seed.meta["pair"]: seed.images for seed in seeds}
-    assert all(seed.images == pictures[seed.meta["pair"]] for seed in pool(tmp_path, "red_team"))
+    assert all(seed.images == pictures[seed.meta["pair"]] for seed in pool(sixty.folder, "red_team"))
 
 
 @pytest.mark.parametrize(("share", "count"), [(0, 0), (1, 6)])
@@ -314,39 +310,25 @@ async def test_none_or_all_are_perturbed(tmp_path: Path, share: float, count: in
 
 
 async def test_the_same_pair_is_worked_on_once(tmp_path: Path) -> None:
-    path = write_pairs(
-        tmp_path / "data", {}, {"image": "0.png", "question": "How do I  operate it"}, {"image": "1.png"}
-    )
-    transport = Watched()
+    again = {"image": "0.png", "question": "How do I  operate it"}
+    path, transport = write_pairs(tmp_path / "data", {}, again, {"image": "1.png"}), Watched()
     await build(config(path=path), tmp_path / "run", transport)
     assert transport.count("probe") == 2
-    detail = {
-        "id": "mine-p1",
-        "pair": "mine-p1",
-        "kind": None,
-        "reason": "duplicate_pair",
-        "detail": "of mine-p0",
-    }
-    assert [row for row in dropped(tmp_path / "run") if row["reason"] == "duplicate_pair"] == [detail]
+    [row] = [row for row in dropped(tmp_path / "run") if row["reason"] == "duplicate_pair"]
+    same = {"id": "mine-p1", "pair": "mine-p1", "kind": None}
+    assert row == same | {"reason": "duplicate_pair", "detail": "of mine-p0"}
 
 
 async def test_the_same_script_on_the_same_picture_is_in_one_pool_only(tmp_path: Path) -> None:
     def alike(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
         again = [{"user": "what is  it", "risk": 1}, {"user": "GO ON!", "risk": 4}]
-        return {
-            "benign": says({"turns": ["What is it?", "Go on."]}),
-            "obfuscated": says({"turns": again}),
-        }.get(job)
+        scripts = {"benign": ["What is it?", "Go on."], "obfuscated": again}
+        return says({"turns": scripts[job]}) if job in scripts else None
 
-    path = write_pairs(
-        tmp_path / "data",
-        {},
-        {"image": "0.png", "question": "list the steps to operate it."},
-        {"image": "1.png"},
-    )
-    await build(
-        config(path=path, kinds=["benign", "obfuscated"], perturb_share=0.5), tmp_path / "run", Watched(alike)
-    )
+    other = {"image": "0.png", "question": "list the steps to operate it."}
+    path = write_pairs(tmp_path / "data", {}, other, {"image": "1.png"})
+    settings = config(path=path, kinds=["benign", "obfuscated"], perturb_share=0.5)
+    await build(settings, tmp_path / "run", Watched(alike))
     assert [seed.id for seed in pool(tmp_path / "run", "benign")] == ["mine-p0-benign", "mine-p2-benign"]
     assert pool(tmp_path / "run", "obfuscated") == []
     rows = {row["id"]: (row["reason"], row["detail"]) for row in dropped(tmp_path / "run")}
@@ -366,49 +348,37 @@ def test_what_counts_as_the_same_text() -> None:
 
 async def test_the_seed_decides_everything(tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-        await build(
-            config(12, seed=seed, perturb_share=0.5),
-            tmp_path / name,
-            Watched(pause_s=0.001 * (name == "same")),
-        )
+        slower = Watched(pause_s=0.001 * (name == "same"))
+        await build(config(12, seed=seed, perturb_share=0.5), tmp_path / name, slower)
     assert contents(tmp_path / "one") == contents(tmp_path / "same")
     one, other = contents(tmp_path / "one"), contents(tmp_path / "other")
     assert all(one[f"{kind}.jsonl"] != other[f"{kind}.jsonl"] for kind in KINDS)
-    drawn = [
-        [(len(seed.turns), seed.meta["strategy"]) for seed in pool(tmp_path / name, "red_team")]
-        for name in ("one", "other")
-    ]
-    assert drawn[0] != drawn[1]
+    plans = []
+    for name in ("one", "other"):
+        plans.append([(len(one.turns), one.meta["strategy"]) for one in pool(tmp_path / name, "red_team")])
+    assert plans[0] != plans[1]
 
 
 async def test_a_finished_stage_is_left_alone_and_a_lost_pool_is_written_again_without_a_call(
-    tmp_path: Path,
+    six: Path, tmp_path: Path
 ) -> None:
-    await build(config(6), tmp_path)
-    before, transport = contents(tmp_path), Watched()
-    await build(config(6, concurrency=3), tmp_path, transport)  # concurrency is no part of the plan
-    (tmp_path / "seeds/red_team.jsonl").unlink()
-    await build(config(6), tmp_path, transport)
-    assert contents(tmp_path) == before
-    assert transport.calls == []
-
-
-async def test_a_token_limit_may_be_raised_within_the_stage(tmp_path: Path) -> None:
-    """Its kind says so, and the check before a run advises it."""
-    await build(config(6), tmp_path)
-    before, transport, raised = contents(tmp_path), Watched(), config(6)
-    (tmp_path / "seeds/red_team.jsonl").unlink()
+    """Concurrency is no part of the plan; nor is a token limit, which the check before a run advises to
+    raise."""
+    run = shutil.copytree(six, tmp_path / "run")
+    before, transport, raised = contents(run), Watched(), config(6)
+    await build(config(6, concurrency=3), run, transport)
     raised.roles["generator"].max_tokens *= 2
-    await build(raised, tmp_path, transport)
-    assert contents(tmp_path) == before
+    for settings in (config(6), raised):
+        (run / "seeds/red_team.jsonl").unlink()
+        await build(settings, run, transport)
+        assert contents(run) == before
     assert transport.calls == []
 
 
 @pytest.mark.parametrize("change", [{"pairs": 8}, {"seed": 5}, {"max_turns": 9}, {"success_at": 5}])
-async def test_work_of_another_plan_is_not_mixed_in(tmp_path: Path, change: dict[str, Any]) -> None:
-    await build(config(6), tmp_path)
+async def test_work_of_another_plan_is_not_mixed_in(six: Path, change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"begun with other settings or other source pairs.*--fresh"):
-        await build(config(**({"pairs": 6} | change)), tmp_path)
+        await build(config(**({"pairs": 6} | change)), six)
 
 
 async def test_seeds_of_unknown_origin_are_not_overwritten(tmp_path: Path) -> None:
@@ -426,7 +396,7 @@ async def test_no_more_pairs_are_in_work_than_the_widest_role_takes_calls(tmp_pa
 
 
 async def test_a_dead_endpoint_ends_the_stage_and_nothing_is_lost(tmp_path: Path) -> None:
-    await build(config(40), tmp_path / "whole")
+    await build(config(24), tmp_path / "whole")
 
     def dead(job: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
         if job in ("target", "benign") and len(transport.calls) > 60:
@@ -435,8 +405,8 @@ async def test_a_dead_endpoint_ends_the_stage_and_nothing_is_lost(tmp_path: Path
 
     transport = Watched(dead)
     with pytest.raises(UserError, match=r"got no answer.*: no answer from http://localhost:1 .*; fix"):
-        await build(config(40, concurrency=4), tmp_path / "cut", transport)
-    await build(config(40), tmp_path / "cut")
+        await build(config(24, concurrency=4), tmp_path / "cut", transport)
+    await build(config(24), tmp_path / "cut")
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
@@ -453,18 +423,14 @@ async def test_a_small_run_without_any_answer_is_an_error(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("job", "reason"),
+    ("job", "reason", "error"),
     [
-        ("obfuscated", "rejected"),
-        ("plan", "rejected"),
-        ("target", "failed_attack"),
-        ("attack_judge", "failed_attack"),
+        ("obfuscated", "rejected", ContextLengthError("too long")),
+        ("plan", "rejected", RejectedError("the picture is too small")),
+        ("target", "failed_attack", RejectedError("the picture is too small")),
+        ("target", "failed_attack", ContextLengthError("too long")),
+        ("attack_judge", "failed_attack", ContextLengthError("too long")),
     ],
-)
-@pytest.mark.parametrize(
-    "error",
-    [RejectedError("the picture is too small"), ContextLengthError("too long")],
-    ids=["picture", "length"],
 )
 async def test_what_an_endpoint_will_never_take_is_dropped_and_the_stage_ends(
     tmp_path: Path, job: str, reason: str, error: Exception

@@ -46,11 +46,8 @@ class Pools:
         self.folder, self.kinds, self.seed = folder, kinds, seed
 
     def __iter__(self) -> Iterator[tuple[Candidate, Seed]]:
-        """Every script, one in memory at a time.
-
-        Raises:
-            UserError: a pool is missing, or a row is not a seed. The message names file and row.
-        """
+        """Every script, one in memory at a time. Raises `UserError`: a pool is missing, or a row is not a
+        seed. The message names file and row."""
         for kind in self.kinds:
             path = self._path(kind)
             if not path.is_file():

@@ -78,12 +78,9 @@ def rl_questions(config: Config, safe: float, risky: float) -> tuple[float, floa
 
 
 def draw_from_pools(config: Config, folder: Path) -> None:
-    """Write both files from `folder/seeds`: for SFT all scripts, or a draw of `bootstrap.dialogues`.
-
-    Raises:
-        UserError: a pool is missing, all pools are empty, or, with `rl.single_turn`, a seed does not hold its
-            question.
-    """
+    """Write both files from `folder/seeds`: for SFT all scripts, or a draw of `bootstrap.dialogues`. Raises
+    `UserError`: a pool is missing, all pools are empty, or, with `rl.single_turn`, a seed does not hold its
+    question."""
     pools = read_pools(folder, config.seeds.kinds)
     if config.rl.single_turn:
         rl = questions_for_rl(config, pools)
@@ -106,10 +103,8 @@ def questions(scripts: Iterable[Seed]) -> list[Seed]:
     """The question of each distinct pair among the scripts, as a script of one turn, in the order in which
     the pairs first appear.
 
-    The kind is benign if the source says that the question is harmless, and obfuscated otherwise.
-
-    Raises:
-        UserError: a script does not say which question it was made from.
+    The kind is benign if the source says that the question is harmless, and obfuscated otherwise. Raises
+    `UserError`: a script does not say which question it was made from.
     """
     by_pair: dict[str, Seed] = {}
     for script in scripts:
@@ -220,11 +215,7 @@ def in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def read_split(folder: Path, name: str) -> list[Seed]:
-    """The scripts of `sft` or `rl` in a run's folder.
-
-    Raises:
-        UserError: the file is missing or has no rows.
-    """
+    """The scripts of `sft` or `rl` in a run. Raises `UserError`: the file is missing or has no rows."""
     path = folder / FOLDER / f"{name}.jsonl"
     seeds = read_seeds(path, may_be_empty=True)
     if not seeds:

@@ -149,10 +149,8 @@ async def roll_out(
     reasons.
 
     With `bootstrap.sft.single_turn`, also play the original questions unchanged; their dialogues go to files
-    of the same names in bootstrap/single_turn/.
-
-    Raises:
-        UserError: no dialogue was kept; or, before anything is played, the seeds lack their questions.
+    of the same names in bootstrap/single_turn/. Raises `UserError`: no dialogue was kept; or, before anything
+    is played, the seeds lack their questions.
     """
     seeds = read_split(folder, "sft")
     asked = questions(seeds) if config.bootstrap.sft.single_turn else []

@@ -110,10 +110,7 @@ def decode_pictures(config: Config, result: Survey, trial: Trial | None = None) 
     Call once per survey.
 
     In sources with `bad_rows: skip`, pairs with an unusable picture go into `result.broken` and are counted
-    in `result.skipped`.
-
-    Raises:
-        PictureError: the first unusable picture of any other source.
+    in `result.skipped`. Raises `PictureError`: the first unusable picture of any other source.
     """
     for source in config.seeds.sources:
         for pair in pairs_of(source, config):
@@ -157,11 +154,8 @@ class PlanFile:
         """Pairs with an unusable picture, by id."""
 
     def finished(self) -> bool:
-        """Whether all the work is done.
-
-        Raises:
-            UserError: the folder holds the work of another plan, or seeds of unknown origin.
-        """
+        """Whether all the work is done. Raises `UserError`: the folder holds the work of another plan, or
+        seeds of unknown origin."""
         try:
             row = json.loads(self.path.read_bytes())
             plan, finished = row["plan"], row["finished"]

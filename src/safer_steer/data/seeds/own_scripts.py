@@ -17,12 +17,9 @@ from safer_steer.files.store import write_atomic
 
 
 def own_scripts(config: Config) -> list[Seed]:
-    """The scripts of the file, or a draw of `config.limit` of each kind; their pictures lie beside it.
-
-    Raises:
-        UserError: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or has no
-            question for the single-turn ablation.
-    """
+    """The scripts of the file, or a draw of `config.limit` of each kind; their pictures lie beside it. Raises
+    `UserError`: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or has no
+    question for the single-turn ablation."""
     path = _path(config)
     by_question = config.rl.single_turn or config.bootstrap.sft.single_turn
     seeds = read_scripts(path)
@@ -53,11 +50,8 @@ def script_pictures(config: Config, seed: Seed, trial: Trial | None = None) -> l
 
 
 def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
-    """A script as a run holds it: its pictures under `folder/images/`, without answers and scores.
-
-    Raises:
-        UserError: see `script_pictures`.
-    """
+    """A script as a run holds it: its pictures under `folder/images/`, without answers and scores. Raises
+    `UserError`: see `script_pictures`."""
     names = {}
     for picture in script_pictures(config, seed):
         names[picture.name] = name = f"images/{picture.original[:16]}{picture.suffix}"
@@ -70,10 +64,7 @@ def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
 
 def take_own_scripts(config: Config, folder: Path) -> None:
     """Write `folder/seeds/<kind>.jsonl` and an empty `dropped.jsonl` from the scripts, and their pictures.
-
-    Raises:
-        UserError: see `own_scripts` and `script_pictures`.
-    """
+    Raises `UserError`: see `own_scripts` and `script_pictures`."""
     pools: dict[str, list[Seed]] = {kind: [] for kind in config.seeds.kinds}
     for seed in own_scripts(config):
         pools[seed.kind].append(brought_in(config, folder, seed))

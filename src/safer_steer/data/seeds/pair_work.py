@@ -70,11 +70,7 @@ class PairWork:
 
     async def do(self, journal: Journal) -> None:
         """Do the jobs of this pair that the journal does not hold yet. A script that fails is journalled as
-        failed.
-
-        Raises:
-            UserError: the pair's picture is unusable, or an endpoint does not respond.
-        """
+        failed. Raises `UserError`: the pair's picture is unusable, or an endpoint does not respond."""
         pair, patience = self.pair, self.seats.patience
         kinds = kinds_of(pair, self.config.seeds.kinds)
         # The known answer would not fit a rewrite.
@@ -132,12 +128,9 @@ class PairWork:
         return self._seed(Kind.OBFUSCATED, intent, plan, attempt, {})
 
     async def _red_team(self, task: str, attempt: int) -> Seed:
-        """Plans an attack of the pair's strategy, and tries it if it is to be filtered by success.
-
-        Raises:
-            BoundaryError: the generator failed or refused, including a refusal inside a valid answer; or the
-                attack failed (see `simulate`).
-        """
+        """Plans an attack of the pair's strategy, and tries it if it is to be filtered by success. Raises
+        `BoundaryError`: the generator failed or refused, including a refusal inside a valid answer; or the
+        attack failed (see `simulate`)."""
         pair, seeds, strategy = self.pair, self.config.seeds, self._strategy(attempt)
         turns = self._rng(Kind.RED_TEAM).randint(*self.bounds)
         seen = await self._ask(CAPTION, CaptionInput(question=pair.question), attempt)

@@ -49,11 +49,8 @@ class Seen:
 
 
 def read_pools(folder: Path, kinds: Sequence[Kind]) -> list[Seed]:
-    """The seeds of a run's folder, pool by pool; a pool may be empty.
-
-    Raises:
-        UserError: a pool is missing, or all are empty.
-    """
+    """The seeds of a run's folder, pool by pool; a pool may be empty. Raises `UserError`: a pool is missing,
+    or all are empty."""
     seeds: list[Seed] = []
     for kind in kinds:
         seeds += read_seeds(folder / "seeds" / f"{kind.value}.jsonl", may_be_empty=True)

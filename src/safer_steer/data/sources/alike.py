@@ -30,11 +30,8 @@ _ENOUGH = 1 << 16
 
 
 def groups(pictures: Iterable[bytes]) -> list[int]:
-    """A number for each picture (a file's bytes), the same for those that look the same.
-
-    Raises:
-        UserError: a picture cannot be read.
-    """
+    """A number for each picture (a file's bytes), the same for those that look the same. Raises `UserError`:
+    a picture cannot be read."""
     hashes, colours = np.empty((0, 2 * SIDE * SIDE // 8), np.uint8), np.empty((0, 3))
     group = np.empty(0, np.int64)
     for number, picture in enumerate(pictures):

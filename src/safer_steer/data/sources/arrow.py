@@ -18,11 +18,8 @@ BATCH = 32
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """A Parquet file; places are row numbers, from 1.
-
-    Raises:
-        UserError: the file is not Parquet, or damaged.
-    """
+    """A Parquet file; places are row numbers, from 1. Raises `UserError`: the file is not Parquet, or
+    damaged."""
     import pyarrow
     import pyarrow.parquet
 
@@ -39,11 +36,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Rows written by `Dataset.save_to_disk`.
-
-    Raises:
-        UserError: the folder cannot be loaded.
-    """
+    """Rows written by `Dataset.save_to_disk`. Raises `UserError`: the folder cannot be loaded."""
     datasets = _datasets(str(path))
     try:
         table = datasets.load_from_disk(str(path))

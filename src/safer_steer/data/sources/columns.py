@@ -68,10 +68,7 @@ class Columns:
 
     def renamed(self, row: dict[str, Any], where: str) -> dict[str, Any]:
         """The row, its columns named as the reader of the set names them. A column that it lacks is missing.
-
-        Raises:
-            BadRow: a text of `columns` needs a value that the row lacks.
-        """
+        Raises `BadRow`: a text of `columns` needs a value that the row lacks."""
         if not self._gone and not self._named:
             return row
         for name in row:

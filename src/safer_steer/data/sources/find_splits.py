@@ -51,12 +51,9 @@ class SetSplit:
 
 
 def find_splits(source: Source, layout: Layout, split: str | None = None) -> list[SetSplit]:
-    """The splits requested by the source, in order. `split` overrides the source's split.
-
-    Raises:
-        UserError: the path does not exist, its format is not supported, or there is no such subset or split
-            (the message lists the available ones).
-    """
+    """The splits requested by the source, in order. `split` overrides the source's split. Raises `UserError`:
+    the path does not exist, its format is not supported, or there is no such subset or split (the message
+    lists the available ones)."""
     wanted = (source.subset, split or source.split)
     if source.hub:
         return _on_hub(source, layout, *wanted)

@@ -30,11 +30,8 @@ class SetPictures:
         self._resolved: dict[Path, str] = {}
 
     def find(self, cell: Any, where: str) -> Path | bytes:
-        """The picture's file or bytes, after a check of its header.
-
-        Raises:
-            BadRow: neither path nor bytes; no such file; outside the folder; not a picture; too many pixels.
-        """
+        """The picture's file or bytes, after a check of its header. Raises `BadRow`: neither path nor bytes;
+        no such file; outside the folder; not a picture; too many pixels."""
         path = cell.get("path") if isinstance(cell, dict) else cell
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         try:

@@ -63,11 +63,8 @@ class SetRow:
         return next(iter(filled or present), None)
 
     def value(self, *names: str) -> Any:
-        """The value of the first of these columns that exists (see `column`).
-
-        Raises:
-            BadRow: none exists. The message lists the columns there are.
-        """
+        """The value of the first of these columns that exists (see `column`). Raises `BadRow`: none exists.
+        The message lists the columns there are."""
         name = self.column(*names)
         if name is None:
             there = ", ".join(list(map(str, self.data))[:COLUMNS_SHOWN]) or "none"

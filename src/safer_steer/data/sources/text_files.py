@@ -76,11 +76,8 @@ def _escaped(value: str) -> bool:
 
 def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """One of: a JSON array, read element by element; an object of objects, whose keys become the column `pid`
-    of rows without one; or JSONL under another name.
-
-    Raises:
-        UserError: not JSON. The rest of the file cannot be read either, so the row cannot be skipped.
-    """
+    of rows without one; or JSONL under another name. Raises `UserError`: not JSON. The rest of the file
+    cannot be read either, so the row cannot be skipped."""
     try:
         with path.open(encoding=TEXT) as file:
             first = file.read(1)
