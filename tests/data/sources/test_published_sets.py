@@ -1,14 +1,14 @@
 """Every published set, in the forms people have it in, on made-up files."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from datasets import config as datasets_config
+from huggingface_hub import constants as hub_constants
 
 from published import (
     ALIGN,
@@ -34,6 +34,7 @@ from published import (
 from safer_steer.data.sources.find_splits import hub_splits
 from safer_steer.data.sources.load import load_pairs, read_samples
 from safer_steer.data.sources.pair import Pair
+from safer_steer.data.sources.pictures import SetPictures
 from safer_steer.data.sources.sets import SETS
 from safer_steer.errors import UserError
 
@@ -43,25 +44,14 @@ def facts(pair: Pair) -> tuple[Any, ...]:
 
 
 def test_beavertails_v_takes_every_category_or_the_one_asked_for(tmp_path: Path) -> None:
-    folder = hub(
-        tmp_path,
-        {
-            name: {"train": beavertails(name), "evaluation": beavertails(name)[:1]}
-            for name in ("harm_a", "harm_b")
-        },
-    )
+    names = ("harm_a", "harm_b")
+    rows = {name: beavertails(name) for name in names}
+    folder = hub(tmp_path, {name: {"train": rows[name], "evaluation": rows[name][:1]} for name in names})
     found = pairs("beavertails_v", folder)
-    assert [pair.id for pair in found] == [
-        f"beavertails_v-{name}-train-00000{i}" for name in ("harm_a", "harm_b") for i in range(2)
-    ]
-    assert facts(found[3])[1:] == (
-        "what is harm_b 1?",
-        "what is harm_b 1?",
-        False,
-        None,
-        "harm_b",
-        "beavertails_v",
-    )
+    ids = [f"beavertails_v-{name}-train-00000{i}" for name in names for i in range(2)]
+    assert [pair.id for pair in found] == ids
+    question = "what is harm_b 1?"
+    assert facts(found[3])[1:] == (question, question, False, None, "harm_b", "beavertails_v")
     assert [pair.image for pair in found] == [png(0), png(1)] * 2
     (one,) = pairs("beavertails_v", folder, subset="harm_b", split="evaluation", use="bench")
     assert (one.id, one.use) == ("beavertails_v-harm_b-evaluation-000000", "bench")
@@ -82,20 +72,11 @@ def test_mm_safetybench_joins_the_true_intent_by_configuration_and_id(tmp_path: 
 
 
 def test_spa_vl_says_by_its_test_splits_what_is_safe(tmp_path: Path) -> None:
-    folder = hub(
-        tmp_path,
-        {
-            "default": {"train": SPA_VL, "validation": SPA_VL},
-            "test": {"harm": SPA_VL[:1], "help": SPA_VL[:1]},
-        },
-    )
+    test = {"harm": SPA_VL[:1], "help": SPA_VL[:1]}
+    folder = hub(tmp_path, {"default": {"train": SPA_VL, "validation": SPA_VL}, "test": test})
     assert [pair.safe for pair in pairs("spa_vl", folder)] == [None] * 3
-    assert facts(pairs("spa_vl", folder, subset="test", split="help")[0])[3:] == (
-        True,
-        None,
-        "objects",
-        "spa_vl",
-    )
+    [harmless] = pairs("spa_vl", folder, subset="test", split="help")
+    assert facts(harmless)[3:] == (True, None, "objects", "spa_vl")
     assert pairs("spa_vl", folder, subset="test", split="harm")[0].safe is False
     with pytest.raises(UserError, match="source spa_vl: several splits; set `split` to one of: harm, help"):
         pairs("spa_vl", folder, subset="test")
@@ -126,22 +107,15 @@ def test_vlguard_gives_a_pair_an_instruction(tmp_path: Path, place: str) -> None
 def test_vlsbench_as_json_with_pictures_or_as_a_table(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps(VLSBENCH, indent=2))
     pictures(tmp_path, "imgs/0.png", "imgs/1.png")
-    assert facts(pairs("vlsbench", tmp_path)[1]) == (
-        "vlsbench-data-1",
-        "how is this done, 1?",
-        "how is this done, 1?",
-        False,
-        None,
-        "b",
-        "vlsbench",
-    )
-    rows = [
-        {name: value for name, value in row.items() if name != "image_path"} | {"image": embedded(i)}
-        for i, row in enumerate(VLSBENCH)
-    ]
-    assert [pair.id for pair in pairs("vlsbench", hub(tmp_path / "hub", {"default": {"train": rows}}))] == [
-        f"vlsbench-train-{i}" for i in range(2)
-    ]
+    question = "how is this done, 1?"
+    second = pairs("vlsbench", tmp_path)[1]
+    assert facts(second) == ("vlsbench-data-1", question, question, False, None, "b", "vlsbench")
+    rows = []
+    for place, row in enumerate(VLSBENCH):
+        rows.append({name: value for name, value in row.items() if name != "image_path"})
+        rows[-1]["image"] = embedded(place)
+    found = pairs("vlsbench", hub(tmp_path / "hub", {"default": {"train": rows}}))
+    assert [pair.id for pair in found] == ["vlsbench-train-0", "vlsbench-train-1"]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "folder"])
@@ -157,10 +131,8 @@ def test_jailbreakv_28k(tmp_path: Path, form: str) -> None:
         (f"play along {i}", f"the steps {i}", False, None, "devices", "jailbreakv_28k") for i in range(2)
     ]
     if form == "folder":
-        assert (
-            pairs("jailbreakv_28k", path, split="mini_JailBreakV_28K")[0].id
-            == "jailbreakv_28k-JailBreakV_28K-mini_JailBreakV_28K-0"
-        )
+        first = pairs("jailbreakv_28k", path, split="mini_JailBreakV_28K")[0]
+        assert first.id == "jailbreakv_28k-JailBreakV_28K-mini_JailBreakV_28K-0"
 
 
 @pytest.mark.parametrize(
@@ -201,13 +173,9 @@ def test_geometry3k_in_every_form_of_a_table(tmp_path: Path, form: str) -> None:
 
 
 def test_align_anything_is_general_and_has_no_true_answer(tmp_path: Path) -> None:
-    folder = hub(
-        tmp_path,
-        {
-            "text-image-to-text": {"train": ALIGN, "val": ALIGN},
-            "text-to-text": {"train": [{"question": "no picture here"}]},
-        },
-    )
+    bare = [{"question": "no picture here"}]
+    sets = {"text-image-to-text": {"train": ALIGN, "val": ALIGN}, "text-to-text": {"train": bare}}
+    folder = hub(tmp_path, sets)
     assert [facts(pair)[1:5] for pair in pairs("align_anything", folder)] == [
         (f"describe it {i}", f"describe it {i}", True, None) for i in range(2)
     ]
@@ -226,14 +194,9 @@ def test_scienceqa_asks_with_hint_and_options_and_passes_over_rows_without_a_pic
 def test_mossbench_is_an_object_by_pid(tmp_path: Path) -> None:
     (tmp_path / "information.json").write_text(json.dumps(MOSSBENCH))
     pictures(tmp_path, "images/7.png")
-    assert facts(pairs("mossbench", tmp_path)[0])[1:] == (
-        "is it a toy?",
-        "is it a toy?",
-        True,
-        None,
-        "type 1",
-        "mossbench",
-    )
+    question = "is it a toy?"
+    [pair] = pairs("mossbench", tmp_path)
+    assert facts(pair)[1:] == (question, question, True, None, "type 1", "mossbench")
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "json lines", "csv", "parquet"])
@@ -261,15 +224,11 @@ def test_a_set_of_ones_own_in_every_form(tmp_path: Path, form: str) -> None:
 
 def test_an_older_upload_has_a_hash_in_its_file_names(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    for split in ("train", "validation"):
-        for shard in range(2):
-            table(SCIENCEQA[:1]).to_parquet(
-                tmp_path / "data" / f"{split}-0000{shard}-of-00002-1028f23e353fbe3{shard}.parquet"
-            )
-    assert [pair.id for pair in pairs("scienceqa", tmp_path)] == [
-        "scienceqa-train-000000",
-        "scienceqa-train-000001",
-    ]
+    for name in ("train-00000", "train-00001", "validation-00000"):
+        file = f"{name}-of-00002-1028f23e353fbe3{name[-1]}.parquet"
+        table(SCIENCEQA[:1]).to_parquet(tmp_path / "data" / file)
+    ids = [pair.id for pair in pairs("scienceqa", tmp_path)]
+    assert ids == ["scienceqa-train-000000", "scienceqa-train-000001"]
 
 
 def test_the_default_configuration_may_lie_beside_the_folders_of_others(tmp_path: Path) -> None:
@@ -286,9 +245,8 @@ def test_a_csv_as_pandas_writes_it(tmp_path: Path) -> None:
     """With a byte order mark, Windows' line ends, an index without a name, and booleans as words."""
     pictures(tmp_path, "0.PNG")
     path = tmp_path / "rows.csv"
-    path.write_bytes(
-        '\ufeff,id,image,question,safe\r\n0,1,0.PNG,"one,\r\ntwo",True\r\n1,2,0.PNG,three,False\r\n2,3,0.PNG,four,\r\n'.encode()
-    )
+    lines = ["\ufeff,id,image,question,safe", '0,1,0.PNG,"one,\r\ntwo",True', "1,2,0.PNG,three,False"]
+    path.write_bytes("\r\n".join([*lines, "2,3,0.PNG,four,", ""]).encode())
     assert [(pair.id, pair.question, pair.safe) for pair in pairs("mine", path)] == [
         ("mine-1", "one,\r\ntwo", True),
         ("mine-2", "three", False),
@@ -296,32 +254,30 @@ def test_a_csv_as_pandas_writes_it(tmp_path: Path) -> None:
     ]
 
 
-def test_pictures_in_the_cache_wherever_it_was_moved_to(tmp_path: Path) -> None:
-    """What `datasets` unpacks of an archive is named by an absolute path in its cache."""
-    moved = {name: str(tmp_path / name) for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")}
-    files = [f"{cache}/0.png" for cache in moved.values()]
-    pictures(tmp_path, *(f"{name}/0.png" for name in moved))
-    program = f"""
-from safer_steer.data.sources.pictures import SetPictures
-for path in {files}:
-    print(SetPictures(None, None, "train").find({{"bytes": None, "path": path}}, "row 1"))
-"""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=kept | moved)
-    assert done.stdout.split() == files, done.stderr
-
-
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("module", "moved"),
     [
-        ("safemt", "safemt is a suite"),
-        ("mtmcs_bench", "suite for the bench"),
-        ("xstest", "`safer-steer suite xstest`"),
+        (hub_constants, "HF_HOME"),
+        (hub_constants, "HF_HUB_CACHE"),
+        (datasets_config, "HF_DATASETS_CACHE"),
+        (datasets_config, "DOWNLOADED_DATASETS_PATH"),
     ],
 )
-def test_what_has_no_pairs_is_no_source(name: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_pictures_in_the_cache_wherever_it_was_moved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, moved: str
+) -> None:
+    """What `datasets` unpacks of an archive is named by an absolute path in its cache."""
+    pictures(tmp_path / "cache", "0.png")
+    cell = {"bytes": None, "path": str(tmp_path / "cache/0.png")}
+    with pytest.raises(UserError):
+        SetPictures(None, None, "train").find(cell, "row 1")
+    monkeypatch.setattr(module, moved, str(tmp_path / "cache"))
+    assert SetPictures(None, None, "train").find(cell, "row 1") == tmp_path / "cache/0.png"
+
+
+@pytest.mark.parametrize("name", ["safemt", "mtmcs_bench", "xstest", "mmds"])
+def test_what_has_no_pairs_is_no_source(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is a suite for the bench, .* `safer-steer suite {name}`"):
         pairs(name, Path("/nowhere"))
 
 

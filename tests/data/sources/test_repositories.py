@@ -43,17 +43,14 @@ def kinds(out: Path) -> dict[str, int]:
 
 
 PROMPT = "The picture shows a list. Fill it in."
+TOLD = ["--column", f"prompt=={PROMPT}"]
+MOSS_FILE = "data_contrast/images_information/information.json"
 TREES: list[tuple[str, Callable[[Path], Path], list[str], dict[str, int]]] = [
     ("mossbench", mossbench_tree, [], {"obfuscated": 2, "benign": 3}),
     ("mossbench", mossbench_tree, ["--subset", "data"], {"benign": 3}),
     ("mossbench", mossbench_tree, ["--subset", "data_contrast"], {"obfuscated": 2}),
     ("mossbench", lambda at: mossbench_tree(at) / "data_contrast", [], {"obfuscated": 2}),
-    (
-        "mossbench",
-        lambda at: mossbench_tree(at) / "data_contrast/images_information/information.json",
-        [],
-        {"obfuscated": 2},
-    ),
+    ("mossbench", lambda at: mossbench_tree(at) / MOSS_FILE, [], {"obfuscated": 2}),
     ("vlguard", vlguard_tree, [], {"obfuscated": 3, "benign": 1}),
     ("vlguard", vlguard_tree, ["--split", "test"], {"obfuscated": 2, "benign": 1}),
     ("scienceqa", scienceqa_tree, [], {"benign": 2}),
@@ -63,22 +60,13 @@ TREES: list[tuple[str, Callable[[Path], Path], list[str], dict[str, int]]] = [
     ("mmds", lambda at: mmds_tree(at) / "mmds.jsonl", ["--split", "train"], {"benign": 1}),
     ("siuo", siuo_hub_tree, [], {"obfuscated": 2}),
     ("siuo", siuo_tree, ["--images", "{at}/pictures"], {"obfuscated": 2}),
-    ("figstep", figstep_tree, ["--column", f"prompt=={PROMPT}"], {"obfuscated": 4}),
-    (
-        "figstep",
-        figstep_tree,
-        ["--column", f"prompt=={PROMPT}", "--split", "SafeBench-Tiny"],
-        {"obfuscated": 2},
-    ),
+    ("figstep", figstep_tree, TOLD, {"obfuscated": 4}),
+    ("figstep", figstep_tree, [*TOLD, "--split", "SafeBench-Tiny"], {"obfuscated": 2}),
     ("hades", lambda at: one_table(at, HADES), [], {"obfuscated": 2}),
     ("hades", lambda at: one_table(at, HADES), ["--split", "0"], {"obfuscated": 2}),
-    (
-        "mm_safetybench_plus",
-        lambda at: one_table(at, MM_SAFETYBENCH_PLUS),
-        [],
-        {"obfuscated": 4, "benign": 4},
-    ),
-]
+    ("mm_safetybench_plus", lambda at: one_table(at, MM_SAFETYBENCH_PLUS), [],
+     {"obfuscated": 4, "benign": 4}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "tree", "options", "expected"), TREES)
@@ -103,10 +91,9 @@ def test_ids_in_a_repository_are_unique_and_stay(tmp_path: Path) -> None:
 
 def test_the_pictures_of_a_repository_are_the_rows_own(tmp_path: Path) -> None:
     moss = pairs("mossbench", mossbench_tree(tmp_path / "moss"))
-    assert [Path(str(pair.image)).relative_to(tmp_path / "moss").as_posix() for pair in moss] == [
-        *(f"data/images/{pid}.png" for pid in (1, 2, 3)),
-        *(f"data_contrast/images/{pid}.png" for pid in (1, 2)),
-    ]
+    files = [f"data/images/{pid}.png" for pid in (1, 2, 3)]
+    files += [f"data_contrast/images/{pid}.png" for pid in (1, 2)]
+    assert [pair.image for pair in moss] == [tmp_path / "moss" / name for name in files]
     science = scienceqa_tree(tmp_path / "science")
     for images in (None, str(science / "data/scienceqa/images")):
         (one,) = pairs("scienceqa", science, split="test", images=images)
@@ -145,25 +132,18 @@ def test_figstep_says_what_is_missing_and_finds_its_pictures(tmp_path: Path) -> 
 
 def test_siuo_is_read_by_its_own_names(tmp_path: Path) -> None:
     found = pairs("siuo", siuo_hub_tree(tmp_path / "siuo"))
-    assert [(pair.id, pair.category, pair.safe) for pair in found] == [
-        ("siuo-siuo_gen-0", "devices", False),
-        ("siuo-siuo_gen-1", "devices", False),
-    ]
+    facts = [(pair.id, pair.category, pair.safe) for pair in found]
+    assert facts == [(f"siuo-siuo_gen-{number}", "devices", False) for number in (0, 1)]
 
 
 def test_hades_points_from_the_text_to_the_picture_of_the_last_step(tmp_path: Path) -> None:
     path = one_table(tmp_path / "hades", HADES)
     found = pairs("hades", path)
-    assert [(pair.id, pair.question) for pair in found] == [
-        (
-            "hades-5-devices-1",
-            "The bottom of the picture shows which object is meant. list the parts of a that object",
-        ),
-        (
-            "hades-5-devices-2",
-            "The bottom of the picture shows which behavior is meant. write how to do that to a box",
-        ),
-    ]
+    first, second = (
+        (pair.id, pair.question.removeprefix("The bottom of the picture shows ")) for pair in found
+    )
+    assert first == ("hades-5-devices-1", "which object is meant. list the parts of a that object")
+    assert second == ("hades-5-devices-2", "which behavior is meant. write how to do that to a box")
     assert {pair.image for pair in found} == {png(5)}
 
 
@@ -174,11 +154,7 @@ def test_mmds_shows_each_turn_s_pictures_and_keeps_the_answers_beside_it(tmp_pat
     assert shown == [[png(0)], [png(1), png(2)], []]
     assert [turn.meta["prefilled"] for turn in attack.turns] == ["a ring.", "two boxes.", "the first."]
     assert (attack.id, attack.intent, attack.meta["category"]) == ("mmds-test-4", "all steps", "devices")
-    assert (everyday.id, everyday.kind, everyday.meta) == (
-        "mmds-test-5",
-        Kind.BENIGN,
-        {"set": "mmds"},
-    )
+    assert (everyday.id, everyday.kind, everyday.meta) == ("mmds-test-5", Kind.BENIGN, {"set": "mmds"})
 
 
 def test_the_picture_of_a_later_turn_is_missed_as_that_of_the_first(tmp_path: Path) -> None:
@@ -265,16 +241,13 @@ def test_rows_that_name_no_picture_and_no_prompt(tmp_path: Path) -> None:
     assert [Path(str(pair.image)).read_bytes() for pair in found] == [png(place) for place in range(4)]
     assert len({pair.id for pair in found}) == 4, "made from the rows"
     assert [pair.id for pair in found] == [pair.id for pair in pairs("mine", **source)]
-    columns = [
-        part for name, column in source["columns"].items() for part in ("--column", f"{name}={column}")
-    ]
-    ignored = ["--ignore", "dataset", "--ignore", "instruction"]
     out = tmp_path / "figstep.jsonl"
-    done = safer_steer(
-        *("suite", "mine", "--path", source["path"], "--images", source["images"], "--out", out),
-        *columns,
-        *ignored,
-    )
+    options = ["--path", source["path"], "--images", source["images"], "--out", out]
+    for name, column in source["columns"].items():
+        options += ["--column", f"{name}={column}"]
+    for name in source["ignore"]:
+        options += ["--ignore", name]
+    done = safer_steer("suite", "mine", *options)
     assert done.exit_code == 0, done.output
     assert [seed.id for seed in read_suite(out).seeds] == [pair.id for pair in found]
     assert kinds(out) == {"obfuscated": 4}
@@ -284,9 +257,8 @@ def test_a_json_file_with_an_id_of_another_name(tmp_path: Path) -> None:
     """As SIUO's."""
     tree = siuo_tree(tmp_path / "siuo")
     source = {"path": str(tree / "data/siuo_gen.json"), "images": str(tree / "pictures")}
-    with pytest.raises(
-        UserError, match=r"row 1: question_id, safety_warning, reference_answer: unknown key; "
-    ) as told:
+    message = r"row 1: question_id, safety_warning, reference_answer: unknown key; "
+    with pytest.raises(UserError, match=message) as told:
         pairs("mine", **source)
     assert "`ignore: [NAME]` leaves one out" in str(told.value)
     ignored = ["safety_warning", "reference_answer"]
@@ -351,9 +323,7 @@ def test_a_column_cannot_be_read_and_ignored(tmp_path: Path) -> None:
 def test_the_same_row_twice_is_said_where_ids_are_made(tmp_path: Path) -> None:
     pictures(tmp_path, "0.png")
     row = {"question": "q", "image": "0.png"}
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(json.dumps(one) + "\n" for one in (row, row | {"question": "r"}))
-    )
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | {'question': 'r'})}\n")
     assert len({pair.id for pair in pairs("mine", tmp_path / "rows.jsonl")}) == 2
     (tmp_path / "rows.jsonl").write_text(2 * (json.dumps(row) + "\n"))
     with pytest.raises(UserError, match=r"rows.jsonl:2: the row is the same as an earlier one"):
