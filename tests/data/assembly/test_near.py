@@ -50,9 +50,8 @@ def test_the_exact_similarity_decides(threshold: float) -> None:
     said += [with_other_words(said[0], changes, rng) for changes in range(1, 25)]
     near, tokens = Near(threshold), [shingles(one) for one in said]
     near.add("first", tokens[0])
-    assert [near.find(one) is not None for one in tokens] == [
-        jaccard(tokens[0], one) >= threshold for one in tokens
-    ]
+    for one in tokens:
+        assert (near.find(one) is not None) == (jaccard(tokens[0], one) >= threshold)
     assert (1 - threshold ** bands(threshold)) ** (PERMUTATIONS // bands(threshold)) <= 1e-3
 
 
@@ -60,14 +59,12 @@ def test_what_is_found_does_not_hang_on_the_order() -> None:
     rng = random.Random(2)
     first = script(rng)
     alike = [(f"{number}", shingles(with_other_words(first, 1, rng))) for number in range(8)]
-    found = []
     for _ in range(5):
         rng.shuffle(alike)
         near = Near(0.6)
         for name, tokens in alike:
             near.add(name, tokens)
-        found.append(near.find(shingles(first)))
-    assert found == ["0"] * 5
+        assert near.find(shingles(first)) == "0"
 
 
 def test_jaccard_of_tokens() -> None:
@@ -81,11 +78,8 @@ def test_case_punctuation_and_empty_words_do_not_count() -> None:
     assert np.array_equal(shingles(["Who is  this?", "“Really”"]), shingles(["who is this really"]))
     assert not np.array_equal(shingles(["who is this really"]), shingles(["really this is who"]))
     assert len(shingles(["hm"])) == 1
-    asked, again = (
-        "How would the keeper open that copper lantern?",
-        "how can a keeper open the COPPER lantern",
-    )
-    assert jaccard(content_words(asked), content_words(again)) == 1
+    asked = content_words("How would the keeper open that copper lantern?")
+    assert jaccard(asked, content_words("how can a keeper open the COPPER lantern")) == 1
     assert jaccard(content_words("keep it wet"), content_words("do not keep it wet")) < 1, "`not` says much"
 
 

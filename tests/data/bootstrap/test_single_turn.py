@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from display import Quiet
 from safer_steer import pipeline
@@ -24,21 +22,13 @@ from safer_steer.files.manifest import Manifest, verify
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import from_png
 from safer_steer.student.load import LoadedStudent
-from safer_steer.training.sft import Collator, fine_tune
+from safer_steer.training.sft import Collator
 from seeds_run import Watched, build, config, pool
 from student_parts import ask, tiny_config, write_seeds
 
 SETTINGS = {
     "seeds": {"sources": [{"limit": 16}], "min_turns": 2, "max_turns": 3},
-    "bootstrap": {
-        "sft": {
-            "learning_rate": 3e-4,
-            "batch_size": 4,
-            "micro_batch_size": 4,
-            "max_steps": 1,
-            "single_turn": True,
-        }
-    },
+    "bootstrap": {"sft": {"batch_size": 4, "micro_batch_size": 4, "max_steps": 1, "single_turn": True}},
 }
 
 
@@ -77,11 +67,8 @@ def test_the_harmful_requests_are_in_the_single_turn_set(run: tuple[Path, list[s
         assert (dialogue.kind is Kind.BENIGN) is dialogue.meta["question_safe"]
         assert dialogue.turns[0].scores["safety"] >= 8
     pictures = {dialogue.meta["pair"]: dialogue.images for dialogue in several}
-    assert all(
-        dialogue.images == pictures[dialogue.meta["pair"]]
-        for dialogue in single
-        if dialogue.meta["pair"] in pictures
-    )
+    for dialogue in single:
+        assert dialogue.images == pictures.get(dialogue.meta["pair"], dialogue.images)
 
 
 def test_as_many_assistant_tokens_as_in_the_multi_turn_set(
@@ -100,28 +87,14 @@ def test_as_many_assistant_tokens_as_in_the_multi_turn_set(
     assert found["multi_turn"] == {"dialogues": len(several), "assistant_tokens": sum(several)}
     told = found["single_turn"]
     assert abs(told["assistant_tokens"] - sum(several)) <= max(single) / 2
-    assert told["distinct"] == len(single) < told["dialogues"] and told["passes"] == round(
-        told["dialogues"] / len(single), 2
-    )
+    assert told["distinct"] == len(single) < told["dialogues"]
+    assert told["passes"] == round(told["dialogues"] / len(single), 2)
     assert f"sft: {in_words(found)}" in said
     assert any(line.startswith("bootstrap: ") and " single turn kept" in line for line in said)
-
-
-def test_its_files_are_in_the_manifest(run: tuple[Path, list[str]]) -> None:
-    folder, _ = run
     stages = Manifest(folder).stages
     made = {f"bootstrap/single_turn/{name}.jsonl" for name in ("journal", "kept", "rejected")}
     assert made <= set(stages["bootstrap"]["files"]) and "sft/single_turn.json" in stages["sft"]["files"]
     assert not verify(folder)
-
-
-def test_the_same_seed_gives_the_same_weights(run: tuple[Path, list[str]], tmp_path: Path) -> None:
-    folder, _ = run
-    for part in ("bootstrap", "images"):
-        shutil.copytree(folder / part, tmp_path / part)
-    again = load_file(fine_tune(tiny_config(**SETTINGS), tmp_path) / "model.safetensors")
-    first = load_file(folder / "sft" / "model" / "model.safetensors")
-    assert all(first[name].equal(again[name]) for name in first)
 
 
 async def test_nobody_rewrites_a_question_and_what_is_played_is_not_played_again(tmp_path: Path) -> None:
@@ -152,12 +125,16 @@ async def test_a_question_for_each_pair_that_is_played(tmp_path: Path) -> None:
     scripts = [seed for kind in ("red_team", "benign", "obfuscated") for seed in pool(tmp_path, kind)]
     asked = questions(scripts)
     assert sorted(one.id for one in asked) == sorted({f"{seed.meta['pair']}-question" for seed in scripts})
-    assert {one.intent for one in asked} == {"learn how the device is operated"}, (
-        "whichever script of the pair is met first"
-    )
+    intents = {one.intent for one in asked}
+    assert intents == {"learn how the device is operated"}, "whichever script of the pair is met first"
     assert questions(scripts[:1])[0].kind is Kind.OBFUSCATED
     assert not any({"strategy", "attack_scores", "attempts"} & set(one.meta) for one in asked)
     assert [one.turns[0].meta for one in asked if one.kind is Kind.BENIGN] == [{"risk": 1}] * 3
+    unknown = {"pair": "p", "question": "q?"}
+    script = Seed(id="p-benign", kind=Kind.BENIGN, intent="t", turns=[Turn(user="u")], meta=unknown)
+    (asked,) = questions([script])
+    assert (asked.id, asked.kind, asked.script) == ("p-question", Kind.OBFUSCATED, ["q?"]), "counts as risky"
+    assert asked.turns[0].meta == {}
 
 
 def test_seeds_without_their_question_are_told(tmp_path: Path) -> None:
@@ -165,19 +142,6 @@ def test_seeds_without_their_question_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="benign-0: its seed does not have its pair's question"):
         asyncio.run(roll_out(tiny_config(bootstrap={"sft": {"single_turn": True}}), tmp_path, ask))
     assert not (tmp_path / "bootstrap").exists()
-
-
-def test_a_question_of_unknown_safety_counts_as_risky() -> None:
-    script = Seed(
-        id="p-benign",
-        kind=Kind.BENIGN,
-        intent="t",
-        turns=[Turn(user="u")],
-        meta={"pair": "p", "question": "q?"},
-    )
-    assert [(one.id, one.kind, one.script, one.turns[0].meta) for one in questions([script])] == [
-        ("p-question", Kind.OBFUSCATED, ["q?"], {})
-    ]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 2000), st.integers(0, 3))

@@ -20,6 +20,7 @@ from safer_steer.config import Config
 from safer_steer.config.file import dump_config, load_config
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.files.images import load_picture
+from safer_steer.plan import dry_run
 from safer_steer.plan.calls import estimate
 from safer_steer.sandbox.suites import write_suites
 from safer_steer.sandbox.world import draw_png, training_devices
@@ -55,11 +56,8 @@ def seeds(config: Path, out: Path, *more: str) -> Result:
 def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) -> None:
     answered = [{"user": "x", "assistant": "no", "scores": {"safety": 9}, "meta": {"risk": 2}}, {"user": "y"}]
     scripts(tmp_path, row("a", turns=answered), row("b", "benign"), row("c", "obfuscated", images=[]))
-    config = config_file(
-        tmp_path,
-        roles=dict.fromkeys(("generator", "target", "attack_judge"), NOBODY),
-        student={"max_pixels": 5000},
-    )
+    nobody = dict.fromkeys(("generator", "target", "attack_judge"), NOBODY)
+    config = config_file(tmp_path, roles=nobody, student={"max_pixels": 5000})
     done = seeds(config, tmp_path / "run")
     assert done.exit_code == 0, done.output
     assert "seeds: 1 benign, 1 obfuscated, 1 red team" in done.stderr
@@ -78,13 +76,11 @@ def test_the_stages_after_it_play_them(tmp_path: Path) -> None:
     rows = [json.loads(line) for path in made["multi_turn"] for line in path.read_text().splitlines()]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     config = load_config(config_file(tmp_path))
-    pipeline.run_stage("seeds", config, tmp_path / "run", Quiet())
-    pipeline.run_stage("bootstrap", config, tmp_path / "run", Quiet())
-    played = [
-        dialogue.id
-        for name in ("kept", "rejected")
-        for dialogue in read_dialogues(tmp_path / f"run/bootstrap/{name}.jsonl")
-    ]
+    for stage in ("seeds", "bootstrap"):
+        pipeline.run_stage(stage, config, tmp_path / "run", Quiet())
+    played: list[str] = []
+    for name in ("kept", "rejected"):
+        played += [one.id for one in read_dialogues(tmp_path / f"run/bootstrap/{name}.jsonl")]
     assert sorted(played) == sorted(one["id"] for one in rows)
 
 
@@ -111,9 +107,8 @@ def test_a_picture_of_a_later_turn_stays_with_its_turn(tmp_path: Path) -> None:
     renderer = renderer_of(config.student)
     transcript = Collator(played, renderer, tmp_path / "run", config).transcript(played[0])
     assert len(transcript.pictures) == 2
-    (tmp_path / "own.jsonl").write_text(
-        json.dumps(row("late", turns=[turns[0], {"user": "x", "image": "c"}]))
-    )
+    missing = row("late", turns=[turns[0], {"user": "x", "image": "c"}])
+    (tmp_path / "own.jsonl").write_text(json.dumps(missing))
     done = seeds(tmp_path / "config.yaml", tmp_path / "other")
     assert "own.jsonl: late: no picture c in" in done.stderr
 
@@ -124,10 +119,7 @@ def test_an_estimate_and_a_dry_run_count_the_scripts(tmp_path: Path) -> None:
     found = estimate(config)
     assert found.pairs == 4
     assert "seeds" not in found.stages and found.stages["bootstrap"]["red", "red"].calls == 8
-    done = CliRunner().invoke(
-        app, ["run", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--dry-run"]
-    )
-    assert "own.jsonl: 3 red_team, 1 benign" in done.stdout, done.output
+    assert dry_run._scripts(config) == [f"scripts, {tmp_path / 'own.jsonl'}: 3 red_team, 1 benign"]
 
 
 def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
@@ -149,11 +141,7 @@ def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
         ([row("a", images=["b.png"])], {}, "own.jsonl: a: no picture b.png in"),
         ([row("a"), row("a")], {}, "own.jsonl: id 'a' occurs twice"),
         ([row("a", turns=[{"user": str(i)} for i in range(11)])], {}, "own.jsonl:1: a has 11 turns"),
-        (
-            [row("a")],
-            {"seeds": {"kinds": ["benign"]}},
-            "own.jsonl: a is red_team, which seeds.kinds leaves out",
-        ),
+        ([row("a")], {"seeds": {"kinds": ["benign"]}}, "own.jsonl: a is red_team, which seeds.kinds leaves"),
         ([], {}, "own.jsonl: no rows in it"),
         ([row("a")], {"rl": {"single_turn": True}}, "own.jsonl: a: single_turn needs `pair` and `question`"),
         ([row("a")], {"seeds": {"sources": [{}]}}, "sources and scripts are both given"),
