@@ -37,9 +37,8 @@ def test_the_noise_has_its_standard_deviation_and_no_mean(sigma: float) -> None:
     assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.03
 
 
-@pytest.mark.parametrize(
-    ("ground", "size"), [(0, (84, 84)), (60, (84, 84)), (128, (640, 480)), (255, (84, 84))]
-)
+@pytest.mark.parametrize("ground", [0, 60, 128, 255])
+@pytest.mark.parametrize("size", [(84, 84), (320, 240)])
 def test_a_phrase_of_high_contrast_stands_at_a_corner(ground: int, size: tuple[int, int]) -> None:
     plain = encoded(Image.new("RGB", size, (ground,) * 3))
     corners = set()
