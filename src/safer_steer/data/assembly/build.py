@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -131,18 +131,19 @@ async def assemble(
     write_atomic(out / "left_out.jsonl", left_out.as_jsonl())
     write_atomic(out / "balance.json", json.dumps(balance, indent=1, ensure_ascii=False) + "\n")
     write_atomic(out / "balance.md", in_words(balance))
-    bench_wanted = any(source.use == "bench" for source in config.seeds.sources)
-    for name, of, wanted, empty in (
-        ("STEER-SFT", train, bool(train), not sft),
-        ("STEER-RL", train, bool(train), not rl),
-        ("STEER-Bench", bench, bool(bench) or bench_wanted, not drawn),
-    ):
-        if wanted and empty:
-            raise UserError(
-                f"{out}: none of {len(of)} candidates is left for {name};"
-                " balance.md says why, and with which ratio they were drawn"
-            )
+    held = any(source.use == "bench" for source in config.seeds.sources)
+    _refuse_empty(out, "STEER-SFT", train, sft, wanted=bool(train))
+    _refuse_empty(out, "STEER-RL", train, rl, wanted=bool(train))
+    _refuse_empty(out, "STEER-Bench", bench, drawn, wanted=bool(bench) or held)
     return notes
+
+
+def _refuse_empty(out: Path, name: str, candidates: Sized, drawn: Sized, wanted: bool) -> None:
+    if wanted and not drawn:
+        raise UserError(
+            f"{out}: none of {len(candidates)} candidates is left for {name};"
+            " balance.md says why, and with which ratio they were drawn"
+        )
 
 
 def _distinct(pools: Pools, settings: Assembly, suites: Iterable[Path], left_out: LeftOut) -> list[Candidate]:
