@@ -63,9 +63,9 @@ def jobs(found: Estimate, stage: str) -> dict[str, int]:
     "keys",
     [
         {"assembly": {}, "rl": {"seeds": 10, "prompts_per_step": 2}},
-        {"bootstrap": {"sft": {"single_turn": True}}},
+        {"bootstrap": {"sft": {"single_turn": True}}, "limit": 16},
     ],
-    ids=["assembly", "single_turn"],
+    ids=["assembly", "single_turn of a few"],
 )
 def test_it_agrees_with_a_run_and_is_exact_from_its_ledger(keys: dict[str, Any], tmp_path: Path) -> None:
     settings = config(40, bench={"dialogues": 5, "models": ["base"]}, **keys)
