@@ -291,7 +291,7 @@ def test_a_prompt_has_its_own_length_and_grows_with_the_history() -> None:
             "bench": {"adaptive": {}, "dialogues": 5},
         },
         {
-            "seeds": {"sources": [{"limit": 4}], "kinds": ["benign"]},
+            "seeds": {"sources": [{"limit": 20}], "kinds": ["benign"]},
             "bench": {"judged": False, "dialogues": 5},
         },
     ],
