@@ -80,8 +80,8 @@ def test_sizes_keep_the_ratio_and_take_all_it_allows(
     assert total is None or whole <= total
     assert more_benign or safe <= share * whole + 0.5 + 1e-6
     assert more_risky or safe >= share * whole - 0.5 - 1e-6
-    too_few_benign = safe == benign or (whole + 1) * share > benign - 1e-6
-    too_few_risky = other == risky or (whole + 1) * (1 - share) > risky - 1e-6
+    too_few_benign = not more_risky and (safe == benign or (whole + 1) * share > benign - 1e-6)
+    too_few_risky = other == risky or (not more_benign and (whole + 1) * (1 - share) > risky - 1e-6)
     assert whole == total or too_few_benign or too_few_risky
 
 
