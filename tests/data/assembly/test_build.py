@@ -83,6 +83,9 @@ def test_sizes_keep_the_ratio_and_take_all_it_allows(
     too_few_benign = not more_risky and (safe == benign or (whole + 1) * share > benign - 1e-6)
     too_few_risky = other == risky or (not more_benign and (whole + 1) * (1 - share) > risky - 1e-6)
     assert whole == total or too_few_benign or too_few_risky
+    if more_benign and more_risky:
+        wanted = round((benign + risky if total is None else total) * share)
+        assert safe == min(benign, wanted), "as if there were enough risky ones"
 
 
 def test_rl_has_its_ratio_and_sft_the_rest_of_the_pairs(tmp_path: Path) -> None:
