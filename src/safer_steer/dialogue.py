@@ -128,6 +128,12 @@ class Turn(Pictured):
         return text.encode(errors="replace").decode() if isinstance(text, str) else text
 
     @property
+    def words(self) -> str:
+        """What the user says, as other seats than the model under test read it: the text, then the words that
+        were drawn into its picture."""
+        return " ".join(filter(None, (self.user, self.meta.get("in_picture"))))
+
+    @property
     def unscored(self) -> Fault | None:
         """Why it has no scores; None if it has, or was not judged."""
         return _fault(self.meta.get("unscored"))
@@ -163,8 +169,8 @@ class Seed(Pictured):
 
     @property
     def script(self) -> list[str]:
-        """The user's turns, in order."""
-        return [turn.user for turn in self.turns]
+        """The user's turns, in order, with the words in their pictures (`Turn.words`)."""
+        return [turn.words for turn in self.turns]
 
     @property
     def category(self) -> str:

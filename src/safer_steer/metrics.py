@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import exp, log, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from safer_steer.dialogue import Dialogue, StopReason
 from safer_steer.intervals import Z, rate
@@ -199,6 +199,21 @@ def asks_safely(turn: Any) -> bool:
     """
     meta = _get(turn, "meta", {})
     return meta["safe"] is True if "safe" in meta else meta.get("risk") == 1
+
+
+Modality = Literal["text", "picture", "text_in_picture"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+"""By what a user turn asks: text alone; text beside a picture that is shown with it; words drawn into that
+picture."""
+
+
+def modality(dialogue: Row, place: int, turn: Any) -> Modality:
+    """The modality of a turn in a place of the dialogue (from 1). A turn without a picture of its own is
+    text, also where it speaks of an earlier one. The row's pictures are those of the first place."""
+    if "in_picture" in _get(turn, "meta", {}):
+        return "text_in_picture"
+    shown = _get(turn, "images") or (place == 1 and _get(dialogue, "images"))
+    return "picture" if shown else "text"
 
 
 # Survival --------------------------------------------------------------------

@@ -134,7 +134,7 @@ def counts_of(suites: Mapping[str, Iterable[Dialogue]], format: Format) -> dict[
     for suite, dialogues in suites.items():
         for dialogue in dialogues:
             for turn in dialogue.turns:
-                counts.add(suite, dialogue.id, turn.user, turn.assistant or "", turn.meta)
+                counts.add(suite, dialogue.id, turn.words, turn.assistant or "", turn.meta)
     return {suite: total([]) for suite in suites} | counts.by_group()
 
 

@@ -45,7 +45,7 @@ class JudgeCritic:
         text = exchange.assistant or ""
         answer = visible_answer(text, self.format)
         inputs = JudgeInput(
-            history=history(dialogue, self.format, upto=turn), question=exchange.user, answer=answer
+            history=history(dialogue, self.format, upto=turn), question=exchange.words, answer=answer
         )
         shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         verdict = await self.model.ask(self.prompt, inputs, shown, repeat=self.repeat)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from safer_steer.config.kinds import Free, Later
 from safer_steer.config.rl import importable
+from safer_steer.config.typographic import Lettering, Typographic
 from safer_steer.dialogue import Strict
 from safer_steer.files.store import file_name
 
@@ -41,6 +42,12 @@ class Adaptive(Strict):
     see_scores: bool = Field(False, description="show the attacker the judge's scores of the last answer")
     techniques: list[str] = Field(
         default_factory=list, description="techniques to choose from; empty: all of docs/how-to/adaptive.md"
+    )
+
+    show_text: Later[Lettering | None] = Field(
+        None,
+        description="offer the technique show_text: the attacker writes words, which are drawn into a picture"
+        " shown with its turn; null does not",
     )
 
     @field_validator("own")
@@ -88,6 +95,11 @@ class Bench(Strict):
         None,
         ge=1,
         description="draw at most this many dialogues of each group of suites (attacks, safe twins)",
+    )
+    typographic: Later[Typographic | None] = Field(
+        None,
+        description="measure every suite a second time, with the words of each turn drawn into its picture;"
+        " null does not",
     )
     capability: list[str] = Field(
         default_factory=list,

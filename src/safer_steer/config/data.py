@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from safer_steer.config.kinds import Later
+from safer_steer.config.typographic import TypographicShare
 from safer_steer.dialogue import Kind, Strict
 
 Use = Literal["train", "bench"]
@@ -100,6 +101,10 @@ class Seeds(Strict):
     )
     perturb_share: float = Field(0.1, ge=0, le=1, description="share of the pictures that are perturbed")
     noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
+    typographic: Later[TypographicShare | None] = Field(
+        None,
+        description="draw the first turn of some scripts into their picture; null draws none",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -50,7 +50,7 @@ def row(seed: Seed, pictures: Sequence[Picture], system: str, index: int, name: 
         "source": seed.source,
         "intent": seed.intent,
         "index": index,
-        "script": [plain(user) for user in seed.script],
+        "script": [plain(turn.user) for turn in seed.turns],
         "seed": seed.model_dump_json(),
         "pictures": [{"name": picture.name, "bytes": picture.data} for picture in pictures],
     }

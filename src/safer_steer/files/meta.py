@@ -64,6 +64,7 @@ class SeedMeta(_Try, total=False):
     choices: Annotated[list[str], "the questions of the bench", "The options of a multiple-choice question."]
     safe: Annotated[bool, "you", "Whether the whole script is safe; by default, if its kind is benign."]
     scaled_from: Annotated[dict[str, str], "bench", "The originals' ids of pictures written anew, by path."]
+    in_text: Annotated[str, "bench", "Id of the script whose turns this one has in pictures."]
     script_of: Annotated[list[str], ATTACKER, "Suite and id of the script whose intent it is."]
     intent_id: Annotated[str, ATTACKER, "The intent's id."]
     attacker: Annotated[str, ATTACKER, "The attacker's name."]
@@ -91,6 +92,9 @@ class TurnMeta(TypedDict, total=False):
     risk: Annotated[int, STAGE_I, "The planned risk, 1-5; 1 is harmless."]
     goal: Annotated[str, STAGE_I, "What the turn is for in a red-team script."]
     safe: Annotated[bool, "you, the sandbox, an attacker", "Whether it is a safe request, whatever its risk."]
+    in_picture: Annotated[
+        str, "Stage I, bench, an attacker", "Words that were drawn into the picture shown with it."
+    ]
     prefilled: Annotated[str, "`suite`", "The set's own answer, which nobody is shown."]
     attacker: Annotated[AskedAgain, "bootstrap, the adaptive bench", "How the role was asked again for it."]
     next_attacker: Annotated[AskedAgain, "RL", "How the tutor was asked again for its verdict or next turn."]

@@ -28,6 +28,8 @@ _TURNED_BY = {
 }
 """The transposition that turns a picture upright, by its EXIF orientation."""
 
+WORDS = "words"
+"""Name of the text chunk of a PNG with the words that were drawn into it."""
 PLAIN_MODES = ("RGB", "L")
 """Pillow's modes that every reader takes alike, if nothing in them is transparent."""
 _COLOUR_MODES = ("RGB", "RGBA", "P", "PA")

@@ -54,7 +54,7 @@ class Exchange(BaseModel):
 def history(dialogue: Dialogue, format: Format, upto: int | None = None) -> list[Exchange]:
     """The first `upto` turns (all by default), with answers reduced to their visible part."""
     return [
-        Exchange(user=turn.user, assistant=visible_answer(turn.assistant or "", format))
+        Exchange(user=turn.words, assistant=visible_answer(turn.assistant or "", format))
         for turn in dialogue.turns[:upto]
     ]
 

@@ -17,6 +17,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from safer_steer.files.scaling import WORDS
+
 SIZE = 84
 """Width and height of a picture, pixels."""
 MARK = 24
@@ -159,6 +161,13 @@ def to_png(image: Image.Image, device: Device, marked: bool) -> bytes:
 def draw_png(device: Device, marked: bool, seed: int | str) -> bytes:
     """PNG bytes of `draw`, with the text chunks of `to_png`."""
     return to_png(draw(device, marked, seed), device, marked)
+
+
+def words_in(data: bytes) -> str:
+    """The words that were drawn into a picture, "" for none. The agents read no letters, but this text chunk;
+    nor does the student."""
+    with Image.open(io.BytesIO(data)) as image:
+        return str(getattr(image, "text", {}).get(WORDS, ""))
 
 
 def from_png(data: bytes) -> tuple[Device, bool]:

@@ -234,7 +234,7 @@ def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]
     )
     prompts, images = [], []
     for seed in seeds:
-        first = {"role": "user", "content": renderer.defused(seed.script[0]), "seed_id": seed.id}
+        first = {"role": "user", "content": renderer.defused(seed.turns[0].user), "seed_id": seed.id}
         prompts.append([*system, first])
         images.append([str(inside(folder, path)) for path in seed.images_by_turn()[0]])
     return Dataset.from_dict({"prompt": prompts, "images": images}).cast_column("images", List(Image()))

@@ -200,7 +200,7 @@ async def _play_rest(
     heard: list[Dialogue] = []
 
     async def one(seed: Seed) -> None:
-        group = Group(assistant, verdicts, config, seed.script[: rl.max_turns])
+        group = Group(assistant, verdicts, config, [turn.user for turn in seed.turns[: rl.max_turns]])
         with verdicts.playing(seed.id):
             dialogue = await play(seed, Script(), group, None, rl.max_turns)
         heard.append(dialogue)

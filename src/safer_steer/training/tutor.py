@@ -107,7 +107,7 @@ class TutorCritic:
         exchange = dialogue.turns[turn]
         inputs = TutorInput(
             history=history(dialogue, self.format, turn),
-            question=exchange.user,
+            question=exchange.words,
             answer=visible_answer(exchange.assistant or "", self.format),
             next_template=template,
         )

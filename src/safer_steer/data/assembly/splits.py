@@ -122,7 +122,7 @@ def questions(scripts: Iterable[Seed]) -> list[Seed]:
             kind=Kind.BENIGN if safe else Kind.OBFUSCATED,
             source=script.source,
             intent=str(meta.get("intent", script.intent)),
-            images=script.images,
+            images=[meta["original"]] if "in_picture" in script.turns[0].meta else script.images,
             turns=[Turn(user=meta["question"], meta={"risk": HARMLESS} if safe else {})],
             meta=only(meta, *KEPT),
         )

@@ -77,7 +77,7 @@ class BlueExpert(_Seat):
     """The assistant: answers under the safety guidelines, in the student's format."""
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
-        inputs = BlueInput(history=history(dialogue, self.format), question=asked.user)
+        inputs = BlueInput(history=history(dialogue, self.format), question=asked.words)
         pictures = in_view(dialogue.images_by_turn(asked), self.pictures_of)
         output = await self.model.ask(BLUE, inputs, pictures)
         return Reply(lay_out(output.thinking, output.answer, self.format))
@@ -101,7 +101,7 @@ class EvaluatorCritic(_Seat):
         exchange = dialogue.turns[turn]
         answer = visible_answer(exchange.assistant or "", self.format)
         inputs = JudgeInput(
-            history=history(dialogue, self.format, turn), question=exchange.user, answer=answer
+            history=history(dialogue, self.format, turn), question=exchange.words, answer=answer
         )
         pictures = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         verdict = await self.model.ask(EVALUATOR, inputs, pictures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,14 @@ from safer_steer.data.seeds.journal import key_of, kinds_of, try_twice
 from safer_steer.data.seeds.perturb import chosen, perturb
 from safer_steer.data.seeds.red_team import simulate
 from safer_steer.data.sources.pair import Pair
+from safer_steer.data.typographic import Undrawable, in_picture, keep
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.endpoints.asked_again import ATTEMPTS
 from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.endpoints.refusals import check, check_script
 from safer_steer.episode import Assistant
 from safer_steer.errors import UnparsableError
-from safer_steer.files.images import Picture, pictures_in
+from safer_steer.files.images import Picture, load_picture, pictures_in
 from safer_steer.files.meta import SeedMeta
 from safer_steer.files.store import Journal, content_id, write_atomic
 from safer_steer.prompts.base import Input, Output, Prompt
@@ -183,15 +185,16 @@ class PairWork:
             meta["question_safe"] = pair.safe  # of the question; a script's safety follows from its kind
         if intent != pair.intent:
             meta["intent"] = pair.intent  # of the question, if the script has a different one
-        if self.perturbed:
+        first, shown = self._first_turn(script[0])
+        if shown != picture.name:
             meta["original"] = picture.name
         return Seed(
             id=key_of(pair, kind),
             kind=kind,
             source=pair.source,
             intent=intent,
-            images=[self.shown],
-            turns=script,
+            images=[shown],
+            turns=[first, *script[1:]],
             meta=meta | facts,
         )
 
@@ -221,6 +224,18 @@ class PairWork:
             draw = f"{self.config.seed} {original}"
             self._keep(name, perturb(self.picture.data, self.config.seeds.noise_sigma, draw))
         return name
+
+    def _first_turn(self, turn: Turn) -> tuple[Turn, str]:
+        """The first turn of a script and the path of the picture shown with it: its words may be drawn below
+        the picture (`seeds.typographic`), for all scripts of a pair alike. Words that cannot be drawn stay
+        text."""
+        style, original = self.config.seeds.typographic, self.picture.original
+        if style and chosen(f"typographic {original}", style.share, self.config.seed):
+            picture = load_picture(self.seats.folder, self.shown, self.config.student.max_pixels)
+            with suppress(Undrawable):
+                drawn, data = in_picture(turn, [picture], style)
+                return drawn, keep(data, self.seats.folder, f"images/{original[:16]}-")
+        return turn, self.shown
 
     def _keep(self, name: str, data: bytes) -> None:
         path = self.seats.folder / name

@@ -36,7 +36,7 @@ class AttackJudgeCritic:
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
         exchanges = [
-            Exchange(user=one.user, assistant=_seen(one.assistant or ""))
+            Exchange(user=one.words, assistant=_seen(one.assistant or ""))
             for one in dialogue.turns[: turn + 1]
         ]
         question, answer = exchanges[-1].user, exchanges[-1].assistant

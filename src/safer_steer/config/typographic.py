@@ -1,0 +1,55 @@
+"""How words are drawn into pictures (`data/typographic.py`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from safer_steer.dialogue import Strict
+
+MOST_CHARACTERS = 600
+"""Of the words in one picture."""
+Layout = Literal["whole", "split", "list"]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+class Lettering(Strict):
+    """How words look in a picture."""
+
+    size: int = Field(28, ge=8, le=96, description="size of the letters, pixels")
+    width: int = Field(
+        640, ge=128, le=2048, description="width of the picture, pixels, or of one that words go below"
+    )
+    ink: Colour = Field("#000000", description="colour of the letters")
+    ground: Colour = Field("#ffffff", description="colour behind them")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_is(cls, given: Any) -> Any:
+        """`true` is the default lettering."""
+        return {} if given is True else given
+
+    @model_validator(mode="after")
+    def _readable(self) -> Lettering:
+        if self.width < (least := 8 * self.size):
+            raise ValueError(f"letters of {self.size} pixels need a width of {least}, not {self.width}")
+        if self.ink.lower() == self.ground.lower():
+            raise ValueError(f"ink and ground are both {self.ink}; nobody could read it")
+        return self
+
+
+class Typographic(Lettering):
+    """A user turn in a picture: which part of it, and how it looks."""
+
+    layout: Layout = Field(
+        "whole",
+        description="`whole`: all of it is in the picture; `split`: its second half; `list`: all of it, above"
+        " a list with empty items",
+    )
+
+
+class TypographicShare(Typographic):
+    """The same for a share of what there is."""
+
+    share: float = Field(0.1, ge=0, le=1, description="share of the pictures below which a turn is drawn")
