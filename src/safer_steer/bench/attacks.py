@@ -13,7 +13,7 @@ from safer_steer.bench.adaptive.attacker import attackers_of
 from safer_steer.bench.adaptive.intents import Intent, read_intents, tries_of
 from safer_steer.bench.adaptive.kept import KeptAttack
 from safer_steer.bench.adaptive.results import ANY, Script, of_any, of_attacker, of_scripts
-from safer_steer.bench.adaptive.user import AdaptiveUser, known
+from safer_steer.bench.adaptive.user import PICTURES, AdaptiveUser, known
 from safer_steer.bench.journals import journal_of
 from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.results import Attacked
@@ -29,7 +29,7 @@ from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Rewinding
 from safer_steer.errors import UserError
-from safer_steer.files.images import PicturesOf, Trial
+from safer_steer.files.images import Trial, pictures_in
 from safer_steer.files.store import file_name, write_atomic
 from safer_steer.metrics import ProtocolName
 
@@ -112,7 +112,9 @@ def checked_intents(config: Config, suites: Sequence[Suite], trial: Trial | None
 
 
 def _of_suites(suites: Sequence[Suite]) -> list[Seed]:
-    attacks = [suite for suite in suites if suite.protocol == "multi_turn" and not suite.safe_twins]
+    """The intents of the suites' multi-turn attacks; those of a typographic variant are the same."""
+    texts = [suite for suite in suites if not any("in_text" in seed.meta for seed in suite.seeds)]
+    attacks = [suite for suite in texts if suite.protocol == "multi_turn" and not suite.safe_twins]
     ids = Counter(seed.id for suite in attacks for seed in suite.seeds)
     found = [[_of_script(suite.name, seed, ids[seed.id] > 1) for seed in suite.seeds] for suite in attacks]
     intents: list[Seed] = [intent for intent in chain(*zip_longest(*found)) if intent]
@@ -149,27 +151,29 @@ def attacks_on(
     config: Config,
     intents: list[Intent],
     ask: Callable[[str], ChatModel],
-    pictures_of: PicturesOf,
+    folder: Path,
     watch: Watch,
 ) -> list[Attack]:
-    """The attackers' dialogues, the same for every model. `ask` gives the role `attacker` with another model.
+    """The attackers' dialogues, the same for every model. `ask` gives the role `attacker` with another model;
+    `folder` is the run's.
 
     Raises:
         UserError: an attacker of one's own cannot be imported, or a technique is unknown.
     """
     adaptive = config.bench.adaptive
     assert adaptive
-    attacks = []
+    attacks, pictures_of = [], pictures_in(folder, config.student.max_pixels)
     for named, (attacker, model) in attackers_of(config, ask).items():
         name = file_name(named)
-        user = AdaptiveUser(attacker, model, adaptive, config.student.format, pictures_of)
+        user = AdaptiveUser(attacker, model, adaptive, config.student.format, pictures_of, folder)
         seeds = tries_of(intents, name, adaptive.turns, adaptive.tries)
         attacks.append(Attack(name, seeds, WatchedUser(user, watch, f"the attacker {named}")))
     return attacks
 
 
-def kept_attacks(model: KeptModel) -> list[Attack]:
-    """All tries of the run that the model was measured in, with what its attackers said in them.
+def kept_attacks(model: KeptModel, folder: Path) -> list[Attack]:
+    """All tries of the run that the model was measured in, with what its attackers said in them. The pictures
+    that they had drawn are copied to `folder`.
 
     Raises:
         UserError: a journal is missing or damaged.
@@ -180,6 +184,8 @@ def kept_attacks(model: KeptModel) -> list[Attack]:
     if adaptive is None:
         return found
     intents = _of_run(Suite(INTENTS, list(each_row(file, Intent)), file.parent, False), run)
+    for picture in sorted((run / PICTURES).glob("*.png")):
+        write_atomic(folder / PICTURES / picture.name, picture.read_bytes(), sync=False)
     for name in map(file_name, [*config.attacker_roles(), *adaptive.own]):
         kept = KeptAttack(KeptAnswers(journal_of(model.folder, "adaptive", name)).dialogues)
         seeds = kept.seeds(tries_of(intents, name, adaptive.turns, adaptive.tries))

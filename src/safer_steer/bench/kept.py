@@ -97,6 +97,7 @@ def judging_config(run: Path, judge: Role, requests: bool = False) -> Config:
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
     bench = {"suites": [str(file) for file in files], "capability": [], "dialogues": None, "judged": True}
+    bench["typographic"] = None  # the variants are among those files
     if requests:
         bench["judge_requests"] = True
     settings = config.model_dump()

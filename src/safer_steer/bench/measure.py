@@ -171,10 +171,12 @@ def _bring_in(
 ) -> Material:
     """Copy what the models are measured on into the run's folder."""
     bench, max_pixels = config.bench, config.student.max_pixels
-    suites = bring_in(bench.suites, folder, bench.dialogues, max_pixels)
+    suites = bring_in(bench.suites, folder, bench.dialogues, max_pixels, bench.typographic)
     for suite in suites:
         if suite.drawn_from:
             say(f"{suite.name}: {len(suite.seeds):,} of {len(suite.drawn_from.seeds):,} dialogues, drawn")
+        if suite.left_out:
+            say(f"{suite.name}: {suite.left_out}")
         if suite.scaled:
             say(f"{suite.name}: {in_words(suite.scaled, max_pixels)}")
     sets = bring_in_sets(bench.capability, folder, bench.questions, max_pixels)
@@ -182,7 +184,7 @@ def _bring_in(
     if bench.adaptive:
         intents = bring_in_intents(bench.adaptive, folder, suites, max_pixels)
         if attacker:
-            attacks = attacks_on(config, intents, attacker, pictures_in(folder, max_pixels), watch)
+            attacks = attacks_on(config, intents, attacker, folder, watch)
     return Material(suites, sets, intents, attacks)
 
 
@@ -217,7 +219,9 @@ class _Measuring:
         def after(before: int) -> Progress:
             return lambda done, _, failed=0: shown(before + done, failed)
 
-        attacks = material.attacks or (kept_attacks(assistant) if isinstance(assistant, KeptModel) else [])
+        attacks = material.attacks
+        if not attacks and isinstance(assistant, KeptModel):
+            attacks = kept_attacks(assistant, self.folder)
         assistant_for = _assistant_for(assistant, name, self.watch)
         playing = measure(material.suites, assistant_for, self.critic, out, in_play, after(0), attacks)
         played.scripted[name], played.attacked[name] = self.wait(playing)

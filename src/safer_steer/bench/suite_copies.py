@@ -18,16 +18,24 @@ from safer_steer.bench.suites import (
     read_suite,
     suites_named,
 )
+from safer_steer.bench.typographic import variant_of
 from safer_steer.config.bench import STEER
+from safer_steer.config.typographic import Typographic
 from safer_steer.data.assembly.candidates import picture_id, scaled_from
 from safer_steer.data.assembly.splits import FOLDER
 from safer_steer.dialogue import Seed, read_seeds, to_jsonl
 from safer_steer.errors import UserError
-from safer_steer.files.images import load_picture
+from safer_steer.files.images import load_picture, pictures_in
 from safer_steer.files.store import inside, write_atomic
 
 
-def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixels: int) -> list[Suite]:
+def bring_in(
+    names: Sequence[str],
+    folder: Path,
+    dialogues: int | None,
+    max_pixels: int,
+    style: Typographic | None = None,
+) -> list[Suite]:
     """Copy the suites into `folder/suites`, so that the run holds all it was measured on; image paths become
     relative to `folder`.
 
@@ -38,6 +46,7 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
         dialogues: at most so many of each group, a group being the attacks, or the safe twins, of one
             protocol: an equal share of every suite in it, drawn (`draw_suite`). The embedded suites are
             written in that size. The scripts are the same for every run, whatever its seed.
+        style: of the typographic variants, each of which comes after its suite; None for none.
     """
     assembled = sorted((folder / FOLDER / "bench").glob("*.jsonl")) if STEER in names else []
     if STEER in names and not assembled:
@@ -62,7 +71,10 @@ def bring_in(names: Sequence[str], folder: Path, dialogues: int | None, max_pixe
         brought += [replace(moved(suite, folder, f"suites/{SANDBOX}"), embedded=True) for suite in embedded]
     for suite in suites:
         write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
-    return brought
+    if style is None:
+        return brought
+    pictures_of = pictures_in(folder, max_pixels)
+    return [one for suite in brought for one in (suite, variant_of(suite, folder, style, pictures_of))]
 
 
 def copied(

@@ -41,6 +41,8 @@ class Suite:
     """One of the sandbox's, whose scripts are in random order."""
     drawn_from: Suite | None = None
     """The whole suite, if this one is a draw of it."""
+    left_out: str = ""
+    """Which scripts of it have no typographic variant, and why; "" for none."""
 
     @property
     def protocol(self) -> ProtocolName:

@@ -10,6 +10,7 @@ from typing import Any
 from safer_steer.bench.answers import Counts, by_rule, counts_of, total
 from safer_steer.bench.results import Attacked, Model, Protocol, Suite, Summary, total_of
 from safer_steer.bench.timing import timing
+from safer_steer.bench.typographic import is_variant
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.metrics import (
     AVERAGE,
@@ -42,7 +43,7 @@ def summarise(
         format: the layout that was asked for.
 
     Answers are compared over all suites of a model. Suites of safe twins stay out of the average, whose
-    survival curve pools the attack suites' dialogues.
+    survival curve pools the attack suites' dialogues; and so do typographic variants.
     """
     models: dict[str, Model] = {}
     draws = {"resamples": resamples, "seed": seed}
@@ -101,9 +102,11 @@ def _protocol(
     draws: dict[str, int],
 ) -> Protocol:
     """`draws` are the settings of the intervals."""
-    attacks = {name: dialogues for name, dialogues in suites.items() if name not in twins}
+    texts = {name: dialogues for name, dialogues in suites.items() if not is_variant(dialogues)}
+    averaged = texts or suites
+    attacks = {name: dialogues for name, dialogues in averaged.items() if name not in twins}
     pooled = list(chain.from_iterable(attacks.values()))
-    safe = {name: dialogues for name, dialogues in suites.items() if name in twins}
+    safe = {name: dialogues for name, dialogues in averaged.items() if name in twins}
     pooled_safe = list(chain.from_iterable(safe.values()))
     entries = {
         name: Suite.model_validate(

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from safer_steer.config import Student
+from safer_steer.config.typographic import Layout as DrawnLayout
 from safer_steer.dialogue import Format
 from safer_steer.errors import NoResult, UserError
 
@@ -174,6 +175,14 @@ Suites = Annotated[
     list[str] | None,
     typer.Option("--suite", help=f"JSONL file of scripts, or `sandbox`; {SEVERAL}."),
 ]
+InPictures = Annotated[
+    DrawnLayout | None,
+    typer.Option(
+        "--typographic",
+        help="Measure every suite a second time, its words drawn into pictures: `whole`, `split` (the second"
+        " half of a turn) or `list` (above a list with empty items).",
+    ),
+]
 Capability = Annotated[
     list[str] | None,
     typer.Option(
@@ -266,6 +275,7 @@ OPTIONS = {
     "bench.targets": "--model",
     "bench.suites": "--suite",
     "bench.dialogues": "--dialogues",
+    "bench.typographic": "--typographic",
     "bench.capability": "--capability",
     "bench.questions": "--questions",
     "bench.judged": "--no-judge",

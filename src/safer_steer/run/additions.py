@@ -1,5 +1,6 @@
 """What the config of a continuation may add to a run's: a finished bench may get more models, suites, sets of
-questions and attackers, and plays those alone. All else is compared by `config/changes.py`."""
+questions, attackers and typographic variants, and plays those alone. All else is compared by
+`config/changes.py`."""
 
 from __future__ import annotations
 
@@ -27,6 +28,9 @@ def with_additions(old: Any, new: dict[str, Any]) -> tuple[Any, Any, frozenset[s
     if not (new.get("assembly") or _share_a_number(old["bench"])):
         grown.append(_add(old["bench"], new["bench"], "suites"))
     grown += [_add_targets(old, new), _add_attackers(old, new)]
+    if new["bench"].get("typographic") and not old["bench"].get("typographic"):
+        old["bench"]["typographic"] = new["bench"]["typographic"]
+        grown.append(True)
     return old, new, frozenset({"bench"} if any(grown) else ())
 
 

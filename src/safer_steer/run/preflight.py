@@ -203,9 +203,13 @@ async def check(
         )
     if "bench" in stages or ("assemble" in stages and config.assembly):
         from safer_steer.bench.questions import check_sets
-        from safer_steer.bench.suites import read_suites
+        from safer_steer.bench.suites import read_suites, taken_names
 
         suites = read_suites(config.bench.suites, trial if "bench" in stages else None)
+        if config.bench.typographic:
+            from safer_steer.bench.typographic import check_variants
+
+            check_variants(suites, taken_names(config.bench.suites))
         if "bench" in stages:
             check_sets(config.bench.capability, config.bench.questions, trial)
             targets = list(config.models_of("target")) if "target" in besides else []
@@ -270,6 +274,10 @@ def _first_later_picture(config: Config, stages: Sequence[str]) -> str:
         files += [
             (f"{suite.folder / suite.name}.jsonl", suite.seeds) for suite in suites_named(config.bench.suites)
         ]
+        if config.bench.typographic and any(len(seed.turns) > 1 for _, seeds in files for seed in seeds):
+            return "bench.typographic"
+        if config.bench.adaptive and config.bench.adaptive.show_text:
+            return "bench.adaptive.show_text"
         if config.bench.adaptive and config.bench.adaptive.intents:
             from safer_steer.bench.adaptive.intents import read_intents
 

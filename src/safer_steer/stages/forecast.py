@@ -285,17 +285,22 @@ def suites(config: Config, known: Known) -> list[Scripts]:
     `use: bench`."""
     suites = list(known.suites)
     sources = [pairs for pairs in known.pairs if pairs.use == "bench"]
-    if STEER not in config.bench.suites or not config.assembly:
-        return suites
-    each = ceil(config.bench.dialogues / len(sources)) if config.bench.dialogues else inf
-    most, keeps = min(config.assembly.bench_dialogues or inf, each), _keeps(config, known)
-    for pairs in sources:
-        made = scripts(config, replace(known, pairs=[pairs]), "bench")
-        for attacks in (True, False):
-            all = sum(one.count for kind, one in made.items() if (kind is not Kind.BENIGN) == attacks)
-            if count := min(most, all * keeps ** (1 + attacks)):
-                suites.append(Scripts(count, _lengths(config), intents=count * attacks))
-    return suites
+    if STEER in config.bench.suites and config.assembly:
+        each = ceil(config.bench.dialogues / len(sources)) if config.bench.dialogues else inf
+        most, keeps = min(config.assembly.bench_dialogues or inf, each), _keeps(config, known)
+        for pairs in sources:
+            made = scripts(config, replace(known, pairs=[pairs]), "bench")
+            for attacks in (True, False):
+                all = sum(one.count for kind, one in made.items() if (kind is not Kind.BENIGN) == attacks)
+                if count := min(most, all * keeps ** (1 + attacks)):
+                    suites.append(Scripts(count, _lengths(config), intents=count * attacks))
+    return [*suites, *map(_in_pictures, suites)] if config.bench.typographic else suites
+
+
+def _in_pictures(suite: Scripts) -> Scripts:
+    """The same suite with a picture at every turn."""
+    in_view = fmean((length + 1) / 2 for length in suite.lengths)
+    return replace(suite, pictures=max(suite.pictures, in_view), intents=0)
 
 
 def bench(config: Config, known: Known) -> Iterator[Asked]:
@@ -311,7 +316,7 @@ def bench(config: Config, known: Known) -> Iterator[Asked]:
         longer = 1 + adaptive.take_backs / adaptive.turns
         attacks = Scripts(min(adaptive.at_most or inf, intents) * (each * longer), (adaptive.turns,))
         played.append(attacks)
-        yield attacks.asks("attacker")
+        yield attacks.asks("attacker", "attacker_show_text" if adaptive.show_text else "attacker")
     for dialogues in played:
         yield dialogues.asks("student", CHAT)
         if config.bench.judged:
