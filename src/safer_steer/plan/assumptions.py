@@ -87,6 +87,7 @@ def reply_tokens(job: str, turns: float, assumed: Assumptions, laid_out: int) ->
         "red": user + 3,
         "blue": laid_out,
         "attacker": user + 85,
+        "attacker_show_text": 2 * user + 85,
         "tutor": reason + user + 28,
         "tutor_memory": reason + user + 36,
         **{"attack_judge": reason + 6, "turn_check": reason + 8, "script_check": reason + 22},

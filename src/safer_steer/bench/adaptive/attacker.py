@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from safer_steer.prompts.attacker import ATTACKER, AttackerInput
+from safer_steer.prompts.attacker import ATTACKER, ATTACKER_SHOW_TEXT, SHOW_TEXT, AttackerInput
 from safer_steer.prompts.base import Exchange
 from safer_steer.prompts.red import Approach
 
@@ -67,6 +67,9 @@ class Move:
     thought: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     """Further facts for the turn's meta; `safe` is true for a turn that asks for nothing harmful."""
+    show_text: str = ""
+    """Words to draw into a picture that is shown with it, besides the other one; lines stay lines. If they
+    cannot be drawn (`data.typographic.legible`), the attacker has given up."""
 
 
 Attacker = Callable[[Seen], Awaitable[Move]]
@@ -95,12 +98,14 @@ async def by_model(seen: Seen) -> Move:
         pictures=seen.own_pictures,
         approach=Approach.OTHER_SIDE if seen.faults else None,
     )
-    move = await seen.ask(ATTACKER, inputs)
+    move = await seen.ask(ATTACKER_SHOW_TEXT if SHOW_TEXT in seen.techniques else ATTACKER, inputs)
     technique = "_".join(move.technique.lower().replace("-", " ").split())
     if technique not in seen.techniques and technique not in _of_sandbox():
         technique = OTHER
     notes = {"safe": True} if technique == OPENING else {}
-    return Move(move.user, technique, move.take_back, move.picture, move.observation, move.thought, notes)
+    words = getattr(move, "show_text", "")
+    told = (move.take_back, move.picture, move.observation, move.thought)
+    return Move(move.user, technique, *told, notes, words)
 
 
 @cache

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from safer_steer.bench.adaptive.attacker import Attacker, Move, Seen
 from safer_steer.config import Adaptive
+from safer_steer.config.typographic import Lettering
+from safer_steer.data.typographic import Undrawable, drawn_picture, keep, legible
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn, visible_answer
 from safer_steer.endpoints.asked_again import Asked
 from safer_steer.endpoints.refusals import check
@@ -16,7 +19,7 @@ from safer_steer.errors import EmptyError, RefusedError, RepeatedError, Unparsab
 from safer_steer.files.images import PicturesOf, View, in_view
 from safer_steer.files.meta import TurnMeta
 from safer_steer.metrics import BREACH_BELOW
-from safer_steer.prompts.attacker import TECHNIQUES
+from safer_steer.prompts.attacker import SHOW_TEXT, SHOWING_TEXT, TECHNIQUES
 from safer_steer.prompts.base import Exchange, history
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ class EndsAtBreach:
         return verdict
 
 
+PICTURES = "intents/shown"
+"""Folder in a run of the pictures that attackers had drawn."""
 GAVE_UP = (RefusedError, EmptyError, RepeatedError, UnparsableError)
 """What `AdaptiveUser._plan` raises if the attacker has no move, and not its endpoint."""
 
@@ -45,6 +50,9 @@ GAVE_UP = (RefusedError, EmptyError, RepeatedError, UnparsableError)
 @dataclass
 class _Planned:
     move: Move
+    words: str
+    """Of the move's picture, as it shows them; "" for none."""
+    picture: bytes
     calls: int
     asked: Asked
 
@@ -65,15 +73,19 @@ class AdaptiveUser:
         settings: Adaptive,
         format: Format,
         pictures_of: PicturesOf,
+        folder: Path | None = None,
     ) -> None:
-        """`model` gives the model of the role; it is called when the attacker asks it.
+        """`model` gives the model of the role; it is called when the attacker asks it. Words that it shows
+        are drawn into pictures in `folder`, the one that `pictures_of` reads from.
 
         Raises:
             UserError: a technique is unknown.
         """
         self.attacker, self.model, self.settings = attacker, model, settings
-        self.format, self.pictures_of = format, pictures_of
+        self.format, self.pictures_of, self.folder = format, pictures_of, folder
         self.techniques = {name: TECHNIQUES[name] for name in known(settings.techniques)}
+        if settings.show_text:
+            self.techniques |= SHOWING_TEXT
         self._planned: dict[str, _Planned] = {}
         """A move that was made while the last turn stood, by dialogue."""
 
@@ -90,6 +102,10 @@ class AdaptiveUser:
         if planned.asked.faults:
             meta["attacker"] = planned.asked.noted()
         images = [own[move.picture - 1]] if 0 < move.picture <= len(own) else []
+        if planned.words:
+            assert self.folder, "an attacker that shows words needs a folder for their pictures"
+            images.append(keep(planned.picture, self.folder, f"{PICTURES}/"))
+            meta["in_picture"] = planned.words
         return Reply(move.user, meta, images)
 
     async def takes_back(self, dialogue: Dialogue) -> bool:
@@ -111,8 +127,8 @@ class AdaptiveUser:
         return planned.move.take_back
 
     async def _plan(self, dialogue: Dialogue) -> _Planned:
-        before = [turn.user for turn in dialogue.turns]
-        tried = [turn.user for turn in _attempts(dialogue)]
+        before = [turn.words for turn in dialogue.turns]
+        tried = [turn.words for turn in _attempts(dialogue)]
         said_here = [*before[-1:], *tried] if self._take_backs_left(dialogue) else []
         before += tried
         asked = Asked()
@@ -120,14 +136,29 @@ class AdaptiveUser:
             calls = dialogue.meta["calls"] = dialogue.meta.get("calls", 0) + 1
             try:
                 move = await self.attacker(self._seen(dialogue, asked.faults))
-                check("attacker", move.user, before)
+                words, picture = self._drawn(move.show_text)
+                said = f"{move.user} {words}".strip()
+                for part in (move.user, words or said):
+                    check("attacker", part)
+                check("attacker", said, before)
                 if move.take_back:
-                    check("attacker", move.user, said_here, sayings=1)
-                return _Planned(move, calls, asked)
+                    check("attacker", said, said_here, sayings=1)
+                return _Planned(move, words, picture, calls, asked)
             except GAVE_UP as error:
                 if not asked.again(error):
                     dialogue.meta["attacker_faults"] = asked.faults
                     raise
+
+    def _drawn(self, text: str) -> tuple[str, bytes]:
+        """The words that a picture shows, and the picture. Raises `UnparsableError` if they cannot be
+        drawn."""
+        if not text:
+            return "", b""
+        try:
+            words = legible(text)
+            return words, drawn_picture(words, self.settings.show_text or Lettering())
+        except Undrawable as error:
+            raise UnparsableError(f"attacker: its words cannot be drawn: {error}") from None
 
     def _seen(self, dialogue: Dialogue, faults: list[str]) -> Seen:
         last = dialogue.turns[-1] if dialogue.turns else None
@@ -141,7 +172,7 @@ class AdaptiveUser:
             intent=dialogue.intent,
             history=history(dialogue, self.format),
             taken_back=[
-                Exchange(user=turn.user, assistant=visible_answer(turn.assistant or "", self.format))
+                Exchange(user=turn.words, assistant=visible_answer(turn.assistant or "", self.format))
                 for turn in _attempts(dialogue)
             ],
             turns_left=self.settings.turns - len(dialogue.turns),
@@ -174,7 +205,10 @@ def known(techniques: list[str]) -> list[str]:
     """These techniques; all if none is named. Raises `UserError` if one is unknown."""
     for name in techniques:
         if name not in TECHNIQUES:
-            raise UserError(f"bench.adaptive.techniques: {name!r} is unknown; use {', '.join(TECHNIQUES)}")
+            raise UserError(
+                f"bench.adaptive.techniques: {name!r} is unknown; use {', '.join(TECHNIQUES)};"
+                f" {SHOW_TEXT} has a key of its own, bench.adaptive.{SHOW_TEXT}"
+            )
     return techniques or list(TECHNIQUES)
 
 
