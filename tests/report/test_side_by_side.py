@@ -221,7 +221,8 @@ def test_success_is_by_suite_and_by_technique_where_scripts_name_one(tmp_path: P
     rows[2]["turns"][0]["meta"] = {"technique": "role play"}
     write_jsonl(tmp_path / "bench/base/mine.jsonl", [*rows, scored("t", (3, 3), kind="benign")])
     write_jsonl(tmp_path / "bench/base/adaptive_b.jsonl", [scored("a~0", (-3, 0))])
-    suites, techniques = by_script([read_run(tmp_path)])
+    suites, techniques, modalities = by_script([read_run(tmp_path)])
+    assert [(name, row[0].value, row[0].n) for name, row in modalities.rows] == [("text", "67", "n 3")]
     assert [(name, row[0].value, row[0].n) for name, row in suites.rows] == [("mine", "67", "n 3")]
     found = {name: (row[0].value, row[0].n) for name, row in techniques.rows}
     assert found == {
@@ -274,7 +275,8 @@ def test_a_cell_leads_to_as_many_dialogues_as_it_counts(tmp_path: Path, names: s
     found = {(name, turn): cell for name, row in safe.rows for turn, cell in enumerate(row, 1)}
     assert found.keys() == wanted.keys()
     cells = [(cell, wanted[place]) for place, cell in found.items()]
-    for heat in (*by_script(runs), *adaptive_maps(together(runs))):
+    *by_name, by_modality = by_script(runs)
+    for heat in (*by_name, *adaptive_maps(together(runs))):
         for cell in (one for _, row in heat.rows for one in row if one.value):
             n = int(cell.n.removeprefix("n "))
             cells.append((cell, round(float(cell.value) * n / 100)))
@@ -282,7 +284,7 @@ def test_a_cell_leads_to_as_many_dialogues_as_it_counts(tmp_path: Path, names: s
     for cell, count in cells:
         assert (listed(data, cell.link) if cell.link else 0) == count, cell
         assert cell.listed == count
-    assert not any(cell.link for heat in others for _, row in heat.rows for cell in row)
+    assert not any(cell.link for heat in (*others, by_modality) for _, row in heat.rows for cell in row)
 
 
 def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
@@ -293,6 +295,7 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         "survival": [1, 0.8, 0.6],
         "by_calls": [[1, 0.1], [4, 0.4]],
         "techniques": {"false_premise": {"tried": 20, "breached": 5}},
+        "modalities": {"text_in_picture": {"tried": 12, "breached": 4}},
         "gap": rate(7),
         "static": rate(33),
         "refused": 3,
@@ -322,7 +325,8 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         and row["gap"] == "+7.0 [+2.0, +12.0]"
         and row["refused"] == "3"
     )
-    assert row["calls"] == "–", "not in the summary"
+    assert row["calls"] == row["text"] == "–", "not in the summary"
+    assert row["text in picture"] == "4 of 12"
     assert requests.head == ["model", "asked by", "3", "6"]
     assert requests.rows[:2] == [
         ["Base", "scripts", "33.0 [28, 38] (40 % asked)", "–"],

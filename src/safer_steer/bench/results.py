@@ -22,7 +22,7 @@ from safer_steer.bench.rates import ByRule, OverRefusal, Part, Timing
 from safer_steer.bench.rates import Rate as Rate
 from safer_steer.bench.rates import Survival as Survival
 from safer_steer.errors import UserError
-from safer_steer.metrics import AVERAGE, LOST, ProtocolName
+from safer_steer.metrics import AVERAGE, LOST, Modality, ProtocolName
 
 
 class Suite(Part):
@@ -115,7 +115,7 @@ class RequestsRate(Rate, _Requests):
 
 
 class Technique(Part):
-    """Turns with a technique, and those of them that breached."""
+    """Turns with a technique, or of a modality, and those of them that breached."""
 
     tried: int
     breached: int
@@ -138,6 +138,8 @@ class Attacked(Part):
     by_calls: list[tuple[int, float]] | None = None
     """Calls of the attacker, and the share (0-1) of intents breached with at most so many."""
     techniques: dict[str, Technique] | None = None
+    modalities: dict[Modality, Technique] | None = None
+    """Of attack requests (`metrics.modality`)."""
     refused: int | None = None
     repeated: int | None = None
     gave_up: int | None = None

@@ -1,5 +1,5 @@
-"""Which attacks succeed: by suite and technique of fixed scripts, and by technique and budget of attackers
-that adapt."""
+"""Which attacks succeed: by suite, technique and modality of fixed scripts, and by technique, modality and
+budget of attackers that adapt."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from safer_steer.bench.results import (
     in_order,
     model_label,
 )
+from safer_steer.dialogue import Dialogue
 from safer_steer.intervals import rate as share_of
-from safer_steer.metrics import LOST
+from safer_steer.metrics import LOST, MODALITIES, asks_safely, modality
 from safer_steer.report.health import Table
-from safer_steer.report.played import in_words, outcome, techniques
+from safer_steer.report.played import gives_way, in_words, outcome, techniques
 from safer_steer.report.plots import Plot
 from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.report.svg import Line, draw
@@ -85,12 +86,12 @@ ENDED = ("held", "gave_way")
 
 
 def by_script(runs: Sequence[ShownRun]) -> list[Heat]:
-    """Success of fixed scripts by suite, and by technique where scripts name one."""
+    """Success of fixed scripts by suite, by technique where scripts name one, and by modality."""
     suites: dict[tuple[str, str], dict[str, list[bool]]] = {}
     named: dict[tuple[str, str], dict[str, list[bool]]] = {}
-    for file, model, names, succeeded in _attacks(runs):
+    for file, model, dialogue, succeeded in _attacks(runs):
         suites.setdefault(("suite", file), {}).setdefault(model, []).append(succeeded)
-        for name in names:
+        for name in techniques(dialogue):
             named.setdefault(("technique", name), {}).setdefault(model, []).append(succeeded)
     maps = [
         _map(
@@ -105,12 +106,30 @@ def by_script(runs: Sequence[ShownRun]) -> list[Heat]:
             models_of(runs),
             named,
         ),
+        _map(
+            "By modality",
+            "Share of the scripts' attack requests at which the model gave way, by what they ask with: text"
+            " alone, text beside a picture, or words drawn into the picture.",
+            models_of(runs),
+            _by_modality(runs),
+        ),
     ]
     return [one for one in maps if one.rows]
 
 
-def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, list[str], bool]]:
-    """Suite, model, techniques and success of every scored attack dialogue on a fixed script."""
+def _by_modality(runs: Sequence[ShownRun]) -> dict[tuple[str, str], dict[str, list[bool]]]:
+    """Whether each attack request of a fixed script succeeded, by modality and model."""
+    found: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    for _, model, dialogue, _ in _attacks(runs):
+        for place, turn in enumerate(dialogue.turns, 1):
+            if not asks_safely(turn):
+                by = ("", modality(dialogue, place, turn))
+                found.setdefault(by, {}).setdefault(model, []).append(gives_way(turn))
+    return found
+
+
+def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, Dialogue, bool]]:
+    """Suite, model and success of every scored attack dialogue on a fixed script, and itself."""
     for run in runs:
         for file, by_model in run.bench.items():
             if kind_of(file) == "adaptive":
@@ -119,13 +138,14 @@ def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, list[str], bo
                 for played in dialogues.values():
                     ended = outcome(played.dialogue).name
                     if ended in ENDED:
-                        yield file, run.key(model), techniques(played.dialogue), ended == "gave_way"
+                        yield file, run.key(model), played.dialogue, ended == "gave_way"
 
 
 def _map(
     title: str, note: str, every: list[str], found: dict[tuple[str, str], dict[str, list[bool]]]
 ) -> Heat:
-    """Success by what `found` has by, of `every` model that was attacked."""
+    """Success by what `found` has by, of `every` model that was attacked: the filter of the browser that
+    lists it ("" for none), and its name."""
     attacked = {model for by_model in found.values() for model in by_model}
     models = [model for model in every if model in attacked]
     rows: list[tuple[str, list[Cell]]] = []
@@ -133,9 +153,9 @@ def _map(
         cells = []
         for model in models:
             marks = by_model.get(model, [])
-            where = link(**{kind: name, "left": model, "outcome": "left:gave_way"})
+            where = link(**{kind: name, "left": model, "outcome": "left:gave_way"}) if kind else ""
             share = Rate.model_validate(share_of([(sum(marks), len(marks))]))
-            cells.append(cell_of(share, len(marks), where, sum(marks), bad=True))
+            cells.append(cell_of(share, len(marks), where, sum(marks) if kind else 0, bad=True))
         rows.append((in_words(name), cells))
     return Heat(title, note, list(map(model_label, models)), rows)
 
@@ -156,6 +176,8 @@ def adaptive_tables(summary: Summary) -> list[Table]:
             rates.append([attacker, model_label(model), *breached, str(entry.static), entry.gap.signed])
             values = [getattr(entry, name) for name in COUNTED]
             shown = [NONE if value is None else f"{value:,}" for value in values]
+            by = [(entry.modalities or {}).get(by, Technique(tried=0, breached=0)) for by in MODALITIES]
+            shown += [f"{one.breached:,} of {one.tried:,}" if one.tried else NONE for one in by]
             counts.append([attacker, model_label(model), *shown])
     tables = [
         Table(
@@ -170,8 +192,9 @@ def adaptive_tables(summary: Summary) -> list[Table]:
         ),
         Table(
             "What they did",
-            "Counts behind these rates.",
-            ["attacker", "model", *(in_words(name.removeprefix("n_")) for name in COUNTED)],
+            "Counts behind these rates; in the last columns attack requests that breached, of those made in"
+            " text alone, in text beside a picture, and in words drawn into the picture.",
+            ["attacker", "model", *(in_words(name.removeprefix("n_")) for name in (*COUNTED, *MODALITIES))],
             counts,
         ),
         _requests_table(summary),

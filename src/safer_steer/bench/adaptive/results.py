@@ -22,7 +22,7 @@ from safer_steer.endpoints.asked_again import Asked
 from safer_steer.errors import BoundaryError, EndpointError, Fault, RejectedError
 from safer_steer.intervals import paired as paired_difference
 from safer_steer.intervals import rate, unpaired
-from safer_steer.metrics import BREACH_BELOW, LOST, State, asks_safely, state
+from safer_steer.metrics import BREACH_BELOW, LOST, MODALITIES, Modality, State, asks_safely, modality, state
 
 ADAPTIVE = "adaptive_"
 """What the names of journals of attackers that adapt begin with."""
@@ -47,6 +47,10 @@ class Try:
     """Turns by technique, up to the first breach."""
     broke: str = ""
     """The technique of the first breach."""
+    asked: Counter[Modality] = field(default_factory=Counter)
+    """Attack requests by modality, up to the first breach."""
+    broke_in: Modality | None = None
+    """The modality of the first breach."""
     taken_back: int = 0
 
     @property
@@ -86,10 +90,13 @@ def try_of(dialogue: Dialogue) -> Try:
         technique = str(turn.meta.get("technique") or "")
         found.calls = int(turn.meta.get("calls", found.calls))
         found.tried[technique] += 1
-        found.requests += not asks_safely(turn)
+        by = modality(dialogue, place, turn)
+        if not asks_safely(turn):
+            found.requests += 1
+            found.asked[by] += 1
         found.taken_back += back
         if breached(turn):
-            found.turn, found.broke = place, technique
+            found.turn, found.broke, found.broke_in = place, technique, by
             return found
     found.calls = int(dialogue.meta.get("calls", found.calls))
     return found
@@ -157,15 +164,22 @@ def of_attacker(
     tries = [try_of(dialogue) for dialogue, found in zip(dialogues, states, strict=True) if found == "scored"]
     faults = Counter(fault for dialogue in dialogues for fault in _faults(dialogue))
     by_intent = _by_intent(tries)
-    techniques = Counter[str]()
+    techniques, modalities = Counter[str](), Counter[Modality]()
     for one in tries:
         techniques += one.tried
+        modalities += one.asked
     broke = Counter(one.broke for one in tries if one.breached)
+    broke_in = Counter(one.broke_in for one in tries if one.breached)
     return {
         **_rates([by_intent], static, paired, turns, resamples, seed),
         "by_calls": _by_calls(by_intent),
         "techniques": {
             name: {"tried": count, "breached": broke[name]} for name, count in techniques.most_common()
+        },
+        "modalities": {
+            by: {"tried": modalities[by], "breached": broke_in[by]}
+            for by in MODALITIES
+            if modalities[by] or broke_in[by]
         },
         "refused": faults["refused"],
         "repeated": faults["repeated"],

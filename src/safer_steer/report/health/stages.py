@@ -98,11 +98,13 @@ def _assemble(health: Health, run: Path) -> None:
 
 def _bootstrap(health: Health, run: Path) -> None:
     for dialogue in read_rows(run / "bootstrap" / "journal.jsonl"):
-        for turn in dialogue["turns"]:
+        for place, turn in enumerate(dialogue["turns"], 1):
             asked = Asked.of_turn(turn["meta"].get("attacker"))
             health.attacker("red", "turn").note(asked)
             if _attacks(dialogue):
                 _attacked(health.strategy("red", asked.approach), turn)
+                if turn["scores"]:
+                    health.requested("red", dialogue, place, turn, turn["scores"]["safety"] <= LEAK)
             health.judged(
                 "evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored")
             )
@@ -112,11 +114,13 @@ def _rl(health: Health, run: Path) -> None:
     for dialogue in read_rows(run / "rl" / "trajectories.jsonl"):
         turns = dialogue["turns"]
         health.answered("student", "rl", "trajectories", dialogue)
-        for turn, following in zip(turns, [*turns[1:], None], strict=True):
+        for place, (turn, following) in enumerate(zip(turns, [*turns[1:], None], strict=True), 1):
             meta, why = turn["meta"], turn["meta"].get("unscored", "")
             declined = Asked.without_verdict(Fault.read(why))
             health.attacker("tutor", "turn").note(declined or Asked.of_turn(meta.get("next_attacker")))
             health.judged("tutor", turn["scores"], ("safety", "faithfulness"), why)
+            if turn["scores"] and _attacks(dialogue):
+                health.requested("tutor", dialogue, place, turn, turn["scores"]["safety"] <= LEAK)
             if following is not None and "strategy" in meta and _attacks(dialogue):
                 _attacked(health.strategy("tutor", str(meta["strategy"])), following)
     for step in read_rows(run / "rl" / "metrics.jsonl"):
@@ -131,7 +135,9 @@ def _bench(health: Health, run: Path) -> None:
             if attacked:
                 _adaptive(health, dialogue)
             health.answered(path.parent.name, "bench", path.stem, dialogue)
-            for turn in dialogue.get("turns", []):
+            for place, turn in enumerate(dialogue.get("turns", []), 1):
+                if not attacked and turn.get("scores") and _attacks(dialogue):
+                    health.requested("script", dialogue, place, turn, breached(turn))
                 health.judged(
                     "judge",
                     turn.get("scores"),
@@ -142,7 +148,10 @@ def _bench(health: Health, run: Path) -> None:
 
 def _adaptive(health: Health, dialogue: Row) -> None:
     """Count the turns of an attacker that adapts, those it took back included."""
-    for _, turn, _ in said(Dialogue.model_validate(dialogue)):
+    played = Dialogue.model_validate(dialogue)
+    for place, turn, _ in said(played):
+        if turn.scores:
+            health.requested("attacker", played, place, turn, breached(turn))
         health.attacker("attacker", "turn").note(Asked.of_turn(turn.meta.get("attacker")))
         if technique := turn.meta.get("technique"):
             strategy = health.strategy("attacker", str(technique))

@@ -23,7 +23,8 @@ class Table(NamedTuple):
 
 
 def tables(health: Health) -> list[Table]:
-    """Attackers, strategies, judges, answers, groups, approaches; tables without rows are omitted."""
+    """Attackers, strategies, modalities, judges, answers, groups, approaches; tables without rows are
+    omitted."""
     found = health.as_dict()
     counted = ("asked", *FAULTS, "retried", "recovered", "gave_up")
     attackers = [_attacker(row, counted) for row in found["attackers"]]
@@ -57,6 +58,14 @@ def tables(health: Health) -> list[Table]:
                 "similarity",
             ],
             [_strategy(row) for row in found["strategies"]],
+        ),
+        Table(
+            "Modalities",
+            "Attack requests by what they ask with: text alone, text beside a picture that is shown with it,"
+            " or words drawn into that picture. Success is as above; for a script of the bench, that of its"
+            " turns with harmlessness below 0.",
+            ["role", "modality", "tried", "succeeded", "success, %"],
+            [_modality(row) for row in found["modalities"]],
         ),
         Table(
             "Judges",
@@ -98,11 +107,17 @@ def _attacker(row: dict[str, Any], counted: tuple[str, ...]) -> list[str]:
     return [row["role"], row["job"], *(f"{row[key]:,}" for key in counted)]
 
 
+def _modality(row: dict[str, Any]) -> list[str]:
+    counts = [f"{row[key]:,}" for key in ("tried", "succeeded")]
+    return [row["role"], row["modality"].replace("_", " "), *counts, _success(row["rate"])]
+
+
+def _success(rate: dict[str, Any]) -> str:
+    return NONE if rate["value"] is None else f"{rate['value']:.1f} [{rate['low']:.0f}, {rate['high']:.0f}]"
+
+
 def _strategy(row: dict[str, Any]) -> list[str]:
-    rate = row["rate"]
-    success = (
-        NONE if rate["value"] is None else f"{rate['value']:.1f} [{rate['low']:.0f}, {rate['high']:.0f}]"
-    )
+    success = _success(row["rate"])
     shares = [_number(row[key], 2) for key in ("distinct_1", "distinct_2", "similarity")]
     counts = [f"{row[key]:,}" for key in ("tried", "succeeded")]
     return [

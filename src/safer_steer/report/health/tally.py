@@ -14,6 +14,7 @@ from safer_steer.dialogue import Format
 from safer_steer.endpoints.asked_again import Asked
 from safer_steer.errors import Fault
 from safer_steer.intervals import rate
+from safer_steer.metrics import Modality, Row, asks_safely, modality
 from safer_steer.report.health.texts import TextSample
 
 FAULTS = ("refused", "empty", "repeated", "unparsable")
@@ -179,6 +180,8 @@ class Health:
         self.format = format
         self.attackers: dict[tuple[str, str], Attacker] = {}
         self.strategies: dict[tuple[str, str], StrategyCounts] = {}
+        self.modalities: dict[tuple[str, Modality], tuple[int, int]] = {}
+        """Attack requests, and those that succeeded, by the role that wrote them and their modality."""
         self.judges: dict[tuple[str, str], Judge] = {}
         self.answers: dict[tuple[str, str], AnswerCounts] = {}
         self.groups = Groups()
@@ -191,6 +194,13 @@ class Health:
         if (role, name) not in self.strategies:  # `setdefault` would create and seed a sample each time
             self.strategies[role, name] = StrategyCounts(role, name)
         return self.strategies[role, name]
+
+    def requested(self, role: str, dialogue: Row, place: int, turn: Any, succeeded: bool) -> None:
+        """Count a scored turn of an attack dialogue in this place (from 1), if it asks for harm."""
+        if not asks_safely(turn):
+            key = (role, modality(dialogue, place, turn))
+            tried, before = self.modalities.get(key, (0, 0))
+            self.modalities[key] = (tried + 1, before + succeeded)
 
     def judged(
         self, role: str, scores: dict[str, Any] | None, names: tuple[str, ...], why: str | None
@@ -209,14 +219,20 @@ class Health:
         counts = self.answers.setdefault((model, stage), AnswerCounts(self.format))
         for turn in dialogue.get("turns", ()):
             text, meta = turn.get("assistant") or "", turn.get("meta") or {}
-            counts.add(file, str(dialogue.get("id")), str(turn.get("user")), text, meta)
+            asked = f"{turn.get('user')} {meta.get('in_picture', '')}"
+            counts.add(file, str(dialogue.get("id")), asked, text, meta)
 
     def as_dict(self) -> dict[str, Any]:
-        """`{"attackers", "strategies", "judges", "answers", "groups", "approaches"}`, each a list of rows;
-        rates and shares are in percent."""
+        """`{"attackers", "strategies", "modalities", "judges", "answers", "groups", "approaches"}`, each a
+        list of rows; rates and shares are in percent."""
         return {
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
+            "modalities": [
+                {"role": role, "modality": by, "tried": tried, "succeeded": succeeded}
+                | {"rate": rate([(succeeded, tried)])}
+                for (role, by), (tried, succeeded) in sorted(self.modalities.items())
+            ],
             "judges": [judge.as_dict() for judge in self.judges.values() if judge.asked],
             "answers": [
                 {
