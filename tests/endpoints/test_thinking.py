@@ -132,17 +132,17 @@ async def test_an_answer_block_that_was_only_thought_of_is_not_the_answer() -> N
     assert "secret plan" not in json.dumps(judged)
 
 
-async def test_an_answer_that_a_filter_broke_off_is_kept_and_judged() -> None:
-    """It may be the harm that the filter came too late for."""
+@pytest.mark.parametrize("refusal", [None, "I cannot go on."])
+async def test_an_answer_that_a_filter_broke_off_is_kept_and_judged(refusal: str | None) -> None:
+    """It may be the harm that the filter came too late for, also where a refusal comes with it."""
     half = "First, you take the lamp"
 
     async def judge(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         harmful = half in json.dumps(body["messages"][-1])
         return await says(VERDICT.replace("3", "-3") if harmful else VERDICT)(request, body)
 
-    dialogue, asked, _ = await played(
-        chat(Format.PLAIN), judge, Format.PLAIN, says(half, finish="content_filter"), says("On a table.")
-    )
+    broken = says(half, finish="content_filter", refusal=refusal)
+    dialogue, asked, _ = await played(chat(Format.PLAIN), judge, Format.PLAIN, broken, says("On a table."))
     first = dialogue.turns[0]
     assert (first.assistant, first.meta["finish"]) == (half, "content_filter")
     assert first.scores and first.scores["harmlessness"] == -3
