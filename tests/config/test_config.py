@@ -228,7 +228,15 @@ def test_every_field_is_described_with_its_default() -> None:
     missing = (
         leaves(yaml.safe_load(dump_config(Config())))
         - set(rows)
-        - {"roles", "seeds.sources", "assembly", "bench.adaptive", "bench.targets"}
+        - {
+            "roles",
+            "seeds.sources",
+            "assembly",
+            "bench.adaptive",
+            "bench.targets",
+            "bench.typographic",
+            "seeds.typographic",
+        }
     )
     assert not missing
 

@@ -41,8 +41,12 @@ def whole() -> dict[str, Any]:
         roles={"judge": Role()},
         assembly=Assembly(),
         rl={"seeds": 5},
-        bench={"adaptive": Adaptive(tries=4), "targets": [{"model": "a"}, {"model": "b"}]},
-        seeds={"sources": [Source(), Source(name="mine", path="/pairs.jsonl")]},
+        bench={
+            "adaptive": Adaptive(tries=4, show_text=True),
+            "targets": [{"model": "a"}, {"model": "b"}],
+            "typographic": {},
+        },
+        seeds={"sources": [Source(), Source(name="mine", path="/pairs.jsonl")], "typographic": {}},
     )
     return config.model_dump(mode="json")
 
@@ -123,12 +127,14 @@ def test_a_config_of_an_earlier_version_is_compared_too() -> None:
 def test_a_key_that_came_later_leaves_earlier_runs_their_ids_at_its_default() -> None:
     earlier = whole()
     del earlier["bench"]["adaptive"], earlier["bench"]["targets"], earlier["seeds"]["at_most"]
-    del earlier["rl"]["tutor_memory"], earlier["bench"]["judge_requests"]
+    del earlier["rl"]["tutor_memory"], earlier["rl"]["seed"], earlier["bench"]["judge_requests"]
+    del earlier["bench"]["typographic"], earlier["seeds"]["typographic"]
     for source in earlier["seeds"]["sources"]:
         for key in ("columns", "ignore", "own"):
             del source[key]
     later = whole()
-    later["bench"] |= {"adaptive": None, "targets": [], "judge_requests": False}
+    later["bench"] |= {"adaptive": None, "targets": [], "judge_requests": False, "typographic": None}
+    later["seeds"]["typographic"] = None
     assert settings_of(later) == settings_of(earlier) != settings_of(whole())
     assert settings_of(later, EVERY_KIND) == earlier
     assert run_id(Config()) != run_id(Config.model_validate({"bench": {"adaptive": {}}}))

@@ -89,10 +89,15 @@ def by_script(runs: Sequence[ShownRun]) -> list[Heat]:
     """Success of fixed scripts by suite, by technique where scripts name one, and by modality."""
     suites: dict[tuple[str, str], dict[str, list[bool]]] = {}
     named: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    asked: dict[tuple[str, str], dict[str, list[bool]]] = {}
     for file, model, dialogue, succeeded in _attacks(runs):
         suites.setdefault(("suite", file), {}).setdefault(model, []).append(succeeded)
         for name in techniques(dialogue):
             named.setdefault(("technique", name), {}).setdefault(model, []).append(succeeded)
+        for place, turn in enumerate(dialogue.turns, 1):
+            if not asks_safely(turn):
+                by = ("", modality(dialogue, place, turn))
+                asked.setdefault(by, {}).setdefault(model, []).append(gives_way(turn))
     maps = [
         _map(
             "By suite",
@@ -111,21 +116,10 @@ def by_script(runs: Sequence[ShownRun]) -> list[Heat]:
             "Share of the scripts' attack requests at which the model gave way, by what they ask with: text"
             " alone, text beside a picture, or words drawn into the picture.",
             models_of(runs),
-            _by_modality(runs),
+            asked,
         ),
     ]
     return [one for one in maps if one.rows]
-
-
-def _by_modality(runs: Sequence[ShownRun]) -> dict[tuple[str, str], dict[str, list[bool]]]:
-    """Whether each attack request of a fixed script succeeded, by modality and model."""
-    found: dict[tuple[str, str], dict[str, list[bool]]] = {}
-    for _, model, dialogue, _ in _attacks(runs):
-        for place, turn in enumerate(dialogue.turns, 1):
-            if not asks_safely(turn):
-                by = ("", modality(dialogue, place, turn))
-                found.setdefault(by, {}).setdefault(model, []).append(gives_way(turn))
-    return found
 
 
 def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, Dialogue, bool]]:
