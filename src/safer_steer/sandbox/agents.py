@@ -80,17 +80,17 @@ def _device(pictures: Sequence[bytes]) -> tuple[Device, bool]:
 
 def _read(messages: list[Message]) -> list[tuple[str, list[bytes]]]:
     """The text and the pictures of each message, in order."""
-    parts_of = []
+    contents = []
     for message in messages:
         content = message["content"]
-        text, pictures = "", []
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        text, pictures = content if isinstance(content, str) else "", list[bytes]()
+        for part in () if isinstance(content, str) else content:
             if part["type"] == "text":
                 text += part["text"]
             elif part["type"] == "image_url":
                 pictures.append(base64.b64decode(part["image_url"]["url"].split(",", 1)[1]))
-        parts_of.append((text, pictures))
-    return parts_of
+        contents.append((text, pictures))
+    return contents
 
 
 def _reply(texts: list[str], text: str) -> ChatReply:
