@@ -63,9 +63,9 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     `above` are the files that it is a base of."""
     data = read_yaml(path)
     together: dict[str, Any] = {}
-    for base in _bases(data.pop("base", None), path):
+    for name, base in _bases(data.pop("base", None), path).items():
         if base in (path, *above):
-            raise UserError(f"{path}: base: {base} begins from this file in turn; leave one of the two out")
+            raise UserError(f"{path}: base: {name} begins from this file in turn; leave one of the two out")
         try:
             found = Config.model_validate(_with_bases(base, (*above, path)))
         except ValidationError as error:
@@ -75,13 +75,13 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merged(together, data)
 
 
-def _bases(names: Any, path: Path) -> list[Path]:
+def _bases(names: Any, path: Path) -> dict[str, Path]:
     """The files that `base` in the config at `path` names."""
-    bases = []
+    bases: dict[str, Path] = {}
     for name in [names] if isinstance(names, str) else names or ():
         if not isinstance(name, str):
             raise UserError(f"{path}: base: must be a file or a list of files, not {_shown(name)}")
-        bases.append(Path(absolute(name, path.parent)))
+        bases[name] = Path(absolute(name, path.parent))
     return bases
 
 
@@ -90,7 +90,7 @@ def as_written(path: Path) -> list[dict[str, Any]]:
     The file must be one that `load_config` takes."""
     data = read_yaml(path)
     parts = [data]
-    for base in _bases(data.get("base"), path):
+    for base in _bases(data.get("base"), path).values():
         parts += as_written(base)
     return parts
 
