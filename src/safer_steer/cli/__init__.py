@@ -10,23 +10,10 @@ import warnings
 
 from safer_steer.student import processes
 
-from safer_steer.cli import init, check, stages, bench, judge_check, chat, experiment, data, info, sandbox  # isort: skip  # in the order of the help
+from safer_steer.cli import begin, stages, bench, judge_check, chat, experiment, data, info, sandbox  # noqa: F401  # isort: skip  # in the order of the help
 from safer_steer.cli.app import app
 
-__all__ = [
-    "app",
-    "bench",
-    "chat",
-    "check",
-    "data",
-    "experiment",
-    "info",
-    "init",
-    "judge_check",
-    "main",
-    "sandbox",
-    "stages",
-]
+__all__ = ["app", "main"]
 
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",

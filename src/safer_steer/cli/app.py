@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from safer_steer.config.file import describe
 from safer_steer.errors import (
     EndedElsewhere,
     ExitCode,
@@ -23,20 +24,9 @@ from safer_steer.errors import (
 from safer_steer.stages import STAGES
 from safer_steer.student import processes
 
-OUTSIDE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EADDRINUSE,
-    errno.ENAMETOOLONG,
-}
-"""OS errors caused by the machine or by a path that was given, not by a bug here."""
+PATH_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EADDRINUSE, errno.ENAMETOOLONG)
+"""With those above: OS errors caused by the machine or by a path that was given, not by a bug here."""
 
 
 class _OneLine(TyperGroup):
@@ -59,7 +49,7 @@ class _OneLine(TyperGroup):
         except KeyboardInterrupt:
             _end("interrupted; run the same command to continue", ExitCode.INTERRUPTED)
         except OSError as error:
-            if error.errno not in OUTSIDE:
+            if not isinstance(error, PATH_ERRORS) and error.errno not in OUTSIDE:
                 raise
             where = error.filename2 or error.filename or "this machine"
             what = f"{shortened(str(where))}: {error.strerror}"
@@ -83,21 +73,12 @@ def _end(line: str, code: ExitCode) -> None:
 
 ABOUT = (
     "Train vision-language models to stay safe and helpful over a whole dialogue, and measure for how many"
-    " turns"
-    " any model stays safe."
-    "\n\n"
+    " turns any model stays safe.\n\n"
     "Start with `init DIR`: it writes a small project to fill in. `run` does the whole method; `bench`"
-    " measures a"
-    " model behind an endpoint."
-    "\n\n"
+    " measures a model behind an endpoint.\n\n"
     f"Exit codes: {'; '.join(f'{code:d} {code.meaning}' for code in ExitCode)}."
 )
-app = typer.Typer(
-    cls=_OneLine,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(cls=_OneLine, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 sandbox = typer.Typer(
     cls=_OneLine,
     no_args_is_help=True,
@@ -119,14 +100,19 @@ def about(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options of the app itself. Under torchrun only the stages that train go on.
-
-    Raises:
-        UserError: torchrun started another command.
-    """
+    """Under torchrun only the stages that train go on."""
     command = context.invoked_subcommand or ""
     if not (command in STAGES and STAGES[command].trains):
         processes.refuse_several(command)
+
+
+DESCRIPTIONS = {key: text for key, *_, text in describe()}
+
+
+def help_of(key: str) -> str:
+    """The description of a config key, as the help of the option that sets it."""
+    text = DESCRIPTIONS[key]
+    return f"{text[0].upper()}{text[1:]}."
 
 
 ConfigFile = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from safer_steer.cli import bench_options as options
 from safer_steer.cli.app import Fresh, Limit, NoCheck, Stub, app
 from safer_steer.cli.stages import results
-from safer_steer.config import Adaptive, Config, Role, RoleName, Student, Target
+from safer_steer.config import Adaptive, Config, Role
 from safer_steer.config.file import absolute, absolute_suites, in_words, load_config
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError, require
@@ -39,35 +38,33 @@ def bench(
     attacker_model: options.AttackerModel = None,
     attacker_base_url: options.AttackerBaseUrl = None,
     attacker_api_key_env: options.AttackerKeyEnv = None,
-    attacker_max_tokens: options.AttackerMaxTokens = 2048,
-    attacker_pictures: options.AttackerPictures = "true",
+    attacker_max_tokens: options.AttackerMaxTokens = None,
+    attacker_pictures: options.AttackerPictures = None,
     adaptive: options.AdaptiveKeys = None,
     judge_only: options.JudgeOnly = None,
     format: options.Layout = Format.PLAIN,
-    ask_layout: options.AskLayout = True,
-    system: options.System = options.SYSTEM,
-    temperature: options.Temperature = 0.7,
-    max_tokens: options.MaxTokens = 2048,
-    judge_max_tokens: options.JudgeMaxTokens = 2048,
-    max_pixels: options.MaxPixels = options.MOST_PIXELS,
-    concurrency: options.Concurrency = 64,
-    timeout: options.Timeout = 120,
+    ask_layout: options.AskLayout = None,
+    system: options.System = None,
+    temperature: options.Temperature = None,
+    max_tokens: options.MaxTokens = None,
+    judge_max_tokens: options.JudgeMaxTokens = None,
+    max_pixels: options.MaxPixels = None,
+    concurrency: options.Concurrency = None,
+    timeout: options.Timeout = None,
     dialogues: options.Dialogues = None,
     limit: Limit = None,
     stub: Stub = False,
-    pictures: options.SentPictures = "true",
-    judge_pictures: options.JudgePictures = "true",
+    pictures: options.SentPictures = None,
+    judge_pictures: options.JudgePictures = None,
     fresh: Fresh = False,
     no_check: NoCheck = False,
 ) -> None:
     """Measure a run's models (CONFIG), models behind endpoints (--model), or kept answers (--judge-only)."""
     mode = options.mode_of(context)
-    role = partial(_role, concurrency=concurrency, timeout_s=timeout)
-    judged_by = Target(model=judge_model or "sandbox", base_url=judge_base_url, api_key_env=judge_api_key_env)
-    judge = role(judged_by, judge_pictures, max_tokens=judge_max_tokens)
+    settings = options.settings_of(context)
     if judge_only is not None:
         _need(mode, ("--judge-model", judge_model))
-        return _judge_kept(judge_only, judge, judge_requests, out, fresh, not no_check)
+        return _judge_kept(judge_only, settings["roles"]["judge"], judge_requests, out, fresh, not no_check)
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
     if config is not None:
@@ -75,29 +72,23 @@ def bench(
     _need(mode, ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
     if no_judge and judge_model and pictures != "caption":  # the judge may still describe the pictures
         raise UserError("bench: --no-judge and --judge-model are both given; give one of them")
+    roles, measured = settings["roles"], settings["bench"]
     targets = _targets(model or [], base_url or [], api_key_env or [])
-    asked = {"max_tokens": max_tokens, "temperature": temperature, "ask_layout": ask_layout}
-    roles: dict[RoleName, Role] = {"target": role(targets[0], pictures, **asked), "judge": judge}
-    for name in (attacker_model or [])[:1]:  # the others are asked with the same settings
-        attacker = Target(model=name, base_url=attacker_base_url, api_key_env=attacker_api_key_env)
-        roles["attacker"] = role(attacker, attacker_pictures, max_tokens=attacker_max_tokens)
-    measured = {
-        "suites": absolute_suites(suite or [], Path.cwd()),
-        "targets": targets if len(targets) > 1 else [],
-        "dialogues": dialogues,
-        "typographic": typographic and {"layout": typographic},
-        "capability": absolute_suites(capability or [], Path.cwd()),
-        "questions": questions,
-        "judged": not no_judge,
-        "judge_requests": judge_requests,
-        "adaptive": _adaptive(attacker_model or [], adaptive or []),
-    }
-    student = Student(format=format, system=system, max_pixels=max_pixels)
-    _served(roles, student, measured, limit, out, fresh, not no_check)
+    roles["target"] |= targets[0]
+    if attacker_model:
+        roles["attacker"]["model"] = attacker_model[0]  # the others are asked with the same settings
+    else:
+        del roles["attacker"]
+    for key in ("suites", "capability"):
+        measured[key] = absolute_suites(measured.get(key, ()), Path.cwd())
+    measured |= {"targets": targets if len(targets) > 1 else [], "judged": not no_judge}
+    if typographic:
+        measured["typographic"] = {"layout": typographic}
+    measured["adaptive"] = _adaptive(attacker_model or [], adaptive or [])
+    _served(settings | {"limit": limit}, out, fresh, not no_check)
 
 
 def _of_run(settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
-    """Measure a run's models."""
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
@@ -107,50 +98,39 @@ def _of_run(settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
 
 
 def _judge_kept(
-    run: Path, judge: Role, requests: bool, out: Path | None, fresh: bool, try_models: bool
+    run: Path, role: dict[str, Any], requests: bool, out: Path | None, fresh: bool, try_models: bool
 ) -> None:
-    """Score the answers kept in a run folder."""
     from safer_steer.bench.kept import judged_folder, judging_config
-    from safer_steer.run import measuring
-    from safer_steer.run.display import Display
-
-    settings, out = judging_config(run, judge, requests), out or judged_folder(run, judge)
-    with options.options_named(), results(out), Display() as show:
-        measuring.judge_kept(settings, run, out, show, fresh, try_models)
-
-
-def _served(
-    roles: dict[RoleName, Role],
-    student: Student,
-    measured: dict[str, Any],
-    limit: int | None,
-    out: Path,
-    fresh: bool,
-    try_models: bool,
-) -> None:
-    """Measure models behind endpoints; `measured` is the section `bench`."""
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
     with options.options_named():
         try:
-            settings = Config.model_validate(
-                {"student": student, "roles": roles, "limit": limit, "bench": measured}
-            )
+            judge = Role.model_validate(role)
+        except ValidationError as error:
+            raise UserError(f"bench: roles.judge.{in_words(error, Role)}") from None
+        settings, out = judging_config(run, judge, requests), out or judged_folder(run, judge)
+        with results(out), Display() as show:
+            measuring.judge_kept(settings, run, out, show, fresh, try_models)
+
+
+def _served(settings: dict[str, Any], out: Path, fresh: bool, try_models: bool) -> None:
+    from safer_steer.run import measuring
+    from safer_steer.run.display import Display
+
+    with options.options_named():
+        try:
+            config = Config.model_validate(settings)
         except ValidationError as error:
             raise UserError(f"bench: {in_words(error)}") from None
-        models = list(settings.models_of("target"))
-        settings.name = ", ".join(models)
+        models = list(config.models_of("target"))
+        config.name = ", ".join(models)
         with results(out), Display() as show:
-            measuring.bench_endpoints(settings, models, out, show, fresh, try_models)
+            measuring.bench_endpoints(config, models, out, show, fresh, try_models)
 
 
-def _targets(models: list[str], urls: list[str], keys: list[str]) -> list[Target]:
-    """Each model with its endpoint and key.
-
-    Raises:
-        UserError: there are neither one nor as many as models; or one key for several endpoints.
-    """
+def _targets(models: list[str], urls: list[str], keys: list[str]) -> list[dict[str, Any]]:
+    """Each model with its endpoint and key: one of these for all models, or one for each."""
     for option, given in (("--base-url", urls), ("--api-key-env", keys)):
         if len(given) not in (0, 1, len(models)):
             raise UserError(
@@ -164,22 +144,13 @@ def _targets(models: list[str], urls: list[str], keys: list[str]) -> list[Target
         )
     each_url, each_key = (given * len(models) if len(given) == 1 else given for given in (urls, keys))
     return [
-        Target(model=model, base_url=url, api_key_env=key or None)
+        {"model": model, "base_url": url, "api_key_env": key or None}
         for model, url, key in zip(models, each_url, each_key or [""] * len(models), strict=True)
     ]
 
 
-def _role(who: Target, pictures: options.Pictures, **settings: Any) -> Role:
-    sent = "caption" if pictures == "caption" else pictures == "true"
-    return Role(**who.model_dump(), pictures=sent, **settings)
-
-
 def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:
-    """The section `bench.adaptive`: these attackers, and what --adaptive sets. None without either.
-
-    Raises:
-        UserError: an entry is not KEY=VALUE, a key is unknown or a value wrong, or there is no attacker.
-    """
+    """The section `bench.adaptive`: these attackers, and what --adaptive sets. None without either."""
     settings: dict[str, Any] = {}
     for entry in given:
         key, found, value = entry.partition("=")

@@ -1,4 +1,5 @@
-"""The options of `bench`: types and help, which have an effect in which mode, and their names in errors."""
+"""The options of `bench`: types and help, the config that they make, what has an effect in which mode, and
+their names in errors."""
 
 from __future__ import annotations
 
@@ -6,20 +7,48 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from safer_steer.config import Student
+from safer_steer.cli.app import help_of
+from safer_steer.config.file import describe
 from safer_steer.config.typographic import Layout as DrawnLayout
 from safer_steer.dialogue import Format
 from safer_steer.errors import NoResult, UserError
 
 MODEL, JUDGE, ATTACKER = "Models behind endpoints", "Judge", "Attackers that adapt"
 """Headings of the help."""
-Pictures = Literal["true", "false", "caption"]
-MOST_PIXELS, SYSTEM = Student().max_pixels, Student().system
+ASKED = ("target", "judge", "attacker")
+"""The roles that a bench asks."""
 SEVERAL = "may be given several times"
+Pictures = Literal["true", "false", "caption"]
+
+DEFAULTS = {key: default for key, _, default, *_ in describe()}
+OPTIONS: dict[str, str] = {}
+"""Config keys, and the options that set them; `<role>` stands for each of `ASKED`."""
+NAMES = {
+    "roles.target.model": "--model",
+    "roles.target.base_url": "--base-url",
+    "roles.target.api_key_env": "--api-key-env",
+    "roles.attacker": "--attacker-model",
+    "roles.attacker.model": "--attacker-model",
+    "bench.targets": "--model",
+    "bench.judged": "--no-judge",
+    "bench.typographic": "--typographic",
+    "bench.adaptive.attackers": "--attacker-model",
+}
+"""What messages call further keys."""
+
+
+def setting(key: str, option: str, panel: str | None = None, help: str = "") -> Any:
+    """The option that sets a config key. The key's description is its help, if it has none of its own."""
+    OPTIONS[key] = option.partition("/")[0]
+    described = re.sub(r"^roles\.\w+", "roles.<role>", key)
+    default = DEFAULTS[described]
+    shown = False if help or default == "null" else default.strip('"')
+    return typer.Option(option, help=help or help_of(described), rich_help_panel=panel, show_default=shown)
+
 
 ConfigOfRun = Annotated[
     Path | None, typer.Argument(metavar="CONFIG", help="Measure the models of a run.", show_default=False)
@@ -49,7 +78,6 @@ BaseUrl = Annotated[
 KeyEnv = Annotated[
     list[str] | None,
     typer.Option(
-        "--api-key-env",
         help="Name of the environment variable with its key. With several --base-url, one for each, '' for"
         " none.",
         rich_help_panel=MODEL,
@@ -57,60 +85,18 @@ KeyEnv = Annotated[
 ]
 Layout = Annotated[
     Format,
-    typer.Option(
-        "--format",
-        metavar="LAYOUT",
-        help="Layout of the answers, asked for and read: plain or thinking_answer.",
-        rich_help_panel=MODEL,
-    ),
+    setting("student.format", "--format", MODEL, "Layout of the answers, asked for and read."),
 ]
-AskLayout = Annotated[
-    bool,
-    typer.Option(
-        help="Ask for the layout in the system message; a model trained on it needs no asking.",
-        rich_help_panel=MODEL,
-    ),
-]
-System = Annotated[
-    str,
-    typer.Option(
-        help="System message of every dialogue; that of the training, for a trained student.",
-        rich_help_panel=MODEL,
-    ),
-]
-Temperature = Annotated[
-    float, typer.Option(min=0, help="Sampling temperature of the model.", rich_help_panel=MODEL)
-]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Token limit of one answer.", rich_help_panel=MODEL)]
-SentPictures = Annotated[
-    Pictures,
-    typer.Option(
-        help="What the model gets of a picture: itself, nothing, or a description by the judge.",
-        rich_help_panel=MODEL,
-    ),
-]
-JudgeModel = Annotated[
-    str | None,
-    typer.Option(
-        help="The judge; `sandbox` is the embedded one, which knows only the sandbox's pictures.",
-        rich_help_panel=JUDGE,
-    ),
-]
-JudgeBaseUrl = Annotated[str | None, typer.Option(help="The judge's endpoint.", rich_help_panel=JUDGE)]
-JudgeKeyEnv = Annotated[
-    str | None,
-    typer.Option(help="Name of the environment variable with the judge's key.", rich_help_panel=JUDGE),
-]
-JudgeMaxTokens = Annotated[
-    int, typer.Option(min=1, help="Token limit of one verdict.", rich_help_panel=JUDGE)
-]
-JudgePictures = Annotated[
-    Pictures,
-    typer.Option(
-        help="The same for the judge; the descriptions are then by the (first) model under test.",
-        rich_help_panel=JUDGE,
-    ),
-]
+AskLayout = Annotated[bool | None, setting("roles.target.ask_layout", "--ask-layout/--no-ask-layout", MODEL)]
+System = Annotated[str | None, setting("student.system", "--system", MODEL)]
+Temperature = Annotated[float | None, setting("roles.target.temperature", "--temperature", MODEL)]
+MaxTokens = Annotated[int | None, setting("roles.target.max_tokens", "--max-tokens", MODEL)]
+SentPictures = Annotated[Pictures | None, setting("roles.target.pictures", "--pictures", MODEL)]
+JudgeModel = Annotated[str | None, setting("roles.judge.model", "--judge-model", JUDGE)]
+JudgeBaseUrl = Annotated[str | None, setting("roles.judge.base_url", "--judge-base-url", JUDGE)]
+JudgeKeyEnv = Annotated[str | None, setting("roles.judge.api_key_env", "--judge-api-key-env", JUDGE)]
+JudgeMaxTokens = Annotated[int | None, setting("roles.judge.max_tokens", "--judge-max-tokens", JUDGE)]
+JudgePictures = Annotated[Pictures | None, setting("roles.judge.pictures", "--judge-pictures", JUDGE)]
 NoJudge = Annotated[
     bool,
     typer.Option(
@@ -119,14 +105,7 @@ NoJudge = Annotated[
         rich_help_panel=JUDGE,
     ),
 ]
-JudgeRequests = Annotated[
-    bool,
-    typer.Option(
-        "--judge-requests",
-        help="The judge also says of each request whether it would enable harm, to see when it was refused.",
-        rich_help_panel=JUDGE,
-    ),
-]
+JudgeRequests = Annotated[bool, setting("bench.judge_requests", "--judge-requests", JUDGE)]
 JudgeOnly = Annotated[
     Path | None,
     typer.Option(
@@ -144,27 +123,19 @@ AttackerModel = Annotated[
         rich_help_panel=ATTACKER,
     ),
 ]
-AttackerBaseUrl = Annotated[
-    str | None, typer.Option(help="The attackers' endpoint.", rich_help_panel=ATTACKER)
-]
+AttackerBaseUrl = Annotated[str | None, setting("roles.attacker.base_url", "--attacker-base-url", ATTACKER)]
 AttackerKeyEnv = Annotated[
-    str | None,
-    typer.Option(help="Name of the environment variable with the attackers' key.", rich_help_panel=ATTACKER),
+    str | None, setting("roles.attacker.api_key_env", "--attacker-api-key-env", ATTACKER)
 ]
 AttackerMaxTokens = Annotated[
-    int, typer.Option(min=1, help="Token limit of an attacker's move.", rich_help_panel=ATTACKER)
+    int | None, setting("roles.attacker.max_tokens", "--attacker-max-tokens", ATTACKER)
 ]
 AttackerPictures = Annotated[
-    Pictures,
-    typer.Option(
-        help="What the attackers get of a picture: itself, nothing, or a description by the judge.",
-        rich_help_panel=ATTACKER,
-    ),
+    Pictures | None, setting("roles.attacker.pictures", "--attacker-pictures", ATTACKER)
 ]
 AdaptiveKeys = Annotated[
     list[str] | None,
     typer.Option(
-        "--adaptive",
         metavar="KEY=VALUE",
         help="A key of bench.adaptive, such as tries=5 or intents=FILE (docs/how-to/adaptive.md);"
         f" {SEVERAL}.",
@@ -173,7 +144,7 @@ AdaptiveKeys = Annotated[
 ]
 Suites = Annotated[
     list[str] | None,
-    typer.Option("--suite", help=f"JSONL file of scripts, or `sandbox`; {SEVERAL}."),
+    setting("bench.suites", "--suite", help=f"JSONL file of scripts, or `sandbox`; {SEVERAL}."),
 ]
 InPictures = Annotated[
     DrawnLayout | None,
@@ -185,22 +156,35 @@ InPictures = Annotated[
 ]
 Capability = Annotated[
     list[str] | None,
-    typer.Option(
+    setting(
+        "bench.capability",
+        "--capability",
         help="Multiple-choice questions: a JSONL, JSON or Parquet file or a folder in ScienceQA's"
-        f" columns, or `sandbox`; {SEVERAL}. No judge is asked about them."
+        f" columns, or `sandbox`; {SEVERAL}. No judge is asked about them.",
     ),
 ]
-Questions = Annotated[
-    int | None, typer.Option(min=1, help="At most this many questions of each set, drawn at random.")
-]
-Dialogues = Annotated[
-    int | None, typer.Option(min=1, help="Draw at most this many attack dialogues, and as many safe ones.")
-]
-MaxPixels = Annotated[
-    int, typer.Option(min=784, help="A picture with more pixels is scaled down to this many.")
-]
-Concurrency = Annotated[int, typer.Option(min=1, help="Calls in flight, for each model and the judge.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds before a call to a model is tried again.")]
+Questions = Annotated[int | None, setting("bench.questions", "--questions")]
+Dialogues = Annotated[int | None, setting("bench.dialogues", "--dialogues")]
+MaxPixels = Annotated[int | None, setting("student.max_pixels", "--max-pixels")]
+Concurrency = Annotated[int | None, setting("roles.<role>.concurrency", "--concurrency")]
+Timeout = Annotated[float | None, setting("roles.<role>.timeout_s", "--timeout")]
+
+
+def settings_of(context: typer.Context) -> dict[str, Any]:
+    """The config that the options make: each that was given sets its key."""
+    config: dict[str, Any] = {"student": {}, "bench": {}, "roles": {role: {} for role in ASKED}}
+    for key, option in OPTIONS.items():
+        value = context.params[option.removeprefix("--").replace("-", "_")]
+        if value is None:
+            continue
+        section, *roles, name = key.split(".")
+        if section == "roles":
+            for role in ASKED if roles == ["<role>"] else roles:
+                config["roles"][role][name] = value
+        else:
+            config[section][name] = value
+    return config
+
 
 # Modes ------------------------------------------------------------------------
 
@@ -219,11 +203,8 @@ _USED = {
 
 
 def mode_of(context: typer.Context) -> Mode:
-    """What is to be measured.
-
-    Raises:
-        UserError: nothing is named, or several; or an option was typed that has no effect then.
-    """
+    """What is to be measured. Raises `UserError` if nothing is named, or several; or an option was typed that
+    has no effect then."""
     given = context.params
     if given["stub"] and given["config"] is None:
         raise UserError("bench: --stub works with CONFIG; it replaces the models that CONFIG names")
@@ -250,48 +231,17 @@ def mode_of(context: typer.Context) -> Mode:
 
 # Names in errors --------------------------------------------------------------
 
-OPTIONS = {
-    "roles.target.model": "--model",
-    "roles.target.base_url": "--base-url",
-    "roles.target.api_key_env": "--api-key-env",
-    "roles.target.temperature": "--temperature",
-    "roles.target.max_tokens": "--max-tokens",
-    "roles.target.ask_layout": "--ask-layout",
-    "roles.target.pictures": "--pictures",
-    "roles.judge.model": "--judge-model",
-    "roles.judge.base_url": "--judge-base-url",
-    "roles.judge.api_key_env": "--judge-api-key-env",
-    "roles.judge.max_tokens": "--judge-max-tokens",
-    "roles.judge.pictures": "--judge-pictures",
-    "roles.attacker": "--attacker-model",
-    "roles.attacker.model": "--attacker-model",
-    "roles.attacker.base_url": "--attacker-base-url",
-    "roles.attacker.api_key_env": "--attacker-api-key-env",
-    "roles.attacker.max_tokens": "--attacker-max-tokens",
-    "roles.attacker.pictures": "--attacker-pictures",
-    "student.format": "--format",
-    "student.system": "--system",
-    "student.max_pixels": "--max-pixels",
-    "bench.targets": "--model",
-    "bench.suites": "--suite",
-    "bench.dialogues": "--dialogues",
-    "bench.typographic": "--typographic",
-    "bench.capability": "--capability",
-    "bench.questions": "--questions",
-    "bench.judged": "--no-judge",
-    "bench.judge_requests": "--judge-requests",
-    "bench.adaptive.attackers": "--attacker-model",
-}
-"""Config keys and the options that set them: messages name what the user typed. `--adaptive` sets the other
-keys of `bench.adaptive`; a key without an option keeps its name."""
 _KEY = re.compile(r"\b(?:roles|student|bench)(?:\.[a-z_]+)+")
 
 
 def _option(key: re.Match[str]) -> str:
-    name = key[0]
-    if name.startswith("bench.adaptive."):
-        return OPTIONS.get(name, f"--adaptive {name.removeprefix('bench.adaptive.')}")
-    return OPTIONS.get(name, name)
+    """What the user typed for a key. `--adaptive` sets those of `bench.adaptive`; one without an option keeps
+    its name."""
+    name = re.sub(r"^roles\.\w+\.(concurrency|timeout_s)$", r"roles.<role>.\1", key[0])
+    names = OPTIONS | NAMES
+    if name.startswith("bench.adaptive.") and name not in names:
+        return f"--adaptive {name.removeprefix('bench.adaptive.')}"
+    return names.get(name, key[0])
 
 
 @contextmanager

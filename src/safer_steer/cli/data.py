@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from safer_steer.cli.app import app, console
+from safer_steer.cli.app import app, console, help_of
 from safer_steer.config import ModelName, Source
 from safer_steer.config.file import in_words
 from safer_steer.errors import ExitCode, UserError, require
@@ -51,7 +51,7 @@ def export(
         return
     if which is not None:
         raise UserError("export: --which needs --model DIR")
-    from safer_steer.export.shards import label
+    from safer_steer.export.card import label
     from safer_steer.export.write import export as hand_over
 
     to = to or folder / "export"
@@ -112,6 +112,7 @@ def known_sets() -> None:
 
 @app.command()
 def suite(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A set of `safer-steer sets`, or a name of your own.")
     ],
@@ -130,12 +131,9 @@ def suite(
         ),
     ] = None,
     path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,
-    hub: Annotated[
-        str | None,
-        typer.Option(help="Instead of --path: the set's id on the hub; `default` for the published one."),
-    ] = None,
-    subset: Annotated[str | None, typer.Option(help="Configuration of the set.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the set.")] = None,
+    hub: Annotated[str | None, typer.Option(help=help_of("seeds.sources[].hub"))] = None,
+    subset: Annotated[str | None, typer.Option(help=help_of("seeds.sources[].subset"))] = None,
+    split: Annotated[str | None, typer.Option(help=help_of("seeds.sources[].split"))] = None,
     images: Annotated[
         str | None, typer.Option(help="Folder that the picture paths in the set are relative to.")
     ] = None,
@@ -151,45 +149,25 @@ def suite(
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Leave this column out; may be given several times."),
     ] = None,
-    own: Annotated[
-        bool,
-        typer.Option("--own", help="NAME is a set of your own, though a published one has nearly that name."),
-    ] = False,
+    own: Annotated[bool, typer.Option("--own", help=help_of("seeds.sources[].own"))] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Draw at most this many rows at random.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
-    bad_rows: Annotated[
-        str,
-        typer.Option(
-            help="What an unusable row does: `error` stops with one line, `skip` leaves it out and counts it."
-        ),
-    ] = "error",
+    bad_rows: Annotated[str, typer.Option(help=help_of("seeds.sources[].bad_rows"))] = "error",
 ) -> None:
     """Write a suite for the bench from a published data set, or look at what it would hold."""
     if (path is None) == (hub is None):
         raise UserError("suite: give either --path or --hub")
+    keys = ("name", "path", "hub", "subset", "split", "images", "own", "limit", "bad_rows")
+    settings = {key: context.params[key] for key in keys}
+    settings |= {"columns": _columns(column or []), "ignore": ignore or []}
     try:
-        source = Source.model_validate(
-            {
-                "name": name,
-                "path": path,
-                "hub": hub,
-                "subset": subset,
-                "split": split,
-                "images": images,
-                "columns": _columns(column or []),
-                "ignore": ignore or [],
-                "own": own,
-                "limit": limit,
-                "bad_rows": bad_rows,
-            }
-        )
+        source = Source.model_validate(settings)
     except ValidationError as error:
         raise UserError(f"suite: {in_words(error, Source)}") from None
     _write_or_show(source, out, show, seed)
 
 
 def _write_or_show(source: Source, out: Path | None, show: int | None, seed: int) -> None:
-    """Write the suite to `out`, or print what it would hold and its first `show` scripts."""
     from safer_steer.bench.from_set import write_suite
     from safer_steer.bench.look import look_at
     from safer_steer.run.display import Display
@@ -214,7 +192,6 @@ def _write_or_show(source: Source, out: Path | None, show: int | None, seed: int
 
 
 def _print_look(look: Look, source: Source) -> None:
-    """Print what was read of a set."""
     from safer_steer.data.sources.load import label, left_out_in_words
 
     kinds = sorted(look.kinds, reverse=True)
@@ -249,11 +226,9 @@ def _sizes(look: Look) -> str:
         return f"none{without}"
     smallest, largest = (end(look.sizes, key=prod) for end in (min, max))
     ((frequent, count),) = look.sizes.most_common(1)
-    spread = (
-        f"from {_size(smallest)} to {_size(largest)} pixels, {count} of them {_size(frequent)}"
-        if len(look.sizes) > 1
-        else f"all {_size(frequent)} pixels"
-    )
+    spread = f"all {_size(frequent)} pixels"
+    if len(look.sizes) > 1:
+        spread = f"from {_size(smallest)} to {_size(largest)} pixels, {count} of them {_size(frequent)}"
     return f"{look.sizes.total()}, {spread}{without}"
 
 

@@ -82,11 +82,7 @@ def experiment(
 
 def _check(jobs: list[Job]) -> None:
     """Check what RL and the bench of every arm will use, before the stages up to SFT, which come first and
-    check their own. Writes nothing.
-
-    Raises:
-        UserError: the first problem found; names the job.
-    """
+    check their own. Writes nothing. Raises `UserError` that names the job."""
     from safer_steer.experiments.work import run_id
     from safer_steer.run.preflight import check
 

@@ -1,7 +1,6 @@
-"""The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every
-field with its kind and description. A file here for each section; `whole.py` puts them together, `file.py`
-reads and writes the YAML, `kinds.py` and `changes.py` say which keys may change between a run and its
-continuation."""
+"""The configuration: one YAML file, typed; an unknown key is an error. A file here for each section;
+`whole.py` puts them together, `file.py` reads and writes the YAML, `kinds.py` and `changes.py` say which keys
+may change between a run and its continuation."""
 
 from safer_steer.config.bench import Adaptive, Bench, ModelName, Target
 from safer_steer.config.bootstrap import SFT, Bootstrap

@@ -23,11 +23,8 @@ OF_RUN = frozenset({KeyKind.RUN})
 
 def settings_of(settings: Any, kinds: Collection[KeyKind] = OF_RUN, model: type[BaseModel] = Config) -> Any:
     """A section's keys of these kinds, as plain values; a key marked `LATER` is left out at its default.
-
-    Args:
-        settings: the section as YAML has it; what is no section comes back as it is.
-        model: what the section is.
-    """
+    `settings` is the section as YAML has it, `model` what the section is; what is no section comes back as it
+    is."""
     if not isinstance(settings, Mapping):
         return settings
     chosen = {}
@@ -80,7 +77,6 @@ def _first_difference(there: Any, here: Any, key: str) -> str | None:
 
 
 def _sections(value: Any) -> bool:
-    """Whether it is a list of sections."""
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 

@@ -6,56 +6,44 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from safer_steer.config.kinds import Later
+from safer_steer.config.kinds import Later, Section
 from safer_steer.config.typographic import TypographicShare
-from safer_steer.dialogue import Kind, Strict
+from safer_steer.dialogue import Kind
 
 Use = Literal["train", "bench"]
 
 
-class Source(Strict):
+class Source(Section):
     """A published set, a file of one's own, or the sandbox."""
 
-    name: str = Field(
-        "sandbox",
-        description="name of the set; `safer-steer sets` lists the known ones, a set with any other name"
-        " is read by its column names",
-    )
-    path: str | None = Field(
-        None,
-        description="JSONL, JSON, CSV or Parquet file, `save_to_disk` folder, or the set's folder as"
-        " published; relative to this file",
-    )
-    hub: str | None = Field(
-        None, description="Hugging Face id to load from instead of `path`; `default` for the published one"
-    )
-    subset: str | None = Field(None, description="configuration of the set, if it has several")
-    split: str | None = Field(None, description="split of the set, if it has several")
-    images: str | None = Field(
-        None,
-        description="folder that picture paths are relative to, itself relative to this file; by default,"
-        " the data file's own folder",
-    )
-    columns: Later[dict[str, str]] = Field(
-        default_factory=dict,
-        description="names of columns in the file, by the names that they are read as: `question: prompt`;"
-        " after `=`, a text with {column} in it: `image: =pictures/{id}.png`",
-    )
-    ignore: Later[list[str]] = Field(
-        default_factory=list,
-        description="columns of the file that are not read",
-    )
-    own: Later[bool] = Field(
-        False,
-        description="a set of your own, even if its name is, or is nearly, that of a published one",
-    )
-    use: Use = Field("train", description="what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench")
-    limit: int | None = Field(
-        None, ge=1, description="draw at most this many pairs at random; null takes all (the sandbox: 60)"
-    )
-    bad_rows: Literal["error", "skip"] = Field(
-        "error", description="what an unusable row does: end the run with one line, or be skipped and counted"
-    )
+    name: str = "sandbox"
+    """name of the set; `safer-steer sets` lists the known ones, a set with any other name is read by its
+    column names"""
+    path: str | None = None
+    """JSONL, JSON, CSV or Parquet file, `save_to_disk` folder, or the set's folder as published; relative to
+    this file"""
+    hub: str | None = None
+    """Hugging Face id to load from instead of `path`; `default` for the published one"""
+    subset: str | None = None
+    """configuration of the set, if it has several"""
+    split: str | None = None
+    """split of the set, if it has several"""
+    images: str | None = None
+    """folder that picture paths are relative to, itself relative to this file; by default, the data file's
+    own folder"""
+    columns: Later[dict[str, str]] = Field(default_factory=dict)
+    """names of columns in the file, by the names that they are read as: `question: prompt`; after `=`, a text
+    with {column} in it: `image: =pictures/{id}.png`"""
+    ignore: Later[list[str]] = Field(default_factory=list)
+    """columns of the file that are not read"""
+    own: Later[bool] = False
+    """a set of your own, even if its name is, or is nearly, that of a published one"""
+    use: Use = "train"
+    """what its scripts are for: STEER-SFT and STEER-RL, or STEER-Bench"""
+    limit: int | None = Field(None, ge=1)
+    """draw at most this many pairs at random; null takes all (the sandbox: 60)"""
+    bad_rows: Literal["error", "skip"] = "error"
+    """what an unusable row does: end the run with one line, or be skipped and counted"""
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
@@ -72,39 +60,32 @@ class Source(Strict):
         return self
 
 
-class Seeds(Strict):
+class Seeds(Section):
     """Stage I."""
 
-    sources: list[Source] = Field(
-        default_factory=lambda: [Source()], description="single-turn pairs to start from"
-    )
-    scripts: str | None = Field(
-        None,
-        description="instead of sources: JSONL file of your own scripts, in the form of a suite; Stage I"
-        " then asks no model",
-    )
-    at_most: Later[int | None] = Field(
-        None, ge=1, description="draw at most this many pairs of each source, whatever its own limit"
-    )
-    kinds: list[Kind] = Field(
-        default_factory=lambda: list(Kind), min_length=1, description="kinds of scripts to build"
-    )
-    min_turns: int = Field(2, ge=2, le=10, description="turns of the shortest script")
-    max_turns: int = Field(10, ge=2, le=10, description="turns of the longest script")
-    success_at: int = Field(
-        4, ge=1, le=5, description="keep a red-team script if its attack score reaches this (1-5)"
-    )
-    filter_bench: bool = Field(
-        False,
-        description="keep only those red-team scripts of `use: bench` sources that succeed against"
-        " roles.target",
-    )
-    perturb_share: float = Field(0.1, ge=0, le=1, description="share of the pictures that are perturbed")
-    noise_sigma: float = Field(0.03, ge=0, description="Gaussian noise, as a share of full scale")
-    typographic: Later[TypographicShare | None] = Field(
-        None,
-        description="draw the first turn of some scripts into their picture; null draws none",
-    )
+    sources: list[Source] = Field(default_factory=lambda: [Source()])
+    """single-turn pairs to start from"""
+    scripts: str | None = None
+    """instead of sources: JSONL file of your own scripts, in the form of a suite; Stage I then asks no
+    model"""
+    at_most: Later[int | None] = Field(None, ge=1)
+    """draw at most this many pairs of each source, whatever its own limit"""
+    kinds: list[Kind] = Field(default_factory=lambda: list(Kind), min_length=1)
+    """kinds of scripts to build"""
+    min_turns: int = Field(2, ge=2, le=10)
+    """turns of the shortest script"""
+    max_turns: int = Field(10, ge=2, le=10)
+    """turns of the longest script"""
+    success_at: int = Field(4, ge=1, le=5)
+    """keep a red-team script if its attack score reaches this (1-5)"""
+    filter_bench: bool = False
+    """keep only those red-team scripts of `use: bench` sources that succeed against roles.target"""
+    perturb_share: float = Field(0.1, ge=0, le=1)
+    """share of the pictures that are perturbed"""
+    noise_sigma: float = Field(0.03, ge=0)
+    """Gaussian noise, as a share of full scale"""
+    typographic: Later[TypographicShare | None] = None
+    """draw the first turn of some scripts into their picture; null draws none"""
 
     @model_validator(mode="before")
     @classmethod
@@ -145,22 +126,14 @@ class Seeds(Strict):
         return any(self.tries(source.use) for source in self.sources)
 
 
-class Assembly(Strict):
+class Assembly(Section):
     """STEER-SFT, STEER-RL and STEER-Bench: disjoint, from the scripts of Stage I."""
 
-    rules: bool = Field(
-        True, description="ask the evaluator whether a script follows rules 1 and 2; false trusts Stage I"
-    )
-    near_duplicate: float = Field(
-        0.8,
-        gt=0,
-        le=1,
-        description="Jaccard similarity that makes two scripts (word 3-grams) or questions (content words)"
-        " one",
-    )
-    sft_benign_share: float | None = Field(
-        None, ge=0, le=1, description="share of benign scripts in STEER-SFT; null takes all there are"
-    )
-    bench_dialogues: int | None = Field(
-        None, ge=1, description="at most this many dialogues in each suite of STEER-Bench"
-    )
+    rules: bool = True
+    """ask the evaluator whether a script follows rules 1 and 2; false trusts Stage I"""
+    near_duplicate: float = Field(0.8, gt=0, le=1)
+    """Jaccard similarity that makes two scripts (word 3-grams) or questions (content words) one"""
+    sft_benign_share: float | None = Field(None, ge=0, le=1)
+    """share of benign scripts in STEER-SFT; null takes all there are"""
+    bench_dialogues: int | None = Field(None, ge=1)
+    """at most this many dialogues in each suite of STEER-Bench"""

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Config, Role, RoleName
-from safer_steer.config.kinds import kind_of, section_of
+from safer_steer.config.kinds import default_of, kind_of, section_of
 from safer_steer.errors import UserError
 from safer_steer.files.store import TEXT
 
@@ -23,9 +23,9 @@ NOT_FILES = ("sandbox", "steer")
 """Entries of `bench.suites` and `bench.capability` that are names and no files."""
 STUB_STUDENT = {
     "model": "sandbox",
-    "chat_template": None,
     "dtype": "float32",
     "device": "cpu",
+    "chat_template": None,
     "lora_rank": 0,
 }
 STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 256}
@@ -34,18 +34,12 @@ STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 2
 
 def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Config:
     """Read a YAML config. Relative paths in it are relative to the file; in the result they are absolute.
+    `limit` overrides the config's. With `stub` every role gives made-up answers, and the shipped student
+    stands in for the config's.
 
     `base: FILE`, or a list of files, names configs that it begins from: what the file itself says goes over
-    what they say, section by section, and a list takes the place of a list.
-
-    Args:
-        limit: overrides the config's `limit`.
-        stub: every role gives made-up answers, and the shipped student stands in for the config's.
-
-    Raises:
-        UserError: the file is missing, empty or no YAML, has an unknown key or a wrong value; names file and
-            key.
-    """
+    what they say, section by section, and a list takes the place of a list. Raises `UserError` that names
+    file and key."""
     path = Path(os.path.abspath(path))
     data = _with_bases(path)
     try:
@@ -264,9 +258,9 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
             yield (
                 key,
                 _type_name(field.annotation),
-                _default(field.get_default(call_default_factory=True)),
+                json.dumps(default_of(field)),
                 kind_of(field).value,
-                field.description or "",
+                " ".join((field.description or "").split()),
             )
         else:
             origin = getattr(field.annotation, "__origin__", None)
@@ -288,8 +282,3 @@ def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " | ".join(str(member.value) for member in annotation)
     return getattr(annotation, "__name__", str(annotation))
-
-
-def _default(value: Any) -> str:
-    """As it would stand in YAML."""
-    return json.dumps(value)

@@ -6,8 +6,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
+
+from safer_steer.dialogue import Strict
+
+
+class Section(Strict):
+    """Keys of a YAML file; an unknown one is an error. The text below a key is its description."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class KeyKind(StrEnum):

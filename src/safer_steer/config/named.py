@@ -11,11 +11,8 @@ from safer_steer.errors import UserError
 
 
 def load_named(key: str, name: str) -> Any:
-    """The object named by `package.module:Name` in the config; see `search_working_folder`.
-
-    Raises:
-        UserError: it cannot be imported; the message names the config key.
-    """
+    """The object named by `package.module:Name` in the config. Raises `UserError` that names the key if it
+    cannot be imported."""
     module, _, attribute = name.partition(":")
     search_working_folder()
     try:

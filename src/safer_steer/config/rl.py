@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from safer_steer.config.kinds import Free, Later
-from safer_steer.dialogue import Strict
+from safer_steer.config.kinds import Free, Later, Section
 from safer_steer.rewards import TCSRForm
 
 LossType = Literal["dr_grpo", "grpo", "dapo"]
@@ -21,33 +20,23 @@ def importable(name: str) -> str:
     return name
 
 
-class Rollouts(Strict):
+class Rollouts(Section):
     """How answers of a loaded student are sampled, in Stage I, RL and the bench."""
 
-    engine: Free[str] = Field(
-        "transformers",
-        description="transformers (in this process), vllm (servers at base_url), or package.module:name of"
-        " an engine of your own",
-    )
-    base_url: Free[list[str]] = Field(
-        default_factory=list,
-        description="vllm: address of the server, for instance http://localhost:8000, or a list of several",
-    )
-    api_key_env: Free[str | None] = Field(
-        None, description="vllm: name of the environment variable that holds the servers' key"
-    )
-    timeout_s: Free[float] = Field(
-        600, gt=0, description="vllm: seconds before an answer is given up, and its dialogue with it"
-    )
-    retries: Free[int] = Field(
-        5, ge=0, description="vllm: further tries where a server does not answer, before the run ends"
-    )
-    importance_cap: float | None = Field(
-        None,
-        ge=1,
-        description="weight each sampled token's loss by its probability in the trainer over that in the"
-        " engine, at most this (2 is usual); null does not",
-    )
+    engine: Free[str] = "transformers"
+    """transformers (in this process), vllm (servers at base_url), or package.module:name of an engine of your
+    own"""
+    base_url: Free[list[str]] = Field(default_factory=list)
+    """vllm: address of the server, for instance http://localhost:8000, or a list of several"""
+    api_key_env: Free[str | None] = None
+    """vllm: name of the environment variable that holds the servers' key"""
+    timeout_s: Free[float] = Field(600, gt=0)
+    """vllm: seconds before an answer is given up, and its dialogue with it"""
+    retries: Free[int] = Field(5, ge=0)
+    """vllm: further tries where a server does not answer, before the run ends"""
+    importance_cap: float | None = Field(None, ge=1)
+    """weight each sampled token's loss by its probability in the trainer over that in the engine, at most
+    this (2 is usual); null does not"""
 
     @field_validator("base_url", mode="before")
     @classmethod
@@ -63,90 +52,78 @@ class Rollouts(Strict):
         return self
 
 
-class Reinforce(Strict):
+class Reinforce(Section):
     """Stage III."""
 
-    algorithm: Literal["grpo", "dpo"] = Field(
-        "grpo",
-        description="grpo, the method's; or dpo, a baseline: one round of preference pairs, the best against"
-        " the worst of group_size answers to each turn of a script",
-    )
-    seed: Later[int | None] = Field(
-        None,
-        description="seed of Stage III alone, so that several of its runs can start from one SFT student;"
-        " null takes the run's seed",
-    )
-    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
-    group_size: int = Field(5, ge=2, description="trajectories per seed (K)")
-    prompts_per_step: int = Field(64, ge=1, description="seeds per step")
-    micro_batch_size: Free[int] = Field(2, ge=1, description="trajectories in memory at once")
-    steps: int = Field(-1, description="optimiser steps; -1 for one epoch over the seeds")
-    seeds: int | None = Field(None, ge=1, description="draw this many scripts for RL; null takes all")
-    benign_share: float = Field(
-        0.25,
-        ge=0,
-        le=1,
-        description="share of benign scripts among the seeds; if risky ones run short, it is larger without"
-        " `assembly`, and there are fewer seeds with it",
-    )
-    beta: float = Field(0.1, ge=0, description="weight of the KL to the SFT model; in dpo, its beta")
-    loss: LossType = Field(
-        "dr_grpo", description="dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)"
-    )
-    temperature: float = Field(1.0, gt=0, description="sampling temperature of the student")
-    max_turns: int = Field(10, ge=1, le=10, description="turns of a trajectory at most")
-    max_completion_tokens: int = Field(
-        10_240, ge=1, description="tokens after the first prompt, user turns included"
-    )
-    weights: tuple[float, float, float] = Field(
-        (0.4, 0.4, 0.2), description="weights of safety, usefulness, faithfulness"
-    )
-    w_format: float = Field(1.0, ge=0, description="bonus for the right format; none in the plain format")
-    w_repetition: float = Field(0.2, ge=0, description="penalty for repeated 3-grams")
-    tcsr: TCSRForm = Field(
-        "min_mean", description="return of a trajectory; `mean` is the ablation without TCSR"
-    )
-    alpha: float = Field(0.3, ge=0, le=1, description="weight of the worst turn in the return")
-    credit: Literal["trajectory", "turn"] = Field(
-        "trajectory",
-        description="what a token's advantage is: that of its whole trajectory, or that of its turn",
-    )
-    feedback_dynamics: bool = Field(
-        True, description="the tutor writes the next attack; false follows the script, and so does dpo"
-    )
-    tutor_memory: Later[bool] = Field(
-        False,
-        description="the tutor's prompt says which approaches breached the student in the last steps, and"
-        " draws one; off in the paper",
-    )
-    single_turn: bool = Field(
-        False, description="ablation: train on the original questions, as scripts of one turn"
-    )
-    start_from: Literal["sft", "base"] = Field(
-        "sft", description="`base` is the ablation without bootstrapping"
-    )
-    rollouts: Rollouts = Field(default_factory=Rollouts, description="how the student's answers are sampled")
-    tutor: str | None = Field(None, description="package.module:Name of a critic of your own")
-    reward: str | None = Field(
-        None, description="package.module:name of a function (dialogue) -> float | None of your own"
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "constant", description="learning-rate schedule"
-    )
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    save_steps: int = Field(10, ge=1, description="steps between checkpoints")
-    patience_s: Free[float | None] = Field(
-        None,
-        gt=0,
-        description="seconds that a step waits for a verdict when nothing else of it is left to do; null is"
-        " 1.5 times the tutor's timeout_s",
-    )
-    max_unscored: Free[float] = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="stop the run if a larger share of the trajectories of the last 5 steps is unscored",
-    )
+    algorithm: Literal["grpo", "dpo"] = "grpo"
+    """grpo, the method's; or dpo, a baseline: one round of preference pairs, the best against the worst of
+    group_size answers to each turn of a script"""
+    seed: Later[int | None] = None
+    """seed of Stage III alone, so that several of its runs can start from one SFT student; null takes the
+    run's seed"""
+    learning_rate: float = Field(1e-5, gt=0)
+    """peak learning rate"""
+    group_size: int = Field(5, ge=2)
+    """trajectories per seed (K)"""
+    prompts_per_step: int = Field(64, ge=1)
+    """seeds per step"""
+    micro_batch_size: Free[int] = Field(2, ge=1)
+    """trajectories in memory at once"""
+    steps: int = -1
+    """optimiser steps; -1 for one epoch over the seeds"""
+    seeds: int | None = Field(None, ge=1)
+    """draw this many scripts for RL; null takes all"""
+    benign_share: float = Field(0.25, ge=0, le=1)
+    """share of benign scripts among the seeds; if risky ones run short, it is larger without `assembly`, and
+    there are fewer seeds with it"""
+    beta: float = Field(0.1, ge=0)
+    """weight of the KL to the SFT model; in dpo, its beta"""
+    loss: LossType = "dr_grpo"
+    """dr_grpo (eq. 21), grpo (mean over a trajectory) or dapo (mean over the batch)"""
+    temperature: float = Field(1.0, gt=0)
+    """sampling temperature of the student"""
+    max_turns: int = Field(10, ge=1, le=10)
+    """turns of a trajectory at most"""
+    max_completion_tokens: int = Field(10_240, ge=1)
+    """tokens after the first prompt, user turns included"""
+    weights: tuple[float, float, float] = (0.4, 0.4, 0.2)
+    """weights of safety, usefulness, faithfulness"""
+    w_format: float = Field(1.0, ge=0)
+    """bonus for the right format; none in the plain format"""
+    w_repetition: float = Field(0.2, ge=0)
+    """penalty for repeated 3-grams"""
+    tcsr: TCSRForm = "min_mean"
+    """return of a trajectory; `mean` is the ablation without TCSR"""
+    alpha: float = Field(0.3, ge=0, le=1)
+    """weight of the worst turn in the return"""
+    credit: Literal["trajectory", "turn"] = "trajectory"
+    """what a token's advantage is: that of its whole trajectory, or that of its turn"""
+    feedback_dynamics: bool = True
+    """the tutor writes the next attack; false follows the script, and so does dpo"""
+    tutor_memory: Later[bool] = False
+    """the tutor's prompt says which approaches breached the student in the last steps, and draws one; off in
+    the paper"""
+    single_turn: bool = False
+    """ablation: train on the original questions, as scripts of one turn"""
+    start_from: Literal["sft", "base"] = "sft"
+    """`base` is the ablation without bootstrapping"""
+    rollouts: Rollouts = Field(default_factory=Rollouts)
+    """how the student's answers are sampled"""
+    tutor: str | None = None
+    """package.module:Name of a critic of your own"""
+    reward: str | None = None
+    """package.module:name of a function (dialogue) -> float | None of your own"""
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    """learning-rate schedule"""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW weight decay"""
+    save_steps: int = Field(10, ge=1)
+    """steps between checkpoints"""
+    patience_s: Free[float | None] = Field(None, gt=0)
+    """seconds that a step waits for a verdict when nothing else of it is left to do; null is 1.5 times the
+    tutor's timeout_s"""
+    max_unscored: Free[float] = Field(0.2, ge=0, le=1)
+    """stop the run if a larger share of the trajectories of the last 5 steps is unscored"""
 
     @field_validator("weights")
     @classmethod

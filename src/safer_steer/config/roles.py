@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from safer_steer.config.kinds import Free, OfCall
-from safer_steer.dialogue import Strict
+from safer_steer.config.kinds import Free, OfCall, Section
 
 RoleName = Literal[
     "generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge", "attacker"
@@ -31,53 +30,48 @@ SANDBOX_AGENTS: dict[str, RoleName] = {
 """Embedded agents besides `sandbox`, and the role that each can do (docs/how-to/adaptive.md)."""
 
 
-class Role(Strict):
+class Role(Section):
     """Who does a job, and how it is asked."""
 
-    model: str = Field(
-        "sandbox",
-        description="model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student`"
-        " for the base student, `stub` for made-up answers",
-    )
-    base_url: Free[str | None] = Field(
-        None, description="OpenAI-compatible endpoint, for instance http://localhost:8000/v1"
-    )
-    api_key_env: Free[str | None] = Field(
-        None, description="name of the environment variable that holds the key"
-    )
-    temperature: float = Field(0.7, ge=0, description="sampling temperature")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling mass")
-    max_tokens: OfCall[int] = Field(2048, ge=1, description="token limit of one reply")
-    timeout_s: Free[float] = Field(
-        120, gt=0, description="seconds before a request is given up and sent again"
-    )
-    retries: Free[int] = Field(
-        5, ge=0, description="further tries after an endpoint error; HTTP 429 does not count"
-    )
-    rate_limit_s: Free[float] = Field(
-        600, ge=0, description="seconds without any reply, only HTTP 429, before a call fails"
-    )
-    max_reply_mb: Free[float] = Field(16, gt=0, description="megabytes, unpacked; a larger reply is not read")
-    reasks: Free[int] = Field(4, ge=0, description="further tries after an unparsable reply")
-    concurrency: Free[int] = Field(64, ge=1, description="calls in flight at most")
-    requests_per_minute: Free[float | None] = Field(
-        None, gt=0, description="requests in a minute at most, further tries included"
-    )
-    json_schema: Free[bool] = Field(
-        True, description="send the answer's JSON schema as response_format, in a form that the server takes"
-    )
-    pictures: bool | Literal["caption"] = Field(
-        True,
-        description="what the model gets of a picture: true sends it, false nothing, caption a description"
-        " by a role that sees",
-    )
-    ask_layout: bool = Field(
-        True,
-        description="tell a model that answers as a chat (target, blue) the student's layout; false for a"
-        " model trained on it",
-    )
-    price_in: Free[float] = Field(0, ge=0, description="money per million input tokens")
-    price_out: Free[float] = Field(0, ge=0, description="money per million output tokens")
+    model: str = "sandbox"
+    """model id at the endpoint; without base_url, `sandbox` for the embedded agents, `student` for the base
+    student, `stub` for made-up answers"""
+    base_url: Free[str | None] = None
+    """OpenAI-compatible endpoint, for instance http://localhost:8000/v1"""
+    api_key_env: Free[str | None] = None
+    """name of the environment variable that holds the key"""
+    temperature: float = Field(0.7, ge=0)
+    """sampling temperature"""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """nucleus sampling mass"""
+    max_tokens: OfCall[int] = Field(2048, ge=1)
+    """token limit of one reply"""
+    timeout_s: Free[float] = Field(120, gt=0)
+    """seconds before a request is given up and sent again"""
+    retries: Free[int] = Field(5, ge=0)
+    """further tries after an endpoint error; HTTP 429 does not count"""
+    rate_limit_s: Free[float] = Field(600, ge=0)
+    """seconds without any reply, only HTTP 429, before a call fails"""
+    max_reply_mb: Free[float] = Field(16, gt=0)
+    """megabytes, unpacked; a larger reply is not read"""
+    reasks: Free[int] = Field(4, ge=0)
+    """further tries after an unparsable reply"""
+    concurrency: Free[int] = Field(64, ge=1)
+    """calls in flight at most"""
+    requests_per_minute: Free[float | None] = Field(None, gt=0)
+    """requests in a minute at most, further tries included"""
+    json_schema: Free[bool] = True
+    """send the answer's JSON schema as response_format, in a form that the server takes"""
+    pictures: bool | Literal["caption"] = True
+    """what the model gets of a picture: true sends it, false nothing, caption a description by a role that
+    sees"""
+    ask_layout: bool = True
+    """tell a model that answers as a chat (target, blue) the student's layout; false for a model trained on
+    it"""
+    price_in: Free[float] = Field(0, ge=0)
+    """money per million input tokens"""
+    price_out: Free[float] = Field(0, ge=0)
+    """money per million output tokens"""
 
     @property
     def who(self) -> Literal["sandbox", "student", "stub", "endpoint"]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from safer_steer.dialogue import Strict
+from safer_steer.config.kinds import Section
 
 MOST_CHARACTERS = 600
 """Of the words in one picture."""
@@ -14,15 +14,17 @@ Layout = Literal["whole", "split", "list"]
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
-class Lettering(Strict):
+class Lettering(Section):
     """How words look in a picture."""
 
-    size: int = Field(28, ge=8, le=96, description="size of the letters, pixels")
-    width: int = Field(
-        640, ge=128, le=2048, description="width of the picture, pixels, or of one that words go below"
-    )
-    ink: Colour = Field("#000000", description="colour of the letters")
-    ground: Colour = Field("#ffffff", description="colour behind them")
+    size: int = Field(28, ge=8, le=96)
+    """size of the letters, pixels"""
+    width: int = Field(640, ge=128, le=2048)
+    """width of the picture, pixels, or of one that words go below"""
+    ink: Colour = "#000000"
+    """colour of the letters"""
+    ground: Colour = "#ffffff"
+    """colour behind them"""
 
     @model_validator(mode="before")
     @classmethod
@@ -42,14 +44,13 @@ class Lettering(Strict):
 class Typographic(Lettering):
     """A user turn in a picture: which part of it, and how it looks."""
 
-    layout: Layout = Field(
-        "whole",
-        description="`whole`: all of it is in the picture; `split`: its second half; `list`: all of it, above"
-        " a list with empty items",
-    )
+    layout: Layout = "whole"
+    """`whole`: all of it is in the picture; `split`: its second half; `list`: all of it, above a list with
+    empty items"""
 
 
 class TypographicShare(Typographic):
     """The same for a share of what there is."""
 
-    share: float = Field(0.1, ge=0, le=1, description="share of the pictures below which a turn is drawn")
+    share: float = Field(0.1, ge=0, le=1)
+    """share of the pictures below which a turn is drawn"""

@@ -1,8 +1,4 @@
-"""The configuration: one YAML file, typed; an unknown key is an error. `safer-steer config` prints every
-field with its kind and description. `config/file.py` reads and writes the file.
-
-Between a run and its continuation a key marked `Free` or `OfCall` may change. Any other value of another key
-is another run (`config/kinds.py`)."""
+"""The whole configuration: its sections together, and what is checked between them."""
 
 from __future__ import annotations
 
@@ -13,49 +9,42 @@ from pydantic import Field, field_validator, model_validator
 from safer_steer.config.bench import Bench
 from safer_steer.config.bootstrap import Bootstrap
 from safer_steer.config.data import Assembly, Seeds
-from safer_steer.config.kinds import Free
+from safer_steer.config.kinds import Free, Section
 from safer_steer.config.rl import Reinforce
 from safer_steer.config.roles import CAPTIONERS, Role, RoleName, check_agent, same_model
 from safer_steer.config.student import Student
-from safer_steer.dialogue import Strict
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
-class Config(Strict):
+class Config(Section):
     """A whole run."""
 
-    name: Free[str] = Field("run", description="title of the report")
-    seed: int = Field(0, description="seed of everything random")
-    limit: int | None = Field(
-        None,
-        ge=1,
-        description="for a first try: at most this many pairs of each source, scripts, dialogues and"
-        " steps; smaller batches where needed",
-    )
-    report_to: Free[list[Tracker]] = Field(
-        default_factory=list, description="where SFT and RL also log their metrics; each needs its package"
-    )
-    spending_limit: Free[float | None] = Field(
-        None,
-        ge=0,
-        description="stop cleanly once the calls have cost this much by the roles' prices; raise it to"
-        " continue",
-    )
-    student: Student = Field(default_factory=Student, description="the model that is aligned")
-    roles: dict[RoleName, Role] = Field(
-        default_factory=dict,
-        description="which model does which job; the sandbox's agent does those left out",
-    )
-    seeds: Seeds = Field(default_factory=Seeds, description="Stage I")
-    assembly: Assembly | None = Field(
-        None,
-        description="disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same"
-        " scripts",
-    )
-    bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="Stage II")
-    rl: Reinforce = Field(default_factory=Reinforce, description="Stage III")
-    bench: Bench = Field(default_factory=Bench, description="the measurement")
+    name: Free[str] = "run"
+    """title of the report"""
+    seed: int = 0
+    """seed of everything random"""
+    limit: int | None = Field(None, ge=1)
+    """for a first try: at most this many pairs of each source, scripts, dialogues and steps; smaller batches
+    where needed"""
+    report_to: Free[list[Tracker]] = Field(default_factory=list)
+    """where SFT and RL also log their metrics; each needs its package"""
+    spending_limit: Free[float | None] = Field(None, ge=0)
+    """stop cleanly once the calls have cost this much by the roles' prices; raise it to continue"""
+    student: Student = Field(default_factory=Student)
+    """the model that is aligned"""
+    roles: dict[RoleName, Role] = Field(default_factory=dict)
+    """which model does which job; the sandbox's agent does those left out"""
+    seeds: Seeds = Field(default_factory=Seeds)
+    """Stage I"""
+    assembly: Assembly | None = None
+    """disjoint data sets for SFT, RL and bench; null lets SFT and RL draw from the same scripts"""
+    bootstrap: Bootstrap = Field(default_factory=Bootstrap)
+    """Stage II"""
+    rl: Reinforce = Field(default_factory=Reinforce)
+    """Stage III"""
+    bench: Bench = Field(default_factory=Bench)
+    """the measurement"""
 
     @field_validator("report_to", mode="before")
     @classmethod
@@ -128,41 +117,26 @@ class Config(Strict):
 
     def _lower_to(self, limit: int) -> None:
         """Lower every number of pairs, scripts, dialogues and steps to `limit`, and the batches with them."""
-        sources = [
-            source.model_copy(update={"limit": _lower(source.limit, limit)}) for source in self.seeds.sources
-        ]
-        self.seeds = self.seeds.model_copy(update={"sources": sources})
+        for name in ("seeds", "assembly", "bootstrap", "rl", "bench"):
+            if section := getattr(self, name):
+                setattr(self, name, section.model_copy(deep=True))  # it may be the caller's
+        for source in self.seeds.sources:
+            source.limit = _lower(source.limit, limit)
         if self.assembly:
-            lowered = {"bench_dialogues": _lower(self.assembly.bench_dialogues, limit)}
-            self.assembly = self.assembly.model_copy(update=lowered)
-        sft, rl = self.bootstrap.sft, self.rl
-        batch = min(sft.batch_size, limit)
-        sft = sft.model_copy(
-            update={
-                "batch_size": batch,
-                "micro_batch_size": _divisor(batch, sft.micro_batch_size),
-                "max_steps": _lower(sft.max_steps, limit),
-            }
-        )
-        self.bootstrap = self.bootstrap.model_copy(
-            update={"dialogues": _lower(self.bootstrap.dialogues, limit), "sft": sft}
-        )
-        seeds = _lower(rl.seeds, limit)
-        prompts = min(rl.prompts_per_step, seeds)
-        self.rl = rl.model_copy(
-            update={
-                "seeds": seeds,
-                "steps": _lower(rl.steps, limit),
-                "prompts_per_step": prompts,
-                "micro_batch_size": _divisor(prompts * rl.group_size, rl.micro_batch_size),
-            }
-        )
-        lowest: dict[str, Any] = {
-            key: _lower(getattr(self.bench, key), limit) for key in ("dialogues", "questions")
-        }
-        if adaptive := self.bench.adaptive:
-            lowest["adaptive"] = adaptive.model_copy(update={"at_most": _lower(adaptive.at_most, limit)})
-        self.bench = self.bench.model_copy(update=lowest)
+            self.assembly.bench_dialogues = _lower(self.assembly.bench_dialogues, limit)
+        sft, rl, bench = self.bootstrap.sft, self.rl, self.bench
+        self.bootstrap.dialogues = _lower(self.bootstrap.dialogues, limit)
+        sft.batch_size = min(sft.batch_size, limit)
+        sft.micro_batch_size = _divisor(sft.batch_size, sft.micro_batch_size)
+        sft.max_steps = _lower(sft.max_steps, limit)
+        rl.seeds = _lower(rl.seeds, limit)
+        rl.steps = _lower(rl.steps, limit)
+        rl.prompts_per_step = min(rl.prompts_per_step, rl.seeds)
+        rl.micro_batch_size = _divisor(rl.prompts_per_step * rl.group_size, rl.micro_batch_size)
+        bench.dialogues = _lower(bench.dialogues, limit)
+        bench.questions = _lower(bench.questions, limit)
+        if bench.adaptive:
+            bench.adaptive.at_most = _lower(bench.adaptive.at_most, limit)
 
     def role(self, name: RoleName, model: str | None = None) -> Role:
         """The role's settings, the sandbox's agent by default. With `model`, those of that one of its models

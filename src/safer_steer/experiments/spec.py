@@ -11,26 +11,26 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from safer_steer.config import Config, ModelName
 from safer_steer.config.file import absolute, in_words, load_config, make_absolute, read_yaml
-from safer_steer.dialogue import Strict
+from safer_steer.config.kinds import Section
 from safer_steer.errors import UserError
 
 
-class Arm(Strict):
+class Arm(Section):
     """One row of the table: a model of a run, and how the run's config differs from the experiment's."""
 
-    set: dict[str, Any] = Field(
-        default_factory=dict, description="config keys that differ, such as `rl.tcsr: mean`"
-    )
-    model: ModelName = Field("safer_steer", description="which of the run's models is measured")
+    set: dict[str, Any] = Field(default_factory=dict)
+    """config keys that differ, such as `rl.tcsr: mean`"""
+    model: ModelName = "safer_steer"
+    """which of the run's models is measured"""
 
 
-class Paper(Strict):
+class Paper(Section):
     """What the paper reports for the same comparison."""
 
-    source: str = Field(description="table and student in the paper")
-    values: dict[str, dict[str, float]] = Field(
-        description="for each measure, the value of each arm that the paper has, 0-100"
-    )
+    source: str
+    """table and student in the paper"""
+    values: dict[str, dict[str, float]]
+    """for each measure, the value of each arm that the paper has, 0-100"""
 
     @field_validator("values", mode="before")
     @classmethod
@@ -40,28 +40,34 @@ class Paper(Strict):
         return values
 
 
-class Claim(Strict):
+class Claim(Section):
     """A claim of the paper, and the number here that decides on it."""
 
-    says: str = Field(min_length=1, description="the claim, in a sentence")
-    where: str = Field(min_length=1, description="where the paper makes it")
-    pair: tuple[str, str] = Field(description="one of the pairs in `compare`")
-    measure: str = Field(description="one of the measures")
-    more: bool = Field(True, description="whether the first arm of the pair is claimed to have more of it")
+    says: str = Field(min_length=1)
+    """the claim, in a sentence"""
+    where: str = Field(min_length=1)
+    """where the paper makes it"""
+    pair: tuple[str, str]
+    """one of the pairs in `compare`"""
+    measure: str
+    """one of the measures"""
+    more: bool = True
+    """whether the first arm of the pair is claimed to have more of it"""
 
 
-class Expected(Strict):
+class Expected(Section):
     """What the runs are expected to be like, for the power that a registration states."""
 
-    dialogues: int = Field(ge=1, description="dialogues that a measure is over")
-    rate: float = Field(ge=0, le=100, description="percent of them that pass")
-    between_dialogues: float = Field(
-        30, ge=0, le=100, description="half the range of their chances, in points"
-    )
-    between_seeds: float = Field(
-        ge=0, description="standard deviation of one arm's rate over training seeds, in points"
-    )
-    differences: list[float] = Field(default=[0, 2, 5, 8], description="true differences, in points")
+    dialogues: int = Field(ge=1)
+    """dialogues that a measure is over"""
+    rate: float = Field(ge=0, le=100)
+    """percent of them that pass"""
+    between_dialogues: float = Field(30, ge=0, le=100)
+    """half the range of their chances, in points"""
+    between_seeds: float = Field(ge=0)
+    """standard deviation of one arm's rate over training seeds, in points"""
+    differences: list[float] = Field(default=[0, 2, 5, 8])
+    """true differences, in points"""
 
 
 def _refuse_unquoted(arms: Any) -> Any:
@@ -72,27 +78,33 @@ def _refuse_unquoted(arms: Any) -> Any:
     return arms
 
 
-class Experiment(Strict):
+class Experiment(Section):
     """An experiment's file."""
 
-    name: str = Field(min_length=1, description="name of the experiment, and of its table")
-    question: str = Field("", description="what it is to find out, in a sentence or two")
-    config: str = Field(description="the config that all arms start from, relative to this file")
-    seeds: list[int] = Field(min_length=1, description="training seeds; every arm is run with each")
-    set: dict[str, Any] = Field(default_factory=dict, description="config keys that differ in all arms")
-    arms: dict[str, Arm] = Field(min_length=1, description="the rows of the table")
-    compare: list[tuple[str, str]] = Field(
-        default_factory=list, description="pairs of arms; the table has the first minus the second"
-    )
-    measures: list[str] | None = Field(None, description="names from `measures.MEASURES`; null takes all")
-    survival: bool = Field(
-        False, description="also compare the arms turn by turn: survival, and over-refusal"
-    )
-    paper: Paper | None = Field(None, description="what the paper reports")
-    expected: Expected | None = Field(
-        None, description="what is expected, for the power in a registration; it bears on no result"
-    )
-    claims: list[Claim] = Field(default_factory=list, description="claims of the paper that it tests")
+    name: str = Field(min_length=1)
+    """name of the experiment, and of its table"""
+    question: str = ""
+    """what it is to find out, in a sentence or two"""
+    config: str
+    """the config that all arms start from, relative to this file"""
+    seeds: list[int] = Field(min_length=1)
+    """training seeds; every arm is run with each"""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """config keys that differ in all arms"""
+    arms: dict[str, Arm] = Field(min_length=1)
+    """the rows of the table"""
+    compare: list[tuple[str, str]] = Field(default_factory=list)
+    """pairs of arms; the table has the first minus the second"""
+    measures: list[str] | None = None
+    """names from `measures.MEASURES`; null takes all"""
+    survival: bool = False
+    """also compare the arms turn by turn: survival, and over-refusal"""
+    paper: Paper | None = None
+    """what the paper reports"""
+    expected: Expected | None = None
+    """what is expected, for the power in a registration; it bears on no result"""
+    claims: list[Claim] = Field(default_factory=list)
+    """claims of the paper that it tests"""
 
     @field_validator("arms", mode="before")
     @classmethod

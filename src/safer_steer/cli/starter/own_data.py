@@ -99,11 +99,8 @@ SUITES = {"attacks": False, "twins": True}
 
 
 def read_folder(folder: Path) -> list[Sample]:
-    """The rows of the folder's CSV file, with their pictures found.
-
-    Raises:
-        UserError: there is no CSV file or more than one, or a row or picture is unusable.
-    """
+    """The rows of the folder's CSV file, with their pictures found. Raises `UserError` if there is no CSV
+    file or more than one, or a row or picture is unusable."""
     found = sorted(folder.glob("*.csv"))
     if len(found) != 1:
         there = ", ".join(path.name for path in found) or "none"
@@ -113,11 +110,8 @@ def read_folder(folder: Path) -> list[Sample]:
 
 def split(samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, list[Sample]]]:
     """The pairs to train on, and those held out for the bench by suite. No picture is in both, nor a copy of
-    it that looks the same.
-
-    Raises:
-        UserError: there are too few different pictures, or one cannot be read.
-    """
+    it that looks the same. Raises `UserError` if there are too few different pictures, or one cannot be
+    read."""
     pictures = groups(map(_bytes, samples))
     file = samples[0].where.removeprefix(f"{SOURCE}: ").rpartition(": ")[0]
     if len(set(pictures)) < HELD_OUT:

@@ -6,10 +6,9 @@ import json
 import re
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from safer_steer.cli.starter import examples, own_data
-from safer_steer.dialogue import Kind, Seed, to_jsonl
+from safer_steer.dialogue import Kind, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 
@@ -27,21 +26,24 @@ Write longer ones.
 
 
 def write_project(folder: Path, own: Path | None = None) -> dict[str, int]:
-    """Write a project into a new or empty folder; returns how many rows each JSONL file has.
-
-    Args:
-        own: a folder of pictures with a CSV file; without it, the project shows drawn examples.
-
-    Raises:
-        UserError: `folder` has files in it, or `own` is unusable. Nothing is written then.
-    """
+    """Write a project into a new or empty folder, from the pictures and the CSV file in `own`, or with drawn
+    examples; returns how many rows each JSONL file has. Raises `UserError` if a folder cannot be used, and
+    writes nothing then."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a new or empty folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; give a new or empty folder")
     if own is not None and not own.is_dir():
         raise UserError(f"{own}: no such folder; give the folder with your pictures and CSV file")
-    pairs, suites = _examples(folder) if own is None else _own(own, folder)
+    if own is None:
+        pairs, suites = examples.write_pairs(folder), examples.write_scripts(folder)
+    else:
+        train, held_out = own_data.split(own_data.read_folder(own))
+        pairs = [own_data.pair_row(sample, own, folder) for sample in train]
+        suites = {
+            name: [own_data.script(sample, own, folder / "suites", KINDS[name]) for sample in samples]
+            for name, samples in held_out.items()
+        }
     rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs)
     write_atomic(folder / "pairs.jsonl", rows)
     counts = {"pairs.jsonl": len(pairs)}
@@ -66,16 +68,3 @@ def write_project(folder: Path, own: Path | None = None) -> dict[str, int]:
 def _label(suite: str, count: int) -> str:
     kind = "attack" if KINDS[suite] is Kind.RED_TEAM else "safe"
     return f"{kind} script{'s' * (count != 1)}"
-
-
-def _examples(folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[Seed]]]:
-    return examples.write_pairs(folder), examples.write_scripts(folder)
-
-
-def _own(own: Path, folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[Seed]]]:
-    kept, held_out = own_data.split(own_data.read_folder(own))
-    pairs = [own_data.pair_row(sample, own, folder) for sample in kept]
-    suites = {}
-    for name, samples in held_out.items():
-        suites[name] = [own_data.script(sample, own, folder / "suites", KINDS[name]) for sample in samples]
-    return pairs, suites
