@@ -51,8 +51,7 @@ class Asked:
 
     @classmethod
     def of_dialogue(cls, faults: Sequence[str], gave_up: bool) -> Asked:
-        """Read `meta.attacker_faults`: a last move without a turn. One that declines to take the last turn
-        back did not give up."""
+        """Read `meta.attacker_faults`: a last move without a turn."""
         return cls(list(faults), gave_up=gave_up, attempts=_attempts(faults))
 
     @classmethod

@@ -25,11 +25,11 @@ Describe = Callable[[str], Awaitable[str]]
 
 
 class BlindTransport:
-    """Sends messages without their pictures, through another transport. The text of a message is then one
-    string, since some models without eyes take no list of parts."""
+    """Sends messages without their pictures, through another transport; `describe` makes the text that
+    replaces a picture, if any does. A message is then one string, since some models without eyes take no list
+    of parts."""
 
     def __init__(self, inner: Transport, describe: Describe | None = None) -> None:
-        """`describe` makes the text that replaces a picture; by default nothing replaces it."""
         self.inner = inner
         self.describe = describe
 
@@ -53,7 +53,6 @@ class BlindTransport:
         return message | {"content": "\n\n".join(texts)}
 
     async def aclose(self) -> None:
-        """Close the connections of the inner transport."""
         if hasattr(self.inner, "aclose"):
             await self.inner.aclose()
 
@@ -61,15 +60,9 @@ class BlindTransport:
 def endpoint_of(
     role: Role, captions: Callable[[], Captions], may_send: Callable[[], None] = lambda: None
 ) -> EndpointTransport | BlindTransport:
-    """A role's endpoint; without pictures if its model takes none.
-
-    Args:
-        captions: called if pictures are to be described instead.
-        may_send: see `EndpointTransport`.
-
-    Raises:
-        UserError: the endpoint is not usable as configured.
-    """
+    """A role's endpoint; without pictures if its model takes none. `captions` is called if they are to be
+    described instead, `may_send` before every request. Raises `UserError` if it is not usable as
+    configured."""
     from safer_steer.endpoints.endpoint import EndpointTransport  # the HTTP client; `cost` makes no calls
 
     endpoint = EndpointTransport(role, may_send)
@@ -86,11 +79,8 @@ class Captions:
         self._known: dict[str, str] = {}
 
     async def describe(self, data_url: str) -> str:
-        """Two or three sentences, and the text that can be read in the picture.
-
-        Raises:
-            BoundaryError: see `ChatModel.ask`.
-        """
+        """Two or three sentences, and the text that can be read in the picture. Raises as `ChatModel.ask`
+        does."""
         picture = _picture(data_url)
         if picture.sha256 not in self._known:
             seen = await self.model.ask(CAPTION, CaptionInput(question=QUESTION), [picture])

@@ -25,16 +25,11 @@ class Cache:
     spending.
 
     A reply and its price are committed in one transaction before `get_or_call` returns it. In WAL mode a
-    commit survives a kill of the process. A power failure may lose the last few.
-    Several processes of one launch may use the file at once (`shared`).
-    """
+    commit survives a kill of the process; a power failure may lose the last few. Several processes of one
+    launch may use the file at once (`shared`)."""
 
     def __init__(self, path: Path, shared: bool = False) -> None:
-        """Open or create the file.
-
-        Raises:
-            UserError: the file cannot be opened, or is not an SQLite file.
-        """
+        """Raises `UserError` if the file cannot be opened, or is not an SQLite file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
@@ -64,12 +59,9 @@ class Cache:
         schema: dict[str, Any] | None,
         repeat: int,
     ) -> str:
-        """SHA-256 of the canonical JSON of everything that determines a reply. A picture is represented by
-        the hash of its data URL.
-
-        The endpoint's address is not part of the key, so that a model moved to another port or host keeps
-        its replies. Nor is the token limit, which decides only where a reply is cut off (see `place`).
-        """
+        """SHA-256 of the canonical JSON of everything that determines a reply, a picture by the hash of its
+        data URL. Not of the endpoint's address, so that a model moved to another host keeps its replies; nor
+        of the token limit, which decides only where a reply is cut off (see `place`)."""
         what = [model, sampling, [_hashed(message) for message in messages], schema, repeat]
         return hashlib.sha256(
             json.dumps(what, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
@@ -93,16 +85,12 @@ class Cache:
         call: Callable[[], Awaitable[tuple[ChatReply, float]]],
         limit: int = 0,
     ) -> tuple[ChatReply, bool]:
-        """The reply, and whether it was free. Equal requests in flight share one call. They also share its
-        error, which is not stored; another process then makes a call of its own.
+        """The reply, and whether it was free. `call` returns a reply and its cost, which the account of
+        `role` is charged; `limit` is the request's token limit (see `place`).
 
-        Cancelling a caller does not cancel the call: it is paid for, so its reply is committed.
-
-        Args:
-            role: the role whose account is charged.
-            call: returns the reply and its cost.
-            limit: the request's token limit; see `place`.
-        """
+        Equal requests in flight share one call, and its error, which is not stored; another process then
+        makes a call of its own. Cancelling a caller does not cancel the call: it is paid for, so its reply is
+        committed."""
         kept = self.get(key, limit)
         if kept is not None:
             return kept, True
@@ -218,7 +206,6 @@ class Cache:
             task.exception()  # mark as retrieved, even if every caller has been cancelled
 
     def close(self) -> None:
-        """Merge the write-ahead log into the file and close it."""
         self._db.close()
 
 

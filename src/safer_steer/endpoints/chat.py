@@ -56,10 +56,7 @@ class ChatModel:
         cache: Cache | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        self.name = name
-        self.role = role
-        self.transport = transport
-        self.cache = cache
+        self.name, self.role, self.transport, self.cache = name, role, transport, cache
         self.ledger = ledger if ledger is not None else Ledger()
         self._rejections = Breaker(last=REJECTIONS + 1)
         self._sampling: dict[str, Any] = {"temperature": role.temperature, "top_p": role.top_p}
@@ -78,13 +75,9 @@ class ChatModel:
         `pictures` may have lines between them that say what they are.
 
         If the reply is not a valid answer, the model is asked again, up to `role.reasks` times, with a line
-        that says what was wrong. A refusal is final: either the endpoint marks it, or the reply is worded as
-        one instead of JSON. Another strategy may help then, a retry does not.
-
-        Raises:
-            EndpointError, RejectedError, RefusedError, UnparsableError: see `errors`; the message names the
-            job, except in errors from the endpoint.
-        """
+        that says what was wrong. A refusal is final: the endpoint marks it, or the reply is worded as one
+        instead of JSON. Raises an EndpointError, RejectedError, RefusedError or UnparsableError that names
+        the job or the endpoint."""
         system, user = prompt.render(inputs)
         schema = prompt.schema_for(inputs)
         fault, shown = "", ""
@@ -97,7 +90,7 @@ class ChatModel:
                 if self.cache:
                     self.cache.give_up(keys)
                 raise
-            shown = _escaped(reply.text)
+            shown = ascii(shortened(reply.text, 80))
             if reply.refusal:
                 self.ledger.accounts[self.name].refused += 1
                 raise RefusedError(f"{prompt.name}: declined ({reply.finish}): {shown}")
@@ -111,11 +104,8 @@ class ChatModel:
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
                 keys.append(place(self._key(messages, schema, sample), self.role.max_tokens, reply.finish))
-                fault = (
-                    f"cut off at max_tokens={self.role.max_tokens}"
-                    if reply.finish == "length"
-                    else _fault(error)
-                )
+                cut = f"cut off at max_tokens={self.role.max_tokens}"
+                fault = cut if reply.finish == "length" else _fault(error)
                 self.ledger.accounts[self.name].unparsable += 1
                 log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, shown)
         if self.cache:
@@ -129,13 +119,9 @@ class ChatModel:
     ) -> ChatReply:
         """One reply with its metadata, from the cache if it is there.
 
-        Raises:
-            EndpointError: the transport gave up; or the endpoint rejects every request, so the role's
-                settings are at fault: it has never answered this role in any process, or it has rejected more
-                than `REJECTIONS` requests in a row.
-            RejectedError: the endpoint rejects this request.
-            SpendingLimit: the ledger's limit is reached and the reply is not cached.
-        """
+        Raises a RejectedError if the endpoint rejects this request; an EndpointError if the transport gave
+        up, or it rejects every request: it has never answered this role in any process, or has rejected more
+        than `REJECTIONS` in a row. `SpendingLimit`, if the reply is not cached and the limit is reached."""
 
         async def call() -> tuple[ChatReply, float]:
             self.ledger.may_spend()
@@ -150,7 +136,9 @@ class ChatModel:
                 too_many = self._rejections.note(1)
                 if isinstance(error, ContextLengthError):
                     raise
-                said = f"{error}{self._hint(error)}"
+                blind = isinstance(error, NoEyesError)
+                hint = f"{NO_EYES} set roles.{self.name}.pictures to caption or false" if blind else ""
+                said = f"{error}{hint}"
                 if account.calls and not too_many:
                     raise RejectedError(said) from None
                 raise EndpointError(said) from None
@@ -164,15 +152,8 @@ class ChatModel:
         self.ledger.accounts[self.name].cached += free
         return reply
 
-    def _hint(self, error: RejectedError) -> str:
-        """The setting for a model without eyes."""
-        if not isinstance(error, NoEyesError):
-            return ""
-        return f"{NO_EYES} set roles.{self.name}.pictures to caption or false"
-
     def forget_unparsable(self) -> None:
-        """Remove the replies of jobs that ended in an `UnparsableError` from the cache, so that they are
-        asked again."""
+        """Remove the replies of jobs that ended in an `UnparsableError` from the cache."""
         if self.cache:
             self.cache.forget_unparsable()
 
@@ -181,8 +162,10 @@ class ChatModel:
 
 
 class ChatAssistant:
-    """A chat model as the assistant of `episode.play`: blue-expert targets, benchmarks, any model under
-    test."""
+    """A chat model as the assistant of `episode.play`: any model under test.
+
+    `format` is the layout to ask for. THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless that contains
+    it or the role's `ask_layout` is off (for models trained on the layout)."""
 
     def __init__(
         self,
@@ -192,22 +175,15 @@ class ChatAssistant:
         system: str = "You are a helpful assistant.",
         format: Format = Format.PLAIN,
     ) -> None:
-        """`format` is the layout to ask for. THINKING_ANSWER appends `LAYOUT_RULE` to `system`, unless
-        `system` contains it or the role's `ask_layout` is off (for models trained on the layout). PLAIN adds
-        nothing."""
         self.model = model
         self.pictures_of = pictures_of
         asked = format is Format.THINKING_ANSWER and model.role.ask_layout and LAYOUT_RULE not in system
         self.system = f"{system}\n{LAYOUT_RULE}".strip() if asked else system
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
-        """The reply to the turn `asked` after the dialogue's turns. Their answers are passed as they are in
-        the rows. Reasoning in the reply's text is no part of the answer; the meta keeps it as `thinking`.
-
-        Raises:
-            ContextFull: the messages do not fit the model's context.
-            EndpointError: the transport gave up.
-        """
+        """The reply to the turn `asked`. Reasoning in the reply's text is no part of the answer; the meta
+        keeps it as `thinking`. Raises `ContextFull` if the messages do not fit, an EndpointError if the
+        transport gave up."""
         try:
             reply = await self.model.reply(self.messages(dialogue, asked), repeat=dialogue.sample(asked))
         except ContextLengthError:
@@ -245,11 +221,9 @@ def _part(shown: Picture | str) -> dict[str, object]:
 
 
 def _complaint(fault: str) -> str:
-    return (
-        f"\n\nYour last reply was no valid answer ({fault}). Reply with the JSON object alone."
-        if fault
-        else ""
-    )
+    if not fault:
+        return ""
+    return f"\n\nYour last reply was no valid answer ({fault}). Reply with the JSON object alone."
 
 
 def _fault(error: ValueError) -> str:
@@ -259,8 +233,3 @@ def _fault(error: ValueError) -> str:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc'])) or 'object'}: {first['msg']}"
     return str(error)
-
-
-def _escaped(text: str) -> str:
-    """The beginning, on one line, without control characters."""
-    return ascii(shortened(text, 80))

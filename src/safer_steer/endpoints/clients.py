@@ -12,7 +12,8 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -64,11 +65,8 @@ def checked_url(role: Role) -> str:
 
 
 def key(role: Role) -> str:
-    """The role's key from the environment; "none" if it names no variable.
-
-    Raises:
-        UserError: the variable is empty, or what it holds cannot be a key.
-    """
+    """The role's key from the environment; "none" if it names no variable. Raises `UserError` if the variable
+    is empty, or what it holds cannot be a key."""
     if role.api_key_env is None:
         return "none"
     found = os.environ.get(role.api_key_env, "").strip()
@@ -111,10 +109,9 @@ class Answer:
 
 
 class Client:
-    """A connection pool for one endpoint and key."""
+    """A connection pool for one endpoint and key. Must be made on the event loop that uses it."""
 
     def __init__(self, base_url: str, key: str) -> None:
-        """Must be called on the event loop that uses it."""
         self.borrowers: WeakSet[object] = WeakSet()
         self._proxy = _proxy(base_url)
         self._one_large = asyncio.Lock()
@@ -129,21 +126,28 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
+    @asynccontextmanager
+    async def _asking(self, method: str, url: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._session.request(
+                method, url, proxy=self._proxy, allow_redirects=False, **more
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoAnswer(_why(error)) from None
+
     async def post(self, url: str, content: bytes, most_mb: float, sample: int = 0) -> Answer:
         """POST a JSON body, and `sample` in the header `SAMPLE`. Reads at most `most_mb` megabytes of the
         unpacked answer.
 
-        Raises:
-            NoAnswer: nobody answers, what comes is no HTTP, or the connection is cut.
-            TooLarge: the answer is larger than `most_mb`, or holds more than `MOST_PARTS` objects.
+        Raises `NoAnswer` if nobody answers, what comes is no HTTP, or the connection is cut; `TooLarge` if it
+        is larger than `most_mb`, or holds more than `MOST_PARTS` objects.
         """
         headers = {"Content-Type": "application/json", SAMPLE: str(sample)}
         large = False
         body = bytearray()
         try:
-            async with self._session.post(
-                url, data=content, headers=headers, proxy=self._proxy, allow_redirects=False
-            ) as response:
+            async with self._asking("POST", url, data=content, headers=headers) as response:
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > most_mb * MEGABYTE:
@@ -151,11 +155,7 @@ class Client:
                     if len(body) > LARGE and not large:
                         await self._one_large.acquire()
                         large = True
-                return Answer(
-                    response.status, response.headers, _json(body), body[:10_000].decode(errors="replace")
-                )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswer(_why(error)) from None
+                return _answer(response, body)
         finally:
             if large:
                 self._one_large.release()
@@ -164,36 +164,28 @@ class Client:
         """The HTTP status of a GET. The body is not read. Raises `NoAnswer` as `post` does, and where no
         connection comes about within `CONNECT_S`."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
-        try:
-            async with self._session.get(
-                url, proxy=self._proxy, allow_redirects=False, timeout=timeout
-            ) as response:
-                return response.status
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswer(_why(error)) from None
+        async with self._asking("GET", url, timeout=timeout) as response:
+            return response.status
 
     async def get(self, url: str) -> Answer:
         """The answer to a GET. Raises `NoAnswer` as `post` does."""
-        try:
-            async with self._session.get(url, proxy=self._proxy, allow_redirects=False) as response:
-                body = bytearray(await response.content.read(MEGABYTE))
-                return Answer(
-                    response.status, response.headers, _json(body), body[:10_000].decode(errors="replace")
-                )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswer(_why(error)) from None
+        async with self._asking("GET", url) as response:
+            return _answer(response, bytearray(await response.content.read(MEGABYTE)))
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
 
 
+def _answer(response: aiohttp.ClientResponse, body: bytearray) -> Answer:
+    return Answer(response.status, response.headers, _json(body), body[:10_000].decode(errors="replace"))
+
+
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Client]] = WeakKeyDictionary()
 
 
 def lend(borrower: object, base_url: str, key: str) -> Client:
-    """The client for this endpoint and key on the running event loop. It is opened on first use and has no
-    retries or timeout of its own."""
+    """The client for this endpoint and key on the running event loop, opened on first use."""
     shelf = _clients.setdefault(asyncio.get_running_loop(), {})
     client = shelf.get((base_url, key))
     if client is None:
@@ -221,8 +213,8 @@ async def close_all() -> None:
 
 
 def _json(body: bytearray) -> Any:
-    """The JSON value, or None if there is none or it is nested too deep. Raises `TooLarge` if the value would
-    take much more memory than the body."""
+    """None if there is no JSON value or it is nested too deep. Raises `TooLarge` if the value would take much
+    more memory than the body."""
     if _parts(body) > MOST_PARTS and _parts(_STRING.sub(b'""', body)) > MOST_PARTS:
         raise TooLarge(f"a reply of more than {MOST_PARTS:,} objects and lists")
     try:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from safer_steer.config import Role
+from safer_steer.endpoints.answers import Complaint, complaint, page, read_completion, retry_after_of
 from safer_steer.endpoints.clients import (
     SCHEMA_FORMS,
     Answer,
@@ -30,8 +31,6 @@ from safer_steer.endpoints.clients import (
     response_format,
     take_back,
 )
-from safer_steer.endpoints.complaints import Complaint, complaint, page, retry_after_of
-from safer_steer.endpoints.completions import read_completion
 from safer_steer.endpoints.gate import Gate, Pace, waiting_for
 from safer_steer.endpoints.transport import AnsweredError, ChatReply, ContextLengthError, Message, NoEyesError
 from safer_steer.endpoints.wordings import Meaning
@@ -97,16 +96,9 @@ class EndpointTransport:
     """Whether a request that got no reply within the role's `timeout_s` is sent again."""
 
     def __init__(self, role: Role, may_send: Callable[[], None] = lambda: None) -> None:
-        """Sends nothing yet.
-
-        Args:
-            may_send: called right before every request, including retries; an exception from it ends the
-                call. Calls may wait long for their turn, and the money limit may be reached meanwhile.
-
-        Raises:
-            UserError: the role has no usable base_url, or the variable named by `api_key_env` holds no usable
-                key.
-        """
+        """Sends nothing yet. `may_send` is called right before every request, including retries; an exception
+        from it ends the call: calls may wait long for their turn, and the money limit may be reached
+        meanwhile. Raises `UserError` if the role has no usable base_url or key."""
         self.role = role
         self.schema_taken: SchemaForm | None = None
         """The form in which the endpoint took the last schema. None if none was sent yet, or it takes no
@@ -125,18 +117,13 @@ class EndpointTransport:
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
-        """One reply. `repeat` is no part of the body: an endpoint's samples differ anyway if the temperature
-        is above 0. A header has it, for the sandbox's agents.
+        """One reply. `repeat` is no part of the body: samples differ anyway if the temperature is above 0. A
+        header has it, for the sandbox's agents.
 
         After a 429 the call waits and is sent again, before all later calls, until the endpoint has given no
-        reply for `role.rate_limit_s`. Other errors that may pass are tried again `role.retries` times.
-
-        Raises:
-            EndpointError: all tries failed, or the endpoint reported an error that a retry would not fix.
-            RejectedError: the reported error is about these messages, or the reply is too large to be read.
-            ContextLengthError: the messages do not fit the model's context.
-            NoEyesError: the model takes no pictures.
-        """
+        reply for `role.rate_limit_s`. Other errors that may pass are tried again `role.retries` times. Raises
+        an EndpointError if all tries failed or no retry would help, a RejectedError (ContextLengthError,
+        NoEyesError) if the error is about these messages, or the reply is too large."""
         call = _Call(self._gate.place(), repeat, self._form)
         while True:
             await self._gate.enter(call.place)
@@ -149,12 +136,8 @@ class EndpointTransport:
 
     async def check(self) -> None:
         """Check, before a run starts, that the endpoint responds. Any HTTP status except 401 and a redirect
-        passes. One that cannot be reached is told soon. One that accepts the connection is waited for as for
-        a reply: some servers do one thing at a time.
-
-        Raises:
-            UserError: it cannot be reached, does not answer, refuses the key, or redirects.
-        """
+        passes. One that cannot be reached is told soon; one that accepts the connection is waited for as for
+        a reply, since some servers do one thing at a time. Raises `UserError`."""
         seconds = self.role.timeout_s
         try:
             with waiting_for(self._who, seconds):
@@ -180,13 +163,12 @@ class EndpointTransport:
             )
 
     async def aclose(self) -> None:
-        """Close the connections, unless another transport uses them."""
         await take_back(self, self._base_url, self._key)
 
     async def _until_limited(
         self, call: _Call, messages: list[Message], schema: dict[str, Any] | None
     ) -> ChatReply:
-        """One reply, after tries that met no 429. Raises `_RateLimited` at the first 429."""
+        """Raises `_RateLimited` at the first 429."""
         while True:
             call.tries += 1
             await self._pace.turn(self._may_send)
@@ -206,8 +188,7 @@ class EndpointTransport:
                 await asyncio.sleep(self._wait(call.failures, failure.retry_after))
 
     def _slow_down(self, call: _Call, error: _RateLimited) -> None:
-        """Send less for a while. Raises `EndpointError` if the endpoint has limited this call for too
-        long."""
+        """Raises `EndpointError` if the endpoint has limited this call for too long."""
         now = time.monotonic()
         call.limited_since = min(call.limited_since, now)
         self._gate.refused(call.sent_at)
@@ -220,7 +201,7 @@ class EndpointTransport:
         self._tell("limits the rate (HTTP 429); fewer requests are sent until it takes more")
 
     async def _once(self, call: _Call, messages: list[Message], schema: dict[str, Any] | None) -> ChatReply:
-        """One try. Raises `_Again` after it has learnt what this endpoint does not accept."""
+        """Raises `_Again` after it has learnt what this endpoint does not accept."""
         call.form = max(call.form, self._form)  # what other calls have learnt meanwhile
         body: dict[str, Any] = {
             "model": self.role.model,
@@ -280,8 +261,8 @@ class EndpointTransport:
             raise _Again
 
     def _reply(self, answer: Answer) -> ChatReply:
-        """The reply in a completion. Raises `_Failed` if the body is no completion: damaged on its way, or
-        from a server that is none."""
+        """Raises `_Failed` if the body is no completion: damaged on its way, or from a server that is
+        none."""
         if answer.data is None:
             raise _Failed(f"HTTP {answer.status}: {page(answer.text)}")
         try:
@@ -336,7 +317,6 @@ class EndpointTransport:
         return f"{self.role.model} at {self._base_url}"
 
     def _clean(self, text: str) -> str:
-        """One line of at most 200 characters, without the key."""
         return shortened(self._without_key(text))
 
     def _without_key(self, text: str) -> str:

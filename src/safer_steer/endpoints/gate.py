@@ -44,8 +44,7 @@ class Pace:
     """Lets requests through one at a time, spread evenly over the minute, in order of arrival."""
 
     def __init__(self, per_minute: float | None) -> None:
-        """None means no limit. Several event loops may use it, one after the other: the clock belongs to the
-        process."""
+        """None means no limit. Several event loops may use it, one after the other."""
         self._gap = 60 / per_minute if per_minute else 0.0
         self._next = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,15 +66,14 @@ class Pace:
 
 
 class Gate:
-    """Lets calls in by their place in line, at most `limit` at once.
+    """Lets calls in by their place in line, at most `most` at once. Several event loops may use it, one after
+    the other.
 
     `limit` follows the endpoint as TCP follows a network. A 429 halves it, but only once for the requests
     that were in flight together. Replies raise it: by one each until half of what was too many, and slowly
-    from there on. After a 429 nobody is let in for a while.
-    """
+    from there on. After a 429 nobody is let in for a while."""
 
     def __init__(self, most: int) -> None:
-        """At most `most` calls at once. Several event loops may use it, one after the other."""
         self.most = most
         self.limit = float(most)
         self.streak = 0
@@ -115,15 +113,13 @@ class Gate:
         self._admit()
 
     def replied(self) -> None:
-        """A reply came. Raises the limit."""
         self.last_reply = time.monotonic()
         self.streak = 0
         if self.limit < self.most:
             self.limit = min(self.most, self.limit + (1 if self.limit < self._steady else 1 / self.limit))
 
     def refused(self, sent_at: float) -> None:
-        """A 429 came for a request sent at this time (`time.monotonic`). Halves the limit, unless it was
-        halved after that time."""
+        """A 429 came for a request sent at this time (`time.monotonic`)."""
         if sent_at < self._cut_at:
             return
         too_many = min(self.limit, self._in_flight)
@@ -134,7 +130,6 @@ class Gate:
         self._cut_at = time.monotonic()
 
     def close_for(self, seconds: float) -> None:
-        """Let nobody in for so long."""
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
 
     def _forget(self) -> None:
@@ -144,7 +139,6 @@ class Gate:
         self._alarm: asyncio.TimerHandle | None = None
 
     def _admit(self) -> None:
-        """Let in whom the limit and the time allow."""
         wait = self._closed_until - time.monotonic()
         if wait > 0:
             if self._alarm is None and self._loop is not None:

@@ -39,25 +39,17 @@ class Ledger:
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
 
     def go_on_from(self, spent: Iterable[tuple[str, int, int, int, float]]) -> None:
-        """Start from what earlier processes paid (`Cache.spent`), so that the limit applies to all processes
-        together."""
+        """Start from what earlier processes paid (`Cache.spent`)."""
         for name, calls, prompt_tokens, completion_tokens, money in spent:
-            self.accounts[name] = Account(
-                calls=calls, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, money=money
-            )
+            self.accounts[name] = Account(calls, 0, prompt_tokens, completion_tokens, money)
 
     @property
     def money(self) -> float:
-        """Money spent by all roles."""
         return sum(account.money for account in self.accounts.values())
 
     def may_spend(self) -> None:
-        """Called before every request that may cost money. Calls already in flight may exceed the limit by
-        their own price.
-
-        Raises:
-            SpendingLimit: the limit is reached.
-        """
+        """Called before every request that may cost money; those in flight may exceed the limit by their own
+        price. Raises `SpendingLimit`."""
         if self.limit is None:
             return
         spent = self.in_all() if self.in_all else self.money

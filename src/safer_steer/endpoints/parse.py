@@ -58,31 +58,20 @@ def parse_json(text: str) -> dict[str, Any]:
     """The one JSON object of a reply.
 
     If the whole reply is an object, it is the result. Otherwise the reply must contain exactly one distinct
-    object among its top-level `{...}` spans; code fences and prose around it do not matter. A reply is
-    ambiguous, and an error, if it contains two different objects, an object with a duplicate key, or a span
-    with a colon that is not JSON (a broken or truncated object). So a verdict next to JSON echoed from the
-    judged text may be unparsable, but the echo is never taken for the verdict.
+    object among its top-level `{...}` spans; code fences, prose and reasoning around it do not matter. Two
+    different objects, a duplicate key, or a span with a colon that is not JSON (a broken or truncated object)
+    are an error. So a verdict next to JSON echoed from the judged text may be unparsable, but the echo is
+    never taken for the verdict.
 
-    Raw control characters in strings and trailing commas are accepted. Reasoning before the object is ignored
-    (`split_thinking`).
-    Half a surrogate pair becomes "?", because it cannot be hashed, sent or stored.
-
-    Raises:
-        ValueError: no object, a broken one, or more than one, or the reply is longer than `MOST_CHARACTERS`;
-            the message says which.
-    """
+    Raw control characters in strings and trailing commas are accepted. Half a surrogate pair becomes "?".
+    Raises `ValueError` if there is no object, a broken one or more than one, or more than `MOST_CHARACTERS`;
+    the message says which."""
     return _find(text)[0]
 
 
 def parse_own_json(text: str, sent: str) -> dict[str, Any]:
-    """`parse_json` of a reply to `sent`. The object must not occur verbatim in `sent`, escaped or not.
-
-    Otherwise, if a judge quotes JSON from the answer and writes no verdict, the quoted JSON would count as
-    its verdict.
-
-    Raises:
-        ValueError: as in `parse_json`, or the object is an echo.
-    """
+    """`parse_json` of a reply to `sent`. Raises `ValueError` also if the object occurs verbatim in `sent`,
+    escaped or not: a judge that quotes JSON from the answer and writes no verdict has given none."""
     value, span = _find(text)
     if _squeezed(span) in _squeezed(sent):
         raise ValueError("the JSON object is quoted from the text you were given; write your own")
@@ -92,27 +81,24 @@ def parse_own_json(text: str, sent: str) -> dict[str, Any]:
 def check_own_words(value: Any, schema: dict[str, Any]) -> None:
     """Weak models copy the schema they are given: "the next user turn" instead of a user turn.
 
-    Raises:
-        ValueError: a string in `value` is, or begins with, a description in `schema`; the message says where.
+    Raises `ValueError` if a string in `value` is, or begins with, a description in `schema`; says where.
     """
-    _check_own_words(value, [words for words in map(_words, _descriptions(schema)) if words], "")
+    descriptions = [words for words in map(_words, _descriptions(schema)) if words]
+    longest = 10 * max(map(len, descriptions), default=0)
 
+    def check(value: Any, place: str) -> None:
+        if isinstance(value, str):
+            words = _words(value[:longest])
+            if any(words == copied or words.startswith(f"{copied} ") for copied in descriptions):
+                raise ValueError(f"{place or 'the answer'}: copied from the schema; write your own words")
+        elif isinstance(value, dict | list):
+            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                check(inner, f"{place}.{key}".lstrip("."))
 
-def _check_own_words(value: Any, descriptions: list[str], place: str) -> None:
-    if isinstance(value, str):
-        words = _words(value[: 10 * max(map(len, descriptions), default=0)])
-        if any(words == copied or words.startswith(f"{copied} ") for copied in descriptions):
-            raise ValueError(f"{place or 'the answer'}: copied from the schema; write your own words")
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            _check_own_words(inner, descriptions, f"{place}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _check_own_words(inner, descriptions, f"{place}.{index}".lstrip("."))
+    check(value, "")
 
 
 def _descriptions(schema: Any) -> Iterator[str]:
-    """Every description in a JSON schema, at any depth."""
     if isinstance(schema, dict):
         if isinstance(found := schema.get("description"), str):
             yield found
@@ -124,7 +110,6 @@ def _descriptions(schema: Any) -> Iterator[str]:
 
 
 def _words(text: str) -> str:
-    """The words alone, without case and punctuation."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
@@ -171,11 +156,9 @@ def _load(text: str) -> dict[str, Any] | None:
             continue
         if not isinstance(value, dict) or not is_shallow(value):
             return None
-        return (
-            dict(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace")))
-            if _SURROGATE.search(text)
-            else value
-        )
+        if _SURROGATE.search(text):
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+        return dict(value)
     return None
 
 

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, NoReturn
+from typing import Literal
 
 from safer_steer.dialogue import Dialogue
-from safer_steer.errors import EmptyError, RefusedError, RepeatedError, shortened
+from safer_steer.errors import BoundaryError, EmptyError, RefusedError, RepeatedError, shortened
 
 Fault = Literal["refused", "empty", "repeated"]
+ERRORS: dict[Fault, tuple[type[BoundaryError], str]] = {
+    "refused": (RefusedError, "declined within its answer"),
+    "empty": (EmptyError, "wrote no words"),
+    "repeated": (RepeatedError, "repeats itself"),
+}
 
 LONG = 20
 """In words. A turn of at least this length does not recur by chance; a shorter one ("and the next step?")
@@ -103,13 +108,9 @@ _SHORT_FORMS = (
 
 
 def fault_of(text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS) -> Fault | None:
-    """The fault of `text`: the attacker declined, wrote nothing, or repeats a text in `said_before`; None if
-    it has no fault.
-
-    Args:
-        said_before: texts it may not repeat; only words are compared, without case and punctuation.
-        sayings: how often in total a text of fewer than `LONG` words may occur; 1 forbids any repetition.
-    """
+    """The fault of `text`: the attacker declined, wrote nothing, or repeats a text in `said_before` (its
+    words are compared, without case and punctuation); None if it has no fault. A text of fewer than `LONG`
+    words may occur `sayings` times in total."""
     words = _words(text)
     if not words:
         return "empty"
@@ -144,8 +145,10 @@ def declines(text: str) -> bool:
 def check(job: str, text: str, said_before: Sequence[str] = (), sayings: int = SAYINGS) -> None:
     """Raises `RefusedError`, `EmptyError` or `RepeatedError` if the text has that fault. The message names
     the job."""
-    if fault := fault_of(text, said_before, sayings):
-        _fail(job, fault, text)
+    fault = fault_of(text, said_before, sayings)
+    if fault:
+        error, what = ERRORS[fault]
+        raise error(f"{job}: {what}: {shortened(text, 80)!a}")
 
 
 def check_turn(job: str, text: str, dialogue: Dialogue, template: str) -> None:
@@ -156,18 +159,10 @@ def check_turn(job: str, text: str, dialogue: Dialogue, template: str) -> None:
 
 
 def check_script(job: str, script: Sequence[str], sayings: int = SAYINGS + 1) -> None:
-    """`check` of every turn, given the turns before it. A short turn may occur once more in a script than in
-    a dialogue, because scripts are written without answers."""
+    """`check` of every turn, given the turns before it. A short turn may occur once more than in a dialogue,
+    because scripts are written without answers."""
     for index, text in enumerate(script):
         check(job, text, script[:index], sayings)
-
-
-def _fail(job: str, fault: Fault, text: str) -> NoReturn:
-    error = {"refused": RefusedError, "empty": EmptyError, "repeated": RepeatedError}[fault]
-    what = {"refused": "declined within its answer", "empty": "wrote no words", "repeated": "repeats itself"}[
-        fault
-    ]
-    raise error(f"{job}: {what}: {shortened(text, 80)!a}")
 
 
 def _words(text: str) -> str:
@@ -176,11 +171,5 @@ def _words(text: str) -> str:
 
 def _unquoted(text: str) -> str:
     """`text` without quotation marks around the whole."""
-    return (
-        text[1:-1]
-        if len(text) > 1
-        and text[0] in '"“'
-        and text[-1] in '"”'
-        and not any(mark in text[1:-1] for mark in '"“”')
-        else text
-    )
+    whole = re.fullmatch(r'["“]([^"“”]*)["”]', text)
+    return whole[1] if whole else text

@@ -48,10 +48,6 @@ class Transport(Protocol):
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:
         """One reply to `messages`. `schema` is the JSON schema of the answer; `repeat` distinguishes samples
-        that should differ.
-
-        Raises:
-            EndpointError: the endpoint did not respond, after the transport's own retries.
-            RejectedError: the endpoint reports that it does not accept these messages.
-        """
+        that should differ. Raises an EndpointError if the endpoint did not respond after the transport's own
+        retries, a RejectedError if it does not accept these messages."""
         ...

@@ -2,7 +2,7 @@
 from.
 
 It is looked up in errors alone: an HTTP status that is no 2xx, or an error object in the body
-(`complaints.complaint`). The text of a reply may hold any of these words. An error that no row knows means
+(`answers.complaint`). The text of a reply may hold any of these words. An error that no row knows means
 what its status means. Another server's wording is a new row here, and a new line in
 tests/endpoints/test_wordings.py.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 
 class Meaning(Enum):
@@ -50,10 +51,7 @@ class Wording:
     statuses: tuple[int, ...] = REJECTED
 
 
-Row = tuple[str, str, str] | tuple[str, str, str, tuple[int, ...]]
-
-
-def _rows(meaning: Meaning, *rows: Row) -> list[Wording]:
+def _rows(meaning: Meaning, *rows: tuple[Any, ...]) -> list[Wording]:
     """Rows given as server, code, words, and statuses if they are not `REJECTED`."""
     return [Wording(row[0], meaning, row[1], row[2], *row[3:]) for row in rows]
 
@@ -159,13 +157,8 @@ the code of an unsupported parameter."""
 
 
 def wording_of(status: int, said: str, codes: tuple[str, ...]) -> Wording | None:
-    """The first row that an error fits; None if none does.
-
-    Args:
-        status: a 2xx is that of an error object whose own status is not known; any row's may be.
-        said: the error's `param` and `message`.
-        codes: its `code` and `type`.
-    """
+    """The first row that an error fits; None if none does. `said` is the error's `param` and `message`,
+    `codes` its `code` and `type`. A 2xx is the status of an error object whose own is not known."""
     for row in WORDINGS:
         if status not in row.statuses and not 200 <= status < 300:
             continue

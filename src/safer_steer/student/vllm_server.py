@@ -21,8 +21,8 @@ from PIL import Image
 from pydantic_core import to_json
 
 from safer_steer.config.rl import Rollouts
+from safer_steer.endpoints.answers import Complaint, complaint
 from safer_steer.endpoints.clients import Answer, NoAnswer, close_all, lend
-from safer_steer.endpoints.complaints import Complaint, complaint
 from safer_steer.errors import EndpointError, UserError, shortened
 
 Result = TypeVar("Result")
