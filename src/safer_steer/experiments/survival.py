@@ -17,20 +17,15 @@ RESAMPLES = 9999
 
 
 def compared(arms: dict[str, list[Scripts]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Survival of arms over multi-turn attacks, and their over-refusal by turn.
+    """Survival of arms over multi-turn attacks, and their over-refusal by turn. `arms` has each arm's
+    dialogues of several turns by training seed, attacks and safe twins; `pairs` are the arms to test against
+    each other.
 
-    Args:
-        arms: each arm's dialogues of several turns by training seed, attacks and safe twins.
-        pairs: the arms to test against each other.
-
-    Returns:
-        `{"arms": {arm: {"hazard": [share that fails at turn 1, 2, ... of those still safe, or None],
-        "median", "refused": [share of the safe requests at turn 1, 2, ... that is refused, or None]}},
-        "tests": [{"pair", "z": [by seed], "p": [by seed]}]}`. All but the tests pool the seeds. Safe requests
-        are those of the twins, and of attack dialogues.
-        The tests are one a seed: the seeds share the dialogues, so a test of the pool would take them for
-        independent. z is positive if the first arm of the pair fails later.
-    """
+    Returns `{"arms": {arm: {"hazard": [share that fails at turn 1, 2, ... of those still safe, or None],
+    "median", "refused": [share of the safe requests at turn 1, 2, ... that is refused, or None]}}, "tests":
+    [{"pair", "z": [by seed], "p": [by seed]}]}`. All but the tests pool the seeds. Safe requests are those of
+    the twins, and of attack dialogues. The tests are one a seed: the seeds share the dialogues, so a test of
+    the pool would take them for independent. z is positive if the first arm of the pair fails later."""
     attacks, twins = (
         {
             arm: [{key: row for key, row in run.items() if (row.kind is Kind.BENIGN) is safe} for run in runs]
@@ -77,22 +72,16 @@ def log_rank(
     first: Scripts, second: Scripts, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """z and two-sided p of the log-rank test of the first failed turn, paired by script: both models were
-    attacked with the same ones, and a hard script fails early in both. A test of two independent groups
-    would almost never reject.
+    attacked with the same ones, and a hard script fails early in both. A test of two independent groups would
+    almost never reject. z is positive if the first group fails later; (0, 1) if no script has different
+    scores.
 
     A dialogue's log-rank score is 1 if it fails, minus the pooled Nelson-Aalen hazard up to its last turn.
     The sum of one group's scores is the log-rank statistic. If the models do not differ, the two dialogues of
     a script may be exchanged, which flips the sign of the difference of their scores: z is the sum of the
-    differences by its standard deviation under all exchanges, p the share of exchanges with a sum as extreme
-    (O'Brien and Fleming 1987). Scripts without a result in one of the two are left out.
-
-    Args:
-        resamples: exchanges that are drawn, where there are more than these.
-        seed: of these draws.
-
-    Returns:
-        z, positive if the first group fails later, and p; (0, 1) if no script has different scores.
-    """
+    differences by its standard deviation under all exchanges, p the share of exchanges (or of `resamples`
+    that are drawn with `seed`) with a sum as extreme (O'Brien and Fleming 1987). Scripts without a result in
+    one of the two are left out."""
     import numpy as np  # imported here because they load slowly
     from scipy.stats import permutation_test
 

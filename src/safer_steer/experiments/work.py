@@ -134,15 +134,12 @@ class Job:
 
 
 def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict[str, dict[int, Path]]]:
-    """The jobs of an experiment, those that others wait for first, and each arm's folder by seed.
+    """The jobs of an experiment, those that others wait for first, and each arm's folder by seed. Raises
+    `UserError` if the config of an arm is wrong.
 
     Folders are named by what their config says, so experiments with the same `out` share what they have in
     common: `shared/ID` has the stages up to SFT, `trained/ID` RL, and `measured/ID` the bench. The base and
-    the SFT student are measured together.
-
-    Raises:
-        UserError: the config of an arm is wrong.
-    """
+    the SFT student are measured together."""
     jobs: dict[Path, Job] = {}
     folders: dict[str, dict[int, Path]] = {name: {} for name in experiment.arms}
     for seed in experiment.seeds:
@@ -169,11 +166,7 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
 
 def finished(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
     """Of each arm's run folders, those of the seeds that are done in every arm, be it with too many dialogues
-    unscored.
-
-    Raises:
-        UserError: there is no such seed.
-    """
+    unscored. Raises `UserError` if there is no such seed."""
     missing = {
         seed: [by_seed[seed] for by_seed in runs.values() if not _measured(by_seed[seed])]
         for seed in experiment.seeds
@@ -195,12 +188,8 @@ def _measured(folder: Path) -> bool:
 
 async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
     """Do all jobs, at most `processes` at once, each with its share of the cores. Output goes to
-    `<folder>.log`.
-
-    Raises:
-        UserError: one or more failed; the others are done by then. Names the first, its log, and its last
-            line.
-    """
+    `<folder>.log`. Raises `UserError` if one or more failed, once the others are done; names the first, its
+    log, and its last line."""
     room = asyncio.Semaphore(processes)
     finished = 0
 
@@ -231,7 +220,6 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
 
 
 async def _do(job: Job, threads: int, say: Say) -> str | None:
-    """Do one job. Returns why it failed, or None."""
     if job.after:
         branch(job.after.folder, job.folder, job.config)
     write_atomic(job.folder.with_suffix(".yaml"), dump_config(job.config))

@@ -3,7 +3,9 @@ run."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import yaml
 
 from safer_steer.config import Config
 from safer_steer.data.seeds.identity import bench_selection
-from safer_steer.export.shards import SplitCounts, by_kind, by_length, by_source
+from safer_steer.dialogue import Kind, Seed
+from safer_steer.files.images import Picture
 from safer_steer.stages import STAGES
 
 DATA_STAGES = ("seeds", "assemble", "bootstrap")
@@ -21,15 +24,34 @@ DATA_STAGES = ("seeds", "assemble", "bootstrap")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
+@dataclass
+class SplitCounts:
+    """Counts of one split of one part."""
+
+    part: str
+    split: str
+    dialogues: int = 0
+    pictures: set[str] = field(default_factory=set)
+    """SHA-256 hashes: a picture used in several dialogues counts once."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Dialogues by number of turns."""
+
+    def add(self, seed: Seed, pictures: Sequence[Picture]) -> None:
+        """Count one dialogue or script."""
+        self.dialogues += 1
+        self.pictures.update(picture.sha256 for picture in pictures)
+        self.kinds[seed.kind.value] += 1
+        self.sources[seed.source or "not named"] += 1
+        self.lengths[len(seed.turns)] += 1
+
+
 def card(
     name: str, config: Config, tallies: Sequence[SplitCounts], stages: Mapping[str, dict[str, Any]]
 ) -> str:
-    """Return the whole file.
-
-    Args:
-        tallies: counts of what was written, one per split.
-        stages: the run's manifest entries: which stages are finished and the prompts they used.
-    """
+    """Return the whole file. `tallies` are counts of what was written, one per split; `stages` are the run's
+    manifest entries."""
     parts = [*dict.fromkeys(tally.part for tally in tallies)]
     sections = [
         f"---\n{yaml.safe_dump(_front(name, tallies), sort_keys=False, allow_unicode=True)}---",
@@ -199,6 +221,38 @@ def published(config: Config) -> list[str]:
         ]
         lines.append(f"- {', '.join([source.name, *where])}")
     return ["Read from:", "\n".join(lines)]
+
+
+def by_kind(tallies: Sequence[SplitCounts]) -> list[list[str]]:
+    """Table (head, then rows): dialogues of each split by kind, mean number of turns, pictures."""
+    head = ["", "dialogues", *(kind.value for kind in Kind), "mean turns", "pictures"]
+    rows = []
+    for tally in tallies:
+        mean = sum(turns * count for turns, count in tally.lengths.items()) / max(1, tally.dialogues)
+        kinds = [str(tally.kinds[kind.value]) for kind in Kind]
+        rows.append([label(tally), str(tally.dialogues), *kinds, f"{mean:.2f}", str(len(tally.pictures))])
+    return [head, *rows]
+
+
+def by_source(tallies: Sequence[SplitCounts]) -> list[list[str]]:
+    """Table (head, then rows): dialogues of each split by source."""
+    rows = [["source", *map(label, tallies)]]
+    for name in sorted(set().union(*(tally.sources for tally in tallies))):
+        rows.append([name, *(str(tally.sources[name]) for tally in tallies)])
+    return rows
+
+
+def by_length(tallies: Sequence[SplitCounts]) -> list[list[str]]:
+    """Table (head, then rows): dialogues of each split by number of turns."""
+    rows = [["turns", *map(label, tallies)]]
+    for turns in sorted(set().union(*(tally.lengths for tally in tallies))):
+        rows.append([str(turns), *(str(tally.lengths[turns]) for tally in tallies)])
+    return rows
+
+
+def label(tally: SplitCounts) -> str:
+    """`sft`, `rl`, `bench/<suite>`."""
+    return tally.part if tally.split == "train" else f"{tally.part}/{tally.split}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

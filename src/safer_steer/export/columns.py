@@ -1,17 +1,18 @@
 """The columns of `data/`: the facts of a dialogue or script, and its text in the conversational format that
-TRL reads."""
+TRL reads; and the Parquet files that rows are streamed into."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Seed, Turn
-from safer_steer.export.shards import embedded
 from safer_steer.files.images import Picture
 from safer_steer.prompts.base import split_markers
 
@@ -26,13 +27,8 @@ _NAMES = {pa.string(): "string", pa.float64(): "float64", pa.int64(): "int64", p
 
 
 def schema(columns: dict[str, pa.DataType]) -> pa.Schema:
-    """The Arrow schema of these columns, as `datasets.Features.arrow_schema` would return it.
-
-    `datasets` reads its features from the metadata key `huggingface`, as JSON.
-
-    Raises:
-        KeyError: a column type is not supported here.
-    """
+    """The Arrow schema of these columns, as `datasets.Features.arrow_schema` would return it. `datasets`
+    reads its features from the metadata key `huggingface`, as JSON."""
     features = {name: _feature(column) for name, column in columns.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema(list(columns.items()), metadata=metadata)
@@ -58,13 +54,9 @@ def plain(text: str) -> str:
 
 
 def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, str]]:
-    """`{"role", "content"}` of the system message, if any, and of the turns.
-
-    Args:
-        seed: a dialogue, or a script. A script has no answers, so only its user turns are returned.
-        placeholder: inserted once per picture before the text of the user turn that shows it; "" if the
-            reader places pictures itself.
-    """
+    """`{"role", "content"}` of the system message, if any, and of the turns of a dialogue; of a script the
+    user turns alone. `placeholder` is inserted once per picture before the text of the user turn that shows
+    it; "" if the reader places pictures itself."""
     said = [{"role": "system", "content": system}] if system else []
     for turn, images in zip(seed.turns, seed.images_by_turn(), strict=True):
         said.append({"role": "user", "content": placeholder * len(images) + plain(turn.user)})
@@ -132,3 +124,67 @@ def _scores(turn: Turn) -> dict[str, float | None]:
 
 def _json(meta: Mapping[str, Any]) -> str:
     return json.dumps(meta, ensure_ascii=False, sort_keys=True)
+
+
+def embedded(picture: Picture) -> dict[str, Any]:
+    """A picture as `datasets` and verl store it in Parquet: the original file's bytes, with a name that
+    reveals nothing about this machine."""
+    return {"bytes": picture.data, "path": file_name(picture)}
+
+
+def file_name(picture: Picture) -> str:
+    """A file name derived from the content, so that equal pictures share one file."""
+    return f"{picture.sha256[:32]}.{picture.mime.removeprefix('image/').replace('jpeg', 'jpg')}"
+
+
+GROUP_BYTES = 16_000_000
+"""Size of a row group, pictures and text: what is in memory, and what a reader decodes at once."""
+SHARD_BYTES = 400_000_000
+"""Size of one file; the hub's viewer handles this size well."""
+
+
+class ParquetShards:
+    """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows give the same bytes."""
+
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.name, self.shard_bytes = folder, name, shard_bytes
+        self.schema = schema
+        self._parts: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._group = self._shard = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, row: dict[str, Any], size: int) -> None:
+        """Add a row of about `size` bytes."""
+        self._rows.append(row)
+        self._group += size
+        if self._group >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._parts.append(self.folder / f"{self.name}-{len(self._parts):05d}.parquet")
+            self._writer = pq.ParquetWriter(self._parts[-1], self.schema)
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
+        self._shard += self._group
+        self._rows, self._group = [], 0
+        if self._shard >= self.shard_bytes:
+            self._end_shard()
+
+    def _end_shard(self) -> None:
+        if self._writer:
+            self._writer.close()
+        self._writer, self._shard = None, 0
+
+    def close(self) -> list[Path]:
+        """Write the remaining rows, rename the files to their final names, and return their paths. With no
+        rows at all, one empty file is written."""
+        if self._rows or not self._parts:
+            self._flush()
+        self._end_shard()
+        return [
+            part.rename(self.folder / f"{self.name}-{index:05d}-of-{len(self._parts):05d}.parquet")
+            for index, part in enumerate(self._parts)
+        ]

@@ -12,8 +12,7 @@ import yaml
 
 from safer_steer.config import Config, Student
 from safer_steer.dialogue import Dialogue
-from safer_steer.export.columns import PLACEHOLDER, messages
-from safer_steer.export.shards import file_name
+from safer_steer.export.columns import PLACEHOLDER, file_name, messages
 from safer_steer.files.images import Picture
 
 TEMPLATES: dict[str, dict[str, Any]] = {

@@ -41,15 +41,9 @@ class Exported(NamedTuple):
 
 
 def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exported:
-    """Write a trained model to the empty or new folder `to`.
-
-    Args:
-        which: `sft` or `safer_steer`; by default, the last one that the run has trained.
-
-    Raises:
-        UserError: the folder is not a run or has no such model, the weights were changed since their stage
-            finished, or `to` is not empty.
-    """
+    """Write a trained model, by default the last one that the run has trained, to the empty or new folder
+    `to`. Raises `UserError` if the folder is not a run or has no such model, the weights were changed since
+    their stage finished, or `to` is not empty."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it; give the folder of a run")
     config, manifest = load_config(run / "config.yaml"), Manifest(run)
@@ -115,7 +109,6 @@ def _merged(source: Path, config: Config) -> _Merge | None:
 
 
 def _trained(run: Path, manifest: Manifest, which: ModelName | None) -> ModelName:
-    """The model to write. Raises `UserError` if the run has not trained it."""
     wanted: tuple[ModelName, ...] = (which,) if which else ("safer_steer", "sft")
     for model in wanted:
         if all(manifest.finished(stage) for stage in TRAINED_BY[model]):
@@ -125,7 +118,6 @@ def _trained(run: Path, manifest: Manifest, which: ModelName | None) -> ModelNam
 
 
 def _refuse_foreign(part: Path, copied: set[str]) -> None:
-    """Raises `UserError` if there is more in `part` than a killed export has left there."""
     if part.exists():
         left = [path.name for path in part.iterdir()] if part.is_dir() else [part.name]
         ours = {*copied, *WRITTEN}

@@ -36,13 +36,8 @@ def model_card(
     model: ModelName,
     remainder: Remainder | None = None,
 ) -> str:
-    """Return the whole file.
-
-    Args:
-        stages: the run's manifest entries.
-        model: `sft` or `safer_steer`.
-        remainder: what merging has left of an adapter.
-    """
+    """Return the whole file. `stages` are the run's manifest entries, `remainder` is what merging has left of
+    an adapter."""
     lines = [*_training(run, config, stages, model), *_merge(config, remainder)]
     sections = [
         f"---\n{yaml.safe_dump(_front(config), sort_keys=False, allow_unicode=True)}---",
@@ -128,7 +123,6 @@ def _use(config: Config) -> str:
 
 
 def _results(run: Path, config: Config, stages: Mapping[str, dict[str, Any]]) -> list[str]:
-    """The table of the run's bench, for all models that it measured."""
     if "bench" not in stages or not (run / "summary.json").is_file():
         return ["Not measured: the run's bench is not finished."]
     summary = Summary.read(run / "summary.json")

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Seed
-from safer_steer.export.columns import PICTURE, PLACEHOLDER, TEXT, plain, prompt, schema
-from safer_steer.export.shards import embedded
+from safer_steer.export.columns import PICTURE, PLACEHOLDER, TEXT, embedded, plain, prompt, schema
 from safer_steer.files.images import Picture
 
 AGENT = "safer_steer"

@@ -9,45 +9,71 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
-from safer_steer.dialogue import Dialogue
+from safer_steer.data.bootstrap import single_turn
+from safer_steer.dialogue import Dialogue, Seed, each_row
 from safer_steer.errors import UserError
 from safer_steer.export import columns, verl
-from safer_steer.export.card import card, shard_name
+from safer_steer.export.card import SplitCounts, card, shard_name
+from safer_steer.export.columns import ParquetShards
 from safer_steer.export.llamafactory import LlamaFactory, family_of, without_template
-from safer_steer.export.shards import ParquetShards, SplitCounts
-from safer_steer.export.splits import Split, find_splits
 from safer_steer.files.images import pictures_in
 from safer_steer.files.manifest import Manifest, config_sha256
+from safer_steer.files.store import sha256_of
 
 CONTENTS = ("README.md", "data", "llamafactory", "verl")
 """What an export contains besides its manifest."""
 
 
+EMPTY = {
+    "sft": "`bootstrap` kept no dialogue; bootstrap/rejected.jsonl says why;"
+    " change the config and run it again",
+    "rl": "splits/rl.jsonl is empty, since seeds/ has no scripts of the kinds that `rl.seeds` and"
+    " `rl.benign_share` ask for; change them and run `assemble` again",
+}
+"""What to say about a part that its finished stage left empty."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of the export."""
+
+    name: str
+    """sft, rl or bench."""
+    split: str
+    """`train`, or the suite's name."""
+    file: Path
+    """The JSONL file the rows are in."""
+    folder: Path
+    """Base folder of the rows' image paths."""
+    run: Path
+    config: Config
+
+    def rows(self) -> Iterator[Seed]:
+        """Its dialogues or scripts, in order. Raises `UserError` at a row that is neither."""
+        return each_row(self.file, Dialogue if self.name == "sft" else Seed)
+
+
 def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts], list[str]]:
-    """Write the export of a run to `to`, replacing an older export there.
+    """Write the export of a run to `to`, replacing an older export there. `name` is that of the data set;
+    `<name>_sft` in LLaMA-Factory.
 
-    Args:
-        name: name of the data set; `<name>_sft` in LLaMA-Factory.
-
-    Returns:
-        Counts of what was written, one per split, and one line for each part left out because its stage is
-        not finished, and for a student that LLaMA-Factory has no template for.
-
-    Raises:
-        UserError: the folder is not a run, or nothing in it is finished; `to` contains other files; a row or
-            picture is unusable.
-    """
+    Returns counts of what was written, one per split, and one line for each part left out because its stage
+    is not finished, and for a student that LLaMA-Factory has no template for. Raises `UserError` if the
+    folder is not a run, or nothing in it is finished; `to` contains other files; a row or picture is
+    unusable."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UserError(f"--name {name}: give a name of letters, digits, '-', '_' and '.'")
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml in it; give the folder of a run")
     config = load_config(run / "config.yaml")
-    parts, missing = find_splits(run, config)
+    parts, missing = _splits(run, config)
     to = to.absolute()
     part = to.with_name(f"{to.name}.part")
     for folder in (to, part):
@@ -126,3 +152,57 @@ def facts_of(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[st
     for stage, entry in stages.items():
         made[stage] = {key: entry[key] for key in ("prompts", "versions") if key in entry}
     return {"name": name, "run": {"config": config_sha256(run / "config.yaml"), "stages": made}}
+
+
+def _splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
+    """The splits made by the run's finished stages, and one line for each part that does not exist yet.
+    Raises `UserError` if there is nothing to export, a file was changed since its stage wrote it, or two
+    suites would have the same name."""
+    manifest = Manifest(run)
+    made_by = {"sft": "bootstrap", "rl": "assemble", "bench": "assemble" if _assembled(run) else "bench"}
+    parts: list[Split] = []
+    missing = []
+    for name, stage in made_by.items():
+        made = _made(name, run, config) if manifest.finished(stage) else []
+        if not made and manifest.finished(stage) and name in EMPTY:
+            raise UserError(f"{run}: nothing to export as {name}: {EMPTY[name]}")
+        parts += made
+        if not made:
+            why = "made none" if manifest.finished(stage) else "is not finished"
+            missing.append(f"{name}: left out, `{stage}` {why}")
+    if not parts:
+        raise UserError(f"{run}: nothing to export yet ({'; '.join(missing)}); run the stages first")
+    hashes: dict[Path, str] = {}
+    for entry in manifest.stages.values():
+        hashes |= {run / name: facts["sha256"] for name, facts in entry["files"].items()}
+    for file in (part.file for part in parts):
+        if not file.is_file() or sha256_of(file) != hashes.get(file):
+            raise UserError(
+                f"{file}: changed since its stage finished (`safer-steer verify {run}`);"
+                " delete it and run its stage again, which pays for nothing twice"
+            )
+    return parts, missing
+
+
+def _made(name: str, run: Path, config: Config) -> list[Split]:
+    if name == "sft":
+        folder = single_turn.FOLDER if config.bootstrap.sft.single_turn else ""
+        kept = run / "bootstrap" / folder / "kept.jsonl"
+        return [Split(name, "train", kept, run, run, config)] if kept.stat().st_size else []
+    if name == "rl":
+        file = run / "splits" / "rl.jsonl"
+        return [Split(name, "train", file, run, run, config)] if file.stat().st_size else []
+    parts: dict[str, Split] = {}
+    for file in _assembled(run) or sorted((run / "suites").glob("**/*.jsonl")):
+        split = re.sub(r"\W+", "_", file.stem, flags=re.ASCII)  # characters the hub allows in a split's name
+        if split in parts:
+            raise UserError(
+                f"{file}: this suite and {parts[split].file} would both be the split {split};"
+                " rename one of them and bench again"
+            )
+        parts[split] = Split(name, split, file, file.parent, run, config)
+    return list(parts.values())
+
+
+def _assembled(run: Path) -> list[Path]:
+    return sorted((run / "splits" / "bench").glob("*.jsonl"))

@@ -77,7 +77,6 @@ class Picture:
 
     @property
     def suffix(self) -> str:
-        """`.png`, `.jpg` or `.webp`."""
         return _SUFFIX[self.mime]
 
     @cached_property
@@ -97,19 +96,19 @@ _lock = Lock()
 
 def load_picture(folder: Path, relative: str, max_pixels: int) -> Picture:
     """The picture at `relative` inside `folder`, from memory if the file has not changed since it was read.
-
-    A picture with more than `max_pixels` pixels is scaled down to that number.
-
-    Raises:
-        UserError: `inside` refuses the path, or the file is missing; see also `check_header`.
-    """
-    key = (str(folder), relative, _changed(folder, relative), max_pixels)
+    One with more than `max_pixels` pixels is scaled down to that number. Raises `UserError` if `inside`
+    refuses the path, the file is missing, or it is no picture (`check_header`)."""
+    try:
+        changed = os.stat(os.path.join(folder, relative)).st_mtime_ns
+    except (OSError, ValueError):
+        changed = None
+    key = (str(folder), relative, changed, max_pixels)
     with _lock:
         if key in _pictures:  # the path was checked when it was added, which takes longer than all the rest
             _pictures.move_to_end(key)
             return _pictures[key]
     path = inside(folder, relative)
-    if key[2] is None:
+    if changed is None:
         raise UserError(f"{path}: no such picture; check the `images` of the row that names it")
     check_header(path, str(path))
     picture = picture_from(path.read_bytes(), relative, max_pixels, str(path))
@@ -135,11 +134,9 @@ def pictures_in(folder: Path, max_pixels: int) -> PicturesOf:
 
 
 def in_view(images_by_turn: Sequence[Sequence[str]], pictures_of: PicturesOf) -> View:
-    """All pictures of these turns, for a model that reads the dialogue as text.
-
-    If a turn after the first shows pictures, a line before each turn's pictures says which turn it is (from
-    1). No text of a dialogue can imitate such a line, since those texts stand elsewhere.
-    """
+    """All pictures of these turns, for a model that reads the dialogue as text. If a turn after the first
+    shows pictures, a line before each turn's pictures says which turn it is (from 1). No text of a dialogue
+    can imitate such a line, since those stand elsewhere."""
     view: View = []
     later = any(images_by_turn[1:])
     for number, images in enumerate(images_by_turn, 1):
@@ -150,25 +147,14 @@ def in_view(images_by_turn: Sequence[Sequence[str]], pictures_of: PicturesOf) ->
     return view
 
 
-def _changed(folder: Path, relative: str) -> int | None:
-    """When the file was last written (nanoseconds); None if there is no file."""
-    try:
-        return os.stat(os.path.join(folder, relative)).st_mtime_ns
-    except (OSError, ValueError):
-        return None
-
-
 EMBEDDED = "the embedded picture"
 """How messages name a picture that has no file."""
 
 
 def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
     """A picture from the bytes of its file, decoded once to check that it is whole. Written anew if it has
-    more than `max_pixels` pixels, or is not in the form that every reader takes alike (`scaling.py`).
-
-    Raises:
-        PictureError: see `check_header`, or it is damaged. `called` is its name in the message.
-    """
+    more than `max_pixels` pixels, or is not in the form that every reader takes alike (`scaling.py`). Raises
+    `PictureError` if it is unusable or damaged; `called` is its name there."""
     width, height = check_header(BytesIO(data), called)
     digest = hashlib.sha256(data).hexdigest()
     with _opened(BytesIO(data), called) as picture:
@@ -194,11 +180,7 @@ class Trial(Protocol):
 
 def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None) -> str:
     """Decode a picture, as small as its format allows, to check that it is whole, and try whether the student
-    takes it. Returns its MIME type.
-
-    Raises:
-        PictureError: as `picture_from` does, or the student does not take it.
-    """
+    takes it. Returns its MIME type. Raises `PictureError` as `picture_from` does."""
     width, height = check_header(BytesIO(data), called)
     with _opened(BytesIO(data), called) as picture:
         scaling.decode(picture, 1)
@@ -210,11 +192,8 @@ def check_whole(data: bytes, called: str = EMBEDDED, trial: Trial | None = None)
 
 
 def check_header(file: Path | BytesIO, called: str = EMBEDDED) -> tuple[int, int]:
-    """Check format and size without decoding. Returns width and height in pixels.
-
-    Raises:
-        PictureError: it is not a PNG, JPEG or WebP, or has more than `MOST_PIXELS` pixels.
-    """
+    """Check format and size without decoding. Returns width and height in pixels. Raises `PictureError` if it
+    is not a PNG, JPEG or WebP, or has more than `MOST_PIXELS` pixels."""
     too_large = f"larger than {MOST_PIXELS:,} pixels, the most that is decoded; scale it down"
     try:
         with _opened(file, called) as header:
@@ -235,13 +214,8 @@ def _opened(file: Path | BytesIO, called: str) -> Iterator[Image.Image]:
             with Image.open(file, formats=_FORMATS) as picture:
                 yield picture
     except _DAMAGE as error:
-        raise _unreadable(called, error) from None
-
-
-def _unreadable(called: str, error: Exception) -> PictureError:
-    reason = (
-        "another format, or damaged"
-        if isinstance(error, UnidentifiedImageError)
-        else shortened(str(error), 120)
-    )
-    return PictureError(f"{called}: not a readable PNG, JPEG or WebP picture ({reason})", UNREADABLE)
+        reason = shortened(str(error), 120)
+        if isinstance(error, UnidentifiedImageError):
+            reason = "another format, or damaged"
+        line = f"{called}: not a readable PNG, JPEG or WebP picture ({reason})"
+        raise PictureError(line, UNREADABLE) from None

@@ -63,7 +63,6 @@ def take(files: Iterable[Path], folders: Mapping[Path, Iterable[str]]) -> Taken:
 
 
 def _within(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The files in a folder whose names fit a pattern; none where there is no folder."""
     return sorted({path for name in names for path in folder.glob(name) if path.is_file()})
 
 
@@ -129,7 +128,6 @@ def _read_once(path: Path, state: tuple[int, int, int]) -> str:
 
 
 def _rows(path: Path) -> Iterator[str]:
-    """The hashes of a file's first rows."""
     with path.open("rb") as lines:
         for line in islice(lines, MOST_ROWS):
             yield hashlib.blake2b(line.rstrip(b"\r\n"), digest_size=_DIGITS // 2).hexdigest()

@@ -23,17 +23,8 @@ from safer_steer.files.store import canonical, content_id, inside, sha256_of, wr
 from safer_steer.prompts.base import fingerprints
 
 PACKAGES = (
-    "safer-steer",
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "peft",
-    "datasets",
-    "aiohttp",
-    "pydantic",
-    "pillow",
-    "scipy",
+    *("safer-steer", "torch", "transformers", "trl", "accelerate", "peft", "datasets"),
+    *("aiohttp", "pydantic", "pillow", "scipy"),
 )
 """Whose versions are noted."""
 
@@ -53,11 +44,8 @@ class Manifest:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read `folder/manifest.json`; without one, nothing is finished yet.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        """Read `folder/manifest.json`; without one, nothing is finished yet. Raises `UserError` if it is
+        damaged."""
         self.folder, self.path = folder, folder / "manifest.json"
         self.stages: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
@@ -70,11 +58,7 @@ class Manifest:
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is done: it has an entry, and its files are there in their sizes (`verify` looks
-        closer).
-
-        Raises:
-            UserError: it was built on other files than the stages before it hold now.
-        """
+        closer). Raises `UserError` if it was built on other files than the stages before it hold now."""
         entry = self.stages.get(stage)
         if entry is None or any(
             not _has_size(self.folder / name, facts["bytes"]) for name, facts in entry["files"].items()
@@ -101,18 +85,11 @@ class Manifest:
 
     def refuse_other_inputs(self, stage: str, renew: bool = False) -> str:
         """Compare the inputs of a stage, and of those it was built on, with what they are now. A file in the
-        same state is trusted.
+        same state is trusted. With `renew`, which only the process that has locked the folder may ask for,
+        the present state of files with the same content is noted, to trust it the next time.
 
-        Args:
-            renew: note the present state of files whose content was found to be the same, to trust it the
-                next time. Only for the process that has locked the folder.
-
-        Returns:
-            On one line, which files of its own are not there to be compared; "" if all are.
-
-        Raises:
-            UserError: a file was changed or added; names the first, and its row.
-        """
+        Returns in one line which files of its own are not there to be compared; "" if all are. Raises
+        `UserError` if a file was changed or added; names the first, and its row."""
         entry = self.stages.get(stage, {"built_on": ()})
         for before in entry["built_on"]:
             self.refuse_other_inputs(before, renew)
@@ -176,15 +153,8 @@ def _is_data(name: str) -> bool:
 
 def verify(folder: Path) -> list[str]:
     """Look at a run or an export again: its files, its config, its inputs, and whether its prompts are still
-    those installed. Inputs that are not there are no difference (`not_compared`).
-
-    Returns:
-        One line for each file that is missing, changed or was added, for a changed config, a changed prompt,
-        and a changed input.
-
-    Raises:
-        UserError: there is no manifest, or it is damaged.
-    """
+    those installed. Inputs that are not there are no difference (`not_compared`). Returns one line for each
+    difference. Raises `UserError` if there is no manifest, or it is damaged."""
     if not (folder / "manifest.json").is_file():
         raise UserError(
             f"{folder}: no manifest.json in it; give an export, or the folder of a run of which a stage is"
@@ -244,10 +214,8 @@ def _missing_in_words(found: Compared, stage: str) -> str:
 
 def config_sha256(path: Path) -> str | None:
     """The hash in hex of what a config file says of the run (`config_changes.settings_of`), as canonical
-    JSON; None if it is missing or no YAML.
-
-    A lawful continuation of a run may rewrite the file with other values of other keys, so they do not count.
-    """
+    JSON; None if it is missing or no YAML. A continuation may rewrite the file with other values of other
+    keys, so they do not count."""
     try:
         return settings_sha256(yaml.safe_load(path.read_bytes()))
     except (OSError, yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which no config holds
@@ -260,7 +228,6 @@ def settings_sha256(settings: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python's and the packages' versions."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

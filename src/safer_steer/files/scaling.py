@@ -47,14 +47,9 @@ def fitted(width: int, height: int, max_pixels: int) -> tuple[int, int]:
 
 
 def decode(picture: Image.Image, max_pixels: int) -> None:
-    """Read an opened picture to its end.
-
-    A JPEG is read at 1/2, 1/4 or 1/8 of its size, but not smaller than `fitted`, which takes less memory and
-    time.
-
-    Raises:
-        OSError, ValueError, SyntaxError: the picture is damaged.
-    """
+    """Read an opened picture to its end: a JPEG at 1/2, 1/4 or 1/8 of its size, but not smaller than
+    `fitted`, which takes less memory and time. Raises an OSError, ValueError or SyntaxError if it is
+    damaged."""
     picture.draft(None, fitted(*picture.size, max_pixels))
     picture.load()
 
@@ -84,12 +79,12 @@ def size_seen(picture: Image.Image, width: int, height: int, max_pixels: int) ->
 
 def normalised(picture: Image.Image, max_pixels: int) -> bytes:
     """A picture that `decode` has read in the form that every reader takes alike, with at most `max_pixels`
-    pixels, as a file of its own format.
-
-    It is turned upright and loses its EXIF data. What is transparent becomes white; of an animation the first
-    picture stays. A colour profile that still holds is kept, and so is the text of a PNG.
-    """
-    image = _upright(_in_plain_mode(picture), _orientation(picture))
+    pixels, as a file of its own format. It is turned upright and loses its EXIF data; what is transparent
+    becomes white, of an animation the first picture stays. A colour profile that still holds is kept, and so
+    is the text of a PNG."""
+    image, turn = _in_plain_mode(picture), _TURNED_BY.get(_orientation(picture) or 1)
+    if turn is not None:
+        image = image.transpose(turn)
     if (size := fitted(*image.size, max_pixels)) != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     holds = picture.mode == image.mode or picture.mode in _COLOUR_MODES
@@ -133,8 +128,3 @@ def _orientation(picture: Image.Image) -> int | None:
         return picture.getexif().get(ExifTags.Base.Orientation)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return None
-
-
-def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
-    turn = _TURNED_BY.get(orientation or 1)
-    return image if turn is None else image.transpose(turn)

@@ -16,13 +16,9 @@ MOST_TURNS = 10
 
 
 def read_scripts(path: Path) -> list[Seed]:
-    """The scripts of a file. Their picture paths are relative to its folder.
-
-    Raises:
-        UserError: the file is missing or empty, a row is no script (no user turns, for instance), a script
-            has more than `MOST_TURNS` turns, an id occurs twice, or a picture is missing or lies outside the
-            folder. Names file and line, or file and id.
-    """
+    """The scripts of a file. Their picture paths are relative to its folder. Raises `UserError` if the file
+    is missing or empty, a row is no script, or `check_rows` finds a fault; names file and line, or file and
+    id."""
     seeds = read_seeds(path)
     check_rows(path, seeds)
     return seeds

@@ -119,12 +119,8 @@ def refuse_address(path: str) -> None:
 
 
 def inside(folder: Path, relative: str) -> Path:
-    """The path of `relative` in `folder`.
-
-    Raises:
-        PathError: the path is a web address, too long or not a path at all, or it is absolute or leads out of
-            the folder (also through a link).
-    """
+    """The path of `relative` in `folder`. Raises `PathError` if it is a web address, no path at all, or leads
+    out of the folder (also through a link)."""
     refuse_address(relative)
     named = shortened(relative, _SHOWN)
     try:
@@ -147,11 +143,8 @@ NAME_CHARACTERS = 60
 
 
 def file_name(name: str) -> str:
-    """A file or folder name made of any text, for instance a model's name.
-
-    Other characters than letters, digits, `.`, `_` and `-` become `_`. A name that would be empty or too long
-    ends in a hash of the whole text.
-    """
+    """A file or folder name made of any text, for instance a model's name. Other characters than letters,
+    digits, `.`, `_` and `-` become `_`. A name that would be empty or too long ends in a hash of the text."""
     safe = re.sub(r"[^\w.-]+", "_", name).strip(".")
     if 0 < len(safe) <= NAME_CHARACTERS:
         return safe
@@ -160,14 +153,10 @@ def file_name(name: str) -> str:
 
 
 def canonical(value: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, no escapes, and a newline at its end.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    return (
-        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
-    )
+    """Canonical JSON: sorted keys, no spaces, no escapes, and a newline at its end. Raises `ValueError` if a
+    number is not finite."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text + "\n"
 
 
 def content_id(*parts: Any) -> str:
@@ -191,11 +180,7 @@ def row_counts(folder: Path, patterns: Iterable[str]) -> str:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file, one by one; none where there is no file. A torn last line (a run under
-    way, or killed) is left out.
-
-    Raises:
-        UserError: a line is no JSON object; names file and line.
-    """
+    way, or killed) is left out. Raises `UserError` if a line is no JSON object; names file and line."""
     if not path.is_file():
         return
     with path.open("rb") as lines:

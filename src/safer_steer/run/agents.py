@@ -65,14 +65,8 @@ def tutor(run: Run) -> Critic:
 
 def ready(config: Config, saved: Path | None, training: bool = False) -> None:
     """Check quickly, before the student is loaded, that the servers which sample its answers are there.
-
-    Args:
-        saved: its weights, or None for the base student.
-        training: whether they are trained further.
-
-    Raises:
-        UserError: a server is down, or not set up for it.
-    """
+    `saved` are its weights, None for the base; `training`: whether they are trained further. Raises
+    `UserError`."""
     if config.rl.rollouts.engine == "vllm":
         from safer_steer.student.vllm_weights import check_servers
 
@@ -87,7 +81,6 @@ def engine(config: Config) -> PolicyOf:
 
 
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
-    """A student that answers about the run's pictures."""
     from safer_steer.files.images import pictures_in
 
     pictures_of = pictures_in(run.folder, run.config.student.max_pixels)
@@ -98,10 +91,7 @@ def sampling_student(
     config: Config, weights: Path | None, temperature: float, key: str, pictures_of: PicturesOf
 ) -> Assistant:
     """A student that samples its answers; `key` seeds it. Loads its weights, the base student's if None.
-
-    Raises:
-        UserError: see `load_student` and `load_named`.
-    """
+    Raises `UserError` as `load_student` and `load_named` do."""
     from safer_steer.student.assistant import StudentAssistant
     from safer_steer.student.load import load_student
     from safer_steer.student.policy import SampledStudent

@@ -122,11 +122,8 @@ def problems(checked: Iterable[Checked]) -> str:
 async def check_roles(
     config: Config, roles: Sequence[RoleName], may_spend: Callable[[], None] = lambda: None
 ) -> list[Checked]:
-    """Ask every model of these roles once, all at the same time.
-
-    Raises:
-        UserError: a role's endpoint is not usable as configured: no address, no key.
-    """
+    """Ask every model of these roles once, all at the same time. Raises `UserError` if an endpoint is not
+    usable as configured: no address, no key."""
     groups: dict[tuple[Any, ...], dict[RoleName, Role]] = {}
     for name in roles:
         for role in config.models_of(name).values():
@@ -144,12 +141,9 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     found = Checked(tuple(roles), settings.model)
     where = f"roles.{name}" + (f" ({settings.model})" if len(config.models_of(name)) > 1 else "")
     try:
-        hurry = {
-            "retries": min(settings.retries, TRIES_AGAIN),
-            "rate_limit_s": min(settings.rate_limit_s, RATE_LIMIT_S),
-        }
-        hurried = settings.model_copy(update=hurry)
-        endpoint = EndpointTransport(hurried, may_spend)
+        most = {"retries": TRIES_AGAIN, "rate_limit_s": RATE_LIMIT_S}
+        lowered = {key: min(getattr(settings, key), number) for key, number in most.items()}
+        endpoint = EndpointTransport(settings.model_copy(update=lowered), may_spend)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     endpoint.waits_again = False
@@ -180,7 +174,9 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
         if split_thinking(asked.last.text)[0]:
             found.reasoning += ", in the reply, taken out"
     if found.seconds is not None and _job(config, name):
-        found.schema = _schema_taken(endpoint, settings)
+        taken = {None: "no", "json_schema": "yes"}
+        form = endpoint.schema_taken
+        found.schema = taken.get(form, f"as {form}") if settings.json_schema else "not sent"
     return found
 
 
@@ -207,15 +203,11 @@ async def _try(config: Config, name: RoleName, asked: _Asked, found: Checked) ->
         except BoundaryError:
             pass  # it took the request without the picture
         found.pictures = "no"
-        return _no_eyes(name, settings, refused)
-
-
-def _no_eyes(name: RoleName, settings: Role, refused: Exception) -> str:
-    said = str(refused).partition(NO_EYES)[0]
-    return (
-        f"roles.{name}: {settings.model} takes no pictures ({said}); set roles.{name}.pictures to caption"
-        f" or false, or choose a model that sees, {AGAIN}"
-    )
+        said = str(refused).partition(NO_EYES)[0]
+        return (
+            f"roles.{name}: {settings.model} takes no pictures ({said}); set roles.{name}.pictures to caption"
+            f" or false, or choose a model that sees, {AGAIN}"
+        )
 
 
 def _job(config: Config, role: RoleName) -> tuple[Prompt[Any, Any], BaseModel] | None:
@@ -263,15 +255,8 @@ async def _chat(config: Config, model: ChatModel, asked: _Asked) -> str:
     return f"{role}: {model.role.model} answered a harmless question {why}; {fix}, {AGAIN}, {ANYWAY}"
 
 
-def _schema_taken(endpoint: EndpointTransport, settings: Role) -> str:
-    if not settings.json_schema:
-        return "not sent"
-    form = endpoint.schema_taken
-    return {None: "no", "json_schema": "yes"}.get(form, f"as {form}")
-
-
 class _Asked:
-    """An endpoint that is being checked: asks it, and keeps what came last."""
+    """An endpoint that is being checked: keeps what came last."""
 
     def __init__(self, inner: EndpointTransport, role: Role, ledger: Ledger) -> None:
         self.inner, self.role, self.ledger = inner, role, ledger

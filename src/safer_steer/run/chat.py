@@ -39,19 +39,14 @@ def last_trained(folder: Path) -> ModelName:
 
 
 class Conversation:
-    """A dialogue with a student, whose weights are loaded when it is made."""
+    """A dialogue with a student, whose weights are loaded when it is made.
+
+    The same `seed`, pictures and words give the same answers; `temperature` is that of the bench by default.
+    Raises `UserError` if the run has not trained this model yet, or the student cannot be loaded."""
 
     def __init__(
         self, config: Config, folder: Path, model: ModelName, temperature: float | None = None, seed: int = 0
     ) -> None:
-        """
-        Args:
-            temperature: of sampling; that of the bench by default.
-            seed: the same seed, picture and words give the same answers.
-
-        Raises:
-            UserError: the run has not trained this model yet, or the student cannot be loaded.
-        """
         manifest = Manifest(folder)
         for stage in TRAINED_BY[model]:
             if not manifest.finished(stage):
@@ -71,11 +66,8 @@ class Conversation:
         self.begin()
 
     def begin(self, image: str | Path | None = None) -> None:
-        """Start a new dialogue, about a picture or about none.
-
-        Raises:
-            UserError: the picture cannot be used. The dialogue before it goes on then.
-        """
+        """Start a new dialogue, about a picture or about none. Raises `UserError` if the picture cannot be
+        used; the dialogue before it goes on then."""
         shown = [self._read(image)] if image is not None else []
         self.dialogue = Dialogue(id="chat", kind=Kind.BENIGN, images=shown)
         self._next: list[str] = []
@@ -97,12 +89,8 @@ class Conversation:
         return picture.name
 
     def ask(self, question: str) -> Answer:
-        """The student's answer, which becomes part of the dialogue.
-
-        Raises:
-            ContextFull: the dialogue is too long for another turn.
-            UserError: the student takes no pictures in a later turn than the first.
-        """
+        """The student's answer, which becomes part of the dialogue. Raises `ContextFull` if that is too long
+        for another turn, `UserError` if the student takes no pictures in a later turn than the first."""
         turn = Turn(user=question, images=self._next)
         self._next = []
         reply = self._loop.run_until_complete(self._assistant.answer(self.dialogue, turn))

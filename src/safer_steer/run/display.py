@@ -99,8 +99,6 @@ def _span(seconds: float) -> str:
 
 
 class _Of(ProgressColumn):
-    """A text of the task's state, made anew whenever the bar is drawn."""
-
     def __init__(self, text: Callable[[State], str]) -> None:
         super().__init__()
         self.text = text

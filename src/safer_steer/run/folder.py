@@ -49,15 +49,12 @@ class Show(Protocol):
 
     def stage(self, name: str) -> Progress:
         """A stage begins. The returned callable is called with its progress."""
-        ...
 
     def say(self, line: str) -> None:
         """Print one line."""
-        ...
 
     def over(self) -> None:
         """The stage has ended."""
-        ...
 
 
 class Run:
@@ -68,11 +65,7 @@ class Run:
     """
 
     def __init__(self, config: Config, folder: Path, show: Show, fresh: bool = False) -> None:
-        """Writes nothing yet.
-
-        Raises:
-            UserError: the folder cannot be used for this run; see `_check_folder`.
-        """
+        """Writes nothing yet. Raises `UserError` if the folder cannot be used for this run."""
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
         self.outdated: frozenset[str] = frozenset()
         """Stages that the config has given more to do since they were finished."""
@@ -131,7 +124,6 @@ class Run:
         return self
 
     def _take(self) -> None:
-        """Lock the folder and write the config."""
         self._lock = locked(self.folder)
         self._check_folder()  # again, now that no other process can write
         if self.fresh:
@@ -160,11 +152,8 @@ class Run:
     # Asking ------------------------------------------------------------------
 
     def ask(self, role: RoleName, model: str | None = None) -> ChatModel:
-        """The model that does a role's jobs; `model` is the one of several (`Config.models_of`).
-
-        Raises:
-            UserError: the role's endpoint is not usable as configured.
-        """
+        """The model that does a role's jobs; `model` is the one of several (`Config.models_of`). Raises
+        `UserError` if the role's endpoint is not usable as configured."""
         from safer_steer.endpoints.chat import ChatModel
 
         settings = _share(self.config.role(role, model))
@@ -256,16 +245,11 @@ class Run:
         needs: tuple[str, ...] | None = None,
         student: bool = True,
     ) -> None:
-        """Run a stage unless it is done, and record it in the manifest.
+        """Run a stage unless it is done, and record it in the manifest. `needs` are the stages it builds on,
+        if they differ from those in `stages.STAGES`; `student`: whether it may load the student.
 
-        Args:
-            needs: the stages it builds on, if they differ from those in `stages.STAGES`.
-            student: whether it may load the student.
-
-        Raises:
-            UserError: a stage it builds on is not finished; or its scripts or dialogues, or inputs of it or
-                of this stage, were changed since.
-        """
+        Raises `UserError` if a stage it builds on is not finished; or its scripts or dialogues, or inputs of
+        it or of this stage, were changed since."""
         needs = STAGES[stage].needs(self.config) if needs is None else needs
         if processes.decided(partial(self._is_done, stage, needs)):
             return
@@ -342,7 +326,6 @@ def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) 
 
 
 def _share(role: Role) -> Role:
-    """The role with this process's share of the calls in flight and of the requests per minute."""
     count = processes.count()
     if count == 1:
         return role
@@ -356,7 +339,6 @@ def _share(role: Role) -> Role:
 
 
 def _summed(calls: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """What each role used, summed over the processes."""
     summed: dict[str, dict[str, Any]] = {}
     for used in calls:
         for role, account in used.items():

@@ -45,16 +45,11 @@ def prepared(
     try_models: bool = False,
 ) -> Iterator[Run]:
     """The run, opened after everything that its unfinished stages will use has been checked. Nothing is
-    written before that.
+    written before that. Raises `UserError` for the first problem.
 
-    Args:
-        endpoint: the bench measures the models of `roles.target`, and no student is loaded.
-        kept: the bench scores answers of an earlier run, and no model is asked for any.
-        try_models: send one small request to every endpoint that these stages will ask (`calls_check.py`).
-
-    Raises:
-        UserError: the first problem found.
-    """
+    `endpoint`: the bench measures the models of `roles.target`, and no student is loaded. `kept`: it scores
+    answers of an earlier run, and no model is asked for any. `try_models`: send one small request to every
+    endpoint that these stages will ask (`calls_check.py`)."""
     with ExitStack() as stack:
 
         def open_run() -> None:
@@ -73,11 +68,8 @@ def prepared(
 def _checked(
     run: Run, stages: tuple[str, ...], endpoint: bool, kept: bool, try_models: bool
 ) -> list[Checked]:
-    """Check everything that the unfinished of these stages will use; the arguments are those of `prepared`.
-
-    Raises:
-        UserError: the first problem found.
-    """
+    """Check everything that the unfinished of these stages will use; the arguments are those of
+    `prepared`."""
     config, fresh, manifest = run.config, run.fresh, Manifest(run.folder)
     waiting = [stage for stage in stages if fresh or stage in run.outdated or not manifest.finished(stage)]
     for stage in stages if not fresh else ():
@@ -166,17 +158,11 @@ async def check(
     say: Callable[[str], None] = lambda line: None,
 ) -> Survey | None:
     """Check everything these stages will use, and the additional roles `besides`, but not those in `unasked`.
-    The sources are not checked again once Stage I has `begun`. Writes nothing.
+    The sources are not checked again once Stage I has `begun`. Writes nothing. Returns the survey of the
+    sources, or None. Raises `UserError` for the first problem.
 
-    Args:
-        trial: tries the pictures on the student; None if these stages do not load it.
-        say: told in one line what the suites have in common with the training data.
-
-    Returns the survey of the sources, or None if they were not surveyed.
-
-    Raises:
-        UserError: the first problem found.
-    """
+    `trial` tries the pictures on the student, if these stages load it. `say` is told in one line what the
+    suites have in common with the training data."""
     for stage in stages:
         for line in STAGES[stage].refusals(config):
             raise UserError(line)
@@ -240,11 +226,8 @@ def check_student(
 ) -> None:
     """Load the student's processor, unless its `renderer` is given, and find the parts of its model, so that
     a wrong name or an unsuitable model fails now and not after Stage I, also if it cannot take the pictures
-    that these stages show in later turns. No weights are loaded. Raises `UserError`.
-
-    Args:
-        say: told what of the model gets no adapter.
-    """
+    that these stages show in later turns. No weights are loaded. Raises `UserError`. `say` is told what gets
+    no adapter."""
     from safer_steer.student.load import empty_model, load_model_config, renderer_of
     from safer_steer.student.modules import parts_of, without_adapters
     from safer_steer.student.renderer import NO_LATER_PICTURES

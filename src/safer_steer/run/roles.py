@@ -20,14 +20,7 @@ async def check_role(
     config: Config, role: RoleName, pictures: Callable[[], Iterable[Path | bytes | None]]
 ) -> None:
     """Check that each model of a role can be asked, and, if it is the sandbox's agent, that it knows every
-    picture.
-
-    Args:
-        pictures: those it will be shown, as files or their bytes; None for a script without one.
-
-    Raises:
-        UserError: the role is unusable as configured; names the role.
-    """
+    picture: files or their bytes, None for a script without one. Raises `UserError` that names the role."""
     for settings in config.models_of(role).values():
         await _check_model(role, settings, pictures)
 
