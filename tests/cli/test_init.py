@@ -10,7 +10,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,14 @@ import pytest
 import yaml
 from aiohttp import web
 from PIL import Image
-from typer.testing import CliRunner, Result
 
+from display import safer_steer
 from endpoint_server import EndpointServer, says
 from safer_steer.bench.suites import read_suites
-from safer_steer.cli import app
 from safer_steer.config.file import load_config
 from safer_steer.data.sources.load import load_pairs
 from safer_steer.dialogue import Kind, read_dialogues, read_seeds
 from safer_steer.run.stub import StubTransport
-
-
-def safer_steer(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refusal(result: Result) -> str:
-    assert result.exit_code == 2, result.output
-    [line] = result.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -98,26 +86,19 @@ async def test_two_lines_are_enough_for_a_real_endpoint(project: Path, tmp_path:
     assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["limit"] == 3
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(project: Path, tmp_path: Path) -> None:
-    before = sorted(project.rglob("*"))
-    assert f"{project}: is not empty; give a new or empty folder" in refusal(safer_steer("init", project))
-    assert before == sorted(project.rglob("*"))
-    (tmp_path / "file").touch()
-    assert "is a file" in refusal(safer_steer("init", tmp_path / "file"))
-
-
 @pytest.fixture(scope="module")
 def walked(project: Path) -> Path:
     """A whole run of the project with stubs, from another working folder. Nothing listens at its endpoint."""
     out, began = project.parent / "run", os.times()
-    command = [sys.executable, "-m", "safer_steer", "run", project / "config.yaml", "--stub", "--out", out]
+    command = [sys.executable, "-m", "safer_steer", "run", project / "config.yaml"]
+    command += ["--stub", "--limit", "4", "--out", out]
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_KEY")}
     done = subprocess.run(command, capture_output=True, text=True, cwd=project.parent, env=environment)
     assert done.returncode == 0, done.stderr
     assert "The answers in this run are stubs: the numbers mean nothing." in done.stdout
     ended = os.times()
     seconds = ended.children_user + ended.children_system - began.children_user - began.children_system
-    assert seconds < 120, "processor seconds, since other tests may keep the machine busy"
+    assert seconds < 90, "processor seconds, since other tests may keep the machine busy"
     return out
 
 
@@ -130,7 +111,7 @@ def test_the_dry_walk_does_every_stage_and_says_that_it_is_one(walked: Path) -> 
     page = (walked / "report.html").read_text()
     assert "The answers in this run are stubs." in page
     kinds = [len(read_seeds(walked / "seeds" / f"{kind}.jsonl")) for kind in Kind]
-    assert min(kinds) >= 4, kinds
+    assert min(kinds) >= 2, kinds
     [dialogue, *_] = read_dialogues(walked / "bench" / "base" / "attacks.jsonl")
     assert dialogue.turns[0].scores
     assert safer_steer("verify", walked).exit_code == 0
@@ -150,9 +131,11 @@ def test_a_run_goes_on_from_its_own_config(
 
 
 def own_folder(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    (folder / "photos").mkdir(parents=True)
+    """A CSV file of these rows, with the pictures that are not there yet."""
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
     for index, row in enumerate(rows):
-        Image.new("RGB", (40, 40), (index * 9, 60, 90)).save(folder / row["image"])
+        if not (folder / row["image"]).exists():
+            Image.new("RGB", (40, 40), (index * 9, 60, 90)).save(folder / row["image"])
     with (folder / "pairs.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
@@ -188,23 +171,17 @@ def test_ones_own_pictures_and_csv(tmp_path: Path) -> None:
     assert Path(str(pairs[0].image)).is_relative_to(tmp_path / "mine")
 
 
-def test_few_rows_still_leave_something_to_measure_on(tmp_path: Path) -> None:
+def test_few_rows_still_leave_something_to_measure_on_and_what_they_lack_is_said(tmp_path: Path) -> None:
     own = own_folder(tmp_path / "own", rows(4))
-    assert safer_steer("init", tmp_path / "mine", "--from-folder", own).exit_code == 0
+    done = safer_steer("init", tmp_path / "mine", "--from-folder", own)
     config = load_config(tmp_path / "mine" / "config.yaml")
     assert len(list(load_pairs(config))) == 3
     [attacks] = read_suites(config.bench.suites)
-    assert len(attacks.seeds) == 1
-
-
-def test_a_suite_that_could_not_be_made_is_said(tmp_path: Path) -> None:
-    own = own_folder(tmp_path / "own", rows(4))
-    done = safer_steer("init", tmp_path / "mine", "--from-folder", own)
-    assert "attacks.jsonl: 1 script\n" in done.stdout
-    said = (
+    assert len(attacks.seeds) == 1 and "attacks.jsonl: 1 script\n" in done.stdout
+    lacking = (
         "no suites/twins.jsonl: it takes 4 pictures with safe: true; without it over-refusal is not measured"
     )
-    assert said in done.stdout
+    assert lacking in done.stdout
 
 
 def photo(number: int, size: tuple[int, int] = (400, 300)) -> Image.Image:
@@ -235,77 +212,10 @@ def test_no_picture_is_trained_on_and_measured_on(tmp_path: Path) -> None:
     photo(3).transpose(Image.Transpose.ROTATE_90).save(own / "3-turned.jpg", quality=90, exif=turned)
     copies = ("3-small.jpg", "7-small.webp", "3-turned.jpg")
     table += [{"image": name, "question": f"copy {name}?", "safe": False} for name in copies]
-    with (own / "pairs.csv").open("w", newline="") as file:
-        rows = csv.DictWriter(file, ["image", "question", "safe"])
-        rows.writeheader()
-        rows.writerows(table)
-    assert safer_steer("init", tmp_path / "mine", "--from-folder", own).exit_code == 0
+    assert safer_steer("init", tmp_path / "mine", "--from-folder", own_folder(own, table)).exit_code == 0
     config = load_config(tmp_path / "mine" / "config.yaml")
     trained = {Path(str(pair.image)).stem[0] for pair in load_pairs(config)}
     suites = read_suites(config.bench.suites)
     measured = {Path(image).stem[0] for suite in suites for seed in suite.seeds for image in seed.images}
     assert trained == set("0124568") and measured == {"3", "7"}
     assert [len(suite.seeds) for suite in suites] == [5, 2], "with all their pairs"
-
-
-def test_too_few_pictures_for_so_many_rows(tmp_path: Path) -> None:
-    own = own_folder(tmp_path / "own", rows(12))
-    for index in range(12):
-        photo(index % 3).save(own / f"photos/{index}.png")
-    line = refusal(safer_steer("init", tmp_path / "mine", "--from-folder", own))
-    assert line.endswith(
-        "own/pairs.csv: 12 rows with 3 different pictures; give at least 4 pictures, since one in 4 is held"
-        " out for the bench"
-    )
-    assert not (tmp_path / "mine").exists()
-
-
-def rewritten(own: Path, change: Callable[[str], str], encoding: str = "utf-8") -> Path:
-    """The folder, its CSV file changed or written in another encoding."""
-    text = (own / "pairs.csv").read_text(encoding="utf-8")
-    (own / "pairs.csv").write_text(change(text), encoding=encoding)
-    return own
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (lambda folder: folder / "none", "no such folder; give the folder with your pictures and CSV file"),
-        (lambda folder: folder, "give a folder with one CSV file; there is none"),
-        (
-            lambda folder: own_folder(folder / "own", rows(3)),
-            "pairs.csv: 3 rows with 3 different pictures; give at least 4",
-        ),
-        (
-            lambda folder: own_folder(folder / "own", [row | {"colour": "red"} for row in rows(4)]),
-            "pairs.csv: row 1: colour: ",
-        ),
-        (
-            lambda folder: (own_folder(folder / "own", rows(4)) / "photos/2.png").unlink() or folder / "own",
-            "own/photos/2.png: no such picture",
-        ),
-        (
-            lambda folder: rewritten(
-                own_folder(folder / "own", rows(4)), lambda text: text.replace(",", ";")
-            ),
-            "pairs.csv: header: columns are separated by semicolons; separate them by commas",
-        ),
-        (
-            lambda folder: rewritten(own_folder(folder / "own", rows(4)), str, "utf-16"),
-            "pairs.csv: header: not UTF-8; save the file as CSV in UTF-8",
-        ),
-    ],
-    ids=[
-        "no folder",
-        "no CSV",
-        "too few rows",
-        "an unknown column",
-        "a missing picture",
-        "semicolons",
-        "UTF-16",
-    ],
-)
-def test_a_folder_that_cannot_be_used(tmp_path: Path, given: Any, said: str) -> None:
-    line = refusal(safer_steer("init", tmp_path / "mine", "--from-folder", given(tmp_path)))
-    assert said in line
-    assert not (tmp_path / "mine").exists()

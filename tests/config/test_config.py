@@ -22,63 +22,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("sede: 1", "sede: unknown key; did you mean `seed`?"),
-        ("xyz: 1", "xyz: unknown key; `safer-steer config` lists the keys"),
-        ("rl: {alhpa: 0.3}", "rl.alhpa: unknown key; did you mean `alpha`?"),
-        ("seeds: {sources: [{name: a, pth: b}]}", "seeds.sources.0.pth: unknown key; did you mean `path`?"),
-        ("bootstrap: {sft: {epoch: 1}}", "bootstrap.sft.epoch: unknown key; did you mean `epochs`?"),
-        ("roles: {judge: {modle: x}}", "roles.judge.modle: unknown key; did you mean `model`?"),
-        ("rl: {alpha: 1.5}", "rl.alpha: must be at most 1.0, not 1.5"),
-        ("rl: {group_size: 1}", "rl.group_size: must be at least 2, not 1"),
-        ("rl: {learning_rate: 0}", "rl.learning_rate: must be more than 0"),
-        ("seed: many", "seed: must be a whole number, not 'many'"),
-        ("rl: {alpha: much}", "rl.alpha: must be a number, not 'much'"),
-        ("rl: {single_turn: maybe}", "rl.single_turn: must be true or false, not 'maybe'"),
-        ("name: 3", "name: must be text, not 3; put it in quotes"),
-        ("rl: 3", "rl: must be a section of keys, not 3"),
-        ("seeds: {sources: mine}", "seeds.sources: must be a list, not 'mine'"),
-        ("rl: {loss: gspo}", "rl.loss: must be 'dr_grpo', 'grpo' or 'dapo', not 'gspo'"),
-        ("report_to: mlflow", "report_to.0: must be 'tensorboard', 'wandb' or 'trackio', not 'mlflow'"),
-        ("limit: 0", "limit: must be at least 1, not 0"),
-        ("rl: {weights: [0.5, 0.5, 0.5]}", "rl.weights: [0.5, 0.5, 0.5] are no shares"),
-        ("rl: {weights: [1.2, -0.4, 0.2]}", "rl.weights: [1.2, -0.4, 0.2] are no shares"),
-        ("rl: {tutor: my_tutor}", "rl.tutor: 'my_tutor' is not of the form package.module:Name"),
-        ("seeds: {min_turns: 6, max_turns: 4}", "seeds: "),
-        (
-            "seeds: {filter_bench: true}\nroles: {target: {model: student}}",
-            "seeds.filter_bench: roles.target is the base student, which the bench measures",
-        ),
-        (
-            "seeds: {filter_bench: true}\nstudent: {model: models/Org-VL}\n"
-            "roles: {target: {model: org/org-vl, base_url: 'http://x/v1'}}",
-            "seeds.filter_bench: roles.target is org/org-vl, which the bench measures",
-        ),
-        ("roles: {judge: {model: student}}", "roles: judge cannot be `student`"),
-        ("roles: {jugde: {}}", "roles.jugde: unknown key; did you mean `judge`?"),
-        ("bench: {suites: []}", "bench.suites: needs at least 1 entry"),
-        ("bench: {models: [bse]}", "bench.models.0: "),
-        ("student: {format: xml}", "student.format: "),
-        ("- a list", "must be a section of keys, not ['a list']"),
-        ("a: [1", "no valid YAML"),
-    ],
-)
-def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
-    path = written(tmp_path, text)
-    with pytest.raises(UserError) as error:
-        load_config(path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
-        load_config(tmp_path / "none.yaml")
-    with pytest.raises(UserError, match=r": is a folder"):
-        load_config(tmp_path)
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(UserError, match=r"latin\.yaml: cannot be read as text: "):
         load_config(tmp_path / "latin.yaml")
@@ -91,12 +35,6 @@ def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path
         "the sandbox's agent is no student"
     )
     assert not Config().seeds.filter_bench
-
-
-@pytest.mark.parametrize("text", ["", "# nothing but a comment", "{}", "---"])
-def test_an_empty_file_is_an_error(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UserError, match=r"config.yaml: is empty; `safer-steer init DIR` writes a config"):
-        load_config(written(tmp_path, text))
 
 
 PATHS = """
@@ -160,12 +98,8 @@ def test_one_tracker_needs_no_list(tmp_path: Path) -> None:
 
 
 def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
-    config = load_config(
-        written(
-            tmp_path,
-            "seed: 3\nroles: {judge: {model: j, base_url: 'http://x/v1'}}\nrl: {learning_rate: 1e-6}",
-        )
-    )
+    text = "seed: 3\nroles: {judge: {model: j, base_url: 'http://x/v1'}}\nrl: {learning_rate: 1e-6}"
+    config = load_config(written(tmp_path, text))
     assert config.rl.learning_rate == 1e-6
     assert load_config(written(tmp_path, dump_config(config))) == config
 
@@ -198,17 +132,9 @@ def test_each_kind_of_player(settings: dict, title: str, facts: tuple[bool, ...]
 
 
 def test_a_base_url_means_an_endpoint_whatever_the_model_is_called_there() -> None:
-    there = {"base_url": "http://127.0.0.1:9/v1"}
-    assert [Role(model=name).who for name in ("sandbox", "student", "gpt-5-nano")] == [
-        "sandbox",
-        "student",
-        "endpoint",
-    ]
-    assert {Role(model=name, **there).who for name in ("sandbox", "student", "gpt-5-nano")} == {"endpoint"}
-    assert (
-        Config.model_validate({"roles": {"judge": {"model": "student"} | there}}).role("judge").who
-        == "endpoint"
-    )
+    for name in ("sandbox", "student", "stub"):
+        assert Role(model=name).who == name
+        assert Role(model=name, base_url="http://127.0.0.1:9/v1").who == "endpoint"
 
 
 def test_every_field_is_described_with_its_default() -> None:
@@ -241,11 +167,6 @@ def test_every_field_is_described_with_its_default() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_configs_that_come_with_it_load(path: Path) -> None:
-    assert load_config(path).name == path.stem
-
-
 @pytest.mark.parametrize(
     "path", [path for path in TIERS if path.stem.startswith("qwen")], ids=lambda path: path.stem
 )
@@ -270,31 +191,35 @@ def test_a_tier_changes_sizes_alone(path: Path) -> None:
 QWEN = [path for path in CONFIGS if path.stem.startswith("qwen")]
 
 
+PAPER = {
+    "bootstrap.sft": {"batch_size": 16, "epochs": 2, "weight_decay": 0.01},
+    "student": {"max_length": 32768, "dtype": "bfloat16"},
+    "rl": {
+        **{
+            "learning_rate": 1e-5,
+            "group_size": 5,
+            "prompts_per_step": 64,
+            "micro_batch_size": 2,
+            "beta": 0.1,
+        },
+        **{"seeds": 2000, "tcsr": "min_mean", "alpha": 0.3, "loss": "dr_grpo", "weights": [0.4, 0.4, 0.2]},
+        "max_completion_tokens": 10240,
+    },
+}
+
+
 @pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
 def test_the_papers_settings(path: Path) -> None:
     config = load_config(path)
-    student, sft, rl = config.student, config.bootstrap.sft, config.rl
-    assert sft.learning_rate == (1e-4 if student.lora_rank else 1e-5), "the adapters' rate is ours"
-    assert (sft.batch_size, sft.epochs, sft.weight_decay, student.max_length) == (16, 2, 0.01, 32768)
-    assert (rl.learning_rate, rl.group_size, rl.prompts_per_step, rl.micro_batch_size, rl.beta, rl.seeds) == (
-        1e-5,
-        5,
-        64,
-        2,
-        0.1,
-        2000,
+    ours = dict(leaves(config.model_dump(mode="json")))
+    for section, settings in PAPER.items():
+        assert {key: ours[f"{section}.{key}"] for key in settings} == settings
+    student, rl = config.student, config.rl
+    assert config.bootstrap.sft.learning_rate == (1e-4 if student.lora_rank else 1e-5), (
+        "the adapters' is ours"
     )
-    assert (rl.tcsr, rl.alpha, rl.loss, rl.max_completion_tokens, rl.weights) == (
-        "min_mean",
-        0.3,
-        "dr_grpo",
-        10240,
-        (0.4, 0.4, 0.2),
-    )
-    assert student.dtype == "bfloat16"
     assert rl.max_turns * student.max_turn_tokens + (rl.max_turns - 1) * 60 <= rl.max_completion_tokens
-    head = path.read_text().partition("name:")[0]
-    assert "Follows the paper" in head
+    assert config.name == path.stem and "Follows the paper" in path.read_text().partition("name:")[0]
 
 
 @pytest.mark.parametrize(
@@ -355,26 +280,6 @@ def test_a_config_begins_from_others(tmp_path: Path) -> None:
     assert config.seeds.sources[0].path == f"{tmp_path}/below/rows.jsonl"
     assert "\nbase:" not in dump_config(config), "a run's own config is whole"
     assert load_config(written(tmp_path, dump_config(config))) == config
-
-
-@pytest.mark.parametrize(
-    ("text", "base", "says"),
-    [
-        ("base: gone.yaml", "", "gone.yaml: no such config file"),
-        ("base: [1]", "", "base: must be a file or a list of files, not 1"),
-        ("base: below.yaml", "base: config.yaml", "base: config.yaml begins from this file in turn"),
-        ("base: config.yaml", "", "base: config.yaml begins from this file in turn"),
-        ("base: below.yaml", "rl: {bta: 1}", "below.yaml: rl.bta: unknown key"),
-        ("base: below.yaml\nrl: {beta: -1}", "seed: 1", "config.yaml: rl.beta: must be at least 0"),
-    ],
-)
-def test_what_is_wrong_with_a_base_is_one_line(tmp_path: Path, text: str, base: str, says: str) -> None:
-    (tmp_path / "below.yaml").write_text(base or "seed: 1")
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=re.escape(says)) as found:
-        load_config(path)
-    assert "\n" not in str(found.value)
 
 
 def config_of(name: str) -> dict[str, object]:

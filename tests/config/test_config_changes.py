@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from safer_steer.cli import app
+from display import safer_steer
 from safer_steer.config import Adaptive, Assembly, Config, Role, Source
 from safer_steer.config.changes import EVERY_KIND, another_run, settings_of
 from safer_steer.config.file import describe
@@ -157,7 +157,7 @@ def seeds(folder: Path, *changes: tuple[str, Any]) -> Result:
             inner = inner.setdefault(name, {})
         inner[last] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    return CliRunner().invoke(app, ["seeds", str(folder / "config.yaml"), "--out", str(folder / "out")])
+    return safer_steer("seeds", folder / "config.yaml", "--out", folder / "out")
 
 
 def test_a_finished_run_does_what_the_kinds_of_its_keys_say(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_finished_run_does_what_the_kinds_of_its_keys_say(tmp_path: Path) -> N
     ):
         again = seeds(tmp_path, (key, value))
         assert again.exit_code == 0 and "seeds: done already" in again.stderr, key
-        assert CliRunner().invoke(app, ["verify", str(tmp_path / "out")]).exit_code == 0, key
+        assert safer_steer("verify", tmp_path / "out").exit_code == 0, key
     for key, value, said in (
         ("seed", 5, "seed (0 there, 5 here)"),
         ("roles.generator.temperature", 0.9, "roles.generator.temperature (0.5 there, 0.9 here)"),

@@ -19,7 +19,7 @@ from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn
 from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.chat import LAYOUT_RULE, REASK, REJECTIONS, ChatAssistant, ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
-from safer_steer.endpoints.ledger import Ledger
+from safer_steer.endpoints.ledger import Account, Ledger
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.episode import ContextFull, Script, play
 from safer_steer.errors import EndpointError, RefusedError, RejectedError, SpendingLimit, UnparsableError
@@ -28,7 +28,6 @@ from safer_steer.prompts.base import Exchange, sections
 from safer_steer.prompts.judge import JUDGE, JudgeInput, JudgeVerdict
 from safer_steer.sandbox.agents import SandboxTransport
 
-KEY = "sk-very-secret-0123456789"
 VERDICT = {"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "clear"}
 GOOD = json.dumps(VERDICT)
 INPUT = JudgeInput(
@@ -176,17 +175,7 @@ async def test_a_cached_reply_costs_nothing(tmp_path: Path, picture: Picture) ->
         await model.ask(JUDGE, INPUT, [picture], repeat=1)
         await model.ask(JUDGE, INPUT)
         assert server.calls == 3
-    spent = {
-        "calls": 3,
-        "cached": 2,
-        "prompt_tokens": 30,
-        "completion_tokens": 15,
-        "money": pytest.approx(120e-6),
-        "failed": 0,
-        "refused": 0,
-        "unparsable": 0,
-    }
-    assert ledger.as_dict() == {"judge": spent}
+    assert ledger.accounts == {"judge": Account(3, 2, 30, 15, pytest.approx(120e-6))}
     cache.close()
 
 
@@ -243,24 +232,6 @@ async def test_re_asks_are_other_samples_for_the_transport() -> None:
     with pytest.raises(UnparsableError):
         await ChatModel("judge", Role(reasks=2), Mumbler()).ask(JUDGE, INPUT, repeat=5)
     assert seen == [5, REASK + 5, 2 * REASK + 5]
-
-
-async def test_the_key_is_in_no_file_and_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THE_KEY", KEY)
-    cache = Cache(tmp_path / "c")
-    async with judge_at(says(GOOD), always=says("bad"), cache=cache, api_key_env="THE_KEY") as (
-        model,
-        server,
-    ):
-        await model.ask(JUDGE, INPUT)
-        with pytest.raises(UnparsableError) as caught:
-            await model.ask(JUDGE, INPUT, repeat=1)
-        assert KEY not in str(caught.value)
-    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
-    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert "c-wal" in files
-    assert not any(KEY.encode() in data for data in files.values())
-    cache.close()
 
 
 async def test_the_spending_limit_stops_new_calls_and_lets_cached_ones_pass(tmp_path: Path) -> None:
@@ -381,19 +352,6 @@ async def test_the_assistant_s_seat_takes_a_refusal_for_an_answer_and_a_full_con
         assert (await seat.answer(dialogue(), Turn(user="how"))).text == "No."
         with pytest.raises(ContextFull):
             await seat.answer(dialogue(("a", "b")), Turn(user="how"))
-
-
-async def test_raw_chat_is_cached_by_repeat(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "c")
-    messages = [{"role": "user", "content": "hello"}]
-    async with judge_at(says("one"), says("two"), cache=cache) as (model, _):
-        assert [(await model.reply(messages, repeat=repeat)).text for repeat in (0, 0, 1, 0)] == [
-            "one",
-            "one",
-            "two",
-            "one",
-        ]
-    cache.close()
 
 
 async def test_a_request_that_is_rejected_is_at_fault_only_where_others_are_taken() -> None:

@@ -6,16 +6,19 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from endpoint_server import EndpointServer, Step, fails, resets, says, sends
-from raw_server import raw_server
+from raw_server import body, raw_server
 from safer_steer.config import Role
+from safer_steer.endpoints.answers import retry_after_of
+from safer_steer.endpoints.clients import Answer
 from safer_steer.endpoints.endpoint import EndpointTransport
-from safer_steer.endpoints.transport import ChatReply, ContextLengthError
+from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import EndpointError, RejectedError, SpendingLimit, UserError
 
 KEY = "sk-very-secret-0123456789"
@@ -37,20 +40,18 @@ async def ask(server: EndpointServer, schema: dict[str, Any] | None = None, **se
 
 
 async def test_what_is_sent_and_what_comes_back() -> None:
-    async with EndpointServer(says("hi \N{SNOWMAN}", finish="length")) as server:
+    async with EndpointServer(always=says("hi \N{SNOWMAN}", finish="length")) as server:
         reply = await ask(server, SCHEMA, temperature=0.3, top_p=0.9, max_tokens=77)
+        await ask(server, SCHEMA, json_schema=False)
     assert reply == ChatReply("hi \N{SNOWMAN}", prompt_tokens=10, completion_tokens=5, finish="length")
+    sampling = {"temperature": 0.3, "top_p": 0.9, "max_tokens": 77}
     wanted = {"type": "json_schema", "json_schema": {"name": "Answer", "schema": SCHEMA}}
-    assert server.bodies == [
-        {
-            "model": "m",
-            "messages": HELLO,
-            "temperature": 0.3,
-            "top_p": 0.9,
-            "max_tokens": 77,
-            "response_format": wanted,
-        }
-    ]
+    assert server.bodies[0] == {"model": "m", "messages": HELLO, "response_format": wanted} | sampling
+    assert "response_format" not in server.bodies[1]
+
+
+async def no_text(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(body=b"\xff", content_type="application/json")
 
 
 FAULTS: dict[str, Step] = {
@@ -65,22 +66,21 @@ FAULTS: dict[str, Step] = {
     "no object": sends("[1]"),
     "broken off": says("A lamp, wh", finish="error"),
     "no message": sends('{"choices": [{"index": 0}]}'),
+    "nothing": sends(""),
+    "text that is a list": sends('{"choices": [{"message": "hi"}]}'),
+    "choices that are none": sends('{"choices": {"a": 1}}'),
+    "no UTF-8": no_text,
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-async def test_a_passing_fault_is_tried_again(fault: Step) -> None:
-    async with EndpointServer(fault, says("good")) as server:
+async def test_a_passing_fault_is_tried_again_and_a_lasting_one_is_one_line(fault: Step) -> None:
+    async with EndpointServer(fault, says("good"), always=fault) as server:
         assert (await ask(server)).text == "good"
         assert server.calls == 2
-
-
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-async def test_a_lasting_fault_is_one_line(fault: Step) -> None:
-    async with EndpointServer(always=fault) as server:
         with pytest.raises(EndpointError, match=r"m at http://127.*, 3 tries: ") as caught:
             await ask(server)
-        assert server.calls == 3
+        assert server.calls == 2 + 3
     assert "\n" not in str(caught.value)
     assert caught.value.__suppress_context__
 
@@ -95,30 +95,15 @@ async def test_what_another_try_would_not_change_is_not_tried(status: int) -> No
         assert server.calls == 1
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [(400, "Your credit balance is too low"), (403, "Your account was flagged for abuse")]
-)
-async def test_who_is_locked_out_is_told_by_an_endpoint_s_error_and_not_by_a_rejection(
-    status: int, said: str
-) -> None:
-    async with EndpointServer(always=fails(status, said)) as server:
-        with pytest.raises(EndpointError, match=said):
-            await ask(server)
-
-
 async def test_retry_after_is_honoured() -> None:
     async with EndpointServer(fails(429, headers={"Retry-After": "0.4"}), says("good")) as server:
         assert (await ask(server)).text == "good"
     assert server.times[1] - server.times[0] >= 0.4
 
 
-async def test_retry_after_may_be_a_date() -> None:
-    def in_two_seconds() -> str:
-        return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
-
-    async with EndpointServer(fails(503, headers={"Retry-After": in_two_seconds()}), says("good")) as server:
-        assert (await ask(server)).text == "good"
-    assert server.times[1] - server.times[0] >= 0.9
+def test_retry_after_may_be_a_date() -> None:
+    then = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 20))
+    assert 15 < (retry_after_of(Answer(503, {"retry-after": then}, None, "")) or 0) <= 20
 
 
 def test_waits_grow_and_are_jittered() -> None:
@@ -188,58 +173,19 @@ async def test_another_form_of_the_schema_is_found_whatever_the_status_of_the_re
     ]
 
 
-async def test_json_schema_may_be_switched_off() -> None:
-    async with EndpointServer(says("good")) as server:
-        await ask(server, SCHEMA, json_schema=False)
-    assert "response_format" not in server.bodies[0]
-
-
-async def test_newer_models_get_their_token_limit_by_its_newer_name() -> None:
-    async with EndpointServer(
-        fails(400, "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."),
-        says("good"),
-    ) as server:
-        assert (await ask(server, max_tokens=9)).text == "good"
-    assert "max_tokens" not in server.bodies[1]
-    assert server.bodies[1]["max_completion_tokens"] == 9
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "Unsupported value: '{}' does not support 0.7 with this model.",
-        "Unsupported parameter: '{}' is not supported with this model.",
-    ],
-)
-async def test_models_with_sampling_of_their_own_are_asked_without_ours(said: str) -> None:
+async def test_models_with_sampling_of_their_own_are_asked_without_ours_from_then_on() -> None:
     """GPT-5 and its like; the paper's judge is one."""
 
     async def picky(request: Any, body: dict[str, Any]) -> Any:
         known = next((name for name in ("temperature", "top_p") if name in body), None)
-        return await (fails(400, said.format(known)) if known else says("good"))(request, body)
+        said = f"Unsupported value: '{known}' does not support 0.7 with this model."
+        return await (fails(400, said) if known else says("good"))(request, body)
 
     async with EndpointServer(always=picky) as server:
         transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
         assert [(await transport.complete(HELLO)).text for _ in range(2)] == ["good"] * 2
         assert server.calls == 4
         await transport.aclose()
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "message"),
-    [
-        (400, "data_inspection_failed", "Input data may contain inappropriate content."),
-        (403, None, "openai/m requires moderation on OpenAI. Your input was flagged for violence."),
-        (
-            400,
-            "invalid_prompt",
-            "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
-        ),
-    ],
-)
-async def test_a_host_s_own_filter_is_a_refusal(status: int, code: str | None, message: str) -> None:
-    async with EndpointServer(fails(status, message, code=code)) as server:
-        assert await ask(server) == ChatReply("", finish="content_filter", refusal=True)
 
 
 async def test_refusals_of_the_endpoint_are_marked() -> None:
@@ -253,29 +199,6 @@ async def test_refusals_of_the_endpoint_are_marked() -> None:
             ChatReply("half", 10, 5, "content_filter", refusal=True),
             ChatReply("", 0, 0, "content_filter", refusal=True),
         ]
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "This model's maximum context length is 9 tokens",
-        "The decoder prompt (length 15983) is longer than the maximum model length of 8192. Make sure that"
-        " `max_model_len` is no smaller than",
-        "'max_tokens' or 'max_completion_tokens' is too large: 2048. This model's maximum context length is"
-        " 2048 tokens",
-        "the request exceeds the available context size. try increasing the context size",
-    ],
-)
-async def test_messages_that_are_too_long_have_their_own_error(said: str) -> None:
-    async with EndpointServer(always=fails(400, said)) as server:
-        with pytest.raises(ContextLengthError):
-            await ask(server)
-        assert server.calls == 1
-
-
-async def test_half_a_surrogate_pair_does_no_harm() -> None:
-    async with EndpointServer(says("a\ud800b")) as server:
-        assert (await ask(server)).text == "a?b"
 
 
 async def test_concurrency_is_kept_and_used() -> None:
@@ -328,27 +251,35 @@ async def test_nobody_there() -> None:
     with pytest.raises(EndpointError, match="2 tries: "):
         await transport.complete(HELLO)
     begin = time.monotonic()
-    with pytest.raises(
-        UserError,
-        match=r"cannot reach http://127\.0\.0\.1:\d+/v1 \(.+\); start the endpoint or fix base_url",
-    ):
+    with pytest.raises(UserError, match=r"cannot reach http.*/v1 \(.+\); start the endpoint or fix base_url"):
         await transport.check()
     assert time.monotonic() - begin < 2
     await transport.aclose()
 
 
-async def test_check_takes_any_answer_for_an_endpoint() -> None:
-    async with EndpointServer() as server:  # it knows no /models and says 404
-        transport = EndpointTransport(Role(model="m", base_url=server.url))
-        await transport.check()
-        await transport.aclose()
+def answered(status: str, *headers: str) -> bytes:
+    return body(b"", *headers, status=status)
 
 
-async def test_check_gives_up_on_silence() -> None:
-    async with raw_server(b"") as url:
-        transport = EndpointTransport(Role(model="m", base_url=url, timeout_s=0.2))
-        with pytest.raises(UserError, match=r"within 0\.2 s"):
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (answered("404 Not Found"), ""),
+        (answered("401 Unauthorized"), "refuses the key in THE_KEY"),
+        (answered("307 Moved", "Location: http://elsewhere/v1"), r"redirects \(HTTP 307\).*fix base_url"),
+        (b"220 mail.example ESMTP ready\r\n", "cannot reach .*the reply is no HTTP.*fix base_url"),
+        (b"", r"gave no answer within 0\.5 s"),
+    ],
+    ids=["any status", "key", "redirect", "no HTTP", "silence"],
+)
+async def test_the_check_of_an_endpoint(monkeypatch: pytest.MonkeyPatch, answer: bytes, line: str) -> None:
+    monkeypatch.setenv("THE_KEY", KEY)
+    async with raw_server(answer) as url:
+        role = Role(model="m", base_url=url, api_key_env="THE_KEY", timeout_s=5 if answer else 0.5)
+        transport = EndpointTransport(role)
+        with pytest.raises(UserError, match=line) if line else nullcontext() as caught:
             await transport.check()
+        assert caught is None or KEY not in str(caught.value)
         await transport.aclose()
 
 
@@ -372,18 +303,6 @@ async def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_only(
     assert re.search(r"HTTP 401: wrong key \*\*\*", str(errors[0]))
     assert all(error.__suppress_context__ or error.__context__ is None for error in errors)
     assert KEY not in f"{errors} {transport!r} {transport.role!r} {caplog.text}"
-
-
-async def test_check_reports_a_key_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THE_KEY", KEY)
-    async with raw_server(
-        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    ) as url:
-        transport = EndpointTransport(Role(model="m", base_url=url, api_key_env="THE_KEY"))
-        with pytest.raises(UserError, match="refuses the key in THE_KEY") as caught:
-            await transport.check()
-        assert KEY not in str(caught.value)
-        await transport.aclose()
 
 
 @pytest.mark.parametrize("value", [None, "", " ", "sk-ключ", "a\tb"])
@@ -427,7 +346,7 @@ async def test_who_may_not_send_any_more_sends_nothing_and_tries_nothing_further
         await transport.aclose()
     left[0] = 10  # two checks a request: when its turn comes, and after the wait for it
     async with EndpointServer(always=says("good")) as server:
-        transport = EndpointTransport(Role(model="m", base_url=server.url, requests_per_minute=120), may_send)
+        transport = EndpointTransport(Role(model="m", base_url=server.url, requests_per_minute=600), may_send)
         begin = time.monotonic()
         outcomes = await asyncio.gather(
             *(transport.complete(HELLO) for _ in range(60)), return_exceptions=True
@@ -435,24 +354,6 @@ async def test_who_may_not_send_any_more_sends_nothing_and_tries_nothing_further
         assert sum(isinstance(outcome, SpendingLimit) for outcome in outcomes) == 55
         assert time.monotonic() - begin < 10, "nobody waits for a turn there will not be"
         await transport.aclose()
-
-
-BODIES: dict[str, str] = {
-    "nothing": "",
-    "text that is a list": '{"choices": [{"message": "hi"}]}',
-    "choices that are none": '{"choices": {"a": 1}}',
-    "no UTF-8": "\xff",
-}
-
-
-@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-async def test_a_body_of_another_form_is_tried_again(body: str) -> None:
-    async def step(request: Any, _: dict[str, Any]) -> web.Response:
-        return web.Response(body=body.encode("latin-1"), content_type="application/json")
-
-    async with EndpointServer(step, says("good")) as server:
-        assert (await ask(server)).text == "good"
-        assert server.calls == 2
 
 
 async def test_a_reply_without_usage_or_finish_is_a_reply(caplog: pytest.LogCaptureFixture) -> None:
@@ -465,16 +366,11 @@ async def test_a_reply_without_usage_or_finish_is_a_reply(caplog: pytest.LogCapt
     ]
 
 
-async def test_an_endpoint_that_quotes_the_key_does_not_give_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THE_KEY", KEY)
-    async with EndpointServer(says(f"your key is {KEY}")) as server:
-        assert (await ask(server, api_key_env="THE_KEY")).text == "your key is ***"
-
-
-@pytest.mark.parametrize("made_up", ["x", "EMPTY", "none", "dummy"])
-async def test_a_made_up_key_is_not_masked_in_a_reply(monkeypatch: pytest.MonkeyPatch, made_up: str) -> None:
+@pytest.mark.parametrize(("key", "quoted"), [(KEY, "***"), ("EMPTY", "EMPTY"), ("x", "x")])
+async def test_a_quoted_key_is_masked_unless_it_is_made_up(
+    monkeypatch: pytest.MonkeyPatch, key: str, quoted: str
+) -> None:
     """Local servers take any key; a word as short as these stands in a reply by chance."""
-    monkeypatch.setenv("THE_KEY", made_up)
-    said = f"an example with {made_up} in it"
-    async with EndpointServer(says(said)) as server:
-        assert (await ask(server, api_key_env="THE_KEY")).text == said
+    monkeypatch.setenv("THE_KEY", key)
+    async with EndpointServer(says(f"your key is {key}")) as server:
+        assert (await ask(server, api_key_env="THE_KEY")).text == f"your key is {quoted}"

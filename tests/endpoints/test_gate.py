@@ -12,7 +12,7 @@ from endpoint_server import EndpointServer, Step, fails, says
 from safer_steer.config import Role
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.gate import Gate
-from safer_steer.errors import EndpointError, RejectedError
+from safer_steer.errors import EndpointError
 
 HELLO = [{"role": "user", "content": "hello"}]
 HEADERS = pytest.mark.parametrize("retry_after", ["0.02", None], ids=["Retry-After", "no Retry-After"])
@@ -127,19 +127,6 @@ async def test_calls_of_which_others_get_replies_are_patient() -> None:
 
     async with EndpointServer(always=step) as server:
         await ask_all(transport_to(server, rate_limit_s=0.25), 5)
-
-
-async def test_a_quota_that_is_used_up_is_told_at_once() -> None:
-    async with EndpointServer(always=fails(429, "check your plan", code="insufficient_quota")) as server:
-        with pytest.raises(EndpointError, match="1 try: HTTP 429: check your plan"):
-            await ask_all(transport_to(server), 1)
-
-
-async def test_a_single_request_above_the_limit_is_rejected_at_once() -> None:
-    said = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 40000."
-    async with EndpointServer(always=fails(429, said)) as server:
-        with pytest.raises(RejectedError, match="1 try: HTTP 429: Request too large"):
-            await ask_all(transport_to(server), 1)
 
 
 async def test_a_retry_after_of_years_is_capped_and_said_once(

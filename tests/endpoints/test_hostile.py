@@ -18,7 +18,7 @@ from raw_server import Answer, body, bomb, completion, endless, endless_headers,
 from safer_steer.config import Role
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import ChatReply
-from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError
+from safer_steer.errors import BoundaryError, EndpointError, RejectedError
 
 HELLO = [{"role": "user", "content": "hello"}]
 GOOD = body(completion("good"))
@@ -90,14 +90,6 @@ async def test_memory_is_bounded() -> None:
     assert len(told) == len(too_large)
 
 
-async def test_nobody_but_an_http_server_is_taken_for_an_endpoint() -> None:
-    async with raw_server(b"220 mail.example ESMTP ready\r\n") as url:
-        transport = EndpointTransport(Role(model="m", base_url=url))
-        with pytest.raises(UserError, match=r"cannot reach .*the reply is no HTTP.*fix base_url"):
-            await transport.check()
-        await transport.aclose()
-
-
 USAGES = {
     "negative": ('{"prompt_tokens": -5, "completion_tokens": 7}', (0, 7), "-5"),
     "infinite": ('{"prompt_tokens": 1e999, "completion_tokens": 7}', (0, 7), "inf"),
@@ -121,13 +113,7 @@ async def test_counts_that_cannot_be_true_are_taken_as_0_and_said_once(
     ]
 
 
-async def test_reasoning_tokens_are_told() -> None:
-    usage = '{"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 6}}'
-    async with EndpointServer(sends(completion("x", usage).decode())) as server:
-        assert (await ask(server.url)).reasoning_tokens == 6
-
-
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("status", [301, 307])
 async def test_redirects_are_refused(status: int) -> None:
     """They would send dialogue and picture to another host, whose answer would be scored."""
     async with EndpointServer(always=says("from elsewhere")) as other:
@@ -139,12 +125,6 @@ async def test_redirects_are_refused(status: int) -> None:
             with pytest.raises(EndpointError, match=f"1 try: HTTP {status}: redirects to {other.url}"):
                 await ask(server.url)
             assert (server.calls, other.calls) == (1, 0)
-    moved = body(b"", "Location: http://elsewhere.example/v1/models", status=f"{status} Moved")
-    async with raw_server(moved) as url:
-        transport = EndpointTransport(Role(model="m", base_url=url))
-        with pytest.raises(UserError, match=rf"redirects \(HTTP {status}\).*fix base_url"):
-            await transport.check()
-        await transport.aclose()
 
 
 ERRORS = {
@@ -175,10 +155,12 @@ async def test_a_web_page_gives_its_title_and_status() -> None:
     assert str(caught.value).endswith("1 try: HTTP 404: a web page, '502 Bad Gateway & more', and no JSON")
 
 
-async def test_content_in_parts_is_joined() -> None:
+async def test_content_in_parts_is_joined_and_reasoning_tokens_are_told() -> None:
     parts = [{"type": "text", "text": '{"a": '}, {"type": "thinking", "thinking": "hm"}, {"text": "1}"}, "!"]
-    async with EndpointServer(sends(completion(parts).decode())) as server:
-        assert (await ask(server.url)).text == '{"a": 1}!'
+    usage = '{"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 6}}'
+    async with EndpointServer(sends(completion(parts, usage).decode())) as server:
+        reply = await ask(server.url)
+    assert (reply.text, reply.reasoning_tokens) == ('{"a": 1}!', 6)
 
 
 async def test_a_large_reply_does_not_hold_up_the_others_for_long() -> None:
@@ -219,10 +201,10 @@ async def test_strange_values_make_an_error_that_can_be_shown(sent: str) -> None
         assert str(caught.value).isprintable()
 
 
-async def test_half_a_surrogate_pair_as_the_finish_can_be_stored() -> None:
-    sent = '{"choices": [{"message": {"content": "x"}, "finish_reason": "\\ud800"}]}'
+async def test_half_a_surrogate_pair_can_be_stored() -> None:
+    sent = '{"choices": [{"message": {"content": "x\\udc00"}, "finish_reason": "\\ud800"}]}'
     async with EndpointServer(sends(sent)) as server:
-        assert await ask(server.url) == ChatReply("x", finish="?")
+        assert await ask(server.url) == ChatReply("x?", finish="?")
 
 
 async def test_a_redirect_to_bytes_that_are_no_text_can_be_shown() -> None:

@@ -142,21 +142,12 @@ def test_long_nonsense_costs_little(text: str) -> None:
 )
 def test_refusals_are_recognised(text: str) -> None:
     assert begins_like_refusal(text)
+    assert not begins_like_refusal(f"The answer says {text}")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "I cancelled it",
-        "The answer says I'm sorry",
-        '{"reason": "I cannot',
-        "As an aide",
-        "I will notify you",
-    ],
-)
-def test_other_replies_are_no_refusals(text: str) -> None:
-    assert not begins_like_refusal(text)
+def test_other_replies_are_no_refusals() -> None:
+    for text in ("", "I cancelled it", '{"reason": "I cannot', "As an aide", "I will notify you"):
+        assert not begins_like_refusal(text)
 
 
 SCHEMA = {

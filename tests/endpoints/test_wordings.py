@@ -13,9 +13,9 @@ from endpoint_server import EndpointServer, Step, says, sends
 from places import SUPPORT
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, Turn
+from safer_steer.endpoints.answers import complaint
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.clients import Answer
-from safer_steer.endpoints.complaints import complaint
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import AnsweredError, ChatReply, ContextLengthError, NoEyesError
 from safer_steer.endpoints.wordings import WORDINGS, Meaning, Wording
@@ -129,15 +129,9 @@ async def test_a_damaged_reply_is_asked_again_whatever_its_words(words: str) -> 
         assert all(body == server.bodies[0] for body in server.bodies), (
             "nothing is left out of later requests"
         )
-    async with EndpointServer(always=sends(damaged[0])) as server:
-        came = await outcome(server)
-    assert type(came) is EndpointError
-
-
-@pytest.mark.parametrize("words", WORDS)
-async def test_the_words_of_an_answer_are_an_answer(words: str) -> None:
-    async with EndpointServer(always=says(f"It is the {words}.")) as server:
-        assert await outcome(server) == ChatReply(f"It is the {words}.", 10, 5)
+    async with EndpointServer(sends(damaged[0]), always=says(f"It is the {words}.")) as server:
+        assert type(await outcome(server)) is EndpointError
+        assert await outcome(server) == ChatReply(f"It is the {words}.", 10, 5), "an answer is an answer"
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from typer.testing import CliRunner
 
-from display import Quiet
+from display import Quiet, safer_steer
 from places import ROOT
 from safer_steer import pipeline
 from safer_steer.bench.results import Summary
-from safer_steer.cli import app
 from safer_steer.config import SHIPPED, Config
 from safer_steer.config.file import load_config
 from safer_steer.dialogue import read_dialogues
@@ -67,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(*arguments: object) -> tuple[int, str]:
     """The command's exit code and what it says."""
-    done = CliRunner().invoke(app, ["export", *map(str, arguments)])
+    done = safer_steer("export", *arguments)
     return done.exit_code, done.output
 
 
@@ -260,11 +258,6 @@ def test_verl_is_not_started_from_an_adapter(run: Path, model: Path, tmp_path: P
     assert done.stderr.strip().endswith("--model DIR --which sft`, and set MODEL=DIR")
     done = subprocess.run(command, env=environment | {"MODEL": str(model)}, capture_output=True, text=True)
     assert done.returncode == 0 and f"actor_rollout_ref.model.path='{model}'" in done.stdout
-
-
-def test_which_needs_model(run: Path) -> None:
-    code, output = export(run, "--which", "sft")
-    assert code == 2 and "--which needs --model DIR" in output
 
 
 def test_what_a_killed_export_left_is_replaced(run: Path, model: Path, tmp_path: Path) -> None:

@@ -17,15 +17,16 @@ import datasets
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner
 
+from display import complaint, safer_steer
 from export_run import HOSTILE, again, append_kept, write_run
-from safer_steer.cli import app
+from safer_steer.config import Config
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Kind, Seed, Turn, read_dialogues, read_seeds
 from safer_steer.errors import UserError
 from safer_steer.export import verl
 from safer_steer.export.columns import messages, plain, prompt
+from safer_steer.export.llamafactory import LlamaFactory, family_of, without_template
 from safer_steer.export.write import export
 from safer_steer.files.images import Picture
 from safer_steer.files.manifest import Manifest, verify
@@ -66,23 +67,17 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_sft_holds_the_dialogues_kept_and_their_pictures(run, tmp_path):
     kept = read_dialogues(run / "bootstrap" / "kept.jsonl")
     rows = load(run, "sft", tmp_path)["train"]
-    assert [row["id"] for row in rows] == [dialogue.id for dialogue in kept]
+    assert {len(row["images"]) for row in rows} == {0, 1, 2}
     for row, dialogue in zip(rows, kept, strict=True):
+        scores = [{name: turn[name] for name in ("safety", "helpfulness")} for turn in row["turns"]]
+        assert scores == [turn.scores for turn in dialogue.turns]
         assert [turn["assistant"] for turn in row["turns"]] == [turn.assistant for turn in dialogue.turns]
-        assert [{"safety": turn["safety"], "helpfulness": turn["helpfulness"]} for turn in row["turns"]] == [
-            turn.scores for turn in dialogue.turns
-        ]
-        assert (row["kind"], row["source"], row["intent"], row["stop"]) == (
-            dialogue.kind,
-            dialogue.source,
-            dialogue.intent,
-            "completed",
-        )
+        for name in ("id", "kind", "source", "intent", "stop"):
+            assert row[name] == getattr(dialogue, name)
         assert json.loads(row["meta"]) == dialogue.meta
         for picture, path in zip(row["images"], dialogue.images, strict=True):
             with Image.open(run / path) as original:
                 assert picture.convert("RGB").tobytes() == original.convert("RGB").tobytes()
-    assert {len(row["images"]) for row in rows} == {0, 1, 2}
 
 
 def test_pictures_stand_before_the_turns_that_show_them(run, tmp_path):
@@ -243,35 +238,32 @@ def test_llamafactory_gets_a_placeholder_for_each_picture(run):
 
 
 @pytest.mark.parametrize(
-    ("family", "template", "said"),
+    ("family", "arguments", "said"),
     [
-        ("qwen2_5_vl", "qwen2_vl", None),
-        ("qwen3_vl", "qwen3_vl_nothink", None),
-        ("qwen3_5", "qwen3_5", None),
-        ("gemma3", "gemma3", None),
-        ("internvl", "intern_vl", None),
-        ("smolvlm", None, "LLaMA-Factory has no template for smolvlm"),
-        (None, None, "the family of nobody/nothing is not known here"),
+        ("qwen2_5_vl", {"template": "qwen2_vl"}, None),
+        ("qwen3_vl", {"template": "qwen3_vl_nothink"}, None),
+        ("qwen3_5", {"template": "qwen3_5", "enable_thinking": False}, None),
+        ("gemma3", {"template": "gemma3"}, None),
+        ("internvl", {"template": "intern_vl"}, None),
+        ("smolvlm", {}, "LLaMA-Factory has no template for smolvlm"),
+        (None, {}, "the family of nobody/nothing is not known here"),
     ],
 )
-def test_llamafactorys_template_follows_the_student(run, tmp_path, family, template, said):
-    run = copy_of(run, tmp_path)
-    config, model = yaml.safe_load((run / "config.yaml").read_text()), "nobody/nothing"
+def test_llamafactorys_template_follows_the_student(tmp_path, family, arguments, said):
+    model = "nobody/nothing"
     if family:
-        model = tmp_path / "base"
-        model.mkdir()
-        (model / "config.json").write_text(json.dumps({"model_type": family}))
-    config["student"]["model"] = str(model)
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    done = CliRunner().invoke(app, ["export", str(run), "--to", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    text = (tmp_path / "out" / "llamafactory" / "train_sft.yaml").read_text()
-    arguments = yaml.safe_load(text)
-    assert arguments.get("template") == template
-    assert arguments.get("enable_thinking", True) is (family != "qwen3_5")
-    lines = [line for line in done.stdout.splitlines() if line.startswith("llamafactory: ")]
-    assert lines == ([f"llamafactory: {said}; set `template` in train_sft.yaml"] if said else [])
-    assert all(f"# {line}\n" in text for line in lines)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+        model = str(tmp_path)
+    config = Config.model_validate({"student": {"model": model}})
+    assert family_of(tmp_path, config.student) == family
+    writer = LlamaFactory(tmp_path / "out", "steer", config, family)
+    writer.close()
+    text = (tmp_path / "out" / "train_sft.yaml").read_text()
+    found = yaml.safe_load(text)
+    assert {key: found[key] for key in ("template", "enable_thinking") if key in found} == arguments
+    line = f"llamafactory: {said}; set `template` in train_sft.yaml" if said else None
+    assert without_template(family, config.student) == line
+    assert (f"# {line}\n" in text) is bool(line)
 
 
 def test_verl_gets_scripts_prompts_and_picture_bytes(run, tmp_path):
@@ -330,9 +322,9 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from safer_steer.export import shards
+from safer_steer.export import columns
 from safer_steer.export.write import export
-shards.GROUP_BYTES = 1  # a row group a row: many moments to be killed at
+columns.GROUP_BYTES = 1  # a row group a row: many moments to be killed at
 print("begins", flush=True)
 export(Path(sys.argv[1]), Path(sys.argv[2]))
 """
@@ -342,7 +334,7 @@ def test_a_killed_export_looks_unfinished_and_the_next_is_whole(run, tmp_path):
     run = copy_of(run, tmp_path)
     to = tmp_path / "export"
     part = to.with_name("export.part")
-    for wanted in ("data", "llamafactory/images", "verl", "README.md"):
+    for wanted in ("llamafactory/images", "verl"):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(run), str(to)],
             stdout=subprocess.PIPE,
@@ -371,8 +363,8 @@ def test_a_failed_export_leaves_the_old_one(run, tmp_path):
 
 
 def test_shards_are_small_and_in_order(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("safer_steer.export.shards.GROUP_BYTES", 3_000)
-    monkeypatch.setattr("safer_steer.export.shards.ParquetShards.__init__.__defaults__", (20_000,))
+    monkeypatch.setattr("safer_steer.export.columns.GROUP_BYTES", 3_000)
+    monkeypatch.setattr("safer_steer.export.columns.ParquetShards.__init__.__defaults__", (20_000,))
     export(run, tmp_path / "export")
     shards = sorted((tmp_path / "export" / "data").glob("sft-*.parquet"))
     assert len(shards) > 2 and shards[-1].name == f"sft-{len(shards) - 1:05d}-of-{len(shards):05d}.parquet"
@@ -412,44 +404,31 @@ def test_the_cards_numbers_are_counted(run):
     assert f"| bootstrap | evaluator | `{digest}` |" in text
 
 
-def test_the_command(run, tmp_path):
+def test_the_command_says_what_it_writes_and_leaves_out(run, tmp_path):
     run = copy_of(run, tmp_path)
-    done = CliRunner().invoke(app, ["export", str(run), "--to", str(tmp_path / "out"), "--name", "mine"])
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["stages"]["bench"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    done = safer_steer("export", run, "--to", tmp_path / "out", "--name", "mine")
     assert done.exit_code == 0, done.output
     assert re.search(r"^sft: \d+ dialogues, \d+ pictures$", done.stdout, re.MULTILINE)
+    assert "bench: left out, `bench` is not finished" in done.stdout
     assert (tmp_path / "out" / "llamafactory" / "mine_sft.json").is_file()
-    assert CliRunner().invoke(app, ["verify", str(tmp_path / "out")]).exit_code == 0
+    front = (tmp_path / "out" / "README.md").read_text().split("---\n")[1]
+    assert "bench" not in yaml.safe_load(front)["configs"]
+    assert safer_steer("verify", tmp_path / "out").exit_code == 0
 
 
-def test_what_is_not_finished_is_left_out_and_said(tmp_path):
-    write_run(tmp_path / "run", suites=False)
-    done = CliRunner().invoke(app, ["export", str(tmp_path / "run")])
-    assert done.exit_code == 0 and "bench: left out, `bench` is not finished" in done.stdout
-    assert (
-        "bench"
-        not in yaml.safe_load((tmp_path / "run" / "export" / "README.md").read_text().split("---\n")[1])[
-            "configs"
-        ]
-    )
-
-
-@pytest.mark.parametrize(
-    ("emptied", "said"),
-    [
-        ("splits/rl.jsonl", "nothing to export as rl: splits/rl.jsonl is empty"),
-        ("bootstrap/kept.jsonl", "nothing to export as sft: `bootstrap` kept no dialogue"),
-    ],
-)
-def test_an_empty_part_is_an_error(run, tmp_path, emptied, said):
-    run = copy_of(run, tmp_path)
-    (run / emptied).write_text("")
+def emptied(run: Path, name: str) -> None:
+    (run / name).write_text("")
     manifest = Manifest(run)
     for stage in ("assemble", "bootstrap"):
         again(manifest, stage)
-    done = CliRunner().invoke(app, ["export", str(run), "--to", str(tmp_path / "out")])
-    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
-    assert not (tmp_path / "out").exists()
+
+
+def edited(run: Path) -> None:
+    path = run / "bootstrap" / "kept.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"safety", b"sofety", 1))
 
 
 @pytest.mark.parametrize(
@@ -458,14 +437,17 @@ def test_an_empty_part_is_an_error(run, tmp_path, emptied, said):
         (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),
         (lambda run: (run / "manifest.json").unlink(), "nothing to export yet"),
         (lambda run: (run / "export" / "mine.txt").write_text(""), "has other files"),
+        (edited, "kept.jsonl: changed since its stage finished"),
+        (lambda run: emptied(run, "splits/rl.jsonl"), "nothing to export as rl: splits/rl.jsonl is empty"),
+        (lambda run: emptied(run, "bootstrap/kept.jsonl"), "as sft: `bootstrap` kept no dialogue"),
     ],
 )
 def test_mistakes_end_in_one_line(run, tmp_path, spoil, said):
     run = copy_of(run, tmp_path)
     spoil(run)
-    done = CliRunner().invoke(app, ["export", str(run)])
-    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
-    assert re.search(said, done.stderr)
+    before = files(run)
+    assert said in complaint(safer_steer("export", run))
+    assert files(run) == before
 
 
 def test_a_folder_that_only_looks_like_an_export_is_left_alone(run, tmp_path):
@@ -477,15 +459,6 @@ def test_a_folder_that_only_looks_like_an_export_is_left_alone(run, tmp_path):
     with pytest.raises(UserError, match="has other files and is not an export"):
         export(run, tmp_path / "theirs")
     assert theirs.read_text() == "years of work"
-
-
-def test_a_changed_file_is_not_handed_over(run, tmp_path):
-    run = copy_of(run, tmp_path)
-    path = run / "bootstrap" / "kept.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"safety", b"sofety", 1))
-    with pytest.raises(UserError, match=r"kept.jsonl: changed since its stage finished"):
-        export(run, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", "é"])

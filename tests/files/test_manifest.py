@@ -39,18 +39,17 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_nothing_differs_at_first(run):
-    assert verify(run) == []
-
-
-def test_a_changed_file_is_named(run):
-    (run / "bootstrap" / "kept.jsonl").write_text("[]\n")
-    assert verify(run) == ["bootstrap/kept.jsonl: changed since `bootstrap` finished"]
-
-
-def test_a_missing_file_is_named(run):
-    (run / "bootstrap" / "kept.jsonl").unlink()
-    assert verify(run) == ["bootstrap/kept.jsonl: missing (bootstrap)"]
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda file: None, None),
+        (lambda file: file.write_text("[]\n"), "bootstrap/kept.jsonl: changed since `bootstrap` finished"),
+        (lambda file: file.unlink(), "bootstrap/kept.jsonl: missing (bootstrap)"),
+    ],
+)
+def test_a_changed_or_missing_file_is_named(run, change, line):
+    change(run / "bootstrap" / "kept.jsonl")
+    assert verify(run) == ([line] if line else [])
 
 
 def test_an_added_file_is_named_but_not_what_is_only_a_means(run):
@@ -111,34 +110,16 @@ def test_a_lawful_continuation_is_no_difference(run):
 
 
 def test_the_configs_hash_is_of_what_counts(tmp_path):
-    def digest(**changes: object) -> str | None:
-        (tmp_path / "config.yaml").write_text(
-            dump_config(
-                Config.model_validate(
-                    {"roles": {"red": {"model": "m", "base_url": "http://a/v1"}}, **changes}
-                )
-            )
-        )
-        return config_sha256(tmp_path / "config.yaml")
+    """Which keys count: tests/config/test_config_changes.py."""
+    path = tmp_path / "config.yaml"
 
-    first = digest()
-    assert digest(name="b") == digest(spending_limit=1) == first
-    assert (
-        digest(
-            roles={"red": {"model": "m", "base_url": "http://b/v1", "concurrency": 3, "api_key_env": "KEY"}}
-        )
-        == first
-    )
-    assert digest(roles={"red": {"model": "n", "base_url": "http://a/v1"}}) != first
-    assert digest(student={"generation_tokens": 1000}) == digest(student={"generation_tokens": 2000}), (
-        "a run out of memory goes on with less"
-    )
-    assert digest(seed=1) != first
-    assert digest(seeds={"sources": [{"name": "other", "path": "a.jsonl"}]}) != digest(
-        seeds={"sources": [{"name": "third", "path": "a.jsonl"}]}
-    ), "`name` of a source says which set it is"
-    (tmp_path / "config.yaml").write_text("a: [")
-    assert config_sha256(tmp_path / "config.yaml") is None
+    def digest(**changes: object) -> str | None:
+        path.write_text(dump_config(Config.model_validate(changes)))
+        return config_sha256(path)
+
+    assert digest(name="b") == digest(spending_limit=1) == digest() != digest(seed=1)
+    path.write_text("a: [")
+    assert config_sha256(path) is None
 
 
 def test_every_prompt_is_some_stages(run):

@@ -16,14 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from typer.testing import CliRunner
 
 from assembly_run import left_out
+from display import safer_steer
 from endpoint_server import EndpointServer, says
 from photographs import RED, TEAL, photograph
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suites
-from safer_steer.cli import app
 from safer_steer.config import Bench, Config
 from safer_steer.data.assembly.build import assemble
 from safer_steer.data.seeds.build import build_seeds
@@ -42,7 +41,7 @@ from seeds_run import Watched, build, dropped, pool
 MOST = 1_048_576
 """What `student.max_pixels` is unless a config says otherwise."""
 SMALL = (1182, 886)
-"""What a photograph of 4,000 x 3,000 pixels becomes then."""
+"""What a photograph becomes then."""
 
 
 def opened(data: bytes) -> Image.Image:
@@ -58,7 +57,7 @@ def test_a_photograph_is_scaled_down_in_its_own_format_and_the_same_way_each_tim
     assert opened(first.data).size == SMALL and opened(first.data).format == "JPEG"
     assert first.data == again.data != data
     assert first.mime == "image/jpeg"
-    assert first.original == picture_from(data, "a.jpg", 12_000_000).sha256 != first.sha256
+    assert first.original == picture_from(data, "a.jpg", 3_000_000).sha256 != first.sha256
     assert picture_from(first.data, "a.jpg", MOST).data == first.data  # and never again
 
 
@@ -288,7 +287,6 @@ def answering(answer: Callable[[], str]) -> ChatModel:
 
 
 async def test_all_who_work_in_stage_1_see_the_scaled_picture(tmp_path: Path) -> None:
-    """Fails before with "larger than 1048576 pixels"."""
     config = settings(source(tmp_path / "mine", {"0.png": large_device()}), perturb_share=1, max_turns=4)
     config.student.max_pixels = 10**6
     looking = Looking()
@@ -308,7 +306,7 @@ async def test_all_who_work_in_stage_1_see_the_scaled_picture(tmp_path: Path) ->
     assert {seed.meta["original"] for seed in seeds} == {f"images/{original}.png"}
 
 
-async def test_a_12_megapixel_photograph_in_a_source(tmp_path: Path) -> None:
+async def test_a_photograph_in_a_source(tmp_path: Path) -> None:
     pictures = {
         "a.jpg": photograph(),
         "b.jpg": photograph(number=1),
@@ -350,8 +348,7 @@ def suite(folder: Path, pictures: dict[str, bytes], name: str = "mine") -> Path:
 PICTURES = {"a.jpg": photograph(), "b.png": photograph((40, 30), "PNG")}
 
 
-async def test_a_12_megapixel_photograph_in_a_suite_needs_no_option(tmp_path: Path) -> None:
-    """Fails before with "4000 x 3000 is larger than 1048576 pixels"."""
+async def test_a_photograph_in_a_suite_needs_no_option(tmp_path: Path) -> None:
     path, out = suite(tmp_path / "suite", PICTURES), tmp_path / "run"
     verdict = json.dumps({"harmlessness": 3, "helpfulness": 3, "refused": False, "reason": "fine"})
     async with (
@@ -360,7 +357,7 @@ async def test_a_12_megapixel_photograph_in_a_suite_needs_no_option(tmp_path: Pa
     ):
         command = ["bench", "--model", "m", "--base-url", model.url, "--suite", str(path), "--out", str(out)]
         command += ["--judge-model", "j", "--judge-base-url", judge.url]
-        done = await asyncio.to_thread(CliRunner().invoke, app, command)
+        done = await asyncio.to_thread(safer_steer, *command)
     assert done.exit_code == 0, done.output
     assert "bench: mine: 1 picture scaled down to 1,048,576 pixels\n" in done.stderr
     copy = (out / "suites/mine/a.jpg").read_bytes()
@@ -413,9 +410,7 @@ def test_the_plan_says_what_will_be_scaled_in_a_suite(tmp_path: Path) -> None:
 
 def test_a_suite_made_from_a_set_keeps_the_photograph_for_the_run_to_scale(tmp_path: Path) -> None:
     given = source(tmp_path / "mine", {"a.jpg": photograph()})
-    done = CliRunner().invoke(
-        app, ["suite", "mine", "--path", given["path"], "--out", str(tmp_path / "made.jsonl")]
-    )
+    done = safer_steer("suite", "mine", "--path", given["path"], "--out", tmp_path / "made.jsonl")
     assert done.exit_code == 0, done.output
     (script,) = read_seeds(tmp_path / "made.jsonl")
     assert (tmp_path / script.images[0]).read_bytes() == photograph()

@@ -26,130 +26,91 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def printed(name: str, *options: str) -> str:
+    """What a benchmark prints."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def table(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
 def test_scale_prints_a_row_a_size(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "scale.py"), "--pairs", "40", "200", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-    head, _, *table = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()
-    ]
-    assert [row[0] for row in table] == ["40", "200"]
-    for pairs, row in zip((40, 200), table, strict=True):
+    head, _, *rows = table(printed("scale", "--pairs", "40", "120", "--out", str(tmp_path)))
+    assert [row[0] for row in rows] == ["40", "120"]
+    for pairs, row in zip((40, 120), rows, strict=True):
         found = dict(zip(head, row, strict=True))
-        assert 2 * pairs < int(found["scripts"]) <= 3 * pairs, (
-            "every pair gives two scripts, and most a third"
-        )
+        assert 2 * pairs < int(found["scripts"]) <= 3 * pairs, "two scripts a pair, and mostly a third"
         assert float(found["again, s"]) < float(found["s"])
         assert 20 < int(found["peak MB"]) < 300
 
 
 def test_endpoint_prints_a_row_a_variant_and_a_row_a_target() -> None:
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "endpoint.py"),
-        "--calls",
-        "24",
-        "--in-flight",
-        "4",
-        "--dialogues",
-        "3",
-        "--markdown",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    calls, judged, targets = (
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()]
-        for part in done.stdout.strip().split("\n\n")
-    )
-    assert [row[:2] for row in calls[2:]] == [
-        ["0.3 s", "ours"],
-        ["0.3 s", "thread pool"],
-        ["0 s", "ours"],
-        ["0 s", "thread pool"],
-    ]
-    assert all(float(row[2].removesuffix(" ms")) > 0 for row in calls[2:])
-    assert all(float(row[4].removesuffix(" s")) > 24 / 4 * 0.15 for row in calls[2:4]), (
-        "the latency is at least half its mean"
-    )
-    assert [row[:2] for row in judged[2:]] == [
-        ["one after the other", "64"],
-        ["side by side", "64"],
-        ["side by side", "640"],
-    ]
-    assert len({row[2] for row in judged[2:]}) == 1, "every order judges the same turns"
-    assert float(judged[3][4].removesuffix(" x")) < 0.9
-    assert {row[-1] for row in targets[2:]} <= {"yes", "no"} and len(targets) == 8
+    few = ("--calls", "24", "--in-flight", "4", "--dialogues", "3", "--markdown")
+    calls, judged, targets = (table(part)[2:] for part in printed("endpoint", *few).strip().split("\n\n"))
+    variants = [[latency, way] for latency in ("0.3 s", "0 s") for way in ("ours", "thread pool")]
+    assert [row[:2] for row in calls] == variants
+    assert all(float(row[2].removesuffix(" ms")) > 0 for row in calls)
+    latencies = [float(row[4].removesuffix(" s")) for row in calls[:2]]
+    assert min(latencies) > 24 / 4 * 0.15, "the latency is at least half its mean"
+    orders = [["one after the other", "64"], ["side by side", "64"], ["side by side", "640"]]
+    assert [row[:2] for row in judged] == orders
+    assert len({row[2] for row in judged}) == 1, "every order judges the same turns"
+    assert float(judged[1][4].removesuffix(" x")) < 0.9
+    assert {row[-1] for row in targets} <= {"yes", "no"} and len(targets) == 6
 
 
 def test_bench_finds_the_scores_of_the_thread_pool_and_prints_ratios() -> None:
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "bench.py"),
-        "--sizes",
-        "6x3",
-        "--pairs",
-        "1",
-        "--latency",
-        "0.01",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    _, _, *table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-    assert [row[:2] for row in table] == [["6, 3", label] for label in ("ours", "thread pool", "ratio")]
-    mine, theirs, ratios = ([float(cell.split()[0]) for cell in row[2:]] for row in table)
+    _, _, *rows = table(printed("bench", "--sizes", "6x3", "--pairs", "1", "--latency", "0.01"))
+    assert [row[:2] for row in rows] == [["6, 3", label] for label in ("ours", "thread pool", "ratio")]
+    mine, theirs, ratios = ([float(cell.split()[0]) for cell in row[2:]] for row in rows)
     assert all(value > 0 for value in (*mine, *theirs))
     assert ratios[2] == pytest.approx(mine[2] / theirs[2], abs=0.02)
 
 
 def test_rollout_finds_the_same_trajectories_in_every_way_and_prints_ratios() -> None:
     """It fails where two ways of playing give other tokens."""
-    small = ["--trajectories", "6", "--turns", "4", "--latency", "0.05", "--pairs", "1"]
-    command = [sys.executable, str(BENCHMARKS / "rollout.py"), *small, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    small = ("--trajectories", "4", "--turns", "3", "--latency", "0.05", "--pairs", "1", "--json")
+    found = json.loads(printed("rollout", *small))
     ways = {row["way"]: row for row in found["rows"]}
     assert list(ways) == ["student alone, nothing kept", "student alone", "coroutines", "lock-step"]
     assert len({row["sampled"] for row in found["rows"]}) == 1
     read = {way: row["prefilled"] for way, row in ways.items()}
     assert read["student alone"] == read["coroutines"] == read["lock-step"]
-    assert found["prefill"] == read["student alone, nothing kept"] / read["student alone"] > 1.5
+    assert found["prefill"] == read["student alone, nothing kept"] / read["student alone"] > 1.2
     assert found["rate"] == ways["lock-step"]["wall"] / ways["coroutines"]["wall"]
     bound = max(ways["student alone"]["wall"], *found["tutor_s"])
     assert found["share"] == bound / ways["coroutines"]["wall"]
     *_, rate, share, prefill = load("rollout").table(found).splitlines()
-    assert [line.split("|")[2].strip() for line in (rate, share, prefill)] == [
-        f"{found[name]:.2f} x" for name in ("rate", "share", "prefill")
-    ]
+    shown = [line.split("|")[2].strip() for line in (rate, share, prefill)]
+    assert shown == [f"{found[name]:.2f} x" for name in ("rate", "share", "prefill")]
 
 
-@pytest.mark.parametrize("n", [24, 60, 200])
+@pytest.mark.parametrize("n", [24, 200])
 def test_intervals_hold_the_truth_as_often_as_they_say(n: int) -> None:
     """Exact for one suite; simulated for averages, so the bound is lower by what the simulation may err."""
     coverage = load("coverage")
     for share in coverage.SHARES:
         assert coverage.of_one_suite(share, n) >= 0.93
         for suites in (2, 5):
-            assert coverage.of_average((share,) * suites, n, trials=500) >= 0.91
+            assert coverage.of_average((share,) * suites, n, trials=300) >= 0.91
 
 
 def test_coverage_prints_a_row_a_size_and_a_row_a_spread() -> None:
-    command = [sys.executable, str(BENCHMARKS / "coverage.py"), "--trials", "20", "--seed-trials", "5"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    shares, unlike, lowest, seeds = (part.splitlines() for part in done.stdout.strip().split("\n\n"))
-    assert [line.split("|")[1:3] for line in shares[2:]] == [
-        [f" {m} ", f" {n} "] for m in (1, 2, 5) for n in (24, 60, 200)
-    ]
+    parts = printed("coverage", "--trials", "20", "--seed-trials", "5").strip().split("\n\n")
+    shares, unlike, lowest, seeds = (part.splitlines() for part in parts)
+    sizes = [[str(m), str(n)] for m in (1, 2, 5) for n in (24, 60, 200)]
+    assert [row[:2] for row in table("\n".join(shares[2:]))] == sizes
     assert unlike[0].count("(n = ") == lowest[0].count("(n = ") == 3
     assert len(seeds) == 2 + 3
 
 
 def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
     out = tmp_path / "tiny.json"
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(out), "--work", str(tmp_path)]
-    done = subprocess.run([*command, "--tiny"], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
+    lines = printed("gpu", "--out", str(out), "--work", str(tmp_path), "--tiny").splitlines()
     found = json.loads(out.read_text())
     rows = {
         part: [row for row in found["rows"] if row["part"] == part]
@@ -170,7 +131,6 @@ def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
     assert step["student_busy_s"] + step["tutor_busy_s"] > 0.5 * step["rollouts_s"]
     [run] = found["runs"]
     assert run["card"] is None and run["versions"]["torch"]
-    lines = done.stdout.splitlines()
     assert sum(line.startswith("| transformers |") for line in lines) == 3
     missing = [line for line in lines if "not measured" in line]
     assert len(missing) == 3 and all(line.startswith("| vllm |") for line in missing)
@@ -178,15 +138,9 @@ def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
 
 def test_the_page_has_the_rows_that_gpu_measures() -> None:
     """As long as no GPU was used, all of them are not measured."""
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu.py"), "table", "--out", "none.json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
+    text = printed("gpu", "table", "--out", "none.json")
     page = (ROOT / "docs/explanation/performance.md").read_text().splitlines()
-    leads = [line.split(" not measured")[0] for line in done.stdout.splitlines() if line.startswith("| ")]
+    leads = [line.split(" not measured")[0] for line in text.splitlines() if line.startswith("| ")]
     assert len(leads) == 3 + 10 + 4 + 2
     for lead in leads:
         assert any(line.startswith(lead) for line in page), lead

@@ -15,11 +15,11 @@ import pytest
 import yaml
 from aiohttp import web
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from display import safer_steer as command
 from endpoint_server import NO_IMAGES, EndpointServer, Step, fails, says, sees_nothing, sends
 from raw_server import raw_server
-from safer_steer.cli import app
 from safer_steer.config import Config, RoleName
 from safer_steer.endpoints import clients, gate
 from safer_steer.run.calls_check import Checked, check_roles, problems, roles_asked
@@ -29,6 +29,7 @@ from safer_steer.stages import STAGES
 
 NOBODY = "http://127.0.0.1:9/v1"
 """The discard port, at which nothing listens."""
+VERDICT = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
 
 
 async def agents(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -44,7 +45,7 @@ async def no_schema(request: web.Request, body: dict[str, Any]) -> web.StreamRes
 
 
 async def safer_steer(*arguments: object) -> Result:
-    return await asyncio.to_thread(CliRunner().invoke, app, [str(argument) for argument in arguments])
+    return await asyncio.to_thread(command, *arguments)
 
 
 async def checked(server: Step, name: RoleName = "judge", **role: Any) -> Checked:
@@ -111,7 +112,7 @@ async def test_each_role_can_be_asked_alone() -> None:
     ],
 )
 async def test_a_model_without_eyes_is_told_the_setting(status: int, message: str) -> None:
-    verdict = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False}))
+    verdict = says(VERDICT)
     found = await checked(sees_nothing(verdict, message, status))
     assert found.row[2:5] == (f"in {found.seconds:.1f} s", "no", "yes")
     assert "m takes no pictures" in found.problem
@@ -121,11 +122,10 @@ async def test_a_model_without_eyes_is_told_the_setting(status: int, message: st
 
 async def test_the_form_in_which_a_server_takes_the_schema_is_named() -> None:
     """llama-cpp-python answers OpenAI's form with 500 and takes another."""
-    verdict = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
 
     async def llama_cpp(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         takes = body["response_format"]["type"] == "json_object"
-        return await (says(verdict) if takes else fails(500, "response_format: no such type"))(request, body)
+        return await (says(VERDICT) if takes else fails(500, "response_format: no such type"))(request, body)
 
     found = await checked(llama_cpp)
     assert (found.schema, found.problem) == ("as json_object with schema", "")
@@ -182,7 +182,7 @@ async def test_a_bench_with_a_dead_judge_costs_one_request_and_writes_nothing(tm
 
 
 async def test_the_check_of_a_bench_is_paid_for_and_its_answers_are_not_kept(tmp_path: Path) -> None:
-    verdict = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False}))
+    verdict = says(VERDICT)
     async with EndpointServer(always=says("fine")) as model, EndpointServer(always=verdict) as judge:
         command = bench(tmp_path, model.url, judge.url)
         done = await safer_steer(*command)
@@ -206,17 +206,12 @@ async def test_the_check_of_a_bench_is_paid_for_and_its_answers_are_not_kept(tmp
 async def test_nothing_to_check(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     done = await safer_steer("check", tmp_path / "config.yaml")
-    assert done.exit_code == 0
-    assert "no role is asked at an endpoint" in done.stdout
-    assert (
-        "no stage is called sedes"
-        in (await safer_steer("check", tmp_path / "config.yaml", "--stage", "sedes")).stderr
-    )
+    assert done.exit_code == 0 and "no role is asked at an endpoint" in done.stdout
 
 
 async def test_a_bench_of_a_model_without_eyes_names_its_option_and_then_runs(tmp_path: Path) -> None:
     caption = says(json.dumps({"caption": "A teal box."}))
-    verdict = says(json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False}))
+    verdict = says(VERDICT)
 
     async def judges_and_describes(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         describes = body["messages"][0]["content"].startswith("Job: caption")
@@ -275,8 +270,7 @@ async def test_a_busy_server_is_waited_for_and_the_waiting_is_told(
     """It serves one request at a time; the longest wait for the connection is no limit."""
     monkeypatch.setattr(clients, "CONNECT_S", 0.1)
     monkeypatch.setattr(gate, "FIRST_S", 0.2)
-    verdict = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
-    async with EndpointServer(always=says(verdict, after_s=1)) as server:
+    async with EndpointServer(always=says(VERDICT, after_s=1)) as server:
         found = await checked_at(server.url, timeout_s=30)
     assert found.problem == "" and found.seconds is not None and found.seconds >= 1
     assert [text for text in caplog.messages if "waiting" in text][:3] == [
@@ -338,8 +332,7 @@ async def test_a_target_that_answers_with_nothing_is_not_told_to_answer_in_json(
 
 
 async def test_reasoning_in_the_reply_is_named() -> None:
-    verdict = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False})
-    for name, text in (("target", "It is grey."), ("judge", verdict)):
+    for name, text in (("target", "It is grey."), ("judge", VERDICT)):
         for opening in ("<think>", ""):
             found = await checked(says(f"{opening}Hm.</think>{text}"), name)
             assert (found.problem, found.reasoning) == ("", "0, in the reply, taken out")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from display import error_line
-from safer_steer.cli import app
+from display import complaint, safer_steer
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
 from safer_steer.errors import UserError
@@ -79,19 +79,12 @@ class Project:
 
     def refused(self, name: str) -> str:
         """Try a stage that ends with one line and exit code 2."""
-        result = self.stage(name)
-        assert result.exit_code == 2, result.output
-        assert isinstance(result.exception, SystemExit)
-        return error_line(result.stderr)
+        return complaint(self.stage(name))
 
     def verified(self, exit_code: int = 0) -> list[str]:
         result = safer_steer("verify", self.out)
         assert result.exit_code == exit_code, result.output
         return result.stdout.splitlines()
-
-
-def safer_steer(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -127,33 +120,43 @@ def edited(path: Path, edit: Edit, said: str) -> tuple[bytes, str]:
     return before, said.format(*ids, n=len(rows), more=len(rows) + 1)
 
 
+@pytest.mark.parametrize(("edit", "said"), EDITS)
+def test_a_row_that_was_edited_is_named(tmp_path: Path, edit: Edit, said: str) -> None:
+    path = scripts(tmp_path / "own.jsonl", *"abcd")
+    taken = take_inputs(STAGES["seeds"], Config.model_validate({"seeds": {"scripts": str(path)}}))
+    _, row = edited(path, edit, said)
+    assert compare(taken, whole=False).differing == [Difference(str(path), "changed", row)]
+
+
 def test_pairs_that_were_edited_after_stage_i_are_named_by_their_row(project: Project) -> None:
     project.done("seeds")
-    for edit, said in EDITS:
-        before, row = edited(project.pairs, edit, said)
-        assert project.refused("seeds") == (
-            f"error: {project.out}: {project.pairs} changed since `seeds` read it: {row}; restore it, or"
-            " delete images, seeds there and run the same command again, which pays for nothing twice"
-        )
-        assert f"{project.pairs} changed since `seeds` read it: {row}" in project.refused("assemble")
-        assert project.verified(1) == [f"{project.pairs}: changed since `seeds` read it: {row}"]
-        project.pairs.write_bytes(before)
-        assert "seeds: done already" in project.done("seeds")
-        assert project.verified() == [f"{project.out}: every file matches the manifest"]
+    before, row = edited(project.pairs, *EDITS[0])
+    assert project.refused("seeds") == (
+        f"error: {project.out}: {project.pairs} changed since `seeds` read it: {row}; restore it, or"
+        " delete images, seeds there and run the same command again, which pays for nothing twice"
+    )
+    assert f"{project.pairs} changed since `seeds` read it: {row}" in project.refused("assemble")
+    assert project.verified(1) == [f"{project.pairs}: changed since `seeds` read it: {row}"]
+    project.pairs.write_bytes(before)
+    assert "seeds: done already" in project.done("seeds")
+    assert project.verified() == [f"{project.out}: every file matches the manifest"]
 
 
-def test_a_suite_that_was_edited_after_the_bench_is_named_by_its_row(project: Project) -> None:
+def test_a_suite_or_its_picture_that_was_edited_after_the_bench_is_named(project: Project) -> None:
     project.done("bench")
-    for edit, said in (EDITS[0], EDITS[1], EDITS[3]):
-        before, row = edited(project.suite, edit, said)
-        assert project.refused("bench") == (
-            f"error: {project.out}: {project.suite} changed since `bench` read it: {row}; restore it, or"
-            " delete bench, suites, summary.json there and run the same command again, which pays for nothing"
-            " twice"
-        )
-        assert project.verified(1) == [f"{project.suite}: changed since `bench` read it: {row}"]
-        project.suite.write_bytes(before)
-        assert "bench: done already" in project.done("bench")
+    path = project.folder / "suites" / "y.png"
+    with other_bytes(path):
+        assert f"{project.out}: {path} changed since `bench` read it; restore it" in project.refused("bench")
+        assert project.verified(1) == [f"{path}: changed since `bench` read it"]
+    before, row = edited(project.suite, *EDITS[0])
+    assert project.refused("bench") == (
+        f"error: {project.out}: {project.suite} changed since `bench` read it: {row}; restore it, or"
+        " delete bench, suites, summary.json there and run the same command again, which pays for nothing"
+        " twice"
+    )
+    assert project.verified(1) == [f"{project.suite}: changed since `bench` read it: {row}"]
+    project.suite.write_bytes(before)
+    assert "bench: done already" in project.done("bench")
     edited(project.suite, *EDITS[1])
     for name in ("bench", "suites"):
         shutil.rmtree(project.out / name)
@@ -164,22 +167,24 @@ def test_a_suite_that_was_edited_after_the_bench_is_named_by_its_row(project: Pr
     assert project.verified() == [f"{project.out}: every file matches the manifest"]
 
 
+@contextmanager
+def other_bytes(path: Path) -> Iterator[None]:
+    """The file with another last byte, and its old size and time."""
+    before, state = path.read_bytes(), path.stat()
+    path.write_bytes(before[:-1] + b"?")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_mtime_ns == state.st_mtime_ns and path.stat().st_size == state.st_size
+    yield
+    path.write_bytes(before)
+
+
 def test_a_picture_with_other_bytes_is_named(project: Project) -> None:
-    """Also with its old size and time."""
     project.done("seeds")
-    project.done("bench")
-    for stage, path in (
-        ("seeds", project.folder / "data" / "images" / "c.png"),
-        ("bench", project.folder / "suites" / "y.png"),
-    ):
-        before, state = path.read_bytes(), path.stat()
-        path.write_bytes(before[:-1] + b"?")
-        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-        assert path.stat().st_mtime_ns == state.st_mtime_ns and path.stat().st_size == state.st_size
-        assert f"{project.out}: {path} changed since `{stage}` read it; restore it" in project.refused(stage)
-        assert project.verified(1) == [f"{path}: changed since `{stage}` read it"]
-        path.write_bytes(before)
-        project.done(stage)
+    path = project.folder / "data" / "images" / "c.png"
+    with other_bytes(path):
+        assert f"{project.out}: {path} changed since `seeds` read it; restore it" in project.refused("seeds")
+        assert project.verified(1) == [f"{path}: changed since `seeds` read it"]
+    project.done("seeds")
     assert project.verified() == [f"{project.out}: every file matches the manifest"]
 
 
@@ -200,7 +205,7 @@ def test_inputs_that_are_gone_are_no_difference_and_later_stages_go_on(project: 
     shutil.move(project.folder / "data", project.folder / "moved")
     said = f"seeds: {project.pairs.parent}/images/a.png and 4 more, which it read, cannot be compared"
     assert said in project.done("seeds")
-    for stage in ("assemble", "bootstrap", "bench"):
+    for stage in ("assemble", "bootstrap"):
         project.done(stage)
     first, last = project.verified()
     assert first.startswith(said) and last == f"{project.out}: every file matches the manifest"

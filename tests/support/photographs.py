@@ -7,13 +7,14 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw
 
-MEGAPIXELS_12 = (4000, 3000)
+LARGE = (2000, 1500)
+"""More pixels than a student takes, in the shape of a camera's."""
 RED, TEAL = (200, 30, 30), (20, 130, 130)
 
 
 @cache
 def photograph(
-    size: tuple[int, int] = MEGAPIXELS_12,
+    size: tuple[int, int] = LARGE,
     format: str = "JPEG",
     orientation: int = 1,
     mode: str = "RGB",
