@@ -3,8 +3,7 @@
 may change between a run and its continuation."""
 
 from safer_steer.config.bench import Adaptive, Bench, ModelName, Target
-from safer_steer.config.bootstrap import SFT, Bootstrap
-from safer_steer.config.data import Assembly, Seeds, Source, Use
+from safer_steer.config.data import SFT, Assembly, Bootstrap, Seeds, Source, Use
 from safer_steer.config.rl import Reinforce
 from safer_steer.config.roles import SANDBOX_AGENTS, Role, RoleName, same_model
 from safer_steer.config.student import SHIPPED, Student

@@ -7,8 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from safer_steer.config.bench import Bench
-from safer_steer.config.bootstrap import Bootstrap
-from safer_steer.config.data import Assembly, Seeds
+from safer_steer.config.data import Assembly, Bootstrap, Seeds
 from safer_steer.config.kinds import Free, Section
 from safer_steer.config.rl import Reinforce
 from safer_steer.config.roles import CAPTIONERS, Role, RoleName, check_agent, same_model
