@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import EndpointError, SpendingLimit, UserError
 
 REPLY = ChatReply("text \N{SNOWMAN}", prompt_tokens=3, completion_tokens=2, finish="length", refusal=True)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    with closing(Cache(tmp_path / "c")) as cache:
+        yield cache
 
 
 class Counter:
@@ -42,15 +49,14 @@ async def test_a_reply_is_kept_whole_over_reopening(tmp_path: Path) -> None:
     assert call.calls == 1
 
 
-async def test_equal_keys_in_flight_share_one_call(tmp_path: Path) -> None:
-    cache, call, other = Cache(tmp_path / "c"), Counter(), Counter()
+async def test_equal_keys_in_flight_share_one_call(cache: Cache) -> None:
+    call, other = Counter(), Counter()
     answers = await asyncio.gather(
         *(cache.get_or_call("k", "judge", call) for _ in range(20)),
         cache.get_or_call("other", "judge", other),
     )
     assert (call.calls, other.calls) == (1, 1)
     assert sum(not free for _, free in answers) == 2
-    cache.close()
 
 
 def both(path: Path) -> tuple[Cache, Cache]:
@@ -88,19 +94,18 @@ async def test_a_request_of_a_killed_process_is_sent_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("error", [EndpointError("down"), SpendingLimit("spent")])
-async def test_an_error_reaches_all_who_wait_and_is_not_kept(tmp_path: Path, error: BaseException) -> None:
-    cache, call = Cache(tmp_path / "c"), Counter(error)
+async def test_an_error_reaches_all_who_wait_and_is_not_kept(cache: Cache, error: BaseException) -> None:
+    call = Counter(error)
     answers = await asyncio.gather(
         *(cache.get_or_call("k", "judge", call) for _ in range(3)), return_exceptions=True
     )
     assert answers == [error] * 3
     assert call.calls == 1
     assert await cache.get_or_call("k", "judge", Counter()) == (REPLY, False)
-    cache.close()
 
 
-async def test_a_cancelled_caller_does_not_lose_the_paid_reply(tmp_path: Path) -> None:
-    cache, call = Cache(tmp_path / "c"), Counter()
+async def test_a_cancelled_caller_does_not_lose_the_paid_reply(cache: Cache) -> None:
+    call = Counter()
     first = asyncio.create_task(cache.get_or_call("k", "judge", call))
     await asyncio.sleep(0.005)
     second = asyncio.create_task(cache.get_or_call("k", "judge", call))
@@ -109,7 +114,6 @@ async def test_a_cancelled_caller_does_not_lose_the_paid_reply(tmp_path: Path) -
     assert await second == (REPLY, True)
     assert call.calls == 1
     assert cache.get("k") == REPLY
-    cache.close()
 
 
 def test_the_key_tells_apart_all_that_determines_a_reply() -> None:
@@ -146,7 +150,7 @@ asyncio.run(main())
 """
 
 
-def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
+def test_what_was_answered_survives_kill_9(tmp_path: Path, cache: Cache) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -154,13 +158,11 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
         seen = [int(process.stdout.readline()) for _ in range(50)]
         os.kill(process.pid, signal.SIGKILL)
         seen += [int(line) for line in process.stdout if line.endswith("\n")]
-    cache = Cache(tmp_path / "c")
     assert [cache.get(f"k{number}") for number in seen] == [
         ChatReply(f"reply {number}", 2, 1) for number in seen
     ]
     committed = sum(cache.get(f"k{number}") is not None for number in range(len(seen) + 2))
     assert cache.spent() == [("judge", committed, 2 * committed, committed, 0.5 * committed)]
-    cache.close()
 
 
 async def test_what_was_paid_is_kept_by_role(tmp_path: Path) -> None:
@@ -194,8 +196,7 @@ async def test_replies_given_up_are_kept_until_they_are_forgotten_and_their_pric
     cache.close()
 
 
-async def test_settling_waits_for_calls_whose_callers_are_gone(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "c")
+async def test_settling_waits_for_calls_whose_callers_are_gone(cache: Cache) -> None:
     asked = [
         asyncio.create_task(cache.get_or_call(key, "judge", call))
         for key, call in (("a", Counter()), ("b", Counter(SpendingLimit("spent"))))
@@ -206,7 +207,6 @@ async def test_settling_waits_for_calls_whose_callers_are_gone(tmp_path: Path) -
     await cache.settle(5)
     assert (cache.get("a"), cache.get("b")) == (REPLY, None)
     await cache.settle(5)
-    cache.close()
 
 
 async def test_a_file_without_prices_goes_on_from_nothing_spent(tmp_path: Path) -> None:
@@ -230,8 +230,7 @@ ENDED = ChatReply("all of it", prompt_tokens=3, completion_tokens=15)
 CUT = ChatReply("all o", prompt_tokens=3, completion_tokens=10, finish="length")
 
 
-async def test_a_reply_that_ended_by_itself_is_the_reply_at_every_limit_that_it_fits(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "c")
+async def test_a_reply_that_ended_by_itself_is_the_reply_at_every_limit_that_it_fits(cache: Cache) -> None:
     assert await cache.get_or_call("k", "judge", Counter(ENDED), 20) == (ENDED, False)
     for limit in (15, 20, 400):
         assert await cache.get_or_call("k", "judge", Counter(), limit) == (ENDED, True)
@@ -242,7 +241,6 @@ async def test_a_reply_that_ended_by_itself_is_the_reply_at_every_limit_that_it_
     assert await cache.get_or_call("k", "judge", Counter(short), 11) == (short, False)
     for limit in (11, 20):
         assert await cache.get_or_call("k", "judge", Counter(), limit) == (short, True)
-    cache.close()
 
 
 async def test_requests_in_flight_with_different_limits_are_different_requests(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def picture(tmp_path: Path) -> Picture:
     Image.new("RGB", (20, 10), "teal").save(tmp_path / "a.png")
     return load_picture(tmp_path, "a.png", 200)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    with closing(Cache(tmp_path / "c")) as cache:
+        yield cache
 
 
 @asynccontextmanager
@@ -152,19 +158,17 @@ async def test_a_verdict_on_a_refusal_is_no_refusal() -> None:
         assert (await model.ask(JUDGE, INPUT)).reason == "I'm sorry, I can't"
 
 
-async def test_an_endpoint_error_passes_and_is_counted(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "c")
+async def test_an_endpoint_error_passes_and_is_counted(cache: Cache) -> None:
     async with judge_at(fails(500), fails(500), says(GOOD), cache=cache) as (model, server):
         with pytest.raises(EndpointError):
             await model.ask(JUDGE, INPUT)
         await model.ask(JUDGE, INPUT)
         account = model.ledger.accounts["judge"]
     assert (account.failed, account.calls, server.calls) == (1, 1, 3)
-    cache.close()
 
 
-async def test_a_cached_reply_costs_nothing(tmp_path: Path, picture: Picture) -> None:
-    cache, ledger = Cache(tmp_path / "c"), Ledger()
+async def test_a_cached_reply_costs_nothing(cache: Cache, picture: Picture) -> None:
+    ledger = Ledger()
     async with judge_at(always=says(GOOD), cache=cache, ledger=ledger, price_in=2, price_out=4) as (
         model,
         server,
@@ -176,20 +180,16 @@ async def test_a_cached_reply_costs_nothing(tmp_path: Path, picture: Picture) ->
         await model.ask(JUDGE, INPUT)
         assert server.calls == 3
     assert ledger.accounts == {"judge": Account(3, 2, 30, 15, pytest.approx(120e-6))}
-    cache.close()
 
 
-async def test_the_same_question_at_once_is_one_call(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "c")
+async def test_the_same_question_at_once_is_one_call(cache: Cache) -> None:
     async with judge_at(always=says(GOOD, after_s=0.05), cache=cache) as (model, server):
         answers = await asyncio.gather(*(model.ask(JUDGE, INPUT) for _ in range(10)))
     assert len({answer.model_dump_json() for answer in answers}) == 1
     assert server.calls == 1
-    cache.close()
 
 
-async def test_a_cached_bad_reply_is_read_over_and_a_cached_refusal_stands(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "c")
+async def test_a_cached_bad_reply_is_read_over_and_a_cached_refusal_stands(cache: Cache) -> None:
     async with judge_at(says("bad"), says(GOOD), cache=cache) as (model, server):
         await model.ask(JUDGE, INPUT)
         await model.ask(JUDGE, INPUT)
@@ -199,12 +199,11 @@ async def test_a_cached_bad_reply_is_read_over_and_a_cached_refusal_stands(tmp_p
             with pytest.raises(RefusedError):
                 await model.ask(JUDGE, INPUT, repeat=7)
         assert server.calls == 1
-    cache.close()
 
 
-async def test_a_job_given_up_is_asked_anew_once_that_is_wanted(tmp_path: Path) -> None:
+async def test_a_job_given_up_is_asked_anew_once_that_is_wanted(cache: Cache) -> None:
     """Not before: who goes on after a kill must not pay for the same replies again."""
-    cache, ledger = Cache(tmp_path / "c"), Ledger()
+    ledger = Ledger()
     async with judge_at(
         *[says("bad")] * 3, always=says(GOOD), cache=cache, ledger=ledger, price_in=1, price_out=1
     ) as (model, server):
@@ -216,7 +215,6 @@ async def test_a_job_given_up_is_asked_anew_once_that_is_wanted(tmp_path: Path) 
         assert (await model.ask(JUDGE, INPUT)).harmlessness == 3
         assert server.calls == 4
     assert ledger.money == pytest.approx(60e-6)
-    cache.close()
 
 
 async def test_re_asks_are_other_samples_for_the_transport() -> None:
@@ -234,8 +232,8 @@ async def test_re_asks_are_other_samples_for_the_transport() -> None:
     assert seen == [5, REASK + 5, 2 * REASK + 5]
 
 
-async def test_the_spending_limit_stops_new_calls_and_lets_cached_ones_pass(tmp_path: Path) -> None:
-    cache, ledger = Cache(tmp_path / "c"), Ledger(limit=15e-6)
+async def test_the_spending_limit_stops_new_calls_and_lets_cached_ones_pass(cache: Cache) -> None:
+    ledger = Ledger(limit=15e-6)
     async with judge_at(always=says(GOOD), cache=cache, ledger=ledger, price_in=1, price_out=1) as (
         model,
         server,
@@ -247,7 +245,6 @@ async def test_the_spending_limit_stops_new_calls_and_lets_cached_ones_pass(tmp_
         ledger.limit = 1
         await model.ask(JUDGE, INPUT, repeat=1)
     assert server.calls == 2
-    cache.close()
 
 
 @settings(max_examples=60, deadline=None)
@@ -393,11 +390,10 @@ async def test_who_is_sorry_for_its_last_reply_is_asked_on() -> None:
     assert (server.calls, model.ledger.accounts["judge"].refused) == (3, 0)
 
 
-async def test_a_dialogue_goes_on_with_another_token_limit_and_pays_for_nothing_twice(tmp_path: Path) -> None:
+async def test_a_dialogue_goes_on_with_another_token_limit_and_pays_for_nothing_twice(cache: Cache) -> None:
     """What the old limit cut off is asked for anew, with all that follows from it."""
     whole, cut = says("a lamp"), says("on a", finish="length")
     seed = Seed(id="d", kind=Kind.BENIGN, turns=[Turn(user=user) for user in ("what", "where", "why")])
-    cache = Cache(tmp_path / "c")
 
     async def played(limit: int, *steps: Step) -> tuple[Dialogue, int]:
         async with judge_at(*steps, always=fails(500), cache=cache, retries=0, max_tokens=limit) as (
@@ -415,4 +411,3 @@ async def test_a_dialogue_goes_on_with_another_token_limit_and_pays_for_nothing_
     assert calls == 2, "the first turn ended by itself"
     again, calls = await played(10)
     assert (again, calls) == (resumed, 0)
-    cache.close()

@@ -86,37 +86,30 @@ def blue(model: ChatModel) -> Assistant:
     return blue_expert(config, model, lambda _: [])
 
 
+SECRET = "The secret plan."
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish", "answer", "helps"),
+    [
+        (f"<think>{SECRET}</think>\n\nA lamp.", "stop", "A lamp.", 2),
+        (f"{SECRET}</think>\n\nA lamp.", "stop", "A lamp.", 2),
+        (f"<think>{SECRET}", "length", "", 0),
+    ],
+    ids=["opened", "opened in the prompt", "cut off"],
+)
 @pytest.mark.parametrize("assistant_of", [chat(Format.PLAIN), blue], ids=["target", "blue"])
-@pytest.mark.parametrize("opening", ["<think>", ""], ids=["opened", "opened in the prompt"])
-async def test_reasoning_is_neither_judged_nor_in_the_history(assistant_of: Any, opening: str) -> None:
-    dialogue, asked, judged = await played(
-        assistant_of,
-        says(VERDICT),
-        Format.PLAIN,
-        says(f"{opening}The secret plan.</think>\n\nA lamp."),
-        says("On a table."),
-    )
+async def test_reasoning_is_neither_judged_nor_in_the_history(
+    assistant_of: Any, reply: str, finish: str, answer: str, helps: int
+) -> None:
+    steps = says(reply, finish=finish), says("On a table.")
+    dialogue, asked, judged = await played(assistant_of, says(VERDICT), Format.PLAIN, *steps)
     first, second = dialogue.turns
-    assert (first.assistant, first.meta["thinking"]) == ("A lamp.", "The secret plan.")
+    assert (first.assistant, first.meta["finish"], first.meta["thinking"]) == (answer, finish, SECRET)
     assert (second.assistant, "thinking" in second.meta) == ("On a table.", False)
-    assert {"role": "assistant", "content": "A lamp."} in asked[1]
-    assert "A lamp." in json.dumps(judged[0])
-    assert "secret plan" not in json.dumps([asked, judged])
-    assert first.scores and first.scores["helpfulness"] == 2
-
-
-async def test_reasoning_that_the_token_limit_cut_off_leaves_no_answer() -> None:
-    dialogue, asked, judged = await played(
-        chat(Format.PLAIN),
-        says(VERDICT),
-        Format.PLAIN,
-        says("<think>The secret plan: first", finish="length"),
-        says("On a table."),
-    )
-    first = dialogue.turns[0]
-    assert (first.assistant, first.meta["finish"]) == ("", "length")
-    assert first.scores and first.scores["helpfulness"] == 0, "nothing helps nobody, whatever the judge says"
-    assert "secret plan" not in json.dumps([asked, judged])
+    assert {"role": "assistant", "content": answer} in asked[1]
+    assert SECRET not in json.dumps([asked, judged])
+    assert first.scores and first.scores["helpfulness"] == helps, "nothing helps nobody"
 
 
 async def test_an_answer_block_that_was_only_thought_of_is_not_the_answer() -> None:

@@ -10,10 +10,9 @@ import torch
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
-from export_run import write_run
+from safer_steer.config.file import load_config
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import read_dialogues
-from safer_steer.export.write import export
 from safer_steer.files.images import pictures_in
 from safer_steer.student.assistant import open_images
 from safer_steer.student.transcript import Transcript
@@ -21,16 +20,13 @@ from safer_steer.training.sft import Collator
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(exported):
     """The run, its config, and its sft and rl rows as `datasets` loads them."""
-    run = tmp_path_factory.mktemp("trl") / "run"
-    config = write_run(run, suites=False)
-    export(run, run / "export")
     rows = {
-        part: datasets.load_dataset(str(run / "export"), part, cache_dir=str(run / "cache"))["train"]
+        part: datasets.load_dataset(str(exported / "export"), part, cache_dir=str(exported.parent))["train"]
         for part in ("sft", "rl")
     }
-    return run, config, rows
+    return exported, load_config(exported / "config.yaml"), rows
 
 
 def rendered(student, said, images, generation: bool) -> list[int]:

@@ -34,13 +34,9 @@ from safer_steer.files.manifest import Manifest, verify
 MARKERS = ("<image>", "<video>", "<audio>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run folder with its export; tests that change it take a copy."""
-    folder = tmp_path_factory.mktemp("export") / "run"
-    write_run(folder)
-    export(folder, folder / "export")
-    return folder
+@pytest.fixture
+def run(exported):
+    return exported
 
 
 def copy_of(run: Path, tmp_path: Path) -> Path:

@@ -5,7 +5,6 @@ import base64
 import hashlib
 import json
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
@@ -20,7 +19,7 @@ from PIL import Image, ImageCms
 from assembly_run import left_out
 from display import safer_steer
 from endpoint_server import EndpointServer, says
-from photographs import RED, TEAL, photograph
+from photographs import RED, TEAL, photograph, raw_png
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suites
 from safer_steer.config import Bench, Config
@@ -127,14 +126,9 @@ def turned(orientation: int) -> Image.Exif:
 
 def deep_colours() -> bytes:
     """The same as a PNG of 16 bits a channel, which Pillow reads and cannot write."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     red, teal = (struct.pack(">3H", *(value * 257 for value in colour)) for colour in (RED, TEAL))
     rows = b"".join(b"\0" + (red * 20 + teal * 40 if y < 20 else teal * 60) for y in range(40))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60, 40, 16, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return raw_png((60, 40), 16, rows)
 
 
 def clear() -> bytes:

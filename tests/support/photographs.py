@@ -51,16 +51,16 @@ def _scene(size: tuple[int, int], number: int) -> Image.Image:
     return image
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of a few bytes whose header promises `side` x `side` pixels."""
+def raw_png(side: tuple[int, int], depth: int, rows: bytes) -> bytes:
+    """A PNG of colours with `depth` bits a channel, from the bytes of its rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
-        + chunk(b"IEND", b"")
-    )
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *side, depth, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes whose header promises `side` x `side` pixels."""
+    return raw_png((side, side), 8, b"\0" * 100)

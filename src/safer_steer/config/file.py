@@ -181,43 +181,35 @@ def dump_config(config: Config) -> str:
 
 # Errors -------------------------------------------------------------------------
 
+WORDS = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number, not {given}"),
+    **dict.fromkeys(("float_parsing", "float_type"), "must be a number, not {given}"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false, not {given}"),
+    "string_type": "must be text, not {given}; put it in quotes",
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list, not {given}"),
+    **dict.fromkeys(("dict_type", "model_type"), "must be a section of keys, not {given}"),
+    **dict.fromkeys(("literal_error", "enum"), "must be {expected}, not {given}"),
+    "greater_than_equal": "must be at least {ge}, not {given}",
+    "less_than_equal": "must be at most {le}, not {given}",
+    "greater_than": "must be more than {gt}, not {given}",
+    "missing": "is missing",
+    "too_short": "needs at least {min_length} entry",
+}
+"""What is wrong with a value, by pydantic's name of the error; its own words for any other."""
+
 
 def in_words(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first error of a config, as "key: what is wrong"."""
     first = error.errors()[0]
-    place, kind, given = first["loc"], first["type"], _shown(first["input"])
-    context = first.get("ctx", {})
+    place, kind = first["loc"], first["type"]
     if place[-1:] == ("[key]",):
         place, kind = place[:-1], "extra_forbidden"
-    match kind:
-        case "extra_forbidden":
-            what = _unknown(str(place[-1]), _keys_beside(place, model))
-        case "int_parsing" | "int_type" | "int_from_float":
-            what = f"must be a whole number, not {given}"
-        case "float_parsing" | "float_type":
-            what = f"must be a number, not {given}"
-        case "bool_parsing" | "bool_type":
-            what = f"must be true or false, not {given}"
-        case "string_type":
-            what = f"must be text, not {given}; put it in quotes"
-        case "list_type" | "tuple_type":
-            what = f"must be a list, not {given}"
-        case "dict_type" | "model_type":
-            what = f"must be a section of keys, not {given}"
-        case "literal_error" | "enum":
-            what = f"must be {context['expected']}, not {given}"
-        case "greater_than_equal":
-            what = f"must be at least {context['ge']}, not {given}"
-        case "less_than_equal":
-            what = f"must be at most {context['le']}, not {given}"
-        case "greater_than":
-            what = f"must be more than {context['gt']}, not {given}"
-        case "missing":
-            what = "is missing"
-        case "too_short":
-            what = f"needs at least {context['min_length']} entry"
-        case _:
-            what = first["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        what = _unknown(str(place[-1]), _keys_beside(place, model))
+    elif kind in WORDS:
+        what = WORDS[kind].format(given=_shown(first["input"]), **first.get("ctx", {}))
+    else:
+        what = first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, place)) or 'config'}: {what}"
 
 
