@@ -56,43 +56,32 @@ async def test_an_engine_of_ones_own_samples_the_answers(
     assert load_named("", "my_engine:KEYS") == ["bench 0 d 0"]
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        (
-            "http://localhost:1",
-            "engine: vllm is sent all weights over NCCL, and there is no GPU; set student",
-        ),
-        ("localhost:1", "base_url: 'localhost:1' is no server's address"),
-    ],
-)
-def test_what_rollouts_on_servers_need_is_checked_before_anything_is_written(
-    tmp_path: Path, url: str, message: str
-) -> None:
-    config = tiny_config(rl={"rollouts": {"engine": "vllm", "base_url": url}})
-    with (
-        pytest.raises(UserError, match=rf"^rl\.rollouts\.{message}"),
-        prepared(config, tmp_path / "run", Quiet(), ("rl",)),
-    ):
-        pass
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("stage", ["rl", "bench"])
 @pytest.mark.parametrize(
-    ("engine", "message"),
+    ("rollouts", "message"),
     [
-        ("vllm2", "vllm2 is unknown; use transformers, vllm, or "),
-        ("no_such:make", "no_such:make: No module named"),
+        ({"engine": "vllm2"}, "engine: vllm2 is unknown; use transformers, vllm, or "),
+        ({"engine": "no_such:make"}, "engine: no_such:make: No module named"),
+        ({"engine": "vllm", "base_url": "localhost:1"}, "base_url: 'localhost:1' is no server's address"),
     ],
 )
-def test_an_unknown_engine_is_refused_before_anything_is_written(
-    tmp_path: Path, stage: str, engine: str, message: str
+def test_an_engine_that_cannot_be_used_is_refused_before_anything_is_written(
+    tmp_path: Path, stage: str, rollouts: dict[str, str], message: str
 ) -> None:
-    config = tiny_config(rl={"rollouts": {"engine": engine}})
+    refused(tmp_path / "run", stage, rollouts, message)
+
+
+def test_servers_need_a_gpu_for_the_training(tmp_path: Path) -> None:
+    rollouts = {"engine": "vllm", "base_url": "http://localhost:1"}
+    message = "engine: vllm is sent all weights over NCCL, and there is no GPU; set student"
+    refused(tmp_path / "run", "rl", rollouts, message)
+
+
+def refused(folder: Path, stage: str, rollouts: dict[str, str], message: str) -> None:
+    config = tiny_config(rl={"rollouts": rollouts})
     with (
-        pytest.raises(UserError, match=rf"^rl\.rollouts\.engine: {message}"),
-        prepared(config, tmp_path / "run", Quiet(), (stage,)),
+        pytest.raises(UserError, match=rf"^rl\.rollouts\.{message}"),
+        prepared(config, folder, Quiet(), (stage,)),
     ):
         pass
-    assert not (tmp_path / "run").exists()
+    assert not folder.exists()

@@ -18,11 +18,12 @@ from student_parts import tiny_config
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with the shipped student as its SFT student, and a picture of a marked device."""
+    """A run folder with the shipped student as its SFT student, and pictures of two devices."""
     folder = tmp_path_factory.mktemp("chat") / "run"
     with Run(tiny_config(), folder, Quiet()) as opened:
         opened.once("sft", lambda _: shutil.copytree(SHIPPED, folder / "sft" / "model"), needs=())
     (folder.parent / "dorvak.png").write_bytes(draw_png(device("dorvak"), True, 1))
+    (folder.parent / "velmor.png").write_bytes(draw_png(device("velmor"), False, 2))
     return folder
 
 
@@ -45,46 +46,36 @@ def test_lines_are_answered_with_the_thinking_apart_and_the_same_again(run: Path
 
 def test_a_picture_begins_a_new_dialogue_and_mistakes_end_none(run: Path) -> None:
     picture = run.parent / "dorvak.png"
-    lines = ("hello", f"/image {picture}", "what is this device called?", "/image nothing.png", "/dance")
-    done = chat(run, "--model", "base", "--temperature", 0, lines=(*lines, "/new", "hello"))
+    asked = ("hello", f"/image {picture}", "what is this device called?", "what is it? " * 200)
+    mistakes = ("/image nothing.png", "/show nothing.png", "/dance")
+    again = ("/new", f"/show {run.parent / 'velmor.png'}", "what is this device called?")
+    done = chat(run, "--model", "base", "--temperature", 0, lines=(*asked, *mistakes, *again))
     assert done.exit_code == 0, done.output
     assert f"base of {run}" in done.stderr
-    assert "dorvak" in done.stdout
-    assert "error: nothing.png: no such picture" in done.stderr
+    assert "dorvak" in done.stdout and "velmor" in done.stdout
+    assert "error: the dialogue is too long" in done.stderr
+    assert done.stderr.count("error: nothing.png: no such picture") == 2
     assert "error: /dance: unknown" in done.stderr
 
 
-def test_a_picture_is_shown_with_the_next_words(run: Path) -> None:
-    (run.parent / "velmor.png").write_bytes(draw_png(device("velmor"), False, 2))
+def test_the_dialogue_before_is_known_and_a_picture_is_shown_with_the_next_words(run: Path) -> None:
     talk = Conversation(tiny_config(), run, "base", 0.0)
     talk.begin(run.parent / "dorvak.png")
-    talk.ask("what is this device called?")
+    question = "what is this device called?"
+    assert "dorvak" in talk.ask(question).text
     talk.show(run.parent / "velmor.png")
-    talk.ask("what is this device called?")
+    talk.ask(question)
     talk.ask("where is it kept?")
-    assert talk.dialogue.images_by_turn() == [["dorvak.png"], ["velmor.png"], []]
-    talk.close()
-    lines = ("/show nothing.png", f"/show {run.parent / 'velmor.png'}", "what is this device called?")
-    done = chat(run, "--model", "base", "--temperature", 0, lines=lines)
-    assert "error: nothing.png: no such picture" in done.stderr and "velmor" in done.stdout
-
-
-def test_the_dialogue_before_is_known_and_a_long_one_is_full(run: Path) -> None:
-    talk = Conversation(tiny_config(), run, "base", 0.0)
-    talk.begin(run.parent / "dorvak.png")
-    talk.ask("what is this device called?")
     assert talk.dialogue.images == ["dorvak.png"]
-    assert [turn.user for turn in talk.dialogue.turns] == ["what is this device called?"]
+    assert talk.dialogue.images_by_turn() == [["dorvak.png"], ["velmor.png"], []]
+    assert [turn.user for turn in talk.dialogue.turns] == [question, question, "where is it kept?"]
     talk.close()
-    full = chat(run, lines=("what is it? " * 200, "/new", "hello"))
-    assert "error: the dialogue is too long" in full.stderr and full.stdout.strip()
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (("--model", "safer_steer"), "safer_steer is not trained yet; run `safer-steer rl`"),
-        (("--image", "nothing.png"), "nothing.png: no such picture"),
         (("--image", "https://example.com/a.png"), "https://example.com/a.png: is a web address"),
     ],
 )
