@@ -106,12 +106,13 @@ def about(
         processes.refuse_several(command)
 
 
-DESCRIPTIONS = {key: text for key, *_, text in describe()}
+KEYS = {row[0]: row for row in describe()}
+"""Key, type, default, kind and description of the config's keys."""
 
 
 def help_of(key: str) -> str:
     """The description of a config key, as the help of the option that sets it."""
-    text = DESCRIPTIONS[key]
+    *_, text = KEYS[key]
     return f"{text[0].upper()}{text[1:]}."
 
 

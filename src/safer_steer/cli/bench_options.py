@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from safer_steer.cli.app import help_of
-from safer_steer.config.file import describe
+from safer_steer.cli.app import KEYS, help_of
 from safer_steer.config.typographic import Layout as DrawnLayout
 from safer_steer.dialogue import Format
 from safer_steer.errors import NoResult, UserError
@@ -24,7 +23,6 @@ ASKED = ("target", "judge", "attacker")
 SEVERAL = "may be given several times"
 Pictures = Literal["true", "false", "caption"]
 
-DEFAULTS = {key: default for key, _, default, *_ in describe()}
 OPTIONS: dict[str, str] = {}
 """Config keys, and the options that set them; `<role>` stands for each of `ASKED`."""
 NAMES = {
@@ -45,7 +43,7 @@ def setting(key: str, option: str, panel: str | None = None, help: str = "") -> 
     """The option that sets a config key. The key's description is its help, if it has none of its own."""
     OPTIONS[key] = option.partition("/")[0]
     described = re.sub(r"^roles\.\w+", "roles.<role>", key)
-    default = DEFAULTS[described]
+    default = KEYS[described][2]
     shown = False if help or default == "null" else default.strip('"')
     return typer.Option(option, help=help or help_of(described), rich_help_panel=panel, show_default=shown)
 

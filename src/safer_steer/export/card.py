@@ -237,7 +237,7 @@ def by_kind(tallies: Sequence[SplitCounts]) -> list[list[str]]:
 def by_source(tallies: Sequence[SplitCounts]) -> list[list[str]]:
     """Table (head, then rows): dialogues of each split by source."""
     rows = [["source", *map(label, tallies)]]
-    for name in sorted(set().union(*(tally.sources for tally in tallies))):
+    for name in sorted(set(chain.from_iterable(tally.sources for tally in tallies))):
         rows.append([name, *(str(tally.sources[name]) for tally in tallies)])
     return rows
 

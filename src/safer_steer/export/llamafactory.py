@@ -84,7 +84,8 @@ class LlamaFactory:
         """End the JSON and write `dataset_info.json` and `train_sft.yaml`."""
         self._file.write("\n]\n")
         self._file.close()
-        tags = {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")}
+        tags = {"role_tag": "role", "content_tag": "content"}
+        tags |= {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
         info = {
             "file_name": f"{self.name}.json",
             "formatting": "sharegpt",

@@ -174,8 +174,10 @@ def _splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
         raise UserError(f"{run}: nothing to export yet ({'; '.join(missing)}); run the stages first")
     hashes: dict[Path, str] = {}
     for entry in manifest.stages.values():
-        hashes |= {run / name: facts["sha256"] for name, facts in entry["files"].items()}
-    for file in (part.file for part in parts):
+        for name, facts in entry["files"].items():
+            hashes[run / name] = facts["sha256"]
+    for part in parts:
+        file = part.file
         if not file.is_file() or sha256_of(file) != hashes.get(file):
             raise UserError(
                 f"{file}: changed since its stage finished (`safer-steer verify {run}`);"

@@ -141,9 +141,9 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     found = Checked(tuple(roles), settings.model)
     where = f"roles.{name}" + (f" ({settings.model})" if len(config.models_of(name)) > 1 else "")
     try:
-        most = {"retries": TRIES_AGAIN, "rate_limit_s": RATE_LIMIT_S}
-        lowered = {key: min(getattr(settings, key), number) for key, number in most.items()}
-        endpoint = EndpointTransport(settings.model_copy(update=lowered), may_spend)
+        retries, rate_limit_s = min(settings.retries, TRIES_AGAIN), min(settings.rate_limit_s, RATE_LIMIT_S)
+        hurried = settings.model_copy(update={"retries": retries, "rate_limit_s": rate_limit_s})
+        endpoint = EndpointTransport(hurried, may_spend)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     endpoint.waits_again = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,13 @@ def split(samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, list[Sampl
     if not held_out:  # four pictures, of both kinds
         risky = [picture for picture, sample in zip(pictures, samples, strict=True) if not sample.safe]
         held_out = {risky[-1]}
-    kept, suites = [], {name: list[Sample]() for name in SUITES}
+    train, suites = [], defaultdict[str, list[Sample]](list)
     for picture, sample in zip(pictures, samples, strict=True):
-        if picture not in held_out:
-            kept.append(sample)
-            continue
-        for name, safe in SUITES.items():
-            if bool(sample.safe) is safe:
-                suites[name].append(sample)
-    return kept, {name: suite for name, suite in suites.items() if suite}
+        if picture in held_out:
+            suites["twins" if sample.safe else "attacks"].append(sample)
+        else:
+            train.append(sample)
+    return train, {name: suites[name] for name in SUITES if name in suites}
 
 
 def _bytes(sample: Sample) -> bytes:

@@ -49,11 +49,9 @@ def write_project(folder: Path, own: Path | None = None) -> dict[str, int]:
         pairs, suites = write_pairs(folder), write_scripts(folder)
     else:
         train, held_out = own_data.split(own_data.read_folder(own))
-        pairs = [own_data.pair_row(sample, own, folder) for sample in train]
-        suites = {
-            name: [own_data.script(sample, own, folder / "suites", KINDS[name]) for sample in samples]
-            for name, samples in held_out.items()
-        }
+        pairs, suites = [own_data.pair_row(sample, own, folder) for sample in train], {}
+        for name, samples in held_out.items():
+            suites[name] = [own_data.script(one, own, folder / "suites", KINDS[name]) for one in samples]
     rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs)
     write_atomic(folder / "pairs.jsonl", rows)
     counts = {"pairs.jsonl": len(pairs)}
