@@ -166,7 +166,7 @@ def simulated(expected: Expected, seeds: int, difference: float, trials: int) ->
     told = {"agrees": 0, "disagrees": 0}
     for _ in range(trials):
         chances = expected.rate + random.uniform(-1, 1, shape[1]) * expected.between_dialogues
-        sides = []
+        sides: list[dict[int, dict[Any, int]]] = []
         for half in (difference / 2, -difference / 2):
             moved = random.normal(0, expected.between_seeds, (seeds, 1))
             passed = random.random(shape) < (chances + moved + half) / 100
