@@ -165,8 +165,8 @@ CONFIGS: list[tuple[str, str]] = [
     ),
     ("base: gone.yaml", "gone.yaml: no such config file"),
     ("base: [1]", "base: must be a file or a list of files, not 1"),
-    ("base: circle.yaml", "base: config.yaml begins from this file in turn"),
-    ("base: config.yaml", "base: config.yaml begins from this file in turn"),
+    ("base: circle.yaml", "config.yaml begins from this file in turn"),
+    ("base: config.yaml", "config.yaml begins from this file in turn"),
     ("base: typo.yaml", "typo.yaml: rl.bta: unknown key"),
     ("base: seed.yaml\nrl: {beta: -1}", "config.yaml: rl.beta: must be at least 0"),
 ]
