@@ -10,12 +10,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 40_350,
-    "files": 280,
+    "lines": 39_100,
+    "files": 260,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,
-    "comprehensions in 1,000 lines": 40,
+    "comprehensions in 1,000 lines": 41,
     "nested conditional expressions": 0,
 }
 """A change that needs more raises its bound, for all to see; one that needs less lowers it."""
