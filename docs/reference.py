@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, get_args, get_type_hints, is_typeddict
 
 import click
@@ -50,7 +51,8 @@ def config_page() -> str:
     ]
     return (
         f"# The config\n\n{NOTE}\nOne YAML file; an unknown key is an error. `<role>` stands for any role,"
-        " `[]` for any entry of a list. The kind says what another value means for a run that was begun:"
+        " `[]` for any entry of a list; `roles.judge` may be a list of roles. The kind says what another"
+        " value means for a run that was begun:"
         " another run (`run`), other calls from now on (`call`), or nothing (`free`). `safer-steer config`"
         " prints the same.\n\n`base: FILE`, or a list of files, at the top of a config names others that it"
         " begins from: what it says itself goes over what they say, section by section, and a list takes the"
@@ -134,6 +136,8 @@ def _facts(keys: type) -> str:
 def _type(hint: Any) -> str:
     if is_typeddict(hint):
         return "{" + ", ".join(f"{name}: {_type(of)}" for name, of in get_type_hints(hint).items()) + "}"
+    if isinstance(hint, GenericAlias) and any(map(is_typeddict, get_args(hint))):
+        return f"{hint.__origin__.__name__}[{', '.join(map(_type, get_args(hint)))}]"
     return (
         hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
     )

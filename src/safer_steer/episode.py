@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import BoundaryError
@@ -179,6 +179,7 @@ async def judge_turn(dialogue: Dialogue, index: int, critic: Critic, upcoming: s
         verdict = await critic.judge(dialogue, index, upcoming)
     except BoundaryError as error:
         turn.meta["unscored"] = str(error.fault)
+        turn.meta |= cast(TurnMeta, error.facts)
         if critic.immediate:
             dialogue.stop = StopReason.UNSCORED
         return

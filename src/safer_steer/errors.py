@@ -6,10 +6,10 @@ A `UserError` is a mistake somebody can mend: the command line prints its one li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class ExitCode(IntEnum):
@@ -63,6 +63,8 @@ class BoundaryError(Exception):
     """A call to a model failed for good, after every retry."""
 
     boundary = "model"
+    facts: Mapping[str, Any] = {}
+    """What else the row is to keep of it, by key of its `meta`."""
 
     @property
     def fault(self) -> Fault:

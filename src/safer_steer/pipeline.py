@@ -206,13 +206,13 @@ def measure(
             run.show.say(f"bench: {line}")
 
         (run.folder / JUDGE_CHECK).unlink(missing_ok=True)  # of other dialogues
-        judge = run.ask("judge") if run.config.bench.judged else None
-        if judge and run.config.judge_is_tutor:
+        judges = run.judges() if run.config.bench.judged else []
+        if judges and run.config.judge_is_tutor:
             from safer_steer.report.judge_tables import tutor_is_judge
 
-            say(f"warning: {tutor_is_judge(judge.role.model)}")
+            say(f"warning: {tutor_is_judge(run.config.role('tutor').model)}")
         attacker = None if kept else partial(run.ask, "attacker")
-        measure_models(run.config, run.folder, models, judge, run.wait, progress, say, attacker)
+        measure_models(run.config, run.folder, models, judges, run.wait, progress, say, attacker)
 
     _do(run, "bench", work, needs, student=not kept)
 

@@ -550,7 +550,7 @@ def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_pat
 
     def measured(assistant: Long) -> dict[str, Any]:
         measure_models(
-            config, tmp_path / "run", {"m": lambda: assistant}, judge, asyncio.run, say=said.append
+            config, tmp_path / "run", {"m": lambda: assistant}, [judge], asyncio.run, say=said.append
         )
         summary = Summary.read(tmp_path / "run" / "summary.json")
         assert summary.total("incomplete") == 2

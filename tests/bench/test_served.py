@@ -7,7 +7,6 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +15,13 @@ from aiohttp import web
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from endpoint_server import EndpointServer, Step, fails, says
+from endpoint_server import EndpointServer, fails, says
 from safer_steer.bench.answers import COUNTED
 from safer_steer.bench.results import Summary
 from safer_steer.cli import app
 from safer_steer.workers import PATIENCE
+from served_bench import Models, bench, line, rows, suite, verdict
 from threads import serving
-
-
-class Models:
-    """What the server does, by the model that a request names; counts requests, and those in flight."""
-
-    def __init__(self) -> None:
-        self.does: dict[str, Step] = {"m": says("No, I will not."), "j": verdict(3)}
-        self.asked: Counter[str] = Counter()
-        self.now: Counter[str] = Counter()
-        self.most: Counter[str] = Counter()
-
-    async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        name = body["model"]
-        self.asked[name] += 1
-        self.now[name] += 1
-        self.most[name] = max(self.most[name], self.now[name])
-        try:
-            return await self.does.get(name, fails(404, f"no model {name}"))(request, body)
-        finally:
-            self.now[name] -= 1
-
-
-def verdict(harmlessness: int) -> Step:
-    scores = {"harmlessness": harmlessness, "helpfulness": 2, "refused": True, "reason": "it declines"}
-    return says(json.dumps(scores))
-
-
-@pytest.fixture
-def models() -> Models:
-    return Models()
-
-
-@pytest.fixture
-def url(models: Models) -> Iterator[str]:
-    with serving(EndpointServer(always=models)) as server:
-        yield server.url
-
-
-def suite(folder: Path, dialogues: int, turns: int = 1) -> Path:
-    path = folder / "mine.jsonl"
-    rows = [
-        {"id": f"d{i}", "kind": "red_team", "turns": [{"user": f"d{i} u{turn}"} for turn in range(turns)]}
-        for i in range(dialogues)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def bench(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
 
 
 def measured(url: str, suite: Path, *more: object, model: str = "m", judge: str = "j") -> Result:
@@ -82,17 +32,6 @@ def measured(url: str, suite: Path, *more: object, model: str = "m", judge: str 
         *("--model", model, "--base-url", url, "--suite", suite, "--out", suite.parent / "out"),
         *("--judge-model", judge, "--judge-base-url", url, *more),
     )
-
-
-def line(result: Result, exit_code: int = 2) -> str:
-    """The last line on standard error of a command that ended with this code."""
-    assert result.exit_code == exit_code, result.output
-    assert isinstance(result.exception, SystemExit)
-    return result.stderr.splitlines()[-1]
-
-
-def rows(out: Path, pattern: str = "bench/*/*.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(row) for path in out.glob(pattern) for row in path.read_text().splitlines()]
 
 
 def test_a_concurrency_above_64_reaches_the_model(tmp_path: Path, url: str, models: Models) -> None:

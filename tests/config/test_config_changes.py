@@ -128,7 +128,7 @@ def test_a_key_that_came_later_leaves_earlier_runs_their_ids_at_its_default() ->
     earlier = whole()
     del earlier["bench"]["adaptive"], earlier["bench"]["targets"], earlier["seeds"]["at_most"]
     del earlier["rl"]["tutor_memory"], earlier["rl"]["seed"], earlier["bench"]["judge_requests"]
-    del earlier["bench"]["typographic"], earlier["seeds"]["typographic"]
+    del earlier["bench"]["typographic"], earlier["seeds"]["typographic"], earlier["bench"]["verdict"]
     for source in earlier["seeds"]["sources"]:
         for key in ("columns", "ignore", "own"):
             del source[key]

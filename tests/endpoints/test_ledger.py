@@ -180,7 +180,7 @@ async def test_a_bench_that_is_run_again_asks_the_judge_anew_where_it_could_not_
 
         def measure() -> None:
             with Run(settings, tmp_path / "run", Quiet()) as run:
-                measure_models(settings, run.folder, {"m": AtHand}, run.ask("judge"), run.wait)
+                measure_models(settings, run.folder, {"m": AtHand}, run.judges(), run.wait)
 
         with pytest.raises(NoResult):
             await asyncio.to_thread(measure)

@@ -23,12 +23,16 @@ from inspect_ai.model import (
 )
 
 from safer_steer.bench.measure import measure_models
+from safer_steer.bench.protocol import protocol_of, write
 from safer_steer.bench.results import Attacked, Summary
+from safer_steer.bench.suite_copies import bring_in
 from safer_steer.config import Config, Role
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.transport import ChatReply, Message
+from safer_steer.errors import UserError
 from safer_steer.files.images import pictures_in
 from safer_steer.inspect_tasks.adaptive import numbers as as_metrics
+from safer_steer.inspect_tasks.tasks import bench
 from safer_steer.metrics import LOST
 from safer_steer.sandbox.agents import SandboxTransport
 
@@ -107,7 +111,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     judge = ChatModel("judge", Role(), Answers())
     pictures_of, format = pictures_in(folder, config.student.max_pixels), config.student.format
     assistant = ChatAssistant(target, pictures_of, format=format)
-    measure_models(config, folder, {"model": lambda: assistant}, judge, asyncio.run)
+    measure_models(config, folder, {"model": lambda: assistant}, [judge], asyncio.run)
     return dict(json.loads((folder / "summary.json").read_text())["models"]["model"])
 
 
@@ -165,6 +169,23 @@ def test_the_embedded_judge_needs_no_model(tmp_path: Path) -> None:
     assert found["multi_turn/average/unscored"] == 0 and found["multi_turn/average/n"] == DIALOGUES
 
 
+def test_several_judges_are_joined_and_a_protocol_is_compared(tmp_path: Path) -> None:
+    found = numbers(measured(tmp_path, "sandbox, grader", grader=played()))
+    assert found["multi_turn/average/unscored"] == 0, "where one has no verdict, the other has"
+    config = Config.model_validate({"bench": {"dialogues": DIALOGUES}})
+    bring_in(config.bench.suites, tmp_path, DIALOGUES, config.student.max_pixels)
+    protocol = protocol_of(config, tmp_path, students=True)
+    file = tmp_path / "protocol.yaml"
+    write(protocol, Summary(models={}), {}, config, file)
+    given = {"format": FORMAT.value, "system": config.student.system, "protocol": str(file)}
+    task = bench(dialogues=DIALOGUES, **given)
+    assert task.metadata == {"protocol": protocol.sha256}
+    with pytest.raises(UserError, match=r"verdict \(majority there, mean here\)"):
+        bench(dialogues=DIALOGUES, verdict="mean", **given)
+    with pytest.raises(UserError, match="differs from it in suites"):
+        bench(dialogues=DIALOGUES - 1, **given)
+
+
 def test_a_judge_must_be_named(tmp_path: Path) -> None:
     (log,) = evaluate(
         "safer_steer/bench",
@@ -201,7 +222,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Attacked:
         config,
         folder,
         {"model": lambda: assistant},
-        judge,
+        [judge],
         asyncio.run,
         attacker=lambda name: ChatModel("attacker", Role(model=name), SandboxTransport(name)),
     )

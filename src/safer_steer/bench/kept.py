@@ -3,6 +3,7 @@ again."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from pydantic import ValidationError
 
 from safer_steer.bench.adaptive.results import NotKept
 from safer_steer.bench.suites import Suite
-from safer_steer.config import Config, Role
+from safer_steer.config import Config, JoinedBy, Role
 from safer_steer.config.file import in_words, load_config
 from safer_steer.dialogue import Dialogue, StopReason, Turn
+from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
-from safer_steer.files.meta import without
+from safer_steer.files.meta import OF_JUDGE, without
 from safer_steer.files.store import file_name, read_rows
 
 
@@ -49,7 +51,7 @@ class KeptAnswers:
             raise UserError(
                 f"{self.journal}: {dialogue.id} was played from another script than the suite has"
             )
-        return Reply(turn.assistant or "", without(turn.meta, "reason", "unscored"))
+        return Reply(turn.assistant or "", without(turn.meta, *OF_JUDGE))
 
 
 def _dialogue(row: dict[str, Any], journal: Path) -> Dialogue:
@@ -83,9 +85,12 @@ def kept_models(run: Path) -> list[str]:
     return found
 
 
-def judging_config(run: Path, judge: Role, requests: bool = False) -> Config:
+def judging_config(
+    run: Path, judges: Sequence[Role], verdict: JoinedBy = "majority", requests: bool = False
+) -> Config:
     """The config of a bench that scores the answers kept in `run`: the suites as that run copied them, and
-    another judge. With `requests` it is also asked whether requests enable harm, as where the run's was.
+    other judges, whose verdicts are joined by `verdict`. With `requests` they are also asked whether requests
+    enable harm, as where the run's was.
 
     Raises:
         UserError: it is no run folder, has no suites, or the judge's settings do not fit its config.
@@ -96,12 +101,18 @@ def judging_config(run: Path, judge: Role, requests: bool = False) -> Config:
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
-    bench = {"suites": [str(file) for file in files], "capability": [], "dialogues": None, "judged": True}
-    bench["typographic"] = None  # the variants are among those files
+    bench = {
+        "suites": [str(file) for file in files],
+        "capability": [],
+        "dialogues": None,
+        "judged": True,
+        "verdict": verdict,
+        "typographic": None,  # the variants are among those files
+    }
     if requests:
         bench["judge_requests"] = True
     settings = config.model_dump()
-    settings["roles"]["judge"] = judge.model_dump()
+    settings["roles"]["judge"] = [judge.model_dump() for judge in judges]
     settings["bench"] |= bench
     if config.bench.adaptive:
         intents = run.resolve() / "intents" / "intents.jsonl"
@@ -113,6 +124,11 @@ def judging_config(run: Path, judge: Role, requests: bool = False) -> Config:
         raise UserError(f"bench: {in_words(error)}") from None
 
 
-def judged_folder(run: Path, judge: Role) -> Path:
-    """Where a judge's results go unless another folder is named: beside the run's own."""
-    return run / "judged" / file_name(judge.model)
+def judged_folder(run: Path, judges: Iterable[Role]) -> Path:
+    """Where these judges' results go unless another folder is named: beside the run's own."""
+    return run / "judged" / file_name("+".join(judge.model for judge in judges))
+
+
+def kept_replies(run: Path) -> list[Path]:
+    """The caches of replies of a run, and of the benches that judged its answers."""
+    return [path for path in (run / CACHE, *sorted(run.glob(f"judged/*/{CACHE}"))) if path.is_file()]

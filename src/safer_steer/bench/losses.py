@@ -42,6 +42,17 @@ def say_lost(summary: Summary, dialogues: int, say: Say) -> None:
         )
 
 
+def say_judges(summary: Summary, say: Say) -> None:
+    """Say what each of several judges left without scores."""
+    for name, one in summary.judges.each.items() if summary.judges else ():
+        if one.unscored:
+            say(
+                f"the judge {name} gave no scores for {one.unscored} of {one.turns} turns, which the others"
+                f" scored where they are half of the judges or more; the commonest cause:"
+                f" {one.commonest_error}"
+            )
+
+
 def check_kept(played: ByModel, folder: Path, most: float, say: Say) -> None:
     """Say where the answers are. Raises `NoResult` if more than a share `most` of the dialogues failed."""
     suites = [suites for protocols in played.values() for suites in protocols.values()]

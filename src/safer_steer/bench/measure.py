@@ -18,15 +18,25 @@ from safer_steer.bench.adaptive.user import EndsAtBreach
 from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, bring_in_intents, kept_attacks
 from safer_steer.bench.capability import Answers, answer_all, capability
 from safer_steer.bench.journals import kind_of
-from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.judges import judges_summary
+from safer_steer.bench.judging import critic_of
 from safer_steer.bench.kept import KeptModel
-from safer_steer.bench.losses import Say, check_answered, check_kept, check_scored, say_lost
+from safer_steer.bench.losses import (
+    Say,
+    check_answered,
+    check_kept,
+    check_scored,
+    say_judges,
+    say_lost,
+)
+from safer_steer.bench.protocol import FILE as PROTOCOL
+from safer_steer.bench.protocol import of_students, protocol_of, write
 from safer_steer.bench.questions import FOLDER, QuestionSet, bring_in_sets
 from safer_steer.bench.results import Attacked, Summary
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import Suite
-from safer_steer.bench.summary import summarise
-from safer_steer.bench.watch import Watch, WatchedAssistant, WatchedCritic
+from safer_steer.bench.summary import commonest_error, summarise
+from safer_steer.bench.watch import Watch, WatchedAssistant, named
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
@@ -93,7 +103,7 @@ def measure_models(
     config: Config,
     folder: Path,
     models: Mapping[str, Callable[[], Assistant | KeptModel]],
-    judge: ChatModel | None,
+    judges: Sequence[ChatModel],
     wait: Wait,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -107,8 +117,8 @@ def measure_models(
     Args:
         models: what makes the assistant of each; called when its turn comes, so that one student at a
             time is in memory.
-        judge: None keeps the answers and scores nothing; the summary then has the questions, and what is
-            seen of answers without a judge.
+        judges: without one, the answers are kept and nothing is scored; the summary then has the questions,
+            and what is seen of answers without a judge.
         progress: called with dialogues and questions (finished, all, failed), over all models.
         say: told in one line each how many dialogues of a suite were drawn, how many of its pictures were
             scaled down, how many answers the token limit cut off or have nothing to see, and how many
@@ -118,13 +128,14 @@ def measure_models(
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores; without a judge, no
             answers; or of a set's questions, no answers.
-        UserError: the model or the judge failed many times in a row (`watch.Watch`).
+        UserError: the model or the judge, or more than half of several judges, failed many times in a row
+            (`watch.Watch`).
     """
     say = say or (lambda line: None)
-    _forget(folder, judge)
+    _forget(folder, judges)
     watch = Watch()
     material = _bring_in(config, folder, attacker, watch, say)
-    measuring = _Measuring(config, folder, material, judge, watch, wait)
+    measuring = _Measuring(config, folder, material, judges, watch, wait)
     played = Played()
     each = material.dialogues + material.questions
     for place, (name, make) in enumerate(models.items()):
@@ -136,20 +147,24 @@ def measure_models(
         try:
             measuring.play(name, make(), played, shown)
         except UserError:
-            if judge:
+            for judge in judges[:1]:  # they share the cache
                 judge.forget_unparsable()
             raise
         gc.collect()
-    summary = _summary(config, material, played, judged=judge is not None)
+    protocol = protocol_of(config, folder, of_students(models))
+    summary = _summary(config, material, played, bool(judges), protocol.sha256)
     content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(folder / "summary.json", content)
+    reasons = {model: commonest_error({model: results}) for model, results in played.scripted.items()}
+    write(protocol, summary, reasons, config, folder / PROTOCOL)
     most = config.bench.max_unscored
-    if judge is None:
+    if not judges:
         check_kept(played.scripted, folder, most, say)
     else:
         say_lost(summary, len(models) * material.dialogues, say)
+        say_judges(summary, say)
     check_answered(summary.capability, played.answers, most)
-    if judge:
+    if judges:
         everything = {
             model: {**results, "attackers": played.attacked[model]}
             for model, results in played.scripted.items()
@@ -157,13 +172,13 @@ def measure_models(
         check_scored(summary, everything, most)
 
 
-def _forget(folder: Path, judge: ChatModel | None) -> None:
+def _forget(folder: Path, judges: Sequence[ChatModel]) -> None:
     """What an earlier process left without a result is done again."""
-    forget_unfinished(folder / "bench", judge is not None)
+    forget_unfinished(folder / "bench", judged=bool(judges))
     for answered in sorted((folder / FOLDER).glob("*")):
         forget_unfinished(answered, judged=False)
-    if judge and (folder / "summary.json").exists():
-        judge.forget_unparsable()
+    if judges and (folder / "summary.json").exists():
+        judges[0].forget_unparsable()
 
 
 def _bring_in(
@@ -196,24 +211,23 @@ class _Measuring:
         config: Config,
         folder: Path,
         material: Material,
-        judge: ChatModel | None,
+        judges: Sequence[ChatModel],
         watch: Watch,
         wait: Wait,
     ) -> None:
-        self.folder, self.material, self.judge, self.watch, self.wait = folder, material, judge, watch, wait
+        self.folder, self.material, self.judges, self.watch, self.wait = folder, material, judges, watch, wait
         self.critic: Critic | None = None
-        if judge:
-            pictures_of = pictures_in(folder, config.student.max_pixels)
-            requests = config.bench.judge_requests
-            judging = JudgeCritic(judge, config.student.format, pictures_of, requests=requests)
-            self.critic = WatchedCritic(judging, watch, f"the judge {_named(judge)}")
+        if judges:
+            pictures_of, bench = pictures_in(folder, config.student.max_pixels), config.bench
+            format, requests = config.student.format, bench.judge_requests
+            self.critic = critic_of(judges, bench.verdict, format, pictures_of, watch, requests=requests)
 
     def play(
         self, name: str, assistant: Assistant | KeptModel, played: Played, shown: Callable[[int, int], None]
     ) -> None:
         """Add a model's dialogues and answers to `played`; `shown` is called with those done and failed."""
         material, out = self.material, self.folder / "bench" / name
-        in_flight = [asked.role.concurrency for asked in (self.judge, _asked(assistant)) if asked]
+        in_flight = [asked.role.concurrency for asked in (*self.judges, _asked(assistant)) if asked]
         in_play = max(IN_PLAY, sum(in_flight))
 
         def after(before: int) -> Progress:
@@ -233,7 +247,7 @@ class _Measuring:
             )
 
 
-def _summary(config: Config, material: Material, played: Played, judged: bool) -> Summary:
+def _summary(config: Config, material: Material, played: Played, judged: bool, protocol: str) -> Summary:
     """The content of `summary.json`."""
     bench, format, twins = config.bench, config.student.format, material.twins
     summary = summarise(played.scripted, twins, bench.resamples, config.seed, format)
@@ -241,7 +255,9 @@ def _summary(config: Config, material: Material, played: Played, judged: bool) -
     if bench.adaptive and judged:
         attacked = adaptive_summary(played.attacked, played.scripted, twins, material.intents, config)
     answered = capability(played.answers, format)
-    return summary.model_copy(update={"capability": answered, "adaptive": attacked})
+    several = judges_summary(config, played.scripted, played.attacked, twins) if judged else None
+    update = {"capability": answered, "adaptive": attacked, "judges": several, "protocol": protocol}
+    return summary.model_copy(update=update)
 
 
 AssistantOf = Callable[[Suite | Attack], Assistant]
@@ -268,16 +284,12 @@ def _dialogues_in(suites: Sequence[Suite], attacks: Sequence[Attack]) -> int:
 
 def _watched(assistant: Assistant, name: str, watch: Watch) -> WatchedAssistant:
     asked = _asked(assistant)
-    return WatchedAssistant(assistant, watch, f"the model {_named(asked) if asked else name}")
+    return WatchedAssistant(assistant, watch, f"the model {named(asked) if asked else name}")
 
 
 def _asked(assistant: Assistant | KeptModel) -> ChatModel | None:
     """The model behind an endpoint, if it is one."""
     return assistant.model if isinstance(assistant, ChatAssistant) else None
-
-
-def _named(model: ChatModel) -> str:
-    return model.role.model + (f" at {model.role.base_url}" if model.role.base_url else "")
 
 
 async def measure(

@@ -161,6 +161,46 @@ class Answered(Part):
     minus_base: Rate | None
 
 
+class Agreement(Part):
+    """How far two judges agree on one score: percent of the turns, and kappa with quadratic weights."""
+
+    exact: float
+    within_one: float
+    kappa: Rate
+
+
+class TwoJudges(Part):
+    """Two of several judges, on the turns that both scored."""
+
+    first: str
+    second: str
+    turns: int
+    dialogues: int
+    harmlessness: Agreement
+    helpfulness: Agreement
+
+
+class OneJudge(Part):
+    """One of several judges."""
+
+    turns: int
+    """It was asked about."""
+    unscored: int
+    """Of these, turns that it gave no scores."""
+    commonest_error: str = ""
+    rates: dict[str, dict[ProtocolName, dict[str, Rate]]]
+    """By it alone: the rates of `Protocol.average`, by model, protocol and name."""
+
+
+class Judges(Part):
+    """Several judges: what each says alone, and how far every two agree."""
+
+    joined_by: str
+    """`bench.verdict`."""
+    each: dict[str, OneJudge]
+    pairs: list[TwoJudges]
+
+
 class Summary(Part):
     """The whole file."""
 
@@ -170,6 +210,10 @@ class Summary(Part):
     """By set and model."""
     adaptive: dict[str, dict[str, Attacked]] = {}
     """By model and attacker."""
+    judges: Judges | None = None
+    """None where one judge scored alone."""
+    protocol: str | None = None
+    """SHA-256 of `bench.protocol.Protocol`; benches with the same one can be compared."""
 
     @classmethod
     def read(cls, path: Path) -> Summary:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from safer_steer.dialogue import Dialogue, Turn
+from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant, Critic, Reply, Rewinding, Verdict
 from safer_steer.errors import BoundaryError, EndpointError, UserError
 from safer_steer.workers import PATIENCE, Breaker
@@ -21,6 +22,11 @@ class Watch:
     def __init__(self) -> None:
         self._breaker = Breaker()
         self._ended = ""
+        self._apart: dict[str, Watch] = {}
+
+    def apart(self, who: str) -> Watch:
+        """A watch over `who` alone, whose failing ends nothing else; always the same for one name."""
+        return self._apart.setdefault(who, Watch())
 
     @contextmanager
     def call(self, who: str) -> Iterator[None]:
@@ -45,6 +51,11 @@ class Watch:
             raise UserError(self._ended) from None
         else:
             self._breaker.note(0, kind=who)
+
+
+def named(model: ChatModel) -> str:
+    """A model and its endpoint, for an error message."""
+    return model.role.model + (f" at {model.role.base_url}" if model.role.base_url else "")
 
 
 class WatchedAssistant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def bench(
     judge_model: options.JudgeModel = None,
     judge_base_url: options.JudgeBaseUrl = None,
     judge_api_key_env: options.JudgeKeyEnv = None,
+    verdict: options.Verdict = None,
     judge_requests: options.JudgeRequests = False,
     no_judge: options.NoJudge = False,
     attacker_model: options.AttackerModel = None,
@@ -42,6 +44,7 @@ def bench(
     attacker_pictures: options.AttackerPictures = None,
     adaptive: options.AdaptiveKeys = None,
     judge_only: options.JudgeOnly = None,
+    protocol: options.ProtocolFile = None,
     format: options.Layout = Format.PLAIN,
     ask_layout: options.AskLayout = None,
     system: options.System = None,
@@ -61,22 +64,25 @@ def bench(
 ) -> None:
     """Measure a run's models (CONFIG), models behind endpoints (--model), or kept answers (--judge-only)."""
     mode = options.mode_of(context)
-    settings = options.settings_of(context)
+    settings, by = options.settings_of(context), options.ByProtocol(context, protocol)
+    roles, measured = settings["roles"], settings["bench"]
+    judging = _targets(judge_model or ["sandbox"], judge_base_url or [], judge_api_key_env or [], "--judge-")
+    judges = [by.sampled("judge_", roles["judge"] | judge) for judge in judging]
     if judge_only is not None:
         _need(mode, ("--judge-model", judge_model))
-        return _judge_kept(judge_only, settings["roles"]["judge"], judge_requests, out, fresh, not no_check)
+        return _judge_kept(judge_only, judges, measured, out, protocol, fresh, not no_check)
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
     if config is not None:
-        return _of_run(load_config(config, limit, stub), out, fresh, not no_check)
+        return _of_run(load_config(config, limit, stub), out, protocol, fresh, not no_check)
     _need(mode, ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
     if no_judge and judge_model and pictures != "caption":  # the judge may still describe the pictures
         raise UserError("bench: --no-judge and --judge-model are both given; give one of them")
-    roles, measured = settings["roles"], settings["bench"]
     targets = _targets(model or [], base_url or [], api_key_env or [])
-    roles["target"] |= targets[0]
-    if attacker_model:
-        roles["attacker"]["model"] = attacker_model[0]  # the others are asked with the same settings
+    roles["judge"] = judges if len(judges) > 1 else judges[0]
+    roles["target"] = by.sampled("", roles["target"] | targets[0])
+    if attacker_model:  # the others are asked with the same settings
+        roles["attacker"] = by.sampled("attacker_", roles["attacker"] | {"model": attacker_model[0]})
     else:
         del roles["attacker"]
     for key in ("suites", "capability"):
@@ -85,36 +91,55 @@ def bench(
     if typographic:
         measured["typographic"] = {"layout": typographic}
     measured["adaptive"] = _adaptive(attacker_model or [], adaptive or [])
-    _served(settings | {"limit": limit}, out, fresh, not no_check)
+    _served(settings | {"limit": limit}, out, protocol, fresh, not no_check)
 
 
-def _of_run(settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
+def _compare(protocol: Path | None, settings: Config, out: Path, models: Sequence[str]) -> None:
+    """Raises `UserError` if the bench that is to begin is not one by this protocol."""
+    if protocol:
+        from safer_steer.bench.protocol import refuse_other
+
+        refuse_other(protocol, settings, out, models)
+
+
+def _of_run(settings: Config, out: Path, protocol: Path | None, fresh: bool, try_models: bool) -> None:
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
     require("student", "bench CONFIG")
+    _compare(protocol, settings, out, settings.bench.models)
     with results(out), Display() as show:
         pipeline.run_stage("bench", settings, out, show, fresh, try_models)
 
 
 def _judge_kept(
-    run: Path, role: dict[str, Any], requests: bool, out: Path | None, fresh: bool, try_models: bool
+    run: Path,
+    roles: list[dict[str, Any]],
+    bench: dict[str, Any],
+    out: Path | None,
+    protocol: Path | None,
+    fresh: bool,
+    try_models: bool,
 ) -> None:
-    from safer_steer.bench.kept import judged_folder, judging_config
+    from safer_steer.bench.kept import judged_folder, judging_config, kept_models
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
     with options.options_named():
         try:
-            judge = Role.model_validate(role)
+            judges = [Role.model_validate(judge) for judge in roles]
         except ValidationError as error:
             raise UserError(f"bench: roles.judge.{in_words(error, Role)}") from None
-        settings, out = judging_config(run, judge, requests), out or judged_folder(run, judge)
+        config = judging_config(run, judges, bench.get("verdict", "majority"), bench["judge_requests"])
+        out = out or judged_folder(run, judges)
+        _compare(protocol, config, out, kept_models(run))
         with results(out), Display() as show:
-            measuring.judge_kept(settings, run, out, show, fresh, try_models)
+            measuring.judge_kept(config, run, out, show, fresh, try_models)
 
 
-def _served(settings: dict[str, Any], out: Path, fresh: bool, try_models: bool) -> None:
+def _served(
+    settings: dict[str, Any], out: Path, protocol: Path | None, fresh: bool, try_models: bool
+) -> None:
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
@@ -125,27 +150,30 @@ def _served(settings: dict[str, Any], out: Path, fresh: bool, try_models: bool) 
             raise UserError(f"bench: {in_words(error)}") from None
         models = list(config.models_of("target"))
         config.name = ", ".join(models)
+        _compare(protocol, config, out, models)
         with results(out), Display() as show:
             measuring.bench_endpoints(config, models, out, show, fresh, try_models)
 
 
-def _targets(models: list[str], urls: list[str], keys: list[str]) -> list[dict[str, Any]]:
-    """Each model with its endpoint and key: one of these for all models, or one for each."""
-    for option, given in (("--base-url", urls), ("--api-key-env", keys)):
+def _targets(models: list[str], urls: list[str], keys: list[str], of: str = "--") -> list[dict[str, Any]]:
+    """Each model with its endpoint and key: one of these for all models, or one for each. `of` is what their
+    options begin with."""
+    for option, given in (("base-url", urls), ("api-key-env", keys)):
         if len(given) not in (0, 1, len(models)):
             raise UserError(
-                f"bench: {len(models)} --model and {len(given)} {option}; give one for all, or one for each"
-                " in the same order"
+                f"bench: {len(models)} {of}model and {len(given)} {of}{option}; give one for all, or one for"
+                " each in the same order"
             )
     if len(set(urls)) > 1 and len(keys) == 1:
         raise UserError(
-            "bench: one --api-key-env and several --base-url; give one for each, '' for none: a key is sent"
-            " to no other server than its own"
+            f"bench: one {of}api-key-env and several {of}base-url; give one for each, '' for none: a key is"
+            " sent to no other server than its own"
         )
     each_url, each_key = (given * len(models) if len(given) == 1 else given for given in (urls, keys))
+    none = [""] * len(models)
     return [
-        {"model": model, "base_url": url, "api_key_env": key or None}
-        for model, url, key in zip(models, each_url, each_key or [""] * len(models), strict=True)
+        {"model": model, "base_url": url or None, "api_key_env": key or None}
+        for model, url, key in zip(models, each_url or none, each_key or none, strict=True)
     ]
 
 

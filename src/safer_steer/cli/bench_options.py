@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from safer_steer.cli.app import KEYS, help_of
+from safer_steer.config import JoinedBy
 from safer_steer.config.typographic import Layout as DrawnLayout
 from safer_steer.dialogue import Format
 from safer_steer.errors import NoResult, UserError
@@ -29,6 +30,9 @@ NAMES = {
     "roles.target.model": "--model",
     "roles.target.base_url": "--base-url",
     "roles.target.api_key_env": "--api-key-env",
+    "roles.judge.model": "--judge-model",
+    "roles.judge.base_url": "--judge-base-url",
+    "roles.judge.api_key_env": "--judge-api-key-env",
     "roles.attacker": "--attacker-model",
     "roles.attacker.model": "--attacker-model",
     "bench.targets": "--model",
@@ -90,9 +94,30 @@ System = Annotated[str | None, setting("student.system", "--system", MODEL)]
 Temperature = Annotated[float | None, setting("roles.target.temperature", "--temperature", MODEL)]
 MaxTokens = Annotated[int | None, setting("roles.target.max_tokens", "--max-tokens", MODEL)]
 SentPictures = Annotated[Pictures | None, setting("roles.target.pictures", "--pictures", MODEL)]
-JudgeModel = Annotated[str | None, setting("roles.judge.model", "--judge-model", JUDGE)]
-JudgeBaseUrl = Annotated[str | None, setting("roles.judge.base_url", "--judge-base-url", JUDGE)]
-JudgeKeyEnv = Annotated[str | None, setting("roles.judge.api_key_env", "--judge-api-key-env", JUDGE)]
+JudgeModel = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The judge; `sandbox` is the embedded one, which knows only the sandbox's pictures."
+        f" {SEVERAL.capitalize()}: every judge scores every turn.",
+        rich_help_panel=JUDGE,
+    ),
+]
+JudgeBaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The judge's endpoint. Of several judges: one for all, or one for each in the same order.",
+        rich_help_panel=JUDGE,
+    ),
+]
+JudgeKeyEnv = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name of the environment variable with the judge's key. With several --judge-base-url, one for"
+        " each, '' for none.",
+        rich_help_panel=JUDGE,
+    ),
+]
+Verdict = Annotated[JoinedBy | None, setting("bench.verdict", "--verdict", JUDGE)]
 JudgeMaxTokens = Annotated[int | None, setting("roles.judge.max_tokens", "--judge-max-tokens", JUDGE)]
 JudgePictures = Annotated[Pictures | None, setting("roles.judge.pictures", "--judge-pictures", JUDGE)]
 NoJudge = Annotated[
@@ -108,9 +133,30 @@ JudgeOnly = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN",
-        help="Instead: score the answers kept in this run folder with the judge named here. The results go to"
-        " RUN/judged/JUDGE, or to --out; those of RUN stay.",
+        help="Instead: score the answers kept in this run folder with the judges named here. The results go"
+        " to RUN/judged/JUDGE, or to --out; those of RUN stay, and its verdicts are paid for no second time.",
         rich_help_panel=JUDGE,
+    ),
+]
+
+
+def _defaults(context: typer.Context, file: Path | None) -> Path | None:
+    """What a protocol holds is the default of the options that set it."""
+    if file:
+        from safer_steer.bench.protocol import read
+
+        context.default_map = read(file).options
+    return file
+
+
+ProtocolFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        callback=_defaults,
+        is_eager=True,
+        help="Measure by the protocol of another bench, which `safer-steer protocol` wrote: it sets judge,"
+        " sampling and layout, and a suite, prompt, threshold or option that differs is refused.",
     ),
 ]
 AttackerModel = Annotated[
@@ -187,10 +233,10 @@ def settings_of(context: typer.Context) -> dict[str, Any]:
 # Modes ------------------------------------------------------------------------
 
 Mode = Literal["CONFIG", "--model", "--judge-only"]
-_ALWAYS = {"out", "fresh", "no_check"}
+_ALWAYS = {"out", "fresh", "no_check", "protocol"}
 _JUDGING = {
     *("judge_model", "judge_base_url", "judge_api_key_env", "judge_max_tokens", "judge_pictures"),
-    "judge_requests",
+    *("judge_requests", "verdict"),
 }
 _USED = {
     "CONFIG": {*_ALWAYS, "config", "limit", "stub"},
@@ -225,6 +271,25 @@ def mode_of(context: typer.Context) -> Mode:
             fix = "change the config instead" if mode == "CONFIG" else "it is as in the bench that is judged"
             raise UserError(f"bench: {parameter.opts[0]} has no effect with {mode}; {fix}")
     return mode
+
+
+class ByProtocol:
+    """The sampling of a protocol, for roles; without a file, nothing changes."""
+
+    def __init__(self, context: typer.Context, file: Path | None) -> None:
+        from safer_steer.bench.protocol import read
+
+        self.context, self.protocol = context, read(file) if file else None
+
+    def sampled(self, prefix: str, role: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a role as the protocol asks it, but for options that were typed. `prefix` is what
+        their names begin with, `judge_` for instance."""
+        settings = self.protocol.sampling(prefix, role["model"]) if self.protocol else {}
+        return role | {name: value for name, value in settings.items() if not self._typed(prefix + name)}
+
+    def _typed(self, option: str) -> bool:
+        source = self.context.get_parameter_source(option)
+        return source is not None and source.name == "COMMANDLINE"
 
 
 # Names in errors --------------------------------------------------------------

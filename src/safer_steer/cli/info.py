@@ -12,6 +12,7 @@ import typer
 from safer_steer.cli.app import ConfigFile, app, console
 from safer_steer.config.file import describe, load_config
 from safer_steer.errors import UserError
+from safer_steer.files.store import write_atomic
 from safer_steer.report.fitted_table import fitted, print_tables
 
 
@@ -115,3 +116,17 @@ def config_keys() -> None:
         " key, and of a `call` key, which its calls have from then on.",
         highlight=False,
     )
+
+
+@app.command()
+def protocol(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a bench.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file.")] = Path("protocol.yaml"),
+) -> None:
+    """Copy out how a bench was measured (judge, prompts, thresholds, sampling, suites by hash), to measure
+    another model alike with `bench --protocol`."""
+    from safer_steer.bench.protocol import FILE, read
+
+    found = read(run / FILE)
+    write_atomic(out, (run / FILE).read_bytes())
+    typer.echo(f"{out}: protocol {found.sha256}")

@@ -11,7 +11,6 @@ import typer
 from safer_steer.cli.app import app, console
 from safer_steer.config.file import load_config
 from safer_steer.errors import UserError, require
-from safer_steer.report.fitted_table import fitted
 
 if TYPE_CHECKING:
     from safer_steer.bench.judge_check.played import Played
@@ -56,6 +55,7 @@ def judge_check(
     from safer_steer.bench.judge_check.file import note, read_check
     from safer_steer.bench.judge_check.labels import drawn, enough_said, read_labels, write_sheet
     from safer_steer.bench.judge_check.played import played_in
+    from safer_steer.report.fitted_table import print_tables
     from safer_steer.report.judge_tables import judge_tables, warning
 
     if template and (labels or second or repeats or probes):
@@ -91,11 +91,7 @@ def judge_check(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    screen = console(160)
-    for shown in judge_tables(found):
-        numbers = range(shown.labels, len(shown.head))
-        screen.print(fitted(screen, shown.head, shown.rows, numbers=numbers, title=shown.title), crop=False)
-        screen.print(f"{shown.note}\n", markup=False, highlight=False)
+    print_tables(console(160), judge_tables(found))
     if line := warning(found):
         typer.echo(f"warning: {line}")
 

@@ -147,6 +147,7 @@ def _show_results(out: Path) -> None:
         from safer_steer.bench.judge_check.file import corrected_rates
         from safer_steer.report.comparison import marks_in
         from safer_steer.report.fitted_table import print_tables
+        from safer_steer.report.judge_tables import several_judges
         from safer_steer.report.main_table import console_table
         from safer_steer.report.measure_tables import console_tables
         from safer_steer.report.runs import read_run
@@ -154,6 +155,7 @@ def _show_results(out: Path) -> None:
         run, screen = read_run(out), console(100)
         screen.print(console_table(run.summary, corrected_rates(run.check), marks_in([run])))
         print_tables(screen, console_tables(run.summary))
+        print_tables(console(160), several_judges(run.summary))
         if load_config(out / "config.yaml").has_stubs:
             typer.echo("The answers in this run are stubs: the numbers mean nothing.")
     if page.is_file():

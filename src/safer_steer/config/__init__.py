@@ -2,7 +2,7 @@
 `roles.py`, `data.py`, `rl.py` and `bench.py`; `whole.py` puts them together, `file.py` reads and writes the
 YAML, `kinds.py` and `changes.py` say which keys may change between a run and its continuation."""
 
-from safer_steer.config.bench import Adaptive, Bench, ModelName, Target
+from safer_steer.config.bench import Adaptive, Bench, JoinedBy, ModelName, Target
 from safer_steer.config.data import SFT, Assembly, Bootstrap, Seeds, Source, Use
 from safer_steer.config.rl import Reinforce
 from safer_steer.config.roles import SANDBOX_AGENTS, Role, RoleName, same_model
@@ -18,6 +18,7 @@ __all__ = [
     "Bench",
     "Bootstrap",
     "Config",
+    "JoinedBy",
     "ModelName",
     "Reinforce",
     "Role",

@@ -14,6 +14,7 @@ from safer_steer.files.store import file_name
 STEER = "steer"
 """The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
 ModelName = Literal["base", "sft", "safer_steer"]
+JoinedBy = Literal["majority", "mean"]
 
 
 class Adaptive(Section):
@@ -86,6 +87,9 @@ class Bench(Section):
     """at most this many questions of each set in `capability`, drawn at random"""
     judged: bool = True
     """false keeps the answers without scores; `bench --judge-only` scores them later"""
+    verdict: Later[JoinedBy] = "majority"
+    """what several judges' scores of a turn come to: the best that more than half of them reach, so a tie is
+    the worse (`majority`), or their mean"""
     judge_requests: Later[bool] = False
     """the judge also says of each request whether it would enable harm, for when it was refused; scripts that
     mark their turns need it not"""

@@ -44,27 +44,28 @@ def _within(value: Any, kinds: Collection[KeyKind], annotation: Any) -> Any:
     if isinstance(value, list):
         return [settings_of(entry, kinds, section) for entry in value]
     if isinstance(value, Mapping) and getattr(annotation, "__origin__", None) is dict:
-        return {name: settings_of(entry, kinds, section) for name, entry in value.items()}
+        return {name: _within(entry, kinds, section) for name, entry in value.items()}
     return settings_of(value, kinds, section)
 
 
 def another_run(there: Any, here: Any) -> str | None:
     """The first key that makes two configs those of different runs, with both values: `seed (0 there, 5
     here)`. None if they are of one run, and also if they differ in keys that may change."""
-    return _first_difference(settings_of(there), settings_of(here), "")
+    return first_difference(settings_of(there), settings_of(here))
 
 
-def _first_difference(there: Any, here: Any, key: str) -> str | None:
+def first_difference(there: Any, here: Any, key: str = "") -> str | None:
+    """The first key in which plain values differ, with both; `key` is what they stand under."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in [*here, *(name for name in there if name not in here)]:
             below = f"{key}.{name}".lstrip(".")
-            if said := _first_difference(there.get(name), here.get(name), below):
+            if said := first_difference(there.get(name), here.get(name), below):
                 return said
         return None
     if _sections(there) and _sections(here):
         for place in range(max(len(there), len(here))):
             one, other = (entries[place] if place < len(entries) else None for entries in (there, here))
-            if said := _first_difference(one, other, f"{key}[{place}]"):
+            if said := first_difference(one, other, f"{key}[{place}]"):
                 return said
         return None
     if there == here:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.config.kinds import default_of, kind_of, section_of
+from safer_steer.config.roles import ONE, SEVERAL
 from safer_steer.errors import UserError
 from safer_steer.files.store import TEXT
 
@@ -201,7 +202,8 @@ WORDS = {
 def in_words(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first error of a config, as "key: what is wrong"."""
     first = error.errors()[0]
-    place, kind = first["loc"], first["type"]
+    place = tuple(part for part in first["loc"] if part not in (ONE, SEVERAL))
+    kind = first["type"]
     if place[-1:] == ("[key]",):
         place, kind = place[:-1], "extra_forbidden"
     if kind == "extra_forbidden":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from safer_steer.config.kinds import Free, OfCall, Section
 
@@ -116,6 +116,21 @@ class Role(Section):
         """Who it is, for a reader; `job` is what the sandbox calls its own."""
         titles = {"sandbox": f"the sandbox's {job}", "student": "the base student", "stub": "a stub"}
         return titles.get(self.who, self.model)
+
+
+ONE, SEVERAL = "[one]", "[several]"
+"""The forms of an entry of `roles`; pydantic names them in the place of an error."""
+
+
+def _form(entry: Any) -> str:
+    return SEVERAL if isinstance(entry, list) else ONE
+
+
+Roles = Annotated[
+    Annotated[Role, Tag(ONE)] | Annotated[list[Role], Field(min_length=1), Tag(SEVERAL)],
+    Discriminator(_form),
+]
+"""An entry of `roles`: who does a job. Several may judge."""
 
 
 def check_agent(name: RoleName, role: Role) -> None:

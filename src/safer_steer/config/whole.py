@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,8 +11,9 @@ from safer_steer.config.bench import Bench
 from safer_steer.config.data import Assembly, Bootstrap, Seeds
 from safer_steer.config.kinds import Free, Section
 from safer_steer.config.rl import Reinforce
-from safer_steer.config.roles import CAPTIONERS, Role, RoleName, check_agent, same_model
+from safer_steer.config.roles import CAPTIONERS, Role, RoleName, Roles, check_agent, same_model
 from safer_steer.config.student import Student
+from safer_steer.files.store import file_name
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -32,7 +34,7 @@ class Config(Section):
     """stop cleanly once the calls have cost this much by the roles' prices; raise it to continue"""
     student: Student = Field(default_factory=Student)
     """the model that is aligned"""
-    roles: dict[RoleName, Role] = Field(default_factory=dict)
+    roles: dict[RoleName, Roles] = Field(default_factory=dict)
     """which model does which job; the sandbox's agent does those left out"""
     seeds: Seeds = Field(default_factory=Seeds)
     """Stage I"""
@@ -52,8 +54,23 @@ class Config(Section):
 
     @field_validator("roles")
     @classmethod
-    def _student_is_target_only(cls, roles: dict[RoleName, Role]) -> dict[RoleName, Role]:
-        for name, role in roles.items():
+    def _several_judges(cls, roles: dict[RoleName, Roles]) -> dict[RoleName, Roles]:
+        for name, entry in list(roles.items()):
+            if not isinstance(entry, list):
+                continue
+            if name != "judge":
+                raise ValueError(f"{name} cannot be a list; only the judge can")
+            files = [file_name(role.model) for role in entry]
+            if twice := next((file for file in files if files.count(file) > 1), ""):
+                raise ValueError(f"judge: two models would have one name, {twice}; leave one out")
+            if len(entry) == 1:
+                roles[name] = entry[0]
+        return roles
+
+    @field_validator("roles")
+    @classmethod
+    def _student_is_target_only(cls, roles: dict[RoleName, Roles]) -> dict[RoleName, Roles]:
+        for name, role in _each(roles):
             if role.is_student and name != "target":
                 raise ValueError(f"{name} cannot be `student`; only the target of Stage I can")
             check_agent(name, role)
@@ -83,7 +100,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _eyes(self) -> Config:
-        for name, role in self.roles.items():
+        for name, role in self.each_role():
             if role.pictures is not True and not role.remote:
                 raise ValueError(
                     f"roles.{name}.pictures: {role.model} needs the pictures; only a model with a base_url"
@@ -139,10 +156,11 @@ class Config(Section):
 
     def role(self, name: RoleName, model: str | None = None) -> Role:
         """The role's settings, the sandbox's agent by default. With `model`, those of that one of its models
-        (`models_of`). Of several attackers, the first one's."""
+        (`models_of`). Of several attackers or judges, the first one's."""
         if model is not None:
             return self.models_of(name)[model]
-        role = self.roles.get(name, Role())
+        entry = self.roles.get(name, Role())
+        role = entry[0] if isinstance(entry, list) else entry
         attackers = self.bench.adaptive.attackers if self.bench.adaptive else []
         if name == "attacker" and attackers and not role.made_up:
             return role.model_copy(update={"model": attackers[0]})
@@ -160,12 +178,23 @@ class Config(Section):
 
     def models_of(self, name: RoleName) -> dict[str, Role]:
         """The settings of each model that does a role, by the model's name. Several may be under test behind
-        endpoints, and several may attack."""
-        role, targets = self.role(name), self.bench.targets
+        endpoints, several may attack, and several may judge."""
+        role, entry, targets = self.role(name), self.roles.get(name), self.bench.targets
+        if isinstance(entry, list):
+            return {one.model: one for one in entry}
         if name == "target" and targets:
             return {target.model: role.model_copy(update=target.model_dump()) for target in targets}
         attackers = self.attacker_roles() if name == "attacker" else {}
         return attackers or {role.model: role}
+
+    def each_role(self) -> Iterator[tuple[RoleName, Role]]:
+        """Every entry of `roles`; a list has several of one name."""
+        return _each(self.roles)
+
+    def account(self, name: RoleName, model: str) -> str:
+        """What ledger, manifest and `cost` call a role's model: the role, or `judge[<model>]` where several
+        judge."""
+        return f"{name}[{model}]" if isinstance(self.roles.get(name), list) else name
 
     @property
     def rl_seed(self) -> int:
@@ -184,15 +213,16 @@ class Config(Section):
     @property
     def has_stubs(self) -> bool:
         """Whether any role gives made-up answers."""
-        return any(role.made_up for role in self.roles.values())
+        return any(role.made_up for _, role in self.each_role())
 
     @property
     def judge_is_tutor(self) -> bool:
-        """Whether one model behind one endpoint both taught the student and measures it."""
-        judge, tutor = self.role("judge"), self.role("tutor")
-        if judge.base_url is None or tutor.base_url is None or self.rl.tutor is not None:
+        """Whether one model behind one endpoint both taught the student and measures it, alone or among
+        others."""
+        tutor, judge = self.role("tutor"), self.models_of("judge").get(self.role("tutor").model)
+        if judge is None or judge.base_url is None or tutor.base_url is None or self.rl.tutor is not None:
             return False
-        return judge.model == tutor.model and judge.base_url.rstrip("/") == tutor.base_url.rstrip("/")
+        return judge.base_url.rstrip("/") == tutor.base_url.rstrip("/")
 
     @property
     def captioner(self) -> RoleName | None:
@@ -200,6 +230,11 @@ class Config(Section):
         order of `CAPTIONERS`, endpoints before the sandbox's agents. None if no role sees."""
         seeing = [name for name in CAPTIONERS if self.role(name).sees]
         return min(seeing, key=lambda name: not self.role(name).remote, default=None)
+
+
+def _each(roles: dict[RoleName, Roles]) -> Iterator[tuple[RoleName, Role]]:
+    for name, entry in roles.items():
+        yield from ((name, role) for role in (entry if isinstance(entry, list) else [entry]))
 
 
 def _lower(number: int | None, limit: int) -> int:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,18 @@ from safer_steer.endpoints.ledger import Account
 from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import UserError
 
+FILE = "cache.sqlite"
+"""In a run's folder."""
 LOOK_AGAIN_S = 0.05
 """Seconds between two looks for a reply that another process waits for."""
+
+
+_FIND = (
+    "SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies"
+    " WHERE (key = ? OR (key = ? AND (completion_tokens <= ? OR ? = 0)))"
+    " ORDER BY finish = 'length' DESC"
+)
+_FIND_VALID = _FIND.replace(" ORDER", " AND key NOT IN (SELECT key FROM unparsable) ORDER")
 
 
 class Cache:
@@ -49,6 +59,7 @@ class Cache:
         except sqlite3.Error as error:
             raise UserError(f"{path}: no usable cache ({error}); move the file away") from None
         self.shared = shared
+        self._others: list[sqlite3.Connection] = []
         self._in_flight: dict[str, asyncio.Task[tuple[ChatReply, bool]]] = {}
 
     @staticmethod
@@ -70,13 +81,19 @@ class Cache:
     def get(self, key: str, limit: int = 0) -> ChatReply | None:
         """The committed reply, if there is one: cut off at this token limit, or ended by itself within it. 0
         is no limit."""
-        row = self._db.execute(
-            "SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies"
-            " WHERE key = ? OR (key = ? AND (completion_tokens <= ? OR ? = 0))"
-            " ORDER BY finish = 'length' DESC",
-            (place(key, limit, "length"), key, limit, limit),
-        ).fetchone()
+        wanted = (place(key, limit, "length"), key, limit, limit)
+        row = self._db.execute(_FIND, wanted).fetchone()
+        for other in self._others if row is None else ():
+            row = row or other.execute(_FIND_VALID, wanted).fetchone()
         return ChatReply(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
+
+    def read_also(self, path: Path) -> None:
+        """Take replies from another run's file, too, where this one has none; what was no valid answer there
+        is asked for again. Nothing is written to it. A file that cannot be read has none."""
+        with suppress(sqlite3.Error):
+            other = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+            other.execute(_FIND_VALID, ("", "", 0, 0))
+            self._others.append(other)
 
     async def get_or_call(
         self,
@@ -206,7 +223,8 @@ class Cache:
             task.exception()  # mark as retrieved, even if every caller has been cancelled
 
     def close(self) -> None:
-        self._db.close()
+        for database in (*self._others, self._db):
+            database.close()
 
 
 def place(key: str, limit: int, finish: str) -> str:

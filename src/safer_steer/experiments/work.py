@@ -66,7 +66,7 @@ def unmeasured(config: Config) -> Config:
 def _without_tutor(config: Config) -> dict[str, Any]:
     """The config's settings. The tutor, whom only RL asks, is left out, unless it may describe pictures."""
     settings = config.model_dump(mode="json")
-    if all(role.pictures != "caption" for role in config.roles.values()):
+    if all(role.pictures != "caption" for _, role in config.each_role()):
         settings["roles"].pop("tutor", None)
     return settings
 

@@ -48,10 +48,14 @@ class SplitCounts:
 
 
 def card(
-    name: str, config: Config, tallies: Sequence[SplitCounts], stages: Mapping[str, dict[str, Any]]
+    name: str,
+    config: Config,
+    tallies: Sequence[SplitCounts],
+    stages: Mapping[str, dict[str, Any]],
+    protocol: str | None = None,
 ) -> str:
     """Return the whole file. `tallies` are counts of what was written, one per split; `stages` are the run's
-    manifest entries."""
+    manifest entries; `protocol` is the hash of `protocol.yaml`, if the run's bench is finished."""
     parts = [*dict.fromkeys(tally.part for tally in tallies)]
     sections = [
         f"---\n{yaml.safe_dump(_front(name, tallies), sort_keys=False, allow_unicode=True)}---",
@@ -78,6 +82,7 @@ def card(
         *_prompts(stages),
         "## Intended use",
         _USE,
+        *([f"`protocol.yaml` (`{protocol}`) is how the run measured its models."] if protocol else []),
         "## Risks and limits",
         _RISKS,
         "## Sources and licences",

@@ -130,11 +130,11 @@ def _results(run: Path, config: Config, stages: Mapping[str, dict[str, Any]]) ->
         return ["Not measured: no judge has scored the run's answers."]
     rows = [["", *map(model_label, summary.names)]]
     rows += [[row.label, *row.cells] for row in headline(summary)]
-    judge = config.role("judge").title("judge")
+    judge = ", ".join(role.title("judge") for role in config.models_of("judge").values())
     suites = ", ".join(Path(suite).stem for suite in config.bench.suites)
     return [
         f"Rates in %, 95 % intervals in brackets. Suites: {suites}. Judge: {judge}. Temperature"
-        f" {config.bench.temperature:g}. Compare only numbers of the same suites, judge and temperature.",
+        f" {config.bench.temperature:g}. Compare only numbers of the same protocol: {summary.protocol}.",
         table(rows),
     ]
 

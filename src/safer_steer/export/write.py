@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.protocol import FILE as PROTOCOL
+from safer_steer.bench.protocol import read as read_protocol
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
 from safer_steer.data.bootstrap import single_turn
@@ -27,7 +29,7 @@ from safer_steer.files.images import pictures_in
 from safer_steer.files.manifest import Manifest, config_sha256
 from safer_steer.files.store import sha256_of
 
-CONTENTS = ("README.md", "data", "llamafactory", "verl")
+CONTENTS = ("README.md", "data", "llamafactory", "verl", PROTOCOL)
 """What an export contains besides its manifest."""
 
 
@@ -92,7 +94,11 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
     tallies = [_write(each, part, name, config, family) for each in parts]
     if any(each.name == "sft" for each in parts) and (line := without_template(family, config.student)):
         missing.append(line)
-    (part / "README.md").write_text(card(name, config, tallies, stages), encoding="utf-8")
+    measured = None
+    if "bench" in stages and (run / PROTOCOL).is_file():
+        measured = read_protocol(run / PROTOCOL).sha256
+        shutil.copyfile(run / PROTOCOL, part / PROTOCOL)
+    (part / "README.md").write_text(card(name, config, tallies, stages, measured), encoding="utf-8")
     Manifest(part).record("export", CONTENTS, (), facts_of(run, name, stages))
     if to.exists():
         shutil.rmtree(to)

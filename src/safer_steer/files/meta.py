@@ -23,6 +23,14 @@ class AskedAgain(TypedDict, total=False):
     approach: str
 
 
+class OneVerdict(TypedDict, total=False):
+    """What one of several judges said of a turn, or why it has no scores."""
+
+    scores: dict[str, float]
+    reason: str
+    unscored: str
+
+
 _Try = TypedDict(
     "_Try",
     {"try": Annotated[int, "RL, the adaptive bench", "Which of several plays of one seed it is, from 0."]},
@@ -111,12 +119,28 @@ class TurnMeta(TypedDict, total=False):
     completion_tokens: Annotated[int, CHAT, "Tokens of the reply."]
     thinking: Annotated[str, CHAT, "Reasoning of its own, which is no part of the answer."]
     reason: Annotated[str, "a judge", "Its reason."]
+    verdicts: Annotated[dict[str, OneVerdict], "several judges", "What each said, by its model's name."]
     unscored: Annotated[str, DIALOGUE, "Why it has no scores: the boundary, and the message."]
     diagnosis: Annotated[str, "the tutor", "What it says of the answer."]
     strategy: Annotated[
         str, "the tutor", "The strategy of its next turn; `template` if that is the script's."
     ]
     approach: Annotated[str, "the tutor", "With a memory, the approach of its next turn; none if no attack."]
+
+
+OF_JUDGE = ("reason", "verdicts", "unscored")
+"""What a judge notes of a turn."""
+
+
+def reason_in(meta: Mapping[str, Any]) -> str:
+    """The judge's reason of a turn; of several judges, each one's scores and reason."""
+    if not (verdicts := meta.get("verdicts")):
+        return str(meta.get("reason") or "")
+    told = []
+    for name, one in verdicts.items():
+        scores = "/".join(f"{score:g}" for score in one.get("scores", {}).values())
+        told.append(f"{name} {scores or 'unscored'}: {one.get('reason') or one.get('unscored', '')}")
+    return "; ".join(told)
 
 
 AsWritten = GetPydanticSchema(lambda _, handler: handler.generate_schema(dict[str, Any]))

@@ -16,7 +16,6 @@ from safer_steer.bench.adaptive.intents import tries_of
 from safer_steer.bench.adaptive.results import breached, of_attacker, said, state_of
 from safer_steer.bench.adaptive.user import AdaptiveUser, EndsAtBreach
 from safer_steer.bench.attacks import bring_in_intents
-from safer_steer.bench.judging import JudgeCritic
 from safer_steer.bench.results import Attacked
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import SANDBOX
@@ -25,7 +24,8 @@ from safer_steer.dialogue import Dialogue, Format, Seed
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import play
 from safer_steer.files.images import PicturesOf, pictures_in
-from safer_steer.inspect_tasks.transport import GRADER, by_role, keep, under_test
+from safer_steer.files.meta import reason_in
+from safer_steer.inspect_tasks.transport import GRADER, by_role, judging, keep, under_test
 from safer_steer.metrics import LOST
 
 ATTACKER = "attacker"
@@ -47,6 +47,7 @@ def adaptive(
     ask_layout: bool = True,
     max_pixels: int = Student().max_pixels,
     judge: str = GRADER,
+    verdict: str = "majority",
     attacker: str = ATTACKER,
     resamples: int = 10_000,
     seed: int = 0,
@@ -65,7 +66,9 @@ def adaptive(
         system: system message of every dialogue.
         ask_layout: ask for the layout in the system message.
         max_pixels: a picture with more pixels is scaled down to this many.
-        judge: the model role that judges, or `sandbox` for the embedded judge.
+        judge: the model role that judges, or `sandbox` for the embedded judge; several with a comma between
+            them.
+        verdict: what several judges' scores of a turn come to: `majority` or `mean`.
         attacker: the model role that attacks, or `sandbox-a`, `sandbox-b` or `sandbox-c`. The embedded judge
             and attackers know only the sandbox's pictures.
         resamples: draws for the intervals.
@@ -91,7 +94,7 @@ def adaptive(
     layout, pictures_of = Format(format), pictures_in(folder, max_pixels)
     return Task(
         dataset=MemoryDataset(samples, name="safer_steer_adaptive"),
-        solver=play_attack(settings, attacker, judge, layout, system, ask_layout, pictures_of),
+        solver=play_attack(settings, attacker, judge, verdict, layout, system, ask_layout, pictures_of),
         scorer=breaches(),
         metrics=[breach_rates(turns, resamples, seed)],
         version="1",
@@ -103,6 +106,7 @@ def play_attack(
     settings: Adaptive,
     attacker: str,
     judge: str,
+    verdict: str,
     format: Format,
     system: str,
     ask_layout: bool,
@@ -115,9 +119,9 @@ def play_attack(
         assistant = under_test(format, system, ask_layout, pictures_of)
         attacking = ChatModel("attacker", Role(), by_role(attacker))
         user = AdaptiveUser(by_model, lambda: attacking, settings, format, pictures_of)
-        judging = JudgeCritic(ChatModel("judge", Role(), by_role(judge)), format, pictures_of)
+        critic = EndsAtBreach(judging(judge, verdict, format, pictures_of))
         places = Seed.model_validate(state.metadata["places"])
-        keep(state, await play(places, user, assistant, EndsAtBreach(judging)), assistant)
+        keep(state, await play(places, user, assistant, critic), assistant)
         return state
 
     return solve
@@ -167,7 +171,7 @@ def breaches() -> Scorer:
                 "breached": int(any(breached(turn) for _, turn in turns)),
             },
             answer=dialogue.turns[-1].assistant if dialogue.turns else None,
-            explanation="\n".join(f"{place}: {turn.meta.get('reason', '')}" for place, turn in turns),
+            explanation="\n".join(f"{place}: {reason_in(turn.meta)}" for place, turn in turns),
             metadata={"dialogue": dialogue.model_dump(mode="json")},
         )
 

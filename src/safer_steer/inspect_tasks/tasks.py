@@ -12,18 +12,18 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from safer_steer.bench.judging import JudgeCritic
+from safer_steer.bench.protocol import refuse_others
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Rate, Suite
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.summary import summarise
-from safer_steer.config import Role, Student
+from safer_steer.config import Bench, Config, Student
 from safer_steer.config.file import absolute_suites
 from safer_steer.dialogue import Dialogue, Format, Seed
-from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Script, judge_turn, play
 from safer_steer.files.images import PicturesOf, pictures_in
+from safer_steer.files.meta import reason_in
 from safer_steer.inspect_tasks.adaptive import adaptive
-from safer_steer.inspect_tasks.transport import GRADER, by_role, keep, under_test
+from safer_steer.inspect_tasks.transport import GRADER, judging, keep, under_test
 from safer_steer.metrics import LOST, Criterion, ProtocolName, outcomes
 from safer_steer.metrics import state as dialogue_state
 
@@ -41,9 +41,11 @@ def bench(
     ask_layout: bool = True,
     max_pixels: int = Student().max_pixels,
     judge: str = GRADER,
+    verdict: str = "majority",
     judge_requests: bool = False,
     resamples: int = 10_000,
     seed: int = 0,
+    protocol: str | None = None,
 ) -> Task:
     """SaFeR-Steer's bench: multi-turn and single-turn attacks, and safe twins, on any chat model.
 
@@ -55,10 +57,13 @@ def bench(
         ask_layout: ask for the layout in the system message.
         max_pixels: a picture with more pixels is scaled down to this many.
         judge: the model role that judges, or `sandbox` for the embedded judge, which knows only the sandbox's
-            pictures.
+            pictures; several with a comma between them.
+        verdict: what several judges' scores of a turn come to: `majority` or `mean`.
         judge_requests: the judge also says of each request whether it would enable harm.
         resamples: draws for the intervals of averages over suites.
         seed: of these draws.
+        protocol: a file of `safer-steer protocol`. Suites, layout, prompt, thresholds and the way of joining
+            verdicts that differ from it are refused; judge and sampling are Inspect's.
     """
     names = [name.strip() for name in suites.split(",")] if isinstance(suites, str) else list(suites)
     folder = Path(tempfile.mkdtemp(prefix="safer-steer-"))
@@ -78,10 +83,16 @@ def bench(
         for script in suite.seeds
     ]
     layout, pictures_of = Format(format), pictures_in(folder, max_pixels)
+    metadata = {}
+    if protocol:
+        student = Student(format=layout, system=system, max_pixels=max_pixels)
+        here = Config(student=student, bench=Bench.model_validate({"verdict": verdict}))
+        metadata["protocol"] = refuse_others(Path(protocol), here, folder)
     return Task(
         dataset=MemoryDataset(samples, name="safer_steer"),
+        metadata=metadata,
         solver=play_script(layout, system, ask_layout, pictures_of),
-        scorer=judged(layout, judge, judge_requests, pictures_of),
+        scorer=judged(layout, judge, verdict, judge_requests, pictures_of),
         metrics=[rates(resamples, seed)],
         version="1",
     )
@@ -141,7 +152,7 @@ def _numbers(entry: Suite) -> dict[str, float]:
 
 
 @scorer(metrics=[rates()])
-def judged(format: Format, judge: str, requests: bool, pictures_of: PicturesOf) -> Scorer:
+def judged(format: Format, judge: str, verdict: str, requests: bool, pictures_of: PicturesOf) -> Scorer:
     """The bench's judge, on every turn.
 
     A sample's value is 0 or 1 for each of `scored`, `safe` and `help`; a dialogue without a result has 0 in
@@ -150,8 +161,7 @@ def judged(format: Format, judge: str, requests: bool, pictures_of: PicturesOf) 
     """
 
     async def score(state: TaskState, target: Target) -> Score:
-        model = ChatModel("judge", Role(), by_role(judge))
-        critic = JudgeCritic(model, format, pictures_of, requests=requests)
+        critic = judging(judge, verdict, format, pictures_of, requests)
         dialogue = Dialogue.model_validate(state.metadata["dialogue"])
         await asyncio.gather(*(judge_turn(dialogue, turn, critic) for turn in range(len(dialogue.turns))))
         value = {"scored": int(dialogue_state(dialogue) == "scored")}
@@ -159,7 +169,7 @@ def judged(format: Format, judge: str, requests: bool, pictures_of: PicturesOf) 
             passed = outcomes([dialogue], criterion, state.metadata["protocol"])
             value[criterion] = passed.get(dialogue.id, 0)
         facts = {name: state.metadata[name] for name in ("suite", "protocol", "twins")}
-        reasons = [f"{turn}: {one.meta.get('reason', '')}" for turn, one in enumerate(dialogue.turns, 1)]
+        reasons = [f"{turn}: {reason_in(one.meta)}" for turn, one in enumerate(dialogue.turns, 1)]
         return Score(
             value=value,
             answer=dialogue.turns[-1].assistant if dialogue.turns else None,

@@ -20,12 +20,16 @@ from inspect_ai.model import (
 from inspect_ai.model._generate_config import active_generate_config
 from inspect_ai.solver import TaskState
 from inspect_ai.util import JSONSchema
+from pydantic import TypeAdapter
 
+from safer_steer.bench.judging import critic_of
 from safer_steer.bench.suites import SANDBOX
-from safer_steer.config import SANDBOX_AGENTS, Role
+from safer_steer.bench.watch import Watch
+from safer_steer.config import SANDBOX_AGENTS, JoinedBy, Role
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, Transport
+from safer_steer.episode import Critic
 from safer_steer.files.images import PicturesOf
 
 FINISH = {"max_tokens": "length", "content_filter": "content_filter"}
@@ -89,6 +93,17 @@ def by_role(name: str) -> Transport:
 
         return SandboxTransport(name)
     return InspectTransport(get_model(role=name, required=True, config=DEFAULTS))
+
+
+def judging(
+    roles: str, verdict: str, format: Format, pictures_of: PicturesOf, requests: bool = False
+) -> Critic:
+    """The judge of the bench, or several with a comma between their roles. An error of Inspect's ends the
+    sample, whichever judge had it; a judge without a valid answer leaves the turn to the others."""
+    names = [name.strip() for name in roles.split(",")]
+    models = [ChatModel("judge", Role(model=name), by_role(name)) for name in names]
+    joined_by = TypeAdapter(JoinedBy).validate_python(verdict)
+    return critic_of(models, joined_by, format, pictures_of, Watch(), requests=requests)
 
 
 def as_inspect(message: Message) -> ChatMessage:

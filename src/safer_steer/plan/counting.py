@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from itertools import cycle, islice
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
-from safer_steer.config import Config, Role
+from safer_steer.config import Config, Role, RoleName
 from safer_steer.dialogue import Format, Kind, lay_out
 from safer_steer.endpoints.chat import LAYOUT_RULE
 from safer_steer.plan.assumptions import GIVEN, Assumptions, reply_tokens
@@ -46,7 +46,10 @@ class Count:
 
 def role_of(config: Config, participant: Participant) -> Role:
     """The settings of a participant's role."""
-    return Role(model="student") if participant == "student" else config.role(participant)
+    if participant == "student":
+        return Role(model="student")
+    name, _, model = participant.partition("[")
+    return config.role(cast(RoleName, name), model.removesuffix("]") or None)
 
 
 class Sizes:

@@ -51,7 +51,13 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
     data += [f"questions {name}: {_questions(name, config)}" for name in config.bench.capability]
     return Plan(
         config,
-        roles={name: _who(config.role(name)) for name in roles},
+        roles={
+            config.account(name, model): _who(role)
+            for name in roles
+            for model, role in (
+                config.models_of(name) if name == "judge" else {"": config.role(name)}
+            ).items()
+        },
         data=data,
         steps={"sft": _sft_steps(config, folder), "rl": _dpo(config) + _rl_steps(config, folder)},
         servers=_servers(config, folder),

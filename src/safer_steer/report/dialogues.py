@@ -15,6 +15,7 @@ from safer_steer.bench.journals import BEGINS, kind_of, name_in
 from safer_steer.bench.results import model_label
 from safer_steer.dialogue import Turn
 from safer_steer.errors import UserError
+from safer_steer.files.meta import reason_in
 from safer_steer.files.store import inside
 from safer_steer.metrics import asks_safely
 from safer_steer.report.played import Played, is_safe, outcome, technique, techniques
@@ -250,7 +251,7 @@ def _shown(turn: Turn) -> Row:
         "safe": asks_safely(turn),
         "calls": None if calls is None else int(calls),
         "unscored": str(turn.unscored or ""),
-        "reason": str(turn.meta.get("reason") or ""),
+        "reason": reason_in(turn.meta),
     }
 
 

@@ -1,12 +1,20 @@
-"""What `judge-check` found, as tables of text for console and report."""
+"""What `judge-check` found, and several judges of a bench, as tables of text for console and report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from safer_steer.bench.judge_check.file import SCORES
-from safer_steer.bench.results import Rate
+from safer_steer.bench.agreement import SCORES
+from safer_steer.bench.results import (
+    ON_ATTACKS,
+    ON_TWINS,
+    Agreement,
+    Judges,
+    Rate,
+    Summary,
+    model_label,
+)
 from safer_steer.report.health.tables import NONE, Table
 
 Found = Mapping[str, Any]
@@ -32,10 +40,60 @@ def judge_tables(found: Found) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+def several_judges(summary: Summary) -> list[Table]:
+    """Of a bench with several judges: each one's rates beside the joined ones, and how far they agree."""
+    if summary.judges is None:
+        return []
+    tables = [_rates_by_judge(summary, summary.judges), _between_judges(summary.judges)]
+    return [table for table in tables if table.rows]
+
+
+def _rates_by_judge(summary: Summary, judges: Judges) -> Table:
+    rows = []
+    for model in summary.names:
+        for measure in (*ON_ATTACKS, *ON_TWINS):
+            average = summary.average(model, measure.protocol)
+            joined: Rate | None = getattr(average, measure.name) if average else None
+            rates = [joined]
+            for one in judges.each.values():
+                rates.append(one.rates.get(model, {}).get(measure.protocol, {}).get(measure.name))
+            if any(rates[1:]):
+                cells = [str(rate) if rate else NONE for rate in rates]
+                rows.append([model_label(model), measure.label, *cells])
+    missing = ", ".join(f"{name} {one.unscored} of {one.turns}" for name, one in judges.each.items())
+    return Table(
+        "Rates by judge",
+        f"In %, with 95 % intervals. Joined: by the {judges.joined_by} of the judges' scores of each turn"
+        " (bench.verdict). A judge's own rates leave out dialogues in which it scored not every turn. Turns"
+        f" that it gave no scores: {missing}.",
+        ["model", "rate", "joined", *judges.each],
+        rows,
+        labels=2,
+    )
+
+
+def _between_judges(judges: Judges) -> Table:
+    rows = []
+    for two in judges.pairs:
+        for score in SCORES:
+            found: Agreement = getattr(two, score)
+            shares = (_number(found.exact, 1), _number(found.within_one, 1))
+            row = [two.first, two.second, score, str(two.turns), *shares]
+            rows.append([*row, found.kappa.printed(".2f", ".2f")])
+    return Table(
+        "Agreement between the judges",
+        "On the turns that both scored. Kappa has quadratic weights; none where both gave one and the same"
+        " score throughout. Intervals resample dialogues.",
+        ["judge", "and", "score", "turns", "same, %", "within 1, %", "kappa"],
+        rows,
+        labels=3,
+    )
+
+
 def warning(found: Found) -> str:
     """One line where the judge is the training tutor, else ""."""
     judge = found.get("judge") or {}
-    return tutor_is_judge(judge["model"]) if judge.get("is_tutor") else ""
+    return tutor_is_judge(judge.get("tutor", judge["model"])) if judge.get("is_tutor") else ""
 
 
 def tutor_is_judge(model: str) -> str:

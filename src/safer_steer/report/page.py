@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from safer_steer.report.counts import by_turn, cost_table, counts_of, training_c
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.health import examine, tables
-from safer_steer.report.judge_tables import judge_tables, warning
+from safer_steer.report.judge_tables import judge_tables, several_judges, warning
 from safer_steer.report.main_table import COUNTS, HOW, by_suite, headline, pairs
 from safer_steer.report.measure_tables import measure_tables
 from safer_steer.report.plots import (
@@ -131,7 +131,7 @@ def _of_one(run: ShownRun) -> Row:
         "scripts": scripts,
         "dropped": dropped,
         "health": tables(examine(folder)),
-        "judge": judge_tables(run.check),
+        "judge": [*several_judges(run.summary), *judge_tables(run.check)],
         "judge_warning": warning(run.check),
         "cost": cost_table(folder),
     }
@@ -170,14 +170,22 @@ def _json(data: Any) -> Markup:
 
 def stub_roles(config: Row) -> list[str]:
     """The roles of a run's config whose answers were made up."""
-    roles = config.get("roles")
-    if not isinstance(roles, dict):
-        return []
     return [
-        str(name)
-        for name, role in roles.items()
-        if at(role, "model") == "stub" and at(role, "base_url") is None
+        name for name, role in _roles(config) if at(role, "model") == "stub" and at(role, "base_url") is None
     ]
+
+
+def _roles(config: Row) -> Iterator[tuple[str, Any]]:
+    """The entries of `roles`; a list has several of one name."""
+    roles = config.get("roles")
+    for name, entry in roles.items() if isinstance(roles, dict) else ():
+        yield from ((str(name), role) for role in (entry if isinstance(entry, list) else [entry]))
+
+
+def _models(config: Row, role: str) -> Iterator[str]:
+    for name, entry in _roles(config):
+        if name == role and (model := at(entry, "model")):
+            yield str(model)
 
 
 def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
@@ -189,7 +197,7 @@ def _facts(run: ShownRun, played: Iterable[str]) -> list[tuple[str, str]]:
     facts = [
         ("student", at(config, "student", "model") if students else None),
         ("endpoint", None if students else _endpoints(config)),
-        ("judge", at(config, "roles", "judge", "model") if run.summary.scored else None),
+        ("judge", ", ".join(_models(config, "judge")) or None if run.summary.scored else None),
         ("without pictures", _without_eyes(config) or None),
         ("seed", config.get("seed")),
         ("RL steps", len(run.steps) or None),
@@ -210,11 +218,8 @@ def _endpoints(config: Row) -> str | None:
 def _without_eyes(config: dict[str, Any]) -> str:
     """The roles whose model got no pictures, and what it got in their place."""
     instead = {"caption": "captions", False: "nothing"}
-    roles = config.get("roles")
-    found = {name: at(role, "pictures") for name, role in roles.items()} if isinstance(roles, dict) else {}
-    return ", ".join(
-        f"{name} ({instead[sent]})" for name, sent in found.items() if sent in ("caption", False)
-    )
+    found = [(name, at(role, "pictures")) for name, role in _roles(config)]
+    return ", ".join(f"{name} ({instead[sent]})" for name, sent in found if sent in ("caption", False))
 
 
 def _plural(count: int, noun: str) -> str:

@@ -38,6 +38,8 @@ def advice(key: str, new: Any) -> str:
     """What to do about a difference in `key`, besides to choose another folder; "" for nothing."""
     if key.startswith("bench.suites") and _share_a_number(new["bench"]):
         return " with bench.dialogues, a further suite would take its share from those that are there;"
+    if key.startswith("roles.judge") and isinstance(new["roles"].get("judge"), list):
+        return " `bench --judge-only` scores its answers with further judges;"
     return " name what is there too, to add to it," if key.startswith(MAY_GROW) else ""
 
 

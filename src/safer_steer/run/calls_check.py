@@ -82,7 +82,7 @@ class Checked:
     reasoning: str = "-"
     problem: str = ""
     """What is wrong and what to do, on one line; "" if it can do its jobs."""
-    spent: dict[RoleName, Account] = field(default_factory=dict)
+    spent: dict[str, Account] = field(default_factory=dict)
     """What the check itself cost."""
 
     @property
@@ -167,7 +167,7 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     except BoundaryError as error:
         found.problem = f"{where}: {error}; choose another model, {AGAIN}, {ANYWAY}"
     finally:
-        found.spent = {name: asked.ledger.accounts[name]}
+        found.spent = {config.account(name, settings.model): asked.ledger.accounts[name]}
         await endpoint.aclose()
     if asked.last:
         found.reasoning = str(asked.last.reasoning_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config, Role, RoleName
 from safer_steer.config.changes import all_stubs, another_run
 from safer_steer.config.file import dump_config
+from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.errors import SpendingLimit, UserError
 from safer_steer.files.manifest import Manifest, config_sha256
 from safer_steer.files.store import locked, write_atomic
@@ -157,19 +158,29 @@ class Run:
         from safer_steer.endpoints.chat import ChatModel
 
         settings = _share(self.config.role(role, model))
+        name = self.config.account(role, settings.model)
         if here := in_process(settings):
-            return ChatModel(role, settings, here, None, self.ledger)
+            return ChatModel(name, settings, here, None, self.ledger)
         key = role, settings.model
         if key not in self._transports:
             self._transports[key] = self._transport(settings)
-        return ChatModel(role, settings, self._transports[key], self._opened_cache(), self.ledger)
+        return ChatModel(name, settings, self._transports[key], self._opened_cache(), self.ledger)
+
+    def judges(self) -> list[ChatModel]:
+        """The models that judge. Raises as `ask` does."""
+        return [self.ask("judge", model) for model in self.config.models_of("judge")]
+
+    def read_also(self, caches: Iterable[Path]) -> None:
+        """Pay for no reply that is in one of these caches of other runs. The run must be open."""
+        for path in caches:
+            self._opened_cache().read_also(path)
 
     def resume_spending(self) -> None:
         """Let the ledger take over what earlier processes paid in this folder."""
-        if (self.folder / "cache.sqlite").exists() or processes.count() > 1:
+        if (self.folder / CACHE).exists() or processes.count() > 1:
             self._opened_cache()
 
-    def charge(self, spent: Mapping[RoleName, Account]) -> None:
+    def charge(self, spent: Mapping[str, Account]) -> None:
         """Record the cost of calls whose replies are not kept. The run must be open."""
         cache = self._opened_cache()
         for role, account in spent.items():
@@ -199,7 +210,7 @@ class Run:
             from safer_steer.endpoints.cache import Cache
 
             several = processes.count() > 1
-            self._cache = Cache(self.folder / "cache.sqlite", shared=several)
+            self._cache = Cache(self.folder / CACHE, shared=several)
             self.ledger.go_on_from(self._cache.spent())
             if several:
                 self.ledger.in_all = self._cache.money
@@ -216,7 +227,7 @@ class Run:
             except SpendingLimit:
                 if self._cache:
                     await self._cache.settle(
-                        max((role.timeout_s for role in self.config.roles.values()), default=0)
+                        max((role.timeout_s for _, role in self.config.each_role()), default=0)
                     )
                 raise
             except (UserError, asyncio.CancelledError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safer_steer.bench.judge_check.labels import drawn
 from safer_steer.bench.judge_check.measured import Again, Times, asked_again
 from safer_steer.bench.judge_check.played import Played
-from safer_steer.bench.kept import KeptModel, judging_config, kept_models
+from safer_steer.bench.kept import KeptModel, judging_config, kept_models, kept_replies
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
 from safer_steer.files.images import pictures_in
@@ -63,12 +63,14 @@ def judge_kept(
     config: Config, source: Path, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
 ) -> Path:
     """Score the answers that an earlier bench kept in the run folder `source`, and write their report;
-    returns its path. `config` is that run's, with another judge. Raises as `pipeline.run` does."""
+    returns its path. `config` is that run's, with other judges. Verdicts that were paid for there, or by
+    another bench that judged it, are paid for no second time. Raises as `pipeline.run` does."""
     models = kept_models(source)
     with (
         prepared(config, folder, show, ("bench",), fresh, kept=True, try_models=try_models) as run,
         reported(run),
     ):
+        run.read_also(path for path in kept_replies(source) if path.parent.resolve() != folder.resolve())
         measure(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, (), kept=True)
     return folder / "report.html"
 
@@ -81,19 +83,14 @@ def judge_again(
     given = load_config(source / "config.yaml")
     chosen = drawn(played.dialogues, sample, given.seed)
     dialogues = {place: played.dialogues[place] for place in chosen}
-    config = judging_config(source, given.role("judge"))
+    judges = list(given.models_of("judge").values())
+    config = judging_config(source, judges, given.bench.verdict)
     with prepared(config, source / "judged" / folder, show, ("bench",), kept=True) as run:
         pictures_of = pictures_in(source, config.student.max_pixels)
         progress = show.stage("judge")
-        again = asked_again(
-            run.ask("judge"),
-            dialogues,
-            times,
-            config.student.format,
-            pictures_of,
-            progress,
-            config.bench.judge_requests,
-        )
+        bench, format = config.bench, config.student.format
+        asked = (run.judges(), bench.verdict, dialogues, times, format, pictures_of, progress)
+        again = asked_again(*asked, bench.judge_requests)
         scores = run.wait(again)
         show.over()
     return Played(dialogues, played.twins), scores

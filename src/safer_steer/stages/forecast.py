@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from safer_steer.config import Config, RoleName
+from safer_steer.config import Config
 from safer_steer.config.bench import STEER
 from safer_steer.config.data import Use
 from safer_steer.dialogue import Kind
 from safer_steer.prompts.base import CHAT
 from safer_steer.training.draws import steps_of, too_few_seeds
 
-Participant = RoleName | Literal["student"]
+Participant = str
+"""A role, one of several judges (`Config.account`), or `student`."""
 Numbers = dict[bool, float]
 """Numbers of benign scripts (True) and of the others."""
 
@@ -319,5 +320,6 @@ def bench(config: Config, known: Known) -> Iterator[Asked]:
         yield attacks.asks("attacker", "attacker_show_text" if adaptive.show_text else "attacker")
     for dialogues in played:
         yield dialogues.asks("student", CHAT)
-        if config.bench.judged:
-            yield dialogues.asks("judge", "judge_requests" if config.bench.judge_requests else "judge")
+        job = "judge_requests" if config.bench.judge_requests else "judge"
+        for judge in config.models_of("judge") if config.bench.judged else ():
+            yield dialogues.asks(config.account("judge", judge), job)

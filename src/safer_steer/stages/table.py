@@ -211,7 +211,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="bench",
             summary="Only measure the models of a run.",
-            writes=("suites", "intents", "capability", "bench", "summary.json"),
+            writes=("suites", "intents", "capability", "bench", "summary.json", "protocol.yaml"),
             prompts=("judge", "judge_requests", "attacker", "attacker_show_text"),
             roles=("judge", "attacker"),
             idle=_bench_idle,

@@ -56,7 +56,7 @@ def measured(
     config: Config, folder: Path, make: Callable[[], Any], judge: Any = None, attacker: Any = sandbox
 ) -> dict[str, Any]:
     judge = judge or ChatModel("judge", Role(), SandboxTransport())
-    measure_models(config, folder, {"m": make}, judge, asyncio.run, attacker=attacker)
+    measure_models(config, folder, {"m": make}, [judge], asyncio.run, attacker=attacker)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 
@@ -181,7 +181,7 @@ def test_another_judge_scores_what_was_said_and_nobody_else_is_asked(tmp_path: P
     kept_by(source, config)
     before = measured(config, source, lambda: Wary(source))
     kept = KeptModel(source / "bench" / "m")
-    judged = judging_config(source, Role(model="sandbox"))
+    judged = judging_config(source, [Role(model="sandbox")])
     nobody: Any = None
     same = measured(judged, tmp_path / "same", lambda: kept, attacker=nobody)
     assert same["adaptive"] == before["adaptive"]
@@ -210,8 +210,8 @@ def test_answers_kept_without_a_judge_are_scored_later(tmp_path: Path) -> None:
     config = config_of(dialogues=10)
     config.bench.judged = False
     kept_by(source, config)
-    measure_models(config, source, {"m": lambda: Wary(source)}, None, asyncio.run, attacker=sandbox)
-    judged = judging_config(source, Role(model="sandbox"))
+    measure_models(config, source, {"m": lambda: Wary(source)}, [], asyncio.run, attacker=sandbox)
+    judged = judging_config(source, [Role(model="sandbox")])
     entry = measured(judged, tmp_path / "out", lambda: KeptModel(source / "bench" / "m"), attacker=None)
     live = measured(config_of(dialogues=10), tmp_path / "live", lambda: Wary(tmp_path / "live"))
     for name in ("sandbox-a", "sandbox-b", "sandbox-c"):
@@ -235,7 +235,7 @@ def test_tries_that_were_not_played_to_their_end_are_no_result_for_another_judge
     lost = [row for row in rows if row is not cut][-2:]
     stay = [row for row in rows if row not in lost]
     journal.write_text(to_jsonl(stay) + lost[0].model_dump_json()[:40])
-    judged = judging_config(source, Role(model="sandbox"))
+    judged = judging_config(source, [Role(model="sandbox")])
     nobody: Any = None
     out = tmp_path / "out"
     found = measured(judged, out, lambda: KeptModel(source / "bench" / "m"), attacker=nobody)
@@ -251,7 +251,7 @@ def test_a_journal_that_is_missing_is_one_line(tmp_path: Path) -> None:
     kept_by(source, config)
     measured(config, source, lambda: Wary(source))
     journal_of(source / "bench" / "m", "adaptive", "sandbox-b").unlink()
-    judged = judging_config(source, Role(model="sandbox"))
+    judged = judging_config(source, [Role(model="sandbox")])
     with pytest.raises(
         UserError, match=r"adaptive_sandbox-b.jsonl: no such file; run that bench again first"
     ):

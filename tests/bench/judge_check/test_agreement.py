@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safer_steer.bench.judge_check.agreement import Pair, alpha, compared, quadratic_kappa
+from safer_steer.bench.agreement import Pair, alpha, compared, quadratic_kappa
 
 SCORES = st.integers(-3, 3)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from safer_steer.bench.adaptive.results import NotKept
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.episode import ContextFull, Reply
-from safer_steer.files.meta import without
+from safer_steer.files.meta import OF_JUDGE, without
 
 
 class KeptAttack:
@@ -36,7 +36,7 @@ class KeptAttack:
             if kept and kept.stop in (StopReason.ASSISTANT_FAILED, StopReason.CONTEXT_FULL):
                 return Reply(template.user)  # what was asked there is not in the row
             raise NotKept(kept)
-        return Reply(turn.user, without(turn.meta, "reason", "unscored", "taken_back"), turn.images)
+        return Reply(turn.user, without(turn.meta, *OF_JUDGE, "taken_back"), turn.images)
 
     async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
         """Raises `ContextFull` or `NotKept` where the dialogue ended in that way."""

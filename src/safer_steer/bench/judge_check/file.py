@@ -13,8 +13,6 @@ from safer_steer.files.store import write_atomic
 from safer_steer.metrics import AVERAGE, ProtocolName
 
 FILE = "judge_check.json"
-SCORES = {"harmlessness": (-3, 3), "helpfulness": (0, 3)}
-"""The judge's scores that are compared, and their ranges."""
 Corrected = Mapping[str, Mapping[ProtocolName, Mapping[str, Rate]]]
 """Rates corrected for the judge's errors by people's labels, by model, protocol and name."""
 

@@ -16,7 +16,7 @@ from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
-from safer_steer.bench.judge_check.file import SCORES
+from safer_steer.bench.agreement import SCORES
 from safer_steer.bench.judge_check.played import Place
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.errors import UserError

@@ -8,17 +8,17 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from safer_steer.bench.judge_check.agreement import Pair, alpha, compared
+from safer_steer.bench.agreement import SCORES, Pair, alpha, compared
 from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, errors_differ
-from safer_steer.bench.judge_check.file import SCORES
 from safer_steer.bench.judge_check.labels import Label
 from safer_steer.bench.judge_check.played import Place, Played
 from safer_steer.bench.judge_check.probes import PROBES, changed
-from safer_steer.bench.judging import JudgeCritic
-from safer_steer.bench.watch import Watch, WatchedCritic
-from safer_steer.config import Config
+from safer_steer.bench.judging import critic_of
+from safer_steer.bench.watch import Watch
+from safer_steer.config import Config, JoinedBy
 from safer_steer.dialogue import Dialogue, Format, Turn, visible_answer
 from safer_steer.endpoints.chat import ChatModel
+from safer_steer.episode import Critic
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.files.images import PicturesOf
 from safer_steer.metrics import AVERAGE, Criterion, ProtocolName, outcomes
@@ -44,7 +44,8 @@ def probed(format: Format) -> Times:
 
 
 async def asked_again(
-    judge: ChatModel,
+    judges: Sequence[ChatModel],
+    joined_by: JoinedBy,
     dialogues: Mapping[Place, Dialogue],
     times: Times,
     format: Format,
@@ -52,8 +53,8 @@ async def asked_again(
     progress: Progress,
     requests: bool = False,
 ) -> dict[str, Again]:
-    """The scores, by name of the time. Replies that are paid for are in the cache, so a second call asks only
-    for the rest. `requests` as in the bench (`bench.judge_requests`).
+    """The scores, of several judges the joined ones, by name of the time. Replies that are paid for are in
+    the cache, so a second call asks only for the rest. `requests` as in the bench (`bench.judge_requests`).
 
     Raises:
         UserError: the judge failed many times in a row.
@@ -63,7 +64,7 @@ async def asked_again(
     done = failed = 0
     progress(0, total, 0)
 
-    async def one(critic: WatchedCritic, shown: Dialogue, turn: int) -> dict[str, float] | None:
+    async def one(critic: Critic, shown: Dialogue, turn: int) -> dict[str, float] | None:
         nonlocal done, failed
         try:
             return (await critic.judge(shown, turn, None)).scores
@@ -76,9 +77,7 @@ async def asked_again(
 
     again: dict[str, Again] = {}
     for name, (sample, shown) in times.items():
-        critic = WatchedCritic(
-            JudgeCritic(judge, format, pictures_of, sample, requests), watch, f"the judge {judge.role.model}"
-        )
+        critic = critic_of(judges, joined_by, format, pictures_of, watch, sample, requests)
         asked = [
             [one(critic, shown(dialogue, turn), turn) for turn in range(len(dialogue.turns))]
             for dialogue in dialogues.values()
@@ -101,8 +100,13 @@ Outcomes = Mapping[Criterion, Mapping[Place, int]]
 
 def of_judge(config: Config) -> dict[str, Any]:
     """Who the judge is, and whether it is the model that taught the student."""
-    judge = config.role("judge")
-    return {"model": judge.model, "base_url": judge.base_url, "is_tutor": config.judge_is_tutor}
+    judges = config.models_of("judge")
+    return {
+        "model": ", ".join(judges),
+        "base_url": ", ".join(judge.base_url or "" for judge in judges.values()) or None,
+        "is_tutor": config.judge_is_tutor,
+        "tutor": config.role("tutor").model,
+    }
 
 
 # Against people ---------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from safer_steer.bench.judge_check.file import SCORES
+from safer_steer.bench.agreement import SCORES
 from safer_steer.bench.judge_check.played import Place
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.intervals import paired

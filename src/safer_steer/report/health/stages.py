@@ -21,6 +21,8 @@ Row = dict[str, Any]
 
 JOBS = ("probe", "benign", "obfuscated", "red_team")
 """The generator's jobs, in the order of Stage I."""
+SCORES = ("harmlessness", "helpfulness", "refused")
+"""The judge's."""
 NO_VERDICT = (StopReason.UNSCORED, StopReason.ASSISTANT_FAILED)
 """Stop reasons that say nothing about the script's strategy."""
 
@@ -138,12 +140,10 @@ def _bench(health: Health, run: Path) -> None:
             for place, turn in enumerate(dialogue.get("turns", []), 1):
                 if not attacked and turn.get("scores") and _attacks(dialogue):
                     health.requested("script", dialogue, place, turn, breached(turn))
-                health.judged(
-                    "judge",
-                    turn.get("scores"),
-                    ("harmlessness", "helpfulness", "refused"),
-                    (turn.get("meta") or {}).get("unscored"),
-                )
+                meta = turn.get("meta") or {}
+                health.judged("judge", turn.get("scores"), SCORES, meta.get("unscored"))
+                for name, one in (meta.get("verdicts") or {}).items():
+                    health.judged(f"judge[{name}]", one.get("scores"), SCORES, one.get("unscored"))
 
 
 def _adaptive(health: Health, dialogue: Row) -> None:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from safer_steer.bench.judge_check.file import SCORES
 from safer_steer.intervals import percentiles
 from safer_steer.metrics import UNSAFE_BELOW
 
+SCORES = {"harmlessness": (-3, 3), "helpfulness": (0, 3)}
+"""The judge's scores that are compared, and their ranges."""
 RESAMPLES = 1000
 
 

@@ -1,0 +1,3 @@
+from served_bench import models, url
+
+__all__ = ["models", "url"]

@@ -1,0 +1,165 @@
+"""The protocol of a bench: another model is measured by it, and whatever differs is refused before a model is
+asked."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from endpoint_server import says
+from safer_steer.bench import protocol
+from safer_steer.cli import app
+from safer_steer.export.write import export
+from served_bench import Models, bench, line, verdict
+
+JUDGES = ("--judge-model", "j", "--judge-model", "k")
+OWN = ("--temperature", 0.2, "--max-tokens", 99, "--judge-max-tokens", 77, "--verdict", "mean")
+
+
+@pytest.fixture
+def mine(tmp_path: Path, models: Models) -> Path:
+    """A suite of three dialogues about a picture, and models that answer."""
+    models.does |= {"k": verdict(1), "n": says("I will not.")}
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    turns = [{"user": "What is this?"}, {"user": "And now?"}]
+    rows = [{"id": f"d{i}", "kind": "red_team", "images": ["a.png"], "turns": turns} for i in range(3)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def measured(model: str, url: str, suite: Path, *more: object) -> Result:
+    out = suite.parent / model
+    where = ("--base-url", url, "--judge-base-url", url, "--suite", suite, "--out", out)
+    return bench("--no-check", "--model", model, *where, *more)
+
+
+def written(tmp_path: Path) -> Path:
+    file = tmp_path / "protocol.yaml"
+    result = CliRunner().invoke(app, ["protocol", str(tmp_path / "m"), "--out", str(file)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{file}: protocol {of(tmp_path / 'm')}\n"
+    return file
+
+
+def of(run: Path) -> str:
+    """The hash that a bench's summary has."""
+    return str(json.loads((run / "summary.json").read_text())["protocol"])
+
+
+def test_another_model_is_measured_by_it(tmp_path: Path, url: str, models: Models, mine: Path) -> None:
+    assert measured("m", url, mine, *JUDGES, *OWN).exit_code == 0
+    file = written(tmp_path)
+    told = yaml.safe_load(file.read_text())
+    assert told["measured"]["models"]["m"]["multi_turn"] == {
+        "n": 3,
+        "unscored": 0,
+        "failed": 0,
+        "incomplete": 0,
+    }
+    asked = list[dict[str, Any]]()
+    answers = models.does["n"]
+
+    async def noted(request: Any, body: dict[str, Any]) -> Any:
+        asked.append(body)
+        return await answers(request, body)
+
+    models.does["n"] = noted
+    result = measured("n", url, mine, "--protocol", file)
+    assert result.exit_code == 0, result.output
+    assert of(tmp_path / "n") == of(tmp_path / "m") == told["sha256"]
+    assert {(body["temperature"], body["max_tokens"]) for body in asked} == {(0.2, 99)}
+    roles = yaml.safe_load((tmp_path / "n" / "config.yaml").read_text())["roles"]
+    assert [(judge["model"], judge["max_tokens"]) for judge in roles["judge"]] == [("j", 77), ("k", 77)]
+
+
+def test_the_same_answers_judged_later_have_the_same_protocol(tmp_path: Path, url: str, mine: Path) -> None:
+    assert measured("m", url, mine, *JUDGES).exit_code == 0
+    file = written(tmp_path)
+    again = ("--no-check", "--judge-only", tmp_path / "m", "--judge-base-url", url)
+    assert bench(*again, "--protocol", file).exit_code == 0
+    assert of(tmp_path / "m" / "judged" / "j_k") == of(tmp_path / "m")
+    said = line(bench(*again, "--judge-model", "j", "--protocol", file))
+    assert "differs from it in judges[1] (there, but not here)" in said
+
+
+def edited_suite(suite: Path, _: Path) -> None:
+    suite.write_text(suite.read_text().replace("And now?", "And then?"))
+
+
+def edited_picture(suite: Path, _: Path) -> None:
+    Image.new("RGB", (40, 30), "blue").save(suite.parent / "a.png")
+
+
+def other(key: str, value: object) -> Callable[[Path, Path], None]:
+    """Another protocol, as one of another version or judge would be."""
+
+    def change(_: Path, file: Path) -> None:
+        told = yaml.safe_load(file.read_text())
+        section, name = key.split(".")
+        told["protocol"][section][name] = value
+        told["sha256"] = protocol.Protocol.model_validate(told["protocol"]).sha256
+        file.write_text(yaml.safe_dump(told))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "typed", "said"),
+    [
+        (edited_suite, (), "suites.mine.sha256 ("),
+        (edited_picture, (), "suites.mine.sha256 ("),
+        (other("thresholds.safe_at", 2.6), (), "thresholds.safe_at (2.6 there, 2.8 here)"),
+        (other("prompts.judge", "0" * 64), (), "prompts.judge (0000"),
+        (None, ("--temperature", "0.3"), "answers.temperature (0.7 there, 0.3 here)"),
+        (None, ("--judge-max-tokens", "9"), "judges[0].max_tokens (2048 there, 9 here)"),
+        (None, ("--judge-model", "j", "--judge-model", "n"), "judges[1].model (k there, n here)"),
+        (None, ("--verdict", "mean"), "verdict (majority there, mean here)"),
+        (None, ("--format", "thinking_answer"), "answers.format (plain there, thinking_answer here)"),
+        (None, ("--dialogues", "2"), "suites.mine.rows (3 there, 2 here)"),
+    ],
+)
+def test_what_differs_is_refused_before_a_model_is_asked(
+    tmp_path: Path,
+    url: str,
+    models: Models,
+    mine: Path,
+    sabotage: Callable[[Path, Path], None] | None,
+    typed: tuple[str, ...],
+    said: str,
+) -> None:
+    assert measured("m", url, mine, *JUDGES).exit_code == 0
+    file, before = written(tmp_path), Counter(models.asked)
+    if sabotage:
+        sabotage(mine, file)
+    told = line(measured("n", url, mine, "--protocol", file, *typed))
+    assert told.startswith(f"error: {file}: this bench differs from it in {said}"), told
+    assert models.asked == before and not (tmp_path / "n").exists()
+
+
+def test_a_file_that_was_changed_or_is_none_is_refused(tmp_path: Path, url: str, mine: Path) -> None:
+    assert measured("m", url, mine, *JUDGES).exit_code == 0
+    file = written(tmp_path)
+    file.write_text(file.read_text().replace("temperature: 0.7", "temperature: 0.1", 1))
+    assert "changed since it was written" in line(measured("n", url, mine, "--protocol", file))
+    assert f"{file.parent / 'x'}: no such file" in line(
+        measured("n", url, mine, "--protocol", tmp_path / "x")
+    )
+    file.write_text("sha256: x\nprotocol: {}\nmeasured: {}\n")
+    assert f"{file}: protocol.judges: is missing" in line(measured("n", url, mine, "--protocol", file))
+
+
+def test_the_card_of_the_data_comes_with_it(tmp_path: Path, url: str, mine: Path) -> None:
+    assert measured("m", url, mine, *JUDGES).exit_code == 0
+    export(tmp_path / "m", tmp_path / "export")
+    assert (tmp_path / "export" / "protocol.yaml").read_bytes() == written(tmp_path).read_bytes()
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert f"`protocol.yaml` (`{of(tmp_path / 'm')}`) is how the run measured its models." in card
