@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 39_100,
-    "files": 260,
+    "lines": 40_600,
+    "files": 265,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,
