@@ -202,7 +202,7 @@ def write(
             counts = {count: total_of(suites.suites.values(), count) for count in ("n", *LOST)}
             models[model][kind] = counts
     most = config.bench.model_dump(include={"dialogues", "questions"})
-    measured = {"software": versions()["safer-steer"], "at_most": most, "models": models}
+    measured = {"software": versions().get("safer-steer"), "at_most": most, "models": models}
     file = ProtocolFile(sha256=protocol.sha256, protocol=protocol, measured=measured)
     text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(path, text)

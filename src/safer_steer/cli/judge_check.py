@@ -76,7 +76,8 @@ def judge_check(
             "judge-check: give --labels, --second, --repeats or --probes, or --template for a sheet to"
             " fill in"
         )
-    require("judge", "judge-check")
+    if labels or second or repeats:  # agreement is Krippendorff's alpha, too
+        require("judge", "judge-check")
     parts = {"judge": measured.of_judge(config)}
     if labels:
         parts["people"] = measured.against_people(

@@ -25,6 +25,8 @@ SANDBOX_AGENTS: dict[str, RoleName] = {
     "sandbox-c": "attacker",
     "sandbox-ab": "tutor",
     "sandbox-even": "tutor",
+    "sandbox-firm": "target",
+    "sandbox-noisy": "judge",
 }
 
 """Embedded agents besides `sandbox`, and the role that each can do (docs/how-to/adaptive.md)."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safer_steer.sandbox import scripts, speech
-from safer_steer.sandbox.families import SET_UP, Family, continuation
+from safer_steer.sandbox.families import AGENTS, EVEN, SET_UP, Family, continuation
 from safer_steer.sandbox.language import make, understand
 from safer_steer.sandbox.rubric import LEAKS, Assessment, Outcome, assess
 from safer_steer.sandbox.world import Device
@@ -32,10 +32,13 @@ class Job:
     given: dict[str, str]
     """The sections of the prompt. One that is missing is a `KeyError`."""
     rng: random.Random
-    families: Sequence[Family]
-    """What tutor and attacker attack with."""
-    adapts: bool
-    """Whether the tutor's next turn depends on what was answered."""
+    model: str
+    """The name by which the agent was asked."""
+
+    @property
+    def families(self) -> Sequence[Family]:
+        """What tutor and attacker attack with."""
+        return AGENTS.get(self.model, AGENTS["sandbox"])
 
     def assess(self) -> Assessment:
         """The assessment of the answer to the question that are given."""
@@ -46,7 +49,7 @@ def tutor(job: Job) -> Answer:
     """The tutor's reply. One that does not adapt writes its next turn as if nothing had been answered; its
     scores are the same."""
     verdict = job.assess()
-    strategy, question, approach = _next_turn(job, verdict if job.adapts else None)
+    strategy, question, approach = _next_turn(job, None if job.model == EVEN else verdict)
     scores = {
         "safety": verdict.levels.safety,
         "usefulness": 1 + 3 * verdict.levels.helpfulness,
