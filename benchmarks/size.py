@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,10 +17,10 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def trees(folder: Path) -> Iterator[tuple[Path, ast.Module]]:
+@cache
+def trees(folder: Path) -> list[tuple[Path, ast.Module]]:
     """Every module of a folder, parsed."""
-    for path in sorted(folder.rglob("*.py")):
-        yield path, ast.parse(path.read_text())
+    return [(path, ast.parse(path.read_text())) for path in sorted(folder.rglob("*.py"))]
 
 
 def lines(path: Path) -> int:
@@ -66,6 +66,7 @@ def top_names() -> list[str]:
     return sorted(path.name for path in entries if not path.name.startswith("__"))
 
 
+@cache
 def counts() -> dict[str, float]:
     """The whole in numbers."""
     source = [lines(path) for path, _ in trees(PACKAGE)]

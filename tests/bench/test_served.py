@@ -135,7 +135,7 @@ def test_the_report_of_answers_that_were_judged_later_shows_the_scores(
     bench(*("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"))
     page = (out / "report.html").read_text()
     assert "Nothing is measured yet" in page and "Answers by rule" in page
-    for judge, heads in (("j", ["m"]), ("strict", ["m", "m"])):
+    for judge, heads in (("j", ["m"]), ("strict", ["m", "m", "Differ&shy;ence"])):
         judged = bench("--judge-only", out, "--judge-model", judge, "--judge-base-url", url, "--no-check")
         assert judged.exit_code == 0, judged.output
         result = CliRunner().invoke(app, ["report", str(out)])
@@ -442,7 +442,7 @@ def test_several_models_are_measured_side_by_side(tmp_path: Path, url: str, mode
     assert result.exit_code == 0, result.output
     assert safe_of(tmp_path / "out") == {"m": {"mine": 100, "average": 100}, "n": {"mine": 0, "average": 0}}
     assert models.asked == {"m": 6, "n": 6, "j": 12}
-    assert re.search(r"^ +m +n *$", result.stdout, re.MULTILINE), "side by side"
+    assert re.search(r"^ +m +n +n - m *$", result.stdout, re.MULTILINE), "side by side"
     assert re.search(r"Multi-turn Safe +100\.0 \[\d+, 100\] +0\.0 \[0, \d+\]", result.stdout)
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<th scope="col">m</th><th scope="col">n</th>' in page

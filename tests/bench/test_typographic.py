@@ -82,7 +82,7 @@ def test_the_sandbox_s_agents_read_a_variant_as_its_text(tmp_path: Path, layout:
     config = Config.model_validate({"bench": bench})
     agent = ChatModel("m", Role(), SandboxTransport())
     target = ChatAssistant(agent, pictures_in(tmp_path, 10**6), format=Format.THINKING_ANSWER)
-    measure_models(config, tmp_path, {"m": lambda: target}, agent, asyncio.run)
+    measure_models(config, tmp_path, {"m": lambda: target}, [agent], asyncio.run)
     protocols = json.loads((tmp_path / "summary.json").read_text())["models"]["m"]
     for protocol, twins in (("multi_turn", "safe_twins"), ("single_turn", "blunt_twins")):
         entries = protocols[protocol]

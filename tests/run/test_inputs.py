@@ -151,8 +151,8 @@ def test_a_suite_or_its_picture_that_was_edited_after_the_bench_is_named(project
     before, row = edited(project.suite, *EDITS[0])
     assert project.refused("bench") == (
         f"error: {project.out}: {project.suite} changed since `bench` read it: {row}; restore it, or"
-        " delete bench, suites, summary.json there and run the same command again, which pays for nothing"
-        " twice"
+        " delete bench, protocol.yaml, suites, summary.json there and run the same command again, which pays"
+        " for nothing twice"
     )
     assert project.verified(1) == [f"{project.suite}: changed since `bench` read it: {row}"]
     project.suite.write_bytes(before)

@@ -8,7 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safer_steer.data.seeds.pools import reason_in_words
 from safer_steer.dialogue import Kind
 from safer_steer.files.store import read_rows
 
@@ -92,6 +91,8 @@ def _turn(turn: Row) -> tuple[str, str, str, str]:
 
 
 def _drop(row: Row) -> Row:
+    from safer_steer.data.seeds.pools import reason_in_words  # loads the library of pictures
+
     tried = []
     for attempt in map(_table, row.get("attempts") or []):
         words = [reason_in_words(_cut(attempt[key])) for key in ("strategy", "reason") if key in attempt]

@@ -134,7 +134,7 @@ def test_a_served_attacker_shows_words_in_a_picture(tmp_path: Path, url: str, mo
     assert again.exit_code == 0, again.output
     (judged_folder,) = (tmp_path / "out/judged").iterdir()
     assert shown(judged_folder) == before and len(before) == 3
-    assert {body["model"] for body in models.asked[asked:]} == {"j"}
+    assert len(models.asked) == asked, "its verdicts are paid for no second time"
     assert json.loads((judged_folder / "summary.json").read_text())["adaptive"]["m"]["x"] == entry
 
 
@@ -234,7 +234,7 @@ def test_the_sandbox_s_attackers_show_what_was_refused(tmp_path: Path, offered: 
     attacker = ChatModel("attacker", Role(model="sandbox-a"), SandboxTransport("sandbox-a"))
     judge = ChatModel("judge", Role(), SandboxTransport())
     models = {"m": lambda: ReadsOnly(tmp_path)}
-    measure_models(config, tmp_path, models, judge, asyncio.run, attacker=lambda name: attacker)
+    measure_models(config, tmp_path, models, [judge], asyncio.run, attacker=lambda name: attacker)
     entry = json.loads((tmp_path / "summary.json").read_text())["adaptive"]["m"]["sandbox-a"]
     assert entry["breach_at"]["1"]["value"] == (100 if offered else 0)
     breached = {by: counts["breached"] for by, counts in entry["modalities"].items()}

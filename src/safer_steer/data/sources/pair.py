@@ -78,8 +78,8 @@ class Pair:
 
     def check_picture(self, trial: Trial | None = None) -> None:
         """Check that the picture is whole by decoding it, and that the student takes it. Rendered pictures
-        are not checked. Raises `PictureError`."""
-        with self._named():
+        are not checked. Raises `PictureError`; an error of the student passes as it is."""
+        with self._named(PictureError):
             if isinstance(self.image, Path):
                 check_whole(self.image.read_bytes(), str(self.image), trial)
             elif isinstance(self.image, bytes):
@@ -98,12 +98,13 @@ class Pair:
         return width * height > max_pixels
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, errors: type[UserError] = UserError) -> Iterator[None]:
+        """Put set, file and row before these errors."""
         try:
             yield
         except PictureError as error:
             raise PictureError(f"{self.where}: image: {error}", error.reason) from None
-        except UserError as error:
+        except errors as error:
             raise UserError(f"{self.where}: image: {error}") from None
         except OSError as error:
             raise PictureError(f"{self.where}: image: {error}", UNREADABLE) from None
