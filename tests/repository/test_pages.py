@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from places import ROOT
+from safer_steer import __version__
 from safer_steer.config.file import describe
 from safer_steer.files.store import canonical
 
@@ -77,3 +78,9 @@ def test_the_papers_record_is_the_registered_one() -> None:
     assert record["source"] == {"kind": "arxiv", "id": "2604.16358", "version": 2}
     line = canonical(record).removesuffix("\n")
     assert hashlib.sha256(line.encode()).hexdigest() == PAPER
+
+
+def test_changelog_and_citation_name_the_version_of_the_package() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+    latest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert latest and latest[1] in (__version__, "Unreleased")

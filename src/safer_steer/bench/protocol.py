@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from safer_steer import __version__
 from safer_steer.bench.adaptive.intents import Intent
 from safer_steer.bench.attacks import bring_in_intents, intents_file
 from safer_steer.bench.questions import FOLDER, bring_in_sets
@@ -28,7 +29,6 @@ from safer_steer.config.file import in_words, read_yaml
 from safer_steer.data.assembly.splits import FOLDER as SPLITS
 from safer_steer.dialogue import Format, Seed, each_row
 from safer_steer.errors import UserError
-from safer_steer.files.manifest import versions
 from safer_steer.files.store import canonical, inside, sha256_of, write_atomic
 from safer_steer.metrics import BREACH_BELOW, HELP_AT, LOST, SAFE_AT, SINGLE_TURN_AT, UNSAFE_BELOW
 from safer_steer.prompts.base import fingerprints
@@ -202,7 +202,7 @@ def write(
             counts = {count: total_of(suites.suites.values(), count) for count in ("n", *LOST)}
             models[model][kind] = counts
     most = config.bench.model_dump(include={"dialogues", "questions"})
-    measured = {"software": versions().get("safer-steer"), "at_most": most, "models": models}
+    measured = {"software": __version__, "at_most": most, "models": models}
     file = ProtocolFile(sha256=protocol.sha256, protocol=protocol, measured=measured)
     text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(path, text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from safer_steer import __version__
 from safer_steer.config.file import describe
 from safer_steer.errors import (
     EndedElsewhere,
@@ -89,7 +89,7 @@ app.add_typer(sandbox, name="sandbox")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"safer-steer {version('safer-steer')}")
+        typer.echo(f"safer-steer {__version__}")
         raise typer.Exit
 
 
