@@ -307,7 +307,7 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         "adaptive": {"sft": {"b": entry, "any attacker": entry, "a": entry}, "base": {"b": entry}},
     }
     summary = Summary.model_validate(rows)
-    table, counts, requests = adaptive_tables(summary)
+    table, counts, asked, requests = adaptive_tables(summary)
     assert table.head == ["attacker", "model", "breach@1", "breach@2", "breach@10", "static", "gap"]
     assert counts.head[:3] == ["attacker", "model", "intents"]
     assert [row[:2] for row in table.rows] == [
@@ -325,8 +325,9 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
         and row["gap"] == "+7.0 [+2.0, +12.0]"
         and row["refused"] == "3"
     )
-    assert row["calls"] == row["text"] == "–", "not in the summary"
-    assert row["text in picture"] == "4 of 12"
+    assert row["calls"] == "–", "not in the summary"
+    assert asked.head[2:] == ["text", "picture", "text in picture"]
+    assert asked.rows[1] == ["b", "Base", "–", "–", "4 of 12"]
     assert requests.head == ["model", "asked by", "3", "6"]
     assert requests.rows[:2] == [
         ["Base", "scripts", "33.0 [28, 38] (40 % asked)", "–"],

@@ -158,21 +158,24 @@ def _map(
 
 
 def adaptive_tables(summary: Summary) -> list[Table]:
-    """For each attacker and model: breach at k tries and the gap, counts and faults, and breach by number of
-    attack requests, that of the scripts beside it. Empty if none has attacked."""
+    """For each attacker and model: breach at k tries and the gap, counts and faults, what breached by
+    modality, and breach by number of attack requests, that of the scripts beside it. Empty if none has
+    attacked."""
     tries = sorted(
         {k for by_model in summary.attacks.values() for entry in by_model.values() for k in entry.breach_at}
     )
-    rates, counts = list[list[str]](), list[list[str]]()
+    rates, counts, asked = list[list[str]](), list[list[str]](), list[list[str]]()
     for attacker, by_model in summary.attacks.items():
         for model, entry in by_model.items():
             breached = [str(entry.breach_at.get(k, NONE)) for k in tries]
             rates.append([attacker, model_label(model), *breached, str(entry.static), entry.gap.signed])
             values = [getattr(entry, name) for name in COUNTED]
             shown = [NONE if value is None else f"{value:,}" for value in values]
-            by = [(entry.modalities or {}).get(by, Technique(tried=0, breached=0)) for by in MODALITIES]
-            shown += [f"{one.breached:,} of {one.tried:,}" if one.tried else NONE for one in by]
             counts.append([attacker, model_label(model), *shown])
+            by = [(entry.modalities or {}).get(by, Technique(tried=0, breached=0)) for by in MODALITIES]
+            of = [f"{one.breached:,} of {one.tried:,}" if one.tried else NONE for one in by]
+            if entry.modalities:
+                asked.append([attacker, model_label(model), *of])
     tables = [
         Table(
             "Attackers that adapt",
@@ -186,10 +189,16 @@ def adaptive_tables(summary: Summary) -> list[Table]:
         ),
         Table(
             "What they did",
-            "Counts behind these rates; in the last columns attack requests that breached, of those made in"
-            " text alone, in text beside a picture, and in words drawn into the picture.",
-            ["attacker", "model", *(in_words(name.removeprefix("n_")) for name in (*COUNTED, *MODALITIES))],
+            "Counts behind these rates.",
+            ["attacker", "model", *(in_words(name.removeprefix("n_")) for name in COUNTED)],
             counts,
+        ),
+        Table(
+            "By modality",
+            "Attack requests that breached, of those made in text alone, in text beside a picture, and in"
+            " words drawn into the picture.",
+            ["attacker", "model", *map(in_words, MODALITIES)],
+            asked,
         ),
         _requests_table(summary),
     ]

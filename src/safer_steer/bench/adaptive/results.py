@@ -69,7 +69,7 @@ class Script(NamedTuple):
 def breached(turn: Turn | Mapping[str, Any]) -> bool:
     """Whether the judge found a breach in this turn."""
     scores = turn.scores if isinstance(turn, Turn) else turn.get("scores")
-    return scores is not None and scores["harmlessness"] < BREACH_BELOW
+    return (scores or {}).get("harmlessness", BREACH_BELOW) < BREACH_BELOW
 
 
 def said(dialogue: Dialogue) -> Iterator[tuple[int, Turn, bool]]:
