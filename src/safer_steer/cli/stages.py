@@ -152,7 +152,7 @@ def _show_results(out: Path) -> None:
         from safer_steer.report.measure_tables import console_tables
         from safer_steer.report.runs import read_run
 
-        run, screen = read_run(out), console(100)
+        run, screen = read_run(out), console(130)
         screen.print(console_table(run.summary, corrected_rates(run.check), marks_in([run])))
         print_tables(screen, console_tables(run.summary))
         print_tables(console(160), several_judges(run.summary))
