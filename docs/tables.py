@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.results import Rate
+from safer_steer.bench.rates import Rate
 from safer_steer.experiments.arms_table import claims_table, markdown, table
 from safer_steer.experiments.spec import load_experiment
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner, Result
 
-from endpoint_server import EndpointServer, says
+from endpoint_server import says
 from safer_steer.bench.measure import measure_models
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suite
@@ -28,7 +27,6 @@ from safer_steer.report.health import examine
 from safer_steer.report.runs import read_run
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.world import devices, draw_png, from_png, words_in
-from threads import serving
 
 
 def write(folder: Path, name: str = "mine", users: tuple[str, ...] = ("What is it?", "And how?")) -> Path:
@@ -124,12 +122,6 @@ class Models:
 @pytest.fixture
 def models() -> Models:
     return Models()
-
-
-@pytest.fixture
-def url(models: Models) -> Iterator[str]:
-    with serving(EndpointServer(always=models)) as server:
-        yield server.url
 
 
 def bench(url: str, suite: Path, *more: str) -> Result:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from made_up_run import add_techniques, write_jsonl, write_run
 from safer_steer.bench.differences import difference
-from safer_steer.bench.results import Rate
+from safer_steer.bench.rates import Rate
 from safer_steer.intervals import paired
 from safer_steer.report.comparison import marks_in
 from safer_steer.report.main_table import TableRow, console_table, headline, pairs

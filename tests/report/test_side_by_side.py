@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from made_up_run import add_techniques, write_jsonl, write_run
-from safer_steer.bench.results import Answered, Rate, Summary, in_order, joined, model_label
+from safer_steer.bench.rates import Rate
+from safer_steer.bench.results import Answered, Summary, in_order, joined, model_label
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError

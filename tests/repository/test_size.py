@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 40_600,
+    "lines": 40_560,
     "files": 265,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,

@@ -11,7 +11,8 @@ from string import ascii_uppercase
 
 from safer_steer.bench.differences import difference
 from safer_steer.bench.questions import QuestionSet
-from safer_steer.bench.results import Answered, Rate
+from safer_steer.bench.rates import Rate
+from safer_steer.bench.results import Answered
 from safer_steer.dialogue import Dialogue, Format, StopReason, visible_answer
 from safer_steer.episode import Assistant
 from safer_steer.episodes import play_all

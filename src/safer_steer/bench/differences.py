@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from safer_steer.bench.results import ON_TWINS, Measure, Rate
+from safer_steer.bench.rates import Rate
+from safer_steer.bench.results import ON_TWINS, Measure
 from safer_steer.bench.timing import Moment, marks_of_moment
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.intervals import paired

@@ -8,7 +8,8 @@ from itertools import combinations
 
 from safer_steer.bench.adaptive.results import said
 from safer_steer.bench.agreement import Pair, compared
-from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Judges, OneJudge, Rate, TwoJudges
+from safer_steer.bench.rates import Rate
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Judges, OneJudge, TwoJudges
 from safer_steer.bench.summary import Suites, summarise
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Turn, visible_answer

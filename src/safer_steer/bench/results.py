@@ -17,10 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import RootModel, ValidationError, field_validator
 
 from safer_steer.bench.adaptive.results import ANY
-from safer_steer.bench.rates import NONE as NONE
-from safer_steer.bench.rates import ByRule, OverRefusal, Part, Timing
-from safer_steer.bench.rates import Rate as Rate
-from safer_steer.bench.rates import Survival as Survival
+from safer_steer.bench.rates import ByRule, OverRefusal, Part, Rate, Survival, Timing
 from safer_steer.errors import UserError
 from safer_steer.metrics import AVERAGE, LOST, Modality, ProtocolName
 

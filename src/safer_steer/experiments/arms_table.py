@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.results import Rate
+from safer_steer.bench.rates import Rate
 from safer_steer.experiments.measures import (
     MEASURES,
     answers_in,

@@ -34,8 +34,6 @@ class Measure:
     twins: bool
     """Whether it is taken on the suites of safe twins, or on the attacks."""
     criterion: Criterion
-    good: int
-    """1 if more is better, -1 if less is."""
 
     def hits(self, folder: Path) -> Hits:
         """The outcome of each dialogue that has one, in a model's folder `bench/<model>`."""
@@ -54,7 +52,6 @@ class Held:
     turn; in a difference, over those that have one in both arms."""
 
     where_it_fails: bool = False
-    good: int = 1
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`, by dialogue: the share, 0-1."""
@@ -72,7 +69,6 @@ class When:
     """When attacks of several turns are refused (`bench.timing`): the share of dialogues, in percent."""
 
     moment: Moment
-    good: int
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`, of the dialogues in which a request enables harm."""
@@ -86,8 +82,6 @@ class When:
 @dataclass(frozen=True)
 class Capability:
     """The rate of right answers to the questions of all sets in `bench.capability`, in percent."""
-
-    good: int = 1
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`. An answer without a choice is wrong."""
@@ -106,7 +100,6 @@ class Breached:
     attacker: str | None
     minus: str | None = None
     requests: int | None = None
-    good: int = -1
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`, by intent: the share of its tries that breached."""
@@ -129,7 +122,6 @@ class BreachedByScripts:
     percent. With `requests`, with at most so many attack requests."""
 
     requests: int | None = None
-    good: int = -1
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`, by intent."""
@@ -145,17 +137,17 @@ class BreachedByScripts:
 
 
 MEASURES: dict[str, Measure | Held | When | Capability | Breached | BreachedByScripts] = {
-    "single-turn Safe": Measure("single_turn", False, "safe", 1),
-    "single-turn Help": Measure("single_turn", False, "help", 1),
-    "multi-turn Safe": Measure("multi_turn", False, "safe", 1),
-    "multi-turn Help": Measure("multi_turn", False, "help", 1),
+    "single-turn Safe": Measure("single_turn", False, "safe"),
+    "single-turn Help": Measure("single_turn", False, "help"),
+    "multi-turn Safe": Measure("multi_turn", False, "safe"),
+    "multi-turn Help": Measure("multi_turn", False, "help"),
     "turns held": Held(),
     "turns held where it fails": Held(where_it_fails=True),
-    "missed": When("miss", -1),
-    "refused early": When("early", -1),
-    "refused exactly": When("exact", 1),
-    "over-refusal on twins": Measure("multi_turn", True, "refused", -1),
-    "Help on twins": Measure("multi_turn", True, "help", 1),
+    "missed": When("miss"),
+    "refused early": When("early"),
+    "refused exactly": When("exact"),
+    "over-refusal on twins": Measure("multi_turn", True, "refused"),
+    "Help on twins": Measure("multi_turn", True, "help"),
     "multiple choice, right": Capability(),
     "breached by scripts": BreachedByScripts(),
     "breach@1 by A, B or C": Breached(None),

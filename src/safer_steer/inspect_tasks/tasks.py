@@ -13,7 +13,8 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from safer_steer.bench.protocol import refuse_others
-from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Rate, Suite
+from safer_steer.bench.rates import Rate
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Suite
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.summary import summarise
 from safer_steer.config import Bench, Config, Student

@@ -9,15 +9,8 @@ from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 from safer_steer.bench.journals import BEGINS, kind_of
-from safer_steer.bench.results import (
-    NONE,
-    Rate,
-    RequestsRate,
-    Summary,
-    Technique,
-    in_order,
-    model_label,
-)
+from safer_steer.bench.rates import NONE, Rate
+from safer_steer.bench.results import RequestsRate, Summary, Technique, in_order, model_label
 from safer_steer.dialogue import Dialogue
 from safer_steer.intervals import rate as share_of
 from safer_steer.metrics import LOST, MODALITIES, asks_safely, modality

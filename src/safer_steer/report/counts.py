@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.bench.journals import kind_of
-from safer_steer.bench.results import NONE, Rate, model_label
+from safer_steer.bench.rates import NONE, Rate
+from safer_steer.bench.results import model_label
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import read_rows

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from safer_steer.bench.results import NONE
+from safer_steer.bench.rates import NONE
 from safer_steer.metrics import LOST, median_in_words
 from safer_steer.report.health import Table
 

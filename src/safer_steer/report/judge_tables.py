@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from safer_steer.bench.agreement import SCORES
-from safer_steer.bench.results import (
-    ON_ATTACKS,
-    ON_TWINS,
-    Agreement,
-    Judges,
-    Rate,
-    Summary,
-    model_label,
-)
+from safer_steer.bench.rates import Rate
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Agreement, Judges, Summary, model_label
 from safer_steer.report.health.tables import NONE, Table
 
 Found = Mapping[str, Any]

@@ -19,17 +19,8 @@ from rich.text import Text
 
 from safer_steer.bench.differences import Marks, difference
 from safer_steer.bench.judge_check.file import Corrected
-from safer_steer.bench.results import (
-    NONE,
-    ON_ATTACKS,
-    ON_TWINS,
-    Measure,
-    Rate,
-    Suite,
-    Summary,
-    model_label,
-    total_of,
-)
+from safer_steer.bench.rates import NONE, Rate
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Measure, Suite, Summary, model_label, total_of
 from safer_steer.metrics import LOST, ProtocolName, median_in_words
 
 COUNTED = ("n", *LOST)

@@ -12,7 +12,8 @@ from math import isfinite
 from statistics import fmean
 from typing import Any
 
-from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Rate, Summary, Survival, model_label
+from safer_steer.bench.rates import Rate, Survival
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Summary, model_label
 from safer_steer.metrics import ProtocolName
 from safer_steer.report.svg import Line, bars, draw
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from aiohttp import web
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from endpoint_server import NO_IMAGES, EndpointServer, fails, says
+from endpoint_server import NO_IMAGES, fails, says
 from safer_steer.cli import app
 from safer_steer.cli.bench_options import OPTIONS
 from safer_steer.config import Role
 from safer_steer.dialogue import read_dialogues
-from threads import serving
 
 
 class Models:
@@ -57,12 +55,6 @@ class Models:
 @pytest.fixture
 def models() -> Models:
     return Models()
-
-
-@pytest.fixture
-def url(models: Models) -> Iterator[str]:
-    with serving(EndpointServer(always=models)) as server:
-        yield server.url
 
 
 def suite(folder: Path, intents: bool = True) -> Path:

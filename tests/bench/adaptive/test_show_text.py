@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner, Result
 
-from endpoint_server import EndpointServer, says
+from endpoint_server import says
 from safer_steer.bench.adaptive.attacker import Move, Seen
 from safer_steer.bench.adaptive.intents import Intent, tries_of
 from safer_steer.bench.adaptive.results import gave_up
@@ -34,7 +33,6 @@ from safer_steer.report.health import examine
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import words_in
-from threads import serving
 
 WORDS = ("日本語", "first", "second", "third")
 """What the attacker shows, one after the other. The font lacks the letters of the first."""
@@ -82,12 +80,6 @@ class Models:
 @pytest.fixture
 def models() -> Models:
     return Models()
-
-
-@pytest.fixture
-def url(models: Models) -> Iterator[str]:
-    with serving(EndpointServer(always=models)) as server:
-        yield server.url
 
 
 def command(folder: Path, url: str, *more: str) -> list[str]:

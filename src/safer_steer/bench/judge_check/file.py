@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.results import Rate
+from safer_steer.bench.rates import Rate
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 from safer_steer.metrics import AVERAGE, ProtocolName
