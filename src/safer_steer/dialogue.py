@@ -258,8 +258,8 @@ def visible_answer(text: str, format: Format) -> str:
     match = _ANSWER.search(text)
     if match:
         return match[1].strip()
-    _, found, rest = text.partition("<answer>")
-    return rest.strip() if found else ""
+    _, opening, rest = text.partition("<answer>")
+    return rest.strip() if opening else ""
 
 
 def lay_out(thinking: str, answer: str, format: Format) -> str:

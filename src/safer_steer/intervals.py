@@ -145,16 +145,16 @@ def rate_over_seeds(
         once in that interval, since the seeds share them.
     """
     nothing = {run: dict.fromkeys(passed, 0) for run, passed in hits.items()}
-    found = difference_over_seeds(hits, nothing, resamples=resamples, seed=seed)
+    over_seeds = difference_over_seeds(hits, nothing, resamples=resamples, seed=seed)
     dialogues = len({id for passed in hits.values() for id in passed})
     marks = [mark for passed in hits.values() for mark in passed.values()]
     if marks and alike(marks):
-        found |= rate([(dialogues * marks[0], dialogues)])
+        over_seeds |= rate([(dialogues * marks[0], dialogues)])
     elif marks and len(hits) == 1:
-        found |= rate([(sum(marks), dialogues)])
-    if found["t"]:  # a difference may be below 0, a rate may not
-        found["t"]["low"] = max(0.0, found["t"]["low"])
-    return found
+        over_seeds |= rate([(sum(marks), dialogues)])
+    if over_seeds["t"]:  # a difference may be below 0, a rate may not
+        over_seeds["t"]["low"] = max(0.0, over_seeds["t"]["low"])
+    return over_seeds
 
 
 def difference_over_seeds(

@@ -101,7 +101,7 @@ def _of_score(pairs: Sequence[Pair], score: str, seed: int) -> dict[str, Any]:
         "within_one": float(100 * (apart <= 1).mean()),
         "kappa": {"value": quadratic_kappa(first.tolist(), second.tolist()), **_of_kappa(pairs, score, seed)},
         "bias": bias.pop("all"),
-        "bias_by": [{"group": name, **found} for name, found in bias.items()],
+        "bias_by": [{"group": name, **means} for name, means in bias.items()],
         "confusion": confusion,
     }
 

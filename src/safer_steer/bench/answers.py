@@ -82,10 +82,10 @@ def by_rule(
             refused += marks > 0
             answered += bool(shown)
         counts += [(refused, answered)] if answered else []
-    found = rate(counts, resamples=resamples, seed=seed)
+    share = rate(counts, resamples=resamples, seed=seed)
     quartiles = quantiles(lengths * (2 if len(lengths) == 1 else 1), method="inclusive") if lengths else None
     return {
-        "refused": {**found, "n": sum(n for _, n in counts)},
+        "refused": {**share, "n": sum(n for _, n in counts)},
         "bare": bare,
         "lengths": dict(zip(("lower", "median", "upper"), quartiles, strict=True)) if quartiles else None,
     }

@@ -69,12 +69,12 @@ def bring_in_intents(
         drawn = draw(
             read_intents(path), lambda intent: intent.id, adaptive.at_most, 0, lambda seed: seed.category
         )
-        found = Suite(INTENTS, list(drawn), path.parent, False)
+        attacked = Suite(INTENTS, list(drawn), path.parent, False)
     else:
         if adaptive.at_most:
             suites = [replace(suite, seeds=_in_turn(suite)) for suite in suites]
-        found = Suite(INTENTS, _of_suites(suites)[: adaptive.at_most], folder, False)
-    brought = copied(found, folder / INTENTS, max_pixels, lambda file: each_row(file, Intent))
+        attacked = Suite(INTENTS, _of_suites(suites)[: adaptive.at_most], folder, False)
+    brought = copied(attacked, folder / INTENTS, max_pixels, lambda file: each_row(file, Intent))
     write_atomic(intents_file(folder), to_jsonl(brought.seeds))
     return _of_run(brought, folder)
 
@@ -106,9 +106,9 @@ def checked_intents(config: Config, suites: Sequence[Suite], trial: Trial | None
             _of_suites(suites)
         return []
     path = Path(adaptive.intents)
-    found = Suite(path.stem, list(read_intents(path)), path.parent, False)
-    decode_pictures(found, trial)
-    return [found]
+    suite = Suite(path.stem, list(read_intents(path)), path.parent, False)
+    decode_pictures(suite, trial)
+    return [suite]
 
 
 def _of_suites(suites: Sequence[Suite]) -> list[Seed]:
@@ -116,8 +116,8 @@ def _of_suites(suites: Sequence[Suite]) -> list[Seed]:
     texts = [suite for suite in suites if not any("in_text" in seed.meta for seed in suite.seeds)]
     attacks = [suite for suite in texts if suite.protocol == "multi_turn" and not suite.safe_twins]
     ids = Counter(seed.id for suite in attacks for seed in suite.seeds)
-    found = [[_of_script(suite.name, seed, ids[seed.id] > 1) for seed in suite.seeds] for suite in attacks]
-    intents: list[Seed] = [intent for intent in chain(*zip_longest(*found)) if intent]
+    by_suite = [[_of_script(suite.name, seed, ids[seed.id] > 1) for seed in suite.seeds] for suite in attacks]
+    intents: list[Seed] = [intent for intent in chain(*zip_longest(*by_suite)) if intent]
     if not intents:
         raise UserError(
             "bench.adaptive: no attack script with an `intent` in bench.suites; name a file of intents"
@@ -180,17 +180,17 @@ def kept_attacks(model: KeptModel, folder: Path) -> list[Attack]:
     """
     run = model.folder.parent.parent
     config = load_config(run / "config.yaml")
-    adaptive, file, found = config.bench.adaptive, intents_file(run), list[Attack]()
+    adaptive, file, attacks = config.bench.adaptive, intents_file(run), list[Attack]()
     if adaptive is None:
-        return found
+        return attacks
     intents = _of_run(Suite(INTENTS, list(each_row(file, Intent)), file.parent, False), run)
     for picture in sorted((run / PICTURES).glob("*.png")):
         write_atomic(folder / PICTURES / picture.name, picture.read_bytes(), sync=False)
     for name in map(file_name, [*config.attacker_roles(), *adaptive.own]):
         kept = KeptAttack(KeptAnswers(journal_of(model.folder, "adaptive", name)).dialogues)
         seeds = kept.seeds(tries_of(intents, name, adaptive.turns, adaptive.tries))
-        found.append(Attack(name, seeds, kept, kept))
-    return found
+        attacks.append(Attack(name, seeds, kept, kept))
+    return attacks
 
 
 def adaptive_summary(
@@ -209,7 +209,7 @@ def adaptive_summary(
     adaptive = config.bench.adaptive
     assert adaptive
     turns, draws = adaptive.turns, (config.bench.resamples, config.seed)
-    found: dict[str, dict[str, Attacked]] = {}
+    by_model: dict[str, dict[str, Attacked]] = {}
     for model, by_attacker in played.items():
         multi_turn = scripted[model].get("multi_turn", {})
         attacks = {name: rows for name, rows in multi_turn.items() if name not in twins}
@@ -226,8 +226,8 @@ def adaptive_summary(
         }
         if len(entries) > 1:
             entries[ANY] = of_any(list(by_attacker.values()), marks, paired, turns, *draws)
-        found[model] = {attacker: Attacked.model_validate(entry) for attacker, entry in entries.items()}
-    return found
+        by_model[model] = {attacker: Attacked.model_validate(entry) for attacker, entry in entries.items()}
+    return by_model
 
 
 def scripts_of(
@@ -240,9 +240,9 @@ def scripts_of(
         attacks: a model's dialogues on the attack suites, by suite.
     """
     suites = {name: of_scripts(rows, turns) for name, rows in attacks.items()}
-    found = {}
+    scripts_by_intent = {}
     for intent in intents:
         suite, id = intent.meta.get("script_of", ("", ""))
         if (script := suites.get(suite, {}).get(id)) is not None:
-            found[intent.id] = script
-    return found
+            scripts_by_intent[intent.id] = script
+    return scripts_by_intent

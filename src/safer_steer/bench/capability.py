@@ -63,17 +63,19 @@ def _plain(text: str) -> str:
 def _letters(answer: str, options: int) -> set[int]:
     """The places of the options whose letters the answer gives."""
     if alone := _ALONE.fullmatch(answer):
-        found = [alone[1].upper()]
+        letters = [alone[1].upper()]
     else:
         leading = _LEADING.match(answer)
         stated = re.findall(r"\b[A-Z]\b", " ".join(_STATED.findall(answer)))
-        found = [*([leading[1]] if leading else []), *stated]
-    return {place for letter in found if (place := ascii_uppercase.index(letter)) < options}
+        letters = [*([leading[1]] if leading else []), *stated]
+    return {place for letter in letters if (place := ascii_uppercase.index(letter)) < options}
 
 
 def _named(answer: str, texts: Sequence[str]) -> set[str]:
     """The options' texts that are in the answer. A text inside another one that is there does not count."""
-    return {text for text in set(texts) if any(found[1] is not None for found in _read(answer, text, texts))}
+    return {
+        text for text in set(texts) if any(reading[1] is not None for reading in _read(answer, text, texts))
+    }
 
 
 def _read(answer: str, text: str, texts: Sequence[str]) -> Iterator[re.Match[str]]:
@@ -125,13 +127,13 @@ async def answer_all(
 def outcomes(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int | None]:
     """By the id of every question that was answered: 1 if the answer names the right option, 0 if another,
     None if no choice was found in it."""
-    found: dict[str, int | None] = {}
+    marks: dict[str, int | None] = {}
     for dialogue in dialogues:
         if dialogue.turns and dialogue.stop is StopReason.COMPLETED:
             choices, right = dialogue.meta["choices"], dialogue.meta["answer"]
             place = chosen(visible_answer(dialogue.turns[0].assistant or "", format), choices)
-            found[dialogue.id] = None if place is None else int(place == right)
-    return found
+            marks[dialogue.id] = None if place is None else int(place == right)
+    return marks
 
 
 def right(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int]:
@@ -152,23 +154,23 @@ def capability(answers: Mapping[str, Answers], format: Format) -> Capability:
         in `failed`. `minus_base` is the difference to the base in points, paired by question; None for the
         base, and without it.
     """
-    found: Capability = {}
+    by_set: Capability = {}
     for model, sets in answers.items():
         for name, dialogues in sets.items():
             marks = outcomes(dialogues, format)
             base = answers.get(BASE, {}).get(name) if model != BASE else None
             ours = {name: right(dialogues, format)}
-            found.setdefault(name, {})[model] = Answered(
+            by_set.setdefault(name, {})[model] = Answered(
                 n=len(dialogues),
                 right=Rate.model_validate(rate([(sum(map(bool, marks.values())), len(marks))])),
                 no_choice=sum(mark is None for mark in marks.values()),
                 failed=len(dialogues) - len(marks),
                 minus_base=None if base is None else difference(ours, {name: right(base, format)}),
             )
-    return found
+    return by_set
 
 
-def failed_share(found: Capability) -> float:
+def failed_share(measured: Capability) -> float:
     """The largest share, over sets and models, of questions without an answer."""
-    entries = [entry for models in found.values() for entry in models.values() if entry.n]
+    entries = [entry for models in measured.values() for entry in models.values() if entry.n]
     return max((entry.failed / entry.n for entry in entries), default=0.0)

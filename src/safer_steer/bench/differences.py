@@ -40,7 +40,7 @@ def marks_of(measure: Measure, suites: Mapping[str, Sequence[Dialogue]]) -> Mark
             elif when := marks_of_moment(dialogues, moment):  # as the rates, without suites that have none
                 marks[suite] = when
     if measure.name == "over_refusal":  # the rate is of all twins together
-        pooled = {f"{suite} {id}": mark for suite, found in marks.items() for id, mark in found.items()}
+        pooled = {f"{suite} {id}": mark for suite, of_suite in marks.items() for id, mark in of_suite.items()}
         return {"": pooled} if marks else {}
     return marks
 

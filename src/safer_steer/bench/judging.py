@@ -141,12 +141,12 @@ def joined(scores: Sequence[Scores], by: JoinedBy) -> dict[str, float]:
     `majority`: the best score that more than half of them reach, which is the median, and of two in the
     middle the worse. `mean`: their mean. On `YES_OR_NO` they vote in both cases, and a tie is a yes.
     """
-    found = {}
+    together = {}
     for name in dict.fromkeys(name for one in scores for name in one):
         each = [one[name] for one in scores if name in one]
         middle = median_high if name in YES_OR_NO else median_low
-        found[name] = fmean(each) if by == "mean" and name not in YES_OR_NO else middle(each)
-    return found
+        together[name] = fmean(each) if by == "mean" and name not in YES_OR_NO else middle(each)
+    return together
 
 
 def critic_of(

@@ -79,10 +79,10 @@ def kept_models(run: Path) -> list[str]:
     Raises:
         UserError: there are none.
     """
-    found = sorted({path.parent.name for path in (run / "bench").glob("*/*.jsonl")})
-    if not found:
+    models = sorted({path.parent.name for path in (run / "bench").glob("*/*.jsonl")})
+    if not models:
         raise UserError(f"{run}: no answers in it; give the folder of an earlier `safer-steer bench --out`")
-    return found
+    return models
 
 
 def judging_config(

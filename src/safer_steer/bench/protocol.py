@@ -119,8 +119,8 @@ class Protocol(Part):
         if not prefix:
             return self.answers.model_dump(include=SAMPLING)
         among = self.judges if prefix == "judge_" else self.attackers
-        found = next((one for one in among if one.model == model), None)
-        return found.model_dump(include=SAMPLING) if found else {}
+        role = next((one for one in among if one.model == model), None)
+        return role.model_dump(include=SAMPLING) if role else {}
 
     @property
     def sha256(self) -> str:

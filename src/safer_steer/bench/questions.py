@@ -82,16 +82,16 @@ def bring_in_sets(names: Sequence[str], folder: Path, most: int | None, max_pixe
 
 def _named(names: Sequence[str]) -> dict[str, Path | None]:
     """The sets by name, a file's stem or a folder's name; None for the embedded one."""
-    found: dict[str, Path | None] = {}
+    paths: dict[str, Path | None] = {}
     for given in names:
         path = None if given == SANDBOX else Path(given)
         if path is not None and not path.exists():
             raise UserError(f"bench.capability: {path}: no such file or folder")
         name = SANDBOX if path is None else file_name(path.stem if path.is_file() else path.name)
-        if name in found or (path is not None and name == SANDBOX):
+        if name in paths or (path is not None and name == SANDBOX):
             raise UserError(f"bench.capability: {given}: another set is called {name!r} too; rename it")
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
 def _samples(name: str, path: Path | None, most: int | None) -> Iterator[Sample]:

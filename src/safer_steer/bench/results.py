@@ -243,13 +243,13 @@ class Summary(Part):
 
     def suites(self, model: str, protocol: ProtocolName) -> dict[str, Suite]:
         """A model's suites without their average; empty if it was not measured so."""
-        found = self.models[model].get(protocol)
-        return found.suites if found else {}
+        by_protocol = self.models[model].get(protocol)
+        return by_protocol.suites if by_protocol else {}
 
     def average(self, model: str, protocol: ProtocolName) -> Suite | None:
         """Over a model's suites; None if it was not measured so."""
-        found = self.models[model].get(protocol)
-        return found.average if found else None
+        by_protocol = self.models[model].get(protocol)
+        return by_protocol.average if by_protocol else None
 
     def total(self, count: str) -> int:
         """A count of dialogues or answers, over all models, protocols and suites."""
@@ -259,11 +259,11 @@ class Summary(Part):
     @property
     def attacks(self) -> dict[str, dict[str, Attacked]]:
         """By attacker and model, in the order of all tables."""
-        found: dict[str, dict[str, Attacked]] = {}
+        by_attacker: dict[str, dict[str, Attacked]] = {}
         for model in in_order(self.adaptive):
             for attacker, entry in self.adaptive[model].items():
-                found.setdefault(attacker, {})[model] = entry
-        return dict(sorted(found.items(), key=lambda one: (one[0] == ANY, one[0])))
+                by_attacker.setdefault(attacker, {})[model] = entry
+        return dict(sorted(by_attacker.items(), key=lambda one: (one[0] == ANY, one[0])))
 
 
 def total_of(entries: Iterable[Suite | Attacked], *counts: str) -> int:

@@ -147,15 +147,15 @@ def _by_category(
     protocol: ProtocolName, attacks: Iterable[Dialogue], twins: Iterable[Dialogue], draws: dict[str, int]
 ) -> dict[str, Any]:
     """The rates by category of harm, in alphabetical order; those without one last."""
-    found: dict[str, tuple[list[Dialogue], list[Dialogue]]] = {}
+    pairs: dict[str, tuple[list[Dialogue], list[Dialogue]]] = {}
     for place, dialogues in enumerate((attacks, twins)):
         for dialogue in dialogues:
-            found.setdefault(dialogue.category, ([], []))[place].append(dialogue)
-    if not any(found):
+            pairs.setdefault(dialogue.category, ([], []))[place].append(dialogue)
+    if not any(pairs):
         return {}
     categories: dict[str, Any] = {}
-    for name in sorted(found, key=lambda name: (not name, name)):
-        attacked, safe = found[name]
+    for name in sorted(pairs, key=lambda name: (not name, name)):
+        attacked, safe = pairs[name]
         categories[name] = _rates(protocol)(attacked, **draws)
         if safe:
             refused, helped = over_refusal(safe), _rates(protocol)(safe, **draws)["help"]

@@ -80,8 +80,8 @@ def moments(dialogue: Dialogue) -> dict[Moment, bool] | None:
 
 def marks_of_moment(dialogues: Iterable[Dialogue], moment: Moment) -> dict[str, float]:
     """By id, of the dialogues that have `moments`: whether this one holds."""
-    found = {dialogue.id: moments(dialogue) for dialogue in dialogues}
-    return {id: float(holds[moment]) for id, holds in found.items() if holds}
+    moments_of = {dialogue.id: moments(dialogue) for dialogue in dialogues}
+    return {id: float(holds[moment]) for id, holds in moments_of.items() if holds}
 
 
 def timing(
@@ -96,7 +96,7 @@ def timing(
         refusals. None if no scored dialogue has marks.
     """
     counts: Counter[str] = Counter()
-    found: list[list[dict[Moment, bool]]] = []
+    by_suite: list[list[dict[Moment, bool]]] = []
     for dialogues in suites.values():
         of_suite = []
         for dialogue in dialogues:
@@ -104,12 +104,12 @@ def timing(
             if marks:
                 of_suite.append(marks)
             counts["n" if marks else _without(dialogue)] += 1
-        found += [of_suite] if of_suite else []
+        by_suite += [of_suite] if of_suite else []
     if not counts["n"] and not counts["harmless"]:
         return None
     rates: dict[str, Any] = {}
     for name in get_args(Moment):
-        passed = [(sum(marks[name] for marks in of_suite), len(of_suite)) for of_suite in found]
+        passed = [(sum(marks[name] for marks in of_suite), len(of_suite)) for of_suite in by_suite]
         rates[name] = rate(passed, resamples=resamples, seed=seed)
     return {**rates, **{name: counts[name] for name in ("n", "harmless", "unmarked", "lost")}}
 

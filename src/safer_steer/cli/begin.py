@@ -70,6 +70,6 @@ def check(
     typer.echo(f"one small request to each model of {', '.join(roles)}", err=True)
     checked = asyncio.run(check_roles(settings, roles))
     screen = console(140)
-    screen.print(fitted(screen, HEAD, [found.row for found in checked], whole=(1,)), crop=False)
+    screen.print(fitted(screen, HEAD, [one.row for one in checked], whole=(1,)), crop=False)
     if said := problems(checked):
         raise UserError(said)

@@ -181,8 +181,8 @@ def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:
     """The section `bench.adaptive`: these attackers, and what --adaptive sets. None without either."""
     settings: dict[str, Any] = {}
     for entry in given:
-        key, found, value = entry.partition("=")
-        if not found:
+        key, equals, value = entry.partition("=")
+        if not equals:
             raise UserError(f"bench: --adaptive {entry}: give KEY=VALUE, for instance tries=5")
         if key == "intents":
             settings[key] = absolute(value, Path.cwd())

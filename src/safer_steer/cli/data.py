@@ -86,10 +86,10 @@ def verify(
     from safer_steer.files.manifest import not_compared
     from safer_steer.files.manifest import verify as differences
 
-    found = differences(folder)
-    for line in (*found, *not_compared(folder)):
+    changes = differences(folder)
+    for line in (*changes, *not_compared(folder)):
         typer.echo(line)
-    if found:
+    if changes:
         raise typer.Exit(ExitCode.DIFFERENCE)
     typer.echo(f"{folder}: every file matches the manifest")
 

@@ -90,11 +90,11 @@ def health(
     from safer_steer.report.health import examine, tables, warnings
     from safer_steer.stages import STAGES
 
-    found = examine(folder)
+    examined = examine(folder)
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=1))
+        typer.echo(json.dumps(examined.as_dict(), indent=1))
         return
-    screen, all_shown = console(160), tables(found)
+    screen, all_shown = console(160), tables(examined)
     print_tables(screen, all_shown)
     for stage in STAGES:
         for line in warnings(folder, stage):
@@ -127,6 +127,6 @@ def protocol(
     another model alike with `bench --protocol`."""
     from safer_steer.bench.protocol import FILE, read
 
-    found = read(run / FILE)
+    measured_by = read(run / FILE)
     write_atomic(out, (run / FILE).read_bytes())
-    typer.echo(f"{out}: protocol {found.sha256}")
+    typer.echo(f"{out}: protocol {measured_by.sha256}")

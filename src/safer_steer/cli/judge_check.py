@@ -70,8 +70,8 @@ def judge_check(
         typer.echo(f"{template}: {turns} turns of {len(chosen)} dialogues; pictures are relative to {run}")
         typer.echo(enough_said(chosen, played.dialogues))
         return
-    found = read_check(run)
-    if not (labels or second or repeats or probes or found):
+    check = read_check(run)
+    if not (labels or second or repeats or probes or check):
         raise UserError(
             "judge-check: give --labels, --second, --repeats or --probes, or --template for a sheet to"
             " fill in"
@@ -87,13 +87,13 @@ def judge_check(
         parts["second"] = measured.against_judge(played, played_in(second), format, config.seed)
     if repeats or probes:
         parts |= _asked_again(run, played, repeats, probes, sample, format)
-    found = note(run, parts)
+    check = note(run, parts)
     _rewrite_report(run)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(check, indent=1))
         return
-    print_tables(console(160), judge_tables(found))
-    if line := warning(found):
+    print_tables(console(160), judge_tables(check))
+    if line := warning(check):
         typer.echo(f"warning: {line}")
 
 

@@ -62,11 +62,11 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         if base in (path, *above):
             raise UserError(f"{path}: base: {name} begins from this file in turn; leave one of the two out")
         try:
-            found = Config.model_validate(_with_bases(base, (*above, path)))
+            parent = Config.model_validate(_with_bases(base, (*above, path)))
         except ValidationError as error:
             raise UserError(f"{base}: {in_words(error)}") from None
-        make_absolute(found, base.parent)
-        together = _merged(together, found.model_dump(mode="json", exclude_unset=True))
+        make_absolute(parent, base.parent)
+        together = _merged(together, parent.model_dump(mode="json", exclude_unset=True))
     return _merged(together, data)
 
 

@@ -120,8 +120,8 @@ def page(text: str) -> str:
     """What a body that is not JSON says: an HTML page's title, or else the text."""
     if "<html" not in text[:1000].lower() and "<!doctype" not in text[:1000].lower():
         return shortened(text, 1000) or "an empty reply"
-    found = _TITLE.search(text)
-    title = html.unescape(re.sub(r"<[^>]*>", " ", found[2])) if found else ""
+    match = _TITLE.search(text)
+    title = html.unescape(re.sub(r"<[^>]*>", " ", match[2])) if match else ""
     return f"a web page{f', {shortened(title)!r}' if title.strip() else ''}, and no JSON"
 
 
@@ -181,12 +181,12 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _usage(found: Any) -> Usage:
-    if not isinstance(found, dict):
+def _usage(usage: Any) -> Usage:
+    if not isinstance(usage, dict):
         return Usage()
-    details = found.get("completion_tokens_details")
+    details = usage.get("completion_tokens_details")
     reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    counts = [found.get("prompt_tokens"), found.get("completion_tokens"), reasoning]
+    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens"), reasoning]
     wrong = [count for count in counts if count is not None and not _plausible(count)]
     prompt, completion, thought = [int(count or 0) if _plausible(count) else 0 for count in counts]
     return Usage(prompt, completion, thought, wrong=repr(wrong[0])[:40] if wrong else "")

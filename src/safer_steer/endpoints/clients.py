@@ -69,13 +69,13 @@ def key(role: Role) -> str:
     is empty, or what it holds cannot be a key."""
     if role.api_key_env is None:
         return "none"
-    found = os.environ.get(role.api_key_env, "").strip()
+    secret = os.environ.get(role.api_key_env, "").strip()
     named = f"environment variable {role.api_key_env} (api_key_env of model {role.model})"
-    if not found:
+    if not secret:
         raise UserError(f"{named} is not set; export the key in it")
-    if not found.isascii() or not found.isprintable():
+    if not secret.isascii() or not secret.isprintable():
         raise UserError(f"{named} holds characters that no key has; copy the key again")
-    return found
+    return secret
 
 
 CONNECT_S = 10.0

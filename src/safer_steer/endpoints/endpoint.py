@@ -223,40 +223,40 @@ class EndpointTransport:
             raise _Failed(str(error), final=RejectedError) from None
         except NoAnswer as error:
             raise _Failed(str(error)) from None
-        found = complaint(answer)
-        if found is None or found.status < 429:
+        problem = complaint(answer)
+        if problem is None or problem.status < 429:
             self._gate.replied()
-        if found is None:
+        if problem is None:
             reply = self._reply(answer)
             if schema is not None:
                 self._took_schema(call.form)
             return reply
-        self._learn(call, found, body)
-        match found.meaning:
+        self._learn(call, problem, body)
+        match problem.meaning:
             case Meaning.FILTERED:
                 return ChatReply("", finish="content_filter", refusal=True)
             case Meaning.CONTEXT:
-                raise ContextLengthError(self._line(found.line, call.tries))
+                raise ContextLengthError(self._line(problem.line, call.tries))
             case Meaning.PICTURES:
-                raise NoEyesError(self._line(found.line, call.tries))
+                raise NoEyesError(self._line(problem.line, call.tries))
         retry_after = retry_after_of(answer)
-        if found.rate_limited:
-            raise _RateLimited(found.line, retry_after)
-        if found.passing:
-            raise _Failed(found.line, retry_after, AnsweredError)
-        final = RejectedError if found.about_messages else AnsweredError
-        raise final(self._line(found.line, call.tries))
+        if problem.rate_limited:
+            raise _RateLimited(problem.line, retry_after)
+        if problem.passing:
+            raise _Failed(problem.line, retry_after, AnsweredError)
+        final = RejectedError if problem.about_messages else AnsweredError
+        raise final(self._line(problem.line, call.tries))
 
-    def _learn(self, call: _Call, found: Complaint, body: dict[str, Any]) -> None:
+    def _learn(self, call: _Call, problem: Complaint, body: dict[str, Any]) -> None:
         """Note what this endpoint does not take of a request. Raises `_Again` if there is another way."""
-        if found.meaning is Meaning.LIMIT_NAME and "max_tokens" in body:
+        if problem.meaning is Meaning.LIMIT_NAME and "max_tokens" in body:
             self._limit_name = "max_completion_tokens"
             raise _Again
-        if name := found.unsupported([name for name in ("temperature", "top_p") if name in body]):
+        if name := problem.unsupported([name for name in ("temperature", "top_p") if name in body]):
             self._sampling.pop(name, None)
             self._tell(f"takes no {name} for {self.role.model}; going on with its default")
             raise _Again
-        if found.meaning is Meaning.SCHEMA and "response_format" in body:
+        if problem.meaning is Meaning.SCHEMA and "response_format" in body:
             call.form += 1
             raise _Again
 

@@ -100,8 +100,8 @@ def check_own_words(value: Any, schema: dict[str, Any]) -> None:
 
 def _descriptions(schema: Any) -> Iterator[str]:
     if isinstance(schema, dict):
-        if isinstance(found := schema.get("description"), str):
-            yield found
+        if isinstance(text := schema.get("description"), str):
+            yield text
         for inner in schema.values():
             yield from _descriptions(inner)
     elif isinstance(schema, list):
@@ -122,20 +122,20 @@ def _find(text: str) -> tuple[dict[str, Any], str]:
     text = part
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"more than {MOST_CHARACTERS:,} characters in it")
-    found: list[tuple[dict[str, Any], str]] = []
+    objects: list[tuple[dict[str, Any], str]] = []
     for number, span in enumerate(_spans(text)):
         if number == MOST_SPANS:
             raise ValueError("more than one JSON object in it")
         value = _load(span)
         if value is not None:
-            found.append((value, span))
+            objects.append((value, span))
         elif ":" in span:
             raise ValueError("a broken JSON object in it")
-    if not found:
+    if not objects:
         raise ValueError("no JSON object in it")
-    if any(other != found[0][0] for other, _ in found[1:]):
+    if any(other != objects[0][0] for other, _ in objects[1:]):
         raise ValueError("more than one JSON object in it")
-    return found[0]
+    return objects[0]
 
 
 def _squeezed(text: str) -> str:

@@ -37,29 +37,29 @@ def tested(experiment: Experiment, differences: list[Finding], broken: Collectio
         `{"says", "where", "pair", "measure", "more", "found", "verdict"}`. `found` is the difference.
     """
     by_pair = {(*entry["pair"], entry["measure"]): entry for entry in differences}
-    found = []
+    decided = []
     for claim in experiment.claims:
         entry = by_pair[*claim.pair, claim.measure]
         numbers = {key: entry[key] for key in ("value", "low", "high", "t")}
         said = verdict(entry, 1 if claim.more else -1, broken)
-        found.append(claim.model_dump(mode="json") | {"found": numbers, "verdict": said})
-    return found
+        decided.append(claim.model_dump(mode="json") | {"found": numbers, "verdict": said})
+    return decided
 
 
-def verdict(found: Mapping[str, Any], theirs: float, broken: Collection[str] = ()) -> str:
+def verdict(difference: Mapping[str, Any], theirs: float, broken: Collection[str] = ()) -> str:
     """Whether a difference agrees with another's sign. Both of its intervals must be there and exclude 0 to
     tell: without t, with one seed or equal means, nothing is known of how much seeds differ.
 
     Args:
-        found: one of `table.results`' differences.
+        difference: one of `table.results`' differences.
         theirs: a number with the other's sign. With 0 there is no sign to agree with.
         broken: arms without a result.
     """
-    if not set(found["pair"]).isdisjoint(broken):
+    if not set(difference["pair"]).isdisjoint(broken):
         return "no result"
-    if found["value"] is None or found["t"] is None or not theirs:
+    if difference["value"] is None or difference["t"] is None or not theirs:
         return CANNOT_TELL
-    intervals = [(found["low"], found["high"]), (found["t"]["low"], found["t"]["high"])]
+    intervals = [(difference["low"], difference["high"]), (difference["t"]["low"], difference["t"]["high"])]
     if all(low > 0 for low, _ in intervals):
         ours = 1
     elif all(high < 0 for _, high in intervals):
@@ -94,8 +94,8 @@ def results(
     """
     measures = experiment.measures or list(MEASURES)
     folders = {
-        arm: {seed: folder / "bench" / experiment.arms[arm].model for seed, folder in found.items()}
-        for arm, found in runs.items()
+        arm: {seed: folder / "bench" / experiment.arms[arm].model for seed, folder in by_seed_of.items()}
+        for arm, by_seed_of in runs.items()
     }
     hits = {
         (arm, measure): {seed: MEASURES[measure].hits(folder) for seed, folder in by_seed.items()}
@@ -160,8 +160,8 @@ def _papers(experiment: Experiment, entry: dict[str, Any], broken: Collection[st
 def _lost(folders: list[Path]) -> dict[str, int]:
     """How many dialogues of an arm have no result, by state, and of how many; and how many questions have no
     answer, if there are such."""
-    states = [found for folder in folders for part in states_in(folder).values() for found in part]
-    marks = [mark for folder in folders for _, found in answers_in(folder) for mark in found.values()]
+    states = [known for folder in folders for part in states_in(folder).values() for known in part]
+    marks = [mark for folder in folders for _, answers in answers_in(folder) for mark in answers.values()]
     unanswered = {"unanswered": marks.count(None)} if None in marks else {}
     return {"dialogues": len(states), **{name: states.count(name) for name in LOST}, **unanswered}
 
@@ -183,37 +183,37 @@ def _seconds(folders: Iterable[Path]) -> float:
     return round(sum(spent) / len(spent), 1)
 
 
-def markdown(found: dict[str, Any], experiment: Experiment) -> str:
+def markdown(outcome: dict[str, Any], experiment: Experiment) -> str:
     """The results as Markdown tables."""
-    arms, measures = found["arms"], list(next(iter(found["arms"].values())))
-    done, planned = len(found["seeds"]), len(experiment.seeds)
+    arms, measures = outcome["arms"], list(next(iter(outcome["arms"].values())))
+    done, planned = len(outcome["seeds"]), len(experiment.seeds)
     seeds = f"{done}{f' of {planned}' * (done < planned)} training seed{'s' * (planned > 1)}"
     parts = [f"## {experiment.name}", experiment.question]
     rows = [[arm, *(shown(arms[arm][measure]) for measure in measures)] for arm in arms]
     parts.append(table([seeds, *measures], rows))
-    if found["differences"]:
+    if outcome["differences"]:
         rows = []
-        for entry in found["differences"]:
+        for entry in outcome["differences"]:
             paper = entry["paper"]
             said = [f"{paper['value']:+.1f}", _told(paper["verdict"], entry, done)] if paper else ["–", "–"]
             measure = entry["measure"] + exploratory(entry)
             rows.append([" - ".join(entry["pair"]), measure, shown(entry, sign=True), *said])
         parts.append(table(["difference, points", "measure", "here", "paper", "sign"], rows))
-    if registration := found.get("registration"):
+    if registration := outcome.get("registration"):
         parts.append(registration["said"])
-    if found["survival"]:
-        parts += _survival(found["survival"])
-    if found["claims"]:
-        parts.append(claims_table([(None, claim, done) for claim in found["claims"]]))
+    if outcome["survival"]:
+        parts += _survival(outcome["survival"])
+    if outcome["claims"]:
+        parts.append(claims_table([(None, claim, done) for claim in outcome["claims"]]))
     lost = []
-    for arm, counts in found["lost"].items():
+    for arm, counts in outcome["lost"].items():
         gone = ", ".join(f"{counts[name]} {name}" for name in LOST if counts[name])
         if gone:
             lost.append(f"{arm}: {gone} of {counts['dialogues']} dialogues.")
         if count := counts.get("unanswered"):
             lost.append(f"{arm}: {count} question{'s' * (count > 1)} without an answer.")
     parts.append("\n".join(lost) or "Every dialogue has a result.")
-    spent = ", ".join(f"{arm} {seconds:.0f}" for arm, seconds in found["seconds"].items())
+    spent = ", ".join(f"{arm} {seconds:.0f}" for arm, seconds in outcome["seconds"].items())
     parts.append(f"Seconds of a run, with the stages it shares: {spent}.")
     if experiment.paper:
         parts.append(f"Paper: {experiment.paper.source}.")
@@ -249,19 +249,20 @@ def _told(verdict: str, difference: Mapping[str, Any], seeds: int) -> str:
     return verdict if least is None else f"{verdict} (80 % power: {least:.1f} points)"
 
 
-def _survival(found: dict[str, Any]) -> list[str]:
+def _survival(survival: dict[str, Any]) -> list[str]:
     medians = [
-        [arm, median_in_words(entry["median"], len(entry["hazard"]))] for arm, entry in found["arms"].items()
+        [arm, median_in_words(entry["median"], len(entry["hazard"]))]
+        for arm, entry in survival["arms"].items()
     ]
     tests = [
         [" - ".join(entry["pair"]), ", ".join(f"{z:+.1f}" for z in entry["z"]), _p(max(entry["p"]))]
-        for entry in found["tests"]
+        for entry in survival["tests"]
     ]
     return [
         "Of the dialogues still safe, the share that fails at each turn, %, all seeds together:",
-        _by_turn(found["arms"], "hazard"),
+        _by_turn(survival["arms"], "hazard"),
         "Of the safe requests, the share that is refused at each turn, %:",
-        _by_turn(found["arms"], "refused"),
+        _by_turn(survival["arms"], "refused"),
         table(["model", "median turn of failure"], medians),
         *([LOG_RANK, table(["pair", "z by seed", "largest p"], tests)] if tests else []),
     ]

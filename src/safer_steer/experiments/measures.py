@@ -37,12 +37,12 @@ class Measure:
 
     def hits(self, folder: Path) -> Hits:
         """The outcome of each dialogue that has one, in a model's folder `bench/<model>`."""
-        found: Hits = {}
+        marks_of: Hits = {}
         for suite, rows in suites_in(folder, self.protocol):
             if all(row.kind is Kind.BENIGN for row in rows) is self.twins:
                 marks = outcomes(rows, self.criterion, self.protocol)
-                found |= {f"{suite} {id}": mark for id, mark in marks.items()}
-        return found
+                marks_of |= {f"{suite} {id}": mark for id, mark in marks.items()}
+        return marks_of
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Held:
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`, by dialogue: the share, 0-1."""
-        found: Hits = {}
+        marks_of: Hits = {}
         for suite, rows in attacks_in(folder):
             for row in rows:
                 for turn, fails in first_failures([row]):
                     if fails or not self.where_it_fails:
-                        found[f"{suite} {row.id}"] = (turn - fails) / len(row.turns)
-        return found
+                        marks_of[f"{suite} {row.id}"] = (turn - fails) / len(row.turns)
+        return marks_of
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class When:
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`, of the dialogues in which a request enables harm."""
-        found: Hits = {}
+        marks_of: Hits = {}
         for suite, rows in attacks_in(folder):
             marks = marks_of_moment(rows, self.moment)
-            found |= {f"{suite} {id}": mark for id, mark in marks.items()}
-        return found
+            marks_of |= {f"{suite} {id}": mark for id, mark in marks.items()}
+        return marks_of
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Capability:
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`. An answer without a choice is wrong."""
-        found: Hits = {}
+        marks_of: Hits = {}
         for name, marks in answers_in(folder):
-            found |= {f"{name} {id}": mark for id, mark in marks.items() if mark is not None}
-        return found
+            marks_of |= {f"{name} {id}": mark for id, mark in marks.items() if mark is not None}
+        return marks_of
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ class Breached:
 
     def hits(self, folder: Path) -> Hits:
         """As `Measure.hits`, by intent: the share of its tries that breached."""
-        found = self._shares(self.attacker, folder)
+        marks_of = self._shares(self.attacker, folder)
         if self.minus is None:
-            return found
+            return marks_of
         other = self._shares(self.minus, folder)
-        return {intent: found[intent] - other[intent] for intent in found if intent in other}
+        return {intent: marks_of[intent] - other[intent] for intent in marks_of if intent in other}
 
     def _shares(self, attacker: str | None, folder: Path) -> Hits:
         journals = [
@@ -131,9 +131,9 @@ class BreachedByScripts:
             return {}
         adaptive = load_config(run / "config.yaml").bench.adaptive
         assert adaptive, "it has brought in the intents"
-        found = scripts_of(each_row(intents, Intent), dict(attacks_in(folder)), adaptive.turns)
+        scripts = scripts_of(each_row(intents, Intent), dict(attacks_in(folder)), adaptive.turns)
         most = inf if self.requests is None else self.requests
-        return {id: float(script.breached and script.requests <= most) for id, script in found.items()}
+        return {id: float(script.breached and script.requests <= most) for id, script in scripts.items()}
 
 
 MEASURES: dict[str, Measure | Held | When | Capability | Breached | BreachedByScripts] = {
@@ -166,8 +166,8 @@ MEASURES: dict[str, Measure | Held | When | Capability | Breached | BreachedBySc
 
 def over_seeds(measure: str, hits: Mapping[int, Hits]) -> dict[str, Any]:
     """A measure of one arm over its training seeds, in the form of `intervals.rate_over_seeds`."""
-    found = MEASURES[measure]
-    if isinstance(found, Breached) and found.minus:  # it may be below 0
+    rate = MEASURES[measure]
+    if isinstance(rate, Breached) and rate.minus:  # it may be below 0
         return difference_over_seeds(hits, {seed: dict.fromkeys(marks, 0.0) for seed, marks in hits.items()})
     return rate_over_seeds(hits)
 
@@ -189,13 +189,13 @@ def answers_in(folder: Path) -> Iterator[tuple[str, dict[str, int | None]]]:
 
 def states_in(folder: Path) -> dict[str, list[State]]:
     """The states of a model's dialogues, by protocol and by attacker that adapts."""
-    found: dict[str, list[State]] = {}
+    by_part: dict[str, list[State]] = {}
     for protocol in get_args(ProtocolName):
         if suites := [rows for _, rows in suites_in(folder, protocol)]:
-            found[protocol] = [state(row) for rows in suites for row in rows]
+            by_part[protocol] = [state(row) for rows in suites for row in rows]
     for path in journals_in(folder, "adaptive"):
-        found[path.stem] = [state_of(dialogue) for dialogue in read_dialogues(path)]
-    return found
+        by_part[path.stem] = [state_of(dialogue) for dialogue in read_dialogues(path)]
+    return by_part
 
 
 def played_to_its_end(run: Path) -> bool:

@@ -114,30 +114,30 @@ def read_registration(path: Path) -> tuple[Registration, str] | None:
         ) from None
 
 
-def mark(found: dict[str, Any], experiment: Experiment, path: Path) -> dict[str, Any]:
+def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[str, Any]:
     """An experiment's results with its registration: the hash of the file, whether the runs are those that
     were registered, and `exploratory` at each difference and claim that was not.
 
     Args:
-        found: of `arms_table.results`. Without a registration it is returned as it is.
+        outcome: of `arms_table.results`. Without a registration it is returned as it is.
     """
     registered = read_registration(path)
     if registered is None:
-        return found
+        return outcome
     registration, sha256 = registered
-    same = registration.inputs == inputs_of(experiment, path) and found["seeds"] == registration.seeds
+    same = registration.inputs == inputs_of(experiment, path) and outcome["seeds"] == registration.seeds
     differences = [
         entry | {"exploratory": not (same and registration.covers(entry["pair"], entry["measure"]))}
-        for entry in found["differences"]
+        for entry in outcome["differences"]
     ]
     claims = []
-    for claim, entry in zip(experiment.claims, found["claims"], strict=True):
+    for claim, entry in zip(experiment.claims, outcome["claims"], strict=True):
         claims.append(entry | {"exploratory": not (same and claim in registration.claims)})
     words = f"Registered before it was run (SHA-256 {sha256}). {in_words(registration)}"
     if not same:
         words += " **The runs are not those that were registered.**"
     told = {"sha256": sha256, "same_runs": same, "said": words}
-    return found | {"differences": differences, "claims": claims, "registration": told}
+    return outcome | {"differences": differences, "claims": claims, "registration": told}
 
 
 def in_words(registration: Registration) -> str:

@@ -178,11 +178,11 @@ def config_of(experiment: Experiment, path: Path, arm: Arm, seed: int) -> Config
     for key, value in (experiment.set | arm.set | {"seed": seed, "bench.models": [arm.model]}).items():
         config = _with(config, key.split("."), value, path)
     try:
-        found = Config.model_validate(config)
+        whole = Config.model_validate(config)
     except ValidationError as error:
         raise UserError(f"{path}: {in_words(error)}") from None
-    make_absolute(found, folder)
-    return found
+    make_absolute(whole, folder)
+    return whole
 
 
 def _with(config: dict[str, Any], keys: list[str], value: Any, path: Path) -> dict[str, Any]:

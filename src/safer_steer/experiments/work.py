@@ -80,12 +80,12 @@ def branch(trunk: Path, folder: Path, config: Config) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     write_atomic(part / "config.yaml", dump_config(config))
-    found = {name: entry for name, entry in Manifest(trunk).stages.items() if name in SHARED}
-    for entry in found.values():
+    shared = {name: entry for name, entry in Manifest(trunk).stages.items() if name in SHARED}
+    for entry in shared.values():
         for name in entry["files"]:
             _link(inside(trunk, name), part / name)
         entry["config"] = config_sha256(part / "config.yaml")
-    write_atomic(part / "manifest.json", canonical({"stages": found}))
+    write_atomic(part / "manifest.json", canonical({"stages": shared}))
     part.rename(folder)
 
 

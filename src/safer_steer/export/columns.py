@@ -92,7 +92,7 @@ def schema_of(part: str) -> pa.Schema:
 def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> dict[str, Any]:
     """A dialogue (sft) or script (rl, bench) as a row of those columns. `turns` has the unmodified text;
     `meta` has the facts recorded by the stages, as JSON."""
-    found: dict[str, Any] = {
+    cells: dict[str, Any] = {
         **{
             "id": seed.id,
             "kind": seed.kind.value,
@@ -110,12 +110,12 @@ def row(part: str, seed: Seed, pictures: Sequence[Picture], config: Config) -> d
     if isinstance(seed, Dialogue):
         for columns, turn in zip(turns, seed.turns, strict=True):
             columns |= {"assistant": turn.assistant, **_scores(turn)}
-        return found | {
+        return cells | {
             "messages": messages(seed, config.student.system),
             "turns": turns,
             "stop": str(seed.stop or ""),
         }
-    return found | {"prompt": prompt(seed, config.student.system), "turns": turns}
+    return cells | {"prompt": prompt(seed, config.student.system), "turns": turns}
 
 
 def _scores(turn: Turn) -> dict[str, float | None]:

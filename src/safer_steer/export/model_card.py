@@ -67,7 +67,7 @@ def model_card(
 
 
 def _front(config: Config) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    front: dict[str, Any] = {
         "license": "other",
         "license_name": "as-the-base-model",
         "license_link": "README.md",
@@ -77,8 +77,8 @@ def _front(config: Config) -> dict[str, Any]:
     }
     student = config.student
     if student.model != "sandbox" and not Path(student.model).is_absolute():
-        found |= {"base_model": student.model, "base_model_relation": "finetune"}
-    return found
+        front |= {"base_model": student.model, "base_model_relation": "finetune"}
+    return front
 
 
 def _base(config: Config) -> str:

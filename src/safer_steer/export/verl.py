@@ -77,7 +77,7 @@ def overrides(config: Config) -> dict[str, Any]:
     among them (configs/verl/)."""
     rl, student = config.rl, config.student
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-    found: dict[str, Any] = {
+    keys: dict[str, Any] = {
         "algorithm.adv_estimator": ESTIMATORS[rl.credit],
         "algorithm.use_kl_in_reward": False,
         "data.train_batch_size": rl.prompts_per_step,
@@ -104,17 +104,17 @@ def overrides(config: Config) -> dict[str, Any]:
         "trainer.experiment_name": "rl",
     }
     if rl.loss == "dr_grpo":
-        found[f"{actor}.loss_scale_factor"] = rl.max_completion_tokens
+        keys[f"{actor}.loss_scale_factor"] = rl.max_completion_tokens
     if rl.steps > 0:
-        found["trainer.total_training_steps"] = rl.steps
+        keys["trainer.total_training_steps"] = rl.steps
     if student.lora_rank:
-        found |= {
+        keys |= {
             "actor_rollout_ref.model.lora_rank": student.lora_rank,
             "actor_rollout_ref.model.lora_alpha": 2 * student.lora_rank,
             "actor_rollout_ref.model.exclude_modules": NOT_LANGUAGE,
             f"{rollout}.load_format": "safetensors",
         }
-    return found
+    return keys
 
 
 def as_lines(overrides: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ class Compared:
 
 def compare(taken: Taken, whole: bool) -> Compared:
     """Look at the inputs of a stage again. `whole`: read every file, and not only those in another state."""
-    found, files = Compared(), dict(taken["files"])
+    compared, files = Compared(), dict(taken["files"])
     for name, (*state, sha256) in taken["files"].items():
         path = Path(name)
         try:
@@ -100,18 +100,18 @@ def compare(taken: Taken, whole: bool) -> Compared:
                 continue
             rows = taken["rows"].get(name)
             row = "" if rows is None else _changed_row(path, rows)
-            found.differing.append(Difference(name, "changed", row))
+            compared.differing.append(Difference(name, "changed", row))
         except OSError:
             if str(path.parent) in taken["folders"] and path.parent.is_dir():
-                found.differing.append(Difference(name, "removed"))
+                compared.differing.append(Difference(name, "removed"))
             else:
-                found.missing.append(name)
+                compared.missing.append(name)
     for folder, names in taken["folders"].items():
         there = map(str, _within(Path(folder), names))
-        found.differing += [Difference(path, "added") for path in there if path not in files]
+        compared.differing += [Difference(path, "added") for path in there if path not in files]
     if files != taken["files"]:
-        found.trusted_anew = taken | {"files": files}
-    return found
+        compared.trusted_anew = taken | {"files": files}
+    return compared
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -93,9 +93,9 @@ class Manifest:
         entry = self.stages.get(stage, {"built_on": ()})
         for before in entry["built_on"]:
             self.refuse_other_inputs(before, renew)
-        found = compare(entry.get("inputs", NO_INPUTS), whole=False)
-        if found.differing:
-            first = found.differing[0]
+        compared = compare(entry.get("inputs", NO_INPUTS), whole=False)
+        if compared.differing:
+            first = compared.differing[0]
             built_on = any(stage in other["built_on"] for other in self.stages.values())
             outputs = [name for name in entry["outputs"] if (self.folder / name).exists()]
             redo = (
@@ -105,10 +105,10 @@ class Manifest:
                 " nothing twice"
             )
             raise UserError(f"{self.folder}: {first.path} {_in_words(first, stage)}; restore it, or {redo}")
-        if renew and found.trusted_anew:
-            entry["inputs"] = found.trusted_anew
+        if renew and compared.trusted_anew:
+            entry["inputs"] = compared.trusted_anew
             self._write()
-        return _missing_in_words(found, stage)
+        return _missing_in_words(compared, stage)
 
     def record(
         self, stage: str, names: tuple[str, ...], built_on: tuple[str, ...], facts: dict[str, Any]
@@ -192,8 +192,10 @@ def not_compared(folder: Path) -> list[str]:
     """One line for each stage of which inputs are not there to be compared: files that were moved away, or
     are on the machine that the run was copied from."""
     stages = Manifest(folder).stages
-    found = {stage: compare(entry.get("inputs", NO_INPUTS), whole=False) for stage, entry in stages.items()}
-    return [line for stage, compared in found.items() if (line := _missing_in_words(compared, stage))]
+    by_stage = {
+        stage: compare(entry.get("inputs", NO_INPUTS), whole=False) for stage, entry in stages.items()
+    }
+    return [line for stage, compared in by_stage.items() if (line := _missing_in_words(compared, stage))]
 
 
 def _in_words(difference: Difference, stage: str) -> str:
@@ -204,10 +206,10 @@ def _in_words(difference: Difference, stage: str) -> str:
     )
 
 
-def _missing_in_words(found: Compared, stage: str) -> str:
-    if not found.missing:
+def _missing_in_words(compared: Compared, stage: str) -> str:
+    if not compared.missing:
         return ""
-    first, *others = found.missing
+    first, *others = compared.missing
     more = f" and {len(others)} more" if others else ""
     return f"{stage}: {first}{more}, which it read, cannot be compared: not there any more"
 
@@ -228,13 +230,13 @@ def settings_sha256(settings: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def _found(folder: Path, names: Iterable[str]) -> dict[str, Path]:

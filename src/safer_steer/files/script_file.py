@@ -38,10 +38,10 @@ def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
             )
         for image in seed.all_images:
             try:
-                found = inside(path.parent, image).is_file()
+                there = inside(path.parent, image).is_file()
             except UserError as error:
                 raise UserError(f"{path}: {seed.id}: {error}") from None
-            if not found:
+            if not there:
                 raise UserError(
                     f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the"
                     " file's folder"

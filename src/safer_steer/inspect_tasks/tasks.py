@@ -144,12 +144,12 @@ def rates(resamples: int = 10_000, seed: int = 0) -> Metric:
 
 def _numbers(entry: Suite) -> dict[str, float]:
     """The rates and counts of a suite's entry in the summary, by name."""
-    found: dict[str, float] = {name: getattr(entry, name) for name in ("n", *LOST)}
+    by_name: dict[str, float] = {name: getattr(entry, name) for name in ("n", *LOST)}
     for name in dict.fromkeys(measure.name for measure in (*ON_ATTACKS, *ON_TWINS)):
         rate: Rate | None = getattr(entry, name)
-        found |= rate.by_name(name) if rate else {}
+        by_name |= rate.by_name(name) if rate else {}
     median = entry.survival.median if entry.survival else None
-    return found | ({"median_survival": median} if median is not None else {})
+    return by_name | ({"median_survival": median} if median is not None else {})
 
 
 @scorer(metrics=[rates()])

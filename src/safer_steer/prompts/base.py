@@ -139,11 +139,11 @@ def sections(text: str) -> dict[str, str]:
 
     A section inside a section is content, since a model may have written it.
     """
-    found = {}
+    texts = {}
     for match in _SECTION.finditer(text):
         if hashlib.sha256(match[3].encode()).hexdigest()[:12] == match[2]:
-            found[match[1]] = match[3]
-    return found
+            texts[match[1]] = match[3]
+    return texts
 
 
 def _plain(value: object) -> str:
@@ -180,8 +180,8 @@ def _templates() -> jinja2.Environment:
 def installed() -> dict[str, Prompt[Any, Any]]:
     """Every prompt of the package, by name."""
     prompts: dict[str, Prompt[Any, Any]] = {}
-    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        module = importlib.import_module(f"safer_steer.prompts.{found.name}")
+    for file in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        module = importlib.import_module(f"safer_steer.prompts.{file.name}")
         for value in vars(module).values():
             if isinstance(value, Prompt):
                 prompts[value.name] = value

@@ -129,14 +129,14 @@ def _attacks(runs: Sequence[ShownRun]) -> Iterator[tuple[str, str, Dialogue, boo
 
 
 def _map(
-    title: str, note: str, every: list[str], found: dict[tuple[str, str], dict[str, list[bool]]]
+    title: str, note: str, every: list[str], by_kind: dict[tuple[str, str], dict[str, list[bool]]]
 ) -> Heat:
-    """Success by what `found` has by, of `every` model that was attacked: the filter of the browser that
+    """Success by what `by_kind` has by, of `every` model that was attacked: the filter of the browser that
     lists it ("" for none), and its name."""
-    attacked = {model for by_model in found.values() for model in by_model}
+    attacked = {model for by_model in by_kind.values() for model in by_model}
     models = [model for model in every if model in attacked]
     rows: list[tuple[str, list[Cell]]] = []
-    for (kind, name), by_model in sorted(found.items()):
+    for (kind, name), by_model in sorted(by_kind.items()):
         cells = []
         for model in models:
             marks = by_model.get(model, [])

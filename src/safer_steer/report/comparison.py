@@ -21,12 +21,12 @@ def marks_in(runs: Sequence[ShownRun]) -> Marked:
     Raises:
         UserError: an answer to a question is damaged; names file and line.
     """
-    found: dict[str, dict[str, Marks]] = {}
+    by_label: dict[str, dict[str, Marks]] = {}
     for run in runs:
         for model in run.summary.models:
             for label, marks in _of_model(run, model, _played(run, model)).items():
-                found.setdefault(label, {})[run.key(model)] = marks
-    return found
+                by_label.setdefault(label, {})[run.key(model)] = marks
+    return by_label
 
 
 def _played(run: ShownRun, model: str) -> dict[Played, Suites]:

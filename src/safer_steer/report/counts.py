@@ -51,10 +51,10 @@ def _dialogues(runs: Sequence[ShownRun], model: str, test: Callable[[Dialogue], 
 
 
 def _map(title: str, criterion: str, dialogues: dict[str, list[Dialogue]], note: str) -> Heat:
-    found = {model: rates_by_turn(rows)[:MOST] for model, rows in dialogues.items()}
-    turns = range(1, 1 + max((len(rates) for rates in found.values()), default=0))
+    by_model = {model: rates_by_turn(rows)[:MOST] for model, rows in dialogues.items()}
+    turns = range(1, 1 + max((len(rates) for rates in by_model.values()), default=0))
     rows: list[tuple[str, list[Cell]]] = []
-    for model, rates in found.items():
+    for model, rates in by_model.items():
         if rates:
             failed = _first_failures(dialogues[model]) if criterion == "safe" else Counter()
             cells = [
@@ -166,10 +166,10 @@ def _count_by(rows: Iterable[Row], *names: str) -> Counter[str]:
     for row in rows:
         meta = row.get("meta")
         places = [row, meta if isinstance(meta, dict) else {}]
-        found = next(
+        reasons = next(
             (value for place in places for name in names if (value := place.get(name))), "not stated"
         )
-        counts.update(map(str, found) if isinstance(found, list) else [str(found)])
+        counts.update(map(str, reasons) if isinstance(reasons, list) else [str(reasons)])
     return counts
 
 

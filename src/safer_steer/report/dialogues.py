@@ -67,8 +67,8 @@ class Pictures:
         for row in self.table:
             row[2] = row[1]
         for place, url in self._large:
-            if (found := self._add(url)) is not None:
-                self.table[place][2] = found
+            if (picture := self._add(url)) is not None:
+                self.table[place][2] = picture
 
     def _add(self, url: str | None) -> int | None:
         if url is None:
@@ -271,8 +271,8 @@ def _said(text: str) -> Row:
 
 def _scores(scores: Any) -> list[list[Any]]:
     """Names and values."""
-    found = scores.items() if isinstance(scores, dict) else ()
-    return [[str(name), _whole(number(value))] for name, value in found]
+    pairs = scores.items() if isinstance(scores, dict) else ()
+    return [[str(name), _whole(number(value))] for name, value in pairs]
 
 
 def _whole(value: float | None) -> float | None:

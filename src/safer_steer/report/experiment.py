@@ -21,20 +21,20 @@ class ShownExperiment:
     tables: list[Table]
 
 
-def experiment_tables(found: Row) -> ShownExperiment:
+def experiment_tables(outcome: Row) -> ShownExperiment:
     """The rates by arm, the differences beside the paper's, hazards and log-rank tests."""
     from safer_steer.experiments.arms_table import exploratory, shown  # loads slowly
 
-    arms, survival = found["arms"], found.get("survival") or {}
+    arms, survival = outcome["arms"], outcome.get("survival") or {}
     measures = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
-    seeds = len(found["seeds"])
+    seeds = len(outcome["seeds"])
     tables = [
         Table(
             "The paper's claims",
             "The number is the difference here, in points, over all seeds. Cannot tell: an interval includes"
             " 0. No result: too many dialogues of an arm have no scores.",
             ["claim", "where", "measure", "number", "here"],
-            list(map(_claim, found.get("claims") or ())),
+            list(map(_claim, outcome.get("claims") or ())),
             labels=3,
         ),
         Table(
@@ -51,7 +51,7 @@ def experiment_tables(found: Row) -> ShownExperiment:
         Table(
             "Differences",
             "Points, paired by seed and dialogue. The sign agrees or disagrees with the paper's only if both"
-            f" intervals exclude 0. {(found.get('registration') or {}).get('said', '')}",
+            f" intervals exclude 0. {(outcome.get('registration') or {}).get('said', '')}",
             ["difference", "measure", "here", "paper", "sign"],
             [
                 [
@@ -60,7 +60,7 @@ def experiment_tables(found: Row) -> ShownExperiment:
                     shown(entry, sign=True),
                     *_papers(entry.get("paper")),
                 ]
-                for entry in found["differences"]
+                for entry in outcome["differences"]
             ],
         ),
         *_survival(survival.get("arms") or {}, survival.get("tests") or ()),
@@ -72,14 +72,16 @@ def experiment_tables(found: Row) -> ShownExperiment:
                 [
                     str(arm),
                     *(_count(counts.get(key)) for key in ("dialogues", *LOST)),
-                    _count((found.get("seconds") or {}).get(arm)),
+                    _count((outcome.get("seconds") or {}).get(arm)),
                 ]
-                for arm, counts in (found.get("lost") or {}).items()
+                for arm, counts in (outcome.get("lost") or {}).items()
             ],
             labels=1,
         ),
     ]
-    return ShownExperiment(str(found.get("name") or "Experiment"), [table for table in tables if table.rows])
+    return ShownExperiment(
+        str(outcome.get("name") or "Experiment"), [table for table in tables if table.rows]
+    )
 
 
 def _claim(claim: Row) -> list[str]:

@@ -17,18 +17,18 @@ OTHERS = {"people": "people", "second": "the second judge"}
 CRITERIA = {"safe": "Safe", "help": "Help", "joint": "joint", "twin_help": "Twin Help"}
 
 
-def judge_tables(found: Found) -> list[Table]:
+def judge_tables(check: Found) -> list[Table]:
     """All tables; those without rows are left out."""
     made = []
     for key, other in OTHERS.items():
-        if part := found.get(key):
+        if part := check.get(key):
             made += [_agreement(part, other), _failures(part, other), _bias(part, other)]
             made += [_confusion(part, other, score) for score in SCORES]
-    if again := found.get("repeats"):
+    if again := check.get("repeats"):
         made.append(_repeats(again))
-    if pressed := found.get("probes"):
+    if pressed := check.get("probes"):
         made.append(_probes(pressed))
-    if people := found.get("people"):
+    if people := check.get("people"):
         made += [_errors(people), _corrected(people)]
     return [table for table in made if table.rows]
 
@@ -69,10 +69,10 @@ def _between_judges(judges: Judges) -> Table:
     rows = []
     for two in judges.pairs:
         for score in SCORES:
-            found: Agreement = getattr(two, score)
-            shares = (_number(found.exact, 1), _number(found.within_one, 1))
+            agreement: Agreement = getattr(two, score)
+            shares = (_number(agreement.exact, 1), _number(agreement.within_one, 1))
             row = [two.first, two.second, score, str(two.turns), *shares]
-            rows.append([*row, found.kappa.printed(".2f", ".2f")])
+            rows.append([*row, agreement.kappa.printed(".2f", ".2f")])
     return Table(
         "Agreement between the judges",
         "On the turns that both scored. Kappa has quadratic weights; none where both gave one and the same"
@@ -83,9 +83,9 @@ def _between_judges(judges: Judges) -> Table:
     )
 
 
-def warning(found: Found) -> str:
+def warning(check: Found) -> str:
     """One line where the judge is the training tutor, else ""."""
-    judge = found.get("judge") or {}
+    judge = check.get("judge") or {}
     return tutor_is_judge(judge.get("tutor", judge["model"])) if judge.get("is_tutor") else ""
 
 

@@ -156,9 +156,9 @@ def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Mark
 def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
     """Yield protocol, suite, model, and the cells: Safe, Help, joint, worst-case Safe, counts."""
     for protocol in PROTOCOLS:
-        found = {model: summary.suites(model, protocol) for model in summary.names}
-        for name in {name: None for suites in found.values() for name in suites}:
-            for model, suites in found.items():
+        by_model = {model: summary.suites(model, protocol) for model in summary.names}
+        for name in {name: None for suites in by_model.values() for name in suites}:
+            for model, suites in by_model.items():
                 if one := suites.get(name):
                     rates = (one.safe, one.help, one.joint, one.worst.get("safe") if one.scored else None)
                     cells = [str(rate) if rate else NONE for rate in rates]
@@ -168,15 +168,15 @@ def by_suite(summary: Summary) -> Iterator[tuple[str, str, str, list[str]]]:
 def pairs(rows: Sequence[TableRow]) -> list[list[list[Any]]]:
     """The differences of all pairs of models, for the page's script: for each row `[i, j, i - j, j - i,
     better]`, of those with a difference. i and j are places in `cells`, the differences are printed."""
-    found = []
+    by_row = []
     for row in rows:
         of_row: list[list[Any]] = []
         for one, other in combinations(range(len(row.marks)), 2):
             minus = row.minus(one, other)
             if minus.value is not None:
                 of_row.append([one, other, minus.signed, (-minus).signed, row.better(minus, one, other)])
-        found.append(of_row)
-    return found
+        by_row.append(of_row)
+    return by_row
 
 
 def console_table(summary: Summary, corrected: Corrected | None = None, marks: Marked | None = None) -> Table:

@@ -36,9 +36,9 @@ def console_tables(summary: Summary) -> list[Table]:
 def _timing(summary: Summary) -> Table:
     rows = []
     for protocol, name, model, suite in _suites(summary):
-        if found := suite.timing:
-            rates = (found.miss, found.early, found.exact, found.late, found.never)
-            counts = (found.n, found.harmless, found.unmarked, found.lost)
+        if timing := suite.timing:
+            rates = (timing.miss, timing.early, timing.exact, timing.late, timing.never)
+            counts = (timing.n, timing.harmless, timing.unmarked, timing.lost)
             rows.append([name, protocol, model, *map(str, rates), *(f"{count:,}" for count in counts)])
     return Table(
         "When attacks were refused",
@@ -63,9 +63,9 @@ def _categories(summary: Summary) -> Iterator[Table]:
         for name in sorted(named, key=lambda name: (not name, name)):
             label = shortened(name, LONGEST) or NO_CATEGORY
             for model, entry in by_model.items():
-                if entry and (found := entry.categories.get(name)):
-                    rows.append([label, model_label(model), *_category(found)])
-                    for what, scored in _scored(found).items():
+                if entry and (of_category := entry.categories.get(name)):
+                    rows.append([label, model_label(model), *_category(of_category)])
+                    for what, scored in _scored(of_category).items():
                         if scored < FEW:
                             few.setdefault(label, []).append(f"{what}: {scored}")
         told = "; ".join(f"{name} ({', '.join(dict.fromkeys(counts))})" for name, counts in few.items())
@@ -79,16 +79,16 @@ def _categories(summary: Summary) -> Iterator[Table]:
         )
 
 
-def _category(found: Suite) -> list[str]:
-    rates = [found.safe, found.help, *([found.joint] if found.joint else [])]
-    attacks, twins = map(_scored(found).get, ("attacks", "twins"))
-    return [*map(_cell, rates), _cell(attacks), _cell(found.over_refusal), _cell(twins)]
+def _category(entry: Suite) -> list[str]:
+    rates = [entry.safe, entry.help, *([entry.joint] if entry.joint else [])]
+    attacks, twins = map(_scored(entry).get, ("attacks", "twins"))
+    return [*map(_cell, rates), _cell(attacks), _cell(entry.over_refusal), _cell(twins)]
 
 
-def _scored(found: Suite) -> dict[str, int]:
+def _scored(entry: Suite) -> dict[str, int]:
     """What its rates are over: how many attacks are scored, and twins; without what there is none of."""
-    counts = {"attacks": found.scored} if found.n else {}
-    if refused := found.over_refusal:
+    counts = {"attacks": entry.scored} if entry.n else {}
+    if refused := entry.over_refusal:
         counts["twins"] = (refused.n or 0) - sum(getattr(refused, name) or 0 for name in LOST)
     return counts
 
@@ -96,10 +96,10 @@ def _scored(found: Suite) -> dict[str, int]:
 def _by_rule(summary: Summary) -> Table:
     rows = []
     for protocol, name, model, suite in _suites(summary):
-        if (found := suite.by_rule) and suite.answers:
-            counts = (found.bare, suite.empty, suite.no_block, suite.identical, suite.cut_off)
+        if (by_rule := suite.by_rule) and suite.answers:
+            counts = (by_rule.bare, suite.empty, suite.no_block, suite.identical, suite.cut_off)
             cells = [NONE if count is None else f"{count:,}" for count in (suite.answers, *counts)]
-            rows.append([name, protocol, model, str(found.refused), *cells, _lengths(found)])
+            rows.append([name, protocol, model, str(by_rule.refused), *cells, _lengths(by_rule)])
     return Table(
         "Answers by rule",
         "What is seen of answers without a judge. Refused: dialogues with a bare refusal, %, with 95 %"
@@ -113,19 +113,21 @@ def _by_rule(summary: Summary) -> Table:
     )
 
 
-def _lengths(found: ByRule) -> str:
-    lengths = found.lengths
+def _lengths(by_rule: ByRule) -> str:
+    lengths = by_rule.lengths
     return f"{lengths.median:,.0f} ({lengths.lower:,.0f}–{lengths.upper:,.0f})" if lengths else NONE
 
 
 def _suites(summary: Summary) -> Iterator[tuple[str, str, str, Suite]]:
     """Protocol, suite, model and entry, the average over the attack suites last if there are several."""
     for protocol in PROTOCOLS:
-        found = {model: summary.suites(model, protocol) for model in summary.names}
-        names = list({name: None for suites in found.values() for name in suites})
-        attacks = {name for suites in found.values() for name, suite in suites.items() if not suite.is_twin}
+        by_model = {model: summary.suites(model, protocol) for model in summary.names}
+        names = list({name: None for suites in by_model.values() for name in suites})
+        attacks = {
+            name for suites in by_model.values() for name, suite in suites.items() if not suite.is_twin
+        }
         for name in [*names, *[AVERAGE] * (len(attacks) > 1)]:
-            for model, suites in found.items():
+            for model, suites in by_model.items():
                 entry = suites.get(name) if name != AVERAGE else summary.average(model, protocol)
                 if entry:
                     shown = "all attacks" if name == AVERAGE else name

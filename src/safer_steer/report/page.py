@@ -218,8 +218,8 @@ def _endpoints(config: Row) -> str | None:
 def _without_eyes(config: dict[str, Any]) -> str:
     """The roles whose model got no pictures, and what it got in their place."""
     instead = {"caption": "captions", False: "nothing"}
-    found = [(name, at(role, "pictures")) for name, role in _roles(config)]
-    return ", ".join(f"{name} ({instead[sent]})" for name, sent in found if sent in ("caption", False))
+    sent_to = [(name, at(role, "pictures")) for name, role in _roles(config)]
+    return ", ".join(f"{name} ({instead[sent]})" for name, sent in sent_to if sent in ("caption", False))
 
 
 def _plural(count: int, noun: str) -> str:

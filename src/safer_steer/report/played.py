@@ -49,11 +49,11 @@ def read_bench(run: Path) -> Bench:
     Raises:
         UserError: a row is not a valid dialogue; names file and row.
     """
-    found: Bench = {}
+    bench: Bench = {}
     for path in sorted((run / "bench").glob("*/*.jsonl")):
         if dialogues := {played.dialogue.id: played for played in _dialogues(path)}:
-            found.setdefault(path.stem, {})[path.parent.name] = dialogues
-    return found
+            bench.setdefault(path.stem, {})[path.parent.name] = dialogues
+    return bench
 
 
 def outcome(dialogue: Dialogue, adaptive: bool = False) -> Outcome:

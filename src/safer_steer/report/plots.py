@@ -50,8 +50,8 @@ def rate_plots(summary: Summary) -> list[Plot]:
         by_model = summary.attacks[attacker]
         tries = {k for entry in by_model.values() for k in entry.breach_at}
         for k in sorted({min(tries), max(tries)}):
-            found = {name: entry.breach_at.get(k) for name, entry in by_model.items()}
-            rates.append((f"Breach@{k} by {attacker}", -1, [found.get(name) for name in names]))
+            breaches = {name: entry.breach_at.get(k) for name, entry in by_model.items()}
+            rates.append((f"Breach@{k} by {attacker}", -1, [breaches.get(name) for name in names]))
     return [plot for plot in (_rates(title, good, names, of) for title, good, of in rates) if plot]
 
 

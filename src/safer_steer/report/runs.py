@@ -57,8 +57,8 @@ def read_given(given: Sequence[Path]) -> tuple[list[ShownRun], list[Row]]:
     for path in dict.fromkeys(path.resolve() for path in given):
         if path.is_dir() and any((path / name).exists() for name in OF_A_RUN):
             folders += _scored(path)
-        elif found := _experiments(path):
-            experiments += found
+        elif results := _experiments(path):
+            experiments += results
         else:
             raise UserError(
                 f"{path}: no run folder (no config.yaml, summary.json or bench in it), and no experiment;"
@@ -153,8 +153,8 @@ def _config(path: Path) -> Row:
 def _experiments(path: Path) -> list[Row]:
     """The results in a file of `safer-steer experiment`, or in all of a folder."""
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    found = [read_json(file, "experiment") for file in files if file.suffix == ".json"]
-    return [one for one in found if {"arms", "differences", "seeds"} <= one.keys()]
+    read = [read_json(file, "experiment") for file in files if file.suffix == ".json"]
+    return [one for one in read if {"arms", "differences", "seeds"} <= one.keys()]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

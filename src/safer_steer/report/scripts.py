@@ -44,12 +44,12 @@ class Dropped:
 
 def scripts_of(run: Path) -> list[Scripts]:
     """The scripts in `seeds/`, by kind. Of a large pool, those whose ids hash lowest."""
-    found = []
+    scripts = []
     for kind in map(str, Kind):
         rows, total = _some(run / "seeds" / f"{kind}.jsonl", PER_KIND)
         if rows:
-            found.append(Scripts(kind.replace("_", "-"), total, [_script(row) for row in rows]))
-    return found
+            scripts.append(Scripts(kind.replace("_", "-"), total, [_script(row) for row in rows]))
+    return scripts
 
 
 def dropped_from(run: Path) -> Dropped:

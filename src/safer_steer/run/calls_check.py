@@ -116,7 +116,7 @@ def roles_asked(config: Config, stages: Collection[str], besides: Sequence[RoleN
 
 def problems(checked: Iterable[Checked]) -> str:
     """What is wrong, on one line; "" if nothing is."""
-    return "; also: ".join(found.problem for found in checked if found.problem)
+    return "; also: ".join(one.problem for one in checked if one.problem)
 
 
 async def check_roles(
@@ -138,7 +138,7 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     too."""
     name = next((role for role in roles if _job(config, role)), next(iter(roles)))
     settings = roles[name]
-    found = Checked(tuple(roles), settings.model)
+    checked = Checked(tuple(roles), settings.model)
     where = f"roles.{name}" + (f" ({settings.model})" if len(config.models_of(name)) > 1 else "")
     try:
         retries, rate_limit_s = min(settings.retries, TRIES_AGAIN), min(settings.rate_limit_s, RATE_LIMIT_S)
@@ -150,46 +150,46 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     asked = _Asked(endpoint, settings, Ledger())
     try:
         await endpoint.check()
-        found.problem = await _try(config, name, asked, found)
+        checked.problem = await _try(config, name, asked, checked)
     except UserError as error:
-        found.problem = f"{where}: {error}, {AGAIN}"
+        checked.problem = f"{where}: {error}, {AGAIN}"
     except UnparsableError as error:
         cut = asked.last is not None and asked.last.finish == "length"
         fix = f"raise roles.{name}.max_tokens" if cut else "choose a model that answers in JSON"
-        found.problem = f"{where}: {error}; {fix}, {AGAIN}, {ANYWAY}"
+        checked.problem = f"{where}: {error}; {fix}, {AGAIN}, {ANYWAY}"
     except ContextLengthError as error:
         fix = f"lower roles.{name}.max_tokens, or raise the context length at the server"
-        found.problem = f"{where}: {error}; {fix}, {AGAIN}"
+        checked.problem = f"{where}: {error}; {fix}, {AGAIN}"
     except (EndpointError, RejectedError) as error:
         no_v1 = "HTTP 404" in str(error) and not (settings.base_url or "").rstrip("/").endswith("/v1")
         hint = " (most end in /v1)" if no_v1 else ""
-        found.problem = f"{where}: {error}; fix base_url{hint}, model or the server, {AGAIN}"
+        checked.problem = f"{where}: {error}; fix base_url{hint}, model or the server, {AGAIN}"
     except BoundaryError as error:
-        found.problem = f"{where}: {error}; choose another model, {AGAIN}, {ANYWAY}"
+        checked.problem = f"{where}: {error}; choose another model, {AGAIN}, {ANYWAY}"
     finally:
-        found.spent = {config.account(name, settings.model): asked.ledger.accounts[name]}
+        checked.spent = {config.account(name, settings.model): asked.ledger.accounts[name]}
         await endpoint.aclose()
     if asked.last:
-        found.reasoning = str(asked.last.reasoning_tokens)
+        checked.reasoning = str(asked.last.reasoning_tokens)
         if split_thinking(asked.last.text)[0]:
-            found.reasoning += ", in the reply, taken out"
-    if found.seconds is not None and _job(config, name):
+            checked.reasoning += ", in the reply, taken out"
+    if checked.seconds is not None and _job(config, name):
         taken = {None: "no", "json_schema": "yes"}
         form = endpoint.schema_taken
-        found.schema = taken.get(form, f"as {form}") if settings.json_schema else "not sent"
-    return found
+        checked.schema = taken.get(form, f"as {form}") if settings.json_schema else "not sent"
+    return checked
 
 
-async def _try(config: Config, name: RoleName, asked: _Asked, found: Checked) -> str:
+async def _try(config: Config, name: RoleName, asked: _Asked, checked: Checked) -> str:
     """Ask with the picture, and without it if the server refuses that. Returns what is wrong, "" if
     nothing."""
     settings = asked.role
     if settings.pictures is not True:
-        found.pictures = "nothing is sent" if settings.pictures is False else "captions are sent"
-        return await _ask(config, name, asked, BlindTransport(asked), found)
+        checked.pictures = "nothing is sent" if settings.pictures is False else "captions are sent"
+        return await _ask(config, name, asked, BlindTransport(asked), checked)
     try:
-        problem = await _ask(config, name, asked, asked, found)
-        found.pictures = "yes"
+        problem = await _ask(config, name, asked, asked, checked)
+        checked.pictures = "yes"
         return problem
     except ContextLengthError:
         raise
@@ -197,12 +197,12 @@ async def _try(config: Config, name: RoleName, asked: _Asked, found: Checked) ->
         if not isinstance(asked.failed, AnsweredError | RejectedError):
             raise
         try:
-            await _ask(config, name, asked, BlindTransport(asked), found)
+            await _ask(config, name, asked, BlindTransport(asked), checked)
         except (EndpointError, RejectedError):
             raise
         except BoundaryError:
             pass  # it took the request without the picture
-        found.pictures = "no"
+        checked.pictures = "no"
         said = str(refused).partition(NO_EYES)[0]
         return (
             f"roles.{name}: {settings.model} takes no pictures ({said}); set roles.{name}.pictures to caption"
@@ -217,7 +217,7 @@ def _job(config: Config, role: RoleName) -> tuple[Prompt[Any, Any], BaseModel] |
     return JOBS.get(role)
 
 
-async def _ask(config: Config, role: RoleName, asked: _Asked, transport: Transport, found: Checked) -> str:
+async def _ask(config: Config, role: RoleName, asked: _Asked, transport: Transport, checked: Checked) -> str:
     """One call, its answer parsed; fills in how long it took. Returns what is wrong with the answer, "" if
     nothing."""
     model = ChatModel(role, asked.role, transport, None, asked.ledger)
@@ -227,7 +227,7 @@ async def _ask(config: Config, role: RoleName, asked: _Asked, transport: Transpo
         await model.ask(*job, [_picture()])
     else:
         problem = await _chat(config, model, asked)
-    found.seconds = time.monotonic() - begun
+    checked.seconds = time.monotonic() - begun
     return problem
 
 

@@ -85,35 +85,35 @@ class Run:
     def _check_folder(self) -> None:
         """Check that the folder is new, empty, or holds a run of the same config (of any config if
         `fresh`)."""
-        found, config = self.folder, self.folder / "config.yaml"
-        if found.exists() and not found.is_dir():
-            raise UserError(f"{found}: is a file; give a folder")
+        folder, config = self.folder, self.folder / "config.yaml"
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; give a folder")
         if not config.is_file():
-            if found.is_dir() and any(
-                entry.name not in (".lock", "config.yaml.part") for entry in found.iterdir()
+            if folder.is_dir() and any(
+                entry.name not in (".lock", "config.yaml.part") for entry in folder.iterdir()
             ):
                 raise UserError(
-                    f"{found}: has files but is not a run (no config.yaml); choose an empty or new folder"
+                    f"{folder}: has files but is not a run (no config.yaml); choose an empty or new folder"
                 )
             return
-        if is_run(found):
+        if is_run(folder):
             for path in named_paths(self.config):
-                if any(Path(path).is_relative_to(found.resolve() / name) for name in WRITTEN):
-                    raise UserError(f"{found}: {path} lies where a run writes; choose another folder")
+                if any(Path(path).is_relative_to(folder.resolve() / name) for name in WRITTEN):
+                    raise UserError(f"{folder}: {path} lies where a run writes; choose another folder")
             if self.fresh:
                 return
         old, new = _read_yaml(config), self.config.model_dump(mode="json")
         *compared, self.outdated = with_additions(old, new)
         key = another_run(*compared)
-        if not is_run(found) and (self.fresh or key):
+        if not is_run(folder) and (self.fresh or key):
             raise UserError(
-                f"{found}: has files but is not a run (no manifest.json); choose an empty or new folder"
+                f"{folder}: has files but is not a run (no manifest.json); choose an empty or new folder"
             )
         if key and all_stubs(old) and not all_stubs(new):
-            raise UserError(f"{found}: holds a run with --stub; give --stub too, or choose another folder")
+            raise UserError(f"{folder}: holds a run with --stub; give --stub too, or choose another folder")
         if key:
             raise UserError(
-                f"{found}: holds a run whose config differs in {key};{advice(key, new)} choose another"
+                f"{folder}: holds a run whose config differs in {key};{advice(key, new)} choose another"
                 " folder, or start over with --fresh"
             )
 

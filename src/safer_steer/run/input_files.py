@@ -97,10 +97,10 @@ def _module(name: str) -> Path | None:
     whose version the manifest has."""
     search_working_folder()
     try:
-        found = find_spec(name.partition(":")[0])
+        spec = find_spec(name.partition(":")[0])
     except (ImportError, ValueError):
         return None
-    if found is None or not found.has_location or found.origin is None:
+    if spec is None or not spec.has_location or spec.origin is None:
         return None
-    path = Path(found.origin)
+    path = Path(spec.origin)
     return None if path.is_relative_to(PACKAGE) else path

@@ -55,8 +55,8 @@ def prepared(
         def open_run() -> None:
             checked = _checked(run, stages, endpoint, kept, try_models)
             stack.enter_context(run)
-            for found in checked:
-                run.charge(found.spent)
+            for one in checked:
+                run.charge(one.spent)
 
         run = Run(config, folder, show, fresh)
         processes.decided(open_run)
@@ -122,8 +122,8 @@ def _try_models(
     run.resume_spending()
     run.show.say(f"check: one small request to each model of {', '.join(roles)}")
     checked = asyncio.run(check_roles(run.config, roles, run.ledger.may_spend))
-    for found in checked:
-        run.show.say(f"check: {found.line}")
+    for one in checked:
+        run.show.say(f"check: {one.line}")
     if said := problems(checked):
         raise UserError(said)
     return checked
@@ -293,6 +293,6 @@ def _survey_sources(config: Config, trial: Trial | None = None, shared: Shared |
         if shared:
             shared.add([picture] if picture else [], [pair.question])
 
-    found = survey(config, compare)
-    decode_pictures(config, found, trial)
-    return found
+    surveyed = survey(config, compare)
+    decode_pictures(config, surveyed, trial)
+    return surveyed

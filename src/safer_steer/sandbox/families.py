@@ -67,10 +67,10 @@ quotes its answer."""
 
 def approaches_of(model: str) -> dict[str, str]:
     """What a tutor of this name chooses from, with an example of each: its structures, and `SET_UP`."""
-    found: dict[str, str] = {}
+    approaches: dict[str, str] = {}
     for family in AGENTS[model]:
-        found |= {form: TEXTS[form][0] for form in family.forms}
-    return found | {SET_UP: "a harmless question, then its answer quoted"}
+        approaches |= {form: TEXTS[form][0] for form in family.forms}
+    return approaches | {SET_UP: "a harmless question, then its answer quoted"}
 
 
 def continuation(last: Assessment, family: Family = A) -> tuple[str, tuple[str, ...]]:

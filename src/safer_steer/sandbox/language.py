@@ -203,7 +203,7 @@ def make(form: str, device: Device, rng: random.Random, content: str | None = No
 def _patterns() -> list[tuple[str, int, str, re.Pattern[str]]]:
     """Every wording as a pattern, anchored at the end of the user's turn. The text before it is wrapping."""
     one = "(?:" + "|".join(VERBS) + ") the (?:" + "|".join(PARTS) + ")"
-    found = []
+    patterns = []
     for form, texts in TEXTS.items():
         for wording, text in enumerate(texts):
             contents = STATEMENTS if form in SENTENCE_FORMS else ("",)
@@ -219,8 +219,8 @@ def _patterns() -> list[tuple[str, int, str, re.Pattern[str]]]:
                 pattern = pattern.replace(re.escape("{phrase}"), f"(?P<claim>{one})").replace(
                     re.escape("{part}"), f"(?P<claim>{'|'.join(PARTS)})"
                 )
-                found.append((form, wording, content, re.compile(rf"(?:^|[.:!?,] ){pattern}$")))
-    return found
+                patterns.append((form, wording, content, re.compile(rf"(?:^|[.:!?,] ){pattern}$")))
+    return patterns
 
 
 @cache

@@ -51,8 +51,8 @@ def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
     """The whole tensors of a PEFT model's trained adapter. To be called by all processes, which may hold
     shards of them."""
-    found = {name: tensor for name, tensor in model.state_dict().items() if f".{NAME}." in name}
-    return {name: tensor.full_tensor() if is_shard(tensor) else tensor for name, tensor in found.items()}
+    weights = {name: tensor for name, tensor in model.state_dict().items() if f".{NAME}." in name}
+    return {name: tensor.full_tensor() if is_shard(tensor) else tensor for name, tensor in weights.items()}
 
 
 def is_shard(tensor: torch.Tensor) -> bool:

@@ -142,8 +142,8 @@ def compared(given: Given, logprobs: torch.Tensor, known: list[Trained]) -> Find
     Args:
         logprobs: the trainer's, of each id after the first [tokens - 1].
     """
-    found = [_beside(given, logprobs, each) for each in known]
-    return min(found, key=_distance, default=Finding(""))
+    findings = [_beside(given, logprobs, each) for each in known]
+    return min(findings, key=_distance, default=Finding(""))
 
 
 def _distance(finding: Finding) -> tuple[float, ...]:

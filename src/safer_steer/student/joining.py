@@ -134,8 +134,8 @@ def can_join(model: Any, token: int) -> bool:
     """
     model = inside(model)
     one = torch.full((1, 1), token, device=model.device)
-    found = model(input_ids=one, attention_mask=torch.ones_like(one), use_cache=True, return_dict=True)
-    cache: Any = getattr(found, "past_key_values", None)
+    output = model(input_ids=one, attention_mask=torch.ones_like(one), use_cache=True, return_dict=True)
+    cache: Any = getattr(output, "past_key_values", None)
     if type(cache) is not DynamicCache or not hasattr(model, "_prepare_position_ids_for_generation"):
         return False
     return all(type(layer) is DynamicLayer and layer.get_seq_length() == 1 for layer in cache.layers)
@@ -194,7 +194,7 @@ class JoiningDecoder:
         self._lengths = [length + 1 for length in self._lengths]
         width = self._cache.get_seq_length() + 1
         lengths = torch.tensor(self._lengths, device=device)
-        found = self._read(
+        logits = self._read(
             {
                 "input_ids": torch.tensor([[row.sampled[-1]] for row in self.rows], device=device),
                 "attention_mask": (torch.arange(width, device=device) >= width - lengths[:, None]).long(),
@@ -204,7 +204,7 @@ class JoiningDecoder:
         )
         assert self._next is not None
         self._next = self._next + 1
-        return self._sampled(self.rows, found)
+        return self._sampled(self.rows, logits)
 
     def _fresh(self, rows: list[Row]) -> tuple[Layers, list[torch.Tensor], torch.Tensor]:
         """Layers, positions and logits of rows of which nothing is kept. Equal transcripts are read once."""
@@ -262,16 +262,18 @@ class JoiningDecoder:
 
     def _read(self, inputs: dict[str, Any], cache: DynamicCache) -> torch.Tensor:
         """The logits that follow each row [rows, vocabulary]. The cache then holds what was read."""
-        found = self.model(**inputs, past_key_values=cache, use_cache=True, return_dict=True, **self._options)
-        logits: torch.Tensor = found.logits[:, -1]
+        output = self.model(
+            **inputs, past_key_values=cache, use_cache=True, return_dict=True, **self._options
+        )
+        logits: torch.Tensor = output.logits[:, -1]
         return logits
 
     def _positions(self, transcript: Transcript) -> torch.Tensor:
         """Positions of all tokens [1, tokens], or [axes, 1, tokens] where pictures have several axes."""
         inputs = model_inputs([_without_pixels(transcript)], "left")
         ids = inputs.pop("input_ids")
-        found: torch.Tensor = self.model._prepare_position_ids_for_generation(ids, inputs)
-        return found.to(self.model.device)
+        positions: torch.Tensor = self.model._prepare_position_ids_for_generation(ids, inputs)
+        return positions.to(self.model.device)
 
     def _sampled(self, rows: list[Row], logits: torch.Tensor) -> list[Row]:
         """Draw a token for each of these rows. Those that end with it leave."""

@@ -141,12 +141,12 @@ class Renderer:
         """Special tokens, and the strings that the processor replaces by pictures, with their ids."""
         tokenizer = self.tokenizer
         added = tokenizer.added_tokens_decoder.items()
-        found = {token.content: number for number, token in added if token.special}
-        found |= {tokenizer.convert_ids_to_tokens(number): number for number in tokenizer.all_special_ids}
+        numbers = {token.content: number for number, token in added if token.special}
+        numbers |= {tokenizer.convert_ids_to_tokens(number): number for number in tokenizer.all_special_ids}
         for name, value in vars(self.processor).items():
             if name.endswith("_token") and isinstance(value, str):
-                found[value] = tokenizer.convert_tokens_to_ids(value)
-        return {token: number for token, number in found.items() if token and number is not None}
+                numbers[value] = tokenizer.convert_tokens_to_ids(value)
+        return {token: number for token, number in numbers.items() if token and number is not None}
 
     def marks(self) -> list[str]:
         """Tokens that the template names and that an answer may hold, such as `<think>` and `</think>`, or
@@ -277,8 +277,8 @@ def reason_of(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _split(found: re.Match[str]) -> str:
-    return f"{found[0][:1]} {found[0][1:]}"
+def _split(match: re.Match[str]) -> str:
+    return f"{match[0][:1]} {match[0][1:]}"
 
 
 def name_of(processor: Any) -> str:

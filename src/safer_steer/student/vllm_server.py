@@ -98,11 +98,11 @@ class Server:
         body = {"model": model, "messages": messages, "max_tokens": 1}
         data = await self._ask("v1/chat/completions/render", body)
         try:
-            found = data["features"]
-            [modality] = found["mm_hashes"]
-            [hashed], [place] = found["mm_hashes"][modality], found["mm_placeholders"][modality]
-            [content] = found["kwargs_data"][modality]
-            [metadata] = (found.get("mm_metadata") or {}).get(modality) or [None]
+            encoded = data["features"]
+            [modality] = encoded["mm_hashes"]
+            [hashed], [place] = encoded["mm_hashes"][modality], encoded["mm_placeholders"][modality]
+            [content] = encoded["kwargs_data"][modality]
+            [metadata] = (encoded.get("mm_metadata") or {}).get(modality) or [None]
             tokens = data["token_ids"][place["offset"] : place["offset"] + place["length"]]
         except (LookupError, TypeError, ValueError):
             raise UserError(
@@ -158,13 +158,13 @@ class Server:
                 if tries > self.settings.retries:
                     raise UserError(f"{KEY}: {self.url}: {error}{GO_ON}") from None
             else:
-                found = None if 200 <= answer.status < 300 else complaint(answer)
-                if found is None:
+                problem = None if 200 <= answer.status < 300 else complaint(answer)
+                if problem is None:
                     return answer.data
-                if not found.passing:
-                    raise UserError(f"{KEY}: {self.url}: {shortened(found.line)}{_hint(path, found)}")
+                if not problem.passing:
+                    raise UserError(f"{KEY}: {self.url}: {shortened(problem.line)}{_hint(path, problem)}")
                 if tries > self.settings.retries:
-                    raise EndpointError(f"{self.url}, {tries} tries: {shortened(found.line)}")
+                    raise EndpointError(f"{self.url}, {tries} tries: {shortened(problem.line)}")
             if again is not None:
                 content = to_json(again)
             wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries - 1))
@@ -189,13 +189,13 @@ def run_and_close(work: Coroutine[Any, Any, Result]) -> Result:
     return asyncio.run(closing())
 
 
-def _hint(path: str, found: Complaint) -> str:
+def _hint(path: str, problem: Complaint) -> str:
     """What to do about an answer that declines a request."""
-    if found.status in (401, 403):
+    if problem.status in (401, 403):
         return "; name the variable with its key in rl.rollouts.api_key_env"
-    if found.status != 404:
+    if problem.status != 404:
         return ""
-    if "does not exist" in found.message:  # an adapter, after a restart of the server
+    if "does not exist" in problem.message:  # an adapter, after a restart of the server
         return "; run the same command to go on"
     if "lora" in path:
         return "; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
@@ -250,11 +250,11 @@ def placed(ids: Sequence[int], pictures: Sequence[Features]) -> list[int]:
     other positions."""
     offsets, begin = [], 0
     for picture in pictures:
-        found = _find(ids, picture.tokens, begin)
-        if found is None:
+        place = _find(ids, picture.tokens, begin)
+        if place is None:
             break
-        offsets.append(found)
-        begin = found + len(picture.tokens)
+        offsets.append(place)
+        begin = place + len(picture.tokens)
     stand_for = {picture.tokens[len(picture.tokens) // 2] for picture in pictures}
     theirs = sum(token in stand_for for picture in pictures for token in picture.tokens)
     if len(offsets) < len(pictures) or theirs != sum(token in stand_for for token in ids):

@@ -172,15 +172,15 @@ def play_seeds(
             _refuse_unscored([*map(Played.from_row, journal), *unsettled], config.rl.max_unscored)
             for played in unsettled:
                 journal.append(played.to_row())
-        found = [Played.from_row(journal.rows[seed.id]) for seed in seeds]
-    facts = counts(found)
+        dialogues = [Played.from_row(journal.rows[seed.id]) for seed in seeds]
+    facts = counts(dialogues)
     if not facts["pairs"]:
         raise UserError(
             "rl: no turn has two answers of different rewards, so there is nothing to prefer; raise"
             " rl.temperature or rl.group_size"
         )
     write_atomic(folder / SETTLED, json.dumps(facts, indent=1) + "\n")
-    return found
+    return dialogues
 
 
 async def _play_rest(
@@ -240,12 +240,12 @@ class _Watched:
         return verdict
 
 
-def counts(found: Sequence[Played]) -> dict[str, int]:
+def counts(dialogues: Sequence[Played]) -> dict[str, int]:
     """How many dialogues, turns, answers, answers without scores, pairs, and turns without one."""
-    turns = [answers for played in found for answers in played.turns]
-    pairs = sum(len(pairs_of(played)) for played in found)
+    turns = [answers for played in dialogues for answers in played.turns]
+    pairs = sum(len(pairs_of(played)) for played in dialogues)
     return {
-        "dialogues": len(found),
+        "dialogues": len(dialogues),
         "turns": len(turns),
         "answers": sum(map(len, turns)),
         "unscored": sum(answer.scores is None for answers in turns for answer in answers),
@@ -254,10 +254,10 @@ def counts(found: Sequence[Played]) -> dict[str, int]:
     }
 
 
-def _refuse_unscored(found: Sequence[Played], most: float) -> None:
-    facts = counts(found)
+def _refuse_unscored(dialogues: Sequence[Played], most: float) -> None:
+    facts = counts(dialogues)
     if Breaker(last=1, most=most).note(facts["unscored"], facts["answers"]):
-        whys = (answer.why for played in found for answers in played.turns for answer in answers)
+        whys = (answer.why for played in dialogues for answers in played.turns for answer in answers)
         raise UserError(
             f"rl: {facts['unscored']} of {facts['answers']} answers could not be scored (such as"
             f" {next(filter(None, whys))}), more than rl.max_unscored = {most:.0%}; fix the tutor, then"

@@ -144,9 +144,9 @@ def fine_tune(
     seed_everything(config.seed)
     student = load_student(config.student, dtype=training_dtype(config.student))
     collator = Collator(read_dialogues(folder / "bootstrap" / "kept.jsonl"), student.renderer, folder, config)
-    found = None
+    matched = None
     if config.bootstrap.sft.single_turn:
-        collator, found = in_single_turns(collator)
+        collator, matched = in_single_turns(collator)
     if config.student.freeze_vision:
         freeze_vision(student.model)
     trainer = GuardedSFT(
@@ -158,10 +158,10 @@ def fine_tune(
         peft_config=lora(config.student, student.model),
         callbacks=[Milestones(progress)],
     )
-    if found and trainer.is_world_process_zero():
-        write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(found, indent=1) + "\n")
+    if matched and trainer.is_world_process_zero():
+        write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(matched, indent=1) + "\n")
         if say:
-            say(f"sft: {single_turn.in_words(found)}")
+            say(f"sft: {single_turn.in_words(matched)}")
     # Qwen2.5-VL reports False. The trainer would then average the means of the micro-batches, and a short
     # dialogue would weigh as much as a long one. TRL's loss divides by the step's target tokens, so True is
     # right for every model.

@@ -35,15 +35,15 @@ Tries = dict[str, dict[str, list[int]]]
 def tries_in(dialogues: Iterable[Dialogue]) -> Tries:
     """Count the tries of a step. Turns in a row of one approach are one try, for a set-up is harmless by
     itself; it breached if one of them leaked. Turns of benign scripts are no attacks."""
-    found: Tries = {}
+    tries: Tries = {}
     for dialogue in dialogues:
         if dialogue.kind is Kind.BENIGN:
             continue
         for approach, breached in _tries(dialogue):
-            counts = found.setdefault(approach, {}).setdefault(category_of(dialogue), [0, 0])
+            counts = tries.setdefault(approach, {}).setdefault(category_of(dialogue), [0, 0])
             counts[0] += 1
             counts[1] += breached
-    return found
+    return tries
 
 
 def _tries(dialogue: Dialogue) -> Iterator[tuple[str, bool]]:
@@ -73,12 +73,12 @@ class TutorMemory:
 
     def counts(self, approach: str) -> dict[str, tuple[int, int]]:
         """Tried and breached by category, over the steps remembered."""
-        found: dict[str, tuple[int, int]] = {}
+        by_category: dict[str, tuple[int, int]] = {}
         for step in self.steps:
             for category, (tried, breached) in step.get(approach, {}).items():
-                before = found.get(category, (0, 0))
-                found[category] = before[0] + tried, before[1] + breached
-        return found
+                before = by_category.get(category, (0, 0))
+                by_category[category] = before[0] + tried, before[1] + breached
+        return by_category
 
     def table(self) -> list[Remembered]:
         """What the prompt shows: a row for each approach, of all categories. It says nothing of the dialogue

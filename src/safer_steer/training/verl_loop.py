@@ -292,8 +292,8 @@ def estimator(credit: Credit) -> Callable[..., tuple[torch.Tensor, torch.Tensor]
             )
         rl = load_config(Path(config.safer_steer.config)).rl
         _shares.note(token_level_rewards, response_mask, rl)
-        found = advantages(token_level_rewards, response_mask, list(index), rl, credit)
-        return found, found
+        values = advantages(token_level_rewards, response_mask, list(index), rl, credit)
+        return values, values
 
     return estimate
 

@@ -111,11 +111,11 @@ def advantages(
     for place, seed in enumerate(seeds):
         groups[seed].append(place)
     turns = [turns_of(row) for row in rows]
-    found: list[list[float] | None] = [None] * len(turns)
+    by_turn: list[list[float] | None] = [None] * len(turns)
     for places in groups.values():
         for place, values in zip(places, credit([turns[place] for place in places], rl), strict=True):
-            found[place] = values
-    return by_token(found, [one.ends for one in turns], mask)
+            by_turn[place] = values
+    return by_token(by_turn, [one.ends for one in turns], mask)
 
 
 class ScoredShare:

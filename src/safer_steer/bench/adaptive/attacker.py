@@ -134,10 +134,10 @@ def attackers_of(
 
     adaptive = config.bench.adaptive
     assert adaptive
-    found: dict[str, tuple[Attacker, Callable[[], ChatModel]]] = {
+    attackers: dict[str, tuple[Attacker, Callable[[], ChatModel]]] = {
         name: (by_model, partial(ask, name)) for name in config.attacker_roles()
     }
     for name in adaptive.own:
         function = load_named("bench.adaptive.own", name)
-        found[name] = (function, partial(ask, config.role("attacker").model))
-    return found
+        attackers[name] = (function, partial(ask, config.role("attacker").model))
+    return attackers

@@ -82,7 +82,7 @@ def errors_differ(models: Collection[Labelled], seed: int = 0) -> dict[str, floa
         "sensitivity": [(labels.both, labels.people_only) for labels in models],
         "specificity": [(labels.neither, labels.judge_only) for labels in models],
     }
-    return {name: _p_of_table([row for row in found if sum(row)], seed) for name, found in rows.items()}
+    return {name: _p_of_table([row for row in table if sum(row)], seed) for name, table in rows.items()}
 
 
 def _p_of_table(rows: Sequence[tuple[int, int]], seed: int) -> float | None:

@@ -22,17 +22,17 @@ def read_check(run: Path) -> dict[str, Any]:
     if not (run / FILE).is_file():
         return {}
     try:
-        found = json.loads((run / FILE).read_bytes())
+        parts = json.loads((run / FILE).read_bytes())
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        parts = None
+    if not isinstance(parts, dict):
         raise UserError(f"{run / FILE}: no valid JSON; remove it and run `safer-steer judge-check` again")
-    return found
+    return parts
 
 
-def corrected_rates(found: Mapping[str, Any]) -> Corrected:
+def corrected_rates(parts: Mapping[str, Any]) -> Corrected:
     """The averages over suites; empty without labels."""
-    by_model = found.get("people", {}).get("corrected", {})
+    by_model = parts.get("people", {}).get("corrected", {})
     return {
         model: {
             protocol: {name: Rate.model_validate(rate) for name, rate in suites[AVERAGE].items()}
@@ -42,8 +42,8 @@ def corrected_rates(found: Mapping[str, Any]) -> Corrected:
     }
 
 
-def note(run: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+def note(run: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
     """Add parts to what was found before, in the run folder; returns all."""
-    everything = {**read_check(run), **found}
+    everything = {**read_check(run), **parts}
     write_atomic(run / FILE, json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return everything

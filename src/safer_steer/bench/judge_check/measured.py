@@ -192,14 +192,14 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
                 suites = list(dict.fromkeys(place.suite for place in of_model))
                 for suite in suites:
                     places = [place for place in of_model if place.suite == suite]
-                    found = _corrected([places], ours[criterion], theirs[criterion])
-                    rates.setdefault(suite, {})[criterion] = found
+                    rate = _corrected([places], ours[criterion], theirs[criterion])
+                    rates.setdefault(suite, {})[criterion] = rate
                 mean = [[place for place in of_model if place.suite == suite] for suite in suites]
-                found = _corrected(mean, ours[criterion], theirs[criterion])
+                rate = _corrected(mean, ours[criterion], theirs[criterion])
                 if not twins:
-                    rates.setdefault(AVERAGE, {})[criterion] = found
+                    rates.setdefault(AVERAGE, {})[criterion] = rate
                 elif criterion == "help":
-                    rates.setdefault(AVERAGE, {})["twin_help"] = found
+                    rates.setdefault(AVERAGE, {})["twin_help"] = rate
     return {"errors": [row for row in errors if row["labels"]], "corrected": corrected}
 
 
@@ -208,7 +208,7 @@ def _relabelled(played: Played, labels: Sequence[Label]) -> dict[Place, Dialogue
     given: dict[Place, dict[int, list[dict[str, int]]]] = {}
     for label in labels:
         given.setdefault(label.place, {}).setdefault(label.turn, []).append(label.scores)
-    found = {}
+    relabelled = {}
     for place, turns in given.items():
         dialogue = played.dialogues[place]
         if len(turns) == len(dialogue.turns):
@@ -216,8 +216,8 @@ def _relabelled(played: Played, labels: Sequence[Label]) -> dict[Place, Dialogue
                 turn.model_copy(update={"scores": _means(turns[number])})
                 for number, turn in enumerate(dialogue.turns, 1)
             ]
-            found[place] = dialogue.model_copy(update={"turns": scored})
-    return found
+            relabelled[place] = dialogue.model_copy(update={"turns": scored})
+    return relabelled
 
 
 def _means(scores: Sequence[Mapping[str, int]]) -> Scores:
@@ -226,11 +226,11 @@ def _means(scores: Sequence[Mapping[str, int]]) -> Scores:
 
 def _outcomes(dialogues: Mapping[Place, Dialogue]) -> dict[Criterion, dict[Place, int]]:
     """0 or 1 by dialogue, for every criterion."""
-    found: dict[Criterion, dict[Place, int]] = {"safe": {}, "help": {}, "joint": {}}
+    by_criterion: dict[Criterion, dict[Place, int]] = {"safe": {}, "help": {}, "joint": {}}
     for place, dialogue in dialogues.items():
         for criterion in CRITERIA[place.protocol]:
-            found[criterion][place] = outcomes([dialogue], criterion, place.protocol)[dialogue.id]
-    return found
+            by_criterion[criterion][place] = outcomes([dialogue], criterion, place.protocol)[dialogue.id]
+    return by_criterion
 
 
 def _labelled(places: Iterable[Place], ours: Mapping[Place, int], theirs: Mapping[Place, int]) -> Labelled:
@@ -238,15 +238,15 @@ def _labelled(places: Iterable[Place], ours: Mapping[Place, int], theirs: Mappin
     return Labelled(seen.count((1, 1)), seen.count((1, 0)), seen.count((0, 1)), seen.count((0, 0)))
 
 
-def _errors(group: str, model: str, criterion: str, found: Labelled) -> dict[str, Any]:
+def _errors(group: str, model: str, criterion: str, labelled: Labelled) -> dict[str, Any]:
     return {
         "group": group,
         "model": model,
         "criterion": criterion,
-        "labels": found.n,
-        **found._asdict(),
-        "sensitivity": found.sensitivity,
-        "specificity": found.specificity,
+        "labels": labelled.n,
+        **labelled._asdict(),
+        "sensitivity": labelled.sensitivity,
+        "specificity": labelled.specificity,
     }
 
 
@@ -318,7 +318,9 @@ def against_itself(
     outcomes_of = [_outcomes(scored) for scored in ({place: dialogues[place] for place in firm}, *times)]
     flips = {}
     for criterion in FLIPS:
-        changed = [len({found[criterion][place] for found in outcomes_of}) > 1 for place in firm]
+        changed = [
+            len({by_criterion[criterion][place] for by_criterion in outcomes_of}) > 1 for place in firm
+        ]
         flips[criterion] = 100 * fmean(changed) if changed else None
     return {
         "repeats": len(repeats),

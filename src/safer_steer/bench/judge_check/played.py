@@ -45,13 +45,13 @@ def played_in(run: Path) -> Played:
     """
     models = kept_models(run)
     suites = [read_suite(path) for path in sorted((run / "suites").glob("*/*.jsonl"))]
-    found: dict[Place, Dialogue] = {}
+    dialogues: dict[Place, Dialogue] = {}
     for model in models:
         for suite in suites:
             journal = suite.journal(run / "bench" / model)
             for dialogue in read_dialogues(journal) if journal.is_file() else []:
                 if state(dialogue) == "scored":
-                    found[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
-    if not found:
+                    dialogues[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
+    if not dialogues:
         raise UserError(f"{run}: no scored dialogue in it; score its answers with `safer-steer bench`")
-    return Played(found, {suite.name for suite in suites if suite.safe_twins})
+    return Played(dialogues, {suite.name for suite in suites if suite.safe_twins})

@@ -30,11 +30,11 @@ SUITES = {"attacks": False, "twins": True}
 def read_folder(folder: Path) -> list[Sample]:
     """The rows of the folder's CSV file, with their pictures found. Raises `UserError` if there is no CSV
     file or more than one, or a row or picture is unusable."""
-    found = sorted(folder.glob("*.csv"))
-    if len(found) != 1:
-        there = ", ".join(path.name for path in found) or "none"
+    lists = sorted(folder.glob("*.csv"))
+    if len(lists) != 1:
+        there = ", ".join(path.name for path in lists) or "none"
         raise UserError(f"{folder}: give a folder with one CSV file; there is {there}")
-    return list(read_samples(Source(name=SOURCE, path=str(found[0])), seed=0, pictureless=False))
+    return list(read_samples(Source(name=SOURCE, path=str(lists[0])), seed=0, pictureless=False))
 
 
 def split(samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, list[Sample]]]:
