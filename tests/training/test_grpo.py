@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from safer_steer.config import SHIPPED
@@ -193,6 +195,22 @@ async def test_the_tutor_sees_the_whole_history_locks_usefulness_and_writes_the_
     assert [turn.user for turn in fixed.turns] == seed.script and fixed.turns[0].meta[
         "strategy"
     ] == "template"
+
+
+def test_a_step_opens_its_pictures_once_and_not_for_each_of_its_micro_batches(folder, tmp_path):
+    """2 seeds x 3 trajectories in 6 micro-batches."""
+    pictures = []
+
+    class Counting(TutorCritic):
+        async def judge(self, *args):
+            pictures.append(sum(isinstance(one, Image.Image) for one in gc.get_objects()))
+            return await super().judge(*args)
+
+    config = tiny_config(rl={"group_size": 3, "prompts_per_step": 2, "micro_batch_size": 1, "steps": 1})
+    run = copy_of(folder, tmp_path)
+    before = sum(isinstance(one, Image.Image) for one in gc.get_objects())
+    reinforce(config, run, Counting(ask("tutor"), Format.THINKING_ANSWER, pictures_in(run, 100_000)))
+    assert 2 <= max(pictures) - before < 3 * 6, "6 x 6 if each micro-batch had opened its rows"
 
 
 def test_seeds_are_drawn_with_the_configured_share(folder):

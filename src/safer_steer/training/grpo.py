@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image, List
+from datasets import Dataset
 from trl import GRPOConfig
 
 from safer_steer.config import Config
@@ -224,8 +224,8 @@ def _return_of_rollout(
 
 
 def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]) -> Dataset:
-    """First user turns and pictures in TRL's format, in the order of the seeds; it takes pictures in no later
-    turn.
+    """First user turns and the paths of their pictures in TRL's format, in the order of the seeds; it takes
+    pictures in no later turn. `MeasuredTrainer` opens them.
 
     TRL renders them for the forward pass exactly as `Transcript` does for generation.
     """
@@ -237,4 +237,4 @@ def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]
         first = {"role": "user", "content": renderer.defused(seed.turns[0].user), "seed_id": seed.id}
         prompts.append([*system, first])
         images.append([str(inside(folder, path)) for path in seed.images_by_turn()[0]])
-    return Dataset.from_dict({"prompt": prompts, "images": images}).cast_column("images", List(Image()))
+    return Dataset.from_dict({"prompt": prompts, "images": images})
