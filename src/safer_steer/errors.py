@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     DIFFERENCE = 1, "`verify` found a difference"
     TO_FIX = 2, "something to fix, which one line names, or the spending limit"
     NO_RESULT = 3, "too many dialogues of a bench are unscored for a result"
+    OUT_OF_BAND = 4, "a gate stopped the run: a quantity left its band; `--override GATE` goes on"
     INTERRUPTED = 130, "interrupted; the same command goes on"
 
 
@@ -123,6 +124,11 @@ class FailedAttack(BoundaryError):
 class NoResult(Exception):
     """Too many dialogues of a bench were not scored for its numbers to be a result (exit code 3). The message
     says how many."""
+
+
+class GateLeft(Exception):
+    """A quantity of the run left the band of its gate (exit code 4). The message says which, by how much, and
+    what to do."""
 
 
 class SpendingLimit(BaseException):

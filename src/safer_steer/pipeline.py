@@ -27,7 +27,7 @@ folder. A stage is entered in the manifest when its last file is written, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
@@ -39,7 +39,7 @@ from safer_steer.config import Config
 from safer_steer.config.named import load_named
 from safer_steer.errors import NoResult, UserError
 from safer_steer.files.store import row_counts
-from safer_steer.run import agents
+from safer_steer.run import agents, gates
 from safer_steer.run.folder import Run, Show
 from safer_steer.run.preflight import prepared
 from safer_steer.stages import STAGES
@@ -62,19 +62,25 @@ def run(
     fresh: bool = False,
     try_models: bool = False,
     data_alone: bool = False,
+    override: Iterable[str] = (),
 ) -> Path:
     """The whole method; returns the report's path.
 
     Args:
         try_models: first send one small request to every endpoint that it will ask.
         data_alone: end before the training.
+        override: gates of the config that may be out of their bands.
 
     Raises:
         UserError: something to fix. Nothing was started, or what is finished stays finished.
         NoResult: the bench left too many dialogues unscored; summary and report are written all the same.
+        GateLeft: a quantity is out of its band. The stage that it is measured after is finished, or stands at
+            a checkpoint.
     """
+    gates.names(override, config)
     stages = DATA if data_alone else tuple(STAGES)
     with prepared(config, folder, show, stages, fresh, try_models=try_models) as run:
+        run.override = frozenset(override)
         seeds(run)
         assemble(run)
         bootstrap(run)
@@ -174,7 +180,8 @@ def rl(run: Run) -> None:
             return
         from safer_steer.training.grpo import reinforce
 
-        reinforce(config, run.folder, tutor, progress, reward, run.wait, engine)
+        at_checkpoints = gates.at_checkpoints(run)
+        reinforce(config, run.folder, tutor, progress, reward, run.wait, engine, at_checkpoints)
 
     _do(run, "rl", work)
 
@@ -249,15 +256,25 @@ WORK: dict[str, Callable[[Run], object]] = {
 
 
 def run_stage(
-    stage: str, config: Config, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
+    stage: str,
+    config: Config,
+    folder: Path,
+    show: Show,
+    fresh: bool = False,
+    try_models: bool = False,
+    override: Iterable[str] = (),
 ) -> None:
-    """One stage alone; those it builds on must be finished. Raises as `run` does."""
+    """One stage alone; those it builds on must be finished, and keep their gates. Raises as `run` does."""
+    gates.names(override, config)
     if STAGES[stage].needs(config) and not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no run in it (no config.yaml); give the folder of the run to go on with")
     with (
         processes.joined(config.student.device),
         prepared(config, folder, show, (stage,), fresh, try_models=try_models) as run,
     ):
+        run.override = frozenset(override)
+        for before in STAGES[stage].needs(config):
+            gates.hold(run, before)
         if "assemble" in STAGES[stage].needs(config) and config.assembly is None:
             assemble(run)  # it draws, asks nobody and takes no time
         WORK[stage](run)
@@ -271,7 +288,8 @@ def _do(
     student: bool = True,
 ) -> None:
     """Do a stage's work unless it is done, then say how many rows it made and what is wrong with its
-    attackers and judges, before the next stage pays for it. `needs` and `student` as in `Run.once`."""
+    attackers and judges, before the next stage pays for it; the gates hold. `needs` and `student` as in
+    `Run.once`."""
 
     def doing(progress: Progress) -> None:
         from safer_steer.report.health import warnings
@@ -285,3 +303,4 @@ def _do(
             run.show.say(f"{stage}: {line}")
 
     run.once(stage, doing, needs, student)
+    gates.hold(run, stage)

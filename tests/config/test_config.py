@@ -156,6 +156,7 @@ def test_every_field_is_described_with_its_default() -> None:
         - set(rows)
         - {
             "roles",
+            "gates",
             "seeds.sources",
             "assembly",
             "bench.adaptive",

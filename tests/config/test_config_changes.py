@@ -30,6 +30,7 @@ FREE = {
     *("rl.micro_batch_size", "rl.patience_s", "rl.max_unscored"),
     *(f"rl.rollouts.{key}" for key in ("engine", "base_url", "api_key_env", "timeout_s", "retries")),
     *("bench.max_unscored", "bench.targets[].base_url", "bench.targets[].api_key_env"),
+    *(f"gates.<gate>.{key}" for key in ("at_least", "at_most", "basis", "means")),
 }
 CALL = {"roles.<role>.max_tokens"}
 KINDS = {key: kind for key, _, _, kind, _ in describe()}
@@ -47,6 +48,7 @@ def whole() -> dict[str, Any]:
             "typographic": {},
         },
         seeds={"sources": [Source(), Source(name="mine", path="/pairs.jsonl")], "typographic": {}},
+        gates={"kept_share": {"at_least": 0.1}},
     )
     return config.model_dump(mode="json")
 
@@ -54,7 +56,7 @@ def whole() -> dict[str, Any]:
 def changed(settings: dict[str, Any], key: str) -> dict[str, Any]:
     """The config with another value of a key, in the last section of a list."""
     settings = copy.deepcopy(settings)
-    *sections, last = key.replace("<role>", "judge").split(".")
+    *sections, last = key.replace("<role>", "judge").replace("<gate>", "kept_share").split(".")
     inner: Any = settings
     for name in sections:
         inner = inner[name.removesuffix("[]")]

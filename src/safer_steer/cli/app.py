@@ -15,6 +15,7 @@ from safer_steer.config.file import describe
 from safer_steer.errors import (
     EndedElsewhere,
     ExitCode,
+    GateLeft,
     NoResult,
     SpendingLimit,
     UserError,
@@ -39,6 +40,8 @@ class _OneLine(TyperGroup):
             _end(f"error: {error}", ExitCode.TO_FIX)
         except NoResult as error:
             _end(f"no result: {error}", ExitCode.NO_RESULT)
+        except GateLeft as error:
+            _end(f"gate: {error}", ExitCode.OUT_OF_BAND)
         except SpendingLimit as error:
             _end(f"spending limit: {error}", ExitCode.TO_FIX)
         except ModuleNotFoundError as error:
@@ -151,7 +154,15 @@ Fresh = Annotated[
         " stay.",
     ),
 ]
-
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        metavar="GATE",
+        help="Go on although this gate's quantity is out of its band, and note that in the manifest; may be"
+        " given several times.",
+    ),
+]
 NoCheck = Annotated[
     bool, typer.Option("--no-check", help="Do not send a small request to every model before the start.")
 ]

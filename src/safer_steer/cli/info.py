@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import ConfigFile, app, console
-from safer_steer.config.file import describe, load_config
+from safer_steer.config.file import describe, load_config, read_yaml
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 from safer_steer.report.fitted_table import fitted, print_tables
@@ -87,7 +87,7 @@ def health(
 ) -> None:
     """Show how well attackers and judges of a run work: refusals, repeats, success by strategy, scores; and
     whether RL's groups differ."""
-    from safer_steer.report.health import examine, tables, warnings
+    from safer_steer.report.health import examine, gates_table, tables, warnings
     from safer_steer.stages import STAGES
 
     examined = examine(folder)
@@ -96,6 +96,9 @@ def health(
         return
     screen, all_shown = console(160), tables(examined)
     print_tables(screen, all_shown)
+    given = folder / "config.yaml"
+    if gates := gates_table(folder, read_yaml(given) if given.is_file() else {}):
+        print_tables(screen, [gates])
     for stage in STAGES:
         for line in warnings(folder, stage):
             typer.echo(f"{stage}: {line}")

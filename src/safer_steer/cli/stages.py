@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, Fresh, Limit, NoCheck, Out, Stub, app, console
+from safer_steer.cli.app import ConfigFile, Fresh, Limit, NoCheck, Out, Override, Stub, app, console
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
 from safer_steer.errors import NoResult, install, missing, require
@@ -45,6 +45,7 @@ def run(
         typer.Option("--processes", min=1, help="With --dry-run: number of training processes, one a GPU."),
     ] = 1,
     fresh: Fresh = False,
+    override: Override = None,
 ) -> None:
     """Run the whole method, from seeds to report."""
     settings = load_config(config, limit, stub)
@@ -62,7 +63,7 @@ def run(
     from safer_steer.run.display import Display
 
     with results(out), Display() as show:
-        pipeline.run(settings, out, show, fresh, try_models=not no_check, data_alone=data_alone)
+        pipeline.run(settings, out, show, fresh, not no_check, data_alone, override or ())
     if data_alone:
         wanted = ", ".join(missing("train"))
         typer.echo(
@@ -81,20 +82,23 @@ def _stage(name: str, summary: str) -> None:
         stub: Stub = False,
         fresh: Fresh = False,
         no_check: NoCheck = False,
+        override: Override = None,
     ) -> None:
-        _run_stage(name, load_config(config, limit, stub), out, fresh, not no_check)
+        _run_stage(name, load_config(config, limit, stub), out, fresh, not no_check, override or ())
 
     app.command(name, help=summary)(command)
 
 
-def _run_stage(name: str, settings: Config, out: Path, fresh: bool, try_models: bool) -> None:
+def _run_stage(
+    name: str, settings: Config, out: Path, fresh: bool, try_models: bool, override: Sequence[str]
+) -> None:
     from safer_steer import pipeline
     from safer_steer.run.display import Display, Silence
 
     if STAGES[name].trains:
         require("train", name)
     with Display() if first() else Silence() as show:
-        pipeline.run_stage(name, settings, out, show, fresh, try_models)
+        pipeline.run_stage(name, settings, out, show, fresh, try_models, override)
 
 
 for _name in ("seeds", "assemble", "bootstrap", "sft", "rl"):

@@ -171,6 +171,7 @@ def with_stubs(config: Config) -> Config:
             "roles": dict.fromkeys(get_args(RoleName), Role(model="stub")),
             "student": student.model_dump() | STUB_STUDENT | most,
             "rl": rl.model_dump() | {"max_completion_tokens": longest},
+            "gates": {},
         }
     )
 
@@ -229,8 +230,8 @@ def _keys_beside(place: tuple[int | str, ...], model: type[BaseModel]) -> list[s
     for part in place[:-1]:
         field = model.model_fields.get(str(part))
         inner = field and section_of(field.annotation)
-        if inner is Role and len(place) == 2:
-            return list(get_args(RoleName))
+        if field and getattr(field.annotation, "__origin__", None) is dict and len(place) == 2:
+            return list(get_args(get_args(field.annotation)[0]))
         model = inner or model
     return list(model.model_fields)
 
@@ -238,13 +239,9 @@ def _keys_beside(place: tuple[int | str, ...], model: type[BaseModel]) -> list[s
 # Keys ---------------------------------------------------------------------------
 
 
-BETWEEN: dict[Any, str] = {dict: ".<role>.", list: "[]."}
-"""What stands between the key of a mapping or list and its entries' keys."""
-
-
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str, str]]:
-    """Key, type, default, kind and description of every field, in the file's order; `<role>` and `[]` stand
-    for any role and any entry of a list."""
+    """Key, type, default, kind and description of every field, in the file's order; `<role>`, `<gate>`
+    and `[]` stand for any role, any gate and any entry of a list."""
     for name, field in model.model_fields.items():
         key = prefix + name
         inner = section_of(field.annotation)
@@ -257,8 +254,11 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
                 " ".join((field.description or "").split()),
             )
         else:
-            origin = getattr(field.annotation, "__origin__", None)
-            between = BETWEEN.get(origin, ".")
+            origin, between = getattr(field.annotation, "__origin__", None), "."
+            if origin is list:
+                between = "[]."
+            elif origin is dict:
+                between = f".<{name.removesuffix('s')}>."
             yield from describe(inner, key + between)
 
 

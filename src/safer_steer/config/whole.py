@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from safer_steer.config.bench import Bench
 from safer_steer.config.data import Assembly, Bootstrap, Seeds
+from safer_steer.config.gates import Band, GateName
 from safer_steer.config.kinds import Free, Section
 from safer_steer.config.rl import Reinforce
 from safer_steer.config.roles import CAPTIONERS, Role, RoleName, Roles, check_agent, same_model
@@ -27,7 +28,7 @@ class Config(Section):
     """seed of everything random"""
     limit: int | None = Field(None, ge=1)
     """for a first try: at most this many pairs of each source, scripts, dialogues and steps; smaller batches
-    where needed"""
+    where needed, and no gates"""
     report_to: Free[list[Tracker]] = Field(default_factory=list)
     """where SFT and RL also log their metrics; each needs its package"""
     spending_limit: Free[float | None] = Field(None, ge=0)
@@ -46,6 +47,9 @@ class Config(Section):
     """Stage III"""
     bench: Bench = Field(default_factory=Bench)
     """the measurement"""
+    gates: Free[dict[GateName, Band]] = Field(default_factory=dict)
+    """bands that quantities of the run must keep, or it stops; checked when a stage ends, in RL at every
+    checkpoint"""
 
     @field_validator("report_to", mode="before")
     @classmethod
@@ -133,6 +137,7 @@ class Config(Section):
 
     def _lower_to(self, limit: int) -> None:
         """Lower every number of pairs, scripts, dialogues and steps to `limit`, and the batches with them."""
+        self.gates = {}  # so few of anything say nothing
         for name in ("seeds", "assembly", "bootstrap", "rl", "bench"):
             if section := getattr(self, name):
                 setattr(self, name, section.model_copy(deep=True))  # it may be the caller's

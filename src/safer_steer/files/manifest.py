@@ -48,9 +48,12 @@ class Manifest:
         damaged."""
         self.folder, self.path = folder, folder / "manifest.json"
         self.stages: dict[str, dict[str, Any]] = {}
+        self.overrides: list[dict[str, Any]] = []
+        """Gates that were overridden (`run.gates`): stage, gate, step, and what was measured."""
         if self.path.is_file():
             try:
-                self.stages = json.loads(self.path.read_bytes())["stages"]
+                known = json.loads(self.path.read_bytes())
+                self.stages, self.overrides = known["stages"], known.get("overrides", [])
             except (ValueError, KeyError, TypeError):
                 raise UserError(
                     f"{self.path}: not a valid manifest; move it away to run every stage again"
@@ -127,8 +130,19 @@ class Manifest:
         }
         self._write()
 
+    def override(self, stage: str, gate: str, step: int | None, noted: dict[str, Any]) -> None:
+        """Note that a run went on although a gate's quantity was out of its band; `step` is RL's."""
+        self.overrides.append({"stage": stage, "gate": gate, "step": step, **noted})
+        self._write()
+
+    def overridden(self, stage: str, gate: str, step: int | None) -> bool:
+        """Whether that was noted for this step, or for the end of the stage."""
+        key = stage, gate, step
+        return any((one["stage"], one["gate"], one["step"]) == key for one in self.overrides)
+
     def _write(self) -> None:
-        write_atomic(self.path, canonical({"stages": self.stages}))
+        overrides = {"overrides": self.overrides} if self.overrides else {}
+        write_atomic(self.path, canonical({"stages": self.stages, **overrides}))
 
     def go_on(self, path: Path, settings: Any, again: Collection[str]) -> None:
         """Note that the config in `path` is about to be replaced by one that gives the stages in `again` more

@@ -80,10 +80,11 @@ def show(plan: Plan, console: Console) -> None:
         ("Roles", [f"{name:{width}}  {who}" for name, who in plan.roles.items()]),
         ("Data", plan.data),
         ("Steps", [f"{stage}: {steps}" for stage, steps in plan.steps.items()]),
+        ("Gates", [f"{gate}: {band} ({band.basis})" for gate, band in plan.config.gates.items()]),
         ("Servers", plan.servers),
         ("Would not start", plan.refusals),
     ):
-        if not lines and title in ("Servers", "Would not start"):
+        if not lines and title in ("Gates", "Servers", "Would not start"):
             continue
         say(title)
         for line in lines:

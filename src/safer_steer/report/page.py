@@ -25,7 +25,7 @@ from safer_steer.report.comparison import marks_in
 from safer_steer.report.counts import by_turn, cost_table, counts_of, training_checks
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
-from safer_steer.report.health import examine, tables
+from safer_steer.report.health import examine, gates_table, tables
 from safer_steer.report.judge_tables import judge_tables, several_judges, warning
 from safer_steer.report.main_table import COUNTS, HOW, by_suite, headline, pairs
 from safer_steer.report.measure_tables import measure_tables
@@ -130,7 +130,7 @@ def _of_one(run: ShownRun) -> Row:
         "counts": counts,
         "scripts": scripts,
         "dropped": dropped,
-        "health": tables(examine(folder)),
+        "health": [*filter(None, [gates_table(folder, run.config)]), *tables(examine(folder))],
         "judge": [*several_judges(run.summary), *judge_tables(run.check)],
         "judge_warning": warning(run.check),
         "cost": cost_table(folder),

@@ -70,6 +70,8 @@ class Run:
         self.config, self.folder, self.show, self.fresh = config, folder, show, fresh
         self.outdated: frozenset[str] = frozenset()
         """Stages that the config has given more to do since they were finished."""
+        self.override: frozenset[str] = frozenset()
+        """Gates that may be out of their bands (`run.gates`)."""
         self.survey: Survey | None = None  # set if the preflight surveyed the sources; then Stage I need not
         from safer_steer.endpoints.ledger import Ledger
 

@@ -6,6 +6,8 @@ A check returns the line for the user, or "". One that loads something may also 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from safer_steer.config import Config
 from safer_steer.config.bench import STEER
 from safer_steer.config.named import load_named
@@ -95,6 +97,17 @@ def weights_can_be_sent(config: Config) -> str:
 
         refuse_full_weights(config.student)
     return ""
+
+
+def measurable_gates(stage: str) -> Callable[[Config], str]:
+    """Each gate of this stage must be able to have a value."""
+
+    def check(config: Config) -> str:
+        from safer_steer.report.health.gates import not_measurable
+
+        return not_measurable(config, stage) if config.gates else ""
+
+    return check
 
 
 def room_for_turns(config: Config) -> str:

@@ -279,6 +279,13 @@ def rl(config: Config, known: Known) -> Iterator[Asked]:
             yield group.asks("student", CHAT, most=config.rl.max_turns)
             job = "tutor_memory" if config.rl.remembers else "tutor"
             yield group.asks("tutor", job, most=config.rl.max_turns)
+    if "twin_refusals" in config.gates and played:
+        from safer_steer.bench.twin_probe import TWINS
+
+        steps = played / (config.rl.prompts_per_step * config.rl.group_size)
+        twins = Scripts(TWINS * ceil(steps / config.rl.save_steps), _lengths(config))
+        yield twins.asks("student", CHAT)
+        yield from _judged(config, twins)
 
 
 def suites(config: Config, known: Known) -> list[Scripts]:
@@ -320,6 +327,11 @@ def bench(config: Config, known: Known) -> Iterator[Asked]:
         yield attacks.asks("attacker", "attacker_show_text" if adaptive.show_text else "attacker")
     for dialogues in played:
         yield dialogues.asks("student", CHAT)
-        job = "judge_requests" if config.bench.judge_requests else "judge"
-        for judge in config.models_of("judge") if config.bench.judged else ():
-            yield dialogues.asks(config.account("judge", judge), job)
+        if config.bench.judged:
+            yield from _judged(config, dialogues)
+
+
+def _judged(config: Config, dialogues: Scripts) -> Iterator[Asked]:
+    job = "judge_requests" if config.bench.judge_requests else "judge"
+    for judge in config.models_of("judge"):
+        yield dialogues.asks(config.account("judge", judge), job)

@@ -76,6 +76,11 @@ def _untried(config: Config) -> tuple[RoleName, ...]:
     return () if config.seeds.tries_any else ("target", "attack_judge")
 
 
+def _rl_idle(config: Config) -> tuple[RoleName, ...]:
+    judge: tuple[RoleName, ...] = () if "twin_refusals" in config.gates else ("judge",)
+    return ("tutor", *judge) if config.rl.tutor else judge
+
+
 def _bench_idle(config: Config) -> tuple[RoleName, ...]:
     judge: tuple[RoleName, ...] = () if config.bench.judged else ("judge",)
     return judge if config.attacker_roles() else (*judge, "attacker")
@@ -189,8 +194,8 @@ STAGES: dict[str, Stage] = {
             summary="Stage III only: train the student with GRPO against the tutor.",
             writes=("rl",),
             prompts=("tutor", "tutor_memory"),
-            roles=("tutor",),
-            idle=lambda config: ("tutor",) if config.rl.tutor else (),
+            roles=("tutor", "judge"),
+            idle=_rl_idle,
             needs=lambda config: ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",),
             inputs=_rl_inputs,
             facts=lambda config: {"algorithm": config.rl.algorithm},
@@ -201,6 +206,7 @@ STAGES: dict[str, Stage] = {
                 checks.one_process_for_dpo,
                 checks.enough_seeds,
                 checks.own_code,
+                checks.measurable_gates("rl"),
             ),
             warns=checks.room_for_turns,
             forecast=forecast.rl,
@@ -217,7 +223,7 @@ STAGES: dict[str, Stage] = {
             idle=_bench_idle,
             needs=_bench_needs,
             inputs=_bench_inputs,
-            checks=(checks.engine, checks.something_to_assemble),
+            checks=(checks.engine, checks.something_to_assemble, checks.measurable_gates("bench")),
             forecast=forecast.bench,
             student=True,
         ),

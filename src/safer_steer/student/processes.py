@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from safer_steer.errors import EndedElsewhere, NoResult, SpendingLimit, UserError
+from safer_steer.errors import EndedElsewhere, ExitCode, GateLeft, NoResult, SpendingLimit, UserError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store  # type: ignore[attr-defined]
@@ -209,5 +209,7 @@ def leave(code: int, said: str = "") -> None:
 
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, NoResult):
-        return 3
-    return 2 if isinstance(error, UserError | SpendingLimit) else 1
+        return ExitCode.NO_RESULT
+    if isinstance(error, GateLeft):
+        return ExitCode.OUT_OF_BAND
+    return ExitCode.TO_FIX if isinstance(error, UserError | SpendingLimit) else 1

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ from safer_steer.student.given import given_to_grpo
 from safer_steer.student.guard import Guard
 from safer_steer.student.load import empty_model, load_model_config, renderer_of
 from safer_steer.student.modules import freeze_vision, hold_modes
-from safer_steer.student.policy import PolicyOf, SampledStudent
+from safer_steer.student.policy import Policy, PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
-from safer_steer.student.sharding import sharding_arguments
+from safer_steer.student.sharding import generating, sharding_arguments
 from safer_steer.student.training import (
     Milestones,
     batching,
@@ -57,7 +58,14 @@ from safer_steer.training.refusals import (
 )
 from safer_steer.training.returns import noted_return
 from safer_steer.training.rollouts import Rollouts, StepJournals, Wait
-from safer_steer.training.trainers import MeasuredTrainer, StepLog, TurnCreditTrainer, rollback
+from safer_steer.training.trainers import (
+    AtCheckpoints,
+    Checkpoints,
+    MeasuredTrainer,
+    StepLog,
+    TurnCreditTrainer,
+    rollback,
+)
 from safer_steer.training.trajectory import Return
 from safer_steer.training.tutor_memory import Remembering
 
@@ -101,6 +109,7 @@ def reinforce(
     value: Return | None = None,
     wait: Wait = asyncio.run,
     policy_of: PolicyOf = in_process,
+    gates: AtCheckpoints | None = None,
 ) -> Path:
     """Train the SFT student (or the base) against the tutor. Resumes from the last complete checkpoint.
     Returns rl/model.
@@ -110,6 +119,7 @@ def reinforce(
         wait: plays a step's trajectories on its own event loop and closes the connections that the tutor
             opened there.
         policy_of: makes the policy that samples from the model under training.
+        gates: looks at the training after step 1 and at every checkpoint, and may end it.
     """
     out, rl, student = folder / "rl" / "model", config.rl, config.student
     if processes.decided(out.exists):
@@ -126,14 +136,20 @@ def reinforce(
     refuse_mixed_pictures(renderer, seeds)
     pictures_of = pictures_in(folder, student.max_pixels)
 
+    def sampling(model: Any, step: int, temperature: float) -> Policy:
+        return policy_of(
+            SampledStudent(model, renderer, student, temperature, rl.rollouts, start, step, folder / "rl")
+        )
+
     def assistant_of(model: Any, step: int) -> StudentAssistant:
-        sampled = SampledStudent(
-            model, renderer, student, rl.temperature, rl.rollouts, start, step, folder / "rl"
-        )
-        key = f"rl {config.rl_seed}"
-        return StudentAssistant(
-            policy_of(sampled), renderer, student, pictures_of, key, rl.max_completion_tokens
-        )
+        policy, key = sampling(model, step, rl.temperature), f"rl {config.rl_seed}"
+        return StudentAssistant(policy, renderer, student, pictures_of, key, rl.max_completion_tokens)
+
+    @contextmanager
+    def as_in_bench(step: int) -> Iterator[StudentAssistant]:
+        with generating(trainer, here=rl.rollouts.engine != "vllm") as model:
+            policy = sampling(model, step, config.bench.temperature)
+            yield StudentAssistant(policy, renderer, student, pictures_of, f"probe {config.seed}")
 
     rollouts = Rollouts(
         config,
@@ -157,6 +173,8 @@ def reinforce(
         rollouts.note_checks,
         rollouts.journals.forget,
     ).watch(trainer)
+    if gates:
+        trainer.add_callback(Checkpoints(gates, as_in_bench))
     train(trainer, checkpoint, student)
     save_trained(trainer, renderer.processor, out, student, start)
     if processes.first():

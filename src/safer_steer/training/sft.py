@@ -7,6 +7,7 @@ tokens are the assistant's, and our own collator makes the labels, for any model
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,9 +43,12 @@ from safer_steer.student.training import (
     training_dtype,
 )
 from safer_steer.student.transcript import Transcript, labels, model_inputs
+from safer_steer.training.trainers import StepLog, rollback
 
 CHECKS = "checks.jsonl"
 """The guard's numbers (`student/guard.py`), a row for each step checked."""
+METRICS = "metrics.jsonl"
+"""The loss and the seconds of each step."""
 
 
 class Collator:
@@ -156,7 +160,7 @@ def fine_tune(
         data_collator=collator,
         processing_class=student.renderer.processor,
         peft_config=lora(config.student, student.model),
-        callbacks=[Milestones(progress)],
+        callbacks=[Milestones(progress), StepLog(folder / "sft" / METRICS, _Timed())],
     )
     if matched and trainer.is_world_process_zero():
         write_atomic(folder / "sft" / single_turn.MATCHED, json.dumps(matched, indent=1) + "\n")
@@ -170,9 +174,32 @@ def fine_tune(
     shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
     known = collator.collated.known
     Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)
-    train(trainer, processes.decided(partial(last_checkpoint, folder / "sft")), config.student)
+    train(trainer, processes.decided(partial(_gone_back, folder / "sft")), config.student)
     save_trained(trainer, student.renderer.processor, out, config.student, config.student.base)
     return out
+
+
+class _Timed:
+    """The row of a step, with its seconds."""
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+
+    def __call__(self, step: int, logs: dict[str, Any]) -> dict[str, Any]:
+        before, self.since = self.since, time.monotonic()
+        names = ("loss", "grad_norm", "learning_rate")
+        return {
+            "step": step,
+            **{name: logs.get(name) for name in names},
+            "step_time": round(self.since - before, 3),
+        }
+
+
+def _gone_back(folder: Path) -> Path | None:
+    """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one."""
+    checkpoint = last_checkpoint(folder)
+    rollback(folder, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    return checkpoint
 
 
 def _note_checks(path: Path, step: int, numbers: dict[str, Any]) -> None:

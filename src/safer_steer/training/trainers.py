@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +23,9 @@ from PIL import Image
 from transformers import TrainerCallback, TrainerState
 from trl import GRPOTrainer
 
+from safer_steer.episode import Assistant
 from safer_steer.files.store import write_atomic
+from safer_steer.student import processes
 from safer_steer.student.guard import Guarded
 from safer_steer.training.credit import turn_advantages
 from safer_steer.training.trajectory import by_token
@@ -147,6 +152,48 @@ class StepLog(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.saved(state.global_step)
+
+
+@dataclass(frozen=True)
+class AtCheckpoints:
+    """What is done with the student in training after step 1, at each checkpoint, and when training goes on
+    from one. So a run that it stops goes on from there."""
+
+    check: Callable[[int], None]
+    """May end the training; called with the step, counted from 1."""
+    probe: Callable[[Assistant, int], None] | None = None
+    """Before it, at checkpoints: plays with the student. In the first process alone."""
+    begin: Callable[[int], None] = lambda step: None
+    """Told in the first process from which step training goes on, 0 for the start."""
+
+
+class Checkpoints(TrainerCallback):
+    """Does it. Must be added after `StepLog`, and after what completes a checkpoint."""
+
+    def __init__(
+        self, do: AtCheckpoints, student: Callable[[int], AbstractContextManager[Assistant]]
+    ) -> None:
+        """`student` gives the assistant with the weights after a step."""
+        self.do, self.student = do, student
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if processes.first():
+            self.do.begin(state.global_step)
+        if state.global_step:
+            self._look(state.global_step)
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1 and "loss" in (kwargs.get("logs") or {}):
+            self.do.check(1)
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._look(state.global_step)
+
+    def _look(self, step: int) -> None:
+        if self.do.probe:
+            with self.student(step) as assistant:
+                processes.decided(partial(self.do.probe, assistant, step))
+        self.do.check(step)
 
 
 def rollback(folder: Path, step: int) -> None:

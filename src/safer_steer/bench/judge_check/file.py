@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.bench.rates import Rate
+from safer_steer.bench.results import Agreement
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 from safer_steer.metrics import AVERAGE, ProtocolName
@@ -40,6 +41,13 @@ def corrected_rates(parts: Mapping[str, Any]) -> Corrected:
         }
         for model, protocols in by_model.items()
     }
+
+
+def agreement(check: Mapping[str, Any]) -> dict[str, Agreement]:
+    """How far the judge agrees on harmlessness with people and with a second judge, by key of the file; those
+    that were compared."""
+    parts = {key: check[key] for key in ("people", "second") if key in check}
+    return {key: Agreement.model_validate(part["harmlessness"]) for key, part in parts.items()}
 
 
 def note(run: Path, parts: Mapping[str, Any]) -> dict[str, Any]:

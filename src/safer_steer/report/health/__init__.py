@@ -6,8 +6,9 @@ everything the same score (docs/explanation/method.md, "What the published code 
 trajectories whose returns are all equal teaches nothing (docs/explanation/method.md, "Stage III").
 """
 
+from safer_steer.report.health.gates import gates_table
 from safer_steer.report.health.stages import examine
 from safer_steer.report.health.tables import Table, tables
 from safer_steer.report.health.warnings import warnings
 
-__all__ = ["Table", "examine", "tables", "warnings"]
+__all__ = ["Table", "examine", "gates_table", "tables", "warnings"]

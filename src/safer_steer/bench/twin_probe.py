@@ -1,0 +1,100 @@
+"""The probe of RL: the student in training answers the same safe twins at every checkpoint, and the bench's
+judge scores it. So over-refusal is seen while it can still be mended.
+
+The twins are a draw of those in `bench.suites`. They are played only if `gates` has `twin_refusals`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+
+from safer_steer.bench.judging import critic_of
+from safer_steer.bench.measure import Wait, measure
+from safer_steer.bench.suite_copies import copied, moved
+from safer_steer.bench.suites import SANDBOX, Suite, draw_suite, read_suite, suite_files
+from safer_steer.bench.watch import Watch
+from safer_steer.config import Config
+from safer_steer.config.bench import STEER
+from safer_steer.data.assembly.splits import FOLDER as SPLITS
+from safer_steer.dialogue import Dialogue, read_dialogues
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.episode import Assistant
+from safer_steer.files.images import pictures_in
+from safer_steer.files.store import write_atomic
+
+FOLDER = "rl/probe"
+"""In the run's folder: a folder for each step, and the scripts in `suites`."""
+TWINS = 50
+"""Dialogues of a probe."""
+
+
+def without_twins(config: Config) -> str:
+    """What a probe lacks to have something to play, or ""."""
+    if {SANDBOX, STEER} & set(config.bench.suites) or _in_files(suite_files(config.bench.suites)):
+        return ""
+    return "safe twins of several turns in bench.suites"
+
+
+def _in_files(paths: Sequence[Path]) -> list[Suite]:
+    suites = [read_suite(path) for path in paths]
+    return [suite for suite in suites if suite.safe_twins and suite.protocol == "multi_turn"]
+
+
+def probe_suites(config: Config, run: Path) -> list[Suite]:
+    """The twins, copied into the probe's folder; the same at every step and in every run."""
+    names, home = config.bench.suites, run / FOLDER / "suites"
+    paths = suite_files(names)
+    if STEER in names:
+        paths += sorted((run / SPLITS / "bench").glob("*.jsonl"))
+    suites = _in_files(paths)
+    each = ceil(TWINS / (len(suites) + (SANDBOX in names) or 1))
+    if SANDBOX in names:
+        from safer_steer.sandbox.suites import write_suites
+
+        written = write_suites(home / SANDBOX, 0, each)["multi_turn"]
+        found = [moved(suite, run, f"{FOLDER}/suites/{SANDBOX}") for suite in _in_files(written)]
+    else:
+        found = []
+    for suite in suites:
+        drawn = copied(draw_suite(suite, each), home / suite.name, config.student.max_pixels)
+        found.append(moved(drawn, run, f"{FOLDER}/suites/{suite.name}"))
+    return found
+
+
+def probe(
+    config: Config, run: Path, assistant: Assistant, judges: Sequence[ChatModel], wait: Wait, step: int
+) -> None:
+    """Play the twins with the student as it is after this step. What an earlier process played is kept.
+
+    Raises:
+        UserError: the judge failed many times in a row.
+    """
+    out = run / FOLDER / f"{step:05d}"
+    if (out / "done").is_file():
+        return
+    pictures_of, bench = pictures_in(run, config.student.max_pixels), config.bench
+    format, requests = config.student.format, bench.judge_requests
+    critic = critic_of(judges, bench.verdict, format, pictures_of, Watch(), requests=requests)
+    wait(measure(probe_suites(config, run), lambda suite: assistant, critic, out))
+    write_atomic(out / "done", "")
+
+
+def probed_twins(run: Path) -> tuple[int, list[Dialogue]]:
+    """The step of the last probe that is finished, and its dialogues; 0 and none before the first."""
+    finished = sorted(path.parent for path in (run / FOLDER).glob("*/done"))
+    if not finished:
+        return 0, []
+    dialogues: list[Dialogue] = []
+    for path in sorted(finished[-1].glob("*.jsonl")):
+        dialogues += read_dialogues(path)
+    return int(finished[-1].name), dialogues
+
+
+def forget_probes(run: Path, after: int) -> None:
+    """Delete the probes of later steps than this; they will be run again."""
+    for path in (run / FOLDER).glob("[0-9]*"):
+        if int(path.name) > after:
+            shutil.rmtree(path)

@@ -1,0 +1,66 @@
+"""The section `gates` of the configuration: bands that measured quantities of a run must keep."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from safer_steer.config.kinds import Free, Section
+
+GateName = Literal[
+    "red_team_success",
+    "generator_refusals",
+    "red_refusals",
+    "tutor_refusals",
+    "attacker_refusals",
+    "empty_turns",
+    "repeated_turns",
+    "invalid_turns",
+    "unscored_turns",
+    "constant_scores",
+    "kept_share",
+    "sft_loss",
+    "engine_gap",
+    "format_kept",
+    "equal_groups",
+    "twin_refusals",
+    "judge_agreement",
+]
+"""The quantities of `report.health.quantities`, which says what each is."""
+
+EDGE = 1e-9
+"""A mean this far outside is on the edge, and in the band."""
+
+
+class Band(Section):
+    """What a quantity may be, in its unit: shares are 0-1."""
+
+    at_least: Free[float | None] = None
+    """lower end of the band; null for none"""
+    at_most: Free[float | None] = None
+    """upper end of the band; null for none"""
+    basis: Free[str] = "provisional"
+    """what the band comes from, for instance the runs that it was seen in"""
+    means: Free[str | None] = None
+    """what it means to leave it, and what to do; null takes this software's words"""
+
+    @model_validator(mode="after")
+    def _is_a_band(self) -> Band:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least {self.at_least:g} is more than at_most {self.at_most:g}; swap them")
+        return self
+
+    def left(self, value: float) -> str:
+        """How a value is outside of the band, in words; "" within it."""
+        if self.at_most is not None and value > self.at_most + EDGE:
+            return f"{value:.3g}, above {self.at_most:g} by {value - self.at_most:.3g}"
+        if self.at_least is not None and value < self.at_least - EDGE:
+            return f"{value:.3g}, below {self.at_least:g} by {self.at_least - value:.3g}"
+        return ""
+
+    def __str__(self) -> str:
+        ends = (("at least", self.at_least), ("at most", self.at_most))
+        return ", ".join(f"{end} {value:g}" for end, value in ends if value is not None)
