@@ -52,8 +52,8 @@ def config_page() -> str:
     ]
     return (
         f"# The config\n\n{NOTE}\nOne YAML file; an unknown key is an error. `<role>` stands for any role,"
-        " `<gate>` for any gate, `[]` for any entry of a list; `roles.judge` may be a list of roles. The kind says what another"
-        " value means for a run that was begun:"
+        " `<gate>` for any gate, `[]` for any entry of a list; `roles.judge` may be a list of roles."
+        " The kind says what another value means for a run that was begun:"
         " another run (`run`), other calls from now on (`call`), or nothing (`free`). `safer-steer config`"
         " prints the same.\n\n`base: FILE`, or a list of files, at the top of a config names others that it"
         " begins from: what it says itself goes over what they say, section by section, and a list takes the"
@@ -69,8 +69,8 @@ def gates() -> str:
         advice = quantity.advice.replace("{role}", "ROLE")
         rows.append((f"`{name}`", ", ".join(quantity.stages), quantity.what, usual, advice))
     return (
-        "## What a gate measures\n\nShares are 0-1. `safer-steer health` and the page warn by themselves where"
-        " a band stands here; a gate of that name stops the run by its own.\n\n"
+        "## What a gate measures\n\nShares are 0-1. `safer-steer health` and the page warn by themselves"
+        " where a band stands here; a gate of that name stops the run by its own.\n\n"
         + table(("gate", "after", "what it is", "`health` warns unless", "what people do"), rows)
     )
 

@@ -64,21 +64,11 @@ def made_up(run: Path) -> None:
     steps += [{"step": 2, "logprob_gap": 0.5, "format_kept": 0.9, "equal_groups": 0.4}] * 5
     write_jsonl(run / "rl" / "metrics.jsonl", steps)
     for step, refused in ((2, (0, 0)), (4, (0, 1)), (6, (1, 1))):
-        twins = [
-            {
-                "id": str(place),
-                "kind": "benign",
-                "stop": "completed",
-                "turns": [
-                    {
-                        "user": "u",
-                        "assistant": "a",
-                        "scores": {"harmlessness": 3, "helpfulness": 3, "refused": r},
-                    }
-                ],
-            }
-            for place, r in enumerate(refused)
-        ]
+        twins = []
+        for place, mark in enumerate(refused):
+            scores = {"harmlessness": 3, "helpfulness": 3, "refused": mark}
+            turns = [{"user": "u", "assistant": "a", "scores": scores}]
+            twins.append({"id": str(place), "kind": "benign", "stop": "completed", "turns": turns})
         folder = run / "rl" / "probe" / f"{step:05d}"
         write_jsonl(folder / "safe_twins.jsonl", twins)
         if step < 6:  # the last one was killed
