@@ -14,6 +14,7 @@ import yaml
 from meta_keys import unregistered
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.files.manifest import Manifest, verify
+from safer_steer.files.store import sha256_of
 from student_parts import TINY
 
 COMMAND = [sys.executable, "-m", "safer_steer"]
@@ -96,3 +97,23 @@ def test_the_whole_method_over_http(endpoint: str, tmp_path: Path) -> None:
     assert {role for stage in STAGES for role in manifest.stages[stage]["calls"]} == set(roles)
     assert not [name for name in manifest.stages["sft"]["files"] if "checkpoint" in name]
     assert verify(run) == []
+
+    # Scored again for free: counted again without a key, and judged anew by the sandbox's own judge.
+    answers = tmp_path / "answers"
+    for arguments in (["export", run, "--answers", "--to", answers], ["verify", answers]):
+        again = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+    assert "every number in summary.json follows" in again.stdout
+    assert endpoint not in (answers / "config.yaml").read_text() and not (answers / "rl").exists()
+    judging = [*COMMAND, "bench", "--judge-only", answers, "--judge-model", "sandbox"]
+    subprocess.run(map(str, judging), capture_output=True, check=True)
+    judged = json.loads((answers / "judged" / "sandbox" / "summary.json").read_text())
+    assert judged["models"] == summary["models"]
+    number = answers / "summary.json"
+    number.write_text(number.read_text().replace('"n": 5', '"n": 6', 1))
+    manifest = json.loads((answers / "manifest.json").read_text())
+    facts = {"bytes": number.stat().st_size, "sha256": sha256_of(number)}
+    manifest["stages"]["answers"]["files"]["summary.json"] = facts
+    (answers / "manifest.json").write_text(json.dumps(manifest))
+    differing = subprocess.run([*COMMAND, "verify", str(answers)], capture_output=True, text=True)
+    assert differing.returncode == 1 and "(6 there, 5 here)" in differing.stdout

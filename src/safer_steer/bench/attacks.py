@@ -171,6 +171,12 @@ def attacks_on(
     return attacks
 
 
+def kept_intents(run: Path) -> list[Intent]:
+    """The intents that a run was attacked with, as it keeps them."""
+    file = intents_file(run)
+    return _of_run(Suite(INTENTS, list(each_row(file, Intent)), file.parent, False), run)
+
+
 def kept_attacks(model: KeptModel, folder: Path) -> list[Attack]:
     """All tries of the run that the model was measured in, with what its attackers said in them. The pictures
     that they had drawn are copied to `folder`.
@@ -180,10 +186,10 @@ def kept_attacks(model: KeptModel, folder: Path) -> list[Attack]:
     """
     run = model.folder.parent.parent
     config = load_config(run / "config.yaml")
-    adaptive, file, attacks = config.bench.adaptive, intents_file(run), list[Attack]()
+    adaptive, attacks = config.bench.adaptive, list[Attack]()
     if adaptive is None:
         return attacks
-    intents = _of_run(Suite(INTENTS, list(each_row(file, Intent)), file.parent, False), run)
+    intents = kept_intents(run)
     for picture in sorted((run / PICTURES).glob("*.png")):
         write_atomic(folder / PICTURES / picture.name, picture.read_bytes(), sync=False)
     for name in map(file_name, [*config.attacker_roles(), *adaptive.own]):

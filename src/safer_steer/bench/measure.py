@@ -152,7 +152,7 @@ def measure_models(
             raise
         gc.collect()
     protocol = protocol_of(config, folder, of_students(models))
-    summary = _summary(config, material, played, bool(judges), protocol.sha256)
+    summary = summary_of(config, material, played, bool(judges), protocol.sha256)
     content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(folder / "summary.json", content)
     reasons = {model: commonest_error({model: results}) for model, results in played.scripted.items()}
@@ -247,7 +247,7 @@ class _Measuring:
             )
 
 
-def _summary(config: Config, material: Material, played: Played, judged: bool, protocol: str) -> Summary:
+def summary_of(config: Config, material: Material, played: Played, judged: bool, protocol: str) -> Summary:
     """The content of `summary.json`."""
     bench, format, twins = config.bench, config.student.format, material.twins
     summary = summarise(played.scripted, twins, bench.resamples, config.seed, format)

@@ -40,12 +40,31 @@ def export(
             help="Instead of the data: write the trained model to this empty or new folder, to be served.",
         ),
     ] = None,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="Instead of the data: write answers, verdicts and protocol of the bench, so that anyone can"
+            " count every number again (`verify`) or judge anew (`bench --judge-only`).",
+        ),
+    ] = False,
     which: Annotated[
         Literal["sft", "safer_steer"] | None,
         typer.Option(help="With --model: which model; by default the last one that the run has trained."),
     ] = None,
 ) -> None:
-    """Export a run's data for other trainers (the hub and TRL, LLaMA-Factory, verl), or its trained model."""
+    """Export a run's data for other trainers (the hub and TRL, LLaMA-Factory, verl), or its trained model, or
+    its answers."""
+    if answers:
+        if model is not None or which is not None:
+            raise UserError("export: --answers and --model are two exports; give one of them")
+        from safer_steer.export.answers import export_answers
+
+        to = to or folder / "answers"
+        for line in export_answers(folder, to):
+            typer.echo(line)
+        typer.echo(f"export: {to}")
+        return
     if model is not None:
         _export_model(folder, to, model, which)
         return
@@ -81,17 +100,24 @@ def _export_model(folder: Path, to: Path | None, model: Path, which: ModelName |
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or an export.")],
 ) -> None:
-    """Check a run's or an export's files, and a run's inputs, against the hashes in its manifest; exit code 1
-    if one differs."""
-    from safer_steer.files.manifest import not_compared
+    """Check a run's or an export's files, and a run's inputs, against the hashes in its manifest; of exported
+    answers, count every number again. Exit code 1 if one differs."""
+    from safer_steer.files.manifest import Manifest, not_compared
     from safer_steer.files.manifest import verify as differences
 
-    changes = differences(folder)
+    changes, answers = differences(folder), "answers" in Manifest(folder).stages
+    if answers and not changes:
+        from safer_steer.bench.recount import recounted
+
+        if differing := recounted(folder):
+            changes = [f"summary.json: another number follows from the answers and verdicts: {differing}"]
     for line in (*changes, *not_compared(folder)):
         typer.echo(line)
     if changes:
         raise typer.Exit(ExitCode.DIFFERENCE)
     typer.echo(f"{folder}: every file matches the manifest")
+    if answers:
+        typer.echo(f"{folder}: every number in summary.json follows from its answers and verdicts")
 
 
 @app.command("sets")

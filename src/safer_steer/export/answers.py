@@ -1,0 +1,98 @@
+"""`safer-steer export --answers`: what models answered, how judges scored it, and by which protocol, so that
+anyone can count every number again, or judge the answers anew.
+
+The folder is that of a bench: `safer-steer verify DIR` counts again without a key, and `bench --judge-only
+DIR` scores the answers by another judge. Addresses, keys, prices and paths of the machine are left out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safer_steer.config import Config
+from safer_steer.config.file import load_config
+from safer_steer.errors import UserError
+from safer_steer.export.write import facts_of
+from safer_steer.files.manifest import Manifest, verify
+from safer_steer.files.store import write_atomic
+from safer_steer.stages import STAGES
+
+ANSWERS = "answers"
+"""The stage in the folder's manifest."""
+ADDRESS = "http://left-out.invalid/v1"
+"""In place of every endpoint's."""
+_README = """# Answers and verdicts of {name}
+
+`bench/` has what each model answered and how the judges scored every turn, `suites/` the scripts,
+`protocol.yaml` how it was measured, `summary.json` the numbers.
+
+    safer-steer verify .                                # counts every number again; no model, no key
+    safer-steer bench --judge-only . --judge-model ...  # scores the same answers by a judge of yours
+
+Protocol: SHA-256 {protocol}. Judges: {judges}. Addresses, keys and prices are left out.
+"""
+
+
+def export_answers(run: Path, to: Path) -> list[str]:
+    """Write them to `to`, an empty or new folder; returns what was written, one line each.
+
+    Raises:
+        UserError: the run has no finished bench, its files were changed since, or `to` has files.
+    """
+    manifest = Manifest(run)
+    if not (run / "config.yaml").is_file() or not manifest.finished("bench"):
+        raise UserError(f"{run}: no finished bench in it; give the folder of a run, or of `bench --out`")
+    if changed := [line for line in verify(run) if "`bench` finished" in line]:
+        raise UserError(f"{run}: {changed[0]}; run `safer-steer bench` again, which pays for nothing twice")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"{to}: has files; choose an empty or new folder with --to")
+    config, part = load_config(run / "config.yaml"), to.absolute().with_name(f"{to.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for name in manifest.stages["bench"]["files"]:
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / name, part / name)
+    write_atomic(part / "config.yaml", yaml.safe_dump(_settings(config, part), sort_keys=False))
+    held = yaml.safe_load((part / "protocol.yaml").read_text())
+    judges = ", ".join(config.models_of("judge")) if config.bench.judged else "none"
+    facts = {"name": config.name, "protocol": held["sha256"], "judges": judges}
+    write_atomic(part / "README.md", _README.format(**facts))
+    contents = ("README.md", "config.yaml", *STAGES["bench"].writes)
+    Manifest(part).record(ANSWERS, contents, (), facts_of(run, config.name, manifest.stages))
+    shutil.rmtree(to, ignore_errors=True)
+    part.rename(to)
+    dialogues = sum(path.read_bytes().count(b"\n") for path in to.glob("bench/*/*.jsonl"))
+    return [f"{dialogues:,} dialogues of {len([*(to / 'bench').iterdir()])} models; judges: {judges}"]
+
+
+def _settings(config: Config, folder: Path) -> dict[str, Any]:
+    """Of a config what counting and judging need, with paths relative to the folder."""
+    whole = config.model_dump(mode="json", exclude_defaults=True)
+    settings: dict[str, Any] = {"name": config.name, "seed": config.seed}
+    student = {key: value for key, value in whole.get("student", {}).items() if key != "chat_template"}
+    if Path(config.student.model).is_absolute():
+        student["model"] = Path(config.student.model).name
+    roles: dict[str, Any] = {}
+    for name in ("target", "judge", "attacker"):
+        given = whole.get("roles", {}).get(name)
+        if isinstance(given, list):
+            roles[name] = [_unaddressed(role) for role in given]
+        elif given is not None:
+            roles[name] = _unaddressed(given)
+    bench = whole.get("bench", {})
+    bench |= {
+        "suites": sorted(path.relative_to(folder).as_posix() for path in folder.glob("suites/*/*.jsonl"))
+    }
+    bench |= {"capability": [], "targets": [_unaddressed(target) for target in bench.get("targets", ())]}
+    if bench.get("adaptive"):
+        bench["adaptive"].pop("intents", None)
+    return {**settings, "student": student, "roles": roles, "bench": bench}
+
+
+def _unaddressed(role: dict[str, Any]) -> dict[str, Any]:
+    left_out = ("api_key_env", "price_in", "price_out")
+    kept = {key: value for key, value in role.items() if key not in left_out}
+    return kept | {"base_url": ADDRESS} if role.get("base_url") else kept
