@@ -4,10 +4,13 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-runs test-integration test-browser screenshots check-llamafactory check-verl check-engines check-llamacpp check-inspect docs lint clean
+.PHONY: demo reproduce test test-runs test-integration test-browser screenshots check-llamafactory check-verl check-engines check-llamacpp check-inspect docs lint clean
 
 demo: .venv/.installed  ## the whole method on the embedded world: seeds to report, in runs/sandbox
 	$(BIN)/safer-steer run configs/sandbox.yaml --out runs/sandbox
+
+reproduce: .venv/.installed  ## a tier of the paper's run: make reproduce MODEL=qwen2.5-vl-3b TIER=small; stub is free
+	$(BIN)/safer-steer run configs/reproduce/$(MODEL)-$(TIER).yaml --out runs/$(MODEL)-$(TIER) $(if $(filter stub,$(TIER)),--stub)
 
 test: .venv/.installed-dev  ## all tests but those below, in two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration --ignore=tests/verl --ignore=tests/whole_runs -n 2 --dist worksteal

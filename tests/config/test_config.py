@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from places import CONFIGS, PACKAGE, TIERS
+from places import CONFIGS, PACKAGE, ROOT, TIERS
 from safer_steer.config import SHIPPED, Config, Role, RoleName
 from safer_steer.config.file import describe, dump_config, load_config
 from safer_steer.data.sources.sets import SETS
@@ -184,9 +184,18 @@ def test_a_tier_changes_sizes_alone(path: Path) -> None:
         *("bench.questions", "bootstrap.sft.batch_size", "bootstrap.sft.max_steps", "rl.micro_batch_size"),
         *("rl.prompts_per_step", "rl.steps"),
     }
-    assert config.name == path.stem
-    differing = {key for key in ours if ours[key] != whole[key]} - {"name"}
-    assert differing <= sizes | (of_limit if config.limit else set()) and differing
+    assert config.name == path.stem and "Not reproduced by us." in path.read_text()
+    differing = {key for key in ours if ours[key] != whole.get(key)} - {"name"}
+    differing = {key for key in differing if not key.startswith("gates")}
+    assert differing <= sizes | (of_limit if config.limit else set())
+    assert bool(differing) is not path.stem.endswith("paper")
+
+
+def test_the_bands_that_are_shipped_say_where_they_come_from() -> None:
+    seen, judged = (load_config(ROOT / f"configs/gates/{name}.yaml") for name in ("sandbox", "provisional"))
+    assert all("run" in band.basis or "seeds" in band.basis for band in seen.gates.values()) and seen.gates
+    assert {band.basis for band in judged.gates.values()} == {"provisional"}
+    assert load_config(ROOT / "configs/reproduce/qwen2.5-vl-7b-small.yaml").gates == judged.gates
 
 
 QWEN = [path for path in CONFIGS if path.stem.startswith("qwen")]

@@ -99,6 +99,8 @@ def judging_config(
         raise UserError(f"{run}: no run in it; give the folder of an earlier `safer-steer bench --out`")
     config = load_config(run / "config.yaml")
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
+    played = {Path(name).resolve(): place for place, name in enumerate(config.bench.suites)}
+    files.sort(key=lambda file: played.get(file, len(played)))  # intervals depend on the order
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
     bench = {

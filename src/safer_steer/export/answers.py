@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from safer_steer.bench.results import Summary
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
 from safer_steer.errors import UserError
@@ -83,10 +84,13 @@ def _settings(config: Config, folder: Path) -> dict[str, Any]:
         elif given is not None:
             roles[name] = _unaddressed(given)
     bench = whole.get("bench", {})
-    bench |= {
-        "suites": sorted(path.relative_to(folder).as_posix() for path in folder.glob("suites/*/*.jsonl"))
-    }
-    bench |= {"capability": [], "targets": [_unaddressed(target) for target in bench.get("targets", ())]}
+    files = {path.stem: path.relative_to(folder).as_posix() for path in folder.glob("suites/*/*.jsonl")}
+    suites: list[str] = []  # in the order that they were played in
+    for protocols in Summary.read(folder / "summary.json").models.values():
+        for protocol in protocols.values():
+            suites += [files[name] for name in protocol.suites if files[name] not in suites]
+    targets = [_unaddressed(target) for target in bench.get("targets", ())]
+    bench |= {"suites": suites, "capability": [], "targets": targets}
     if bench.get("adaptive"):
         bench["adaptive"].pop("intents", None)
     return {**settings, "student": student, "roles": roles, "bench": bench}
