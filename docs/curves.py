@@ -1,6 +1,7 @@
 """Draws the curves of docs/how-to/on-track.md from any run: python docs/curves.py runs/sandbox
 
-Writes docs/pictures/track-steps.svg and track-time.svg: the same quantities by step, and by minutes of their stage.
+Writes docs/pictures/track-steps.svg and track-time.svg: the same quantities by step, and by minutes of their
+stage.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def picture(run: Path, across: str, label: str) -> str:
         re.findall(r"--([\w-]+): (#\w+);", STYLE.read_text(encoding="utf-8").partition("@media")[0])
     )
     body = re.sub(r"var\(--([\w-]+)\)", lambda match: colours[match[1]], body)
+    box = f'viewBox="0 0 {WIDTH * ACROSS} {high}" font-family="sans-serif"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH * ACROSS} {high}" font-family="sans-serif">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n'
         f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>\n{body}\n</svg>\n'
     )
 

@@ -49,6 +49,7 @@ def test_a_stage_needs_earlier_ones_alone_and_no_two_write_one_place() -> None:
         ({"assembly": {"rules": False}, "rl": {"seeds": 5}}, "assemble", ()),
         ({"rl": {"tutor": "a.b:C"}}, "rl", ()),
         ({}, "rl", ("tutor",)),
+        ({"gates": {"twin_refusals": {"at_most": 0.1}}}, "rl", ("tutor", "judge")),
         ({}, "bench", ("judge",)),
     ],
 )

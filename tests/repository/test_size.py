@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 40_560,
-    "files": 265,
+    "lines": 41_540,
+    "files": 272,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,
