@@ -119,6 +119,7 @@ def judging_config(
     if config.bench.adaptive:
         intents = run.resolve() / "intents" / "intents.jsonl"
         settings["bench"]["adaptive"] |= {"intents": str(intents), "at_most": None}
+    settings["gates"] = {}  # of the run's own judges
     settings["limit"] = None  # it would cut the suites a second time
     try:
         return Config.model_validate(settings)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from safer_steer.cli import bench_options as options
-from safer_steer.cli.app import Fresh, Limit, NoCheck, Stub, app
+from safer_steer.cli.app import Fresh, Limit, NoCheck, Override, Stub, app
 from safer_steer.cli.stages import results
 from safer_steer.config import Adaptive, Config, Role
 from safer_steer.config.file import absolute, absolute_suites, in_words, load_config
@@ -61,6 +61,7 @@ def bench(
     judge_pictures: options.JudgePictures = None,
     fresh: Fresh = False,
     no_check: NoCheck = False,
+    override: Override = None,
 ) -> None:
     """Measure a run's models (CONFIG), models behind endpoints (--model), or kept answers (--judge-only)."""
     mode = options.mode_of(context)
@@ -74,7 +75,8 @@ def bench(
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
     if config is not None:
-        return _of_run(load_config(config, limit, stub), out, protocol, fresh, not no_check)
+        settings_of_run = load_config(config, limit, stub)
+        return _of_run(settings_of_run, out, protocol, fresh, not no_check, override or ())
     _need(mode, ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
     if no_judge and judge_model and pictures != "caption":  # the judge may still describe the pictures
         raise UserError("bench: --no-judge and --judge-model are both given; give one of them")
@@ -102,14 +104,21 @@ def _compare(protocol: Path | None, settings: Config, out: Path, models: Sequenc
         refuse_other(protocol, settings, out, models)
 
 
-def _of_run(settings: Config, out: Path, protocol: Path | None, fresh: bool, try_models: bool) -> None:
+def _of_run(
+    settings: Config,
+    out: Path,
+    protocol: Path | None,
+    fresh: bool,
+    try_models: bool,
+    override: Sequence[str],
+) -> None:
     from safer_steer import pipeline
     from safer_steer.run.display import Display
 
     require("student", "bench CONFIG")
     _compare(protocol, settings, out, settings.bench.models)
     with results(out), Display() as show:
-        pipeline.run_stage("bench", settings, out, show, fresh, try_models)
+        pipeline.run_stage("bench", settings, out, show, fresh, try_models, override)
 
 
 def _judge_kept(

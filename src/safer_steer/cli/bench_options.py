@@ -239,11 +239,11 @@ _JUDGING = {
     *("judge_requests", "verdict"),
 }
 _USED = {
-    "CONFIG": {*_ALWAYS, "config", "limit", "stub"},
+    "CONFIG": {*_ALWAYS, "config", "limit", "stub", "override"},
     "--judge-only": {*_ALWAYS, *_JUDGING, "judge_only", "concurrency", "timeout"},
 }
 """The parameters of `bench` that have an effect with CONFIG and with --judge-only. With --model, all but
---stub have."""
+--stub and --override have."""
 
 
 def mode_of(context: typer.Context) -> Mode:
@@ -264,6 +264,8 @@ def mode_of(context: typer.Context) -> Mode:
             " --judge-only, for answers that an earlier bench kept"
         )
     [mode] = modes
+    if mode == "--model" and given["override"]:
+        raise UserError("bench: --override has no effect with --model; it has no gates")
     for parameter in context.command.params if mode in _USED else ():
         name = str(parameter.name)
         source = context.get_parameter_source(name)
