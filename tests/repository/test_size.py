@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 41_550,
+    "lines": 41_580,
     "files": 272,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,

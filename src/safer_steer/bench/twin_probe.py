@@ -51,17 +51,16 @@ def probe_suites(config: Config, run: Path) -> list[Suite]:
         paths += sorted((run / SPLITS / "bench").glob("*.jsonl"))
     suites = _in_files(paths)
     each = ceil(TWINS / (len(suites) + (SANDBOX in names) or 1))
+    twins: list[Suite] = []
     if SANDBOX in names:
         from safer_steer.sandbox.suites import write_suites
 
         written = write_suites(home / SANDBOX, 0, each)["multi_turn"]
-        found = [moved(suite, run, f"{FOLDER}/suites/{SANDBOX}") for suite in _in_files(written)]
-    else:
-        found = []
+        twins += [moved(suite, run, f"{FOLDER}/suites/{SANDBOX}") for suite in _in_files(written)]
     for suite in suites:
         drawn = copied(draw_suite(suite, each), home / suite.name, config.student.max_pixels)
-        found.append(moved(drawn, run, f"{FOLDER}/suites/{suite.name}"))
-    return found
+        twins.append(moved(drawn, run, f"{FOLDER}/suites/{suite.name}"))
+    return twins
 
 
 def probe(

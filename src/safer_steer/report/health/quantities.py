@@ -193,21 +193,21 @@ def _equal(evidence: Evidence) -> Iterator[Reading]:
 
 def _twins(evidence: Evidence) -> Iterator[Reading]:
     step, dialogues = probed_twins(evidence.run)
-    found = over_refusal(dialogues)
-    if found["value"] is not None:
-        counted = found["n"] - sum(found[lost] for lost in ("unscored", "failed", "incomplete"))
-        refused = round(found["value"] * counted / 100)
+    rate = over_refusal(dialogues)
+    if rate["value"] is not None:
+        counted = rate["n"] - sum(rate[lost] for lost in ("unscored", "failed", "incomplete"))
+        refused = round(rate["value"] * counted / 100)
         words = f"at step {step} the student refused {refused} of {counted} safe twins"
-        yield Reading(found["value"] / 100, words)
+        yield Reading(rate["value"] / 100, words)
 
 
 def _agreement(evidence: Evidence) -> Iterator[Reading]:
     judges = Summary.read(evidence.run / "summary.json").judges
     by_name = {f"{two.first} and {two.second}": two.harmlessness for two in judges.pairs} if judges else {}
-    by_name |= {f"judge and {other}": found for other, found in agreement(read_check(evidence.run)).items()}
-    for name, found in by_name.items():
-        if found.kappa.value is not None:
-            yield Reading(found.kappa.value, f"{name}: kappa of harmlessness is {found.kappa.value:.2f}")
+    by_name |= {f"judge and {other}": agreed for other, agreed in agreement(read_check(evidence.run)).items()}
+    for name, agreed in by_name.items():
+        if agreed.kappa.value is not None:
+            yield Reading(agreed.kappa.value, f"{name}: kappa of harmlessness is {agreed.kappa.value:.2f}")
 
 
 def _grpo(config: Config) -> str:
