@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
 from forked import Forked
@@ -41,6 +42,7 @@ def ready(folder: Path, url: str) -> Path:
     return given
 
 
+@pytest.mark.timeout(900)
 def test_killed_in_a_probe_stopped_by_its_gate_and_overridden(tmp_path: Path, served_by_core: str) -> None:
     run = tmp_path / "run"
     config, first = ready(run, served_by_core), run / "rl" / "probe" / "00001"
