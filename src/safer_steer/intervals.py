@@ -219,6 +219,21 @@ def difference_over_seeds(
     return {**ends, "value": value, "t": t_interval(means, (-100.0, 100.0)), **counts}
 
 
+def clustered(groups: Sequence[Sequence[float]]) -> tuple[float, float | None]:
+    """The mean of values that come in groups, such as the turns of one script, and its standard error: values
+    of one group may be alike, groups are independent. The error is None with fewer than two groups.
+
+    Args:
+        groups: at least one value.
+    """
+    count = sum(map(len, groups))
+    mean = sum(map(sum, groups)) / count
+    if len(groups) < 2:
+        return mean, None
+    squares = sum((sum(group) - mean * len(group)) ** 2 for group in groups)
+    return mean, (len(groups) / (len(groups) - 1) * squares) ** 0.5 / count
+
+
 POWER = 0.8
 """The chance of telling a true difference that is usual in planning experiments (Cohen 1988)."""
 

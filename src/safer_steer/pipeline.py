@@ -180,8 +180,17 @@ def rl(run: Run) -> None:
             return
         from safer_steer.training.grpo import reinforce
 
-        at_checkpoints = gates.at_checkpoints(run)
-        reinforce(config, run.folder, tutor, progress, reward, run.wait, engine, at_checkpoints)
+        reinforce(
+            config,
+            run.folder,
+            tutor,
+            progress,
+            reward,
+            run.wait,
+            engine,
+            gates.at_checkpoints(run),
+            agents.audit(run),
+        )
 
     _do(run, "rl", work)
 

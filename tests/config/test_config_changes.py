@@ -28,6 +28,7 @@ FREE = {
     ),
     "bootstrap.sft.micro_batch_size",
     *("rl.micro_batch_size", "rl.patience_s", "rl.max_unscored"),
+    *("rl.audit.role", "rl.audit.share"),
     *(f"rl.rollouts.{key}" for key in ("engine", "base_url", "api_key_env", "timeout_s", "retries")),
     *("bench.max_unscored", "bench.targets[].base_url", "bench.targets[].api_key_env"),
     *(f"gates.<gate>.{key}" for key in ("at_least", "at_most", "basis", "means")),
@@ -41,7 +42,7 @@ def whole() -> dict[str, Any]:
     config = Config(
         roles={"judge": Role()},
         assembly=Assembly(),
-        rl={"seeds": 5},
+        rl={"seeds": 5, "audit": {}},
         bench={
             "adaptive": Adaptive(tries=4, show_text=True),
             "targets": [{"model": "a"}, {"model": "b"}],
@@ -130,13 +131,14 @@ def test_a_key_that_came_later_leaves_earlier_runs_their_ids_at_its_default() ->
     earlier = whole()
     del earlier["bench"]["adaptive"], earlier["bench"]["targets"], earlier["seeds"]["at_most"]
     del earlier["rl"]["tutor_memory"], earlier["rl"]["seed"], earlier["bench"]["judge_requests"]
+    del earlier["rl"]["audit"]
     del earlier["bench"]["typographic"], earlier["seeds"]["typographic"], earlier["bench"]["verdict"]
     for source in earlier["seeds"]["sources"]:
         for key in ("columns", "ignore", "own"):
             del source[key]
     later = whole()
     later["bench"] |= {"adaptive": None, "targets": [], "judge_requests": False, "typographic": None}
-    later["seeds"]["typographic"] = None
+    later["seeds"]["typographic"] = later["rl"]["audit"] = None
     assert settings_of(later) == settings_of(earlier) != settings_of(whole())
     assert settings_of(later, EVERY_KIND) == earlier
     assert run_id(Config()) != run_id(Config.model_validate({"bench": {"adaptive": {}}}))

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from safer_steer.config import Agent
 from safer_steer.endpoints.chat import layout
 from safer_steer.files.images import picture_from
 from safer_steer.prompts.base import Exchange
 from safer_steer.prompts.tutor import TUTOR, TUTOR_MEMORY, Remembered, TutorInput, TutorMemoryInput
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.families import AGENTS, EVEN, SET_UP, A, approaches_of
+from safer_steer.sandbox.families import AGENTS, SET_UP, A, approaches_of
 from safer_steer.sandbox.language import make, understand
 from safer_steer.sandbox.scripts import BENCH_FORMS, SEED_FORMS
 from safer_steer.sandbox.world import draw_png, training_devices
@@ -87,13 +88,13 @@ async def test_a_structure_that_leaked_goes_deeper(form: str) -> None:
 async def test_one_that_does_not_adapt_asks_the_same_structures_whatever_was_answered() -> None:
     refused = [FACT, asked("all"), asked("step")]
     for told in ([FACT, asked("all"), leaked("step")], refused):
-        verdicts = [await said(told, number, model=EVEN) for number in range(120)]
+        verdicts = [await said(told, number, model=Agent.EVEN) for number in range(120)]
         assert {verdict["approach"] for verdict in verdicts} == {*A.forms, SET_UP}
         assert {verdict["strategy"] for verdict in verdicts} == {"follow_up"}
         assert all(
             verdict["next_question"].startswith((*speech.FOLLOW, *speech.SET_UP)) for verdict in verdicts
         )
-    scores = await said(refused, model=EVEN), await said(refused)
+    scores = await said(refused, model=Agent.EVEN), await said(refused)
     assert scores[0]["safety"] == scores[1]["safety"], "it judges as the others do"
 
 

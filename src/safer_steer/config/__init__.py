@@ -5,7 +5,7 @@ YAML, `kinds.py` and `changes.py` say which keys may change between a run and it
 from safer_steer.config.bench import Adaptive, Bench, JoinedBy, ModelName, Target
 from safer_steer.config.data import SFT, Assembly, Bootstrap, Seeds, Source, Use
 from safer_steer.config.rl import Reinforce
-from safer_steer.config.roles import SANDBOX_AGENTS, Role, RoleName, same_model
+from safer_steer.config.roles import SANDBOX_AGENTS, Agent, Role, RoleName, same_model
 from safer_steer.config.student import SHIPPED, Student
 from safer_steer.config.whole import Config, Tracker
 
@@ -14,6 +14,7 @@ __all__ = [
     "SFT",
     "SHIPPED",
     "Adaptive",
+    "Agent",
     "Assembly",
     "Bench",
     "Bootstrap",

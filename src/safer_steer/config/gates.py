@@ -24,6 +24,7 @@ GateName = Literal[
     "engine_gap",
     "format_kept",
     "equal_groups",
+    "audit_drift",
     "twin_refusals",
     "judge_agreement",
 ]

@@ -52,6 +52,15 @@ class Rollouts(Section):
         return self
 
 
+class Audit(Section):
+    """A second judge of Stage III, whose scores are no part of the reward."""
+
+    role: Free[Literal["judge", "evaluator", "attack_judge"]] = "judge"
+    """whose model scores again what the tutor scored, with the tutor's prompt; of several judges the first"""
+    share: Free[float] = Field(0.05, gt=0, le=1)
+    """share of the scored turns, drawn by the seed"""
+
+
 class Reinforce(Section):
     """Stage III."""
 
@@ -113,6 +122,9 @@ class Reinforce(Section):
     """package.module:Name of a critic of your own"""
     reward: str | None = None
     """package.module:name of a function (dialogue) -> float | None of your own"""
+    audit: Free[Later[Audit | None]] = None
+    """a second judge scores a share of the turns again, so that `health` notices a tutor whose scores drift
+    away"""
     schedule: Literal["cosine", "linear", "constant"] = "constant"
     """learning-rate schedule"""
     weight_decay: float = Field(0.01, ge=0)
@@ -156,6 +168,7 @@ class Reinforce(Section):
             "reward": self.reward is not None,
             "credit: turn": self.credit == "turn",
             "beta: 0": not self.beta,
+            "audit": self.audit is not None,
         }
         if self.algorithm == "dpo" and (key := next((key for key, given in useless.items() if given), None)):
             raise ValueError(f"algorithm: dpo compares single answers and has no use for {key}; leave it out")
@@ -163,10 +176,11 @@ class Reinforce(Section):
 
     @model_validator(mode="after")
     def _turns_have_rewards(self) -> Reinforce:
-        if self.credit == "turn" and self.reward is not None:
+        needs = {"audit": self.audit is not None, "credit: turn": self.credit == "turn"}
+        if self.reward is not None and (key := next((key for key, given in needs.items() if given), None)):
             raise ValueError(
-                f"credit: turn needs a reward for every turn, and {self.reward} gives one return for a whole"
-                " trajectory; leave reward out, or use credit: trajectory"
+                f"{key} needs a reward for every turn, and {self.reward} gives one return for a whole"
+                f" trajectory; leave reward or {key} out"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -19,17 +20,31 @@ CAPTIONERS: tuple[RoleName, ...] = (
 """Roles in the order in which they are chosen to describe pictures; the model under test comes last. An
 attacker describes none: most runs have no use for it."""
 
-SANDBOX_AGENTS: dict[str, RoleName] = {
-    "sandbox-a": "attacker",
-    "sandbox-b": "attacker",
-    "sandbox-c": "attacker",
-    "sandbox-ab": "tutor",
-    "sandbox-even": "tutor",
-    "sandbox-firm": "target",
-    "sandbox-noisy": "judge",
-}
 
-"""Embedded agents besides `sandbox`, and the role that each can do (docs/how-to/adaptive.md)."""
+class Agent(StrEnum):
+    """The embedded agents besides `sandbox`, by the name of the model (docs/explanation/sandbox.md)."""
+
+    A = "sandbox-a"
+    B = "sandbox-b"
+    C = "sandbox-c"
+    A_AND_B = "sandbox-ab"
+    EVEN = "sandbox-even"
+    FIRM = "sandbox-firm"
+    NOISY = "sandbox-noisy"
+    SUFFIX = "sandbox-suffix"
+    LENGTH = "sandbox-length"
+    BLIND = "sandbox-blind"
+    SILENT = "sandbox-silent"
+
+
+_SCORES: tuple[RoleName, ...] = ("judge", "tutor")
+SANDBOX_AGENTS: dict[str, tuple[RoleName, ...]] = {
+    **dict.fromkeys((Agent.A, Agent.B, Agent.C), ("attacker",)),
+    **dict.fromkeys((Agent.A_AND_B, Agent.EVEN), ("tutor",)),
+    Agent.FIRM: ("target",),
+    **dict.fromkeys((Agent.NOISY, Agent.SUFFIX, Agent.LENGTH, Agent.BLIND, Agent.SILENT), _SCORES),
+}
+"""The roles that each of them can do."""
 
 
 class Role(Section):
@@ -137,10 +152,9 @@ Roles = Annotated[
 
 def check_agent(name: RoleName, role: Role) -> None:
     """Raises `ValueError` if an embedded agent does not do this role."""
-    if role.who == "sandbox" and SANDBOX_AGENTS.get(role.model, name) != name:
-        raise ValueError(
-            f"{name} cannot be `{role.model}`; that is an agent for {SANDBOX_AGENTS[role.model]}"
-        )
+    roles = SANDBOX_AGENTS.get(role.model, (name,))
+    if role.who == "sandbox" and name not in roles:
+        raise ValueError(f"{name} cannot be `{role.model}`; that is an agent for {' and '.join(roles)}")
 
 
 def same_model(one: str, other: str) -> bool:

@@ -16,6 +16,7 @@ from safer_steer.bench.journals import journal_of, journals_in, name_in
 from safer_steer.bench.questions import ANSWERS, FOLDER, answers_of
 from safer_steer.bench.results import Summary
 from safer_steer.bench.timing import Moment, marks_of_moment
+from safer_steer.config import Agent
 from safer_steer.config.file import load_config
 from safer_steer.dialogue import Dialogue, Format, Kind, each_row, read_dialogues
 from safer_steer.files.store import read_rows
@@ -151,15 +152,15 @@ MEASURES: dict[str, Measure | Held | When | Capability | Breached | BreachedBySc
     "multiple choice, right": Capability(),
     "breached by scripts": BreachedByScripts(),
     "breach@1 by A, B or C": Breached(None),
-    "breach@1 by A": Breached("sandbox-a"),
-    "breach@1 by B": Breached("sandbox-b"),
-    "breach@1 by C": Breached("sandbox-c"),
+    "breach@1 by A": Breached(Agent.A),
+    "breach@1 by B": Breached(Agent.B),
+    "breach@1 by C": Breached(Agent.C),
     "breached by scripts with 2 requests": BreachedByScripts(requests=2),
-    "breach by A with 2 requests": Breached("sandbox-a", requests=2),
-    "breach by B with 2 requests": Breached("sandbox-b", requests=2),
-    "breach by C with 2 requests": Breached("sandbox-c", requests=2),
-    "generalisation gap B - A": Breached("sandbox-b", minus="sandbox-a"),
-    "generalisation gap C - A": Breached("sandbox-c", minus="sandbox-a"),
+    "breach by A with 2 requests": Breached(Agent.A, requests=2),
+    "breach by B with 2 requests": Breached(Agent.B, requests=2),
+    "breach by C with 2 requests": Breached(Agent.C, requests=2),
+    "generalisation gap B - A": Breached(Agent.B, minus=Agent.A),
+    "generalisation gap C - A": Breached(Agent.C, minus=Agent.A),
 }
 """By the name that files and tables use. Rates are over all dialogues of the suites together."""
 

@@ -121,6 +121,7 @@ class TurnMeta(TypedDict, total=False):
     reason: Annotated[str, "a judge", "Its reason."]
     verdicts: Annotated[dict[str, OneVerdict], "several judges", "What each said, by its model's name."]
     unscored: Annotated[str, DIALOGUE, "Why it has no scores: the boundary, and the message."]
+    audit: Annotated[OneVerdict, "RL", "What a second judge said of it (`rl.audit`); no part of the return."]
     diagnosis: Annotated[str, "the tutor", "What it says of the answer."]
     strategy: Annotated[
         str, "the tutor", "The strategy of its next turn; `template` if that is the script's."

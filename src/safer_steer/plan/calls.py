@@ -228,16 +228,17 @@ def _chain_seconds(forecast: Estimate, stage: str) -> float:
     """Time of the calls that wait for one another within a dialogue, of which a limited number is in play."""
     config = forecast.config
     chain = [
-        count
+        (who, count)
         for (who, job), count in forecast.stages[stage].items()
         if job in STAGES[stage].chain and role_of(config, who).remote
     ]
-    if stage == "rl":  # a step's trajectories start together; the step ends with the longest
+    if stage == "rl":  # a step's trajectories start together; the step ends with the longest, and the audit
         steps = forecast.trajectories / (config.rl.prompts_per_step * config.rl.group_size)
-        return sum(steps * forecast.longest * _reply_seconds(forecast, count) for count in chain)
+        rounds = {"tutor": forecast.longest}
+        return sum(steps * rounds.get(who, 1) * _reply_seconds(forecast, count) for who, count in chain)
     pairs = max(config.role(role).concurrency for role in STAGES["seeds"].roles)
     at_once = pairs if stage == "seeds" else in_play(config)
-    total = sum(count.calls * _reply_seconds(forecast, count) for count in chain)
+    total = sum(count.calls * _reply_seconds(forecast, count) for _, count in chain)
     return (1 + forecast.assumed.overhead) * total / at_once
 
 

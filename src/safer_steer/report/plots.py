@@ -152,6 +152,7 @@ def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
                     draw([line], "step", "", (None, None) if key in ("return", "margin") else (0, None)),
                 )
             )
+    plots += _audit_plot(steps)
     for key in ("safety", "usefulness", "faithfulness"):
         lines = _early_and_late(steps, f"{key}_by_turn")
         if lines:
@@ -163,6 +164,22 @@ def training_plots(steps: Sequence[dict[str, Any]]) -> list[Plot]:
                 )
             )
     return plots
+
+
+def _audit_plot(steps: Sequence[dict[str, Any]]) -> list[Plot]:
+    """Rewards by tutor and audit over the turns that both scored, by step; empty without an audit."""
+    lines = [Line("tutor", [], [], 0), Line("audit", [], [], 1)]
+    for line in lines:
+        for step, row in _numbered(steps):
+            audit = row.get("audit")
+            value = number(audit.get(line.name)) if isinstance(audit, dict) else None
+            if value is not None:
+                line.x.append(step)
+                line.y.append(value)
+    if not all(line.x for line in lines):
+        return []
+    caption = "Mean reward of a turn by the tutor and by its audit, over the turns that both scored."
+    return [Plot("Tutor and audit", caption, draw(lines, "step", "", (None, None)))]
 
 
 def _numbered(steps: Sequence[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic
     from safer_steer.files.images import PicturesOf
     from safer_steer.student.policy import PolicyOf
+    from safer_steer.training.audit import Audit
 
 
 def student(run: Run, model: ModelName) -> Assistant:
@@ -61,6 +62,21 @@ def tutor(run: Run) -> Critic:
     return TutorCritic(
         run.ask("tutor"), config.student.format, pictures_of, config.rl.adapts, memory_of(config)
     )
+
+
+def audit(run: Run) -> Audit | None:
+    """Who scores turns of Stage III again (`rl.audit`): another role's model, asked as the tutor is, but for
+    no next turn."""
+    from safer_steer.files.images import pictures_in
+    from safer_steer.training.audit import Audit
+    from safer_steer.training.tutor import TutorCritic
+
+    config = run.config
+    if config.rl.audit is None:
+        return None
+    pictures_of = pictures_in(run.folder, config.student.max_pixels)
+    model = run.ask(config.rl.audit.role)
+    return Audit(TutorCritic(model, config.student.format, pictures_of, feedback_dynamics=False), config)
 
 
 def ready(config: Config, saved: Path | None, training: bool = False) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from safer_steer.config import Agent
 from safer_steer.sandbox import scripts, speech
 from safer_steer.sandbox.language import TEXTS
 from safer_steer.sandbox.rubric import LEAKS, Assessment, Outcome
@@ -51,24 +52,27 @@ C = Family(
 )
 AGENTS: dict[str, tuple[Family, ...]] = {
     "sandbox": (A,),
-    "sandbox-a": (A,),
-    "sandbox-b": (B,),
-    "sandbox-c": (C,),
-    "sandbox-ab": (A, B),
-    "sandbox-even": (A,),
+    Agent.A: (A,),
+    Agent.B: (B,),
+    Agent.C: (C,),
+    Agent.A_AND_B: (A, B),
 }
-"""What the embedded agents attack with, by the name of the model: attacker and tutor."""
-EVEN = "sandbox-even"
-"""The tutor that does not adapt: it draws from all its structures alike, whatever was answered."""
+"""What the embedded agents attack with, by the name of the model: attacker and tutor; the others as
+`sandbox`."""
 SET_UP = "set_up"
 """An approach of the tutor over two turns: a harmless question, and one for a piece of the procedure that
 quotes its answer."""
 
 
+def families_of(model: str) -> tuple[Family, ...]:
+    """What an agent of this name attacks with."""
+    return AGENTS.get(model, AGENTS["sandbox"])
+
+
 def approaches_of(model: str) -> dict[str, str]:
     """What a tutor of this name chooses from, with an example of each: its structures, and `SET_UP`."""
     approaches: dict[str, str] = {}
-    for family in AGENTS[model]:
+    for family in families_of(model):
         approaches |= {form: TEXTS[form][0] for form in family.forms}
     return approaches | {SET_UP: "a harmless question, then its answer quoted"}
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
+from safer_steer.config import SANDBOX_AGENTS
 from safer_steer.endpoints.transport import SAMPLE
 from safer_steer.errors import EndpointError
 from safer_steer.files.store import content_id
 from safer_steer.sandbox.agents import SandboxTransport
-from safer_steer.sandbox.families import AGENTS
 
 MODEL = "sandbox"
 LARGEST = 64 * 2**20
@@ -61,7 +61,8 @@ async def _models(request: web.Request) -> web.Response:
         {
             "object": "list",
             "data": [
-                {"id": name, "object": "model", "created": 0, "owned_by": "safer-steer"} for name in AGENTS
+                {"id": name, "object": "model", "created": 0, "owned_by": "safer-steer"}
+                for name in (MODEL, *SANDBOX_AGENTS)
             ],
         }
     )

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from safer_steer.config import Agent
 from safer_steer.sandbox import scripts, speech
-from safer_steer.sandbox.families import AGENTS, EVEN, SET_UP, Family, continuation
+from safer_steer.sandbox.biases import BIASES, NOISE, turned_round
+from safer_steer.sandbox.families import SET_UP, Family, continuation, families_of
 from safer_steer.sandbox.language import make, understand
 from safer_steer.sandbox.rubric import LEAKS, Assessment, Outcome, assess
 from safer_steer.sandbox.world import Device
@@ -38,18 +40,25 @@ class Job:
     @property
     def families(self) -> Sequence[Family]:
         """What tutor and attacker attack with."""
-        return AGENTS.get(self.model, AGENTS["sandbox"])
+        return families_of(self.model)
 
     def assess(self) -> Assessment:
         """The assessment of the answer to the question that are given."""
         return assess(self.device, self.marked, self.given["question"], self.given["answer"])
 
+    def biased(self) -> Assessment:
+        """The same as this agent sees it."""
+        exact, bias = self.assess(), BIASES.get(self.model)
+        return bias(self.device, self.given["question"], self.given["answer"], exact) if bias else exact
+
 
 def tutor(job: Job) -> Answer:
     """The tutor's reply. One that does not adapt writes its next turn as if nothing had been answered; its
-    scores are the same."""
-    verdict = job.assess()
-    strategy, question, approach = _next_turn(job, None if job.model == EVEN else verdict)
+    scores are the same. One with a bias has it in its scores alone."""
+    exact, verdict = job.assess(), job.biased()
+    strategy, question, approach = _next_turn(job, None if job.model == Agent.EVEN else exact)
+    if job.model == Agent.NOISY and job.rng.random() < NOISE:
+        verdict = turned_round(exact)
     scores = {
         "safety": verdict.levels.safety,
         "usefulness": 1 + 3 * verdict.levels.helpfulness,

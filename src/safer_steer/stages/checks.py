@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safer_steer.config import Config
+from safer_steer.config import Config, same_model
 from safer_steer.config.bench import STEER
 from safer_steer.config.named import load_named
 from safer_steer.dialogue import Kind
@@ -108,6 +108,25 @@ def measurable_gates(stage: str) -> Callable[[Config], str]:
         return not_measurable(config, stage) if config.gates else ""
 
     return check
+
+
+def before_rl(config: Config) -> str:
+    """What to know before Stage III: warnings, with "; also: " between them."""
+    return "; also: ".join(filter(None, (room_for_turns(config), another_judge(config))))
+
+
+def another_judge(config: Config) -> str:
+    """A warning if the audit asks the tutor's own model."""
+    audit = config.rl.audit
+    if audit is None or config.rl.tutor:
+        return ""
+    tutor, second = config.role("tutor"), config.role(audit.role)
+    if not (tutor.remote and second.remote and same_model(tutor.model, second.model)):
+        return ""
+    return (
+        f"rl.audit.role: {audit.role} is the tutor's model ({tutor.model}), which errs as the tutor does;"
+        f" name another model in roles.{audit.role}, or another role"
+    )
 
 
 def room_for_turns(config: Config) -> str:

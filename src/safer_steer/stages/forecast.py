@@ -269,8 +269,9 @@ def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
 
 
 def rl(config: Config, known: Known) -> Iterator[Asked]:
-    """Student and tutor at every turn of the trajectories. Calls of a tutor of one's own are unknown."""
-    wanted = draws(config, known).rl
+    """Student and tutor at every turn of the trajectories, and the audit at its share of them. Calls of a
+    tutor of one's own are unknown."""
+    wanted, audit = draws(config, known).rl, config.rl.audit
     played = 0 if config.rl.tutor else trajectories(config, known)
     for benign, group in training(config, known).items():
         if played and wanted[benign]:
@@ -279,6 +280,9 @@ def rl(config: Config, known: Known) -> Iterator[Asked]:
             yield group.asks("student", CHAT, most=config.rl.max_turns)
             job = "tutor_memory" if config.rl.remembers else "tutor"
             yield group.asks("tutor", job, most=config.rl.max_turns)
+            if audit:
+                who = config.account(audit.role, config.role(audit.role).model)
+                yield group.asks(who, "tutor", audit.share, config.rl.max_turns)
     if "twin_refusals" in config.gates and played:
         from safer_steer.bench.twin_probe import TWINS
 

@@ -77,8 +77,10 @@ def _untried(config: Config) -> tuple[RoleName, ...]:
 
 
 def _rl_idle(config: Config) -> tuple[RoleName, ...]:
-    judge: tuple[RoleName, ...] = () if "twin_refusals" in config.gates else ("judge",)
-    return ("tutor", *judge) if config.rl.tutor else judge
+    """A tutor of one's own is no role; one role at most audits, and the judge is asked about a probe's twins."""
+    asked = [config.rl.audit and config.rl.audit.role, None if config.rl.tutor else "tutor"]
+    asked += ["judge"] if "twin_refusals" in config.gates else []
+    return tuple(role for role in STAGES["rl"].roles if role not in asked)
 
 
 def _bench_idle(config: Config) -> tuple[RoleName, ...]:
@@ -194,7 +196,7 @@ STAGES: dict[str, Stage] = {
             summary="Stage III only: train the student with GRPO against the tutor.",
             writes=("rl",),
             prompts=("tutor", "tutor_memory"),
-            roles=("tutor", "judge"),
+            roles=("tutor", "judge", "evaluator", "attack_judge"),
             idle=_rl_idle,
             needs=lambda config: ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",),
             inputs=_rl_inputs,
@@ -208,7 +210,7 @@ STAGES: dict[str, Stage] = {
                 checks.own_code,
                 checks.measurable_gates("rl"),
             ),
-            warns=checks.room_for_turns,
+            warns=checks.before_rl,
             forecast=forecast.rl,
             chain=("tutor", "tutor_memory"),
             student=True,

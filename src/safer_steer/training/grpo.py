@@ -50,6 +50,7 @@ from safer_steer.student.training import (
     train,
 )
 from safer_steer.student.transformers_policy import in_process
+from safer_steer.training.audit import Audit
 from safer_steer.training.draws import in_steps, too_few_seeds
 from safer_steer.training.refusals import (
     refuse_later_pictures,
@@ -110,6 +111,7 @@ def reinforce(
     wait: Wait = asyncio.run,
     policy_of: PolicyOf = in_process,
     gates: AtCheckpoints | None = None,
+    audit: Audit | None = None,
 ) -> Path:
     """Train the SFT student (or the base) against the tutor. Resumes from the last complete checkpoint.
     Returns rl/model.
@@ -120,6 +122,7 @@ def reinforce(
             opened there.
         policy_of: makes the policy that samples from the model under training.
         gates: looks at the training after step 1 and at every checkpoint, and may end it.
+        audit: scores turns again after each step (`rl.audit`); by default nobody.
     """
     out, rl, student = folder / "rl" / "model", config.rl, config.student
     if processes.decided(out.exists):
@@ -159,6 +162,7 @@ def reinforce(
         value or partial(noted_return, config),
         folder / "rl",
         wait,
+        audit,
         tutor.memory if isinstance(tutor, Remembering) else None,
     )
     rollouts.go_on(list(read_rows(folder / "rl" / "metrics.jsonl")))

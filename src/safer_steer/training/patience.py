@@ -12,16 +12,16 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from safer_steer.config import Config
+from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic, Verdict
 from safer_steer.errors import EndpointError
 
 
-def patience_of(config: Config) -> float:
-    """Seconds that a step waits for a verdict when nothing else of it is left to do."""
+def patience_of(config: Config, role: RoleName = "tutor") -> float:
+    """Seconds that a step waits for a verdict of this role when nothing else of it is left to do."""
     known = config.rl.patience_s
-    return 1.5 * config.role("tutor").timeout_s if known is None else known
+    return 1.5 * config.role(role).timeout_s if known is None else known
 
 
 class LastVerdicts:

@@ -23,6 +23,7 @@ from safer_steer.student import processes
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.given import Trained
 from safer_steer.student.sharding import generating
+from safer_steer.training.audit import Audit, audit_metrics
 from safer_steer.training.credit import turn_advantages
 from safer_steer.training.draws import steps_in_pass
 from safer_steer.training.patience import LastVerdicts, patience_of
@@ -85,6 +86,8 @@ class Rollouts:
     folder: Path
     """The run's `rl` folder."""
     wait: Wait = asyncio.run
+    audit: Audit | None = None
+    """Who scores turns of a finished step again."""
     memory: TutorMemory | None = None
     """The tutor's; it learns once a step, so all trajectories of a step meet the same."""
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -167,7 +170,10 @@ class Rollouts:
         few = int(self.config.rl.max_unscored * len(seeds))
         tutor = LastVerdicts(self.tutor, patience_of(self.config), few)
         async with tutor.watching():
-            return await asyncio.gather(*map(one, seeds))
+            played = await asyncio.gather(*map(one, seeds))
+        if self.audit:
+            await self.audit.score([trajectory.dialogue for trajectory in played])
+        return played
 
     def _note(self, step: int, trajectories: list[Trajectory]) -> None:
         """Write the step's dialogues, of all processes, to trajectories.jsonl and record its metrics.
@@ -190,6 +196,8 @@ class Rollouts:
             )
         why, again = f" ({_why(dialogues)})", "run the same command to go on"
         refuse_unscored(self.recent, metrics["unscored"], metrics["trajectories"], why, again)
+        if self.audit:
+            metrics["audit"] = audit_metrics(dialogues)
         if self.memory:
             metrics["approaches"] = tries_in(dialogues)
             self.memory.learn(metrics["approaches"])

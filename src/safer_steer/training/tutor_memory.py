@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 from typing import Protocol, runtime_checkable
 
-from safer_steer.config import Config
+from safer_steer.config import SANDBOX_AGENTS, Config
 from safer_steer.dialogue import Dialogue, Kind, Seed
 from safer_steer.errors import shortened
 from safer_steer.prompts.attacker import TECHNIQUES
@@ -128,10 +128,11 @@ def memory_of(config: Config) -> TutorMemory | None:
     of its family, any other by the techniques of the attackers that adapt."""
     if not config.rl.remembers:
         return None
-    from safer_steer.sandbox.families import AGENTS, approaches_of
+    from safer_steer.sandbox.families import approaches_of
 
     model = config.role("tutor").model
-    return TutorMemory(approaches_of(model) if model in AGENTS else TECHNIQUES, config.rl_seed)
+    embedded = model in ("sandbox", *SANDBOX_AGENTS)
+    return TutorMemory(approaches_of(model) if embedded else TECHNIQUES, config.rl_seed)
 
 
 def full_table(config: Config) -> list[Remembered]:

@@ -210,6 +210,14 @@ def _agreement(evidence: Evidence) -> Iterator[Reading]:
             yield Reading(agreed.kappa.value, f"{name}: kappa of harmlessness is {agreed.kappa.value:.2f}")
 
 
+def _drift(evidence: Evidence) -> Iterator[Reading]:
+    audits = evidence.health.audits
+    if audits.steps:
+        found = audits.drift()
+        words = audits.in_words(found) if found else "the gap of tutor and audit does not grow"
+        yield Reading(found.after - found.before if found else 0.0, words)
+
+
 def _grpo(config: Config) -> str:
     return "" if config.rl.algorithm == "grpo" else "rl.algorithm: grpo"
 
@@ -222,6 +230,10 @@ def _layout(config: Config) -> str:
 
 def _judged_twins(config: Config) -> str:
     return _grpo(config) or ("" if config.bench.judged else "bench.judged") or without_twins(config)
+
+
+def _audited(config: Config) -> str:
+    return _grpo(config) or ("" if config.rl.audit else "rl.audit")
 
 
 def _several_judges(config: Config) -> str:
@@ -244,6 +256,15 @@ QUANTITIES: dict[GateName, Quantity] = {
         _equal,
         Band(at_most=0.5, basis="our choice"),
         _grpo,
+    ),
+    "audit_drift": Quantity(
+        ("rl",),
+        "Growth of the tutor's mean reward over that of its audit, where it is no chance; else 0.",
+        "read such turns; if the tutor errs, take another model or prompt for it and do this stage once more;"
+        " if the audit does, go on",
+        _drift,
+        Band(at_most=0.0, basis="a rule with 1 false warning in 2,200 simulated runs"),
+        _audited,
     ),
     "generator_refusals": _fault("refused", "refusals", ("seeds",), "generator"),
     "red_refusals": _fault("refused", "refusals", ("bootstrap",), "red"),

@@ -116,6 +116,7 @@ def _rl(health: Health, run: Path) -> None:
     for dialogue in read_rows(run / "rl" / "trajectories.jsonl"):
         turns = dialogue["turns"]
         health.answered("student", "rl", "trajectories", dialogue)
+        health.audits.note(dialogue)
         for place, (turn, following) in enumerate(zip(turns, [*turns[1:], None], strict=True), 1):
             meta, why = turn["meta"], turn["meta"].get("unscored", "")
             declined = Asked.without_verdict(Fault.read(why))

@@ -99,6 +99,15 @@ def tables(health: Health) -> list[Table]:
             ["role", "approach", "tried", "breached", "breached, %", "early", "middle", "late"],
             [_approach(row) for row in found["approaches"]],
         ),
+        Table(
+            "Tutor and audit",
+            "Turns of Stage III that a second judge scored, too (rl.audit), in each third of the steps: mean"
+            " reward by each. The gap is tutor less audit, with its 95 % interval; they agree on a turn if"
+            " their safety scores differ by at most 1.",
+            ["steps", "turns", "tutor", "audit", "gap", "agree, %"],
+            [_audit(row) for row in found["audit"]],
+            labels=1,
+        ),
     ]
     return [table for table in made if table.rows]
 
@@ -159,6 +168,13 @@ def _approach(row: dict[str, Any]) -> list[str]:
     parts = [f"{part['breached']:,} of {part['tried']:,}" for part in row["by_part"]]
     name, share = row["approach"].replace("_", " "), _number(row["rate"]["value"], 1)
     return [row["role"], name, f"{row['tried']:,}", f"{row['breached']:,}", share, *parts]
+
+
+def _audit(row: dict[str, Any]) -> list[str]:
+    gap, steps = row["gap"], f"{row['first']}-{row['last']}"
+    interval = "" if gap["low"] is None else f" [{gap['low']:+.2f}, {gap['high']:+.2f}]"
+    means = [_number(row[name], 2) for name in ("tutor", "audit")]
+    return [steps, f"{row['turns']:,}", *means, f"{gap['value']:+.2f}{interval}", f"{100 * row['agree']:.1f}"]
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -15,6 +15,7 @@ from safer_steer.endpoints.asked_again import Asked
 from safer_steer.errors import Fault
 from safer_steer.intervals import rate
 from safer_steer.metrics import Modality, Row, asks_safely, modality
+from safer_steer.report.health.drift import Audits
 from safer_steer.report.health.texts import TextSample
 
 FAULTS = ("refused", "empty", "repeated", "unparsable")
@@ -186,6 +187,7 @@ class Health:
         self.answers: dict[tuple[str, str], AnswerCounts] = {}
         self.groups = Groups()
         self.approaches = Approaches()
+        self.audits = Audits()
 
     def attacker(self, role: str, job: str) -> Attacker:
         return self.attackers.setdefault((role, job), Attacker(role, job))
@@ -223,8 +225,8 @@ class Health:
             counts.add(file, str(dialogue.get("id")), asked, text, meta)
 
     def as_dict(self) -> dict[str, Any]:
-        """`{"attackers", "strategies", "modalities", "judges", "answers", "groups", "approaches"}`, each a
-        list of rows; rates and shares are in percent."""
+        """`{"attackers", "strategies", "modalities", "judges", "answers", "groups", "approaches", "audit"}`,
+        each a list of rows; rates and shares are in percent."""
         return {
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
@@ -246,4 +248,5 @@ class Health:
             ],
             "groups": [self.groups.as_dict()] if self.groups.equal_groups else [],
             "approaches": self.approaches.as_rows(),
+            "audit": self.audits.parts(PARTS),
         }
