@@ -159,6 +159,7 @@ def test_every_field_is_described_with_its_default() -> None:
             "gates",
             "seeds.sources",
             "assembly",
+            "rl.audit",
             "bench.adaptive",
             "bench.targets",
             "bench.typographic",

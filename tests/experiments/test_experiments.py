@@ -16,7 +16,7 @@ from safer_steer.bench.adaptive.intents import Intent
 from safer_steer.config import Config
 from safer_steer.config.file import dump_config
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, to_jsonl
-from safer_steer.experiments.arms_table import markdown, results, verdict
+from safer_steer.experiments.arms_table import markdown, results, verdict, wall_times
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import compared, hazard, log_rank
@@ -257,7 +257,7 @@ def test_the_table_has_rates_differences_and_the_papers_sign(tmp_path: Path) -> 
         Manifest(folder).record("sft", (), (), {"seconds": 100.0})
         Manifest(folder).record("rl", (), (), {"seconds": 10.0 * seed})
     found = results(experiment, runs)
-    assert found["seconds"]["mean"] == 105.0
+    assert "| mean | 105 |" in wall_times(runs) and "seconds" not in found
     assert found["arms"]["full"]["multi-turn Safe"]["value"] == pytest.approx(85)
     assert found["arms"]["SFT"]["Help on twins"]["value"] == 100
     assert "single-turn Safe" not in found["arms"]["full"], "no arm has dialogues of one turn"
@@ -309,7 +309,7 @@ def test_the_table_is_of_the_seeds_that_are_done_in_every_arm(tmp_path: Path) ->
     answer = safer_steer(*command)
     assert answer.exit_code == 0, answer.output
     found = json.loads((out / "small.json").read_bytes())
-    assert (found["seeds"], found["seconds"]) == ([1], {"full": 10.0, "mean": 10.0})
+    assert found["seeds"] == [1]
     measured = [*list(MEASURES)[2:6], "breach@1 by B"]
     assert list(found["arms"]) == ["full", "mean"] and list(found["arms"]["full"]) == measured
     safe, *_, breach = found["differences"]

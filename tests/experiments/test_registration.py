@@ -58,7 +58,7 @@ def marked(path: Path, seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
     ]
     arms = {arm: dict.fromkeys(experiment.measures or (), number) for arm in experiment.arms}
     made_up = {"arms": arms, "seeds": [*seeds], "differences": differences, "claims": claims}
-    counts = {"lost": {}, "seconds": {}, "survival": None}
+    counts = {"lost": {}, "survival": None}
     found = mark(made_up | counts, experiment, path)
     assert "exploratory" in markdown(found, experiment)
     return found

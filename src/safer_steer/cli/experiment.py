@@ -49,7 +49,7 @@ def experiment(
     ] = False,
 ) -> None:
     """Compare variants of a config over several training seeds: one table, with intervals."""
-    from safer_steer.experiments.arms_table import markdown, results
+    from safer_steer.experiments.arms_table import markdown, results, wall_times
     from safer_steer.experiments.registration import file_of, in_words, mark, register
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.work import finished, plan, work
@@ -72,11 +72,13 @@ def experiment(
         out.mkdir(parents=True, exist_ok=True)
         cores = cores_here()
         asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
-    outcome = results(settings, finished(settings, runs), jobs[-1].config.bench.max_unscored)
+    done = finished(settings, runs)
+    outcome = results(settings, done, jobs[-1].config.bench.max_unscored)
     outcome = mark(outcome, settings, file)
     text = markdown(outcome, settings)
     write_atomic(out / f"{file.stem}.json", json.dumps(outcome, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / f"{file.stem}.md", text)
+    write_atomic(out / f"{file.stem}.seconds.md", wall_times(done))
     typer.echo(text)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.bench.rates import Rate
+from safer_steer.experiments.audited import audited
+from safer_steer.experiments.audited import tables as audit_tables
 from safer_steer.experiments.measures import (
     MEASURES,
     answers_in,
@@ -85,12 +87,12 @@ def results(
 
     Returns:
         `{"name", "seeds", "arms": {arm: {measure: rate}}, "differences": [{"pair", "measure", ...,
-        "paper"}], "lost": {arm: {state: count}}, "seconds": {arm: mean over seeds}, "survival",
+        "paper"}], "lost": {arm: {state: count}}, "broken": [arm], "survival", "audit",
         "claims"}`. A rate has the form of `intervals.rate_over_seeds`, a difference that of
         `intervals.difference_over_seeds`. Without `measures` in the file they are those that some arm has,
         and those of claims. `paper` is the paper's difference in points and whether its sign agrees, or None.
-        `seconds` are of all stages that lead to an arm's model and measure it. `claims` has the form of
-        `claims.tested`.
+        `broken` are the arms without a result. `audit` is that of `audited.audited`. `claims` has the form of
+        `tested`.
     """
     measures = experiment.measures or list(MEASURES)
     folders = {
@@ -141,8 +143,9 @@ def results(
         "arms": arms,
         "differences": differences,
         "lost": lost,
-        "seconds": {arm: _seconds(by_seed.values()) for arm, by_seed in runs.items()},
+        "broken": broken,
         "survival": survival,
+        "audit": audited(runs),
         "claims": tested(experiment, differences, broken),
     }
 
@@ -177,10 +180,15 @@ def _lost_shares(folder: Path) -> Iterator[float]:
             yield list(marks.values()).count(None) / len(marks)
 
 
-def _seconds(folders: Iterable[Path]) -> float:
-    """What the stages of a run took, the mean over runs."""
-    spent = [sum(stage.get("seconds", 0) for stage in Manifest(folder).stages.values()) for folder in folders]
-    return round(sum(spent) / len(spent), 1)
+def wall_times(runs: Mapping[str, Mapping[int, Path]]) -> str:
+    """What the stages took that lead to an arm's model and measure it, as a Markdown table: seconds of a run,
+    the mean over seeds. It stands apart from the results, which are the same on every machine."""
+    rows = []
+    for arm, by_seed in runs.items():
+        stages = [list(Manifest(folder).stages.values()) for folder in by_seed.values()]
+        spent = [sum(stage.get("seconds", 0) for stage in of_run) for of_run in stages]
+        rows.append([arm, f"{sum(spent) / len(spent):.0f}"])
+    return table(["arm", "seconds of a run, with the stages it shares"], rows) + "\n"
 
 
 def markdown(outcome: dict[str, Any], experiment: Experiment) -> str:
@@ -194,15 +202,16 @@ def markdown(outcome: dict[str, Any], experiment: Experiment) -> str:
     if outcome["differences"]:
         rows = []
         for entry in outcome["differences"]:
-            paper = entry["paper"]
-            said = [f"{paper['value']:+.1f}", _told(paper["verdict"], entry, done)] if paper else ["–", "–"]
             measure = entry["measure"] + exploratory(entry)
-            rows.append([" - ".join(entry["pair"]), measure, shown(entry, sign=True), *said])
-        parts.append(table(["difference, points", "measure", "here", "paper", "sign"], rows))
+            pair, cells = " - ".join(entry["pair"]), beside(entry, done, outcome.get("broken", ()))
+            rows.append([pair, measure, shown(entry, sign=True), *cells])
+        parts.append(table(["difference, points", "measure", "here", "paper", "verdict"], rows))
     if registration := outcome.get("registration"):
         parts.append(registration["said"])
     if outcome["survival"]:
         parts += _survival(outcome["survival"])
+    for before, head, rows in audit_tables(outcome.get("audit") or {}):
+        parts += [before, table(head, rows)]
     if outcome["claims"]:
         parts.append(claims_table([(None, claim, done) for claim in outcome["claims"]]))
     lost = []
@@ -213,8 +222,6 @@ def markdown(outcome: dict[str, Any], experiment: Experiment) -> str:
         if count := counts.get("unanswered"):
             lost.append(f"{arm}: {count} question{'s' * (count > 1)} without an answer.")
     parts.append("\n".join(lost) or "Every dialogue has a result.")
-    spent = ", ".join(f"{arm} {seconds:.0f}" for arm, seconds in outcome["seconds"].items())
-    parts.append(f"Seconds of a run, with the stages it shares: {spent}.")
     if experiment.paper:
         parts.append(f"Paper: {experiment.paper.source}.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -232,7 +239,7 @@ def claims_table(claims: Iterable[tuple[str | None, dict[str, Any], int]]) -> st
         number = shown(claim["found"], sign=True)
         what = f"{claim['measure']}, {' - '.join(claim['pair'])}"
         tested_in, named = ([f"`{file}`"], True) if file else ([], named)
-        said = _told(claim["verdict"], claim["found"], seeds) + exploratory(claim)
+        said = told(claim["verdict"], claim["found"], seeds) + exploratory(claim)
         rows.append([claim["says"], claim["where"], *tested_in, what, number, f"**{said}**"])
     head = ["the paper's claim", "where", *(["experiment"] if named else []), "number", "here", ""]
     return table(head, rows)
@@ -243,7 +250,20 @@ def exploratory(entry: Mapping[str, Any]) -> str:
     return " (exploratory)" if entry.get("exploratory") else ""
 
 
-def _told(verdict: str, difference: Mapping[str, Any], seeds: int) -> str:
+def beside(entry: Mapping[str, Any], seeds: int, broken: Collection[str] = ()) -> list[str]:
+    """What stands beside a difference: the paper's, and the verdict. That is whether ours has the paper's
+    sign; without one, whether the first arm has more or less.
+
+    Args:
+        broken: arms without a result.
+    """
+    if paper := entry.get("paper"):
+        return [f"{paper['value']:+.1f}", told(paper["verdict"], entry, seeds)]
+    own = verdict(entry, 1, broken)
+    return ["–", told({"agrees": "more", "disagrees": "less"}.get(own, own), entry, seeds)]
+
+
+def told(verdict: str, difference: Mapping[str, Any], seeds: int) -> str:
     """The verdict; where it cannot tell, with the difference that the experiment could have told."""
     least = detectable(difference, seeds) if verdict == CANNOT_TELL else None
     return verdict if least is None else f"{verdict} (80 % power: {least:.1f} points)"

@@ -23,7 +23,7 @@ class ShownExperiment:
 
 def experiment_tables(outcome: Row) -> ShownExperiment:
     """The rates by arm, the differences beside the paper's, hazards and log-rank tests."""
-    from safer_steer.experiments.arms_table import exploratory, shown  # loads slowly
+    from safer_steer.experiments.arms_table import beside, exploratory, shown  # loads slowly
 
     arms, survival = outcome["arms"], outcome.get("survival") or {}
     measures = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
@@ -34,7 +34,7 @@ def experiment_tables(outcome: Row) -> ShownExperiment:
             "The number is the difference here, in points, over all seeds. Cannot tell: an interval includes"
             " 0. No result: too many dialogues of an arm have no scores.",
             ["claim", "where", "measure", "number", "here"],
-            list(map(_claim, outcome.get("claims") or ())),
+            [_claim(claim, seeds) for claim in outcome.get("claims") or ()],
             labels=3,
         ),
         Table(
@@ -50,29 +50,29 @@ def experiment_tables(outcome: Row) -> ShownExperiment:
         ),
         Table(
             "Differences",
-            "Points, paired by seed and dialogue. The sign agrees or disagrees with the paper's only if both"
-            f" intervals exclude 0. {(outcome.get('registration') or {}).get('said', '')}",
-            ["difference", "measure", "here", "paper", "sign"],
+            "Points, paired by seed and dialogue. The verdict tells a sign only if both intervals exclude 0."
+            f" {(outcome.get('registration') or {}).get('said', '')}",
+            ["difference", "measure", "here", "paper", "verdict"],
             [
                 [
                     " − ".join(map(str, entry["pair"])),
                     str(entry["measure"]) + exploratory(entry),
                     shown(entry, sign=True),
-                    *_papers(entry.get("paper")),
+                    *beside(entry, seeds, outcome.get("broken", ())),
                 ]
                 for entry in outcome["differences"]
             ],
         ),
         *_survival(survival.get("arms") or {}, survival.get("tests") or ()),
+        *_audits(outcome),
         Table(
             "Runs",
-            "Dialogues without a result are left out of the rates. Seconds: of a run and what it shares.",
-            ["arm", "dialogues", *LOST, "seconds"],
+            "Dialogues without a result are left out of the rates.",
+            ["arm", "dialogues", *LOST],
             [
                 [
                     str(arm),
                     *(_count(counts.get(key)) for key in ("dialogues", *LOST)),
-                    _count((outcome.get("seconds") or {}).get(arm)),
                 ]
                 for arm, counts in (outcome.get("lost") or {}).items()
             ],
@@ -84,12 +84,28 @@ def experiment_tables(outcome: Row) -> ShownExperiment:
     )
 
 
-def _claim(claim: Row) -> list[str]:
-    from safer_steer.experiments.arms_table import exploratory, shown
+def _claim(claim: Row, seeds: int) -> list[str]:
+    from safer_steer.experiments.arms_table import exploratory, shown, told
 
     number = shown(claim["found"], sign=True)
     measure = f"{claim['measure']}, {' − '.join(claim['pair'])}"
-    return [claim["says"], claim["where"], measure, number, claim["verdict"] + exploratory(claim)]
+    return [
+        claim["says"],
+        claim["where"],
+        measure,
+        number,
+        told(claim["verdict"], claim["found"], seeds) + exploratory(claim),
+    ]
+
+
+def _audits(outcome: Row) -> list[Table]:
+    from safer_steer.experiments.audited import tables
+
+    titles = ("Rewards by tutor and audit", "When the audit notices")
+    return [
+        Table(title, note, head, rows, labels=len(head) - len(rows[0]) + 2)
+        for title, (note, head, rows) in zip(titles, tables(outcome.get("audit") or {}), strict=False)
+    ]
 
 
 def _survival(arms: Row, tests: Iterable[Row]) -> list[Table]:
@@ -141,10 +157,6 @@ def _by_turn(arms: Row, name: str) -> tuple[list[str], list[list[str]]]:
         shares = [*(entry.get(name) or ()), *[None] * longest][:longest]
         rows.append([str(arm), *map(_percent, shares)])
     return ["arm", *(f"turn {turn}" for turn in range(1, longest + 1))], rows if longest else []
-
-
-def _papers(paper: Row | None) -> list[str]:
-    return [f"{paper['value']:+.1f}", str(paper["verdict"])] if paper else [NONE, NONE]
 
 
 def _percent(share: float | None) -> str:

@@ -3,6 +3,11 @@
 A student that is trained on a tutor's scores learns what the tutor rewards wrongly, too. Then the tutor's
 rewards rise above those of a second judge of the same turns. Two judges may differ from the start, and that
 says nothing of the training; so the check looks at the *growth* of their gap.
+
+It looks after every step, and may warn wrongly once in a run. Simulated were 2,200 runs of 10, 100 and 200
+steps in which the gap does not grow: noise that the turns of a script share, judges that differ in 2 % of the
+turns, in one script of ten, or in both directions. It warned in 1 of them (95 %
+interval 0.0 to 0.3 %). tests/report/health/test_drift.py repeats a part.
 """
 
 from __future__ import annotations

@@ -1,0 +1,90 @@
+"""What the audit of Stage III (`rl.audit`) says of an experiment's arms: rewards by step, and whether
+`health` notices a drift before the audit's own reward falls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from safer_steer.files.store import read_rows
+from safer_steer.report.health.drift import Audits, Drift
+
+SHOWN = 12
+"""Steps in the table at most; of more, the last ones of equal parts."""
+
+
+def audited(runs: Mapping[str, Mapping[int, Path]]) -> dict[str, Any] | None:
+    """By arm, of the runs that were audited; None if none was.
+
+    Args:
+        runs: each arm's run folder by seed.
+
+    Returns:
+        `{arm: {"steps", "tutor", "audit", "noticed", "fell"}}`: the steps; the mean rewards r_t' by tutor and
+        audit of each, over the seeds; and by seed the step at which `health` notices that they drift apart,
+        and that at which the audit's own reward has fallen by the same rule, or None.
+    """
+    found = {}
+    for arm, by_seed in runs.items():
+        each = {seed: _audits(folder) for seed, folder in by_seed.items()}
+        means: dict[int, dict[str, list[float]]] = {}
+        for audits in each.values():
+            for step, turns in audits.steps.items():
+                of_step = means.setdefault(step, {"tutor": [], "audit": []})
+                of_step["tutor"].append(fmean(turn.tutor for turn in turns))
+                of_step["audit"].append(fmean(turn.audit for turn in turns))
+        if means:
+            steps = sorted(means)
+            found[arm] = {
+                "steps": steps,
+                **{by: [fmean(means[step][by]) for step in steps] for by in ("tutor", "audit")},
+                "noticed": {seed: _noticed(audits.drift()) for seed, audits in each.items()},
+                "fell": {seed: _noticed(audits.fall()) for seed, audits in each.items()},
+            }
+    return found or None
+
+
+def _audits(run: Path) -> Audits:
+    audits = Audits()
+    for row in read_rows(run / "rl" / "trajectories.jsonl"):
+        audits.note(row)
+    return audits
+
+
+def _noticed(drift: Drift | None) -> int | None:
+    return drift.noticed if drift else None
+
+
+def tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """What `audited` found as tables: a line before it, its head and its rows. None without an arm."""
+    if not found:
+        return []
+    steps = max((entry["steps"] for entry in found.values()), key=len)
+    count = min(SHOWN, len(steps))
+    chosen = [steps[len(steps) * part // count - 1] for part in range(1, count + 1)]
+    rewards, notices = [], []
+    for arm, entry in found.items():
+        for by in ("tutor", "audit"):
+            known = dict(zip(entry["steps"], entry[by], strict=True))
+            cells = [f"{known[step]:.2f}" if step in known else "–" for step in chosen]
+            rewards.append([arm, by, *cells])
+        notices.append([arm, *(", ".join(map(_shown, entry[key].values())) for key in ("noticed", "fell"))])
+    return [
+        (
+            "Mean reward of a turn by tutor and audit, over the turns that both scored, all seeds:",
+            ["arm", "by", *(f"step {step}" for step in chosen)],
+            rewards,
+        ),
+        (
+            "The step at which `health` notices, and that at which the audit's own reward has fallen by the"
+            " same rule, for each training seed:",
+            ["arm", "noticed", "fallen"],
+            notices,
+        ),
+    ]
+
+
+def _shown(step: int | None) -> str:
+    return "never" if step is None else str(step)
