@@ -69,26 +69,23 @@ def unaudited(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_it_is_paid_once_over_kill_9_and_trains_nothing(tmp_path: Path, served_by_core: str) -> None:
-    audited, plain = config(served_by_core), config(served_by_core, None)
-    straight, killed, without = (tmp_path / name for name in ("straight", "killed", "without"))
-    start(straight, audited).wait()
-    run = start(killed, audited)
+    killed, without = tmp_path / "killed", tmp_path / "without"
+    run = start(killed, config(served_by_core))
     assert run.kill_when(lambda: calls(killed).get("judge", 0) >= 3)
-    start(killed, audited).wait()
-    start(without, plain).wait()
+    start(killed, config(served_by_core)).wait()
+    start(without, config(served_by_core, None)).wait()
 
-    assert calls(killed) == calls(straight) and calls(straight)["judge"] > 5
-    assert rows(killed, "trajectories.jsonl") == rows(straight, "trajectories.jsonl")
-    steps = [row["audit"] for row in rows(straight, "metrics.jsonl")]
-    assert [row["audit"] for row in rows(killed, "metrics.jsonl")] == steps
-    assert sum(step["turns"] for step in steps) == calls(straight)["judge"]
+    turns = [turn["meta"] for row in rows(killed, "trajectories.jsonl") for turn in row["turns"]]
+    audited = len([meta for meta in turns if "audit" in meta])
+    steps = [row["audit"] for row in rows(killed, "metrics.jsonl")]
+    assert 5 < audited < len(turns) and calls(killed)["judge"] == audited, "a turn was paid twice"
+    assert sum(step["turns"] for step in steps) == audited
     assert all(step["tutor"] is not None and step["unscored"] == 0 for step in steps)
-    meta = [turn["meta"] for row in rows(straight, "trajectories.jsonl") for turn in row["turns"]]
-    assert len([one for one in meta if "audit" in one]) == calls(straight)["judge"] < len(meta)
 
-    assert "judge" not in calls(without) and unaudited(straight) == rows(without, "trajectories.jsonl")
+    assert "judge" not in calls(without) and calls(without)["tutor"] == calls(killed)["tutor"]
+    assert unaudited(killed) == rows(without, "trajectories.jsonl")
     assert "audit" not in rows(without, "metrics.jsonl")[0]
-    ours, theirs = (load_file(folder / "rl/model/model.safetensors") for folder in (straight, without))
+    ours, theirs = (load_file(folder / "rl/model/model.safetensors") for folder in (killed, without))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
