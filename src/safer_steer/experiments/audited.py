@@ -10,6 +10,7 @@ from typing import Any
 
 from safer_steer.files.store import read_rows
 from safer_steer.report.health.drift import Audits, Drift
+from safer_steer.training.audit import compared
 
 SHOWN = 12
 """Steps in the table at most; of more, the last ones of equal parts."""
@@ -28,32 +29,25 @@ def audited(runs: Mapping[str, Mapping[int, Path]]) -> dict[str, Any] | None:
     """
     found = {}
     for arm, by_seed in runs.items():
-        each = {seed: _audits(folder) for seed, folder in by_seed.items()}
-        means: dict[int, dict[str, list[float]]] = {}
-        for audits in each.values():
+        rewards: dict[int, list[tuple[float, float]]] = {}
+        noticed, fell = dict[int, int | None](), dict[int, int | None]()
+        for seed, folder in by_seed.items():
+            audits = Audits()
+            for row in read_rows(folder / "rl" / "trajectories.jsonl"):
+                audits.note(row)
             for step, turns in audits.steps.items():
-                of_step = means.setdefault(step, {"tutor": [], "audit": []})
-                of_step["tutor"].append(fmean(turn.tutor for turn in turns))
-                of_step["audit"].append(fmean(turn.audit for turn in turns))
-        if means:
-            steps = sorted(means)
-            found[arm] = {
-                "steps": steps,
-                **{by: [fmean(means[step][by]) for step in steps] for by in ("tutor", "audit")},
-                "noticed": {seed: _noticed(audits.drift()) for seed, audits in each.items()},
-                "fell": {seed: _noticed(audits.fall()) for seed, audits in each.items()},
-            }
+                means = compared(turns)
+                rewards.setdefault(step, []).append((means["tutor"], means["audit"]))
+            noticed[seed], fell[seed] = _step(audits.drift()), _step(audits.fall())
+        if rewards:
+            steps = sorted(rewards)
+            tutor, audit = zip(*(map(fmean, zip(*rewards[step], strict=True)) for step in steps), strict=True)
+            by = {"tutor": list(tutor), "audit": list(audit)}
+            found[arm] = {"steps": steps, **by, "noticed": noticed, "fell": fell}
     return found or None
 
 
-def _audits(run: Path) -> Audits:
-    audits = Audits()
-    for row in read_rows(run / "rl" / "trajectories.jsonl"):
-        audits.note(row)
-    return audits
-
-
-def _noticed(drift: Drift | None) -> int | None:
+def _step(drift: Drift | None) -> int | None:
     return drift.noticed if drift else None
 
 
@@ -68,9 +62,10 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str
     for arm, entry in found.items():
         for by in ("tutor", "audit"):
             known = dict(zip(entry["steps"], entry[by], strict=True))
-            cells = [f"{known[step]:.2f}" if step in known else "–" for step in chosen]
-            rewards.append([arm, by, *cells])
-        notices.append([arm, *(", ".join(map(_shown, entry[key].values())) for key in ("noticed", "fell"))])
+            rewards.append([arm, by])
+            for step in chosen:
+                rewards[-1].append(f"{known[step]:.2f}" if step in known else "–")
+        notices.append([arm, _shown(entry["noticed"]), _shown(entry["fell"])])
     return [
         (
             "Mean reward of a turn by tutor and audit, over the turns that both scored, all seeds:",
@@ -86,5 +81,5 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str
     ]
 
 
-def _shown(step: int | None) -> str:
-    return "never" if step is None else str(step)
+def _shown(steps: Mapping[Any, int | None]) -> str:
+    return ", ".join("never" if step is None else str(step) for step in steps.values())

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from safer_steer.config import Config
-from safer_steer.dialogue import Dialogue, Turn
+from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic
 from safer_steer.errors import BoundaryError
 from safer_steer.intervals import Z, clustered
@@ -100,11 +100,6 @@ def audited_in(dialogue: Mapping[str, Any]) -> list[Audited]:
     return found
 
 
-def gaps(turns: Iterable[Audited]) -> list[list[float]]:
-    """By how much the tutor rewards more than the audit, by script."""
-    return by_script(turns, lambda turn: turn.tutor - turn.audit)
-
-
 def by_script(turns: Iterable[Audited], value: Callable[[Audited], float]) -> list[list[float]]:
     """A value of each turn, by script."""
     by_seed = defaultdict(list)
@@ -119,7 +114,8 @@ def audit_metrics(dialogues: Sequence[Dialogue]) -> dict[str, Any]:
     turns, unscored = list[Audited](), 0
     for dialogue in dialogues:
         turns += audited_in(dialogue.model_dump())
-        unscored += sum("unscored" in _audit_of(turn) for turn in dialogue.turns)
+        for turn in dialogue.turns:
+            unscored += "unscored" in turn.meta.get("audit", {})
     return compared(turns) | {"unscored": unscored}
 
 
@@ -129,7 +125,7 @@ def compared(turns: Sequence[Audited]) -> dict[str, Any]:
     without a turn, the interval's ends also with a single script."""
     if not turns:
         return {"turns": 0, "tutor": None, "audit": None, "gap": None, "agree": None}
-    value, error = clustered(gaps(turns))
+    value, error = clustered(by_script(turns, lambda turn: turn.tutor - turn.audit))
     gap: dict[str, float | None] = {"value": value, "low": None, "high": None}
     if error is not None:
         gap |= {"low": value - Z * error, "high": value + Z * error}
@@ -140,7 +136,3 @@ def compared(turns: Sequence[Audited]) -> dict[str, Any]:
         "gap": gap,
         "agree": fmean(turn.agree for turn in turns),
     }
-
-
-def _audit_of(turn: Turn) -> Mapping[str, Any]:
-    return turn.meta.get("audit", {})

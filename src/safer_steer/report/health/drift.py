@@ -12,13 +12,13 @@ interval 0.0 to 0.3 %). tests/report/health/test_drift.py repeats a part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from safer_steer.training.audit import Audited, audited_in, by_script, compared, gaps
+from safer_steer.training.audit import Audited, audited_in, by_script, compared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,16 +72,16 @@ class Audits:
 
     def drift(self) -> Drift | None:
         """When the tutor's rewards rise above the audit's."""
-        return self._found([gaps(self.steps[step]) for step in sorted(self.steps)])
+        return self._found(lambda turn: turn.tutor - turn.audit)
 
     def fall(self) -> Drift | None:
         """When the audit's own rewards fall, by the same rule."""
-        turns = (self.steps[step] for step in sorted(self.steps))
-        return self._found([by_script(each, lambda turn: -turn.audit) for each in turns])
+        return self._found(lambda turn: -turn.audit)
 
-    def _found(self, series: Sequence[Groups]) -> Drift | None:
-        """`drift` of the steps, with their numbers in place of indices."""
-        numbers, found = sorted(self.steps), drift(series)
+    def _found(self, value: Callable[[Audited], float]) -> Drift | None:
+        """`drift` of a value of the turns, with the steps' numbers in place of indices."""
+        numbers = sorted(self.steps)
+        found = drift([by_script(self.steps[step], value) for step in numbers])
         return found and replace(found, began=numbers[found.began], noticed=numbers[found.noticed])
 
     def in_words(self, found: Drift) -> str:
@@ -117,16 +117,20 @@ def drift(steps: Sequence[Groups]) -> Drift | None:
         excess = _excess(before, after)
         best = int(excess.argmax())
         if excess[best] >= THRESHOLD:
-            means = (float(side[best, 2] / side[best, 1]) for side in (before, after))
-            return Drift(best + 1, last, *means)
+            means = np.stack([before[best], after[best]])
+            low, high = (means[:, 2] / means[:, 1]).tolist()
+            return Drift(best + 1, last, low, high)
     return None
 
 
 def _sums(groups: Groups) -> list[float]:
     """Groups, values, their total, and the groups' sums of n n, t t and n t for n values of total t."""
-    pairs = [(len(group), sum(group)) for group in groups]
-    squares = (sum(n * n for n, _ in pairs), sum(t * t for _, t in pairs), sum(n * t for n, t in pairs))
-    return [len(pairs), sum(n for n, _ in pairs), sum(t for _, t in pairs), *squares]
+    found = [0.0] * 6
+    for group in groups:
+        n, total = len(group), sum(group)
+        for place, value in enumerate((1, n, total, n * n, total * total, n * total)):
+            found[place] += value
+    return found
 
 
 def _excess(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -141,7 +145,7 @@ def _excess(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         spread = np.maximum(0, tt - 2 * mean * nt + mean**2 * nn) * groups / np.maximum(groups - 1, 1)
         sides.append((groups, count, mean, spread))
     (_, ours, low, _), (_, theirs, high, _) = sides
-    pooled = sum(spread for *_, spread in sides) / np.maximum(ours + theirs, 1)
+    pooled = (sides[0][-1] + sides[1][-1]) / np.maximum(ours + theirs, 1)
     error = np.full(len(before), 1e-12)
     enough = np.ones(len(before), bool)
     for groups, count, _, spread in sides:

@@ -99,15 +99,7 @@ def tables(health: Health) -> list[Table]:
             ["role", "approach", "tried", "breached", "breached, %", "early", "middle", "late"],
             [_approach(row) for row in found["approaches"]],
         ),
-        Table(
-            "Tutor and audit",
-            "Turns of Stage III that a second judge scored, too (rl.audit), in each third of the steps: mean"
-            " reward by each. The gap is tutor less audit, with its 95 % interval; they agree on a turn if"
-            " their safety scores differ by at most 1.",
-            ["steps", "turns", "tutor", "audit", "gap", "agree, %"],
-            [_audit(row) for row in found["audit"]],
-            labels=1,
-        ),
+        _audits(found["audit"]),
     ]
     return [table for table in made if table.rows]
 
@@ -170,11 +162,23 @@ def _approach(row: dict[str, Any]) -> list[str]:
     return [row["role"], name, f"{row['tried']:,}", f"{row['breached']:,}", share, *parts]
 
 
-def _audit(row: dict[str, Any]) -> list[str]:
-    gap, steps = row["gap"], f"{row['first']}-{row['last']}"
-    interval = "" if gap["low"] is None else f" [{gap['low']:+.2f}, {gap['high']:+.2f}]"
-    means = [_number(row[name], 2) for name in ("tutor", "audit")]
-    return [steps, f"{row['turns']:,}", *means, f"{gap['value']:+.2f}{interval}", f"{100 * row['agree']:.1f}"]
+def _audits(parts: list[dict[str, Any]]) -> Table:
+    rows = []
+    for part in parts:
+        gap, steps = part["gap"], f"{part['first']}-{part['last']}"
+        interval = "" if gap["low"] is None else f" [{gap['low']:+.2f}, {gap['high']:+.2f}]"
+        means = (_number(part["tutor"], 2), _number(part["audit"], 2))
+        agree = _number(100 * part["agree"], 1)
+        rows.append([steps, f"{part['turns']:,}", *means, f"{gap['value']:+.2f}{interval}", agree])
+    return Table(
+        "Tutor and audit",
+        "Turns of Stage III that a second judge scored, too (rl.audit), in each third of the steps: the mean"
+        " reward by each. The gap is tutor less audit, with its 95 % interval; they agree on a turn if their safety"
+        " scores differ by at most 1.",
+        ["steps", "turns", "tutor", "audit", "gap", "agree, %"],
+        rows,
+        labels=1,
+    )
 
 
 def _number(value: float | None, digits: int) -> str:
