@@ -173,8 +173,8 @@ def _audits(parts: list[dict[str, Any]]) -> Table:
     return Table(
         "Tutor and audit",
         "Turns of Stage III that a second judge scored, too (rl.audit), in each third of the steps: the mean"
-        " reward by each. The gap is tutor less audit, with its 95 % interval; they agree on a turn if their safety"
-        " scores differ by at most 1.",
+        " reward by each. The gap is tutor less audit, with its 95 % interval; they agree on a turn if their"
+        " safety scores differ by at most 1.",
         ["steps", "turns", "tutor", "audit", "gap", "agree, %"],
         rows,
         labels=1,
