@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 41_580,
-    "files": 272,
+    "lines": 42_270,
+    "files": 276,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,

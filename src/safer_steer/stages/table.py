@@ -77,7 +77,7 @@ def _untried(config: Config) -> tuple[RoleName, ...]:
 
 
 def _rl_idle(config: Config) -> tuple[RoleName, ...]:
-    """A tutor of one's own is no role; one role at most audits, and the judge is asked about a probe's twins."""
+    """A tutor of one's own is no role, one role at most audits, and a probe's twins are judged."""
     asked = [config.rl.audit and config.rl.audit.role, None if config.rl.tutor else "tutor"]
     asked += ["judge"] if "twin_refusals" in config.gates else []
     return tuple(role for role in STAGES["rl"].roles if role not in asked)

@@ -131,12 +131,7 @@ def reinforce(
     checkpoint = processes.decided(partial(_gone_back, folder / "rl"))
     seed_everything(config.rl_seed)
     renderer = renderer_of(student, start)
-    seeds = read_split(folder, "rl")
-    if line := too_few_seeds(rl, len(seeds)):
-        raise UserError(line)
-    refuse_later_pictures(seeds)
-    refuse_lost_inputs(renderer)
-    refuse_mixed_pictures(renderer, seeds)
+    seeds = _trainable(folder, config, renderer)
     pictures_of = pictures_in(folder, student.max_pixels)
 
     def sampling(model: Any, step: int, temperature: float) -> Policy:
@@ -185,6 +180,17 @@ def reinforce(
         shutil.rmtree(folder / "rl" / ".adapters", ignore_errors=True)
         shutil.rmtree(rollouts.journals.folder, ignore_errors=True)
     return out
+
+
+def _trainable(folder: Path, config: Config, renderer: Renderer) -> list[Seed]:
+    """The scripts of RL. Raises `UserError` if they are too few, or TRL or the student cannot take one."""
+    seeds = read_split(folder, "rl")
+    if line := too_few_seeds(config.rl, len(seeds)):
+        raise UserError(line)
+    refuse_later_pictures(seeds)
+    refuse_lost_inputs(renderer)
+    refuse_mixed_pictures(renderer, seeds)
+    return seeds
 
 
 def _trainer(
