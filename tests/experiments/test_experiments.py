@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -493,6 +496,26 @@ def attacked(random: np.random.Generator, ease: np.ndarray, easier: float = 0.0)
     fails = random.random((len(ease), 4)) < (ease + easier)[:, None]
     turns = np.where(fails.any(axis=1), fails.argmax(axis=1), 4) + 1
     return {f"s{place}": OUTCOMES[turn] for place, turn in enumerate(turns.tolist())}
+
+
+def test_the_log_rank_test_draws_the_same_in_every_process() -> None:
+    """Python orders a set of texts otherwise in each."""
+    code = """
+import numpy as np
+from test_experiments import attacked, log_rank
+random, ease = np.random.default_rng(0), np.full(40, 0.3)
+print(log_rank(attacked(random, ease), attacked(random, ease), resamples=99))
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            **{"capture_output": True, "text": True, "check": True},
+        ).stdout
+        for seed in "1234"
+    }
+    assert len(told) == 1, told
 
 
 def test_the_log_rank_test_has_its_level_where_both_models_play_the_same_scripts() -> None:

@@ -461,11 +461,11 @@ def test_an_experiment_is_shown_as_tables() -> None:
     assert claims.rows[1][3:] == ["+2.0 [-3.0, +7.0]", "cannot tell"]
     assert rates.rows == [["SFT", "50.0 [45.0, 55.0]"], ["base", "12.0 [7.0, 17.0]"]]
     assert differences.rows[0] == ["SFT − base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
-    assert differences.rows[1][3:] == ["–", "–"]
+    assert differences.rows[1][3:] == ["–", "cannot tell"]
     assert hazard.rows == [["SFT", "10.0", "–", "not reached within 2 turns"], ["base", "50.0", "–", "1"]]
     assert refused.rows == [["SFT", "0.0", "25.0"], ["base", "–", "–"]]
     assert tests.rows == [["SFT − base", "+2.0, -1.5", "0.040"]]
-    assert lost.rows == [["SFT", "20", "1", "0", "2", "62"]]
+    assert lost.rows == [["SFT", "20", "1", "0", "2"]]
 
 
 def test_experiments_come_from_their_folder_or_file_beside_runs_or_alone(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The probe of RL: the student in training answers the same safe twins at every checkpoint, and the bench's
 judge scores it. So over-refusal is seen while it can still be mended.
 
-The twins are a draw of those in `bench.suites`. They are played only if `gates` has `twin_refusals`.
+The twins are a draw of those in `bench.suites`. They are played only if `gates` has `twin_refusals`. What is
+played is imported where it is played: the page reads probes too, and loads no library of pictures.
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ import shutil
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safer_steer.bench.judging import critic_of
-from safer_steer.bench.measure import Wait, measure
-from safer_steer.bench.suite_copies import copied, moved
-from safer_steer.bench.suites import SANDBOX, Suite, draw_suite, read_suite, suite_files
-from safer_steer.bench.watch import Watch
 from safer_steer.config import Config
 from safer_steer.config.bench import STEER
-from safer_steer.data.assembly.splits import FOLDER as SPLITS
 from safer_steer.dialogue import Dialogue, read_dialogues
-from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
-from safer_steer.files.images import pictures_in
 from safer_steer.files.store import write_atomic
+
+if TYPE_CHECKING:
+    from safer_steer.bench.measure import Wait
+    from safer_steer.bench.suites import Suite
+    from safer_steer.endpoints.chat import ChatModel
 
 FOLDER = "rl/probe"
 """In the run's folder: a folder for each step, and the scripts in `suites`."""
@@ -33,18 +32,26 @@ TWINS = 50
 
 def without_twins(config: Config) -> str:
     """What a probe lacks to have something to play, or ""."""
+    from safer_steer.bench.suites import SANDBOX, suite_files
+
     if {SANDBOX, STEER} & set(config.bench.suites) or _in_files(suite_files(config.bench.suites)):
         return ""
     return "safe twins of several turns in bench.suites"
 
 
 def _in_files(paths: Sequence[Path]) -> list[Suite]:
+    from safer_steer.bench.suites import read_suite
+
     suites = [read_suite(path) for path in paths]
     return [suite for suite in suites if suite.safe_twins and suite.protocol == "multi_turn"]
 
 
 def probe_suites(config: Config, run: Path) -> list[Suite]:
     """The twins, copied into the probe's folder; the same at every step and in every run."""
+    from safer_steer.bench.suite_copies import copied, moved
+    from safer_steer.bench.suites import SANDBOX, draw_suite, suite_files
+    from safer_steer.data.assembly.splits import FOLDER as SPLITS
+
     names, home = config.bench.suites, run / FOLDER / "suites"
     paths = suite_files(names)
     if STEER in names:
@@ -71,6 +78,11 @@ def probe(
     Raises:
         UserError: the judge failed many times in a row.
     """
+    from safer_steer.bench.judging import critic_of
+    from safer_steer.bench.measure import measure
+    from safer_steer.bench.watch import Watch
+    from safer_steer.files.images import pictures_in
+
     out = run / FOLDER / f"{step:05d}"
     if (out / "done").is_file():
         return

@@ -87,7 +87,7 @@ def log_rank(
 
     ends = [
         (*one, *other)
-        for key in first.keys() & second.keys()
+        for key in sorted(first.keys() & second.keys())  # the draws follow this order
         for one in first_failures([first[key]])
         for other in first_failures([second[key]])
     ]
