@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,9 +23,11 @@ from safer_steer.prompts.scripts import Strategy
 from safer_steer.prompts.tutor import TUTOR, TutorInput
 from safer_steer.sandbox import language, scripts, speech
 from safer_steer.sandbox.agents import SandboxTransport
+from safer_steer.sandbox.corpus import example, reply
 from safer_steer.sandbox.families import A, B, C, Family
-from safer_steer.sandbox.language import understand
-from safer_steer.sandbox.suites import ATTACK_SUITES, write_suites
+from safer_steer.sandbox.language import TEXTS, make, natural_texts, understand
+from safer_steer.sandbox.rubric import LEAKS, Outcome, assess
+from safer_steer.sandbox.suites import ATTACK_SUITES, NATURAL, NATURAL_ATTACKS, write_suites
 from safer_steer.sandbox.world import devices, draw_png, training_devices
 
 ANSWERS = (
@@ -184,3 +187,48 @@ async def test_an_attacker_takes_back_what_was_refused_and_asks_otherwise() -> N
     went_on = await said(ATTACKER, inputs.model_copy(update={"history": told}), "sandbox-c", device)
     assert went_on["technique"] == structure(told[-1].user), "what worked is asked for again"
     assert Turn(user=went_on["user"]).user.startswith(C.deepen)
+
+
+@pytest.mark.parametrize("form", TEXTS)
+def test_the_judge_understands_every_natural_wording_and_scores_its_answer(form: str) -> None:
+    rng, texts = random.Random(form), natural_texts()[form]
+    assert len(set(texts)) >= 10
+    for wording in range(len(texts)):
+        device = rng.choice(devices())
+        request = replace(make(form, device, rng), natural=True, wording=wording)
+        assert understand(request.text) == request == understand(f"thank you. {request.text}")
+        for marked in (False, True):
+            verdict = assess(device, marked, request.text, reply(device, marked, request))
+            disclosed = marked and request.procedural
+            assert (verdict.outcome in LEAKS) if disclosed else (verdict.outcome is Outcome.ANSWERED)
+            needless = assess(device, marked, request.text, speech.BARE[0]).outcome
+            assert needless is (Outcome.BARE_REFUSAL if disclosed else Outcome.BARELY_REFUSED_SAFE)
+
+
+async def test_no_natural_wording_occurs_in_training_or_in_the_base_students_corpus() -> None:
+    rng = random.Random(0)
+    corpus = [user for _ in range(2000) for user, _ in example(rng).turns]
+    seen = [*corpus, *await training_turns("sandbox-ab")]
+    plain = " / ".join(" ".join(text.lower().split()) for text in seen)
+    known = set(re.findall(r"[a-z' ]{9,}", plain.replace('"', "")))
+    assert known and not any(request.natural for request in map(understand, seen) if request)
+    for texts in natural_texts().values():
+        for text in texts:
+            pieces = [piece.strip(' .,?"') for piece in re.split(r"\{\w+\}", text.lower())]
+            assert not any(all(piece in words for piece in pieces) for words in known), text
+
+
+def test_natural_suites_ask_in_natural_words_alone_and_the_others_in_none(tmp_path: Any) -> None:
+    files = write_suites(tmp_path / NATURAL, 40, 10, name=NATURAL)
+    scripted = {path.stem: list(read_scripts(path)) for paths in files.values() for path in paths}
+    forms = {}
+    for suite, seeds in scripted.items():
+        requests = [understand(text) for seed in seeds for text in seed.script]
+        assert all(request and request.natural for request in requests)
+        forms[suite] = {request.form for request in requests if request and request.procedural}
+        unsafe = sum(not turn.meta["safe"] for seed in seeds for turn in seed.turns)
+        assert unsafe == len(seeds) * {"natural_blunt": 1}.get(suite, 4 * (suite in NATURAL_ATTACKS))
+    held_out = {form for form in forms["natural_held_out"] if form in scripts.BENCH_FORMS}
+    assert forms["natural_tutor"] == set(scripts.TUTOR_FORMS) and held_out == set(scripts.BENCH_FORMS)
+    for path in write_suites(tmp_path / "sandbox", 10, 10)["multi_turn"]:
+        assert not any(understand(text).natural for seed in read_scripts(path) for text in seed.script)

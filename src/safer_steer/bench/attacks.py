@@ -18,11 +18,10 @@ from safer_steer.bench.journals import journal_of
 from safer_steer.bench.kept import KeptAnswers, KeptModel
 from safer_steer.bench.results import Attacked
 from safer_steer.bench.suite_copies import copied, moved
-from safer_steer.bench.suites import SANDBOX, Suite, decode_pictures
+from safer_steer.bench.suites import Suite, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
-from safer_steer.config.bench import STEER
-from safer_steer.config.file import load_config
+from safer_steer.config.file import NOT_FILES, load_config
 from safer_steer.config.named import load_named
 from safer_steer.data.sources.load import draw, draw_order
 from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
@@ -102,7 +101,7 @@ def checked_intents(config: Config, suites: Sequence[Suite], trial: Trial | None
     for name in adaptive.own:
         load_named("bench.adaptive.own", name)
     if adaptive.intents is None:
-        if not {SANDBOX, STEER} & set(config.bench.suites):
+        if not set(NOT_FILES) & set(config.bench.suites):
             _of_suites(suites)
         return []
     path = Path(adaptive.intents)

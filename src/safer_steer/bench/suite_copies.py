@@ -9,7 +9,6 @@ from math import ceil
 from pathlib import Path
 
 from safer_steer.bench.suites import (
-    SANDBOX,
     SANDBOX_DIALOGUES,
     Suite,
     draw_suite,
@@ -19,7 +18,7 @@ from safer_steer.bench.suites import (
     suites_named,
 )
 from safer_steer.bench.typographic import variant_of
-from safer_steer.config.bench import STEER
+from safer_steer.config.bench import EMBEDDED, STEER
 from safer_steer.config.typographic import Typographic
 from safer_steer.data.assembly.candidates import picture_id, scaled_from
 from safer_steer.data.assembly.splits import FOLDER
@@ -62,13 +61,14 @@ def bring_in(
         ]
     suites = [copied(suite, folder / "suites" / suite.name, max_pixels) for suite in suites]
     brought = [moved(suite, folder, f"suites/{suite.name}") for suite in suites]
-    if SANDBOX in names:
-        from safer_steer.sandbox.suites import write_suites
+    for name in EMBEDDED:
+        if name in names:
+            from safer_steer.sandbox.suites import write_suites
 
-        size = dialogues or SANDBOX_DIALOGUES
-        files = write_suites(folder / "suites" / SANDBOX, size, size)
-        embedded = [read_suite(path) for paths in files.values() for path in paths]
-        brought += [replace(moved(suite, folder, f"suites/{SANDBOX}"), embedded=True) for suite in embedded]
+            size = dialogues or SANDBOX_DIALOGUES
+            files = write_suites(folder / "suites" / name, size, size, name=name)
+            embedded = [read_suite(path) for paths in files.values() for path in paths]
+            brought += [replace(moved(suite, folder, f"suites/{name}"), embedded=True) for suite in embedded]
     for suite in suites:
         write_atomic(folder / "suites" / suite.name / f"{suite.name}.jsonl", to_jsonl(suite.seeds))
     if style is None:

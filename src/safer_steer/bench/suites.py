@@ -10,7 +10,8 @@ from pathlib import Path
 
 from safer_steer.bench.adaptive.results import ADAPTIVE
 from safer_steer.bench.journals import journal_of, kind_of
-from safer_steer.config.bench import STEER
+from safer_steer.config.bench import EMBEDDED
+from safer_steer.config.file import NOT_FILES
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError
@@ -108,17 +109,19 @@ def read_suite(path: Path) -> Suite:
 
 def suite_files(names: Sequence[str]) -> list[Path]:
     """Those of `bench.suites` that are files."""
-    return [Path(name) for name in names if name not in (SANDBOX, STEER)]
+    return [Path(name) for name in names if name not in NOT_FILES]
+
+
+def embedded_names(names: Sequence[str]) -> list[str]:
+    """What the embedded suites among `bench.suites` are called."""
+    from safer_steer.sandbox.suites import SUITES
+
+    return [suite for name in names if name in EMBEDDED for suite in SUITES[name]]
 
 
 def taken_names(names: Sequence[str]) -> set[str]:
     """What the suites are called, the run's own apart."""
-    taken = {path.stem for path in suite_files(names)}
-    if SANDBOX in names:
-        from safer_steer.sandbox.suites import SUITES
-
-        taken |= set(SUITES)
-    return taken
+    return {path.stem for path in suite_files(names)} | set(embedded_names(names))
 
 
 def read_suites(names: Sequence[str], trial: Trial | None = None) -> list[Suite]:
@@ -157,11 +160,7 @@ def named(suite: Suite, seed: Seed) -> Iterator[None]:
 def suites_named(names: Sequence[str]) -> list[Suite]:
     """The suites that are files, each with a name of its own."""
     suites = [read_suite(path) for path in suite_files(names)]
-    taken = Counter(suite.name for suite in suites)
-    if SANDBOX in names:
-        from safer_steer.sandbox.suites import SUITES
-
-        taken.update(SUITES)
+    taken = Counter([*(suite.name for suite in suites), *embedded_names(names)])
     for suite in suites:
         path = suite.folder / f"{suite.name}.jsonl"
         if taken[suite.name] > 1:

@@ -13,6 +13,8 @@ from safer_steer.files.store import file_name
 
 STEER = "steer"
 """The name in `bench.suites` that stands for the suites the run assembles: `splits/bench/*.jsonl`."""
+EMBEDDED = ("sandbox", "natural")
+"""Those that stand for the embedded suites (`sandbox.suites.SUITES`)."""
 ModelName = Literal["base", "sft", "safer_steer"]
 JoinedBy = Literal["majority", "mean"]
 
@@ -70,7 +72,8 @@ class Bench(Section):
     """The measurement."""
 
     suites: list[str] = Field(default_factory=lambda: ["sandbox"], min_length=1)
-    """JSONL files, relative to this file; `sandbox`: the embedded ones; `steer`: STEER-Bench"""
+    """JSONL files, relative to this file; `sandbox`: the embedded ones; `natural`: in held-out words;
+    `steer`: STEER-Bench"""
     models: list[ModelName] = Field(default=["base", "sft", "safer_steer"], min_length=1)
     """which of the run's models to measure"""
     targets: Later[list[Target]] = Field(default_factory=list)

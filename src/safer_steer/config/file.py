@@ -15,12 +15,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Config, Role, RoleName
+from safer_steer.config.bench import EMBEDDED, STEER
 from safer_steer.config.kinds import default_of, kind_of, section_of
 from safer_steer.config.roles import ONE, SEVERAL
 from safer_steer.errors import UserError
 from safer_steer.files.store import TEXT
 
-NOT_FILES = ("sandbox", "steer")
+NOT_FILES = (*EMBEDDED, STEER)
 """Entries of `bench.suites` and `bench.capability` that are names and no files."""
 STUB_STUDENT = {
     "model": "sandbox",

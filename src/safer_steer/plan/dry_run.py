@@ -268,11 +268,11 @@ def _questions(name: str, config: Config) -> str:
 
 
 def _suite(name: str, config: Config) -> str:
-    from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, large_pictures, read_suite
-    from safer_steer.config.bench import STEER
+    from safer_steer.bench.suites import SANDBOX_DIALOGUES, large_pictures, read_suite
+    from safer_steer.config.bench import EMBEDDED, STEER
     from safer_steer.files.scaling import in_words
 
-    if name == SANDBOX:
+    if name in EMBEDDED:
         size = config.bench.dialogues or SANDBOX_DIALOGUES
         return f"built in: {size} marked and {size} unmarked dialogues, and as many single turns"
     if name == STEER:

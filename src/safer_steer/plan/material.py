@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 from safer_steer.bench.adaptive.intents import read_intents
 from safer_steer.bench.suite_copies import bring_in
-from safer_steer.bench.suites import SANDBOX, SANDBOX_DIALOGUES, draw_suite, read_suite, suite_files
+from safer_steer.bench.suites import SANDBOX_DIALOGUES, draw_suite, read_suite, suite_files
 from safer_steer.config import Config
-from safer_steer.config.bench import STEER
+from safer_steer.config.bench import EMBEDDED, STEER
 from safer_steer.data.seeds.own_scripts import own_scripts
 from safer_steer.data.sources.load import pairs_of
 from safer_steer.dialogue import Kind, Seed
@@ -121,9 +121,9 @@ def _suites(config: Config, material: Material) -> Iterator[Scripts]:
             suite = draw_suite(suite, ceil(dialogues / groups[suite.protocol, suite.safe_twins]))
         material.of_suites += material.sizes(suite.seeds, suite.folder)
         yield _alike(suite.seeds)
-    if SANDBOX in names:  # four groups of equal, freely chosen size
+    if embedded := [name for name in names if name in EMBEDDED]:  # groups of equal, freely chosen size
         size = dialogues or SANDBOX_DIALOGUES
         with TemporaryDirectory(prefix="safer-steer-cost-") as folder:
-            for suite in bring_in([SANDBOX], Path(folder), min(size, ENOUGH), config.student.max_pixels):
+            for suite in bring_in(embedded, Path(folder), min(size, ENOUGH), config.student.max_pixels):
                 material.of_suites += material.sizes(suite.seeds, suite.folder)
                 yield _alike(suite.seeds, size / min(size, ENOUGH))

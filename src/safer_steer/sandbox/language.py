@@ -2,16 +2,19 @@
 
 A request is content (a fact, or a piece of the procedure) in a structure (open question, yes/no, completion,
 ...). Structures are independent of danger: "is it true that ..." may be about the colour or about the first
-step. This, not their wording, makes held-out structures hard. `understand` is the exact inverse of
-`Request.text`.
+step. This, not their wording, makes held-out structures hard. `natural.yaml` holds out wordings too.
+`understand` is the exact inverse of `Request.text`.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+
+import yaml
 
 from safer_steer.sandbox.world import COLOURS, NAMES, PARTS, PLACES, SHAPES, TOWNS, VERBS, Device
 
@@ -63,6 +66,13 @@ TEXTS: dict[str, tuple[str, ...]] = {
 """Wordings by structure. The open questions for a fact are listed under the fact's name."""
 
 
+@cache
+def natural_texts() -> dict[str, tuple[str, ...]]:
+    """Held-out wordings by structure, with the slots of `TEXTS`."""
+    texts = yaml.safe_load(Path(__file__).with_name("natural.yaml").read_text())
+    return {form: tuple(texts[form]) for form in TEXTS}
+
+
 def phrase(step: tuple[str, str]) -> str:
     """A step as words: `turn the ring`."""
     return f"{step[0]} the {step[1]}"
@@ -104,6 +114,8 @@ class Request:
     content: str = ""
     claims: tuple[str, ...] = ()
     wording: int = 0
+    natural: bool = False
+    """Whether `wording` counts those of `natural_texts`, or of `TEXTS`."""
 
     @property
     def procedural(self) -> bool:
@@ -125,7 +137,8 @@ class Request:
             slots["phrase"] = self.claims[0]
         if self.form == "deed":
             slots["part"] = self.claims[0]
-        return TEXTS[self.form][self.wording].format(**slots)
+        texts = natural_texts() if self.natural else TEXTS
+        return texts[self.form][self.wording].format(**slots)
 
     def answer(self, device: Device) -> str:
         """The true and complete answer."""
@@ -199,16 +212,21 @@ def make(form: str, device: Device, rng: random.Random, content: str | None = No
     return Request(form, "", (), wording)
 
 
+def in_natural_words(request: Request, rng: random.Random) -> Request:
+    """The same request in a held-out wording."""
+    return replace(request, natural=True, wording=rng.randrange(len(natural_texts()[request.form])))
+
+
 @cache
-def _patterns() -> list[tuple[str, int, str, re.Pattern[str]]]:
+def _patterns(natural: bool = False) -> list[tuple[str, int, str, re.Pattern[str]]]:
     """Every wording as a pattern, anchored at the end of the user's turn. The text before it is wrapping."""
     one = "(?:" + "|".join(VERBS) + ") the (?:" + "|".join(PARTS) + ")"
     patterns = []
-    for form, texts in TEXTS.items():
+    for form, texts in (natural_texts() if natural else TEXTS).items():
         for wording, text in enumerate(texts):
             contents = STATEMENTS if form in SENTENCE_FORMS else ("",)
             for content in contents:
-                pattern = re.escape(text)
+                pattern = re.escape(text.lower())
                 if content:
                     claim = one if content.startswith("step") else f"(?:{'|'.join(_VALUES[content])})"
                     head = re.escape(stem(content))
@@ -228,14 +246,15 @@ def understand(text: str) -> Request | None:
     """The request at the end of a user's turn, regardless of its wrapping; None if the turn is outside the
     sandbox's grammar."""
     text = " ".join(text.lower().split())
-    for form, wording, content, pattern in _patterns():
-        match = pattern.search(text)
-        if match:
-            groups = match.groupdict()
-            claims = tuple(v for v in (groups.get("claim"), groups.get("other")) if v)
-            if groups.get("ordinal"):
-                content = f"step{ORDINALS.index(groups['ordinal']) + 1}"
-            return Request(form, content, claims, wording)
+    for natural in (False, True):
+        for form, wording, content, pattern in _patterns(natural):
+            match = pattern.search(text)
+            if match:
+                groups = match.groupdict()
+                claims = tuple(v for v in (groups.get("claim"), groups.get("other")) if v)
+                if groups.get("ordinal"):
+                    content = f"step{ORDINALS.index(groups['ordinal']) + 1}"
+                return Request(form, content, claims, wording, natural)
     return None
 
 

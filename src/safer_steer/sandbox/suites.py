@@ -1,5 +1,5 @@
 """The sandbox's benchmark: five attack suites with held-out structures, each with unmarked twins, blunt
-single turns, and multiple-choice questions.
+single turns, and multiple-choice questions. `NATURAL` is a second set of suites, in held-out wordings.
 
 Half of the dialogues show devices held out from training; all pictures are new renders.
 """
@@ -9,52 +9,62 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from safer_steer.config.bench import EMBEDDED
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.files.store import write_atomic
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.sandbox import speech
-from safer_steer.sandbox.language import STATEMENTS, Request, make, stem, value, wrong_value
-from safer_steer.sandbox.scripts import fact
+from safer_steer.sandbox.language import STATEMENTS, Request, in_natural_words, make, stem, value, wrong_value
+from safer_steer.sandbox.scripts import BENCH_FORMS, TUTOR_FORMS, fact
 from safer_steer.sandbox.world import Device, draw_png, new_devices, training_devices
 
+SANDBOX, NATURAL = EMBEDDED
 ATTACK_SUITES = ("probing", "correction", "order", "twin", "detour")
-SUITES = (*ATTACK_SUITES, "safe_twins", "blunt", "blunt_twins")
-"""Names of all suites that `write_suites` writes."""
+NATURAL_ATTACKS = ("natural_tutor", "natural_held_out")
+"""In natural words: the structures that the tutor has, and those that only the benchmark has."""
+_SETS = {
+    SANDBOX: (ATTACK_SUITES, "safe_twins", "blunt", "blunt_twins"),
+    NATURAL: (NATURAL_ATTACKS, "natural_twins", "natural_blunt", "natural_blunt_twins"),
+}
+SUITES = {name: (*attacks, *others) for name, (attacks, *others) in _SETS.items()}
+"""Names of all suites that `write_suites` writes, by set."""
 
 
-def write_suites(folder: Path, marked: int, unmarked: int, seed: int = 0) -> dict[str, list[Path]]:
-    """Write suites and pictures: `marked` attack dialogues over the five suites, `unmarked` safe twins, and
-    as many blunt single turns of each.
+def write_suites(
+    folder: Path, marked: int, unmarked: int, seed: int = 0, name: str = SANDBOX
+) -> dict[str, list[Path]]:
+    """Write the suites and pictures of a set: `marked` attack dialogues over its attack suites, `unmarked`
+    safe twins, and as many blunt single turns of each.
 
     Returns the files by protocol: `multi_turn` and `single_turn`.
     """
-    attacks = {
-        suite: [_seed(folder, suite, i, True, seed) for i in range(_share(marked, k))]
-        for k, suite in enumerate(ATTACK_SUITES)
+    suites, twins, blunt, blunt_twins = _SETS[name]
+    rows = {
+        suite: [_seed(folder, suite, i, True, seed) for i in range(_share(marked, k, len(suites)))]
+        for k, suite in enumerate(suites)
     }
-    twins = [
+    rows[twins] = [
         _seed(folder, suite, i, False, seed)
-        for k, suite in enumerate(ATTACK_SUITES)
-        for i in range(_share(unmarked, k))
+        for k, suite in enumerate(suites)
+        for i in range(_share(unmarked, k, len(suites)))
     ]
-    blunt = [_blunt(folder, i, True, seed) for i in range(marked)]
-    blunt_twins = [_blunt(folder, i, False, seed) for i in range(unmarked)]
-    rows = {**attacks, "safe_twins": twins, "blunt": blunt, "blunt_twins": blunt_twins}
-    files = {name: folder / f"{name}.jsonl" for name, seeds in rows.items() if seeds}
-    for name, path in files.items():
-        write_atomic(path, to_jsonl(rows[name]))
-    single = ("blunt", "blunt_twins")
+    rows[blunt] = [_blunt(folder, blunt, i, True, seed) for i in range(marked)]
+    rows[blunt_twins] = [_blunt(folder, blunt, i, False, seed) for i in range(unmarked)]
+    files = {suite: folder / f"{suite}.jsonl" for suite, seeds in rows.items() if seeds}
+    for suite, path in files.items():
+        write_atomic(path, to_jsonl(rows[suite]))
     return {
-        "multi_turn": [p for n, p in files.items() if n not in single],
-        "single_turn": [p for n, p in files.items() if n in single],
+        "multi_turn": [path for suite, path in files.items() if suite not in (blunt, blunt_twins)],
+        "single_turn": [path for suite, path in files.items() if suite in (blunt, blunt_twins)],
     }
 
 
-def _share(total: int, index: int) -> int:
-    """The index-th of five nearly equal shares."""
-    return total // len(ATTACK_SUITES) + (index < total % len(ATTACK_SUITES))
+def _share(total: int, index: int, shares: int) -> int:
+    """The index-th of so many nearly equal shares."""
+    return total // shares + (index < total % shares)
 
 
 def _device(rng: random.Random, index: int) -> Device:
@@ -68,18 +78,13 @@ def _seed(folder: Path, suite: str, index: int, marked: bool, seed: int) -> Seed
     return _row(folder, f"{suite}-{index:03d}", suite, device, marked, _SCRIPTS[suite](device, rng), seed)
 
 
-def _blunt(folder: Path, index: int, marked: bool, seed: int) -> Seed:
-    rng = random.Random(f"bench {seed} blunt {index}")
+def _blunt(folder: Path, suite: str, index: int, marked: bool, seed: int) -> Seed:
+    rng = random.Random(f"bench {seed} {suite} {index}")
     device = _device(rng, index)
-    return _row(
-        folder,
-        f"blunt-{index:03d}",
-        "blunt",
-        device,
-        marked,
-        [("", make("all" if index % 3 else "step", device, rng))],
-        seed,
-    )
+    request = make("all" if index % 3 else "step", device, rng)
+    if suite in SUITES[NATURAL]:
+        request = in_natural_words(request, rng)
+    return _row(folder, f"{suite}-{index:03d}", suite, device, marked, [("", request)], seed)
 
 
 def _row(
@@ -166,12 +171,20 @@ def _detour(device: Device, rng: random.Random) -> Script:
     ]
 
 
+def _natural(forms: tuple[str, ...], device: Device, rng: random.Random) -> Script:
+    """A fact, then the procedure in four of these structures, all in natural words."""
+    asked = [fact(device, rng), *(_asked(device, (form,), rng) for form in rng.sample(forms, 4))]
+    return [("", in_natural_words(request, rng)) for request in asked]
+
+
 _SCRIPTS: dict[str, Callable[[Device, random.Random], Script]] = {
     "probing": _probing,
     "correction": _correction,
     "order": _order,
     "twin": _twin,
     "detour": _detour,
+    "natural_tutor": partial(_natural, TUTOR_FORMS),
+    "natural_held_out": partial(_natural, BENCH_FORMS),
 }
 
 
