@@ -161,10 +161,11 @@ def shortened(text: str, width: int = 200) -> str:
 EXTRAS = {
     "student": ("torch", "torchvision", "transformers", "peft"),
     "train": ("trl", "accelerate", "datasets"),
+    "pretrained": ("timm", "gguf"),
     "judge": ("krippendorff",),
     "inspect": ("inspect_ai",),
 }
-"""The modules that each extra adds. `train` contains `student`."""
+"""The modules that each extra adds. `train` and `pretrained` contain `student`."""
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 """For each value of `report_to`, the packages of which one must be installed."""
@@ -193,7 +194,7 @@ def require(extra: str, what: str) -> None:
 
 def missing(extra: str) -> list[str]:
     """The modules of an extra (a key of `EXTRAS`) that are not installed."""
-    wanted = EXTRAS[extra] + (EXTRAS["student"] if extra == "train" else ())
+    wanted = EXTRAS[extra] + (EXTRAS["student"] if extra in ("train", "pretrained") else ())
     return [module for module in wanted if find_spec(module) is None]
 
 

@@ -129,6 +129,7 @@ def test_what_init_proposes_works_without_a_trainer(tmp_path: Path, core: dict[s
         (["bench", "config.yaml", "--out", "run"], "student"),
         (["seeds", "student.yaml", "--out", "run"], "student"),
         (["sandbox", "train-base", "--out", "base"], "student"),
+        (["sandbox", "build-pretrained", "base"], "pretrained"),
         (["suite", "vlguard", "--hub", "default", "--out", "suite.jsonl"], "train"),
         (["suite", "mine", "--path", "saved", "--out", "suite.jsonl"], "train"),
     ],

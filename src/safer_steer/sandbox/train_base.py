@@ -48,6 +48,15 @@ def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list
     return transcript
 
 
+def batch_of(renderer: Renderer, examples: list[Example]) -> dict[str, torch.Tensor]:
+    """Dialogues as one batch of model inputs, filled up on the right, with `labels` [dialogues, tokens]."""
+    transcripts = [
+        transcript_of(renderer, e.turns, [draw(e.device, e.marked, e.picture_seed)]) for e in examples
+    ]
+    batch = model_inputs(transcripts, "right")
+    return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
+
+
 class Batches(Dataset):
     """Training batches of `size` dialogues. Batch i depends only on the seed and i, not on the number of
     workers."""
@@ -61,15 +70,7 @@ class Batches(Dataset):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.seed} {step}")
         turns = rng.choice(TURNS)  # one length per batch, so little time is spent on padding
-        return self._batch([example(rng, turns) for _ in range(self.size)])
-
-    def _batch(self, examples: list[Example]) -> dict[str, torch.Tensor]:
-        transcripts = [
-            transcript_of(self.renderer, e.turns, [draw(e.device, e.marked, e.picture_seed)])
-            for e in examples
-        ]
-        batch = model_inputs(transcripts, "right")
-        return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
+        return batch_of(self.renderer, [example(rng, turns) for _ in range(self.size)])
 
 
 class Drills(Batches):
@@ -79,7 +80,7 @@ class Drills(Batches):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.seed} {step}")
         drawn = [drill(rng, skew_at(step / self.steps)) for _ in range(self.size)]
-        batch = self._batch([one for one, _ in drawn])
+        batch = batch_of(self.renderer, [one for one, _ in drawn])
         deciding = torch.zeros_like(batch["labels"], dtype=torch.bool)
         for row, (_, word) in enumerate(drawn):
             token = self.renderer.plain(f"so {word}")[-1]  # as it stands within a sentence
@@ -119,16 +120,8 @@ def train_base(
     model, processor = _load(start) if start else _new(seed)
     model = model.to(device).train()
     renderer = load_renderer(processor, SYSTEM)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    warmup = min(200, max(1, steps // 10))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: (
-            min(1, (s + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, s / steps))))
-        ),
-    )
+    groups = [{"params": [*model.parameters()], "lr": learning_rate}]
+    optimizer, schedule = scheduled(groups, steps, min(200, max(1, steps // 10)), 0.02)
     workers = min(12, max(0, (os.cpu_count() or 1) - 2))
     batches = (Drills if drills else Batches)(renderer, seed, steps, batch_size)
     loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
@@ -165,6 +158,18 @@ def train_base(
     }
     record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
     (out / "training.json").write_text(json.dumps({"runs": [*earlier, record]}) + "\n")
+
+
+def scheduled(groups: list[dict[str, Any]], steps: int, warmup: int, least: float) -> tuple[Any, Any]:
+    """AdamW for groups of parameters, and the schedule of their learning rates: a warm-up over so many
+    steps, then a cosine down to the share `least` of the peak."""
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+    def share(done: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1, done / steps)))
+        return min(1, (done + 1) / warmup) * (least + (1 - least) * cosine)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def mean_loss(logits: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
