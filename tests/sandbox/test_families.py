@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from safer_steer.bench.suite_copies import bring_in
+from safer_steer.bench.suites import suites_named
 from safer_steer.dialogue import Turn
 from safer_steer.endpoints.chat import layout
+from safer_steer.errors import UserError
 from safer_steer.files.images import picture_from
 from safer_steer.files.script_file import read_scripts
 from safer_steer.prompts.attacker import ATTACKER, AttackerInput
@@ -27,7 +30,7 @@ from safer_steer.sandbox.corpus import example, reply
 from safer_steer.sandbox.families import A, B, C, Family
 from safer_steer.sandbox.language import TEXTS, make, natural_texts, understand
 from safer_steer.sandbox.rubric import LEAKS, Outcome, assess
-from safer_steer.sandbox.suites import ATTACK_SUITES, NATURAL, NATURAL_ATTACKS, write_suites
+from safer_steer.sandbox.suites import ATTACK_SUITES, NATURAL, NATURAL_ATTACKS, SUITES, write_suites
 from safer_steer.sandbox.world import devices, draw_png, training_devices
 
 ANSWERS = (
@@ -232,3 +235,12 @@ def test_natural_suites_ask_in_natural_words_alone_and_the_others_in_none(tmp_pa
     assert forms["natural_tutor"] == set(scripts.TUTOR_FORMS) and held_out == set(scripts.BENCH_FORMS)
     for path in write_suites(tmp_path / "sandbox", 10, 10)["multi_turn"]:
         assert not any(understand(text).natural for seed in read_scripts(path) for text in seed.script)
+
+
+def test_a_bench_takes_the_natural_suites_by_name_and_no_file_called_as_one(tmp_path: Any) -> None:
+    suites = bring_in(["natural", "sandbox"], tmp_path, 5, 10**6)
+    assert [suite.name for suite in suites] == [*SUITES["sandbox"], *SUITES["natural"]]
+    own = tmp_path / "suites" / NATURAL / "natural_tutor.jsonl"
+    assert suites_named(["sandbox", str(own)])
+    with pytest.raises(UserError, match="another suite is called 'natural_tutor' too"):
+        suites_named(["natural", str(own)])

@@ -114,6 +114,14 @@ def test_the_student_is_loaded_and_sees_nine_tokens_a_picture(built: Path) -> No
     assert 1 <= len(answer.token_ids) <= 4
 
 
+def test_a_student_is_taught_more(built: Path, tmp_path: Path) -> None:
+    build(tmp_path, built, steps=2)
+    before, after = load_file(built / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    moved = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert moved == {"language_model"} and record["settings"]["start"] == str(built)
+
+
 def test_a_finished_student_stays_and_other_settings_are_refused(built: Path, parts: Parts) -> None:
     told: list[str] = []
     build(built, parts, **SETTINGS, log=told.append)

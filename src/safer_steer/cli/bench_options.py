@@ -188,7 +188,7 @@ AdaptiveKeys = Annotated[
 ]
 Suites = Annotated[
     list[str] | None,
-    setting("bench.suites", "--suite", help=f"JSONL file of scripts, or `sandbox`; {SEVERAL}."),
+    setting("bench.suites", "--suite", help=f"JSONL file of scripts, `sandbox` or `natural`; {SEVERAL}."),
 ]
 InPictures = Annotated[
     DrawnLayout | None,

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from safer_steer.config import Student
 from safer_steer.dialogue import Format, lay_out
 from safer_steer.errors import UserError
 from safer_steer.files.store import locked, write_atomic, writing
@@ -27,17 +28,18 @@ from safer_steer.sandbox.language import phrase, thought
 from safer_steer.sandbox.pretrained_parts import Parts, assemble
 from safer_steer.sandbox.train_base import SYSTEM, batch_of, save, scheduled
 from safer_steer.sandbox.world import COLOURS, NAMES, SHAPES, devices, draw
+from safer_steer.student.load import load_student
 from safer_steer.student.proof import load_renderer
 
 PICTURES = 32
 """Pictures a step of `align`."""
 SHEETS = 18
-"""Fact sheets a step, in the first tenth of the steps of `teach`."""
+"""Fact sheets a step, in the first tenth of the steps."""
 DIALOGUES = {1: 24, 5: 6}
 """Dialogues a step, by their turns. The first half of the steps has single turns: later turns copy what the
 first one saw, so only first turns teach to see."""
 MICRO_BATCHES = 3
-"""A step of `teach` is computed in so many parts: each takes a third of the memory."""
+"""A step of `teach` is computed in so many parts, one after the other: each takes a third of the memory."""
 RATES = {"tower": 3e-4, "projector": 2e-3, "language": 5e-4}
 """Peak learning rates."""
 PLACES = {"mark": [0, 2, 6, 8], "colour": [1, 7], "shape": [3, 5], "name": [4]}
@@ -61,7 +63,7 @@ class Stage:
 
 def build(
     out: Path,
-    parts: Parts,
+    begin: Parts | Path,
     *,
     align_steps: int = 60,
     steps: int = 300,
@@ -75,24 +77,33 @@ def build(
     `UserError` if `out` was begun or built with other settings, or another process is at work there.
 
     Args:
+        begin: the parts, or the folder of a student built before, which is taught more dialogues.
         steps: of `teach`, those with fact sheets included.
         save_every: seconds between checkpoints.
     """
-    settings = {"align_steps": align_steps, "steps": steps, "seed": seed}
+    settings: dict[str, Any] = {"align_steps": align_steps, "steps": steps, "seed": seed}
+    if isinstance(begin, Path):
+        settings["start"] = str(begin)
     with locked(out):
         if (out / RECORD).exists():
             _same(json.loads((out / RECORD).read_text())["settings"], settings, out)
             log(f"{out} is built already")
             return
-        model, processor = assemble(parts, seed)
-        stages = [_align(model, processor, align_steps, seed), _teach(model, processor, steps, seed)]
+        if isinstance(begin, Path):
+            student = load_student(Student(model=str(begin), dtype="float32", device="cpu"))
+            model, processor = student.model, student.renderer.processor
+            stages = [_teach(model, processor, 0, steps, seed)]
+        else:
+            model, processor = assemble(begin, seed)
+            stages = [_align(model, processor, align_steps, seed)]
+            stages.append(_teach(model, processor, steps // 10, steps, seed))
         record = Training(out, model, settings, save_every, log).run(stages)
         save(model, processor, out)
         write_atomic(out / RECORD, json.dumps(record) + "\n")
         (out / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _same(begun: dict[str, int], settings: dict[str, int], out: Path) -> None:
+def _same(begun: dict[str, Any], settings: dict[str, Any], out: Path) -> None:
     if begun != settings:
         raise UserError(f"{out} was begun with {begun}, not with {settings}; choose another folder")
 
@@ -101,7 +112,7 @@ class Training:
     """Runs stages in turn, with a progress line and a checkpoint every so many seconds."""
 
     def __init__(
-        self, out: Path, model: Any, settings: dict[str, int], save_every: float, log: Callable[[str], None]
+        self, out: Path, model: Any, settings: dict[str, Any], save_every: float, log: Callable[[str], None]
     ) -> None:
         self.path, self.model, self.settings = out / CHECKPOINT, model, settings
         self.save_every, self.log = save_every, log
@@ -110,28 +121,28 @@ class Training:
 
     def run(self, stages: list[Stage]) -> dict[str, Any]:
         """Train what is left to train; returns settings and loss curve."""
-        held: dict[str, Any] = {}
+        checkpoint: dict[str, Any] = {}
         if self.path.exists():
-            held = torch.load(self.path, weights_only=True)
-            _same(held["settings"], self.settings, self.path.parent)
-            self.model.load_state_dict(held.pop("model"))  # memory is short
-            self.curve = held["curve"]
-            self.log(f"going on after step {held['step']} of {held['stage']}")
+            checkpoint = torch.load(self.path, weights_only=True)
+            _same(checkpoint["settings"], self.settings, self.path.parent)
+            self.model.load_state_dict(checkpoint.pop("model"))  # memory is short
+            self.curve = checkpoint["curve"]
+            self.log(f"going on after step {checkpoint['step']} of {checkpoint['stage']}")
         names = [stage.name for stage in stages]
-        for stage in stages[names.index(held["stage"]) if held else 0 :]:
-            self._train(stage, held)
-            held = {}
+        for stage in stages[names.index(checkpoint["stage"]) if checkpoint else 0 :]:
+            self._train(stage, checkpoint)
+            checkpoint = {}
         return {"settings": self.settings, "curve": self.curve}
 
-    def _train(self, stage: Stage, held: dict[str, Any]) -> None:
-        """The steps of a stage, or those after its checkpoint `held`."""
+    def _train(self, stage: Stage, checkpoint: dict[str, Any]) -> None:
+        """The steps of a stage; with a checkpoint, those after it."""
         self.model.requires_grad_(False)
         weights = [weight.requires_grad_(True) for group in stage.groups for weight in group["params"]]
         optimizer, schedule = scheduled(stage.groups, stage.steps, 10, 0.05)
-        if held:
-            optimizer.load_state_dict(held.pop("optimizer"))
-            schedule.load_state_dict(held["schedule"])
-        first, began = held.get("step", 0) + 1, time.monotonic()
+        if checkpoint:
+            optimizer.load_state_dict(checkpoint.pop("optimizer"))
+            schedule.load_state_dict(checkpoint["schedule"])
+        first, began = checkpoint.get("step", 0) + 1, time.monotonic()
         for step in range(first, stage.steps + 1):
             loss = 0.0
             for part in stage.losses(step):
@@ -149,7 +160,7 @@ class Training:
                 self._save(stage.name, step, optimizer, schedule)
 
     def _save(self, stage: str, step: int, optimizer: Any, schedule: Any) -> None:
-        whole = {
+        checkpoint = {
             "settings": self.settings,
             "stage": stage,
             "step": step,
@@ -159,7 +170,7 @@ class Training:
             "schedule": schedule.state_dict(),
         }
         with writing(self.path) as file:
-            torch.save(whole, file)
+            torch.save(checkpoint, file)
         self.saved = time.monotonic()
 
 
@@ -174,8 +185,8 @@ def _align(model: Any, processor: Any, steps: int, seed: int) -> Stage:
 
     def losses(step: int) -> Iterator[torch.Tensor]:
         rng = random.Random(f"align {seed} {step}")
-        shown = [(rng.choice(devices()), rng.random() < 0.5) for _ in range(PICTURES)]
-        pictures = [draw(device, marked, rng.getrandbits(31)) for device, marked in shown]
+        scenes = [(rng.choice(devices()), rng.random() < 0.5) for _ in range(PICTURES)]
+        pictures = [draw(device, marked, rng.getrandbits(31)) for device, marked in scenes]
         pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         tokens = model.model.get_image_features(pixels).pooler_output
         total = ((tokens.norm(dim=-1) / lengths - 1) ** 2).mean()
@@ -183,7 +194,7 @@ def _align(model: Any, processor: Any, steps: int, seed: int) -> Stage:
             words = WORDS[kind]
             right = [
                 int(marked) if kind == "mark" else words.index(getattr(device, kind))
-                for device, marked in shown
+                for device, marked in scenes
             ]
             near = normalize(tokens[:, PLACES[kind]].mean(1), dim=-1) @ space.T
             total = total + cross_entropy(30 * near, torch.tensor(right))
@@ -194,29 +205,29 @@ def _align(model: Any, processor: Any, steps: int, seed: int) -> Stage:
     return Stage("align", steps, groups, losses)
 
 
-def _teach(model: Any, processor: Any, steps: int, seed: int) -> Stage:
-    """The head is applied to the targets alone: over all tokens it costs more than the rest."""
+def _teach(model: Any, processor: Any, sheets: int, steps: int, seed: int) -> Stage:
+    """So many steps with fact sheets, then with dialogues. The head is applied to the targets alone: over all
+    tokens it costs more than the rest."""
     renderer = load_renderer(processor, SYSTEM)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
-        examples = _lessons(random.Random(f"teach {seed} {step}"), step, steps)
+        examples = _lessons(random.Random(f"teach {seed} {step}"), step, sheets, steps)
         batches = [batch_of(renderer, examples[place::MICRO_BATCHES]) for place in range(MICRO_BATCHES)]
         count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
         for batch in batches:
             targets = batch.pop("labels")[:, 1:]
-            known = targets != -100
+            places = targets != -100
             with torch.autocast("cpu", torch.bfloat16):
-                hidden = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][known]
+                hidden = model.model(**batch, use_cache=False).last_hidden_state[:, :-1][places]
                 logits = model.lm_head(hidden).float()
-            yield cross_entropy(logits, targets[known], reduction="sum") / count
+            yield cross_entropy(logits, targets[places], reduction="sum") / count
 
     weights = [*model.model.language_model.parameters()]  # the head's are the embedding's
     return Stage("teach", steps, [{"params": weights, "lr": RATES["language"]}], losses)
 
 
-def _lessons(rng: random.Random, step: int, steps: int) -> list[Example]:
+def _lessons(rng: random.Random, step: int, sheets: int, steps: int) -> list[Example]:
     """What step 1, 2, ... teaches."""
-    sheets = steps // 10
     if step <= sheets:
         return [sheet(rng) for _ in range(SHEETS)]
     turns = 1 if step - sheets <= (steps - sheets) // 2 else 5
