@@ -51,7 +51,8 @@ class Verdict:
 
 
 class ContextFull(Exception):
-    """Raised by the assistant: the history with the new user turn leaves no room for an answer."""
+    """Raised by the assistant, and by a user that is a policy: the history with the other side's new turn
+    leaves no room for an answer."""
 
 
 class User(Protocol):
@@ -121,6 +122,9 @@ async def play(
                 said = await user.speak(dialogue, template)
             except BoundaryError as error:
                 _fail(dialogue, StopReason.USER_FAILED, error)
+                break
+            except ContextFull:
+                dialogue.stop = StopReason.CONTEXT_FULL
                 break
             images = template.images if said.images is None else said.images
             # Without what an earlier dialogue came to, if that is the script.

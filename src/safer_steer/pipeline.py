@@ -163,7 +163,8 @@ def sft(run: Run) -> None:
 
 def rl(run: Run) -> None:
     """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the scripts and the
-    tutor. With `rl.algorithm: dpo`, a baseline in its place; its student is the run's `safer_steer` too."""
+    tutor. With `rl.algorithm: dpo`, a baseline in its place; its student is the run's `safer_steer` too. With
+    `cotrain`, an attacker learns beside it."""
 
     def work(progress: Progress) -> None:
         config = run.config
@@ -177,6 +178,11 @@ def rl(run: Run) -> None:
             from safer_steer.training.dpo import prefer
 
             prefer(config, run.folder, tutor, progress, run.show.say, run.wait, engine)
+            return
+        if config.rl.algorithm == "cotrain":
+            from safer_steer.training.cotrain.loop import cotrain
+
+            cotrain(config, run.folder, tutor, agents.faithful(run), progress, run.wait, engine)
             return
         from safer_steer.training.grpo import reinforce
 

@@ -78,6 +78,22 @@ def build_pretrained(
 
 
 @sandbox.command()
+def train_attacker(
+    out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 500,
+    device: Annotated[str, typer.Option(help="Where it trains: cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Train the sandbox's attacker, a LoRA adapter on the shipped base student."""
+    from safer_steer.run.preflight import use_cores
+
+    use_cores()
+    from safer_steer.sandbox.train_attacker import train_attacker as train
+
+    train(out, steps=steps, seed=seed, device=device, log=typer.echo)
+
+
+@sandbox.command()
 def suites(
     out: Annotated[Path, typer.Option(help="Folder for the JSONL files and their pictures.")],
     marked: Annotated[

@@ -154,6 +154,7 @@ def make_absolute(config: Config, folder: Path) -> None:
     if model.startswith((".", "/", "~")) or (model != "sandbox" and (folder / model).is_dir()):
         change_path(config.student, "model")
     change_path(config.student, "chat_template")
+    change_path(config.rl.cotrain, "attacker")
     for key in ("suites", "capability"):
         change(config.bench, key, absolute_suites(getattr(config.bench, key), folder))
     if adaptive := config.bench.adaptive:

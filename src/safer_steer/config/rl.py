@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from safer_steer.config.cotrain import Cotrain
 from safer_steer.config.kinds import Free, Later, Section
 from safer_steer.rewards import TCSRForm
 
@@ -64,9 +65,11 @@ class Audit(Section):
 class Reinforce(Section):
     """Stage III."""
 
-    algorithm: Literal["grpo", "dpo"] = "grpo"
-    """grpo, the method's; or dpo, a baseline: one round of preference pairs, the best against the worst of
-    group_size answers to each turn of a script"""
+    algorithm: Literal["grpo", "dpo", "cotrain"] = "grpo"
+    """grpo, the method's; dpo, a baseline: one round of preference pairs, the best against the worst of
+    group_size answers to each turn of a script; cotrain: GRPO for an attacker and the student in turns"""
+    cotrain: Later[Cotrain] = Field(default_factory=Cotrain)
+    """settings of algorithm: cotrain"""
     seed: Later[int | None] = None
     """seed of Stage III alone, so that several of its runs can start from one SFT student; null takes the
     run's seed"""
@@ -147,7 +150,7 @@ class Reinforce(Section):
     @property
     def adapts(self) -> bool:
         """Whether the tutor writes the next attack."""
-        return self.feedback_dynamics and self.algorithm == "grpo"
+        return self.feedback_dynamics and self.algorithm != "dpo"
 
     @property
     def remembers(self) -> bool:
@@ -172,6 +175,15 @@ class Reinforce(Section):
         }
         if self.algorithm == "dpo" and (key := next((key for key, given in useless.items() if given), None)):
             raise ValueError(f"algorithm: dpo compares single answers and has no use for {key}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _cotrain_has_its_own_returns(self) -> Reinforce:
+        useless = {"reward": self.reward is not None, "credit: turn": self.credit == "turn"}
+        if self.algorithm == "cotrain" and (
+            key := next((key for key, given in useless.items() if given), "")
+        ):
+            raise ValueError(f"algorithm: cotrain has returns of its own for both sides; leave {key} out")
         return self
 
     @model_validator(mode="after")

@@ -130,6 +130,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _two_adapters(self) -> Config:
+        if self.rl.algorithm == "cotrain" and not self.student.lora_rank:
+            raise ValueError(
+                "rl.algorithm: cotrain trains two LoRA adapters on one base; set student.lora_rank, for"
+                " instance to 16"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _first_try(self) -> Config:
         if self.limit is not None:
             self._lower_to(self.limit)

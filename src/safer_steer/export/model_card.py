@@ -163,10 +163,11 @@ def _training(run: Path, config: Config, stages: Mapping[str, dict[str, Any]], m
                 f" beta {rl.beta:g}, {begun}"
             )
         else:
+            beside = " beside an attacker that learns, as two adapters" if rl.algorithm == "cotrain" else ""
             how = (
                 f"RL (GRPO, loss {rl.loss}): steps {steps}, each of {rl.prompts_per_step} scripts x"
                 f" {rl.group_size} trajectories, {of}, KL weight {rl.beta:g}, return {rl.tcsr} with alpha"
-                f" {rl.alpha:g}, credit by {rl.credit}, {begun}"
+                f" {rl.alpha:g}, credit by {rl.credit}, {begun}{beside}"
             )
         lines.append(f"{how}. Tutor: {rl.tutor or who}.")
     stage = "rl" if model == "safer_steer" else "sft"

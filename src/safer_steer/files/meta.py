@@ -23,6 +23,14 @@ class AskedAgain(TypedDict, total=False):
     approach: str
 
 
+class Attacked(TypedDict):
+    """The parts of an attacker's return: see `training/cotrain/rewards.py`."""
+
+    hit: bool
+    faithfulness: float
+    similarity: float
+
+
 class OneVerdict(TypedDict, total=False):
     """What one of several judges said of a turn, or why it has no scores."""
 
@@ -91,6 +99,9 @@ class DialogueMeta(SeedMeta, _Return, total=False):
     calls: Annotated[int, ATTACKER, "Calls of the attacker."]
     attacker_faults: Annotated[
         list[str], ATTACKER, "Faults of the attacker's last move, if it led to no turn."
+    ]
+    attack: Annotated[
+        Attacked, "co-training", "What it came to for its attacker: the parts of the attacker's return."
     ]
 
 

@@ -129,7 +129,7 @@ def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str
         arguments["rl"] = dpo_arguments(config, folder)
     else:
         trajectories = rl.prompts_per_step * rl.group_size
-        arguments["rl"] = grpo_arguments(config, folder)
+        arguments["rl"] = grpo_arguments(config, folder / "rl")
         arguments["rl"] |= batching(trajectories, rl.micro_batch_size, "rl.micro_batch_size", processes)
     for stage, trainer in (("sft", SFTConfig), ("rl", DPOConfig if dpo else GRPOConfig)):
         try:
@@ -149,7 +149,7 @@ def _servers(config: Config, folder: Path) -> list[str]:
     start = weights_of(folder, "sft") if config.rl.start_from == "sft" else None
     saved = str(start.resolve()) if start else config.student.base
     where = ", ".join(config.rl.rollouts.base_url)
-    trained = config.rl.algorithm == "grpo"  # DPO samples from the weights that are saved
+    trained = config.rl.algorithm != "dpo"  # DPO samples from the weights that are saved
     when = "once that model is there" if start and not config.student.lora_rank else "before the run"
     return [f"rl, at {where}, {when}: {serve_line(config.student, saved, trained)}"]
 
@@ -176,6 +176,8 @@ def _sft_steps(config: Config, folder: Path) -> str:
 
 
 def _dpo(config: Config) -> str:
+    if config.rl.algorithm == "cotrain":
+        return "co-training, GRPO with so many steps of each side that learns: "
     if config.rl.algorithm == "grpo":
         return ""
     return "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: "

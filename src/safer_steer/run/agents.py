@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from safer_steer.files.images import PicturesOf
     from safer_steer.student.policy import PolicyOf
     from safer_steer.training.audit import Audit
+    from safer_steer.training.cotrain.rollouts import Faithful
 
 
 def student(run: Run, model: ModelName) -> Assistant:
@@ -77,6 +78,14 @@ def audit(run: Run) -> Audit | None:
     pictures_of = pictures_in(run.folder, config.student.max_pixels)
     model = run.ask(config.rl.audit.role)
     return Audit(TutorCritic(model, config.student.format, pictures_of, feedback_dynamics=False), config)
+
+
+def faithful(run: Run) -> Faithful:
+    """The check of a trained attacker's turns, by the role `evaluator`."""
+    from safer_steer.files.images import pictures_in
+    from safer_steer.training.cotrain.rollouts import checked_by
+
+    return checked_by(run.ask("evaluator"), pictures_in(run.folder, run.config.student.max_pixels))
 
 
 def ready(config: Config, saved: Path | None, training: bool = False) -> None:

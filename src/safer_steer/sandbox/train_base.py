@@ -120,32 +120,9 @@ def train_base(
     model, processor = _load(start) if start else _new(seed)
     model = model.to(device).train()
     renderer = load_renderer(processor, SYSTEM)
-    groups = [{"params": [*model.parameters()], "lr": learning_rate}]
-    optimizer, schedule = scheduled(groups, steps, min(200, max(1, steps // 10)), 0.02)
-    workers = min(12, max(0, (os.cpu_count() or 1) - 2))
+    started = time.monotonic()
     batches = (Drills if drills else Batches)(renderer, seed, steps, batch_size)
-    loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
-    started, curve = time.monotonic(), []
-    running = torch.zeros((), device=device)
-    for step, batch in enumerate(loader, 1):
-        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        targets, deciding = batch.pop("labels"), batch.pop("deciding", None)
-        with torch.autocast(device, torch.bfloat16):
-            logits = model(**batch, use_cache=False).logits
-        loss = mean_loss(logits, targets, targets != -100)
-        whole = loss if deciding is None else loss + mean_loss(logits, targets, deciding)
-        whole.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        running += loss.detach()
-        if step % 50 == 0 or step == steps:
-            mean = running.item() / (step % 50 or 50)
-            running.zero_()
-            seconds = time.monotonic() - started
-            curve.append({"step": step, "loss": round(mean, 4), "seconds": round(seconds)})
-            log(f"step {step}/{steps} loss {mean:.4f} {seconds:.0f} s")
+    curve = fit(model, batches, learning_rate, device, log)
     save(model, processor, out)
     earlier = json.loads((start / "training.json").read_text())["runs"] if start else []
     settings = {
@@ -170,6 +147,44 @@ def scheduled(groups: list[dict[str, Any]], steps: int, warmup: int, least: floa
         return min(1, (done + 1) / warmup) * (least + (1 - least) * cosine)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def fit(
+    model: Any, batches: Batches, learning_rate: float, device: str, log: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Train the weights of a model that may be trained, one step a batch. Returns the loss curve.
+
+    Args:
+        learning_rate: the peak of a cosine with warm-up.
+    """
+    steps = len(batches)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [{"params": weights, "lr": learning_rate}]
+    optimizer, schedule = scheduled(groups, steps, min(200, max(1, steps // 10)), 0.02)
+    workers = min(12, max(0, (os.cpu_count() or 1) - 2))
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
+    started, curve = time.monotonic(), list[dict[str, Any]]()
+    running = torch.zeros((), device=device)
+    for step, batch in enumerate(loader, 1):
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        targets, deciding = batch.pop("labels"), batch.pop("deciding", None)
+        with torch.autocast(device, torch.bfloat16):
+            logits = model(**batch, use_cache=False).logits
+        loss = mean_loss(logits, targets, targets != -100)
+        whole = loss if deciding is None else loss + mean_loss(logits, targets, deciding)
+        whole.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        running += loss.detach()
+        if step % 50 == 0 or step == steps:
+            mean = running.item() / (step % 50 or 50)
+            running.zero_()
+            seconds = time.monotonic() - started
+            curve.append({"step": step, "loss": round(mean, 4), "seconds": round(seconds)})
+            log(f"step {step}/{steps} loss {mean:.4f} {seconds:.0f} s")
+    return curve
 
 
 def mean_loss(logits: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

@@ -58,10 +58,10 @@ def enough_seeds(config: Config) -> str:
     return too_few_seeds(config.rl, config.rl.seeds)
 
 
-def one_process_for_dpo(config: Config) -> str:
-    """DPO trains in one process."""
-    if config.rl.algorithm == "dpo" and processes.count() > 1:
-        return "rl.algorithm: dpo trains in one process; start `rl` without torchrun"
+def one_process(config: Config) -> str:
+    """DPO and co-training train in one process."""
+    if config.rl.algorithm != "grpo" and processes.count() > 1:
+        return f"rl.algorithm: {config.rl.algorithm} trains in one process; start `rl` without torchrun"
     return ""
 
 
@@ -92,7 +92,7 @@ def engine(config: Config) -> str:
 
 def weights_can_be_sent(config: Config) -> str:
     """The weights in training must be such as can be sent to the servers. Raises `UserError`."""
-    if config.rl.rollouts.engine == "vllm" and config.rl.algorithm == "grpo":
+    if config.rl.rollouts.engine == "vllm" and config.rl.algorithm != "dpo":
         from safer_steer.student.vllm_weights import refuse_full_weights
 
         refuse_full_weights(config.student)

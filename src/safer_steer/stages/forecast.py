@@ -269,10 +269,14 @@ def bootstrap(config: Config, known: Known) -> Iterator[Asked]:
 
 
 def rl(config: Config, known: Known) -> Iterator[Asked]:
-    """Student and tutor at every turn of the trajectories, and the audit at its share of them. Calls of a
-    tutor of one's own are unknown."""
-    wanted, audit = draws(config, known).rl, config.rl.audit
+    """Student and tutor at every turn of the trajectories, of co-training on both sides; the audit at its
+    share of them, and the evaluator once for each of the attacker's. Calls of a tutor of one's own are
+    unknown."""
+    wanted, audit, cotrain = draws(config, known).rl, config.rl.audit, config.rl.algorithm == "cotrain"
     played = 0 if config.rl.tutor else trajectories(config, known)
+    attacks = played if cotrain and config.rl.cotrain.learns != "student" else 0
+    if cotrain:
+        played = attacks + (0 if config.rl.cotrain.learns == "attacker" else played)
     for benign, group in training(config, known).items():
         if played and wanted[benign]:
             count, one = played * wanted[benign] / sum(wanted.values()), config.rl.single_turn
@@ -283,6 +287,8 @@ def rl(config: Config, known: Known) -> Iterator[Asked]:
             if audit:
                 who = config.account(audit.role, config.role(audit.role).model)
                 yield group.asks(who, "tutor", audit.share, config.rl.max_turns)
+            if attacks:
+                yield group.read("evaluator", "script_check", attacks / played)
     if "twin_refusals" in config.gates and played:
         from safer_steer.bench.twin_probe import TWINS
 

@@ -77,9 +77,11 @@ def _untried(config: Config) -> tuple[RoleName, ...]:
 
 
 def _rl_idle(config: Config) -> tuple[RoleName, ...]:
-    """A tutor of one's own is no role, one role at most audits, and a probe's twins are judged."""
+    """A tutor of one's own is no role, one role at most audits, a probe's twins are judged, and co-training
+    has the evaluator check the attacker's turns."""
     asked = [config.rl.audit and config.rl.audit.role, None if config.rl.tutor else "tutor"]
     asked += ["judge"] if "twin_refusals" in config.gates else []
+    asked += ["evaluator"] if config.rl.algorithm == "cotrain" else []
     return tuple(role for role in STAGES["rl"].roles if role not in asked)
 
 
@@ -195,7 +197,7 @@ STAGES: dict[str, Stage] = {
             name="rl",
             summary="Stage III only: train the student with GRPO against the tutor.",
             writes=("rl",),
-            prompts=("tutor", "tutor_memory"),
+            prompts=("tutor", "tutor_memory", "script_check"),
             roles=("tutor", "judge", "evaluator", "attack_judge"),
             idle=_rl_idle,
             needs=lambda config: ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",),
@@ -205,14 +207,14 @@ STAGES: dict[str, Stage] = {
                 checks.engine,
                 checks.weights_can_be_sent,
                 checks.something_to_train_on,
-                checks.one_process_for_dpo,
+                checks.one_process,
                 checks.enough_seeds,
                 checks.own_code,
                 checks.measurable_gates("rl"),
             ),
             warns=checks.before_rl,
             forecast=forecast.rl,
-            chain=("tutor", "tutor_memory"),
+            chain=("tutor", "tutor_memory", "script_check"),
             student=True,
             trains=True,
         ),

@@ -24,7 +24,7 @@ from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Seed
 from safer_steer.episode import Critic
 from safer_steer.errors import UserError
-from safer_steer.files.images import pictures_in
+from safer_steer.files.images import PicturesOf, pictures_in
 from safer_steer.files.store import inside, read_rows
 from safer_steer.student import processes
 from safer_steer.student.adapters import base_of
@@ -71,8 +71,8 @@ from safer_steer.training.trajectory import Return
 from safer_steer.training.tutor_memory import Remembering
 
 
-def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
-    """TRL's arguments for this config, as plain values."""
+def grpo_arguments(config: Config, home: Path) -> dict[str, Any]:
+    """TRL's arguments for this config, as plain values; checkpoints go to the folder `home`."""
     rl = config.rl
     importance = {}
     if rl.rollouts.importance_cap is not None:
@@ -82,7 +82,7 @@ def grpo_arguments(config: Config, folder: Path) -> dict[str, Any]:
             "vllm_importance_sampling_clip_max": rl.rollouts.importance_cap,
         }
     return {
-        **common_arguments(config, folder / "rl", rl.save_steps, config.rl_seed),
+        **common_arguments(config, home, rl.save_steps, config.rl_seed),
         "learning_rate": rl.learning_rate,
         "num_generations": rl.group_size,
         **batching(rl.prompts_per_step * rl.group_size, rl.micro_batch_size, "rl.micro_batch_size"),
@@ -128,10 +128,14 @@ def reinforce(
     if processes.decided(out.exists):
         return out
     start = start_of(config, folder)
-    checkpoint = processes.decided(partial(_gone_back, folder / "rl"))
+    home = folder / "rl"
+    checkpoint = processes.decided(partial(gone_back, home))
     seed_everything(config.rl_seed)
     renderer = renderer_of(student, start)
-    seeds = _trainable(folder, config, renderer)
+    seeds = read_split(folder, "rl")
+    if line := too_few_seeds(rl, len(seeds)):
+        raise UserError(line)
+    refuse_seeds(renderer, seeds)
     pictures_of = pictures_in(folder, student.max_pixels)
 
     def sampling(model: Any, step: int, temperature: float) -> Policy:
@@ -161,17 +165,10 @@ def reinforce(
         tutor.memory if isinstance(tutor, Remembering) else None,
     )
     rollouts.go_on(list(read_rows(folder / "rl" / "metrics.jsonl")))
-    trainer = _trainer(config, folder, renderer, start, seeds, rollouts, progress)
-    Guard(
-        "rl",
-        student,
-        renderer,
-        given_to_grpo,
-        rollouts.known,
-        partial(shown_in, pictures_of),
-        rollouts.note_checks,
-        rollouts.journals.forget,
-    ).watch(trainer)
+    prompts = prompts_of(config, renderer, folder, in_steps(seeds, rl, config.rl_seed))
+    trainer_class = TurnCreditTrainer if rl.credit == "turn" else MeasuredTrainer
+    trainer = trainer_of(config, home, renderer, start, prompts, rollouts, progress, trainer_class)
+    watch(trainer, config, renderer, rollouts, pictures_of)
     if gates:
         trainer.add_callback(Checkpoints(gates, as_in_bench))
     train(trainer, checkpoint, student)
@@ -182,44 +179,57 @@ def reinforce(
     return out
 
 
-def _trainable(folder: Path, config: Config, renderer: Renderer) -> list[Seed]:
-    """The scripts of RL. Raises `UserError` if they are too few, or TRL or the student cannot take one."""
-    seeds = read_split(folder, "rl")
-    if line := too_few_seeds(config.rl, len(seeds)):
-        raise UserError(line)
+def refuse_seeds(renderer: Renderer, seeds: list[Seed]) -> None:
+    """Raises `UserError` for a student or seeds that TRL would train otherwise than they were played."""
     refuse_later_pictures(seeds)
     refuse_lost_inputs(renderer)
     refuse_mixed_pictures(renderer, seeds)
-    return seeds
 
 
-def _trainer(
+def watch(
+    trainer: MeasuredTrainer, config: Config, renderer: Renderer, rollouts: Rollouts, pictures_of: PicturesOf
+) -> None:
+    """Set a guard over the trainer."""
+    Guard(
+        "rl",
+        config.student,
+        renderer,
+        given_to_grpo,
+        rollouts.known,
+        partial(shown_in, pictures_of),
+        rollouts.note_checks,
+        rollouts.journals.forget,
+    ).watch(trainer)
+
+
+def trainer_of(
     config: Config,
-    folder: Path,
+    home: Path,
     renderer: Renderer,
     start: str,
-    seeds: list[Seed],
+    prompts: Dataset,
     rollouts: Rollouts,
     progress: Callable[[int, int], None] | None,
+    trainer_class: type[MeasuredTrainer],
 ) -> MeasuredTrainer:
-    """TRL's trainer, which plays its steps by `rollouts`, from the weights at `start`."""
+    """TRL's trainer, which plays its steps by `rollouts`, from the weights at `start`. Its checkpoints and
+    metrics are in `home`."""
     student = config.student
     empty = empty_model(load_model_config(base_of(student, start)))
-    trainer_of = TurnCreditTrainer if config.rl.credit == "turn" else MeasuredTrainer
-    trainer = trainer_of(
+    trainer = trainer_class(
         **beginning(student, start, empty),
         args=GRPOConfig(
-            **grpo_arguments(config, folder),
+            **grpo_arguments(config, home),
             **sharding_arguments(student, empty),
             **loading(student, start),
         ),
         reward_funcs=_return_of_rollout,
-        train_dataset=_prompts(config, renderer, folder, in_steps(seeds, config.rl, config.rl_seed)),
+        train_dataset=prompts,
         processing_class=renderer.processor,
         rollout_func=rollouts,
         callbacks=[
             Milestones(progress),
-            StepLog(folder / "rl" / "metrics.jsonl", rollouts.row_of, rollouts.journals.forget),
+            StepLog(home / "metrics.jsonl", rollouts.row_of, rollouts.journals.forget),
         ],
     )
     if config.rl.rollouts.importance_cap is not None:
@@ -232,9 +242,10 @@ def _trainer(
     return trainer
 
 
-def _gone_back(folder: Path) -> Path | None:
+def gone_back(folder: Path) -> Path | None:
     """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one.
-    `folder` is the run's `rl`."""
+    `folder` has the
+    checkpoints, as the run's `rl` does."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = last_checkpoint(folder)
     begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -251,7 +262,7 @@ def _return_of_rollout(
     return trajectory_return
 
 
-def _prompts(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]) -> Dataset:
+def prompts_of(config: Config, renderer: Renderer, folder: Path, seeds: list[Seed]) -> Dataset:
     """First user turns and the paths of their pictures in TRL's format, in the order of the seeds; it takes
     pictures in no later turn. `MeasuredTrainer` opens them.
 

@@ -122,7 +122,8 @@ class Rollouts:
         everyone = [trajectory for share in played for trajectory in share]
         self._note(step, everyone)
         trajectories = played[process]
-        self._trained = _trained_by_ids(self.config, everyone, slice(first, first + len(prompts)))
+        own = slice(first, first + len(prompts))
+        self._trained = _trained_by_ids(self.config, everyone, own, self.seen)
         fields: dict[str, Any] = {
             "prompt_ids": [trajectory.prompt_ids for trajectory in trajectories],
             "completion_ids": [trajectory.completion_ids for trajectory in trajectories],
@@ -160,9 +161,8 @@ class Rollouts:
                 known = Trajectory.from_row(journal.rows[seed.id])
                 refuse_another_seed(journal.path, known.dialogue, seed)
                 return known
-            turns = self.config.rl.max_turns
             with tutor.playing(seed.id):
-                played = await roll_out(seed, Script(), assistant, tutor, self.value, turns)
+                played = await self._roll_out(seed, assistant, tutor)
             if played.final:
                 journal.append(played.to_row())
             return played
@@ -174,6 +174,13 @@ class Rollouts:
         if self.audit:
             await self.audit.score([trajectory.dialogue for trajectory in played])
         return played
+
+    async def _roll_out(self, seed: Seed, assistant: StudentAssistant, tutor: Critic) -> Trajectory:
+        return await roll_out(seed, Script(), assistant, tutor, self.value, self.config.rl.max_turns)
+
+    def seen(self, dialogue: Dialogue) -> Dialogue:
+        """The dialogue as the side in training reads and says it."""
+        return dialogue
 
     def _note(self, step: int, trajectories: list[Trajectory]) -> None:
         """Write the step's dialogues, of all processes, to trajectories.jsonl and record its metrics.
@@ -229,7 +236,7 @@ def _why(dialogues: list[Dialogue]) -> str:
 
 
 def _trained_by_ids(
-    config: Config, step: list[Trajectory], own: slice
+    config: Config, step: list[Trajectory], own: slice, seen: Callable[[Dialogue], Dialogue]
 ) -> dict[tuple[int, ...], list[Trained]]:
     """This process's trajectories by their ids, with their masks, log-probabilities and advantages: what the
     loss is due to be given of them.
@@ -240,6 +247,7 @@ def _trained_by_ids(
     Args:
         step: the trajectories of all processes, in order; those of a seed follow one another.
         own: the place of this process's among them.
+        seen: the dialogue as the side in training reads and says it.
     """
     returns: list[float | None] = [trajectory.dialogue.meta["return"] for trajectory in step]
     scale = max(1.0, *(abs(value) for value in returns if value is not None))
@@ -247,7 +255,7 @@ def _trained_by_ids(
     for trajectory, credit in zip(step[own], _credits(config, step, returns)[own], strict=True):
         prompt = len(trajectory.prompt_ids)
         trained = Trained(
-            trajectory.dialogue,
+            seen(trajectory.dialogue),
             [0] * prompt + trajectory.mask,
             None if trajectory.replayed else [0.0] * prompt + trajectory.logprobs,
             credit=[*[0.0] * prompt, *credit] if isinstance(credit, list) else credit,

@@ -99,10 +99,15 @@ async def roll_out(
 ) -> Trajectory:
     """Play one seed. The student answers; the tutor scores every turn and may write the next user turn."""
     dialogue = await play(seed, user, assistant, tutor, max_turns)
-    transcript = assistant.transcript(dialogue) or _unanswered(seed, dialogue, assistant)
+    transcript = assistant.transcript(dialogue) or unanswered(assistant.asked(dialogue, seed.turns[0]))
     # A cut-off trajectory has no return: long answers would otherwise avoid the late turns, where models
     # fail.
     returned = None if dialogue.stop is StopReason.CONTEXT_FULL else value(dialogue)
+    return settled(dialogue, transcript, returned)
+
+
+def settled(dialogue: Dialogue, transcript: Transcript, returned: float | None) -> Trajectory:
+    """The trajectory of a played dialogue with this return, which its meta then has."""
     dialogue.meta["return"] = returned
     return Trajectory(
         dialogue=dialogue,
@@ -115,9 +120,8 @@ async def roll_out(
     )
 
 
-def _unanswered(seed: Seed, dialogue: Dialogue, assistant: StudentAssistant) -> Transcript:
-    """Transcript for a student that never answered: the prompt and an end token that carries no loss."""
-    transcript = assistant.asked(dialogue, seed.turns[0])
+def unanswered(transcript: Transcript) -> Transcript:
+    """The transcript of a side that never spoke: its prompt and an end token that carries no loss."""
     transcript.add_assistant([], [])
     return transcript
 

@@ -1,0 +1,111 @@
+"""The sandbox's attacker: a LoRA adapter on the base student, which stays as it is. It is trained by
+next-token prediction on the user's turns of `user_side.example`."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from safer_steer.config import SHIPPED
+from safer_steer.sandbox.language import names_in, understand
+from safer_steer.sandbox.train_base import Batches, _load, fit
+from safer_steer.sandbox.user_side import example
+from safer_steer.sandbox.world import draw
+from safer_steer.student.adapters import adapter_weights, write_adapter
+from safer_steer.student.modules import adapted_layers
+from safer_steer.student.policy import Sampling
+from safer_steer.student.proof import load_renderer
+from safer_steer.student.renderer import Renderer
+from safer_steer.student.transcript import Transcript
+from safer_steer.student.transformers_policy import TransformersPolicy
+from safer_steer.training.cotrain.exchange import SYSTEM
+
+TURNS = (1, 2, 3, 4, 5, 6)
+"""Dialogue lengths to draw from."""
+
+
+class UserBatches(Batches):
+    """Batches of the user's side."""
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        rng = random.Random(f"attacker {self.seed} {step}")
+        turns = rng.choice(TURNS)
+        return self._batch([example(rng, turns) for _ in range(self.size)])
+
+
+def train_attacker(
+    out: Path,
+    *,
+    steps: int = 500,
+    batch_size: int = 12,
+    learning_rate: float = 2e-3,
+    rank: int = 16,
+    seed: int = 0,
+    device: str = "cpu",
+    log: Callable[[str], None] = print,
+) -> None:
+    """Train and save the adapter (float16 safetensors), and `training.json`: settings, seconds, loss curve,
+    and what became of questions sampled in dialogues that were not trained on (`quality`)."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    base, processor = _load(SHIPPED)
+    adapter = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=adapted_layers(base), task_type="CAUSAL_LM"
+    )
+    model: Any = get_peft_model(base, adapter).to(device).train()
+    renderer = load_renderer(processor, SYSTEM)
+    started = time.monotonic()
+    curve = fit(model, UserBatches(renderer, seed, steps, batch_size), learning_rate, device, log)
+    weights = {name: tensor.half() for name, tensor in adapter_weights(model).items()}
+    model.peft_config["default"].base_model_name_or_path = "sandbox"
+    write_adapter(model, out, weights)
+    processor.save_pretrained(out)
+    settings = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "rank": rank,
+        "seed": seed,
+        "device": device,
+    }
+    record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
+    record["quality"] = quality(model.eval(), renderer, seed)
+    log(json.dumps(record["quality"]))
+    (out / "training.json").write_text(json.dumps({"runs": [record]}) + "\n")
+
+
+def quality(model: Any, renderer: Renderer, seed: int, dialogues: int = 200) -> dict[str, float]:
+    """Shares of questions that are understood, that name no other device, and that are distinct. One question
+    is sampled at the end of each dialogue, at temperature 1."""
+    rng = random.Random(f"quality {seed}")
+    policy = TransformersPolicy(model, Sampling(48))
+    drawn = [example(rng, rng.choice(TURNS)) for _ in range(dialogues)]
+    transcripts = []
+    for one in drawn:
+        transcript = Transcript(renderer)
+        for place, (heard, question) in enumerate(one.turns, 1):
+            picture = [] if transcript.ids else [draw(one.device, one.marked, one.picture_seed)]
+            transcript.add_user(heard, picture)
+            if place < len(one.turns):
+                transcript.add_answer(question)
+        transcripts.append(transcript)
+    asked = policy.generate(transcripts, [f"quality {seed} {number}" for number in range(dialogues)])
+    questions = [completion.text for completion in asked]
+    return {
+        "understood": fmean(understand(question) is not None for question in questions),
+        "grounded": _grounded(questions, [one.device.name for one in drawn]),
+        "distinct": len(set(questions)) / len(questions),
+    }
+
+
+def _grounded(questions: Sequence[str], names: Sequence[str]) -> float:
+    pairs = zip(questions, names, strict=True)
+    return fmean(names_in(question) <= {name} for question, name in pairs)

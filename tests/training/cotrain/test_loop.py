@@ -1,0 +1,152 @@
+"""Both sides learn in turns on one base: whom they meet, what they leave, and what stops them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cotrain_run import STEPS, config_of, counted, prepared
+from forked import Forked
+from rl_run import Counting
+from safer_steer.config import Config
+from safer_steer.dialogue import read_dialogues
+from safer_steer.errors import UserError
+from safer_steer.training.cotrain.loop import cotrain
+from safer_steer.training.cotrain.pool import RULES, Block, Pool, blocks, opponent
+from safer_steer.training.cotrain.rollouts import SideRollouts
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in lines(path)]
+
+
+def adapters(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    folders = {"student": run / "rl" / "model", "attacker": run / "rl" / "attacker" / "model"}
+    return {side: load_file(folder / "adapter_model.safetensors") for side, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> tuple[Path, list[str]]:
+    """The run nobody disturbed, and the calls of its judges."""
+    home = tmp_path_factory.mktemp("straight")
+    Forked(home / "log", "cotrain_run", home / "run", home / "calls").wait()
+    return home / "run", lines(home / "calls")
+
+
+def test_sides_take_turns_and_meet_the_other_as_it_was_or_the_rules() -> None:
+    rl = config_of(every=2).rl
+    assert [*blocks(rl, 5)] == [
+        Block("attacker", 2, 0),
+        Block("student", 2, 2),
+        Block("attacker", 4, 2),
+        Block("student", 4, 4),
+        Block("attacker", 5, 4),
+        Block("student", 5, 5),
+    ]
+    assert [*blocks(config_of(learns="student", every=2).rl, 3)] == [
+        Block("student", 2, 0),
+        Block("student", 3, 0),
+    ]
+    met = [opponent(rl, Block("student", 6, 4), step, 0) for step in range(200)]
+    assert set(met) == {"0", "2", "4", RULES} and 80 < met.count("4") < 120
+    assert {opponent(rl, Block("attacker", 6, 4), step, 0) for step in range(99)} == {"0", "2", "4"}
+    assert {opponent(rl, Block("attacker", 2, 0), step, 0) for step in range(9)} == {"0"}
+
+
+def test_both_adapters_learn_on_the_base_as_it_is_and_each_step_says_whose_it_was(straight) -> None:
+    run, _ = straight
+    student, attacker = rows(run / "rl" / "metrics.jsonl"), rows(run / "rl" / "attacker" / "metrics.jsonl")
+    assert [(row["side"], row["step"]) for row in student] == [("student", 1), ("student", 2)]
+    assert [(row["side"], row["step"]) for row in attacker] == [("attacker", 1), ("attacker", 2)]
+    assert all({"opponent", "groups_equal", "twins_refused"} <= row.keys() for row in [*student, *attacker])
+    assert all(0 <= row["attack_faithfulness"] <= 1 for row in attacker)
+    assert all("checks" in row for row in attacker), "the guard saw pictures and masks of the attacker's seat"
+    for weights in adapters(run).values():
+        assert all(".lora_" in name for name in weights), "nothing of the base is in it"
+        assert any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
+    played = read_dialogues(run / "rl" / "attacker" / "trajectories.jsonl")
+    assert all(
+        dialogue.meta["attack"]["similarity"] == 0 for dialogue in played if dialogue.id[:5] == "00000"
+    )
+    assert any(dialogue.meta["attack"]["similarity"] for dialogue in played if dialogue.id[:5] == "00001")
+
+
+@pytest.mark.parametrize(("side", "step"), [("attacker", 0), ("", STEPS - 1)])
+def test_killed_in_a_step_of_either_side_it_ends_the_same_and_pays_for_nothing_twice(
+    straight, tmp_path, side: str, step: int
+) -> None:
+    wanted, all_calls = straight
+    run, calls = tmp_path / "run", tmp_path / "calls"
+    journal = run / "rl" / side / "rollouts" / f"{step:05d}-000.jsonl"
+    killed = Forked(tmp_path / "log", "cotrain_run", run, calls)
+    assert killed.kill_when(lambda: len(lines(journal)) >= 6)
+    Forked(tmp_path / "log", "cotrain_run", run, calls).wait()
+    assert sorted(lines(calls)) == sorted(all_calls)
+    for name in ("trajectories.jsonl", "attacker/trajectories.jsonl"):
+        assert lines(run / "rl" / name) == lines(wanted / "rl" / name)
+    for side, weights in adapters(run).items():
+        assert all(torch.equal(tensor, adapters(wanted)[side][name]) for name, tensor in weights.items())
+
+
+def rollouts(tmp_path: Path, config: Config) -> SideRollouts:
+    """Those of a student's block, without a model."""
+    return SideRollouts(
+        config, {}, None, None, None, tmp_path, block=Block("student", 9, 0),
+        opponents=None, faithful=None, renderer=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"groups_equal": [2, 2], "twins_refused": [0, 2]},
+            "100% of the groups have equal returns.*max_equal",
+        ),
+        (
+            {"groups_equal": [1, 2], "twins_refused": [2, 2]},
+            "100% of the benign dialogues.*max_twin_refusals",
+        ),
+        ({"groups_equal": [1, 2], "twins_refused": [1, 2]}, ""),
+    ],
+)
+def test_groups_without_spread_and_refused_twins_stop_it_after_five_steps(tmp_path, row, said) -> None:
+    step = row | {"unscored": 0, "trajectories": 6}
+    found = rollouts(tmp_path, config_of())
+    found.go_on([step] * 4)
+    assert found._complaint() == "", "four steps are too few"
+    found.go_on([step])
+    assert re.search(said, found._complaint()) if said else found._complaint() == ""
+    raised = rollouts(tmp_path, config_of(max_equal_groups=1, max_twin_refusals=1))
+    raised.go_on([step] * 5)
+    assert raised._complaint() == "", "a bound that was raised lets it go on"
+
+
+def test_an_attacker_that_is_no_adapter_costs_one_line(tmp_path) -> None:
+    config = config_of(attacker=str(tmp_path))
+    run = prepared(tmp_path / "run", config)
+    with pytest.raises(UserError, match=r"rl.cotrain.attacker: \S+ is no folder of a LoRA adapter; give one"):
+        cotrain(config, run, Counting(run, tmp_path / "c", None), counted(run, tmp_path / "c"))
+    assert not (run / "rl" / "model").exists()
+
+
+def test_a_checkpoint_in_the_pool_is_complete_or_absent(tmp_path) -> None:
+    pool, block = Pool(tmp_path / "pool", {"attacker": None, "student": None}), Block("attacker", 2, 0)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "adapter_config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError):
+        pool.add(block, checkpoint)
+    assert not pool.has(block) and pool.path("attacker", 0) is None
+    (checkpoint / "adapter_model.safetensors").write_bytes(b"weights")
+    pool.add(block, checkpoint)
+    assert pool.has(block)
