@@ -13,6 +13,7 @@ from safer_steer.bench.adaptive.attacker import attackers_of
 from safer_steer.bench.adaptive.intents import Intent, read_intents, tries_of
 from safer_steer.bench.adaptive.kept import KeptAttack
 from safer_steer.bench.adaptive.results import ANY, Script, of_any, of_attacker, of_scripts
+from safer_steer.bench.adaptive.trained import folder_of
 from safer_steer.bench.adaptive.user import PICTURES, AdaptiveUser, known
 from safer_steer.bench.journals import journal_of
 from safer_steer.bench.kept import KeptAnswers, KeptModel
@@ -21,6 +22,7 @@ from safer_steer.bench.suite_copies import copied, moved
 from safer_steer.bench.suites import Suite, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
+from safer_steer.config.bench import name_of
 from safer_steer.config.file import NOT_FILES, load_config
 from safer_steer.config.named import load_named
 from safer_steer.data.sources.load import draw, draw_order
@@ -98,6 +100,8 @@ def checked_intents(config: Config, suites: Sequence[Suite], trial: Trial | None
     adaptive = config.bench.adaptive
     assert adaptive
     known(adaptive.techniques)
+    for trained in adaptive.trained:
+        folder_of(trained)
     for name in adaptive.own:
         load_named("bench.adaptive.own", name)
     if adaptive.intents is None:
@@ -191,7 +195,7 @@ def kept_attacks(model: KeptModel, folder: Path) -> list[Attack]:
     intents = kept_intents(run)
     for picture in sorted((run / PICTURES).glob("*.png")):
         write_atomic(folder / PICTURES / picture.name, picture.read_bytes(), sync=False)
-    for name in map(file_name, [*config.attacker_roles(), *adaptive.own]):
+    for name in map(file_name, [*config.attacker_roles(), *map(name_of, adaptive.trained), *adaptive.own]):
         kept = KeptAttack(KeptAnswers(journal_of(model.folder, "adaptive", name)).dialogues)
         seeds = kept.seeds(tries_of(intents, name, adaptive.turns, adaptive.tries))
         attacks.append(Attack(name, seeds, kept, kept))

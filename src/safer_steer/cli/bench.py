@@ -195,11 +195,13 @@ def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:
             raise UserError(f"bench: --adaptive {entry}: give KEY=VALUE, for instance tries=5")
         if key == "intents":
             settings[key] = absolute(value, Path.cwd())
+        elif key == "trained":
+            settings[key] = [absolute(path, Path.cwd()) for path in value.split(",")]
         elif key in ("own", "techniques"):
             settings[key] = value.split(",")
         else:
             settings[key] = _read(value)
-    if not attackers and not settings.get("own"):
+    if not (attackers or settings.get("own") or settings.get("trained")):
         if given:
             raise UserError("bench: --adaptive needs --attacker-model too")
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safer_steer.cli.app import app
+from safer_steer.config.file import load_config
 from safer_steer.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -97,3 +98,34 @@ def _check(jobs: list[Job]) -> None:
             asyncio.run(check(job.config, job.stages))
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from None
+
+
+@app.command("cross-play")
+def cross_play(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with co-training.")],
+    at_most: Annotated[int, typer.Option(min=1, help="Scripts of RL to play, in their order.")] = 40,
+    blank: Annotated[bool, typer.Option("--blank", help="Show both sides pictures of one colour.")] = False,
+    tries: Annotated[int, typer.Option(min=1, help="Dialogues for each script.")] = 1,
+) -> None:
+    """Play every checkpoint of the student against every one of the attacker, and the sandbox's B and C."""
+    from safer_steer.data.assembly.splits import read_split
+    from safer_steer.files.store import write_atomic
+    from safer_steer.run import agents
+    from safer_steer.run.display import Display
+    from safer_steer.run.preflight import prepared
+    from safer_steer.training.cotrain.crossplay import HELD_OUT, CrossPlay, matrix
+    from safer_steer.training.cotrain.loop import pool_of
+    from safer_steer.training.trajectory import as_trajectory
+
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no run in it (no config.yaml); give the folder of a run with co-training")
+    config = load_config(run / "config.yaml")
+    with Display() as show, prepared(config, run, show, ("rl",)) as begun:
+        pool = pool_of(config, run)
+        drawn = read_split(run, "rl")[:at_most]
+        seeds = [as_trajectory(seed, f"{seed.id}~{n}", n) for n in range(tries) for seed in drawn]
+        play = CrossPlay(config, run, pool, agents.tutor(begun), blank, begun.wait)
+        held_out = HELD_OUT if config.student.model == "sandbox" else ()
+        columns = [*pool.steps("attacker"), *held_out]
+        cells = matrix(play, seeds, pool.steps("student"), columns, show.say)
+        write_atomic(play.folder.with_suffix(".json"), json.dumps(cells, indent=1) + "\n")

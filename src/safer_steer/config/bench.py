@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -19,6 +20,12 @@ ModelName = Literal["base", "sft", "safer_steer"]
 JoinedBy = Literal["majority", "mean"]
 
 
+def name_of(path: str) -> str:
+    """What results call the trained attacker in a folder: the run, and a checkpoint's steps."""
+    inner = ("rl", "attacker", "model", "pool")
+    return "-".join(["trained", *[part for part in Path(path).parts if part not in inner][-2:]])
+
+
 class Adaptive(Section):
     """The adaptive part of the measurement: an attacker in the user's seat (docs/how-to/adaptive.md)."""
 
@@ -26,6 +33,9 @@ class Adaptive(Section):
     """models that attack, each asked with the settings of roles.attacker; empty: its model"""
     own: list[str] = Field(default_factory=list)
     """attackers of your own, each a package.module:name of an async function"""
+    trained: Later[list[str]] = Field(default_factory=list)
+    """attackers that were trained: folders of their LoRA adapters, relative to this file, such as
+    RUN/rl/attacker"""
     intents: str | None = None
     """JSONL file of intents, relative to this file; null takes those of the attack scripts in suites"""
     at_most: int | None = Field(None, ge=1)
@@ -51,7 +61,7 @@ class Adaptive(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Adaptive:
-        files = [file_name(name) for name in (*self.attackers, *self.own)]
+        files = [file_name(name) for name in (*self.attackers, *map(name_of, self.trained), *self.own)]
         if twice := next((file for file in files if files.count(file) > 1), ""):
             raise ValueError(f"two attackers would have one file, adaptive_{twice}.jsonl; leave one out")
         return self

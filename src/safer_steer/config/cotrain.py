@@ -19,6 +19,8 @@ class Cotrain(Section):
     attacker: str | None = None
     """folder of the adapter that the attacker begins with; null takes the shipped one for the sandbox's
     student, and a new adapter for any other"""
+    student: str | None = None
+    """folder of the adapter that the student begins with; null takes what rl.start_from says"""
     every: int = Field(5, ge=1)
     """steps of one side before the other's turn; rl.steps counts the steps of each"""
     learns: Literal["both", "attacker", "student"] = "both"
@@ -34,9 +36,3 @@ class Cotrain(Section):
     max_twin_refusals: Free[float] = Field(0.6, ge=0, le=1)
     """stop the run if the student refuses a safe request in a larger share of the benign dialogues of the
     last 5 steps"""
-
-    def begins_with(self, student: str) -> Path | None:
-        """The attacker's adapter to begin with; None for a new one. `student` is the model's name."""
-        if self.attacker is not None:
-            return Path(self.attacker)
-        return SHIPPED_ATTACKER if student == "sandbox" else None

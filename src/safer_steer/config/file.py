@@ -155,10 +155,12 @@ def make_absolute(config: Config, folder: Path) -> None:
         change_path(config.student, "model")
     change_path(config.student, "chat_template")
     change_path(config.rl.cotrain, "attacker")
+    change_path(config.rl.cotrain, "student")
     for key in ("suites", "capability"):
         change(config.bench, key, absolute_suites(getattr(config.bench, key), folder))
     if adaptive := config.bench.adaptive:
         change_path(adaptive, "intents")
+        change(adaptive, "trained", [absolute(path, folder) for path in adaptive.trained])
 
 
 def with_stubs(config: Config) -> Config:

@@ -185,7 +185,7 @@ class Config(Section):
         if self.bench.adaptive is None:
             return {}
         role, adaptive = self.role("attacker"), self.bench.adaptive
-        names = adaptive.attackers or ([] if adaptive.own else [role.model])
+        names = adaptive.attackers or ([] if adaptive.own or adaptive.trained else [role.model])
         if role.made_up:
             names = [role.model]
         return {name: role.model_copy(update={"model": name}) for name in names}

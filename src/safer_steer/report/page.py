@@ -22,6 +22,7 @@ from safer_steer.bench.results import LABELS, model_label, parted
 from safer_steer.files.store import write_atomic
 from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
 from safer_steer.report.comparison import marks_in
+from safer_steer.report.cotrain_plots import cotrain_plots
 from safer_steer.report.counts import by_turn, cost_table, counts_of, training_checks
 from safer_steer.report.dialogues import browser_data
 from safer_steer.report.experiment import experiment_tables
@@ -115,7 +116,8 @@ def _of_one(run: ShownRun) -> Row:
     """What the page says of each run on its own."""
     folder, steps = run.folder, run.steps
     played = {model for file in run.bench.values() for model in file}
-    training, checks, counts = training_plots(steps), training_checks(folder, steps), counts_of(folder, steps)
+    training = [*training_plots(steps), *cotrain_plots(folder, steps)]
+    checks, counts = training_checks(folder, steps), counts_of(folder, steps)
     scripts, dropped = scripts_of(folder), dropped_from(folder)
     return {
         "name": run.name,

@@ -152,6 +152,8 @@ class Request:
                 return f"{truth}, so the note is {'right' if right else 'wrong'}."
             return f"{truth}."
         if self.form in ("next", "before"):
+            if self.claims[0] not in steps:  # as a user says who has learnt to ask
+                return "it has no such step."
             place = steps.index(self.claims[0]) + (1 if self.form == "next" else -1)
             if 0 <= place < 3:
                 return f"{'after' if self.form == 'next' else 'before'} that you {steps[place]}."

@@ -129,7 +129,8 @@ def _bench_inputs(config: Config) -> tuple[Input, ...]:
     )
     if bench.adaptive is None:
         return inputs
-    return (*inputs, *_files("intents", bench.adaptive.intents), *_files("module", *bench.adaptive.own))
+    attackers = (*_files("weights", *bench.adaptive.trained), *_files("module", *bench.adaptive.own))
+    return (*inputs, *_files("intents", bench.adaptive.intents), *attackers)
 
 
 def _assemble_counts(config: Config) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def test_the_return_by_hand() -> None:
     archive = ["what is the first step?"]
     found = attack_of(played(("what colour is it?", 10), ("what is the first step?", 2)), True, archive)
     assert found is not None and found.hit and found.faithfulness == 1
-    # of {what, is, the, first, step} and its 4 pairs, and {what, colour, is, it} and its 3, two words are shared
+    # {what, is, the, first, step} with 4 pairs and {what, colour, is, it} with 3 share two words
     assert found.similarity == pytest.approx((2 / 14 + 1) / 2)
     assert found.value(0.5) == pytest.approx(1 - 0.5 * found.similarity)
     assert attack_of(played(("what is it?", 2)), False, ()) == Attack(True, 0.0, 0.0), "pays nothing"

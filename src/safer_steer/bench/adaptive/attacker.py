@@ -46,6 +46,8 @@ class Seen:
     faults: Sequence[str]
     """What was wrong with its first proposal for this move: `refused`, `empty` or `repeated`. Empty at first:
     it is asked twice at most."""
+    key: str
+    """Tells apart the dialogues and tries of a bench, for an attacker that draws."""
     ask: Callable[..., Awaitable[Any]]
     """`await seen.ask(prompt, inputs)` does a job with the model of roles.attacker, and shows it the
     pictures."""
@@ -126,10 +128,11 @@ def attackers_of(
         ask: the role `attacker` with another model.
 
     Raises:
-        UserError: an attacker of one's own cannot be imported.
+        UserError: an attacker of one's own cannot be imported, or a trained one not loaded.
     """
     from functools import partial
 
+    from safer_steer.config.bench import name_of
     from safer_steer.config.named import load_named
 
     adaptive = config.bench.adaptive
@@ -137,6 +140,10 @@ def attackers_of(
     attackers: dict[str, tuple[Attacker, Callable[[], ChatModel]]] = {
         name: (by_model, partial(ask, name)) for name in config.attacker_roles()
     }
+    for path in adaptive.trained:
+        from safer_steer.bench.adaptive.trained import TrainedAttacker
+
+        found[name_of(path)] = (TrainedAttacker(config, path), partial(ask, config.role("attacker").model))
     for name in adaptive.own:
         function = load_named("bench.adaptive.own", name)
         attackers[name] = (function, partial(ask, config.role("attacker").model))

@@ -182,6 +182,7 @@ class AdaptiveUser:
             pictures=view,
             own_pictures=len(own),
             faults=tuple(faults),
+            key=dialogue.id,
             ask=ask,
         )
 

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from trl.trainer.utils import use_adapter
 
 from safer_steer.config import Config
+from safer_steer.config.cotrain import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Seed, Turn
 from safer_steer.episode import Critic
@@ -84,6 +85,25 @@ def cotrain(
     return out
 
 
+def begins_with(config: Config, folder: Path, side: Side) -> str:
+    """Folder or Hugging Face id of the weights that a side begins with. Raises `UserError` if what is to be
+    an adapter is none."""
+    cotrain = config.rl.cotrain
+    own = {"attacker": cotrain.attacker, "student": cotrain.student}[side]
+    if own and not is_adapter(own):
+        raise UserError(f"rl.cotrain.{side}: {own} is no folder of a LoRA adapter; give one, or leave it out")
+    if own or side == "student":
+        return own or start_of(config, folder)
+    return str(SHIPPED_ATTACKER) if config.student.model == "sandbox" else config.student.base
+
+
+def pool_of(config: Config, folder: Path) -> Pool:
+    """The pool of a run. Raises as `begins_with`."""
+    starts = {side: Path(begins_with(config, folder, side)) for side in SIDES}
+    known = {side: path if is_adapter(path) else None for side, path in starts.items()}
+    return Pool(folder / "rl" / "pool", known)
+
+
 @dataclass
 class _Both:
     """A run of both sides."""
@@ -100,20 +120,7 @@ class _Both:
     def __post_init__(self) -> None:
         self.steps = steps_of(self.config.rl, len(self.seeds))
         self.pictures_of: PicturesOf = pictures_in(self.folder, self.config.student.max_pixels)
-        starts = {side: Path(self.start(side)) for side in SIDES}
-        known = {side: path if is_adapter(path) else None for side, path in starts.items()}
-        self.pool = Pool(self.folder / "rl" / "pool", known)
-
-    def start(self, side: Side) -> str:
-        """Folder or Hugging Face id of the weights that a side begins with."""
-        if side == "student":
-            return start_of(self.config, self.folder)
-        attacker = self.config.rl.cotrain.begins_with(self.config.student.model)
-        if attacker and not is_adapter(attacker):
-            raise UserError(
-                f"rl.cotrain.attacker: {attacker} is no folder of a LoRA adapter; give one, or leave it out"
-            )
-        return str(attacker or self.config.student.base)
+        self.pool = pool_of(self.config, self.folder)
 
     def home(self, side: Side) -> Path:
         """Folder of a side's checkpoints, journal, metrics and model."""
@@ -158,7 +165,7 @@ class _Both:
         checkpoint = gone_back(home)
         if checkpoint and int(checkpoint.name.rpartition("-")[2]) >= block.until:
             return checkpoint
-        config, start = self.config_of(side), self.start(side)
+        config, start = self.config_of(side), begins_with(self.config, self.folder, side)
         seed_everything(config.rl_seed)
         renderer, seeds = self.renderer(side), [_as_read(seed, side) for seed in self.seeds]
         refuse_seeds(renderer, seeds)

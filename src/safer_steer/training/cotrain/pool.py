@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from safer_steer.config.rl import Reinforce
+from safer_steer.errors import UserError
 from safer_steer.student.adapters import CONFIG, WEIGHTS
 
 Side = Literal["attacker", "student"]
@@ -67,6 +68,17 @@ class Pool:
     def path(self, side: Side, steps: int) -> Path | None:
         """Folder of an adapter; None if it is the base."""
         return self.folder / side / f"{steps:05d}" if steps else self.starts[side]
+
+    def steps(self, side: Side) -> list[int]:
+        """The checkpoints of a side that are there, with that of 0 steps."""
+        return [0, *sorted(int(path.name) for path in (self.folder / side).glob("*") if path.name.isdigit())]
+
+    def any(self) -> Path:
+        """Some adapter. Raises `UserError` if there is none."""
+        paths = [self.path(side, steps) for side in SIDES for steps in self.steps(side)]
+        for path in filter(None, paths):
+            return path
+        raise UserError(f"{self.folder}: no adapters; run `safer-steer rl` with rl.algorithm: cotrain first")
 
     def has(self, block: Block) -> bool:
         """Whether a block's end was kept."""

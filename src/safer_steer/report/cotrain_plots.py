@@ -1,0 +1,75 @@
+"""Plots of co-training, from the metrics of both sides (docs/explanation/cotrain.md, "Figures")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safer_steer.files.store import read_rows
+from safer_steer.report.plots import Plot, number
+from safer_steer.report.svg import Line, draw
+
+Row = dict[str, Any]
+
+
+def cotrain_plots(run: Path, student: Sequence[Row]) -> list[Plot]:
+    """The plots of a run's folder; none if no attacker has learnt there.
+
+    Args:
+        student: the rows of rl/metrics.jsonl.
+    """
+    attacker = list(read_rows(run / "rl" / "attacker" / "metrics.jsonl"))
+    if not attacker:
+        return []
+    shown = (
+        (
+            "Safe, and refused twins",
+            "Student: share of a step's trajectories without a leak, and of its benign ones with a safe"
+            " request refused.",
+            [_line("Safe", student, _safe, 0), _line("refused twins", student, _refused, 1)],
+        ),
+        (
+            "The attacker's turns",
+            "Share of its dialogues that are hits, of its turns that are faithful, and how like its earlier"
+            " turns they are.",
+            [
+                _line(name, attacker, partial(_named, f"attack_{name}"), place)
+                for place, name in enumerate(("hit", "faithfulness", "similarity"))
+            ],
+        ),
+        (
+            "Distinct breaches",
+            "Different attacker's turns of a step that breached.",
+            [_line("", attacker, partial(_named, "distinct_breaches"), 2)],
+        ),
+    )
+    plots = []
+    for title, caption, lines in shown:
+        if drawn := [line for line in lines if line.x]:
+            plots.append(Plot(title, caption, draw(drawn, "step", "", (0, None))))
+    return plots
+
+
+def _named(key: str, row: Row) -> float | None:
+    return number(row.get(key))
+
+
+def _safe(row: Row) -> float | None:
+    leaks = number(row.get("leak_rate"))
+    return None if leaks is None else 1 - leaks
+
+
+def _refused(row: Row) -> float | None:
+    refused, twins = row.get("twins_refused") or (0, 0)
+    return refused / twins if twins else None
+
+
+def _line(name: str, rows: Sequence[Row], value_of: Callable[[Row], float | None], series: int) -> Line:
+    line = Line(name, [], [], series)
+    for place, row in enumerate(rows, 1):
+        if (value := value_of(row)) is not None:
+            line.x.append(float(place))
+            line.y.append(value)
+    return line

@@ -1,0 +1,152 @@
+"""Cross-play: every checkpoint of the student against every checkpoint of the attacker, and against the
+sandbox's attackers that were in no training (docs/explanation/cotrain.md, "Figures").
+
+A cell's dialogues are on disk before the next one begins, so the same command goes on where it was ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from safer_steer.bench.adaptive.attacker import by_model
+from safer_steer.bench.adaptive.user import AdaptiveUser
+from safer_steer.config import Adaptive, Config
+from safer_steer.dialogue import Dialogue, Kind, Seed, read_dialogues, to_jsonl
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.episode import Critic, User, play
+from safer_steer.files.images import Picture, PicturesOf, picture_from, pictures_in
+from safer_steer.files.store import write_atomic
+from safer_steer.sandbox.agents import SandboxTransport
+from safer_steer.student.adapters import with_adapter
+from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.load import load_student, renderer_of
+from safer_steer.student.policy import SampledStudent
+from safer_steer.training.cotrain.exchange import SYSTEM
+from safer_steer.training.cotrain.pool import Pool, Side
+from safer_steer.training.cotrain.rewards import hits
+from safer_steer.training.cotrain.seat import AdapterPolicy, Scoring, Seat
+
+MOST = 2**40
+"""Pixels; a blank picture has as many as the one in whose place it stands."""
+HELD_OUT = ("sandbox-b", "sandbox-c")
+"""Columns of the sandbox's attackers, whose structures were in no training."""
+
+
+class CrossPlay:
+    """Plays the cells of one run."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        pool: Pool,
+        tutor: Critic,
+        blank: bool = False,
+        wait: Callable[[Coroutine[Any, Any, list[Dialogue]]], list[Dialogue]] = asyncio.run,
+    ) -> None:
+        """`blank`: attacker and student see pictures of one colour; the tutor sees them as they are."""
+        self.config, self.pool, self.tutor, self.wait = config, pool, tutor, wait
+        self.folder = run / "rl" / ("crossplay-blank" if blank else "crossplay")
+        self.shown = pictures_in(run, config.student.max_pixels)
+        self.seen: PicturesOf = _blank(self.shown) if blank else self.shown
+        anchor = pool.any()
+        self._model: Any = with_adapter(load_student(config.student).model, anchor).eval()
+        self._adapters: set[str] = set()
+
+    def cell(self, seeds: list[Seed], student: int, attacker: int | str) -> dict[str, float | None]:
+        """Breach rate on the attacks among the seeds and rate of refused twins on the others, for a student
+        after so many steps against an attacker after so many, or one of `HELD_OUT`."""
+        path = self.folder / f"{student:05d}-{attacker}.jsonl"
+        if not path.exists():
+            answerer, user = self._speaker("student", student), self._user(attacker)
+            critic = Scoring(self.tutor)
+
+            async def all() -> list[Dialogue]:
+                turns = self.config.rl.max_turns
+                return await asyncio.gather(*(play(seed, user, answerer, critic, turns) for seed in seeds))
+
+            write_atomic(path, to_jsonl(self.wait(all())))
+        return rates(read_dialogues(path))
+
+    def _user(self, attacker: int | str) -> User:
+        format = self.config.student.format
+        if isinstance(attacker, int):
+            return Seat(self._speaker("attacker", attacker), format)
+        role = self.config.role("attacker").model_copy(update={"model": attacker})
+        model = ChatModel("attacker", role, SandboxTransport(attacker))
+        settings = Adaptive(turns=self.config.rl.max_turns, take_backs=0)
+        return AdaptiveUser(by_model, lambda: model, settings, format, self.shown)
+
+    def _speaker(self, side: Side, steps: int) -> StudentAssistant:
+        settings = self.config.student
+        if side == "attacker":
+            settings = settings.model_copy(update={"system": SYSTEM})
+        renderer, rl = renderer_of(settings), self.config.rl
+        adapter = self._adapter(side, steps)
+        sampled = SampledStudent(self._model, renderer, settings, rl.temperature, rl.rollouts, "")
+        key = f"cross-play {self.config.seed} {side}"
+        return StudentAssistant(AdapterPolicy(sampled, adapter), renderer, settings, self.seen, key)
+
+    def _adapter(self, side: Side, steps: int) -> str | None:
+        """PEFT's name of a checkpoint on the one base; None for the base."""
+        path, name = self.pool.path(side, steps), f"{side}_{steps}"
+        if path is None:
+            return None
+        if name not in self._adapters:
+            self._model.load_adapter(path, name)
+            self._adapters.add(name)
+        return name
+
+
+def rates(dialogues: Iterable[Dialogue]) -> dict[str, float | None]:
+    """Shares of attacks with a breach and of benign dialogues with a safe request refused; None without any.
+    Dialogues that were not scored to their end are left out."""
+    marks: Mapping[bool, list[bool]] = {False: [], True: []}
+    for dialogue in dialogues:
+        if dialogue.turns and all(turn.scores for turn in dialogue.turns):
+            benign = dialogue.kind is Kind.BENIGN
+            marks[benign].append(any(hits(turn.scores or {}, benign) for turn in dialogue.turns))
+    return {
+        "breach": fmean(marks[False]) if marks[False] else None,
+        "twins refused": fmean(marks[True]) if marks[True] else None,
+    }
+
+
+def matrix(
+    play: CrossPlay,
+    seeds: list[Seed],
+    students: Iterable[int],
+    attackers: Iterable[int | str],
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """One row for each cell: student, attacker and its rates."""
+    found = []
+    columns = list(attackers)
+    for student in students:
+        for attacker in columns:
+            cell = {"student": student, "attacker": attacker, **play.cell(seeds, student, attacker)}
+            say(", ".join(f"{name} {value}" for name, value in cell.items()))
+            found.append(cell)
+    return found
+
+
+def _blank(pictures_of: PicturesOf) -> PicturesOf:
+    """The same pictures in one colour, of the same sizes."""
+
+    def blank(images: Any) -> list[Picture]:
+        found = []
+        for picture in pictures_of(images):
+            with Image.open(BytesIO(picture.data)) as image:
+                file = BytesIO()
+                Image.new("RGB", image.size, "grey").save(file, "PNG")
+            found.append(picture_from(file.getvalue(), picture.name, MOST))
+        return found
+
+    return blank
