@@ -16,6 +16,7 @@ from safer_steer.dialogue import Dialogue
 from safer_steer.files.images import pictures_in
 from safer_steer.training.cotrain.loop import cotrain
 from safer_steer.training.cotrain.rollouts import Faithful, checked_by
+from safer_steer.training.tutor_memory import memory_of
 from student_parts import ask, tiny_config, write_seeds
 
 STEPS = 2
@@ -24,6 +25,7 @@ STEPS = 2
 def config_of(**cotrain: object) -> Config:
     """Two steps of each side, one after the other, of two groups of three."""
     changes = {"algorithm": "cotrain", "start_from": "base", "steps": STEPS, "save_steps": 1}
+    changes["tutor_memory"] = True
     rl = tiny_config().rl.model_dump() | changes | {"cotrain": {"every": 1} | cotrain}
     student = tiny_config().student.model_dump(mode="json") | {"lora_rank": 4, "check_every": 1}
     return tiny_config(rl=rl, student=student)
@@ -52,7 +54,7 @@ def main(folder: Path, calls: Path, *changes: str) -> None:
     config = config_of(**dict(change.split("=") for change in changes))
     if not (folder / "splits").exists():
         prepared(folder, config)
-    cotrain(config, folder, Counting(folder, calls, None), counted(folder, calls))
+    cotrain(config, folder, Counting(folder, calls, memory_of(config)), counted(folder, calls))
 
 
 if __name__ == "__main__":

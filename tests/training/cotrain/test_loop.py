@@ -131,12 +131,36 @@ def test_groups_without_spread_and_refused_twins_stop_it_after_five_steps(tmp_pa
     assert raised._complaint() == "", "a bound that was raised lets it go on"
 
 
-def test_an_attacker_that_is_no_adapter_costs_one_line(tmp_path) -> None:
-    config = config_of(attacker=str(tmp_path))
+@pytest.mark.parametrize(
+    ("cotraining", "said"),
+    [
+        ({"attacker": "/nowhere"}, r"rl.cotrain.attacker: \S+ is no folder of a LoRA adapter; give one"),
+        ({"learns": "attacker"}, "rl.cotrain.learns: attacker leaves the student .*; set rl.start_from: sft"),
+    ],
+)
+def test_a_side_that_cannot_begin_costs_one_line(tmp_path, cotraining, said) -> None:
+    config = config_of(**cotraining)
     run = prepared(tmp_path / "run", config)
-    with pytest.raises(UserError, match=r"rl.cotrain.attacker: \S+ is no folder of a LoRA adapter; give one"):
+    with pytest.raises(UserError, match=said):
         cotrain(config, run, Counting(run, tmp_path / "c", None), counted(run, tmp_path / "c"))
     assert not (run / "rl" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("student", "rl", "said"),
+    [
+        ({}, {}, "two LoRA adapters on one base; set student.lora_rank"),
+        (
+            {"lora_rank": 4},
+            {"credit": "turn"},
+            "has returns of its own for both sides; leave credit: turn out",
+        ),
+        ({"lora_rank": 4}, {"reward": "a:b"}, "returns of its own for both sides; leave reward out"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused_by_the_config(student, rl, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        Config.model_validate({"student": student, "rl": {"algorithm": "cotrain", **rl}})
 
 
 def test_a_checkpoint_in_the_pool_is_complete_or_absent(tmp_path) -> None:

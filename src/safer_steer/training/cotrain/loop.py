@@ -79,6 +79,11 @@ def cotrain(
         seeds = read_split(folder, "rl")
         if line := too_few_seeds(config.rl, len(seeds)):
             raise UserError(line)
+        if config.rl.cotrain.learns == "attacker" and pool_of(config, folder).path("student", 0) is None:
+            raise UserError(
+                "rl.cotrain.learns: attacker leaves the student as it begins, and that is no adapter; set"
+                " rl.start_from: sft, or rl.cotrain.student"
+            )
         both = _Both(config, folder, seeds, tutor, faithful, progress, wait, policy_of)
         both.train()
         both.save()
@@ -170,6 +175,7 @@ class _Both:
         renderer, seeds = self.renderer(side), [_as_read(seed, side) for seed in self.seeds]
         refuse_seeds(renderer, seeds)
         rollouts = self._rollouts(block, start, renderer)
+        self._remember(side)
         rollouts.go_on(list(read_rows(home / "metrics.jsonl")))
 
         def shown(done: int, _: int) -> None:
@@ -184,6 +190,16 @@ class _Both:
         done = last_checkpoint(home)
         assert done, "a block ends with a checkpoint"
         return done
+
+    def _remember(self, side: Side) -> None:
+        """Give the tutor's memory back what the student's steps taught it, as after a kill. In a block of the
+        student, its rollouts do."""
+        memory = self.tutor.memory if isinstance(self.tutor, Remembering) else None
+        if memory is None:
+            return
+        memory.steps.clear()
+        for row in read_rows(self.home("student") / "metrics.jsonl") if side == "attacker" else ():
+            memory.learn(row["approaches"])
 
     def _rollouts(self, block: Block, start: str, renderer: Renderer) -> SideRollouts:
         """The rollouts of a block, with both speakers."""
