@@ -29,6 +29,7 @@ FREE = {
     "bootstrap.sft.micro_batch_size",
     *("rl.micro_batch_size", "rl.patience_s", "rl.max_unscored"),
     *("rl.audit.role", "rl.audit.share"),
+    *("rl.cotrain.max_equal_groups", "rl.cotrain.max_twin_refusals"),
     *(f"rl.rollouts.{key}" for key in ("engine", "base_url", "api_key_env", "timeout_s", "retries")),
     *("bench.max_unscored", "bench.targets[].base_url", "bench.targets[].api_key_env"),
     *(f"gates.<gate>.{key}" for key in ("at_least", "at_most", "basis", "means")),

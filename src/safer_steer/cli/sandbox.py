@@ -81,6 +81,11 @@ def build_pretrained(
 def train_attacker(
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 500,
+    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues per step.")] = 12,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    start: Annotated[
+        Path | None, typer.Option(help="Train the adapter in this folder further, instead of a new one.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where it trains: cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
@@ -90,7 +95,16 @@ def train_attacker(
     use_cores()
     from safer_steer.sandbox.train_attacker import train_attacker as train
 
-    train(out, steps=steps, seed=seed, device=device, log=typer.echo)
+    train(
+        out,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        start=start,
+        device=device,
+        log=typer.echo,
+    )
 
 
 @sandbox.command()

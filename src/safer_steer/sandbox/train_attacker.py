@@ -18,7 +18,7 @@ from safer_steer.sandbox.language import names_in, understand
 from safer_steer.sandbox.train_base import Batches, _load, fit
 from safer_steer.sandbox.user_side import example
 from safer_steer.sandbox.world import draw
-from safer_steer.student.adapters import adapter_weights, write_adapter
+from safer_steer.student.adapters import adapter_weights, with_adapter, write_adapter
 from safer_steer.student.modules import adapted_layers
 from safer_steer.student.policy import Sampling
 from safer_steer.student.proof import load_renderer
@@ -27,7 +27,7 @@ from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.cotrain.exchange import SYSTEM
 
-TURNS = (1, 2, 3, 4, 5, 6)
+TURNS = (1, 1, 2, 3)
 """Dialogue lengths to draw from."""
 
 
@@ -48,11 +48,14 @@ def train_attacker(
     learning_rate: float = 2e-3,
     rank: int = 16,
     seed: int = 0,
+    start: Path | None = None,
     device: str = "cpu",
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train and save the adapter (float16 safetensors), and `training.json`: settings, seconds, loss curve,
-    and what became of questions sampled in dialogues that were not trained on (`quality`)."""
+    """Train and save the adapter (float16 safetensors) with a processor, and `training.json`: settings,
+    seconds, loss curve, and what became of questions sampled in dialogues that were not trained on
+    (`quality`). With `start`, an earlier adapter is trained further, and its record kept before the new one.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -60,7 +63,8 @@ def train_attacker(
     adapter = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=adapted_layers(base), task_type="CAUSAL_LM"
     )
-    model: Any = get_peft_model(base, adapter).to(device).train()
+    begun = with_adapter(base, start, trainable=True) if start else get_peft_model(base, adapter)
+    model: Any = begun.to(device).train()
     renderer = load_renderer(processor, SYSTEM)
     started = time.monotonic()
     curve = fit(model, UserBatches(renderer, seed, steps, batch_size), learning_rate, device, log)
@@ -79,7 +83,8 @@ def train_attacker(
     record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
     record["quality"] = quality(model.eval(), renderer, seed)
     log(json.dumps(record["quality"]))
-    (out / "training.json").write_text(json.dumps({"runs": [record]}) + "\n")
+    earlier = json.loads((start / "training.json").read_text())["runs"] if start else []
+    (out / "training.json").write_text(json.dumps({"runs": [*earlier, record]}) + "\n")
 
 
 def quality(model: Any, renderer: Renderer, seed: int, dialogues: int = 200) -> dict[str, float]:

@@ -14,8 +14,10 @@ from cotrain_run import STEPS, config_of, counted, prepared
 from forked import Forked
 from rl_run import Counting
 from safer_steer.config import Config
-from safer_steer.dialogue import read_dialogues
+from safer_steer.data.assembly.splits import read_split
+from safer_steer.dialogue import Dialogue, Kind, Turn, read_dialogues, to_jsonl
 from safer_steer.errors import UserError
+from safer_steer.files.store import write_atomic
 from safer_steer.training.cotrain.loop import cotrain
 from safer_steer.training.cotrain.pool import RULES, Block, Pool, blocks, opponent
 from safer_steer.training.cotrain.rollouts import SideRollouts
@@ -74,10 +76,10 @@ def test_both_adapters_learn_on_the_base_as_it_is_and_each_step_says_whose_it_wa
         assert all(".lora_" in name for name in weights), "nothing of the base is in it"
         assert any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
     played = read_dialogues(run / "rl" / "attacker" / "trajectories.jsonl")
-    assert all(
-        dialogue.meta["attack"]["similarity"] == 0 for dialogue in played if dialogue.id[:5] == "00000"
-    )
-    assert any(dialogue.meta["attack"]["similarity"] for dialogue in played if dialogue.id[:5] == "00001")
+    assert all(dialogue.meta["attack"]["similarity"] == 0 for dialogue in played if dialogue.id < "00001")
+    assert {turn.user for dialogue in played for turn in dialogue.turns}.isdisjoint(
+        turn.user for seed in read_split(run, "rl") for turn in seed.turns
+    ), "the attacker speaks, and not the script"
 
 
 @pytest.mark.parametrize(("side", "step"), [("attacker", 0), ("", STEPS - 1)])
@@ -103,6 +105,20 @@ def rollouts(tmp_path: Path, config: Config) -> SideRollouts:
         config, {}, None, None, None, tmp_path, block=Block("student", 9, 0),
         opponents=None, faithful=None, renderer=None,
     )  # fmt: skip
+
+
+def test_the_archive_is_what_was_faithful_in_earlier_steps_also_after_a_kill(tmp_path) -> None:
+    def dialogue(user: str, faithfulness: float) -> Dialogue:
+        attack = {"hit": True, "faithfulness": faithfulness, "similarity": 0.0}
+        return Dialogue(id="0", kind=Kind.BENIGN, turns=[Turn(user=user)], meta={"attack": attack})
+
+    faithful, other = dialogue("how?", 1.0), dialogue("blah", 0.0)
+    write_atomic(tmp_path / "trajectories.jsonl", to_jsonl([faithful, other]))
+    found = rollouts(tmp_path, config_of())
+    found.go_on([])
+    assert [*found.archive] == ["how?"]
+    found._learn({"groups_equal": [0, 1], "twins_refused": [0, 1]}, [dialogue("and then?", 0.5)])
+    assert [*found.archive] == ["how?", "and then?"]
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def attackers_of(
     for path in adaptive.trained:
         from safer_steer.bench.adaptive.trained import TrainedAttacker
 
-        found[name_of(path)] = (TrainedAttacker(config, path), partial(ask, config.role("attacker").model))
+        attackers[name_of(path)] = (TrainedAttacker(config, path), partial(ask, config.role("attacker").model))
     for name in adaptive.own:
         function = load_named("bench.adaptive.own", name)
         attackers[name] = (function, partial(ask, config.role("attacker").model))
