@@ -140,11 +140,11 @@ def attackers_of(
     attackers: dict[str, tuple[Attacker, Callable[[], ChatModel]]] = {
         name: (by_model, partial(ask, name)) for name in config.attacker_roles()
     }
+    asked = partial(ask, config.role("attacker").model)
     for path in adaptive.trained:
         from safer_steer.bench.adaptive.trained import TrainedAttacker
 
-        attackers[name_of(path)] = (TrainedAttacker(config, path), partial(ask, config.role("attacker").model))
+        attackers[name_of(path)] = (TrainedAttacker(config, path), asked)
     for name in adaptive.own:
-        function = load_named("bench.adaptive.own", name)
-        attackers[name] = (function, partial(ask, config.role("attacker").model))
+        attackers[name] = (load_named("bench.adaptive.own", name), asked)
     return attackers
