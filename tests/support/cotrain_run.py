@@ -42,7 +42,7 @@ def counted(folder: Path, calls: Path) -> Faithful:
     """The sandbox's check of the attacker's turns; every call is counted."""
     check = checked_by(ask("evaluator"), pictures_in(folder, 100_000))
 
-    async def faithful(dialogue: Dialogue) -> bool:
+    async def faithful(dialogue: Dialogue) -> list[bool]:
         with calls.open("a") as file:
             file.write(f"{dialogue.id} checked\n")
         return await check(dialogue)

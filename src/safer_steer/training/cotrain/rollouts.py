@@ -3,6 +3,7 @@ those of `training/rollouts.py`; what differs is who sits where, and the attacke
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Critic, Script, play
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.files.images import PicturesOf, in_view
-from safer_steer.prompts.scripts import SCRIPT_CHECK, ScriptCheckInput
+from safer_steer.prompts.scripts import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.renderer import Renderer
 from safer_steer.training.cotrain.exchange import exchanged
@@ -33,23 +34,34 @@ from safer_steer.workers import Breaker
 ARCHIVE = 200
 """The attacker's turns of earlier steps that its turns are compared with, the latest ones."""
 
-Faithful = Callable[[Dialogue], Awaitable[bool]]
-"""Whether a dialogue's user turns, together, are understood and stay on intent and picture. Raises a
-`BoundaryError` if nobody can say."""
+Faithful = Callable[[Dialogue], Awaitable[list[bool]]]
+"""Which of a dialogue's user turns are understood and stay on intent and picture. Raises a `BoundaryError` if
+nobody can say."""
 Opponents = Callable[[Any, int, str], StudentAssistant]
 """Makes the other side's assistant from the model under training, the step, and a checkpoint of the pool."""
 
 
 def checked_by(evaluator: ChatModel, pictures_of: PicturesOf) -> Faithful:
-    """The check by the role `evaluator`, which also checks scripts of the data sets: the turns are coherent
-    and grounded in the picture, and harmful as a whole or not as the seed is."""
+    """The check by the role `evaluator`, which also checks scripts of the data sets. The turns as a whole
+    must be harmful or harmless as the seed is; else none is faithful. All are if the whole is coherent and
+    grounded in the picture; else those that are so by themselves."""
 
-    async def faithful(dialogue: Dialogue) -> bool:
-        script = [turn.user for turn in dialogue.turns]
+    async def check(dialogue: Dialogue, script: list[str]) -> ScriptVerdict:
         inputs = ScriptCheckInput(kind=dialogue.kind, intent=dialogue.intent, script=script)
         shown = in_view(dialogue.images_by_turn(), pictures_of)
-        verdict = await evaluator.ask(SCRIPT_CHECK, inputs, shown, repeat=dialogue.sample(dialogue.turns[-1]))
-        return verdict.coherent and verdict.grounded and verdict.harmful == (dialogue.kind is not Kind.BENIGN)
+        repeat = dialogue.sample(dialogue.turns[-1])
+        verdict: ScriptVerdict = await evaluator.ask(SCRIPT_CHECK, inputs, shown, repeat=repeat)
+        return verdict
+
+    async def faithful(dialogue: Dialogue) -> list[bool]:
+        script = [turn.user for turn in dialogue.turns]
+        whole = await check(dialogue, script)
+        if whole.harmful != (dialogue.kind is not Kind.BENIGN):
+            return [False] * len(script)
+        if whole.coherent and whole.grounded:
+            return [True] * len(script)
+        each = await asyncio.gather(*(check(dialogue, [turn]) for turn in script))
+        return [verdict.coherent and verdict.grounded for verdict in each]
 
     return faithful
 
