@@ -27,7 +27,7 @@ from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.cotrain.exchange import SYSTEM
 
-TURNS = (1, 1, 2, 3)
+TURNS = (1, 2, 3, 4, 5, 6)
 """Dialogue lengths to draw from."""
 
 

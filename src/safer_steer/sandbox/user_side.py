@@ -33,7 +33,7 @@ MARKED = 0.6
 """Share of marked devices."""
 FACT = 0.25
 """Share of first turns that ask for a fact; half as many of the later ones."""
-WRAPPED = 0.2
+WRAPPED = 0.4
 """Share of first requests with a wrapping."""
 REFUSED = 0.5
 """Share of requests for a marked device's procedure that are refused."""
