@@ -5,15 +5,15 @@
 
 With a share of 1 there are the paper's 15,400 dialogues before the filter and 2,000 seeds for RL, and 3,227
 scripts that three models of the bench answer. Every pair has a photograph of 1 megapixel, made up. All roles
-are behind one HTTP server, in a process of its own, which answers like `--stub` after a latency: lognormal, by
-default with a mean of 1 s and a sigma of 0.8, seeded by the request. The student is the shipped one, and SFT
-and RL take a few steps only (`--sft-steps`, `--rl-steps`). `to the end` is what all steps of the config would
-take at that pace.
+are behind one HTTP server, in a process of its own, which answers like `--stub` after a latency: lognormal,
+by default with a mean of 1 s and a sigma of 0.8, seeded by the request. The student is the shipped one, and
+SFT and RL take a few steps only (`--sft-steps`, `--rl-steps`). `to the end` is what all steps of the config
+would take at that pace.
 
 Each command is a process: wall time, its own processor time and its peak memory (ru_maxrss). The server needs
 processor time, too, which is not in the table, but takes it from a command on a machine with few cores.
 
-Stage I and II and the bench are killed with -9 in their middle and started again. `to the first call` is the
+Stage I and II and the bench are killed with -9 in their middle and started again. `first call` is the
 time from the start to the first request that the server sees, `after the kill` the same for the second start;
 `again` is the command on what is finished.
 """
@@ -30,10 +30,12 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -45,12 +47,15 @@ from PIL import Image
 from safer_steer.prompts.made_up import words
 
 PAIRS, BENCH_PAIRS, DIALOGUES, SEEDS, BENCH = 9_000, 1_300, 15_400, 2_000, 3_227
-"""At a share of 1: pairs for training and for the bench (about 2.6 scripts each), dialogues before the filter,
-seeds of RL, scripts of the bench."""
+"""At a share of 1: pairs for training and for the bench (about 2.6 scripts each), dialogues before the
+filter, seeds of RL, scripts of the bench."""
 MODELS = ("one", "two", "three")
 SIDE = 1024
 """Width and height of a photograph, pixels."""
 SIGMA = 0.8
+UNSCORED = 3
+"""The exit code of a bench that left too many dialogues unscored."""
+PARTS = ("images", "seeds", "splits", "bootstrap", "sft", "rl")
 SPAWN = multiprocessing.get_context("spawn")
 NONE = "–"
 
@@ -59,8 +64,8 @@ NONE = "–"
 
 
 def serve(pipe: Connection, mean_s: float) -> None:
-    """Serve on a free port and send its number through `pipe`. Each message that arrives there is answered with
-    the number of calls since the last one, and the time of the first of them (monotonic clock)."""
+    """Serve on a free port and send its number through `pipe`. Each message that arrives there is answered
+    with the number of calls since the last one, and the time of the first of them (monotonic clock)."""
     from aiohttp import web
     from pydantic_core import from_json
 
@@ -150,39 +155,37 @@ def photograph(seed: int) -> Image.Image:
 
 
 def write_config(folder: Path, share: float, url: str, sft_steps: int, rl_steps: int) -> Path:
-    """The paper's run with Qwen2.5-VL-3B, with the shipped student and every role behind the server."""
+    """A run with the paper's numbers, the shipped student, and every role behind the server."""
 
     def sized(number: int) -> int:
         return max(8, round(share * number))
 
-    sources = [
-        {"name": "made-up", "path": str(write_pairs(folder, "train", sized(PAIRS)))},
-        {
-            "name": "made-up-bench",
-            "path": str(write_pairs(folder, "bench", sized(BENCH_PAIRS))),
-            "use": "bench",
-        },
-    ]
+    train, bench = (
+        write_pairs(folder, name, sized(pairs)) for name, pairs in (("train", PAIRS), ("bench", BENCH_PAIRS))
+    )
     role = {"model": "stub", "base_url": url, "concurrency": 128}
     asked = ("generator", "red", "blue", "evaluator", "attack_judge", "tutor", "target", "judge")
-    prompts = min(64, sized(SEEDS))
     config = {
         "name": f"rehearsal-{share:g}",
         "student": {"model": "sandbox", "max_turn_tokens": 48, "max_length": 2048, "device": "cpu"},
-        "roles": dict.fromkeys(asked, role),
-        "seeds": {"sources": sources},
+        "roles": {name: dict(role) for name in asked},
+        "seeds": {
+            "sources": [
+                {"name": "made-up", "path": str(train.resolve())},
+                {"name": "made-up-bench", "path": str(bench.resolve()), "use": "bench"},
+            ]
+        },
         "assembly": {"bench_dialogues": sized(BENCH)},
         "bootstrap": {"dialogues": sized(DIALOGUES), "sft": {"max_steps": sft_steps, "batch_size": 16}},
         "rl": {
             "seeds": sized(SEEDS),
-            "prompts_per_step": prompts,
+            "prompts_per_step": min(64, sized(SEEDS)),
             "steps": rl_steps,
             "max_completion_tokens": 1200,
         },
         "bench": {"suites": ["steer"], "models": ["safer_steer"]},
     }
     path = folder / f"rehearsal-{share:g}.yaml"
-    yaml.Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
     path.write_text(yaml.dump(config, sort_keys=False))
     return path
 
@@ -192,7 +195,7 @@ def write_config(folder: Path, share: float, url: str, sft_steps: int, rl_steps:
 
 @dataclass
 class Cost:
-    """What a command took. `first` is the time to its first call, `resumed` that of its start after a kill."""
+    """What a command took. `first` is the time to its first call, `resumed` the same after a kill."""
 
     wall: float
     cpu: float
@@ -204,31 +207,24 @@ class Cost:
 
 
 def run(command: Sequence[str], pipe: Connection, kill_at: Callable[[], bool] | None = None) -> Cost:
-    """A command to its end, or killed once `kill_at` holds. Raises `SystemExit` with its output if it fails."""
+    """A command to its end, or killed once `kill_at` holds. Raises `SystemExit` with its output if it
+    fails."""
     pipe.send("begin")
     pipe.recv()
-    begun = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "safer_steer", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    said = bytearray()
-    os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
-    ended, killed = False, False
-    while not ended:
-        said += process.stdout.read() or b""  # type: ignore[union-attr]
-        if kill_at is not None and not killed and kill_at():
-            process.kill()
-            killed = True
-        pid, status, used = os.wait4(process.pid, os.WNOHANG)
-        ended = pid != 0
-        if not ended:
+    with tempfile.TemporaryFile() as said:
+        begun, killed, pid = time.monotonic(), False, 0
+        process = subprocess.Popen([sys.executable, "-m", "safer_steer", *command], stdout=said, stderr=said)
+        while not pid:
             time.sleep(0.05)
-    wall = time.monotonic() - begun
-    code = process.returncode = os.waitstatus_to_exitcode(status)
-    if code not in (0, 3) and not killed:
-        raise SystemExit(
-            f"safer-steer {' '.join(command)}:\n{(said + (process.stdout.read() or b'')).decode()}"
-        )  # type: ignore[union-attr]
+            if kill_at is not None and not killed and kill_at():
+                process.kill()
+                killed = True
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+        wall = time.monotonic() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, UNSCORED) and not killed:
+            said.seek(0)
+            raise SystemExit(f"safer-steer {' '.join(command)}:\n{said.read().decode(errors='replace')}")
     pipe.send("end")
     calls, first = pipe.recv()
     return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3, calls, first - begun)
@@ -255,14 +251,9 @@ def rows_in(folder: Path, pattern: str) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.glob(pattern) if path.is_file())
 
 
-def measure(
-    share: float, out: Path, url: str, pipe: Connection, sft_steps: int, rl_steps: int
-) -> dict[str, Cost]:
+def measure(config: Path, folder: Path, url: str, pipe: Connection) -> dict[str, Cost]:
     """Every command at one size."""
-    source, folder = out / "source", out / f"run-{share:g}"
-    shutil.rmtree(folder, ignore_errors=True)
-    source.mkdir(parents=True, exist_ok=True)
-    config = write_config(source, share, url, sft_steps, rl_steps)
+    source = config.parent
     settings: dict[str, Any] = yaml.safe_load(config.read_text())
     at = ("--out", str(folder / "run"), "--no-check")
     made, measured = folder / "run", folder / "bench"
@@ -310,9 +301,7 @@ def seconds(value: float) -> str:
 
 def print_costs(share: float, costs: dict[str, Cost]) -> None:
     print(f"\nShare {share:g}\n")
-    print(
-        "| command | calls | wall, s | CPU, s | peak MB | to the first call, s | after the kill, s | again, s |"
-    )
+    print("| command | calls | wall, s | CPU, s | peak MB | first call, s | after the kill, s | again, s |")
     print("|---" * 8 + "|")
     for name, cost in costs.items():
         numbers = [f"{cost.calls:,}", seconds(cost.wall), seconds(cost.cpu), f"{cost.memory:,.0f}"]
@@ -336,16 +325,7 @@ def print_growth(smaller: tuple[float, dict[str, Cost]], larger: tuple[float, di
 def print_files(folder: Path) -> None:
     """Files and bytes of a run, by its folders, and the sizes of the pages."""
     print("\n| folder or page | files | MB |\n" + "|---" * 3 + "|")
-    for part in (
-        "run/images",
-        "run/seeds",
-        "run/splits",
-        "run/bootstrap",
-        "run/sft",
-        "run/rl",
-        "bench",
-        "export",
-    ):
+    for part in (*(f"run/{name}" for name in PARTS), "bench", "export"):
         files = [path for path in (folder / part).rglob("*") if path.is_file()]
         print(f"| {part} | {len(files):,} | {sum(path.stat().st_size for path in files) / 1e6:,.1f} |")
     for part in ("run/cache.sqlite", "run/report.html", "bench/report.html"):
@@ -357,14 +337,19 @@ def print_training(folder: Path, costs: dict[str, Cost], config: Path) -> None:
     """Steps taken, seconds of one, and what the paper's number of steps would take at that pace."""
     settings = yaml.safe_load(config.read_text())
     kept = rows_in(folder, "run/bootstrap/kept.jsonl")
-    print("\n| training | steps | s a step | steps of the config | to the end, h |\n" + "|---" * 5 + "|")
-    epochs = {
-        "sft": 2 * math.ceil(kept / settings["bootstrap"]["sft"]["batch_size"]),
-        "rl": math.ceil(settings["rl"]["seeds"] / settings["rl"]["prompts_per_step"]),
+    print(
+        "\n| training | steps | s a step (with the start) | steps in all | to the end, h |\n"
+        + "|---" * 5
+        + "|"
+    )
+    sft, rl = settings["bootstrap"]["sft"], settings["rl"]
+    all_steps = {
+        "sft": 2 * math.ceil(kept / sft["batch_size"]),
+        "rl": math.ceil(rl["seeds"] / rl["prompts_per_step"]),
     }
-    for name, steps in epochs.items():
-        taken = rows_in(folder, f"run/{name}/metrics.jsonl")
-        pace = costs[name].wall / max(1, taken)
+    for name, taken in (("sft", sft["max_steps"]), ("rl", rl["steps"])):
+        pace = costs[name].wall / taken
+        steps = all_steps[name]
         print(f"| {name} | {taken} | {pace:.1f} | {steps:,} | {pace * steps / 3600:.2f} |")
 
 
@@ -380,13 +365,16 @@ def main() -> None:
     args = parser.parse_args()
     sizes = list[tuple[float, dict[str, Cost]]]()
     for share in sorted(args.share):
+        folder = args.out / f"run-{share:g}"
+        shutil.rmtree(folder, ignore_errors=True)
         with serving(args.latency) as (url, pipe):
-            costs = measure(share, args.out, url, pipe, args.sft_steps, args.rl_steps)
+            config = write_config(args.out / "source", share, url, args.sft_steps, args.rl_steps)
+            costs = measure(config, folder, url, pipe)
         print_costs(share, costs)
-        print_training(args.out / f"run-{share:g}", costs, args.out / "source" / f"rehearsal-{share:g}.yaml")
-        print_files(args.out / f"run-{share:g}")
+        print_training(folder, costs, config)
+        print_files(folder)
         sizes.append((share, costs))
-    for smaller, larger in zip(sizes, sizes[1:], strict=False):
+    for smaller, larger in pairwise(sizes):
         print_growth(smaller, larger)
 
 
