@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 42_270,
-    "files": 276,
+    "lines": 44_300,
+    "files": 291,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,
