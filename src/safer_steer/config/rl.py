@@ -179,11 +179,17 @@ class Reinforce(Section):
 
     @model_validator(mode="after")
     def _cotrain_has_its_own_returns(self) -> Reinforce:
-        useless = {"reward": self.reward is not None, "credit: turn": self.credit == "turn"}
+        useless = {
+            "reward": self.reward is not None,
+            "credit: turn": self.credit == "turn",
+            "audit": self.audit is not None,
+        }
         if self.algorithm == "cotrain" and (
             key := next((key for key, given in useless.items() if given), "")
         ):
-            raise ValueError(f"algorithm: cotrain has returns of its own for both sides; leave {key} out")
+            raise ValueError(
+                f"algorithm: cotrain has returns of its own for both sides and no {key}; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ import torch
 
 from safer_steer.config import SHIPPED
 from safer_steer.sandbox.language import names_in, understand
-from safer_steer.sandbox.train_base import Batches, _load, fit
+from safer_steer.sandbox.train_base import Batches, _load, batch_of, fit
 from safer_steer.sandbox.user_side import example
 from safer_steer.sandbox.world import draw
 from safer_steer.student.adapters import adapter_weights, with_adapter, write_adapter
@@ -37,7 +37,7 @@ class UserBatches(Batches):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"attacker {self.seed} {step}")
         turns = rng.choice(TURNS)
-        return self._batch([example(rng, turns) for _ in range(self.size)])
+        return batch_of(self.renderer, [example(rng, turns) for _ in range(self.size)])
 
 
 def train_attacker(

@@ -169,9 +169,10 @@ def test_a_side_that_cannot_begin_costs_one_line(tmp_path, cotraining, said) -> 
         (
             {"lora_rank": 4},
             {"credit": "turn"},
-            "has returns of its own for both sides; leave credit: turn out",
+            "has returns of its own for both sides and no credit: turn; leave it out",
         ),
-        ({"lora_rank": 4}, {"reward": "a:b"}, "returns of its own for both sides; leave reward out"),
+        ({"lora_rank": 4}, {"reward": "a:b"}, "for both sides and no reward; leave it out"),
+        ({"lora_rank": 4}, {"audit": {}}, "for both sides and no audit; leave it out"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused_by_the_config(student, rl, said) -> None:

@@ -226,6 +226,7 @@ class _Both:
             partial(noted_return, config),
             self.home(side),
             self.wait,
+            None,
             tutor.memory if side == "student" and isinstance(tutor, Remembering) else None,
             block=block,
             opponents=opponent,
