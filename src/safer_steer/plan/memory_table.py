@@ -33,6 +33,8 @@ def memory_plan(config: Config, processes: int, card: float | None) -> tuple[lis
         config.student.device == "auto" and card is None and _card() is None
     ):
         fit = ["The student runs on the CPU here: this is memory of the machine.", *fit]
+    if not shape.vision_layers:
+        fit.append("Activations of the vision tower are not known for this tower and not counted.")
     return peaks, [*fit, *_assumptions(config, processes)]
 
 

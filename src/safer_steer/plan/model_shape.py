@@ -9,6 +9,10 @@ from typing import Any
 from safer_steer.config import Student
 from safer_steer.errors import UserError
 
+STRIDE = 32
+"""Side, in pixels, of what becomes one token, where the tower's config does not say: a convolutional tower
+halves a picture five times; some do so six times and make fewer tokens."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -29,6 +33,7 @@ class Shape:
     intermediate: int
     vocabulary: int
     vision_hidden: int
+    """0, like the next two, of a tower whose sizes its config does not say."""
     vision_intermediate: int
     vision_layers: int
     patch_pixels: int
@@ -61,7 +66,7 @@ def shape_of_config(config: Any, student: Student) -> Shape:
     from safer_steer.student.training import lora
 
     try:
-        text, vision = config.get_text_config(), config.vision_config
+        text = config.get_text_config()
         model = empty_model(config)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         if adapters := lora(student, model):
@@ -73,8 +78,6 @@ def shape_of_config(config: Any, student: Student) -> Shape:
             freeze_vision(model)
         heads = text.num_attention_heads
         head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
-        width = getattr(vision, "embed_dim", vision.hidden_size)
-        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
         return Shape(
             parameters=parameters,
             adapters=sum(parameter.numel() for parameter in model.parameters()) - parameters,
@@ -85,17 +88,31 @@ def shape_of_config(config: Any, student: Student) -> Shape:
             cache_width=text.num_key_value_heads * head_width,
             intermediate=text.intermediate_size,
             vocabulary=text.vocab_size,
-            vision_hidden=width,
-            vision_intermediate=getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio),
-            vision_layers=getattr(vision, "depth", None) or vision.num_hidden_layers,
-            patch_pixels=patch**2,
-            patch_numbers=3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
-            patches_a_token=_patches_a_token(config, patch),
+            **_tower(config),
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"student {student.model}: its sizes cannot be read from its config: {error}"
         ) from None
+
+
+def _tower(config: Any) -> dict[str, int]:
+    """The sizes of the vision tower, and of its pictures. Of one that says no `patch_size`, such as a
+    convolutional one or a wrapper of timm's, the picture's alone."""
+    vision = config.vision_config
+    if getattr(vision, "patch_size", None) is None:
+        sizes = dict.fromkeys(("vision_hidden", "vision_intermediate", "vision_layers"), 0)
+        return sizes | {"patch_pixels": STRIDE**2, "patch_numbers": 3 * STRIDE**2, "patches_a_token": 1}
+    width = getattr(vision, "embed_dim", vision.hidden_size)
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    return {
+        "vision_hidden": width,
+        "vision_intermediate": getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio),
+        "vision_layers": getattr(vision, "depth", None) or vision.num_hidden_layers,
+        "patch_pixels": patch**2,
+        "patch_numbers": 3 * getattr(vision, "temporal_patch_size", 1) * patch**2,
+        "patches_a_token": _patches_a_token(config, patch),
+    }
 
 
 def _patches_a_token(config: Any, patch: int) -> int:
