@@ -44,6 +44,7 @@ from safer_steer.run.folder import Run, Show
 from safer_steer.run.preflight import prepared
 from safer_steer.stages import STAGES
 from safer_steer.student import processes
+from safer_steer.student.policy import engine_of
 from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def rl(run: Run) -> None:
     def work(progress: Progress) -> None:
         config = run.config
         reward = load_named("rl.reward", config.rl.reward) if config.rl.reward else None
-        tutor, engine = agents.tutor(run), agents.engine(config)
+        tutor, engine = agents.tutor(run), engine_of(config.rl.rollouts)
         start = agents.weights_of(run.folder, "sft") if config.rl.start_from == "sft" else None
         dpo = config.rl.algorithm == "dpo"
         if not (run.folder / "rl" / "model").exists():

@@ -79,8 +79,8 @@ Sabotage = Callable[[pytest.MonkeyPatch], None]
 
 def lose_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the trainer's side: the ids keep their picture tokens, and the loss falls."""
-    prompts = grpo._prompts
-    monkeypatch.setattr(grpo, "_prompts", lambda *args: prompts(*args).map(lambda row: {"images": []}))
+    prompts = grpo.prompts_of
+    monkeypatch.setattr(grpo, "prompts_of", lambda *args: prompts(*args).map(lambda row: {"images": []}))
 
 
 def breaking(kind: type[Renderer]) -> Sabotage:

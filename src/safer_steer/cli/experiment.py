@@ -108,12 +108,12 @@ def cross_play(
     tries: Annotated[int, typer.Option(min=1, help="Dialogues for each script.")] = 1,
 ) -> None:
     """Play every checkpoint of the student against every one of the attacker, and the sandbox's B and C."""
+    from safer_steer.bench.adaptive.crossplay import HELD_OUT, CrossPlay, matrix
     from safer_steer.data.assembly.splits import read_split
     from safer_steer.files.store import write_atomic
     from safer_steer.run import agents
     from safer_steer.run.display import Display
     from safer_steer.run.preflight import prepared
-    from safer_steer.training.cotrain.crossplay import HELD_OUT, CrossPlay, matrix
     from safer_steer.training.cotrain.loop import pool_of
     from safer_steer.training.trajectory import as_trajectory
 

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 from safer_steer.config import Config, ModelName
 from safer_steer.config.named import load_named
 from safer_steer.run.folder import Run
-from safer_steer.student.policy import maker_of
 
 if TYPE_CHECKING:
     from safer_steer.episode import Assistant, Critic
     from safer_steer.files.images import PicturesOf
-    from safer_steer.student.policy import PolicyOf
     from safer_steer.training.audit import Audit
     from safer_steer.training.cotrain.rollouts import Faithful
 
@@ -99,12 +97,6 @@ def ready(config: Config, saved: Path | None, training: bool = False) -> None:
         check_servers(config.rl.rollouts, config.student, where, training)
 
 
-def engine(config: Config) -> PolicyOf:
-    """What makes the policy that samples a loaded student's answers (`rl.rollouts.engine`)."""
-    policy_of: PolicyOf = load_named("rl.rollouts.engine", maker_of(config.rl.rollouts.engine))
-    return policy_of
-
-
 def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
     from safer_steer.files.images import pictures_in
 
@@ -119,11 +111,13 @@ def sampling_student(
     Raises `UserError` as `load_student` and `load_named` do."""
     from safer_steer.student.assistant import StudentAssistant
     from safer_steer.student.load import load_student
-    from safer_steer.student.policy import SampledStudent
+    from safer_steer.student.policy import SampledStudent, engine_of
 
     settings = config.student
     ready(config, weights)
     loaded = load_student(settings, weights)
     saved = str(weights) if weights else settings.base
     sampled = SampledStudent(loaded.model, loaded.renderer, settings, temperature, config.rl.rollouts, saved)
-    return StudentAssistant(engine(config)(sampled), loaded.renderer, settings, pictures_of, key)
+    return StudentAssistant(
+        engine_of(config.rl.rollouts)(sampled), loaded.renderer, settings, pictures_of, key
+    )

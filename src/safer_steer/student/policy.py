@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from safer_steer.config import Student
+from safer_steer.config.named import load_named
 from safer_steer.config.rl import Rollouts
 from safer_steer.errors import UserError
 
@@ -78,6 +79,15 @@ class SampledStudent:
 
 
 PolicyOf = Callable[[SampledStudent], Policy]
+
+
+def engine_of(rollouts: Rollouts) -> PolicyOf:
+    """What makes the policy that samples a loaded student's turns (`rl.rollouts.engine`). Raises `UserError`
+    as `maker_of` and `load_named` do."""
+    policy_of: PolicyOf = load_named("rl.rollouts.engine", maker_of(rollouts.engine))
+    return policy_of
+
+
 """Makes an engine's policy. RL calls it at every step, outside any event loop."""
 
 

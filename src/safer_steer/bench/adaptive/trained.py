@@ -37,10 +37,9 @@ class TrainedAttacker:
 
     def __init__(self, config: Config, path: str) -> None:
         """Load it. Raises `UserError` if there is no such adapter, or its base cannot be loaded."""
-        from safer_steer.run.agents import engine
         from safer_steer.student.adapters import with_adapter
         from safer_steer.student.load import load_student
-        from safer_steer.student.policy import SampledStudent
+        from safer_steer.student.policy import SampledStudent, engine_of
 
         folder = folder_of(path)
         update = {"model": base_of(folder), "system": SYSTEM, "lora_rank": max(1, config.student.lora_rank)}
@@ -52,7 +51,7 @@ class TrainedAttacker:
         sampled = SampledStudent(
             model, self.renderer, self.settings, temperature, config.rl.rollouts, str(folder)
         )
-        self.policy = engine(config)(sampled)
+        self.policy = engine_of(config.rl.rollouts)(sampled)
 
     async def __call__(self, seen: Seen) -> Move:
         """The next user turn. Raises `UnparsableError` if the dialogue leaves no room for it."""

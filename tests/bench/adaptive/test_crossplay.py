@@ -9,6 +9,7 @@ import pytest
 
 from cotrain_run import config_of, prepared
 from rl_run import Counting
+from safer_steer.bench.adaptive.crossplay import CrossPlay, _blank, matrix, rates
 from safer_steer.bench.adaptive.trained import base_of, folder_of
 from safer_steer.config import SHIPPED
 from safer_steer.config.cotrain import SHIPPED_ATTACKER
@@ -17,7 +18,6 @@ from safer_steer.dialogue import Dialogue, Kind, Turn, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.files.images import pictures_in
 from safer_steer.report.cotrain_plots import cotrain_plots
-from safer_steer.training.cotrain.crossplay import CrossPlay, _blank, matrix, rates
 from safer_steer.training.cotrain.loop import pool_of
 from safer_steer.training.cotrain.pool import Block, Pool
 
