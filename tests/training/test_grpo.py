@@ -203,12 +203,12 @@ def test_a_step_opens_its_pictures_once_and_not_for_each_of_its_micro_batches(fo
 
     class Counting(TutorCritic):
         async def judge(self, *args):
-            pictures.append(sum(isinstance(one, Image.Image) for one in gc.get_objects()))
+            pictures.append(sum(issubclass(type(one), Image.Image) for one in gc.get_objects()))
             return await super().judge(*args)
 
     config = tiny_config(rl={"group_size": 3, "prompts_per_step": 2, "micro_batch_size": 1, "steps": 1})
     run = copy_of(folder, tmp_path)
-    before = sum(isinstance(one, Image.Image) for one in gc.get_objects())
+    before = sum(issubclass(type(one), Image.Image) for one in gc.get_objects())
     reinforce(config, run, Counting(ask("tutor"), Format.THINKING_ANSWER, pictures_in(run, 100_000)))
     assert 2 <= max(pictures) - before < 3 * 6, "6 x 6 if each micro-batch had opened its rows"
 
