@@ -1,14 +1,17 @@
-"""The rehearsal at the paper's sizes runs, on little: every command, three of them killed and started again."""
+"""The rehearsal at the paper's sizes runs, on little: every command, three of them killed on their way."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from places import ROOT
 
-COMMANDS = "seeds assemble bootstrap sft rl health verify export".split()
+COMMANDS = ["seeds", "assemble", "bootstrap", "sft", "rl", "health", "verify", "export"]
 
 
+@pytest.mark.timeout(600)
 def test_every_command_has_a_row_and_what_is_killed_goes_on(tmp_path: Path) -> None:
     options = ("--share", "0.001", "--latency", "0.05", "--sft-steps", "1", "--rl-steps", "1")
     command = [sys.executable, str(ROOT / "benchmarks" / "rehearsal.py"), *options, "--out", str(tmp_path)]
