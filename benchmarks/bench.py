@@ -129,7 +129,10 @@ def stub(pipe: Connection, mean_s: float) -> None:
             yield draw.lognormvariate(math.log(mean_s) - SIGMA**2 / 2, SIGMA) if mean_s else 0.0
 
     def told() -> None:
-        pipe.recv()
+        try:
+            pipe.recv()
+        except EOFError:  # whom it serves was killed
+            os._exit(1)
         pipe.send(_Stub.begun[0] if _Stub.begun else math.nan)
         _Stub.begun.clear()
         _Stub.latencies = latencies()

@@ -93,7 +93,10 @@ def serve(pipe: Connection, mean_s: float) -> None:
         return web.json_response({"object": "list", "data": []})
 
     def told() -> None:
-        pipe.recv()
+        try:
+            pipe.recv()
+        except EOFError:  # whom it serves was killed
+            os._exit(1)
         pipe.send((len(calls), calls[0] if calls else math.nan))
         calls.clear()
 
