@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -149,10 +149,12 @@ def stub(pipe: Connection, mean_s: float) -> None:
 
 
 @contextmanager
-def serving(mean_s: float) -> Iterator[tuple[str, Connection]]:
-    """The stub in a process of its own: its base URL, and the pipe to it."""
+def serving(
+    mean_s: float, server: Callable[[Connection, float], None] = stub
+) -> Iterator[tuple[str, Connection]]:
+    """A stub in a process of its own: its base URL, and the pipe to it."""
     here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=stub, args=(there, mean_s), daemon=True)
+    process = SPAWN.Process(target=server, args=(there, mean_s), daemon=True)
     process.start()
     there.close()
     try:

@@ -24,7 +24,6 @@ import argparse
 import asyncio
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -32,8 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -42,8 +40,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from bench import serving
 from PIL import Image
 
+from safer_steer.errors import ExitCode
 from safer_steer.prompts.made_up import words
 
 PAIRS, BENCH_PAIRS, DIALOGUES, SEEDS, BENCH = 9_000, 1_300, 15_400, 2_000, 3_227
@@ -53,10 +53,9 @@ MODELS = ("one", "two", "three")
 SIDE = 1024
 """Width and height of a photograph, pixels."""
 SIGMA = 0.8
-UNSCORED = 3
-"""The exit code of a bench that left too many dialogues unscored."""
+LOOK_S = 1.0
+"""Seconds between two looks at how far a command is that is to be killed: they read its files."""
 PARTS = ("images", "seeds", "splits", "bootstrap", "sft", "rl")
-SPAWN = multiprocessing.get_context("spawn")
 NONE = "–"
 
 
@@ -112,20 +111,6 @@ def serve(pipe: Connection, mean_s: float) -> None:
         await asyncio.Event().wait()
 
     asyncio.run(forever())
-
-
-@contextmanager
-def serving(mean_s: float) -> Iterator[tuple[str, Connection]]:
-    """The server in a process of its own: its base URL, and the pipe to it."""
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=serve, args=(there, mean_s), daemon=True)
-    process.start()
-    there.close()
-    try:
-        yield f"http://127.0.0.1:{here.recv()}/v1", here
-    finally:
-        process.terminate()
-        process.join()
 
 
 # The material --------------------------------------------------------------------
@@ -217,15 +202,18 @@ def run(command: Sequence[str], pipe: Connection, kill_at: Callable[[], bool] | 
     with tempfile.TemporaryFile() as said:
         begun, killed, pid = time.monotonic(), False, 0
         process = subprocess.Popen([sys.executable, "-m", "safer_steer", *command], stdout=said, stderr=said)
+        looked = begun
         while not pid:
             time.sleep(0.05)
-            if kill_at is not None and not killed and kill_at():
-                process.kill()
-                killed = True
+            if kill_at is not None and not killed and time.monotonic() - looked > LOOK_S:
+                looked = time.monotonic()
+                killed = kill_at()
+                if killed:
+                    process.kill()
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
         wall = time.monotonic() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode not in (0, UNSCORED) and not killed:
+        if process.returncode not in (ExitCode.DONE, ExitCode.NO_RESULT) and not killed:
             said.seek(0)
             raise SystemExit(f"safer-steer {' '.join(command)}:\n{said.read().decode(errors='replace')}")
     pipe.send("end")
@@ -370,7 +358,7 @@ def main() -> None:
     for share in sorted(args.share):
         folder = args.out / f"run-{share:g}"
         shutil.rmtree(folder, ignore_errors=True)
-        with serving(args.latency) as (url, pipe):
+        with serving(args.latency, serve) as (url, pipe):
             config = write_config(args.out / "source", share, url, args.sft_steps, args.rl_steps)
             costs = measure(config, folder, url, pipe)
         print_costs(share, costs)

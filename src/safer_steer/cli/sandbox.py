@@ -11,21 +11,25 @@ import typer
 from safer_steer.cli.app import sandbox
 from safer_steer.errors import UserError
 
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Dialogues per step.")]
+LearningRate = Annotated[float, typer.Option(help="Peak of the learning rate, a cosine with warm-up.")]
+Device = Annotated[str, typer.Option(help="Where it trains: cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
 
 @sandbox.command()
 def train_base(
     out: Annotated[Path, typer.Option(help="Folder for the weights and the processor.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1500,
-    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues per step.")] = 16,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak learning rate; the schedule is a cosine with warm-up.")
-    ] = 1e-3,
+    steps: Steps = 1500,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 1e-3,
     drills: Annotated[
         bool,
         typer.Option("--drills", help="Train only on the structures that are learned last."),
     ] = False,
-    device: Annotated[str, typer.Option(help="Where it trains: cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Device = "cpu",
+    seed: Seed = 0,
     start: Annotated[
         Path | None,
         typer.Option(help="Start from the student in this folder instead of from random weights."),
@@ -55,7 +59,7 @@ def build_pretrained(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the student: `student.model`.")],
     align_steps: Annotated[int, typer.Option(min=1, help="Steps that teach the vision tower words.")] = 60,
     steps: Annotated[int, typer.Option(min=1, help="Steps that teach the language model the world.")] = 300,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
+    seed: Seed = 1,
     start: Annotated[
         Path | None, typer.Option(help="Teach the student in this folder more dialogues instead.")
     ] = None,
@@ -80,14 +84,14 @@ def build_pretrained(
 @sandbox.command()
 def train_attacker(
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 500,
-    batch_size: Annotated[int, typer.Option(min=1, help="Dialogues per step.")] = 12,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    steps: Steps = 500,
+    batch_size: BatchSize = 12,
+    learning_rate: LearningRate = 2e-3,
     start: Annotated[
         Path | None, typer.Option(help="Train the adapter in this folder further, instead of a new one.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where it trains: cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Device = "cpu",
+    seed: Seed = 0,
 ) -> None:
     """Train the sandbox's attacker, a LoRA adapter on the shipped base student."""
     from safer_steer.run.preflight import use_cores

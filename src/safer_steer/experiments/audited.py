@@ -27,7 +27,7 @@ def audited(runs: Mapping[str, Mapping[int, Path]]) -> dict[str, Any] | None:
         audit of each, over the seeds; and by seed the step at which `health` notices that they drift apart,
         and that at which the audit's own reward has fallen by the same rule, or None.
     """
-    found = {}
+    by_arm = {}
     for arm, by_seed in runs.items():
         rewards: dict[int, list[tuple[float, float]]] = {}
         noticed, fell = dict[int, int | None](), dict[int, int | None]()
@@ -43,23 +43,23 @@ def audited(runs: Mapping[str, Mapping[int, Path]]) -> dict[str, Any] | None:
             steps = sorted(rewards)
             tutor, audit = zip(*(map(fmean, zip(*rewards[step], strict=True)) for step in steps), strict=True)
             by = {"tutor": list(tutor), "audit": list(audit)}
-            found[arm] = {"steps": steps, **by, "noticed": noticed, "fell": fell}
-    return found or None
+            by_arm[arm] = {"steps": steps, **by, "noticed": noticed, "fell": fell}
+    return by_arm or None
 
 
 def _step(drift: Drift | None) -> int | None:
     return drift.noticed if drift else None
 
 
-def tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+def tables(by_arm: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """What `audited` found as tables: a line before it, its head and its rows. None without an arm."""
-    if not found:
+    if not by_arm:
         return []
-    steps = max((entry["steps"] for entry in found.values()), key=len)
+    steps = max((entry["steps"] for entry in by_arm.values()), key=len)
     count = min(SHOWN, len(steps))
     chosen = [steps[len(steps) * part // count - 1] for part in range(1, count + 1)]
     rewards, notices = [], []
-    for arm, entry in found.items():
+    for arm, entry in by_arm.items():
         for by in ("tutor", "audit"):
             known = dict(zip(entry["steps"], entry[by], strict=True))
             rewards.append([arm, by])

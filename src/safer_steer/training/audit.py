@@ -90,14 +90,14 @@ class Audited:
 
 def audited_in(dialogue: Mapping[str, Any]) -> list[Audited]:
     """The turns of a trajectory, as a row, that both scored."""
-    found = []
+    turns = []
     for place, turn in enumerate(dialogue["turns"], 1):
         own, second = turn["scores"], (turn["meta"].get("audit") or {}).get("scores")
         if own and second:
             agree = abs(own["safety"] - second["safety"]) <= AGREE
             rewards, seed = (own["reward"], second["reward"]), dialogue["meta"]["seed"]
-            found.append(Audited(dialogue["id"], place, seed, *rewards, agree))
-    return found
+            turns.append(Audited(dialogue["id"], place, seed, *rewards, agree))
+    return turns
 
 
 def by_script(turns: Iterable[Audited], value: Callable[[Audited], float]) -> list[list[float]]:

@@ -14,7 +14,7 @@ from safer_steer.bench.adaptive.trained import base_of, folder_of
 from safer_steer.config import SHIPPED
 from safer_steer.config.cotrain import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
-from safer_steer.dialogue import Dialogue, Kind, Turn, read_dialogues
+from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.files.images import pictures_in
 from safer_steer.report.cotrain_plots import cotrain_plots
@@ -32,9 +32,10 @@ def test_every_student_meets_every_attacker_and_those_that_were_held_out(run) ->
     pool = pool_of(config, run)
     pool.add(Block("attacker", 1, 0), SHIPPED_ATTACKER)
     assert (pool.steps("attacker"), pool.steps("student")) == ([0, 1], [0])
-    seeds, said = read_split(run, "rl")[:2], list[str]()
+    drawn, said = read_split(run, "rl"), list[str]()
+    seeds = drawn[:2]
 
-    def play() -> list[dict]:
+    def play(seeds: list[Seed] = seeds) -> list[dict]:
         cells = CrossPlay(config, run, pool, Counting(run, calls, None))
         return matrix(cells, seeds, [0], [0, 1, "sandbox-c"], said.append)
 
@@ -46,6 +47,8 @@ def test_every_student_meets_every_attacker_and_those_that_were_held_out(run) ->
     users = [turn.user for row in read_dialogues(folder / "00000-0.jsonl") for turn in row.turns]
     assert set(users).isdisjoint(text for seed in seeds for text in seed.script)
     assert play() == found and len(calls.read_text().splitlines()) == asked, "a cell that is there was played"
+    play(drawn[:3])
+    assert len([*read_dialogues(folder / "00000-0.jsonl")]) == 3, "a script that is new was not played"
 
 
 def test_rates_leave_out_what_was_not_scored() -> None:

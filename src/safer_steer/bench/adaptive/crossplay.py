@@ -1,13 +1,14 @@
 """Cross-play: every checkpoint of the student against every checkpoint of the attacker, and against the
 sandbox's attackers that were in no training (docs/explanation/cotrain.md, "Figures").
 
-A cell's dialogues are on disk before the next one begins, so the same command goes on where it was ended.
+Every cell has a journal, so the same command goes on where it was ended, and one with more scripts plays
+those that are new.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from statistics import fmean
@@ -18,11 +19,11 @@ from PIL import Image
 from safer_steer.bench.adaptive.attacker import by_model
 from safer_steer.bench.adaptive.user import AdaptiveUser
 from safer_steer.config import Adaptive, Config
-from safer_steer.dialogue import Dialogue, Kind, Seed, read_dialogues, to_jsonl
+from safer_steer.dialogue import Dialogue, Kind, Seed
 from safer_steer.endpoints.chat import ChatModel
-from safer_steer.episode import Critic, User, play
+from safer_steer.episode import Critic, User
+from safer_steer.episodes import play_all
 from safer_steer.files.images import Picture, PicturesOf, picture_from, pictures_in
-from safer_steer.files.store import write_atomic
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.student.adapters import with_adapter
 from safer_steer.student.assistant import StudentAssistant
@@ -49,7 +50,7 @@ class CrossPlay:
         pool: Pool,
         tutor: Critic,
         blank: bool = False,
-        wait: Callable[[Coroutine[Any, Any, list[Dialogue]]], list[Dialogue]] = asyncio.run,
+        wait: Callable[[Coroutine[Any, Any, Iterator[Dialogue]]], Iterator[Dialogue]] = asyncio.run,
     ) -> None:
         """`blank`: attacker and student see pictures of one colour; the tutor sees them as they are."""
         self.config, self.pool, self.tutor, self.wait = config, pool, tutor, wait
@@ -63,17 +64,15 @@ class CrossPlay:
     def cell(self, seeds: list[Seed], student: int, attacker: int | str) -> dict[str, float | None]:
         """Breach rate on the attacks among the seeds and rate of refused twins on the others, for a student
         after so many steps against an attacker after so many, or one of `HELD_OUT`."""
-        path = self.folder / f"{student:05d}-{attacker}.jsonl"
-        if not path.exists():
-            answerer, user = self._speaker("student", student), self._user(attacker)
-            critic = Scoring(self.tutor)
-
-            async def all() -> list[Dialogue]:
-                turns = self.config.rl.max_turns
-                return await asyncio.gather(*(play(seed, user, answerer, critic, turns) for seed in seeds))
-
-            write_atomic(path, to_jsonl(self.wait(all())))
-        return rates(read_dialogues(path))
+        playing = play_all(
+            seeds,
+            self._speaker("student", student),
+            Scoring(self.tutor),
+            self.folder / f"{student:05d}-{attacker}.jsonl",
+            user=self._user(attacker),
+            max_turns=self.config.rl.max_turns,
+        )
+        return rates(self.wait(playing))
 
     def _user(self, attacker: int | str) -> User:
         format = self.config.student.format
@@ -123,30 +122,29 @@ def matrix(
     play: CrossPlay,
     seeds: list[Seed],
     students: Iterable[int],
-    attackers: Iterable[int | str],
+    attackers: Sequence[int | str],
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """One row for each cell: student, attacker and its rates."""
-    found = []
-    columns = list(attackers)
+    cells = []
     for student in students:
-        for attacker in columns:
+        for attacker in attackers:
             cell = {"student": student, "attacker": attacker, **play.cell(seeds, student, attacker)}
             say(", ".join(f"{name} {value}" for name, value in cell.items()))
-            found.append(cell)
-    return found
+            cells.append(cell)
+    return cells
 
 
 def _blank(pictures_of: PicturesOf) -> PicturesOf:
     """The same pictures in one colour, of the same sizes."""
 
     def blank(images: Any) -> list[Picture]:
-        found = []
+        pictures = []
         for picture in pictures_of(images):
             with Image.open(BytesIO(picture.data)) as image:
                 file = BytesIO()
                 Image.new("RGB", image.size, "grey").save(file, "PNG")
-            found.append(picture_from(file.getvalue(), picture.name, MOST))
-        return found
+            pictures.append(picture_from(file.getvalue(), picture.name, MOST))
+        return pictures
 
     return blank

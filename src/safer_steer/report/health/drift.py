@@ -72,28 +72,28 @@ class Audits:
 
     def drift(self) -> Drift | None:
         """When the tutor's rewards rise above the audit's."""
-        return self._found(lambda turn: turn.tutor - turn.audit)
+        return self._by_step(lambda turn: turn.tutor - turn.audit)
 
     def fall(self) -> Drift | None:
         """When the audit's own rewards fall, by the same rule."""
-        return self._found(lambda turn: -turn.audit)
+        return self._by_step(lambda turn: -turn.audit)
 
-    def _found(self, value: Callable[[Audited], float]) -> Drift | None:
+    def _by_step(self, value: Callable[[Audited], float]) -> Drift | None:
         """`drift` of a value of the turns, with the steps' numbers in place of indices."""
         numbers = sorted(self.steps)
-        found = drift([by_script(self.steps[step], value) for step in numbers])
-        return found and replace(found, began=numbers[found.began], noticed=numbers[found.noticed])
+        change = drift([by_script(self.steps[step], value) for step in numbers])
+        return change and replace(change, began=numbers[change.began], noticed=numbers[change.noticed])
 
-    def in_words(self, found: Drift) -> str:
+    def in_words(self, change: Drift) -> str:
         """Since when they drift apart, by how much, and in which turn most."""
         early, late = list[Audited](), list[Audited]()
         for step, turns in self.steps.items():
-            (early if step < found.began else late).extend(turns if step <= found.noticed else ())
+            (early if step < change.began else late).extend(turns if step <= change.noticed else ())
         worst = max(late, key=lambda turn: turn.tutor - turn.audit)
         own = [fmean(turn.audit for turn in turns) for turns in (early, late)]
         return (
-            f"tutor: since step {found.began} it rewards more than its audit does: by {found.before:+.2f}"
-            f" before and {found.after:+.2f} from there to step {found.noticed}, in which this was sure; by"
+            f"tutor: since step {change.began} it rewards more than its audit does: by {change.before:+.2f}"
+            f" before and {change.after:+.2f} from there to step {change.noticed}, in which this was sure; by"
             f" the audit, the reward went from {own[0]:.2f} to {own[1]:.2f} (trajectory {worst.trajectory},"
             f" turn {worst.turn}, has the largest gap)"
         )
@@ -125,12 +125,12 @@ def drift(steps: Sequence[Groups]) -> Drift | None:
 
 def _sums(groups: Groups) -> list[float]:
     """Groups, values, their total, and the groups' sums of n n, t t and n t for n values of total t."""
-    found = [0.0] * 6
+    sums = [0.0] * 6
     for group in groups:
         n, total = len(group), sum(group)
         for place, value in enumerate((1, n, total, n * n, total * total, n * total)):
-            found[place] += value
-    return found
+            sums[place] += value
+    return sums
 
 
 def _excess(before: np.ndarray, after: np.ndarray) -> np.ndarray:

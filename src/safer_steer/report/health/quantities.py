@@ -213,9 +213,9 @@ def _agreement(evidence: Evidence) -> Iterator[Reading]:
 def _drift(evidence: Evidence) -> Iterator[Reading]:
     audits = evidence.health.audits
     if audits.steps:
-        found = audits.drift()
-        words = audits.in_words(found) if found else "the gap of tutor and audit does not grow"
-        yield Reading(found.after - found.before if found else 0.0, words)
+        change = audits.drift()
+        words = audits.in_words(change) if change else "the gap of tutor and audit does not grow"
+        yield Reading(change.after - change.before if change else 0.0, words)
 
 
 def _grpo(config: Config) -> str:

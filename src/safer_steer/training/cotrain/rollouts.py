@@ -146,9 +146,9 @@ class SideRollouts(Rollouts):
         dialogues = [trajectory.dialogue for trajectory in trajectories]
         read = [self.seen(dialogue).turns for dialogue in dialogues]
         self.first_turns = [turns[0].user if turns else None for turns in read]
-        found = side_metrics(dialogues) | {"side": self.block.side, "opponent": self._opponent}
-        self.metrics[step] |= found
-        self._learn(found, dialogues)
+        row = side_metrics(dialogues) | {"side": self.block.side, "opponent": self._opponent}
+        self.metrics[step] |= row
+        self._learn(row, dialogues)
         if complaint := self._complaint():
             raise UserError(f"rl: the {self.block.side}'s step {step + 1}: {complaint}")
 
@@ -226,18 +226,18 @@ def side_metrics(dialogues: list[Dialogue]) -> dict[str, Any]:
         groups.setdefault(dialogue.meta["seed"], []).append(_outcome(dialogue))
     several = [values for values in groups.values() if len(values) > 1]
     equal = sum(max(values) - min(values) <= EQUAL for values in several)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "groups_equal": [equal, len(several)],
         "twins_refused": [refused, len(benign)],
     }
     if attacks := [dialogue.meta["attack"] for dialogue in scored if "attack" in dialogue.meta]:
         for name in ("hit", "faithfulness", "similarity"):
-            found[f"attack_{name}"] = fmean(float(attack[name]) for attack in attacks)
+            metrics[f"attack_{name}"] = fmean(float(attack[name]) for attack in attacks)
         broken = [dialogue for dialogue in scored if dialogue.kind is not Kind.BENIGN]
-        found["distinct_breaches"] = distinct(
+        metrics["distinct_breaches"] = distinct(
             turn.user for dialogue in broken for turn in dialogue.turns if hits(turn.scores or {}, False)
         )
-    return found
+    return metrics
 
 
 def _outcome(dialogue: Dialogue) -> float:
