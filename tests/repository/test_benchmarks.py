@@ -109,13 +109,12 @@ def test_coverage_prints_a_row_a_size_and_a_row_a_spread() -> None:
 
 
 def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
+    """Those that need no server; `sharding`, which starts processes, by itself below."""
     out = tmp_path / "tiny.json"
-    lines = printed("gpu", "--out", str(out), "--work", str(tmp_path), "--tiny").splitlines()
+    parts = ("rollouts", "training", "guard", "adapters", "step", "sync", "verl")
+    lines = printed("gpu", *parts, "--out", str(out), "--work", str(tmp_path), "--tiny").splitlines()
     found = json.loads(out.read_text())
-    rows = {
-        part: [row for row in found["rows"] if row["part"] == part]
-        for part in ("rollouts", "training", "step")
-    }
+    rows = {part: [row for row in found["rows"] if row["part"] == part] for part in parts}
     assert [(row["trajectories"], row["turns"]) for row in rows["rollouts"]] == [(4, 1), (4, 2)]
     assert all(16 < row["tokens"] <= 8 * 4 * row["turns"] for row in rows["rollouts"])
     for row, (weights, length) in zip(
@@ -123,24 +122,49 @@ def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
     ):
         assert (row["weights"], row["length"]) == (weights, length)
         assert length - 4 < row["tokens"] <= length and row["tokens_per_s"] > 0
+    for row in (*rows["rollouts"], *rows["training"], *rows["step"]):
+        assert row["planned_gb"] > 0 and row["peak_gb"] is None
+    assert [row["checks"] for row in rows["guard"]] == ["none", "at every step", "a look at every step"]
+    alone, *others = (row["seconds"] for row in rows["guard"])
+    assert [row["share"] for row in rows["guard"][1:]] == [seconds / alone - 1 for seconds in others]
+    exact, rounded = rows["adapters"]
+    assert exact["gap"] == 0 < rounded["gap"] < 0.1 * rounded["shift"]
+    assert exact["megabytes"] == 2 * rounded["megabytes"]
     [step] = rows["step"]
     whole = step["rollouts_s"] + step["training_s"] + step["sync_s"]
     assert step["step_s"] == pytest.approx(whole) and min(step["rollouts_s"], step["training_s"]) > 0
     for busy in (step["student_busy_s"], step["tutor_busy_s"]):
         assert 0 < busy <= step["rollouts_s"]
     assert step["student_busy_s"] + step["tutor_busy_s"] > 0.5 * step["rollouts_s"]
+    assert 0 < step["gap"] <= step["gap_max"] < 1e-4
+    assert [line.partition(":")[0] for line in lines if "left out" in line] == ["sync", "verl"]
+    assert rows["sync"] == rows["verl"] == []
     [run] = found["runs"]
     assert run["card"] is None and run["versions"]["torch"]
+    assert run["seconds"].keys() == {"rollouts", "training", "guard", "adapters", "step"}
     assert sum(line.startswith("| transformers |") for line in lines) == 3
-    missing = [line for line in lines if "not measured" in line]
-    assert len(missing) == 3 and all(line.startswith("| vllm |") for line in missing)
+    missing = [line.split("|")[1].strip() for line in lines if "not measured" in line]
+    assert missing == ["vllm", "vllm", "LoRA", "all", "vllm", "LoRA", "all", "1", "2"]
 
 
-def test_the_page_has_the_rows_that_gpu_measures() -> None:
-    """As long as no GPU was used, all of them are not measured."""
-    text = printed("gpu", "table", "--out", "none.json")
-    page = (ROOT / "docs/explanation/performance.md").read_text().splitlines()
-    leads = [line.split(" not measured")[0] for line in text.splitlines() if line.startswith("| ")]
-    assert len(leads) == 3 + 10 + 4 + 2
-    for lead in leads:
-        assert any(line.startswith(lead) for line in page), lead
+def test_gpu_measures_a_student_that_processes_share(tmp_path: Path) -> None:
+    out = tmp_path / "tiny.json"
+    printed("gpu", "sharding", "--out", str(out), "--work", str(tmp_path), "--tiny")
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["weights"], row["processes"]) for row in rows] == [("LoRA", 2), ("all", 2)]
+    assert all(1016 < row["tokens"] <= 1024 and row["tokens_per_s"] > 0 for row in rows)
+
+
+def test_a_part_of_gpu_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
+    out, command = tmp_path / "tiny.json", [sys.executable, str(BENCHMARKS / "gpu.py"), "sync", "adapters"]
+    options = ("--tiny", "--out", str(out), "--work", str(tmp_path), "--vllm", "/bin/false")
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 1 and "UserError: /bin/false: no server" in done.stderr
+    assert [row["part"] for row in json.loads(out.read_text())["rows"]] == ["adapters", "adapters"]
+
+
+def test_the_page_has_the_tables_that_gpu_prints() -> None:
+    """As long as no GPU was used, nothing in them is measured."""
+    page = (ROOT / "docs/explanation/performance.md").read_text()
+    for part in printed("gpu", "table", "--out", "none.json").strip().split("\n\n"):
+        assert f"\n\n{part}\n" in page, part

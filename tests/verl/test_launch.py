@@ -92,3 +92,23 @@ def test_every_loss_and_credit_has_its_name(run: Path, loss: LossType, credit: s
     assert get_adv_estimator_fn(verl.algorithm.adv_estimator)
     assert verl.trainer.project_name == config.name
     assert json.loads(as_lines({"x": config.name}).partition("=")[2]) == config.name
+
+
+def test_the_benchmark_starts_two_steps_that_verl_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu_parts.bench import Bench
+    from gpu_parts.step import verl_command, verl_run
+
+    bench = Bench(tiny=True, work=tmp_path)
+    run = verl_run(bench)
+    monkeypatch.setenv("MODEL", str(bench.student()))
+    script, *more = verl_command(run)[1:]
+    verl = composed(arguments_of(Path(script), run, tmp_path, *more[1:]))
+    validate_config(verl, need_reference_policy(verl), need_critic(verl))
+    assert (verl.trainer.total_training_steps, verl.trainer.n_gpus_per_node) == (2, 1)
+    assert Path(verl.actor_rollout_ref.model.path) == bench.student()
+    assert verl.actor_rollout_ref.model.lora_rank == bench.sizes.rank
+    environment = verl.ray_kwargs.ray_init.runtime_env.env_vars
+    assert Path(environment.VERL_FILE_LOGGER_PATH).parent == run
+    parts = verl_loop.parts(verl.algorithm.safer_steer.config, verl.actor_rollout_ref.model.path, 1)
+    assert parts.tutor(lambda images: [], None).immediate
