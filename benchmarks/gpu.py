@@ -21,6 +21,7 @@ from gpu_parts.parts import PARTS, table
 
 from safer_steer.files.manifest import versions
 from safer_steer.files.store import write_atomic
+from safer_steer.student.processes import refuse_data_parallel
 
 
 def machine(gpu: bool) -> dict[str, Any]:
@@ -67,7 +68,6 @@ def measure(bench: Bench, names: list[str], results: dict[str, Any], out: Path) 
             whole = False
             traceback.print_exc()
         seconds[name] = time.monotonic() - begun
-    bench.stop_server()
     command = " ".join(["gpu.py", *sys.argv[1:]])
     results["runs"].append({"command": command, "seconds": seconds, **machine(bench.gpu)})
     write_atomic(out, json.dumps(results, indent=1) + "\n")
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help="parts, or table; default: all parts")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; results are added to it")
     parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="folder for student and runs")
-    parser.add_argument("--vllm", help="vLLM's command: rollouts are on a server, which is started for them")
+    parser.add_argument("--vllm", help="the Python of vLLM's environment: rollouts are on a server of it")
     parser.add_argument("--verl", help="the Python of verl's environment")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and sizes, for any machine")
     args = parser.parse_args()
@@ -99,6 +99,8 @@ def main() -> None:
         if not (bench.gpu or args.tiny):
             parser.error("no GPU here; --tiny tries the program without one")
         names = [name for name in args.parts or PARTS if name in PARTS]
+        if names != ["sharding"]:  # which trains in processes of its own
+            refuse_data_parallel(bench.device)
         whole = measure(bench, names, results, args.out)
     print(f"\n{tables(results, TINY if args.tiny else CARD)}")
     sys.exit(not whole)

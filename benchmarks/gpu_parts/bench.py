@@ -80,8 +80,8 @@ class Bench:
     def __init__(self, tiny: bool, work: Path, vllm: str | None = None, verl: str | None = None) -> None:
         """
         Args:
-            vllm: vLLM's command; rollouts are then on a server of it.
-            verl: the Python of verl's environment.
+            vllm: the Python of vLLM's environment; rollouts are then on a server of it.
+            verl: that of verl's.
         """
         import torch
 
@@ -121,12 +121,8 @@ class Bench:
     def serve(self, lora: bool) -> None:
         """Have the server, if there is one, offer the student: for LoRA adapters, or for new weights."""
         if self.server:
+            self.start()
             self.server.serve(self.config(lora).student)
-
-    def stop_server(self) -> None:
-        """End the server, if there is one; its memory is free then."""
-        if self.server:
-            self.server.stop()
 
     # dialogues
 

@@ -80,7 +80,7 @@ PARTS = {
         {"weights": "weights"},
         lambda sizes: [(weights,) for weights in WEIGHTS],
         {"megabytes": ("MB", ",.0f"), "seconds": ("s", ".2f")} | GAP | PEAK,
-        lambda bench: "" if bench.server else "a vLLM server: give vLLM's command with --vllm",
+        lambda bench: "" if bench.server else "a vLLM server: give vLLM's Python with --vllm",
     ),
     "verl": Part(
         step.verl,

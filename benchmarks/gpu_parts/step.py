@@ -159,7 +159,8 @@ class StepClock(Tutor):
 
 def verl(bench: Bench) -> Iterator[Row]:
     """Two steps on verl's trainer, with the dialogues, tutor and LoRA of `step`."""
-    bench.stop_server()
+    if bench.server:
+        bench.server.stop()  # the card is verl's now
     run = verl_run(bench)
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     more = {"PYTHON": bench.verl or "", "MODEL": str(bench.student()), "PYTHONPATH": path}

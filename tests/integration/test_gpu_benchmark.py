@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(900)
 
 def test_rollouts_a_step_and_new_adapters_on_a_server_of_the_benchmarks_own(tmp_path: Path) -> None:
     out = tmp_path / "tiny.json"
-    parts = ("rollouts", "step", "sync", "--vllm", str(VLLM_PYTHON.with_name("vllm")))
+    parts = ("rollouts", "step", "sync", "--vllm", str(VLLM_PYTHON))
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *parts, "--tiny"]
     paths = ("--out", str(out), "--work", str(tmp_path))
     done = subprocess.run([*command, *paths], capture_output=True, text=True, env=os.environ | SETTINGS)
@@ -31,4 +31,7 @@ def test_rollouts_a_step_and_new_adapters_on_a_server_of_the_benchmarks_own(tmp_
     assert sync["weights"] == "LoRA" and sync["seconds"] > 0
     for row in (step, sync):
         assert 0 < row["gap"] <= row["gap_max"] < 1e-4
-    assert "sync: all weights are left out: rl.rollouts.engine: vllm is sent all weights over NCCL" in done.stdout
+    assert (
+        "sync: all weights are left out: rl.rollouts.engine: vllm is sent all weights over NCCL"
+        in done.stdout
+    )
