@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 import traceback
@@ -90,6 +91,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.parts) - {*PARTS, "table"}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with its server, too
     results: dict[str, Any] = {"rows": [], "runs": []}
     if args.out.exists():
         results = json.loads(args.out.read_text())
