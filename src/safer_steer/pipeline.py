@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING
 from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config
 from safer_steer.config.named import load_named
+from safer_steer.config.rl import AlgorithmName
 from safer_steer.errors import NoResult, UserError
 from safer_steer.files.store import row_counts
 from safer_steer.run import agents, gates
@@ -164,42 +165,58 @@ def sft(run: Run) -> None:
 
 def rl(run: Run) -> None:
     """Stage III: rl/model, from the SFT student (or the base, without bootstrapping), the scripts and the
-    tutor. With `rl.algorithm: dpo`, a baseline in its place; its student is the run's `safer_steer` too. With
-    `cotrain`, an attacker learns beside it."""
+    tutor, by one of `ALGORITHMS`. Whichever it is, its student is the run's `safer_steer`."""
 
     def work(progress: Progress) -> None:
-        config = run.config
-        reward = load_named("rl.reward", config.rl.reward) if config.rl.reward else None
-        tutor, engine = agents.tutor(run), engine_of(config.rl.rollouts)
-        start = agents.weights_of(run.folder, "sft") if config.rl.start_from == "sft" else None
-        dpo = config.rl.algorithm == "dpo"
         if not (run.folder / "rl" / "model").exists():
-            agents.ready(config, start, training=not dpo)
-        if dpo:
-            from safer_steer.training.dpo import prefer
-
-            prefer(config, run.folder, tutor, progress, run.show.say, run.wait, engine)
-            return
-        if config.rl.algorithm == "cotrain":
-            from safer_steer.training.cotrain.loop import cotrain
-
-            cotrain(config, run.folder, tutor, agents.faithful(run), progress, run.wait, engine)
-            return
-        from safer_steer.training.grpo import reinforce
-
-        reinforce(
-            config,
-            run.folder,
-            tutor,
-            progress,
-            reward,
-            run.wait,
-            engine,
-            gates.at_checkpoints(run),
-            agents.audit(run),
-        )
+            start = agents.weights_of(run.folder, "sft") if run.config.rl.start_from == "sft" else None
+            agents.ready(run.config, start, training=run.config.rl.traits.online)
+        ALGORITHMS[run.config.rl.algorithm](run, progress)
 
     _do(run, "rl", work)
+
+
+def _grpo(run: Run, progress: Progress) -> None:
+    """The method's own."""
+    from safer_steer.training.grpo import reinforce
+
+    rl = run.config.rl
+    reward = load_named("rl.reward", rl.reward) if rl.reward else None
+    reinforce(
+        run.config,
+        run.folder,
+        agents.tutor(run),
+        progress,
+        reward,
+        run.wait,
+        engine_of(rl.rollouts),
+        gates.at_checkpoints(run),
+        agents.audit(run),
+    )
+
+
+def _dpo(run: Run, progress: Progress) -> None:
+    """A baseline: preference pairs of answers to the scripts, scored by the tutor."""
+    from safer_steer.training.dpo import prefer
+
+    engine = engine_of(run.config.rl.rollouts)
+    prefer(run.config, run.folder, agents.tutor(run), progress, run.show.say, run.wait, engine)
+
+
+def _cotrain(run: Run, progress: Progress) -> None:
+    """An attacker learns beside the student."""
+    from safer_steer.training.cotrain.loop import cotrain
+
+    tutor, check = agents.tutor(run), agents.faithful(run)
+    cotrain(run.config, run.folder, tutor, check, progress, run.wait, engine_of(run.config.rl.rollouts))
+
+
+ALGORITHMS: dict[AlgorithmName, Callable[[Run, Progress], None]] = {
+    "grpo": _grpo,
+    "dpo": _dpo,
+    "cotrain": _cotrain,
+}
+"""What trains the student in Stage III; `config/rl.py` has what sets each apart."""
 
 
 def bench(run: Run) -> None:

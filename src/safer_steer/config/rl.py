@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,6 +13,38 @@ from safer_steer.config.kinds import Free, Later, Section
 from safer_steer.rewards import TCSRForm
 
 LossType = Literal["dr_grpo", "grpo", "dapo"]
+AlgorithmName = Literal["grpo", "dpo", "cotrain"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What sets an algorithm of Stage III apart; `pipeline.ALGORITHMS` has what each does."""
+
+    in_words: str
+    """What a dry run says before the number of steps."""
+    online: bool = True
+    """Answers are sampled from the weights in training, and the tutor may write the next attack."""
+    one_process: bool = True
+    useless: tuple[str, ...] = ()
+    """Settings that it has no use for, as `Reinforce.special` names them."""
+    why: str = ""
+    """Why they are of no use."""
+
+
+ALGORITHMS: dict[AlgorithmName, Algorithm] = {
+    "grpo": Algorithm("", one_process=False),
+    "dpo": Algorithm(
+        "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: ",
+        online=False,
+        useless=("reward", "credit: turn", "beta: 0", "audit"),
+        why="compares single answers",
+    ),
+    "cotrain": Algorithm(
+        "co-training, GRPO with so many steps of each side that learns: ",
+        useless=("reward", "credit: turn", "audit"),
+        why="has returns of its own for both sides",
+    ),
+}
 
 
 def importable(name: str) -> str:
@@ -65,7 +98,7 @@ class Audit(Section):
 class Reinforce(Section):
     """Stage III."""
 
-    algorithm: Literal["grpo", "dpo", "cotrain"] = "grpo"
+    algorithm: AlgorithmName = "grpo"
     """grpo, the method's; dpo, a baseline: one round of preference pairs, the best against the worst of
     group_size answers to each turn of a script; cotrain: GRPO for an attacker and the student in turns"""
     cotrain: Later[Cotrain] = Field(default_factory=Cotrain)
@@ -148,9 +181,25 @@ class Reinforce(Section):
         return weights
 
     @property
+    def traits(self) -> Algorithm:
+        """What sets the algorithm apart."""
+        return ALGORITHMS[self.algorithm]
+
+    @property
+    def special(self) -> list[str]:
+        """The settings, as the user would write them, that not every algorithm or reward can use."""
+        given = {
+            "reward": self.reward is not None,
+            "credit: turn": self.credit == "turn",
+            "beta: 0": not self.beta,
+            "audit": self.audit is not None,
+        }
+        return [key for key, is_given in given.items() if is_given]
+
+    @property
     def adapts(self) -> bool:
         """Whether the tutor writes the next attack."""
-        return self.feedback_dynamics and self.algorithm != "dpo"
+        return self.feedback_dynamics and self.traits.online
 
     @property
     def remembers(self) -> bool:
@@ -166,40 +215,22 @@ class Reinforce(Section):
         return self
 
     @model_validator(mode="after")
-    def _dpo_compares_answers(self) -> Reinforce:
-        useless = {
-            "reward": self.reward is not None,
-            "credit: turn": self.credit == "turn",
-            "beta: 0": not self.beta,
-            "audit": self.audit is not None,
-        }
-        if self.algorithm == "dpo" and (key := next((key for key, given in useless.items() if given), None)):
-            raise ValueError(f"algorithm: dpo compares single answers and has no use for {key}; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _cotrain_has_its_own_returns(self) -> Reinforce:
-        useless = {
-            "reward": self.reward is not None,
-            "credit: turn": self.credit == "turn",
-            "audit": self.audit is not None,
-        }
-        if self.algorithm == "cotrain" and (
-            key := next((key for key, given in useless.items() if given), "")
-        ):
-            raise ValueError(
-                f"algorithm: cotrain has returns of its own for both sides and no {key}; leave it out"
-            )
+    def _algorithm_uses_all(self) -> Reinforce:
+        for key in self.special:
+            if key in self.traits.useless:
+                raise ValueError(
+                    f"algorithm: {self.algorithm} {self.traits.why} and has no use for {key}; leave it out"
+                )
         return self
 
     @model_validator(mode="after")
     def _turns_have_rewards(self) -> Reinforce:
-        needs = {"audit": self.audit is not None, "credit: turn": self.credit == "turn"}
-        if self.reward is not None and (key := next((key for key, given in needs.items() if given), None)):
-            raise ValueError(
-                f"{key} needs a reward for every turn, and {self.reward} gives one return for a whole"
-                f" trajectory; leave reward or {key} out"
-            )
+        for key in ("audit", "credit: turn"):
+            if self.reward is not None and key in self.special:
+                raise ValueError(
+                    f"{key} needs a reward for every turn, and {self.reward} gives one return for a whole"
+                    f" trajectory; leave reward or {key} out"
+                )
         return self
 
     @field_validator("tutor", "reward")

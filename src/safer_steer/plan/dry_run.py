@@ -59,7 +59,10 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
             ).items()
         },
         data=data,
-        steps={"sft": _sft_steps(config, folder), "rl": _dpo(config) + _rl_steps(config, folder)},
+        steps={
+            "sft": _sft_steps(config, folder),
+            "rl": config.rl.traits.in_words + _rl_steps(config, folder),
+        },
         servers=_servers(config, folder),
         memory=peaks,
         memory_notes=notes,
@@ -149,9 +152,8 @@ def _servers(config: Config, folder: Path) -> list[str]:
     start = weights_of(folder, "sft") if config.rl.start_from == "sft" else None
     saved = str(start.resolve()) if start else config.student.base
     where = ", ".join(config.rl.rollouts.base_url)
-    trained = config.rl.algorithm != "dpo"  # DPO samples from the weights that are saved
     when = "once that model is there" if start and not config.student.lora_rank else "before the run"
-    return [f"rl, at {where}, {when}: {serve_line(config.student, saved, trained)}"]
+    return [f"rl, at {where}, {when}: {serve_line(config.student, saved, config.rl.traits.online)}"]
 
 
 def _sft_steps(config: Config, folder: Path) -> str:
@@ -173,14 +175,6 @@ def _sft_steps(config: Config, folder: Path) -> str:
         f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)}"
         f" {known} {dialogues:,}; the last step of a pass may be smaller"
     )
-
-
-def _dpo(config: Config) -> str:
-    if config.rl.algorithm == "cotrain":
-        return "co-training, GRPO with so many steps of each side that learns: "
-    if config.rl.algorithm == "grpo":
-        return ""
-    return "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: "
 
 
 def _rl_steps(config: Config, folder: Path) -> str:

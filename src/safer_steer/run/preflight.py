@@ -241,7 +241,7 @@ def check_student(
         parts_of(empty)
         if student.lora_rank and (left_out := without_adapters(empty)):
             say(left_out)
-    if "rl" in stages and config.rl.algorithm != "dpo":
+    if "rl" in stages and config.rl.traits.online:
         refuse_lost_inputs(renderer)
 
 

@@ -59,8 +59,8 @@ def enough_seeds(config: Config) -> str:
 
 
 def one_process(config: Config) -> str:
-    """DPO and co-training train in one process."""
-    if config.rl.algorithm != "grpo" and processes.count() > 1:
+    """Some algorithms train in one process."""
+    if config.rl.traits.one_process and processes.count() > 1:
         return f"rl.algorithm: {config.rl.algorithm} trains in one process; start `rl` without torchrun"
     return ""
 
@@ -92,7 +92,7 @@ def engine(config: Config) -> str:
 
 def weights_can_be_sent(config: Config) -> str:
     """The weights in training must be such as can be sent to the servers. Raises `UserError`."""
-    if config.rl.rollouts.engine == "vllm" and config.rl.algorithm != "dpo":
+    if config.rl.rollouts.engine == "vllm" and config.rl.traits.online:
         from safer_steer.student.vllm_weights import refuse_full_weights
 
         refuse_full_weights(config.student)
