@@ -52,7 +52,7 @@ def train_attacker(
     device: str = "cpu",
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train and save the adapter (float16 safetensors) with a processor, and `training.json`: settings,
+    """Train and save the adapter (float16 safetensors), and `training.json`: settings,
     seconds, loss curve, and what became of questions sampled in dialogues that were not trained on
     (`quality`). With `start`, an earlier adapter is trained further, and its record kept before the new one.
     """
@@ -71,7 +71,6 @@ def train_attacker(
     weights = {name: tensor.half() for name, tensor in adapter_weights(model).items()}
     model.peft_config["default"].base_model_name_or_path = "sandbox"
     write_adapter(model, out, weights)
-    processor.save_pretrained(out)
     settings = {
         "steps": steps,
         "batch_size": batch_size,

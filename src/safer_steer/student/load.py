@@ -62,9 +62,10 @@ def load_processor(path: str, chat_template: str | None = None) -> Any:
 
 
 def renderer_of(student: Student, path: str | None = None) -> Renderer:
-    """The renderer of the base student, or of what a stage saved at `path`. Raises `UserError` if the
-    processor cannot be loaded, or `load_renderer` rejects it."""
-    return load_renderer(load_processor(path or student.base, student.chat_template), student.system)
+    """The renderer of the base student, or of what a stage saved at `path`; an adapter reads and writes as
+    its base does. Raises `UserError` if the processor cannot be loaded, or `load_renderer` rejects it."""
+    saved = base_of(student, path or student.base)
+    return load_renderer(load_processor(saved, student.chat_template), student.system)
 
 
 def load_model_config(path: str) -> Any:
