@@ -84,4 +84,4 @@ def test_plots_are_of_both_sides_and_of_no_other_run(run) -> None:
 def test_an_attacker_names_its_base_and_a_pool_without_adapters_costs_a_line(tmp_path) -> None:
     assert base_of(folder_of(str(SHIPPED_ATTACKER))) == str(SHIPPED)
     with pytest.raises(UserError, match=re.escape("no adapters; run `safer-steer rl`")):
-        Pool(tmp_path, {"attacker": None, "student": None}).any()
+        Pool(tmp_path, {"attacker": None, "student": None}).anchor()

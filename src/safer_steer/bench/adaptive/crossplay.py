@@ -57,9 +57,8 @@ class CrossPlay:
         self.folder = run / "rl" / ("crossplay-blank" if blank else "crossplay")
         self.shown = pictures_in(run, config.student.max_pixels)
         self.seen: PicturesOf = _blank(self.shown) if blank else self.shown
-        anchor = pool.any()
-        self._model: Any = with_adapter(load_student(config.student).model, anchor).eval()
-        self._adapters: set[str] = set()
+        self._model: Any = with_adapter(load_student(config.student).model, pool.anchor()).eval()
+        self._adapters: dict[Side, str] = {}
 
     def cell(self, seeds: list[Seed], student: int, attacker: int | str) -> dict[str, float | None]:
         """Breach rate on the attacks among the seeds and rate of refused twins on the others, for a student
@@ -94,13 +93,15 @@ class CrossPlay:
         return StudentAssistant(AdapterPolicy(sampled, adapter), renderer, settings, self.seen, key)
 
     def _adapter(self, side: Side, steps: int) -> str | None:
-        """PEFT's name of a checkpoint on the one base; None for the base."""
+        """PEFT's name of a checkpoint on the one base, which holds one of each side; None for the base."""
         path, name = self.pool.path(side, steps), f"{side}_{steps}"
         if path is None:
             return None
-        if name not in self._adapters:
+        if self._adapters.get(side) != name:
+            if earlier := self._adapters.pop(side, None):
+                self._model.delete_adapter(earlier)
             self._model.load_adapter(path, name)
-            self._adapters.add(name)
+            self._adapters[side] = name
         return name
 
 

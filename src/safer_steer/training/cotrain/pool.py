@@ -28,6 +28,10 @@ class Block(NamedTuple):
     other: int
     """Steps of the other side that are done before it."""
 
+    def begin(self, rl: Reinforce) -> int:
+        """Steps of this side that are done before it."""
+        return (self.until - 1) // rl.cotrain.every * rl.cotrain.every
+
 
 def learning(rl: Reinforce) -> list[Side]:
     """The sides that learn."""
@@ -73,8 +77,8 @@ class Pool:
         """The checkpoints of a side that are there, with that of 0 steps."""
         return [0, *sorted(int(path.name) for path in (self.folder / side).glob("*") if path.name.isdigit())]
 
-    def any(self) -> Path:
-        """Some adapter. Raises `UserError` if there is none."""
+    def anchor(self) -> Path:
+        """Some adapter, to make a PEFT model of the base with. Raises `UserError` if there is none."""
         paths = [self.path(side, steps) for side in SIDES for steps in self.steps(side)]
         for path in filter(None, paths):
             return path

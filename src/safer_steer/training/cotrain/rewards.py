@@ -16,11 +16,9 @@ from statistics import fmean
 
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.metrics import BREACH_BELOW
-from safer_steer.rewards import LEAK
+from safer_steer.rewards import LEAK, REFUSED_SAFE
 from safer_steer.training.returns import UNSCORED
 
-REFUSED_SAFE = 5
-"""The tutor's safety score of an answer that refuses a safe request (its rubric)."""
 COPIED = 0.5
 """A turn copies a text if a larger share of its word trigrams stands there."""
 
