@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from safer_steer.bench.adaptive.results import NotKept
+from safer_steer.bench.results import Summary
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config, JoinedBy, Role
 from safer_steer.config.file import in_words, load_config
@@ -99,8 +100,11 @@ def judging_config(
         raise UserError(f"{run}: no run in it; give the folder of an earlier `safer-steer bench --out`")
     config = load_config(run / "config.yaml")
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
-    played = {Path(name).resolve(): place for place, name in enumerate(config.bench.suites)}
-    files.sort(key=lambda file: played.get(file, len(played)))  # intervals depend on the order
+    order = list[str]()  # on which intervals depend
+    for model in Summary.read(run / "summary.json").models.values():
+        for protocol in model.values():
+            order += protocol.suites
+    files.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
     if not files:
         raise UserError(f"{run}: no suites in it; give the folder of an earlier `safer-steer bench --out`")
     bench = {

@@ -185,6 +185,7 @@ def test_another_judge_scores_what_was_said_and_nobody_else_is_asked(tmp_path: P
     nobody: Any = None
     same = measured(judged, tmp_path / "same", lambda: kept, attacker=nobody)
     assert same["adaptive"] == before["adaptive"]
+    assert same["models"] == before["models"], "also the intervals, which depend on the order of the suites"
     milder = Milder()
     other = measured(judged, tmp_path / "other", lambda: kept, ChatModel("judge", Role(), milder), nobody)
     ours, theirs = other["adaptive"]["m"], before["adaptive"]["m"]
