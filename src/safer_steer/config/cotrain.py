@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from safer_steer.config.kinds import Free, Section
+from safer_steer.config.kinds import Free, Later, Section
 
 SHIPPED_ATTACKER = Path(__file__).parent.parent / "sandbox" / "attacker"
 """The adapter of the sandbox's attacker, which comes with this package."""
@@ -25,6 +25,8 @@ class Cotrain(Section):
     """steps of one side before the other's turn; rl.steps counts the steps of each"""
     learns: Literal["both", "attacker", "student"] = "both"
     """the side that does not learn stays as it begins"""
+    shared_weights: Later[bool] = False
+    """one adapter plays both sides: each block begins with the weights that the other side's ended with"""
     rules: bool = True
     """the tutor, which adapts by rule or by its prompt, is among the student's opponents"""
     latest: float = Field(0.5, ge=0, le=1)
@@ -36,3 +38,12 @@ class Cotrain(Section):
     max_twin_refusals: Free[float] = Field(0.6, ge=0, le=1)
     """stop the run if the student refuses a safe request in a larger share of the benign dialogues of the
     last 5 steps"""
+
+    @model_validator(mode="after")
+    def _shared(self) -> Cotrain:
+        if self.shared_weights and (self.learns != "both" or self.attacker):
+            raise ValueError(
+                "shared_weights trains one adapter from both sides, which begins as the student does; leave"
+                " learns and attacker out"
+            )
+        return self

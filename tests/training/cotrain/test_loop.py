@@ -99,6 +99,26 @@ def test_killed_in_a_step_of_either_side_it_ends_the_same_and_pays_for_nothing_t
         assert all(torch.equal(tensor, adapters(wanted)[side][name]) for name, tensor in weights.items())
 
 
+def test_one_adapter_for_both_sides_goes_from_block_to_block_also_after_a_kill_within_one(tmp_path) -> None:
+    shared = ("shared_weights=true", "every=2")
+    straight, run, calls = tmp_path / "straight", tmp_path / "run", tmp_path / "calls"
+    Forked(tmp_path / "log", "cotrain_run", straight, calls, *shared).wait()
+    first, last = (
+        load_file(straight / "rl" / "pool" / side / "00002" / "adapter_model.safetensors")
+        for side in ("attacker", "student")
+    )
+    moved = max((last[name] - first[name]).abs().max().item() for name in last)
+    rate = config_of().rl.learning_rate
+    assert rate < moved < 3 * rate, "two steps of AdamW; had each gone its own way, they would be four apart"
+    journal = run / "rl" / "rollouts" / "00001-000.jsonl"
+    assert Forked(tmp_path / "log", "cotrain_run", run, calls, *shared).kill_when(
+        lambda: bool(lines(journal))
+    )
+    Forked(tmp_path / "log", "cotrain_run", run, calls, *shared).wait()
+    for side, weights in adapters(run).items():
+        assert all(torch.equal(tensor, adapters(straight)[side][name]) for name, tensor in weights.items())
+
+
 def rollouts(tmp_path: Path, config: Config) -> SideRollouts:
     """Those of a student's block, without a model."""
     return SideRollouts(
@@ -169,10 +189,10 @@ def test_a_side_that_cannot_begin_costs_one_line(tmp_path, cotraining, said) -> 
         (
             {"lora_rank": 4},
             {"credit": "turn"},
-            "has returns of its own for both sides and no credit: turn; leave it out",
+            "has returns of its own for both sides and has no use for credit: turn; leave it out",
         ),
-        ({"lora_rank": 4}, {"reward": "a:b"}, "for both sides and no reward; leave it out"),
-        ({"lora_rank": 4}, {"audit": {}}, "for both sides and no audit; leave it out"),
+        ({"lora_rank": 4}, {"reward": "a:b"}, "for both sides and has no use for reward; leave it out"),
+        ({"lora_rank": 4}, {"audit": {}}, "for both sides and has no use for audit; leave it out"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused_by_the_config(student, rl, said) -> None:

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl.trainer.utils import use_adapter
 
@@ -27,7 +29,7 @@ from safer_steer.episode import Critic
 from safer_steer.errors import UserError
 from safer_steer.files.images import PicturesOf, pictures_in
 from safer_steer.files.store import read_rows
-from safer_steer.student.adapters import NAME, is_adapter
+from safer_steer.student.adapters import NAME, WEIGHTS, is_adapter
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import renderer_of
 from safer_steer.student.policy import PolicyOf, SampledStudent
@@ -43,6 +45,16 @@ from safer_steer.training.grpo import gone_back, prompts_of, refuse_seeds, train
 from safer_steer.training.returns import noted_return
 from safer_steer.training.rollouts import Wait
 from safer_steer.training.tutor_memory import Remembering
+
+
+class BeginsWith(TrainerCallback):
+    """Begins a block with the weights of an adapter."""
+
+    def __init__(self, adapter: Path) -> None:
+        self.adapter = adapter
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        set_peft_model_state_dict(model, load_file(self.adapter / WEIGHTS))
 
 
 class EndOfBlock(TrainerCallback):
@@ -97,7 +109,7 @@ def begins_with(config: Config, folder: Path, side: Side) -> str:
     own = {"attacker": cotrain.attacker, "student": cotrain.student}[side]
     if own and not is_adapter(own):
         raise UserError(f"rl.cotrain.{side}: {own} is no folder of a LoRA adapter; give one, or leave it out")
-    if own or side == "student":
+    if own or side == "student" or cotrain.shared_weights:
         return own or start_of(config, folder)
     return str(SHIPPED_ATTACKER) if config.student.model == "sandbox" else config.student.base
 
@@ -168,7 +180,8 @@ class _Both:
         """Train one block; returns the checkpoint at its end."""
         side, home = block.side, self.home(block.side)
         checkpoint = gone_back(home)
-        if checkpoint and int(checkpoint.name.rpartition("-")[2]) >= block.until:
+        steps = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        if checkpoint and steps >= block.until:
             return checkpoint
         config, start = self.config_of(side), begins_with(self.config, self.folder, side)
         seed_everything(config.rl_seed)
@@ -185,6 +198,10 @@ class _Both:
         prompts = prompts_of(config, renderer, self.folder, in_steps(seeds, config.rl, config.rl_seed))
         trainer = trainer_of(config, home, renderer, start, prompts, rollouts, shown, SideTrainer)
         trainer.add_callback(EndOfBlock(block.until))
+        if config.rl.cotrain.shared_weights and block.other and steps == block.begin(config.rl):
+            shared = self.pool.path(other_side(side), block.other)
+            assert shared, "the other side's block has left it"
+            trainer.add_callback(BeginsWith(shared))
         watch(trainer, config, renderer, rollouts, self.pictures_of)
         train(trainer, checkpoint, config.student)
         done = last_checkpoint(home)
