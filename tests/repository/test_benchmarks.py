@@ -165,3 +165,13 @@ def test_the_page_has_the_tables_that_gpu_prints() -> None:
     page = (ROOT / "docs/explanation/performance.md").read_text()
     for part in printed("gpu", "table", "--out", "none.json").strip().split("\n\n"):
         assert f"\n\n{part}\n" in page, part
+
+
+def test_train_prints_a_row_a_stage() -> None:
+    head, _, *rows = table(printed("train", "--rows", "10", "--micro", "2", "--steps", "1"))
+    assert [row[0] for row in rows] == ["sft", "rl"]
+    for row in rows:
+        found = dict(zip(head, row, strict=True))
+        rate, bare, ratio = (float(found[name]) for name in ("tokens/s", "bare, tokens/s", "ratio"))
+        assert ratio == pytest.approx(rate / bare, abs=0.01)
+        assert int(found["padding"].removesuffix(" %")) < 30

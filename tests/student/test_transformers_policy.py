@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from safer_steer.config import SHIPPED, Student
 from safer_steer.config.rl import Rollouts
@@ -526,3 +527,19 @@ async def test_the_seat_keeps_its_own_tokens_and_stops_where_the_context_ends(st
             said = await seat.answer(dialogue, Turn(user="what colour is it?"))
             dialogue.turns.append(Turn(user="what colour is it?", assistant=said.text))
     assert len(seat.transcript(dialogue).ids) <= 110
+
+
+def test_float32_weights_are_cast_to_bfloat16_once_for_all_tokens(student):
+    class Casts(TorchDispatchMode):
+        weights = 0
+
+        def __torch_dispatch__(self, of, types, args=(), kwargs=None):
+            if of is torch.ops.aten._to_copy.default and args[0].shape == (512, 192):
+                self.weights += 1
+            return of(*args, **(kwargs or {}))
+
+    policy = TransformersPolicy(student.model, Sampling(6), half=True)
+    with Casts() as casts:
+        policy.generate([asked(student, 0, "what is it?")], ["key"])
+    up_and_gate = 2 * student.model.config.get_text_config().num_hidden_layers
+    assert casts.weights == up_and_gate

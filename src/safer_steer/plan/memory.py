@@ -75,6 +75,8 @@ class _Estimate:
         self.half = student.dtype == "bfloat16"
         self.arithmetic = 2 if self.half else 4
         """Bytes of a number in the arithmetic."""
+        self.checkpoints = student.device != "cpu"
+        """Whether a layer's activations are computed again in the backward pass (`training.on_gpu`)."""
         self.whole = not shape.adapters
         """Whether all weights are trained, in float32."""
         self.patches = student.max_pixels // shape.patch_pixels
@@ -205,17 +207,22 @@ class _Estimate:
         return pictures * self.patches * numbers * self.arithmetic
 
     def _learning(self, tokens: int, pictures: int) -> float:
-        """Activations for the backward pass: with gradient checkpointing in bfloat16, without in float32."""
+        """Activations for the backward pass, on a GPU with gradient checkpointing, and in float32 the
+        gradients of two tensors of an MLP. In bfloat16 a layer's tensors, counted as float32, leave room."""
         shape = self.shape
         residual = 4 if self.whole else self.arithmetic
         layer = self._layer(tokens)
         language = layer * shape.layers
-        if self.half:
+        if self.checkpoints:
             language = tokens * shape.layers * shape.hidden * residual + layer
+        if not self.half:
+            language += tokens * 2 * shape.intermediate * 4
         if self.student.freeze_vision or not self.whole:
             return max(language, self._looking(pictures))
         patches = pictures * self.patches
-        each = shape.vision_hidden if self.half else 5 * shape.vision_intermediate + 8 * shape.vision_hidden
+        each = 5 * shape.vision_intermediate + 8 * shape.vision_hidden
+        if self.checkpoints:
+            each = shape.vision_hidden
         return language + patches * each * 4 * shape.vision_layers
 
     def _layer(self, tokens: int) -> float:

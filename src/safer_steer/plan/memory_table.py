@@ -27,11 +27,14 @@ def memory_plan(config: Config, processes: int, card: float | None) -> tuple[lis
         shape = shape_of(config.student.base, config.student)
     except UserError as error:
         return [], [f"no estimate: {error}"]
+    card = card or _card()
+    on_cpu = config.student.device == "cpu" or (config.student.device == "auto" and card is None)
+    if on_cpu:
+        on_cpu_student = config.student.model_copy(update={"device": "cpu"})
+        config = config.model_copy(update={"student": on_cpu_student})
     peaks = estimate(config, shape, processes)
-    fit = _fit(peaks, card or _card())
-    if config.student.device == "cpu" or (
-        config.student.device == "auto" and card is None and _card() is None
-    ):
+    fit = _fit(peaks, card)
+    if on_cpu:
         fit = ["The student runs on the CPU here: this is memory of the machine.", *fit]
     if not shape.vision_layers:
         fit.append("Activations of the vision tower are not known for this tower and not counted.")

@@ -106,12 +106,11 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
 
 def common_arguments(config: Config, folder: Path, save_steps: int, seed: int) -> dict[str, Any]:
     """Trainer arguments common to SFT and RL."""
-    half = config.student.dtype == "bfloat16"
     return {
         "output_dir": str(folder),
-        "bf16": half,
-        "activation_checkpointing": half,
-        "use_cpu": config.student.device == "cpu" or not torch.cuda.is_available(),
+        "bf16": config.student.dtype == "bfloat16",
+        "activation_checkpointing": on_gpu(config.student),
+        "use_cpu": not on_gpu(config.student),
         "save_strategy": "steps",
         "save_steps": save_steps,
         "save_total_limit": 2,
@@ -125,6 +124,12 @@ def common_arguments(config: Config, folder: Path, save_steps: int, seed: int) -
         # A dialogue without a picture gives a vision tower no gradients, while other processes may have some.
         "ddp_find_unused_parameters": not (config.student.freeze_vision or config.student.lora_rank),
     }
+
+
+def on_gpu(student: Student) -> bool:
+    """Whether the student is trained on a GPU, and so with gradient checkpointing: memory is short there, and
+    time on the CPU."""
+    return student.device != "cpu" and torch.cuda.is_available()
 
 
 def batching(batch: int, micro: int, key: str, count: int | None = None) -> dict[str, int]:

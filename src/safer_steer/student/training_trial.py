@@ -25,7 +25,7 @@ from safer_steer.student.load import load_student
 from safer_steer.student.looking import evaluating, gaps_of, head_gaps
 from safer_steer.student.modules import freeze_vision, hold_modes
 from safer_steer.student.renderer import ANSWER, QUESTION, Renderer
-from safer_steer.student.training import lora, training_dtype
+from safer_steer.student.training import lora, on_gpu, training_dtype
 from safer_steer.student.transcript import Transcript, labels, model_inputs
 
 SLOW_S = 5
@@ -94,7 +94,7 @@ def _tried(model: Any, student: Student, renderer: Renderer) -> Finding:
         model = get_peft_model(model, adapters)
     hold_modes(model)
     half = student.dtype == "bfloat16"
-    if half:  # as `training.common_arguments`
+    if on_gpu(student):  # as `training.common_arguments`
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     transcripts = [_made_up(renderer, [Image.new("RGB", (112, 84), "red")]), _made_up(renderer, [])]

@@ -50,7 +50,10 @@ class TransformersPolicy:
         sampling: Sampling,
         tokens: int = _DEFAULT.generation_tokens,
         kept: int = _DEFAULT.kept_tokens,
+        half: bool = False,
     ) -> None:
+        """`half`: in bfloat16, also with weights in float32. They are cast once for many tokens."""
+        self.half = half and all(weight.dtype == torch.float32 for weight in model.parameters())
         self.model, self.sampling = model, sampling
         most_tokens, most_kept = _made_do.get(model, (tokens, kept))
         self.tokens, self.kept = min(tokens, most_tokens), KeptCaches(min(kept, most_kept))
@@ -177,10 +180,11 @@ class TransformersPolicy:
 
         After running out of memory all rows begin again: none is finished then, and the batch is empty."""
         try:
-            decoder = self._decoder = self._decoder or self._decoder_for(new[0])
-            finished = decoder.join(new) if new else []
-            while decoder.rows and not finished and not self._news:
-                finished = decoder.step()
+            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half):
+                decoder = self._decoder = self._decoder or self._decoder_for(new[0])
+                finished = decoder.join(new) if new else []
+                while decoder.rows and not finished and not self._news:
+                    finished = decoder.step()
             return finished
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not _out_of_memory(error):
@@ -247,7 +251,8 @@ def in_process(student: SampledStudent) -> TransformersPolicy:
     """Make an in-process policy for a model with the student's settings. A `PolicyOf`."""
     settings = student.settings
     sampling = Sampling(settings.max_turn_tokens, student.temperature)
-    return TransformersPolicy(student.model, sampling, settings.generation_tokens, settings.kept_tokens)
+    half = settings.dtype == "bfloat16"
+    return TransformersPolicy(student.model, sampling, settings.generation_tokens, settings.kept_tokens, half)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -48,6 +48,7 @@ from safer_steer.student.training import (
 from safer_steer.student.transcript import Transcript, model_inputs, padded
 from safer_steer.student.transformers_policy import in_process
 from safer_steer.training.draws import steps_of, too_few_seeds
+from safer_steer.training.padding import Sorted, text_length
 from safer_steer.training.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
 from safer_steer.training.trainers import StepLog, rollback
 from safer_steer.workers import Progress
@@ -133,8 +134,8 @@ def _spoken(pair: Pair, answer: Candidate) -> Dialogue:
     return pair.played.dialogue.model_copy(update={"turns": [*turns[:-1], last]})
 
 
-class GuardedDPO(Guarded, DPOTrainer):
-    """TRL's trainer, with a guard."""
+class GuardedDPO(Guarded, Sorted, DPOTrainer):
+    """TRL's trainer, with a guard and little padding."""
 
 
 def prefer(
@@ -234,4 +235,5 @@ def _trainer(
     if student.freeze_vision:
         freeze_vision(trainer.model)
     hold_modes(trainer.model)
+    trainer.lengths = [text_length(_spoken(pair, pair.chosen)) for pair in pairs]
     return trainer

@@ -43,6 +43,7 @@ from safer_steer.student.training import (
     training_dtype,
 )
 from safer_steer.student.transcript import Transcript, labels, model_inputs
+from safer_steer.training.padding import Sorted, text_length
 from safer_steer.training.trainers import StepLog, rollback
 
 CHECKS = "checks.jsonl"
@@ -96,8 +97,8 @@ class Collator:
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
 
 
-class GuardedSFT(Guarded, SFTTrainer):
-    """TRL's trainer, with a guard."""
+class GuardedSFT(Guarded, Sorted, SFTTrainer):
+    """TRL's trainer, with a guard and little padding."""
 
 
 def sft_arguments(config: Config, folder: Path) -> dict[str, Any]:
@@ -171,6 +172,7 @@ def fine_tune(
     # right for every model.
     trainer.model_accepts_loss_kwargs = True
     hold_modes(trainer.model)
+    trainer.lengths = [text_length(dialogue) for dialogue in collator.dialogues]
     shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
     known = collator.collated.known
     Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)

@@ -20,14 +20,18 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from PIL import Image
+from torch.nn.functional import pad
 from transformers import TrainerCallback, TrainerState
 from trl import GRPOTrainer
+from trl.trainer.utils import flush_left
 
 from safer_steer.episode import Assistant
 from safer_steer.files.store import write_atomic
 from safer_steer.student import processes
 from safer_steer.student.guard import Guarded
+from safer_steer.student.transcript import padded
 from safer_steer.training.credit import turn_advantages
+from safer_steer.training.padding import by_length
 from safer_steer.training.trajectory import by_token
 
 DRIFT = ("logprob_gap", "logprob_gap_max", "importance_ratio", "importance_ess")
@@ -42,9 +46,15 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
     - `importance_ess`: effective sample size (sum w)^2 / sum w^2, as a share of the tokens.
     """
 
+    _buffered_inputs: list[dict[str, Any]] | None
+    """TRL's: the micro-batches of the step."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._sampled: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._trained = torch.zeros(0, dtype=torch.bool)
+        """[rows, completion], true on the tokens that the loss of the rows in hand is taken over."""
+        self._sampled: torch.Tensor | None = None
+        """Their engine's log-probabilities, while their loss is computed."""
         self._sums = torch.zeros(4, dtype=torch.float64)
         """Tokens, and the sums of |difference|, w and w^2."""
         self._largest = 0.0
@@ -67,27 +77,89 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return batch
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """The next micro-batch. TRL shuffles a step's rows before it splits them; here they are sorted."""
+        count = self.args.steps_per_generation
+        if self._step % count == 0 or self._buffered_inputs is None:
+            step = self._generate_and_score_completions(generation_batch)
+            lengths = step["prompt_mask"].sum(1) + step["completion_mask"].sum(1)
+            _, self._buffered_inputs = by_length(step, lengths, count)
+        batch: dict[str, Any] = self._buffered_inputs[self._step % count]
+        return batch
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        self._trained = padded(generated[2], 0, "right").bool().to(self.accelerator.device)
+        return generated
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        if (sampled := inputs.get("sampling_per_token_logps")) is not None:
-            mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
-            self._sampled = sampled, mask.bool()
+        self._sampled = inputs.get("sampling_per_token_logps")
+        self._trained = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
         try:
             loss: torch.Tensor = super()._compute_loss(model, inputs)
             return loss
         finally:
             self._sampled = None
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **inputs: Any,
+    ) -> Any:
+        """As TRL's, but in micro-batches of like lengths, and 0 on what is not trained."""
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask, "trained": self._trained}
+        rows |= {name: value for name, value in inputs.items() if value is not None}
+        count = len(input_ids) // (batch_size or len(input_ids))
+        order, batches = by_length(rows, attention_mask.sum(1), count)
+        logprobs, entropies, aux_loss = [], [], None
+        for batch in batches:
+            own, entropy, aux_loss = self._scored(model, batch, compute_entropy, compute_aux_loss)
+            logprobs.append(own)
+            entropies.append(entropy)
+        back = order.argsort()
+        whole = torch.cat(logprobs)[back]
         if self._sampled is not None:
-            sampled, mask = self._sampled
-            gaps = (found[0].detach() - sampled)[mask].double()
-            if gaps.numel():
-                ratios = gaps.exp()
-                sums = [gaps.new_tensor(gaps.numel()), gaps.abs().sum(), ratios.sum(), ratios.square().sum()]
-                self._sums += torch.stack(sums).cpu()
-                self._largest = max(self._largest, gaps.abs().max().item())
-        return found
+            self._note_drift((whole.detach() - self._sampled)[self._trained].double())
+        return whole, torch.cat(entropies)[back] if compute_entropy else None, aux_loss
+
+    def _scored(self, model: Any, rows: dict[str, Any], entropy: bool, aux_loss: bool) -> Any:
+        """A micro-batch's, cut to its longest row. The head reads the trained tokens alone, while TRL has it
+        read the other side's turns, too."""
+        trained, width = rows.pop("trained"), rows["input_ids"].shape[1]
+        names = ["input_ids", *(name for name in rows if name.endswith("token_type_ids"))]
+        aligned = [pad(trained, (width - trained.shape[1], 0)), *(rows[name][:, -width:] for name in names)]
+        rows["attention_mask"], taught, *cut = flush_left(rows["attention_mask"], *aligned)
+        rows |= dict(zip(names, cut, strict=True))
+
+        def targeted(labels: torch.Tensor, **inputs: Any) -> Any:
+            return model(**inputs, labels=labels.masked_fill(~taught, -100))
+
+        *found, aux = super()._get_per_token_logps_and_entropies(
+            targeted,
+            **rows,
+            logits_to_keep=taught.shape[1] - 1,
+            compute_entropy=entropy,
+            compute_aux_loss=aux_loss,
+        )
+        taught = taught[:, 1:]
+        whole = [
+            part if part is None else part.new_zeros(trained.shape).masked_scatter(trained, part[taught])
+            for part in found
+        ]
+        return *whole, aux
+
+    def _note_drift(self, gaps: torch.Tensor) -> None:
+        if gaps.numel():
+            ratios = gaps.exp()
+            sums = [gaps.new_tensor(gaps.numel()), gaps.abs().sum(), ratios.sum(), ratios.square().sum()]
+            self._sums += torch.stack(sums).cpu()
+            self._largest = max(self._largest, gaps.abs().max().item())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called by all processes."""
