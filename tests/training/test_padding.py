@@ -34,8 +34,8 @@ TRAINERS = {
 
 
 @dataclass
-class Learnt:
-    """Of one step."""
+class Step:
+    """What one step learns."""
 
     loss: float = 0.0
     gradient: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -55,40 +55,38 @@ def prepared(tmp_path_factory):
     return folder
 
 
-def learnt(stage: str, prepared, folder, monkeypatch, plain: bool = False) -> Learnt:
+def first_step(stage: str, prepared, folder, monkeypatch, plain: bool = False) -> Step:
     """What a stage's first step learns; `plain`: with TRL's own micro-batches."""
     shutil.copytree(prepared, folder)
     module, name, reader, base, methods = TRAINERS[stage]
-    found = Learnt()
+    step = Step()
 
-    class Kept(getattr(module, name)):
+    class Watched(getattr(module, name)):
         def training_step(self, model, inputs, *args):
             loss = super().training_step(model, inputs, *args)
-            found.loss += loss.item()
-            found.gradient = {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
+            step.loss += loss.item()
+            step.gradient = {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
             return loss
 
         def compute_loss(self, model, inputs, *args, **options):
-            found.rows += [tuple(row.ids) for row in reader(inputs)]
+            step.rows += [tuple(row.ids) for row in reader(inputs)]
             hook = model.register_forward_pre_hook(count, with_kwargs=True)
             loss = super().compute_loss(model, inputs, *args, **options)
             hook.remove()
             return loss
 
     def count(_, __, inputs):
-        found.read += inputs["input_ids"].numel()
-        found.targets += int((inputs["labels"] != -100).sum())
+        step.read += inputs["input_ids"].numel()
+        step.targets += int((inputs["labels"] != -100).sum())
 
     for method in methods if plain else []:
-        setattr(Kept, method, getattr(base, method))
-    monkeypatch.setattr(module, name, Kept)
+        setattr(Watched, method, getattr(base, method))
+    monkeypatch.setattr(module, name, Watched)
     tutor = TutorCritic(ask("tutor"), Format.THINKING_ANSWER, pictures_in(folder, 100_000))
     unchecked = tiny_config().student.model_dump(mode="json") | {"check_every": 0}
     if stage == "sft":
-        many = tiny_config().bootstrap.sft.model_dump() | {"micro_batch_size": 1, "max_steps": 1}
-        sft.fine_tune(
-            tiny_config(student=unchecked, bootstrap={"sft": many | {"micro_batch_size": 2}}), folder
-        )
+        many = tiny_config().bootstrap.sft.model_dump() | {"micro_batch_size": 2, "max_steps": 1}
+        sft.fine_tune(tiny_config(student=unchecked, bootstrap={"sft": many}), folder)
     else:
         config = dpo_config(start_from="base", steps=1, micro_batch_size=4, seeds=6, prompts_per_step=6)
         if stage == "rl":
@@ -97,17 +95,17 @@ def learnt(stage: str, prepared, folder, monkeypatch, plain: bool = False) -> Le
         drawn_for_rl(config, folder)
         train = grpo.reinforce if stage == "rl" else dpo.prefer
         train(config, folder, tutor)
-    return found
+    return step
 
 
 @pytest.fixture(params=TRAINERS, scope="module")
 def plain(request, prepared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("plain") / "run"
-        return request.param, learnt(request.param, prepared, folder, patch, plain=True)
+        return request.param, first_step(request.param, prepared, folder, patch, plain=True)
 
 
-def off(one: Learnt, other: Learnt) -> float:
+def off(one: Step, other: Step) -> float:
     """Difference of two gradients, as a share of their length."""
     assert one.gradient.keys() == other.gradient.keys()
     pairs = [(gradient, other.gradient[name]) for name, gradient in one.gradient.items()]
@@ -117,7 +115,7 @@ def off(one: Learnt, other: Learnt) -> float:
 
 def test_loss_gradient_and_rows_are_those_of_trl_from_fewer_tokens(plain, prepared, tmp_path, monkeypatch):
     stage, before = plain
-    after = learnt(stage, prepared, tmp_path / "run", monkeypatch)
+    after = first_step(stage, prepared, tmp_path / "run", monkeypatch)
     assert sorted(after.rows) == sorted(before.rows) and after.rows != before.rows
     assert after.loss == pytest.approx(before.loss, abs=1e-6)
     assert 0 < off(before, after) < 1e-6
@@ -128,7 +126,7 @@ def test_loss_gradient_and_rows_are_those_of_trl_from_fewer_tokens(plain, prepar
         assert after.targets < before.targets, "the other users' turns are left out"
 
 
-def test_an_advantage_that_stays_behind_shows(plain, prepared, tmp_path, monkeypatch):
+def test_an_advantage_left_behind_or_a_row_read_again_shows(plain, prepared, tmp_path, monkeypatch):
     stage, before = plain
     if stage == "rl":
         sort = padding.by_length
@@ -140,7 +138,7 @@ def test_an_advantage_that_stays_behind_shows(plain, prepared, tmp_path, monkeyp
         monkeypatch.setattr(trainers, "by_length", careless)
     else:
         monkeypatch.setattr(padding.LongestFirst, "__iter__", lambda self: iter([0] * len(self.lengths)))
-    after = learnt(stage, prepared, tmp_path / "run", monkeypatch)
+    after = first_step(stage, prepared, tmp_path / "run", monkeypatch)
     assert off(before, after) > 1e-3
 
 

@@ -134,25 +134,24 @@ class MeasuredTrainer(Guarded, GRPOTrainer):
         trained, width = rows.pop("trained"), rows["input_ids"].shape[1]
         names = ["input_ids", *(name for name in rows if name.endswith("token_type_ids"))]
         aligned = [pad(trained, (width - trained.shape[1], 0)), *(rows[name][:, -width:] for name in names)]
-        rows["attention_mask"], taught, *cut = flush_left(rows["attention_mask"], *aligned)
+        rows["attention_mask"], targets, *cut = flush_left(rows["attention_mask"], *aligned)
         rows |= dict(zip(names, cut, strict=True))
 
-        def targeted(labels: torch.Tensor, **inputs: Any) -> Any:
-            return model(**inputs, labels=labels.masked_fill(~taught, -100))
+        def on_targets(labels: torch.Tensor, **inputs: Any) -> Any:
+            return model(**inputs, labels=labels.masked_fill(~targets, -100))
 
-        *found, aux = super()._get_per_token_logps_and_entropies(
-            targeted,
+        logprobs, entropies, aux = super()._get_per_token_logps_and_entropies(
+            on_targets,
             **rows,
-            logits_to_keep=taught.shape[1] - 1,
+            logits_to_keep=targets.shape[1] - 1,
             compute_entropy=entropy,
             compute_aux_loss=aux_loss,
         )
-        taught = taught[:, 1:]
-        whole = [
-            part if part is None else part.new_zeros(trained.shape).masked_scatter(trained, part[taught])
-            for part in found
-        ]
-        return *whole, aux
+
+        def whole(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(trained.shape).masked_scatter(trained, values[targets[:, 1:]])
+
+        return whole(logprobs), whole(entropies) if entropy else None, aux
 
     def _note_drift(self, gaps: torch.Tensor) -> None:
         if gaps.numel():
