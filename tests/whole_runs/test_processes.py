@@ -27,8 +27,10 @@ from safer_steer.student.training import WHOLE
 from safer_steer.training.trainers import DRIFT
 from student_parts import TINY, drawn_for_rl, write_seeds
 
-FULL, LORA = 5e-6, 1e-7
-"""Largest difference of a weight between one process and two. Measured: 3.7e-7 and 7e-9."""
+FULL, LORA = 5e-6, 1e-6
+"""Largest difference of a weight between one process and two, with a learning rate of 3e-4 in SFT. Measured:
+2.7e-6 and 3.3e-7. Few weights differ by more than 1e-7 (21 of 82,944 with LoRA): Adam steps as far where a
+gradient is mostly rounding."""
 
 CLI = {"none": "safer_steer", "full": "fsdp_on_cpu"}
 """The command line by `student.sharding`."""
