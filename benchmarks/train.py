@@ -204,7 +204,7 @@ def measured(stage: str, folder: Path, rows: int, micro: int, steps: int) -> Sum
         grpo.MeasuredTrainer = watched(grpo.MeasuredTrainer, given_to_grpo, config, rows_of)  # type: ignore[misc]
         grpo.reinforce(config, folder, MadeUp(), policy_of=MadeUp)
         trainer_class = grpo.MeasuredTrainer
-    sums: Sums = trainer_class.made.watch.sums
+    sums: Sums = trainer_class.made.sums
     return sums
 
 
