@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from safer_steer.config.kinds import Free, Later, Section
+from safer_steer.config.kinds import Free, Section
 
 SHIPPED_ATTACKER = Path(__file__).parent.parent / "sandbox" / "attacker"
 """The adapter of the sandbox's attacker, which comes with this package."""
@@ -25,7 +25,7 @@ class Cotrain(Section):
     """steps of one side before the other's turn; rl.steps counts the steps of each"""
     learns: Literal["both", "attacker", "student"] = "both"
     """the side that does not learn stays as it begins"""
-    shared_weights: Later[bool] = False
+    shared_weights: bool = False
     """one adapter plays both sides: each block begins with the weights that the other side's ended with"""
     rules: bool = True
     """the tutor, which adapts by rule or by its prompt, is among the student's opponents"""
