@@ -57,6 +57,13 @@ def test_the_roles_asked_follow_the_config(config: dict, stage: str, roles: tupl
     assert STAGES[stage].asks(Config.model_validate(config)) == roles
 
 
+def test_a_gate_that_has_twins_judged_brings_the_judges_prompt_into_the_manifest() -> None:
+    gates = {"gates": {"twin_refusals": {"at_most": 0.1}}}
+    assert "judge" in STAGES["rl"].asked_with(Config.model_validate(gates))
+    assert "judge" not in STAGES["rl"].asked_with(Config())
+    assert STAGES["assemble"].asked_with(Config()) == (), "without `assembly` it asks nobody"
+
+
 def test_no_other_file_lists_the_stages() -> None:
     """A second list of three or more stages in a row would have to be kept in step with the first."""
     names = "|".join(STAGES)

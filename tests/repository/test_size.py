@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 44_560,
+    "lines": 44_570,
     "files": 292,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,

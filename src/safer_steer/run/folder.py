@@ -283,7 +283,7 @@ class Run:
             "seconds": round(seconds, 1),
             "calls": _summed(calls),
             "config": config_sha256(self.folder / "config.yaml"),
-            "prompts": fingerprints(STAGES[stage].prompts if STAGES[stage].asks(self.config) else ()),
+            "prompts": fingerprints(STAGES[stage].asked_with(self.config)),
             "inputs": inputs,
             **STAGES[stage].facts(self.config),
         }

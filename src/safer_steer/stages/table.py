@@ -29,6 +29,8 @@ class Stage:
     """Files and folders in the run's folder; nobody else writes there."""
     prompts: tuple[str, ...] = ()
     """Prompts it may ask with; their hashes go into the manifest."""
+    probed: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """Further prompts that its gates ask with."""
     roles: tuple[RoleName, ...] = ()
     """Roles it may ask."""
     idle: Callable[[Config], tuple[RoleName, ...]] = lambda config: ()
@@ -58,6 +60,10 @@ class Stage:
         """The roles that it asks under this config."""
         idle = self.idle(config)
         return tuple(role for role in self.roles if role not in idle)
+
+    def asked_with(self, config: Config) -> tuple[str, ...]:
+        """The prompts that it may ask with under this config."""
+        return (*self.prompts, *self.probed(config)) if self.asks(config) else ()
 
     def refusals(self, config: Config) -> Iterator[str]:
         """Why it would not start under this config, one line each. Raises `UserError` as its checks do."""
@@ -199,6 +205,7 @@ STAGES: dict[str, Stage] = {
             summary="Stage III only: train the student with GRPO against the tutor.",
             writes=("rl",),
             prompts=("tutor", "tutor_memory", "script_check"),
+            probed=lambda config: ("judge",) if "twin_refusals" in config.gates else (),
             roles=("tutor", "judge", "evaluator", "attack_judge"),
             idle=_rl_idle,
             needs=lambda config: ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",),
