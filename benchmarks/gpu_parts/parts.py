@@ -11,6 +11,7 @@ from gpu_parts import rollouts, step, training
 from gpu_parts.bench import WEIGHTS, Bench, Row, Sizes
 
 PEAK = {"peak_gb": ("peak GB", ".1f")}
+MEGABYTES = {"megabytes": ("MB", ",.0f")}
 MEMORY = PEAK | {"planned_gb": ("estimate GB", ".1f")}
 GAP = {"gap": ("gap, nats", ".2g"), "gap_max": ("largest", ".2g")}
 RATE = {"tokens_per_s": ("tokens/s", ",.0f")}
@@ -64,10 +65,11 @@ PARTS = {
         training.adapters,
         {"adapter": "adapter"},
         lambda sizes: [("float32",), ("bfloat16",)],
-        {
-            **{"megabytes": ("MB", ",.0f"), "seconds": ("s a forward pass", ".3f")},
-            **(PEAK | {"shift": ("from no adapter, nats", ".2g")} | GAP),
-        },
+        MEGABYTES
+        | {"seconds": ("s a forward pass", ".3f")}
+        | PEAK
+        | {"shift": ("from no adapter, nats", ".2g")}
+        | GAP,
     ),
     "step": Part(
         step.step,
@@ -79,7 +81,7 @@ PARTS = {
         rollouts.sync,
         {"weights": "weights"},
         lambda sizes: [(weights,) for weights in WEIGHTS],
-        {"megabytes": ("MB", ",.0f"), "seconds": ("s", ".2f")} | GAP | PEAK,
+        MEGABYTES | {"seconds": ("s", ".2f")} | GAP | PEAK,
         lambda bench: "" if bench.server else "a vLLM server: give vLLM's Python with --vllm",
     ),
     "verl": Part(
