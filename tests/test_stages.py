@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from places import PACKAGE
 from safer_steer import pipeline
 from safer_steer.config import Config
+from safer_steer.config.rl import ALGORITHMS, AlgorithmName
 from safer_steer.errors import UserError
 from safer_steer.plan.dry_run import dry_run
 from safer_steer.prompts.base import CHAT, installed
@@ -20,6 +22,7 @@ from safer_steer.stages import STAGES
 
 def test_every_stage_has_its_work_and_its_prompts_exist() -> None:
     assert pipeline.WORK.keys() == STAGES.keys()
+    assert pipeline.ALGORITHMS.keys() == ALGORITHMS.keys() == {*get_args(AlgorithmName)}
     asked = {name for stage in STAGES.values() for name in stage.prompts}
     assert asked == installed().keys(), "a prompt that no stage asks, or a stage whose prompt is not there"
     assert all({*stage.chain} <= {*stage.prompts, CHAT} for stage in STAGES.values())
