@@ -37,9 +37,14 @@ def last_checkpoint(folder: Path) -> Path | None:
     for path in folder.glob("checkpoint-*"):
         if not (path / WHOLE).exists():
             shutil.rmtree(path)
-        elif int(path.name.rpartition("-")[2]) > steps:
-            newest, steps = path, int(path.name.rpartition("-")[2])
+        elif steps_in(path) > steps:
+            newest, steps = path, steps_in(path)
     return newest
+
+
+def steps_in(checkpoint: Path | None) -> int:
+    """The steps of training that a checkpoint holds; 0 for None."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
 class Milestones(TrainerCallback):

@@ -43,6 +43,7 @@ from safer_steer.student.training import (
     save_trained,
     seed_everything,
     start_of,
+    steps_in,
     train,
 )
 from safer_steer.student.transcript import Transcript, model_inputs, padded
@@ -191,7 +192,7 @@ def prefer(
             f" {rl.group_size} answers; the other turns' answers have equal rewards"
         )
     checkpoint = last_checkpoint(folder / "rl")
-    rollback(folder / "rl", int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    rollback(folder / "rl", steps_in(checkpoint))
     collator = PairCollator(pairs, renderer, pictures_of)
     checks: dict[int, dict[str, Any]] = {}
     """The guard's numbers, by the 0-based step."""

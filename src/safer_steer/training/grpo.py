@@ -47,6 +47,7 @@ from safer_steer.student.training import (
     save_trained,
     seed_everything,
     start_of,
+    steps_in,
     train,
 )
 from safer_steer.student.transformers_policy import in_process
@@ -244,13 +245,11 @@ def trainer_of(
 
 def gone_back(folder: Path) -> Path | None:
     """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one.
-    `folder` has the
-    checkpoints, as the run's `rl` does."""
+    `folder` has the checkpoints, as the run's `rl` does."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = last_checkpoint(folder)
-    begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    rollback(folder, begun)
-    StepJournals(folder / "rollouts").forget(begun)
+    rollback(folder, steps_in(checkpoint))
+    StepJournals(folder / "rollouts").forget(steps_in(checkpoint))
     return checkpoint
 
 

@@ -39,6 +39,7 @@ from safer_steer.student.training import (
     lora,
     save_trained,
     seed_everything,
+    steps_in,
     train,
     training_dtype,
 )
@@ -200,7 +201,7 @@ class _Timed:
 def _gone_back(folder: Path) -> Path | None:
     """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one."""
     checkpoint = last_checkpoint(folder)
-    rollback(folder, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    rollback(folder, steps_in(checkpoint))
     return checkpoint
 
 

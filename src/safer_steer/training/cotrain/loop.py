@@ -34,7 +34,7 @@ from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import renderer_of
 from safer_steer.student.policy import PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
-from safer_steer.student.training import last_checkpoint, seed_everything, start_of, train
+from safer_steer.student.training import last_checkpoint, seed_everything, start_of, steps_in, train
 from safer_steer.student.transformers_policy import in_process
 from safer_steer.training.cotrain.exchange import SYSTEM, goal_of
 from safer_steer.training.cotrain.pool import SIDES, Block, Pool, Side, blocks, learning, other_side
@@ -180,7 +180,7 @@ class _Both:
         """Train one block; returns the checkpoint at its end."""
         side, home = block.side, self.home(block.side)
         checkpoint = gone_back(home)
-        steps = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        steps = steps_in(checkpoint)
         if checkpoint and steps >= block.until:
             return checkpoint
         config, start = self.config_of(side), begins_with(self.config, self.folder, side)
