@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,13 +18,11 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from safer_steer.student.batch_cache import Layers, add_rows, chosen, layers_of, without_gaps
 from safer_steer.student.decoding import Row, draw
 from safer_steer.student.modules import inside
 from safer_steer.student.policy import Sampling
 from safer_steer.student.transcript import Origin, Transcript, model_inputs
-
-Layers = list[tuple[torch.Tensor, torch.Tensor]]
-"""For each layer: keys and values of a batch [rows, heads, tokens, width], rows padded on the left."""
 
 
 @dataclass
@@ -78,51 +75,6 @@ class KeptCaches:
 
     def clear(self) -> None:
         self._kept.clear()
-
-
-def cache_of(layers: Layers) -> DynamicCache:
-    """A cache for the model that begins with these keys and values; an empty one if there are none."""
-    cache = DynamicCache()
-    for number, (keys, values) in enumerate(layers):
-        cache.update(keys, values, number)
-    return cache
-
-
-def layers_of(cache: DynamicCache) -> Layers:
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def stacked(batches: list[Layers]) -> Layers:
-    """Batches as one, in their order. Shorter ones are filled up with zeros on the left."""
-    if len(batches) == 1:
-        return batches[0]
-    width = max(batch[0][0].shape[2] for batch in batches)
-
-    def whole(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([pad(part, (0, 0, width - part.shape[2], 0)) for part in parts])
-
-    layers = []
-    for parts in zip(*batches, strict=True):
-        keys, values = zip(*parts, strict=True)
-        layers.append((whole(keys), whole(values)))
-    return layers
-
-
-def chosen(layers: Layers, rows: list[int], width: int) -> Layers:
-    """Rows of a batch, in this order, and their last `width` tokens. A copy."""
-    index = torch.tensor(rows, device=layers[0][0].device)
-    return [(keys[index, :, -width:], values[index, :, -width:]) for keys, values in layers]
-
-
-def without_gaps(layers: Layers, mask: torch.Tensor) -> Layers:
-    """Move each row's tokens to the right, in their order, over gaps where `mask` [rows, tokens] is 0."""
-    order = mask.argsort(dim=1, stable=True)
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        index = order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
-        return tensor.gather(2, index)
-
-    return [(moved(keys), moved(values)) for keys, values in layers]
 
 
 def can_join(model: Any, token: int) -> bool:
@@ -179,8 +131,7 @@ class JoiningDecoder:
         parts = [self._fresh(fresh)] if fresh else []
         if going:
             parts.append(self._going_on(going, known))
-        layers = [layers_of(self._cache)] if self.rows else []
-        self._cache = cache_of(stacked([*layers, *(part[0] for part in parts)]))
+        add_rows(self._cache, [layers for layers, _, _ in parts])
         joined = [*fresh, *going]
         nexts = [torch.cat([p[..., -1:] for p in positions], -2) + 1 for _, positions, _ in parts]
         self._next = torch.cat([*([self._next] if self._next is not None else []), *nexts], -2)
@@ -216,7 +167,7 @@ class JoiningDecoder:
             if which[-1] == len(firsts):
                 firsts.append(row.transcript)
         positions = [self._positions(first) for first in firsts]
-        layers, logits, _ = self._prefill(firsts, positions, None, [])
+        layers, logits, _ = self._prefill(firsts, positions, None, DynamicCache())
         if len(firsts) < len(rows):
             layers, logits = chosen(layers, which, layers[0][0].shape[2]), logits[which]
         return layers, [positions[i] for i in which], logits
@@ -225,8 +176,9 @@ class JoiningDecoder:
         self, rows: list[Row], known: list[Kept]
     ) -> tuple[Layers, list[torch.Tensor], torch.Tensor]:
         """The same for rows of which only the end is new."""
-        past = stacked([kept.layers for kept in known])
-        width, seen = past[0][0].shape[2], [len(kept.ids) for kept in known]
+        past, seen = DynamicCache(), [len(kept.ids) for kept in known]
+        add_rows(past, [kept.layers for kept in known])
+        width = past.get_seq_length()
         before = torch.arange(width) >= width - torch.tensor(seen)[:, None]
         rests = [
             row.transcript.after(len(kept.ids), len(kept.pictures))
@@ -246,16 +198,15 @@ class JoiningDecoder:
         rests: list[Transcript],
         positions: list[torch.Tensor],
         before: torch.Tensor | None,
-        past: Layers,
+        cache: DynamicCache,
     ) -> tuple[Layers, torch.Tensor, torch.Tensor]:
-        """Read tokens that follow `past`, whose mask is `before` [rows, tokens]. Returns layers of both, the
+        """Read tokens that follow `cache`, whose mask is `before` [rows, tokens]. Returns layers of both, the
         logits of the last tokens [rows, vocabulary], and the mask of both."""
         inputs = model_inputs(rests, "left", self.model.device)
         width = inputs["input_ids"].shape[1]
         inputs["position_ids"] = torch.cat([pad(p, (width - p.shape[-1], 0)) for p in positions], -2)
         if before is not None:
             inputs["attention_mask"] = torch.cat([before, inputs["attention_mask"]], 1)
-        cache = cache_of(past)
         logits = self._read(inputs, cache)
         self.prefilled += sum(len(rest.ids) for rest in rests)
         return layers_of(cache), logits, inputs["attention_mask"]
@@ -295,23 +246,28 @@ class JoiningDecoder:
                 ids = row.transcript.ids + row.sampled[:-1]
                 cut = chosen(layers, [place], self._lengths[place])
                 self.kept.put(row.transcript.origin, Kept(ids, list(row.transcript.pictures), cut))
-        self._only([i for i, row in enumerate(self.rows) if i not in set(gone)])
+        self._without(gone)
         return ended
 
     def drop(self, rows: list[Row]) -> None:
         """Take out rows whose answers nobody waits for."""
-        self._only([i for i, row in enumerate(self.rows) if row not in rows])
+        self._without([i for i, row in enumerate(self.rows) if row in rows])
 
-    def _only(self, places: list[int]) -> None:
-        """Go on with the rows at these places."""
+    def _without(self, gone: list[int]) -> None:
+        """Take out the rows at these places. The last rows take their places, so that few move."""
+        places = list(range(len(self.rows)))
+        for place in reversed(gone):
+            places[place] = places[-1]
+            places.pop()
         if not places:
             self.clear()
             return
-        lengths = [self._lengths[i] for i in places]
-        self._cache = cache_of(chosen(layers_of(self._cache), places, max(lengths)))
+        self._lengths = [self._lengths[i] for i in places]
+        for layer in self._cache.layers:
+            layer.keep(places, max(self._lengths))
         assert self._next is not None
         self._next = self._next[..., places, :]
-        self.rows, self._lengths = [self.rows[i] for i in places], lengths
+        self.rows = [self.rows[i] for i in places]
 
 
 def _needs_all(transcript: Transcript, kept: Kept) -> bool:

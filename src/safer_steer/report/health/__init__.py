@@ -7,8 +7,8 @@ trajectories whose returns are all equal teaches nothing (docs/explanation/metho
 """
 
 from safer_steer.report.health.gates import gates_table
+from safer_steer.report.health.quantities import warnings
 from safer_steer.report.health.stages import examine
 from safer_steer.report.health.tables import Table, tables
-from safer_steer.report.health.warnings import warnings
 
 __all__ = ["Table", "examine", "gates_table", "tables", "warnings"]

@@ -333,3 +333,14 @@ QUANTITIES: dict[GateName, Quantity] = {
     ),
 }
 """In the order of warnings."""
+
+
+def warnings(run: Path, stage: str) -> list[str]:
+    """Problems of a stage's attackers, judges and groups, one line each; empty if there are none."""
+    evidence, lines = Evidence(run, stage), []
+    for quantity in QUANTITIES.values():
+        if quantity.usual and stage in quantity.stages:
+            for reading in quantity.read(evidence):
+                if quantity.usual.left(reading.value):
+                    lines.append(f"{reading.words}; {quantity.advice_on(reading)}")
+    return lines
