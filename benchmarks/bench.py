@@ -216,7 +216,7 @@ def ours(url: str, suites: list[Path], out: Path, in_flight: int) -> list[str]:
         *(sys.executable, "-m", "safer_steer", "bench", "--model", MODEL, "--base-url", url),
         *(part for suite in suites for part in ("--suite", str(suite))),
         *("--judge-model", JUDGE, "--judge-base-url", url),
-        *("--concurrency", str(in_flight), "--out", str(out), "--no-check"),
+        *("--set", f"roles.*.concurrency={in_flight}", "--out", str(out), "--no-check"),
     ]
 
 

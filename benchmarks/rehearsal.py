@@ -266,7 +266,15 @@ def measure(config: Path, folder: Path, url: str, pipe: Connection) -> dict[str,
     suites = sorted(made.glob("splits/bench/*.jsonl"))
     command = ["bench", *(part for name in MODELS for part in ("--model", name)), "--base-url", url]
     command += [part for suite in suites for part in ("--suite", str(suite))]
-    command += ["--judge-model", "judge", "--judge-base-url", url, "--concurrency", "128", "--no-check"]
+    command += [
+        "--judge-model",
+        "judge",
+        "--judge-base-url",
+        url,
+        "--set",
+        "roles.*.concurrency=128",
+        "--no-check",
+    ]
     scripts = sum(rows_in(suite.parent, suite.name) for suite in suites)
     costs["bench, three models"] = killed_and_resumed(
         (*command, "--out", str(measured)),

@@ -11,7 +11,7 @@ from safer_steer.bench.results import Summary
 from safer_steer.config import Bench, Config, Role, Student
 from safer_steer.dialogue import Format
 from safer_steer.run.display import Display
-from safer_steer.run.measuring import bench_endpoint
+from safer_steer.run.measuring import bench_endpoints
 
 
 def measure(base_url: str, out: Path) -> Summary:
@@ -25,7 +25,7 @@ def measure(base_url: str, out: Path) -> Summary:
         bench=Bench(suites=["sandbox"], dialogues=10),  # or JSONL files of your own
     )
     with Display() as show:
-        bench_endpoint(config, "my-model", out, show)
+        bench_endpoints(config, out, show, name="my-model")
     return Summary.read(out / "summary.json")
 
 

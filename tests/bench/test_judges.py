@@ -70,7 +70,7 @@ def test_scores_are_joined_and_a_tie_is_the_worse(
 def test_every_judge_scores_every_turn_and_stands_beside_the_joined_rate(
     tmp_path: Path, url: str, models: Models, by: str, harmlessness: float
 ) -> None:
-    result = bench(*typed(url, suite(tmp_path, 3, turns=2), *SCORES), "--verdict", by)
+    result = bench(*typed(url, suite(tmp_path, 3, turns=2), *SCORES), "--set", f"bench.verdict={by}")
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
     assert models.asked == {"m": 6, "j": 6, "k": 6, "strict": 6}
@@ -117,7 +117,7 @@ def test_a_judge_that_fails_leaves_the_turns_to_the_others_and_is_counted(
 ) -> None:
     """Its failing is no end of the bench, however long it lasts; it is not asked for ever."""
     models.does["k"] = fails(404, "no model k")
-    result = bench(*typed(url, suite(tmp_path, 60), "j", "k"), "--concurrency", 4)
+    result = bench(*typed(url, suite(tmp_path, 60), "j", "k"), "--set", "roles.*.concurrency=4")
     assert result.exit_code == 0, result.output
     said = "bench: the judge k gave no scores for 60 of 60 turns"
     assert said in result.stderr and "no model k" in result.stderr
@@ -145,7 +145,7 @@ def test_a_turn_that_fewer_than_half_scored_is_unscored_and_keeps_what_was_said(
 
 def test_too_many_dead_judges_end_the_bench(tmp_path: Path, url: str, models: Models) -> None:
     models.does |= {"k": fails(404, "no model k"), "strict": fails(404, "no model strict")}
-    said = line(bench(*typed(url, suite(tmp_path, 60), *SCORES), "--concurrency", 4))
+    said = line(bench(*typed(url, suite(tmp_path, 60), *SCORES), "--set", "roles.*.concurrency=4"))
     assert re.match(r"error: bench: the judge (k|strict) at \S+ failed 20 times in a row", said)
 
 
@@ -168,7 +168,15 @@ def test_a_further_judge_costs_its_own_verdicts_alone(tmp_path: Path, url: str, 
 def test_after_a_kill_no_verdict_is_paid_for_twice(tmp_path: Path, url: str, models: Models) -> None:
     models.does |= {name: verdict_after(name) for name in SCORES}
     arguments = typed(url, suite(tmp_path, 40, turns=2), *SCORES)
-    command = [sys.executable, "-m", "safer_steer", "bench", *map(str, arguments), "--concurrency", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "safer_steer",
+        "bench",
+        *map(str, arguments),
+        "--set",
+        "roles.*.concurrency=2",
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120

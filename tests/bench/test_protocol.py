@@ -21,7 +21,16 @@ from safer_steer.export.write import export
 from served_bench import Models, bench, line, verdict
 
 JUDGES = ("--judge-model", "j", "--judge-model", "k")
-OWN = ("--temperature", 0.2, "--max-tokens", 99, "--judge-max-tokens", 77, "--verdict", "mean")
+OWN = (
+    "--set",
+    "roles.target.temperature=0.2",
+    "--set",
+    "roles.target.max_tokens=99",
+    "--set",
+    "roles.judge.max_tokens=77",
+    "--set",
+    "bench.verdict=mean",
+)
 
 
 @pytest.fixture
@@ -119,12 +128,16 @@ def other(key: str, value: object) -> Callable[[Path, Path], None]:
         (edited_picture, (), "suites.mine.sha256 ("),
         (other("thresholds.safe_at", 2.6), (), "thresholds.safe_at (2.6 there, 2.8 here)"),
         (other("prompts.judge", "0" * 64), (), "prompts.judge (0000"),
-        (None, ("--temperature", "0.3"), "answers.temperature (0.7 there, 0.3 here)"),
-        (None, ("--judge-max-tokens", "9"), "judges[0].max_tokens (2048 there, 9 here)"),
+        (None, ("--set", "roles.target.temperature=0.3"), "answers.temperature (0.7 there, 0.3 here)"),
+        (None, ("--set", "roles.judge.max_tokens=9"), "judges[0].max_tokens (2048 there, 9 here)"),
         (None, ("--judge-model", "j", "--judge-model", "n"), "judges[1].model (k there, n here)"),
-        (None, ("--verdict", "mean"), "verdict (majority there, mean here)"),
-        (None, ("--format", "thinking_answer"), "answers.format (plain there, thinking_answer here)"),
-        (None, ("--dialogues", "2"), "suites.mine.rows (3 there, 2 here)"),
+        (None, ("--set", "bench.verdict=mean"), "verdict (majority there, mean here)"),
+        (
+            None,
+            ("--set", "student.format=thinking_answer"),
+            "answers.format (plain there, thinking_answer here)",
+        ),
+        (None, ("--set", "bench.dialogues=2"), "suites.mine.rows (3 there, 2 here)"),
     ],
 )
 def test_what_differs_is_refused_before_a_model_is_asked(

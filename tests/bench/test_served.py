@@ -36,7 +36,7 @@ def measured(url: str, suite: Path, *more: object, model: str = "m", judge: str 
 
 def test_a_concurrency_above_64_reaches_the_model(tmp_path: Path, url: str, models: Models) -> None:
     models.does["m"] = says("No.", after_s=0.3)
-    result = measured(url, suite(tmp_path, 120), "--concurrency", 100)
+    result = measured(url, suite(tmp_path, 120), "--set", "roles.*.concurrency=100")
     assert result.exit_code == 0, result.output
     assert models.most["m"] == 100
 
@@ -46,13 +46,13 @@ def test_a_judge_that_is_not_there_ends_it_and_no_answer_is_paid_for_twice(
 ) -> None:
     judge = models.does.pop("j")
     mine = suite(tmp_path, 60, turns=2)
-    said = line(measured(url, mine, "--concurrency", 4))
+    said = line(measured(url, mine, "--set", "roles.*.concurrency=4"))
     assert said.startswith(f"error: bench: the judge j at {url} failed {PATIENCE} times in a row, the last: ")
     assert "HTTP 404: no model j" in said and "run the same command" in said
     assert models.asked["j"] <= 2 * PATIENCE
     assert models.asked["m"] < 60, "it did not play the whole suite"
     models.does["j"] = judge
-    assert measured(url, mine, "--concurrency", 4).exit_code == 0
+    assert measured(url, mine, "--set", "roles.*.concurrency=4").exit_code == 0
     assert models.asked["m"] == 120
     assert all(turn["scores"] for row in rows(tmp_path / "out") for turn in row["turns"])
 
@@ -94,7 +94,7 @@ def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path, url: str,
         return web.Response()
 
     models.does["m"] = silent_at_first
-    assert measured(url, suite(tmp_path, 1), "--timeout", 0.2).exit_code == 0
+    assert measured(url, suite(tmp_path, 1), "--set", "roles.*.timeout_s=0.2").exit_code == 0
     assert models.asked["m"] == 2
 
 
@@ -217,17 +217,15 @@ def test_after_a_fresh_start_the_new_answers_are_judged(tmp_path: Path, url: str
         assert found["single_turn"]["mine"]["n"] == dialogues
 
 
-@pytest.mark.parametrize(
-    "typed", [("--suite", "x.jsonl"), ("--judge-model", "j"), ("--dialogues", "3"), ("--format", "plain")]
-)
-def test_an_option_without_effect_is_refused(tmp_path: Path, typed: tuple[str, str]) -> None:
+def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
     """Else the numbers would be those of another suite or judge than the one that was named."""
     (tmp_path / "config.yaml").write_text("name: x\n")
-    said = line(bench(tmp_path / "config.yaml", "--out", tmp_path / "run", *typed))
-    assert f"{typed[0]} has no effect with CONFIG; change the config instead" in said
-    if typed[0] != "--judge-model":
+    for typed in (("--suite", "x.jsonl"), ("--judge-model", "j")):
+        said = line(bench(tmp_path / "config.yaml", "--out", tmp_path / "run", *typed))
+        assert f"{typed[0]} has no effect with CONFIG; use --set or change the config" in said
+    for typed in (("--suite", "x.jsonl"), ("--limit", 3), ("--set", "bench.dialogues=3")):
         said = line(bench("--judge-only", tmp_path, "--judge-model", "j", *typed))
-        assert f"{typed[0]} has no effect with --judge-only" in said
+        assert f"{typed[0]} " in said and "has no effect with --judge-only; it is as in the bench" in said
 
 
 def test_judging_wants_a_run_with_answers_and_a_judge(tmp_path: Path) -> None:
@@ -251,11 +249,11 @@ def test_another_setting_is_named_as_it_was_typed(tmp_path: Path, url: str) -> N
     assert measured(url, mine).exit_code == 0
     assert "differs in --model (m there, n here)" in line(measured(url, mine, model="n"))
     assert "differs in --judge-model (j there, k here)" in line(measured(url, mine, judge="k"))
-    assert "differs in --judge-pictures (true there, false here)" in line(
-        measured(url, mine, "--judge-pictures", "false")
+    assert "differs in roles.judge.pictures (true there, false here)" in line(
+        measured(url, mine, "--set", "roles.judge.pictures=false")
     )
-    assert "differs in --max-pixels (1048576 there, 5000 here)" in line(
-        measured(url, mine, "--max-pixels", 5000)
+    assert "differs in student.max_pixels (1048576 there, 5000 here)" in line(
+        measured(url, mine, "--set", "student.max_pixels=5000")
     )
 
 
@@ -264,7 +262,7 @@ def test_a_suite_or_questions_edited_after_the_bench_are_named(
 ) -> None:
     mine, facts = suite(tmp_path, 3), question_set(tmp_path, 4)
     models.does["m"] = says("A")
-    assert measured(url, mine, "--capability", facts).exit_code == 0
+    assert measured(url, mine, "--set", f"bench.capability={facts}").exit_code == 0
     before = Counter(models.asked)
     for path, old, new, row in (
         (mine, "d1 u0", "d1 u1", "line 2 (d1)"),
@@ -272,7 +270,7 @@ def test_a_suite_or_questions_edited_after_the_bench_are_named(
     ):
         whole = path.read_text()
         path.write_text(whole.replace(old, new))
-        said = line(measured(url, mine, "--capability", facts))
+        said = line(measured(url, mine, "--set", f"bench.capability={facts}"))
         assert (
             f"{tmp_path / 'out'}: {path} changed since `bench` read it: {row} differs; restore it, or" in said
         )
@@ -280,7 +278,7 @@ def test_a_suite_or_questions_edited_after_the_bench_are_named(
         assert verified.exit_code == 1
         assert verified.stdout == f"{path}: changed since `bench` read it: {row} differs\n"
         path.write_text(whole)
-        assert "bench: done already" in measured(url, mine, "--capability", facts).stderr
+        assert "bench: done already" in measured(url, mine, "--set", f"bench.capability={facts}").stderr
     assert models.asked == before
 
 
@@ -302,7 +300,7 @@ def test_answers_that_the_token_limit_cut_off_are_counted(tmp_path: Path, url: s
     models.does["m"] = sometimes_cut
     result = measured(url, suite(tmp_path, 5))
     assert "bench: 2 of 5 answers were cut off at the token limit" in result.stderr
-    assert "raise --max-tokens" in result.stderr
+    assert "raise roles.target.max_tokens" in result.stderr
     assert re.search(r"Answers cut off +2 of 5 +\n", result.stdout)
     health = CliRunner().invoke(app, ["health", str(tmp_path / "out")]).stdout
     assert re.search(r"m +bench +5 +2 +40\.0 ", health), health
@@ -325,7 +323,7 @@ def test_answers_without_words_of_their_own_are_counted_by_model(
         return await says(said[body["messages"][-1]["content"][0]["text"][:2]])(request, body)
 
     models.does["m"] = answers
-    result = measured(url, suite(tmp_path, 6), "--format", "thinking_answer")
+    result = measured(url, suite(tmp_path, 6), "--set", "student.format=thinking_answer")
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
     entries = json.loads((out / "summary.json").read_text())["models"]["m"]["single_turn"]
@@ -352,7 +350,7 @@ def test_a_large_photograph_is_scaled_down_to_the_option(tmp_path: Path, url: st
     row = {"id": "a", "kind": "red_team", "images": ["photo.jpg"], "turns": [{"user": "What is this?"}]}
     mine = tmp_path / "mine.jsonl"
     mine.write_text(json.dumps(row) + "\n")
-    result = measured(url, mine, "--max-pixels", 3000)
+    result = measured(url, mine, "--set", "student.max_pixels=3000")
     assert result.exit_code == 0, result.output
     assert "bench: mine: 1 picture scaled down to 3,000 pixels" in result.stderr
     with Image.open(tmp_path / "out/suites/mine/photo.jpg") as copy:
@@ -383,13 +381,13 @@ def test_questions_are_answered_counted_and_never_paid_for_twice(
         return await says(said if asked.startswith("q") else "No.")(request, body)
 
     models.does["m"] = answers
-    said = line(measured(url, mine, "--capability", facts), exit_code=3)
-    assert "5.0% of the questions of a set in --capability have no answer" in said and "gone" in said
+    said = line(measured(url, mine, "--set", f"bench.capability={facts}"), exit_code=3)
+    assert "5.0% of the questions of a set in bench.capability have no answer" in said and "gone" in said
     found = json.loads((tmp_path / "out" / "summary.json").read_bytes())["capability"]["facts"]["m"]
     assert (found["n"], found["failed"], found["no_choice"], found["minus_base"]) == (40, 2, 1, None)
     assert (found["right"]["value"], models.asked["j"]) == (50, 3), "19 of 38, and no judge is asked"
     down, before = False, models.asked["m"]
-    result = measured(url, mine, "--capability", facts)
+    result = measured(url, mine, "--set", f"bench.capability={facts}")
     assert result.exit_code == 0, result.output
     assert models.asked["m"] == before + 2, "only those that failed"
     assert re.search(r"Capability, facts +50\.0 \[35, 65\]", result.stdout), result.stdout
@@ -397,7 +395,7 @@ def test_questions_are_answered_counted_and_never_paid_for_twice(
     assert "minus base" not in result.stdout
     (tmp_path / "out" / "capability" / "facts" / "answers" / "m.jsonl").unlink()
     (tmp_path / "out" / "manifest.json").unlink()
-    assert measured(url, mine, "--capability", facts).exit_code == 0
+    assert measured(url, mine, "--set", f"bench.capability={facts}").exit_code == 0
     assert models.asked["m"] == before + 2, "replies are kept too"
 
 
@@ -408,7 +406,14 @@ def test_questions_need_no_judge_and_a_later_judge_leaves_them_alone(
     models.does["m"] = says("<thinking>B</thinking><answer>A</answer>")
     result = bench(
         *("--model", "m", "--base-url", url, "--suite", suite(tmp_path, 2), "--out", out, "--no-judge"),
-        *("--capability", question_set(tmp_path, 40), "--questions", 10, "--format", "thinking_answer"),
+        *(
+            "--set",
+            f"bench.capability={question_set(tmp_path, 40)}",
+            "--set",
+            "bench.questions=10",
+            "--set",
+            "student.format=thinking_answer",
+        ),
         "--no-check",
     )
     assert result.exit_code == 0, result.output
@@ -517,7 +522,7 @@ def test_a_finished_bench_takes_more_and_plays_what_is_new_alone(
     more += ["--suite", twins]
     assert measured(url, mine, *more).exit_code == 0
     assert models.asked == {"m": 12, "n": 12, "j": 24}
-    more += ["--capability", question_set(tmp_path, 4)]
+    more += ["--set", f"bench.capability={question_set(tmp_path, 4)}"]
     assert measured(url, mine, *more).exit_code == 0
     assert models.asked == {"m": 16, "n": 16, "j": 24}
     summary = json.loads((out / "summary.json").read_text())

@@ -106,7 +106,15 @@ async def test_dialogues_are_drawn_over_all_categories_and_more_of_them_include_
     async with EndpointServer(always=says("i see.")) as server:
         options = ("bench", "--model", "m", "--base-url", server.url, "--suite", str(suite))
         for number in (40, 60):
-            command = [*options, "--no-judge", "--no-check", "--dialogues", str(number), "--out", str(out)]
+            command = [
+                *options,
+                "--no-judge",
+                "--no-check",
+                "--set",
+                f"bench.dialogues={number}",
+                "--out",
+                str(out),
+            ]
             command += ["--fresh"] if number == 60 else []
             done = await asyncio.to_thread(CliRunner().invoke, app, command)
             assert done.exit_code == 0, done.output

@@ -261,7 +261,9 @@ def test_a_judged_bench_over_http(tmp_path: Path, requests: bool) -> None:
     with serving(EndpointServer(always=server)) as served:
         options = ["--model", "m", "--base-url", served.url, "--suite", str(mine), "--no-check"]
         options += ["--judge-model", "j", "--judge-base-url", served.url, "--out", str(tmp_path / "out")]
-        result = CliRunner().invoke(app, ["bench", *options, *["--judge-requests"] * requests])
+        result = CliRunner().invoke(
+            app, ["bench", *options, *["--set", "bench.judge_requests=true"] * requests]
+        )
     assert result.exit_code == 0, result.output
     assert len(seen) == 6 and all(("enables_harm" in text) is requests for text in seen), "in the same call"
     average = Summary.read(tmp_path / "out" / "summary.json").average("m", "multi_turn")

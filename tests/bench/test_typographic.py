@@ -145,7 +145,7 @@ def test_text_and_pictures_stand_side_by_side(tmp_path: Path, url: str, models: 
     assert bench(url, mine).exit_code == 0
     first = models.asked.copy()
     for _ in range(2):  # the second time there is nothing to do
-        result = bench(url, mine, "--typographic", "list")
+        result = bench(url, mine, "--set", "bench.typographic.layout=list")
         assert result.exit_code == 0, result.output
     assert models.asked[len(first) :].count("m") == 4, "a finished bench gets the variant alone"
     entries = json.loads((out / "summary.json").read_text())["models"]["m"]["multi_turn"]
@@ -162,7 +162,7 @@ def test_a_script_that_cannot_be_drawn_is_left_out_and_said(tmp_path: Path, url:
     mine = write(tmp_path)
     rows = mine.read_text().splitlines(keepends=True)
     mine.write_text(rows[0] + rows[1].replace("And how?", "x" * 10_000))
-    result = bench(url, mine, "--typographic", "whole")
+    result = bench(url, mine, "--set", "bench.typographic.layout=whole")
     assert result.exit_code == 0, result.output
     told = "mine_typographic: 1 of 2 scripts are not drawn: 1 (more than 600 characters)"
     assert told in " ".join(result.output.split())
@@ -174,14 +174,14 @@ def test_a_script_that_cannot_be_drawn_is_left_out_and_said(tmp_path: Path, url:
 @pytest.mark.parametrize(
     ("users", "beside", "line"),
     [
-        (("日本語",), False, r"--typographic: no script can be drawn: 2 (the font has no '\u65e5')"),
-        (("a", "b"), True, "--typographic: mine_typographic would be its variant; rename that suite"),
+        (("日本語",), False, r"bench.typographic: no script can be drawn: 2 (the font has no '\u65e5')"),
+        (("a", "b"), True, "bench.typographic: mine_typographic would be its variant; rename that suite"),
     ],
 )
 def test_a_suite_without_a_variant_is_one_line(
     tmp_path: Path, url: str, users: tuple[str, ...], beside: bool, line: str
 ) -> None:
-    mine, more = write(tmp_path, users=users), ["--typographic", "whole"]
+    mine, more = write(tmp_path, users=users), ["--set", "bench.typographic.layout=whole"]
     if beside:
         more += ["--suite", str(write(tmp_path, "mine_typographic"))]
     result = bench(url, mine, *more)

@@ -59,7 +59,7 @@ def bench(
     out: Path, url: str, *suites: Path, judge: tuple[object, ...] = ("--judge-model", "sandbox")
 ) -> Result:
     chosen = [part for path in suites for part in ("--suite", path)]
-    model = ("--model", "org/model", "--base-url", url, "--format", "thinking_answer")
+    model = ("--model", "org/model", "--base-url", url, "--set", "student.format=thinking_answer")
     return safer_steer("bench", *model, "--out", out, *chosen, *judge)
 
 
@@ -187,12 +187,25 @@ def test_a_served_model_is_benched_resumed_and_verified(tmp_path: Path, suites: 
 
 async def test_a_served_model_is_asked_under_the_system_message_that_was_given(tmp_path: Path) -> None:
     Image.new("RGB", (84, 84)).save(tmp_path / "a.png")
-    asked = ("--suite", one_row(tmp_path), "--system", "Answer in one word.", "--no-judge", "--no-check")
+    asked = (
+        "--suite",
+        one_row(tmp_path),
+        "--set",
+        "student.system=Answer in one word.",
+        "--no-judge",
+        "--no-check",
+    )
     async with EndpointServer(always=says("hello")) as server:
         command = partial(safer_steer, "bench", "--model", "m", "--base-url", server.url, *asked)
         done = await asyncio.to_thread(command, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert [body["messages"][0]["content"] for body in server.bodies] == ["Answer in one word."]
+
+
+def test_an_option_that_there_is_not_names_the_keys_of_its_name() -> None:
+    for command in (("bench", "--dialogues", 3), ("run", "c.yaml", "--dialogues", 3)):
+        assert "--set bench.dialogues=..." in " ".join(safer_steer(*command).stderr.split())
+    assert "--set" not in safer_steer("check", "c.yaml", "--dialogues", 3).stderr
 
 
 def test_the_bench_of_a_runs_models_ends_with_the_page(tmp_path: Path) -> None:

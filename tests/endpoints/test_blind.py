@@ -114,7 +114,9 @@ async def test_a_tested_model_without_eyes_is_measured_and_the_report_says_so(tm
                 "student": {"format": "plain"},
             }
         )
-        page = await asyncio.to_thread(measuring.bench_endpoint, settings, "words", tmp_path / "run", Quiet())
+        page = await asyncio.to_thread(
+            measuring.bench_endpoints, settings, tmp_path / "run", Quiet(), name="words"
+        )
     [dialogue] = read_dialogues(tmp_path / "run/bench/words/mine.jsonl")
     assert [turn.assistant for turn in dialogue.turns] == ["no.", "no."]
     assert all(turn.scores for turn in dialogue.turns)

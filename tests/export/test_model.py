@@ -176,8 +176,8 @@ def test_the_card_says_what_the_run_says(run: Path, model: Path) -> None:
         "| blue | the sandbox's agent | 0.7 |",
         "stay under its licence",
         "## Limits",
-        "--max-tokens 40 --temperature 0.7",
-        "--system 'You are a helpful assistant.' ",
+        "--set roles.target.max_tokens=40 \\\n        --set roles.target.temperature=0.7",
+        "--set 'student.system=You are a helpful assistant.' ",
     ):
         assert needed in text, needed
     assert str(run.parent) not in text and verify(model) == []

@@ -27,9 +27,10 @@ LINES = {
 }
 """What is filled in: the two lines, and what a small model without eyes needs."""
 BENCH = (
-    "safer-steer bench --model smollm2 --base-url {url} --pictures false --suite mine/suites/attacks.jsonl"
-    " --suite mine/suites/twins.jsonl --judge-model smollm2 --judge-base-url {url} --judge-pictures false"
-    " --max-tokens 100 --judge-max-tokens 200 --concurrency 2 --dialogues 2 --out bench"
+    "safer-steer bench --model smollm2 --base-url {url} --set roles.*.pictures=false"
+    " --suite mine/suites/attacks.jsonl --suite mine/suites/twins.jsonl --judge-model smollm2"
+    " --judge-base-url {url} --set roles.target.max_tokens=100 --set roles.judge.max_tokens=200"
+    " --set roles.*.concurrency=2 --set bench.dialogues=2 --out bench"
 )
 
 

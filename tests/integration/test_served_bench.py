@@ -45,22 +45,22 @@ def bench(vllm: VLLM, out: Path, *more: object) -> Path:
         MODEL,
         "--base-url",
         vllm.url,
-        "--format",
-        "thinking_answer",
-        "--max-tokens",
-        TOKENS,
-        "--temperature",
-        0,
-        "--concurrency",
-        16,
+        "--set",
+        "student.format=thinking_answer",
+        "--set",
+        f"roles.target.max_tokens={TOKENS}",
+        "--set",
+        "roles.target.temperature=0",
+        "--set",
+        "roles.*.concurrency=16",
     )
     safer_steer(
         "bench",
         *model,
         "--suite",
         "sandbox",
-        "--dialogues",
-        DIALOGUES,
+        "--set",
+        f"bench.dialogues={DIALOGUES}",
         "--judge-model",
         "sandbox",
         "--out",
@@ -74,7 +74,7 @@ def test_over_http_every_answer_score_and_rate_is_as_in_process(
     vllm: VLLM, in_process: Path, tmp_path: Path
 ) -> None:
     before = vllm.answered, vllm.pictures
-    served = bench(vllm, tmp_path / "run", "--no-ask-layout", "--no-check")
+    served = bench(vllm, tmp_path / "run", "--set", "roles.target.ask_layout=false", "--no-check")
     answers = differing = 0
     journals = sorted((in_process / "bench" / "base").glob("*.jsonl"))
     assert len(journals) == 8
@@ -120,12 +120,12 @@ def test_asked_for_a_layout_it_was_not_trained_to_be_asked_for_it_is_another_mod
 def test_an_endpoint_may_call_its_model_what_it_likes(world: Server, tmp_path: Path) -> None:
     """`sandbox` with a base_url is asked there, and not answered in this process."""
     common = (
-        "--format",
-        "thinking_answer",
+        "--set",
+        "student.format=thinking_answer",
         "--suite",
         "sandbox",
-        "--dialogues",
-        5,
+        "--set",
+        "bench.dialogues=5",
         "--judge-model",
         "sandbox",
         "--judge-base-url",

@@ -70,9 +70,27 @@ def test_the_bench_of_the_served_model_is_the_runs(run: Path, server: VLLM, tmp_
     """Greedy, in float32: every answer, score and rate is the same."""
     out = tmp_path / "served"
     safer_steer(
-        *("bench", "--model", NAME, "--base-url", server.url, "--format", "thinking_answer"),
-        *("--no-ask-layout", "--max-tokens", TOKENS, "--temperature", 0, "--concurrency", 16),
-        *("--suite", "sandbox", "--dialogues", DIALOGUES, "--judge-model", "sandbox", "--out", out),
+        *("bench", "--model", NAME, "--base-url", server.url, "--set", "student.format=thinking_answer"),
+        *(
+            "--set",
+            "roles.target.ask_layout=false",
+            "--set",
+            f"roles.target.max_tokens={TOKENS}",
+            "--set",
+            "roles.target.temperature=0",
+            "--set",
+            "roles.*.concurrency=16",
+        ),
+        *(
+            "--suite",
+            "sandbox",
+            "--set",
+            f"bench.dialogues={DIALOGUES}",
+            "--judge-model",
+            "sandbox",
+            "--out",
+            out,
+        ),
         "--no-check",
     )
     answers = differing = moved = 0

@@ -71,7 +71,7 @@ def test_it_agrees_with_a_run_and_is_exact_from_its_ledger(keys: dict[str, Any],
     settings = config(40, bench={"dialogues": 5, "models": ["base"]}, **keys)
     for stage in ("seeds", "assemble", "bootstrap"):
         pipeline.run_stage(stage, settings, tmp_path / "run", Quiet())
-    measuring.bench_endpoint(settings, "agent", tmp_path / "bench", Quiet())
+    measuring.bench_endpoints(settings, tmp_path / "bench", Quiet(), name="agent")
     ran = Manifest(tmp_path / "run").stages
     found, compared = estimate(settings), set()
     corrected = from_run(found, tmp_path / "run")
@@ -405,9 +405,6 @@ def test_a_config_in_a_run_is_corrected_by_it(tmp_path: Path) -> None:
     for options in ([run / "config.yaml"], [other, "--from", run]):
         done = cost(*options)
         assert f"From what {run} asked: seeds." in done.stdout.replace("\n", " "), done.output
-    done = cost(other, "--sample", 10)
-    assert done.exit_code == 2
-    assert done.stderr == "error: --sample is gone: all rows are counted; leave it out\n"
 
 
 @pytest.mark.parametrize(

@@ -229,8 +229,8 @@ async def test_a_bench_of_a_model_without_eyes_names_its_option_and_then_runs(tm
         command = bench(tmp_path, model.url, judge.url)
         refused = await safer_steer(*command)
         assert refused.exit_code == 2
-        assert "set --pictures to caption or false" in refused.stderr
-        done = await safer_steer(*command, "--pictures", "caption")
+        assert "set roles.target.pictures to caption or false" in refused.stderr
+        done = await safer_steer(*command, "--set", "roles.target.pictures=caption")
         assert done.exit_code == 0, done.output
         assert "A teal box." in json.dumps(model.bodies[-1])
         described = [

@@ -60,7 +60,7 @@ def test_ctrl_c_waits_for_replies_under_way(server: tuple[str, list[str]], tmp_p
     rows = [{"id": f"d{n}", "kind": "benign", "turns": [{"user": f"Question {n}"}]} for n in range(12)]
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--model", "m", "--base-url", url, "--suite", str(suite), "--no-judge", "--no-check"]
-    command = [sys.executable, "-m", "safer_steer", "bench", *options, "--concurrency", "4"]
+    command = [sys.executable, "-m", "safer_steer", "bench", *options, "--set", "roles.*.concurrency=4"]
     command += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         command,

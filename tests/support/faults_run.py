@@ -18,7 +18,7 @@ def main(config: Path, folder: Path, stages: list[str]) -> None:
         for stage in stages:
             with Display() as show:
                 if stage == "bench":
-                    measuring.bench_endpoint(load_config(config), "served", folder, show)
+                    measuring.bench_endpoints(load_config(config), folder, show, name="served")
                 else:
                     pipeline.run_stage(stage, load_config(config), folder, show)
     except UserError as error:

@@ -3,7 +3,7 @@ again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from safer_steer.bench.adaptive.results import NotKept
 from safer_steer.bench.results import Summary
 from safer_steer.bench.suites import Suite
-from safer_steer.config import Config, JoinedBy, Role
-from safer_steer.config.file import in_words, load_config
+from safer_steer.config import Config
+from safer_steer.config.file import in_words, load_config, set_keys
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.episode import ContextFull, Reply
@@ -87,11 +87,11 @@ def kept_models(run: Path) -> list[str]:
 
 
 def judging_config(
-    run: Path, judges: Sequence[Role], verdict: JoinedBy = "majority", requests: bool = False
+    run: Path, judges: Sequence[Mapping[str, Any]], keys: Mapping[str, Any] | None = None
 ) -> Config:
     """The config of a bench that scores the answers kept in `run`: the suites as that run copied them, and
-    other judges, whose verdicts are joined by `verdict`. With `requests` they are also asked whether requests
-    enable harm, as where the run's was.
+    other judges (settings of a role). Their verdicts are joined by majority, unless `keys` has
+    `bench.verdict`; they are also asked whether requests enable harm where the run's were.
 
     Raises:
         UserError: it is no run folder, has no suites, or the judge's settings do not fit its config.
@@ -112,28 +112,27 @@ def judging_config(
         "capability": [],
         "dialogues": None,
         "judged": True,
-        "verdict": verdict,
+        "verdict": "majority",
         "typographic": None,  # the variants are among those files
     }
-    if requests:
-        bench["judge_requests"] = True
     settings = config.model_dump()
-    settings["roles"]["judge"] = [judge.model_dump() for judge in judges]
+    settings["roles"]["judge"] = [dict(judge) for judge in judges]
     settings["bench"] |= bench
     if config.bench.adaptive:
         intents = run.resolve() / "intents" / "intents.jsonl"
         settings["bench"]["adaptive"] |= {"intents": str(intents), "at_most": None}
     settings["gates"] = {}  # of the run's own judges
     settings["limit"] = None  # it would cut the suites a second time
+    set_keys(settings, keys or {}, "bench: --set")
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
         raise UserError(f"bench: {in_words(error)}") from None
 
 
-def judged_folder(run: Path, judges: Iterable[Role]) -> Path:
+def judged_folder(run: Path, judges: Iterable[str]) -> Path:
     """Where these judges' results go unless another folder is named: beside the run's own."""
-    return run / "judged" / file_name("+".join(judge.model for judge in judges))
+    return run / "judged" / file_name("+".join(judges))
 
 
 def kept_replies(run: Path) -> list[Path]:

@@ -26,7 +26,7 @@ def say_lost(summary: Summary, dialogues: int, say: Say) -> None:
     if cut_off:
         say(
             f"{cut_off} of {answers} answers were cut off at the token limit and judged"
-            " as they stand; raise --max-tokens, or student.max_turn_tokens for a run's own models"
+            " as they stand; raise roles.target.max_tokens, or student.max_turn_tokens for a run's own models"
         )
     if no_block or empty:
         say(

@@ -7,7 +7,6 @@ Addresses, prices and paths are not in it, nor seeds: another seed is another sa
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -97,30 +96,24 @@ class Protocol(Part):
     intents: Rows | None
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The options of `bench` that set what is no role's sampling, by the names of its parameters."""
-        adaptive = []
-        for name, value in self.adaptive.items():
-            if value != getattr(Adaptive(), name):
-                text = ",".join(value) if isinstance(value, list) else json.dumps(value)
-                adaptive.append(f"{name}={text}")
+    def keys(self) -> dict[str, Any]:
+        """The config keys that it sets, but for its models and their sampling."""
+        answers = self.answers.model_dump(mode="json", include={"format", "system", "max_pixels"})
+        adaptive = {key: value for key, value in self.adaptive.items() if value != getattr(Adaptive(), key)}
         return {
-            **self.answers.model_dump(mode="json", include={"format", "system", "max_pixels"}),
-            "verdict": self.verdict,
-            "judge_model": [judge.model for judge in self.judges],
-            "no_judge": not self.judges,
-            "attacker_model": [attacker.model for attacker in self.attackers],
-            "adaptive": adaptive,
+            "bench.verdict": self.verdict,
+            **{f"student.{key}": value for key, value in answers.items()},
+            **{f"bench.adaptive.{key}": value for key, value in adaptive.items()},
         }
 
-    def sampling(self, prefix: str, model: str) -> dict[str, Any]:
-        """How a model is asked that judges (`judge_`), attacks (`attacker_`) or is measured; empty for a
-        judge or attacker that is not in it."""
-        if not prefix:
+    def sampling(self, role: str, model: str) -> dict[str, Any]:
+        """How a model is asked that is measured (`target`), or that judges or attacks; empty for a judge or
+        attacker that is not in it."""
+        if role == "target":
             return self.answers.model_dump(include=SAMPLING)
-        among = self.judges if prefix == "judge_" else self.attackers
-        role = next((one for one in among if one.model == model), None)
-        return role.model_dump(include=SAMPLING) if role else {}
+        among = self.judges if role == "judge" else self.attackers
+        asked = next((one for one in among if one.model == model), None)
+        return asked.model_dump(include=SAMPLING) if asked else {}
 
     @property
     def sha256(self) -> str:

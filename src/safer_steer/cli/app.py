@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from safer_steer import __version__
-from safer_steer.config.file import describe
+from safer_steer.config import Config
+from safer_steer.config.file import describe, load_config, read_keys
 from safer_steer.errors import (
     EndedElsewhere,
     ExitCode,
@@ -65,7 +67,17 @@ class _OneLine(TyperGroup):
                 _end(line, ExitCode.TO_FIX)
             if not processes.may_speak():
                 raise typer.Exit(1) from None
+            _name_keys(error)
             raise
+
+
+def _name_keys(error: Any) -> None:
+    """Where an option is unknown, name the config keys of that name, which --set sets."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if option and context and any(given.name == "set" for given in context.command.params):
+        name = option.lstrip("-").replace("-", "_")
+        keys = (key for key, *_ in describe() if key.rpartition(".")[2] == name and "[" not in key)
+        error.possibilities = [f"--set {key}=..." for key in keys] or error.possibilities
 
 
 def _end(line: str, code: ExitCode) -> None:
@@ -109,16 +121,6 @@ def about(
         processes.refuse_several(command)
 
 
-KEYS = {row[0]: row for row in describe()}
-"""Key, type, default, kind and description of the config's keys."""
-
-
-def help_of(key: str) -> str:
-    """The description of a config key, as the help of the option that sets it."""
-    *_, text = KEYS[key]
-    return f"{text[0].upper()}{text[1:]}."
-
-
 ConfigFile = Annotated[
     Path,
     typer.Argument(
@@ -136,6 +138,15 @@ Limit = Annotated[
         min=1,
         help="For a first try: at most N pairs a source, scripts, dialogues and steps. Overrides `limit`"
         " of CONFIG.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the config, for instance bench.dialogues=40 or roles.judge.max_tokens=512; may be"
+        " given several times. `safer-steer config` lists the keys.",
     ),
 ]
 Stub = Annotated[
@@ -166,6 +177,11 @@ Override = Annotated[
 NoCheck = Annotated[
     bool, typer.Option("--no-check", help="Do not send a small request to every model before the start.")
 ]
+
+
+def config_of(file: Path, limit: int | None, stub: bool, keys: Sequence[str] | None) -> Config:
+    """A config's file with the options that change it."""
+    return load_config(file, limit, stub, read_keys(keys or ()))
 
 
 def console(width: int) -> Console:

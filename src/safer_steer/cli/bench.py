@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from safer_steer.cli import bench_options as options
-from safer_steer.cli.app import Fresh, Limit, NoCheck, Override, Stub, app
+from safer_steer.cli.app import Fresh, Limit, NoCheck, Override, Set, Stub, app, config_of
 from safer_steer.cli.stages import results
-from safer_steer.config import Adaptive, Config, Role
-from safer_steer.config.file import absolute, absolute_suites, in_words, load_config
+from safer_steer.config import Config
+from safer_steer.config.file import in_words, make_absolute, read_keys, set_keys
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError, require
+
+if TYPE_CHECKING:
+    from safer_steer.bench.protocol import Protocol
 
 
 @app.command()
@@ -28,72 +30,68 @@ def bench(
     base_url: options.BaseUrl = None,
     api_key_env: options.KeyEnv = None,
     suite: options.Suites = None,
-    typographic: options.InPictures = None,
-    capability: options.Capability = None,
-    questions: options.Questions = None,
     judge_model: options.JudgeModel = None,
     judge_base_url: options.JudgeBaseUrl = None,
     judge_api_key_env: options.JudgeKeyEnv = None,
-    verdict: options.Verdict = None,
-    judge_requests: options.JudgeRequests = False,
     no_judge: options.NoJudge = False,
+    judge_only: options.JudgeOnly = None,
     attacker_model: options.AttackerModel = None,
     attacker_base_url: options.AttackerBaseUrl = None,
     attacker_api_key_env: options.AttackerKeyEnv = None,
-    attacker_max_tokens: options.AttackerMaxTokens = None,
-    attacker_pictures: options.AttackerPictures = None,
-    adaptive: options.AdaptiveKeys = None,
-    judge_only: options.JudgeOnly = None,
     protocol: options.ProtocolFile = None,
-    format: options.Layout = Format.PLAIN,
-    ask_layout: options.AskLayout = None,
-    system: options.System = None,
-    temperature: options.Temperature = None,
-    max_tokens: options.MaxTokens = None,
-    judge_max_tokens: options.JudgeMaxTokens = None,
-    max_pixels: options.MaxPixels = None,
-    concurrency: options.Concurrency = None,
-    timeout: options.Timeout = None,
-    dialogues: options.Dialogues = None,
+    set: Set = None,
     limit: Limit = None,
     stub: Stub = False,
-    pictures: options.SentPictures = None,
-    judge_pictures: options.JudgePictures = None,
     fresh: Fresh = False,
     no_check: NoCheck = False,
     override: Override = None,
 ) -> None:
     """Measure a run's models (CONFIG), models behind endpoints (--model), or kept answers (--judge-only)."""
-    mode = options.mode_of(context)
-    settings, by = options.settings_of(context), options.ByProtocol(context, protocol)
-    roles, measured = settings["roles"], settings["bench"]
+    typed = read_keys(set or ())
+    mode = options.mode_of(context, typed)
+    held = _held(protocol)
+    if held:
+        judge_model = judge_model or [judge.model for judge in held.judges]
+        attacker_model = attacker_model or [attacker.model for attacker in held.attackers]
+        no_judge = no_judge or not held.judges
     judging = _targets(judge_model or ["sandbox"], judge_base_url or [], judge_api_key_env or [], "--judge-")
-    judges = [by.sampled("judge_", roles["judge"] | judge) for judge in judging]
+    judges = [_sampled(held, "judge", judge) for judge in judging]
     if judge_only is not None:
         _need(mode, ("--judge-model", judge_model))
-        return _judge_kept(judge_only, judges, measured, out, protocol, fresh, not no_check)
+        keys = {"bench.verdict": held.verdict} if held else {}
+        return _judge_kept(judge_only, judges, keys | typed, out, protocol, fresh, not no_check)
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
     if config is not None:
-        settings_of_run = load_config(config, limit, stub)
+        settings_of_run = config_of(config, limit, stub, set)
         return _of_run(settings_of_run, out, protocol, fresh, not no_check, override or ())
     _need(mode, ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
-    if no_judge and judge_model and pictures != "caption":  # the judge may still describe the pictures
+    describes = typed.get("roles.target.pictures") == "caption"
+    if no_judge and judge_model and not describes:  # the judge may still describe the pictures
         raise UserError("bench: --no-judge and --judge-model are both given; give one of them")
     targets = _targets(model or [], base_url or [], api_key_env or [])
-    roles["judge"] = judges if len(judges) > 1 else judges[0]
-    roles["target"] = by.sampled("", roles["target"] | targets[0])
+    roles: dict[str, Any] = {"target": _sampled(held, "target", targets[0]), "judge": judges}
+    measured: dict[str, Any] = {"suites": suite, "judged": not no_judge}
+    measured["targets"] = targets if len(targets) > 1 else []
     if attacker_model:  # the others are asked with the same settings
-        roles["attacker"] = by.sampled("attacker_", roles["attacker"] | {"model": attacker_model[0]})
-    else:
-        del roles["attacker"]
-    for key in ("suites", "capability"):
-        measured[key] = absolute_suites(measured.get(key, ()), Path.cwd())
-    measured |= {"targets": targets if len(targets) > 1 else [], "judged": not no_judge}
-    if typographic:
-        measured["typographic"] = {"layout": typographic}
-    measured["adaptive"] = _adaptive(attacker_model or [], adaptive or [])
-    _served(settings | {"limit": limit}, out, protocol, fresh, not no_check)
+        attacker = {"base_url": attacker_base_url, "api_key_env": attacker_api_key_env}
+        roles["attacker"] = _sampled(held, "attacker", {"model": attacker_model[0]}) | attacker
+        measured["adaptive"] = {"attackers": attacker_model}
+    settings = {"student": {"format": Format.PLAIN}, "roles": roles, "bench": measured, "limit": limit}
+    _served(settings, (held.keys if held else {}) | typed, out, protocol, fresh, not no_check)
+
+
+def _held(protocol: Path | None) -> Protocol | None:
+    if protocol is None:
+        return None
+    from safer_steer.bench.protocol import read
+
+    return read(protocol)
+
+
+def _sampled(held: Protocol | None, role: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a role's model, asked as the protocol asks it."""
+    return settings | (held.sampling(role, settings["model"]) if held else {})
 
 
 def _compare(protocol: Path | None, settings: Config, out: Path, models: Sequence[str]) -> None:
@@ -123,8 +121,8 @@ def _of_run(
 
 def _judge_kept(
     run: Path,
-    roles: list[dict[str, Any]],
-    bench: dict[str, Any],
+    judges: list[dict[str, Any]],
+    keys: Mapping[str, Any],
     out: Path | None,
     protocol: Path | None,
     fresh: bool,
@@ -135,33 +133,39 @@ def _judge_kept(
     from safer_steer.run.display import Display
 
     with options.options_named():
-        try:
-            judges = [Role.model_validate(judge) for judge in roles]
-        except ValidationError as error:
-            raise UserError(f"bench: roles.judge.{in_words(error, Role)}") from None
-        config = judging_config(run, judges, bench.get("verdict", "majority"), bench["judge_requests"])
-        out = out or judged_folder(run, judges)
+        config = judging_config(run, judges, keys)
+        out = out or judged_folder(run, config.models_of("judge"))
         _compare(protocol, config, out, kept_models(run))
         with results(out), Display() as show:
             measuring.judge_kept(config, run, out, show, fresh, try_models)
 
 
 def _served(
-    settings: dict[str, Any], out: Path, protocol: Path | None, fresh: bool, try_models: bool
+    settings: dict[str, Any],
+    keys: Mapping[str, Any],
+    out: Path,
+    protocol: Path | None,
+    fresh: bool,
+    try_models: bool,
 ) -> None:
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
     with options.options_named():
+        set_keys(settings, keys, "bench: --set")
         try:
             config = Config.model_validate(settings)
         except ValidationError as error:
             raise UserError(f"bench: {in_words(error)}") from None
+        make_absolute(config, Path.cwd())
+        adaptive = config.bench.adaptive
+        if adaptive and not (adaptive.attackers or adaptive.own or adaptive.trained):
+            raise UserError("bench: bench.adaptive needs --attacker-model too")
         models = list(config.models_of("target"))
         config.name = ", ".join(models)
         _compare(protocol, config, out, models)
         with results(out), Display() as show:
-            measuring.bench_endpoints(config, models, out, show, fresh, try_models)
+            measuring.bench_endpoints(config, out, show, fresh, try_models)
 
 
 def _targets(models: list[str], urls: list[str], keys: list[str], of: str = "--") -> list[dict[str, Any]]:
@@ -184,39 +188,6 @@ def _targets(models: list[str], urls: list[str], keys: list[str], of: str = "--"
         {"model": model, "base_url": url or None, "api_key_env": key or None}
         for model, url, key in zip(models, each_url or none, each_key or none, strict=True)
     ]
-
-
-def _adaptive(attackers: list[str], given: list[str]) -> Adaptive | None:
-    """The section `bench.adaptive`: these attackers, and what --adaptive sets. None without either."""
-    settings: dict[str, Any] = {}
-    for entry in given:
-        key, equals, value = entry.partition("=")
-        if not equals:
-            raise UserError(f"bench: --adaptive {entry}: give KEY=VALUE, for instance tries=5")
-        if key == "intents":
-            settings[key] = absolute(value, Path.cwd())
-        elif key == "trained":
-            settings[key] = [absolute(path, Path.cwd()) for path in value.split(",")]
-        elif key in ("own", "techniques"):
-            settings[key] = value.split(",")
-        else:
-            settings[key] = _read(value)
-    if not (attackers or settings.get("own") or settings.get("trained")):
-        if given:
-            raise UserError("bench: --adaptive needs --attacker-model too")
-        return None
-    try:
-        return Adaptive.model_validate({"attackers": attackers} | settings)
-    except ValidationError as error:
-        raise UserError(f"bench: --adaptive {in_words(error, Adaptive)}") from None
-
-
-def _read(value: str) -> Any:
-    """A number, true, false or null; any other text as it is."""
-    try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        return value
 
 
 def _need(given: str, *options: tuple[str, object]) -> None:

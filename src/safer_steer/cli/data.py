@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from safer_steer.cli.app import app, console, help_of
+from safer_steer.cli.app import app, console
 from safer_steer.config import ModelName, Source
-from safer_steer.config.file import in_words
+from safer_steer.config.file import describe, in_words
 from safer_steer.errors import ExitCode, UserError, require
 from safer_steer.report.fitted_table import fitted
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from safer_steer.bench.look import Look, Size
     from safer_steer.run.folder import Show
     from safer_steer.workers import Progress
+
+_OF_SOURCE = {key: f"{text[0].upper()}{text[1:]}." for key, *_, text in describe(Source)}
+"""What the keys of a source are, as help."""
 
 
 @app.command()
@@ -157,9 +160,9 @@ def suite(
         ),
     ] = None,
     path: Annotated[str | None, typer.Option(help="File or folder of the set.")] = None,
-    hub: Annotated[str | None, typer.Option(help=help_of("seeds.sources[].hub"))] = None,
-    subset: Annotated[str | None, typer.Option(help=help_of("seeds.sources[].subset"))] = None,
-    split: Annotated[str | None, typer.Option(help=help_of("seeds.sources[].split"))] = None,
+    hub: Annotated[str | None, typer.Option(help=_OF_SOURCE["hub"])] = None,
+    subset: Annotated[str | None, typer.Option(help=_OF_SOURCE["subset"])] = None,
+    split: Annotated[str | None, typer.Option(help=_OF_SOURCE["split"])] = None,
     images: Annotated[
         str | None, typer.Option(help="Folder that the picture paths in the set are relative to.")
     ] = None,
@@ -175,10 +178,10 @@ def suite(
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Leave this column out; may be given several times."),
     ] = None,
-    own: Annotated[bool, typer.Option("--own", help=help_of("seeds.sources[].own"))] = False,
+    own: Annotated[bool, typer.Option("--own", help=_OF_SOURCE["own"])] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Draw at most this many rows at random.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
-    bad_rows: Annotated[str, typer.Option(help=help_of("seeds.sources[].bad_rows"))] = "error",
+    bad_rows: Annotated[str, typer.Option(help=_OF_SOURCE["bad_rows"])] = "error",
 ) -> None:
     """Write a suite for the bench from a published data set, or look at what it would hold."""
     if (path is None) == (hub is None):

@@ -54,12 +54,9 @@ def cost(
         float, typer.Option(min=0, help="Share of the calls that are repeated after an error.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
-    sample: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Estimate the calls, tokens, money and time of a whole run, also from what a first try has asked. Calls
     no model."""
-    if sample is not None:
-        raise UserError("--sample is gone: all rows are counted; leave it out")
     os.environ["HF_HUB_OFFLINE"] = "1"  # a data set that is not here yet is an error, not a download
     from safer_steer.plan.calls_table import show
 

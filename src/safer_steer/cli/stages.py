@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, Fresh, Limit, NoCheck, Out, Override, Stub, app, console
+from safer_steer.cli.app import (
+    ConfigFile,
+    Fresh,
+    Limit,
+    NoCheck,
+    Out,
+    Override,
+    Set,
+    Stub,
+    app,
+    config_of,
+    console,
+)
 from safer_steer.config import Config
 from safer_steer.config.file import load_config
 from safer_steer.errors import NoResult, install, missing, require
@@ -21,6 +33,7 @@ from safer_steer.student.processes import first
 def run(
     config: ConfigFile,
     out: Out,
+    set: Set = None,
     limit: Limit = None,
     stub: Stub = False,
     no_check: NoCheck = False,
@@ -48,7 +61,7 @@ def run(
     override: Override = None,
 ) -> None:
     """Run the whole method, from seeds to report."""
-    settings = load_config(config, limit, stub)
+    settings = config_of(config, limit, stub, set)
     data_alone = stub and not dry_run and bool(missing("train"))
     if not data_alone:
         require("train", "run")
@@ -78,13 +91,14 @@ def _stage(name: str, summary: str) -> None:
     def command(
         config: ConfigFile,
         out: Out,
+        set: Set = None,
         limit: Limit = None,
         stub: Stub = False,
         fresh: Fresh = False,
         no_check: NoCheck = False,
         override: Override = None,
     ) -> None:
-        _run_stage(name, load_config(config, limit, stub), out, fresh, not no_check, override or ())
+        _run_stage(name, config_of(config, limit, stub, set), out, fresh, not no_check, override or ())
 
     app.command(name, help=summary)(command)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from enum import Enum
@@ -34,10 +35,12 @@ STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 2
 """What suits the shipped student."""
 
 
-def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Config:
+def load_config(
+    path: Path, limit: int | None = None, stub: bool = False, keys: Mapping[str, Any] | None = None
+) -> Config:
     """Read a YAML config. Relative paths in it are relative to the file; in the result they are absolute.
-    `limit` overrides the config's. With `stub` every role gives made-up answers, and the shipped student
-    stands in for the config's.
+    `limit` overrides the config's, and so do `keys` (`with_keys`), whose paths are relative to the working
+    folder. With `stub` every role gives made-up answers, and the shipped student stands in for the config's.
 
     `base: FILE`, or a list of files, names configs that it begins from: what the file itself says goes over
     what they say, section by section, and a list takes the place of a list. Raises `UserError` that names
@@ -46,12 +49,12 @@ def load_config(path: Path, limit: int | None = None, stub: bool = False) -> Con
     data = _with_bases(path)
     try:
         config = Config.model_validate(data if limit is None else data | {"limit": limit})
-        if stub:
-            config = with_stubs(config)
+        make_absolute(config, path.parent)
+        if keys:
+            config = with_keys(config, keys, Path.cwd(), "--set")
+        return with_stubs(config) if stub else config
     except ValidationError as error:
         raise UserError(f"{path}: {in_words(error)}") from None
-    make_absolute(config, path.parent)
-    return config
 
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -161,6 +164,85 @@ def make_absolute(config: Config, folder: Path) -> None:
     if adaptive := config.bench.adaptive:
         change_path(adaptive, "intents")
         change(adaptive, "trained", [absolute(path, folder) for path in adaptive.trained])
+
+
+def read_keys(entries: Iterable[str]) -> dict[str, Any]:
+    """The keys and values of entries `KEY=VALUE`. Values are YAML; but text stands for itself where a key
+    takes text, and texts between commas where it takes several.
+
+    Raises:
+        UserError: an entry has no `=`.
+    """
+    types = {key: type for key, type, *_ in describe()}
+    keys: dict[str, Any] = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        if not equals:
+            raise UserError(f"--set {entry}: give KEY=VALUE, for instance bench.dialogues=40")
+        type = types.get(re.sub(r"^roles\.\w+", "roles.<role>", key), "")
+        if type in ("str", "str | null") and text != "null":
+            keys[key] = text
+        elif type.startswith("list") and not text.startswith("["):
+            keys[key] = text.split(",")
+        else:
+            keys[key] = _yaml(text)
+    return keys
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+
+
+def with_keys(config: Config, keys: Mapping[str, Any], folder: Path, where: object) -> Config:
+    """The config with keys such as `rl.tcsr` set. Relative paths among the values are relative to `folder`.
+
+    Raises:
+        UserError: a key is unknown or a value wrong, or `set_keys` refuses it; begins with `where`.
+    """
+    data = config.model_dump(mode="json", exclude_unset=True)
+    set_keys(data, keys, where)
+    try:
+        whole = Config.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: {in_words(error)}") from None
+    make_absolute(whole, folder)
+    return whole
+
+
+def set_keys(config: dict[str, Any], keys: Mapping[str, Any], where: object) -> None:
+    """Set keys in the sections of a config. `*` stands for every section there, as in `roles.*.timeout_s`.
+    In a list of sections, as of several judges, each gets the key.
+
+    Raises:
+        UserError: a value is a whole section, whose other keys would get their defaults, or a key is not in
+            a section.
+    """
+    for key, value in keys.items():
+        default: Any = Config().model_dump()
+        for name in key.split("."):
+            default = default.get(name) if isinstance(default, dict) else None
+        if isinstance(default, dict) and isinstance(value, dict):
+            raise UserError(
+                f"{where}: {key} is a section of the config; write {key}.{next(iter(value), 'KEY')}"
+            )
+        _set(config, key.split("."), value, f"{where}: {key}")
+
+
+def _set(section: dict[str, Any], names: list[str], value: Any, where: str) -> None:
+    name, *below = names
+    if not below:
+        section[name] = value
+        return
+    if name != "*" and section.get(name) is None:
+        section[name] = {}
+    for inner in section.values() if name == "*" else [section[name]]:
+        for one in inner if isinstance(inner, list) else [inner]:
+            if not isinstance(one, dict):
+                raise UserError(f"{where}: {name} is no section of the config")
+            _set(one, below, value, where)
 
 
 def with_stubs(config: Config) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from safer_steer.config import Config, ModelName
-from safer_steer.config.file import absolute, in_words, load_config, make_absolute, read_yaml
+from safer_steer.config.file import absolute, in_words, load_config, read_yaml, with_keys
 from safer_steer.config.kinds import Section
 from safer_steer.errors import UserError
 
@@ -174,31 +173,6 @@ def config_of(experiment: Experiment, path: Path, arm: Arm, seed: int) -> Config
         UserError: a key is unknown or a value wrong; names the file.
     """
     folder = Path(os.path.abspath(path)).parent
-    config = load_config(Path(absolute(experiment.config, folder))).model_dump(mode="json")
-    for key, value in (experiment.set | arm.set | {"seed": seed, "bench.models": [arm.model]}).items():
-        config = _with(config, key.split("."), value, path)
-    try:
-        whole = Config.model_validate(config)
-    except ValidationError as error:
-        raise UserError(f"{path}: {in_words(error)}") from None
-    make_absolute(whole, folder)
-    return whole
-
-
-def _with(config: dict[str, Any], keys: list[str], value: Any, path: Path) -> dict[str, Any]:
-    """A copy of the config with one key set. Raises `UserError` if a whole section would be replaced: the
-    keys that are left out would get their defaults."""
-    default: Any = Config().model_dump()
-    for key in keys:
-        default = default.get(key) if isinstance(default, dict) else None
-    if isinstance(default, dict) and isinstance(value, dict):
-        name = ".".join(keys)
-        raise UserError(f"{path}: {name} is a section of the config; write {name}.{next(iter(value), 'KEY')}")
-    changed = copy.deepcopy(config)
-    section = changed
-    for key in keys[:-1]:
-        if not isinstance(section.get(key), dict):
-            raise UserError(f"{path}: {'.'.join(keys)}: {key} is no section of the config")
-        section = section[key]
-    section[keys[-1]] = value
-    return changed
+    config = load_config(Path(absolute(experiment.config, folder)))
+    keys = experiment.set | arm.set | {"seed": seed, "bench.models": [arm.model]}
+    return with_keys(config, keys, folder, path)

@@ -116,10 +116,12 @@ def _use(config: Config) -> str:
 
     vllm serve FOLDER --served-model-name steered --max-model-len {student.max_length} \\
         --dtype {student.dtype} --limit-mm-per-prompt '{{"image": 1, "video": 0}}'
-    safer-steer bench --model steered --base-url http://localhost:8000/v1 --format {student.format.value} \\
-        --no-ask-layout --max-tokens {student.max_turn_tokens} --temperature {config.bench.temperature:g} \\
-        --max-pixels {student.max_pixels} --system {shlex.quote(student.system)} \\
-        --suite SUITE --judge-model JUDGE --judge-base-url URL --out RESULTS"""
+    safer-steer bench --model steered --base-url http://localhost:8000/v1 --suite SUITE \\
+        --judge-model JUDGE --judge-base-url URL --out RESULTS \\
+        --set student.format={student.format.value} --set student.max_pixels={student.max_pixels} \\
+        --set {shlex.quote(f"student.system={student.system}")} \\
+        --set roles.target.ask_layout=false --set roles.target.max_tokens={student.max_turn_tokens} \\
+        --set roles.target.temperature={config.bench.temperature:g}"""
 
 
 def _results(run: Path, config: Config, stages: Mapping[str, dict[str, Any]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,36 +19,18 @@ from safer_steer.run.folder import Show
 from safer_steer.run.preflight import prepared
 
 
-def bench_endpoint(
-    config: Config, name: str, folder: Path, show: Show, fresh: bool = False, try_models: bool = False
-) -> Path:
-    """Measure one model behind an endpoint (`roles.target`), called `name` in the results, and write its
-    report; returns the report's path. Raises as `pipeline.run` does."""
-    return _bench(config, {name: None}, folder, show, fresh, try_models)
-
-
 def bench_endpoints(
     config: Config,
-    models: Iterable[str],
     folder: Path,
     show: Show,
     fresh: bool = False,
     try_models: bool = False,
+    name: str | None = None,
 ) -> Path:
-    """The same for several models, each of `config.models_of("target")`, side by side in one folder. What an
-    earlier bench in the folder played is kept."""
-    return _bench(config, {model: model for model in models}, folder, show, fresh, try_models)
-
-
-def _bench(
-    config: Config,
-    models: Mapping[str, str | None],
-    folder: Path,
-    show: Show,
-    fresh: bool,
-    try_models: bool,
-) -> Path:
-    """`models`: by their names in the results, those of the role `target`; None for its own."""
+    """Measure the models of `config.models_of("target")` side by side in one folder, and write their report;
+    returns its path. What an earlier bench in the folder played is kept. `name` is what the results call a
+    single one. Raises as `pipeline.run` does."""
+    models = {name: None} if name else {model: model for model in config.models_of("target")}
     with (
         prepared(config, folder, show, ("bench",), fresh, endpoint=True, try_models=try_models) as run,
         reported(run),
@@ -83,8 +64,8 @@ def judge_again(
     given = load_config(source / "config.yaml")
     chosen = drawn(played.dialogues, sample, given.seed)
     dialogues = {place: played.dialogues[place] for place in chosen}
-    judges = list(given.models_of("judge").values())
-    config = judging_config(source, judges, given.bench.verdict)
+    judges = [role.model_dump() for role in given.models_of("judge").values()]
+    config = judging_config(source, judges, {"bench.verdict": given.bench.verdict})
     with prepared(config, source / "judged" / folder, show, ("bench",), kept=True) as run:
         pictures_of = pictures_in(source, config.student.max_pixels)
         progress = show.stage("judge")

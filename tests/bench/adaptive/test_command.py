@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -15,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import NO_IMAGES, fails, says
 from safer_steer.cli import app
-from safer_steer.cli.bench_options import OPTIONS
-from safer_steer.config import Role
+from safer_steer.cli.bench_options import NAMES
+from safer_steer.config.file import describe
 from safer_steer.dialogue import read_dialogues
 
 
@@ -74,8 +75,15 @@ def bench(url: str, suite: Path, *more: object) -> Result:
     return CliRunner().invoke(app, ["bench", *map(str, (*models, *out, *more))])
 
 
-ATTACKED = ("--attacker-model", "x", "--adaptive", "turns=2", "--adaptive", "take_backs=2")
-TWICE = (*ATTACKED, "--adaptive", "tries=2")
+ATTACKED = (
+    "--attacker-model",
+    "x",
+    "--set",
+    "bench.adaptive.turns=2",
+    "--set",
+    "bench.adaptive.take_backs=2",
+)
+TWICE = (*ATTACKED, "--set", "bench.adaptive.tries=2")
 
 
 def test_a_served_attacker_is_asked_once_for_each_move(tmp_path: Path, url: str, models: Models) -> None:
@@ -103,21 +111,42 @@ def test_a_served_attacker_is_asked_once_for_each_move(tmp_path: Path, url: str,
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (("--adaptive", "tries=2"), "--adaptive needs --attacker-model too"),
-        ((*ATTACKED, "--adaptive", "tries"), "--adaptive tries: give KEY=VALUE, for instance tries=5"),
-        ((*ATTACKED, "--adaptive", "tries=0"), "--adaptive tries: must be at least 1, not 0"),
-        ((*ATTACKED, "--adaptive", "tires=2"), "--adaptive tires: unknown key; did you mean `tries`?"),
-        ((*ATTACKED, "--adaptive", "techniques=charm"), "--adaptive techniques: 'charm' is unknown; use"),
-        ((*ATTACKED, "--adaptive", "own=mine"), "'mine' is not of the form package.module:Name"),
-        ((*ATTACKED, "--adaptive", "own=no_such:thing"), "--adaptive own: no_such:thing: No module named"),
-        ((*ATTACKED, "--adaptive", "intents=none.jsonl"), "none.jsonl: no such file"),
-        ((*ATTACKED, "--adaptive", "intents=["), "[: no such file"),
-        ((*ATTACKED, "--adaptive", "intents=@x.jsonl"), "@x.jsonl: no such file"),
-        ((*ATTACKED, "--adaptive", "intents=my #1.jsonl"), "my #1.jsonl: no such file"),
-        ((*ATTACKED, "--adaptive", "intents="), "is a folder; give a JSONL file"),
-        ((*ATTACKED, "--adaptive", "at_most=*"), "--adaptive at_most: must be a whole number, not '*'"),
-        ((*ATTACKED, "--adaptive", "at_most=2024-99-99"), "must be a whole number, not '2024-99-99'"),
-        ((*ATTACKED, "--adaptive", "see_scores={"), "--adaptive see_scores: must be true or false, not '{'"),
+        (("--set", "bench.adaptive.tries=2"), "bench.adaptive needs --attacker-model too"),
+        (
+            (*ATTACKED, "--set", "bench.adaptive.tries"),
+            "--set bench.adaptive.tries: give KEY=VALUE, for instance",
+        ),
+        ((*ATTACKED, "--set", "bench.adaptive.tries=0"), "bench.adaptive.tries: must be at least 1, not 0"),
+        (
+            (*ATTACKED, "--set", "bench.adaptive.tires=2"),
+            "bench.adaptive.tires: unknown key; did you mean `tries`?",
+        ),
+        (
+            (*ATTACKED, "--set", "bench.adaptive.techniques=charm"),
+            "bench.adaptive.techniques: 'charm' is unknown; use",
+        ),
+        ((*ATTACKED, "--set", "bench.adaptive.own=mine"), "'mine' is not of the form package.module:Name"),
+        (
+            (*ATTACKED, "--set", "bench.adaptive.own=no_such:thing"),
+            "bench.adaptive.own: no_such:thing: No module named",
+        ),
+        ((*ATTACKED, "--set", "bench.adaptive.intents=none.jsonl"), "none.jsonl: no such file"),
+        ((*ATTACKED, "--set", "bench.adaptive.intents=["), "[: no such file"),
+        ((*ATTACKED, "--set", "bench.adaptive.intents=@x.jsonl"), "@x.jsonl: no such file"),
+        ((*ATTACKED, "--set", "bench.adaptive.intents=my #1.jsonl"), "my #1.jsonl: no such file"),
+        ((*ATTACKED, "--set", "bench.adaptive.intents="), "is a folder; give a JSONL file"),
+        (
+            (*ATTACKED, "--set", "bench.adaptive.at_most=*"),
+            "bench.adaptive.at_most: must be a whole number, not '*'",
+        ),
+        (
+            (*ATTACKED, "--set", "bench.adaptive.at_most=2024-99-99"),
+            "must be a whole number, not '2024-99-99'",
+        ),
+        (
+            (*ATTACKED, "--set", "bench.adaptive.see_scores={"),
+            "bench.adaptive.see_scores: must be true or false, not '{'",
+        ),
         (
             ("--attacker-model", "a/b", "--attacker-model", "a_b"),
             "two attackers would have one file, adaptive_a_b.jsonl; leave one out",
@@ -140,7 +169,14 @@ def test_an_attacker_comes_to_a_finished_bench(tmp_path: Path, url: str, models:
     assert bench(url, mine).exit_code == 0
     for more in (("--attacker-model", "x"), ("--attacker-model", "x", "--attacker-model", "y")):
         before = models.asked.copy()
-        settings = ("--adaptive", "turns=2", "--adaptive", "take_backs=0", "--adaptive", "tries=1")
+        settings = (
+            "--set",
+            "bench.adaptive.turns=2",
+            "--set",
+            "bench.adaptive.take_backs=0",
+            "--set",
+            "bench.adaptive.tries=1",
+        )
         result = bench(url, mine, *more, *settings, "--attacker-base-url", url)
         assert result.exit_code == 0, result.output
         turns = models.asked - before
@@ -161,25 +197,23 @@ def test_an_attacker_without_eyes_is_named_with_an_option_that_exists(
     assert result.exit_code == 2, result.output
     said = result.stderr.splitlines()[-1]
     assert "--attacker-model: x takes no pictures" in said
-    assert "set --attacker-pictures to caption or false" in said
-    result = CliRunner().invoke(app, ["bench", *command, *attacked, "--attacker-pictures", "false"])
+    assert "set roles.attacker.pictures to caption or false" in said
+    result = CliRunner().invoke(app, ["bench", *command, *attacked, "--set", "roles.attacker.pictures=false"])
     assert result.exit_code == 0, result.output
     assert "without pictures</dt><dd>attacker (nothing)" in (tmp_path / "out/report.html").read_text()
 
 
-def test_every_option_that_an_error_may_name_exists() -> None:
+def test_every_name_of_an_option_in_errors_exists() -> None:
     options = {name for one in get_command(app).commands["bench"].params for name in one.opts}
-    assert set(OPTIONS.values()) < options
-    fields = Role.model_fields.keys()
-    assert all(
-        key.split(".")[2] in fields for key in OPTIONS if key.startswith("roles.") and key.count(".") > 1
-    )
+    assert set(NAMES.values()) < options
+    keys = {key for key, *_ in describe()} | {"roles.<role>", "bench.targets"}
+    assert {re.sub(r"^roles\.\w+", "roles.<role>", key) for key in NAMES} < keys
 
 
 def test_a_file_of_intents_may_have_any_name(tmp_path: Path, url: str) -> None:
     mine, named = suite(tmp_path), tmp_path / "my #1: [a].jsonl"
     named.write_text('{"intent": "reach i1"}\n')
-    more = ("--adaptive", f"intents={named}", "--attacker-base-url", url)
+    more = ("--set", f"bench.adaptive.intents={named}", "--attacker-base-url", url)
     assert bench(url, mine, *TWICE, *more).exit_code == 0
     entry = json.loads((tmp_path / "out/summary.json").read_text())["adaptive"]["m"]["x"]
     assert (entry["n_intents"], entry["n"]) == (1, 2)

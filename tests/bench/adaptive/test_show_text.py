@@ -89,7 +89,7 @@ def command(folder: Path, url: str, *more: str) -> list[str]:
     given += [part for name in ("", "judge-", "attacker-") for part in (f"--{name}base-url", url)]
     given += ["--suite", str(folder / "mine.jsonl"), "--out", str(folder / "out")]
     settings = ("turns=3", "tries=1", *more)
-    return [*given, *(part for one in settings for part in ("--adaptive", one))]
+    return [*given, *(part for one in settings for part in ("--set", f"bench.adaptive.{one}"))]
 
 
 def run(*given: str) -> Result:
