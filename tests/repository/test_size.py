@@ -11,7 +11,7 @@ import size
 
 BOUNDS = {
     "lines": 44_570,
-    "files": 292,
+    "files": 291,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
     "names at the top": 26,

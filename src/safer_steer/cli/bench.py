@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from pydantic import ValidationError
@@ -16,9 +16,6 @@ from safer_steer.config import Config
 from safer_steer.config.file import in_words, make_absolute, read_keys, set_keys
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError, require
-
-if TYPE_CHECKING:
-    from safer_steer.bench.protocol import Protocol
 
 
 @app.command()
@@ -49,8 +46,11 @@ def bench(
     """Measure a run's models (CONFIG), models behind endpoints (--model), or kept answers (--judge-only)."""
     typed = read_keys(set or ())
     mode = options.mode_of(context, typed)
-    held = _held(protocol)
-    if held:
+    held = None
+    if protocol:
+        from safer_steer.bench.protocol import read
+
+        held = read(protocol)
         judge_model = judge_model or [judge.model for judge in held.judges]
         attacker_model = attacker_model or [attacker.model for attacker in held.attackers]
         no_judge = no_judge or not held.judges
@@ -81,16 +81,8 @@ def bench(
     _served(settings, (held.keys if held else {}) | typed, out, protocol, fresh, not no_check)
 
 
-def _held(protocol: Path | None) -> Protocol | None:
-    if protocol is None:
-        return None
-    from safer_steer.bench.protocol import read
-
-    return read(protocol)
-
-
-def _sampled(held: Protocol | None, role: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a role's model, asked as the protocol asks it."""
+def _sampled(held: Any, role: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a role's model, asked as the protocol asks it, if there is one."""
     return settings | (held.sampling(role, settings["model"]) if held else {})
 
 

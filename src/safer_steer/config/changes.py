@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from safer_steer.config import Config
 from safer_steer.config.kinds import KeyKind, came_later, default_of, kind_of, section_of
@@ -21,37 +23,52 @@ EVERY_KIND = frozenset(KeyKind)
 OF_RUN = frozenset({KeyKind.RUN})
 
 
-def settings_of(settings: Any, kinds: Collection[KeyKind] = OF_RUN, model: type[BaseModel] = Config) -> Any:
-    """A section's keys of these kinds, as plain values; a key marked `LATER` is left out at its default.
-    `settings` is the section as YAML has it, `model` what the section is; what is no section comes back as it
-    is."""
+def settings_of(
+    settings: Any,
+    kinds: Collection[KeyKind] = OF_RUN,
+    model: type[BaseModel] = Config,
+    filled: bool = False,
+) -> Any:
+    """A section's keys of these kinds, as plain values. A key marked `LATER` is left out at its default or,
+    if `filled`, added with it. `settings` is the section as YAML has it, `model` what the section is; what is
+    no section comes back as it is."""
     if not isinstance(settings, Mapping):
         return settings
+    later = {key: _default(field) for key, field in model.model_fields.items() if came_later(field)}
     chosen = {}
-    for key, value in settings.items():
+    for key, value in ({**later, **settings} if filled else settings).items():
         field = model.model_fields.get(key)
-        if field and (kind_of(field) not in kinds or (came_later(field) and value == default_of(field))):
-            continue
-        chosen[key] = _within(value, kinds, field.annotation) if field else value
+        if field is None:
+            chosen[key] = value
+        elif kind_of(field) in kinds:
+            read = partial(_within, kinds=kinds, annotation=field.annotation, filled=filled)
+            if filled or key not in later or read(value) != read(later[key]):
+                chosen[key] = read(value)
     return chosen
 
 
-def _within(value: Any, kinds: Collection[KeyKind], annotation: Any) -> Any:
+def _default(field: FieldInfo) -> Any:
+    """As YAML has it."""
+    default = default_of(field)
+    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+
+
+def _within(value: Any, kinds: Collection[KeyKind], annotation: Any, filled: bool) -> Any:
     """`settings_of` for what a key holds: a section, a list of them, sections by name, or plain values."""
     section = section_of(annotation)
     if section is None:
         return value
     if isinstance(value, list):
-        return [settings_of(entry, kinds, section) for entry in value]
+        return [settings_of(entry, kinds, section, filled) for entry in value]
     if isinstance(value, Mapping) and getattr(annotation, "__origin__", None) is dict:
-        return {name: _within(entry, kinds, section) for name, entry in value.items()}
-    return settings_of(value, kinds, section)
+        return {name: _within(entry, kinds, section, filled) for name, entry in value.items()}
+    return settings_of(value, kinds, section, filled)
 
 
 def another_run(there: Any, here: Any) -> str | None:
     """The first key that makes two configs those of different runs, with both values: `seed (0 there, 5
     here)`. None if they are of one run, and also if they differ in keys that may change."""
-    return first_difference(settings_of(there), settings_of(here))
+    return first_difference(settings_of(there, filled=True), settings_of(here, filled=True))
 
 
 def first_difference(there: Any, here: Any, key: str = "") -> str | None:

@@ -24,8 +24,7 @@ from safer_steer.intervals import rate
 from safer_steer.prompts.scripts import Strategy
 from safer_steer.prompts.tutor import STRATEGIES, next_strategy
 from safer_steer.report.health import examine, tables, warnings
-from safer_steer.report.health.tally import StrategyCounts
-from safer_steer.report.health.texts import PAIRS, SAMPLE, TextSample
+from safer_steer.report.health.tally import PAIRS, SAMPLE, StrategyCounts, TextSample
 from safer_steer.report.page import write_report
 from safer_steer.training.tutor import TutorCritic
 from seeds_run import Watched, build, config, dropped, pool
