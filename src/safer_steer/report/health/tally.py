@@ -30,7 +30,7 @@ PAIRS = 400
 
 
 class TextSample:
-    """Diversity of texts, on a uniform, seeded sample of them (reservoir sampling): memory and time do not grow
+    """Diversity of texts, on a uniform, seeded sample (reservoir sampling): memory and time do not grow
     with their number."""
 
     def __init__(self, key: str) -> None:
