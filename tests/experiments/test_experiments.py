@@ -165,8 +165,8 @@ def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
     assert trained == {job.folder for job in longer if job.stages == ("rl",)}, "another bench, same students"
 
 
-def test_the_baselines_share_sft_and_the_runs_of_other_experiments(tmp_path: Path) -> None:
-    path = ROOT / "experiments" / "baselines.yaml"
+def test_the_stages_share_sft_and_the_runs_of_feedback(tmp_path: Path) -> None:
+    path = ROOT / "experiments" / "stages.yaml"
     experiment = load_experiment(path)
     jobs, folders = plan(experiment, path, tmp_path)
     by_folder = {job.folder: job for job in jobs if job.after}
@@ -176,13 +176,13 @@ def test_the_baselines_share_sft_and_the_runs_of_other_experiments(tmp_path: Pat
         while job.after:
             job = job.after
         shared[arm] = job
-    assert shared["DPO"] is shared["full"] is shared["SFT"] is shared["GRPO on static templates"]
-    assert shared["single-turn SFT"] is not shared["full"]
+    assert shared["DPO"] is shared["SaFeR-Steer"] is shared["SFT"] is shared["without bootstrapping"]
+    assert shared["single-turn SFT"] is shared["single-turn SFT and GRPO"] is not shared["SFT"]
     assert folders["base"] == folders["SFT"] != folders["single-turn SFT"]
     assert by_folder[folders["DPO"][0]].config.rl.algorithm == "dpo"
-    for other, arms in (("claim1", {"full", "SFT"}), ("ablation", {"full", "GRPO on static templates"})):
-        theirs, _ = plan(load_experiment(path.with_stem(other)), path.with_stem(other), tmp_path)
-        assert {folders[arm][0] for arm in arms} <= {job.folder for job in theirs}
+    other = path.with_stem("feedback")
+    theirs, _ = plan(load_experiment(other), other, tmp_path)
+    assert {folders[arm][0] for arm in ("SFT", "SaFeR-Steer")} <= {job.folder for job in theirs}
 
 
 @pytest.mark.parametrize(

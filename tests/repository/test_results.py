@@ -12,6 +12,7 @@ import pytest
 from places import ROOT
 from safer_steer.experiments import arms_table
 from safer_steer.experiments.measures import MEASURES
+from safer_steer.experiments.registration import read_registration
 from safer_steer.experiments.spec import load_experiment
 
 DOCS = ROOT / "docs"
@@ -43,11 +44,16 @@ def test_every_result_has_a_table() -> None:
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_is_of_the_experiment_as_it_is(path) -> None:
     found = json.loads(path.read_bytes())
-    experiment = load_experiment(ROOT / "experiments" / f"{path.stem}.yaml")
+    file = ROOT / "experiments" / f"{path.stem}.yaml"
+    experiment = load_experiment(file)
     assert (found["name"], found["seeds"]) == (experiment.name, experiment.seeds)
     assert list(found["arms"]) == list(experiment.arms)
     measures = set(experiment.measures or MEASURES)
     assert all(measures >= rates.keys() for rates in found["arms"].values())
     pairs = [tuple(entry["pair"]) for entry in found["differences"]]
     assert list(dict.fromkeys(pairs)) == experiment.compare
-    assert found["claims"] == arms_table.tested(experiment, found["differences"], [])
+    claims = arms_table.tested(experiment, found["differences"], [])
+    if registered := read_registration(file):
+        assert found["registration"]["sha256"] == registered[1] and found["registration"]["same_runs"]
+        claims = [claim | {"exploratory": False} for claim in claims]
+    assert found["claims"] == claims
