@@ -79,6 +79,7 @@ def test_every_section_of_a_list_and_every_section_there_may_be_meant(file: Path
         ("rl.alpha.x", 1, "--set: rl.alpha.x: alpha is no section of the config"),
         ("rl", {"alpha": 1}, "--set: rl is a section of the config; write rl.alpha"),
         ("roles.*", 1, "--set: roles.*: unknown key"),
+        ("gates.*.at_least", 1, "--set: gates.*.at_least: * is no section of the config"),
     ],
 )
 def test_what_is_no_key_is_refused(file: Path, key: str, value: object, said: str) -> None:

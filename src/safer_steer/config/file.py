@@ -238,7 +238,7 @@ def _set(section: dict[str, Any], names: list[str], value: Any, where: str) -> N
         return
     if name != "*" and section.get(name) is None:
         section[name] = {}
-    for inner in section.values() if name == "*" else [section[name]]:
+    for inner in ([*section.values()] or [None]) if name == "*" else [section[name]]:
         for one in inner if isinstance(inner, list) else [inner]:
             if not isinstance(one, dict):
                 raise UserError(f"{where}: {name} is no section of the config")
