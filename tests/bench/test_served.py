@@ -231,7 +231,7 @@ def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
 def test_judging_wants_a_run_with_answers_and_a_judge(tmp_path: Path) -> None:
     assert "--judge-only needs --judge-model too" in line(bench("--judge-only", tmp_path))
     said = line(bench("--judge-only", tmp_path, "--judge-model", "j"))
-    assert "no run in it; give the folder of an earlier `safer-steer bench --out`" in said
+    assert "no run in it (no config.yaml); give the folder of an earlier `safer-steer bench --out`" in said
 
 
 @pytest.mark.parametrize("model", ["..", ".", "a/" + 3 * "very-long-" + 400 * "ß", "../../x"])

@@ -226,7 +226,7 @@ def spoilt(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "more", "said"),
     [
-        (lambda run: (run / "config.yaml").unlink(), [], "no config.yaml in it"),
+        (lambda run: (run / "config.yaml").unlink(), [], "no run in it"),
         (untrained, [], "no trained model in it, `rl` or `sft` is not finished"),
         (untrained, ["--which", "sft"], "no trained model in it, `sft` is not finished"),
         (spoilt, [], "adapter_model.safetensors: changed since `rl` finished"),

@@ -430,7 +430,7 @@ def edited(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda run: (run / "config.yaml").unlink(), "no config.yaml in it"),
+        (lambda run: (run / "config.yaml").unlink(), "no run in it"),
         (lambda run: (run / "manifest.json").unlink(), "nothing to export yet"),
         (lambda run: (run / "export" / "mine.txt").write_text(""), "has other files"),
         (edited, "kept.jsonl: changed since its stage finished"),

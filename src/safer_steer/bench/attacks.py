@@ -23,7 +23,7 @@ from safer_steer.bench.suites import Suite, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
 from safer_steer.config.bench import name_of
-from safer_steer.config.file import NOT_FILES, load_config
+from safer_steer.config.file import NOT_FILES, config_in
 from safer_steer.config.named import load_named
 from safer_steer.data.sources.load import draw, draw_order
 from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl
@@ -188,7 +188,7 @@ def kept_attacks(model: KeptModel, folder: Path) -> list[Attack]:
         UserError: a journal is missing or damaged.
     """
     run = model.folder.parent.parent
-    config = load_config(run / "config.yaml")
+    config = config_in(run)
     adaptive, attacks = config.bench.adaptive, list[Attack]()
     if adaptive is None:
         return attacks

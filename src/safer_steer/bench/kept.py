@@ -13,7 +13,7 @@ from safer_steer.bench.adaptive.results import NotKept
 from safer_steer.bench.results import Summary
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config
-from safer_steer.config.file import in_words, load_config, set_keys
+from safer_steer.config.file import config_in, in_words, set_keys
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.episode import ContextFull, Reply
@@ -96,9 +96,7 @@ def judging_config(
     Raises:
         UserError: it is no run folder, has no suites, or the judge's settings do not fit its config.
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: no run in it; give the folder of an earlier `safer-steer bench --out`")
-    config = load_config(run / "config.yaml")
+    config = config_in(run, "an earlier `safer-steer bench --out`")
     files = sorted((run.resolve() / "suites").glob("*/*.jsonl"))
     order = list[str]()  # on which intervals depend
     for model in Summary.read(run / "summary.json").models.values():

@@ -15,7 +15,7 @@ from safer_steer.bench.questions import answers_of
 from safer_steer.bench.results import Summary
 from safer_steer.bench.suites import Suite, read_suite
 from safer_steer.config.changes import first_difference
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.dialogue import Dialogue, Seed, read_dialogues, read_seeds
 from safer_steer.metrics import ProtocolName
 
@@ -23,7 +23,7 @@ from safer_steer.metrics import ProtocolName
 def recounted(run: Path) -> str:
     """The first number of summary.json that does not follow from the rows in `bench` and `capability`, with
     both values; "" if all follow. Raises `UserError` if a file is missing or damaged."""
-    config, there = load_config(run / "config.yaml"), Summary.read(run / "summary.json")
+    config, there = config_in(run), Summary.read(run / "summary.json")
     if (held := read_protocol(run / PROTOCOL).sha256) != there.protocol:
         return f"protocol ({there.protocol} in summary.json, {held} in {PROTOCOL})"
     suites = {suite.name: suite for suite in map(read_suite, sorted((run / "suites").glob("*/*.jsonl")))}

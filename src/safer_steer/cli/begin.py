@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, app, console
-from safer_steer.config.file import load_config
+from safer_steer.cli.app import ConfigFile, Set, app, config_of, console
 from safer_steer.errors import UserError, install, missing
 from safer_steer.report.fitted_table import fitted
 from safer_steer.stages import STAGES
@@ -55,6 +54,7 @@ def check(
     stage: Annotated[
         list[str] | None, typer.Option(help="Only the roles of this stage; may be given several times.")
     ] = None,
+    set: Set = None,
 ) -> None:
     """Send one small request, with a picture, to every model behind an endpoint, and show what it can do."""
     from safer_steer.run.calls_check import HEAD, check_roles, problems, roles_asked
@@ -62,7 +62,7 @@ def check(
     stages = stage or list(STAGES)
     if unknown := [name for name in stages if name not in STAGES]:
         raise UserError(f"check: no stage is called {unknown[0]}; give one of {', '.join(STAGES)}")
-    settings = load_config(config)
+    settings = config_of(config, None, False, set)
     roles = roles_asked(settings, stages)
     if not roles:
         typer.echo(f"{config}: no role is asked at an endpoint; nothing to check")

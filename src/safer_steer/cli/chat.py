@@ -14,7 +14,7 @@ from rich.text import Text
 
 from safer_steer.cli.app import app, console
 from safer_steer.config import ModelName
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def chat(
         )
     use_cores()
     model = model or last_trained(folder)
-    talk = Conversation(load_config(folder / "config.yaml"), folder, model, temperature, seed)
+    talk = Conversation(config_in(folder), folder, model, temperature, seed)
     talk.begin(image)
     typer.echo(f"{model} of {folder}. {HELP}", err=True)
     screen = console(100)

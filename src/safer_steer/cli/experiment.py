@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safer_steer.cli.app import app
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ def cross_play(
     from safer_steer.training.cotrain.loop import pool_of
     from safer_steer.training.trajectory import as_trajectory
 
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: no run in it (no config.yaml); give the folder of a run with co-training")
-    config = load_config(run / "config.yaml")
+    config = config_in(run, "a run with co-training")
     with Display() as show, prepared(config, run, show, ("rl",)) as begun:
         pool = pool_of(config, run)
         drawn = read_split(run, "rl")[:at_most]

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, app, console
-from safer_steer.config.file import describe, load_config, read_yaml
+from safer_steer.cli.app import ConfigFile, Set, app, config_of, console
+from safer_steer.config.file import describe, read_yaml
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 from safer_steer.report.fitted_table import fitted, print_tables
@@ -53,6 +53,7 @@ def cost(
     overhead: Annotated[
         float, typer.Option(min=0, help="Share of the calls that are repeated after an error.")
     ] = 0,
+    set: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print plain numbers as JSON.")] = False,
 ) -> None:
     """Estimate the calls, tokens, money and time of a whole run, also from what a first try has asked. Calls
@@ -63,7 +64,7 @@ def cost(
     if run is None and (config.parent / "manifest.json").is_file():
         run = config.parent
     show(
-        load_config(config),
+        config_of(config, None, False, set),
         console(100),
         run,
         as_json,

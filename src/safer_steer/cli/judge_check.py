@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safer_steer.cli.app import app, console
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def judge_check(
 
     if template and (labels or second or repeats or probes):
         raise UserError("judge-check: --template writes a sheet and checks nothing; give it alone")
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: no run in it; give the folder of an earlier `safer-steer bench --out`")
-    config, played = load_config(run / "config.yaml"), played_in(run)
+    config, played = config_in(run, "an earlier `safer-steer bench --out`"), played_in(run)
     format = config.student.format
     if template:
         chosen = {place: played.dialogues[place] for place in drawn(played.dialogues, sample, seed)}

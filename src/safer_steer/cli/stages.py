@@ -23,7 +23,7 @@ from safer_steer.cli.app import (
     console,
 )
 from safer_steer.config import Config
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.errors import NoResult, install, missing, require
 from safer_steer.stages import STAGES
 from safer_steer.student.processes import first
@@ -174,7 +174,7 @@ def _show_results(out: Path) -> None:
         screen.print(console_table(run.summary, corrected_rates(run.check), marks_in([run])))
         print_tables(screen, console_tables(run.summary))
         print_tables(console(160), several_judges(run.summary))
-        if load_config(out / "config.yaml").has_stubs:
+        if config_in(out).has_stubs:
             typer.echo("The answers in this run are stubs: the numbers mean nothing.")
     if page.is_file():
         typer.echo(f"report: {page}")

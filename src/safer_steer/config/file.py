@@ -57,6 +57,13 @@ def load_config(
         raise UserError(f"{path}: {in_words(error)}") from None
 
 
+def config_in(run: Path, what: str = "a run") -> Config:
+    """The config of a run's folder. Raises `UserError` if there is none; `what` is what was wanted."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no run in it (no config.yaml); give the folder of {what}")
+    return load_config(run / "config.yaml")
+
+
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a config's file over those of the files in its `base`, one file or several in this order.
     `above` are the files that it is a base of."""

@@ -17,7 +17,7 @@ from safer_steer.bench.questions import ANSWERS, FOLDER, answers_of
 from safer_steer.bench.results import Summary
 from safer_steer.bench.timing import Moment, marks_of_moment
 from safer_steer.config import Agent
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.dialogue import Dialogue, Format, Kind, each_row, read_dialogues
 from safer_steer.files.store import read_rows
 from safer_steer.intervals import difference_over_seeds, rate_over_seeds
@@ -130,7 +130,7 @@ class BreachedByScripts:
         intents = run / INTENTS / f"{INTENTS}.jsonl"
         if not intents.is_file():
             return {}
-        adaptive = load_config(run / "config.yaml").bench.adaptive
+        adaptive = config_in(run).bench.adaptive
         assert adaptive, "it has brought in the intents"
         scripts = scripts_of(each_row(intents, Intent), dict(attacks_in(folder)), adaptive.turns)
         most = inf if self.requests is None else self.requests
@@ -182,7 +182,7 @@ def answers_in(folder: Path) -> Iterator[tuple[str, dict[str, int | None]]]:
     """The sets of questions that a model was asked: for each question 1 if the answer is right, 0 if it is
     not, None if there is none."""
     run = folder.parent.parent
-    format = load_config(run / "config.yaml").student.format if (run / FOLDER).is_dir() else Format.PLAIN
+    format = config_in(run).student.format if (run / FOLDER).is_dir() else Format.PLAIN
     for name, rows in answers_of(run, folder.name):
         marks = right(rows, format)
         yield name, {row.id: marks.get(row.id) for row in rows}

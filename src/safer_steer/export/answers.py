@@ -15,7 +15,7 @@ import yaml
 
 from safer_steer.bench.results import Summary
 from safer_steer.config import Config
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.errors import UserError
 from safer_steer.export.write import facts_of
 from safer_steer.files.manifest import Manifest, verify
@@ -51,7 +51,7 @@ def export_answers(run: Path, to: Path) -> list[str]:
         raise UserError(f"{run}: {changed[0]}; run `safer-steer bench` again, which pays for nothing twice")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to}: has files; choose an empty or new folder with --to")
-    config, part = load_config(run / "config.yaml"), to.absolute().with_name(f"{to.name}.part")
+    config, part = config_in(run), to.absolute().with_name(f"{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for name in manifest.stages["bench"]["files"]:
         (part / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safer_steer.config import Config, ModelName
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.errors import UserError
 from safer_steer.export.model_card import model_card
 from safer_steer.export.write import facts_of
@@ -44,9 +44,7 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exporte
     """Write a trained model, by default the last one that the run has trained, to the empty or new folder
     `to`. Raises `UserError` if the folder is not a run or has no such model, the weights were changed since
     their stage finished, or `to` is not empty."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: no config.yaml in it; give the folder of a run")
-    config, manifest = load_config(run / "config.yaml"), Manifest(run)
+    config, manifest = config_in(run), Manifest(run)
     model = _trained(run, manifest, which)
     stage = TRAINED_BY[model][0]
     source = run / stage / "model"

@@ -17,7 +17,7 @@ from typing import Any
 from safer_steer.bench.protocol import FILE as PROTOCOL
 from safer_steer.bench.protocol import read as read_protocol
 from safer_steer.config import Config
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.data.bootstrap import single_turn
 from safer_steer.dialogue import Dialogue, Seed, each_row
 from safer_steer.errors import UserError
@@ -72,9 +72,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
     unusable."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UserError(f"--name {name}: give a name of letters, digits, '-', '_' and '.'")
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: no config.yaml in it; give the folder of a run")
-    config = load_config(run / "config.yaml")
+    config = config_in(run)
     parts, missing = _splits(run, config)
     to = to.absolute()
     part = to.with_name(f"{to.name}.part")

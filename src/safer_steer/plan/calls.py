@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safer_steer.config import Config
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.data.bootstrap.rollout import in_play
 from safer_steer.dialogue import Kind
 from safer_steer.errors import UserError
@@ -129,7 +129,7 @@ def from_run(forecast: Estimate, folder: Path) -> Estimate:
     paid = {name: entry["calls"] for name, entry in Manifest(folder).stages.items() if entry.get("calls")}
     if not paid or not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no stage that asks a model is finished in it; give the folder of a run")
-    there = estimate(load_config(folder / "config.yaml"), forecast.assumed)
+    there = estimate(config_in(folder), forecast.assumed)
     stages = {name: dict(counts) for name, counts in forecast.stages.items()}
     for name, accounts in paid.items():
         for who, account in accounts.items():

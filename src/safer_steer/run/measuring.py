@@ -10,7 +10,7 @@ from safer_steer.bench.judge_check.measured import Again, Times, asked_again
 from safer_steer.bench.judge_check.played import Played
 from safer_steer.bench.kept import KeptModel, judging_config, kept_models, kept_replies
 from safer_steer.config import Config
-from safer_steer.config.file import load_config
+from safer_steer.config.file import config_in
 from safer_steer.files.images import pictures_in
 from safer_steer.files.store import file_name
 from safer_steer.pipeline import measure, reported
@@ -61,7 +61,7 @@ def judge_again(
 ) -> tuple[Played, dict[str, Again]]:
     """Ask the judge of a bench again about `sample` of its dialogues, drawn at random; returns these and the
     scores by time. Its replies are kept in `source/judged/<folder>`. Raises as `pipeline.run` does."""
-    given = load_config(source / "config.yaml")
+    given = config_in(source)
     chosen = drawn(played.dialogues, sample, given.seed)
     dialogues = {place: played.dialogues[place] for place in chosen}
     judges = [role.model_dump() for role in given.models_of("judge").values()]
