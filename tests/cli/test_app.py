@@ -205,7 +205,7 @@ async def test_a_served_model_is_asked_under_the_system_message_that_was_given(t
 def test_an_option_that_there_is_not_names_the_keys_of_its_name() -> None:
     for command in (("bench", "--dialogues", 3), ("run", "c.yaml", "--dialogues", 3)):
         assert "--set bench.dialogues=..." in " ".join(safer_steer(*command).stderr.split())
-    assert "--set" not in safer_steer("check", "c.yaml", "--dialogues", 3).stderr
+    assert "--set" not in safer_steer("health", "run", "--dialogues", 3).stderr
 
 
 def test_the_bench_of_a_runs_models_ends_with_the_page(tmp_path: Path) -> None:
