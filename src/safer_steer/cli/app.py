@@ -179,7 +179,7 @@ NoCheck = Annotated[
 ]
 
 
-def config_of(file: Path, limit: int | None, stub: bool, keys: Sequence[str] | None) -> Config:
+def read_config(file: Path, limit: int | None, stub: bool, keys: Sequence[str] | None) -> Config:
     """A config's file with the options that change it."""
     return load_config(file, limit, stub, read_keys(keys or ()))
 

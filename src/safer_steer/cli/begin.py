@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, Set, app, config_of, console
+from safer_steer.cli.app import ConfigFile, Set, app, console, read_config
 from safer_steer.errors import UserError, install, missing
 from safer_steer.report.fitted_table import fitted
 from safer_steer.stages import STAGES
@@ -62,7 +62,7 @@ def check(
     stages = stage or list(STAGES)
     if unknown := [name for name in stages if name not in STAGES]:
         raise UserError(f"check: no stage is called {unknown[0]}; give one of {', '.join(STAGES)}")
-    settings = config_of(config, None, False, set)
+    settings = read_config(config, None, False, set)
     roles = roles_asked(settings, stages)
     if not roles:
         typer.echo(f"{config}: no role is asked at an endpoint; nothing to check")

@@ -10,10 +10,10 @@ import typer
 from pydantic import ValidationError
 
 from safer_steer.cli import bench_options as options
-from safer_steer.cli.app import Fresh, Limit, NoCheck, Override, Set, Stub, app, config_of
+from safer_steer.cli.app import Fresh, Limit, NoCheck, Override, Set, Stub, app
 from safer_steer.cli.stages import results
 from safer_steer.config import Config
-from safer_steer.config.file import in_words, make_absolute, read_keys, set_keys
+from safer_steer.config.file import in_words, load_config, make_absolute, read_keys, set_keys
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError, require
 
@@ -63,7 +63,7 @@ def bench(
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
     if config is not None:
-        settings_of_run = config_of(config, limit, stub, set)
+        settings_of_run = load_config(config, limit, stub, typed)
         return _of_run(settings_of_run, out, protocol, fresh, not no_check, override or ())
     _need(mode, ("--base-url", base_url), ("--suite", suite), ("--judge-model", judge_model or no_judge))
     describes = typed.get("roles.target.pictures") == "caption"

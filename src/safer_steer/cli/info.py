@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from safer_steer.cli.app import ConfigFile, Set, app, config_of, console
+from safer_steer.cli.app import ConfigFile, Set, app, console, read_config
 from safer_steer.config.file import describe, read_yaml
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
@@ -64,7 +64,7 @@ def cost(
     if run is None and (config.parent / "manifest.json").is_file():
         run = config.parent
     show(
-        config_of(config, None, False, set),
+        read_config(config, None, False, set),
         console(100),
         run,
         as_json,

@@ -19,8 +19,8 @@ from safer_steer.cli.app import (
     Set,
     Stub,
     app,
-    config_of,
     console,
+    read_config,
 )
 from safer_steer.config import Config
 from safer_steer.config.file import config_in
@@ -61,7 +61,7 @@ def run(
     override: Override = None,
 ) -> None:
     """Run the whole method, from seeds to report."""
-    settings = config_of(config, limit, stub, set)
+    settings = read_config(config, limit, stub, set)
     data_alone = stub and not dry_run and bool(missing("train"))
     if not data_alone:
         require("train", "run")
@@ -98,7 +98,7 @@ def _stage(name: str, summary: str) -> None:
         no_check: NoCheck = False,
         override: Override = None,
     ) -> None:
-        _run_stage(name, config_of(config, limit, stub, set), out, fresh, not no_check, override or ())
+        _run_stage(name, read_config(config, limit, stub, set), out, fresh, not no_check, override or ())
 
     app.command(name, help=summary)(command)
 

@@ -227,8 +227,9 @@ def set_keys(config: dict[str, Any], keys: Mapping[str, Any], where: object) -> 
         UserError: a value is a whole section, whose other keys would get their defaults, or a key is not in
             a section.
     """
+    defaults = Config().model_dump()
     for key, value in keys.items():
-        default: Any = Config().model_dump()
+        default: Any = defaults
         for name in key.split("."):
             default = default.get(name) if isinstance(default, dict) else None
         if isinstance(default, dict) and isinstance(value, dict):
