@@ -24,7 +24,7 @@ from safer_steer.files.manifest import Manifest, verify
 from safer_steer.pipeline import run_stage
 from safer_steer.stages import STAGES
 from safer_steer.student.training import WHOLE
-from safer_steer.training.trainers import DRIFT
+from safer_steer.training.rollouts import DRIFT
 from student_parts import TINY, drawn_for_rl, write_seeds
 
 FULL, LORA = 5e-6, 1e-6

@@ -1,8 +1,8 @@
 """The probe of RL: the student in training answers the same safe twins at every checkpoint, and the bench's
 judge scores it. So over-refusal is seen while it can still be mended.
 
-The twins are a draw of those in `bench.suites`. They are played only if `gates` has `twin_refusals`. What is
-played is imported where it is played: the page reads probes too, and loads no library of pictures.
+The twins are a draw of those in `bench.suites`. They are played only if `Config.probes_twins`. What is played
+is imported where it is played: the page reads probes too, and loads no library of pictures.
 """
 
 from __future__ import annotations

@@ -180,6 +180,12 @@ class Config(Section):
             return role.model_copy(update={"model": attackers[0]})
         return role
 
+    @property
+    def probes_twins(self) -> bool:
+        """Whether the student in training answers safe twins at every checkpoint of RL, and the judge scores
+        them: the gate `twin_refusals` needs it."""
+        return "twin_refusals" in self.gates
+
     def attacker_roles(self) -> dict[str, Role]:
         """The settings of each model that attacks in the adaptive bench, by the model's name."""
         if self.bench.adaptive is None:

@@ -50,7 +50,7 @@ def at_checkpoints(run: Run) -> AtCheckpoints | None:
     from safer_steer.training.trainers import AtCheckpoints
 
     gates, check = run.config.gates, partial(hold, run, "rl")
-    if "twin_refusals" not in gates:
+    if not run.config.probes_twins:
         mine = any("rl" in QUANTITIES[gate].stages for gate in gates)
         return AtCheckpoints(check) if mine else None
     judges = run.judges()

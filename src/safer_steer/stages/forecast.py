@@ -289,7 +289,7 @@ def rl(config: Config, known: Known) -> Iterator[Asked]:
                 yield group.asks(who, "tutor", audit.share, config.rl.max_turns)
             if attacks:
                 yield group.read("evaluator", "script_check", attacks / played)
-    if "twin_refusals" in config.gates and played:
+    if config.probes_twins and played:
         from safer_steer.bench.twin_probe import TWINS
 
         steps = played / (config.rl.prompts_per_step * config.rl.group_size)

@@ -86,7 +86,7 @@ def _rl_idle(config: Config) -> tuple[RoleName, ...]:
     """A tutor of one's own is no role, one role at most audits, a probe's twins are judged, and co-training
     has the evaluator check the attacker's turns."""
     asked = [config.rl.audit and config.rl.audit.role, None if config.rl.tutor else "tutor"]
-    asked += ["judge"] if "twin_refusals" in config.gates else []
+    asked += ["judge"] if config.probes_twins else []
     asked += ["evaluator"] if config.rl.algorithm == "cotrain" else []
     return tuple(role for role in STAGES["rl"].roles if role not in asked)
 
@@ -205,7 +205,7 @@ STAGES: dict[str, Stage] = {
             summary="Stage III only: train the student with GRPO against the tutor.",
             writes=("rl",),
             prompts=("tutor", "tutor_memory", "script_check"),
-            probed=lambda config: ("judge",) if "twin_refusals" in config.gates else (),
+            probed=lambda config: ("judge",) if config.probes_twins else (),
             roles=("tutor", "judge", "evaluator", "attack_judge"),
             idle=_rl_idle,
             needs=lambda config: ("assemble", "sft") if config.rl.start_from == "sft" else ("assemble",),

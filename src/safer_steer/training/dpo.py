@@ -38,12 +38,10 @@ from safer_steer.student.training import (
     Milestones,
     beginning,
     common_arguments,
-    last_checkpoint,
     loading,
     save_trained,
     seed_everything,
     start_of,
-    steps_in,
     train,
 )
 from safer_steer.student.transcript import Transcript, model_inputs, padded
@@ -51,7 +49,7 @@ from safer_steer.student.transformers_policy import in_process
 from safer_steer.training.draws import steps_of, too_few_seeds
 from safer_steer.training.padding import Sorted, text_length
 from safer_steer.training.preferences import Candidate, Pair, counts, drawn, pairs_of, play_seeds
-from safer_steer.training.trainers import StepLog, rollback
+from safer_steer.training.trainers import StepLog, gone_back
 from safer_steer.workers import Progress
 
 METRICS = {
@@ -191,8 +189,7 @@ def prefer(
             f"rl: DPO instead of GRPO: {len(pairs):,} pairs of {counts(played)['turns']:,} turns, each with"
             f" {rl.group_size} answers; the other turns' answers have equal rewards"
         )
-    checkpoint = last_checkpoint(folder / "rl")
-    rollback(folder / "rl", steps_in(checkpoint))
+    checkpoint = gone_back(folder / "rl")
     collator = PairCollator(pairs, renderer, pictures_of)
     checks: dict[int, dict[str, Any]] = {}
     """The guard's numbers, by the 0-based step."""

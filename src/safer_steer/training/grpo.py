@@ -41,13 +41,11 @@ from safer_steer.student.training import (
     batching,
     beginning,
     common_arguments,
-    last_checkpoint,
     loading,
     mend_trainer_inputs,
     save_trained,
     seed_everything,
     start_of,
-    steps_in,
     train,
 )
 from safer_steer.student.transformers_policy import in_process
@@ -59,14 +57,14 @@ from safer_steer.training.refusals import (
     refuse_mixed_pictures,
 )
 from safer_steer.training.returns import noted_return
-from safer_steer.training.rollouts import Rollouts, StepJournals, Wait
+from safer_steer.training.rollouts import Rollouts, Wait
 from safer_steer.training.trainers import (
     AtCheckpoints,
     Checkpoints,
     MeasuredTrainer,
     StepLog,
     TurnCreditTrainer,
-    rollback,
+    gone_back,
 )
 from safer_steer.training.trajectory import Return
 from safer_steer.training.tutor_memory import Remembering
@@ -241,16 +239,6 @@ def trainer_of(
     for model in filter(None, (trainer.model, trainer.ref_model)):
         mend_trainer_inputs(model, renderer.picture_inputs)
     return trainer
-
-
-def gone_back(folder: Path) -> Path | None:
-    """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one.
-    `folder` has the checkpoints, as the run's `rl` does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = last_checkpoint(folder)
-    rollback(folder, steps_in(checkpoint))
-    StepJournals(folder / "rollouts").forget(steps_in(checkpoint))
-    return checkpoint
 
 
 def _return_of_rollout(

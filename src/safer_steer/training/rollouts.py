@@ -34,13 +34,16 @@ from safer_steer.training.refusals import (
     refuse_unscored,
 )
 from safer_steer.training.returns import step_metrics, turn_returns
-from safer_steer.training.trainers import DRIFT
 from safer_steer.training.trajectory import Return, Trajectory, as_trajectory, roll_out
 from safer_steer.training.tutor_memory import TutorMemory, tries_in
 from safer_steer.workers import Breaker, reasons_in
 
 Wait = Callable[[Coroutine[Any, Any, list[Trajectory]]], list[Trajectory]]
 """Runs a coroutine to completion."""
+
+
+DRIFT = ("logprob_gap", "logprob_gap_max", "importance_ratio", "importance_ess")
+"""How far the engine's log-probabilities are from the trainer's: what `trainers.MeasuredTrainer` logs."""
 
 
 class StepJournals:

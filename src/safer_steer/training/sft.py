@@ -35,17 +35,15 @@ from safer_steer.student.training import (
     Milestones,
     batching,
     common_arguments,
-    last_checkpoint,
     lora,
     save_trained,
     seed_everything,
-    steps_in,
     train,
     training_dtype,
 )
 from safer_steer.student.transcript import Transcript, labels, model_inputs
 from safer_steer.training.padding import Sorted, text_length
-from safer_steer.training.trainers import StepLog, rollback
+from safer_steer.training.trainers import StepLog, gone_back
 
 CHECKS = "checks.jsonl"
 """The guard's numbers (`student/guard.py`), a row for each step checked."""
@@ -177,7 +175,7 @@ def fine_tune(
     shown, note = partial(shown_in, collator.pictures_of), partial(_note_checks, folder / "sft" / CHECKS)
     known = collator.collated.known
     Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)
-    train(trainer, processes.decided(partial(_gone_back, folder / "sft")), config.student)
+    train(trainer, processes.decided(partial(gone_back, folder / "sft")), config.student)
     save_trained(trainer, student.renderer.processor, out, config.student, config.student.base)
     return out
 
@@ -196,13 +194,6 @@ class _Timed:
             **{name: logs.get(name) for name in names},
             "step_time": round(self.since - before, 3),
         }
-
-
-def _gone_back(folder: Path) -> Path | None:
-    """Go back to the last complete checkpoint, so that later steps run again; returns it, if there is one."""
-    checkpoint = last_checkpoint(folder)
-    rollback(folder, steps_in(checkpoint))
-    return checkpoint
 
 
 def _note_checks(path: Path, step: int, numbers: dict[str, Any]) -> None:

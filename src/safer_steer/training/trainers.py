@@ -29,17 +29,16 @@ from safer_steer.episode import Assistant
 from safer_steer.files.store import write_atomic
 from safer_steer.student import processes
 from safer_steer.student.guard import Guarded
+from safer_steer.student.training import last_checkpoint, steps_in
 from safer_steer.student.transcript import padded
 from safer_steer.training.credit import turn_advantages
 from safer_steer.training.padding import by_length
+from safer_steer.training.rollouts import StepJournals
 from safer_steer.training.trajectory import by_token
-
-DRIFT = ("logprob_gap", "logprob_gap_max", "importance_ratio", "importance_ess")
-"""How far the engine's log-probabilities are from the trainer's: what `MeasuredTrainer` logs."""
 
 
 class MeasuredTrainer(Guarded, GRPOTrainer):
-    """Adds to the logs of each step, over its sampled tokens and all processes:
+    """Adds to the logs of each step (`DRIFT`), over its sampled tokens and all processes:
 
     - `logprob_gap`, `logprob_gap_max`: mean and largest absolute difference of the log-probabilities;
     - `importance_ratio`: mean of w = p_trainer / p_engine, 1 if both agree;
@@ -265,6 +264,16 @@ class Checkpoints(TrainerCallback):
             with self.student(step) as assistant:
                 processes.decided(partial(self.do.probe, assistant, step))
         self.do.check(step)
+
+
+def gone_back(folder: Path) -> Path | None:
+    """Go back to the last complete checkpoint in `folder`, so that later steps run again; returns it, if
+    there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = last_checkpoint(folder)
+    rollback(folder, steps_in(checkpoint))
+    StepJournals(folder / "rollouts").forget(steps_in(checkpoint))
+    return checkpoint
 
 
 def rollback(folder: Path, step: int) -> None:

@@ -41,9 +41,10 @@ from safer_steer.training.cotrain.pool import SIDES, Block, Pool, Side, blocks, 
 from safer_steer.training.cotrain.rollouts import OPPONENT, Faithful, SideRollouts, SideTrainer
 from safer_steer.training.cotrain.seat import AdapterPolicy
 from safer_steer.training.draws import in_steps, steps_of, too_few_seeds
-from safer_steer.training.grpo import gone_back, prompts_of, refuse_seeds, trainer_of, watch
+from safer_steer.training.grpo import prompts_of, refuse_seeds, trainer_of, watch
 from safer_steer.training.returns import noted_return
 from safer_steer.training.rollouts import Wait
+from safer_steer.training.trainers import gone_back
 from safer_steer.training.tutor_memory import Remembering
 
 
