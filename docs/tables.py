@@ -4,7 +4,7 @@ python docs/tables.py                    # after copying runs/experiments/NAME.j
 
 A page has `<!-- NAME -->` and `<!-- end -->` around the tables of an experiment, `<!-- claims -->` around
 that of all claims, `<!-- not_shown -->` around that of the claims that do not agree, and `<!-- headline -->`
-around the short one of `claim1`.
+around the short one of `stages`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ HEADLINE = (
     "over-refusal on twins",
     "Help on twins",
 )
+MODELS = ("base", "SFT", "SaFeR-Steer")
 _TABLE = re.compile(r"(<!-- (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -36,14 +37,14 @@ def results() -> dict[str, dict[str, Any]]:
 
 
 def headline(found: dict[str, Any]) -> str:
-    """The main measures of `claim1` as rows, each model and what RL adds as columns."""
+    """The main measures of `stages` as rows, each model of a run and what RL adds as columns."""
     pair = ["SaFeR-Steer", "SFT"]
     gains = {entry["measure"]: entry for entry in found["differences"] if entry["pair"] == pair}
     rows = []
     for measure in HEADLINE:
-        cells = [str(Rate.model_validate(rates[measure])) for rates in found["arms"].values()]
+        cells = [str(Rate.model_validate(found["arms"][model][measure])) for model in MODELS]
         rows.append([measure, *cells, Rate.model_validate(gains[measure]).signed])
-    return table(["%, with 95 % intervals", *found["arms"], " - ".join(pair)], rows)
+    return table(["%, with 95 % intervals", *MODELS, " - ".join(pair)], rows)
 
 
 def page(text: str) -> str:
@@ -65,7 +66,7 @@ def page(text: str) -> str:
             ]
             body = claims_table(claims) if claims else ""
         elif name == "headline":
-            body = headline(found["claim1"])
+            body = headline(found["stages"])
         else:
             body = markdown(found[name], load_experiment(DOCS.parent / "experiments" / f"{name}.yaml"))
         return f"{match[1]}{body.strip()}\n{match[3]}"
