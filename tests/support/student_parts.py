@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from safer_steer.config import Config
 from safer_steer.data.assembly.splits import draw_from_pools, read_split
+from safer_steer.data.bootstrap.rollout import roll_out
 from safer_steer.dialogue import Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.files.store import write_atomic
@@ -49,6 +51,13 @@ def tiny_config(**changes: object) -> Config:
 def ask(name: str) -> ChatModel:
     """A sandbox agent in that role."""
     return ChatModel(name, tiny_config().role("tutor"), SandboxTransport())
+
+
+def bootstrapped(folder: Path) -> Path:
+    """A run folder after Stage II: dialogues for SFT and seeds for RL."""
+    write_seeds(folder, 6)
+    asyncio.run(roll_out(tiny_config(), folder, ask))
+    return folder
 
 
 def write_seeds(folder: Path, pairs: int = 4) -> list[Seed]:

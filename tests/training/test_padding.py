@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from dataclasses import dataclass, field
 
@@ -11,13 +10,12 @@ import torch
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
 from dpo_run import dpo_config
-from safer_steer.data.bootstrap.rollout import roll_out
 from safer_steer.dialogue import Format
 from safer_steer.files.images import pictures_in
 from safer_steer.student.given import given_to_dpo, given_to_grpo, given_to_sft
 from safer_steer.training import dpo, grpo, padding, sft, trainers
 from safer_steer.training.tutor import TutorCritic
-from student_parts import ask, drawn_for_rl, tiny_config, write_seeds
+from student_parts import ask, bootstrapped, drawn_for_rl, tiny_config
 
 TRAINERS = {
     "sft": (sft, "GuardedSFT", given_to_sft, SFTTrainer, ["get_train_dataloader"]),
@@ -48,11 +46,7 @@ class Step:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A run folder with dialogues for SFT and seeds for RL."""
-    folder = tmp_path_factory.mktemp("run")
-    write_seeds(folder, 6)
-    asyncio.run(roll_out(tiny_config(), folder, ask))
-    return folder
+    return bootstrapped(tmp_path_factory.mktemp("run"))
 
 
 def first_step(stage: str, prepared, folder, monkeypatch, plain: bool = False) -> Step:

@@ -13,20 +13,12 @@ from safer_steer.data.bootstrap.rollout import roll_out, why_rejected
 from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn, read_dialogues
 from safer_steer.student.training import WHOLE, last_checkpoint
 from safer_steer.training.sft import Collator, fine_tune
-from student_parts import tiny_config, write_seeds
+from student_parts import bootstrapped, tiny_config, write_seeds
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run folder with Stage II's dialogues."""
-    import asyncio
-
-    from student_parts import ask
-
-    folder = tmp_path_factory.mktemp("run")
-    write_seeds(folder, 6)
-    asyncio.run(roll_out(tiny_config(), folder, ask))
-    return folder
+    return bootstrapped(tmp_path_factory.mktemp("run"))
 
 
 def run_in(folder, tmp_path, **changes):

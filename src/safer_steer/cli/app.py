@@ -145,8 +145,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set a key of the config, for instance bench.dialogues=40 or roles.judge.max_tokens=512; may be"
-        " given several times. `safer-steer config` lists the keys.",
+        help="Set a key of the config, for instance bench.dialogues=40, or roles.*.concurrency=8 for all"
+        " roles; may be given several times. `safer-steer config` lists the keys.",
     ),
 ]
 Stub = Annotated[
