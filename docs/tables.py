@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.bench.rates import Rate
-from safer_steer.experiments.arms_table import claims_table, markdown, table
+from safer_steer.experiments.shown import claims_table, in_markdown, markdown
 from safer_steer.experiments.spec import load_experiment
+from safer_steer.report.health import Table
 
 DOCS = Path(__file__).parent
 PAGES = ("../README.md", "results/results.md", "results/claims.md")
@@ -44,7 +45,8 @@ def headline(found: dict[str, Any]) -> str:
     for measure in HEADLINE:
         cells = [str(Rate.model_validate(found["arms"][model][measure])) for model in MODELS]
         rows.append([measure, *cells, Rate.model_validate(gains[measure]).signed])
-    return table(["%, with 95 % intervals", *MODELS, " - ".join(pair)], rows)
+    head = ["%, with 95 % intervals", *MODELS, " - ".join(pair)]
+    return in_markdown(Table("", "", head, rows))
 
 
 def page(text: str) -> str:
@@ -64,7 +66,7 @@ def page(text: str) -> str:
                 for claim in one["claims"]
                 if name == "claims" or claim["verdict"] != "agrees"
             ]
-            body = claims_table(claims) if claims else ""
+            body = in_markdown(claims_table(claims)) if claims else ""
         elif name == "headline":
             body = headline(found["stages"])
         else:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from safer_steer.cli import app
 from safer_steer.errors import UserError
 from safer_steer.experiments import registration
-from safer_steer.experiments.arms_table import markdown
 from safer_steer.experiments.registration import file_of, mark, read_registration, register, simulated
+from safer_steer.experiments.shown import markdown
 from safer_steer.experiments.spec import Expected, load_experiment
 
 REPOSITORY = Path(__file__).parents[2]

@@ -17,6 +17,7 @@ from safer_steer.bench.results import Answered, Summary, in_order, joined, model
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
+from safer_steer.experiments.shown import tables
 from safer_steer.files.store import locked
 from safer_steer.metrics import first_failures
 from safer_steer.report.attacks import (
@@ -31,7 +32,6 @@ from safer_steer.report.attacks import (
 )
 from safer_steer.report.counts import by_turn, cost_table
 from safer_steer.report.dialogues import browser_data
-from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.main_table import headline
 from safer_steer.report.page import write_report
 from safer_steer.report.played import outcome
@@ -455,17 +455,17 @@ RESULTS = {
 
 
 def test_an_experiment_is_shown_as_tables() -> None:
-    claims, rates, differences, hazard, refused, tests, lost = experiment_tables(RESULTS).tables
+    rates, differences, claims, hazard, refused, tests, lost = tables(RESULTS)
     assert [row[0] for row in claims.rows] == ["SFT makes the student safer.", "It holds longer."]
-    assert claims.rows[0][2:] == ["multi-turn Safe, SFT − base", "+38.0 [+33.0, +43.0]", "agrees"]
+    assert claims.rows[0][2:] == ["multi-turn Safe, SFT - base", "+38.0 [+33.0, +43.0]", "agrees"]
     assert claims.rows[1][3:] == ["+2.0 [-3.0, +7.0]", "cannot tell"]
     assert rates.rows == [["SFT", "50.0 [45.0, 55.0]"], ["base", "12.0 [7.0, 17.0]"]]
-    assert differences.rows[0] == ["SFT − base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
+    assert differences.rows[0] == ["SFT - base", "multi-turn Safe", "+38.0 [+33.0, +43.0]", "+9.0", "agrees"]
     assert differences.rows[1][3:] == ["–", "cannot tell"]
     assert hazard.rows == [["SFT", "10.0", "–", "not reached within 2 turns"], ["base", "50.0", "–", "1"]]
     assert refused.rows == [["SFT", "0.0", "25.0"], ["base", "–", "–"]]
-    assert tests.rows == [["SFT − base", "+2.0, -1.5", "0.040"]]
-    assert lost.rows == [["SFT", "20", "1", "0", "2"]]
+    assert tests.rows == [["SFT - base", "+2.0, -1.5", "0.040, < 0.001"]]
+    assert lost.rows == [["SFT", "20", "1", "0", "2", "0"]]
 
 
 def test_experiments_come_from_their_folder_or_file_beside_runs_or_alone(tmp_path: Path) -> None:

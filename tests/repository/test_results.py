@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from places import ROOT
-from safer_steer.experiments import arms_table
+from safer_steer.experiments import results
 from safer_steer.experiments.measures import MEASURES
 from safer_steer.experiments.registration import read_registration
 from safer_steer.experiments.spec import load_experiment
@@ -52,7 +52,7 @@ def test_a_result_is_of_the_experiment_as_it_is(path) -> None:
     assert all(measures >= rates.keys() for rates in found["arms"].values())
     pairs = [tuple(entry["pair"]) for entry in found["differences"]]
     assert list(dict.fromkeys(pairs)) == experiment.compare
-    claims = arms_table.tested(experiment, found["differences"], [])
+    claims = results.tested(experiment, found["differences"], [])
     if registered := read_registration(file):
         assert found["registration"]["sha256"] == registered[1] and found["registration"]["same_runs"]
         claims = [claim | {"exploratory": False} for claim in claims]

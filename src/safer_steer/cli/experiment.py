@@ -50,8 +50,9 @@ def experiment(
     ] = False,
 ) -> None:
     """Compare variants of a config over several training seeds: one table, with intervals."""
-    from safer_steer.experiments.arms_table import markdown, results, wall_times
     from safer_steer.experiments.registration import file_of, in_words, mark, register
+    from safer_steer.experiments.results import results
+    from safer_steer.experiments.shown import in_markdown, markdown, wall_times
     from safer_steer.experiments.spec import load_experiment
     from safer_steer.experiments.work import finished, plan, work
     from safer_steer.files.store import write_atomic
@@ -79,7 +80,7 @@ def experiment(
     text = markdown(outcome, settings)
     write_atomic(out / f"{file.stem}.json", json.dumps(outcome, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / f"{file.stem}.md", text)
-    write_atomic(out / f"{file.stem}.seconds.md", wall_times(done))
+    write_atomic(out / f"{file.stem}.seconds.md", in_markdown(wall_times(done)) + "\n")
     typer.echo(text)
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from safer_steer.files.store import read_rows
+from safer_steer.report.health import Table
 from safer_steer.report.health.drift import Audits, Drift
 from safer_steer.training.audit import compared
 
@@ -51,8 +52,8 @@ def _step(drift: Drift | None) -> int | None:
     return drift.noticed if drift else None
 
 
-def tables(by_arm: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """What `audited` found as tables: a line before it, its head and its rows. None without an arm."""
+def audit_tables(by_arm: Mapping[str, Any]) -> list[Table]:
+    """What `audited` found as tables; none without an arm."""
     if not by_arm:
         return []
     steps = max((entry["steps"] for entry in by_arm.values()), key=len)
@@ -67,16 +68,19 @@ def tables(by_arm: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
                 rewards[-1].append(f"{known[step]:.2f}" if step in known else "–")
         notices.append([arm, _shown(entry["noticed"]), _shown(entry["fell"])])
     return [
-        (
-            "Mean reward of a turn by tutor and audit, over the turns that both scored, all seeds:",
+        Table(
+            "Rewards by tutor and audit",
+            "Mean reward of a turn by tutor and audit, over the turns that both scored, all seeds.",
             ["arm", "by", *(f"step {step}" for step in chosen)],
             rewards,
         ),
-        (
+        Table(
+            "When the audit notices",
             "The step at which `health` notices, and that at which the audit's own reward has fallen by the"
-            " same rule, for each training seed:",
+            " same rule, for each training seed.",
             ["arm", "noticed", "fallen"],
             notices,
+            labels=1,
         ),
     ]
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from safer_steer.config.file import absolute, as_written
 from safer_steer.dialogue import Strict
 from safer_steer.errors import UserError
-from safer_steer.experiments.arms_table import verdict
+from safer_steer.experiments.results import verdict
 from safer_steer.experiments.spec import Claim, Expected, Experiment
 from safer_steer.files.store import content_id, sha256_of, write_atomic
 from safer_steer.intervals import difference_over_seeds
@@ -119,7 +119,7 @@ def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[st
     were registered, and `exploratory` at each difference and claim that was not.
 
     Args:
-        outcome: of `arms_table.results`. Without a registration it is returned as it is.
+        outcome: of `results.results`. Without a registration it is returned as it is.
     """
     registered = read_registration(path)
     if registered is None:
@@ -133,7 +133,7 @@ def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[st
     claims = []
     for claim, entry in zip(experiment.claims, outcome["claims"], strict=True):
         claims.append(entry | {"exploratory": not (same and claim in registration.claims)})
-    words = f"Registered before it was run (SHA-256 {sha256}). {in_words(registration)}"
+    words = f"Registered (SHA-256 {sha256}); the date of its commit says when. {in_words(registration)}"
     if not same:
         words += " **The runs are not those that were registered.**"
     told = {"sha256": sha256, "same_runs": same, "said": words}

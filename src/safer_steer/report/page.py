@@ -25,7 +25,6 @@ from safer_steer.report.comparison import marks_in
 from safer_steer.report.cotrain_plots import cotrain_plots
 from safer_steer.report.counts import by_turn, cost_table, counts_of, training_checks
 from safer_steer.report.dialogues import browser_data
-from safer_steer.report.experiment import experiment_tables
 from safer_steer.report.health import examine, gates_table, tables
 from safer_steer.report.judge_tables import judge_tables, several_judges, warning
 from safer_steer.report.main_table import COUNTS, HOW, by_suite, headline, pairs
@@ -99,12 +98,20 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             adaptive=adaptive_tables(summary),
             adaptive_maps=adaptive_maps(summary),
             adaptive_plots=adaptive_plots(summary),
-            experiments=[experiment_tables(one) for one in experiments],
+            experiments=list(_shown(experiments)),
             browser=browser,
             data=_json(browser | {"pictures": pictures["table"]}),
             urls=_json(pictures["urls"]),
         )
     )
+
+
+def _shown(experiments: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Name and tables of each experiment."""
+    for one in experiments:
+        from safer_steer.experiments import shown  # loads slowly
+
+        yield {"name": str(one.get("name") or "Experiment"), "tables": shown.tables(one)}
 
 
 def _titled(runs: Sequence[ShownRun], experiments: Sequence[Row]) -> str:
