@@ -100,6 +100,17 @@ def test_the_same_answers_judged_later_have_the_same_protocol(tmp_path: Path, ur
     assert "differs from it in judges[1] (there, but not here)" in said
 
 
+def test_a_protocol_of_a_judge_that_looks_at_requests_sets_that(tmp_path: Path, url: str, mine: Path) -> None:
+    assert measured("m", url, mine, *JUDGES, "--set", "bench.judge_requests=true").exit_code == 0
+    file = written(tmp_path)
+    result = measured("n", url, mine, "--protocol", file)
+    assert result.exit_code == 0, result.output
+    again = ("--no-check", "--judge-only", tmp_path / "m", "--judge-base-url", url, "--protocol", file)
+    result = bench(*again, "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    assert of(tmp_path / "n") == of(tmp_path / "m") == of(tmp_path / "again")
+
+
 def edited_suite(suite: Path, _: Path) -> None:
     suite.write_text(suite.read_text().replace("And now?", "And then?"))
 

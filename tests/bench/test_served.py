@@ -226,6 +226,33 @@ def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
     for typed in (("--suite", "x.jsonl"), ("--limit", 3), ("--set", "bench.dialogues=3")):
         said = line(bench("--judge-only", tmp_path, "--judge-model", "j", *typed))
         assert f"{typed[0]} " in said and "has no effect with --judge-only; it is as in the bench" in said
+    said = line(bench("--judge-only", tmp_path, "--judge-model", "j", "--set", "roles.*.temperature=0"))
+    assert "--set roles.*.temperature has no effect with --judge-only" in said, (
+        "the answers' would be another"
+    )
+    for key in ("spending_limit=5", "bench.max_unscored=0.5", "roles.judge.temperature=0"):
+        said = line(bench("--judge-only", tmp_path, "--judge-model", "j", "--set", key))
+        assert "no suites in it" in said, "judging goes by it"
+    served = (
+        "--model",
+        "m",
+        "--base-url",
+        "http://x/v1",
+        "--suite",
+        "s",
+        "--judge-model",
+        "j",
+        "--out",
+        tmp_path / "o",
+    )
+    for key, what in {
+        "rl.steps=5": "has no effect with --model; nothing is trained",
+        "roles.target={temperature: 0}": "roles.target is a section of the config; write roles",
+        "bench.judged=maybe": "bench.judged: must be true or false",
+    }.items():
+        assert what in line(bench(*served, "--set", key))
+    said = line(bench(*served, "--model", "n", "--set", "roles.target.api_key_env=K"))
+    assert "--set roles.target.api_key_env is of one model; give --api-key-env" in said
 
 
 def test_judging_wants_a_run_with_answers_and_a_judge(tmp_path: Path) -> None:
@@ -246,7 +273,8 @@ def test_any_name_of_a_model_gives_a_folder_of_the_run(
 
 def test_another_setting_is_named_as_it_was_typed(tmp_path: Path, url: str) -> None:
     mine = suite(tmp_path, 1)
-    assert measured(url, mine).exit_code == 0
+    assert measured(url, mine, "--set", "name=Mine").exit_code == 0
+    assert "name: Mine" in (tmp_path / "out/config.yaml").read_text()
     assert "differs in --model (m there, n here)" in line(measured(url, mine, model="n"))
     assert "differs in --judge-model (j there, k here)" in line(measured(url, mine, judge="k"))
     assert "differs in roles.judge.pictures (true there, false here)" in line(

@@ -67,6 +67,8 @@ ASSEMBLED: dict[str, Any] = {"assembly": {}, "rl": {"seeds": 64}}
         (attacked("x"), attacked("y", "x"), True, None),
         (attacked("x"), attacked("y"), False, "roles.attacker.model (x there, y here)"),
         (attacked("x"), attacked("x", own=["a.b:c"]), True, None),
+        (attacked("x"), attacked("x", trained=["/t"]), True, None),
+        (attacked("x", trained=["/t"]), attacked("x", "y"), False, "bench.adaptive"),
         (attacked("x"), attacked("x", "y", turns=7), True, "bench.adaptive.turns"),
         (attacked(), attacked("y"), False, "roles.attacker.model"),
         (served("a"), served("a", "b"), True, None),

@@ -102,6 +102,7 @@ class Protocol(Part):
         adaptive = {key: value for key, value in self.adaptive.items() if value != getattr(Adaptive(), key)}
         return {
             "bench.verdict": self.verdict,
+            "bench.judge_requests": "judge_requests" in self.prompts,
             **{f"student.{key}": value for key, value in answers.items()},
             **{f"bench.adaptive.{key}": value for key, value in adaptive.items()},
         }

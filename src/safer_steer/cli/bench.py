@@ -58,7 +58,7 @@ def bench(
     judges = [_sampled(held, "judge", judge) for judge in judging]
     if judge_only is not None:
         _need(mode, ("--judge-model", judge_model))
-        keys = {"bench.verdict": held.verdict} if held else {}
+        keys = {key: value for key, value in held.keys.items() if key in options.OF_JUDGING} if held else {}
         return _judge_kept(judge_only, judges, keys | typed, out, protocol, fresh, not no_check)
     if out is None:
         raise UserError("bench: give --out, the folder that the results go to")
@@ -70,6 +70,11 @@ def bench(
     if no_judge and judge_model and not describes:  # the judge may still describe the pictures
         raise UserError("bench: --no-judge and --judge-model are both given; give one of them")
     targets = _targets(model or [], base_url or [], api_key_env or [])
+    for key in ("model", "base_url", "api_key_env") if len(targets) > 1 else ():
+        if f"roles.target.{key}" in typed:
+            raise UserError(
+                f"bench: --set roles.target.{key} is of one model; give --{key.replace('_', '-')}"
+            )
     roles: dict[str, Any] = {"target": _sampled(held, "target", targets[0]), "judge": judges}
     measured: dict[str, Any] = {"suites": suite, "judged": not no_judge}
     measured["targets"] = targets if len(targets) > 1 else []
@@ -124,7 +129,7 @@ def _judge_kept(
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
-    with options.options_named():
+    with options.options_named(keys):
         config = judging_config(run, judges, keys)
         out = out or judged_folder(run, config.models_of("judge"))
         _compare(protocol, config, out, kept_models(run))
@@ -143,18 +148,19 @@ def _served(
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
-    with options.options_named():
+    with options.options_named(keys):
+        make_absolute(settings, Path.cwd())
         set_keys(settings, keys, "bench: --set")
         try:
             config = Config.model_validate(settings)
         except ValidationError as error:
             raise UserError(f"bench: {in_words(error)}") from None
-        make_absolute(config, Path.cwd())
         adaptive = config.bench.adaptive
         if adaptive and not (adaptive.attackers or adaptive.own or adaptive.trained):
             raise UserError("bench: bench.adaptive needs --attacker-model too")
         models = list(config.models_of("target"))
-        config.name = ", ".join(models)
+        if "name" not in keys:
+            config.name = ", ".join(models)
         _compare(protocol, config, out, models)
         with results(out), Display() as show:
             measuring.bench_endpoints(config, out, show, fresh, try_models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -147,8 +147,12 @@ _USED = {
 }
 """The parameters of `bench` that have an effect with CONFIG and with --judge-only. With --model, all but
 --stub and --override have."""
-OF_JUDGING = ("roles.judge.", "roles.*.", "bench.verdict", "bench.judge_requests")
+OF_JUDGING = (
+    *("roles.judge.", "bench.verdict", "bench.judge_requests", "bench.max_unscored", "spending_limit"),
+)
 """The keys that have an effect with --judge-only begin with these."""
+OF_A_RUN = ("seeds.", "assembly", "bootstrap.", "rl.", "gates.", "report_to", "bench.models")
+"""Those of keys that have none with --model, where nothing is trained."""
 
 
 def mode_of(context: typer.Context, keys: Iterable[str]) -> Mode:
@@ -177,8 +181,10 @@ def mode_of(context: typer.Context, keys: Iterable[str]) -> Mode:
         source = context.get_parameter_source(name)
         if source and source.name == "COMMANDLINE" and name not in _USED[mode]:
             raise UserError(f"bench: {parameter.opts[0]} has no effect with {mode}; {fix}")
-    for key in keys if mode == "--judge-only" else ():
-        if not key.startswith(OF_JUDGING):
+    for key in keys:
+        if mode == "--model" and key.startswith(OF_A_RUN):
+            raise UserError(f"bench: --set {key} has no effect with --model; nothing is trained")
+        if mode == "--judge-only" and not key.startswith(OF_JUDGING):
             raise UserError(f"bench: --set {key} has no effect with {mode}; {fix}")
     return mode
 
@@ -189,10 +195,11 @@ _KEY = re.compile(r"\b(?:roles|bench)(?:\.[a-z_]+)+")
 
 
 @contextmanager
-def options_named() -> Iterator[None]:
-    """Errors name the options of the command line, not the config keys behind them."""
+def options_named(typed: Container[str]) -> Iterator[None]:
+    """Errors name the options of the command line, not the config keys behind them; but for those that were
+    typed."""
     try:
         yield
     except (UserError, NoResult) as error:
-        line = _KEY.sub(lambda key: NAMES.get(key[0], key[0]), str(error))
+        line = _KEY.sub(lambda key: key[0] if key[0] in typed else NAMES.get(key[0], key[0]), str(error))
         raise (NoResult if isinstance(error, NoResult) else UserError)(line) from None

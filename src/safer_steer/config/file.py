@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -29,32 +30,52 @@ STUB_STUDENT = {
     "dtype": "float32",
     "device": "cpu",
     "chat_template": None,
-    "lora_rank": 0,
 }
 STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 256}
 """What suits the shipped student."""
 
 
 def load_config(
-    path: Path, limit: int | None = None, stub: bool = False, keys: Mapping[str, Any] | None = None
+    path: Path,
+    limit: int | None = None,
+    stub: bool = False,
+    keys: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    where: object = "--set",
 ) -> Config:
     """Read a YAML config. Relative paths in it are relative to the file; in the result they are absolute.
-    `limit` overrides the config's, and so do `keys` (`with_keys`), whose paths are relative to the working
-    folder. With `stub` every role gives made-up answers, and the shipped student stands in for the config's.
+    `limit` overrides the config's, and so do `keys` such as `rl.tcsr` (`set_keys`). With `stub` every role
+    gives made-up answers, and the shipped student stands in for the config's.
 
     `base: FILE`, or a list of files, names configs that it begins from: what the file itself says goes over
-    what they say, section by section, and a list takes the place of a list. Raises `UserError` that names
-    file and key."""
+    what they say, section by section, and a list takes the place of a list.
+
+    Args:
+        folder: what relative paths in `keys` are relative to; None for the working folder.
+        where: what errors in `keys` begin with.
+
+    Raises:
+        UserError: names file (or `where`) and key.
+    """
     path = Path(os.path.abspath(path))
-    data = _with_bases(path)
+    data = _with_bases(path) | ({} if limit is None else {"limit": limit})
+    whole = deepcopy(data)
+    set_keys(whole, keys or {}, where, folder)
     try:
-        config = Config.model_validate(data if limit is None else data | {"limit": limit})
-        make_absolute(config, path.parent)
-        if keys:
-            config = with_keys(config, keys, Path.cwd(), "--set")
+        config = Config.model_validate(whole)
         return with_stubs(config) if stub else config
     except ValidationError as error:
-        raise UserError(f"{path}: {in_words(error)}") from None
+        said = in_words(error)
+        raise UserError(f"{path if said == _complaint(data) else where}: {said}") from None
+
+
+def _complaint(data: Mapping[str, Any]) -> str:
+    """What is wrong with the keys of a config; "" for nothing."""
+    try:
+        Config.model_validate(data)
+    except ValidationError as error:
+        return in_words(error)
+    return ""
 
 
 def config_in(run: Path, what: str = "a run") -> Config:
@@ -65,19 +86,18 @@ def config_in(run: Path, what: str = "a run") -> Config:
 
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a config's file over those of the files in its `base`, one file or several in this order.
-    `above` are the files that it is a base of."""
+    """The keys of a config's file, with absolute paths, over those of the files in its `base`, one file or
+    several in this order. `above` are the files that it is a base of."""
     data = read_yaml(path)
+    make_absolute(data, path.parent)
     together: dict[str, Any] = {}
     for name, base in _bases(data.pop("base", None), path).items():
         if base in (path, *above):
             raise UserError(f"{path}: base: {name} begins from this file in turn; leave one of the two out")
-        try:
-            parent = Config.model_validate(_with_bases(base, (*above, path)))
-        except ValidationError as error:
-            raise UserError(f"{base}: {in_words(error)}") from None
-        make_absolute(parent, base.parent)
-        together = _merged(together, parent.model_dump(mode="json", exclude_unset=True))
+        parent = _with_bases(base, (*above, path))
+        if said := _complaint(parent):
+            raise UserError(f"{base}: {said}")
+        together = _merged(together, parent)
     return _merged(together, data)
 
 
@@ -145,112 +165,135 @@ def absolute_suites(suites: Iterable[str], folder: Path) -> list[str]:
     return [suite if suite in NOT_FILES else absolute(suite, folder) for suite in suites]
 
 
-def make_absolute(config: Config, folder: Path) -> None:
-    """Make the relative paths of a config, read from this folder, absolute. What the file did not set stays
-    unset."""
+PATHS = (
+    *("student.model", "student.chat_template", "seeds.sources.path", "seeds.sources.images"),
+    *("seeds.scripts", "rl.cotrain.attacker", "rl.cotrain.student", "bench.suites", "bench.capability"),
+    *("bench.adaptive.intents", "bench.adaptive.trained"),
+)
+"""The keys whose values are paths, or lists of them."""
 
-    def change(owner: BaseModel, key: str, value: Any) -> None:
-        if value != getattr(owner, key):
-            setattr(owner, key, value)
 
-    def change_path(owner: BaseModel, key: str) -> None:
-        change(owner, key, (path := getattr(owner, key)) and absolute(path, folder))
+def make_absolute(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths in the keys of a config, which are relative to this folder, absolute."""
 
-    for source in config.seeds.sources:
-        change_path(source, "path")
-        change_path(source, "images")
-    change_path(config.seeds, "scripts")
-    model = config.student.model
-    if model.startswith((".", "/", "~")) or (model != "sandbox" and (folder / model).is_dir()):
-        change_path(config.student, "model")
-    change_path(config.student, "chat_template")
-    change_path(config.rl.cotrain, "attacker")
-    change_path(config.rl.cotrain, "student")
-    for key in ("suites", "capability"):
-        change(config.bench, key, absolute_suites(getattr(config.bench, key), folder))
-    if adaptive := config.bench.adaptive:
-        change_path(adaptive, "intents")
-        change(adaptive, "trained", [absolute(path, folder) for path in adaptive.trained])
+    def placed(key: str, path: Any) -> Any:
+        if not isinstance(path, str) or not path:
+            return path
+        if key in ("bench.suites", "bench.capability"):
+            [path] = absolute_suites([path], folder)
+            return path
+        is_file = path.startswith((".", "/", "~")) or (path != "sandbox" and (folder / path).is_dir())
+        return absolute(path, folder) if key != "student.model" or is_file else path
+
+    for key in PATHS:
+        *sections, name = key.split(".")
+        for section in _sections(data, sections):
+            value = section.get(name)
+            if isinstance(value, list):
+                section[name] = [placed(key, path) for path in value]
+            elif isinstance(value, str):
+                section[name] = placed(key, value)
+
+
+def _sections(data: Any, names: list[str]) -> Iterator[dict[str, Any]]:
+    """The sections of this name, of which a list may have several."""
+    for one in data if isinstance(data, list) else [data]:
+        if isinstance(one, dict):
+            yield from _sections(one.get(names[0]), names[1:]) if names else [one]
 
 
 def read_keys(entries: Iterable[str]) -> dict[str, Any]:
-    """The keys and values of entries `KEY=VALUE`. Values are YAML; but text stands for itself where a key
-    takes text, and texts between commas where it takes several.
+    """The keys and values of entries `KEY=VALUE`. A single value is the text after the `=`, in which numbers
+    and truth values are read when the config is; or null, if it is "null". A list has commas between its
+    entries, or is YAML in brackets; what has keys of its own is YAML. Of two entries with one key the later
+    counts.
 
     Raises:
-        UserError: an entry has no `=`.
+        UserError: an entry has no `=`, or is no text.
     """
-    types = {key: type for key, type, *_ in describe()}
     keys: dict[str, Any] = {}
     for entry in entries:
         key, equals, text = entry.partition("=")
         if not equals:
             raise UserError(f"--set {entry}: give KEY=VALUE, for instance bench.dialogues=40")
-        type = types.get(re.sub(r"^roles\.\w+", "roles.<role>", key), "")
-        if type in ("str", "str | null") and text != "null":
-            keys[key] = text
-        elif type.startswith("list") and not text.startswith("["):
-            keys[key] = text.split(",")
-        else:
-            keys[key] = _yaml(text)
+        if entry != entry.encode(errors="ignore").decode():
+            raise UserError(f"--set {key}: its value is not valid UTF-8")
+        keys.pop(key, None)
+        keys[key] = _read(text, _type_of(key))
     return keys
 
 
-def _yaml(text: str) -> Any:
+def _type_of(key: str) -> str:
+    """The type of a key as `describe` has it; "" for a section, or an unknown key."""
+    above = key.rpartition(".")[0]
+    for known, type, *_ in describe():
+        pattern = re.sub(r"<\w+>", "[^.]+", known.replace("[]", ""))
+        if re.fullmatch(pattern, key):
+            return type
+        if type == "dict of str" and re.fullmatch(pattern, above):
+            return "str"
+    return ""
+
+
+def _read(text: str, type: str) -> Any:
+    if type.startswith(("list of", "tuple of")) and not text.startswith("["):
+        return [] if text in ("", "null") else [part.strip() for part in text.split(",")]
+    if type and not type.startswith(("list of", "tuple of", "dict of")):
+        return None if text == "null" else text
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):
         return text
 
 
-def with_keys(config: Config, keys: Mapping[str, Any], folder: Path, where: object) -> Config:
-    """The config with keys such as `rl.tcsr` set. Relative paths among the values are relative to `folder`.
-
-    Raises:
-        UserError: a key is unknown or a value wrong, or `set_keys` refuses it; begins with `where`.
-    """
-    data = config.model_dump(mode="json", exclude_unset=True)
-    set_keys(data, keys, where)
-    try:
-        whole = Config.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"{where}: {in_words(error)}") from None
-    make_absolute(whole, folder)
-    return whole
-
-
-def set_keys(config: dict[str, Any], keys: Mapping[str, Any], where: object) -> None:
+def set_keys(
+    config: dict[str, Any], keys: Mapping[str, Any], where: object, folder: Path | None = None
+) -> None:
     """Set keys in the sections of a config. `*` stands for every section there, as in `roles.*.timeout_s`.
-    In a list of sections, as of several judges, each gets the key.
+    In a list of sections, as of several judges, each gets the key. Relative paths among the values are
+    relative to `folder`, or to the working folder.
 
     Raises:
-        UserError: a value is a whole section, whose other keys would get their defaults, or a key is not in
-            a section.
+        UserError: a value is a whole section that is there, whose other keys would be lost, or a key is not
+            in a section.
     """
-    defaults = Config().model_dump()
+    defaults = Config().model_dump(mode="json")
     for key, value in keys.items():
+        names = key.split(".")
+        wrapped: Any = {names[-1]: value}
+        for name in reversed(names[:-1]):
+            wrapped = {name: wrapped}
+        make_absolute(wrapped, folder or Path.cwd())
         default: Any = defaults
-        for name in key.split("."):
-            default = default.get(name) if isinstance(default, dict) else None
+        for name in names:
+            wrapped, default = wrapped[name], default.get(name) if isinstance(default, dict) else None
         if isinstance(default, dict) and isinstance(value, dict):
-            raise UserError(
-                f"{where}: {key} is a section of the config; write {key}.{next(iter(value), 'KEY')}"
-            )
-        _set(config, key.split("."), value, f"{where}: {key}")
+            raise UserError(_is_a_section(f"{where}: {key}", value))
+        _set(config, names, wrapped, f"{where}: {key}", defaults)
 
 
-def _set(section: dict[str, Any], names: list[str], value: Any, where: str) -> None:
+def _set(section: dict[str, Any], names: list[str], value: Any, where: str, default: Any) -> None:
+    """`default`: of the section."""
     name, *below = names
     if not below:
+        if isinstance(value, dict) and any(_sections(section.get(name), [])):
+            raise UserError(_is_a_section(where, value))
         section[name] = value
         return
+    default = default.get(name) if isinstance(default, dict) else None
     if name != "*" and section.get(name) is None:
-        section[name] = {}
-    for inner in ([*section.values()] or [None]) if name == "*" else [section[name]]:
-        for one in inner if isinstance(inner, list) else [inner]:
-            if not isinstance(one, dict):
-                raise UserError(f"{where}: {name} is no section of the config")
-            _set(one, below, value, where)
+        section[name] = deepcopy(default) if isinstance(default, list) else {}
+    meant = [*section.values()] if name == "*" else [section[name]]
+    inner = [one for part in meant for one in (part if isinstance(part, list) else [part])]
+    if not inner or not all(isinstance(one, dict) for one in inner):
+        raise UserError(f"{where}: {name} is no section of the config")
+    for one in inner:
+        _set(one, below, value, where, default)
+
+
+def _is_a_section(where: str, value: dict[str, Any]) -> str:
+    key = where.rpartition(" ")[2]
+    return f"{where} is a section of the config; write {key}.{next(iter(value), 'KEY')}"
 
 
 def with_stubs(config: Config) -> Config:
@@ -259,11 +302,12 @@ def with_stubs(config: Config) -> Config:
     most = {key: min(getattr(student, key), number) for key, number in STUB_AT_MOST.items()}
     rl = config.rl
     longest = min(rl.max_completion_tokens, STUB_AT_MOST["max_length"])
+    rank = student.lora_rank if rl.algorithm == "cotrain" else 0  # which trains adapters
     return Config.model_validate(
         config.model_dump()
         | {
             "roles": dict.fromkeys(get_args(RoleName), Role(model="stub")),
-            "student": student.model_dump() | STUB_STUDENT | most,
+            "student": student.model_dump() | STUB_STUDENT | most | {"lora_rank": rank},
             "rl": rl.model_dump() | {"max_completion_tokens": longest},
             "gates": {},
         }

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from safer_steer.config import Config, ModelName
-from safer_steer.config.file import absolute, in_words, load_config, read_yaml, with_keys
+from safer_steer.config.file import absolute, in_words, load_config, read_yaml
 from safer_steer.config.kinds import Section
 from safer_steer.errors import UserError
 
@@ -173,6 +173,5 @@ def config_of(experiment: Experiment, path: Path, arm: Arm, seed: int) -> Config
         UserError: a key is unknown or a value wrong; names the file.
     """
     folder = Path(os.path.abspath(path)).parent
-    config = load_config(Path(absolute(experiment.config, folder)))
     keys = experiment.set | arm.set | {"seed": seed, "bench.models": [arm.model]}
-    return with_keys(config, keys, folder, path)
+    return load_config(Path(absolute(experiment.config, folder)), keys=keys, folder=folder, where=path)

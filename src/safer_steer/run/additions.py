@@ -9,7 +9,12 @@ from typing import Any
 
 from safer_steer.config.file import NOT_FILES
 
-MAY_GROW = ("bench.targets", "bench.models", "bench.suites", "bench.capability", "bench.adaptive.")
+ATTACKERS = ("attackers", "own", "trained")
+"""The lists of `bench.adaptive` that name who attacks."""
+MAY_GROW = (
+    *("bench.targets", "bench.models", "bench.suites", "bench.capability"),
+    *(f"bench.adaptive.{name}" for name in ATTACKERS),
+)
 """Beginnings of the keys whose lists may get further entries."""
 
 
@@ -86,16 +91,15 @@ def _add_attackers(old: dict[str, Any], new: dict[str, Any]) -> bool:
         if attacker:
             old.setdefault("roles", {})["attacker"] = attacker
         return True
-    if not (before.get("attackers") or before.get("own")):
+    if not any(before.get(key) for key in ATTACKERS):
         return False  # the role's model alone attacks
-    lists = [key for key in ("attackers", "own") if set(before.get(key) or ()) <= set(after[key])]
-    if len(lists) < 2:
+    if not all(set(before.get(key) or ()) <= set(after.get(key) or ()) for key in ATTACKERS):
         return False
     if before.get("attackers"):
         _same_model(old, new, "attacker")
     elif attacker:
         old.setdefault("roles", {})["attacker"] = attacker
-    grown = [_add(before, after, key) for key in lists]
+    grown = [_add(before, after, key) for key in ATTACKERS]
     return any(grown)
 
 
