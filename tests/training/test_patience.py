@@ -98,6 +98,28 @@ async def test_a_call_that_hangs_is_waited_for_while_others_move() -> None:
     assert await played(slow, 1, turns=6) == [StopReason.COMPLETED] * 5
 
 
+async def test_turns_of_one_trajectory_that_are_scored_side_by_side_each_count() -> None:
+    """As the audit does. While one of them moves, the other is waited for."""
+    dialogue = Dialogue(id="d", kind=Kind.BENIGN, turns=[Turn(user="u", assistant="a")] * 2)
+
+    async def scored(most: int, *seconds: float) -> list[bool]:
+        last = LastVerdicts(Slow(lambda name, turn: seconds[turn]), 0.4, most)
+
+        async def one(place: int) -> bool:
+            with last.playing(dialogue.id):
+                try:
+                    return bool(await last.judge(dialogue, place, None))
+                except EndpointError:
+                    return False
+
+        async with last.watching():
+            return list(await asyncio.gather(one(0), one(1)))
+
+    assert await scored(1, FOREVER, 0.1) == [False, True]
+    assert await scored(1, 0.7, 0.7) == [True, True], "two hang, so the endpoint decides"
+    assert await scored(2, FOREVER, FOREVER) == [False, False]
+
+
 async def test_where_many_hang_the_endpoint_decides() -> None:
     hanging = Slow(lambda name, turn: 2.0 if name in "ab" else 0)
     assert await played(hanging, 1, turns=1) == [StopReason.COMPLETED] * 5

@@ -104,6 +104,11 @@ def test_only_the_last_steps_are_remembered() -> None:
     memory = knowing(before=10)
     for _ in range(WINDOW):
         memory.learn({})
+    assert memory.counts("before"), (
+        "a step without tries, as against a checkpoint in co-training, is none of them"
+    )
+    for _ in range(WINDOW):
+        memory.learn({"another": {"": [1, 0]}})
     assert memory.counts("before") == {} and draws(memory) == draws(TutorMemory(NAMES, 0))
 
 

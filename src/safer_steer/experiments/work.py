@@ -24,7 +24,7 @@ from safer_steer.errors import ExitCode, UserError
 from safer_steer.experiments.measures import played_to_its_end
 from safer_steer.experiments.spec import Experiment, config_of
 from safer_steer.files.manifest import Manifest, config_sha256
-from safer_steer.files.store import AtWork, canonical, content_id, inside, locked, write_atomic
+from safer_steer.files.store import AtWork, canonical, content_id, inside, locked, whole_folder, write_atomic
 from safer_steer.stages import STAGES
 from safer_steer.workers import side_by_side
 
@@ -76,17 +76,14 @@ def branch(trunk: Path, folder: Path, config: Config) -> None:
     where the file system has none). The folder is complete or absent. Does nothing if it is there."""
     if folder.exists():
         return
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_atomic(part / "config.yaml", dump_config(config))
-    shared = {name: entry for name, entry in Manifest(trunk).stages.items() if name in SHARED}
-    for entry in shared.values():
-        for name in entry["files"]:
-            _link(inside(trunk, name), part / name)
-        entry["config"] = config_sha256(part / "config.yaml")
-    write_atomic(part / "manifest.json", canonical({"stages": shared}))
-    part.rename(folder)
+    with whole_folder(folder) as part:
+        write_atomic(part / "config.yaml", dump_config(config))
+        shared = {name: entry for name, entry in Manifest(trunk).stages.items() if name in SHARED}
+        for entry in shared.values():
+            for name in entry["files"]:
+                _link(inside(trunk, name), part / name)
+            entry["config"] = config_sha256(part / "config.yaml")
+        write_atomic(part / "manifest.json", canonical({"stages": shared}))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -19,7 +19,7 @@ from safer_steer.config.file import config_in
 from safer_steer.errors import UserError
 from safer_steer.export.write import facts_of
 from safer_steer.files.manifest import Manifest, verify
-from safer_steer.files.store import write_atomic
+from safer_steer.files.store import whole_folder, write_atomic
 from safer_steer.stages import STAGES
 
 ANSWERS = "answers"
@@ -51,20 +51,18 @@ def export_answers(run: Path, to: Path) -> list[str]:
         raise UserError(f"{run}: {changed[0]}; run `safer-steer bench` again, which pays for nothing twice")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to}: has files; choose an empty or new folder with --to")
-    config, part = config_in(run), to.absolute().with_name(f"{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for name in manifest.stages["bench"]["files"]:
-        (part / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / name, part / name)
-    write_atomic(part / "config.yaml", yaml.safe_dump(_settings(config, part), sort_keys=False))
-    held = yaml.safe_load((part / "protocol.yaml").read_text())
-    judges = ", ".join(config.models_of("judge")) if config.bench.judged else "none"
-    facts = {"name": config.name, "protocol": held["sha256"], "judges": judges}
-    write_atomic(part / "README.md", _README.format(**facts))
-    contents = ("README.md", "config.yaml", *STAGES["bench"].writes)
-    Manifest(part).record(ANSWERS, contents, (), facts_of(run, config.name, manifest.stages))
-    shutil.rmtree(to, ignore_errors=True)
-    part.rename(to)
+    config = config_in(run)
+    with whole_folder(to.absolute()) as part:
+        for name in manifest.stages["bench"]["files"]:
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / name, part / name)
+        write_atomic(part / "config.yaml", yaml.safe_dump(_settings(config, part), sort_keys=False))
+        held = yaml.safe_load((part / "protocol.yaml").read_text())
+        judges = ", ".join(config.models_of("judge")) if config.bench.judged else "none"
+        facts = {"name": config.name, "protocol": held["sha256"], "judges": judges}
+        write_atomic(part / "README.md", _README.format(**facts))
+        contents = ("README.md", "config.yaml", *STAGES["bench"].writes)
+        Manifest(part).record(ANSWERS, contents, (), facts_of(run, config.name, manifest.stages))
     dialogues = sum(path.read_bytes().count(b"\n") for path in to.glob("bench/*/*.jsonl"))
     return [f"{dialogues:,} dialogues of {len([*(to / 'bench').iterdir()])} models; judges: {judges}"]
 

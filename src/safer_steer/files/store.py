@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,6 +94,18 @@ def write_atomic(path: Path, content: str | bytes, sync: bool = True) -> None:
     """`writing` for a content that is at hand."""
     with writing(path, sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to write into. It is renamed to `path` when the block ends without an error, so that
+    one is complete or absent; what stood there is replaced."""
+    part = path.with_name(path.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(path, ignore_errors=True)
+    part.rename(path)
 
 
 class PathError(UserError):

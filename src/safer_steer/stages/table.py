@@ -122,7 +122,10 @@ def _seeds_inputs(config: Config) -> tuple[Input, ...]:
 
 def _rl_inputs(config: Config) -> tuple[Input, ...]:
     base = config.rl.start_from == "base" or config.student.lora_rank
-    return (*_files("module", config.rl.tutor, config.rl.reward), *(_student(config) if base else ()))
+    cotrain = config.rl.cotrain
+    adapters = _files("weights", cotrain.attacker, cotrain.student)
+    modules = _files("module", config.rl.tutor, config.rl.reward)
+    return (*modules, *adapters, *(_student(config) if base else ()))
 
 
 def _bench_inputs(config: Config) -> tuple[Input, ...]:

@@ -20,6 +20,7 @@ import torch
 from safer_steer.config import Student
 from safer_steer.config.rl import Rollouts
 from safer_steer.errors import EndpointError, UserError, shortened
+from safer_steer.files.store import whole_folder
 from safer_steer.student.adapters import (
     WEIGHTS,
     adapter_weights,
@@ -93,7 +94,8 @@ async def offered(
     if settings.lora_rank:
         assert student.folder, "RL has a folder"
         adapter = student.folder / ".adapters" / f"{student.step:05d}"
-        _save_adapter(student.model, adapter, weights)
+        with whole_folder(adapter) as part:
+            write_adapter(student.model, part, weights)
         return await _with_adapter(offers, adapter, student.folder)
     refuse_full_weights(settings)
     _send_weights(offers, student.model)
@@ -157,15 +159,6 @@ async def _with_adapter(offers: Sequence[Offer], adapter: Path, folder: Path) ->
         if adapter.parent.name == ".adapters" and other != adapter:
             shutil.rmtree(other)
     return offering
-
-
-def _save_adapter(model: Any, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    """`write_adapter`; the folder is either complete or absent."""
-    part = folder.with_name(folder.name + ".part")
-    for path in (part, folder):
-        shutil.rmtree(path, ignore_errors=True)
-    write_adapter(model, part, weights)
-    part.rename(folder)
 
 
 def refuse_full_weights(student: Student) -> None:

@@ -53,12 +53,12 @@ class Audit:
         audit = self.config.rl.audit
         assert audit, "a run with an audit"
         waiting = [(dialogue, place) for dialogue in dialogues for place in self.drawn(dialogue)]
-        few = int(self.config.rl.max_unscored * len(waiting))
+        few = max(1, int(self.config.rl.max_unscored * len(waiting)))
         critic = LastVerdicts(self.critic, patience_of(self.config, audit.role), few)
 
         async def one(dialogue: Dialogue, place: int) -> None:
             turn = dialogue.turns[place]
-            with critic.playing(f"{dialogue.id} {place}"):
+            with critic.playing(dialogue.id):
                 try:
                     verdict = await critic.judge(dialogue, place, None)
                 except BoundaryError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -36,7 +37,8 @@ class LastVerdicts:
     def __init__(self, critic: Critic, seconds: float, most: int) -> None:
         self.critic, self.seconds, self.most = critic, seconds, most
         self.immediate = critic.immediate
-        self._playing: set[str] = set()
+        self._playing: Counter[str] = Counter()
+        """Trajectories by their ids; one of which several turns are scored side by side counts as so many."""
         self._calls: dict[asyncio.Task[Verdict], tuple[str, float]] = {}
         """Verdicts being waited for: whose, and since when."""
         self._given_up: set[asyncio.Task[Verdict]] = set()
@@ -44,11 +46,11 @@ class LastVerdicts:
     @contextmanager
     def playing(self, trajectory: str) -> Iterator[None]:
         """While within, this trajectory is being played."""
-        self._playing.add(trajectory)
+        self._playing[trajectory] += 1
         try:
             yield
         finally:
-            self._playing.discard(trajectory)
+            self._playing[trajectory] -= 1
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -82,7 +84,7 @@ class LastVerdicts:
             await asyncio.sleep(min(1.0, self.seconds / 10))
             late = time.monotonic() - self.seconds
             hanging = {call: whose for call, (whose, since) in self._calls.items() if since <= late}
-            if self._playing <= set(hanging.values()) and len(self._playing) <= self.most:
+            if self._playing <= Counter(hanging.values()) and self._playing.total() <= self.most:
                 for call in hanging:
                     self._given_up.add(call)
                     call.cancel()

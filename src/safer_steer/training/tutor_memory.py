@@ -68,8 +68,10 @@ class TutorMemory:
         self.steps: deque[Tries] = deque(maxlen=WINDOW)
 
     def learn(self, tries: Tries) -> None:
-        """Take in a step's tries."""
-        self.steps.append(tries)
+        """Take in a step's tries. A step without any is none of those remembered: in co-training, most steps
+        are played against a checkpoint."""
+        if tries:
+            self.steps.append(tries)
 
     def counts(self, approach: str) -> dict[str, tuple[int, int]]:
         """Tried and breached by category, over the steps remembered."""

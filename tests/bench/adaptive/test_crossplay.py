@@ -15,7 +15,8 @@ from safer_steer.config import SHIPPED
 from safer_steer.config.cotrain import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues
-from safer_steer.errors import UserError
+from safer_steer.episode import Verdict
+from safer_steer.errors import EndpointError, UserError
 from safer_steer.files.images import pictures_in
 from safer_steer.report.cotrain_plots import cotrain_plots
 from safer_steer.training.cotrain.loop import pool_of
@@ -49,6 +50,21 @@ def test_every_student_meets_every_attacker_and_those_that_were_held_out(run) ->
     assert play() == found and len(calls.read_text().splitlines()) == asked, "a cell that is there was played"
     play(drawn[:3])
     assert len([*read_dialogues(folder / "00000-0.jsonl")]) == 3, "a script that is new was not played"
+
+
+def test_what_an_endpoint_lost_is_played_by_the_next_call(run) -> None:
+    class Dead(Counting):
+        async def judge(self, *args: object) -> Verdict:
+            raise EndpointError("no answer")
+
+    config, seeds = config_of(), read_split(run, "rl")[:2]
+    pool = pool_of(config, run)
+    pool.add(Block("attacker", 1, 0), SHIPPED_ATTACKER)
+    with pytest.raises(UserError, match="no answer"):
+        CrossPlay(config, run, pool, Dead(run, run / "calls", None)).cell(seeds, 0, 0)
+    CrossPlay(config, run, pool, Counting(run, run / "calls", None)).cell(seeds, 0, 0)
+    kept = [*read_dialogues(run / "rl" / "crossplay" / "00000-0.jsonl")]
+    assert len(kept) == 2 and all(turn.scores for row in kept for turn in row.turns)
 
 
 def test_rates_leave_out_what_was_not_scored() -> None:

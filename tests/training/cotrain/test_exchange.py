@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safer_steer.config import Student
-from safer_steer.dialogue import Dialogue, Format, Kind, Turn, visible_answer
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, visible_answer
 from safer_steer.files.images import pictures_in
 from safer_steer.files.store import write_atomic
 from safer_steer.sandbox.world import devices, draw_png
@@ -17,7 +17,7 @@ from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import renderer_of
 from safer_steer.student.policy import Completion
 from safer_steer.student.transcript import Transcript
-from safer_steer.training.cotrain.exchange import NOTHING, SYSTEM, exchanged, goal_of
+from safer_steer.training.cotrain.exchange import NOTHING, SYSTEM, exchanged, goal_of, shown_first
 from safer_steer.training.cotrain.seat import Seat
 
 FORMAT = Format.THINKING_ANSWER
@@ -113,6 +113,16 @@ def seat(tmp_path) -> tuple[Seat, Asking]:
     settings = Student(system=SYSTEM)
     speaker = StudentAssistant(policy, ATTACKER, settings, pictures_in(tmp_path, 100_000), "key")
     return Seat(speaker, FORMAT), policy
+
+
+def test_a_picture_of_the_first_turn_is_seen_by_both_sides_from_the_start() -> None:
+    turns = [Turn(user="a", images=["b.png"]), Turn(user="c", images=["d.png"])]
+    seed = Seed(id="s", kind=Kind.RED_TEAM, intent="x", images=["a.png"], turns=turns)
+    shown = shown_first(seed)
+    assert shown.images == ["a.png", "b.png"] and shown.all_images == seed.all_images
+    played = Dialogue.begin(shown)
+    played.turns = [Turn(user="u", assistant="v")]
+    assert exchanged(played, FORMAT).images_by_turn() == [["a.png", "b.png"]]
 
 
 def test_the_seat_asks_with_goal_and_picture_before_it_and_keeps_the_exact_tokens(seat) -> None:

@@ -14,13 +14,14 @@ from cotrain_run import STEPS, config_of, counted, prepared
 from forked import Forked
 from rl_run import Counting
 from safer_steer.config import Config
+from safer_steer.config.cotrain import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Dialogue, Kind, Turn, read_dialogues, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 from safer_steer.student.adapters import WEIGHTS
-from safer_steer.training.cotrain.loop import cotrain
-from safer_steer.training.cotrain.pool import RULES, Block, Pool, blocks, opponent
+from safer_steer.training.cotrain.loop import begins_with, cotrain
+from safer_steer.training.cotrain.pool import RULES, SIDES, Block, Pool, blocks, opponent
 from safer_steer.training.cotrain.rollouts import SideRollouts
 
 
@@ -185,6 +186,11 @@ def test_a_side_that_cannot_begin_costs_one_line(tmp_path, cotraining, said) -> 
     with pytest.raises(UserError, match=said):
         cotrain(config, run, Counting(run, tmp_path / "c", None), counted(run, tmp_path / "c"))
     assert not (run / "rl" / "model").exists()
+
+
+def test_with_shared_weights_both_sides_begin_as_the_student_does(tmp_path) -> None:
+    config = config_of(shared_weights=True, student=str(SHIPPED_ATTACKER))
+    assert {begins_with(config, tmp_path, side) for side in SIDES} == {str(SHIPPED_ATTACKER)}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from safer_steer.student.adapters import with_adapter
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import load_student, renderer_of
 from safer_steer.student.policy import SampledStudent
-from safer_steer.training.cotrain.exchange import SYSTEM
+from safer_steer.training.cotrain.exchange import SYSTEM, shown_first
 from safer_steer.training.cotrain.pool import Pool, Side
 from safer_steer.training.cotrain.rewards import hits
 from safer_steer.training.cotrain.seat import AdapterPolicy, Scoring, Seat
@@ -62,13 +62,15 @@ class CrossPlay:
 
     def cell(self, seeds: list[Seed], student: int, attacker: int | str) -> dict[str, float | None]:
         """Breach rate on the attacks among the seeds and rate of refused twins on the others, for a student
-        after so many steps against an attacker after so many, or one of `HELD_OUT`."""
+        after so many steps against an attacker after so many, or one of `HELD_OUT`. Raises as
+        `episodes.play_all`; what an endpoint lost is played by the next call."""
         playing = play_all(
-            seeds,
+            [shown_first(seed) for seed in seeds],
             self._speaker("student", student),
             Scoring(self.tutor),
             self.folder / f"{student:05d}-{attacker}.jsonl",
             user=self._user(attacker),
+            again_if_unreached=True,
             max_turns=self.config.rl.max_turns,
         )
         return rates(self.wait(playing))

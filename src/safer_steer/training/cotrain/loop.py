@@ -28,7 +28,7 @@ from safer_steer.dialogue import Seed, Turn
 from safer_steer.episode import Critic
 from safer_steer.errors import UserError
 from safer_steer.files.images import PicturesOf, pictures_in
-from safer_steer.files.store import read_rows
+from safer_steer.files.store import read_rows, whole_folder
 from safer_steer.student.adapters import NAME, WEIGHTS, is_adapter
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import renderer_of
@@ -36,7 +36,7 @@ from safer_steer.student.policy import PolicyOf, SampledStudent
 from safer_steer.student.renderer import Renderer
 from safer_steer.student.training import last_checkpoint, seed_everything, start_of, steps_in, train
 from safer_steer.student.transformers_policy import in_process
-from safer_steer.training.cotrain.exchange import SYSTEM, goal_of
+from safer_steer.training.cotrain.exchange import SYSTEM, goal_of, shown_first
 from safer_steer.training.cotrain.pool import SIDES, Block, Pool, Side, blocks, learning, other_side
 from safer_steer.training.cotrain.rollouts import OPPONENT, Faithful, SideRollouts, SideTrainer
 from safer_steer.training.cotrain.seat import AdapterPolicy
@@ -107,7 +107,7 @@ def begins_with(config: Config, folder: Path, side: Side) -> str:
     """Folder or Hugging Face id of the weights that a side begins with. Raises `UserError` if what is to be
     an adapter is none."""
     cotrain = config.rl.cotrain
-    own = {"attacker": cotrain.attacker, "student": cotrain.student}[side]
+    own = cotrain.student if side == "student" or cotrain.shared_weights else cotrain.attacker
     if own and not is_adapter(own):
         raise UserError(f"rl.cotrain.{side}: {own} is no folder of a LoRA adapter; give one, or leave it out")
     if own or side == "student" or cotrain.shared_weights:
@@ -136,6 +136,7 @@ class _Both:
     policy_of: PolicyOf
 
     def __post_init__(self) -> None:
+        self.seeds = [shown_first(seed) for seed in self.seeds]
         self.steps = steps_of(self.config.rl, len(self.seeds))
         self.pictures_of: PicturesOf = pictures_in(self.folder, self.config.student.max_pixels)
         self.pool = pool_of(self.config, self.folder)
@@ -169,13 +170,11 @@ class _Both:
             path, out = self.pool.path(side, self.steps if learns else 0), self.home(side) / "model"
             if path is None or out.exists():
                 continue
-            part = out.with_name("model.part")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(path, part)
-            self.renderer(side).processor.save_pretrained(part)
-            for rest in ("rollouts", ".adapters"):
-                shutil.rmtree(self.home(side) / rest, ignore_errors=True)
-            part.rename(out)
+            with whole_folder(out) as part:
+                shutil.copytree(path, part, dirs_exist_ok=True)
+                self.renderer(side).processor.save_pretrained(part)
+                for rest in ("rollouts", ".adapters"):
+                    shutil.rmtree(self.home(side) / rest, ignore_errors=True)
 
     def _block(self, block: Block) -> Path:
         """Train one block; returns the checkpoint at its end."""
@@ -274,5 +273,5 @@ def _as_read(seed: Seed, side: Side) -> Seed:
     """A seed with what a side reads first: the attacker reads its goal."""
     if side == "student":
         return seed
-    first, *later = seed.turns
-    return seed.model_copy(update={"turns": [Turn(user=goal_of(seed.intent), images=first.images), *later]})
+    _, *later = seed.turns
+    return seed.model_copy(update={"turns": [Turn(user=goal_of(seed.intent)), *later]})

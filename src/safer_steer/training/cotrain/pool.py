@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from safer_steer.config.rl import Reinforce
 from safer_steer.errors import UserError
+from safer_steer.files.store import whole_folder
 from safer_steer.student.adapters import CONFIG, WEIGHTS
 
 Side = Literal["attacker", "student"]
@@ -90,12 +91,9 @@ class Pool:
         return path is not None and path.exists()
 
     def add(self, block: Block, checkpoint: Path) -> None:
-        """Keep the adapter of the checkpoint at a block's end. Its folder is complete or absent."""
+        """Keep the adapter of the checkpoint at a block's end."""
         path = self.path(block.side, block.until)
         assert path
-        part = path.with_name(path.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name in (CONFIG, WEIGHTS):
-            shutil.copy(checkpoint / name, part / name)
-        part.rename(path)
+        with whole_folder(path) as part:
+            for name in (CONFIG, WEIGHTS):
+                shutil.copy(checkpoint / name, part / name)
