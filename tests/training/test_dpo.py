@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import shutil
 from math import ceil
@@ -29,12 +31,13 @@ from safer_steer.files.store import write_atomic
 from safer_steer.pipeline import run_stage
 from safer_steer.plan.dry_run import dry_run
 from safer_steer.stages import STAGES
+from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import LoadedStudent, load_student
 from safer_steer.student.policy import Completion, Sampling, cut_at_its_end
 from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.dpo import PairCollator, dpo_arguments, prefer
-from safer_steer.training.preferences import Candidate, Played, drawn, pairs_of
+from safer_steer.training.preferences import Candidate, Played, drawn, pairs_of, play_seeds
 from safer_steer.training.returns import reward_of
 from safer_steer.training.tutor import TutorCritic
 from safer_steer.workers import PATIENCE
@@ -255,7 +258,7 @@ def test_a_student_whose_answers_end_at_once_stops_after_a_step_s_dialogues(tmp_
     config, run = dpo_config(), new_run(tmp_path)
     drawn_for_rl(config, run)
     with pytest.raises(
-        UserError, match=r"^rl: the first \d+ dialogues: of \d+ answers \d+ are empty and 0 break"
+        UserError, match=r"^rl: the last \d+ dialogues: of \d+ answers \d+ are empty and 0 break"
     ):
         prefer(
             config,
@@ -266,6 +269,28 @@ def test_a_student_whose_answers_end_at_once_stops_after_a_step_s_dialogues(tmp_
     turns = config.rl.max_turns * config.rl.group_size
     assert len({key.split()[2] for key in asked}) < STEPS * config.rl.prompts_per_step
     assert len(asked) <= 2 * config.rl.prompts_per_step * turns
+
+
+def test_the_pictures_of_a_dialogue_are_kept_while_it_is_played(tmp_path: Path) -> None:
+    """Those of all seeds would be 52 GB for the paper's."""
+    config, run = dpo_config(), new_run(tmp_path)
+    seeds = drawn(drawn_for_rl(config, run), config.rl, 0)
+    kept, loaded = list[int](), load_student(config.student)
+
+    class Refuses(TransformersPolicy):
+        async def reply(self, transcript: Transcript, key: str) -> Completion:
+            ids = [*transcript.renderer.plain("no."), transcript.renderer.end]
+            return cut_at_its_end(ids, [-0.1] * len(ids), transcript.renderer)
+
+    policy = Refuses(loaded.model, Sampling(8))
+    assistant = StudentAssistant(policy, loaded.renderer, config.student, pictures_in(run, 100_000), "key")
+
+    def counted(done: int, *_: int) -> None:
+        gc.collect()
+        kept.append(len(assistant._transcripts))
+
+    play_seeds(config, seeds, lambda: assistant, Failing(0), run / "rl", asyncio.run, counted)
+    assert len(seeds) > config.rl.prompts_per_step and max(kept) <= config.rl.prompts_per_step
 
 
 def test_equal_rewards_are_no_pair_and_none_at_all_is_one_line(tmp_path: Path) -> None:

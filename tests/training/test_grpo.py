@@ -20,9 +20,13 @@ from safer_steer.files.images import pictures_in
 from safer_steer.files.store import write_atomic
 from safer_steer.plan.dry_run import _rl_steps
 from safer_steer.report.health import warnings
+from safer_steer.student.assistant import StudentAssistant
+from safer_steer.student.load import renderer_of
+from safer_steer.student.policy import Completion
 from safer_steer.training.grpo import reinforce as train
 from safer_steer.training.returns import step_metrics, trajectory_return
 from safer_steer.training.trainers import rollback
+from safer_steer.training.trajectory import roll_out
 from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, drawn_for_rl, tiny_config, write_seeds
 
@@ -111,6 +115,19 @@ def test_a_trajectory_cut_off_by_the_context_has_no_return():
     assert trajectory_return(cut, Reinforce(), Format.THINKING_ANSWER) is None
     row = step_metrics([whole, cut, trajectory((9, 9, 9), stop=StopReason.UNSCORED)], [1.7, None, None])
     assert (row["incomplete"], row["unscored"]) == (1, 1)
+
+
+async def test_a_trajectory_leaves_no_pictures_with_the_assistant(folder):
+    class Refuses:
+        async def reply(self, transcript, key):
+            ids = [*transcript.renderer.plain("no."), transcript.renderer.end]
+            return Completion(ids, [-0.5] * len(ids), "no.", "stop")
+
+    student, [seed, *_] = tiny_config().student, drawn_for_rl(tiny_config(rl=RL), folder)
+    pictures_of = pictures_in(folder, 100_000)
+    assistant = StudentAssistant(Refuses(), renderer_of(student), student, pictures_of, "key")
+    played = await roll_out(seed, Script(), assistant, tutor_for(folder), lambda dialogue: 1.0, 2)
+    assert played.mask and played.dialogue.turns and not assistant._transcripts, "the dialogue is kept"
 
 
 def test_metrics_count_what_happened():

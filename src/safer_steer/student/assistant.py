@@ -81,6 +81,10 @@ class StudentAssistant:
         last, before = self._transcripts.get(id(dialogue), (None, None))
         return before if last and len(last.ends) > len(dialogue.turns) else last
 
+    def forget(self, dialogue: Dialogue) -> None:
+        """Keep the tokens and pictures of a dialogue no longer, though the object goes on."""
+        self._transcripts.pop(id(dialogue), None)
+
     def asked(self, dialogue: Dialogue, turn: Turn) -> Transcript:
         """A copy of the transcript so far with the next user turn and its pictures."""
         known = self.transcript(dialogue)

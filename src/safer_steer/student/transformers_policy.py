@@ -88,9 +88,13 @@ class TransformersPolicy:
         left = list(rows)
         self._news = False
         with self._sampling():
-            while left:
-                finished = self._decode(self._admitted(left))
-                left = [row for row in left if row not in finished]
+            try:
+                while left:
+                    finished = self._decode(self._admitted(left))
+                    left = [row for row in left if row not in finished]
+            finally:
+                if self._decoder:
+                    self._decoder.clear()
         return [row.completion for row in rows]
 
     async def _work(self) -> None:

@@ -1,6 +1,8 @@
 """Training with little padding: the rows of a step are sorted by length, so those of a micro-batch are alike.
 
-Which rows a step has stays as it is. So do loss and gradient, up to rounding.
+Which rows a step has stays as it is. So do loss and gradient, up to rounding. With several processes
+accelerate fills the last step of an epoch with the epoch's first rows, which are the longest of its first
+step then.
 """
 
 from __future__ import annotations

@@ -203,9 +203,10 @@ async def _play_rest(
         group = Group(assistant, verdicts, config, [turn.user for turn in seed.turns[: rl.max_turns]])
         with verdicts.playing(seed.id):
             dialogue = await play(seed, Script(), group, None, rl.max_turns)
-        heard.append(dialogue)
-        if len(heard) >= rl.prompts_per_step:
-            refuse_silence(heard, f"the first {len(heard)} dialogues")
+        heard.append(dialogue.model_copy())  # the assistant keeps a dialogue's pictures while it is there
+        if len(heard) == rl.prompts_per_step:
+            refuse_silence(heard, f"the last {len(heard)} dialogues")
+            heard.clear()
         played = Played(dialogue, group.turns)
         if played.final:
             journal.append(played.to_row())

@@ -118,6 +118,7 @@ class SideRollouts(Rollouts):
         seat = Seat(assistant, format)
         dialogue = await play(seed, seat, self._other, Scoring(tutor), turns)
         value = await self._attackers_return(dialogue)
+        self._other.forget(dialogue)
         return settled(dialogue, seat.transcript(dialogue) or unanswered(seat.first(dialogue)), value)
 
     async def _attackers_return(self, dialogue: Dialogue) -> float | None:

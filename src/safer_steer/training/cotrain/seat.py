@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -64,7 +65,10 @@ class Seat:
         return self.assistant.asked(Dialogue.begin(dialogue), Turn(user=goal_of(dialogue.intent)))
 
     def _own(self, dialogue: Dialogue) -> Dialogue:
-        own = self._seen.setdefault(dialogue.id, Dialogue.begin(dialogue))
+        if dialogue.id not in self._seen:
+            self._seen[dialogue.id] = Dialogue.begin(dialogue)
+            weakref.finalize(dialogue, self._seen.pop, dialogue.id, None)
+        own = self._seen[dialogue.id]
         own.turns = exchanged(dialogue, self.format).turns
         return own
 
