@@ -18,7 +18,7 @@ import typer
 
 from safer_steer import dialogue
 from safer_steer.cli import app
-from safer_steer.config.file import describe
+from safer_steer.config.keys import describe
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import ExitCode
 from safer_steer.files.meta import DialogueMeta, SeedMeta, TurnMeta

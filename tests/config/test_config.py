@@ -11,7 +11,8 @@ import yaml
 
 from places import CONFIGS, PACKAGE, ROOT, TIERS
 from safer_steer.config import SHIPPED, Config, Role, RoleName
-from safer_steer.config.file import describe, dump_config, load_config
+from safer_steer.config.file import dump_config, load_config
+from safer_steer.config.keys import describe
 from safer_steer.data.sources.sets import SETS
 from safer_steer.errors import UserError
 

@@ -13,7 +13,7 @@ from typer.testing import Result
 from display import safer_steer
 from safer_steer.config import Adaptive, Assembly, Config, Role, Source
 from safer_steer.config.changes import EVERY_KIND, another_run, settings_of
-from safer_steer.config.file import describe
+from safer_steer.config.keys import describe
 from safer_steer.experiments.work import run_id
 
 FREE = {

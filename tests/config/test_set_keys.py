@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from safer_steer.config.file import load_config, read_keys
+from safer_steer.config.file import load_config
+from safer_steer.config.keys import read_keys
 from safer_steer.errors import UserError
 
 FILE = """

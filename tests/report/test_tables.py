@@ -6,7 +6,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from safer_steer.cli import app
-from safer_steer.config.file import describe
+from safer_steer.config.keys import describe
 from safer_steer.data.sources.sets import SETS
 from safer_steer.report.fitted_table import fitted
 

@@ -14,7 +14,7 @@ import yaml
 
 from places import ROOT
 from safer_steer import __version__
-from safer_steer.config.file import describe
+from safer_steer.config.keys import describe
 from safer_steer.files.store import canonical
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()

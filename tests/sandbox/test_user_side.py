@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from safer_steer.config.cotrain import SHIPPED_ATTACKER
+from safer_steer.config.rl import SHIPPED_ATTACKER
 from safer_steer.sandbox.language import Request, understand
 from safer_steer.sandbox.rubric import Outcome, assess
 from safer_steer.sandbox.scripts import BENCH_FORMS

@@ -23,7 +23,8 @@ from safer_steer.bench.suites import Suite, decode_pictures
 from safer_steer.bench.watch import Watch, WatchedUser
 from safer_steer.config import Adaptive, Config
 from safer_steer.config.bench import name_of
-from safer_steer.config.file import NOT_FILES, config_in
+from safer_steer.config.file import config_in
+from safer_steer.config.keys import NOT_FILES
 from safer_steer.config.named import load_named
 from safer_steer.data.sources.load import draw, draw_order
 from safer_steer.dialogue import Dialogue, Seed, each_row, to_jsonl

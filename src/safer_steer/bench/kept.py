@@ -13,7 +13,8 @@ from safer_steer.bench.adaptive.results import NotKept
 from safer_steer.bench.results import Summary
 from safer_steer.bench.suites import Suite
 from safer_steer.config import Config
-from safer_steer.config.file import config_in, in_words, set_keys
+from safer_steer.config.file import config_in, in_words
+from safer_steer.config.keys import set_keys
 from safer_steer.dialogue import Dialogue, StopReason, Turn
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.episode import ContextFull, Reply

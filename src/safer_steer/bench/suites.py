@@ -11,7 +11,7 @@ from pathlib import Path
 from safer_steer.bench.adaptive.results import ADAPTIVE
 from safer_steer.bench.journals import journal_of, kind_of
 from safer_steer.config.bench import EMBEDDED
-from safer_steer.config.file import NOT_FILES
+from safer_steer.config.keys import NOT_FILES
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.errors import UserError

@@ -13,7 +13,8 @@ from typer.core import TyperGroup
 
 from safer_steer import __version__
 from safer_steer.config import Config
-from safer_steer.config.file import describe, load_config, read_keys
+from safer_steer.config.file import load_config
+from safer_steer.config.keys import describe, read_keys
 from safer_steer.errors import (
     EndedElsewhere,
     ExitCode,

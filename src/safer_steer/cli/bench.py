@@ -13,7 +13,8 @@ from safer_steer.cli import bench_options as options
 from safer_steer.cli.app import Fresh, Limit, NoCheck, Override, Set, Stub, app
 from safer_steer.cli.stages import results
 from safer_steer.config import Config
-from safer_steer.config.file import in_words, load_config, make_absolute, read_keys, set_keys
+from safer_steer.config.file import in_words, load_config
+from safer_steer.config.keys import make_absolute, read_keys, set_keys
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError, require
 

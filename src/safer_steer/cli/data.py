@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from safer_steer.cli.app import app, console
 from safer_steer.config import ModelName, Source
-from safer_steer.config.file import describe, in_words
+from safer_steer.config.file import in_words
+from safer_steer.config.keys import describe
 from safer_steer.errors import ExitCode, UserError, require
 from safer_steer.report.fitted_table import fitted
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from safer_steer.cli.app import ConfigFile, Set, app, console, read_config
-from safer_steer.config.file import describe, read_yaml
+from safer_steer.config.file import read_yaml
+from safer_steer.config.keys import describe
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 from safer_steer.report.fitted_table import fitted, print_tables

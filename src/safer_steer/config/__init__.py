@@ -1,6 +1,7 @@
 """The configuration: one YAML file, typed; an unknown key is an error. The sections are in `student.py`,
 `roles.py`, `data.py`, `rl.py` and `bench.py`; `whole.py` puts them together, `file.py` reads and writes the
-YAML, `kinds.py` and `changes.py` say which keys may change between a run and its continuation."""
+YAML, `keys.py` lists keys and sets single ones, `kinds.py` and `changes.py` say which may change between a
+run and its continuation."""
 
 from safer_steer.config.bench import Adaptive, Bench, JoinedBy, ModelName, Target
 from safer_steer.config.data import SFT, Assembly, Bootstrap, Seeds, Source, Use

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from safer_steer.config.file import absolute, as_written
+from safer_steer.config.file import as_written
+from safer_steer.config.keys import absolute
 from safer_steer.dialogue import Strict
 from safer_steer.errors import UserError
 from safer_steer.experiments.results import verdict

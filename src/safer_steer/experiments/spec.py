@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from safer_steer.config import Config, ModelName
-from safer_steer.config.file import absolute, in_words, load_config, read_yaml
+from safer_steer.config.file import in_words, load_config, read_yaml
+from safer_steer.config.keys import absolute
 from safer_steer.config.kinds import Section
 from safer_steer.errors import UserError
 

@@ -18,7 +18,7 @@ from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Suite
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.summary import summarise
 from safer_steer.config import Bench, Config, Student
-from safer_steer.config.file import absolute_suites
+from safer_steer.config.keys import absolute_suites
 from safer_steer.dialogue import Dialogue, Format, Seed
 from safer_steer.episode import Script, judge_turn, play
 from safer_steer.files.images import PicturesOf, pictures_in

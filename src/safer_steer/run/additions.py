@@ -7,7 +7,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from safer_steer.config.file import NOT_FILES
+from safer_steer.config.keys import NOT_FILES
 
 ATTACKERS = ("attackers", "own", "trained")
 """The lists of `bench.adaptive` that name who attacks."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from safer_steer.config import Config, ModelName, RoleName
 from safer_steer.config.bench import STEER
-from safer_steer.config.file import NOT_FILES
+from safer_steer.config.keys import NOT_FILES
 from safer_steer.files.inputs import Holds, Input
 from safer_steer.prompts.base import CHAT
 from safer_steer.stages import checks, forecast

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from endpoint_server import NO_IMAGES, fails, says
 from safer_steer.cli import app
 from safer_steer.cli.bench_options import NAMES
-from safer_steer.config.file import describe
+from safer_steer.config.keys import describe
 from safer_steer.dialogue import read_dialogues
 
 

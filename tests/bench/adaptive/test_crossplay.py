@@ -12,7 +12,7 @@ from rl_run import Counting
 from safer_steer.bench.adaptive.crossplay import CrossPlay, _blank, matrix, rates
 from safer_steer.bench.adaptive.trained import base_of, folder_of
 from safer_steer.config import SHIPPED
-from safer_steer.config.cotrain import SHIPPED_ATTACKER
+from safer_steer.config.rl import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, read_dialogues
 from safer_steer.episode import Verdict

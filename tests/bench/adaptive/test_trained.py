@@ -12,7 +12,7 @@ from safer_steer.bench.adaptive.trained import folder_of
 from safer_steer.bench.adaptive.user import AdaptiveUser
 from safer_steer.config import Config
 from safer_steer.config.bench import name_of
-from safer_steer.config.cotrain import SHIPPED_ATTACKER
+from safer_steer.config.rl import SHIPPED_ATTACKER
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.chat import ChatAssistant
 from safer_steer.episode import play

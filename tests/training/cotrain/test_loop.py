@@ -14,7 +14,7 @@ from cotrain_run import STEPS, config_of, counted, prepared
 from forked import Forked
 from rl_run import Counting
 from safer_steer.config import Config
-from safer_steer.config.cotrain import SHIPPED_ATTACKER
+from safer_steer.config.rl import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Dialogue, Kind, Turn, read_dialogues, to_jsonl
 from safer_steer.errors import UserError

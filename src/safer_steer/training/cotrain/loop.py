@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from trl.trainer.utils import use_adapter
 
 from safer_steer.config import Config
-from safer_steer.config.cotrain import SHIPPED_ATTACKER
+from safer_steer.config.rl import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
 from safer_steer.dialogue import Seed, Turn
 from safer_steer.episode import Critic
