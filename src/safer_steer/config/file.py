@@ -182,9 +182,9 @@ WORDS = {
     **dict.fromkeys(("list_type", "tuple_type"), "must be a list, not {given}"),
     **dict.fromkeys(("dict_type", "model_type"), "must be a section of keys, not {given}"),
     **dict.fromkeys(("literal_error", "enum"), "must be {expected}, not {given}"),
-    "greater_than_equal": "must be at least {ge}, not {given}",
-    "less_than_equal": "must be at most {le}, not {given}",
-    "greater_than": "must be more than {gt}, not {given}",
+    "greater_than_equal": "must be at least {ge}, not {number:.60}",
+    "less_than_equal": "must be at most {le}, not {number:.60}",
+    "greater_than": "must be more than {gt}, not {number:.60}",
     "missing": "is missing",
     "too_short": "needs at least {min_length} entry",
 }
@@ -201,7 +201,9 @@ def in_words(error: ValidationError, model: type[BaseModel] = Config) -> str:
     if kind == "extra_forbidden":
         what = _unknown(str(place[-1]), _keys_beside(place, model))
     elif kind in WORDS:
-        what = WORDS[kind].format(given=_shown(first["input"]), **first.get("ctx", {}))
+        what = WORDS[kind].format(
+            given=_shown(first["input"]), number=str(first["input"]), **first.get("ctx", {})
+        )
     else:
         what = first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, place)) or 'config'}: {what}"

@@ -116,7 +116,7 @@ def test_a_served_attacker_is_asked_once_for_each_move(tmp_path: Path, url: str,
             (*ATTACKED, "--set", "bench.adaptive.tries"),
             "--set bench.adaptive.tries: give KEY=VALUE, for instance",
         ),
-        ((*ATTACKED, "--set", "bench.adaptive.tries=0"), "bench.adaptive.tries: must be at least 1, not '0'"),
+        ((*ATTACKED, "--set", "bench.adaptive.tries=0"), "bench.adaptive.tries: must be at least 1, not 0"),
         (
             (*ATTACKED, "--set", "bench.adaptive.tires=2"),
             "bench.adaptive.tires: unknown key; did you mean `tries`?",

@@ -16,8 +16,7 @@ from safer_steer.config import Agent, Config
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, to_jsonl
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Reply, Script, play
-from safer_steer.experiments.audited import audited
-from safer_steer.experiments.audited import tables as audit_tables
+from safer_steer.experiments.audited import audit_tables, audited
 from safer_steer.files.images import picture_from
 from safer_steer.files.store import write_atomic
 from safer_steer.intervals import clustered
@@ -106,7 +105,8 @@ async def test_a_student_that_learns_what_the_tutor_wrongly_rewards_is_noticed_w
     assert experiment and list(experiment) == ["errs"] and experiment["errs"]["steps"] == [*range(1, 9)]
     assert experiment["errs"]["noticed"] == {0: found.noticed} and experiment["errs"]["audit"][-1] < 0.5
     assert found.noticed <= experiment["errs"]["fell"][0]
-    (_, head, rewards), (_, _, notices) = audit_tables(experiment)
+    rewards_of, noticed = audit_tables(experiment)
+    head, rewards, notices = rewards_of.head, rewards_of.rows, noticed.rows
     assert head[-1] == "step 8" and [row[1] for row in rewards] == ["tutor", "audit"]
     assert notices == [["errs", str(found.noticed), str(experiment["errs"]["fell"][0])]]
     [line] = [line for line in warnings(run, "rl") if "audit" in line]
