@@ -157,6 +157,29 @@ def test_the_bench_through_the_server_is_the_bench_in_process(home: Path, vllm: 
     assert answered >= answers
 
 
+def test_attacker_and_student_learn_with_both_adapters_on_one_server(home: Path, vllm: VLLM) -> None:
+    run, config = home / "cotrain", home / "cotrain.yaml"
+    rl = {"algorithm": "cotrain", "cotrain": {"every": 1, "rules": False, "latest": 1.0}, "steps": 2}
+    rl |= {"rollouts": {"engine": "vllm", "base_url": vllm.url}}
+    config.write_text(
+        yaml.safe_dump(CONFIG | {"student": {**SETTINGS, "lora_rank": 16}, "rl": {**CONFIG["rl"], **rl}})  # type: ignore[dict-item]
+    )
+    safer_steer("seeds", config, "--out", run)
+    before = vllm.answered
+    safer_steer("rl", config, "--out", run)
+    said = 0
+    for side, met in (("student", ["1", "2"]), ("attacker", ["0", "1"])):
+        folder = run / "rl" / ("" if side == "student" else side)
+        steps = rows(folder / "metrics.jsonl")
+        print([{key: step[key] for key in ("step", "opponent", "logprob_gap_max")} for step in steps])
+        assert [step["opponent"] for step in steps] == met
+        assert all(step["logprob_gap_max"] < 1e-4 for step in steps), "each side's own adapter has sampled"
+        said += sum(2 * len(played.turns) for played in read_dialogues(folder / "trajectories.jsonl"))
+    assert vllm.answered - before >= said, "both sides speak through the server"
+    adapters = [model["id"] for model in json.loads(vllm.get("/v1/models"))["data"] if model["parent"]]
+    assert len({name.split("-")[1] for name in adapters}) >= 3, "each side's in training, and the opponents"
+
+
 async def test_pictures_in_several_turns_stand_where_their_tokens_are(vllm: VLLM) -> None:
     settings = Student.model_validate(SETTINGS)
     loaded = load_student(settings)

@@ -48,7 +48,7 @@ OPTIONS = [
 
 ROLLOUTS = [
     *("--logprobs-mode", "processed_logprobs", "--enable-scale-out"),
-    *("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"),
+    *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2"),
     *("--max-num-batched-tokens", "16384"),  # on the CPU, a seeded request of which a part is prefilled fails
 ]
 """What Stage III needs besides (docs/how-to/rollouts.md)."""
