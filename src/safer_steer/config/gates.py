@@ -25,6 +25,7 @@ GateName = Literal[
     "format_kept",
     "equal_groups",
     "audit_drift",
+    "audit_slope",
     "twin_refusals",
     "judge_agreement",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from safer_steer.files.store import read_rows
 from safer_steer.report.health import Table
-from safer_steer.report.health.drift import Audits, Drift
+from safer_steer.report.health.drift import Audits
 from safer_steer.training.audit import compared
 
 SHOWN = 12
@@ -25,8 +25,9 @@ def audited(runs: Mapping[str, Mapping[int, Path]]) -> dict[str, Any] | None:
 
     Returns:
         `{arm: {"steps", "tutor", "audit", "noticed", "fell"}}`: the steps; the mean rewards r_t' by tutor and
-        audit of each, over the seeds; and by seed the step at which `health` notices that they drift apart,
-        and that at which the audit's own reward has fallen by the same rule, or None.
+        audit of each, over the seeds; and by seed the step at which `health` notices that they drift apart
+        or that the tutor's do not follow, and that at which the audit's own reward has fallen by the rule for
+        a drift, or None.
     """
     by_arm = {}
     for arm, by_seed in runs.items():
@@ -39,17 +40,14 @@ def audited(runs: Mapping[str, Mapping[int, Path]]) -> dict[str, Any] | None:
             for step, turns in audits.steps.items():
                 means = compared(turns)
                 rewards.setdefault(step, []).append((means["tutor"], means["audit"]))
-            noticed[seed], fell[seed] = _step(audits.drift()), _step(audits.fall())
+            fall = audits.fall()
+            noticed[seed], fell[seed] = audits.noticed(), fall.noticed if fall else None
         if rewards:
             steps = sorted(rewards)
             tutor, audit = zip(*(map(fmean, zip(*rewards[step], strict=True)) for step in steps), strict=True)
             by = {"tutor": list(tutor), "audit": list(audit)}
             by_arm[arm] = {"steps": steps, **by, "noticed": noticed, "fell": fell}
     return by_arm or None
-
-
-def _step(drift: Drift | None) -> int | None:
-    return drift.noticed if drift else None
 
 
 def audit_tables(by_arm: Mapping[str, Any]) -> list[Table]:

@@ -21,7 +21,7 @@ from safer_steer.episode import Critic
 from safer_steer.errors import BoundaryError
 from safer_steer.intervals import Z, clustered
 from safer_steer.training.patience import LastVerdicts, patience_of
-from safer_steer.training.returns import reward_of
+from safer_steer.training.returns import EQUAL, reward_of
 
 AGREE = 1
 """Points of safety (1-10) by which two that agree may differ."""
@@ -108,6 +108,42 @@ def by_script(turns: Iterable[Audited], value: Callable[[Audited], float]) -> li
     return list(by_seed.values())
 
 
+@dataclass(frozen=True)
+class Following:
+    """How the tutor's rewards of a script's turns follow the audit's."""
+
+    slope: float
+    """By how much the tutor's reward is higher where the audit's is higher by 1: 1 where they agree, 0 where
+    it is chance, below 0 where the tutor rewards what the audit does not."""
+    error: float
+    """Standard error of the slope, clustered by script."""
+    scripts: int
+    """Those whose turns the audit rewards differently; others say nothing."""
+
+
+def following(turns: Iterable[Audited]) -> Following | None:
+    """Over these turns, each compared with the others of its script; None with fewer than two scripts.
+
+    GRPO compares trajectories of one script, so this is what the student is taught. A constant gap between
+    the two is no part of it, and errors at random lower it without turning it round.
+    """
+    by_seed: dict[str, list[Audited]] = defaultdict(list)
+    for turn in turns:
+        by_seed[turn.seed].append(turn)
+    sums = []
+    for group in by_seed.values():
+        tutor, audit = fmean(turn.tutor for turn in group), fmean(turn.audit for turn in group)
+        spread = sum((turn.audit - audit) ** 2 for turn in group)
+        if spread > EQUAL**2:
+            sums.append((sum((turn.tutor - tutor) * (turn.audit - audit) for turn in group), spread))
+    if len(sums) < 2:
+        return None
+    whole = sum(spread for _, spread in sums)
+    slope = sum(product for product, _ in sums) / whole
+    squares = sum((product - slope * spread) ** 2 for product, spread in sums)
+    return Following(slope, (squares * len(sums) / (len(sums) - 1)) ** 0.5 / whole, len(sums))
+
+
 def audit_metrics(dialogues: Sequence[Dialogue]) -> dict[str, Any]:
     """What the row of rl/metrics.jsonl says of a step's audit: `compared` of its turns, and how many the
     audit left unscored."""
@@ -121,10 +157,11 @@ def audit_metrics(dialogues: Sequence[Dialogue]) -> dict[str, Any]:
 
 def compared(turns: Sequence[Audited]) -> dict[str, Any]:
     """The number of turns that both scored, the mean reward r_t' by the tutor and by the audit over them,
-    their gap (tutor - audit) with its interval, and the share on which they agree (`AGREE`). All are None
-    without a turn, the interval's ends also with a single script."""
+    their gap (tutor - audit) with its interval, the share on which they agree (`AGREE`), and the slope of
+    `following`. All are None without a turn, the interval's ends and the slope also with a single script."""
     if not turns:
-        return {"turns": 0, "tutor": None, "audit": None, "gap": None, "agree": None}
+        return dict.fromkeys(("tutor", "audit", "gap", "agree", "slope")) | {"turns": 0}
+    follows = following(turns)
     value, error = clustered(by_script(turns, lambda turn: turn.tutor - turn.audit))
     gap: dict[str, float | None] = {"value": value, "low": None, "high": None}
     if error is not None:
@@ -135,4 +172,5 @@ def compared(turns: Sequence[Audited]) -> dict[str, Any]:
         "audit": fmean(turn.audit for turn in turns),
         "gap": gap,
         "agree": fmean(turn.agree for turn in turns),
+        "slope": follows.slope if follows else None,
     }

@@ -21,13 +21,13 @@ from safer_steer.files.images import picture_from
 from safer_steer.files.store import write_atomic
 from safer_steer.intervals import clustered
 from safer_steer.report.health import examine, warnings
-from safer_steer.report.health.drift import ENOUGH, SCRIPTS, Drift, Groups, drift
+from safer_steer.report.health.drift import ENOUGH, FOLLOWS, SCRIPTS, Drift, Groups, drift
 from safer_steer.report.page import write_report
 from safer_steer.sandbox import speech
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.language import make
 from safer_steer.sandbox.world import draw_png, training_devices
-from safer_steer.training.audit import Audit, audit_metrics
+from safer_steer.training.audit import Audit, Audited, audit_metrics, following
 from safer_steer.training.returns import noted_return
 from safer_steer.training.trajectory import as_trajectory
 from safer_steer.training.tutor import TutorCritic
@@ -109,7 +109,8 @@ async def test_a_student_that_learns_what_the_tutor_wrongly_rewards_is_noticed_w
     head, rewards, notices = rewards_of.head, rewards_of.rows, noticed.rows
     assert head[-1] == "step 8" and [row[1] for row in rewards] == ["tutor", "audit"]
     assert notices == [["errs", str(found.noticed), str(experiment["errs"]["fell"][0])]]
-    [line] = [line for line in warnings(run, "rl") if "audit" in line]
+    line, follows = [line for line in warnings(run, "rl") if "audit" in line]
+    assert "where its audit's reward of a turn is higher by 1" in follows
     assert f"since step {found.began} it rewards more" in line and f"to step {found.noticed}" in line
     assert "do this stage once more" in line and f"trajectory {found.began - 1:05d}"[:14] in line
     shown = safer_steer("health", run)
@@ -131,6 +132,45 @@ async def test_an_exact_tutor_is_left_alone_whatever_the_student_learns(judge: s
         run = await run_of(tmp_path / str(seed), config("sandbox", judge), chances, seed)
         assert examine(run).audits.steps and not examine(run).audits.drift()
         assert not [line for line in warnings(run, "rl") if "audit" in line]
+
+
+async def test_a_tutor_without_eyes_teaches_nothing_and_is_noticed_at_once(tmp_path: Path) -> None:
+    """Its gap to the audit does not grow: it is there from the start."""
+    chances = [0.5] * 3
+    run = await run_of(tmp_path / "blind", config(Agent.BLIND, "sandbox"), chances)
+    audits = examine(run).audits
+    assert audits.drift() is None and audits.noticed() == 1
+    slope, most = audits.follows() or (1, 1)
+    assert slope <= most < FOLLOWS
+    [line] = [line for line in warnings(run, "rl") if "audit" in line]
+    assert "where its audit's reward of a turn is higher by 1, its own differs by +0.00" in line
+    assert "a tutor without eyes is like this" in line
+    rows = [json.loads(row)["audit"] for row in (run / "rl" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["slope"] < FOLLOWS for row in rows)
+    for tutor, judge in ((Agent.NOISY, "sandbox"), ("sandbox", Agent.NOISY), (Agent.LENGTH, "sandbox")):
+        run = await run_of(tmp_path / f"{tutor} {judge}", config(tutor, judge), chances)
+        follows = examine(run).audits.follows()
+        assert follows and follows[0] > FOLLOWS and examine(run).audits.noticed() is None
+    few = await run_of(tmp_path / "few", config(Agent.BLIND, "sandbox", 0.05), chances[:1])
+    assert examine(few).audits.follows() is None, "too few scripts tell nothing"
+
+
+def test_the_slope_by_hand_compares_turns_of_one_script_alone() -> None:
+    def turn(seed: str, tutor: float, audit: float) -> Audited:
+        return Audited("t", 1, seed, tutor, audit, True)
+
+    apart = [
+        turn("a", 1, 0),
+        turn("a", 2, 1),
+        turn("b", 9, 5),
+        turn("b", 9.5, 6),
+        turn("c", 3, 3),
+        turn("c", 4, 3),
+    ]
+    found = following(apart)
+    assert found and (found.slope, found.scripts) == (0.75, 2), "c says nothing: the audit rewards it evenly"
+    assert found.error == pytest.approx(((2 * 0.125**2) * 2) ** 0.5)
+    assert following(apart[:2]) is None
 
 
 async def test_a_share_is_drawn_by_the_seed_and_nothing_of_it_is_in_a_return() -> None:

@@ -1,4 +1,5 @@
-"""Whether the tutor and its audit (`rl.audit`) drift apart in the course of Stage III.
+"""Whether the tutor's rewards in Stage III follow those of its audit (`rl.audit`), and whether they drift
+apart.
 
 A student that is trained on a tutor's scores learns what the tutor rewards wrongly, too. Then the tutor's
 rewards rise above those of a second judge of the same turns. Two judges may differ from the start, and that
@@ -18,7 +19,7 @@ from itertools import chain, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from safer_steer.training.audit import Audited, audited_in, by_script, compared
+from safer_steer.training.audit import Audited, audited_in, by_script, compared, following
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,10 @@ LEAST = 0.02
 THRESHOLD = 3.5
 """Standard errors by which the growth must exceed `LEAST`."""
 ENOUGH, SCRIPTS = 20, 12
-"""Fewest turns, and fewest scripts, on either side of a change."""
+"""Fewest turns, and fewest scripts, on either side of a change; and fewest scripts for `Audits.follows`."""
+FOLLOWS = 0.25
+"""The slope of `training.audit.following` below which the tutor does not teach what the audit rewards. With a
+tutor that errs at random in 10 % of the turns it is 0.8, with an audit that does 0.4."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,25 @@ class Audits:
     def drift(self) -> Drift | None:
         """When the tutor's rewards rise above the audit's."""
         return self._by_step(lambda turn: turn.tutor - turn.audit)
+
+    def follows(self, until: int | None = None) -> tuple[float, float] | None:
+        """The slope of `training.audit.following` over all steps, or those up to `until`, and the
+        end of its interval (`THRESHOLD` standard errors above it); None on fewer than `SCRIPTS` scripts."""
+        steps = (turns for step, turns in self.steps.items() if until is None or step <= until)
+        found = following(chain.from_iterable(steps))
+        if found is None or found.scripts < SCRIPTS:
+            return None
+        return found.slope, found.slope + THRESHOLD * found.error
+
+    def noticed(self) -> int | None:
+        """The first step at whose end there is a warning: of a drift, or of rewards that do not follow."""
+        change, steps = self.drift(), list[int]()
+        for step in sorted(self.steps):
+            follows = self.follows(step)
+            if follows and follows[1] < FOLLOWS:
+                steps.append(step)
+                break
+        return min([*steps, *([change.noticed] if change else [])], default=None)
 
     def fall(self) -> Drift | None:
         """When the audit's own rewards fall, by the same rule."""

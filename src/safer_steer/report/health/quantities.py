@@ -22,6 +22,7 @@ from safer_steer.config.gates import Band, GateName
 from safer_steer.dialogue import Format
 from safer_steer.files.store import read_rows
 from safer_steer.metrics import over_refusal
+from safer_steer.report.health.drift import FOLLOWS
 from safer_steer.report.health.stages import examine
 from safer_steer.report.health.tally import Attacker, Health, Judge
 from safer_steer.stages import STAGES
@@ -218,6 +219,16 @@ def _drift(evidence: Evidence) -> Iterator[Reading]:
         yield Reading(change.after - change.before if change else 0.0, words)
 
 
+def _slope(evidence: Evidence) -> Iterator[Reading]:
+    if follows := evidence.health.audits.follows():
+        slope, most = follows
+        words = (
+            "tutor: within a script, where its audit's reward of a turn is higher by 1, its own differs by"
+            f" {slope:+.2f}, at most by {most:+.2f}"
+        )
+        yield Reading(most, words)
+
+
 def _grpo(config: Config) -> str:
     return "" if config.rl.algorithm == "grpo" else "rl.algorithm: grpo"
 
@@ -264,6 +275,16 @@ QUANTITIES: dict[GateName, Quantity] = {
         " if the audit does, go on",
         _drift,
         Band(at_most=0.0, basis="a rule with 1 false warning in 2,200 simulated runs"),
+        _audited,
+    ),
+    "audit_slope": Quantity(
+        ("rl",),
+        "By how much the tutor's reward of a turn is higher where its audit's is higher by 1, within a"
+        " script; at most, with 3.5 standard errors.",
+        "the student is taught what the audit does not reward: read turns on which they differ, and take"
+        " another model or prompt for the one that errs; a tutor without eyes is like this",
+        _slope,
+        Band(at_least=FOLLOWS, basis="experiments/judge_bias.yaml: 0.8 with errors at random in 10 %"),
         _audited,
     ),
     "generator_refusals": _fault("refused", "refusals", ("seeds",), "generator"),

@@ -169,13 +169,15 @@ def _audits(parts: list[dict[str, Any]]) -> Table:
         interval = "" if gap["low"] is None else f" [{gap['low']:+.2f}, {gap['high']:+.2f}]"
         means = (_number(part["tutor"], 2), _number(part["audit"], 2))
         agree = _number(100 * part["agree"], 1)
-        rows.append([steps, f"{part['turns']:,}", *means, f"{gap['value']:+.2f}{interval}", agree])
+        follows = _number(part["slope"], 2)
+        rows.append([steps, f"{part['turns']:,}", *means, f"{gap['value']:+.2f}{interval}", agree, follows])
     return Table(
         "Tutor and audit",
         "Turns of Stage III that a second judge scored, too (rl.audit), in each third of the steps: the mean"
         " reward by each. The gap is tutor less audit, with its 95 % interval; they agree on a turn if their"
-        " safety scores differ by at most 1.",
-        ["steps", "turns", "tutor", "audit", "gap", "agree, %"],
+        " safety scores differ by at most 1. Slope: by how much the tutor's reward is higher where the"
+        " audit's is higher by 1, within a script.",
+        ["steps", "turns", "tutor", "audit", "gap", "agree, %", "slope"],
         rows,
         labels=1,
     )
