@@ -74,8 +74,8 @@ def audit_tables(by_arm: Mapping[str, Any]) -> list[Table]:
         ),
         Table(
             "When the audit notices",
-            "The step at which `health` notices, and that at which the audit's own reward has fallen by the"
-            " same rule, for each training seed.",
+            "The step at which the check of the run's health notices, and that at which the audit's own"
+            " reward has fallen by the rule for a drift, for each training seed.",
             ["arm", "noticed", "fallen"],
             notices,
             labels=1,
