@@ -138,7 +138,7 @@ async def test_a_bench_with_too_many_unscored_dialogues_is_in_the_table(tmp_path
         found = json.loads((out / "small.json").read_bytes())
         assert (found["seeds"], found["claims"][0]["verdict"]) == ([0], "no result")
         assert found["lost"]["base"] == {"dialogues": 4, "unscored": 1, "failed": 0, "incomplete": 0}
-        assert "base: 1 unscored of 4 dialogues." in table.stdout
+        assert "| base | 4 | 1 | 0 | 0 | 0 |" in table.stdout
 
         for name in ("bench/base/probing.jsonl", "capability/sandbox/answers/base.jsonl"):
             journal = base.folder / name
