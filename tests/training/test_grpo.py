@@ -17,7 +17,7 @@ from safer_steer.dialogue import Dialogue, Format, Kind, Seed, StopReason, Turn,
 from safer_steer.episode import Reply, Script, Verdict, play
 from safer_steer.errors import UnparsableError, UserError
 from safer_steer.files.images import pictures_in
-from safer_steer.files.store import write_atomic
+from safer_steer.files.store import Journal, write_atomic
 from safer_steer.plan.dry_run import _rl_steps
 from safer_steer.report.health import warnings
 from safer_steer.student.assistant import StudentAssistant
@@ -25,8 +25,9 @@ from safer_steer.student.load import renderer_of
 from safer_steer.student.policy import Completion
 from safer_steer.training.grpo import reinforce as train
 from safer_steer.training.returns import step_metrics, trajectory_return
+from safer_steer.training.rollouts import Rollouts
 from safer_steer.training.trainers import rollback
-from safer_steer.training.trajectory import roll_out
+from safer_steer.training.trajectory import as_trajectory
 from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, drawn_for_rl, tiny_config, write_seeds
 
@@ -117,17 +118,21 @@ def test_a_trajectory_cut_off_by_the_context_has_no_return():
     assert (row["incomplete"], row["unscored"]) == (1, 1)
 
 
-async def test_a_trajectory_leaves_no_pictures_with_the_assistant(folder):
+async def test_a_step_keeps_its_dialogues_and_not_their_pictures(folder, tmp_path):
     class Refuses:
         async def reply(self, transcript, key):
             ids = [*transcript.renderer.plain("no."), transcript.renderer.end]
             return Completion(ids, [-0.5] * len(ids), "no.", "stop")
 
-    student, [seed, *_] = tiny_config().student, drawn_for_rl(tiny_config(rl=RL), folder)
-    pictures_of = pictures_in(folder, 100_000)
+    config = tiny_config(rl=RL)
+    seeds, student, pictures_of = drawn_for_rl(config, folder), config.student, pictures_in(folder, 100_000)
     assistant = StudentAssistant(Refuses(), renderer_of(student), student, pictures_of, "key")
-    played = await roll_out(seed, Script(), assistant, tutor_for(folder), lambda dialogue: 1.0, 2)
-    assert played.mask and played.dialogue.turns and not assistant._transcripts, "the dialogue is kept"
+    rollouts = Rollouts(config, {}, lambda *_: assistant, tutor_for(folder), lambda _: 1.0, tmp_path)
+    seeds = [as_trajectory(seed, f"00000-{n:04d}", n) for n, seed in enumerate(seeds)]
+    with Journal(tmp_path / "rollouts.jsonl") as journal:
+        played = await rollouts._play(seeds, assistant, journal)
+    assert len(played) > 1 and all(one.mask and one.dialogue.turns for one in played)
+    assert not assistant._transcripts
 
 
 def test_metrics_count_what_happened():

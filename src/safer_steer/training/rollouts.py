@@ -166,6 +166,7 @@ class Rollouts:
                 return known
             with tutor.playing(seed.id):
                 played = await self._roll_out(seed, assistant, tutor)
+                assistant.forget(played.dialogue)  # the step keeps it, and would keep its pictures
             if played.final:
                 journal.append(played.to_row())
             return played

@@ -103,7 +103,6 @@ async def roll_out(
     # A cut-off trajectory has no return: long answers would otherwise avoid the late turns, where models
     # fail.
     returned = None if dialogue.stop is StopReason.CONTEXT_FULL else value(dialogue)
-    assistant.forget(dialogue)  # the step keeps the dialogue, and would keep its pictures
     return settled(dialogue, transcript, returned)
 
 
