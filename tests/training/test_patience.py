@@ -120,6 +120,19 @@ async def test_turns_of_one_trajectory_that_are_scored_side_by_side_each_count()
     assert await scored(2, FOREVER, FOREVER) == [False, False]
 
 
+async def test_another_check_of_a_trajectory_that_hangs_is_given_up_too() -> None:
+    """As that of an attacker's turns, which would else hold up the tutor's calls as well."""
+    last = LastVerdicts(Slow(lambda name, turn: FOREVER), 0.3, 2)
+    dialogue = Dialogue(id="a", kind=Kind.BENIGN, turns=[Turn(user="u", assistant="a")])
+
+    async def hanging(name: str) -> None:
+        with last.playing(name), pytest.raises(EndpointError, match="no verdict within"):
+            await (last.judge(dialogue, 0, None) if name == "a" else last.waited("b", asyncio.sleep(FOREVER)))
+
+    async with last.watching():
+        await asyncio.wait_for(asyncio.gather(hanging("a"), hanging("b")), 5)
+
+
 async def test_where_many_hang_the_endpoint_decides() -> None:
     hanging = Slow(lambda name, turn: 2.0 if name in "ab" else 0)
     assert await played(hanging, 1, turns=1) == [StopReason.COMPLETED] * 5

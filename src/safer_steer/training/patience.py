@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
 from safer_steer.config import Config, RoleName
 from safer_steer.dialogue import Dialogue
 from safer_steer.episode import Critic, Verdict
 from safer_steer.errors import EndpointError
+
+T = TypeVar("T")
 
 
 def patience_of(config: Config, role: RoleName = "tutor") -> float:
@@ -39,9 +42,9 @@ class LastVerdicts:
         self.immediate = critic.immediate
         self._playing: Counter[str] = Counter()
         """Trajectories by their ids; one of which several turns are scored side by side counts as so many."""
-        self._calls: dict[asyncio.Task[Verdict], tuple[str, float]] = {}
+        self._calls: dict[asyncio.Task[Any], tuple[str, float]] = {}
         """Verdicts being waited for: whose, and since when."""
-        self._given_up: set[asyncio.Task[Verdict]] = set()
+        self._given_up: set[asyncio.Task[Any]] = set()
 
     @contextmanager
     def playing(self, trajectory: str) -> Iterator[None]:
@@ -62,9 +65,14 @@ class LastVerdicts:
             watch.cancel()
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
-        """The critic's verdict. Raises `EndpointError` if the call was given up."""
-        call = asyncio.ensure_future(self.critic.judge(dialogue, turn, template))
-        self._calls[call] = dialogue.id, time.monotonic()
+        """The critic's verdict. Raises as `waited`."""
+        return await self.waited(dialogue.id, self.critic.judge(dialogue, turn, template))
+
+    async def waited(self, trajectory: str, asked: Coroutine[Any, Any, T]) -> T:
+        """What a call for a trajectory gives: a verdict, or what else judges it. Raises `EndpointError` if it
+        was given up."""
+        call = asyncio.ensure_future(asked)
+        self._calls[call] = trajectory, time.monotonic()
         try:
             return await call
         except asyncio.CancelledError:

@@ -179,7 +179,7 @@ class Rollouts:
             await self.audit.score([trajectory.dialogue for trajectory in played])
         return played
 
-    async def _roll_out(self, seed: Seed, assistant: StudentAssistant, tutor: Critic) -> Trajectory:
+    async def _roll_out(self, seed: Seed, assistant: StudentAssistant, tutor: LastVerdicts) -> Trajectory:
         return await roll_out(seed, Script(), assistant, tutor, self.value, self.config.rl.max_turns)
 
     def seen(self, dialogue: Dialogue) -> Dialogue:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 
 from safer_steer.dialogue import Dialogue, Kind, Seed, StopReason, read_dialogues
 from safer_steer.endpoints.chat import ChatModel
-from safer_steer.episode import Critic, Script, play
+from safer_steer.episode import Script, play
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.prompts.scripts import SCRIPT_CHECK, ScriptCheckInput, ScriptVerdict
@@ -24,6 +24,7 @@ from safer_steer.training.cotrain.exchange import exchanged
 from safer_steer.training.cotrain.pool import RULES, Block, opponent
 from safer_steer.training.cotrain.rewards import attack_of, distinct, hits
 from safer_steer.training.cotrain.seat import Scoring, Seat
+from safer_steer.training.patience import LastVerdicts
 from safer_steer.training.refusals import RECENT_STEPS
 from safer_steer.training.returns import EQUAL
 from safer_steer.training.rollouts import Rollouts
@@ -34,7 +35,7 @@ from safer_steer.workers import Breaker
 ARCHIVE = 200
 """The attacker's turns of earlier steps that its turns are compared with, the latest ones."""
 
-Faithful = Callable[[Dialogue], Awaitable[list[bool]]]
+Faithful = Callable[[Dialogue], Coroutine[Any, Any, list[bool]]]
 """Which of a dialogue's user turns are understood and stay on intent and picture. Raises a `BoundaryError` if
 nobody can say."""
 Opponents = Callable[[Any, int, str], StudentAssistant]
@@ -108,7 +109,7 @@ class SideRollouts(Rollouts):
             return dialogue
         return exchanged(dialogue, self.config.student.format)
 
-    async def _roll_out(self, seed: Seed, assistant: StudentAssistant, tutor: Critic) -> Trajectory:
+    async def _roll_out(self, seed: Seed, assistant: StudentAssistant, tutor: LastVerdicts) -> Trajectory:
         turns, format = self.config.rl.max_turns, self.config.student.format
         if self._other is None:
             return await roll_out(seed, Script(), assistant, tutor, self.value, turns)
@@ -117,16 +118,17 @@ class SideRollouts(Rollouts):
             return await roll_out(seed, user, assistant, Scoring(tutor), self.value, turns)
         seat = Seat(assistant, format)
         dialogue = await play(seed, seat, self._other, Scoring(tutor), turns)
-        value = await self._attackers_return(dialogue)
+        value = await self._attackers_return(dialogue, tutor)
         self._other.forget(dialogue)
         return settled(dialogue, seat.transcript(dialogue) or unanswered(seat.first(dialogue)), value)
 
-    async def _attackers_return(self, dialogue: Dialogue) -> float | None:
-        """The attacker's return; None if it has none, as for the student."""
+    async def _attackers_return(self, dialogue: Dialogue, calls: LastVerdicts) -> float | None:
+        """The attacker's return; None if it has none, as for the student. A check that hangs is given up as
+        the tutor's verdicts are."""
         if dialogue.stop is StopReason.CONTEXT_FULL or not dialogue.turns:
             return None
         try:
-            faithful = await self.faithful(dialogue)
+            faithful = await calls.waited(dialogue.id, self.faithful(dialogue))
         except BoundaryError as error:
             dialogue.stop, dialogue.meta["error"] = StopReason.UNSCORED, str(error.fault)
             return None
