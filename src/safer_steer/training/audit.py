@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
@@ -25,6 +25,8 @@ from safer_steer.training.returns import EQUAL, reward_of
 
 AGREE = 1
 """Points of safety (1-10) by which two that agree may differ."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def audited_in(dialogue: Mapping[str, Any]) -> list[Audited]:
     return turns
 
 
-def by_script(turns: Iterable[Audited], value: Callable[[Audited], float]) -> list[list[float]]:
+def by_script(turns: Iterable[Audited], value: Callable[[Audited], T]) -> list[list[T]]:
     """A value of each turn, by script."""
     by_seed = defaultdict(list)
     for turn in turns:
@@ -127,11 +129,8 @@ def following(turns: Iterable[Audited]) -> Following | None:
     GRPO compares trajectories of one script, so this is what the student is taught. A constant gap between
     the two is no part of it, and errors at random lower it without turning it round.
     """
-    by_seed: dict[str, list[Audited]] = defaultdict(list)
-    for turn in turns:
-        by_seed[turn.seed].append(turn)
     sums = []
-    for group in by_seed.values():
+    for group in by_script(turns, lambda turn: turn):
         tutor, audit = fmean(turn.tutor for turn in group), fmean(turn.audit for turn in group)
         spread = sum((turn.audit - audit) ** 2 for turn in group)
         if spread > EQUAL**2:

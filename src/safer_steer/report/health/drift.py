@@ -89,13 +89,9 @@ class Audits:
 
     def noticed(self) -> int | None:
         """The first step at whose end there is a warning: of a drift, or of rewards that do not follow."""
-        change, steps = self.drift(), list[int]()
-        for step in sorted(self.steps):
-            follows = self.follows(step)
-            if follows and follows[1] < FOLLOWS:
-                steps.append(step)
-                break
-        return min([*steps, *([change.noticed] if change else [])], default=None)
+        change, known = self.drift(), ((step, self.follows(step)) for step in sorted(self.steps))
+        first = next((step for step, follows in known if follows and follows[1] < FOLLOWS), None)
+        return min(filter(None, (first, change.noticed if change else None)), default=None)
 
     def fall(self) -> Drift | None:
         """When the audit's own rewards fall, by the same rule."""

@@ -22,7 +22,7 @@ from safer_steer.config.gates import Band, GateName
 from safer_steer.dialogue import Format
 from safer_steer.files.store import read_rows
 from safer_steer.metrics import over_refusal
-from safer_steer.report.health.drift import FOLLOWS
+from safer_steer.report.health.drift import FOLLOWS, THRESHOLD
 from safer_steer.report.health.stages import examine
 from safer_steer.report.health.tally import Attacker, Health, Judge
 from safer_steer.stages import STAGES
@@ -280,7 +280,7 @@ QUANTITIES: dict[GateName, Quantity] = {
     "audit_slope": Quantity(
         ("rl",),
         "By how much the tutor's reward of a turn is higher where its audit's is higher by 1, within a"
-        " script; at most, with 3.5 standard errors.",
+        f" script; at most, with {THRESHOLD:g} standard errors.",
         "the student is taught what the audit does not reward: read turns on which they differ, and take"
         " another model or prompt for the one that errs; a tutor without eyes is like this",
         _slope,
