@@ -87,7 +87,7 @@ def experiment(
 def _check(jobs: list[Job]) -> None:
     """Check what RL and the bench of every arm will use, before the stages up to SFT, which come first and
     check their own. Writes nothing. Raises `UserError` that names the job."""
-    from safer_steer.experiments.work import run_id
+    from safer_steer.experiments.work import checkable, run_id
     from safer_steer.run.preflight import check
 
     waiting: dict[object, Job] = {}
@@ -96,7 +96,7 @@ def _check(jobs: list[Job]) -> None:
             waiting.setdefault((job.stages, run_id(job.config.model_copy(update={"seed": 0}))), job)
     for job in waiting.values():
         try:
-            asyncio.run(check(job.config, job.stages))
+            asyncio.run(check(checkable(job), job.stages))
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from None
 

@@ -20,10 +20,14 @@ ModelName = Literal["base", "sft", "safer_steer"]
 JoinedBy = Literal["majority", "mean"]
 
 
+TRAINED = "trained"
+"""What the names of trained attackers begin with."""
+
+
 def name_of(path: str) -> str:
     """What results call the trained attacker in a folder: the run, and a checkpoint's steps."""
     inner = ("rl", "attacker", "model", "pool")
-    return "-".join(["trained", *[part for part in Path(path).parts if part not in inner][-2:]])
+    return "-".join([TRAINED, *[part for part in Path(path).parts if part not in inner][-2:]])
 
 
 class Adaptive(Section):

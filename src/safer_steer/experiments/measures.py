@@ -17,6 +17,7 @@ from safer_steer.bench.questions import ANSWERS, FOLDER, answers_of
 from safer_steer.bench.results import Summary
 from safer_steer.bench.timing import Moment, marks_of_moment
 from safer_steer.config import Agent
+from safer_steer.config.bench import TRAINED
 from safer_steer.config.file import config_in
 from safer_steer.dialogue import Dialogue, Format, Kind, each_row, read_dialogues
 from safer_steer.files.store import read_rows
@@ -94,11 +95,11 @@ class Capability:
 
 @dataclass(frozen=True)
 class Breached:
-    """breach@1 of an attacker that adapts (docs/how-to/adaptive.md), in percent; of all together if it is
-    None. With `minus`, its difference to another attacker's on the same intents, in points. With `requests`,
-    only what breached with at most so many attack requests of each."""
+    """breach@1 of an attacker that adapts (docs/how-to/adaptive.md), in percent; of several together if their
+    names begin so. With `minus`, its difference to another attacker's on the same intents, in points. With
+    `requests`, only what breached with at most so many attack requests of each."""
 
-    attacker: str | None
+    attacker: str
     minus: str | None = None
     requests: int | None = None
 
@@ -110,9 +111,9 @@ class Breached:
         other = self._shares(self.minus, folder)
         return {intent: marks_of[intent] - other[intent] for intent in marks_of if intent in other}
 
-    def _shares(self, attacker: str | None, folder: Path) -> Hits:
+    def _shares(self, attacker: str, folder: Path) -> Hits:
         journals = [
-            path for path in journals_in(folder, "adaptive") if attacker in (None, name_in(path.stem))
+            path for path in journals_in(folder, "adaptive") if name_in(path.stem).startswith(attacker)
         ]
         return breached_by_any(map(read_dialogues, journals), self.requests)
 
@@ -151,10 +152,11 @@ MEASURES: dict[str, Measure | Held | When | Capability | Breached | BreachedBySc
     "Help on twins": Measure("multi_turn", True, "help"),
     "multiple choice, right": Capability(),
     "breached by scripts": BreachedByScripts(),
-    "breach@1 by A, B or C": Breached(None),
+    "breach@1 by A, B or C": Breached("sandbox-"),
     "breach@1 by A": Breached(Agent.A),
     "breach@1 by B": Breached(Agent.B),
     "breach@1 by C": Breached(Agent.C),
+    "breach@1 by a fresh attacker": Breached(TRAINED),
     "breached by scripts with 2 requests": BreachedByScripts(requests=2),
     "breach by A with 2 requests": Breached(Agent.A, requests=2),
     "breach by B with 2 requests": Breached(Agent.B, requests=2),

@@ -59,7 +59,8 @@ def inputs_of(experiment: Experiment, path: Path) -> str:
     """An id of what decides on the experiment's runs. Paths count as they are written, so that it is the same
     on every machine."""
     config = as_written(Path(absolute(experiment.config, path.parent)))
-    return content_id(config, experiment.model_dump(mode="json", include={"seeds", "set", "arms"}))
+    keys = {"seeds", "set", "arms"} | ({"fresh_attacker"} if experiment.fresh_attacker else set())
+    return content_id(config, experiment.model_dump(mode="json", include=keys))
 
 
 def file_of(path: Path) -> Path:

@@ -93,6 +93,8 @@ class Experiment(Section):
     """config keys that differ in all arms"""
     arms: dict[str, Arm] = Field(min_length=1)
     """the rows of the table"""
+    fresh_attacker: bool = False
+    """train an attacker against each arm's student alone, in `rl.steps` steps; it attacks it in the bench"""
     compare: list[tuple[str, str]] = Field(default_factory=list)
     """pairs of arms; the table has the first minus the second"""
     measures: list[str] | None = None
@@ -126,6 +128,12 @@ class Experiment(Section):
         for arm in named:
             if arm not in self.arms:
                 raise ValueError(f"{arm!r} is no arm; use {', '.join(self.arms)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_attacked(self) -> Experiment:
+        if self.fresh_attacker and any(arm.model == "base" for arm in self.arms.values()):
+            raise ValueError("fresh_attacker learns against an adapter, and base is none; leave one out")
         return self
 
     @model_validator(mode="after")

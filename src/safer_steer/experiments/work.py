@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safer_steer.config import Config
+from safer_steer.config import Adaptive, Config
 from safer_steer.config.changes import EVERY_KIND, settings_of
 from safer_steer.config.file import dump_config
 from safer_steer.errors import ExitCode, UserError
 from safer_steer.experiments.measures import played_to_its_end
-from safer_steer.experiments.spec import Experiment, config_of
+from safer_steer.experiments.spec import Arm, Experiment, config_of
 from safer_steer.files.manifest import Manifest, config_sha256
 from safer_steer.files.store import AtWork, canonical, content_id, inside, locked, whole_folder, write_atomic
 from safer_steer.stages import STAGES
@@ -31,6 +31,13 @@ from safer_steer.workers import side_by_side
 SHARED = tuple(STAGES)[: list(STAGES).index("bench")]
 """The stages that can be shared: all before the bench."""
 UP_TO_SFT = tuple(STAGES)[: list(STAGES).index("rl")]
+FRESH = {
+    "rl.algorithm": "cotrain",
+    "rl.cotrain.learns": "attacker",
+    "rl.cotrain.max_equal_groups": 1,
+}
+"""Settings of an attacker that learns against a finished student: one that does not give way leaves it
+nothing to learn from, which is a result."""
 NOT_RL_ALONE = ("seeds", "benign_share", "single_turn", "rollouts")
 """The keys of `rl` that bear on other stages: which scripts are kept for RL, and what samples the student's
 answers."""
@@ -110,6 +117,8 @@ class Job:
     stages: tuple[str, ...]
     after: Job | None = None
     """The job whose stages this one goes on from."""
+    awaits: Job | None = None
+    """Another job whose result it uses."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     failed: str | None = None
     """Why it failed; None if it did not."""
@@ -138,27 +147,51 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
     common: `shared/ID` has the stages up to SFT, `trained/ID` RL, and `measured/ID` the bench. The base and
     the SFT student are measured together."""
     jobs: dict[Path, Job] = {}
+
+    def up_to(config: Config) -> Job:
+        stages = tuple(stage for stage in UP_TO_SFT if stage != "assemble" or config.assembly)
+        before = unmeasured(up_to_sft(config))
+        job = Job(f"up to SFT, seed {config.seed}", out / "shared" / trunk_id(config), before, stages)
+        return jobs.setdefault(job.folder, job)
+
+    def trained(name: str, config: Config, awaits: Job | None = None) -> Job:
+        training = unmeasured(config)
+        job = Job(name, out / "trained" / run_id(training), training, ("rl",), up_to(config), awaits)
+        return jobs.setdefault(job.folder, job)
+
     folders: dict[str, dict[int, Path]] = {name: {} for name in experiment.arms}
     for seed in experiment.seeds:
         for name, arm in experiment.arms.items():
-            config = config_of(experiment, path, arm, seed)
-            said, before = f"{name}, seed {seed}", up_to_sft(config)
-            stages = tuple(stage for stage in UP_TO_SFT if stage != "assemble" or config.assembly)
-            job = Job(
-                f"up to SFT, seed {seed}", out / "shared" / trunk_id(config), unmeasured(before), stages
-            )
-            job = jobs.setdefault(job.folder, job)
+            config, attacker = config_of(experiment, path, arm, seed), None
+            said = f"{name}, seed {seed}"
             if arm.model == "safer_steer":
-                training = unmeasured(config)
-                job = Job(f"RL: {said}", out / "trained" / run_id(training), training, ("rl",), job)
-                job = jobs.setdefault(job.folder, job)
+                job, student = trained(f"RL: {said}", config), "rl/model"
             else:
-                said, config = f"base and SFT, seed {seed}", before
-                config.bench.models = ["base", "sft"]
-            job = Job(f"bench: {said}", out / "measured" / run_id(config), config, ("bench",), job)
+                job, student, config = up_to(config), "sft/model", up_to_sft(config)
+            if experiment.fresh_attacker:
+                against = FRESH | {"rl.cotrain.student": os.path.abspath(job.folder / student)}
+                alone = config_of(experiment, path, Arm(set=against), seed)
+                attacker = trained(f"fresh attacker: {said}", alone, job)
+                paths = [os.path.abspath(attacker.folder / "rl" / "attacker")]
+                adaptive = config.bench.adaptive or Adaptive(attackers=[])
+                config.bench.adaptive = adaptive.model_copy(update={"trained": paths})
+                config.bench.models = [arm.model]
+            elif arm.model != "safer_steer":
+                said, config.bench.models = f"base and SFT, seed {seed}", ["base", "sft"]
+            job = Job(f"bench: {said}", out / "measured" / run_id(config), config, ("bench",), job, attacker)
             folders[name][seed] = jobs.setdefault(job.folder, job).folder
-    ordered = sorted(jobs.values(), key=lambda job: list(STAGES).index(job.stages[-1]))
+    ordered = sorted(jobs.values(), key=lambda job: (list(STAGES).index(job.stages[-1]), bool(job.awaits)))
     return ordered, folders
+
+
+def checkable(job: Job) -> Config:
+    """A job's config without the adapters that other jobs are yet to train."""
+    config = job.config.model_copy(deep=True)
+    if job.awaits:
+        config.rl.cotrain.student = None
+        if config.bench.adaptive:
+            config.bench.adaptive.trained = []
+    return config
 
 
 def finished(experiment: Experiment, runs: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
@@ -192,10 +225,9 @@ async def work(jobs: list[Job], processes: int, cores: int, say: Say) -> None:
 
     async def one(job: Job) -> None:
         nonlocal finished
-        if job.after:
-            await job.after.over.wait()
-            if job.after.failed:
-                job.failed = job.after.failed
+        for earlier in filter(None, (job.after, job.awaits)):
+            await earlier.over.wait()
+            job.failed = job.failed or earlier.failed
         if not job.failed and not job.done():
             async with room:
                 begun = time.monotonic()
