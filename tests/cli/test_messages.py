@@ -108,6 +108,16 @@ COMMANDS: list[Row] = [
         "seed: 1",
         "bootstrap.sft.micro_batch_size: a step of 16 cannot be split into micro-batches of 1 on 3 process",
     ),
+    (
+        f"run {OUT}",
+        "bootstrap: {sft: {batch_size: 6, micro_batch_size: 4}}",
+        "bootstrap.sft.micro_batch_size: a step of 6 cannot be split into micro-batches of 4 on 1 process",
+    ),
+    (
+        f"run {OUT}",
+        "rl: {group_size: 5, prompts_per_step: 8, micro_batch_size: 30}",
+        "rl.micro_batch_size: a step of 40 cannot be split into micro-batches of 30 on 1 process",
+    ),
     ("seeds config.yaml --out home --fresh", "seed: 1", "home: has files but is not a run"),
     ("seeds config.yaml --out file", "seed: 1", "is a file; give a folder"),
     ("seeds mine/config.yaml --stub --out mine", "", "mine: has files but is not a run"),

@@ -24,7 +24,7 @@ from safer_steer.experiments.results import results, verdict
 from safer_steer.experiments.shown import markdown, wall_times
 from safer_steer.experiments.spec import config_of, load_experiment
 from safer_steer.experiments.survival import compared, hazard, log_rank
-from safer_steer.experiments.work import branch, plan, trunk_id
+from safer_steer.experiments.work import branch, checkable, plan, trunk_id
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import write_atomic
 from safer_steer.intervals import difference_over_seeds
@@ -78,6 +78,7 @@ def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> 
         ({"seeds": [1, 1]}, "a seed stands twice"),
         ({"config": "missing.yaml"}, "missing.yaml: no such config file"),
         ({"arm": {}}, "arm"),
+        ({"fresh_attacker": True} | odd({}, "base"), "fresh_attacker learns against an adapter, and base is"),
         ({"set": {"rl": {"tcsr": "mean"}}}, "rl is a section of the config; write rl.tcsr"),
         ({"set": {"roles": {"judge": {}}}}, "roles is a section of the config; write roles.judge"),
         ({"set": {"bootstrap.sft": {}}}, "bootstrap.sft is a section of the config; write bootstrap.sft.KEY"),
@@ -93,6 +94,7 @@ def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> 
             "bench: base and SFT, seed 0: bench.capability: {}/none.jsonl",
         ),
         (odd({"rl.reward": "no_such:thing"}), "RL: odd, seed 0: rl.reward"),
+        (odd({"rl.prompts_per_step": 8}), "RL: odd, seed 0: rl.micro_batch_size: a step of 40 cannot"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
@@ -164,6 +166,39 @@ def test_arms_share_runs_and_stages(tmp_path: Path) -> None:
     assert not set(others["full"].values()) & set(folders["full"].values())
     trained = {job.folder for job in jobs if job.stages == ("rl",)}
     assert trained == {job.folder for job in longer if job.stages == ("rl",)}, "another bench, same students"
+
+
+def test_a_fresh_attacker_learns_against_each_arms_student_and_attacks_it_in_the_bench(
+    tmp_path: Path,
+) -> None:
+    """Its own training is the same for all arms, whatever is set in them."""
+    ranked = {"student.lora_rank": 4}
+    without, _ = plan(load_experiment(path := file_of(tmp_path, set=ranked)), path, tmp_path)
+    jobs, folders = plan(
+        load_experiment(path := file_of(tmp_path, set=ranked, fresh_attacker=True)), path, tmp_path
+    )
+    named = {job.name: job for job in jobs}
+    assert len(named) == len(jobs) == 2 + 4 + 6 + 6
+    assert {job.folder for job in without if job.stages != ("bench",)} < {job.folder for job in jobs}
+    seen: list[object] = [None]
+    for job in jobs:
+        assert job.after in seen and job.awaits in seen, "what others wait for comes first"
+        seen.append(job)
+    trunk, begun = named["up to SFT, seed 0"], set[str]()
+    for arm, student in {
+        "SFT": trunk.folder / "sft",
+        "mean": named["RL: mean, seed 0"].folder / "rl",
+    }.items():
+        attacker, bench = named[f"fresh attacker: {arm}, seed 0"], named[f"bench: {arm}, seed 0"]
+        assert attacker.after is trunk and attacker.awaits is (bench.after if arm == "mean" else trunk)
+        assert attacker.config.rl.cotrain.student == str(student / "model")
+        assert attacker.config.rl.cotrain.learns == "attacker" and attacker.config.rl.tcsr != "mean"
+        begun.add(dump_config(checkable(attacker)))
+        assert bench.folder == folders[arm][0] and bench.awaits is attacker and bench.config.bench.adaptive
+        assert bench.config.bench.adaptive.trained == [str(attacker.folder / "rl" / "attacker")]
+        assert bench.config.bench.models == [load_experiment(path).arms[arm].model]
+        assert checkable(bench).bench.adaptive.trained == [] != bench.config.bench.adaptive.trained
+    assert len(begun) == 1
 
 
 def test_the_stages_share_sft_and_the_runs_of_feedback(tmp_path: Path) -> None:
@@ -386,7 +421,7 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
         paper=None,
         measures=[
             *("breach@1 by A", "breach@1 by B", "generalisation gap B - A", "multi-turn Safe"),
-            *("breached by scripts", "breach@1 by A, B or C"),
+            *("breached by scripts", "breach@1 by A, B or C", "breach@1 by a fresh attacker"),
         ],
     )
     experiment = load_experiment(path)
@@ -405,6 +440,8 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
                 rows.append(row.model_copy(update={"meta": facts, "turns": [row.turns[0], last]}))
             text = "".join(row.model_dump_json() + "\n" for row in rows)
             write_atomic(model / f"adaptive_sandbox-{attacker}.jsonl", text)
+            if attacker == "b":  # one that was trained, which breaches as B does
+                write_atomic(model / "adaptive_trained-run.jsonl", text.replace("sandbox-b", "trained-run"))
             scripted = [played(f"s-{n}", [1, 1]) for n in range(4)]
             for turn in (*scripted[0].turns[1:], *scripted[1].turns[:1]):
                 turn.scores = {"harmlessness": -1.0, "helpfulness": 1.0, "refused": 0.0}
@@ -430,7 +467,8 @@ def test_attackers_are_compared_on_the_same_intents(tmp_path: Path) -> None:
     wanted = {(3, 4): [1 - 0.5 * 0.5] * 3 + [0.5], (2, 4): [0.75, 0.75, 0.5, 0.5]}
     mean = sum(sum(shares) for shares in wanted.values()) / 8
     assert arms["SFT"]["breach@1 by A, B or C"]["value"] == pytest.approx(100 * mean)
-    assert found["lost"]["SFT"] == {"dialogues": 42, "unscored": 0, "failed": 2, "incomplete": 0}
+    assert arms["SFT"]["breach@1 by a fresh attacker"]["value"] == pytest.approx(100 * 8 / 16)
+    assert found["lost"]["SFT"] == {"dialogues": 58, "unscored": 0, "failed": 2, "incomplete": 0}
 
 
 @pytest.mark.parametrize(

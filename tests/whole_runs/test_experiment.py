@@ -32,17 +32,21 @@ SMALL: dict[str, Any] = {
     "seeds": [0],
     "set": {
         "limit": 4,
+        "student.lora_rank": 4,
+        "rl.steps": 2,
         "rl.save_steps": 1,
         "bench.adaptive": {"attackers": ["sandbox-a", "sandbox-b"], "turns": 3, "tries": 1},
     },
-    "arms": {
-        "SFT": {"model": "sft"},
-        "full": {},
-        "mean": {"set": {"rl.tcsr": "mean"}},
-        "A and B": {"set": {"roles.tutor": {"model": "sandbox-ab"}}},
-    },
-    "compare": [["full", "SFT"], ["full", "mean"], ["A and B", "full"]],
-    "measures": ["multi-turn Safe", "Help on twins", "breach@1 by B", "generalisation gap B - A"],
+    "arms": {"SFT": {"model": "sft"}, "full": {}, "mean": {"set": {"rl.tcsr": "mean"}}},
+    "fresh_attacker": True,
+    "compare": [["full", "SFT"], ["full", "mean"]],
+    "measures": [
+        "multi-turn Safe",
+        "Help on twins",
+        "breach@1 by B",
+        "generalisation gap B - A",
+        "breach@1 by a fresh attacker",
+    ],
     "survival": True,
 }
 
@@ -67,10 +71,10 @@ def test_an_experiment_killed_and_gone_on_with(tmp_path: Path) -> None:
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "8 of 8 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
+    assert "9 of 9 over" in done.stderr and "up to SFT, seed 0: begun" not in done.stderr
     assert Manifest(trunk).stages["sft"] == sft, "trained once"
     runs = sorted(out.glob("measured/*/"))
-    assert len(runs) == 4
+    assert len(runs) == 3
     for run in runs:
         assert Manifest(run).stages["sft"]["files"] == sft["files"]
         assert verify(run) == []

@@ -93,7 +93,7 @@ def _check(jobs: list[Job]) -> None:
     waiting: dict[object, Job] = {}
     for job in jobs:
         if job.after and not job.done():
-            waiting.setdefault((job.stages, run_id(job.config.model_copy(update={"seed": 0}))), job)
+            waiting.setdefault((job.stages, run_id(checkable(job).model_copy(update={"seed": 0}))), job)
     for job in waiting.values():
         try:
             asyncio.run(check(checkable(job), job.stages))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safer_steer.files.store import read_rows
 from safer_steer.report.plots import Plot, number
-from safer_steer.report.svg import Line, draw
+from safer_steer.report.svg import Line, draw, heat_map
+from safer_steer.training.cotrain.pool import crossplay_of
 
 Row = dict[str, Any]
 
@@ -49,7 +51,30 @@ def cotrain_plots(run: Path, student: Sequence[Row]) -> list[Plot]:
     for title, caption, lines in shown:
         if drawn := [line for line in lines if line.x]:
             plots.append(Plot(title, caption, draw(drawn, "step", "", (0, None))))
-    return plots
+    return [*plots, *_cross_play(run)]
+
+
+def _cross_play(run: Path) -> Iterator[Plot]:
+    """A map for each cross-play that was played (`safer-steer cross-play`)."""
+    for blank in (False, True):
+        path = crossplay_of(run, blank).with_suffix(".json")
+        if path.is_file():
+            cells = json.loads(path.read_bytes())
+            yield Plot(
+                "Cross-play, blank pictures" if blank else "Cross-play",
+                "Percent of attacks that breach, of students and attackers after so many steps, and of the"
+                " sandbox's attackers that were in no training.",
+                breaches(cells),
+            )
+
+
+def breaches(cells: Sequence[Row]) -> str:
+    """The heat map of cross-play: breaches by student (rows) and attacker."""
+    share = {(cell["student"], cell["attacker"]): cell["breach"] for cell in cells}
+    students, attackers = (list(dict.fromkeys(pair[place] for pair in share)) for place in (0, 1))
+    names = [str(attacker).removeprefix("sandbox-").upper() for attacker in attackers]
+    shares = [[share.get((student, attacker)) for attacker in attackers] for student in students]
+    return heat_map(names, [str(student) for student in students], shares, "attacker, columns", "student")
 
 
 def _named(key: str, row: Row) -> float | None:

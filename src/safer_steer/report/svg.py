@@ -162,6 +162,33 @@ def bars(rates: Sequence[tuple[float, float, float] | None]) -> str:
     return _element(right, bottom + (24 if few else 10), size, parts)
 
 
+def heat_map(
+    columns: Sequence[str], rows: Sequence[str], shares: Sequence[Sequence[float | None]], x: str, y: str
+) -> str:
+    """An `<svg>` element with a cell for each share, the darker the larger, and its percent in it. Text is 11
+    units high.
+
+    Args:
+        shares: 0-1, one sequence for each row; None leaves its cell empty.
+        x: what the columns are.
+        y: what the rows are.
+    """
+    size, width, height, top = 11, 34, 22, 2.5 * ROW * 11
+    left = 14 + 0.6 * size * max(map(len, rows))
+    middles = [left + (place + 0.5) * width for place in range(len(columns))]
+    parts = [_text(left, size, f"{x}; rows: {y}", size, "start")]
+    parts += [_text(at, top - 5, name, size, "middle") for at, name in zip(middles, columns, strict=True)]
+    for down, (name, in_row) in enumerate(zip(rows, shares, strict=True)):
+        above = top + down * height
+        parts.append(_text(left - 6, above + 15, name, size, "end"))
+        for at, share in zip(middles, in_row, strict=True):
+            if share is not None:
+                box = f"M{at - 16:.1f} {above:.1f}h32v20h-32Z"
+                parts.append(f'<path d="{box}" fill="var(--series-1)" fill-opacity="{0.75 * share:.2f}"/>')
+                parts.append(_text(at, above + 14, f"{100 * share:.0f}", size, "middle"))
+    return _element(max(left + len(columns) * width, 200), top + len(rows) * height, size, parts)
+
+
 def mark(series: int, x: float, y: float) -> str:
     """The mark of a series; the first 36 differ in shape or colour."""
     shape, colour = SHAPES[(series + series // SERIES) % len(SHAPES)], f"var(--series-{series % SERIES})"

@@ -58,6 +58,21 @@ def enough_seeds(config: Config) -> str:
     return too_few_seeds(config.rl, config.rl.seeds)
 
 
+def even_sft_steps(config: Config) -> str:
+    """SFT's batch must be a number of micro-batches on each of this launch's processes."""
+    sft = config.bootstrap.sft
+    return processes.uneven(sft.batch_size, sft.micro_batch_size, "bootstrap.sft.micro_batch_size")
+
+
+def even_rl_steps(config: Config) -> str:
+    """And so must a step's trajectories. DPO fits its own batches."""
+    rl = config.rl
+    if not rl.traits.online:
+        return ""
+    trajectories = rl.prompts_per_step * rl.group_size
+    return processes.uneven(trajectories, rl.micro_batch_size, "rl.micro_batch_size")
+
+
 def one_process(config: Config) -> str:
     """Some algorithms train in one process."""
     if config.rl.traits.one_process and processes.count() > 1:

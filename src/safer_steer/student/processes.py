@@ -51,6 +51,18 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
+def uneven(batch: int, micro: int, key: str, over: int | None = None) -> str:
+    """Why a step's batch cannot be split over micro-batches and processes (by default those of this launch),
+    in one line; "" if it can."""
+    over = over or count()
+    if batch % (micro * over) == 0:
+        return ""
+    return (
+        f"{key}: a step of {batch} cannot be split into micro-batches of {micro} on {over} process(es);"
+        " change one of them"
+    )
+
+
 def rank() -> int:
     """This process's place among them, from 0."""
     return int(os.environ["RANK"]) if count() > 1 else 0

@@ -141,11 +141,8 @@ def batching(batch: int, micro: int, key: str, count: int | None = None) -> dict
     """Split a step's batch over micro-batches and `count` processes, by default those of this launch. Raises
     `UserError` if the batch cannot be split evenly."""
     count = count or processes.count()
-    if batch % (micro * count):
-        raise UserError(
-            f"{key}: a step of {batch} cannot be split into micro-batches of {micro} on {count}"
-            " process(es); change one of them"
-        )
+    if line := processes.uneven(batch, micro, key, count):
+        raise UserError(line)
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // (micro * count)}
 
 

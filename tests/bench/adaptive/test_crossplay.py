@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -95,6 +96,20 @@ def test_plots_are_of_both_sides_and_of_no_other_run(run) -> None:
         "The attacker's turns",
         "Distinct breaches",
     ]
+    cells = [
+        {"student": student, "attacker": attacker, "breach": breach, "twins refused": None}
+        for student, attacker, breach in (
+            (0, 0, 0.31),
+            (0, "sandbox-b", 0.62),
+            (5, 0, None),
+            (5, "sandbox-b", 1),
+        )
+    ]
+    (run / "rl" / "crossplay-blank.json").write_text(json.dumps(cells))
+    played = cotrain_plots(run, student)[-1]
+    assert played.title == "Cross-play, blank pictures"
+    said = re.findall(r"<text[^>]*>([^<]+)</text>", played.svg)
+    assert said == ["attacker, columns; rows: student", "0", "B", "0", "31", "62", "5", "100"]
 
 
 def test_an_attacker_names_its_base_and_a_pool_without_adapters_costs_a_line(tmp_path) -> None:

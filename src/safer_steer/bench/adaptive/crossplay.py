@@ -30,7 +30,7 @@ from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import load_student, renderer_of
 from safer_steer.student.policy import SampledStudent
 from safer_steer.training.cotrain.exchange import SYSTEM, shown_first
-from safer_steer.training.cotrain.pool import Pool, Side
+from safer_steer.training.cotrain.pool import Pool, Side, crossplay_of
 from safer_steer.training.cotrain.rewards import hits
 from safer_steer.training.cotrain.seat import AdapterPolicy, Scoring, Seat
 
@@ -54,7 +54,7 @@ class CrossPlay:
     ) -> None:
         """`blank`: attacker and student see pictures of one colour; the tutor sees them as they are."""
         self.config, self.pool, self.tutor, self.wait = config, pool, tutor, wait
-        self.folder = run / "rl" / ("crossplay-blank" if blank else "crossplay")
+        self.folder = crossplay_of(run, blank)
         self.shown = pictures_in(run, config.student.max_pixels)
         self.seen: PicturesOf = _blank(self.shown) if blank else self.shown
         self._model: Any = with_adapter(load_student(config.student).model, pool.anchor()).eval()

@@ -20,6 +20,11 @@ RULES = "rules"
 """The opponent that is no checkpoint: the tutor, which writes the attacks."""
 
 
+def crossplay_of(run: Path, blank: bool) -> Path:
+    """Folder of the dialogues of a run's cross-play; what they show is beside it, with `.json`."""
+    return run / "rl" / ("crossplay-blank" if blank else "crossplay")
+
+
 class Block(NamedTuple):
     """Steps of one side without the other's turn."""
 
