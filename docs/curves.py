@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ PANELS = (
 )
 """Stage, number of its steps, title, and where the axis begins."""
 WIDTH, HEIGHT, ACROSS = 340, 240, 3
-STYLE = Path(__file__).parent.parent / "src/safer_steer/report/templates/page.css"
+DOCS = Path(__file__).parent
+STYLE = DOCS.parent / "src/safer_steer/report/templates/page.css"
 
 
 def steps_of(run: Path, stage: str) -> list[dict[str, Any]]:
@@ -55,15 +57,22 @@ def picture(run: Path, across: str, label: str) -> str:
                 line.x.append(row[across])
                 line.y.append(row[name])
         if line.x:
-            panel = draw([line], label, title, (begin, None))
-            x, y = WIDTH * (len(parts) % ACROSS), HEIGHT * (len(parts) // ACROSS)
-            parts.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" height="{HEIGHT}" ', 1))
+            parts.append(draw([line], label, title, (begin, None)))
+    return sheet(parts)
+
+
+def sheet(panels: Sequence[str]) -> str:
+    """One SVG of several, `ACROSS` beside one another, in the colours of the page's light mode."""
+    parts = []
+    for place, panel in enumerate(panels):
+        x, y = WIDTH * (place % ACROSS), HEIGHT * (place // ACROSS)
+        sized = re.sub(r' width="[\d.]+"', f' width="{WIDTH}"', panel, count=1)
+        parts.append(sized.replace("<svg ", f'<svg x="{x}" y="{y}" height="{HEIGHT}" ', 1))
     high = HEIGHT * -(-len(parts) // ACROSS)
-    body = "\n".join(parts).replace(f'width="{1.2 * WIDTH:g}"', f'width="{WIDTH}"')
     colours = dict(
         re.findall(r"--([\w-]+): (#\w+);", STYLE.read_text(encoding="utf-8").partition("@media")[0])
     )
-    body = re.sub(r"var\(--([\w-]+)\)", lambda match: colours[match[1]], body)
+    body = re.sub(r"var\(--([\w-]+)\)", lambda match: colours[match[1]], "\n".join(parts))
     box = f'viewBox="0 0 {WIDTH * ACROSS} {high}" font-family="sans-serif"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n'
@@ -74,7 +83,7 @@ def picture(run: Path, across: str, label: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
+    parser.add_argument("--out", type=Path, default=DOCS / "pictures")
     given = parser.parse_args()
     for name, across, label in (("steps", "step", "step"), ("time", "minutes", "minutes")):
         path = given.out / f"track-{name}.svg"
