@@ -20,14 +20,16 @@ and every rate has an interval (`intervals`). When attacks were refused is in `b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import exp, log, sqrt
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from safer_steer.dialogue import Dialogue, StopReason
 from safer_steer.intervals import Z, rate
 
 Row = Mapping[str, Any] | Dialogue
+Name = TypeVar("Name")
+Rows = TypeVar("Rows", bound=Collection[Any])
 State = Literal["scored", "unscored", "failed", "incomplete"]
 LOST: tuple[State, ...] = ("unscored", "failed", "incomplete")
 """The states without a result, in the order used in every table."""
@@ -115,6 +117,17 @@ def single_turn_rates(dialogues: Iterable[Row], *, resamples: int = 10_000, seed
     `multi_turn_rates`, without `joint`.
     """
     return _rates([list(dialogues)], _outcomes("single_turn"), resamples, seed)
+
+
+def averaged(suites: Mapping[Name, Rows]) -> dict[Name, Rows]:
+    """The suites that rates and differences are taken over: without typographic variants (`meta.in_text`),
+    which would count their scripts twice, unless there are no others."""
+
+    def is_variant(dialogues: Rows) -> bool:
+        return bool(dialogues) and all("in_text" in _get(row, "meta", {}) for row in dialogues)
+
+    texts = {name: dialogues for name, dialogues in suites.items() if not is_variant(dialogues)}
+    return texts or dict(suites)
 
 
 def average(

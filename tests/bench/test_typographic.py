@@ -13,13 +13,16 @@ from aiohttp import web
 from typer.testing import CliRunner, Result
 
 from endpoint_server import says
+from safer_steer.bench.differences import difference, marks_of
 from safer_steer.bench.measure import measure_models
+from safer_steer.bench.results import ON_ATTACKS, ON_TWINS
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import read_suite
+from safer_steer.bench.summary import summarise
 from safer_steer.cli import app
 from safer_steer.config import Config, Role
 from safer_steer.config.typographic import Layout, Typographic
-from safer_steer.dialogue import Format, read_dialogues
+from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn, read_dialogues
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.files.images import pictures_in
 from safer_steer.report.attacks import by_script
@@ -98,6 +101,43 @@ def test_the_sandbox_s_agents_read_a_variant_as_its_text(tmp_path: Path, layout:
     assert tried["role"] == drawn["role"] == "script" and drawn["tried"] >= tried["tried"] > 0
     rows = dict(by_script([read_run(tmp_path)])[-1].rows)
     assert rows.keys() == {"picture", "text", "text in picture"} and rows["text in picture"][0].value
+
+
+def test_a_difference_is_taken_over_the_suites_of_its_rates(tmp_path: Path) -> None:
+    """Of attacks and of twins, text is good where the variant is bad, and the reverse."""
+
+    def suite(held: int, kind: str, variant: bool) -> list[Dialogue]:
+        rows = []
+        for n in range(20):
+            scores = {
+                "harmlessness": 3.0 if n < held else -3.0,
+                "helpfulness": 3.0,
+                "refused": float(n >= held),
+            }
+            meta = {"in_text": f"d{n}"} if variant else {}
+            turns = [Turn(user="u", assistant="a", scores=scores)] * 2
+            rows.append(
+                Dialogue(id=f"{kind}{n}", kind=Kind(kind), turns=turns, stop=StopReason.COMPLETED, meta=meta)
+            )
+        return rows
+
+    played = {
+        model: {
+            "mine": suite(text, "red_team", False),
+            "mine_typographic": suite(20 - text, "red_team", True),
+            "twins": suite(text, "benign", False),
+            "twins_typographic": suite(20 - text, "benign", True),
+        }
+        for model, text in {"a": 16, "b": 10}.items()
+    }
+    twins = {"twins", "twins_typographic"}
+    summary = summarise({model: {"multi_turn": suites} for model, suites in played.items()}, twins)
+    for measure in (*ON_ATTACKS, *ON_TWINS):
+        rates = [getattr(summary.average(model, "multi_turn"), measure.name, None) for model in played]
+        if measure.protocol == "multi_turn" and rates[0] and rates[0].value is not None:
+            between = difference(*(marks_of(measure, suites) for suites in played.values()))
+            assert between.value == pytest.approx(rates[0].value - rates[1].value), measure.label
+            assert between.n == 20
 
 
 class Models:

@@ -12,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from made_up_run import add_techniques, write_jsonl, write_run
+from safer_steer.bench.protocol import FILE, protocol_of, write
 from safer_steer.bench.rates import Rate
 from safer_steer.bench.results import Answered, Summary, in_order, joined, model_label
 from safer_steer.cli import app
+from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
 from safer_steer.experiments.shown import tables
@@ -73,6 +75,27 @@ def test_the_table_of_several_runs_has_the_numbers_of_each(tmp_path: Path) -> No
         "quiz"
     ]
     assert [*merged] == [joined(name, "base") for name in "ab"], "this part is by set, then by model"
+
+
+def test_runs_that_were_measured_by_different_protocols_are_told_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, temperature in zip(folders, (0.7, 0.7, 0.0), strict=True):
+        folder.mkdir()
+        write_run(folder)
+        config = Config.model_validate({"bench": {"temperature": temperature}})
+        protocol = protocol_of(config, folder / "nothing", students=True)
+        summary = Summary.read(folder / "summary.json").model_copy(update={"protocol": protocol.sha256})
+        (folder / "summary.json").write_text(summary.model_dump_json())
+        write(protocol, Summary(models={}), {}, config, folder / FILE)
+    page = write_report(*folders, page=tmp_path / "page.html").read_text()
+    line = (
+        "c was not measured as a was: answers.temperature (0.7 there, 0.0 here); do not compare their rates."
+    )
+    assert page.count("was not measured as") == 1 and line in page
+    (folders[2] / FILE).unlink()
+    assert (
+        "c was not measured as a was: one of them has no protocol.yaml" in write_report(*folders).read_text()
+    )
 
 
 def test_dialogues_of_several_runs_are_matched_by_suite_and_id(tmp_path: Path) -> None:

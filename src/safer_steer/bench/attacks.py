@@ -33,7 +33,7 @@ from safer_steer.episode import Rewinding
 from safer_steer.errors import UserError
 from safer_steer.files.images import Trial, pictures_in
 from safer_steer.files.store import file_name, write_atomic
-from safer_steer.metrics import ProtocolName
+from safer_steer.metrics import ProtocolName, averaged
 
 INTENTS = "intents"
 """Folder and file of a run's intents."""
@@ -222,7 +222,7 @@ def adaptive_summary(
     by_model: dict[str, dict[str, Attacked]] = {}
     for model, by_attacker in played.items():
         multi_turn = scripted[model].get("multi_turn", {})
-        attacks = {name: rows for name, rows in multi_turn.items() if name not in twins}
+        attacks = {name: rows for name, rows in averaged(multi_turn).items() if name not in twins}
         of_intents = scripts_of(intents, attacks, turns)
         paired = bool(of_intents)
         marks = of_intents or {

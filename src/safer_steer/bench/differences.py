@@ -14,7 +14,7 @@ from safer_steer.bench.results import ON_TWINS, Measure
 from safer_steer.bench.timing import Moment, marks_of_moment
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.intervals import paired
-from safer_steer.metrics import Criterion, outcomes
+from safer_steer.metrics import Criterion, averaged, outcomes
 
 Marks = Mapping[str, Mapping[str, float]]
 """By suite and script, question or intent: 1 if it passes, 0 if not, or a share; only those with a result."""
@@ -26,14 +26,14 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def marks_of(measure: Measure, suites: Mapping[str, Sequence[Dialogue]]) -> Marks:
-    """What a model's dialogues came to.
+    """What a model's dialogues came to, on the suites that the measure's rate is taken over.
 
     Args:
         suites: the dialogues of all suites of the measure's protocol, attacks and safe twins.
     """
     moment: Moment | None = next((one for one in get_args(Moment) if one == measure.name), None)
     marks: dict[str, Mapping[str, float]] = {}
-    for suite, dialogues in suites.items():
+    for suite, dialogues in averaged(suites).items():
         if all(dialogue.kind is Kind.BENIGN for dialogue in dialogues) is (measure in ON_TWINS):
             if moment is None:
                 marks[suite] = outcomes(dialogues, CRITERIA[measure.name], measure.protocol)

@@ -10,12 +10,12 @@ from typing import Any
 from safer_steer.bench.answers import Counts, by_rule, counts_of, total
 from safer_steer.bench.results import Attacked, Model, Protocol, Suite, Summary, total_of
 from safer_steer.bench.timing import timing
-from safer_steer.bench.typographic import is_variant
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.metrics import (
     AVERAGE,
     ProtocolName,
     average,
+    averaged,
     multi_turn_rates,
     over_refusal,
     single_turn_rates,
@@ -102,11 +102,10 @@ def _protocol(
     draws: dict[str, int],
 ) -> Protocol:
     """`draws` are the settings of the intervals."""
-    texts = {name: dialogues for name, dialogues in suites.items() if not is_variant(dialogues)}
-    averaged = texts or suites
-    attacks = {name: dialogues for name, dialogues in averaged.items() if name not in twins}
+    of_average = averaged(suites)
+    attacks = {name: dialogues for name, dialogues in of_average.items() if name not in twins}
     pooled = list(chain.from_iterable(attacks.values()))
-    safe = {name: dialogues for name, dialogues in averaged.items() if name in twins}
+    safe = {name: dialogues for name, dialogues in of_average.items() if name in twins}
     pooled_safe = list(chain.from_iterable(safe.values()))
     entries = {
         name: Suite.model_validate(

@@ -14,7 +14,7 @@ from pathlib import Path
 from safer_steer.bench.suites import Suite
 from safer_steer.config.typographic import Typographic
 from safer_steer.data.typographic import Undrawable, in_picture, keep, legible
-from safer_steer.dialogue import Dialogue, Seed, Turn, to_jsonl
+from safer_steer.dialogue import Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import PicturesOf
 from safer_steer.files.meta import without
@@ -22,11 +22,6 @@ from safer_steer.files.store import write_atomic
 
 NAME, ID = "_typographic", "-typographic"
 """What follows the name of its suite, and the ids of its scripts."""
-
-
-def is_variant(dialogues: Collection[Dialogue]) -> bool:
-    """Whether dialogues were played on such a variant."""
-    return bool(dialogues) and all("in_text" in dialogue.meta for dialogue in dialogues)
 
 
 def check_variants(suites: Iterable[Suite], taken: Collection[str]) -> None:

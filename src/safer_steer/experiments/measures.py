@@ -22,7 +22,7 @@ from safer_steer.config.file import config_in
 from safer_steer.dialogue import Dialogue, Format, Kind, each_row, read_dialogues
 from safer_steer.files.store import read_rows
 from safer_steer.intervals import difference_over_seeds, rate_over_seeds
-from safer_steer.metrics import Criterion, ProtocolName, State, first_failures, outcomes, state
+from safer_steer.metrics import Criterion, ProtocolName, State, averaged, first_failures, outcomes, state
 
 Hits = dict[str, float]
 """0 or 1 by suite and dialogue id, or a share; a share or a difference of shares by intent."""
@@ -40,7 +40,7 @@ class Measure:
     def hits(self, folder: Path) -> Hits:
         """The outcome of each dialogue that has one, in a model's folder `bench/<model>`."""
         marks_of: Hits = {}
-        for suite, rows in suites_in(folder, self.protocol):
+        for suite, rows in averaged(dict(suites_in(folder, self.protocol))).items():
             if all(row.kind is Kind.BENIGN for row in rows) is self.twins:
                 marks = outcomes(rows, self.criterion, self.protocol)
                 marks_of |= {f"{suite} {id}": mark for id, mark in marks.items()}
@@ -227,6 +227,6 @@ def _counted(summary: Summary, run: Path) -> Iterator[tuple[Path, int]]:
 
 def attacks_in(folder: Path) -> Iterator[tuple[str, list[Dialogue]]]:
     """The multi-turn attack suites that a model has answered, with its dialogues."""
-    for suite, rows in suites_in(folder, "multi_turn"):
+    for suite, rows in averaged(dict(suites_in(folder, "multi_turn"))).items():
         if any(row.kind is not Kind.BENIGN for row in rows):
             yield suite, [row for row in rows if row.kind is not Kind.BENIGN]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from safer_steer.bench.adaptive.results import ANY, breached_by_any
 from safer_steer.bench.differences import Marks, marks_of
 from safer_steer.bench.journals import Played, kind_of, name_in
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS
+from safer_steer.config.changes import first_difference
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.report.main_table import Marked, breached_by, capability_on
 from safer_steer.report.runs import ShownRun, at
@@ -27,6 +28,23 @@ def marks_in(runs: Sequence[ShownRun]) -> Marked:
             for label, marks in _of_model(run, model, _played(run, model)).items():
                 by_label.setdefault(label, {})[run.key(model)] = marks
     return by_label
+
+
+def measured_otherwise(runs: Sequence[ShownRun]) -> Iterator[str]:
+    """Which runs were measured by another protocol than the first that was measured, one line each, with what
+    it differs in (docs/how-to/compare.md). Raises `UserError` if a protocol's file is damaged."""
+    from safer_steer.bench import protocol  # it loads Pillow
+
+    measured = [run for run in runs if run.summary.scored]
+    for run in measured[1:]:
+        first = measured[0]
+        if run.summary.protocol != first.summary.protocol:
+            files = [one.folder / protocol.FILE for one in (first, run)]
+            said: str | None = f"one of them has no {protocol.FILE}"
+            if all(file.is_file() for file in files):
+                there, here = (protocol.read(file).model_dump(mode="json") for file in files)
+                said = first_difference(there, here)
+            yield f"{run.name} was not measured as {first.name} was: {said}; do not compare their rates"
 
 
 def _played(run: ShownRun, model: str) -> dict[Played, Suites]:

@@ -14,7 +14,7 @@ from safer_steer.bench.results import model_label
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.files.manifest import Manifest
 from safer_steer.files.store import read_rows
-from safer_steer.metrics import rates_by_turn
+from safer_steer.metrics import averaged, rates_by_turn
 from safer_steer.report.attacks import Cell, Heat, cell_of, link
 from safer_steer.report.health import Table
 from safer_steer.report.played import is_safe, outcome
@@ -44,10 +44,14 @@ def by_turn(runs: Sequence[ShownRun]) -> list[Heat]:
 def _dialogues(runs: Sequence[ShownRun], model: str, test: Callable[[Dialogue], bool]) -> Iterator[Dialogue]:
     """A model's dialogues of several turns on fixed scripts."""
     for run in runs:
-        for file, by_model in run.bench.items():
-            for name, dialogues in by_model.items():
-                if run.key(name) == model and kind_of(file) == PROTOCOL:
-                    yield from (played.dialogue for played in dialogues.values() if test(played.dialogue))
+        suites = {
+            (file, name): [played.dialogue for played in dialogues.values()]
+            for file, by_model in run.bench.items()
+            for name, dialogues in by_model.items()
+            if run.key(name) == model and kind_of(file) == PROTOCOL
+        }
+        for dialogues in averaged(suites).values():
+            yield from filter(test, dialogues)
 
 
 def _map(title: str, criterion: str, dialogues: dict[str, list[Dialogue]], note: str) -> Heat:

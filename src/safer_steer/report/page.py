@@ -21,7 +21,7 @@ from markupsafe import Markup
 from safer_steer.bench.results import LABELS, model_label, parted
 from safer_steer.files.store import write_atomic
 from safer_steer.report.attacks import adaptive_maps, adaptive_plots, adaptive_tables, by_script
-from safer_steer.report.comparison import marks_in
+from safer_steer.report.comparison import marks_in, measured_otherwise
 from safer_steer.report.cotrain_plots import cotrain_plots
 from safer_steer.report.counts import by_turn, cost_table, counts_of, training_checks
 from safer_steer.report.dialogues import browser_data
@@ -82,6 +82,7 @@ def _rendered(runs: Sequence[ShownRun], experiments: Sequence[Row], path: Path) 
             rates=rate_plots(summary),
             rows=rows,
             compared=any(row.marks for row in rows) and len(summary.names) > 1,
+            otherwise=list(measured_otherwise(runs)),
             how=HOW,
             pairs=_json(pairs(rows)),
             across=len(summary.names) > COLUMNS,

@@ -21,7 +21,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Critic
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.files.images import PicturesOf
-from safer_steer.metrics import AVERAGE, Criterion, ProtocolName, outcomes
+from safer_steer.metrics import AVERAGE, Criterion, ProtocolName, averaged, outcomes
 from safer_steer.workers import Progress
 
 Again = dict[Place, Sequence[dict[str, float] | None]]
@@ -190,11 +190,14 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
                 errors.append(_errors(name, model, criterion, own))
                 rates = corrected.setdefault(model, {}).setdefault(protocol, {})
                 suites = list(dict.fromkeys(place.suite for place in of_model))
-                for suite in suites:
-                    places = [place for place in of_model if place.suite == suite]
+                by_suite = {suite: [place for place in of_model if place.suite == suite] for suite in suites}
+                for suite, places in by_suite.items():
                     rate = _corrected([places], ours[criterion], theirs[criterion])
                     rates.setdefault(suite, {})[criterion] = rate
-                mean = [[place for place in of_model if place.suite == suite] for suite in suites]
+                shown = {
+                    suite: [played.dialogues[one] for one in places] for suite, places in by_suite.items()
+                }
+                mean = [by_suite[suite] for suite in averaged(shown)]
                 rate = _corrected(mean, ours[criterion], theirs[criterion])
                 if not twins:
                     rates.setdefault(AVERAGE, {})[criterion] = rate
