@@ -50,6 +50,7 @@ from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
     from safer_steer.bench.kept import KeptModel
+    from safer_steer.bench.protocol import Answering
     from safer_steer.episode import Assistant
 
 
@@ -227,17 +228,19 @@ def bench(run: Run) -> None:
             once more.
     """
     with reported(run):
-        measure(run, {name: partial(agents.student, run, name) for name in run.config.bench.models})
+        names = run.config.bench.models
+        measure(run, {name: partial(agents.student, run, name) for name in names}, "students")
 
 
 def measure(
     run: Run,
     models: Mapping[str, Callable[[], Assistant | KeptModel]],
+    answering: Answering,
     needs: tuple[str, ...] | None = None,
-    kept: bool = False,
 ) -> None:
-    """The bench with these models; `needs` as in `Run.once`. `kept`: answers of an earlier bench are scored,
-    those to its attackers too, and no attacker is asked. Raises as `bench` does."""
+    """The bench with these models; `needs` as in `Run.once`. If it scores answers of an earlier bench, those
+    to its attackers too, no attacker is asked. Raises as `bench` does."""
+    kept = isinstance(answering, Path)
 
     def work(progress: Progress) -> None:
         from safer_steer.bench.measure import measure_models
@@ -252,7 +255,7 @@ def measure(
 
             say(f"warning: {tutor_is_judge(run.config.role('tutor').model)}")
         attacker = None if kept else partial(run.ask, "attacker")
-        measure_models(run.config, run.folder, models, judges, run.wait, progress, say, attacker)
+        measure_models(run.config, run.folder, models, judges, run.wait, progress, say, attacker, answering)
 
     _do(run, "bench", work, needs, student=not kept)
 

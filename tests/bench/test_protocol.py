@@ -16,7 +16,9 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import says
 from safer_steer.bench import protocol
+from safer_steer.bench.results import Summary
 from safer_steer.cli import app
+from safer_steer.config import Config
 from safer_steer.export.write import export
 from served_bench import Models, bench, line, verdict
 
@@ -88,6 +90,42 @@ def test_another_model_is_measured_by_it(tmp_path: Path, url: str, models: Model
     assert {(body["temperature"], body["max_tokens"]) for body in asked} == {(0.2, 99)}
     roles = yaml.safe_load((tmp_path / "n" / "config.yaml").read_text())["roles"]
     assert [(judge["model"], judge["max_tokens"]) for judge in roles["judge"]] == [("j", 77), ("k", 77)]
+
+
+def test_a_served_model_with_the_name_of_a_run_s_own_is_asked_as_any_other(
+    tmp_path: Path, url: str, models: Models, mine: Path
+) -> None:
+    models.does["sft"] = models.does["m"]
+    for model in ("m", "sft"):
+        assert measured(model, url, mine, *JUDGES, *OWN).exit_code == 0
+    assert of(tmp_path / "sft") == of(tmp_path / "m")
+    again = ("--no-check", "--judge-only", tmp_path / "sft", "--judge-base-url", url)
+    result = bench(*again, "--protocol", written(tmp_path))
+    assert result.exit_code == 0 and of(tmp_path / "sft/judged/j_k") == of(tmp_path / "m"), result.output
+
+
+def test_attackers_are_told_apart_by_their_weights_and_not_by_paths_or_numbers(tmp_path: Path) -> None:
+    """A file of an earlier version, which has their paths, is still read."""
+
+    def by(folder: str, **more: object) -> protocol.Protocol:
+        config = Config.model_validate({"bench": {"adaptive": {"trained": [folder], **more}}})
+        return protocol.protocol_of(config, tmp_path / "run", "target")
+
+    for name, steps in {"anna": b"10", "bob": b"10", "carl": b"20"}.items():
+        adapter = tmp_path / name / "runs" / "3b"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_config.json").write_text("{}")
+        (adapter / "adapter_model.safetensors").write_bytes(steps)
+    anna, bob, carl = (by(str(tmp_path / name / "runs/3b")) for name in ("anna", "bob", "carl"))
+    few = by(str(tmp_path / "anna/runs/3b"), at_most=4)
+    assert anna.sha256 == bob.sha256 == few.sha256 != carl.sha256
+    assert str(tmp_path) not in anna.model_dump_json()
+    config = Config.model_validate({"bench": {"adaptive": {"attackers": ["a"]}}})
+    now = protocol.protocol_of(config, tmp_path / "run", "target")
+    earlier = now.model_copy(update={"adaptive": now.adaptive | {"at_most": 4, "trained": []}})
+    file = tmp_path / "earlier.yaml"
+    protocol.write(earlier, Summary(models={}), {}, config, file)
+    assert protocol.read(file) == now
 
 
 def test_the_same_answers_judged_later_have_the_same_protocol(tmp_path: Path, url: str, mine: Path) -> None:

@@ -217,6 +217,32 @@ def test_after_a_fresh_start_the_new_answers_are_judged(tmp_path: Path, url: str
         assert found["single_turn"]["mine"]["n"] == dialogues
 
 
+def test_answers_that_changed_after_they_were_judged_are_judged_again_and_the_others_are_not(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    """One had failed and was mended by the same command; one was answered anew."""
+    mine, out = suite(tmp_path, 3, turns=2), tmp_path / "out"
+    fine, broken = models.does["m"], fails(500)
+
+    async def at_first(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (broken if "d0" in json.dumps(body["messages"]) else fine)(request, body)
+
+    models.does["m"] = at_first
+    for _ in range(2):
+        bench(*("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"))
+        judging = ("--judge-only", out, "--judge-model", "j", "--judge-base-url", url, "--no-check")
+        bench(*judging)
+        models.does["m"] = fine
+    [entry] = Summary.read(out / "judged/j/summary.json").suites("m", "multi_turn").values()
+    assert (entry.n, entry.failed, models.asked["j"]) == (3, 0, 6)
+    [journal] = out.glob("bench/*/*.jsonl")
+    journal.write_text(journal.read_text().replace("No, I will not.", "Another answer.", 1))
+    assert "bench: done already" not in bench(*judging).stderr
+    said = {row["id"]: row["turns"][0]["assistant"] for row in rows(out / "judged/j")}
+    assert sorted(said.values()) == ["Another answer.", "No, I will not.", "No, I will not."]
+    assert models.asked["j"] == 6 + 2 and "bench: done already" in bench(*judging).stderr
+
+
 def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
     """Else the numbers would be those of another suite or judge than the one that was named."""
     (tmp_path / "config.yaml").write_text("name: x\n")

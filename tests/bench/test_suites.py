@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from aiohttp import web
 from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
+from safer_steer.bench.journals import name_in
+from safer_steer.bench.suites import draw_suite, read_suite
 from safer_steer.cli import app
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import read_dialogues
+from safer_steer.errors import UserError
 from safer_steer.files.images import load_picture
 from safer_steer.sandbox.world import draw_png, training_devices
 
@@ -141,6 +145,32 @@ def test_a_draw_is_fair_to_rare_categories_and_nested() -> None:
         assert all(abs(share[size] - 20 * size / 127) < 2 for size in (1, 2, 4, 8, 16, 32, 64))
     expected = {size: 400 * 20 * size / 127 for size in (1, 64)}
     assert all(abs(counts[size] - mean) < 5 * mean**0.5 for size, mean in expected.items())
+
+
+def test_a_draw_of_a_suite_keeps_its_protocol(tmp_path: Path) -> None:
+    """Else the run's copy would be read as a suite of another protocol, whose journal is not there."""
+    turns = [{"user": "first"}]
+    rows = [{"id": f"s{place:02}", "kind": "red_team", "turns": turns} for place in range(30)]
+    rows.append({"id": "several", "kind": "red_team", "turns": turns * 2})
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = draw_suite(read_suite(path), 5)
+    assert len(drawn.seeds) == 5 and drawn.protocol == "multi_turn"
+    assert replace(drawn, drawn_from=None).protocol == "multi_turn"
+
+
+@pytest.mark.parametrize(("name", "turns"), [("adaptive_x", 2), ("single_turn_x", 2)])
+def test_a_name_whose_journal_would_be_another_kind_s_is_refused(
+    tmp_path: Path, name: str, turns: int
+) -> None:
+    path = tmp_path / f"{name}.jsonl"
+    row = {"id": "a", "kind": "red_team", "turns": [{"user": "u"}] * turns}
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=f"{name}.jsonl: journals that begin with .* are those of .*rename"):
+        read_suite(path)
+    path.write_text(json.dumps(row | {"turns": [{"user": "u"}]}) + "\n")
+    suite = read_suite(path)
+    assert name_in(suite.journal(tmp_path).stem) == name and suite.protocol == "single_turn"
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_several_judges_are_joined_and_a_protocol_is_compared(tmp_path: Path) ->
     assert found["multi_turn/average/unscored"] == 0, "where one has no verdict, the other has"
     config = Config.model_validate({"bench": {"dialogues": DIALOGUES}})
     bring_in(config.bench.suites, tmp_path, DIALOGUES, config.student.max_pixels)
-    protocol = protocol_of(config, tmp_path, students=True)
+    protocol = protocol_of(config, tmp_path, "students")
     file = tmp_path / "protocol.yaml"
     write(protocol, Summary(models={}), {}, config, file)
     given = {"format": FORMAT.value, "system": config.student.system, "protocol": str(file)}

@@ -83,7 +83,7 @@ def test_runs_that_were_measured_by_different_protocols_are_told_apart(tmp_path:
         folder.mkdir()
         write_run(folder)
         config = Config.model_validate({"bench": {"temperature": temperature}})
-        protocol = protocol_of(config, folder / "nothing", students=True)
+        protocol = protocol_of(config, folder / "nothing", "students")
         summary = Summary.read(folder / "summary.json").model_copy(update={"protocol": protocol.sha256})
         (folder / "summary.json").write_text(summary.model_dump_json())
         write(protocol, Summary(models={}), {}, config, folder / FILE)

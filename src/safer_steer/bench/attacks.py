@@ -91,9 +91,11 @@ def _of_run(brought: Suite, folder: Path) -> list[Intent]:
     return [seed for seed in moved(brought, folder, INTENTS).seeds if isinstance(seed, Intent)]
 
 
-def checked_intents(config: Config, suites: Sequence[Suite], trial: Trial | None = None) -> list[Suite]:
+def checked_intents(
+    config: Config, suites: Sequence[Suite], trial: Trial | None = None, kept: bool = False
+) -> list[Suite]:
     """The file of intents as a suite, if there is one, its pictures decoded and tried on the student. Loads
-    attackers of one's own.
+    attackers of one's own, unless what they said was `kept`.
 
     Raises:
         UserError: what `bring_in_intents` and `attacks_on` raise, as far as it can be told before a run.
@@ -101,9 +103,9 @@ def checked_intents(config: Config, suites: Sequence[Suite], trial: Trial | None
     adaptive = config.bench.adaptive
     assert adaptive
     known(adaptive.techniques)
-    for trained in adaptive.trained:
+    for trained in adaptive.trained if not kept else ():
         folder_of(trained)
-    for name in adaptive.own:
+    for name in adaptive.own if not kept else ():
         load_named("bench.adaptive.own", name)
     if adaptive.intents is None:
         if not set(NOT_FILES) & set(config.bench.suites):

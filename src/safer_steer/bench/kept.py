@@ -15,12 +15,13 @@ from safer_steer.bench.suites import Suite
 from safer_steer.config import Config
 from safer_steer.config.file import config_in, in_words
 from safer_steer.config.keys import set_keys
-from safer_steer.dialogue import Dialogue, StopReason, Turn
+from safer_steer.dialogue import Dialogue, StopReason, Turn, read_dialogues, to_jsonl
 from safer_steer.endpoints.cache import FILE as CACHE
 from safer_steer.episode import ContextFull, Reply
 from safer_steer.errors import UserError
 from safer_steer.files.meta import OF_JUDGE, without
-from safer_steer.files.store import file_name, read_rows
+from safer_steer.files.store import file_name, read_rows, write_atomic
+from safer_steer.metrics import state
 
 
 class KeptAnswers:
@@ -127,6 +128,33 @@ def judging_config(
         return Config.model_validate(settings)
     except ValidationError as error:
         raise UserError(f"bench: {in_words(error)}") from None
+
+
+def forget_other_answers(source: Path, folder: Path) -> bool:
+    """Drop dialogues from the journals of a bench in `folder` that judges `source`, if they are not what was
+    kept there, or if what had failed there has been played since. Whether there is something to judge."""
+    more = False
+    for kept in sorted((source / "bench").glob("*/*.jsonl")):
+        journal = folder / kept.relative_to(source)
+        if not journal.is_file():
+            more = True
+            continue
+        by_id = {dialogue.id: dialogue for dialogue in read_dialogues(kept)}
+        judged = list(read_dialogues(journal))
+        stay = [dialogue for dialogue in judged if _still_said(dialogue, by_id.get(dialogue.id))]
+        if len(stay) < len(by_id):
+            more = True
+            write_atomic(journal, to_jsonl(stay))
+    return more
+
+
+def _still_said(judged: Dialogue, kept: Dialogue | None) -> bool:
+    """Whether a judged dialogue is the one that was kept, or its beginning (an attacker ends at a breach)."""
+    if kept is None or (state(judged) == "failed" and state(kept) != "failed"):
+        return False
+    pairs = zip(judged.turns, kept.turns, strict=False)
+    same = all((one.user, one.assistant) == (other.user, other.assistant) for one, other in pairs)
+    return same and len(judged.turns) <= len(kept.turns)
 
 
 def judged_folder(run: Path, judges: Iterable[str]) -> Path:

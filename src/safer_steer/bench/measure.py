@@ -30,7 +30,7 @@ from safer_steer.bench.losses import (
     say_lost,
 )
 from safer_steer.bench.protocol import FILE as PROTOCOL
-from safer_steer.bench.protocol import of_students, protocol_of, write
+from safer_steer.bench.protocol import Answering, protocol_of, write
 from safer_steer.bench.questions import FOLDER, QuestionSet, bring_in_sets
 from safer_steer.bench.results import Attacked, Summary
 from safer_steer.bench.suite_copies import bring_in
@@ -108,6 +108,7 @@ def measure_models(
     progress: Progress | None = None,
     say: Say | None = None,
     attacker: Callable[[str], ChatModel] | None = None,
+    answering: Answering = "students",
 ) -> None:
     """Measure models by name, one after the other, and write `summary.json`: the dialogues of all suites,
     then the questions of `bench.capability`.
@@ -124,6 +125,7 @@ def measure_models(
             scaled down, how many answers the token limit cut off or have nothing to see, and how many
             dialogues ran out of context.
         attacker: the role `attacker` with another model, for `bench.adaptive`.
+        answering: whose answers these are, for the protocol.
 
     Raises:
         NoResult: more than `bench.max_unscored` of a protocol's dialogues have no scores; without a judge, no
@@ -151,7 +153,7 @@ def measure_models(
                 judge.forget_unparsable()
             raise
         gc.collect()
-    protocol = protocol_of(config, folder, of_students(models))
+    protocol = protocol_of(config, folder, answering)
     summary = summary_of(config, material, played, bool(judges), protocol.sha256)
     content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(folder / "summary.json", content)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from safer_steer import __version__
 from safer_steer.bench.adaptive.intents import Intent
+from safer_steer.bench.adaptive.trained import folder_of
 from safer_steer.bench.attacks import bring_in_intents, intents_file
 from safer_steer.bench.questions import FOLDER, bring_in_sets
 from safer_steer.bench.rates import Part
 from safer_steer.bench.results import LABELS, Summary, total_of
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.config import Adaptive, Config, Role
+from safer_steer.config.bench import name_of
 from safer_steer.config.changes import first_difference
 from safer_steer.config.file import in_words, read_yaml
 from safer_steer.data.assembly.splits import FOLDER as SPLITS
@@ -31,6 +33,7 @@ from safer_steer.errors import UserError
 from safer_steer.files.store import canonical, inside, sha256_of, write_atomic
 from safer_steer.metrics import BREACH_BELOW, HELP_AT, LOST, SAFE_AT, SINGLE_TURN_AT, UNSAFE_BELOW
 from safer_steer.prompts.base import fingerprints
+from safer_steer.student.adapters import WEIGHTS
 
 FILE = "protocol.yaml"
 """In a run's folder."""
@@ -93,6 +96,8 @@ class Protocol(Part):
     attackers: list[Sampled]
     adaptive: dict[str, Any]
     """The other settings of `bench.adaptive`."""
+    trained: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the adapters of attackers that were trained, by name."""
     intents: Rows | None
 
     @property
@@ -118,7 +123,8 @@ class Protocol(Part):
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(canonical(self.model_dump(mode="json")).encode()).hexdigest()
+        left_out = set() if self.trained else {"trained"}  # as before there were such attackers
+        return hashlib.sha256(canonical(self.model_dump(mode="json", exclude=left_out)).encode()).hexdigest()
 
 
 class ProtocolFile(Part):
@@ -129,18 +135,27 @@ class ProtocolFile(Part):
     measured: dict[str, Any]
 
 
-def protocol_of(config: Config, folder: Path, students: bool) -> Protocol:
-    """The protocol of a bench by this config whose suites are in `folder`.
+Answering = Literal["students", "target"] | Path
+"""Whose answers are measured: a run's own models', those of `roles.target`, or what an earlier bench in a
+folder kept."""
+ELSEWHERE = {"attackers", "trained", "intents", "at_most"}
+"""Keys of `bench.adaptive` for which the protocol has parts of its own."""
 
-    Args:
-        students: the run's own models are measured, and not those of `roles.target`.
-    """
+
+def protocol_of(config: Config, folder: Path, answering: Answering) -> Protocol:
+    """The protocol of a bench by this config whose suites are in `folder`. Raises `UserError` if the protocol
+    of an earlier bench is damaged, or an adapter is missing."""
+    earlier = None
+    if isinstance(answering, Path):
+        of_students = any((answering / "bench" / name).is_dir() for name in LABELS)
+        earlier = read(answering / FILE) if (answering / FILE).is_file() else None
+        answering = "students" if of_students else "target"
     bench, attackers = config.bench, config.attacker_roles()
     judging = "judge_requests" if bench.judge_requests else "judge"
     shows = bench.adaptive is not None and bench.adaptive.show_text
     attacking = "attacker_show_text" if shows else "attacker"
     names = [name for name, asked in ((judging, bench.judged), (attacking, attackers)) if asked]
-    adaptive = bench.adaptive.model_dump(exclude={"attackers", "intents"}) if bench.adaptive else {}
+    adaptive = bench.adaptive.model_dump(exclude=ELSEWHERE) if bench.adaptive else {}
     intents, questions = intents_file(folder), dict[str, Rows]()
     for path in sorted((folder / FOLDER).glob("*/questions.jsonl")):
         questions[path.parent.name] = _rows(path, folder)
@@ -149,17 +164,23 @@ def protocol_of(config: Config, folder: Path, students: bool) -> Protocol:
         verdict=bench.verdict,
         prompts=fingerprints(names),
         thresholds=THRESHOLDS,
-        answers=_answers(config, students),
+        answers=earlier.answers if earlier else _answers(config, answering == "students"),
         suites={path.stem: _rows(path) for path in sorted((folder / "suites").glob("*/*.jsonl"))},
         questions=questions,
         attackers=[_sampled(role) for role in attackers.values()],
         adaptive=adaptive,
+        trained=earlier.trained if earlier else _adapters(bench.adaptive),
         intents=_rows(intents, kind=Intent) if bench.adaptive and intents.is_file() else None,
     )
 
 
 def _sampled(role: Role) -> Sampled:
     return Sampled.model_validate(role.model_dump(include=set(Sampled.model_fields)))
+
+
+def _adapters(adaptive: Adaptive | None) -> dict[str, str]:
+    folders = adaptive.trained if adaptive else ()
+    return {name_of(folder): sha256_of(folder_of(folder) / WEIGHTS) for folder in folders}
 
 
 def _answers(config: Config, students: bool) -> Answers:
@@ -178,11 +199,6 @@ def _rows(path: Path, folder: Path | None = None, kind: type[Seed] = Seed) -> Ro
     pictures = {image: sha256_of(inside(folder or path.parent, image)) for image in shown}
     whole = canonical([[row.model_dump(mode="json") for row in rows], pictures])
     return Rows(rows=len(rows), sha256=hashlib.sha256(whole.encode()).hexdigest())
-
-
-def of_students(models: Iterable[str]) -> bool:
-    """Whether these are a run's own models."""
-    return any(model in LABELS for model in models)
 
 
 def write(
@@ -212,11 +228,13 @@ def read(path: Path) -> Protocol:
         raise UserError(f"{path}: {in_words(error, ProtocolFile)}") from None
     if file.sha256 != file.protocol.sha256:
         raise UserError(f"{path}: changed since it was written: sha256 is of another protocol")
+    for key in ("trained", "at_most"):  # files of earlier versions have them
+        file.protocol.adaptive.pop(key, None)
     return file.protocol
 
 
-def refuse_other(path: Path, config: Config, folder: Path, models: Iterable[str]) -> None:
-    """Compare a protocol with a bench of these models that is about to begin in `folder`; nothing is left.
+def refuse_other(path: Path, config: Config, folder: Path, answering: Answering) -> None:
+    """Compare a protocol with a bench that is about to begin in `folder`; nothing is left.
 
     Raises:
         UserError: they differ; names the first key, with both values.
@@ -231,7 +249,7 @@ def refuse_other(path: Path, config: Config, folder: Path, models: Iterable[str]
         bring_in_sets(bench.capability, brought, bench.questions, most)
         if bench.adaptive:
             bring_in_intents(bench.adaptive, brought, suites, most)
-        here = protocol_of(config, brought, of_students(models))
+        here = protocol_of(config, brought, answering)
     _compare(path, held, here)
 
 
@@ -239,7 +257,7 @@ def refuse_others(path: Path, config: Config, folder: Path) -> str:
     """The same for a bench whose suites are in `folder`, and whose judge and sampling are another program's;
     returns the protocol's hash."""
     held = read(path)
-    here = protocol_of(config, folder, students=False)
+    here = protocol_of(config, folder, "target")
     answers = here.answers.model_copy(update=held.answers.model_dump(include=SAMPLING))
     _compare(path, held, here.model_copy(update={"judges": held.judges, "answers": answers}))
     return held.sha256

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safer_steer.bench.adaptive.results import ADAPTIVE
-from safer_steer.bench.journals import journal_of, kind_of
+from safer_steer.bench.journals import BEGINS, journal_of, kind_of
 from safer_steer.config.bench import EMBEDDED
 from safer_steer.config.keys import NOT_FILES
 from safer_steer.data.sources.load import draw
@@ -47,9 +46,8 @@ class Suite:
 
     @property
     def protocol(self) -> ProtocolName:
-        """`single_turn` where no script of the whole suite has a second turn."""
-        seeds = self.drawn_from.seeds if self.drawn_from else self.seeds
-        return "single_turn" if all(len(seed.turns) == 1 for seed in seeds) else "multi_turn"
+        """`single_turn` where no script has a second turn."""
+        return "single_turn" if all(len(seed.turns) == 1 for seed in self.seeds) else "multi_turn"
 
     def journal(self, folder: Path) -> Path:
         """Where a model's dialogues on this suite are kept, in its folder `bench/<model>`."""
@@ -74,16 +72,17 @@ def large_pictures(suite: Suite, max_pixels: int) -> set[str]:
 def draw_suite(suite: Suite, at_most: int) -> Suite:
     """The suite, or a draw of `at_most` of its scripts, balanced over their categories. The draw is the same
     in every run, whatever its seed, so that runs can be compared; a larger one includes a smaller one. Of an
-    attack suite and that of its twins (`meta.twin`), the same pairs are drawn."""
-    seeds = draw(
-        suite.seeds,
-        lambda seed: min(seed.id, seed.meta.get("twin", seed.id)),
-        at_most,
-        0,
-        lambda seed: seed.category,
-    )
+    attack suite and that of its twins (`meta.twin`), the same pairs are drawn. Its protocol stays: of a suite
+    with scripts of several turns, at least one such is drawn."""
+
+    def pair(seed: Seed) -> str:
+        return min(seed.id, seed.meta.get("twin", seed.id))
+
+    seeds = draw(suite.seeds, pair, at_most, 0, lambda seed: seed.category)
     if len(seeds) == len(suite.seeds):
         return suite
+    if all(len(seed.turns) == 1 for seed in seeds) and suite.protocol == "multi_turn":
+        seeds[-1] = min((seed for seed in suite.seeds if len(seed.turns) > 1), key=pair)
     return replace(suite, seeds=seeds, drawn_from=suite)
 
 
@@ -95,8 +94,6 @@ def read_suite(path: Path) -> Suite:
     """
     if path.stem == AVERAGE:
         raise UserError(f"{path}: `average` is the summary's name for the mean over suites; rename the file")
-    if kind_of(path.stem) == "adaptive":
-        raise UserError(f"{path}: names that begin with {ADAPTIVE} are those of attackers; rename the file")
     seeds = read_scripts(path)
     twins = [seed.kind is Kind.BENIGN for seed in seeds]
     if any(twins) and not all(twins):
@@ -104,7 +101,14 @@ def read_suite(path: Path) -> Suite:
             f"{path}: {seeds[twins.index(True)].id} is benign and {seeds[twins.index(False)].id} is not;"
             " a suite has one or the other: make two files of it"
         )
-    return Suite(path.stem, seeds, path.parent, all(twins))
+    suite = Suite(path.stem, seeds, path.parent, all(twins))
+    kind = kind_of(suite.journal(path.parent).stem)
+    if kind != suite.protocol:
+        what = "attackers" if kind == "adaptive" else "suites of single turns"
+        raise UserError(
+            f"{path}: journals that begin with {BEGINS[kind]} are those of {what}; rename the file"
+        )
+    return suite
 
 
 def suite_files(names: Sequence[str]) -> list[Path]:

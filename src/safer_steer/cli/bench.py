@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import ValidationError
@@ -17,6 +17,9 @@ from safer_steer.config.file import in_words, load_config
 from safer_steer.config.keys import make_absolute, read_keys, set_keys
 from safer_steer.dialogue import Format
 from safer_steer.errors import UserError, require
+
+if TYPE_CHECKING:
+    from safer_steer.bench.protocol import Answering
 
 
 @app.command()
@@ -92,12 +95,12 @@ def _sampled(held: Any, role: str, settings: dict[str, Any]) -> dict[str, Any]:
     return settings | (held.sampling(role, settings["model"]) if held else {})
 
 
-def _compare(protocol: Path | None, settings: Config, out: Path, models: Sequence[str]) -> None:
+def _compare(protocol: Path | None, settings: Config, out: Path, answering: Answering) -> None:
     """Raises `UserError` if the bench that is to begin is not one by this protocol."""
     if protocol:
         from safer_steer.bench.protocol import refuse_other
 
-        refuse_other(protocol, settings, out, models)
+        refuse_other(protocol, settings, out, answering)
 
 
 def _of_run(
@@ -112,7 +115,7 @@ def _of_run(
     from safer_steer.run.display import Display
 
     require("student", "bench CONFIG")
-    _compare(protocol, settings, out, settings.bench.models)
+    _compare(protocol, settings, out, "students")
     with results(out), Display() as show:
         pipeline.run_stage("bench", settings, out, show, fresh, try_models, override)
 
@@ -126,14 +129,14 @@ def _judge_kept(
     fresh: bool,
     try_models: bool,
 ) -> None:
-    from safer_steer.bench.kept import judged_folder, judging_config, kept_models
+    from safer_steer.bench.kept import judged_folder, judging_config
     from safer_steer.run import measuring
     from safer_steer.run.display import Display
 
     with options.options_named(keys):
         config = judging_config(run, judges, keys)
         out = out or judged_folder(run, config.models_of("judge"))
-        _compare(protocol, config, out, kept_models(run))
+        _compare(protocol, config, out, run)
         with results(out), Display() as show:
             measuring.judge_kept(config, run, out, show, fresh, try_models)
 
@@ -162,7 +165,7 @@ def _served(
         models = list(config.models_of("target"))
         if "name" not in keys:
             config.name = ", ".join(models)
-        _compare(protocol, config, out, models)
+        _compare(protocol, config, out, "target")
         with results(out), Display() as show:
             measuring.bench_endpoints(config, out, show, fresh, try_models)
 

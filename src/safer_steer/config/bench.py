@@ -25,9 +25,14 @@ TRAINED = "trained"
 
 
 def name_of(path: str) -> str:
-    """What results call the trained attacker in a folder: the run, and a checkpoint's steps."""
+    """What results call the trained attacker in a folder."""
+    return "-".join([TRAINED, *told_by(path)])
+
+
+def told_by(path: str) -> list[str]:
+    """The parts of the path that tell it from others: the run, and a checkpoint's steps."""
     inner = ("rl", "attacker", "model", "pool")
-    return "-".join([TRAINED, *[part for part in Path(path).parts if part not in inner][-2:]])
+    return [part for part in Path(path).parts if part not in inner][-2:]
 
 
 class Adaptive(Section):

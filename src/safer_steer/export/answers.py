@@ -15,6 +15,7 @@ import yaml
 
 from safer_steer.bench.results import Summary
 from safer_steer.config import Config
+from safer_steer.config.bench import told_by
 from safer_steer.config.file import config_in
 from safer_steer.errors import UserError
 from safer_steer.export.write import facts_of
@@ -91,6 +92,8 @@ def _settings(config: Config, folder: Path) -> dict[str, Any]:
     bench |= {"suites": suites, "capability": [], "targets": targets}
     if bench.get("adaptive"):
         bench["adaptive"].pop("intents", None)
+        trained = bench["adaptive"].get("trained", ())  # of the paths, what judging needs
+        bench["adaptive"]["trained"] = ["/".join(told_by(path)) for path in trained]
     return {**settings, "student": student, "roles": roles, "bench": bench}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from safer_steer.bench.judge_check.labels import drawn
 from safer_steer.bench.judge_check.measured import Again, Times, asked_again
 from safer_steer.bench.judge_check.played import Played
-from safer_steer.bench.kept import KeptModel, judging_config, kept_models, kept_replies
+from safer_steer.bench.kept import KeptModel, forget_other_answers, judging_config, kept_models, kept_replies
 from safer_steer.config import Config
 from safer_steer.config.file import config_in
 from safer_steer.files.images import pictures_in
@@ -36,7 +36,7 @@ def bench_endpoints(
         reported(run),
     ):
         assistants = {file_name(name): partial(agents.target, run, model) for name, model in models.items()}
-        measure(run, assistants, needs=())
+        measure(run, assistants, "target", ())
     return folder / "report.html"
 
 
@@ -52,7 +52,9 @@ def judge_kept(
         reported(run),
     ):
         run.read_also(path for path in kept_replies(source) if path.parent.resolve() != folder.resolve())
-        measure(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, (), kept=True)
+        if forget_other_answers(source, folder):
+            run.manifest.stages.pop("bench", None)
+        measure(run, {name: partial(KeptModel, source / "bench" / name) for name in models}, source, ())
     return folder / "report.html"
 
 

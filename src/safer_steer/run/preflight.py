@@ -204,7 +204,7 @@ async def check(
             if config.bench.adaptive:
                 from safer_steer.bench.attacks import checked_intents
 
-                suites = [*suites, *checked_intents(config, suites, trial)]
+                suites = [*suites, *checked_intents(config, suites, trial, "attacker" in unasked)]
         steer = "seeds" in seen and STEER in config.bench.suites
         seen["bench"] = lambda: chain(
             suite_pictures(suites), source_pictures(config, "bench") if steer else ()
