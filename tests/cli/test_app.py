@@ -219,7 +219,7 @@ def test_the_bench_of_a_runs_models_ends_with_the_page(tmp_path: Path) -> None:
 def test_too_many_unscored_is_no_result_and_played_again(tmp_path: Path, served: str) -> None:
     Image.new("RGB", (84, 84)).save(tmp_path / "a.png")  # no picture of the sandbox: its agents decline
     suite, out = one_row(tmp_path), tmp_path / "out"
-    judge = ("--judge-model", "sandbox-behind-http", "--judge-base-url", served)
+    judge = ("--judge-model", "behind-http", "--judge-base-url", served)
 
     def failed() -> int:
         summary = json.loads((out / "summary.json").read_text())
@@ -240,6 +240,15 @@ def test_too_many_unscored_is_no_result_and_played_again(tmp_path: Path, served:
 
 
 # The rest
+
+
+def test_a_misspelt_agent_of_the_served_sandbox_is_named(tmp_path: Path, served: str, suites: Path) -> None:
+    """Else a comparison with `sandbox-firm` would show no difference."""
+    model = ("--model", "sandbox-frm", "--base-url", served)
+    judge = ("--judge-model", "sandbox")
+    done = safer_steer("bench", *model, "--out", tmp_path / "o", "--suite", suites / "probing.jsonl", *judge)
+    assert done.exit_code == 2 and not (tmp_path / "o" / "bench").exists()
+    assert "no model 'sandbox-frm' here; there are sandbox, " in done.stderr
 
 
 def test_the_version_is_the_packages() -> None:

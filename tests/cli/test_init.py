@@ -7,9 +7,11 @@ import csv
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,17 @@ def test_the_project_is_complete(project: Path) -> None:
     lines = (project / "config.yaml").read_text().splitlines()
     assert len(lines) <= 30
     assert len((project / "README.md").read_text().splitlines()) <= 15
+
+
+def test_a_disk_that_is_full_leaves_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it; the pictures are larger."""
+    folder = tmp_path / "project"
+    command = [sys.executable, "-m", "safer_steer", "init", str(folder)]
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, 1000))
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    assert full.returncode == 2 and "File too large" in full.stderr, full.stderr
+    assert not [*folder.glob("*")]
+    assert subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["2026", "1e3", "null", "yes", "2026-11-25"])

@@ -185,6 +185,15 @@ CONFIGS: list[tuple[str, str]] = [
     ("student: {format: xml}", "student.format: must be "),
     ("- a list", "must be a section of keys, not ['a list']"),
     ("a: [1", "no valid YAML"),
+    (
+        "seed: 1\nbench:\n  dialogues: 5\n  dialogues: 6",
+        "no valid YAML: dialogues occurs twice, in lines 3 and 4",
+    ),
+    (
+        "bench: {dialogues: 5}\nseed: 1\nbench: {temperature: 0}",
+        "bench occurs twice, in lines 1 and 3; keep one",
+    ),
+    ("roles: {red: {pictures: maybe}}", "roles.red.pictures: must be true, false or caption, not 'maybe'"),
     *(
         (text, "is empty; `safer-steer init DIR` writes a config")
         for text in ("", "# a comment", "{}", "---")
@@ -197,6 +206,25 @@ CONFIGS: list[tuple[str, str]] = [
     ("base: seed.yaml\nrl: {beta: -1}", "config.yaml: rl.beta: must be at least 0"),
 ]
 ROWS = [*COMMANDS, *((f"seeds {OUT}", text, line) for text, line in CONFIGS)]
+
+
+@pytest.mark.parametrize("key", ["sk-abcdefgh", "hf_abcdefgh"])
+@pytest.mark.parametrize(
+    "section",
+    [
+        "roles: {{judge: {{model: m, base_url: 'http://x/v1', api_key_env: {}}}}}",
+        "rl: {{rollouts: {{api_key_env: {}}}}}",
+        "bench: {{targets: [{{model: m, api_key_env: {}}}]}}",
+    ],
+)
+def test_a_key_in_place_of_its_variable_is_refused_and_not_shown(
+    tmp_path: Path, section: str, key: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(section.format(key))
+    said = complaint(safer_steer("seeds", path, "--out", tmp_path / "out"))
+    assert "api_key_env: is no name of an environment variable; put the key into one" in said
+    assert key not in said
 
 
 def own_folder(folder: Path, count: int, pictures: int = 12, **more: str) -> Path:

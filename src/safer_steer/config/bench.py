@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from safer_steer.config.kinds import Free, Later, Section
+from safer_steer.config.kinds import Free, KeyVariable, Later, Section
 from safer_steer.config.rl import importable
 from safer_steer.config.typographic import Lettering, Typographic
 from safer_steer.files.store import file_name
@@ -83,7 +83,7 @@ class Target(Section):
     """model id at the endpoint"""
     base_url: Free[str | None] = None
     """its OpenAI-compatible endpoint"""
-    api_key_env: Free[str | None] = None
+    api_key_env: Free[KeyVariable] = None
     """name of the environment variable that holds its key"""
 
 

@@ -125,8 +125,23 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return {**below, **above, **both}
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a key that occurs twice in one section, where YAML would drop the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                first = lines.setdefault(key.value, key.start_mark.line + 1)
+                if first <= key.start_mark.line:
+                    both = f"in lines {first} and {key.start_mark.line + 1}"
+                    raise yaml.YAMLError(f"{key.value} occurs twice, {both}; keep one")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a section of keys. Raises `UserError` if it is missing, empty or no YAML."""
+    """A YAML file that holds a section of keys. Raises `UserError` if it is missing, empty or no YAML, or a
+    key of it occurs twice."""
     if not path.is_file():
         if (path / "config.yaml").is_file():
             raise UserError(f"{path}: is a folder; give its config: {path / 'config.yaml'}")
@@ -134,7 +149,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: is a folder; give a YAML file")
         raise UserError(f"{path}: no such config file; `safer-steer init DIR` writes one to start from")
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding=TEXT))
+        data: Any = yaml.load(path.read_text(encoding=TEXT), _EachKeyOnce)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -198,6 +213,10 @@ def in_words(error: ValidationError, model: type[BaseModel] = Config) -> str:
     kind = first["type"]
     if place[-1:] == ("[key]",):
         place, kind = place[:-1], "extra_forbidden"
+    if place[-1:] == ("bool",):  # one of the alternatives of `pictures`
+        return (
+            f"{'.'.join(map(str, place[:-1]))}: must be true, false or caption, not {_shown(first['input'])}"
+        )
     if kind == "extra_forbidden":
         what = _unknown(str(place[-1]), _keys_beside(place, model))
     elif kind in WORDS:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 from safer_steer.dialogue import Strict
@@ -41,6 +42,16 @@ _Value = TypeVar("_Value")
 OfCall = Annotated[_Value, KeyKind.CALL]
 Free = Annotated[_Value, KeyKind.FREE]
 Later = Annotated[_Value, LATER]
+
+
+def _no_key(name: str | None) -> str | None:
+    if name and (not re.fullmatch(r"[A-Za-z_]\w*", name) or re.match(r"(sk|hf|gsk|pk)_", name)):
+        raise ValueError("is no name of an environment variable; put the key into one, and name that here")
+    return name
+
+
+KeyVariable = Annotated[str | None, AfterValidator(_no_key)]
+"""The name of an environment variable that holds a key. A key in its place is refused, and not shown."""
 
 
 def kind_of(field: FieldInfo) -> KeyKind:

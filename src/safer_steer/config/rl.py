@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from safer_steer.config.kinds import Free, Later, Section
+from safer_steer.config.kinds import Free, KeyVariable, Later, Section
 from safer_steer.rewards import TCSRForm
 
 LossType = Literal["dr_grpo", "grpo", "dapo"]
@@ -65,7 +65,7 @@ class Rollouts(Section):
     own"""
     base_url: Free[list[str]] = Field(default_factory=list)
     """vllm: address of the server, for instance http://localhost:8000, or a list of several"""
-    api_key_env: Free[str | None] = None
+    api_key_env: Free[KeyVariable] = None
     """vllm: name of the environment variable that holds the servers' key"""
     timeout_s: Free[float] = Field(600, gt=0)
     """vllm: seconds before an answer is given up, and its dialogue with it"""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from safer_steer.config.kinds import Free, OfCall, Section
+from safer_steer.config.kinds import Free, KeyVariable, OfCall, Section
 
 RoleName = Literal[
     "generator", "target", "attack_judge", "red", "blue", "evaluator", "tutor", "judge", "attacker"
@@ -55,7 +55,7 @@ class Role(Section):
     student, `stub` for made-up answers"""
     base_url: Free[str | None] = None
     """OpenAI-compatible endpoint, for instance http://localhost:8000/v1"""
-    api_key_env: Free[str | None] = None
+    api_key_env: Free[KeyVariable] = None
     """name of the environment variable that holds the key"""
     temperature: float = Field(0.7, ge=0)
     """sampling temperature"""

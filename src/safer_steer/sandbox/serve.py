@@ -18,6 +18,7 @@ from safer_steer.files.store import content_id
 from safer_steer.sandbox.agents import SandboxTransport
 
 MODEL = "sandbox"
+MODELS = (MODEL, *SANDBOX_AGENTS)
 LARGEST = 64 * 2**20
 """Largest size of a request in bytes, pictures included."""
 
@@ -26,8 +27,9 @@ def application() -> web.Application:
     """`POST /v1/chat/completions` and `GET /v1/models`.
 
     A request that names a job of the method in its system message goes to that job's agent. The fixed target
-    policy answers all others. The model's name says what tutor and attacker attack with. The header `SAMPLE`
-    tells samples of the same request apart.
+    policy answers all others. The model's name says what tutor and attacker attack with; any other name is
+    the sandbox's too, unless it begins as theirs do. The header `SAMPLE` tells samples of the same request
+    apart.
     """
     app = web.Application(client_max_size=LARGEST)
     app.router.add_post("/v1/chat/completions", _complete)
@@ -61,8 +63,7 @@ async def _models(request: web.Request) -> web.Response:
         {
             "object": "list",
             "data": [
-                {"id": name, "object": "model", "created": 0, "owned_by": "safer-steer"}
-                for name in (MODEL, *SANDBOX_AGENTS)
+                {"id": name, "object": "model", "created": 0, "owned_by": "safer-steer"} for name in MODELS
             ],
         }
     )
@@ -74,7 +75,10 @@ async def _complete(request: web.Request) -> web.Response:
         messages = [
             message for message in body["messages"] if message["role"] in ("system", "user", "assistant")
         ]
-        agents = SandboxTransport(str(body.get("model")))
+        model = str(body.get("model", MODEL))
+        if model.startswith(MODEL) and model not in MODELS:
+            return _error(f"no model {model!r} here; there are {', '.join(MODELS)}", 404)
+        agents = SandboxTransport(model)
         reply = await agents.complete(messages, repeat=int(request.headers.get(SAMPLE, "0")))
     except EndpointError as error:
         return _error(str(error))
@@ -91,15 +95,15 @@ async def _complete(request: web.Request) -> web.Response:
             "id": f"chatcmpl-{content_id(body)}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": body.get("model", MODEL),
+            "model": model,
             "choices": [choice],
             "usage": {**used, "total_tokens": sum(used.values())},
         }
     )
 
 
-def _error(message: str) -> web.Response:
+def _error(message: str, status: int = 400) -> web.Response:
     return web.json_response(
         {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}},
-        status=400,
+        status=status,
     )

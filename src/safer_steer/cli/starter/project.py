@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -37,14 +38,23 @@ Write longer ones.
 
 def write_project(folder: Path, own: Path | None = None) -> dict[str, int]:
     """Write a project into a new or empty folder, from the pictures and the CSV file in `own`, or with drawn
-    examples; returns how many rows each JSONL file has. Raises `UserError` if a folder cannot be used, and
-    writes nothing then."""
+    examples; returns how many rows each JSONL file has. Raises `UserError` if a folder cannot be used. After
+    an error nothing of it is left."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a new or empty folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; give a new or empty folder")
     if own is not None and not own.is_dir():
         raise UserError(f"{own}: no such folder; give the folder with your pictures and CSV file")
+    try:
+        return _written(folder, own)
+    except OSError:  # as on a full disk
+        for entry in folder.glob("*"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        raise
+
+
+def _written(folder: Path, own: Path | None) -> dict[str, int]:
     if own is None:
         pairs, suites = write_pairs(folder), write_scripts(folder)
     else:
