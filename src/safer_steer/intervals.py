@@ -128,12 +128,7 @@ def t_interval(means: Sequence[float], limits: tuple[float, float]) -> dict[str,
     return {"low": max(limits[0], middle - half), "high": min(limits[1], middle + half)}
 
 
-def rate_over_seeds(
-    hits: Mapping[Any, Mapping[str, float]],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
+def rate_over_seeds(hits: Mapping[Any, Mapping[str, float]]) -> dict[str, Any]:
     """A rate over training seeds, all measured on the same dialogues.
 
     Args:
@@ -145,7 +140,7 @@ def rate_over_seeds(
         once in that interval, since the seeds share them.
     """
     nothing = {run: dict.fromkeys(passed, 0) for run, passed in hits.items()}
-    over_seeds = difference_over_seeds(hits, nothing, resamples=resamples, seed=seed)
+    over_seeds = difference_over_seeds(hits, nothing)
     dialogues = len({id for passed in hits.values() for id in passed})
     marks = [mark for passed in hits.values() for mark in passed.values()]
     if marks and alike(marks):

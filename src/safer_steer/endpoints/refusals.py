@@ -158,11 +158,11 @@ def check_turn(job: str, text: str, dialogue: Dialogue, template: str) -> None:
     check(job, text, [] if keeps else [turn.user for turn in dialogue.turns])
 
 
-def check_script(job: str, script: Sequence[str], sayings: int = SAYINGS + 1) -> None:
+def check_script(job: str, script: Sequence[str]) -> None:
     """`check` of every turn, given the turns before it. A short turn may occur once more than in a dialogue,
     because scripts are written without answers."""
     for index, text in enumerate(script):
-        check(job, text, script[:index], sayings)
+        check(job, text, script[:index], SAYINGS + 1)
 
 
 def _words(text: str) -> str:

@@ -146,9 +146,8 @@ SHARD_BYTES = 400_000_000
 class ParquetShards:
     """Writes `name-00000-of-00003.parquet` and so on into a folder. The same rows give the same bytes."""
 
-    def __init__(self, folder: Path, name: str, schema: pa.Schema, shard_bytes: int = SHARD_BYTES) -> None:
-        self.folder, self.name, self.shard_bytes = folder, name, shard_bytes
-        self.schema = schema
+    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
+        self.folder, self.name, self.schema = folder, name, schema
         self._parts: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
         self._rows: list[dict[str, Any]] = []
@@ -170,7 +169,7 @@ class ParquetShards:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
         self._shard += self._group
         self._rows, self._group = [], 0
-        if self._shard >= self.shard_bytes:
+        if self._shard >= SHARD_BYTES:
             self._end_shard()
 
     def _end_shard(self) -> None:

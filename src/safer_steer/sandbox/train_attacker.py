@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,15 +15,13 @@ import torch
 
 from safer_steer.config import SHIPPED
 from safer_steer.sandbox.language import names_in, understand
-from safer_steer.sandbox.train_base import Batches, _load, batch_of, fit
+from safer_steer.sandbox.train_base import Batches, _load, batch_of, fit, transcript_of
 from safer_steer.sandbox.user_side import example
-from safer_steer.sandbox.world import draw
 from safer_steer.student.adapters import adapter_weights, with_adapter, write_adapter
 from safer_steer.student.modules import adapted_layers
 from safer_steer.student.policy import Sampling
 from safer_steer.student.proof import load_renderer
 from safer_steer.student.renderer import Renderer
-from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.cotrain.exchange import SYSTEM
 
@@ -92,24 +90,13 @@ def quality(model: Any, renderer: Renderer, seed: int, dialogues: int = 200) -> 
     rng = random.Random(f"quality {seed}")
     policy = TransformersPolicy(model, Sampling(48))
     drawn = [example(rng, rng.choice(TURNS)) for _ in range(dialogues)]
-    transcripts = []
-    for one in drawn:
-        transcript = Transcript(renderer)
-        for place, (heard, question) in enumerate(one.turns, 1):
-            picture = [] if transcript.ids else [draw(one.device, one.marked, one.picture_seed)]
-            transcript.add_user(heard, picture)
-            if place < len(one.turns):
-                transcript.add_answer(question)
-        transcripts.append(transcript)
+    transcripts = [transcript_of(renderer, one, upto=-1) for one in drawn]
     asked = policy.generate(transcripts, [f"quality {seed} {number}" for number in range(dialogues)])
     questions = [completion.text for completion in asked]
+    pairs = zip(questions, drawn, strict=True)
+    grounded = [names_in(question) <= {one.device.name} for question, one in pairs]
     return {
         "understood": fmean(understand(question) is not None for question in questions),
-        "grounded": _grounded(questions, [one.device.name for one in drawn]),
+        "grounded": fmean(grounded),
         "distinct": len(set(questions)) / len(questions),
     }
-
-
-def _grounded(questions: Sequence[str], names: Sequence[str]) -> float:
-    pairs = zip(questions, names, strict=True)
-    return fmean(names_in(question) <= {name} for question, name in pairs)

@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,16 @@ TEMPLATE = (
 """ChatML in Qwen2.5-VL's layout."""
 
 
-def transcript_of(renderer: Renderer, turns: list[tuple[str, str]], images: list[Any]) -> Transcript:
-    """A finished dialogue as token ids; every assistant turn is a target."""
-    transcript = Transcript(renderer)
-    for user, assistant in turns:
-        transcript.add_user(user, [] if transcript.ids else images)
-        transcript.add_answer(assistant)
-    return transcript
+def transcript_of(renderer: Renderer, dialogue: Example, upto: int | None = None) -> Transcript:
+    """A dialogue, or its first `upto` texts, as token ids; every answer is a target."""
+    texts = [*chain(*dialogue.turns)][:upto]
+    picture = draw(dialogue.device, dialogue.marked, dialogue.picture_seed)
+    return Transcript.of(renderer, texts, [[picture]])
 
 
 def batch_of(renderer: Renderer, examples: list[Example]) -> dict[str, torch.Tensor]:
     """Dialogues as one batch of model inputs, filled up on the right, with `labels` [dialogues, tokens]."""
-    transcripts = [
-        transcript_of(renderer, e.turns, [draw(e.device, e.marked, e.picture_seed)]) for e in examples
-    ]
+    transcripts = [transcript_of(renderer, one) for one in examples]
     batch = model_inputs(transcripts, "right")
     return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
 

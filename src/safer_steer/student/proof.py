@@ -96,7 +96,7 @@ def _prove(renderer: Renderer, dialogue: str, shown: Shown) -> None:
         raise renderer.refused(_OTHERWISE.format(cut="reasoning"))
     try:
         whole = renderer.rendered(talk, shown)
-        ours = _in_pieces(renderer, shown)
+        ours = model_inputs([Transcript.of(renderer, talk, shown)], "right")
     except UserError:
         raise
     except Exception as error:  # as above
@@ -135,16 +135,6 @@ def _who_differs(renderer: Renderer, dialogue: str, talk: list[str], shown: Show
         f"its processor writes {dialogue} otherwise in one go than turn by turn: {why}; its chat template is"
         " not the cause; choose another model"
     )
-
-
-def _in_pieces(renderer: Renderer, shown: Shown) -> dict[str, torch.Tensor]:
-    """The probe dialogue as the renderer writes it."""
-    transcript = Transcript(renderer)
-    for number, user in enumerate(USERS):
-        transcript.add_user(user, shown[number])
-        if number < len(ANSWERS):
-            transcript.add_answer(ANSWERS[number])
-    return model_inputs([transcript], "right")
 
 
 def _keeps_answers(renderer: Renderer, talk: list[str], shown: Shown) -> bool:

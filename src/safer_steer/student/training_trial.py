@@ -97,7 +97,8 @@ def _tried(model: Any, student: Student, renderer: Renderer) -> Finding:
     if on_gpu(student):  # as `training.common_arguments`
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    transcripts = [_made_up(renderer, [Image.new("RGB", (112, 84), "red")]), _made_up(renderer, [])]
+    picture = Image.new("RGB", (112, 84), "red")
+    transcripts = [Transcript.of(renderer, [QUESTION, ANSWER], [shown]) for shown in ([picture], [])]
     inputs: dict[str, Any] = dict(model_inputs(transcripts, "right", model.device))
     inputs["labels"] = labels(transcripts, inputs["input_ids"].shape[1]).to(model.device)
     inputs |= {"fused_lm_head": True, "use_cache": False}
@@ -115,13 +116,6 @@ def _tried(model: Any, student: Student, renderer: Renderer) -> Finding:
         mode_gap=_largest(gaps_of(trained.log_probs.detach(), seeing)),
         head_gap=_largest(heads),
     )
-
-
-def _made_up(renderer: Renderer, pictures: list[Image.Image]) -> Transcript:
-    transcript = Transcript(renderer)
-    transcript.add_user(QUESTION, pictures)
-    transcript.add_answer(ANSWER)
-    return transcript
 
 
 def _largest(gaps: list[float | None]) -> float | None:

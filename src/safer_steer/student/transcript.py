@@ -41,6 +41,20 @@ class Transcript:
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
     """The same object in all copies."""
 
+    @classmethod
+    def of(
+        cls, renderer: Renderer, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] = ()
+    ) -> Transcript:
+        """The dialogue of these texts, users and assistants in turn, as if the answers had been sampled.
+        `pictures` are those of each user turn, as in `Renderer.talk`. Raises as `add_user` does."""
+        transcript = cls(renderer)
+        for number, text in enumerate(texts):
+            if number % 2:
+                transcript.add_answer(text)
+            else:
+                transcript.add_user(text, pictures[number // 2] if number // 2 < len(pictures) else ())
+        return transcript
+
     def copy(self) -> Transcript:
         """An independent copy: appending to one does not change the other."""
         return replace(

@@ -167,11 +167,7 @@ class _Proof:
 
 def _dialogue(student: SampledStudent) -> Transcript:
     """The probe."""
-    probe = Transcript(student.renderer)
-    probe.add_user(PROBE[0], [_picture()])
-    probe.add_answer(PROBE[1])
-    probe.add_user(PROBE[2])
-    return probe
+    return Transcript.of(student.renderer, PROBE, [[_picture()]])
 
 
 async def _probe(offer: Offer, student: SampledStudent) -> _Proof:

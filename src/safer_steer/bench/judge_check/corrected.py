@@ -66,12 +66,11 @@ def corrected_rate(counts: Sequence[tuple[int, int]], own: Sequence[Labelled]) -
     return {"value": 100 * value, "low": 100 * min(low, value), "high": 100 * max(high, value), **about}
 
 
-def errors_differ(models: Collection[Labelled], seed: int = 0) -> dict[str, float | None]:
+def errors_differ(models: Collection[Labelled]) -> dict[str, float | None]:
     """Whether the judge errs alike on all models' dialogues.
 
     Args:
         models: labels by model.
-        seed: of the tables drawn where Fisher's exact test has no closed form, for three models and more.
 
     Returns:
         `{"sensitivity", "specificity"}`: p of Fisher's exact test of the judge's outcomes by model, over the
@@ -82,10 +81,11 @@ def errors_differ(models: Collection[Labelled], seed: int = 0) -> dict[str, floa
         "sensitivity": [(labels.both, labels.people_only) for labels in models],
         "specificity": [(labels.neither, labels.judge_only) for labels in models],
     }
-    return {name: _p_of_table([row for row in table if sum(row)], seed) for name, table in rows.items()}
+    return {name: _p_of_table([row for row in table if sum(row)]) for name, table in rows.items()}
 
 
-def _p_of_table(rows: Sequence[tuple[int, int]], seed: int) -> float | None:
+def _p_of_table(rows: Sequence[tuple[int, int]]) -> float | None:
+    """With three rows and more it has no closed form, and tables are drawn, always the same."""
     table = np.array(rows).reshape(-1, 2)
     if len(table) < 2:
         return None
@@ -93,7 +93,7 @@ def _p_of_table(rows: Sequence[tuple[int, int]], seed: int) -> float | None:
         return 1.0
     if len(table) == 2:
         return float(fisher_exact(table).pvalue)
-    drawn = MonteCarloMethod(n_resamples=9999, rng=np.random.default_rng(seed))
+    drawn = MonteCarloMethod(n_resamples=9999, rng=np.random.default_rng(0))
     return float(fisher_exact(table, method=drawn).pvalue)
 
 
