@@ -104,6 +104,24 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, failed: int = 0, /) -> None: ...
 
 
+def in_parts(progress: Progress | None, total: int) -> Callable[[], Progress]:
+    """Makes the progress of each of several works, which `progress` sees as one of `total` jobs."""
+    parts: list[tuple[int, int]] = []
+
+    def part() -> Progress:
+        place = len(parts)
+        parts.append((0, 0))
+
+        def report(done: int, _: int, failed: int = 0) -> None:
+            parts[place] = done, failed
+            if progress:
+                progress(sum(done for done, _ in parts), total, sum(failed for _, failed in parts))
+
+        return report
+
+    return part
+
+
 class Patience:
     """Counts the jobs that an endpoint failed, over all workers."""
 

@@ -17,7 +17,7 @@ from safer_steer.dialogue import Dialogue, Format, StopReason, visible_answer
 from safer_steer.episode import Assistant
 from safer_steer.episodes import play_all
 from safer_steer.intervals import rate
-from safer_steer.workers import Progress
+from safer_steer.workers import Progress, in_parts
 
 # Repeats are possessive: the time then grows with the length of an answer, and no faster.
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\].:]*+")
@@ -108,20 +108,13 @@ async def answer_all(
         in_play: questions of a set in flight at once.
         progress: called with questions (finished, all, failed), over all sets.
     """
-    done, lost = dict.fromkeys(range(len(sets)), 0), dict.fromkeys(range(len(sets)), 0)
-    total = sum(len(one.seeds) for one in sets)
-
-    async def ask(place: int, one: QuestionSet) -> list[Dialogue]:
-        def report(finished: int, _: int, failed: int = 0) -> None:
-            done[place], lost[place] = finished, failed
-            if progress:
-                progress(sum(done.values()), total, sum(lost.values()))
-
-        journal = one.journal(folder, model)
-        return list(await play_all(one.seeds, assistant, None, journal, concurrency=in_play, progress=report))
-
-    answered = await asyncio.gather(*(ask(place, one) for place, one in enumerate(sets)))
-    return {one.name: dialogues for one, dialogues in zip(sets, answered, strict=True)}
+    part = in_parts(progress, sum(len(one.seeds) for one in sets))
+    asking = [
+        play_all(one.seeds, assistant, None, one.journal(folder, model), concurrency=in_play, progress=part())
+        for one in sets
+    ]
+    answered = await asyncio.gather(*asking)
+    return {one.name: list(dialogues) for one, dialogues in zip(sets, answered, strict=True)}
 
 
 def outcomes(dialogues: Sequence[Dialogue], format: Format) -> dict[str, int | None]:

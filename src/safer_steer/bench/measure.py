@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from asyncio import Future
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,14 +40,14 @@ from safer_steer.bench.watch import Watch, WatchedAssistant, named
 from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, read_dialogues, to_jsonl
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
-from safer_steer.episode import Assistant, Critic
+from safer_steer.episode import Assistant, Critic, User
 from safer_steer.episodes import play_all
 from safer_steer.errors import UserError
 from safer_steer.files.images import pictures_in
 from safer_steer.files.scaling import in_words
 from safer_steer.files.store import Journal, write_atomic
 from safer_steer.metrics import ProtocolName, state
-from safer_steer.workers import Progress
+from safer_steer.workers import Progress, in_parts
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 """A model's dialogues by protocol and suite."""
@@ -313,45 +313,17 @@ async def measure(
             have in flight together, or the endpoints wait for dialogues.
         progress: called with dialogues (finished, all, failed), over all suites and attacks.
     """
-    finished, failures = Counter[str](), Counter[str]()
-    total = _dialogues_in(suites, attacks)
+    part = in_parts(progress, _dialogues_in(suites, attacks))
     ending = EndsAtBreach(critic) if critic else None
 
-    def report(name: str) -> Progress:
-        def of_suite(done: int, total_of_suite: int, failed: int = 0) -> None:
-            finished[name], failures[name] = done, failed
-            if progress:
-                progress(finished.total(), total, failures.total())
-
-        return of_suite
-
-    tasks = [
-        asyncio.ensure_future(
-            play_all(
-                suite.seeds,
-                assistant_for(suite),
-                critic,
-                suite.journal(out),
-                concurrency=in_play,
-                progress=report(suite.name),
-            )
+    def playing(one: Suite | Attack, critic: Critic | None, user: User | None) -> Future[Iterator[Dialogue]]:
+        assistant, journal = assistant_for(one), one.journal(out)
+        return asyncio.ensure_future(
+            play_all(one.seeds, assistant, critic, journal, user=user, concurrency=in_play, progress=part())
         )
-        for suite in suites
-    ]
-    tasks += [
-        asyncio.ensure_future(
-            play_all(
-                attack.seeds,
-                assistant_for(attack),
-                ending,
-                attack.journal(out),
-                user=attack.user,
-                concurrency=in_play,
-                progress=report(attack.journal(out).stem),
-            )
-        )
-        for attack in attacks
-    ]
+
+    tasks = [playing(suite, critic, user=None) for suite in suites]
+    tasks += [playing(attack, ending, attack.user) for attack in attacks]
     try:
         played = await asyncio.gather(*tasks)
     finally:
