@@ -129,6 +129,15 @@ class Role(Section):
         """Whether it can describe pictures for roles that do not get them."""
         return self.pictures is True and self.who in ("endpoint", "sandbox")
 
+    def shared_by(self, count: int) -> Role:
+        """Its part of the limits, for each of so many processes that ask it side by side."""
+        a_minute = self.requests_per_minute
+        limits = {
+            "concurrency": max(1, self.concurrency // count),
+            "requests_per_minute": a_minute and a_minute / count,
+        }
+        return self.model_copy(update=limits)
+
     def title(self, job: str = "agent") -> str:
         """Who it is, for a reader; `job` is what the sandbox calls its own."""
         titles = {"sandbox": f"the sandbox's {job}", "student": "the base student", "stub": "a stub"}

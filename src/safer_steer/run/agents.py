@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 def student(run: Run, model: ModelName) -> Assistant:
     """One of the run's models, as the assistant in the bench."""
-    weights = weights_of(run.folder, model)
-    return _sampling(run, weights, run.config.bench.temperature, f"bench {run.config.seed}")
+    config, weights = run.config, weights_of(run.folder, model)
+    key = f"bench {config.seed}"
+    return sampling_student(config, weights, config.bench.temperature, key, run.pictures())
 
 
 def weights_of(folder: Path, model: ModelName) -> Path | None:
@@ -34,22 +35,16 @@ def target(run: Run, model: str | None = None) -> Assistant:
     """The fixed target policy of Stage I, or the model under test: `roles.target`; `model` is the one of
     several under test."""
     from safer_steer.endpoints.chat import ChatAssistant
-    from safer_steer.files.images import pictures_in
 
-    role, settings = run.config.role("target"), run.config.student
+    config, role, pictures_of = run.config, run.config.role("target"), run.pictures()
     if role.is_student:
-        return _sampling(run, None, role.temperature, f"target {run.config.seed}")
-    return ChatAssistant(
-        run.ask("target", model),
-        pictures_in(run.folder, settings.max_pixels),
-        system=settings.system,
-        format=settings.format,
-    )
+        return sampling_student(config, None, role.temperature, f"target {config.seed}", pictures_of)
+    asked, student = run.ask("target", model), config.student
+    return ChatAssistant(asked, pictures_of, system=student.system, format=student.format)
 
 
 def tutor(run: Run) -> Critic:
     """The Safety Tutor, or the user's own critic `rl.tutor`, called with (config, folder, ask)."""
-    from safer_steer.files.images import pictures_in
     from safer_steer.training.tutor import TutorCritic
     from safer_steer.training.tutor_memory import memory_of
 
@@ -57,33 +52,28 @@ def tutor(run: Run) -> Critic:
     if config.rl.tutor:
         own: Critic = load_named("rl.tutor", config.rl.tutor)(config, run.folder, run.ask)
         return own
-    pictures_of = pictures_in(run.folder, config.student.max_pixels)
-    return TutorCritic(
-        run.ask("tutor"), config.student.format, pictures_of, config.rl.adapts, memory_of(config)
-    )
+    format, memory = config.student.format, memory_of(config)
+    return TutorCritic(run.ask("tutor"), format, run.pictures(), config.rl.adapts, memory)
 
 
 def audit(run: Run) -> Audit | None:
     """Who scores turns of Stage III again (`rl.audit`): another role's model, asked as the tutor is, but for
     no next turn."""
-    from safer_steer.files.images import pictures_in
     from safer_steer.training.audit import Audit
     from safer_steer.training.tutor import TutorCritic
 
     config = run.config
     if config.rl.audit is None:
         return None
-    pictures_of = pictures_in(run.folder, config.student.max_pixels)
-    model = run.ask(config.rl.audit.role)
-    return Audit(TutorCritic(model, config.student.format, pictures_of, feedback_dynamics=False), config)
+    model, format = run.ask(config.rl.audit.role), config.student.format
+    return Audit(TutorCritic(model, format, run.pictures(), feedback_dynamics=False), config)
 
 
 def faithful(run: Run) -> Faithful:
     """The check of a trained attacker's turns, by the role `evaluator`."""
-    from safer_steer.files.images import pictures_in
     from safer_steer.training.cotrain.rollouts import checked_by
 
-    return checked_by(run.ask("evaluator"), pictures_in(run.folder, run.config.student.max_pixels))
+    return checked_by(run.ask("evaluator"), run.pictures())
 
 
 def ready(config: Config, saved: Path | None, training: bool = False) -> None:
@@ -95,13 +85,6 @@ def ready(config: Config, saved: Path | None, training: bool = False) -> None:
 
         where = str(saved) if saved else config.student.base
         check_servers(config.rl.rollouts, config.student, where, training)
-
-
-def _sampling(run: Run, weights: Path | None, temperature: float, key: str) -> Assistant:
-    from safer_steer.files.images import pictures_in
-
-    pictures_of = pictures_in(run.folder, run.config.student.max_pixels)
-    return sampling_student(run.config, weights, temperature, key, pictures_of)
 
 
 def sampling_student(

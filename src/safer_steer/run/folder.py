@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from safer_steer.endpoints.chat import ChatModel
     from safer_steer.endpoints.ledger import Account
     from safer_steer.endpoints.transport import Transport
+    from safer_steer.files.images import PicturesOf
 
 Result = TypeVar("Result")
 
@@ -159,7 +161,7 @@ class Run:
         `UserError` if the role's endpoint is not usable as configured."""
         from safer_steer.endpoints.chat import ChatModel
 
-        settings = _share(self.config.role(role, model))
+        settings = self.config.role(role, model).shared_by(processes.count())
         name = self.config.account(role, settings.model)
         if here := in_process(settings):
             return ChatModel(name, settings, here, None, self.ledger)
@@ -171,6 +173,12 @@ class Run:
     def judges(self) -> list[ChatModel]:
         """The models that judge. Raises as `ask` does."""
         return [self.ask("judge", model) for model in self.config.models_of("judge")]
+
+    def pictures(self) -> PicturesOf:
+        """What reads the pictures of the folder, scaled down to what the student takes."""
+        from safer_steer.files.images import pictures_in
+
+        return pictures_in(self.folder, self.config.student.max_pixels)
 
     def read_also(self, caches: Iterable[Path]) -> None:
         """Pay for no reply that is in one of these caches of other runs. The run must be open."""
@@ -338,26 +346,12 @@ def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) 
     return spent
 
 
-def _share(role: Role) -> Role:
-    count = processes.count()
-    if count == 1:
-        return role
-    rate = role.requests_per_minute
-    return role.model_copy(
-        update={
-            "concurrency": max(1, role.concurrency // count),
-            "requests_per_minute": rate / count if rate else None,
-        }
-    )
-
-
 def _summed(calls: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    summed: dict[str, dict[str, Any]] = {}
+    summed = defaultdict[str, Counter[str]](Counter)
     for used in calls:
         for role, account in used.items():
-            before = summed.get(role, {})
-            summed[role] = {key: before.get(key, 0) + value for key, value in account.items()}
-    return summed
+            summed[role].update(account)
+    return {role: dict(account) for role, account in summed.items()}
 
 
 def is_run(folder: Path) -> bool:

@@ -140,12 +140,7 @@ def parts(config_path: str, model: str, workers: int) -> Parts:
                 " sandbox's agents"
             )
         if role not in endpoints:
-            a_minute = settings.requests_per_minute
-            share = {
-                "concurrency": max(1, settings.concurrency // workers),
-                "requests_per_minute": a_minute and a_minute / workers,
-            }
-            endpoints[role] = endpoint_of(settings.model_copy(update=share), captions)
+            endpoints[role] = endpoint_of(settings.shared_by(workers), captions)
         return ChatModel(role, settings, endpoints[role])
 
     def captions() -> Captions:
