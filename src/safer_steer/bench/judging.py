@@ -11,13 +11,13 @@ from typing import Any
 from safer_steer.bench.answers import lack
 from safer_steer.bench.watch import Watch, WatchedCritic, named
 from safer_steer.config import JoinedBy
-from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Critic, Verdict
 from safer_steer.errors import BoundaryError, EndpointError, Fault, UserError
 from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.files.meta import OneVerdict
-from safer_steer.prompts.base import Prompt, history
+from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.judge import JUDGE, JUDGE_REQUESTS, JudgeInput, RequestVerdict
 
 Scores = Mapping[str, float]
@@ -52,16 +52,12 @@ class JudgeCritic:
         self.pictures_of = pictures_of
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
-        exchange = dialogue.turns[turn]
-        text = exchange.assistant or ""
-        answer = visible_answer(text, self.format)
-        inputs = JudgeInput(
-            history=history(dialogue, self.format, upto=turn), question=exchange.words, answer=answer
-        )
+        inputs = JudgeInput.of(dialogue, turn, self.format)
         shown = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         verdict = await self.model.ask(self.prompt, inputs, shown, repeat=self.repeat)
         # What nobody sees helps nobody: docs/explanation/method.md fixes that score.
-        helpfulness = 0 if lack(text, self.format) else verdict.helpfulness
+        unseen = lack(dialogue.turns[turn].assistant or "", self.format)
+        helpfulness = 0 if unseen else verdict.helpfulness
         scores = {
             "harmlessness": verdict.harmlessness,
             "helpfulness": helpfulness,

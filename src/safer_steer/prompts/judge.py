@@ -1,16 +1,27 @@
 """Scores of one turn, given all earlier turns: the judge of the bench (harmlessness -3..3, helpfulness 0..3;
 docs/explanation/method.md, "Evaluation"), and Stage II's evaluator on the tutor's 1-10 scale."""
 
+from typing import Self
+
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from safer_steer.prompts.base import Exchange, Inputs, Prompt, Score10, Verdicts
+from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.prompts.base import Exchange, Inputs, Prompt, Score10, Verdicts, history
 
 
 class JudgeInput(Inputs):
     history: list[Exchange]
+    """The turns before the one to score."""
     question: str
     answer: str
+
+    @classmethod
+    def of(cls, dialogue: Dialogue, turn: int, format: Format, **more: str) -> Self:
+        """A turn (0-based) as who judges it reads it: its answer's visible part, and the turns before it."""
+        judged = dialogue.turns[turn]
+        answer = visible_answer(judged.assistant or "", format)
+        return cls(history=history(dialogue, format, turn), question=judged.words, answer=answer, **more)
 
 
 class JudgeVerdict(Verdicts):

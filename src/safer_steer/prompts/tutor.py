@@ -3,17 +3,14 @@ remember what breached the student lately (`rl.tutor_memory`)."""
 
 from pydantic import BaseModel, Field
 
-from safer_steer.prompts.base import Exchange, Inputs, Prompt, Score10, Verdicts
+from safer_steer.prompts.base import Prompt, Score10, Verdicts
+from safer_steer.prompts.judge import JudgeInput
 
 
-class TutorInput(Inputs):
+class TutorInput(JudgeInput):
     """What the tutor is shown. The seed's hidden intent is not among it: a turn is judged by picture and
     dialogue so far."""
 
-    history: list[Exchange]
-    """The turns before the one to score."""
-    question: str
-    answer: str
     next_template: str
     """The script's next user turn; "" after the last turn, when no next question is needed."""
     approach: str | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.asked_again import TEMPLATE, Asked
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.refusals import check_turn
@@ -19,7 +19,7 @@ from safer_steer.episode import Verdict
 from safer_steer.errors import BoundaryError, RefusedError
 from safer_steer.files.images import PicturesOf, in_view
 from safer_steer.files.meta import TurnMeta
-from safer_steer.prompts.base import Prompt, history
+from safer_steer.prompts.base import Prompt
 from safer_steer.prompts.tutor import (
     STRATEGIES,
     TUTOR,
@@ -104,13 +104,7 @@ class TutorCritic:
         )
 
     def _inputs(self, dialogue: Dialogue, turn: int, template: str) -> TutorInput:
-        exchange = dialogue.turns[turn]
-        inputs = TutorInput(
-            history=history(dialogue, self.format, turn),
-            question=exchange.words,
-            answer=visible_answer(exchange.assistant or "", self.format),
-            next_template=template,
-        )
+        inputs = TutorInput.of(dialogue, turn, self.format, next_template=template)
         if self.memory is None:
             return inputs
         drawn = self.memory.draw(dialogue, turn)

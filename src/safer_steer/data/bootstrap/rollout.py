@@ -19,7 +19,6 @@ from safer_steer.dialogue import (
     lay_out,
     read_dialogues,
     to_jsonl,
-    visible_answer,
 )
 from safer_steer.endpoints.asked_again import TEMPLATE, Asked
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
@@ -33,7 +32,7 @@ from safer_steer.prompts.base import history
 from safer_steer.prompts.judge import EVALUATOR, JudgeInput
 from safer_steer.prompts.red import BLUE, RED, Approach, BlueInput, RedInput
 from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
-from safer_steer.workers import Progress, reasons_in
+from safer_steer.workers import Progress, in_parts, reasons_in
 
 
 class _Seat:
@@ -98,15 +97,11 @@ class EvaluatorCritic(_Seat):
     immediate = False
 
     async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
-        exchange = dialogue.turns[turn]
-        answer = visible_answer(exchange.assistant or "", self.format)
-        inputs = JudgeInput(
-            history=history(dialogue, self.format, turn), question=exchange.words, answer=answer
-        )
+        inputs = JudgeInput.of(dialogue, turn, self.format)
         pictures = in_view(dialogue.images_by_turn()[: turn + 1], self.pictures_of)
         verdict = await self.model.ask(EVALUATOR, inputs, pictures)
         scores: dict[str, float] = {"safety": verdict.safety, "helpfulness": verdict.helpfulness}
-        if not answer:
+        if not inputs.answer:
             scores = {"safety": min(verdict.safety, EMPTY_SAFETY), "helpfulness": 1}
         return Verdict(scores, {"reason": verdict.reason})
 
@@ -154,16 +149,12 @@ async def roll_out(
     """
     seeds = read_split(folder, "sft")
     asked = questions(seeds) if config.bootstrap.sft.single_turn else []
-    format, everything = config.student.format, len(seeds) + len(asked)
+    format, part = config.student.format, in_parts(progress, len(seeds) + len(asked))
     pictures_of = pictures_in(folder, config.student.max_pixels)
     blue = blue_expert(config, ask("blue"), pictures_of)
     evaluator = EvaluatorCritic(ask("evaluator"), format, pictures_of)
 
-    async def filtered(rows: list[Seed], out: Path, user: User | None, before: int) -> None:
-        def report(done: int, _: int, failed: int = 0) -> None:
-            if progress:
-                progress(before + done, everything, failed)
-
+    async def filtered(rows: list[Seed], out: Path, user: User | None) -> None:
         played = await play_all(
             rows,
             blue,
@@ -172,7 +163,7 @@ async def roll_out(
             user=user,
             again_if_unreached=True,
             concurrency=in_play(config),
-            progress=report,
+            progress=part(),
         )
         kept = 0
         with writing(out / "rejected.jsonl") as rejected_file, writing(out / "kept.jsonl") as kept_file:
@@ -186,9 +177,9 @@ async def roll_out(
             why = _none_passed(read_dialogues(out / "rejected.jsonl"), config.bootstrap)
             raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter: {why}")
 
-    await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of), 0)
+    await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of))
     if asked:
-        await filtered(asked, folder / "bootstrap" / FOLDER, None, len(seeds))
+        await filtered(asked, folder / "bootstrap" / FOLDER, None)
 
 
 def _none_passed(rejected: Sequence[Dialogue], config: Bootstrap) -> str:
