@@ -235,6 +235,13 @@ class Dialogue(Seed):
         """The turns that the user took back at its end, and put none in their place."""
         return [Turn.model_validate(row) for row in self.meta.get("taken_back", ())]
 
+    def with_scores(self, scores: Iterable[dict[str, float] | None]) -> Self:
+        """A copy whose turns have these scores."""
+        turns = [
+            turn.model_copy(update={"scores": own}) for turn, own in zip(self.turns, scores, strict=True)
+        ]
+        return self.model_copy(update={"turns": turns})
+
     def sample(self, asked: Turn) -> int:
         """Tells apart the samples of a reply to the same words: those of several plays of one seed, and those
         before and after a turn was taken back. 0 for a dialogue without either."""

@@ -93,8 +93,7 @@ def _rates(
 
 def _by(judge: str, dialogue: Dialogue) -> Dialogue:
     """The dialogue with one judge's scores."""
-    turns = [turn.model_copy(update={"scores": _of(turn, judge).get("scores")}) for turn in dialogue.turns]
-    return dialogue.model_copy(update={"turns": turns})
+    return dialogue.with_scores(_of(turn, judge).get("scores") for turn in dialogue.turns)
 
 
 def _two(first: str, second: str, turns: Mapping[Place, Turn], config: Config) -> TwoJudges | None:

@@ -215,16 +215,12 @@ def _relabelled(played: Played, labels: Sequence[Label]) -> dict[Place, Dialogue
     for place, turns in given.items():
         dialogue = played.dialogues[place]
         if len(turns) == len(dialogue.turns):
-            scored = [
-                turn.model_copy(update={"scores": _means(turns[number])})
-                for number, turn in enumerate(dialogue.turns, 1)
+            means = [
+                {name: fmean(scores[name] for scores in given_to) for name in SCORES}
+                for _, given_to in sorted(turns.items())
             ]
-            relabelled[place] = dialogue.model_copy(update={"turns": scored})
+            relabelled[place] = dialogue.with_scores(means)
     return relabelled
-
-
-def _means(scores: Sequence[Mapping[str, int]]) -> Scores:
-    return {name: fmean(one[name] for one in scores) for name in SCORES}
 
 
 def _outcomes(dialogues: Mapping[Place, Dialogue]) -> dict[Criterion, dict[Place, int]]:
@@ -317,7 +313,7 @@ def against_itself(
         score: [[None if one is None else one[score] for one in row] for row in every] for score in SCORES
     }
     firm = [place for place in dialogues if all(None not in again[place] for again in repeats)]
-    times = [{place: _rescored(dialogues[place], again[place]) for place in firm} for again in repeats]
+    times = [{place: dialogues[place].with_scores(again[place]) for place in firm} for again in repeats]
     outcomes_of = [_outcomes(scored) for scored in ({place: dialogues[place] for place in firm}, *times)]
     flips = {}
     for criterion in FLIPS:
@@ -333,13 +329,6 @@ def against_itself(
         "exact": {score: _same(rows) for score, rows in ratings.items()},
         "flips": flips,
     }
-
-
-def _rescored(dialogue: Dialogue, scores: Sequence[Scores | None]) -> Dialogue:
-    turns = [
-        turn.model_copy(update={"scores": again}) for turn, again in zip(dialogue.turns, scores, strict=True)
-    ]
-    return dialogue.model_copy(update={"turns": turns})
 
 
 def _same(rows: Sequence[Sequence[float | None]]) -> float | None:

@@ -116,13 +116,9 @@ def _rate(
     for place, dialogue in dialogues.items():
         if None in again[place]:
             continue
-        turns = [
-            turn.model_copy(update={"scores": scores})
-            for turn, scores in zip(dialogue.turns, again[place], strict=True)
-        ]
         passed = [
             outcomes([one], criterion, place.protocol)[one.id]
-            for one in (dialogue.model_copy(update={"turns": turns}), dialogue)
+            for one in (dialogue.with_scores(again[place]), dialogue)
         ]
         differences.append(passed[0] - passed[1])
     return paired(differences)
