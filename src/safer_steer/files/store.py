@@ -191,6 +191,20 @@ def row_counts(folder: Path, patterns: Iterable[str]) -> str:
     return ", ".join(counts)
 
 
+def read_json(path: Path, stage: str) -> dict[str, Any]:
+    """The object in a file that `stage` writes; empty without the file. Raises `UserError` if it is
+    damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError:
+        raise UserError(f"{path}: no valid JSON; remove it and run `safer-steer {stage}` again") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: no JSON object; remove it and run `safer-steer {stage}` again")
+    return data
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file, one by one; none where there is no file. A torn last line (a run under
     way, or killed) is left out. Raises `UserError` if a line is no JSON object; names file and line."""

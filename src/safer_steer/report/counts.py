@@ -4,7 +4,7 @@ the guard's checks (`student/checks.py`): did the student see, and learn what it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from safer_steer.bench.rates import NONE, Rate
 from safer_steer.bench.results import model_label
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.files.manifest import Manifest
-from safer_steer.files.store import read_rows
+from safer_steer.files.store import read_json, read_rows
 from safer_steer.metrics import averaged, rates_by_turn
 from safer_steer.report.attacks import Cell, Heat, cell_of, link
 from safer_steer.report.health import Table
 from safer_steer.report.played import is_safe, outcome
 from safer_steer.report.plots import number
-from safer_steer.report.runs import ShownRun, models_of, read_json
+from safer_steer.report.runs import ShownRun, models_of
 from safer_steer.stages import STAGES
 from safer_steer.student.checks import CHECKS
 
@@ -61,10 +61,11 @@ def _map(title: str, criterion: str, dialogues: dict[str, list[Dialogue]], note:
     for model, rates in by_model.items():
         if rates:
             failed = _first_failures(dialogues[model]) if criterion == "safe" else Counter()
-            cells = [
-                cell_of(Rate.model_validate(row[criterion]), row["n"], _where(model, turn), failed[turn])
-                for turn, row in enumerate(rates, 1)
-            ]
+            cells = []
+            for turn, row in enumerate(rates, 1):
+                # to the dialogues that failed first at this turn
+                where = link(protocol=PROTOCOL, left=model, first=str(turn), outcome="left:gave_way")
+                cells.append(cell_of(Rate.model_validate(row[criterion]), row["n"], where, failed[turn]))
             cells += [Cell()] * (len(turns) - len(cells))
             rows.append((model_label(model), cells))
     return Heat(title, note, [f"turn {turn}" for turn in turns], rows)
@@ -74,11 +75,6 @@ def _first_failures(dialogues: Sequence[Dialogue]) -> Counter[int | None]:
     """How many dialogues failed first at each turn."""
     ends = map(outcome, dialogues)
     return Counter(end.turn for end in ends if end.name == "gave_way")
-
-
-def _where(model: str, turn: int) -> str:
-    """From a cell to the dialogues that failed first at this turn."""
-    return link(protocol=PROTOCOL, left=model, first=str(turn), outcome="left:gave_way")
 
 
 COUNTED = ("calls", "cached", "prompt_tokens", "completion_tokens", "failed", "refused", "unparsable")
@@ -130,7 +126,9 @@ def counts_of(run: Path, steps: list[Row]) -> list[tuple[str, list[tuple[str, in
         if (path := run / "seeds" / f"{kind}.jsonl").is_file()
     ]
     kept = sum(1 for _ in read_rows(run / "bootstrap" / "kept.jsonl"))
-    reasons = _count_by(read_rows(run / "bootstrap" / "rejected.jsonl"), "reasons", "reason", "rejected")
+    reasons = Counter[str]()
+    for row in read_rows(run / "bootstrap" / "rejected.jsonl"):
+        reasons.update(row.get("meta", {}).get("reasons", ()))
     bootstrap = [("kept", kept)] * bool(kept or reasons) + [
         (f"rejected: {reason}", count) for reason, count in reasons.most_common()
     ]
@@ -161,20 +159,6 @@ def _added_up(steps: list[Row], key: str) -> list[tuple[str, int]]:
     for row in steps:
         total.update(row.get(key) or {})
     return [(name.replace("_", " "), count) for name, count in total.most_common() if count]
-
-
-def _count_by(rows: Iterable[Row], *names: str) -> Counter[str]:
-    """Count the rows by reason. A row's reasons are under one of `names`, in the row or its meta, as text or
-    as a list."""
-    counts: Counter[str] = Counter()
-    for row in rows:
-        meta = row.get("meta")
-        places = [row, meta if isinstance(meta, dict) else {}]
-        reasons = next(
-            (value for place in places for name in names if (value := place.get(name))), "not stated"
-        )
-        counts.update(map(str, reasons) if isinstance(reasons, list) else [str(reasons)])
-    return counts
 
 
 CHECKED = [number for check in CHECKS for number in check.numbers if number.heading]

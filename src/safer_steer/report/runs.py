@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from safer_steer.bench.judge_check.file import Corrected, corrected_rates, read_check
 from safer_steer.bench.results import Answered, Summary, in_order, joined
 from safer_steer.errors import UserError
-from safer_steer.files.store import read_rows
+from safer_steer.files.store import read_json, read_rows
 from safer_steer.report.played import Bench, read_bench
 
 Row = dict[str, Any]
@@ -126,20 +125,6 @@ def at(tree: Any, *keys: str) -> Any:
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
-
-
-def read_json(path: Path, stage: str) -> Row:
-    """An object from a file that `stage` writes; empty without the file. Raises `UserError` if it is
-    damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError:
-        raise UserError(f"{path}: no valid JSON; remove it and run `safer-steer {stage}` again") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: no JSON object; remove it and run `safer-steer {stage}` again")
-    return data
 
 
 def _config(path: Path) -> Row:

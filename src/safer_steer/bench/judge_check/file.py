@@ -9,8 +9,7 @@ from typing import Any
 
 from safer_steer.bench.rates import Rate
 from safer_steer.bench.results import Agreement
-from safer_steer.errors import UserError
-from safer_steer.files.store import write_atomic
+from safer_steer.files.store import read_json, write_atomic
 from safer_steer.metrics import AVERAGE, ProtocolName
 
 FILE = "judge_check.json"
@@ -20,15 +19,7 @@ Corrected = Mapping[str, Mapping[ProtocolName, Mapping[str, Rate]]]
 
 def read_check(run: Path) -> dict[str, Any]:
     """What was found so far; empty if nothing was. Raises `UserError` if the file is damaged."""
-    if not (run / FILE).is_file():
-        return {}
-    try:
-        parts = json.loads((run / FILE).read_bytes())
-    except ValueError:
-        parts = None
-    if not isinstance(parts, dict):
-        raise UserError(f"{run / FILE}: no valid JSON; remove it and run `safer-steer judge-check` again")
-    return parts
+    return read_json(run / FILE, "judge-check")
 
 
 def corrected_rates(parts: Mapping[str, Any]) -> Corrected:
