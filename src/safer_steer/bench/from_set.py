@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,16 +10,15 @@ from pathlib import Path
 from safer_steer.config import Source
 from safer_steer.data.sources.load import Skipped, left_out_in_words, read_samples
 from safer_steer.data.sources.set_row import BadRow, Sample
+from safer_steer.data.typographic import keep
 from safer_steer.dialogue import Kind, Seed, Turn
 from safer_steer.errors import UserError
-from safer_steer.files.images import EMBEDDED, UNREADABLE, PictureError, check_whole
+from safer_steer.files.images import EMBEDDED, SUFFIX, UNREADABLE, PictureError, check_whole
 from safer_steer.files.meta import SeedMeta
 from safer_steer.files.script_file import MOST_TURNS
-from safer_steer.files.store import naming, write_atomic
+from safer_steer.files.store import naming
 from safer_steer.metrics import AVERAGE
 from safer_steer.workers import Progress
-
-_SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
 def write_suite(
@@ -99,7 +97,10 @@ def _write_parts(
             for safe, part in _PARTS.items()
         }
         for sample, pictures in usable(source, seed, skipped, progress):
-            images = [[_keep(*picture, desk, folder) for picture in turn] for turn in pictures]
+            images = [
+                [keep(data, desk, f"{folder}/", suffix, sync=False) for data, suffix in turn]
+                for turn in pictures
+            ]
             safe = sample.safe is True
             files[safe].write(_script(sample, images, source.name).model_dump_json() + "\n")
             counts[safe] += 1
@@ -148,18 +149,10 @@ def _read(image: Path | bytes, sample: Sample) -> PictureFile:
     """A sample's picture. Raises `BadRow` if it is damaged."""
     try:
         data = image if isinstance(image, bytes) else image.read_bytes()
-        return data, _SUFFIX[check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))]
+        return data, SUFFIX[check_whole(data, EMBEDDED if isinstance(image, bytes) else str(image))]
     except (PictureError, OSError) as error:
         reason = error.reason if isinstance(error, PictureError) else UNREADABLE
         raise BadRow(sample.where, f"image: {error}", reason) from None
-
-
-def _keep(data: bytes, suffix: str, desk: Path, folder: str) -> str:
-    """Write a picture, named after its content; returns the path a script shows. It is not changed."""
-    name = f"{folder}/{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
-    if not (desk / name).exists():
-        write_atomic(desk / name, data, sync=False)
-    return name
 
 
 def _put_pictures(made: Path, folder: Path) -> None:

@@ -176,10 +176,10 @@ def in_picture(turn: Turn, shown: Sequence[Picture], style: Typographic) -> tupl
     return turn.model_copy(update={"user": said, "meta": turn.meta | {"in_picture": words}}), data
 
 
-def keep(data: bytes, folder: Path, prefix: str, suffix: str = ".png") -> str:
-    """Write a picture, named after its content, unless it is there. Returns its path, relative to `folder`;
-    it begins with `prefix`."""
+def keep(data: bytes, folder: Path, prefix: str, suffix: str = ".png", sync: bool = True) -> str:
+    """Write a picture, named after its content, unless it is there; `sync` as in `store.writing`. Returns its
+    path, relative to `folder`; it begins with `prefix`."""
     name = f"{prefix}{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
     if not (folder / name).exists():  # an existing file is complete: writes are atomic
-        write_atomic(folder / name, data)
+        write_atomic(folder / name, data, sync)
     return name

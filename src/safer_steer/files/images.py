@@ -31,7 +31,7 @@ from safer_steer.files.store import inside
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp"}
 """By Pillow's name of the format. MPO is a JPEG with a second picture inside, as phones write them."""
 
-_SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _FORMATS = ["PNG", "JPEG", "WEBP"]
 _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, OverflowError, EOFError, struct.error)
 """Exceptions that Pillow raises for damage, UnidentifiedImageError among them."""
@@ -77,7 +77,7 @@ class Picture:
 
     @property
     def suffix(self) -> str:
-        return _SUFFIX[self.mime]
+        return SUFFIX[self.mime]
 
     @cached_property
     def data_url(self) -> str:

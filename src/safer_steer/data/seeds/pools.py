@@ -4,7 +4,6 @@ pool, and why. Of scripts with the same content, the first is kept."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +16,7 @@ from safer_steer.data.seeds.journal import SHARD, Row, ShardedJournal, key_of, k
 from safer_steer.data.sources.pair import Pair
 from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import Fault, UserError
-from safer_steer.files.store import content_id, read_rows
+from safer_steer.files.store import content_id, read_rows, writing
 from safer_steer.workers import Reasons
 
 DROPPED = "dropped"
@@ -86,7 +85,7 @@ def write_pools(
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
         for name in names:
-            files[name] = stack.enter_context((folder / f"{name}.jsonl.part").open("wb"))
+            files[name] = stack.enter_context(writing(folder / f"{name}.jsonl"))
 
         def drop(pair: Pair, id: str, kind: Kind | None, why: str, job: str) -> None:
             reason, detail = Fault.read(why)
@@ -120,11 +119,6 @@ def write_pools(
                     continue
                 files[kind].write(seed.model_dump_json().encode() + b"\n")
                 counts[kind] += 1
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-    for name in names:
-        (folder / f"{name}.jsonl.part").replace(folder / f"{name}.jsonl")
     return counts
 
 
