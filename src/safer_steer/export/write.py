@@ -27,7 +27,7 @@ from safer_steer.export.columns import ParquetShards
 from safer_steer.export.llamafactory import LlamaFactory, family_of, without_template
 from safer_steer.files.images import pictures_in
 from safer_steer.files.manifest import Manifest, config_sha256
-from safer_steer.files.store import sha256_of
+from safer_steer.files.store import sha256_of, whole_folder
 
 CONTENTS = ("README.md", "data", "llamafactory", "verl", PROTOCOL)
 """What an export contains besides its manifest."""
@@ -75,8 +75,7 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
     config = config_in(run)
     parts, missing = _splits(run, config)
     to = to.absolute()
-    part = to.with_name(f"{to.name}.part")
-    for folder in (to, part):
+    for folder in (to, to.with_name(f"{to.name}.part")):
         _check_ours(folder)
     # Other folders may also contain `data` and a README.md.
     if to.exists() and any(to.iterdir()) and "export" not in Manifest(to).stages:
@@ -84,23 +83,16 @@ def export(run: Path, to: Path, name: str = "steer") -> tuple[list[SplitCounts],
             f"{to}: has other files and is not an export (no manifest.json of one);"
             " choose an empty or a new folder with --to"
         )
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
-    stages = Manifest(run).stages
-    family = family_of(run, config.student)
-    tallies = [_write(each, part, name, config, family) for each in parts]
+    stages, family, measured = Manifest(run).stages, family_of(run, config.student), None
     if any(each.name == "sft" for each in parts) and (line := without_template(family, config.student)):
         missing.append(line)
-    measured = None
-    if "bench" in stages and (run / PROTOCOL).is_file():
-        measured = read_protocol(run / PROTOCOL).sha256
-        shutil.copyfile(run / PROTOCOL, part / PROTOCOL)
-    (part / "README.md").write_text(card(name, config, tallies, stages, measured), encoding="utf-8")
-    Manifest(part).record("export", CONTENTS, (), facts_of(run, name, stages))
-    if to.exists():
-        shutil.rmtree(to)
-    part.rename(to)
+    with whole_folder(to) as part:
+        tallies = [_write(each, part, name, config, family) for each in parts]
+        if "bench" in stages and (run / PROTOCOL).is_file():
+            measured = read_protocol(run / PROTOCOL).sha256
+            shutil.copyfile(run / PROTOCOL, part / PROTOCOL)
+        (part / "README.md").write_text(card(name, config, tallies, stages, measured), encoding="utf-8")
+        Manifest(part).record("export", CONTENTS, (), facts_of(run, name, stages))
     return tallies, missing
 
 
