@@ -52,7 +52,8 @@ def check_sets(names: Sequence[str], most: int | None, trial: Trial | None = Non
     for name, path in _named(names).items():
         for sample in _samples(name, path, most):
             for image in sample.images:
-                _check_picture(image, sample, trial)
+                with _named_row(sample):
+                    check_whole(*_read(image), trial)
 
 
 def count(given: str, most: int | None) -> int:
@@ -118,11 +119,6 @@ def _seed(sample: Sample, folder: Path, below: str, max_pixels: int) -> Seed:
     meta = {"choices": list(sample.choices), "answer": sample.choices.index(sample.answer or "")}
     turns = [Turn(user=sample.turns[0])]
     return Seed(id=sample.id, kind=Kind.BENIGN, source=sample.category, images=images, turns=turns, meta=meta)
-
-
-def _check_picture(image: Path | bytes, sample: Sample, trial: Trial | None) -> None:
-    with _named_row(sample):
-        check_whole(*_read(image), trial)
 
 
 def _picture(image: Path | bytes, sample: Sample, max_pixels: int) -> Picture:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar
 
 from safer_steer.dialogue import Dialogue, Turn
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant, Critic, Reply, Rewinding, Verdict
 from safer_steer.errors import BoundaryError, EndpointError, UserError
 from safer_steer.workers import PATIENCE, Breaker
-
-Result = TypeVar("Result")
 
 
 class Watch:
@@ -77,20 +73,25 @@ class WatchedUser:
         self.user, self.watch, self.who = user, watch, who
 
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
-        return await self._watched(partial(self.user.speak, dialogue, template))
+        with self._call():
+            return await self.user.speak(dialogue, template)
 
     async def takes_back(self, dialogue: Dialogue) -> bool:
-        return await self._watched(partial(self.user.takes_back, dialogue))
+        with self._call():
+            return await self.user.takes_back(dialogue)
 
-    async def _watched(self, asked: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        declined: BoundaryError | None = None
         with self.watch.call(self.who):
             try:
-                return await asked()
+                yield
             except EndpointError:
                 raise
             except BoundaryError as error:
                 declined = error
-        raise declined
+        if declined:
+            raise declined
 
 
 class WatchedCritic:

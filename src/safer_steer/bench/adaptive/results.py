@@ -160,8 +160,7 @@ def of_attacker(
         resamples: draws for the interval of a gap that is not paired.
     """
     dialogues = list(dialogues)
-    states = [state_of(dialogue) for dialogue in dialogues]
-    tries = [try_of(dialogue) for dialogue, known in zip(dialogues, states, strict=True) if known == "scored"]
+    states, tries = [*map(state_of, dialogues)], _tries_in(dialogues)
     faults = Counter(fault for dialogue in dialogues for fault in _faults(dialogue))
     by_intent = _by_intent(tries)
     techniques, modalities = Counter[str](), Counter[Modality]()
@@ -201,26 +200,21 @@ def of_any(
 ) -> Summary:
     """The entry of all attackers together: an intent is breached if any of them breaches it, each with its
     own tries. It has the rates and the survival alone."""
-    by_intents = [
-        _by_intent([try_of(dialogue) for dialogue in dialogues if state_of(dialogue) == "scored"])
-        for dialogues in by_attacker
-    ]
+    by_intents = [_by_intent(_tries_in(dialogues)) for dialogues in by_attacker]
     return _rates(by_intents, static, paired, turns, resamples, seed)
-
-
-def share_breached(dialogues: Iterable[Dialogue], requests: int | None = None) -> dict[str, float]:
-    """breach@1 of each intent that has a result, 0-1; with at most so many attack requests, if given."""
-    tries = [try_of(dialogue) for dialogue in dialogues if state_of(dialogue) == "scored"]
-    return {intent: _within(of_intent, requests) for intent, of_intent in _by_intent(tries).items()}
 
 
 def breached_by_any(
     by_attacker: Iterable[Iterable[Dialogue]], requests: int | None = None
 ) -> dict[str, float]:
-    """The same of several attackers with one try of each, of the intents that have a result for all."""
-    shares = [share_breached(dialogues, requests) for dialogues in by_attacker]
-    common = set.intersection(*map(set, shares)) if shares else set()
-    return {intent: 1 - prod(1 - of_attacker[intent] for of_attacker in shares) for intent in sorted(common)}
+    """breach@1 of each intent, 0-1, with at most so many attack requests, if given; of several attackers with
+    one try of each, of the intents that have a result for all."""
+    attackers = [_by_intent(_tries_in(dialogues)) for dialogues in by_attacker]
+    common = set.intersection(*map(set, attackers)) if attackers else set()
+    return {
+        intent: 1 - prod(1 - _within(by_intent[intent], requests) for by_intent in attackers)
+        for intent in sorted(common)
+    }
 
 
 def of_scripts(dialogues: Iterable[Dialogue], turns: int) -> dict[str, Script]:
@@ -237,6 +231,11 @@ def of_scripts(dialogues: Iterable[Dialogue], turns: int) -> dict[str, Script]:
 
 
 ByIntent = dict[str, list[Try]]
+
+
+def _tries_in(dialogues: Iterable[Dialogue]) -> list[Try]:
+    """What the dialogues with a result came to."""
+    return [try_of(dialogue) for dialogue in dialogues if state_of(dialogue) == "scored"]
 
 
 def _by_intent(tries: Iterable[Try]) -> ByIntent:
