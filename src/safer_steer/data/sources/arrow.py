@@ -45,19 +45,9 @@ def saved_rows(path: Path) -> Iterator[tuple[str, Any]]:
     yield from _rows(table.with_format("arrow").iter(BATCH))
 
 
-def hub_subset_names(id: str, where: str) -> list[str]:
-    """The configurations of a data set. Raises `UserError`."""
-    return list(_ask_hub("get_dataset_config_names", where, id))
-
-
-def hub_split_names(id: str, subset: str, where: str) -> list[str]:
-    """The splits of a configuration. Raises `UserError`."""
-    return list(_ask_hub("get_dataset_split_names", where, id, subset))
-
-
 def hub_rows(id: str, subset: str, split: str, where: str) -> Iterator[tuple[str, Any]]:
     """Rows of a split, downloaded into the cache of `datasets` if needed. Raises `UserError`."""
-    table = _ask_hub("load_dataset", where, id, subset, split=split)
+    table = ask_hub("load_dataset", where, id, subset, split=split)
     yield from _rows(table.with_format("arrow").iter(BATCH))
 
 
@@ -71,7 +61,7 @@ def _datasets(where: str) -> Any:
     return datasets
 
 
-def _ask_hub(question: str, where: str, *arguments: str, **more: str) -> Any:
+def ask_hub(question: str, where: str, *arguments: str, **more: str) -> Any:
     """What this function of `datasets` returns. Raises `UserError`."""
     function = getattr(_datasets(where), question)
     try:

@@ -253,9 +253,9 @@ def hub_splits(name: str, id: str, layout: Layout, subset: str | None, split: st
         table = hub_splits(name, id, replace(layout, split=None, one_table=False), subset, None)
         return _picked(_by_row(table, layout), where, layout, subset, split)
     splits = []
-    subsets = arrow.hub_subset_names(id, where)
+    subsets = arrow.ask_hub("get_dataset_config_names", where, id)
     for config in _pick(subsets, subset, layout.subset, layout.every, where, "subset"):
-        names = arrow.hub_split_names(id, config, where)
+        names = arrow.ask_hub("get_dataset_split_names", where, id, config)
         for one in _pick(names, split, layout.split, layout.every, f"{where}/{config}", "split"):
             read = partial(arrow.hub_rows, id, config, one, where)
             label = "" if config == "default" else config
