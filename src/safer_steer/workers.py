@@ -55,6 +55,7 @@ def reasons_in(dialogues: Iterable[Dialogue]) -> Reasons:
 
 
 Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 PATIENCE = 20
 """Jobs in a row that an endpoint failed, after which it counts as dead and the run stops."""
@@ -210,13 +211,13 @@ async def run_jobs(
     patience.end()
 
 
-async def side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once. If one raises, the others are cancelled and have ended before the error passes on, so
-    that none writes to a journal that the caller closes next.
+async def side_by_side(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Run all at once; returns what each does, in order. If one raises, the others are cancelled and have
+    ended before the error passes on, so that none writes to a journal that the caller closes next.
     """
     tasks = [asyncio.create_task(one) for one in work]
     try:
-        await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()

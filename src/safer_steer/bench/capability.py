@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from safer_steer.dialogue import Dialogue, Format, StopReason, visible_answer
 from safer_steer.episode import Assistant
 from safer_steer.episodes import play_all
 from safer_steer.intervals import rate
-from safer_steer.workers import Progress, in_parts
+from safer_steer.workers import Progress, in_parts, side_by_side
 
 # Repeats are possessive: the time then grows with the length of an answer, and no faster.
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\].:]*+")
@@ -113,7 +112,7 @@ async def answer_all(
         play_all(one.seeds, assistant, None, one.journal(folder, model), concurrency=in_play, progress=part())
         for one in sets
     ]
-    answered = await asyncio.gather(*asking)
+    answered = await side_by_side(asking)
     return {one.name: list(dialogues) for one, dialogues in zip(sets, answered, strict=True)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from safer_steer.bench.answers import lack
 from safer_steer.bench.watch import Watch, WatchedCritic, named
-from safer_steer.config import JoinedBy
+from safer_steer.config import Config, JoinedBy
 from safer_steer.dialogue import Dialogue, Format
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Critic, Verdict
@@ -162,3 +162,11 @@ def critic_of(
         critic = JudgeCritic(model, format, pictures_of, repeat, requests)
         critics[model.role.model] = WatchedCritic(critic, over, who)
     return SeveralJudges(critics, by) if len(critics) > 1 else critics[judges[0].role.model]
+
+
+def critic_by(
+    config: Config, judges: Sequence[ChatModel], pictures_of: PicturesOf, watch: Watch, repeat: int = 0
+) -> Critic:
+    """`critic_of` as a config's bench has it."""
+    bench, format = config.bench, config.student.format
+    return critic_of(judges, bench.verdict, format, pictures_of, watch, repeat, bench.judge_requests)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
-from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +17,7 @@ from safer_steer.bench.attacks import Attack, adaptive_summary, attacks_on, brin
 from safer_steer.bench.capability import Answers, answer_all, capability
 from safer_steer.bench.journals import kind_of
 from safer_steer.bench.judges import judges_summary
-from safer_steer.bench.judging import critic_of
+from safer_steer.bench.judging import critic_by
 from safer_steer.bench.kept import KeptModel
 from safer_steer.bench.losses import (
     Say,
@@ -47,7 +45,7 @@ from safer_steer.files.images import pictures_in
 from safer_steer.files.scaling import in_words
 from safer_steer.files.store import Journal, write_atomic
 from safer_steer.metrics import ProtocolName, state
-from safer_steer.workers import Progress, in_parts
+from safer_steer.workers import Progress, in_parts, side_by_side
 
 Results = dict[ProtocolName, dict[str, list[Dialogue]]]
 """A model's dialogues by protocol and suite."""
@@ -220,9 +218,7 @@ class _Measuring:
         self.folder, self.material, self.judges, self.watch, self.wait = folder, material, judges, watch, wait
         self.critic: Critic | None = None
         if judges:
-            pictures_of, bench = pictures_in(folder, config.student.max_pixels), config.bench
-            format, requests = config.student.format, bench.judge_requests
-            self.critic = critic_of(judges, bench.verdict, format, pictures_of, watch, requests=requests)
+            self.critic = critic_by(config, judges, pictures_in(folder, config.student.max_pixels), watch)
 
     def play(
         self, name: str, assistant: Assistant | KeptModel, played: Played, shown: Callable[[int, int], None]
@@ -316,20 +312,17 @@ async def measure(
     part = in_parts(progress, _dialogues_in(suites, attacks))
     ending = EndsAtBreach(critic) if critic else None
 
-    def playing(one: Suite | Attack, critic: Critic | None, user: User | None) -> Future[Iterator[Dialogue]]:
+    def playing(
+        one: Suite | Attack, critic: Critic | None, user: User | None = None
+    ) -> Coroutine[Any, Any, Iterator[Dialogue]]:
         assistant, journal = assistant_for(one), one.journal(out)
-        return asyncio.ensure_future(
-            play_all(one.seeds, assistant, critic, journal, user=user, concurrency=in_play, progress=part())
+        return play_all(
+            one.seeds, assistant, critic, journal, user=user, concurrency=in_play, progress=part()
         )
 
-    tasks = [playing(suite, critic, user=None) for suite in suites]
-    tasks += [playing(attack, ending, attack.user) for attack in attacks]
-    try:
-        played = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    work = [playing(suite, critic) for suite in suites]
+    work += [playing(attack, ending, attack.user) for attack in attacks]
+    played = await side_by_side(work)
     results: Results = {}
     for suite, dialogues in zip(suites, played, strict=False):
         results.setdefault(suite.protocol, {})[suite.name] = list(dialogues)

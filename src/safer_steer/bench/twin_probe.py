@@ -78,7 +78,7 @@ def probe(
     Raises:
         UserError: the judge failed many times in a row.
     """
-    from safer_steer.bench.judging import critic_of
+    from safer_steer.bench.judging import critic_by
     from safer_steer.bench.measure import measure
     from safer_steer.bench.watch import Watch
     from safer_steer.files.images import pictures_in
@@ -86,9 +86,7 @@ def probe(
     out = run / FOLDER / f"{step:05d}"
     if (out / "done").is_file():
         return
-    pictures_of, bench = pictures_in(run, config.student.max_pixels), config.bench
-    format, requests = config.student.format, bench.judge_requests
-    critic = critic_of(judges, bench.verdict, format, pictures_of, Watch(), requests=requests)
+    critic = critic_by(config, judges, pictures_in(run, config.student.max_pixels), Watch())
     wait(measure(probe_suites(config, run), lambda suite: assistant, critic, out))
     write_atomic(out / "done", "")
 

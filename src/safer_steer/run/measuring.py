@@ -71,9 +71,6 @@ def judge_again(
     with prepared(config, source / "judged" / folder, show, ("bench",), kept=True) as run:
         pictures_of = pictures_in(source, config.student.max_pixels)
         progress = show.stage("judge")
-        bench, format = config.bench, config.student.format
-        asked = (run.judges(), bench.verdict, dialogues, times, format, pictures_of, progress)
-        again = asked_again(*asked, bench.judge_requests)
-        scores = run.wait(again)
+        scores = run.wait(asked_again(config, run.judges(), dialogues, times, pictures_of, progress))
         show.over()
     return Played(dialogues, played.twins), scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -13,9 +14,9 @@ from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, er
 from safer_steer.bench.judge_check.labels import Label
 from safer_steer.bench.judge_check.played import Place, Played
 from safer_steer.bench.judge_check.probes import PROBES, changed
-from safer_steer.bench.judging import critic_of
+from safer_steer.bench.judging import critic_by
 from safer_steer.bench.watch import Watch
-from safer_steer.config import Config, JoinedBy
+from safer_steer.config import Config
 from safer_steer.dialogue import Dialogue, Format, Turn, visible_answer
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Critic
@@ -44,17 +45,15 @@ def probed(format: Format) -> Times:
 
 
 async def asked_again(
+    config: Config,
     judges: Sequence[ChatModel],
-    joined_by: JoinedBy,
     dialogues: Mapping[Place, Dialogue],
     times: Times,
-    format: Format,
     pictures_of: PicturesOf,
     progress: Progress,
-    requests: bool = False,
 ) -> dict[str, Again]:
     """The scores, of several judges the joined ones, by name of the time. Replies that are paid for are in
-    the cache, so a second call asks only for the rest. `requests` as in the bench (`bench.judge_requests`).
+    the cache, so a second call asks only for the rest. The judges are asked as in the bench of `config`.
 
     Raises:
         UserError: the judge failed many times in a row.
@@ -77,7 +76,7 @@ async def asked_again(
 
     again: dict[str, Again] = {}
     for name, (sample, shown) in times.items():
-        critic = critic_of(judges, joined_by, format, pictures_of, watch, sample, requests)
+        critic = critic_by(config, judges, pictures_of, watch, sample)
         asked = [
             [one(critic, shown(dialogue, turn), turn) for turn in range(len(dialogue.turns))]
             for dialogue in dialogues.values()
@@ -95,7 +94,6 @@ CRITERIA: dict[ProtocolName, tuple[Criterion, ...]] = {
 FLIPS: tuple[Criterion, ...] = ("safe", "help")
 """The outcomes of dialogues that may change when the judge is asked again, in the order of `SCORES`."""
 Scores = dict[str, float]
-Outcomes = Mapping[Criterion, Mapping[Place, int]]
 
 
 def of_judge(config: Config) -> dict[str, Any]:
@@ -166,43 +164,35 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
     by_people = _relabelled(played, labels)
     ours, theirs = _outcomes(played.dialogues), _outcomes(by_people)
     errors, corrected = [], dict[str, Any]()
-    groups = sorted({(place.protocol, place.suite in played.twins) for place in played.dialogues})
-    for protocol, twins in groups:
-        group = [
-            place
-            for place in played.dialogues
-            if place.protocol == protocol and (place.suite in played.twins) == twins
-        ]
-        models = list(dict.fromkeys(place.model for place in group))
+    groups: dict[tuple[ProtocolName, bool], dict[str, dict[str, list[Place]]]] = {}
+    for place in played.dialogues:
+        by_model = groups.setdefault((place.protocol, place.suite in played.twins), {})
+        by_model.setdefault(place.model, {}).setdefault(place.suite, []).append(place)
+    for protocol, twins in sorted(groups):
+        by_model = groups[protocol, twins]
+        name = f"{'safe twins' if twins else 'attacks'}, {protocol.replace('_', '-')}"
         for criterion in CRITERIA[protocol]:
-            of_all = _labelled(group, ours[criterion], theirs[criterion])
-            name = f"{'safe twins' if twins else 'attacks'}, {protocol.replace('_', '-')}"
-            by_model = {
-                model: _labelled(
-                    [place for place in group if place.model == model], ours[criterion], theirs[criterion]
-                )
-                for model in models
+            judge, people = ours[criterion], theirs[criterion]
+            labelled = {
+                model: _labelled(chain.from_iterable(suites.values()), judge, people)
+                for model, suites in by_model.items()
             }
-            differ = errors_differ(by_model.values())
+            of_all = Labelled(*map(sum, zip(*labelled.values(), strict=True)))
+            differ = errors_differ(labelled.values())
             errors.append(_errors(name, "all", criterion, of_all) | {"differ": differ})
-            for model, own in by_model.items():
-                of_model = [place for place in group if place.model == model]
-                errors.append(_errors(name, model, criterion, own))
+            for model, suites in by_model.items():
+                errors.append(_errors(name, model, criterion, labelled[model]))
                 rates = corrected.setdefault(model, {}).setdefault(protocol, {})
-                suites = list(dict.fromkeys(place.suite for place in of_model))
-                by_suite = {suite: [place for place in of_model if place.suite == suite] for suite in suites}
-                for suite, places in by_suite.items():
-                    rate = _corrected([places], ours[criterion], theirs[criterion])
-                    rates.setdefault(suite, {})[criterion] = rate
+                for suite, places in suites.items():
+                    rates.setdefault(suite, {})[criterion] = _corrected([places], judge, people)
                 shown = {
-                    suite: [played.dialogues[one] for one in places] for suite, places in by_suite.items()
+                    suite: [played.dialogues[place] for place in places] for suite, places in suites.items()
                 }
-                mean = [by_suite[suite] for suite in averaged(shown)]
-                rate = _corrected(mean, ours[criterion], theirs[criterion])
+                mean = _corrected([suites[suite] for suite in averaged(shown)], judge, people)
                 if not twins:
-                    rates.setdefault(AVERAGE, {})[criterion] = rate
+                    rates.setdefault(AVERAGE, {})[criterion] = mean
                 elif criterion == "help":
-                    rates.setdefault(AVERAGE, {})["twin_help"] = rate
+                    rates.setdefault(AVERAGE, {})["twin_help"] = mean
     return {"errors": [row for row in errors if row["labels"]], "corrected": corrected}
 
 
