@@ -277,12 +277,12 @@ def test_a_judged_bench_over_http(tmp_path: Path, requests: bool) -> None:
         assert not any("enables_harm" in (turn.scores or {}) for turn in played["one"].turns)
         assert hits == {"missed": {}, "refused exactly": {}}
         return
-    assert average and average.timing and average.exact and average.miss
-    assert (average.exact.value, average.miss.value) == (100, 0)
+    assert average and (when := average.timing)
+    assert (when.exact.value, when.miss.value) == (100, 0)
     assert (average.timing.n, average.timing.unmarked) == (2, 1)
     assert [(turn.scores or {}).get("enables_harm") for turn in played["two"].turns] == [0, 1]
     assert [(turn.scores or {}).get("enables_harm") for turn in played["silent"].turns] == [None, None]
-    assert f"Refused exactly {average.exact}" in " ".join(result.stdout.split())
+    assert f"Refused exactly {when.exact}" in " ".join(result.stdout.split())
     assert "When attacks were refused" in page and "Refused exactly" in page
     assert hits["refused exactly"] == {"mine one": 1, "mine two": 1} and hits["missed"] == {
         "mine one": 0,

@@ -83,8 +83,7 @@ def _rates(
     rates: dict[str, dict[ProtocolName, dict[str, Rate]]] = {}
     for measure in (*ON_ATTACKS, *ON_TWINS):
         for model in summary.models:
-            average = summary.average(model, measure.protocol)
-            rate: Rate | None = getattr(average, measure.name) if average else None
+            rate = measure.of(summary.average(model, measure.protocol))
             if rate and rate.value is not None:
                 of_protocol = rates.setdefault(model, {}).setdefault(measure.protocol, {})
                 of_protocol[measure.name] = Rate(value=rate.value, low=rate.low, high=rate.high)

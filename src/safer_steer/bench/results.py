@@ -56,18 +56,6 @@ class Suite(Part):
     joint on attacks, `over_refusal` and `twin_help` on twins. Empty if no dialogue has a category."""
 
     @property
-    def miss(self) -> Rate | None:
-        return self.timing.miss if self.timing else None
-
-    @property
-    def early(self) -> Rate | None:
-        return self.timing.early if self.timing else None
-
-    @property
-    def exact(self) -> Rate | None:
-        return self.timing.exact if self.timing else None
-
-    @property
     def scored(self) -> int:
         """Dialogues that its rates are over."""
         return self.n - total_of([self], *LOST)
@@ -279,9 +267,15 @@ class Measure(NamedTuple):
     """One sentence that explains it."""
     protocol: ProtocolName
     name: str
-    """Of the field."""
+    """Of the field, in the entry or in its `timing`."""
     good: int = 1
     """1 if more is better, -1 if less is."""
+
+    def of(self, entry: Suite | None) -> Rate | None:
+        """The rate in an entry; None where there is none."""
+        holder = entry.timing if entry and self.name in Timing.model_fields else entry
+        rate: Rate | None = getattr(holder, self.name, None)
+        return rate
 
 
 ON_ATTACKS = (

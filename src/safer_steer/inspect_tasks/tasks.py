@@ -13,7 +13,6 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from safer_steer.bench.protocol import refuse_others
-from safer_steer.bench.rates import Rate
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Suite
 from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.summary import summarise
@@ -145,9 +144,9 @@ def rates(resamples: int = 10_000, seed: int = 0) -> Metric:
 def _numbers(entry: Suite) -> dict[str, float]:
     """The rates and counts of a suite's entry in the summary, by name."""
     by_name: dict[str, float] = {name: getattr(entry, name) for name in ("n", *LOST)}
-    for name in dict.fromkeys(measure.name for measure in (*ON_ATTACKS, *ON_TWINS)):
-        rate: Rate | None = getattr(entry, name)
-        by_name |= rate.by_name(name) if rate else {}
+    for measure in (*ON_ATTACKS, *ON_TWINS):
+        rate = measure.of(entry)
+        by_name |= rate.by_name(measure.name) if rate else {}
     median = entry.survival.median if entry.survival else None
     return by_name | ({"median_survival": median} if median is not None else {})
 

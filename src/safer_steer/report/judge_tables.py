@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from safer_steer.bench.agreement import SCORES
-from safer_steer.bench.rates import Rate
+from safer_steer.bench.rates import NONE, Rate
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Agreement, Judges, Summary, model_label
-from safer_steer.report.health.tables import NONE, Table
+from safer_steer.report.health.tables import Table, number
 
 Found = Mapping[str, Any]
 """`judge_check.json`, or a part of it."""
@@ -45,9 +45,7 @@ def _rates_by_judge(summary: Summary, judges: Judges) -> Table:
     rows = []
     for model in summary.names:
         for measure in (*ON_ATTACKS, *ON_TWINS):
-            average = summary.average(model, measure.protocol)
-            joined: Rate | None = getattr(average, measure.name) if average else None
-            rates = [joined]
+            rates = [measure.of(summary.average(model, measure.protocol))]
             for one in judges.each.values():
                 rates.append(one.rates.get(model, {}).get(measure.protocol, {}).get(measure.name))
             if any(rates[1:]):
@@ -70,7 +68,7 @@ def _between_judges(judges: Judges) -> Table:
     for two in judges.pairs:
         for score in SCORES:
             agreement: Agreement = getattr(two, score)
-            shares = (_number(agreement.exact, 1), _number(agreement.within_one, 1))
+            shares = (number(agreement.exact, 1), number(agreement.within_one, 1))
             row = [two.first, two.second, score, str(two.turns), *shares]
             rows.append([*row, agreement.kappa.printed(".2f", ".2f")])
     return Table(
@@ -103,11 +101,11 @@ def _agreement(part: Found, other: str) -> Table:
         [
             score,
             str(part["turns"]),
-            _number(part[score]["exact"], 1),
-            _number(part[score]["within_one"], 1),
+            number(part[score]["exact"], 1),
+            number(part[score]["within_one"], 1),
             _with_interval(part[score]["kappa"], 2),
-            _number(part["alpha"][score], 2),
-            _number(alone.get(score), 2),
+            number(part["alpha"][score], 2),
+            number(alone.get(score), 2),
             _with_interval(part[score]["bias"], 2),
         ]
         for score in SCORES
@@ -172,7 +170,7 @@ def _repeats(again: Found) -> Table:
         " Same: one score every time. Flips: dialogues whose outcome is not the same every time.",
         ["score", "same, %", "alpha", "flips, %"],
         [
-            [score, _number(again["exact"][score], 1), _number(again["alpha"][score], 2), _number(flips, 1)]
+            [score, number(again["exact"][score], 1), number(again["alpha"][score], 2), number(flips, 1)]
             for score, flips in zip(SCORES, again["flips"].values(), strict=True)
         ],
         labels=1,
@@ -196,14 +194,14 @@ def _probes(pressed: Found) -> Table:
                 row["probe"],
                 str(row["missing"]),
                 *(
-                    _number(row[score][name], places)
+                    number(row[score][name], places)
                     for score in SCORES
                     for name, places in (("moved", 1), ("shift", 2))
                 ),
                 *(
                     cell
                     for flips in (row["to_safe"], row["to_unsafe"])
-                    for cell in (_number(flips["value"], 1), str(flips["n"]))
+                    for cell in (number(flips["value"], 1), str(flips["n"]))
                 ),
                 *(_with_interval(row["rates"][criterion], 1) for criterion in ("safe", "help")),
             ]
@@ -216,9 +214,9 @@ def _probes(pressed: Found) -> Table:
 def _errors(people: Found) -> Table:
     rows = []
     for row in people["errors"]:
-        shares = [_number(share and 100 * share, 1) for share in (row["sensitivity"], row["specificity"])]
+        shares = [number(share and 100 * share, 1) for share in (row["sensitivity"], row["specificity"])]
         counts = [str(row[name]) for name in ("labels", "both", "people_only", "judge_only", "neither")]
-        differ = [_number((row.get("differ") or {}).get(name), 3) for name in ("sensitivity", "specificity")]
+        differ = [number((row.get("differ") or {}).get(name), 3) for name in ("sensitivity", "specificity")]
         rows.append([row["group"], row["model"], CRITERIA[row["criterion"]], *counts, *shares, *differ])
     return Table(
         "The judge's errors on dialogues",
@@ -243,7 +241,7 @@ def _corrected(people: Found) -> Table:
             protocol.replace("_", "-"),
             suite,
             CRITERIA[criterion],
-            _number(rate["judged"], 1),
+            number(rate["judged"], 1),
             _with_interval(rate, 1),
             str(rate["labels"]),
             _enough(rate),
@@ -269,10 +267,6 @@ def _enough(rate: Found) -> str:
     if rate["in_each"] >= rate["needed"]:
         return str(rate["in_each"])
     return f"{rate['in_each']}, too few: needs {rate['needed']}"
-
-
-def _number(value: float | None, places: int) -> str:
-    return NONE if value is None else f"{value:.{places}f}"
 
 
 def _with_interval(cell: Found, places: int) -> str:

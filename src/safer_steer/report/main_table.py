@@ -114,8 +114,7 @@ def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Mark
     def measured(measures: Iterable[Measure]) -> Iterator[TableRow]:
         by_people = "The same, corrected for the judge's errors by people's labels (docs/how-to/judge.md)."
         for measure in measures:
-            averages = [summary.average(model, measure.protocol) for model in models]
-            cells = [getattr(one, measure.name, None) for one in averages]
+            cells = [measure.of(summary.average(model, measure.protocol)) for model in models]
             yield row(measure.label, measure.note, cells, good=measure.good)
             rates = [corrected.get(model, {}).get(measure.protocol, {}) for model in models]
             yield row(f"{measure.label}, corrected", by_people, [one.get(measure.name) for one in rates])

@@ -44,7 +44,7 @@ def rate_plots(summary: Summary) -> list[Plot]:
             title = measure.label.removeprefix("Multi-turn ").removeprefix("Single-turn ")
             title = title[:1].upper() + title[1:]
             averages = [summary.average(name, protocol) for name in names]
-            rates.append((title, measure.good, [getattr(one, measure.name, None) for one in averages]))
+            rates.append((title, measure.good, [*map(measure.of, averages)]))
     attackers = list(summary.attacks)[-1:]  # all together, if there are several
     for attacker in attackers:
         by_model = summary.attacks[attacker]

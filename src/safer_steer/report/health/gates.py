@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from safer_steer.bench.rates import NONE
 from safer_steer.config import Config
 from safer_steer.config.gates import Band, GateName
 from safer_steer.files.manifest import Manifest
 from safer_steer.report.health.quantities import QUANTITIES, Evidence, Quantity, Reading
-from safer_steer.report.health.tables import NONE, Table
+from safer_steer.report.health.tables import Table
 
 Gates = Mapping[GateName, Band]
 _GATES: TypeAdapter[dict[GateName, Band]] = TypeAdapter(dict[GateName, Band])

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from safer_steer.bench.answers import COUNTED, LACKS
+from safer_steer.bench.rates import NONE
 from safer_steer.report.health.tally import FAULTS, Health
-
-NONE = "–"
 
 
 class Table(NamedTuple):
@@ -119,14 +118,14 @@ def _success(rate: dict[str, Any]) -> str:
 
 def _strategy(row: dict[str, Any]) -> list[str]:
     success = _success(row["rate"])
-    shares = [_number(row[key], 2) for key in ("distinct_1", "distinct_2", "similarity")]
+    shares = [number(row[key], 2) for key in ("distinct_1", "distinct_2", "similarity")]
     counts = [f"{row[key]:,}" for key in ("tried", "succeeded")]
     return [
         row["role"],
         row["strategy"].replace("_", " "),
         *counts,
         success,
-        _number(row["mean_turns_to_success"], 1),
+        number(row["mean_turns_to_success"], 1),
         f"{row['turns']:,}",
         *shares,
     ]
@@ -139,26 +138,26 @@ def _judge(row: dict[str, Any]) -> list[str]:
         row["role"],
         row["score"],
         f"{row['asked']:,}",
-        _number(row["unscored_share"], 1),
+        number(row["unscored_share"], 1),
         commonest,
-        _number(row["commonest_share"], 1),
+        number(row["commonest_share"], 1),
         spread or NONE,
     ]
 
 
 def _answers(row: dict[str, Any]) -> list[str]:
     answers, cut, *lacking = (f"{row[key]:,}" for key in COUNTED)
-    return [row["model"], row["stage"], answers, cut, _number(row["cut_off_share"], 1), *lacking]
+    return [row["model"], row["stage"], answers, cut, number(row["cut_off_share"], 1), *lacking]
 
 
 def _groups(row: dict[str, Any]) -> list[str]:
-    shares = [_number(row[key], 1) for key in ("equal_groups", "leak_rate", "distinct_attacks")]
+    shares = [number(row[key], 1) for key in ("equal_groups", "leak_rate", "distinct_attacks")]
     return [row["stage"], f"{row['steps']:,}", *shares]
 
 
 def _approach(row: dict[str, Any]) -> list[str]:
     parts = [f"{part['breached']:,} of {part['tried']:,}" for part in row["by_part"]]
-    name, share = row["approach"].replace("_", " "), _number(row["rate"]["value"], 1)
+    name, share = row["approach"].replace("_", " "), number(row["rate"]["value"], 1)
     return [row["role"], name, f"{row['tried']:,}", f"{row['breached']:,}", share, *parts]
 
 
@@ -167,9 +166,9 @@ def _audits(parts: list[dict[str, Any]]) -> Table:
     for part in parts:
         gap, steps = part["gap"], f"{part['first']}-{part['last']}"
         interval = "" if gap["low"] is None else f" [{gap['low']:+.2f}, {gap['high']:+.2f}]"
-        means = (_number(part["tutor"], 2), _number(part["audit"], 2))
-        agree = _number(100 * part["agree"], 1)
-        follows = _number(part["slope"], 2)
+        means = (number(part["tutor"], 2), number(part["audit"], 2))
+        agree = number(100 * part["agree"], 1)
+        follows = number(part["slope"], 2)
         rows.append([steps, f"{part['turns']:,}", *means, f"{gap['value']:+.2f}{interval}", agree, follows])
     return Table(
         "Tutor and audit",
@@ -183,5 +182,6 @@ def _audits(parts: list[dict[str, Any]]) -> Table:
     )
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """With so many digits after the point; `NONE` without a value."""
     return NONE if value is None else f"{value:.{digits}f}"
