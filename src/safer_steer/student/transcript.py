@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
 from safer_steer.student.renderer import Renderer
 
@@ -118,12 +119,8 @@ class Transcript:
 
 def padded(rows: list[list[int]], filler: int, side: str) -> torch.Tensor:
     """Rows as one tensor [batch, tokens], filled up on `side`: `left` or `right`."""
-    width = max(map(len, rows))
-    whole = torch.full((len(rows), width), filler)
-    for number, row in enumerate(rows):
-        span = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        whole[number, span] = torch.tensor(row)
-    return whole
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=filler, padding_side=side)
 
 
 def joined(parts: list[torch.Tensor], dim: int) -> torch.Tensor:
