@@ -39,19 +39,10 @@ def train_base(
     from safer_steer.run.preflight import use_cores
 
     use_cores()
-    from safer_steer.sandbox.train_base import train_base as train
+    from safer_steer.sandbox import train_base as base
 
-    train(
-        out,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        start=start,
-        drills=drills,
-        device=device,
-        log=typer.echo,
-    )
+    course = base.Course(steps, batch_size, learning_rate, seed, device)
+    base.train_base(out, course, start, drills, typer.echo)
 
 
 @sandbox.command()
@@ -98,17 +89,9 @@ def train_attacker(
 
     use_cores()
     from safer_steer.sandbox.train_attacker import train_attacker as train
+    from safer_steer.sandbox.train_base import Course
 
-    train(
-        out,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        start=start,
-        device=device,
-        log=typer.echo,
-    )
+    train(out, Course(steps, batch_size, learning_rate, seed, device), start, typer.echo)
 
 
 @sandbox.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +14,7 @@ import torch
 
 from safer_steer.config import SHIPPED
 from safer_steer.sandbox.language import names_in, understand
-from safer_steer.sandbox.train_base import Batches, _load, batch_of, fit, transcript_of
+from safer_steer.sandbox.train_base import Batches, Course, _load, batch_of, fit, keep, transcript_of
 from safer_steer.sandbox.user_side import example
 from safer_steer.student.adapters import adapter_weights, with_adapter, write_adapter
 from safer_steer.student.modules import adapted_layers
@@ -27,61 +26,41 @@ from safer_steer.training.cotrain.exchange import SYSTEM
 
 TURNS = (1, 2, 3, 4, 5, 6)
 """Dialogue lengths to draw from."""
+RANK = 16
+"""Of the adapter."""
 
 
 class UserBatches(Batches):
     """Batches of the user's side."""
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        rng = random.Random(f"attacker {self.seed} {step}")
+        rng = random.Random(f"attacker {self.course.seed} {step}")
         turns = rng.choice(TURNS)
-        return batch_of(self.renderer, [example(rng, turns) for _ in range(self.size)])
+        return batch_of(self.renderer, [example(rng, turns) for _ in range(self.course.batch_size)])
 
 
-def train_attacker(
-    out: Path,
-    *,
-    steps: int = 500,
-    batch_size: int = 12,
-    learning_rate: float = 2e-3,
-    rank: int = 16,
-    seed: int = 0,
-    start: Path | None = None,
-    device: str = "cpu",
-    log: Callable[[str], None] = print,
-) -> None:
+def train_attacker(out: Path, course: Course, start: Path | None, log: Callable[[str], None]) -> None:
     """Train and save the adapter (float16 safetensors), and `training.json`: settings,
     seconds, loss curve, and what became of questions sampled in dialogues that were not trained on
     (`quality`). With `start`, an earlier adapter is trained further, and its record kept before the new one.
     """
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(seed)
+    torch.manual_seed(course.seed)
     base, processor = _load(SHIPPED)
     adapter = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=adapted_layers(base), task_type="CAUSAL_LM"
+        r=RANK, lora_alpha=2 * RANK, target_modules=adapted_layers(base), task_type="CAUSAL_LM"
     )
     begun = with_adapter(base, start, trainable=True) if start else get_peft_model(base, adapter)
-    model: Any = begun.to(device).train()
+    model: Any = begun.to(course.device).train()
     renderer = load_renderer(processor, SYSTEM)
-    started = time.monotonic()
-    curve = fit(model, UserBatches(renderer, seed, steps, batch_size), learning_rate, device, log)
+    record = {"rank": RANK} | fit(model, UserBatches(renderer, course), log)
     weights = {name: tensor.half() for name, tensor in adapter_weights(model).items()}
     model.peft_config["default"].base_model_name_or_path = "sandbox"
     write_adapter(model, out, weights)
-    settings = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "rank": rank,
-        "seed": seed,
-        "device": device,
-    }
-    record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
-    record["quality"] = quality(model.eval(), renderer, seed)
+    record["quality"] = quality(model.eval(), renderer, course.seed)
     log(json.dumps(record["quality"]))
-    earlier = json.loads((start / "training.json").read_text())["runs"] if start else []
-    (out / "training.json").write_text(json.dumps({"runs": [*earlier, record]}) + "\n")
+    keep(record, start, out)
 
 
 def quality(model: Any, renderer: Renderer, seed: int, dialogues: int = 200) -> dict[str, float]:

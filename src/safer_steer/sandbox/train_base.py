@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,18 @@ def batch_of(renderer: Renderer, examples: list[Example]) -> dict[str, torch.Ten
 
 
 class Batches(Dataset):
-    """Training batches of `size` dialogues. Batch i depends only on the seed and i, not on the number of
-    workers."""
+    """Training batches. Batch i depends only on the seed and i, not on the number of workers."""
 
-    def __init__(self, renderer: Renderer, seed: int, steps: int, size: int) -> None:
-        self.renderer, self.seed, self.steps, self.size = renderer, seed, steps, size
+    def __init__(self, renderer: Renderer, course: Course) -> None:
+        self.renderer, self.course = renderer, course
 
     def __len__(self) -> int:
-        return self.steps
+        return self.course.steps
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        rng = random.Random(f"{self.seed} {step}")
+        rng = random.Random(f"{self.course.seed} {step}")
         turns = rng.choice(TURNS)  # one length per batch, so little time is spent on padding
-        return batch_of(self.renderer, [example(rng, turns) for _ in range(self.size)])
+        return batch_of(self.renderer, [example(rng, turns) for _ in range(self.course.batch_size)])
 
 
 class Drills(Batches):
@@ -75,8 +75,8 @@ class Drills(Batches):
     false."""
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        rng = random.Random(f"{self.seed} {step}")
-        drawn = [drill(rng, skew_at(step / self.steps)) for _ in range(self.size)]
+        rng = random.Random(f"{self.course.seed} {step}")
+        drawn = [drill(rng, skew_at(step / len(self))) for _ in range(self.course.batch_size)]
         batch = batch_of(self.renderer, [one for one, _ in drawn])
         deciding = torch.zeros_like(batch["labels"], dtype=torch.bool)
         for row, (_, word) in enumerate(drawn):
@@ -91,17 +91,20 @@ def skew_at(done: float) -> float:
     return min(0.9, max(0.5, 0.9 - 0.4 * (done - 1 / 7) / (3 / 14)))
 
 
+@dataclass(frozen=True)
+class Course:
+    """How a model is trained."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    """The peak of a cosine with warm-up."""
+    seed: int
+    device: str
+
+
 def train_base(
-    out: Path,
-    *,
-    steps: int = 1500,
-    batch_size: int = 16,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    start: Path | None = None,
-    drills: bool = False,
-    device: str = "cpu",
-    log: Callable[[str], None] = print,
+    out: Path, course: Course, start: Path | None, drills: bool, log: Callable[[str], None]
 ) -> None:
     """Train and save processor, weights (float16 safetensors) and `training.json` (settings, seconds, loss
     curve) to `out`.
@@ -114,23 +117,17 @@ def train_base(
             target tokens.
     """
     torch.set_float32_matmul_precision("high")
-    model, processor = _load(start) if start else _new(seed)
-    model = model.to(device).train()
-    renderer = load_renderer(processor, SYSTEM)
-    started = time.monotonic()
-    batches = (Drills if drills else Batches)(renderer, seed, steps, batch_size)
-    curve = fit(model, batches, learning_rate, device, log)
+    model, processor = _load(start) if start else _new(course.seed)
+    model = model.to(course.device).train()
+    batches = (Drills if drills else Batches)(load_renderer(processor, SYSTEM), course)
+    record = {"drills": drills} | fit(model, batches, log)
     save(model, processor, out)
+    keep(record, start, out)
+
+
+def keep(record: dict[str, Any], start: Path | None, out: Path) -> None:
+    """Write `training.json`: the record of a training after those of the model it started from."""
     earlier = json.loads((start / "training.json").read_text())["runs"] if start else []
-    settings = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "drills": drills,
-        "device": device,
-    }
-    record = {**settings, "seconds": round(time.monotonic() - started), "curve": curve}
     (out / "training.json").write_text(json.dumps({"runs": [*earlier, record]}) + "\n")
 
 
@@ -146,17 +143,12 @@ def scheduled(groups: list[dict[str, Any]], steps: int, warmup: int, least: floa
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
-def fit(
-    model: Any, batches: Batches, learning_rate: float, device: str, log: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Train the weights of a model that may be trained, one step a batch. Returns the loss curve.
-
-    Args:
-        learning_rate: the peak of a cosine with warm-up.
-    """
-    steps = len(batches)
+def fit(model: Any, batches: Batches, log: Callable[[str], None]) -> dict[str, Any]:
+    """Train the weights of a model that may be trained, one step a batch. Returns the settings, the seconds
+    that it took and the loss curve."""
+    steps, device = batches.course.steps, batches.course.device
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [{"params": weights, "lr": learning_rate}]
+    groups = [{"params": weights, "lr": batches.course.learning_rate}]
     optimizer, schedule = scheduled(groups, steps, min(200, max(1, steps // 10)), 0.02)
     workers = min(12, max(0, (os.cpu_count() or 1) - 2))
     loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
@@ -181,7 +173,8 @@ def fit(
             seconds = time.monotonic() - started
             curve.append({"step": step, "loss": round(mean, 4), "seconds": round(seconds)})
             log(f"step {step}/{steps} loss {mean:.4f} {seconds:.0f} s")
-    return curve
+    seconds = time.monotonic() - started
+    return {**asdict(batches.course), "seconds": round(seconds), "curve": curve}
 
 
 def mean_loss(logits: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
