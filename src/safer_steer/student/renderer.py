@@ -241,8 +241,8 @@ class Renderer:
         return UserTurn(ids[0].tolist(), aligned, pictures)
 
     def bridge(self, text: str, images: Sequence[Image.Image]) -> str:
-        """What the template writes from the end of an answer to the next one's opening, with this user"
-        " turn."""
+        """What the template writes from the end of an answer to the next one's opening, with this user
+        turn."""
         talk = self.render([QUESTION, ANSWER, text], [[], images])
         return talk[len(self._before) + len(ANSWER) :]
 
