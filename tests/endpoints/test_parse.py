@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_json
 
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\b\f\r")).filter(
+    lambda text: "think" not in text
+)
+"""Without tags of reasoning, and the control characters that only LaTeX with single backslashes makes."""
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
-objects = st.dictionaries(st.text(), values, max_size=4)
-prose = st.text().filter(lambda text: "{" not in text and "<think>" not in text)
+objects = st.dictionaries(texts, values, max_size=4)
+prose = st.text().filter(lambda text: "{" not in text and "think" not in text)
 
 
 def raw_controls(text: str) -> str:
@@ -43,7 +47,7 @@ def test_any_object_survives_fences_and_prose(
     assert parse_json(wrapped) == value
 
 
-@given(st.dictionaries(st.text(), st.text(alphabet="ab\n\t\r\x01 {}[],\"'"), max_size=4), prose)
+@given(st.dictionaries(texts, st.text(alphabet="ab\n\t\r\x01 {}[],\"'"), max_size=4), prose)
 @example({"\\r": ""}, "")
 def test_any_object_survives_raw_control_characters(value: dict[str, str], before: str) -> None:
     text = raw_controls(json.dumps(value))
@@ -103,9 +107,37 @@ def test_never_a_verdict(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        *(r"It is $\frac{1}{2}$.", r"so \beta = 3", r"$3 \times 4$", r"an angle \theta", r"5 \text{ cm}"),
+        *(r"\textbf{Result}", r"3 \right)", r"a density \rho", r"$x \neq 3$", r"$\nabla f$", r"$\nu_e$"),
+        *(r"\tan 30", r"$x \notin S$", r"$\tau$ as \\tau", "a \\u000crac", "a \brac"),
+    ],
+)
+def test_latex_whose_backslashes_are_single_is_no_answer(answer: str) -> None:
+    for reply in ('{"answer": "%s"}', '```json\n{"n": 1, "answer": "%s"}\n```', '{"turns": ["why", "%s",]}'):
+        with pytest.raises(ValueError, match="double each backslash"):
+            parse_json(reply % answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "It is $\\frac{1}{2} \\times 3 \\neq 90$, so \\theta, \\beta, \\rho and \\nabla.",
+        *("a\nnote, under all\nu can\neach, nu\ni mean\ne) other\nequal", "one\r\ntwo\r\n", "C:\\temp\\bin"),
+        *("a\ttext\tother\ttop\tant\textra\tTo", "1.\tone", "\\\nand\\\\\ttry"),
+    ],
+)
+def test_new_lines_and_tabs_before_words_stay(answer: str) -> None:
+    value = {"answer": answer}
+    assert parse_json(json.dumps(value)) == parse_json(f"```json\n{json.dumps(value)}\n```") == value
+
+
+@pytest.mark.parametrize(
     "text",
     [
         '{"a":' * 50_000,
+        '{"a": "' + "\\n\\\\" * 50_000 + '"}',
         "{" * 50_000,
         "{}" * 50_000,
         '{"' * 50_000,

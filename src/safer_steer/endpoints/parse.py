@@ -45,6 +45,15 @@ length."""
 _TOKEN = re.compile(_STRING + r"|[{}]", re.DOTALL)
 _TRAILING_COMMA = re.compile(f"({_STRING})" + r"|,(?=\s*[}\]])", re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_LATEX = re.compile(
+    r"\\\\"  # a backslash as it should be written
+    r"|(?P<damaged>[\b\f]|\\(?:[bf]|u000[8cC]|r(?=[a-zA-Z])"
+    r"|t(?:imes|heta|ext(?:bf|it|rm|tt)?|au|anh?|op?|riangle|frac|ilde|herefore)(?![a-zA-Z])"
+    r"|n(?:abla|eq|ot(?:in)?)(?![a-zA-Z])|nu(?=\s*[_^$=})\\])))"
+)
+"""LaTeX whose backslash is single in JSON: `\\frac` is read as form feed and "rac". Backspace and form feed
+mean nothing else, nor does a carriage return before a letter. A tab or a new line is taken for LaTeX before
+what is the rest of a whole command and hardly begins a line of prose."""
 _REFUSAL = re.compile(
     r"\W*(?:(?:i['’]?m|i am) (?:(?:really|very|so) )?sorry|sorry,|i apologi[sz]e|(?:i['’]?m"
     r"|i am) (?:not able|unable)"
@@ -64,8 +73,8 @@ def parse_json(text: str) -> dict[str, Any]:
     never taken for the verdict.
 
     Raw control characters in strings and trailing commas are accepted. Half a surrogate pair becomes "?".
-    Raises `ValueError` if there is no object, a broken one or more than one, or more than `MOST_CHARACTERS`;
-    the message says which."""
+    Raises `ValueError` if there is no object, a broken one or more than one, one with LaTeX whose backslashes
+    are single, or more than `MOST_CHARACTERS`; the message says which."""
     return _find(text)[0]
 
 
@@ -149,6 +158,7 @@ def begins_like_refusal(text: str) -> bool:
 
 
 def _load(text: str) -> dict[str, Any] | None:
+    """None if `text` is no JSON object. Raises `ValueError` if it is one whose LaTeX is damaged."""
     for form in (text, _TRAILING_COMMA.sub(lambda match: match[1] or "", text)):
         try:
             value = json.loads(form, strict=False, object_pairs_hook=_unique)
@@ -156,6 +166,8 @@ def _load(text: str) -> dict[str, Any] | None:
             continue
         if not isinstance(value, dict) or not is_shallow(value):
             return None
+        if any(match["damaged"] for match in _LATEX.finditer(text)):
+            raise ValueError("a single backslash before a LaTeX command; double each backslash")
         if _SURROGATE.search(text):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
         return dict(value)
