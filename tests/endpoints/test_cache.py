@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from safer_steer.endpoints.cache import Cache, place
+from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import EndpointError, SpendingLimit, UserError
 
@@ -136,7 +136,7 @@ def test_the_key_tells_apart_all_that_determines_a_reply() -> None:
 KILLED = """
 import asyncio, sys
 from pathlib import Path
-from safer_steer.endpoints.cache import Cache, place
+from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.transport import ChatReply
 
 async def main():
@@ -183,7 +183,7 @@ async def test_replies_given_up_are_kept_until_they_are_forgotten_and_their_pric
     cache = Cache(tmp_path / "c")
     for key in "abc":
         await cache.get_or_call(key, "judge", Counter())
-    cache.give_up(place(key, 0, REPLY.finish) for key in "ab")
+    cache.give_up((key, 0) for key in ("a", "b", "never asked"))
     cache.close()
     cache = Cache(tmp_path / "c")
     assert all(cache.get(key) for key in "abc")
@@ -241,6 +241,27 @@ async def test_a_reply_that_ended_by_itself_is_the_reply_at_every_limit_that_it_
     assert await cache.get_or_call("k", "judge", Counter(short), 11) == (short, False)
     for limit in (11, 20):
         assert await cache.get_or_call("k", "judge", Counter(), limit) == (short, True)
+
+
+async def test_a_reply_that_counts_more_than_its_limit_fits_it_if_it_ended_by_itself(tmp_path: Path) -> None:
+    """Servers count hidden reasoning, or the end token."""
+    thought = ChatReply("brief", prompt_tokens=3, completion_tokens=3000)
+    cache = Cache(tmp_path / "c")
+    assert await cache.get_or_call("k", "judge", Counter(thought), 20) == (thought, False)
+    cache.close()
+    cache, other = Cache(tmp_path / "c"), Cache(tmp_path / "other")
+    other.read_also(tmp_path / "c")
+    for limit in (20, 21, 400, 3000, 0):
+        assert cache.get("k", limit) == other.get("k", limit) == thought
+    assert (cache.get("k", 19), cache.get("k 2", 20), cache.get("", 20)) == (None, None, None)
+    assert await cache.get_or_call("k", "judge", Counter(CUT), 10) == (CUT, False)
+    assert (cache.get("k", 10), cache.get("k", 15), cache.get("k", 20)) == (CUT, None, thought)
+    cache.give_up([("k", 400)])
+    assert (cache.get("k", 20), other.get("k", 20)) == (thought, None), "no other run takes it"
+    cache.forget_unparsable()
+    assert (cache.get("k", 20), cache.get("k", 10)) == (None, CUT)
+    cache.close()
+    other.close()
 
 
 async def test_requests_in_flight_with_different_limits_are_different_requests(tmp_path: Path) -> None:

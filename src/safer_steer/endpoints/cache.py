@@ -23,10 +23,14 @@ LOOK_AGAIN_S = 0.05
 
 
 _FIND = (
-    "SELECT text, prompt_tokens, completion_tokens, finish, refusal FROM replies"
-    " WHERE (key = ? OR (key = ? AND (completion_tokens <= ? OR ? = 0)))"
-    " ORDER BY finish = 'length' DESC"
+    "SELECT text, prompt_tokens, completion_tokens, finish, refusal, key FROM replies"
+    " WHERE (key = :key || ' ' || :limit"
+    " OR (key = :key AND (completion_tokens <= :limit OR :limit = 0))"
+    " OR (key > :key || ' ' AND key < :key || '!' AND finish != 'length'"
+    " AND (CAST(substr(key, length(:key) + 2) AS INTEGER) <= :limit OR :limit = 0)))"
+    " ORDER BY finish = 'length' DESC, key"
 )
+"""The reply to a request, by `_place`."""
 _FIND_VALID = _FIND.replace(" ORDER", " AND key NOT IN (SELECT key FROM unparsable) ORDER")
 
 
@@ -72,7 +76,7 @@ class Cache:
     ) -> str:
         """SHA-256 of the canonical JSON of everything that determines a reply, a picture by the hash of its
         data URL. Not of the endpoint's address, so that a model moved to another host keeps its replies; nor
-        of the token limit, which decides only where a reply is cut off (see `place`)."""
+        of the token limit, which decides only where a reply is cut off (see `_place`)."""
         what = [model, sampling, [_hashed(message) for message in messages], schema, repeat]
         return hashlib.sha256(
             json.dumps(what, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
@@ -81,7 +85,7 @@ class Cache:
     def get(self, key: str, limit: int = 0) -> ChatReply | None:
         """The committed reply, if there is one: cut off at this token limit, or ended by itself within it. 0
         is no limit."""
-        wanted = (place(key, limit, "length"), key, limit, limit)
+        wanted = {"key": key, "limit": limit}
         row = self._db.execute(_FIND, wanted).fetchone()
         for other in self._others if row is None else ():
             row = row or other.execute(_FIND_VALID, wanted).fetchone()
@@ -92,7 +96,7 @@ class Cache:
         is asked for again. Nothing is written to it. A file that cannot be read has none."""
         with suppress(sqlite3.Error):
             other = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
-            other.execute(_FIND_VALID, ("", "", 0, 0))
+            other.execute(_FIND_VALID, {"key": "", "limit": 0})
             self._others.append(other)
 
     async def get_or_call(
@@ -103,7 +107,7 @@ class Cache:
         limit: int = 0,
     ) -> tuple[ChatReply, bool]:
         """The reply, and whether it was free. `call` returns a reply and its cost, which the account of
-        `role` is charged; `limit` is the request's token limit (see `place`).
+        `role` is charged; `limit` is the request's token limit (see `_place`).
 
         Equal requests in flight share one call, and its error, which is not stored; another process then
         makes a call of its own. Cancelling a caller does not cancel the call: it is paid for, so its reply is
@@ -132,7 +136,7 @@ class Cache:
             self._db.execute("DELETE FROM asking WHERE key = ?", (request,))
             raise
         row = (
-            place(key, limit, reply.finish),
+            _place(key, limit, reply),
             reply.text,
             reply.prompt_tokens,
             reply.completion_tokens,
@@ -205,10 +209,13 @@ class Cache:
         if self._in_flight:
             await asyncio.wait(self._in_flight.values(), timeout=seconds)
 
-    def give_up(self, keys: Iterable[str]) -> None:
-        """Mark replies, by their `place`, that were not valid answers. They stay in the cache, so a run that
-        resumes after a kill ends the same way."""
-        self._db.executemany("INSERT OR IGNORE INTO unparsable VALUES (?)", [(key,) for key in keys])
+    def give_up(self, requests: Iterable[tuple[str, int]]) -> None:
+        """Mark the replies to these requests (key and token limit) as no valid answers. They stay in the
+        cache, so a run that resumes after a kill ends the same way."""
+        for key, limit in requests:
+            row = self._db.execute(_FIND, {"key": key, "limit": limit}).fetchone()
+            if row:
+                self._db.execute("INSERT OR IGNORE INTO unparsable VALUES (?)", (row[-1],))
 
     def forget_unparsable(self) -> None:
         """Delete the replies marked by `give_up`, so that those requests are sent and paid for again. Their
@@ -227,11 +234,13 @@ class Cache:
             database.close()
 
 
-def place(key: str, limit: int, finish: str) -> str:
+def _place(key: str, limit: int, reply: ChatReply) -> str:
     """Where a reply is kept. One that the token limit cut off is the reply to requests with that limit; any
     other to those with a limit that it fits, so that a run goes on with another limit and pays for nothing
-    twice."""
-    return f"{key} {limit}" if finish == "length" else key
+    twice. It fits the limit within which it ended, too, although servers that count hidden reasoning or the
+    end token may count more."""
+    within = reply.finish != "length" and (limit == 0 or reply.completion_tokens <= limit)
+    return key if within else f"{key} {limit}"
 
 
 def _hashed(message: Message) -> Message:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from safer_steer.config import Role
 from safer_steer.dialogue import Dialogue, Format, Turn
-from safer_steer.endpoints.cache import Cache, place
+from safer_steer.endpoints.cache import Cache
 from safer_steer.endpoints.ledger import Ledger
 from safer_steer.endpoints.parse import begins_like_refusal, check_own_words, parse_own_json, split_thinking
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError, Message, NoEyesError, Transport
@@ -81,14 +81,14 @@ class ChatModel:
         system, user = prompt.render(inputs)
         schema = prompt.schema_for(inputs)
         fault, shown = "", ""
-        keys: list[str] = []
+        bad: list[tuple[str, int]] = []
         for attempt in range(self.role.reasks + 1):
             messages, sample = layout(system, user + _complaint(fault), pictures), attempt * REASK + repeat
             try:
                 reply = await self.reply(messages, schema=schema, repeat=sample)
             except asyncio.CancelledError:  # the bad replies so far must not be the answer of the next run
                 if self.cache:
-                    self.cache.give_up(keys)
+                    self.cache.give_up(bad)
                 raise
             shown = ascii(shortened(reply.text, 80))
             if reply.refusal:
@@ -103,13 +103,13 @@ class ChatModel:
                 if begins_like_refusal(reply.text) and "{" not in reply.text:
                     self.ledger.accounts[self.name].refused += 1
                     raise RefusedError(f"{prompt.name}: declined: {shown}") from None
-                keys.append(place(self._key(messages, schema, sample), self.role.max_tokens, reply.finish))
+                bad.append((self._key(messages, schema, sample), self.role.max_tokens))
                 cut = f"cut off at max_tokens={self.role.max_tokens}"
                 fault = cut if reply.finish == "length" else _fault(error)
                 self.ledger.accounts[self.name].unparsable += 1
                 log.debug("%s: attempt %d: %s: %s", prompt.name, attempt + 1, fault, shown)
         if self.cache:
-            self.cache.give_up(keys)
+            self.cache.give_up(bad)
         raise UnparsableError(
             f"{prompt.name}: no valid answer in {self.role.reasks + 1} tries; the last: {fault}: {shown}"
         )
