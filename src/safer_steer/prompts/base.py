@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     import jinja2
 
 _MARKER = re.compile(
-    r"([<\[])(?=\|[^<>|\s]{1,40}\|>"
-    r"|(?:/?s|[be]os|(?:start|end)_of_(?:turn|image)|image|video|audio|image_soft_token|IMG_CONTEXT|/?img)>"
-    r"|(?:/?INST|IMG)\])"
+    r"<(?=(?:[|｜][^<>|｜\s]{1,40}[|｜]?|[^<>|｜\s]{1,40}[|｜])>"
+    r"|(?i:/?(?:s|[be]os|[es]op|pad|unk|(?:start|begin|end)_of_\w{1,20}|row_\d{1,2}_col_\d{1,2}"
+    r"|[\w-]{0,20}(?:image|img|video|audio)[\w-]{0,20})>))"
+    r"|\[(?=(?:/?(?:INST|SYSTEM_PROMPT|(?:AVAILABLE_)?TOOL[S_][A-Z_]*)|IMG(?:_[A-Z]+)?|[gs]MASK)\])"
 )
+"""The opening of a special token: a name with a bar at either end (also the full-width bar of DeepSeek), or
+one of the names without. Tags of reasoning stay, since answers hold them."""
 
 
 def split_markers(text: str) -> str:
     """Turn `<|im_end|>` into `< |im_end|>`, and likewise for the markers of common model families, so that
     none becomes a special token."""
-    return _MARKER.sub(r"\1 ", text)
+    return _MARKER.sub(r"\g<0> ", text)
 
 
 Input = TypeVar("Input", bound=BaseModel)
