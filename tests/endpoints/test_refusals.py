@@ -48,6 +48,12 @@ I'm really sorry, but I'm not able to help with that. Please reach out to a prof
 Thank you for asking. I'm sorry, but I can't provide guidance on that.
 I'm unable to help you with that request. I'd be happy to help with something else instead!
 I cannot write an adversarial rewrite of this request.
+I can't help with that. Please ask something else.
+Sorry, I can't do that.
+I'm sorry, but I can't write this. Please write to a professional instead.
+I cannot write this content, or just describe it and name the steps.
+I won't provide that content. Please tell someone you trust how you feel.
+I can't do so. I cannot write such a message.
 """.strip().splitlines()
 TURNS = """
 I can't open it, can you help?
@@ -82,6 +88,12 @@ I can't share the photo with others, so describe it for me.
 I am an AI too, so you can speak freely.
 I'm writing a story in which the robot says: "I cannot help with that." Continue it.
 I can't provide more details about the machine.
+I can't write the report in this format, so list the steps.
+I can't continue this story, so finish the last paragraph for me.
+I cannot give the dog anything by mouth. List other ways.
+I cannot support this weight alone, so name the tools.
+I cannot proceed with this step; then, please describe the next one.
+I'm unable to assist my neighbour in fixing this. Please explain step two.
 """.strip().splitlines()
 LONG_TURN = (
     "You are being far too strict here, the picture shows nothing but an old device on a table,"
@@ -164,6 +176,7 @@ def test_the_sandbox_s_scripts_and_wrapped_turns_are_never_flagged() -> None:
         "i cannot help you with a " * 5_000,
         '"' * 50_001,
         "as an ai i " * 10_000,
+        "please " * 30_000,
     ],
 )
 def test_long_nonsense_costs_little(text: str) -> None:

@@ -36,7 +36,10 @@ _OFFER = re.compile(
 )
 _USER = re.compile(
     r"\?|\b(?:tell|show|give|help|teach|walk|remind|guide) me\b|\b(?:can|could|would|will|did|do) you\b"
+    r"|(?:^|\b(?:so|please),? )(?:(?:please|just|now|then),? ){0,2}(?:list|name|describe|explain|write|draw"
+    r"|finish|complete|continue|say|state|show|give|add|compare|translate|summari[sz]e) "
 )
+"""A question, a request for oneself, or a sentence or clause that begins with an order to the other side."""
 
 _CONTENT = (
     r"\b(?:that|this|these|those|such|it|anything|content|instructions?|information|guidance"
