@@ -150,8 +150,9 @@ def test_the_script_s_own_turn_is_no_repeat() -> None:
         id="d", kind=Kind.RED_TEAM, turns=[Turn(user=f"Please. {LONG_TURN}"), Turn(user=LONG_TURN)]
     )
     check_turn("red", f"please: {LONG_TURN}", dialogue, LONG_TURN)
-    with pytest.raises(RepeatedError):
-        check_turn("red", LONG_TURN, dialogue, "Where is it kept?")
+    for template in ("Where is it kept?", "...", "ice?"):
+        with pytest.raises(RepeatedError):
+            check_turn("red", LONG_TURN, dialogue, template)
 
 
 def test_the_sandbox_s_scripts_and_wrapped_turns_are_never_flagged() -> None:

@@ -157,7 +157,8 @@ def check(job: str, text: str, said_before: Sequence[str] = (), sayings: int = S
 def check_turn(job: str, text: str, dialogue: Dialogue, template: str) -> None:
     """`check` of the user turn that follows `dialogue`. A turn that contains the script's own turn
     (`template`) verbatim never counts as a repetition."""
-    keeps = _words(template) in _words(text)
+    kept = _words(template)
+    keeps = bool(kept) and f" {kept} " in f" {_words(text)} "
     check(job, text, [] if keeps else [turn.user for turn in dialogue.turns])
 
 
