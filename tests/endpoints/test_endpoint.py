@@ -193,12 +193,26 @@ async def test_refusals_of_the_endpoint_are_marked() -> None:
         says(None, refusal="No."),
         says("half", finish="content_filter"),
         fails(400, "filtered", code="content_filter"),
+        says("well", finish="safety_checked"),
     ) as server:
-        assert [await ask(server), await ask(server), await ask(server)] == [
+        assert [await ask(server) for _ in range(4)] == [
             ChatReply("No.", 10, 5, "stop", refusal=True),
             ChatReply("half", 10, 5, "content_filter", refusal=True),
             ChatReply("", 0, 0, "content_filter", refusal=True),
+            ChatReply("well", 10, 5, "safety_checked"),
         ]
+
+
+@pytest.mark.parametrize("message", ["", ', "message": null', ', "message": {"content": null}'])
+@pytest.mark.parametrize(
+    "finish", ["SAFETY", "IMAGE_SAFETY", "recitation", "content_filter: PROHIBITED_CONTENT", "CONTENT_FILTER"]
+)
+async def test_a_filter_behind_another_protocol_is_a_refusal_with_or_without_a_message(
+    finish: str, message: str
+) -> None:
+    sent = f'{{"choices": [{{"finish_reason": "{finish}"{message}}}], "usage": {{"prompt_tokens": 9}}}}'
+    async with EndpointServer(sends(sent)) as server:
+        assert await ask(server) == ChatReply("", 9, 0, finish, refusal=True)
 
 
 async def test_concurrency_is_kept_and_used() -> None:

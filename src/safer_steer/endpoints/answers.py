@@ -129,6 +129,11 @@ def page(text: str) -> str:
 
 MOST_TOKENS = 10**9
 """A larger count is a mistake of the endpoint, and would end the run at its spending limit."""
+_FILTERED = re.compile(
+    r"content_filter|(?:SAFETY|PROHIBITED_CONTENT|BLOCKLIST|RECITATION|SPII|IMAGE_SAFETY)$", re.IGNORECASE
+)
+"""Finish reasons of a reply that the host's own filter stopped: OpenAI's, also with Gemini's behind it
+(`content_filter: SAFETY`), and Gemini's own."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +149,20 @@ class Usage:
 
 def read_completion(data: Any, most: int) -> tuple[ChatReply, Usage]:
     """The first choice of a chat completion, and its usage. Content in parts is joined. A text of more than
-    `most` characters is cut, and counts as cut off by the token limit. Raises `ValueError` if `data` is not a
-    chat completion, or one that broke off (OpenRouter says so by the finish reason `error`)."""
+    `most` characters is cut, and counts as cut off by the token limit. A reply that the host's filter stopped
+    may have no message. Raises `ValueError` if `data` is not a chat completion, or one that broke off
+    (OpenRouter says so by the finish reason `error`)."""
     try:
         choice = data["choices"][0]
-        message = choice["message"]
+        finish = _writable(str(choice.get("finish_reason") or "stop"))[:40]
+        filtered = _FILTERED.match(finish) is not None
+        message = choice.get("message")
+        if message is None and filtered:
+            message = {}
         refusal = message.get("refusal")
         text = _text(message.get("content")) or _text(refusal)
-        finish = "length" if len(text) > most else _writable(str(choice.get("finish_reason") or "stop"))[:40]
-        usage = _usage(data.get("usage"))
+        finish = "length" if len(text) > most else finish
+        usage = usage_of(data)
     except (LookupError, TypeError, AttributeError):
         raise ValueError("the reply holds no message") from None
     if finish == "error":
@@ -162,7 +172,7 @@ def read_completion(data: Any, most: int) -> tuple[ChatReply, Usage]:
         usage.prompt,
         usage.completion,
         finish=finish,
-        refusal=bool(refusal) or finish == "content_filter",
+        refusal=bool(refusal) or filtered,
         reasoning_tokens=usage.reasoning,
     )
     return reply, usage
@@ -181,7 +191,9 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _usage(usage: Any) -> Usage:
+def usage_of(data: Any) -> Usage:
+    """The token counts in an answer's JSON, whatever else it is."""
+    usage = data.get("usage") if isinstance(data, dict) else None
     if not isinstance(usage, dict):
         return Usage()
     details = usage.get("completion_tokens_details")
