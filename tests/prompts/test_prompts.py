@@ -11,7 +11,7 @@ import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import safer_steer.prompts
 from all_prompts import PROMPTS
@@ -187,6 +187,24 @@ def test_tutor_and_evaluator_share_the_rubric() -> None:
 def test_included_texts_stand_on_lines_of_their_own() -> None:
     for prompt in PROMPTS:
         assert "\nWhat you are given stands in sections: " in prompt.render(inputs(prompt))[0]
+
+
+@each_prompt
+def test_true_and_false_are_no_whole_numbers(prompt: Prompt[Any, Any]) -> None:
+    """Pydantic takes them for 1 and 0: a harmlessness of 1 would be a lost dialogue."""
+    whole = {name for name, field in prompt.output.model_fields.items() if field.annotation is int}
+    for truth in (True, False):
+        with pytest.raises(ValidationError) as caught:
+            prompt.output.model_validate(dict.fromkeys(prompt.output.model_fields, truth))
+        refused = {error["loc"][0] for error in caught.value.errors() if "no whole number" in error["msg"]}
+        assert refused == whole
+
+
+def test_nor_are_they_in_a_list() -> None:
+    turn = {"user": "a", "goal": "b", "risk": 1}
+    plan = {"escalation": "gradual_escalation", "turns": [turn, turn | {"risk": True}]}
+    with pytest.raises(ValidationError, match="no whole numbers"):
+        PLAN.output.model_validate(plan)
 
 
 MARKERS = ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "[/INST]", "<start_of_turn>"]

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from safer_steer.dialogue import Dialogue, Format, visible_answer
 from safer_steer.files.store import canonical
@@ -73,6 +73,13 @@ class Verdicts(BaseModel):
     unparsable."""
 
     model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(field.field_name)].annotation is int:
+            raise ValueError("true and false are no whole numbers")
+        return value
 
 
 @dataclass(frozen=True)
