@@ -18,7 +18,7 @@ from raw_server import Answer, body, bomb, completion, endless, endless_headers,
 from safer_steer.config import Role
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import ChatReply
-from safer_steer.errors import BoundaryError, EndpointError, RejectedError
+from safer_steer.errors import BoundaryError, EndpointError, RejectedError, UserError
 
 HELLO = [{"role": "user", "content": "hello"}]
 GOOD = body(completion("good"))
@@ -223,3 +223,37 @@ async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert (await ask(server.url)).text == "direct"
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        *("user:secretpw@127.0.0.1:9", "http://user:secretpw@127.0.0.1:port", "http://user:secretpw@"),
+        *("socks5://user:secretpw@127.0.0.1:1080", "127.0.0.1:3128", "http://127.0.0.1:99999"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+def test_a_proxy_that_cannot_be_used_is_one_line_without_its_password(
+    variable: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, proxy)
+    with pytest.raises(
+        UserError, match=rf"^environment variable {variable} is no address.*NO_PROXY$"
+    ) as caught:
+        EndpointTransport(Role(model="m", base_url="http://model.example/v1"))
+    assert "secretpw" not in str(caught.value) and "127" not in str(caught.value)
+    EndpointTransport(Role(model="m", base_url="https://model.example/v1"))
+
+
+async def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:secretpw@127.0.0.1:9")
+    with pytest.raises(EndpointError, match="cannot connect") as caught:
+        await ask("http://model.example/v1", retries=0)
+    assert "secretpw" not in str(caught.value)
+    monkeypatch.delenv("http_proxy")
+    head = b"HTTP/1.1 302 Found\r\nLocation: http://user:secretpw@x/v1\r\nContent-Length: 0\r\n\r\n"
+    async with raw_server(head) as url:
+        with pytest.raises(EndpointError, match=r"redirects to http://\*\*\*@x/v1"):
+            await ask(url)

@@ -43,15 +43,20 @@ def response_format(form: SchemaForm, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": named}
 
 
+def _is_http(url: str) -> bool:
+    """Whether it is the whole address of a server that speaks HTTP."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def checked_url(role: Role) -> str:
     """The role's base_url. Raises `UserError` if it is no address, or holds a password."""
     url = (role.base_url or "").strip()
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if "@" in (parts.netloc if usable else url):
+    usable = _is_http(url)
+    if "@" in (urlsplit(url).netloc if usable else url):
         raise UserError(
             f"base_url of model {role.model} holds a password; put the key in an environment variable"
             " and name the variable in api_key_env"
@@ -62,6 +67,20 @@ def checked_url(role: Role) -> str:
             " for instance http://localhost:8000/v1"
         )
     return url
+
+
+def proxy_for(base_url: str) -> str | None:
+    """The proxy that the environment names for this address (HTTP_PROXY, NO_PROXY and the like). Raises
+    `UserError` if it is none that speaks HTTP; its address, which may hold a password, is not shown."""
+    parts = urlsplit(base_url)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    if proxy is None or _is_http(proxy):
+        return proxy
+    variable = f"{parts.scheme}_proxy"
+    raise UserError(
+        f"environment variable {variable if variable in os.environ else variable.upper()} is no address of an"
+        " HTTP proxy; give http://HOST:PORT (SOCKS is not spoken), or name the endpoint's host in NO_PROXY"
+    )
 
 
 def key(role: Role) -> str:
@@ -109,11 +128,12 @@ class Answer:
 
 
 class Client:
-    """A connection pool for one endpoint and key. Must be made on the event loop that uses it."""
+    """A connection pool for one endpoint and key. Must be made on the event loop that uses it. Raises as
+    `proxy_for` does."""
 
     def __init__(self, base_url: str, key: str) -> None:
         self.borrowers: WeakSet[object] = WeakSet()
-        self._proxy = _proxy(base_url)
+        self._proxy = proxy_for(base_url)
         self._one_large = asyncio.Lock()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=1000),
@@ -226,12 +246,6 @@ def _json(body: bytearray) -> Any:
 
 def _parts(body: bytes | bytearray) -> int:
     return body.count(b"{") + body.count(b"[")
-
-
-def _proxy(base_url: str) -> str | None:
-    """The proxy that the environment names for this address (HTTP_PROXY, NO_PROXY and the like)."""
-    parts = urlsplit(base_url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _why(error: Exception) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from safer_steer.endpoints.clients import (
     checked_url,
     key,
     lend,
+    proxy_for,
     response_format,
     take_back,
 )
@@ -42,6 +44,8 @@ LONGEST_TOKEN = 100
 """In characters, on average over a reply. A longer text than `max_tokens` of them comes from an endpoint that
 does not keep the limit; it is cut there."""
 
+_USER_INFO = re.compile(r"//[^/\s@]+@")
+"""User and password of an address."""
 SHORTEST_SECRET = 8
 """Characters. A shorter key ("x", "EMPTY") is made up for a local server, and its characters also occur in
 replies by chance."""
@@ -98,7 +102,7 @@ class EndpointTransport:
     def __init__(self, role: Role, may_send: Callable[[], None] = lambda: None) -> None:
         """Sends nothing yet. `may_send` is called right before every request, including retries; an exception
         from it ends the call: calls may wait long for their turn, and the money limit may be reached
-        meanwhile. Raises `UserError` if the role has no usable base_url or key."""
+        meanwhile. Raises `UserError` if the role has no usable base_url, proxy or key."""
         self.role = role
         self.schema_taken: SchemaForm | None = None
         """The form in which the endpoint took the last schema. None if none was sent yet, or it takes no
@@ -106,6 +110,7 @@ class EndpointTransport:
         self._may_send = may_send
         self._base_url = checked_url(role)
         self._key = key(role)
+        proxy_for(self._base_url)
         self._gate = Gate(role.concurrency)
         self._pace = Pace(role.requests_per_minute)
         self._form = 0 if role.json_schema else len(SCHEMA_FORMS)
@@ -317,7 +322,7 @@ class EndpointTransport:
         return f"{self.role.model} at {self._base_url}"
 
     def _clean(self, text: str) -> str:
-        return shortened(self._without_key(text))
+        return shortened(_USER_INFO.sub("//***@", self._without_key(text)))
 
     def _without_key(self, text: str) -> str:
         """`text` with the key masked, in case the endpoint quotes it. A made-up key is no secret."""
