@@ -143,22 +143,14 @@ async def test_a_schema_the_endpoint_does_not_know_is_left_out_once_and_for_all(
         await transport.aclose()
 
 
-@pytest.mark.parametrize(
-    ("status", "taken", "wanted"),
-    [
-        (400, "json_object", {"type": "json_object"}),
-        (500, "json_object with schema", {"type": "json_object", "schema": SCHEMA}),
-    ],
-)
-async def test_another_form_of_the_schema_is_found_whatever_the_status_of_the_refusal(
-    status: int, taken: str, wanted: dict[str, Any], caplog: pytest.LogCaptureFixture
+async def test_the_form_of_the_schema_that_is_taken_is_found_and_kept(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """llama-cpp-python answers 500, and takes the schema beside `json_object`."""
+    wanted = {"type": "json_object"}
 
     async def picky(request: Any, body: dict[str, Any]) -> Any:
-        said = "[{'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'json_object'\"}]"
         takes = body.get("response_format") == wanted
-        return await (says("good") if takes else fails(status, said))(request, body)
+        return await (says("good") if takes else fails(400, "response_format: no such type"))(request, body)
 
     async with EndpointServer(always=picky) as server:
         transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
@@ -166,11 +158,30 @@ async def test_another_form_of_the_schema_is_found_whatever_the_status_of_the_re
         for _ in range(2):
             assert (await transport.complete(HELLO, SCHEMA)).text == "good"
         await transport.aclose()
-    assert transport.schema_taken == taken
+    assert transport.schema_taken == "json_object"
     assert [body["response_format"] == wanted for body in server.bodies[-2:]] == [True, True]
     assert [text for text in caplog.messages if "JSON schema" in text] == [
-        f"{server.url} takes the JSON schema only as {taken}"
+        f"{server.url} takes the JSON schema only as json_object"
     ]
+
+
+async def test_a_server_error_that_names_the_schema_changes_its_form_for_that_call_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It may pass, and only quote the request; or it is llama-cpp-python's, whose every call is then sent
+    twice."""
+    said = "[{'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'json_object'\"}]"
+    async with EndpointServer(fails(500, said), *[says("good")] * 2, fails(500, said)) as server:
+        transport = EndpointTransport(Role(model="m", base_url=server.url, retries=0))
+        for _ in range(3):
+            await transport.complete(HELLO, SCHEMA)
+        await transport.aclose()
+    forms = [body["response_format"] for body in server.bodies]
+    first, second = forms[:2]
+    assert (first["type"], second) == ("json_schema", {"type": "json_object", "schema": SCHEMA})
+    assert forms == [first, second, first, first, second]
+    assert transport.schema_taken == "json_object with schema"
+    assert not caplog.messages
 
 
 async def test_models_with_sampling_of_their_own_are_asked_without_ours_from_then_on() -> None:

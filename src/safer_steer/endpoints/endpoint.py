@@ -59,6 +59,9 @@ class _Call:
     place: int
     sample: int
     form: int
+    lasting: bool = True
+    """Whether later calls are to begin with the form, too: an HTTP 4xx refused each one before it. A 5xx that
+    quotes the request may pass."""
     tries: int = 0
     failures: int = 0
     """Tries that failed, other than by a 429."""
@@ -234,7 +237,7 @@ class EndpointTransport:
         if problem is None:
             reply = self._reply(answer)
             if schema is not None:
-                self._took_schema(call.form)
+                self._took_schema(call)
             return reply
         self._learn(call, problem, body)
         match problem.meaning:
@@ -263,6 +266,7 @@ class EndpointTransport:
             raise _Again
         if problem.meaning is Meaning.SCHEMA and "response_format" in body:
             call.form += 1
+            call.lasting = call.lasting and 400 <= problem.status < 500
             raise _Again
 
     def _reply(self, answer: Answer) -> ChatReply:
@@ -283,11 +287,11 @@ class EndpointTransport:
             )
         return replace(reply, text=self._without_key(reply.text))
 
-    def _took_schema(self, form: int) -> None:
-        """The endpoint answered a request whose schema had this form. Later calls begin with it."""
-        self.schema_taken = SCHEMA_FORMS[form] if form < len(SCHEMA_FORMS) else None
-        if form > self._form:
-            self._form = form
+    def _took_schema(self, call: _Call) -> None:
+        """The endpoint answered a request whose schema had the call's form."""
+        self.schema_taken = SCHEMA_FORMS[call.form] if call.form < len(SCHEMA_FORMS) else None
+        if call.form > self._form and call.lasting:
+            self._form = call.form
             how = f"only as {self.schema_taken}" if self.schema_taken else "in no form; going on without"
             self._tell(f"takes the JSON schema {how}")
 
