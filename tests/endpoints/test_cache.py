@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,6 +226,19 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("something else " * 100)
     with pytest.raises(UserError, match="c: no usable cache"):
         Cache(tmp_path / "c")
+
+
+def test_a_full_disk_is_no_reason_to_move_away_what_was_paid_for(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it."""
+    work = "from pathlib import Path; from safer_steer.endpoints.cache import Cache; Cache(Path('c'))"
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3000, 3000))
+    done = subprocess.run(
+        [sys.executable, "-c", work], cwd=tmp_path, capture_output=True, text=True, preexec_fn=limited
+    )
+    line = done.stderr.splitlines()[-1]
+    assert "UserError: c: " in line and line.endswith(
+        "mend that and keep the file: it holds what was paid for"
+    )
 
 
 ENDED = ChatReply("all of it", prompt_tokens=3, completion_tokens=15)

@@ -60,6 +60,10 @@ class Cache:
             )
             self._db.execute("CREATE TABLE IF NOT EXISTS unparsable (key TEXT PRIMARY KEY)")
             self._db.execute("CREATE TABLE IF NOT EXISTS asking (key TEXT PRIMARY KEY)")
+        except sqlite3.OperationalError as error:  # a full disk, a folder that cannot be written to
+            raise UserError(
+                f"{path}: {error}; mend that and keep the file: it holds what was paid for"
+            ) from None
         except sqlite3.Error as error:
             raise UserError(f"{path}: no usable cache ({error}); move the file away") from None
         self.shared = shared
