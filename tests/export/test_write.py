@@ -360,7 +360,7 @@ def test_a_failed_export_leaves_the_old_one(run, tmp_path):
 
 def test_shards_are_small_and_in_order(run, tmp_path, monkeypatch):
     monkeypatch.setattr("safer_steer.export.columns.GROUP_BYTES", 3_000)
-    monkeypatch.setattr("safer_steer.export.columns.ParquetShards.__init__.__defaults__", (20_000,))
+    monkeypatch.setattr("safer_steer.export.columns.SHARD_BYTES", 20_000)
     export(run, tmp_path / "export")
     shards = sorted((tmp_path / "export" / "data").glob("sft-*.parquet"))
     assert len(shards) > 2 and shards[-1].name == f"sft-{len(shards) - 1:05d}-of-{len(shards):05d}.parquet"
