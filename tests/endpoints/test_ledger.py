@@ -18,15 +18,16 @@ import pytest
 from aiohttp import web
 
 from display import Quiet
-from endpoint_server import EndpointServer, Step, fails, says
+from endpoint_server import EndpointServer, Step, fails, says, sends
 from places import SUPPORT
 from safer_steer.bench.measure import measure_models
 from safer_steer.config import Bench
 from safer_steer.dialogue import Dialogue, Kind, Seed, Turn, to_jsonl
+from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.episode import Reply
-from safer_steer.errors import NoResult
+from safer_steer.errors import NoResult, SpendingLimit
 from safer_steer.run.folder import Run
-from spending_run import CONCURRENCY, PRICE, config
+from spending_run import CONCURRENCY, PRICE, ask_all, config
 
 KEY = "sk-very-secret-0123456789"
 GOOD = json.dumps({"harmlessness": 3, "helpfulness": 2, "refused": False, "reason": "fine"})
@@ -110,6 +111,28 @@ async def test_what_is_in_flight_at_the_limit_is_kept(tmp_path: Path) -> None:
     async with EndpointServer(always=says(GOOD, after_s=0.2)) as server:
         assert "SpendingLimit" in await finish(server, tmp_path / "run", 1.0)
         assert server.calls == paid(tmp_path / "run")[0] <= 1 + CONCURRENCY
+
+
+async def test_answers_that_are_thrown_away_are_paid_for_if_they_say_what_they_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the four before the first reply, one says nothing."""
+    monkeypatch.setattr(EndpointTransport, "first_wait_s", 0.01)
+    usage = '"usage": {"prompt_tokens": 10, "completion_tokens": 5}'
+    lost = [
+        says("The first st", finish="error"),
+        sends(f'{{"choices": [], {usage}}}'),
+        sends(f'{{"error": {{"message": "provider gone"}}, {usage}}}'),
+        sends('{"choices": []}'),
+    ]
+    async with EndpointServer(*lost, says(GOOD), says("The", finish="error"), *[says(GOOD)] * 9) as server:
+        settings = config(server.url, 5.0, retries=9, concurrency=1)
+        with pytest.raises(SpendingLimit):
+            await asyncio.to_thread(ask_all, settings, tmp_path / "run", 9)
+    with closing(sqlite3.connect(tmp_path / "run" / "cache.sqlite")) as cache:
+        spent = cache.execute("SELECT calls, prompt_tokens, completion_tokens, money FROM spent").fetchall()
+        assert spent == [(5, 50, 25, pytest.approx(5 * PRICE))]
+        assert cache.execute("SELECT count(*) FROM replies").fetchone() == (1,)
 
 
 async def test_the_key_is_in_no_file_and_no_log(tmp_path: Path) -> None:

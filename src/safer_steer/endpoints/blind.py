@@ -58,14 +58,17 @@ class BlindTransport:
 
 
 def endpoint_of(
-    role: Role, captions: Callable[[], Captions], may_send: Callable[[], None] = lambda: None
+    role: Role,
+    captions: Callable[[], Captions],
+    may_send: Callable[[], None] = lambda: None,
+    lost: Callable[[ChatReply], object] = lambda reply: None,
 ) -> EndpointTransport | BlindTransport:
     """A role's endpoint; without pictures if its model takes none. `captions` is called if they are to be
-    described instead, `may_send` before every request. Raises `UserError` if it is not usable as
-    configured."""
+    described instead; `may_send` and `lost` as by `EndpointTransport`. Raises `UserError` if it is not usable
+    as configured."""
     from safer_steer.endpoints.endpoint import EndpointTransport  # the HTTP client; `cost` makes no calls
 
-    endpoint = EndpointTransport(role, may_send)
+    endpoint = EndpointTransport(role, may_send, lost)
     if role.pictures is True:
         return endpoint
     return BlindTransport(endpoint, captions().describe if role.pictures == "caption" else None)

@@ -19,7 +19,14 @@ from typing import Any
 from pydantic_core import to_json
 
 from safer_steer.config import Role
-from safer_steer.endpoints.answers import Complaint, complaint, page, read_completion, retry_after_of
+from safer_steer.endpoints.answers import (
+    Complaint,
+    complaint,
+    page,
+    read_completion,
+    retry_after_of,
+    usage_of,
+)
 from safer_steer.endpoints.clients import (
     SCHEMA_FORMS,
     Answer,
@@ -102,15 +109,21 @@ class EndpointTransport:
     waits_again = True
     """Whether a request that got no reply within the role's `timeout_s` is sent again."""
 
-    def __init__(self, role: Role, may_send: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        role: Role,
+        may_send: Callable[[], None] = lambda: None,
+        lost: Callable[[ChatReply], object] = lambda reply: None,
+    ) -> None:
         """Sends nothing yet. `may_send` is called right before every request, including retries; an exception
         from it ends the call: calls may wait long for their turn, and the money limit may be reached
-        meanwhile. Raises `UserError` if the role has no usable base_url, proxy or key."""
+        meanwhile. `lost` is given the token counts of an answer that came with some, but is no reply. Raises
+        `UserError` if the role has no usable base_url, proxy or key."""
         self.role = role
         self.schema_taken: SchemaForm | None = None
         """The form in which the endpoint took the last schema. None if none was sent yet, or it takes no
         form."""
-        self._may_send = may_send
+        self._may_send, self._lost = may_send, lost
         self._base_url = checked_url(role)
         self._key = key(role)
         proxy_for(self._base_url)
@@ -239,6 +252,7 @@ class EndpointTransport:
             if schema is not None:
                 self._took_schema(call)
             return reply
+        self._lose(answer)
         self._learn(call, problem, body)
         match problem.meaning:
             case Meaning.FILTERED:
@@ -277,6 +291,7 @@ class EndpointTransport:
         try:
             reply, usage = read_completion(answer.data, LONGEST_TOKEN * self.role.max_tokens)
         except ValueError as error:
+            self._lose(answer)
             raise _Failed(str(error)) from None
         if usage.wrong:
             self._tell(f"says that a reply took {usage.wrong} tokens; such a count is taken as 0")
@@ -286,6 +301,11 @@ class EndpointTransport:
                 " nor limited"
             )
         return replace(reply, text=self._without_key(reply.text))
+
+    def _lose(self, answer: Answer) -> None:
+        usage = usage_of(answer.data)
+        if usage.prompt + usage.completion:
+            self._lost(ChatReply("", usage.prompt, usage.completion))
 
     def _took_schema(self, call: _Call) -> None:
         """The endpoint answered a request whose schema had the call's form."""

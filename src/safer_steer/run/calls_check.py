@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -143,11 +144,12 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     try:
         retries, rate_limit_s = min(settings.retries, TRIES_AGAIN), min(settings.rate_limit_s, RATE_LIMIT_S)
         hurried = settings.model_copy(update={"retries": retries, "rate_limit_s": rate_limit_s})
-        endpoint = EndpointTransport(hurried, may_spend)
+        ledger = Ledger()
+        endpoint = EndpointTransport(hurried, may_spend, partial(ledger.paid, name, settings))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     endpoint.waits_again = False
-    asked = _Asked(endpoint, settings, Ledger())
+    asked = _Asked(endpoint, settings, ledger)
     try:
         await endpoint.check()
         checked.problem = await _try(config, name, asked, checked)

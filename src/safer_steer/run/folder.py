@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from safer_steer.endpoints.cache import Cache
     from safer_steer.endpoints.chat import ChatModel
     from safer_steer.endpoints.ledger import Account
-    from safer_steer.endpoints.transport import Transport
+    from safer_steer.endpoints.transport import ChatReply, Transport
     from safer_steer.files.images import PicturesOf
 
 Result = TypeVar("Result")
@@ -167,7 +167,7 @@ class Run:
             return ChatModel(name, settings, here, None, self.ledger)
         key = role, settings.model
         if key not in self._transports:
-            self._transports[key] = self._transport(settings)
+            self._transports[key] = self._transport(name, settings)
         return ChatModel(name, settings, self._transports[key], self._opened_cache(), self.ledger)
 
     def judges(self) -> list[ChatModel]:
@@ -197,7 +197,7 @@ class Run:
             cache.charge(role, account)
         self.ledger.go_on_from(cache.spent())
 
-    def _transport(self, settings: Role) -> Transport:
+    def _transport(self, name: str, settings: Role) -> Transport:
         from safer_steer.endpoints.blind import Captions, endpoint_of
 
         def captions() -> Captions:
@@ -206,13 +206,21 @@ class Run:
             self._captions = self._captions or Captions(self.ask(captioner))
             return self._captions
 
-        return endpoint_of(settings, captions, self._may_send)
+        return endpoint_of(settings, captions, self._may_send, partial(self._pay_lost, name, settings))
 
     def _may_send(self) -> None:
         """Called before every request. Raises `SpendingLimit` if nothing more is to be sent."""
         if self._ending:
             raise SpendingLimit("the run is ending")
         self.ledger.may_spend()
+
+    def _pay_lost(self, name: str, settings: Role, reply: ChatReply) -> None:
+        """Book a reply that was thrown away."""
+        from safer_steer.endpoints.ledger import Account
+
+        money = self.ledger.paid(name, settings, reply)
+        account = Account(1, 0, reply.prompt_tokens, reply.completion_tokens, money)
+        self._opened_cache().charge(name, account)
 
     def _opened_cache(self) -> Cache:
         """The cache. When it is opened, the ledger takes over the spending recorded in it."""
