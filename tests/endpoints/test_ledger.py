@@ -170,6 +170,26 @@ async def test_the_key_is_in_no_file_and_no_log(tmp_path: Path) -> None:
     assert [name for name, data in files.items() if KEY.encode() in data] == []
 
 
+@pytest.mark.parametrize("pictures", [True, False])
+async def test_sampling_that_an_endpoint_does_not_take_is_in_the_manifest(
+    tmp_path: Path, pictures: bool
+) -> None:
+    """Its replies were drawn at another temperature than the config says."""
+
+    async def step(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        said = "Unsupported value: 'temperature' does not support 0.0 with this model."
+        return await (fails(400, said) if "temperature" in body else says(GOOD))(request, body)
+
+    noted = []
+    async with EndpointServer(always=says(GOOD)) as takes, EndpointServer(always=step) as takes_not:
+        for server in (takes, takes_not):
+            folder = tmp_path / str(len(noted))
+            await asyncio.to_thread(ask_all, config(server.url, pictures=pictures), folder, 1)
+            noted.append(json.loads((folder / "manifest.json").read_text())["stages"]["report"])
+    assert ["not_taken" in entry for entry in noted] == [False, True]
+    assert noted[1]["not_taken"] == {"m": ["temperature"]}
+
+
 async def test_a_bench_that_is_run_again_asks_the_judge_anew_where_it_could_not_be_read(
     tmp_path: Path,
 ) -> None:

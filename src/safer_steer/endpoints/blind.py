@@ -33,6 +33,11 @@ class BlindTransport:
         self.inner = inner
         self.describe = describe
 
+    @property
+    def not_taken(self) -> list[str]:
+        """See `EndpointTransport.not_taken`."""
+        return list(getattr(self.inner, "not_taken", ()))
+
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:

@@ -135,6 +135,11 @@ class EndpointTransport:
         self._sampling = {"temperature": role.temperature, "top_p": role.top_p}
         self._told: set[str] = set()
 
+    @property
+    def not_taken(self) -> list[str]:
+        """Settings of sampling that the endpoint does not take, as far as it said so; its defaults count."""
+        return [name for name in ("temperature", "top_p") if name not in self._sampling]
+
     async def complete(
         self, messages: list[Message], schema: dict[str, Any] | None = None, repeat: int = 0
     ) -> ChatReply:

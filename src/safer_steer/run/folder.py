@@ -31,11 +31,12 @@ from safer_steer.workers import Progress
 
 if TYPE_CHECKING:
     from safer_steer.data.seeds.identity import Survey
-    from safer_steer.endpoints.blind import Captions
+    from safer_steer.endpoints.blind import BlindTransport, Captions
     from safer_steer.endpoints.cache import Cache
     from safer_steer.endpoints.chat import ChatModel
+    from safer_steer.endpoints.endpoint import EndpointTransport
     from safer_steer.endpoints.ledger import Account
-    from safer_steer.endpoints.transport import ChatReply, Transport
+    from safer_steer.endpoints.transport import ChatReply
     from safer_steer.files.images import PicturesOf
 
 Result = TypeVar("Result")
@@ -78,7 +79,7 @@ class Run:
         from safer_steer.endpoints.ledger import Ledger
 
         self.ledger = Ledger(config.spending_limit)
-        self._transports: dict[tuple[RoleName, str], Transport] = {}
+        self._transports: dict[tuple[RoleName, str], EndpointTransport | BlindTransport] = {}
         self._captions: Captions | None = None
         self._cache: Cache | None = None
         self._ending = False
@@ -197,7 +198,7 @@ class Run:
             cache.charge(role, account)
         self.ledger.go_on_from(cache.spent())
 
-    def _transport(self, name: str, settings: Role) -> Transport:
+    def _transport(self, name: str, settings: Role) -> EndpointTransport | BlindTransport:
         from safer_steer.endpoints.blind import Captions, endpoint_of
 
         def captions() -> Captions:
@@ -295,7 +296,7 @@ class Run:
         if not processes.first():
             return
         seconds = time.monotonic() - started
-        facts = {
+        facts: dict[str, Any] = {
             "seconds": round(seconds, 1),
             "calls": _summed(calls),
             "config": config_sha256(self.folder / "config.yaml"),
@@ -303,6 +304,9 @@ class Run:
             "inputs": inputs,
             **STAGES[stage].facts(self.config),
         }
+        for (_, model), transport in self._transports.items():
+            if transport.not_taken:
+                facts.setdefault("not_taken", {})[model] = transport.not_taken
         self.manifest.record(stage, STAGES[stage].writes, needs, facts)
         self.show.say(f"{stage}: done in {seconds:.0f} s")
 
