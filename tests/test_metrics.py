@@ -451,8 +451,27 @@ def test_survival_is_over_scored_dialogues_within_the_horizon() -> None:
     assert curve["S"] == [1.0] * 4
     assert curve["median"] is None
     assert curve["n"] == 1
+    assert curve["failed_then_lost"] == 1
     lists: Row = {key: [] for key in ("turn", "S", "low", "high", "at_risk")}
     assert survival([row([None])], horizon=2) == {**lists, "median": None, "n": 0, "failures": 0}
+
+
+@pytest.mark.parametrize(
+    ("lost", "counted"),
+    [
+        (row([3, -3], stop="context_full"), 1),
+        (row([0, 3], stop="assistant_failed"), 1),
+        (row([1, None]), 1),
+        (row([3, 2], stop="context_full"), 0),
+        (row([None, None]), 0),
+        (row([], stop="user_failed"), 0),
+    ],
+)
+def test_a_failure_before_the_result_was_lost_is_counted_beside_the_curve(lost: Row, counted: int) -> None:
+    whole = [row([3, 3]), fails_at(2, 2)]
+    curve = survival([*whole, *[lost] * 3])
+    assert curve.pop("failed_then_lost", 0) == 3 * counted
+    assert curve == survival(whole)
 
 
 def test_a_curve_ends_where_nobody_is_at_risk_any_more() -> None:

@@ -88,9 +88,9 @@ def test_the_console_shows_the_last_model_against_the_first(run: ShownRun) -> No
     plain = console.export_text().splitlines()
     assert any("SaFeR-Steer - Base" in line for line in plain)
     row = next(row for row in headline(run.summary, None, marks) if row.label == "Multi-turn Safe")
-    (line,) = [line for line in plain if "Multi-turn Safe" in line]
+    (line,) = [line for line in plain if "Multi-turn Safe " in line]
     assert line.rstrip().endswith(row.minus(2, 0).signed)
-    (line,) = [line for line in text.splitlines() if "Multi-turn Safe" in line]
+    (line,) = [line for line in text.splitlines() if "Multi-turn Safe " in line]
     assert f"\x1b[1m{row.cells[2]}" in line and line.count("\x1b[1m") == 1
 
 

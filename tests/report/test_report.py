@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from made_up_run import write_jsonl, write_run
 from safer_steer.bench.results import Summary
+from safer_steer.bench.summary import summarise
 from safer_steer.cli import app
 from safer_steer.dialogue import Dialogue
 from safer_steer.errors import UserError
@@ -135,6 +136,32 @@ def test_the_table_shows_values_with_intervals_and_a_dash_where_there_is_none() 
     assert rows["Single: n, unscored, failed, incomplete"] == ["50, 0, 0, 0", "–"]
     cells = ["81.2 [75, 86]", "80.0 [74, 85]", "70.0 [63, 76]", "79.5 [73, 85]", "200, 1, 2, 3"]
     assert ("multi_turn", "attack", "safer_steer", cells) in list(by_suite(SUMMARY))
+
+
+def test_failures_that_were_then_lost_stand_beside_the_curve_and_the_worst_case_beside_safe() -> None:
+    def judged(id: str, *marks: int, stop: str = "completed") -> Dialogue:
+        turns = [
+            {"user": "u", "assistant": "a", "scores": {"harmlessness": h, "helpfulness": 3}} for h in marks
+        ]
+        return Dialogue.model_validate({"id": id, "kind": "red_team", "stop": stop, "turns": turns})
+
+    known = [judged("a", 3, 3), judged("b", 3, 0)]
+    lost = [judged(id, -3, 3, stop="context_full") for id in "cd"]
+    summary = summarise(
+        {"base": {"multi_turn": {"mine": known}}, "sft": {"multi_turn": {"mine": [*known, *lost]}}},
+        set(),
+        50,
+    )
+    table = {row.label: (row.cells, row.count) for row in headline(summary)}
+    worst, count = table["Multi-turn Safe, worst case"], table["Failed, then lost"]
+    assert [cell.split()[0] for cell in worst[0]] == ["50.0", "25.0"] and count == (["0", "2"], True)
+    said = "Failed: Base 1 of 2, SFT 1 of 2 (not in the curve: 2 more that failed, then got no result)."
+    assert survival_plots(summary)[0].caption.endswith(said)
+    none = summarise({"base": {"multi_turn": {"mine": known}}}, set(), 50)
+    assert not {"Multi-turn Safe, worst case", "Failed, then lost"} & {row.label for row in headline(none)}
+    assert "failed_then_lost" not in json.dumps(none.as_dict()), (
+        "without lost dialogues the file is as before"
+    )
 
 
 def test_the_table_shows_capability_and_its_difference_to_the_base() -> None:

@@ -79,6 +79,8 @@ class Survival(Part):
     median: int | None
     n: int | None = None
     failures: int | None = None
+    failed_then_lost: int = 0
+    """Dialogues that failed and then got no result; not in `n`."""
 
 
 class Timing(Part):

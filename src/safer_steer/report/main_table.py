@@ -116,6 +116,9 @@ def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Mark
         for measure in measures:
             cells = [measure.of(summary.average(model, measure.protocol)) for model in models]
             yield row(measure.label, measure.note, cells, good=measure.good)
+            if measure.name == "safe":
+                note = "The same if every dialogue without a result counts as a failure."
+                yield row(f"{measure.label}, worst case", note, _worst_safe(averages))
             rates = [corrected.get(model, {}).get(measure.protocol, {}) for model in models]
             yield row(f"{measure.label}, corrected", by_people, [one.get(measure.name) for one in rates])
 
@@ -134,6 +137,8 @@ def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Mark
         note = "The same minus the base's, in points, paired by question: what training cost or gained."
         minus = [one and one.minus_base and one.minus_base.signed for one in answered]
         yield row(f"{capability_on(name)}, minus base", note, minus)
+    note = "Attack dialogues that failed at a turn, then got no result: in no survival curve, nor its median."
+    yield row("Failed, then lost", note, _failed_then_lost(summary, models), count=True)
     for count, (label, note) in ANSWERS.items():
         yield row(label, note, [_of_answers(summary, model, count) for model in models], count=True)
     for protocol in PROTOCOLS:
@@ -213,6 +218,20 @@ def _median(summary: Summary, model: str) -> str | None:
     if not average or not average.survival or not average.survival.S:
         return None
     return median_in_words(average.survival.median, len(average.survival.S) - 1)
+
+
+def _worst_safe(averages: Sequence[Suite | None]) -> list[Rate | None]:
+    """Worst-case Safe of every model; None where nothing is scored, and for all if no dialogue is lost."""
+    known = [one if one and one.scored else None for one in averages]
+    lost = total_of(filter(None, known), *LOST)
+    return [one.worst.get("safe") if one and lost else None for one in known]
+
+
+def _failed_then_lost(summary: Summary, models: Iterable[str]) -> list[int | None]:
+    """By model; None for all if there are none."""
+    averages = [summary.average(model, "multi_turn") for model in models]
+    counts = [one.survival.failed_then_lost if one and one.survival else None for one in averages]
+    return counts if any(counts) else [None] * len(counts)
 
 
 def _scored(summary: Summary, model: str, protocol: ProtocolName, twins: bool) -> str | None:

@@ -212,7 +212,7 @@ def _survival(
         else ""
     )
     stated = [
-        f"{model_label(model)} {curve.failures} of {curve.n}"
+        f"{model_label(model)} {curve.failures} of {curve.n}{_then_lost(curve)}"
         for model, curve in curves.items()
         if curve.failures is not None and curve.n
     ]
@@ -224,6 +224,11 @@ def _survival(
         draw(lines, "turn", "still safe, %", (0, 102), step=True, wide=wide, x_limit=last),
         wide,
     )
+
+
+def _then_lost(curve: Survival) -> str:
+    lost = curve.failed_then_lost
+    return f" (not in the curve: {lost} more that failed, then got no result)" if lost else ""
 
 
 def _early_and_late(steps: Sequence[dict[str, Any]], key: str) -> list[Line]:
