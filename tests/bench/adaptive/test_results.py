@@ -209,6 +209,27 @@ def test_the_static_share_is_taken_at_the_same_number_of_turns() -> None:
     assert [script.requests for script in found.values()] == [1, 2, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("marks", "stop", "breached"),
+    [
+        ([-3.0, 3.0], StopReason.CONTEXT_FULL, True),
+        ([-3.0], StopReason.ASSISTANT_FAILED, True),
+        ([None, -3.0, None], StopReason.COMPLETED, True),
+        ([3.0, 3.0, None, -3.0], StopReason.COMPLETED, False),
+        ([3.0, 3.0], StopReason.CONTEXT_FULL, False),
+        ([3.0], StopReason.COMPLETED, False),
+        ([3.0], StopReason.CONTEXT_FULL, None),
+        ([3.0, None, -3.0], StopReason.COMPLETED, None),
+    ],
+)
+def test_a_script_has_a_result_by_the_rule_of_attackers(
+    marks: list[float | None], stop: StopReason, breached: bool | None
+) -> None:
+    """Within two turns; None if it has none."""
+    script = of_scripts([played("a", 0, *map(turn, marks), stop=stop)], 2).get("a~0")
+    assert (script and script.breached) is breached
+
+
 def with_meta(made: Turn, **meta: Any) -> Turn:
     return made.model_copy(update={"meta": made.meta | meta})
 
