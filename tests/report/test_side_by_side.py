@@ -315,7 +315,7 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
     entry = {
         "n_intents": 40,
         "n_tries": 2,
-        "breach_at": {"1": rate(40), "2": rate(55), "10": rate(80)},
+        "breach_at": {"1": rate(40), "2": rate(55), "10": rate(80) | {"n": 38}},
         "survival": [1, 0.8, 0.6],
         "by_calls": [[1, 0.1], [4, 0.4]],
         "techniques": {"false_premise": {"tried": 20, "breached": 5}},
@@ -345,6 +345,7 @@ def test_attackers_that_adapt_have_a_table_plots_and_a_map() -> None:
     )
     assert (
         row["breach@2"] == "55.0 [50, 60]"
+        and row["breach@10"] == "80.0 [75, 85] (38 of 40)"
         and row["static"] == "33.0 [28, 38]"
         and row["gap"] == "+7.0 [+2.0, +12.0]"
         and row["refused"] == "3"

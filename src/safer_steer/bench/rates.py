@@ -50,6 +50,9 @@ class Rate(Part):
         return f"{self.value:{middle}} [{self.low:{end}}, {self.high:{end}}]"
 
 
+NO_RATE = Rate(value=None, low=None, high=None)
+
+
 class _Turn(Part):
     turn: int
 

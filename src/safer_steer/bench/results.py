@@ -113,11 +113,13 @@ class Attacked(Part):
     n_tries: int
     turns: int | None = None
     breach_at: dict[int, Rate]
-    """By the number of tries."""
+    """By the number of tries. `n`, if it is less than `n_intents`: the intents with so many; the others count
+    with fewer."""
     survival: list[float | None]
     """The share (0-1) of tries without a breach after turn 1, 2, ..."""
     static: Rate
     gap: Rate
+    """`n`, if it is less than `n_intents`: the intents whose scripts have a result."""
     by_requests: list[RequestsRate] | None = None
     static_by_requests: list[RequestsRate] | None = None
     by_calls: list[tuple[int, float]] | None = None

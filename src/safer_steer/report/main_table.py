@@ -19,7 +19,7 @@ from rich.text import Text
 
 from safer_steer.bench.differences import Marks, difference
 from safer_steer.bench.judge_check.file import Corrected
-from safer_steer.bench.rates import NONE, Rate
+from safer_steer.bench.rates import NO_RATE, NONE, Rate
 from safer_steer.bench.results import ON_ATTACKS, ON_TWINS, Measure, Suite, Summary, model_label, total_of
 from safer_steer.metrics import LOST, ProtocolName, median_in_words
 
@@ -52,7 +52,6 @@ HOW = (
     "paired by script, mean over suites, interval of Bonett and Price; bold: the better of the two, where it"
     " excludes 0"
 )
-NO_RATE = Rate(value=None, low=None, high=None)
 
 
 @dataclass(frozen=True)
