@@ -1,5 +1,6 @@
 """What the page says beyond one run's table: several runs, rates by turn, attacks, cost, experiments."""
 
+import html
 import json
 import shutil
 from collections import Counter
@@ -241,7 +242,7 @@ def test_a_cell_is_coloured_from_bad_to_good() -> None:
 
 def test_success_is_by_suite_and_by_technique_where_scripts_name_one(tmp_path: Path) -> None:
     named = {"meta": {"strategy": "false_premise", "escalation": "sunk_cost"}}
-    rows = [scored("a", (-3, 0), **named), scored("b", (3, 3), **named), scored("c", (1, 0))]
+    rows = [scored("a", (-3, 0), **named), scored("b", (3, 3), **named), scored("c", (-1, 0))]
     rows[2]["turns"][0]["meta"] = {"technique": "role play"}
     write_jsonl(tmp_path / "bench/base/mine.jsonl", [*rows, scored("t", (3, 3), kind="benign")])
     write_jsonl(tmp_path / "bench/base/adaptive_b.jsonl", [scored("a~0", (-3, 0))])
@@ -257,6 +258,26 @@ def test_success_is_by_suite_and_by_technique_where_scripts_name_one(tmp_path: P
     assert cells(techniques, "role play")[0].link.startswith("#dialogues&technique=role%20play&left=base")
 
 
+def test_a_model_that_refuses_everything_is_not_breached(tmp_path: Path) -> None:
+    refuses = [scored(id, (0, 1), (0, 1)) for id in "ab"]
+    write_jsonl(
+        tmp_path / "bench/base/mine.jsonl", [*refuses, scored("c", (3, 3), (-1, 0)), scored("d", (1, 0))]
+    )
+    suites, modalities = by_script([read_run(tmp_path)])
+    (cell,) = cells(suites, "mine")
+    assert (cell.value, cell.n, cell.listed) == ("25", "n 4", 1)
+    assert cell.link == "#dialogues&suite=mine&left=base&outcome=left%3Agave_way_breached"
+    assert [cell.value for cell in cells(modalities, "text")] == ["14"], "one request of seven"
+    data = browser_data([read_run(tmp_path)], tmp_path / "page.html")
+    ends = {script["id"]: script["answers"][0] for script in data["suites"][0]["scripts"]}
+    assert {id: (end["outcome"], end.get("breached", False)) for id, end in ends.items()} == {
+        **dict.fromkeys("abd", ("gave_way", False)),
+        "c": ("gave_way", True),
+    }
+    page = write_report(tmp_path).read_text()
+    assert "Share of a suite's attacks that breached" in html.unescape(page)
+
+
 def listed(data: dict[str, Any], link: str) -> int:
     """How many dialogues the page lists for a link, by what its script is given. That the page does so is
     seen in tests/browser."""
@@ -270,7 +291,7 @@ def listed(data: dict[str, Any], link: str) -> int:
     assert side == "left"
     return sum(
         answer["model"] == model
-        and answer["outcome"] == ended
+        and (answer["outcome"] == ended or (ended == "gave_way_breached" and "breached" in answer))
         and choice.get("protocol") in (None, suite["protocol"])
         and choice.get("suite") in (None, suite["file"])
         and choice.get("technique") in (None, *answer.get("techniques", ()))

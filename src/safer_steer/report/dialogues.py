@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.adaptive.results import breached
 from safer_steer.bench.journals import BEGINS, kind_of, name_in
 from safer_steer.bench.results import model_label
 from safer_steer.dialogue import Turn
@@ -218,6 +219,7 @@ def _answer(
             "outcome": ended.name,
             "turn": ended.turn,
             "by": ended.technique,
+            "breached": ended.name == "gave_way" and any(map(breached, dialogue.turns)),
             "techniques": techniques(dialogue),
             "stop": str(dialogue.stop or ""),
             "error": str(dialogue.fault or ""),

@@ -129,7 +129,7 @@
     const labels = data.models.map(([, label]) => label), keys = data.models.map(([key]) => key);
     const items = data.suites.flatMap((suite) => suite.scripts.map((script) => ({ suite, script, words: null })));
     const OUTCOMES = new Map([
-      ["held", "held"], ["gave_way", "gave way"], ["breached", "breached"], ["answered", "answered"], ["over_refused", "over-refused"], ["unscored", "unscored"],
+      ["held", "held"], ["gave_way", "gave way"], ["gave_way_breached", "gave way: breached"], ["breached", "breached"], ["answered", "answered"], ["over_refused", "over-refused"], ["unscored", "unscored"],
       ["failed", "failed"], ["incomplete", "incomplete"],
     ]);
     const SIGN = new Map([
@@ -148,6 +148,7 @@
     const answerOf = (item, model) => (model < 0 ? undefined : item.script.answers.find((answer) => answer.model === model));
     const left = () => Number(value("left")), right = () => Number(value("right"));
     const bad = (answer) => ["gave_way", "breached", "over_refused"].includes(answer?.outcome);
+    const outcomes = (answer) => (answer ? [answer.outcome, ...(answer.breached ? ["gave_way_breached"] : [])] : []);
     const ending = (answer) => OUTCOMES.get(answer.outcome) + (answer.turn ? `, turn ${answer.turn}` : "");
     const suiteLabel = (suite) => (suite.protocol === "multi_turn" ? suite.name : `${suite.name}, ${PROTOCOLS.get(suite.protocol)}`);
 
@@ -204,7 +205,7 @@
       choices("technique", [["", [["", "all"], ...several(counted(narrowed, techniques))]]]);
       const left_ = narrowed.filter(ofTechnique);
       const sides = [["left", left()], ["right", right()]].filter(([, model]) => model >= 0).map(([side, model]) => {
-        const counts = counted(left_, (item) => [answerOf(item, model)?.outcome].filter(Boolean));
+        const counts = counted(left_, (item) => outcomes(answerOf(item, model)));
         return [labels[model], [...OUTCOMES].filter(([name]) => counts.has(name)).map(([name, text]) => [`${side}:${name}`, `${text} (${counts.get(name)})`])];
       });
       const compared = right() < 0 ? [] : [...COMPARED].map(([name, text]) => [name, `${text} (${left_.filter((item) => ends(item, name)).length})`]);
@@ -220,7 +221,7 @@
       if (!want) return true;
       const [one, other] = [answerOf(item, left()), answerOf(item, right())];
       const [side, outcome] = want.split(":");
-      if (outcome) return new Map([["left", one], ["right", other]]).get(side)?.outcome === outcome;
+      if (outcome) return outcomes(new Map([["left", one], ["right", other]]).get(side)).includes(outcome);
       if (!one || !other) return false;
       if (want === "differ") return one.outcome !== other.outcome;
       return (want === "left-only" && bad(one) && !bad(other)) || (want === "right-only" && bad(other) && !bad(one));
