@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from safer_steer.errors import EndpointError, RefusedError, SpendingLimit, UserError
-from safer_steer.workers import PATIENCE, Breaker, Patience, run_jobs, side_by_side
+from safer_steer.workers import PATIENCE, Bound, Breaker, Patience, run_jobs, side_by_side
 
 SILENT = EndpointError("status 500")
 
@@ -34,12 +34,24 @@ class Work:
             self.now -= 1
 
 
-def patience() -> Patience:
-    return Patience("bootstrap", "dialogue")
+def patience(share: float | None = None, of: int = 40) -> Patience:
+    return Patience(
+        "bootstrap", "dialogue", None if share is None else Bound("bootstrap.max_unanswered", share, of)
+    )
 
 
-async def run(work: Work, jobs: int, concurrency: int = 4) -> None:
-    await run_jobs(range(jobs), work, concurrency=concurrency, patience=patience(), total=jobs)
+async def run(
+    work: Work, jobs: int, concurrency: int = 4, counted: Patience | None = None, finished: int = 0
+) -> None:
+    await run_jobs(
+        range(finished, jobs),
+        work,
+        concurrency=concurrency,
+        patience=counted or patience(),
+        total=jobs,
+        finished=finished,
+        id_of=lambda job: f"d{job}",
+    )
 
 
 async def test_jobs_start_in_order_and_no_more_than_the_bound_run_at_once() -> None:
@@ -88,7 +100,7 @@ async def test_a_job_that_an_endpoint_failed_ends_in_an_error_after_the_others()
         await run(work, 40)
     assert len(work.done) == 38
     said = str(error.value)
-    assert said.startswith("bootstrap: 2 dialogues got no answer from an endpoint: status 503;")
+    assert said.startswith("bootstrap: 2 dialogues (d2, d5) got no answer from an endpoint: status 503;")
     assert said.endswith("503; run the same command to go on"), "it answers, so nothing is to be fixed"
 
 
@@ -96,7 +108,7 @@ async def test_a_few_jobs_without_any_answer() -> None:
     with pytest.raises(UserError) as error:
         await run(Work({0: SILENT}), 1)
     said = str(error.value)
-    assert said.startswith("bootstrap: 1 dialogue got no answer from an endpoint: status 500;")
+    assert said.startswith("bootstrap: 1 dialogue (d0) got no answer from an endpoint: status 500;")
     assert said.endswith("; fix base_url, model or the server, then run the same command to go on")
 
 
@@ -112,9 +124,55 @@ async def test_patience_is_shared_by_all_workers(concurrency: int) -> None:
 
 async def test_an_answer_renews_the_patience() -> None:
     work = Work({job: SILENT for job in range(200) if job % PATIENCE})
-    with pytest.raises(UserError, match=f"{200 - 200 // PATIENCE} dialogues got no answer"):
+    with pytest.raises(UserError, match=rf" {200 - 200 // PATIENCE} dialogues \(d1, d2, d3, \.\.\.\) got no"):
         await run(work, 200, concurrency=1)
     assert work.done == list(range(0, 200, PATIENCE))
+
+
+async def test_so_many_jobs_may_be_left_out_for_want_of_an_answer() -> None:
+    """At the bound, the call ends well and a line says so; above it, the error says what to raise."""
+    work, counted = Work({2: SILENT, 5: EndpointError("status 403")}), patience(0.05)
+    await run(work, 40, counted=counted)
+    assert len(work.done) == 38 and set(counted.unanswered) == {"d2", "d5"}
+    assert counted.left_out == (
+        "2 dialogues (d2, d5) of 40 got no answer from an endpoint and are left out"
+        " (bootstrap.max_unanswered is 0.05): status 403"
+    )
+    with pytest.raises(UserError) as error:
+        await run(work, 40, counted=patience(0.04))
+    assert str(error.value).endswith(
+        ": status 403; run the same command to go on;"
+        " if they never get one, raise bootstrap.max_unanswered to 0.05 to leave them out"
+    )
+    assert patience(0).left_out == patience(1).left_out == ""
+
+
+async def test_more_in_a_row_than_patience_has_may_be_left_out_where_others_were_answered() -> None:
+    """The next run has only those left that failed in this one."""
+    lost = range(60 - PATIENCE - 5, 60)
+    work = Work(dict.fromkeys(lost, SILENT))
+    counted = patience(0.5, of=60)
+    await run(work, 60, finished=lost[0], counted=counted)
+    assert counted.failures == PATIENCE + 5
+    with pytest.raises(UserError, match=r"raise bootstrap\.max_unanswered to 0\.334 to"):
+        await run(work, 60, finished=lost[0], counted=patience(0.1, of=60))
+
+
+@pytest.mark.parametrize("jobs", [3, 200])
+async def test_an_endpoint_that_never_answers_is_an_error_whatever_the_bound(jobs: int) -> None:
+    work = Work(dict.fromkeys(range(jobs), SILENT))
+    with pytest.raises(UserError, match=r"fix base_url, model or the server.* to go on$"):
+        await run(work, jobs, concurrency=1, counted=patience(1, of=jobs))
+    assert len(work.begun) == min(jobs, PATIENCE)
+    counted = Patience("seeds", "pair", Bound("seeds.max_unanswered", 1, 9))
+    counted.answered("benign")
+    counted.failed("timed out", "red_team", "p1")
+    counted.failed("timed out", "obfuscated", "p1")
+    counted.answered("obfuscated")
+    with pytest.raises(UserError, match=r"seeds: 1 pair \(p1\) got no answer .*: red_team: timed out; fix"):
+        counted.end()
+    counted.answered("red_team")
+    counted.end()
 
 
 def test_kinds_of_jobs_are_counted_apart() -> None:

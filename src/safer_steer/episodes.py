@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
@@ -20,6 +20,7 @@ async def play_all(
     *,
     user: User | None = None,
     again_if_unreached: bool = False,
+    patience: Patience | None = None,
     concurrency: int = 64,
     max_turns: int = 10,
     progress: Progress | None = None,
@@ -36,6 +37,8 @@ async def play_all(
         user: speaks for the user; the script by default.
         again_if_unreached: if True, a dialogue ended by an endpoint's failure does not count as finished: it
             is not journalled, and the call ends in an error.
+        patience: with `again_if_unreached`, says how many of those may be left out; by default none. They
+            are among the dialogues returned, as far as they came.
         concurrency: maximum number of dialogues in play at once; they start in the seeds' order.
         progress: called with (finished, all, failed) at the start and after every dialogue. Failed are those
             that an endpoint ended, or that could not be scored whole.
@@ -49,6 +52,7 @@ async def play_all(
             if seed.id in journal and user is None:
                 _check_same_script(Dialogue.model_validate(journal.rows[seed.id]), seed, max_turns, out)
         waiting = [seed for seed in seeds if seed.id not in journal]
+        unreached: dict[str, Dialogue] = {}
         lost = 0
 
         def report(done: int, total: int, failed: int = 0) -> None:
@@ -60,6 +64,7 @@ async def play_all(
             dialogue = await play(seed, user or Script(), assistant, critic, max_turns)
             failure = next((fault for fault in dialogue.faults if fault.unreached), None)
             if again_if_unreached and failure:
+                unreached[seed.id] = dialogue
                 raise EndpointError(failure.message)
             journal.append(dialogue.model_dump(mode="json"))
             lost += _is_lost(dialogue, scored=critic is not None)
@@ -68,18 +73,19 @@ async def play_all(
             waiting,
             one,
             concurrency=concurrency,
-            patience=Patience(out.parent.name, "dialogue"),
+            patience=patience or Patience(out.parent.name, "dialogue"),
             total=len(seeds),
             finished=len(seeds) - len(waiting),
             progress=report,
+            id_of=lambda seed: seed.id,
         )
-    return _played(seeds, out)
+    return _played(seeds, out, unreached)
 
 
-def _played(seeds: list[Seed], out: Path) -> Iterator[Dialogue]:
+def _played(seeds: list[Seed], out: Path, unreached: Mapping[str, Dialogue]) -> Iterator[Dialogue]:
     with Journal(out) as journal:
         for seed in seeds:
-            yield Dialogue.model_validate(journal.rows[seed.id])
+            yield unreached.get(seed.id) or Dialogue.model_validate(journal.rows[seed.id])
 
 
 def _is_lost(dialogue: Dialogue, scored: bool) -> bool:

@@ -108,8 +108,8 @@ def seeds(run: Run) -> None:
             take_own_scripts(run.config, run.folder)
             return
         making = build_seeds(run.config, run.folder, run.ask, agents.target(run), progress, run.survey)
-        if left_out := run.wait(making):
-            run.show.say(f"seeds: {left_out}")
+        for line in run.wait(making):
+            run.show.say(f"seeds: {line}")
         if dropped := dropped_in_words(run.folder / "seeds"):
             run.show.say(f"seeds: {dropped}")
         try:
@@ -148,7 +148,8 @@ def bootstrap(run: Run) -> None:
     def work(progress: Progress) -> None:
         from safer_steer.data.bootstrap.rollout import roll_out
 
-        run.wait(roll_out(run.config, run.folder, run.ask, progress))
+        for line in run.wait(roll_out(run.config, run.folder, run.ask, progress)):
+            run.show.say(f"bootstrap: {line}")
 
     _do(run, "bootstrap", work)
 

@@ -2,7 +2,8 @@
 
 Stage I, the assembly's rules and every set of dialogues run this way. A job that an endpoint failed is not
 finished: nothing is written for it, the other jobs go on, and the call ends in an error. Running the same
-command again does the jobs that are left.
+command again does the jobs that are left. Some requests get no answer however often they are sent; a stage
+may have a bound for the share of its jobs that are left out for that (`Bound`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import asyncio
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from math import ceil
 from typing import Any, Protocol, TypeVar
 
 from safer_steer.dialogue import Dialogue
-from safer_steer.errors import EndpointError, UserError
+from safer_steer.errors import EndpointError, UserError, shortened
 
 _NUMBER = re.compile(r"(?<!HTTP )\b[0-9a-f]*\d[0-9a-f-]*\b")
 
@@ -123,45 +126,106 @@ def in_parts(progress: Progress | None, total: int) -> Callable[[], Progress]:
     return part
 
 
+@dataclass(frozen=True)
+class Bound:
+    """How many of a stage's jobs may be left out because an endpoint gave no answer."""
+
+    key: str
+    """The config key of the share."""
+    share: float
+    """Of the jobs, 0-1."""
+    of: int
+    """All jobs of the stage."""
+
+    @property
+    def most(self) -> int:
+        """So many jobs."""
+        return int(self.share * self.of + 1e-9)
+
+    def that_allows(self, jobs: int) -> float:
+        """A share that allows so many, rounded up."""
+        return ceil(1000 * jobs / self.of - 1e-9) / 1000
+
+
+UNANSWERED = "unanswered"
+"""The reason of what is left out."""
+NAMED = 3
+"""Jobs that a message names."""
+
+
 class Patience:
     """Counts the jobs that an endpoint failed, over all workers."""
 
-    def __init__(self, stage: str, job: str) -> None:
-        """`stage` and `job` (a singular noun) are for the error message."""
-        self.stage = stage
-        self.job = job
+    def __init__(self, stage: str, job: str, bound: Bound | None = None) -> None:
+        """`stage` and `job` (a singular noun) are for the messages. Without a bound, no job may fail."""
+        self.stage, self.job, self.bound = stage, job, bound
         self.failures = 0
+        self.unanswered: dict[str, dict[str, str]] = {}
+        """By the id of a job that got no answer: why, by kind."""
+        self._reached: dict[str, bool] = {}
+        """Whether a kind of job got an answer at all."""
         self._breaker = Breaker()
         self._reasons = Reasons()
 
     def answered(self, kind: str = "") -> None:
         """A job of this kind got its answers. Kinds are counted apart: they may ask different endpoints."""
+        self._reached[kind] = True
         self._breaker.note(0, kind=kind)
 
-    def failed(self, why: str, kind: str = "") -> None:
-        """A job of this kind got no answer.
+    def failed(self, why: str, kind: str = "", id: str = "") -> None:
+        """A job of this kind got no answer. A job with an id counts once, whatever kinds of it fail.
 
         Raises:
-            UserError: it is the last of `PATIENCE` in a row.
+            UserError: it is the last of `PATIENCE` in a row, and they may not all be left out.
         """
-        self.failures += 1
-        self._reasons.add(f"{kind}: {why}" if kind else why)
-        if self._breaker.note(1, kind=kind):
+        self._reached.setdefault(kind, False)
+        if id not in self.unanswered:
+            self.failures += 1
+            self._reasons.add(f"{kind}: {why}" if kind else why)
+        if id:
+            self.unanswered.setdefault(id, {})[kind] = why
+        if self._breaker.note(1, kind=kind) and not self._within_bound:
             raise self._error()
 
     def end(self) -> None:
-        """All jobs are over. Raises `UserError` if one or more got no answer."""
-        if self.failures:
+        """All jobs are over. Raises `UserError` if some got no answer and may not be left out."""
+        if self.failures and not self._within_bound:
             raise self._error()
 
-    def _error(self) -> UserError:
-        jobs = self.job if self.failures == 1 else f"{self.job}s"
-        what = (
-            f"{self.stage}: {self.failures} {jobs} got no answer from an endpoint: {self._reasons.commonest}"
+    @property
+    def left_out(self) -> str:
+        """Which jobs are left out, and why, on one line; "" for none."""
+        if not (self.failures and self.bound):
+            return ""
+        return (
+            f"{self._failed_jobs} of {self.bound.of:,} got no answer from an endpoint and are left out"
+            f" ({self.bound.key} is {self.bound.share:g}): {self._reasons.commonest}"
         )
+
+    @property
+    def _within_bound(self) -> bool:
+        """Whether those that failed may be left out. If no job of a kind was answered, its endpoint is
+        down."""
+        few = self.bound is not None and self.failures <= self.bound.most
+        return few and all(self._reached.values())
+
+    @property
+    def _failed_jobs(self) -> str:
+        jobs = self.job if self.failures == 1 else f"{self.job}s"
+        names = [shortened(id, 60) for id in list(self.unanswered)[:NAMED]]
+        if names and self.failures > NAMED:
+            names.append("...")
+        return f"{self.failures} {jobs}" + (f" ({', '.join(names)})" if names else "")
+
+    def _error(self) -> UserError:
+        what = f"{self._failed_jobs} got no answer from an endpoint: {self._reasons.commonest}"
         # An endpoint that has answered since needs no fixing.
         fix = "fix base_url, model or the server, then " if self._breaker.failing else ""
-        return UserError(f"{what}; {fix}run the same command to go on")
+        leave = ""
+        if self.bound and all(self._reached.values()):
+            share = self.bound.that_allows(self.failures)
+            leave = f"; if they never get one, raise {self.bound.key} to {share:g} to leave them out"
+        return UserError(f"{self.stage}: {what}; {fix}run the same command to go on{leave}")
 
 
 async def run_jobs(
@@ -173,16 +237,20 @@ async def run_jobs(
     total: int,
     finished: int = 0,
     progress: Progress | None = None,
+    id_of: Callable[[Job], str] = lambda _: "",
 ) -> None:
     """Do all jobs, at most `concurrency` at once, started in order.
 
     Args:
-        do: does one job and writes its result down. If it raises `EndpointError`, the job counts as failed.
+        do: does one job and writes its result down. If it raises `EndpointError`, or tells `patience` of the
+            job's id, the job counts as failed.
         total: the number of jobs, with those that were `finished` before and are not among `jobs`.
         progress: called with (finished, total, failed) at the start and after every job.
+        id_of: the id of a job, for messages; "" for none.
 
     Raises:
-        UserError: jobs got no answer from an endpoint, at once if `PATIENCE` in a row did not.
+        UserError: more jobs than `patience` may leave out got no answer from an endpoint; at once if
+            `PATIENCE` in a row did not.
         BaseException: whatever else `do` raises. The other jobs are cancelled and over by then.
     """
     if concurrency < 1:
@@ -199,13 +267,16 @@ async def run_jobs(
             try:
                 await do(job)
             except EndpointError as error:
-                patience.failed(str(error))
+                patience.failed(str(error), id=id_of(job))
                 report()
                 continue
-            patience.answered()
-            finished += 1
+            if id_of(job) not in patience.unanswered:
+                patience.answered()
+                finished += 1
             report()
 
+    if finished:
+        patience.answered()
     report()
     await side_by_side(worker() for _ in range(min(concurrency, total - finished)))
     patience.end()

@@ -26,7 +26,7 @@ FREE = {
             *("concurrency", "requests_per_minute", "json_schema", "price_in", "price_out"),
         )
     ),
-    "bootstrap.sft.micro_batch_size",
+    *("seeds.max_unanswered", "bootstrap.max_unanswered", "bootstrap.sft.micro_batch_size"),
     *("rl.micro_batch_size", "rl.patience_s", "rl.max_unscored"),
     *("rl.audit.role", "rl.audit.share"),
     *("rl.cotrain.max_equal_groups", "rl.cotrain.max_twin_refusals"),
@@ -140,6 +140,7 @@ def test_a_key_that_came_later_leaves_earlier_runs_their_ids_at_its_default() ->
     del earlier["rl"]["tutor_memory"], earlier["rl"]["seed"], earlier["bench"]["judge_requests"]
     del earlier["rl"]["audit"], earlier["rl"]["cotrain"], earlier["gates"]
     del earlier["bench"]["typographic"], earlier["seeds"]["typographic"], earlier["bench"]["verdict"]
+    del earlier["seeds"]["max_unanswered"], earlier["bootstrap"]["max_unanswered"]
     for source in earlier["seeds"]["sources"]:
         for key in ("columns", "ignore", "own"):
             del source[key]

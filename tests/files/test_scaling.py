@@ -309,7 +309,7 @@ async def test_a_photograph_in_a_source(tmp_path: Path) -> None:
     }
     config = settings(source(tmp_path / "spa", pictures, safe=True, answer="rings"), kinds=["benign"])
     generator = answering(lambda: json.dumps({"turns": ["what is on it?", "and what below?"]}))
-    said = await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]  # no target is asked
+    [said] = await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]  # no target is asked
     assert said == "spa: 2 pictures scaled down to 1,048,576 pixels"
     assert dry_run._source(config, 0).endswith(f"4 pairs; {said}")
     assert json.loads((tmp_path / "run/seeds/plan.json").read_text())["scaled"] == {"spa": 2}
@@ -318,7 +318,7 @@ async def test_a_photograph_in_a_source(tmp_path: Path) -> None:
         for seed in pool(tmp_path / "run", "benign")
     }
     assert sizes == {SMALL, (80, 60)}
-    again = await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]
+    [again] = await build_seeds(config, tmp_path / "run", lambda _: generator, None)  # type: ignore[arg-type]
     assert again == said
 
 

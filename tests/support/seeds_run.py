@@ -71,14 +71,15 @@ async def build(
     target: Assistant | None = None,
     progress: Callable[[int, int], None] | None = None,
     ledger: Ledger | None = None,
-) -> None:
+) -> list[str]:
+    """Returns what the stage says."""
     transport = transport or SandboxTransport()
     models = {
         name: ChatModel(name, Role(reasks=1), transport, ledger=ledger)
         for name in ("generator", "target", "attack_judge")
     }
     target = target or ChatAssistant(models["target"], pictures_in(folder, 10**6))
-    await build_seeds(settings, folder, models.__getitem__, target, progress)
+    return await build_seeds(settings, folder, models.__getitem__, target, progress)
 
 
 def write_pairs(folder: Path, *rows: dict[str, Any], marked: bool = True) -> Path:

@@ -37,7 +37,8 @@ from safer_steer.dialogue import Kind, StopReason, read_dialogues
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.endpoints.endpoint import EndpointTransport
 from safer_steer.endpoints.transport import ChatReply, ContextLengthError
-from safer_steer.errors import UserError
+from safer_steer.errors import EndpointError, UserError
+from safer_steer.report.health import examine
 from seeds_run import Watched
 from student_parts import tiny_config, write_seeds
 
@@ -256,6 +257,33 @@ async def test_a_dialogue_too_long_for_a_model_of_stage_two_is_data_and_the_stag
         else:
             said = row.meta["error"] if job == "blue" else row.turns[2].meta["unscored"]
             assert said == "rejected: 3000 of 2048 tokens"
+
+
+async def test_dialogues_that_never_get_an_answer_may_be_left_out(tmp_path: Path) -> None:
+    """A web firewall bars some scripts' second turn: the rest goes on, and they are counted as rejected."""
+    seeds = write_seeds(tmp_path, 8)
+    barred = next(seed for seed in seeds if seed.kind is Kind.OBFUSCATED)
+
+    def reply(asked: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        if asked == "red" and given["template"] == barred.turns[1].user:
+            raise EndpointError("HTTP 403: a web page")
+        return None
+
+    async def play(most: float) -> list[str]:
+        settings = tiny_config(bootstrap={"max_unanswered": most})
+        return await roll_out(settings, tmp_path, lambda name: ChatModel(name, Role(), Watched(reply)))
+
+    folder, key = tmp_path / "bootstrap", r"bootstrap\.max_unanswered"
+    with pytest.raises(UserError, match=rf"{barred.id}.* HTTP 403: a web page; .*raise {key} to 0\."):
+        await play(0)
+    assert not (folder / "kept.jsonl").exists()
+    [said] = await play(0.5)
+    assert "got no answer from an endpoint and are left out (bootstrap.max_unanswered is 0.5)" in said
+    lost = [row for row in read_dialogues(folder / "rejected.jsonl") if row.meta["reasons"] == ["unanswered"]]
+    assert barred.id in {row.id for row in lost}
+    played = {row.id for row in read_dialogues(folder / "journal.jsonl")}
+    assert not played & {row.id for row in lost} and len(played) + len(lost) == len(seeds)
+    assert examine(tmp_path).as_dict()["unanswered"] == [{"stage": "bootstrap", "left_out": len(lost)}]
 
 
 async def test_dialogues_that_none_pass_the_filter_say_what_was_asked_and_what_was_reached(

@@ -84,6 +84,8 @@ class Seeds(Section):
     """share of the pictures that are perturbed"""
     noise_sigma: float = Field(0.03, ge=0)
     """Gaussian noise, as a share of full scale"""
+    max_unanswered: Free[Later[float]] = Field(0, ge=0, le=1)
+    """leave out at most this share of the pairs if an endpoint gives no answer and all else is done"""
     typographic: Later[TypographicShare | None] = None
     """draw the first turn of some scripts into their picture; null draws none"""
 
@@ -173,6 +175,8 @@ class Bootstrap(Section):
     """keep a dialogue if its mean helpfulness is at least this"""
     dialogues: int | None = Field(None, ge=1)
     """play at most this many scripts"""
+    max_unanswered: Free[Later[float]] = Field(0, ge=0, le=1)
+    """leave out at most this share of the dialogues if an endpoint gives no answer and all else is done"""
     blue: Literal["job", "chat"] = "job"
     """ask blue with the prompt of its job, or as a plain chat (for small and fine-tuned experts)"""
     blue_system: str | None = None

@@ -194,7 +194,7 @@ def test_a_dead_endpoint_ends_it_and_what_is_judged_stays(tmp_path: Path) -> Non
     run(KILLED, whole, paid := Watched())
     cut = tmp_path / "cut"
     sandbox_pools(cut, 20)
-    with pytest.raises(UserError, match=rf"{PATIENCE} scripts got no answer.*: nobody is there; fix"):
+    with pytest.raises(UserError, match=rf"{PATIENCE} scripts .* got no answer.*: nobody is there; fix"):
         run(KILLED, cut, Dying(11))
     judged = len(verdicts(cut))
     assert 0 < judged <= 11 and sorted(path.name for path in (cut / "splits").iterdir()) == ["verdicts.jsonl"]
@@ -205,7 +205,7 @@ def test_a_dead_endpoint_ends_it_and_what_is_judged_stays(tmp_path: Path) -> Non
             raise EndpointError("for now")
         return None
 
-    with pytest.raises(UserError, match="3 scripts got no answer"):
+    with pytest.raises(UserError, match=r"3 scripts \(.*\) got no answer"):
         run(KILLED, cut, Watched(fail_three))
     assert len(verdicts(cut)) == count - 3
     run(KILLED, cut, last := Watched())

@@ -417,7 +417,7 @@ async def test_a_small_run_without_any_answer_is_an_error(tmp_path: Path) -> Non
         ) -> ChatReply:
             raise EndpointError("refused the connection")
 
-    with pytest.raises(UserError, match=r"seeds: 4 scripts got no answer .*: probe: refused the conn"):
+    with pytest.raises(UserError, match=r"seeds: 4 pairs \(sandbox-.*\) got no .*: probe: refused the conn"):
         await build(config(4), tmp_path, Dead())
     assert not list((tmp_path / "seeds").glob("*.jsonl"))
 
@@ -459,12 +459,58 @@ async def test_a_script_that_an_endpoint_failed_is_made_by_the_next_run(tmp_path
             raise EndpointError("status 500")
         return None
 
-    with pytest.raises(UserError, match=r"seeds: 1 script got no answer from an endpoint.*run the same"):
+    with pytest.raises(UserError, match=r"seeds: 1 pair \(sandbox-0.*\) got no answer .*run the same"):
         await build(config(8), tmp_path / "cut", Watched(once))
     assert not list((tmp_path / "cut/seeds").glob("*.jsonl"))
     await build(config(8), tmp_path / "cut", Watched(once))
     await build(config(8), tmp_path / "whole")
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("job", "lost"),
+    [
+        ("probe", {"benign", "obfuscated", "red_team"}),
+        ("obfuscated", {"obfuscated"}),
+        ("rewrite", {"red_team"}),
+    ],
+)
+async def test_pairs_that_never_get_an_answer_may_be_left_out(
+    tmp_path: Path, job: str, lost: set[str]
+) -> None:
+    """One of eight, such as one whose picture the server fails on: all else is made, as without it."""
+    asked: list[int] = []
+
+    def fails(called: str, repeat: int, given: dict[str, str]) -> ChatReply | None:
+        if called == job:
+            asked.append(repeat)
+            if repeat == asked[0]:
+                raise EndpointError("HTTP 500: the picture")
+        return None
+
+    await build(config(8), tmp_path / "whole")
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"raise seeds\.max_unanswered to 0\.125 to leave them out$"):
+        await build(config(8, max_unanswered=0.12, concurrency=1), out, Watched(fails))
+    [said] = await build(config(8, max_unanswered=0.125, concurrency=1), out, Watched(fails))
+    rows = dropped(out)
+    [pair] = {row["pair"] for row in rows}
+    assert {(row["kind"], row["reason"]) for row in rows} <= {(kind, "unanswered") for kind in lost}
+    assert said == (
+        f"1 pair ({pair}) of 8 got no answer from an endpoint and are left out"
+        f" (seeds.max_unanswered is 0.125): {rows[0]['detail']}"
+    )
+    for kind in KINDS:
+        whole = [seed for seed in pool(tmp_path / "whole", kind) if seed.meta["pair"] != pair]
+        assert [seed for seed in pool(out, kind) if seed.meta["pair"] != pair] == whole
+        left_out = any(row["kind"] == kind for row in rows)
+        assert left_out is (len(pool(out, kind)) < len(pool(tmp_path / "whole", kind)))
+    assert not (out / "seeds/journal/00000.jsonl").read_text().count("HTTP 500")
+    [counted] = examine(out, ("seeds",)).as_dict()["unanswered"]
+    assert counted == {"stage": "seeds", "left_out": len(rows)}
+    (out / "seeds/red_team.jsonl").unlink()
+    assert await build(config(8), out) == [], "with an endpoint that answers nothing is lost"
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 async def test_the_money_limit_stops_the_stage_and_more_money_lets_it_go_on(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ async def judge_scripts(
             total=len(candidates),
             finished=len(candidates) - len(waiting),
             progress=progress,
+            id_of=lambda candidate: candidate.id,
         )
         return {candidate.id: ruling(candidate.kind, journal.rows[candidate.id]) for candidate in candidates}
 

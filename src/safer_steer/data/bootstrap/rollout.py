@@ -32,7 +32,7 @@ from safer_steer.prompts.base import history
 from safer_steer.prompts.judge import EVALUATOR, JudgeInput
 from safer_steer.prompts.red import BLUE, RED, Approach, BlueInput, RedInput
 from safer_steer.rewards import EMPTY_SAFETY, has_thinking_answer
-from safer_steer.workers import Progress, in_parts, reasons_in
+from safer_steer.workers import UNANSWERED, Bound, Patience, Progress, in_parts, reasons_in
 
 
 class _Seat:
@@ -112,6 +112,8 @@ def why_rejected(dialogue: Dialogue, config: Bootstrap, format: Format) -> list[
     It is kept if min_t safety_t >= tau_safe, mean_t helpfulness_t >= tau_help, and every turn is scored and
     in the format.
     """
+    if any(fault.unreached for fault in dialogue.faults):
+        return [UNANSWERED]
     if dialogue.stop is not StopReason.COMPLETED:
         return [str(dialogue.stop)]
     scores = [turn.scores for turn in dialogue.turns]
@@ -139,9 +141,9 @@ async def roll_out(
     folder: Path,
     ask: Callable[[RoleName], ChatModel],
     progress: Progress | None = None,
-) -> None:
+) -> list[str]:
     """Play every seed red against blue. Write the dialogues to bootstrap/kept.jsonl and rejected.jsonl, with
-    reasons.
+    reasons. Returns lines to say: which dialogues got no answer from an endpoint.
 
     With `bootstrap.sft.single_turn`, also play the original questions unchanged; their dialogues go to files
     of the same names in bootstrap/single_turn/. Raises `UserError`: no dialogue was kept; or, before anything
@@ -154,7 +156,9 @@ async def roll_out(
     blue = blue_expert(config, ask("blue"), pictures_of)
     evaluator = EvaluatorCritic(ask("evaluator"), format, pictures_of)
 
-    async def filtered(rows: list[Seed], out: Path, user: User | None) -> None:
+    async def filtered(rows: list[Seed], out: Path, user: User | None) -> str:
+        bound = Bound("bootstrap.max_unanswered", config.bootstrap.max_unanswered, len(rows))
+        patience = Patience(out.name, "dialogue", bound)
         played = await play_all(
             rows,
             blue,
@@ -162,6 +166,7 @@ async def roll_out(
             out / "journal.jsonl",
             user=user,
             again_if_unreached=True,
+            patience=patience,
             concurrency=in_play(config),
             progress=part(),
         )
@@ -176,10 +181,12 @@ async def roll_out(
         if not kept:
             why = _none_passed(read_dialogues(out / "rejected.jsonl"), config.bootstrap)
             raise UserError(f"{out}: none of {len(rows)} dialogues passed the filter: {why}")
+        return patience.left_out
 
-    await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of))
+    said = [await filtered(seeds, folder / "bootstrap", RedAgent(ask("red"), format, pictures_of))]
     if asked:
-        await filtered(asked, folder / "bootstrap" / FOLDER, None)
+        said.append(await filtered(asked, folder / "bootstrap" / FOLDER, None))
+    return list(filter(None, said))
 
 
 def _none_passed(rejected: Sequence[Dialogue], config: Bootstrap) -> str:

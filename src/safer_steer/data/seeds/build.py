@@ -21,7 +21,7 @@ from safer_steer.data.sources.pair import Pair
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Assistant
 from safer_steer.stages import STAGES
-from safer_steer.workers import Patience, Progress, run_jobs
+from safer_steer.workers import Bound, Patience, Progress, run_jobs
 
 
 async def build_seeds(
@@ -31,7 +31,7 @@ async def build_seeds(
     target: Assistant,
     progress: Progress | None = None,
     surveyed: Survey | None = None,
-) -> str:
+) -> list[str]:
     """Write `folder/seeds/<kind>.jsonl` for `config.seeds.kinds`, `dropped.jsonl` beside them, and their
     pictures under `folder/images/`.
 
@@ -44,8 +44,8 @@ async def build_seeds(
         surveyed: the survey of the sources, after `decode_pictures`. By default both are done here.
 
     Returns:
-        On one line, which rows of the sources were left out and how many pictures were scaled down; "" for
-        none.
+        Lines to say: which rows of the sources were left out and how many pictures were scaled down, and
+        which pairs got no answer from an endpoint.
 
     Raises:
         UserError: a source is unusable, the folder holds the work of another plan, or an endpoint does not
@@ -55,8 +55,13 @@ async def build_seeds(
     kinds = config.seeds.kinds
     sources = surveyed or survey(config)
     plan = PlanFile(out, plan_id(config, sources))
+
+    def said(*more: str) -> list[str]:
+        rows = left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
+        return [line for line in (rows, *more) if line]
+
     if plan.finished() and all((out / f"{name}.jsonl").is_file() for name in (*kinds, DROPPED)):
-        return left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
+        return said()
     # If a plan exists, the pictures were decoded when the work began, and the plan holds their hashes.
     if not plan.path.exists():
         if not surveyed:
@@ -65,7 +70,8 @@ async def build_seeds(
     left_out = {id: f"duplicate_pair: of {first}" for id, first in sources.repeated.items()}
     left_out |= {id: f"unusable_picture: {why}" for id, why in plan.broken.items()}
 
-    patience = Patience("seeds", "script")
+    bound = Bound("seeds.max_unanswered", config.seeds.max_unanswered, sources.pairs)
+    patience = Patience("seeds", "pair", bound)
     seats = Seats(config, folder, ask("generator"), ask("attack_judge"), target, patience)
     shards = ShardedJournal(out / "journal", sources.pairs)
 
@@ -85,8 +91,9 @@ async def build_seeds(
             patience=patience,
             total=sources.pairs,
             progress=progress,
+            id_of=lambda placed: placed[1].id,
         )
     finally:
         shards.close()
-    plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out))
-    return left_out_in_words(plan.skipped, plan.scaled, config.student.max_pixels)
+    plan.finish(write_pools(out, load_pairs(config), shards, kinds, left_out, patience.unanswered))
+    return said(patience.left_out)

@@ -126,7 +126,7 @@ def decode_pictures(config: Config, result: Survey, trial: Trial | None = None) 
 def plan_id(config: Config, sources: Survey) -> str:
     """The hash of everything that determines the seeds. Of roles these are the keys of kind `run`: not the
     models' addresses, prices, limits and concurrency."""
-    seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench"})
+    seeds = config.seeds.model_dump(mode="json", exclude={"sources", "filter_bench", "max_unanswered"})
     if any(source.use == "bench" for source in config.seeds.sources):  # has no effect without a bench source
         seeds["filter_bench"] = config.seeds.filter_bench
     roles: dict[str, Any] = {

@@ -97,30 +97,31 @@ def reasons(rows: Mapping[str, Row], key: str) -> list[dict[str, str]]:
 async def try_twice(
     journal: Journal,
     patience: Patience,
-    stage: str,
-    key: str,
+    pair: Pair,
+    stage: Kind | str,
     job: Callable[[int], Awaitable[Any]],
     strategy: Callable[[int], str] | None = None,
 ) -> Row | None:
-    """The outcome of `key`: from the journal, or from `job(attempt)`, which returns JSON-serialisable data.
+    """The outcome of a pair's job: from the journal, or from `job(attempt)`, which returns JSON-serialisable
+    data.
 
     Returns None if an endpoint did not answer. `patience` counts that, nothing is journalled, and the next
     run tries again. A failed attempt is journalled with its reason, the attack judge's scores and
     `strategy(attempt)`, so that the attempts can be counted.
 
     Args:
-        stage: the key `patience` counts by: `probe`, or a script's kind.
+        stage: what `patience` counts by: `probe`, or a script's kind.
 
     Raises:
         UserError: endpoints failed the stage's jobs too many times in a row.
     """
     for attempt in range(ATTEMPTS):
-        id = f"{key}:{attempt}"
+        id = f"{key_of(pair, stage)}:{attempt}"
         if id not in journal:
             try:
                 row = {"id": id, "made": await job(attempt)}
             except EndpointError as error:
-                patience.failed(str(error), stage)
+                patience.failed(str(error), stage, pair.id)
                 return None
             except BoundaryError as error:
                 row = {"id": id, "failed": str(error.fault)}

@@ -78,7 +78,7 @@ class PairWork:
         # The known answer would not fit a rewrite.
         benign, obfuscated = pair.question if pair.safe and pair.answer is not None else "", ""
         if kinds and not benign:
-            probed = await try_twice(journal, patience, "probe", key_of(pair, "probe"), self._probe)
+            probed = await try_twice(journal, patience, pair, "probe", self._probe)
             if probed is None or "failed" in probed:
                 return
             benign, obfuscated = probed["made"]["benign"], probed["made"]["obfuscated"]
@@ -95,7 +95,7 @@ class PairWork:
                 return {"seed": seed.model_dump(mode="json"), "picture": self.picture.original}
 
             strategy = self._strategy if kind is Kind.RED_TEAM else None
-            await try_twice(journal, patience, kind, key_of(pair, kind), job, strategy)
+            await try_twice(journal, patience, pair, kind, job, strategy)
 
         await side_by_side(script(kind) for kind in kinds)
 

@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ from safer_steer.data.sources.pair import Pair
 from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import Fault, UserError
 from safer_steer.files.store import content_id, read_rows, writing
-from safer_steer.workers import Reasons
+from safer_steer.workers import UNANSWERED, Reasons
 
 DROPPED = "dropped"
 """The name of `dropped.jsonl` without its suffix."""
@@ -66,6 +66,7 @@ def write_pools(
     shards: ShardedJournal,
     wanted: Sequence[Kind],
     left_out: dict[str, str],
+    unanswered: Mapping[str, Mapping[str, str]],
 ) -> dict[str, int]:
     """Write `<kind>.jsonl` for each wanted kind, and `dropped.jsonl`. Return the number of rows of each.
 
@@ -73,9 +74,11 @@ def write_pools(
     training script.
 
     A row of `dropped.jsonl` is {"id", "pair", "kind", "reason", "detail", "attempts"}. The reason is refused,
-    empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair or unusable_picture. Pairs
-    in `left_out` have the reason given there. `attempts` holds the reason and, for red-team scripts, the
-    strategy of each failed attempt.
+    empty, repeated, unparsable, rejected, failed_attack, duplicate, duplicate_pair, unusable_picture or
+    unanswered. Pairs in `left_out` have the reason given there. `attempts` holds the reason and, for red-team
+    scripts, the strategy of each failed attempt.
+
+    `unanswered` has the jobs without an outcome: by pair and job, why an endpoint gave no answer.
 
     All files are written to temporary files and then moved into place.
     """
@@ -108,7 +111,11 @@ def write_pools(
                 id = key_of(pair, kind)
                 made = outcome(rows, id)
                 row = made or (probed if probed and "failed" in probed else None)
-                assert row is not None, f"{id} has no outcome; pools are written when every job has one"
+                if row is None:
+                    job = kind if kind in unanswered[pair.id] else "probe"
+                    why = f"{UNANSWERED}: {job}: {unanswered[pair.id][job]}"
+                    drop(pair, id, kind, why, key_of(pair, job))
+                    continue
                 if "failed" in row:
                     drop(pair, id, kind, row["failed"], id if made else probe)
                     continue

@@ -16,6 +16,7 @@ from safer_steer.errors import FailedAttack, Fault, UserError
 from safer_steer.files.store import read_rows
 from safer_steer.report.health.tally import FAULTS, Health, StrategyCounts
 from safer_steer.rewards import LEAK
+from safer_steer.workers import UNANSWERED
 
 Row = dict[str, Any]
 
@@ -63,6 +64,8 @@ def _seeds(health: Health, run: Path) -> None:
             if job == "red_team":
                 for row in rows:
                     _simulated(health, row)
+    for row in read_rows(run / "seeds" / "dropped.jsonl"):
+        health.unanswered["seeds"] += row["reason"] == UNANSWERED
 
 
 def _simulated(health: Health, row: Row) -> None:
@@ -110,6 +113,9 @@ def _bootstrap(health: Health, run: Path) -> None:
             health.judged(
                 "evaluator", turn["scores"], ("safety", "helpfulness"), turn["meta"].get("unscored")
             )
+    for path in sorted((run / "bootstrap").rglob("rejected.jsonl")):
+        for dialogue in read_rows(path):
+            health.unanswered["bootstrap"] += UNANSWERED in dialogue["meta"].get("reasons", ())
 
 
 def _rl(health: Health, run: Path) -> None:

@@ -22,8 +22,8 @@ class Table(NamedTuple):
 
 
 def tables(health: Health) -> list[Table]:
-    """Attackers, strategies, modalities, judges, answers, groups, approaches; tables without rows are
-    omitted."""
+    """Attackers, strategies, modalities, judges, answers, what was left out, groups, approaches; tables
+    without rows are omitted."""
     found = health.as_dict()
     counted = ("asked", *FAULTS, "retried", "recovered", "gave_up")
     attackers = [_attacker(row, counted) for row in found["attackers"]]
@@ -80,6 +80,14 @@ def tables(health: Health) -> list[Table]:
             " word what the model said in another dialogue to another question.",
             ["model", "stage", "answers", "cut off", "cut off, %", *LACKS.values()],
             [_answers(row) for row in found["answers"]],
+        ),
+        Table(
+            "Left out",
+            "Scripts of Stage I and dialogues of Stage II that an endpoint gave no answer for"
+            " (seeds.max_unanswered, bootstrap.max_unanswered).",
+            ["stage", "left out"],
+            [[row["stage"], f"{row['left_out']:,}"] for row in found["unanswered"]],
+            labels=1,
         ),
         Table(
             "Groups",

@@ -232,6 +232,8 @@ class Health:
         """Attack requests, and those that succeeded, by the role that wrote them and their modality."""
         self.judges: dict[tuple[str, str], Judge] = {}
         self.answers: dict[tuple[str, str], AnswerCounts] = {}
+        self.unanswered: Counter[str] = Counter()
+        """Scripts or dialogues that were left out since an endpoint gave no answer, by stage."""
         self.groups = Groups()
         self.approaches = Approaches()
         self.audits = Audits()
@@ -272,8 +274,8 @@ class Health:
             counts.add(file, str(dialogue.get("id")), asked, text, meta)
 
     def as_dict(self) -> dict[str, Any]:
-        """`{"attackers", "strategies", "modalities", "judges", "answers", "groups", "approaches", "audit"}`,
-        each a list of rows; rates and shares are in percent."""
+        """`{"attackers", "strategies", "modalities", "judges", "answers", "unanswered", "groups",
+        "approaches", "audit"}`, each a list of rows; rates and shares are in percent."""
         return {
             "attackers": [attacker.as_dict() for attacker in self.attackers.values()],
             "strategies": [self.strategies[key].as_dict() for key in sorted(self.strategies)],
@@ -292,6 +294,9 @@ class Health:
                 }
                 for (model, stage), answers in self.answers.items()
                 if (counts := total(answers.by_group().values()))["answers"]
+            ],
+            "unanswered": [
+                {"stage": stage, "left_out": count} for stage, count in self.unanswered.items() if count
             ],
             "groups": [self.groups.as_dict()] if self.groups.equal_groups else [],
             "approaches": self.approaches.as_rows(),
