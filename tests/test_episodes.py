@@ -69,14 +69,16 @@ async def test_a_dialogue_that_an_endpoint_failed_is_played_again(tmp_path: Path
 
 
 async def test_a_played_dialogue_that_failed_is_a_script_like_any_other(tmp_path: Path) -> None:
-    """Its old errors are not those of the dialogue that is played on it now."""
+    """Its old errors, and what its own attacker, assistant and judge noted, are not those of the dialogue
+    that is played on it now."""
     rows = seeds(2)
     rows[0].meta["error"] = rows[1].turns[0].meta["unscored"] = "endpoint: status 500"
-    rows[1].turns[0].meta["risk"] = 2
+    rows[1].turns[0].meta |= {"risk": 2, "mine": [1], "attacker": {"faults": ["refused"]}, "tokens": 9}
+    rows[1].turns[0].meta |= {"verdicts": {"old judge": {"reason": "old"}}, "thinking": "old", "calls": 3}
     seats = Seats(set(), set())
     played = list(await play_all(rows, seats, seats, tmp_path / "journal.jsonl", again_if_unreached=True))
     assert [dialogue.meta for dialogue in played] == [{}, {}]
-    assert [dialogue.turns[0].meta for dialogue in played] == [{}, {"risk": 2}]
+    assert [dialogue.turns[0].meta for dialogue in played] == [{}, {"risk": 2, "mine": [1]}]
 
 
 async def test_progress_counts_failed_dialogues_apart_from_the_others(tmp_path: Path) -> None:

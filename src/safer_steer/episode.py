@@ -23,7 +23,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason, Turn
 from safer_steer.errors import BoundaryError
-from safer_steer.files.meta import TurnMeta, without
+from safer_steer.files.meta import PLAYED_TURN, TurnMeta, without
 
 
 @dataclass
@@ -127,9 +127,8 @@ async def play(
                 dialogue.stop = StopReason.CONTEXT_FULL
                 break
             images = template.images if said.images is None else said.images
-            # Without what an earlier dialogue came to, if that is the script.
-            facts = without(template.meta | said.meta, "unscored", "taken_back")
-            turn = Turn(user=said.text, images=images, meta=facts)
+            # An earlier dialogue may be the script.
+            turn = Turn(user=said.text, images=images, meta=without(template.meta, *PLAYED_TURN) | said.meta)
             if before := dialogue.meta.get("taken_back"):
                 turn.meta["taken_back"] = list(before)
             try:

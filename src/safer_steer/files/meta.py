@@ -105,8 +105,8 @@ class DialogueMeta(SeedMeta, _Return, total=False):
     ]
 
 
-class TurnMeta(TypedDict, total=False):
-    """Facts of a turn."""
+class TemplateMeta(TypedDict, total=False):
+    """Facts of a script's turn. A turn played from it has them too."""
 
     risk: Annotated[int, STAGE_I, "The planned risk, 1-5; 1 is harmless."]
     goal: Annotated[str, STAGE_I, "What the turn is for in a red-team script."]
@@ -115,6 +115,12 @@ class TurnMeta(TypedDict, total=False):
         str, "Stage I, bench, an attacker", "Words that were drawn into the picture shown with it."
     ]
     prefilled: Annotated[str, "`suite`", "The set's own answer, which nobody is shown."]
+
+
+class TurnMeta(TemplateMeta, total=False):
+    """Facts of a turn. Those that its script does not have come from user, assistant, critic and loop as it
+    is played; a script that was played before loses its old ones."""
+
     attacker: Annotated[AskedAgain, "bootstrap, the adaptive bench", "How the role was asked again for it."]
     next_attacker: Annotated[AskedAgain, "RL", "How the tutor was asked again for its verdict or next turn."]
     technique: Annotated[str, ATTACKER, "The attacker's technique."]
@@ -140,6 +146,9 @@ class TurnMeta(TypedDict, total=False):
     approach: Annotated[str, "the tutor", "With a memory, the approach of its next turn; none if no attack."]
 
 
+PLAYED = DialogueMeta.__annotations__.keys() - SeedMeta.__annotations__.keys()
+PLAYED_TURN = TurnMeta.__annotations__.keys() - TemplateMeta.__annotations__.keys()
+"""What is noted of a script, or of a turn, when it is played."""
 OF_JUDGE = ("reason", "verdicts", "unscored")
 """What a judge notes of a turn."""
 

@@ -54,8 +54,16 @@ def seeds(config: Path, out: Path, *more: str) -> Result:
 
 
 def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) -> None:
-    answered = [{"user": "x", "assistant": "no", "scores": {"safety": 9}, "meta": {"risk": 2}}, {"user": "y"}]
-    scripts(tmp_path, row("a", turns=answered), row("b", "benign"), row("c", "obfuscated", images=[]))
+    told = {"risk": 2, "goal": "g", "safe": False, "in_picture": "z", "prefilled": "p", "mine": [1]}
+    played = {"attacker": {"faults": ["refused", "refused"]}, "reason": "r", "finish": "length", "tokens": 9}
+    answered = [
+        {"user": "x", "assistant": "no", "scores": {"safety": 9}, "meta": told | played},
+        {"user": "y"},
+    ]
+    facts = {"strategy": "fiction", "reasons": ["unsafe"], "error": "endpoint: no", "mine": 1}
+    scripts(
+        tmp_path, row("a", turns=answered, meta=facts), row("b", "benign"), row("c", "obfuscated", images=[])
+    )
     nobody = dict.fromkeys(("generator", "target", "attack_judge"), NOBODY)
     config = config_file(tmp_path, roles=nobody, student={"max_pixels": 5000})
     done = seeds(config, tmp_path / "run")
@@ -64,7 +72,8 @@ def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) ->
     [seed] = read_seeds(tmp_path / "run/seeds/red_team.jsonl")
     assert (seed.id, seed.source, seed.script) == ("a", "own", ["x", "y"])
     assert [turn.assistant for turn in seed.turns] == [None, None]
-    assert seed.turns[0].meta == {"risk": 2} and seed.turns[0].scores is None
+    assert seed.turns[0].meta == told and seed.turns[0].scores is None
+    assert seed.meta == {"strategy": "fiction", "mine": 1}
     [image] = seed.images
     assert image.startswith("images/") and load_picture(tmp_path / "run", image, 5000).rewritten_from is None
     again = seeds(config, tmp_path / "run")

@@ -12,6 +12,7 @@ from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Seed, Turn, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, Trial, check_header, load_picture
+from safer_steer.files.meta import PLAYED, PLAYED_TURN, without
 from safer_steer.files.script_file import read_scripts
 from safer_steer.files.store import write_atomic
 
@@ -50,15 +51,18 @@ def script_pictures(config: Config, seed: Seed, trial: Trial | None = None) -> l
 
 
 def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
-    """A script as a run holds it: its pictures under `folder/images/`, without answers and scores. Raises
-    `UserError`: see `script_pictures`."""
+    """A script as a run holds it: its pictures under `folder/images/`, and nothing of an earlier dialogue.
+    Raises `UserError`: see `script_pictures`."""
     names = {}
     for picture in script_pictures(config, seed):
         names[picture.name] = name = f"images/{picture.original[:16]}{picture.suffix}"
         if not (folder / name).exists():  # an existing file is complete: writes are atomic
             write_atomic(folder / name, picture.data)
-    turns = [Turn(user=turn.user, images=turn.images, meta=turn.meta) for turn in seed.turns]
-    asked = seed.model_copy(update={"source": seed.source or _path(config).stem, "turns": turns})
+    turns = []
+    for turn in seed.turns:
+        turns.append(Turn(user=turn.user, images=turn.images, meta=without(turn.meta, *PLAYED_TURN)))
+    facts = {"source": seed.source or _path(config).stem, "meta": without(seed.meta, *PLAYED)}
+    asked = seed.model_copy(update={**facts, "turns": turns})
     return asked.with_images(names.__getitem__)
 
 
