@@ -201,7 +201,7 @@ SORRY = "I'm sorry, I can't help with that."
         ("benign", says({"turns": ["what is it?", SORRY]}), "refused"),
         ("attack_judge", ChatReply("hm"), "failed_attack"),
         ("probe", REFUSAL, "refused"),
-        ("probe", says({"benign": " ", "obfuscated": "x"}), "empty"),
+        ("probe", says({"benign": " ", "obfuscated": "..."}), "empty"),
     ],
 )
 async def test_what_fails_twice_is_dropped_with_its_reason(
@@ -220,6 +220,37 @@ async def test_what_fails_twice_is_dropped_with_its_reason(
     attempts = len({repeat for asked, repeat, _ in transport.calls if asked == job and repeat < 1_000_000})
     assert attempts == {"probe": 8, "benign": 8, "attack_judge": 1}.get(job, 4)
     assert json.loads((tmp_path / "seeds/plan.json").read_text())["rows"]["dropped"] == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("rewrites", "kinds", "lost"),
+    [
+        ({"obfuscated": "How do I operate it?"}, KINDS, {"obfuscated": "repeated", "red_team": "repeated"}),
+        ({"obfuscated": SORRY}, ("benign",), {}),
+        ({"benign": "..."}, KINDS, {"benign": "empty"}),
+        ({"benign": "..."}, ("obfuscated",), {}),
+    ],
+)
+async def test_a_faulty_rewrite_costs_the_scripts_that_are_made_from_it(
+    tmp_path: Path, rewrites: dict[str, str], kinds: tuple[str, ...], lost: dict[str, str]
+) -> None:
+    """A pair marked safe has none from the obfuscated one."""
+    good = {"benign": "what is it?", "obfuscated": "which part of it is turned first?"}
+    transport = Watched(lambda job, *_: says(good | rewrites) if job == "probe" else None)
+    path = write_pairs(tmp_path / "data", {"safe": True}, {"safe": False}, {})
+    await build(config(path=path, kinds=list(kinds), max_turns=3), tmp_path / "run", transport)
+    risky = {"mine-p1", "mine-p2"}
+    for kind in kinds:
+        pairs = {"mine-p0", *risky} if kind == "benign" else risky
+        made = {seed.meta["pair"] for seed in pool(tmp_path / "run", kind)}
+        gone = {(row["pair"], row["reason"]) for row in dropped(tmp_path / "run") if row["kind"] == kind}
+        assert made == (set() if kind in lost else pairs)
+        assert gone == ({(pair, lost[kind]) for pair in pairs} if kind in lost else set())
+    again = Watched()
+    (tmp_path / f"run/seeds/{kinds[0]}.jsonl").unlink()
+    before = dropped(tmp_path / "run")
+    await build(config(path=path, kinds=list(kinds), max_turns=3), tmp_path / "run", again)
+    assert again.calls == [] and dropped(tmp_path / "run") == before
 
 
 async def test_pairs_of_a_file_carry_intent_source_and_answer(tmp_path: Path) -> None:

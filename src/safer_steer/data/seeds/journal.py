@@ -69,6 +69,19 @@ def kinds_of(pair: Pair, wanted: Sequence[Kind]) -> list[Kind]:
     return [kind for kind in Kind if kind in wanted and (kind is Kind.BENIGN or pair.safe is not True)]
 
 
+def rewrite_for(kind: Kind) -> str:
+    """Which rewrite of the probe a script of this kind is made from."""
+    return "benign" if kind is Kind.BENIGN else "obfuscated"
+
+
+def failed_for(probed: Row | None, kind: Kind) -> str | None:
+    """Why a finished probe has no rewrite for this kind; None if it has one, or is not finished. Of two
+    rewrites, one alone may have failed."""
+    if not probed:
+        return None
+    return probed["failed"] if "failed" in probed else probed["made"].get("failed", {}).get(rewrite_for(kind))
+
+
 def key_of(pair: Pair, job: Kind | str) -> str:
     """The key of a pair's job in the journal. For a script it is also the seed's id."""
     return f"{pair.id}-{job}"

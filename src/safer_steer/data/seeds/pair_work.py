@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.config import Config
-from safer_steer.data.seeds.journal import key_of, kinds_of, try_twice
+from safer_steer.data.seeds.journal import failed_for, key_of, kinds_of, rewrite_for, try_twice
 from safer_steer.data.seeds.perturb import chosen, perturb
 from safer_steer.data.seeds.red_team import simulate
 from safer_steer.data.sources.pair import Pair
@@ -22,7 +22,7 @@ from safer_steer.endpoints.asked_again import ATTEMPTS
 from safer_steer.endpoints.chat import REASK, ChatModel
 from safer_steer.endpoints.refusals import check, check_script
 from safer_steer.episode import Assistant
-from safer_steer.errors import UnparsableError
+from safer_steer.errors import BoundaryError, UnparsableError
 from safer_steer.files.images import Picture, load_picture, pictures_in
 from safer_steer.files.meta import SeedMeta
 from safer_steer.files.store import Journal, content_id, write_atomic
@@ -82,6 +82,7 @@ class PairWork:
             if probed is None or "failed" in probed:
                 return
             benign, obfuscated = probed["made"]["benign"], probed["made"]["obfuscated"]
+            kinds = [kind for kind in kinds if not failed_for(probed, kind)]
 
         async def script(kind: Kind) -> None:
             async def job(attempt: int) -> dict[str, Any]:
@@ -103,11 +104,22 @@ class PairWork:
 
     async def _probe(self, attempt: int) -> dict[str, Any]:
         """A benign and an obfuscated single-turn rewrite of the question. The benign rewrite of a harmless
-        question may be the question itself; the obfuscated one never."""
+        question may be the question itself; the obfuscated one never. Those that no script is made from are
+        not checked. If the last attempt has one good rewrite of two, `failed` has the other's fault, by its
+        name."""
         rewrites = await self._ask(PROBE, ProbeInput(question=self.pair.question), attempt)
-        check("probe", rewrites.benign)
-        check("probe", rewrites.obfuscated, [self.pair.question], sayings=1)
-        return rewrites.model_dump()
+        faults: dict[str, BoundaryError] = {}
+        used = {rewrite_for(kind) for kind in kinds_of(self.pair, self.config.seeds.kinds)}
+        for name, before in (("benign", []), ("obfuscated", [self.pair.question])):
+            try:
+                if name in used:
+                    check("probe", getattr(rewrites, name), before, sayings=1)
+            except BoundaryError as error:
+                faults[name] = error
+        if faults and (len(faults) == len(used) or attempt + 1 < ATTEMPTS):
+            raise next(iter(faults.values()))
+        failed = {name: str(error.fault) for name, error in faults.items()}
+        return rewrites.model_dump() | ({"failed": failed} if failed else {})
 
     async def _benign(self, task: str, attempt: int) -> Seed:
         """Expands a harmless task. The planned risk of every turn is 1."""

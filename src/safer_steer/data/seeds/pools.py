@@ -12,7 +12,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from safer_steer.data.seeds.journal import SHARD, Row, ShardedJournal, key_of, kinds_of, outcome, reasons
+from safer_steer.data.seeds.journal import (
+    SHARD,
+    Row,
+    ShardedJournal,
+    failed_for,
+    key_of,
+    kinds_of,
+    outcome,
+    reasons,
+)
 from safer_steer.data.sources.pair import Pair
 from safer_steer.dialogue import Kind, Seed, read_seeds
 from safer_steer.errors import Fault, UserError
@@ -110,17 +119,19 @@ def write_pools(
             for kind in kinds_of(pair, wanted):
                 id = key_of(pair, kind)
                 made = outcome(rows, id)
-                row = made or (probed if probed and "failed" in probed else None)
-                if row is None:
+                if why := failed_for(probed, kind):
+                    drop(pair, id, kind, why, probe)
+                    continue
+                if made is None:
                     job = kind if kind in unanswered[pair.id] else "probe"
                     why = f"{UNANSWERED}: {job}: {unanswered[pair.id][job]}"
                     drop(pair, id, kind, why, key_of(pair, job))
                     continue
-                if "failed" in row:
-                    drop(pair, id, kind, row["failed"], id if made else probe)
+                if "failed" in made:
+                    drop(pair, id, kind, made["failed"], id)
                     continue
-                seed = Seed.model_validate(row["made"]["seed"])
-                first = seen.first(script_key(seed.script, f"{row['made']['picture']} {pair.use}"), id)
+                seed = Seed.model_validate(made["made"]["seed"])
+                first = seen.first(script_key(seed.script, f"{made['made']['picture']} {pair.use}"), id)
                 if first != id:
                     drop(pair, id, kind, f"duplicate: of {first}", id)
                     continue
