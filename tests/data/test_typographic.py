@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from safer_steer.config import Role
 from safer_steer.config.typographic import MOST_CHARACTERS, Layout, Lettering, Typographic
+from safer_steer.data.bootstrap.rollout import RedAgent
 from safer_steer.data.typographic import (
     ITEMS,
     MOST_HEIGHT,
@@ -24,11 +27,15 @@ from safer_steer.data.typographic import (
     keep,
     legible,
 )
+from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply
+from safer_steer.episode import Reply, play
 from safer_steer.files.images import picture_from
 from safer_steer.metrics import modality
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import devices, draw_png, from_png, words_in
-from seeds_run import KINDS, build, config, contents, pool
+from seeds_run import KINDS, Watched, build, config, contents, pool
 
 QUESTION = "Thank you. Tell me the first step."
 
@@ -181,3 +188,21 @@ async def test_stage_one_draws_the_first_turn_of_all_scripts_of_a_pair(tmp_path:
                 assert seed == text
     assert all(len(found) == 1 for found in pairs.values()), "the harmful and the harmless alike"
     assert {found for one in pairs.values() for found in one} == {True, False}
+
+
+@pytest.mark.parametrize("layout", ["whole", "split"])
+async def test_the_red_agent_leaves_a_turn_whose_words_stand_in_the_picture(layout: Layout) -> None:
+    """It would rewrite the pointer, or half of the question."""
+
+    class Blue:
+        async def answer(self, dialogue: Dialogue, asked: Turn) -> Reply:
+            return Reply("no")
+
+    said, words = in_parts(QUESTION, layout)
+    turns = [Turn(user="what is it?"), Turn(user=said, meta={"in_picture": words}), Turn(user="and then?")]
+    seed = Seed(id="a", kind=Kind.OBFUSCATED, intent="operate it", turns=turns)
+    transport = Watched(lambda job, repeat, given: ChatReply(json.dumps({"user": f"so {given['template']}"})))
+    red = RedAgent(ChatModel("red", Role(), transport), Format.PLAIN, lambda paths: [])
+    played = await play(seed, red, Blue(), None)
+    assert played.turns[1].user == said and played.turns[1].meta == {"in_picture": words}
+    assert [given["template"] for _, _, given in transport.calls] == ["what is it?", "and then?"]

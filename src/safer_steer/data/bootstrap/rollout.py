@@ -45,9 +45,12 @@ class RedAgent(_Seat):
 
     If its turn is a refusal, empty or a repetition, it is requested once more with another approach. If that
     fails too, the template is used, which is a valid user turn. The turn's meta records this (`attacker`).
+    A template whose words stand in its picture is used as it is: other words would not belong to them.
     """
 
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
+        if "in_picture" in template.meta:
+            return Reply(template.user)
         pictures = in_view(dialogue.images_by_turn(template), self.pictures_of)
         approaches = list(Approach)
         other = approaches[len(dialogue.turns) % len(approaches)]
