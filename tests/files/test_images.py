@@ -2,16 +2,18 @@
 
 import base64
 import hashlib
+import os
 from itertools import product
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from photographs import bomb
 from safer_steer.errors import UserError
 from safer_steer.files import images, scaling
-from safer_steer.files.images import check_whole, load_picture
+from safer_steer.files.images import check_whole, load_picture, picture_from
 from safer_steer.student.assistant import open_images
 
 
@@ -40,6 +42,29 @@ def test_the_file_travels_as_it_is(tmp_path: Path, name: str, mime: str) -> None
 def test_a_phone_s_jpeg_with_two_pictures_is_a_jpeg(tmp_path: Path) -> None:
     draw(tmp_path / "two.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (20, 10))])
     assert load_picture(tmp_path, "two.jpg", 200).mime == "image/jpeg"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_a_file_with_far_more_bytes_than_its_pixels_need_is_written_anew(tmp_path: Path, name: str) -> None:
+    """Else every call would send them."""
+    path = draw(tmp_path / name)
+    whole = path.read_bytes()
+    for more, rewritten in ((900_000, False), (2_000_000, True)):
+        path.write_bytes(whole + bytes(more))
+        picture = load_picture(tmp_path, name, 200)
+        assert picture.original == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (picture.rewritten_from is not None) is rewritten is (len(picture.data) < 100_000)
+    again = picture_from(picture.data, name, 200)
+    assert again.data == picture.data and again.rewritten_from is None, "and it is stable"
+
+
+def test_texts_and_profiles_of_a_padded_file_go(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("k", "x" * 2_000_000)
+    for name, more in (("a.png", {"pnginfo": text}), ("a.jpg", {"icc_profile": os.urandom(2_000_000)})):
+        draw(tmp_path / name, **more)
+        picture = load_picture(tmp_path, name, 200)
+        assert len(picture.data) < 1000 and picture_from(picture.data, name, 200).data == picture.data
 
 
 @pytest.mark.parametrize("max_pixels", [200, 50])

@@ -368,7 +368,7 @@ def test_a_picture_is_scaled_once_however_often_the_bench_is_begun(
     path, scaled = suite(tmp_path / "suite", PICTURES), []
     real = scaling.normalised
     monkeypatch.setattr(
-        scaling, "normalised", lambda picture, most: scaled.append(most) or real(picture, most)
+        scaling, "normalised", lambda picture, most, bare: scaled.append(most) or real(picture, most, bare)
     )
     read_suites([str(path)])  # the preflight
     assert scaled == []

@@ -40,6 +40,10 @@ MOST_PIXELS = 175_000_000
 """A picture with more is not a photograph but a decompression bomb: a file of a few kB whose pixels fill the
 memory. This many pixels take 0.7 GB with transparency. Pillow refuses more than 178,956,970."""
 
+MOST_BYTES = 8, 1_000_000
+"""A file with more than so many bytes a pixel and so many besides holds something else than its pixels, which
+every call would send."""
+
 _KEPT_BYTES = 48_000_000
 _KEPT = 512
 """Maximum number of bytes (as in the files; base64 adds 4/3 of them) and of pictures in the cache, so that
@@ -153,17 +157,20 @@ EMBEDDED = "the embedded picture"
 
 def picture_from(data: bytes, name: str, max_pixels: int, called: str = EMBEDDED) -> Picture:
     """A picture from the bytes of its file, decoded once to check that it is whole. Written anew if it has
-    more than `max_pixels` pixels, or is not in the form that every reader takes alike (`scaling.py`). Raises
-    `PictureError` if it is unusable or damaged; `called` is its name there."""
+    more than `max_pixels` pixels, far more bytes than they need, or is not in the form that every reader
+    takes alike (`scaling.py`). Raises `PictureError` if it is unusable or damaged; `called` is its name
+    there."""
     width, height = check_header(BytesIO(data), called)
     digest = hashlib.sha256(data).hexdigest()
     with _opened(BytesIO(data), called) as picture:
         deep = scaling.is_deep(picture)
         scaling.decode(picture, max_pixels)
         mime = _MIME[picture.format or ""]
-        if width * height <= max_pixels and not deep and scaling.is_plain(picture):
+        a_pixel, besides = MOST_BYTES
+        padded = len(data) > a_pixel * width * height + besides
+        if width * height <= max_pixels and not deep and not padded and scaling.is_plain(picture):
             return Picture(name, data, digest, mime)
-        plain = scaling.normalised(picture, max_pixels)
+        plain = scaling.normalised(picture, max_pixels, padded)
     return Picture(name, plain, hashlib.sha256(plain).hexdigest(), mime, rewritten_from=digest)
 
 

@@ -77,22 +77,22 @@ def size_seen(picture: Image.Image, width: int, height: int, max_pixels: int) ->
     return fitted(*((height, width) if turned else (width, height)), max_pixels)
 
 
-def normalised(picture: Image.Image, max_pixels: int) -> bytes:
+def normalised(picture: Image.Image, max_pixels: int, bare: bool = False) -> bytes:
     """A picture that `decode` has read in the form that every reader takes alike, with at most `max_pixels`
     pixels, as a file of its own format. It is turned upright and loses its EXIF data; what is transparent
     becomes white, of an animation the first picture stays. A colour profile that still holds is kept, and so
-    is the text of a PNG."""
+    is the text of a PNG, unless it is to be `bare`."""
     image, turn = _in_plain_mode(picture), _TURNED_BY.get(_orientation(picture) or 1)
     if turn is not None:
         image = image.transpose(turn)
     if (size := fitted(*image.size, max_pixels)) != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     holds = picture.mode == image.mode or picture.mode in _COLOUR_MODES
-    profile = picture.info.get("icc_profile") if holds else None
+    profile = picture.info.get("icc_profile") if holds and not bare else None
     image.info = {}
     buffer = BytesIO()
     if picture.format == "PNG":
-        image.save(buffer, "PNG", icc_profile=profile, pnginfo=text_of(picture))
+        image.save(buffer, "PNG", icc_profile=profile, pnginfo=None if bare else text_of(picture))
     else:
         format = "WEBP" if picture.format == "WEBP" else "JPEG"
         image.save(buffer, format, icc_profile=profile, quality=QUALITY)
