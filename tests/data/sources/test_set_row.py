@@ -31,6 +31,7 @@ from safer_steer.cli import app
 from safer_steer.data.seeds import identity
 from safer_steer.data.sources.load import Skipped, left_out_in_words, load_pairs
 from safer_steer.data.sources.pair import Pair
+from safer_steer.data.sources.text_files import CHUNK
 from safer_steer.endpoints.transport import ChatReply
 from safer_steer.errors import UserError
 from safer_steer.plan import dry_run
@@ -154,10 +155,23 @@ def test_a_csv_with_cells_too_many_or_of_another_encoding(folder: Path) -> None:
         pairs("mine", path)
 
 
+@pytest.mark.parametrize("bad_rows", ["error", "skip"])
+def test_a_csv_with_a_name_twice_in_its_header_is_refused(folder: Path, bad_rows: str) -> None:
+    path = folder / "rows.csv"
+    path.write_text("id,image,question,question\n1,0.png,first,second\n")
+    with pytest.raises(UserError, match=r"rows\.csv: header: two columns are called question; rename one"):
+        pairs("mine", path, bad_rows=bad_rows)
+    path.write_text("id,image,question,,\n1,0.png,first,,\n")
+    assert [pair.question for pair in pairs("mine", path)] == ["first"], "blank names are no names"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[{}, ", "not JSON"),
+        (b"[{}, ", "not JSON .row 2: Expecting value"),
+        (b'[{"a": "%s"},\n{"a": bad}]' % (b"x" * CHUNK), "not JSON .row 2: Expecting value.$"),
+        (b"[{}, " + b"[" * 100_000, "not JSON .row 2: "),
+        (b"[{}, " + b"9" * 5000 + b"]", "not JSON .row 2: Exceeds the limit"),
         (b"[{} {}]", "not JSON .no comma after row 1"),
         (b"[] x", "not JSON .more text after the end"),
         (b'{"a": 3}', "is not a list of rows"),

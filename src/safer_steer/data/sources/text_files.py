@@ -57,7 +57,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _check_header(path: Path, rows: csv.DictReader[str]) -> None:
-    """Raises `UserError` if the header is not UTF-8, or has other separators than commas."""
+    """Raises `UserError` if the header is not UTF-8, has other separators than commas, or a name twice."""
     try:
         names = rows.fieldnames or ()
     except csv.Error as error:
@@ -67,6 +67,9 @@ def _check_header(path: Path, rows: csv.DictReader[str]) -> None:
     for separator, said in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and separator in names[0]:
             raise UserError(f"{path}: header: columns are separated by {said}; separate them by commas")
+    twice = next((name for place, name in enumerate(names) if name and name in names[:place]), "")
+    if twice:
+        raise UserError(f"{path}: header: two columns are called {shortened(twice, 80)}; rename one of them")
 
 
 def _escaped(value: str) -> bool:
@@ -135,17 +138,19 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
                 if end == len(text) and not ended:
                     more()  # a number may continue, or the separator may follow
                     continue
-            except json.JSONDecodeError:
-                if ended:
-                    raise
+            except json.JSONDecodeError as error:
+                if ended:  # its place counts from what is in memory
+                    raise ValueError(f"row {number + 1}: {error.msg}") from None
                 more()
                 continue
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"row {number + 1}: {error}") from None
             number += 1
             yield f": row {number}", value
             separator, at = text[end : end + 1], end + 1
             if separator == "]":
                 break
             if separator != ",":
-                raise json.JSONDecodeError(f"no comma after row {number}", text, end)
+                raise ValueError(f"no comma after row {number}")
         if (text[at:] + file.read()).strip():
             raise UserError(f"{path}: not JSON (more text after the end of the list)")
