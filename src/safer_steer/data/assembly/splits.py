@@ -28,7 +28,7 @@ from safer_steer.data.seeds.pools import read_pools
 from safer_steer.dialogue import Kind, Seed, Turn, read_seeds, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.meta import only
-from safer_steer.files.store import content_id, write_atomic
+from safer_steer.files.store import content_id, file_name, write_atomic
 from safer_steer.metrics import AVERAGE
 
 FOLDER = "splits"
@@ -122,7 +122,7 @@ def questions(scripts: Iterable[Seed]) -> list[Seed]:
             kind=Kind.BENIGN if safe else Kind.OBFUSCATED,
             source=script.source,
             intent=str(meta.get("intent", script.intent)),
-            images=[meta["original"]] if "in_picture" in script.turns[0].meta else script.images,
+            images=[meta["original"]] if script.turns[0].meta.get("in_picture") else script.images,
             turns=[Turn(user=meta["question"], meta={"risk": HARMLESS} if safe else {})],
             meta=only(meta, *KEPT),
         )
@@ -202,7 +202,8 @@ def draw_bench(
             groups[candidate.source, candidate.kind is Kind.BENIGN].append(candidate)
     suites: dict[str, list[Candidate]] = {}
     for source, safe in sorted(groups):
-        name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', source).strip('.') or 'bench'}{'_safe' * safe}"
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", source).strip(".") or "bench"
+        name = f"{file_name(plain)}{'_safe' * safe}"
         while name in suites or name in taken or name == AVERAGE:
             name += "_"
         suites[name] = in_order(groups[source, safe])[:at_most]
