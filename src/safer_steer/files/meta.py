@@ -8,7 +8,7 @@ further keys, of a user's own; they are carried along, and nothing here reads th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypedDict, TypeVar, cast
+from typing import Annotated, Any, TypedDict, TypeVar, cast, get_type_hints
 
 from pydantic import GetPydanticSchema
 
@@ -149,6 +149,8 @@ class TurnMeta(TemplateMeta, total=False):
 PLAYED = DialogueMeta.__annotations__.keys() - SeedMeta.__annotations__.keys()
 PLAYED_TURN = TurnMeta.__annotations__.keys() - TemplateMeta.__annotations__.keys()
 """What is noted of a script, or of a turn, when it is played."""
+READ = ("pair", "question", "question_safe", "original", "twin", *TemplateMeta.__annotations__)
+"""Facts of a user's own scripts that code reads by their type."""
 OF_JUDGE = ("reason", "verdicts", "unscored")
 """What a judge notes of a turn."""
 
@@ -162,6 +164,19 @@ def reason_in(meta: Mapping[str, Any]) -> str:
         scores = "/".join(f"{score:g}" for score in one.get("scores", {}).values())
         told.append(f"{name} {scores or 'unscored'}: {one.get('reason') or one.get('unscored', '')}")
     return "; ".join(told)
+
+
+_IN_WORDS = {str: "a text", bool: "true or false", int: "a whole number"}
+
+
+def complaint(meta: Mapping[str, Any], form: type) -> str:
+    """What is wrong with the first fact of a user's own script that is not of its type here, for an error
+    message; "" if all are. Facts that no code takes for what they say may be anything, and null is none."""
+    for name, hint in get_type_hints(form).items():
+        fact = meta.get(name)
+        if name in READ and fact is not None and type(fact) is not hint:
+            return f"meta.{name}: give {_IN_WORDS[hint]}"
+    return ""
 
 
 AsWritten = GetPydanticSchema(lambda _, handler: handler.generate_schema(dict[str, Any]))

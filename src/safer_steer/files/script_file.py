@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safer_steer.dialogue import Seed, read_seeds
 from safer_steer.errors import UserError
+from safer_steer.files.meta import SeedMeta, TemplateMeta, complaint
 from safer_steer.files.store import inside, numbered_lines
 
 MOST_TURNS = 10
@@ -25,7 +26,8 @@ def read_scripts(path: Path) -> list[Seed]:
 
 
 def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
-    """Raises `UserError` if a script has too many turns, an id occurs twice, or a picture is not there."""
+    """Raises `UserError` if a script has too many turns, an id occurs twice, a fact of its meta is of another
+    type than it is read as, or a picture is not there."""
     seen: set[str] = set()
     for seed in seeds:
         if seed.id in seen:
@@ -36,6 +38,12 @@ def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
                 f"{path}:{_line(path, seed)}: {seed.id} has {len(seed.turns)} turns, and a script may have"
                 f" {MOST_TURNS}; cut it, or make two scripts of it"
             )
+        wrong = complaint(seed.meta, SeedMeta)
+        for place, turn in enumerate(seed.turns):
+            said = complaint(turn.meta, TemplateMeta)
+            wrong = wrong or (said and f"turns.{place}.{said}")
+        if wrong:
+            raise UserError(f"{path}: {seed.id}: {wrong}")
         for image in seed.all_images:
             try:
                 there = inside(path.parent, image).is_file()

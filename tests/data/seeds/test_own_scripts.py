@@ -60,7 +60,7 @@ def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) ->
         {"user": "x", "assistant": "no", "scores": {"safety": 9}, "meta": told | played},
         {"user": "y"},
     ]
-    facts = {"strategy": "fiction", "reasons": ["unsafe"], "error": "endpoint: no", "mine": 1}
+    facts = {"strategy": "fiction", "reasons": ["unsafe"], "error": "endpoint: no", "mine": 1, "pair": None}
     scripts(
         tmp_path, row("a", turns=answered, meta=facts), row("b", "benign"), row("c", "obfuscated", images=[])
     )
@@ -70,10 +70,10 @@ def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     assert "seeds: 1 benign, 1 obfuscated, 1 red team" in done.stderr
     [seed] = read_seeds(tmp_path / "run/seeds/red_team.jsonl")
-    assert (seed.id, seed.source, seed.script) == ("a", "own", ["x", "y"])
+    assert (seed.id, seed.source, seed.script) == ("a", "own", ["x z", "y"])
     assert [turn.assistant for turn in seed.turns] == [None, None]
     assert seed.turns[0].meta == told and seed.turns[0].scores is None
-    assert seed.meta == {"strategy": "fiction", "mine": 1}
+    assert seed.meta == {"strategy": "fiction", "mine": 1, "pair": None}
     [image] = seed.images
     assert image.startswith("images/") and load_picture(tmp_path / "run", image, 5000).rewritten_from is None
     again = seeds(config, tmp_path / "run")
@@ -153,6 +153,27 @@ def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
         ([row("a")], {"seeds": {"kinds": ["benign"]}}, "own.jsonl: a is red_team, which seeds.kinds leaves"),
         ([], {}, "own.jsonl: no rows in it"),
         ([row("a")], {"rl": {"single_turn": True}}, "own.jsonl: a: single_turn needs `pair` and `question`"),
+        (
+            [row("a", meta={"pair": "p", "question": " "})],
+            {"rl": {"single_turn": True}},
+            "own.jsonl: a: single_turn needs `pair` and `question`",
+        ),
+        ([row("a", meta={"question": ["x"]})], {}, "own.jsonl: a: meta.question: give a text"),
+        (
+            [row("a", meta={"question_safe": "no"})],
+            {},
+            "own.jsonl: a: meta.question_safe: give true or false",
+        ),
+        (
+            [row("a", turns=[{"user": "x"}, {"user": "y", "meta": {"in_picture": 5}}])],
+            {},
+            "own.jsonl: a: turns.1.meta.in_picture: give a text",
+        ),
+        (
+            [row("a", turns=[{"user": "x", "meta": {"risk": True}}])],
+            {},
+            "own.jsonl: a: turns.0.meta.risk: give a whole number",
+        ),
         ([row("a")], {"seeds": {"sources": [{}]}}, "sources and scripts are both given"),
     ],
 )

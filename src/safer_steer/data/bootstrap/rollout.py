@@ -49,7 +49,7 @@ class RedAgent(_Seat):
     """
 
     async def speak(self, dialogue: Dialogue, template: Turn) -> Reply:
-        if "in_picture" in template.meta:
+        if template.meta.get("in_picture"):
             return Reply(template.user)
         pictures = in_view(dialogue.images_by_turn(template), self.pictures_of)
         approaches = list(Approach)

@@ -27,7 +27,7 @@ def own_scripts(config: Config) -> list[Seed]:
     for seed in seeds:
         if seed.kind not in config.seeds.kinds:
             raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
-        if by_question and not (seed.meta.get("pair") and seed.meta.get("question")):
+        if by_question and not (seed.meta.get("pair") and (seed.meta.get("question") or "").strip()):
             raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
     drawn: set[str] = set()
     for kind in config.seeds.kinds:
