@@ -113,8 +113,8 @@ def _rows(summary: Summary, models: list[str], corrected: Corrected, marks: Mark
     def measured(measures: Iterable[Measure]) -> Iterator[TableRow]:
         by_people = "The same, corrected for the judge's errors by people's labels (docs/how-to/judge.md)."
         for measure in measures:
-            cells = [measure.of(summary.average(model, measure.protocol)) for model in models]
-            yield row(measure.label, measure.note, cells, good=measure.good)
+            averages = [summary.average(model, measure.protocol) for model in models]
+            yield row(measure.label, measure.note, map(measure.of, averages), good=measure.good)
             if measure.name == "safe":
                 note = "The same if every dialogue without a result counts as a failure."
                 yield row(f"{measure.label}, worst case", note, _worst_safe(averages))

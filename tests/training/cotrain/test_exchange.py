@@ -45,6 +45,14 @@ def test_each_side_reads_what_the_other_said_and_a_last_answer_is_heard_by_nobod
     assert (seen.id, seen.images) == (played.id, played.images)
 
 
+def test_a_question_without_words_is_an_empty_answer_which_the_template_is_not_compared_with() -> None:
+    """It was sampled as an end of turn alone. The guard took it for three dots, and ended the run."""
+    seen = exchanged(
+        dialogue(("what is it?", "<answer>no.</answer>"), (NOTHING, "<answer>no.</answer>")), FORMAT
+    )
+    assert [turn.assistant for turn in seen.turns] == ["what is it?", ""]
+
+
 def transcript(renderer, played: Dialogue) -> Transcript:
     made = Transcript(renderer)
     for turn in played.turns:

@@ -58,14 +58,7 @@ def tables(health: Health) -> list[Table]:
             ],
             [_strategy(row) for row in found["strategies"]],
         ),
-        Table(
-            "Modalities",
-            "Attack requests by what they ask with: text alone, text beside a picture that is shown with it,"
-            " or words drawn into that picture. Success is as above; for a script of the bench, that of its"
-            " turns with harmlessness below 0.",
-            ["role", "modality", "tried", "succeeded", "success, %"],
-            [_modality(row) for row in found["modalities"]],
-        ),
+        _modalities(found["modalities"]),
         Table(
             "Judges",
             "A judge that gives nearly every turn the same score may not be judging. Yes and no (the"
@@ -81,14 +74,7 @@ def tables(health: Health) -> list[Table]:
             ["model", "stage", "answers", "cut off", "cut off, %", *LACKS.values()],
             [_answers(row) for row in found["answers"]],
         ),
-        Table(
-            "Left out",
-            "Scripts of Stage I and dialogues of Stage II that an endpoint gave no answer for"
-            " (seeds.max_unanswered, bootstrap.max_unanswered).",
-            ["stage", "left out"],
-            [[row["stage"], f"{row['left_out']:,}"] for row in found["unanswered"]],
-            labels=1,
-        ),
+        _left_out(found["unanswered"]),
         Table(
             "Groups",
             "Means over the steps of Stage III. A group, the trajectories of one seed, whose returns are all"
@@ -111,8 +97,30 @@ def tables(health: Health) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+def _left_out(rows: list[dict[str, Any]]) -> Table:
+    return Table(
+        "Left out",
+        "Scripts of Stage I and dialogues of Stage II that an endpoint gave no answer for"
+        " (seeds.max_unanswered, bootstrap.max_unanswered).",
+        ["stage", "left out"],
+        [[row["stage"], f"{row['left_out']:,}"] for row in rows],
+        labels=1,
+    )
+
+
 def _attacker(row: dict[str, Any], counted: tuple[str, ...]) -> list[str]:
     return [row["role"], row["job"], *(f"{row[key]:,}" for key in counted)]
+
+
+def _modalities(rows: list[dict[str, Any]]) -> Table:
+    return Table(
+        "Modalities",
+        "Attack requests by what they ask with: text alone, text beside a picture that is shown with it,"
+        " or words drawn into that picture. Success is as above; for a script of the bench, that of its"
+        " turns with harmlessness below 0.",
+        ["role", "modality", "tried", "succeeded", "success, %"],
+        [_modality(row) for row in rows],
+    )
 
 
 def _modality(row: dict[str, Any]) -> list[str]:

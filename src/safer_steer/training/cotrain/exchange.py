@@ -11,7 +11,7 @@ from safer_steer.dialogue import Dialogue, Format, Seed, Turn, visible_answer
 SYSTEM = "You are the user. Write your next message."
 """The system message of the user's seat."""
 NOTHING = "..."
-"""What stands for an answer without a visible part."""
+"""What stands for an answer without a visible part, and for an attacker's turn without words."""
 
 
 def goal_of(intent: str) -> str:
@@ -35,10 +35,11 @@ def heard(answer: str, format: Format) -> str:
 
 
 def exchanged(dialogue: Dialogue, format: Format) -> Dialogue:
-    """The same dialogue from the user's seat: each turn's `assistant` is a question, and its `user` what was
-    heard before it. The last answer is heard by nobody. Scores and facts of turns stay behind."""
+    """The same dialogue from the user's seat: each turn's `assistant` is a question, "" if it was sampled
+    without words, and its `user` what was heard before it. The last answer is heard by nobody. Scores and
+    facts of turns stay behind."""
     turns, before = [], goal_of(dialogue.intent)
     for turn in dialogue.turns:
-        turns.append(Turn(user=before, assistant=turn.user))
+        turns.append(Turn(user=before, assistant="" if turn.user == NOTHING else turn.user))
         before = heard(turn.assistant or "", format)
     return dialogue.model_copy(update={"turns": turns})
