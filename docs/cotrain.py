@@ -1,7 +1,7 @@
 """Draws docs/pictures/cotrain.svg from the runs of experiments/cotrain.yaml: python docs/cotrain.py OUT
 
-Means over the training seeds: what both sides do by step, and the cross-play of `both learn`, in whose runs
-`safer-steer cross-play` was run, with and without --blank.
+Means over the training seeds that docs/results/cotrain.json has: what both sides do by step, and the
+cross-play of `both learn`, in whose runs `safer-steer cross-play` was run, with and without --blank.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def cross_play(jobs: list[Job], blank: bool) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="the experiment's --out")
-    jobs, _ = plan(load_experiment(FILE), FILE, parser.parse_args().out)
+    planned, _ = plan(load_experiment(FILE), FILE, parser.parse_args().out)
+    seeds = json.loads((DOCS / "results" / "cotrain.json").read_bytes())["seeds"]
+    jobs = [job for job in planned if job.config.seed in seeds]
     panels = []
     for side, title, value in PANELS:
         arms = STUDENTS if side == "student" else ATTACKERS
