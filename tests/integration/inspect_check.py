@@ -182,6 +182,8 @@ def test_several_judges_are_joined_and_a_protocol_is_compared(tmp_path: Path) ->
     assert task.metadata == {"protocol": protocol.sha256}
     with pytest.raises(UserError, match=r"verdict \(majority there, mean here\)"):
         bench(dialogues=DIALOGUES, verdict="mean", **given)
+    with pytest.raises(UserError, match=r"differs from it in prompts\.judge_requests"):
+        bench(dialogues=DIALOGUES, judge_requests=True, **given)
     with pytest.raises(UserError, match="differs from it in suites"):
         bench(dialogues=DIALOGUES - 1, **given)
 

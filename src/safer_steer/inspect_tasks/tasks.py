@@ -62,7 +62,7 @@ def bench(
         judge_requests: the judge also says of each request whether it would enable harm.
         resamples: draws for the intervals of averages over suites.
         seed: of these draws.
-        protocol: a file of `safer-steer protocol`. Suites, layout, prompt, thresholds and the way of joining
+        protocol: a file of `safer-steer protocol`. Suites, layout, prompts, thresholds and the way of joining
             verdicts that differ from it are refused; judge and sampling are Inspect's.
     """
     names = [name.strip() for name in suites.split(",")] if isinstance(suites, str) else list(suites)
@@ -86,7 +86,8 @@ def bench(
     metadata = {}
     if protocol:
         student = Student(format=layout, system=system, max_pixels=max_pixels)
-        here = Config(student=student, bench=Bench.model_validate({"verdict": verdict}))
+        asked = Bench.model_validate({"verdict": verdict, "judge_requests": judge_requests})
+        here = Config(student=student, bench=asked)
         metadata["protocol"] = refuse_others(Path(protocol), here, folder)
     return Task(
         dataset=MemoryDataset(samples, name="safer_steer"),
