@@ -65,6 +65,19 @@ COLOURS = ("red", "dark red", "blue", "12")
         ("B)**  \nblue or red", 1),
         ("A* and more", None),
         ("Neither red nor blue, but dark red: dark red.", None),
+        (r"So $\boxed{B}$ it is.", 1),
+        (r"Hence \boxed{\text{(C)}}.", 2),
+        (r"A red box; \boxed{blue}", None),
+        (r"\boxed{A} or \boxed{B}", None),
+        (r"\boxed{x}", None),
+        ("the answer is b", 1),
+        ("The correct choice is (c).", 2),
+        ("The answer is **d**\n\nThe sky says so.", 3),
+        ("the answer is a box", None),
+        ("the answer is b or c.", None),
+        ("either option a or option b.", None),
+        ("Option A is red; the correct one is B", None),
+        ("It is \u221212.", None),
         ("I cannot help with that.", None),
         ("", None),
     ],
@@ -78,6 +91,8 @@ def test_what_an_answer_chooses(answer: str, place: int | None) -> None:
     ("begin", "again"),
     [
         *(("The answer", again) for again in (" ", "\n", "*", "(", "[", " *(", " is", ":")),
+        *(("the answer is a", again) for again in (" ", "*", ")", " option a", ". Answer b")),
+        *(("\\boxed", again) for again in (" ", "{", "{ ", "{(", "{\\text", "{a")),
         *(("The answer is A", again) for again in (" ", "*", ")", "]", " *)", ",", " or ", ", A")),
         *(("A", again) for again in ("*", ")", ".*", " ", ")\t")),
         *(("", again) for again in ("red ", "dark red ", "A red, ", "the answer ")),
@@ -88,6 +103,12 @@ def test_a_long_answer_is_read_in_a_time_that_grows_with_its_length(begin: str, 
     start = time.process_time()
     chosen(answer, COLOURS)
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("minus", "-\u2010\u2011\u2212\ufe63\uff0d")
+def test_a_minus_is_a_minus_however_it_is_written(minus: str) -> None:
+    assert chosen(f"the answer is {minus}3", ["3", "-3"]) == chosen(f"{minus}3", ["3", "\u22123"]) == 1
+    assert chosen(f"It is 5{minus}3.", ["3", "5"]) is None
 
 
 def test_options_of_the_same_text_are_one() -> None:

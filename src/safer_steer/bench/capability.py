@@ -21,10 +21,14 @@ from safer_steer.workers import Progress, in_parts, side_by_side
 # Repeats are possessive: the time then grows with the length of an answer, and no faster.
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\].:]*+")
 _LEADING = re.compile(r"[(\[]?([A-Z])\**+(?:[)\].:]++\**+\s|[)\].:]*+\**+[ \t]*+\n)")
-_STATED = re.compile(
-    r"\b(?i:answer|option|choice)s?\b(?:\s++(?i:is))?\s*+:?[\s*(\[]*+"
-    r"\b([A-Z]\b(?:[\s*)\]]*+(?:,|/|&|\bor\b|\band\b)[\s*(\[]*+[A-Z]\b)*+)"
-)
+_SAYS = r"\b(?i:answer|option|choice|(?:correct|right) one)s?\b(?:\s++(?i:is))?\s*+:?[\s*(\[]*+"
+_STATED = re.compile(_SAYS + r"\b([A-Z]\b(?:[\s*)\]]*+(?:,|/|&|\bor\b|\band\b)[\s*(\[]*+[A-Z]\b)*+)")
+_SMALL = re.compile(_SAYS + r"\b([a-z])\b")
+_SMALL_AT_END = re.compile(_SMALL.pattern + r"[\s*)\]]*+(?:\Z|\.(?:\s|\Z)|(?<=\n))")
+"""Small letters count if one ends its sentence: "the answer is a box" names none."""
+_BOXED = re.compile(r"\\boxed\s*+\{\s*+(?:\\\w++\{)?[\s(]*+([A-Za-z])[\s)]*+\}")
+"""As models write what a problem in mathematics comes to."""
+_MINUS = str.maketrans(dict.fromkeys("\u2010\u2011\u2212\ufe63\uff0d", "-"))
 _MARKS = " \t\r\n*_`\"'"
 """Blanks, quotes and Markdown around an answer."""
 
@@ -33,10 +37,11 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     """The place of the option that an answer names, from 0; None if it names none or cannot be told.
 
     1. A letter: the whole answer is one ("B", "(b)."), it begins with one that is set apart ("B. red", "(B)
-       red", "B" and a new line), or it says "answer", "option" or "choice" and then a capital ("the answer is
-       B"). Only letters of options count.
-    2. The text of an option, whatever the case: as whole words, and not as a part of another option that is
-       there.
+       red", "B" and a new line), it has one in a box ("\\boxed{B}"), or it says "answer", "option", "choice"
+       or "correct one" and then a capital ("the answer is B"), or a small letter at the end of the sentence.
+       Only letters of options count.
+    2. The text of an option, whatever the case and the kind of minus: as whole words, and not as a part of
+       another option that is there.
 
     One letter is the choice, unless the text of exactly one option is there and it is another. Several
     letters are none. Without a letter, the one option whose text is there is the choice. Of options with the
@@ -56,7 +61,7 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(_MARKS + ".,;:!?")
+    return " ".join(text.casefold().translate(_MINUS).split()).strip(_MARKS + ".,;:!?")
 
 
 def _letters(answer: str, options: int) -> set[int]:
@@ -66,7 +71,9 @@ def _letters(answer: str, options: int) -> set[int]:
     else:
         leading = _LEADING.match(answer)
         stated = re.findall(r"\b[A-Z]\b", " ".join(_STATED.findall(answer)))
-        letters = [*([leading[1]] if leading else []), *stated]
+        small = _SMALL.findall(answer) if _SMALL_AT_END.search(answer) else []
+        others = map(str.upper, [*small, *_BOXED.findall(answer)])
+        letters = [*([leading[1]] if leading else []), *stated, *others]
     return {place for letter in letters if (place := ascii_uppercase.index(letter)) < options}
 
 
