@@ -59,7 +59,6 @@ def experiment(
     from safer_steer.run.preflight import cores_here
 
     if registers:
-        typer.echo("simulating how often the rule tells a true difference", err=True)
         registration = register(load_experiment(file), file)
         typer.echo(f"{file_of(file)}: registered; commit it before the runs\n{in_words(registration)}")
         return

@@ -65,7 +65,7 @@ def _seeds(health: Health, run: Path) -> None:
                 for row in rows:
                     _simulated(health, row)
     for row in read_rows(run / "seeds" / "dropped.jsonl"):
-        health.unanswered["seeds"] += row["reason"] == UNANSWERED
+        health.unanswered["seeds"] += row.get("reason") == UNANSWERED
 
 
 def _simulated(health: Health, row: Row) -> None:
