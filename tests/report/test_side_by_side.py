@@ -88,6 +88,15 @@ def test_runs_that_were_measured_by_different_protocols_are_told_apart(tmp_path:
         summary = Summary.read(folder / "summary.json").model_copy(update={"protocol": protocol.sha256})
         (folder / "summary.json").write_text(summary.model_dump_json())
         write(protocol, Summary(models={}), {}, config, folder / FILE)
+    adaptive = protocol.adaptive | {"at_most": None, "trained": []}  # as earlier versions wrote it
+    earlier = protocol.model_copy(update={"adaptive": adaptive})
+    older = tmp_path / "older"
+    shutil.copytree(folders[2], older)
+    write(earlier, Summary(models={}), {}, config, older / FILE)
+    other = Summary.read(older / "summary.json").model_copy(update={"protocol": earlier.sha256})
+    (older / "summary.json").write_text(other.model_dump_json())
+    alike = write_report(folders[2], older, page=tmp_path / "alike.html").read_text()
+    assert earlier.sha256 != protocol.sha256 and "was not measured as" not in alike
     page = write_report(*folders, page=tmp_path / "page.html").read_text()
     line = (
         "c was not measured as a was: answers.temperature (0.7 there, 0.0 here); do not compare their rates."

@@ -119,8 +119,12 @@ def checked_intents(
 
 def _of_suites(suites: Sequence[Suite]) -> list[Seed]:
     """The intents of the suites' multi-turn attacks; those of a typographic variant are the same."""
-    texts = [suite for suite in suites if not any("in_text" in seed.meta for seed in suite.seeds)]
-    attacks = [suite for suite in texts if suite.protocol == "multi_turn" and not suite.safe_twins]
+    texts = averaged({suite.name: suite.seeds for suite in suites})
+    attacks = [
+        suite
+        for suite in suites
+        if suite.name in texts and suite.protocol == "multi_turn" and not suite.safe_twins
+    ]
     ids = Counter(seed.id for suite in attacks for seed in suite.seeds)
     by_suite = [[_of_script(suite.name, seed, ids[seed.id] > 1) for seed in suite.seeds] for suite in attacks]
     intents: list[Seed] = [intent for intent in chain(*zip_longest(*by_suite)) if intent]

@@ -173,7 +173,7 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
                 alone = config_of(experiment, path, Arm(set=against), seed)
                 attacker = trained(f"fresh attacker: {said}", alone, job)
                 paths = [os.path.abspath(attacker.folder / "rl" / "attacker")]
-                adaptive = config.bench.adaptive or Adaptive(attackers=[])
+                adaptive = config.bench.adaptive or Adaptive()
                 config.bench.adaptive = adaptive.model_copy(update={"trained": paths})
                 config.bench.models = [arm.model]
             elif arm.model != "safer_steer":
