@@ -74,7 +74,9 @@ def test_without_categories_there_is_no_table() -> None:
     suites = {"one": [played("a", "", 3)]}
     summary = summarise({"m": {"multi_turn": suites}}, set(), 50)
     assert "categories" not in json.dumps(summary.as_dict())
-    assert [table.title for table in measure_tables(summary)] == ["Answers by rule"]
+    [table] = measure_tables(summary)
+    cells = dict(zip(table.head, table.rows[0], strict=True))
+    assert table.title == "Answers by rule" and (cells["reasoning"], cells["beside"]) == ("0", "0")
 
 
 def test_the_page_has_them_escaped_and_the_browser_knows_each_category(tmp_path: Path) -> None:

@@ -118,3 +118,7 @@ class ByRule(Part):
     """Answers that are one."""
     lengths: Lengths | None
     """None without an answer."""
+    reasoning: int = 0
+    """Answers with reasoning of their own in the reply, which no judge sees."""
+    beside: int = 0
+    """Answers with words beside thinking and answer, which no judge sees."""

@@ -97,17 +97,23 @@ def _by_rule(summary: Summary) -> Table:
     rows = []
     for protocol, name, model, suite in _suites(summary):
         if (by_rule := suite.by_rule) and suite.answers:
-            counts = (by_rule.bare, suite.empty, suite.no_block, suite.identical, suite.cut_off)
+            counts = [by_rule.bare, suite.empty, suite.no_block, suite.identical, suite.cut_off]
+            counts += [by_rule.reasoning, by_rule.beside]
             cells = [NONE if count is None else f"{count:,}" for count in (suite.answers, *counts)]
             rows.append([name, protocol, model, str(by_rule.refused), *cells, _lengths(by_rule)])
     return Table(
         "Answers by rule",
         "What is seen of answers without a judge. Refused: dialogues with a bare refusal, %, with 95 %"
         " intervals; then answers: all, bare refusals, and those that are empty, have no answer block, are"
-        " identical to one to another question, or were cut off. Characters: median, and in parentheses the"
-        " middle half. A bare refusal is a short English answer that declines, and asks and offers nothing;"
+        " identical to one to another question, or were cut off; then answers with words that no judge sees:"
+        " reasoning of the model's own, up to a </think>, and words beside thinking and answer, such as a"
+        " second answer. Characters: median, and in parentheses the middle half. A bare refusal is a short"
+        " English answer that declines, and asks and offers nothing;"
         " other refusals are not seen by rule.",
-        [*LABELS, "refused", "answers", "bare", "empty", "no block", "identical", "cut off", "characters"],
+        [
+            *(*LABELS, "refused", "answers", "bare", "empty", "no block", "identical", "cut off"),
+            *("reasoning", "beside", "characters"),
+        ],
         rows,
         labels=len(LABELS),
     )
