@@ -59,3 +59,21 @@ def test_a_result_is_of_the_experiment_as_it_is(path) -> None:
         assert found["registration"]["same_runs"] is whole, "seeds that are left out are told"
         claims = [claim | {"exploratory": not whole} for claim in claims]
     assert found["claims"] == claims
+
+
+def test_the_words_below_the_tables_have_the_tables_numbers() -> None:
+    """Decimals, and whole numbers of percent or points. A passage says so where a number is of no command."""
+    page = (DOCS / "results/results.md").read_text(encoding="utf-8")
+    unknown = []
+    for name in (path.stem for path in RESULTS):
+        tables, _, rest = page.partition(f"<!-- {name} -->")[2].partition("<!-- end -->")
+        words = re.split(r"\n## |<!-- ", rest)[0].partition("What it shows")[2]
+        known = [float(number) for number in re.findall(r"\d+\.?\d*", tables)]
+        for passage in re.split(r"\n(?=- )", words):
+            if "no command here" in passage:
+                continue
+            for number in re.findall(r"\d+\.\d+|\d+(?= (?:%|points))", passage):
+                half_a_digit = 0.5 * 10 ** -len(number.partition(".")[2])
+                if all(abs(float(number) - one) > half_a_digit + 1e-9 for one in known):
+                    unknown.append(f"{name}: {number} in {passage[:60]!r}")
+    assert not unknown
