@@ -105,10 +105,16 @@ def _check(jobs: list[Job]) -> None:
 def cross_play(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with co-training.")],
     at_most: Annotated[int, typer.Option(min=1, help="Scripts of RL to play, in their order.")] = 40,
-    blank: Annotated[bool, typer.Option("--blank", help="Show both sides pictures of one colour.")] = False,
+    blank: Annotated[
+        bool,
+        typer.Option("--blank", help="Show the attacker pictures of one colour: does it use what it sees?"),
+    ] = False,
     tries: Annotated[int, typer.Option(min=1, help="Dialogues for each script.")] = 1,
 ) -> None:
-    """Play every checkpoint of the student against every one of the attacker, and the sandbox's B and C."""
+    """Play every checkpoint of the student against every one of the attacker.
+
+    On the sandbox its attackers B and C play too, but not with --blank.
+    """
     from safer_steer.bench.adaptive.crossplay import HELD_OUT, CrossPlay, matrix
     from safer_steer.data.assembly.splits import read_split
     from safer_steer.files.store import write_atomic
@@ -124,7 +130,7 @@ def cross_play(
         drawn = read_split(run, "rl")[:at_most]
         seeds = [as_trajectory(seed, f"{seed.id}~{n}", n) for n in range(tries) for seed in drawn]
         play = CrossPlay(config, run, pool, agents.tutor(begun), blank, begun.wait)
-        held_out = HELD_OUT if config.student.model == "sandbox" else ()
+        held_out = HELD_OUT if config.student.model == "sandbox" and not blank else ()
         columns = [*pool.steps("attacker"), *held_out]
         cells = matrix(play, seeds, pool.steps("student"), columns, show.say)
         write_atomic(play.folder.with_suffix(".json"), json.dumps(cells, indent=1) + "\n")

@@ -61,7 +61,7 @@ def _cross_play(run: Path) -> Iterator[Plot]:
         if path.is_file():
             cells = json.loads(path.read_bytes())
             yield Plot(
-                "Cross-play, blank pictures" if blank else "Cross-play",
+                "Cross-play, attacker without pictures" if blank else "Cross-play",
                 "Percent of attacks that breach, of students and attackers after so many steps, and of the"
                 " sandbox's attackers that were in no training.",
                 breaches(cells),

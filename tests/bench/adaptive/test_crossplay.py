@@ -85,6 +85,19 @@ def test_blank_pictures_keep_their_size_and_lose_what_they_show(run) -> None:
     assert after.name == before.name and after.data != before.data and b"marked" not in after.data
 
 
+def test_only_the_attacker_sees_blank_pictures(run) -> None:
+    """A student that does not see the mark answers everything, whoever asks."""
+    config = config_of()
+    pool = pool_of(config, run)
+    pool.add(Block("attacker", 1, 0), SHIPPED_ATTACKER)
+    (seed, *_) = read_split(run, "rl")
+    (real,) = pictures_in(run, config.student.max_pixels)(seed.images)
+    play = CrossPlay(config, run, pool, Counting(run, run / "calls", None), blank=True)
+    (student,) = play._speaker("student", 0).pictures_of(seed.images)
+    (attacker,) = play._speaker("attacker", 1).pictures_of(seed.images)
+    assert student.data == real.data != attacker.data
+
+
 def test_plots_are_of_both_sides_and_of_no_other_run(run) -> None:
     student = [{"step": 1, "side": "student", "leak_rate": 0.25, "twins_refused": [1, 2]}]
     assert cotrain_plots(run, student) == []
@@ -107,7 +120,7 @@ def test_plots_are_of_both_sides_and_of_no_other_run(run) -> None:
     ]
     (run / "rl" / "crossplay-blank.json").write_text(json.dumps(cells))
     played = cotrain_plots(run, student)[-1]
-    assert played.title == "Cross-play, blank pictures"
+    assert played.title == "Cross-play, attacker without pictures"
     said = re.findall(r"<text[^>]*>([^<]+)</text>", played.svg)
     assert said == ["attacker, columns; rows: student", "0", "B", "0", "31", "62", "5", "100"]
 
