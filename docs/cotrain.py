@@ -94,7 +94,9 @@ def main() -> None:
         arms = STUDENTS if side == "student" else ATTACKERS
         lines = [mean_line(jobs, arm, side, value, series) for arm, series in arms.items()]
         panels.append(draw([line for line in lines if line.x], "step", title, (0, None)))
-    panels += [breaches(cells) for blank in (False, True) if (cells := cross_play(jobs, blank))]
+    for blank, attacker in ((False, "attacker"), (True, "blind attacker")):
+        if cells := cross_play(jobs, blank):
+            panels.append(breaches(cells, f"Breaches, %; columns: {attacker}"))
     path = DOCS / "pictures" / "cotrain.svg"
     path.write_text(sheet(panels), encoding="utf-8")
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")

@@ -66,7 +66,9 @@ def sheet(panels: Sequence[str]) -> str:
     parts = []
     for place, panel in enumerate(panels):
         x, y = WIDTH * (place % ACROSS), HEIGHT * (place // ACROSS)
-        sized = re.sub(r' width="[\d.]+"', f' width="{WIDTH}"', panel, count=1)
+        sized = re.sub(
+            r' width="([\d.]+)"', lambda own: f' width="{min(WIDTH, float(own[1])):g}"', panel, count=1
+        )
         parts.append(sized.replace("<svg ", f'<svg x="{x}" y="{y}" height="{HEIGHT}" ', 1))
     high = HEIGHT * -(-len(parts) // ACROSS)
     colours = dict(

@@ -68,13 +68,13 @@ def _cross_play(run: Path) -> Iterator[Plot]:
             )
 
 
-def breaches(cells: Sequence[Row]) -> str:
-    """The heat map of cross-play: breaches by student (rows) and attacker."""
+def breaches(cells: Sequence[Row], columns: str = "attacker, columns") -> str:
+    """The heat map of cross-play: breaches by student (rows) and attacker, which `columns` tells of."""
     share = {(cell["student"], cell["attacker"]): cell["breach"] for cell in cells}
     students, attackers = (list(dict.fromkeys(pair[place] for pair in share)) for place in (0, 1))
     names = [str(attacker).removeprefix("sandbox-").upper() for attacker in attackers]
     shares = [[share.get((student, attacker)) for attacker in attackers] for student in students]
-    return heat_map(names, [str(student) for student in students], shares, "attacker, columns", "student")
+    return heat_map(names, [str(student) for student in students], shares, columns, "student")
 
 
 def _named(key: str, row: Row) -> float | None:

@@ -176,7 +176,8 @@ def heat_map(
     size, width, height, top = 11, 34, 22, 2.5 * ROW * 11
     left = 14 + 0.6 * size * max(map(len, rows))
     middles = [left + (place + 0.5) * width for place in range(len(columns))]
-    parts = [_text(left, size, f"{x}; rows: {y}", size, "start")]
+    title = f"{x}; rows: {y}"
+    parts = [_text(left, size, title, size, "start")]
     parts += [_text(at, top - 5, name, size, "middle") for at, name in zip(middles, columns, strict=True)]
     for down, (name, in_row) in enumerate(zip(rows, shares, strict=True)):
         above = top + down * height
@@ -186,7 +187,7 @@ def heat_map(
                 box = f"M{at - 16:.1f} {above:.1f}h32v20h-32Z"
                 parts.append(f'<path d="{box}" fill="var(--series-1)" fill-opacity="{0.75 * share:.2f}"/>')
                 parts.append(_text(at, above + 14, f"{100 * share:.0f}", size, "middle"))
-    return _element(max(left + len(columns) * width, 200), top + len(rows) * height, size, parts)
+    return _element(left + max(len(columns) * width, 0.55 * size * len(title)), top + len(rows) * height, size, parts)
 
 
 def mark(series: int, x: float, y: float) -> str:
