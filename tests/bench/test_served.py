@@ -169,7 +169,7 @@ def test_what_is_seen_of_answers_without_a_judge(tmp_path: Path, url: str, model
         assert counts == wanted[model], model
     page, said = (out / "report.html").read_text(), " ".join(result.stdout.split())
     refused = found["m"].by_rule and str(found["m"].by_rule.refused)
-    assert f"mine multi-turn m {refused} 6 6 0 0 6 0 15 (15–15)" in said
+    assert f"mine multi-turn m {refused} 6 6 0 0 6 0 0 0 15 (15–15)" in said
     assert f"<td>{refused}</td>" in page and "15 (15–15)" in page
 
 
