@@ -38,6 +38,14 @@ def test_a_filter_of_the_bench_takes_a_model_that_is_not_measured(tmp_path: Path
     assert not Config().seeds.filter_bench
 
 
+@pytest.mark.parametrize("key", ["seed", "rl.seed"])
+@pytest.mark.parametrize(("value", "said"), [(-1, "at least 0"), (2**32, "less than 4294967296")])
+def test_a_seed_that_training_does_not_take_is_refused_at_once(key: str, value: int, said: str) -> None:
+    """The trainers' libraries take no other, and would say so only after Stage II is paid for."""
+    with pytest.raises(UserError, match=rf"--set: {key}: must be {said}, not {value}"):
+        load_config(ROOT / "configs" / "sandbox.yaml", keys={key: value})
+
+
 PATHS = """
 student: {model: ./models/vl}
 seeds: {sources: [{name: mine, path: data/pairs.jsonl, images: ../pictures}, {name: spa_vl, hub: org/set}]}

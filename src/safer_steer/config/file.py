@@ -200,6 +200,7 @@ WORDS = {
     "greater_than_equal": "must be at least {ge}, not {number:.60}",
     "less_than_equal": "must be at most {le}, not {number:.60}",
     "greater_than": "must be more than {gt}, not {number:.60}",
+    "less_than": "must be less than {lt}, not {number:.60}",
     "missing": "is missing",
     "too_short": "needs at least {min_length} entry",
 }

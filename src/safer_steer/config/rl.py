@@ -142,7 +142,7 @@ class Reinforce(Section):
     group_size answers to each turn of a script; cotrain: GRPO for an attacker and the student in turns"""
     cotrain: Later[Cotrain] = Field(default_factory=Cotrain)
     """settings of algorithm: cotrain"""
-    seed: Later[int | None] = None
+    seed: Later[int | None] = Field(None, ge=0, lt=2**32)
     """seed of Stage III alone, so that several of its runs can start from one SFT student; null takes the
     run's seed"""
     learning_rate: float = Field(1e-5, gt=0)

@@ -24,7 +24,7 @@ class Config(Section):
 
     name: Free[str] = "run"
     """title of the report"""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """seed of everything random"""
     limit: int | None = Field(None, ge=1)
     """for a first try: at most this many pairs of each source, scripts, dialogues and steps; smaller batches
