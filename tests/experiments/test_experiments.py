@@ -251,10 +251,13 @@ def test_a_branch_has_the_shared_stages_and_no_other(tmp_path: Path) -> None:
     manifest = Manifest(trunk)
     manifest.record("seeds", ("seeds",), (), {})
     manifest.record("bench", ("bench",), (), {})
+    for stage in ("seeds", "bench"):
+        manifest.override(stage, "kept_share", None, {})
     folder = tmp_path / "runs" / "a"
     branch(trunk, folder, config)
     found = Manifest(folder)
     assert list(found.stages) == ["seeds"] and found.finished("seeds")
+    assert [one["stage"] for one in found.overrides] == ["seeds"], "a gate overridden there stops none here"
     ours, shared = folder / "seeds" / "benign.jsonl", trunk / "seeds" / "benign.jsonl"
     assert ours.stat().st_ino == shared.stat().st_ino
     assert not (folder / "bench").exists()

@@ -85,12 +85,14 @@ def branch(trunk: Path, folder: Path, config: Config) -> None:
         return
     with whole_folder(folder) as part:
         write_atomic(part / "config.yaml", dump_config(config))
-        shared = {name: entry for name, entry in Manifest(trunk).stages.items() if name in SHARED}
+        before = Manifest(trunk)
+        shared = {name: entry for name, entry in before.stages.items() if name in SHARED}
+        overrides = [one for one in before.overrides if one["stage"] in shared]
         for entry in shared.values():
             for name in entry["files"]:
                 _link(inside(trunk, name), part / name)
             entry["config"] = config_sha256(part / "config.yaml")
-        write_atomic(part / "manifest.json", canonical({"stages": shared}))
+        write_atomic(part / "manifest.json", canonical({"stages": shared, "overrides": overrides}))
 
 
 def _link(source: Path, target: Path) -> None:
