@@ -84,6 +84,17 @@ def test_a_measure_pair_or_claim_that_came_later_is_exploratory_and_the_others_a
     assert exploratory(marked(path)) == {"full - mean, multi-turn Safe"}, "the other way round"
 
 
+def test_what_was_registered_and_is_left_out_of_the_results_is_named(path: Path) -> None:
+    """Or a difference that displeases could be taken out of the file, and the table would still say
+    "registered"."""
+    assert "not in the file" not in marked(path)["registration"]["said"]
+    change(path, claims=[], compare=[["full", "SFT"]])
+    said = marked(path)["registration"]["said"]
+    assert "not in the file any more: full - mean, multi-turn Safe; the claim 'TCSR helps.'." in said
+    change(path, claims=[CLAIM | {"more": False}])
+    assert "not in the file any more: the claim 'TCSR helps.'." in marked(path)["registration"]["said"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

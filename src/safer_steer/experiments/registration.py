@@ -138,8 +138,24 @@ def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[st
     words = f"Registered (SHA-256 {sha256}); the date of its commit says when. {in_words(registration)}"
     if not same:
         words += " **The runs are not those that were registered.**"
+    if left_out := _left_out(registration, outcome):
+        words += f" **Registered, and not in the file any more: {'; '.join(left_out)}.**"
     told = {"sha256": sha256, "same_runs": same, "said": words}
     return outcome | {"differences": differences, "claims": claims, "registration": told}
+
+
+def _left_out(registration: Registration, outcome: dict[str, Any]) -> list[str]:
+    """Differences and claims that were registered and are not in the results."""
+    reported = {(*entry["pair"], entry["measure"]) for entry in outcome["differences"]}
+    claimed = {(*entry["pair"], entry["measure"], entry["more"]) for entry in outcome["claims"]}
+    differences = [
+        f"{' - '.join(pair)}, {measure}"
+        for pair in registration.pairs
+        for measure in registration.measures
+        if (*pair, measure) not in reported
+    ]
+    claims = (one for one in registration.claims if (*one.pair, one.measure, one.more) not in claimed)
+    return [*differences, *(f"the claim {claim.says!r}" for claim in claims)]
 
 
 def in_words(registration: Registration) -> str:
