@@ -19,6 +19,8 @@ from safer_steer.bench import protocol
 from safer_steer.bench.results import Summary
 from safer_steer.cli import app
 from safer_steer.config import Config
+from safer_steer.errors import UserError
+from safer_steer.export.answers import export_answers
 from safer_steer.export.write import export
 from served_bench import Models, bench, line, verdict
 
@@ -136,6 +138,20 @@ def test_the_same_answers_judged_later_have_the_same_protocol(tmp_path: Path, ur
     assert of(tmp_path / "m" / "judged" / "j_k") == of(tmp_path / "m")
     said = line(bench(*again, "--judge-model", "j", "--protocol", file))
     assert "differs from it in judges[1] (there, but not here)" in said
+
+
+def test_an_export_of_answers_does_not_tell_of_settings_that_nobody_used(
+    tmp_path: Path, url: str, mine: Path
+) -> None:
+    assert measured("m", url, mine, *JUDGES).exit_code == 0
+    config = tmp_path / "m" / "config.yaml"
+    whole = config.read_text()
+    config.write_text(whole.replace("temperature: 0.7", "temperature: 0.1"))
+    with pytest.raises(UserError, match=r"config\.yaml: another one than `bench` ran with; restore it"):
+        export_answers(tmp_path / "m", tmp_path / "answers")
+    assert not (tmp_path / "answers").exists()
+    config.write_text(whole)
+    export_answers(tmp_path / "m", tmp_path / "answers")
 
 
 def test_a_protocol_of_a_judge_that_looks_at_requests_sets_that(tmp_path: Path, url: str, mine: Path) -> None:

@@ -48,8 +48,11 @@ def export_answers(run: Path, to: Path) -> list[str]:
     manifest = Manifest(run)
     if not (run / "config.yaml").is_file() or not manifest.finished("bench"):
         raise UserError(f"{run}: no finished bench in it; give the folder of a run, or of `bench --out`")
-    if changed := [line for line in verify(run) if "`bench` finished" in line]:
-        raise UserError(f"{run}: {changed[0]}; run `safer-steer bench` again, which pays for nothing twice")
+    for line in verify(run):
+        if "`bench` finished" in line:
+            raise UserError(f"{run}: {line}; run `safer-steer bench` again, which pays for nothing twice")
+        if "`bench` ran with" in line:
+            raise UserError(f"{run}: {line}; restore it: the export would tell of settings that nobody used")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to}: has files; choose an empty or new folder with --to")
     config = config_in(run)
