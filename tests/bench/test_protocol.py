@@ -131,11 +131,13 @@ def test_attackers_are_told_apart_by_their_weights_and_not_by_paths_or_numbers(t
 
 
 def test_the_same_answers_judged_later_have_the_same_protocol(tmp_path: Path, url: str, mine: Path) -> None:
-    assert measured("m", url, mine, *JUDGES).exit_code == 0
+    assert measured("m", url, mine, *JUDGES, "--set", "bench.dialogues=2").exit_code == 0
     file = written(tmp_path)
     again = ("--no-check", "--judge-only", tmp_path / "m", "--judge-base-url", url)
     assert bench(*again, "--protocol", file).exit_code == 0
     assert of(tmp_path / "m" / "judged" / "j_k") == of(tmp_path / "m")
+    told = (yaml.safe_load((tmp_path / run / "protocol.yaml").read_text()) for run in ("m", "m/judged/j_k"))
+    assert [one["measured"]["at_most"]["dialogues"] for one in told] == [2, 2]
     said = line(bench(*again, "--judge-model", "j", "--protocol", file))
     assert "differs from it in judges[1] (there, but not here)" in said
 

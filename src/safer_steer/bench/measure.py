@@ -156,7 +156,7 @@ def measure_models(
     content = json.dumps(summary.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(folder / "summary.json", content)
     reasons = {model: commonest_error({model: results}) for model, results in played.scripted.items()}
-    write(protocol, summary, reasons, config, folder / PROTOCOL)
+    write(protocol, summary, reasons, config, folder / PROTOCOL, answering)
     most = config.bench.max_unscored
     if not judges:
         check_kept(played.scripted, folder, most, say)

@@ -202,9 +202,15 @@ def _rows(path: Path, folder: Path | None = None, kind: type[Seed] = Seed) -> Ro
 
 
 def write(
-    protocol: Protocol, summary: Summary, reasons: Mapping[str, str], config: Config, path: Path
+    protocol: Protocol,
+    summary: Summary,
+    reasons: Mapping[str, str],
+    config: Config,
+    path: Path,
+    answering: Answering = "students",
 ) -> None:
-    """Write it with what was left out: dialogues by model, and the commonest reason (`reasons`)."""
+    """Write it with what was left out: dialogues by model, and the commonest reason (`reasons`). How many
+    were drawn at most is that of the bench that has the answers."""
     models: dict[str, Any] = {}
     for model, protocols in summary.models.items():
         models[model] = {"commonest_error": reasons[model]}
@@ -212,6 +218,8 @@ def write(
             counts = {count: total_of(suites.suites.values(), count) for count in ("n", *LOST)}
             models[model][kind] = counts
     most = config.bench.model_dump(include={"dialogues", "questions"})
+    if isinstance(answering, Path) and (answering / FILE).is_file():
+        most = read_yaml(answering / FILE)["measured"]["at_most"]
     measured = {"software": __version__, "at_most": most, "models": models}
     file = ProtocolFile(sha256=protocol.sha256, protocol=protocol, measured=measured)
     text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
