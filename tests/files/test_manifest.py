@@ -16,12 +16,13 @@ from safer_steer.config import Config
 from safer_steer.config.file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.files.manifest import Manifest, config_sha256, verify
-from safer_steer.files.store import canonical
+from safer_steer.files.store import canonical, write_atomic
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Prompt, fingerprints, installed
 from safer_steer.prompts.judge import EVALUATOR, JudgeInput
 from safer_steer.run.folder import Run
 from safer_steer.stages import STAGES
+from safer_steer.training.cotrain.pool import crossplay_of
 
 
 def work(folder: Path, config: Config | None = None) -> None:
@@ -61,6 +62,17 @@ def test_an_added_file_is_named_but_not_what_is_only_a_means(run):
     (run / "seeds").mkdir()  # the next stage is at work
     (run / "seeds" / "journal.jsonl").touch()
     assert verify(run) == ["bootstrap/new.jsonl: added since `bootstrap` finished"]
+
+
+def test_a_cross_play_is_no_difference(tmp_path):
+    write_atomic(tmp_path / "rl" / "metrics.jsonl", "")
+    Manifest(tmp_path).record("rl", ("rl",), (), {})
+    for blank in (False, True):
+        write_atomic(crossplay_of(tmp_path, blank) / "5.jsonl", "")
+        write_atomic(crossplay_of(tmp_path, blank).with_suffix(".json"), "[]")
+    assert verify(tmp_path) == []
+    write_atomic(tmp_path / "rl" / "other.json", "[]")
+    assert verify(tmp_path) == ["rl/other.json: added since `rl` finished"]
 
 
 def test_a_changed_template_is_named(run, monkeypatch):

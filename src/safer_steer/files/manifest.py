@@ -30,6 +30,8 @@ PACKAGES = (
 
 TRANSIENT = ("checkpoint-", ".")
 """Files and folders whose names begin so are means, no artefacts: a training that goes on deletes them."""
+CROSSPLAY = "rl/crossplay"
+"""What the command `cross-play` adds to a finished stage begins so."""
 
 
 NO_INPUTS: Taken = {"files": {}, "rows": {}, "folders": {}}
@@ -190,7 +192,7 @@ def verify(folder: Path) -> list[str]:
         differing += [
             f"{name}: added since `{stage}` finished"
             for name in _found(folder, entry.get("outputs", ()))
-            if name not in listed
+            if name not in listed and not name.startswith(CROSSPLAY)
         ]
         if entry.get("config", config) != config:
             differing.append(f"config.yaml: another one than `{stage}` ran with")
