@@ -38,7 +38,7 @@ from safer_steer.bench.judge_check.file import FILE as JUDGE_CHECK
 from safer_steer.config import Config
 from safer_steer.config.named import load_named
 from safer_steer.config.rl import AlgorithmName
-from safer_steer.errors import NoResult, UserError
+from safer_steer.errors import GateLeft, NoResult, UserError
 from safer_steer.files.store import row_counts
 from safer_steer.run import agents, gates
 from safer_steer.run.folder import Run, Show
@@ -263,10 +263,10 @@ def measure(
 
 @contextmanager
 def reported(run: Run) -> Iterator[None]:
-    """Writes the report after the bench, also if that leaves too many dialogues unscored."""
+    """Writes the report after the bench, also if that leaves too many dialogues unscored, or a band."""
     try:
         yield
-    except NoResult:
+    except (NoResult, GateLeft):
         report(run)
         raise
     report(run)

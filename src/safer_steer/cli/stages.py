@@ -24,7 +24,7 @@ from safer_steer.cli.app import (
 )
 from safer_steer.config import Config
 from safer_steer.config.file import config_in
-from safer_steer.errors import NoResult, install, missing, require
+from safer_steer.errors import GateLeft, NoResult, install, missing, require
 from safer_steer.stages import STAGES
 from safer_steer.student.processes import first
 
@@ -150,10 +150,11 @@ def report(
 
 @contextmanager
 def results(out: Path) -> Iterator[None]:
-    """After the work inside, prints the headline table and the report's path, also on `NoResult`."""
+    """After the work inside, prints the headline table and the report's path, also on `NoResult` and
+    `GateLeft`."""
     try:
         yield
-    except NoResult:
+    except (NoResult, GateLeft):
         _show_results(out)
         raise
     _show_results(out)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from display import Quiet
 from made_up_run import write_jsonl, write_run
+from safer_steer import pipeline
 from safer_steer.config import Config
 from safer_steer.config.gates import Band, GateName
 from safer_steer.errors import GateLeft, UserError
@@ -115,6 +116,13 @@ def test_a_run_that_leaves_a_band_stops_and_an_override_is_on_the_record(tmp_pat
     assert (noted["stage"], noted["gate"], noted["value"]) == ("bootstrap", "kept_share", 0.25)
     table = gates_table(tmp_path, config.model_dump(mode="json"))
     assert table and {row[0]: row[5] for row in table.rows}["kept_share"] == "overridden"
+
+
+def test_a_bench_that_leaves_a_band_has_its_page(tmp_path: Path) -> None:
+    """The page shows what there is to mend."""
+    with Run(Config(), tmp_path, Quiet()) as run, pytest.raises(GateLeft), pipeline.reported(run):
+        raise GateLeft("bench: too much of it")
+    assert (tmp_path / "report.html").is_file() and Manifest(tmp_path).finished("report")
 
 
 @pytest.mark.parametrize(("name", "words"), [("kept", "is no gate"), ("sft_loss", "is not in `gates`")])
