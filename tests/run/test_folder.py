@@ -52,3 +52,14 @@ def test_a_folder_with_the_runs_own_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine\.jsonl lies where a run writes; choose another folder$"):
         pipeline.run_stage("seeds", settings, project, Quiet(), fresh=True)
     assert own.read_text() == script
+
+
+def test_a_fresh_start_takes_the_place_of_a_link_and_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    """Weights that were moved to another disk. Half of the run would be deleted before the error."""
+    folder, disk = tmp_path / "run", tmp_path / "disk"
+    stage("seeds", folder)
+    (folder / "seeds").rename(disk)
+    (folder / "seeds").symlink_to(disk)
+    pipeline.run_stage("seeds", SETTINGS, folder, Quiet(), fresh=True)
+    assert (folder / "seeds" / "benign.jsonl").is_file() and not (folder / "seeds").is_symlink()
+    assert (disk / "benign.jsonl").is_file()

@@ -153,7 +153,8 @@ class Run:
         for folder in (self.folder, *self.folder.glob("judged/*")):
             for name in ("manifest.json", JUDGE_CHECK, *WRITTEN):
                 path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
 
     # Asking ------------------------------------------------------------------
 
