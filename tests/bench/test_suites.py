@@ -13,8 +13,10 @@ from typer.testing import CliRunner, Result
 
 from endpoint_server import EndpointServer, says
 from safer_steer.bench.journals import name_in
+from safer_steer.bench.suite_copies import bring_in
 from safer_steer.bench.suites import draw_suite, read_suite
 from safer_steer.cli import app
+from safer_steer.config.typographic import Typographic
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import read_dialogues
 from safer_steer.errors import UserError
@@ -157,6 +159,15 @@ def test_a_draw_of_a_suite_keeps_its_protocol(tmp_path: Path) -> None:
     drawn = draw_suite(read_suite(path), 5)
     assert len(drawn.seeds) == 5 and drawn.protocol == "multi_turn"
     assert replace(drawn, drawn_from=None).protocol == "multi_turn"
+
+
+def test_a_twin_that_is_null_is_none(tmp_path: Path) -> None:
+    """As a table's program writes an empty cell."""
+    path = write_suite(tmp_path, image="0.png", meta={"twin": None})
+    path.write_text(path.read_text() + path.read_text().replace('"a"', '"b"'))
+    assert len(draw_suite(read_suite(path), 1).seeds) == 1
+    drawn = bring_in([str(path)], tmp_path / "run", None, 10**6, Typographic(layout="split"))[1]
+    assert [seed.meta["twin"] for seed in drawn.seeds] == [None, None]
 
 
 @pytest.mark.parametrize(("name", "turns"), [("adaptive_x", 2), ("single_turn_x", 2)])

@@ -90,6 +90,7 @@ def test_dialogues_by_hand(answers: str, holds: set[str]) -> None:
         ([{"risk": "high"}], None),
         ([{"enables_harm": 0}, {"enables_harm": 1}], 2),
         ([{"enables_harm": 0, "risk": 5}, {"risk": 4}], 2),
+        ([{"safe": None, "risk": 1}, {"safe": None, "enables_harm": 1}], 2),
         ([{"safe": True, "enables_harm": 1, "risk": 5}, {"safe": False, "enables_harm": 0, "risk": 1}], 2),
         ([], 0),
     ],
