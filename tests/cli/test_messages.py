@@ -184,7 +184,10 @@ CONFIGS: list[tuple[str, str]] = [
     ("bench: {models: [bse]}", "bench.models.0: must be "),
     ("student: {format: xml}", "student.format: must be "),
     ("- a list", "must be a section of keys, not ['a list']"),
-    ("a: [1", "no valid YAML"),
+    ("a: [1", "config.yaml: no valid YAML: line 1, column 6: cannot be read; close brackets and quotes"),
+    ("rl: {alpha: 0.3\nseed: 1", "YAML: line 2, column 5, in what begins in line 1: cannot be read; close"),
+    ("seed: 1\nname: a: b", "no valid YAML: line 2, column 8: cannot be read; close brackets and quotes, i"),
+    ("name: 2026-13-45", "no valid YAML: month must be in 1..12; put that value in quotes"),
     (
         "seed: 1\nbench:\n  dialogues: 5\n  dialogues: 6",
         "no valid YAML: dialogues occurs twice, in lines 3 and 4",

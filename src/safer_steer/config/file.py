@@ -151,9 +151,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data: Any = yaml.load(path.read_text(encoding=TEXT), _EachKeyOnce)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: no valid YAML: {_where_broken(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
+    except ValueError as error:  # what looks like a date or a number
+        raise UserError(f"{path}: no valid YAML: {error}; put that value in quotes") from None
     if not data:
         raise UserError(
             f"{path}: is empty; `safer-steer init DIR` writes a config to start from;"
@@ -162,6 +164,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: must be a section of keys, not {_shown(data)}")
     return data
+
+
+def _where_broken(error: yaml.YAMLError) -> str:
+    """Where a file stops being YAML, and what to do."""
+    at, begun = (getattr(error, name, None) for name in ("problem_mark", "context_mark"))
+    if at is None:
+        return " ".join(str(error).split())
+    since = f", in what begins in line {begun.line + 1}" if begun and begun.line < at.line else ""
+    return (
+        f"line {at.line + 1}, column {at.column + 1}{since}: cannot be read; close brackets and quotes,"
+        " indent with spaces, and put a value with a colon or another sign of YAML in it into quotes"
+    )
 
 
 def with_stubs(config: Config) -> Config:

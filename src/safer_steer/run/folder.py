@@ -377,5 +377,5 @@ def is_run(folder: Path) -> bool:
 def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"{path}: no valid YAML; start over with --fresh") from None
