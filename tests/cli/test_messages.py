@@ -165,6 +165,8 @@ CONFIGS: list[tuple[str, str]] = [
     ("rl: {loss: gspo}", "rl.loss: must be 'dr_grpo', 'grpo' or 'dapo', not 'gspo'"),
     ("report_to: mlflow", "report_to.0: must be 'tensorboard', 'wandb' or 'trackio', not 'mlflow'"),
     ("limit: 0", "limit: must be at least 1, not 0"),
+    ("rl: {steps: 0}", "rl.steps: must be at least 1, or -1 for what the data give, not 0"),
+    ("bootstrap: {sft: {max_steps: -5}}", "bootstrap.sft.max_steps: must be at least 1, or -1 for what"),
     ("rl: {weights: [0.5, 0.5, 0.5]}", "rl.weights: [0.5, 0.5, 0.5] are no shares"),
     ("rl: {weights: [1.2, -0.4, 0.2]}", "rl.weights: [1.2, -0.4, 0.2] are no shares"),
     ("rl: {tutor: my_tutor}", "rl.tutor: 'my_tutor' is not of the form package.module:Name"),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from safer_steer.config.kinds import Free, Later, Section
+from safer_steer.config.kinds import Free, Later, Section, Steps
 from safer_steer.config.typographic import TypographicShare
 from safer_steer.dialogue import Kind
 
@@ -152,7 +152,7 @@ class SFT(Section):
     """dialogues in memory at once"""
     epochs: float = Field(2, gt=0)
     """passes over the data"""
-    max_steps: int = -1
+    max_steps: Steps = -1
     """stop after this many steps; -1 for no limit"""
     warmup_ratio: float = Field(0.1, ge=0, le=1)
     """share of the steps in which the learning rate warms up"""

@@ -54,6 +54,16 @@ KeyVariable = Annotated[str | None, AfterValidator(_no_key)]
 """The name of an environment variable that holds a key. A key in its place is refused, and not shown."""
 
 
+def _no_zero(steps: int) -> int:
+    if steps < -1 or steps == 0:
+        raise ValueError(f"must be at least 1, or -1 for what the data give, not {steps}")
+    return steps
+
+
+Steps = Annotated[int, AfterValidator(_no_zero)]
+"""A number of training steps. 0 is refused, which would be taken for no limit."""
+
+
 def kind_of(field: FieldInfo) -> KeyKind:
     """The kind of the key that this field defines."""
     return next((mark for mark in field.metadata if isinstance(mark, KeyKind)), KeyKind.RUN)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from safer_steer.config.kinds import Free, KeyVariable, Later, Section
+from safer_steer.config.kinds import Free, KeyVariable, Later, Section, Steps
 from safer_steer.rewards import TCSRForm
 
 LossType = Literal["dr_grpo", "grpo", "dapo"]
@@ -153,7 +153,7 @@ class Reinforce(Section):
     """seeds per step"""
     micro_batch_size: Free[int] = Field(2, ge=1)
     """trajectories in memory at once"""
-    steps: int = -1
+    steps: Steps = -1
     """optimiser steps; -1 for one epoch over the seeds"""
     seeds: int | None = Field(None, ge=1)
     """draw this many scripts for RL; null takes all"""
