@@ -571,11 +571,16 @@ def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folder"):
         write_report(tmp_path / "nothing")
     write_run(tmp_path, dialogues=2)
+    cell = {"student": 0, "attacker": 0, "breach": 0.5}
+    (tmp_path / "rl" / "crossplay.json").write_text(json.dumps([cell]))
+    (tmp_path / "rl" / "attacker").mkdir()
+    (tmp_path / "rl" / "attacker" / "metrics.jsonl").write_text('{"attack_hit": 1}\n')
     for name, text, said in (
         ("summary.json", "{", r"summary\.json: Invalid JSON"),
         ("config.yaml", "a: [", r"config\.yaml: no valid YAML"),
         ("rl/metrics.jsonl", "oops\n{}\n", r"metrics\.jsonl:1: no JSON object"),
         ("bench/sft/unmarked.jsonl", '{"id": "a", "kind": "odd"}\n', r"unmarked\.jsonl: row 1: kind"),
+        *(("rl/crossplay.json", text, r"crossplay\.json: damaged; remove") for text in ("[{", '[{"a": 1}]')),
     ):
         before = (tmp_path / name).read_text()
         (tmp_path / name).write_text(text)

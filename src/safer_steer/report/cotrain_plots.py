@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safer_steer.errors import UserError
 from safer_steer.files.store import read_rows
 from safer_steer.report.plots import Plot, number
 from safer_steer.report.svg import Line, draw, heat_map
@@ -59,12 +60,17 @@ def _cross_play(run: Path) -> Iterator[Plot]:
     for blank in (False, True):
         path = crossplay_of(run, blank).with_suffix(".json")
         if path.is_file():
-            cells = json.loads(path.read_bytes())
+            try:
+                drawn = breaches(json.loads(path.read_bytes()))
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{path}: damaged; remove it and run `safer-steer cross-play` again"
+                ) from None
             yield Plot(
                 "Cross-play, attacker without pictures" if blank else "Cross-play",
                 "Percent of attacks that breach, of students and attackers after so many steps, and of the"
                 " sandbox's attackers that were in no training.",
-                breaches(cells),
+                drawn,
             )
 
 
