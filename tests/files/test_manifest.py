@@ -167,9 +167,10 @@ def test_an_export_is_verified_alike(tmp_path):
 def test_a_folder_without_manifest_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match=r"no manifest.json in it; give an export"):
         verify(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="not a valid manifest"):
-        verify(tmp_path)
+    for text in ("{", "[]", '{"stages": []}', '{"stages": {"sft": {}}}', '{"stages": {"sft": {"files": 1}}}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match="not a valid manifest"):
+            verify(tmp_path)
 
 
 def test_a_run_without_a_finished_stage_is_not_praised(tmp_path):

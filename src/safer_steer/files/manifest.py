@@ -56,7 +56,9 @@ class Manifest:
             try:
                 known = json.loads(self.path.read_bytes())
                 self.stages, self.overrides = known["stages"], known.get("overrides", [])
-            except (ValueError, KeyError, TypeError):
+                for entry in self.stages.values():
+                    entry["files"].items(), entry["built_on"].items()
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(
                     f"{self.path}: not a valid manifest; move it away to run every stage again"
                 ) from None
