@@ -130,6 +130,8 @@ COMMANDS: list[Row] = [
     # A folder of one's own
     ("init mine", "", "mine: is not empty; give a new or empty folder"),
     ("init file", "", "is a file"),
+    ("init /proc/x", "", "error: /proc/x: No such file or directory; fix that and run the same command"),
+    (f"report {ROOT}/docs/results --out /proc/x.html", "", "/proc/x.html.part: No such file or directory"),
     (f"{INIT} none", "", "no such folder; give the folder with your pictures and CSV file"),
     (f"{INIT} empty", "", "give a folder with one CSV file; there is none"),
     (f"{INIT} own/few", "", "pairs.csv: 3 rows with 3 different pictures; give at least 4"),

@@ -31,6 +31,8 @@ from safer_steer.student import processes
 PATH_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EADDRINUSE, errno.ENAMETOOLONG)
 """With those above: OS errors caused by the machine or by a path that was given, not by a bug here."""
+KERNELS = ("/proc/", "/sys/")
+"""Where the kernel says of a file that cannot be made there that it does not exist."""
 
 
 class _OneLine(TyperGroup):
@@ -55,9 +57,10 @@ class _OneLine(TyperGroup):
         except KeyboardInterrupt:
             _end("interrupted; run the same command to continue", ExitCode.INTERRUPTED)
         except OSError as error:
-            if not isinstance(error, PATH_ERRORS) and error.errno not in OUTSIDE:
-                raise
             where = error.filename2 or error.filename or "this machine"
+            in_kernel = str(where).startswith(KERNELS)
+            if not (isinstance(error, PATH_ERRORS) or error.errno in OUTSIDE or in_kernel):
+                raise
             what = f"{shortened(str(where))}: {error.strerror}"
             _end(f"error: {what}; fix that and run the same command to continue", ExitCode.TO_FIX)
         except EndedElsewhere as ended:
