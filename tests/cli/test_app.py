@@ -304,6 +304,21 @@ def test_a_dry_run_says_who_does_what(tmp_path: Path) -> None:
     assert "  red           the sandbox's agent" in said
 
 
+def test_a_dry_run_names_the_keys_and_the_folder_that_are_not_there(tmp_path: Path) -> None:
+    roles = {
+        "judge": {"model": "large", "base_url": NOBODY, "api_key_env": "NO_SUCH_KEY"},
+        "attacker": {"model": "idle", "base_url": NOBODY, "api_key_env": "NOT_ASKED_FOR"},
+    }
+    config = config_file(tmp_path, roles=roles, student={"model": "./gone"})
+    said = safer_steer("run", config, "--out", tmp_path / "out", "--dry-run").stdout
+    refused = said.partition("Would not start\n")[2].partition("\n\n")[0].splitlines()
+    assert (
+        refused[0]
+        == f"  student {tmp_path}/gone: no such folder; give a model's folder or its Hugging Face id"
+    )
+    assert len(refused) == 2 and refused[1].startswith("  roles.judge: ") and "NO_SUCH_KEY" in refused[1]
+
+
 def test_a_dry_run_says_what_processes_share_and_which_stage_does_not_fit(tmp_path: Path) -> None:
     def said(*options: object, **keys: Any) -> str:
         command = ("run", config_file(tmp_path, **keys), "--out", tmp_path / "out", "--dry-run", *options)

@@ -67,7 +67,10 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
         memory=peaks,
         memory_notes=notes,
         trainer_arguments=arguments,
-        refusals=[f"{stage.name}: {line}" for stage in STAGES.values() for line in _refusals(stage, config)],
+        refusals=[
+            *(f"{stage.name}: {line}" for stage in STAGES.values() for line in _refusals(stage, config)),
+            *_missing(config),
+        ],
     )
 
 
@@ -112,6 +115,24 @@ def _refusals(stage: Stage, config: Config) -> Iterator[str]:
         yield from stage.refusals(config)
     except UserError as error:
         yield str(error)
+
+
+def _missing(config: Config) -> Iterator[str]:
+    """The student's folder, and keys and addresses of roles, that are not there."""
+    from safer_steer.endpoints.endpoint import EndpointTransport
+    from safer_steer.run.calls_check import roles_asked
+    from safer_steer.student.load import refuse_no_folder
+
+    try:
+        refuse_no_folder(config.student.base)
+    except UserError as error:
+        yield str(error)
+    for name in roles_asked(config, STAGES):
+        for role in config.models_of(name).values():
+            try:
+                EndpointTransport(role)
+            except UserError as error:
+                yield f"roles.{name}: {error}"
 
 
 def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str, dict[str, Any]]:

@@ -38,6 +38,12 @@ def cannot_load(path: str, error: Exception, what: str = "") -> UserError:
     return UserError(f"student {path}: {what}cannot be loaded: {said}")
 
 
+def refuse_no_folder(path: str) -> None:
+    """Raises `UserError` if a model's folder is not there; an id of the hub is none."""
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise UserError(f"student {path}: no such folder; give a model's folder or its Hugging Face id")
+
+
 def load_processor(path: str, chat_template: str | None = None) -> Any:
     """Load the processor with left padding; right padding would silently make generation positions wrong.
     Raises `UserError` if the processor cannot be loaded or the file cannot be read.
@@ -47,8 +53,7 @@ def load_processor(path: str, chat_template: str | None = None) -> Any:
     """
     from transformers import AutoProcessor
 
-    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise UserError(f"student {path}: no such folder; give a model's folder or its Hugging Face id")
+    refuse_no_folder(path)
     try:
         processor = AutoProcessor.from_pretrained(path, padding_side="left")
     except (OSError, ValueError, ImportError) as error:
