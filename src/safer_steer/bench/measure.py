@@ -138,6 +138,9 @@ def measure_models(
     measuring = _Measuring(config, folder, material, judges, watch, wait)
     played = Played()
     each = material.dialogues + material.questions
+    if (adaptive := config.bench.adaptive) and not attacker:  # tries that an earlier bench kept
+        attackers = (*config.attacker_roles(), *adaptive.trained, *adaptive.own)
+        each += len(attackers) * len(material.intents) * adaptive.tries
     for place, (name, make) in enumerate(models.items()):
 
         def shown(done: int, failed: int = 0, before: int = place * each) -> None:

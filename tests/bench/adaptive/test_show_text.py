@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner, Result
 
+from display import Quiet
 from endpoint_server import says
 from safer_steer.bench.adaptive.attacker import Move, Seen
 from safer_steer.bench.adaptive.intents import Intent, tries_of
@@ -25,14 +26,17 @@ from safer_steer.bench.adaptive.user import PICTURES, AdaptiveUser
 from safer_steer.bench.measure import measure_models
 from safer_steer.cli import app
 from safer_steer.config import Adaptive, Config, Role
+from safer_steer.config.file import config_in
 from safer_steer.dialogue import Dialogue, Format, StopReason, Turn, read_dialogues
 from safer_steer.endpoints.chat import ChatAssistant, ChatModel
 from safer_steer.episode import Reply, play
 from safer_steer.files.images import pictures_in
 from safer_steer.report.health import examine
+from safer_steer.run.measuring import judge_kept
 from safer_steer.sandbox.agents import SandboxTransport
 from safer_steer.sandbox.language import understand
 from safer_steer.sandbox.world import words_in
+from safer_steer.workers import Progress
 
 WORDS = ("日本語", "first", "second", "third")
 """What the attacker shows, one after the other. The font lacks the letters of the first."""
@@ -128,6 +132,15 @@ def test_a_served_attacker_shows_words_in_a_picture(tmp_path: Path, url: str, mo
     assert shown(judged_folder) == before and len(before) == 3
     assert len(models.asked) == asked, "its verdicts are paid for no second time"
     assert json.loads((judged_folder / "summary.json").read_text())["adaptive"]["m"]["x"] == entry
+    counted = list[tuple[int, int]]()
+
+    class Counting(Quiet):
+        def stage(self, name: str) -> Progress:
+            return lambda done, total, failed=0: counted.append((done, total))
+
+    judge_kept(config_in(judged_folder), tmp_path / "out", tmp_path / "third", Counting())
+    played = sum(len(path.read_text().splitlines()) for path in (tmp_path / "out").glob("bench/m/*.jsonl"))
+    assert {total for _, total in counted} == {played} == {counted[-1][0]}
 
 
 def test_prompt_and_reply_are_others_only_if_it_is_offered(tmp_path: Path, url: str, models: Models) -> None:
