@@ -105,6 +105,7 @@ def health(
         if not (folder / "config.yaml").is_file():
             raise UserError(f"{folder}: no config.yaml in it; give a run folder")
         typer.echo(f"{folder}: no attacker and no judge has worked in this run yet")
+    typer.echo(f"This counts the files as they are; `safer-steer verify {folder}` says which were changed.")
 
 
 @app.command("config")

@@ -347,6 +347,7 @@ async def test_stage_ii_is_counted_from_its_journal_and_shown(tmp_path: Path) ->
     )
     assert judge_line.startswith("evaluator: ") and f"{turns} unparsable" in judge_line
     shown = CliRunner().invoke(app, ["health", str(tmp_path)])
+    assert f"`safer-steer verify {tmp_path}` says which were changed" in shown.stdout
     assert shown.exit_code == 0 and "other side" in shown.stdout and f"{second + 2 * third}" in shown.stdout
     assert json.loads(CliRunner().invoke(app, ["health", str(tmp_path), "--json"]).stdout) == json.loads(
         json.dumps(found)
