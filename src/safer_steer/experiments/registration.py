@@ -132,9 +132,10 @@ def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[st
         entry | {"exploratory": not (same and registration.covers(entry["pair"], entry["measure"]))}
         for entry in outcome["differences"]
     ]
-    claims = []
-    for claim, entry in zip(experiment.claims, outcome["claims"], strict=True):
-        claims.append(entry | {"exploratory": not (same and claim in registration.claims)})
+    claims = [
+        entry | {"exploratory": not (same and claim in registration.claims)}
+        for claim, entry in zip(experiment.claims, outcome["claims"], strict=True)
+    ]
     words = f"Registered (SHA-256 {sha256}); the date of its commit says when. {in_words(registration)}"
     if not same:
         words += " **The runs are not those that were registered.**"
@@ -148,14 +149,10 @@ def _left_out(registration: Registration, outcome: dict[str, Any]) -> list[str]:
     """Differences and claims that were registered and are not in the results."""
     reported = {(*entry["pair"], entry["measure"]) for entry in outcome["differences"]}
     claimed = {(*entry["pair"], entry["measure"], entry["more"]) for entry in outcome["claims"]}
-    differences = [
-        f"{' - '.join(pair)}, {measure}"
-        for pair in registration.pairs
-        for measure in registration.measures
-        if (*pair, measure) not in reported
-    ]
+    differences = {(*pair, measure) for pair in registration.pairs for measure in registration.measures}
+    left_out = [f"{first} - {second}, {measure}" for first, second, measure in differences - reported]
     claims = (one for one in registration.claims if (*one.pair, one.measure, one.more) not in claimed)
-    return [*differences, *(f"the claim {claim.says!r}" for claim in claims)]
+    return [*sorted(left_out), *(f"the claim {claim.says!r}" for claim in claims)]
 
 
 def in_words(registration: Registration) -> str:

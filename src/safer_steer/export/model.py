@@ -20,7 +20,7 @@ from safer_steer.errors import UserError
 from safer_steer.export.model_card import model_card
 from safer_steer.export.write import facts_of
 from safer_steer.files.manifest import Manifest
-from safer_steer.files.store import sha256_of
+from safer_steer.files.store import sha256_of, whole_folder
 from safer_steer.stages import TRAINED_BY
 from safer_steer.student.adapters import CONFIG, WEIGHTS, is_adapter
 
@@ -56,27 +56,23 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exporte
     part = to.with_name(f"{to.name}.part")
     _refuse_foreign(part, {path.name for path in files})
     merge = _merged(source, config)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for path in files:
-        if path.name not in (CONFIG, WEIGHTS):
-            shutil.copyfile(path, part / path.name)
-    if merge:
-        merge.model.save_pretrained(part)
-    else:
-        shutil.copyfile(source / "config.json", part / "config.json")
     remainder = merge.remainder if merge else None
-    _write(part / "config.json", _config(part))
-    _write(part / "generation_config.json", _generation_config(part, config))
-    card = model_card(to.name, run, config, manifest.stages, model, remainder)
-    (part / "README.md").write_text(card, encoding="utf-8")
-    written, facts = Manifest(part), {"model": model} | facts_of(run, to.name, manifest.stages)
-    if remainder:
-        facts |= {"update_kept": remainder.share, "rounding_noise": remainder.noise}
-    written.record("export", tuple(path.name for path in part.iterdir()), (), facts)
-    if to.exists():
-        to.rmdir()
-    part.rename(to)
+    with whole_folder(to) as part:
+        for path in files:
+            if path.name not in (CONFIG, WEIGHTS):
+                shutil.copyfile(path, part / path.name)
+        if merge:
+            merge.model.save_pretrained(part)
+        else:
+            shutil.copyfile(source / "config.json", part / "config.json")
+        _write(part / "config.json", _config(part))
+        _write(part / "generation_config.json", _generation_config(part, config))
+        card = model_card(to.name, run, config, manifest.stages, model, remainder)
+        (part / "README.md").write_text(card, encoding="utf-8")
+        facts = {"model": model} | facts_of(run, to.name, manifest.stages)
+        if remainder:
+            facts |= {"update_kept": remainder.share, "rounding_noise": remainder.noise}
+        Manifest(part).record("export", tuple(path.name for path in part.iterdir()), (), facts)
     return Exported(model, remainder)
 
 

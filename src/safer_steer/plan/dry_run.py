@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from safer_steer.config.file import dump_config
 from safer_steer.errors import UserError
 from safer_steer.files.store import read_rows
 from safer_steer.plan.memory import Memory
-from safer_steer.stages import STAGES, Stage
+from safer_steer.stages import STAGES
 from safer_steer.training.draws import too_few_seeds
 
 
@@ -67,10 +68,7 @@ def dry_run(config: Config, folder: Path, processes: int = 1, card: float | None
         memory=peaks,
         memory_notes=notes,
         trainer_arguments=arguments,
-        refusals=[
-            *(f"{stage.name}: {line}" for stage in STAGES.values() for line in _refusals(stage, config)),
-            *_missing(config),
-        ],
+        refusals=[*_refusals(config)],
     )
 
 
@@ -110,29 +108,25 @@ def show(plan: Plan, console: Console) -> None:
         say(text.rstrip())
 
 
-def _refusals(stage: Stage, config: Config) -> Iterator[str]:
-    try:
-        yield from stage.refusals(config)
-    except UserError as error:
-        yield str(error)
-
-
-def _missing(config: Config) -> Iterator[str]:
-    """The student's folder, and keys and addresses of roles, that are not there."""
+def _refusals(config: Config) -> Iterator[str]:
+    """Why stages would not start; the student's folder, and keys and addresses of roles, that are missing."""
     from safer_steer.endpoints.endpoint import EndpointTransport
     from safer_steer.run.calls_check import roles_asked
     from safer_steer.student.load import refuse_no_folder
 
-    try:
-        refuse_no_folder(config.student.base)
-    except UserError as error:
-        yield str(error)
+    looks: list[tuple[str, Callable[[], object]]] = [("", partial(refuse_no_folder, config.student.base))]
     for name in roles_asked(config, STAGES):
-        for role in config.models_of(name).values():
-            try:
-                EndpointTransport(role)
-            except UserError as error:
-                yield f"roles.{name}: {error}"
+        roles = config.models_of(name).values()
+        looks += [(f"roles.{name}: ", partial(EndpointTransport, role)) for role in roles]
+    for stage in STAGES.values():
+        looks += [(f"{stage.name}: ", partial(check, config)) for check in stage.checks]
+    for place, look in looks:
+        try:
+            said = look()
+        except UserError as error:
+            said = str(error)
+        if said and isinstance(said, str):
+            yield f"{place}{said}"
 
 
 def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str, dict[str, Any]]:

@@ -338,12 +338,8 @@ def report_again(folder: Path) -> Path:
     with locked(folder):
         started, manifest = time.monotonic(), Manifest(folder)
         page = write_report(folder)
-        facts = {
-            "seconds": round(time.monotonic() - started, 1),
-            "calls": {},
-            "config": config_sha256(folder / "config.yaml"),
-            "prompts": {},
-        }
+        seconds, config = round(time.monotonic() - started, 1), config_sha256(folder / "config.yaml")
+        facts = {"seconds": seconds, "config": config}
         manifest.record("report", STAGES["report"].writes, (), facts)
     return page
 
