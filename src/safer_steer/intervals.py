@@ -105,10 +105,8 @@ def unpaired(
 
     random = np.random.default_rng(seed)
     drawn = [random.beta(passed + 0.5, n - passed + 0.5, resamples) for passed, n in (ours, theirs)]
-    value, (low, high) = (
-        100 * (ours[0] / ours[1] - theirs[0] / theirs[1]),
-        percentiles(100 * (drawn[0] - drawn[1])),
-    )
+    value = 100 * (ours[0] / ours[1] - theirs[0] / theirs[1])
+    low, high = percentiles(100 * (drawn[0] - drawn[1]))
     return {"value": value, "low": min(low, value), "high": max(high, value)}
 
 

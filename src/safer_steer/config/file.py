@@ -19,12 +19,7 @@ from safer_steer.config.roles import ONE, SEVERAL
 from safer_steer.errors import UserError
 from safer_steer.files.store import TEXT
 
-STUB_STUDENT = {
-    "model": "sandbox",
-    "dtype": "float32",
-    "device": "cpu",
-    "chat_template": None,
-}
+STUB_STUDENT = {"model": "sandbox", "dtype": "float32", "device": "cpu", "chat_template": None}
 STUB_AT_MOST = {"max_turn_tokens": 48, "max_length": 2048, "max_pixels": 256 * 256}
 """What suits the shipped student."""
 

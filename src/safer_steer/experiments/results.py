@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.experiments.audited import audited
-from safer_steer.experiments.measures import (
-    MEASURES,
-    answers_in,
-    over_seeds,
-    states_in,
-    suites_in,
-)
+from safer_steer.experiments.measures import MEASURES, answers_in, over_seeds, states_in, suites_in
 from safer_steer.experiments.spec import Experiment
 from safer_steer.experiments.survival import compared
 from safer_steer.intervals import difference_over_seeds
