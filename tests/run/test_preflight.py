@@ -43,6 +43,9 @@ def test_a_config_whose_longest_trajectory_cannot_fit_is_told_what_would() -> No
     )
     line = room_for_turns(config)
     assert "10 answers of 1,024 tokens" in line and "may need 10,790 tokens" in line
+    config.rl.single_turn = True
+    assert room_for_turns(config) == "", "there is one answer"
+    config.rl.single_turn = False
     assert "lower student.max_turn_tokens to 969" in line
     config.student.max_turn_tokens = 969
     assert room_for_turns(config) == ""

@@ -151,7 +151,7 @@ def room_for_turns(config: Config) -> str:
     trained.
     """
     rl, student = config.rl, config.student
-    turns = min(rl.max_turns, config.seeds.max_turns)
+    turns = 1 if rl.single_turn else min(rl.max_turns, config.seeds.max_turns)
     needed = turns * (student.max_turn_tokens + 1) + (turns - 1) * USER_TURN_TOKENS
     if needed <= rl.max_completion_tokens:
         return ""
