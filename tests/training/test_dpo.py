@@ -248,6 +248,23 @@ def test_a_dead_tutor_ends_the_run_and_a_limping_one_is_asked_again(tmp_path: Pa
     assert facts["unscored"] == 1 and facts["answers"] == limping.calls
 
 
+@pytest.mark.parametrize("lost", [4, 8])
+def test_a_student_that_gives_no_answer_stops_the_run_which_asks_it_again(tmp_path: Path, lost: int) -> None:
+    class Down(TransformersPolicy):
+        async def reply(self, transcript: Transcript, key: str) -> Completion:
+            if int(key.split()[2]) < lost:
+                raise EndpointError("no answer within 600 s")
+            return await super().reply(transcript, key)
+
+    config, run = dpo_config(), new_run(tmp_path)
+    drawn_for_rl(config, run)
+    said = f"rl: {lost} of 8 dialogues got no answer from the student .*within 600 s.* fix its engine"
+    with pytest.raises(UserError, match=said):
+        prefer(config, run, Failing(0), policy_of=lambda student: Down(student.model, Sampling(40)))
+    prefer(config, run, Failing(0))
+    assert {played.dialogue.stop for played in played_in(run)} == {StopReason.COMPLETED}
+
+
 def test_a_student_whose_answers_end_at_once_stops_after_a_step_s_dialogues(tmp_path: Path) -> None:
     class Silent(TransformersPolicy):
         async def reply(self, transcript: Transcript, key: str) -> Completion:

@@ -160,7 +160,8 @@ def play_seeds(
 
     Raises:
         UserError: most answers are empty, the tutor failed `workers.PATIENCE` times in a row, or on more than
-            `rl.max_unscored` of the answers, or there is no pair. Running the same command again goes on.
+            `rl.max_unscored` of the answers, more than that share of the dialogues got no answer, or there is
+            no pair. Running the same command again goes on.
     """
     with Journal(folder / JOURNAL) as journal:
         for seed in seeds:
@@ -256,11 +257,16 @@ def counts(dialogues: Sequence[Played]) -> dict[str, int]:
 
 
 def _refuse_unscored(dialogues: Sequence[Played], most: float) -> None:
-    facts = counts(dialogues)
-    if Breaker(last=1, most=most).note(facts["unscored"], facts["answers"]):
-        whys = (answer.why for played in dialogues for answers in played.turns for answer in answers)
-        raise UserError(
-            f"rl: {facts['unscored']} of {facts['answers']} answers could not be scored (such as"
-            f" {next(filter(None, whys))}), more than rl.max_unscored = {most:.0%}; fix the tutor, then"
-            " run the same command to go on"
-        )
+    """Raises `UserError` if too many answers have no scores, or dialogues ended without an answer."""
+    unscored = [answer.why for played in dialogues for answers in played.turns for answer in answers]
+    unanswered = [str(played.dialogue.fault or "") for played in dialogues]
+    for whys, what, mend in (
+        (unscored, "answers could not be scored", "the tutor"),
+        (unanswered, "dialogues got no answer from the student", "its engine (rl.rollouts)"),
+    ):
+        lost = [why for why in whys if why]
+        if Breaker(last=1, most=most).note(len(lost), len(whys)):
+            raise UserError(
+                f"rl: {len(lost)} of {len(whys)} {what} (such as {lost[0]}), more than rl.max_unscored ="
+                f" {most:.0%}; fix {mend}, then run the same command to go on"
+            )
