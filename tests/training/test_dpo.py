@@ -33,7 +33,7 @@ from safer_steer.plan.dry_run import dry_run
 from safer_steer.stages import STAGES
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.load import LoadedStudent, load_student
-from safer_steer.student.policy import Completion, Sampling, cut_at_its_end
+from safer_steer.student.policy import Completion, SampledStudent, Sampling, cut_at_its_end
 from safer_steer.student.transcript import Transcript
 from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training.dpo import PairCollator, dpo_arguments, prefer
@@ -274,15 +274,14 @@ def test_a_student_whose_answers_end_at_once_stops_after_a_step_s_dialogues(tmp_
     asked: list[str] = []
     config, run = dpo_config(), new_run(tmp_path)
     drawn_for_rl(config, run)
-    with pytest.raises(
-        UserError, match=r"^rl: the last \d+ dialogues: of \d+ answers \d+ are empty and 0 break"
-    ):
-        prefer(
-            config,
-            run,
-            Failing(0),
-            policy_of=lambda student: Silent(student.model, Sampling(student.settings.max_turn_tokens)),
-        )
+
+    def silent(student: SampledStudent) -> Silent:
+        return Silent(student.model, Sampling(student.settings.max_turn_tokens))
+
+    for which in ("last", "first"):  # the second time, of the journal's
+        said = rf"^rl: the {which} \d+ dialogues: of \d+ answers \d+ are empty and 0 break"
+        with pytest.raises(UserError, match=said):
+            prefer(config, run, Failing(0), policy_of=silent)
     turns = config.rl.max_turns * config.rl.group_size
     assert len({key.split()[2] for key in asked}) < STEPS * config.rl.prompts_per_step
     assert len(asked) <= 2 * config.rl.prompts_per_step * turns

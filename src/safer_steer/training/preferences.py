@@ -164,9 +164,13 @@ def play_seeds(
             no pair. Running the same command again goes on.
     """
     with Journal(folder / JOURNAL) as journal:
+        heard = []
         for seed in seeds:
             if seed.id in journal:
-                refuse_another_seed(journal.path, Played.from_row(journal.rows[seed.id]).dialogue, seed)
+                heard.append(Played.from_row(journal.rows[seed.id]).dialogue)
+                refuse_another_seed(journal.path, heard[-1], seed)
+        if len(heard) >= config.rl.prompts_per_step:
+            refuse_silence(heard, f"the first {len(heard)} dialogues")
         if any(seed.id not in journal for seed in seeds):
             unsettled: list[Played] = []
             wait(_play_rest(config, seeds, assistant_of(), tutor, journal, unsettled, progress))
@@ -204,15 +208,15 @@ async def _play_rest(
         group = Group(assistant, verdicts, config, [turn.user for turn in seed.turns[: rl.max_turns]])
         with verdicts.playing(seed.id):
             dialogue = await play(seed, Script(), group, None, rl.max_turns)
-        heard.append(dialogue.model_copy())  # the assistant keeps a dialogue's pictures while it is there
-        if len(heard) == rl.prompts_per_step:
-            refuse_silence(heard, f"the last {len(heard)} dialogues")
-            heard.clear()
         played = Played(dialogue, group.turns)
         if played.final:
             journal.append(played.to_row())
         else:
             unsettled.append(played)
+        heard.append(dialogue.model_copy())  # the assistant keeps a dialogue's pictures while it is there
+        if len(heard) == rl.prompts_per_step:
+            refuse_silence(heard, f"the last {len(heard)} dialogues")
+            heard.clear()
 
     async with verdicts.watching():
         await run_jobs(
