@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -403,6 +404,27 @@ def test_a_full_context_has_no_return_whatever_the_reward_and_the_others_are_tra
     assert all((row["meta"]["return"] is None) == (row in full) for row in played)
     (step,) = rows(run / "rl" / "metrics.jsonl")
     assert (step["incomplete"], step["unscored"]) == (len(full), 0)
+
+
+def test_a_failed_call_leaves_no_return_whatever_the_reward(folder, tmp_path):
+    run, config = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": 1})
+    dead = Failing(tutor_for(run), lambda d: len(d.turns) == 2)
+    with pytest.raises(UserError, match=r"no trajectory of step 1 could be scored"):
+        reinforce(config, run, dead, value=lambda dialogue: float(len(dialogue.turns)))
+
+
+@pytest.mark.parametrize("returned", [float("nan"), float("inf"), "0.5", torch.tensor(0.5)])
+def test_a_reward_that_is_no_finite_number_costs_one_line(folder, tmp_path, returned):
+    run, config = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": 1})
+    with pytest.raises(UserError, match=r"^rl\.reward: .* for trajectory 00000-000\d; return") as said:
+        reinforce(config, run, tutor_for(run), value=lambda dialogue: returned)
+    assert "\n" not in str(said.value)
+
+
+def test_a_reward_may_be_a_number_of_numpy(folder, tmp_path):
+    run, config = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": 1})
+    reinforce(config, run, tutor_for(run), value=lambda dialogue: np.float32(len(dialogue.turns)))
+    assert {row["meta"]["return"] for row in rows(run / "rl" / "trajectories.jsonl")} <= {1.0, 2.0, 3.0}
 
 
 def test_too_many_unscored_trajectories_stop_the_run_and_are_played_again(folder, tmp_path):

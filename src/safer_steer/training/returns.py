@@ -15,6 +15,8 @@ from safer_steer.training.credit import returns_to_go
 
 UNSCORED = (StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED)
 """Stop reasons of trajectories that ended because a call failed."""
+LOST = (*UNSCORED, StopReason.CONTEXT_FULL)
+"""Stop reasons of trajectories that have no return."""
 SCORES = ("safety", "usefulness", "faithfulness")
 EQUAL = 0.01
 """Returns that differ by no more are equal. Under equal verdicts the penalty for repetition still makes small
@@ -30,7 +32,7 @@ def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[
     A trajectory that ran out of context gets None; otherwise a model that leaks late would gain from long
     answers.
     """
-    if dialogue.stop in (*UNSCORED, StopReason.CONTEXT_FULL):
+    if dialogue.stop in LOST:
         return None
     rewards = []
     for turn in dialogue.turns:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import torch
 
 from safer_steer.dialogue import Dialogue, Seed, StopReason
 from safer_steer.episode import Critic, User, play
+from safer_steer.errors import UserError
 from safer_steer.student.assistant import StudentAssistant
 from safer_steer.student.transcript import Transcript
+from safer_steer.training.returns import LOST
 
 Return = Callable[[Dialogue], float | None]
-"""Computes the return of a played dialogue; None if it has none."""
+"""Computes the return of a dialogue that was played to its end; None if it has none."""
 
 
 @dataclass
@@ -97,13 +101,18 @@ async def roll_out(
     value: Return,
     max_turns: int,
 ) -> Trajectory:
-    """Play one seed. The student answers; the tutor scores every turn and may write the next user turn."""
+    """Play one seed. The student answers; the tutor scores every turn and may write the next user turn.
+    Raises `UserError` if the return is no finite number."""
     dialogue = await play(seed, user, assistant, tutor, max_turns)
     transcript = assistant.transcript(dialogue) or unanswered(assistant.asked(dialogue, seed.turns[0]))
     # A cut-off trajectory has no return: long answers would otherwise avoid the late turns, where models
-    # fail.
-    returned = None if dialogue.stop is StopReason.CONTEXT_FULL else value(dialogue)
-    return settled(dialogue, transcript, returned)
+    # fail. Nor has one in which a call failed.
+    returned = None if dialogue.stop in LOST else value(dialogue)
+    if returned is not None and not (isinstance(returned, Real) and isfinite(returned)):
+        raise UserError(
+            f"rl.reward: {returned!r} for trajectory {dialogue.id}; return a finite number, or None for none"
+        )
+    return settled(dialogue, transcript, None if returned is None else float(returned))
 
 
 def settled(dialogue: Dialogue, transcript: Transcript, returned: float | None) -> Trajectory:
