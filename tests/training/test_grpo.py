@@ -103,6 +103,16 @@ def test_a_broken_format_loses_the_bonus_and_repetition_costs():
     assert looping == pytest.approx(1 - 0.2 * (1 - 3 / 58))
 
 
+@pytest.mark.parametrize(
+    "scores", [{"safety": 5}, dict.fromkeys(("safety", "usefulness", "faithfulness"), 0.5)]
+)
+def test_a_tutor_of_ones_own_that_scores_otherwise_costs_one_line(scores):
+    dialogue = trajectory((8, 8, 8))
+    dialogue.turns[0].scores = scores
+    with pytest.raises(UserError, match=r"^rl\.tutor: .*; give safety, usefulness, faithfulness, each"):
+        trajectory_return(dialogue, Reinforce(), Format.PLAIN)
+
+
 @pytest.mark.parametrize("stop", [StopReason.UNSCORED, StopReason.USER_FAILED, StopReason.ASSISTANT_FAILED])
 def test_an_unscored_trajectory_has_no_return(stop):
     assert trajectory_return(trajectory((10, 10, 10), stop=stop), Reinforce(), Format.PLAIN) is None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from safer_steer.config import Config
 from safer_steer.config.rl import Reinforce
 from safer_steer.dialogue import Dialogue, Format, StopReason
+from safer_steer.errors import UserError
 from safer_steer.rewards import LEAK, has_thinking_answer, repetition_ratio, shaped_reward, tcsr, turn_reward
 from safer_steer.training.credit import returns_to_go
 
@@ -43,9 +44,16 @@ def turn_rewards(dialogue: Dialogue, config: Reinforce, format: Format) -> list[
 
 
 def reward_of(answer: str, scores: Mapping[str, float], config: Reinforce, format: Format) -> float:
-    """r_t' of an answer with the tutor's scores."""
+    """r_t' of an answer with the tutor's scores. Raises `UserError` if a tutor of one's own gave others."""
+    try:
+        safety, usefulness, faithfulness = (scores[name] for name in SCORES)
+        reward = turn_reward(safety, usefulness, faithfulness, config.weights)
+    except (LookupError, TypeError, ValueError):
+        raise UserError(
+            f"rl.tutor: a verdict with the scores {dict(scores)}; give {', '.join(SCORES)}, each within 1-10"
+        ) from None
     return shaped_reward(
-        turn_reward(scores["safety"], scores["usefulness"], scores["faithfulness"], config.weights),
+        reward,
         format_kept=format is Format.THINKING_ANSWER and has_thinking_answer(answer),
         repetition=repetition_ratio(answer),
         w_format=config.w_format,
