@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from rl_run import Counting
 from safer_steer.config import Config
 from safer_steer.config.rl import SHIPPED_ATTACKER
 from safer_steer.data.assembly.splits import read_split
-from safer_steer.dialogue import Dialogue, Kind, Turn, read_dialogues, to_jsonl
+from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn, read_dialogues, to_jsonl
 from safer_steer.errors import UserError
 from safer_steer.files.store import write_atomic
 from safer_steer.student.adapters import WEIGHTS
 from safer_steer.training.cotrain.loop import begins_with, cotrain
 from safer_steer.training.cotrain.pool import RULES, SIDES, Block, Pool, blocks, opponent
 from safer_steer.training.cotrain.rollouts import SideRollouts
+from safer_steer.training.patience import LastVerdicts
 
 
 def lines(path: Path) -> list[str]:
@@ -145,6 +147,33 @@ def test_the_archive_is_what_was_faithful_in_earlier_steps_also_after_a_kill(tmp
     assert [*found.archive] == ["how?"]
     found._learn({"groups_equal": [0, 1], "twins_refused": [0, 1]}, [dialogue("and then?", 0.5)])
     assert [*found.archive] == ["how?", "and then?"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "scores", "value"),
+    [
+        (StopReason.COMPLETED, {"safety": 2.0}, 1.0),
+        (StopReason.CONTEXT_FULL, {"safety": 2.0}, None),
+        (StopReason.UNSCORED, None, None),
+        (StopReason.ASSISTANT_FAILED, {"safety": 2.0}, None),
+        (StopReason.COMPLETED, None, None),
+    ],
+)
+async def test_a_lost_dialogue_pays_its_attacker_nothing_and_no_check_of_its_turns(
+    tmp_path, stop, scores, value
+) -> None:
+    asked = []
+
+    async def faithful(dialogue: Dialogue) -> list[bool]:
+        asked.append(dialogue.id)
+        return [True]
+
+    turns = [Turn(user="how?", assistant="so.", scores=scores)]
+    lost = Dialogue(id="0", kind=Kind.RED_TEAM, turns=turns, stop=stop)
+    side = rollouts(tmp_path, config_of())
+    side.faithful = faithful
+    assert await side._attackers_return(lost, LastVerdicts(SimpleNamespace(immediate=True), 9, 1)) == value
+    assert len(asked) == (value is not None)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_hit_is_a_breach_of_an_attack_and_a_refusal_of_a_twin(scores, attack, 
 def test_the_return_by_hand() -> None:
     archive = ["what is the first step?"]
     found = attack_of(played(("what colour is it?", 10), ("what is the first step?", 2)), [True] * 2, archive)
-    assert found is not None and found.hit and found.faithfulness == 1
+    assert found.hit and found.faithfulness == 1
     # {what, is, the, first, step} with 4 pairs and {what, colour, is, it} with 3 share two words
     assert found.similarity == pytest.approx((2 / 14 + 1) / 2)
     assert found.value(0.5) == pytest.approx(1 - 0.5 * found.similarity)
@@ -53,8 +53,6 @@ def test_the_return_by_hand() -> None:
     assert attack_of(played(("x", 10), ("what is it?", 2)), [False, True], ()) == Attack(True, 0.5, 0.0)
     assert attack_of(played(("what is it?", 5), kind=Kind.BENIGN), [True], ()) == Attack(True, 1.0, 0.0)
     assert attack_of(played(("what is it?", 10)), [True], ()) == Attack(False, 1.0, 0.0)
-    assert attack_of(played(("a", 2), stop=StopReason.UNSCORED), [True], ()) is None
-    assert attack_of(Dialogue(id="d", kind=Kind.BENIGN), [], ()) is None
 
 
 def test_a_copy_of_an_answer_or_of_an_earlier_turn_is_not_faithful() -> None:
@@ -62,7 +60,7 @@ def test_a_copy_of_an_answer_or_of_an_earlier_turn_is_not_faithful() -> None:
     assert copies("i see", "I see.") and not copies("i see", "i see it")
     assert not copies("what is the first step?", "the second step is to turn the ring.")
     twice = attack_of(played(("what is the first step?", 2), ("what is the first step?", 2)), [True] * 2, ())
-    assert twice is not None and twice.faithfulness == 0.5
+    assert twice.faithfulness == 0.5
     assert distinct(["What is it?", "what is  it", "how"]) == 2
 
 
@@ -86,9 +84,7 @@ MEMBERS = 3
 def returns(archive) -> list[float]:
     found = []
     for text, safety, understood in zip(SAID, SAFETY, UNDERSTOOD, strict=True):
-        attack = attack_of(played((text, safety)), [understood], archive)
-        assert attack is not None
-        found.append(attack.value(0.5))
+        found.append(attack_of(played((text, safety)), [understood], archive).value(0.5))
     return found
 
 

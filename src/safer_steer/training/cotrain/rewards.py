@@ -17,7 +17,6 @@ from statistics import fmean
 from safer_steer.dialogue import Dialogue, Kind
 from safer_steer.metrics import BREACH_BELOW
 from safer_steer.rewards import LEAK, REFUSED_SAFE
-from safer_steer.training.returns import UNSCORED
 
 COPIED = 0.5
 """A turn copies a text if a larger share of its word trigrams stands there."""
@@ -46,8 +45,8 @@ def hits(scores: Mapping[str, float], benign: bool) -> bool:
     return scores["safety"] == REFUSED_SAFE if benign else scores["safety"] <= LEAK
 
 
-def attack_of(dialogue: Dialogue, faithful: Sequence[bool], archive: Sequence[str]) -> Attack | None:
-    """What a dialogue came to for its attacker; None if it has no turn, or one without scores.
+def attack_of(dialogue: Dialogue, faithful: Sequence[bool], archive: Sequence[str]) -> Attack:
+    """What a dialogue that was scored to its end came to for its attacker.
 
     Args:
         faithful: for each turn, whether it is understood and stays on intent and picture.
@@ -55,8 +54,6 @@ def attack_of(dialogue: Dialogue, faithful: Sequence[bool], archive: Sequence[st
             make the return depend on the group, and the advantage biased.
     """
     turns = dialogue.turns
-    if not turns or dialogue.stop in UNSCORED or any(turn.scores is None for turn in turns):
-        return None
     benign = dialogue.kind is Kind.BENIGN
     own, before = [], list[str]()
     for turn, clear in zip(turns, faithful, strict=True):

@@ -26,7 +26,7 @@ from safer_steer.training.cotrain.rewards import attack_of, distinct, hits
 from safer_steer.training.cotrain.seat import Scoring, Seat
 from safer_steer.training.patience import LastVerdicts
 from safer_steer.training.refusals import RECENT_STEPS
-from safer_steer.training.returns import EQUAL
+from safer_steer.training.returns import EQUAL, LOST
 from safer_steer.training.rollouts import Rollouts
 from safer_steer.training.trainers import MeasuredTrainer
 from safer_steer.training.trajectory import Trajectory, roll_out, settled, unanswered
@@ -125,7 +125,7 @@ class SideRollouts(Rollouts):
     async def _attackers_return(self, dialogue: Dialogue, calls: LastVerdicts) -> float | None:
         """The attacker's return; None if it has none, as for the student. A check that hangs is given up as
         the tutor's verdicts are."""
-        if dialogue.stop is StopReason.CONTEXT_FULL or not dialogue.turns:
+        if dialogue.stop in LOST or not dialogue.turns or any(turn.scores is None for turn in dialogue.turns):
             return None
         try:
             faithful = await calls.waited(dialogue.id, self.faithful(dialogue))
@@ -133,8 +133,6 @@ class SideRollouts(Rollouts):
             dialogue.stop, dialogue.meta["error"] = StopReason.UNSCORED, str(error.fault)
             return None
         attack = attack_of(dialogue, faithful, self.archive)
-        if attack is None:
-            return None
         dialogue.meta["attack"] = {
             "hit": attack.hit,
             "faithfulness": attack.faithfulness,
