@@ -366,7 +366,12 @@ def test_one_pass_in_at_most_as_many_steps(tmp_path: Path, pairs: int, steps: in
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
-    [({"reward": "m:f"}, "reward"), ({"credit": "turn"}, "credit: turn"), ({"beta": 0}, "beta: 0")],
+    [
+        ({"reward": "m:f"}, "reward"),
+        ({"credit": "turn"}, "credit: turn"),
+        ({"beta": 0}, "beta: 0"),
+        ({"rollouts": {"importance_cap": 2}}, "rollouts.importance_cap"),
+    ],
 )
 def test_what_dpo_has_no_use_for_is_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=f"algorithm: dpo compares single answers .* {complaint}"):

@@ -39,7 +39,7 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
     "dpo": Algorithm(
         "DPO, one pass over the preference pairs of as many seeds as GRPO's steps, in at most as many: ",
         online=False,
-        useless=("reward", "credit: turn", "beta: 0", "audit"),
+        useless=("reward", "credit: turn", "beta: 0", "audit", "rollouts.importance_cap"),
         why="compares single answers",
     ),
     "cotrain": Algorithm(
@@ -232,6 +232,7 @@ class Reinforce(Section):
             "credit: turn": self.credit == "turn",
             "beta: 0": not self.beta,
             "audit": self.audit is not None,
+            "rollouts.importance_cap": self.rollouts.importance_cap is not None,
         }
         return [key for key, is_given in given.items() if is_given]
 
