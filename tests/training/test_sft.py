@@ -166,6 +166,23 @@ def test_whole_turns_are_left_off_where_the_context_ends(folder, student):
     assert cut.ids == whole.ids[: len(cut.ids)] and cut.ids[-1] == student.renderer.end and sum(cut.mask) > 0
 
 
+def test_turns_that_are_left_off_are_counted_and_said(folder, tmp_path, student):
+    kept = read_dialogues(folder / "bootstrap" / "kept.jsonl")
+    collator = Collator(kept, student.renderer, folder, tiny_config())
+    longest = max(len(collator.transcript(dialogue).ids) for dialogue in kept)
+    for part in ("bootstrap", "images"):
+        shutil.copytree(folder / part, tmp_path / part)
+    config, said = tiny_config(), []
+    config.student.max_length = longest - 1
+    config.bootstrap.sft.max_steps, config.bootstrap.sft.epochs = -1, 1
+    fine_tune(config, tmp_path, say=said.append)
+    over = sum(len(collator.transcript(dialogue).ids) == longest for dialogue in kept)
+    words = f"{over} dialogues are longer than student.max_length = {longest - 1}: {over} turns at their ends"
+    assert [words in line for line in said] == [True]
+    fine_tune(tiny_config(), tmp_path, say=said.append)
+    assert len(said) == 1
+
+
 def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_reproducible(
     folder, straight, tmp_path, student
 ):

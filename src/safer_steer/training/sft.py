@@ -60,6 +60,8 @@ class Collator:
         self.pictures_of = pictures_in(folder, config.student.max_pixels)
         # The data loader is at most a batch ahead of the loss.
         self.collated = Collated(2 * config.bootstrap.sft.batch_size)
+        self.left_out: dict[str, int] = {}
+        """How many turns at its end were not trained, of each dialogue that is too long."""
 
     def transcript(self, dialogue: Dialogue) -> Transcript:
         """A finished dialogue as ids. Every assistant turn is a target given its history; user tokens carry
@@ -79,6 +81,7 @@ class Collator:
                         f"bootstrap: {dialogue.id}: its first turn is longer than"
                         f" student.max_length = {student.max_length}; raise it"
                     )
+                self.left_out[dialogue.id] = len(dialogue.turns) - len(transcript.ends)
                 break
             transcript = longer
         return transcript
@@ -140,7 +143,7 @@ def fine_tune(
 
     Args:
         say: called with what was matched if `bootstrap.sft.single_turn` is on; sft/single_turn.json has it
-            too.
+            too. Called at the end with how much was too long to be trained on, if anything was.
     """
     out = folder / "sft" / "model"
     if processes.decided(out.exists):
@@ -176,6 +179,11 @@ def fine_tune(
     known = collator.collated.known
     Guard("sft", config.student, student.renderer, given_to_sft, known, shown, note).watch(trainer)
     train(trainer, processes.decided(partial(gone_back, folder / "sft")), config.student)
+    if say and (left_out := collator.left_out):
+        say(
+            f"sft: warning: {len(left_out)} dialogues are longer than student.max_length ="
+            f" {config.student.max_length}: {sum(left_out.values())} turns at their ends were not trained on"
+        )
     save_trained(trainer, student.renderer.processor, out, config.student, config.student.base)
     return out
 
