@@ -15,9 +15,14 @@ from transformers import Trainer
 from broken import Sabotage, before_training, cut_gradients, freeze_b, lose_weights
 from dpo_run import dpo_config
 from safer_steer.config import SHIPPED, Config
-from safer_steer.dialogue import Format
+from safer_steer.dialogue import Dialogue, Format, to_jsonl
+from safer_steer.episode import Verdict
 from safer_steer.errors import UserError
 from safer_steer.files.images import pictures_in
+from safer_steer.files.store import write_atomic
+from safer_steer.student.policy import Completion, Sampling, cut_at_its_end
+from safer_steer.student.transcript import Transcript
+from safer_steer.student.transformers_policy import TransformersPolicy
 from safer_steer.training import dpo
 from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, drawn_for_rl, write_seeds
@@ -153,3 +158,41 @@ def test_a_healthy_run_passes(rank: int, run: Path) -> None:
         checks = row["checks"]
         assert checks["compared"] >= 4 and checks["credit_off"] == 0 and checks["pixel_gap"] < 1e-4
         assert checks["gradient"] > 0 and checks["moved"] > 0
+
+
+def test_an_empty_answer_before_a_later_picture_passes(tmp_path: Path) -> None:
+    """The picture of the turn after it is still looked for in the row."""
+
+    class FirstEmpty(TransformersPolicy):
+        async def reply(self, transcript: Transcript, key: str) -> Completion:
+            if key.split()[3:] == ["0"]:  # the one that the dialogue goes on with
+                return cut_at_its_end([], [], transcript.renderer)
+            return await super().reply(transcript, key)
+
+    class ByLength:
+        """The sandbox's tutor judges no turn without a picture."""
+
+        immediate = True
+
+        async def judge(self, dialogue: Dialogue, turn: int, template: str | None) -> Verdict:
+            score = 1.0 + len(dialogue.turns[turn].assistant or "") % 10
+            return Verdict({"safety": score, "usefulness": score, "faithfulness": 10.0})
+
+    write_seeds(tmp_path, 6)
+    shutil.copytree(SHIPPED, tmp_path / "sft/model")
+    later = []
+    for seed in drawn_for_rl(config := config_of(), tmp_path):
+        first, second, *rest = seed.turns
+        turns = [first, second.model_copy(update={"images": seed.images}), *rest]
+        later.append(seed.model_copy(update={"images": [], "turns": turns}))
+    write_atomic(tmp_path / "splits/rl.jsonl", to_jsonl(later))
+    config.rl.micro_batch_size = 8
+    dpo.prefer(
+        config,
+        tmp_path,
+        ByLength(),
+        policy_of=lambda student: FirstEmpty(student.model, Sampling(40, student.temperature)),
+    )
+    rows = [json.loads(row) for row in (tmp_path / "rl/metrics.jsonl").read_text().splitlines()]
+    assert any(row["checks"]["with_pictures"] for row in rows)
+    assert all((row["checks"]["pixel_gap"] or 0) < 1e-4 for row in rows)

@@ -22,6 +22,7 @@ class Trained:
     """What is known of a row of ids that is to be trained. Lists have one entry for each id."""
 
     dialogue: Dialogue
+    """With the turns that the ids have, and no others."""
     mask: list[int]
     """1 on the answers' tokens."""
     logprobs: list[float] | None = None

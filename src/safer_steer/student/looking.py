@@ -117,13 +117,11 @@ class _Again:
 
     @classmethod
     def of(cls, renderer: Renderer, trained: Trained, shown_in: ShownIn) -> _Again:
-        answers = sum(sampled for sampled, _ in groupby(trained.mask))
-        turns = trained.dialogue.turns[:answers]  # the last turns may have been left off
         dialogue, answered, talk = trained.dialogue, [], []
-        for turn in turns:
+        for turn in dialogue.turns:
             answered.append(_bare(renderer, turn.assistant or ""))
             talk += [renderer.defused(turn.user), answered[-1]]
-        if not turns:  # the first turn was rendered, and nobody answered it
+        if not dialogue.turns:  # the first turn was rendered, and nobody answered it
             dialogue, talk = dialogue.model_copy(update={"turns": [Turn(user=QUESTION)]}), [QUESTION, ""]
         shown = shown_in(dialogue)[: len(talk) // 2]
         whole = renderer.rendered(talk[:-1], shown)

@@ -94,7 +94,8 @@ class Collator:
         dialogues = [self.dialogues[row["row"]] for row in rows]
         transcripts = [self.transcript(dialogue) for dialogue in dialogues]
         for dialogue, transcript in zip(dialogues, transcripts, strict=True):
-            self.collated.note(transcript.ids, Trained(dialogue, transcript.mask))
+            shown = dialogue.model_copy(update={"turns": dialogue.turns[: len(transcript.ends)]})
+            self.collated.note(transcript.ids, Trained(shown, transcript.mask))
         batch = model_inputs(transcripts, "right")
         return batch | {"labels": labels(transcripts, batch["input_ids"].shape[1])}
 
