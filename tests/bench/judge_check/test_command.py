@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,28 +59,40 @@ class Models:
         return f"LEAK {number} ." if number % 3 == 0 and turn == 2 else "=1+1 is no formula, it is an answer."
 
 
-@pytest.fixture
-def models() -> Models:
-    return Models()
-
-
-@pytest.fixture
-def run(tmp_path: Path, models: Models) -> Iterator[tuple[Path, str]]:
-    """A bench's folder, and the server's address."""
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, Models]]:
+    """A bench's folder, the server's address, and the models behind it."""
+    folder, models = tmp_path_factory.mktemp("played"), Models()
     rows = [
         {"id": f"d{number}", "kind": "red_team", "turns": [{"user": f"{number} {turn}"} for turn in (1, 2)]}
         for number in range(SCRIPTS)
     ]
-    suite = tmp_path / "mine.jsonl"
+    suite = folder / "mine.jsonl"
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with serving(EndpointServer(always=models)) as server:
-        out = tmp_path / "out"
+        out = folder / "out"
         done = safer_steer(
             *("bench", "--no-check", "--model", "m", "--base-url", server.url, "--suite", suite),
             *("--judge-model", "judge", "--judge-base-url", server.url, "--out", out),
         )
         assert done.exit_code == 0, done.output
-        yield out, server.url
+        yield out, server.url, models
+
+
+@pytest.fixture
+def models(played: tuple[Path, str, Models]) -> Iterator[Models]:
+    """The models as they were after the bench."""
+    *_, models = played
+    asked = models.asked.copy()
+    yield models
+    models.asked, models.gullible = asked, False
+
+
+@pytest.fixture
+def run(played: tuple[Path, str, Models], models: Models, tmp_path: Path) -> tuple[Path, str]:
+    """A copy of the bench's folder, and the server's address."""
+    folder, url, _ = played
+    return shutil.copytree(folder, tmp_path / "out"), url
 
 
 def safer_steer(*arguments: object) -> Result:
@@ -115,7 +128,9 @@ def filled_in(path: Path, *people: str) -> Path:
     return path
 
 
-def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_sheet_is_blind_and_its_labels_correct_the_rates(
+    run: tuple[Path, str], played: tuple[Path, str, Models], tmp_path: Path
+) -> None:
     out, url = run
     labels = tmp_path / "labels.csv"
     assert safer_steer("judge-check", out, "--template", labels, "--sample", 35).exit_code == 0
@@ -146,7 +161,16 @@ def test_a_sheet_is_blind_and_its_labels_correct_the_rates(run: tuple[Path, str]
     page = (out / "report.html").read_text()
     assert 'id="judge"' in page and "Multi-turn Safe, corrected" in page
     measure = (
-        *("bench", "--no-check", "--model", "m", "--base-url", url, "--suite", tmp_path / "mine.jsonl"),
+        *(
+            "bench",
+            "--no-check",
+            "--model",
+            "m",
+            "--base-url",
+            url,
+            "--suite",
+            played[0].with_name("mine.jsonl"),
+        ),
         *("--judge-model", "judge", "--judge-base-url", url, "--out", out),
     )
     again = safer_steer(*measure)
