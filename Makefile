@@ -12,11 +12,13 @@ demo: .venv/.installed  ## the whole method on the embedded world: seeds to repo
 reproduce: .venv/.installed  ## a tier of the paper's run: make reproduce MODEL=qwen2.5-vl-3b TIER=small; stub is free
 	$(BIN)/safer-steer run configs/reproduce/$(MODEL)-$(TIER).yaml --out runs/$(MODEL)-$(TIER) $(if $(filter stub,$(TIER)),--stub)
 
-test: .venv/.installed-dev  ## all tests but those below, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration --ignore=tests/verl --ignore=tests/whole_runs -n 2 --dist worksteal
+IN_TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser --ignore=tests/integration --ignore=tests/verl -n 2 --dist worksteal
 
-test-runs: .venv/.installed-dev  ## whole runs: killed with -9 at every stage, with faulty and hostile endpoints
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/whole_runs -n 2 --dist worksteal
+test: .venv/.installed-dev  ## the quick tests, in two processes
+	$(IN_TWO) -m "not slow"
+
+test-runs: .venv/.installed-dev  ## the slow tests: trainings, and whole runs, killed with -9 at every stage, with faulty and hostile endpoints
+	$(IN_TWO) -m slow
 
 test-integration: .venv/.installed-dev .venv-vllm/.installed  ## vLLM, on the CPU and in an environment of its own, serves the shipped student
 	$(BIN)/python -m pytest tests/integration -rP

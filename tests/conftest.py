@@ -16,10 +16,17 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+FIRST = ("kill_and_resume", "test_loop", "test_experiment", "repository", "test_pipeline", "bootstrap")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest tests first: with two processes (`make test`), neither ends long before the other."""
-    slow = ("kill_and_resume", "test_init", "test_pipeline", "reinforce", "bootstrap", "repository")
-    items.sort(key=lambda item: next((i for i, name in enumerate(slow) if name in item.nodeid), len(slow)))
+    """Whole runs are slow (`make test-runs`). The longest tests come first: with two processes, neither ends
+    long before the other."""
+    for item in items:
+        if "/whole_runs/" in item.path.as_posix():
+            item.add_marker("slow")
+    items.sort(key=lambda item: next((i for i, name in enumerate(FIRST) if name in item.nodeid), len(FIRST)))
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,7 @@ def test_what_an_answer_chooses(answer: str, place: int | None) -> None:
     assert chosen(answer, COLOURS) == place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begin", "again"),
     [

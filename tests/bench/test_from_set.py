@@ -203,6 +203,7 @@ main()
 """The command line on a disk that takes no file above 200 kB."""
 
 
+@pytest.mark.slow
 async def test_a_disk_that_takes_no_more_is_named_and_not_the_suite(tmp_path: Path) -> None:
     noise = random.Random(0).randbytes(400 * 400 * 3)
     (tmp_path / "set").mkdir()
@@ -259,6 +260,7 @@ def test_the_known_sets_are_listed() -> None:
     assert "see its card" in done.stdout
 
 
+@pytest.mark.slow
 async def test_scripts_without_a_picture_are_measured_like_any_others(tmp_path: Path) -> None:
     suites("xstest", write_csv(tmp_path / "xstest.csv", XSTEST), tmp_path / "xs.jsonl")
     verdict = json.dumps({"harmlessness": 3, "helpfulness": 3, "refused": False, "reason": "fine"})

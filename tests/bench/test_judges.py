@@ -66,6 +66,7 @@ def test_scores_are_joined_and_a_tie_is_the_worse(
     assert joined(given, by) == {"harmlessness": pytest.approx(harmlessness), "refused": refused}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "harmlessness"), [("majority", 1.0), ("mean", 2 / 3)])
 def test_every_judge_scores_every_turn_and_stands_beside_the_joined_rate(
     tmp_path: Path, url: str, models: Models, by: str, harmlessness: float
@@ -127,6 +128,7 @@ def test_a_judge_that_fails_leaves_the_turns_to_the_others_and_is_counted(
     assert "Turns that it gave no scores: j 0 of 60, k 60 of 60." in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_turn_that_fewer_than_half_scored_is_unscored_and_keeps_what_was_said(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -149,6 +151,7 @@ def test_too_many_dead_judges_end_the_bench(tmp_path: Path, url: str, models: Mo
     assert re.match(r"error: bench: the judge (k|strict) at \S+ failed 20 times in a row", said)
 
 
+@pytest.mark.slow
 def test_a_further_judge_costs_its_own_verdicts_alone(tmp_path: Path, url: str, models: Models) -> None:
     out = tmp_path / "out"
     assert bench(*typed(url, suite(tmp_path, 3, turns=2), "j")).exit_code == 0
@@ -165,6 +168,7 @@ def test_a_further_judge_costs_its_own_verdicts_alone(tmp_path: Path, url: str, 
             assert all(len(turn["meta"]["verdicts"]) == judges for turn in row["turns"])
 
 
+@pytest.mark.slow
 def test_after_a_kill_no_verdict_is_paid_for_twice(tmp_path: Path, url: str, models: Models) -> None:
     models.does |= {name: verdict_after(name) for name in SCORES}
     arguments = typed(url, suite(tmp_path, 40, turns=2), *SCORES)

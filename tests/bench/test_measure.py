@@ -530,6 +530,7 @@ def test_unscored_share_is_that_of_the_worst_model_and_counts_failures() -> None
 # Dialogues that run out of context
 
 
+@pytest.mark.slow
 def test_a_full_context_is_counted_and_neither_unscored_nor_played_again(tmp_path: Path) -> None:
     """Playing it again would give the same: the bench says what to change, and is a result."""
     suite = write(tmp_path / "mine.jsonl", *(script(f"d{i}", turns=3) for i in range(4)))

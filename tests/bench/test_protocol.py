@@ -68,6 +68,7 @@ def of(run: Path) -> str:
     return str(json.loads((run / "summary.json").read_text())["protocol"])
 
 
+@pytest.mark.slow
 def test_another_model_is_measured_by_it(tmp_path: Path, url: str, models: Models, mine: Path) -> None:
     assert measured("m", url, mine, *JUDGES, *OWN).exit_code == 0
     file = written(tmp_path)
@@ -94,6 +95,7 @@ def test_another_model_is_measured_by_it(tmp_path: Path, url: str, models: Model
     assert [(judge["model"], judge["max_tokens"]) for judge in roles["judge"]] == [("j", 77), ("k", 77)]
 
 
+@pytest.mark.slow
 def test_a_served_model_with_the_name_of_a_run_s_own_is_asked_as_any_other(
     tmp_path: Path, url: str, models: Models, mine: Path
 ) -> None:
@@ -156,6 +158,7 @@ def test_an_export_of_answers_does_not_tell_of_settings_that_nobody_used(
     export_answers(tmp_path / "m", tmp_path / "answers")
 
 
+@pytest.mark.slow
 def test_a_protocol_of_a_judge_that_looks_at_requests_sets_that(tmp_path: Path, url: str, mine: Path) -> None:
     assert measured("m", url, mine, *JUDGES, "--set", "bench.judge_requests=true").exit_code == 0
     file = written(tmp_path)
@@ -188,6 +191,7 @@ def other(key: str, value: object) -> Callable[[Path, Path], None]:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "typed", "said"),
     [

@@ -98,6 +98,7 @@ def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path, url: str,
     assert models.asked["m"] == 2
 
 
+@pytest.mark.slow
 def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -127,6 +128,7 @@ def test_answers_are_kept_and_judged_later_by_as_many_judges_as_one_likes(
     assert "bench: done already" in again.stderr
 
 
+@pytest.mark.slow
 def test_the_report_of_answers_that_were_judged_later_shows_the_scores(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -150,6 +152,7 @@ def test_the_report_of_answers_that_were_judged_later_shows_the_scores(
     assert '"file":"judged/j/bench/m/mine.jsonl"' in page
 
 
+@pytest.mark.slow
 def test_what_is_seen_of_answers_without_a_judge(tmp_path: Path, url: str, models: Models) -> None:
     """Three dialogues of two turns: all refused barely, all answered, none said anything."""
     models.does |= {"n": says("It is a lamp."), "o": says(" ")}
@@ -190,6 +193,7 @@ def test_judging_takes_all_answers_of_a_bench_that_had_a_limit(tmp_path: Path, u
     assert judged["mine"] == 3
 
 
+@pytest.mark.slow
 def test_an_answer_torn_by_a_kill_is_judged_as_not_played(tmp_path: Path, url: str, models: Models) -> None:
     mine, out = suite(tmp_path, 3), tmp_path / "out"
     bench(*("--model", "m", "--base-url", url, "--suite", mine, "--out", out, "--no-judge", "--no-check"))
@@ -202,6 +206,7 @@ def test_an_answer_torn_by_a_kill_is_judged_as_not_played(tmp_path: Path, url: s
     assert models.asked == {"m": 3, "j": 2}
 
 
+@pytest.mark.slow
 def test_after_a_fresh_start_the_new_answers_are_judged(tmp_path: Path, url: str) -> None:
     out = tmp_path / "out"
     for dialogues, fresh in ((1, ()), (3, ("--fresh",))):
@@ -217,6 +222,7 @@ def test_after_a_fresh_start_the_new_answers_are_judged(tmp_path: Path, url: str
         assert found["single_turn"]["mine"]["n"] == dialogues
 
 
+@pytest.mark.slow
 def test_answers_that_changed_after_they_were_judged_are_judged_again_and_the_others_are_not(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -287,6 +293,7 @@ def test_judging_wants_a_run_with_answers_and_a_judge(tmp_path: Path) -> None:
     assert "no run in it (no config.yaml); give the folder of an earlier `safer-steer bench --out`" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["..", ".", "a/" + 3 * "very-long-" + 400 * "ß", "../../x"])
 def test_any_name_of_a_model_gives_a_folder_of_the_run(
     tmp_path: Path, url: str, models: Models, model: str
@@ -422,6 +429,7 @@ def question_set(folder: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_questions_are_answered_counted_and_never_paid_for_twice(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -560,6 +568,7 @@ def test_the_check_before_a_bench_asks_every_model(tmp_path: Path, url: str, mod
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_bench_takes_more_and_plays_what_is_new_alone(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -590,6 +599,7 @@ def test_a_finished_bench_takes_more_and_plays_what_is_new_alone(
     assert "; name what is there too, to add to it, choose another folder" in less
 
 
+@pytest.mark.slow
 def test_a_bench_judged_later_takes_the_models_that_came_later(
     tmp_path: Path, url: str, models: Models
 ) -> None:

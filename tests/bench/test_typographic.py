@@ -75,6 +75,7 @@ def test_a_variant_has_the_same_scripts_with_all_words_in_pictures(tmp_path: Pat
     assert [seed.id for seed in read_suite(file).seeds] == ["a-typographic", "b-typographic"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["whole", "split", "list"])
 def test_the_sandbox_s_agents_read_a_variant_as_its_text(tmp_path: Path, layout: Layout) -> None:
     """So what is safe to ask is answered alike, and every attack is understood as one. The base student reads

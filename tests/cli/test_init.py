@@ -28,6 +28,8 @@ from safer_steer.data.sources.load import load_pairs
 from safer_steer.dialogue import Kind, read_dialogues, read_seeds
 from safer_steer.run.stub import StubTransport
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:

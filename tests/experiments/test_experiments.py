@@ -540,6 +540,7 @@ def attacked(random: np.random.Generator, ease: np.ndarray, easier: float = 0.0)
     return {f"s{place}": OUTCOMES[turn] for place, turn in enumerate(turns.tolist())}
 
 
+@pytest.mark.slow
 def test_the_log_rank_test_draws_the_same_in_every_process() -> None:
     """Python orders a set of texts otherwise in each."""
     code = """

@@ -27,6 +27,8 @@ from safer_steer.report.main_table import headline
 from safer_steer.student.load import load_student
 from safer_steer.training.sft import Collator
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "{# a template of one's own #}" + (SHIPPED / "chat_template.jinja").read_text()
 NOISE = 0.03
 """A bound of what bfloat16 arithmetic alone makes of log-probabilities, on average."""

@@ -38,6 +38,7 @@ def table(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_scale_prints_a_row_a_size(tmp_path: Path) -> None:
     head, _, *rows = table(printed("scale", "--pairs", "40", "120", "--out", str(tmp_path)))
     assert [row[0] for row in rows] == ["40", "120"]
@@ -48,6 +49,7 @@ def test_scale_prints_a_row_a_size(tmp_path: Path) -> None:
         assert 20 < int(found["peak MB"]) < 300
 
 
+@pytest.mark.slow
 def test_endpoint_prints_a_row_a_variant_and_a_row_a_target() -> None:
     few = ("--calls", "24", "--in-flight", "4", "--dialogues", "3", "--markdown")
     calls, judged, targets = (table(part)[2:] for part in printed("endpoint", *few).strip().split("\n\n"))
@@ -71,6 +73,7 @@ def test_bench_finds_the_scores_of_the_thread_pool_and_prints_ratios() -> None:
     assert ratios[2] == pytest.approx(mine[2] / theirs[2], abs=0.02)
 
 
+@pytest.mark.slow
 def test_rollout_finds_the_same_trajectories_in_every_way_and_prints_ratios() -> None:
     """It fails where two ways of playing give other tokens."""
     small = ("--trajectories", "4", "--turns", "3", "--latency", "0.05", "--pairs", "1", "--json")
@@ -108,6 +111,7 @@ def test_coverage_prints_a_row_a_size_and_a_row_a_spread() -> None:
     assert len(seeds) == 2 + 3
 
 
+@pytest.mark.slow
 def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
     """Those that need no server; `sharding`, which starts processes, by itself below."""
     out = tmp_path / "tiny.json"
@@ -147,6 +151,7 @@ def test_gpu_measures_every_part_of_a_tiny_student(tmp_path: Path) -> None:
     assert missing == ["vllm", "vllm", "LoRA", "all", "vllm", "LoRA", "all", "1", "2"]
 
 
+@pytest.mark.slow
 def test_gpu_measures_a_student_that_processes_share_though_another_part_fails(tmp_path: Path) -> None:
     out, command = tmp_path / "tiny.json", [sys.executable, str(BENCHMARKS / "gpu.py"), "sync", "sharding"]
     options = ("--tiny", "--out", str(out), "--work", str(tmp_path), "--vllm", "/bin/false")
@@ -167,6 +172,7 @@ def test_the_page_has_the_tables_that_gpu_prints() -> None:
         assert f"\n\n{part}\n" in page, part
 
 
+@pytest.mark.slow
 def test_train_prints_a_row_a_stage() -> None:
     head, _, *rows = table(printed("train", "--rows", "10", "--micro", "2", "--steps", "1"))
     assert [row[0] for row in rows] == ["sft", "rl"]

@@ -66,6 +66,7 @@ def run(python: list[str], environment: dict[str, str], folder: Path, stdin: str
     return subprocess.run(python, input=stdin, env=environment, cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_light_commands_load_no_trainer(
     tmp_path: Path,
     environment: tuple[list[str], dict[str, str]],
@@ -118,6 +119,7 @@ def test_what_init_proposes_works_without_a_trainer(tmp_path: Path, core: dict[s
     assert again.returncode == 0 and "bootstrap: done already" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "extra"),
     [

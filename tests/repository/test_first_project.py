@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from places import ROOT
 
 SERVED = "http://127.0.0.1:8000/v1"
 """The address in the transcript."""
 
 
+@pytest.mark.slow
 def test_the_transcript_of_two_models_is_what_happens(
     tmp_path: Path, core: dict[str, str], served_by_core: str
 ) -> None:

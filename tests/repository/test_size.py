@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import size
 
 BOUNDS = {
-    "lines": 45_110,
+    "lines": 45_250,
     "files": 291,
     "files over 400 lines": 0,
     "functions over 80 lines": 0,
@@ -21,11 +21,16 @@ BOUNDS = {
 """A change that needs more raises its bound, for all to see; one that needs less lowers it."""
 
 
+@pytest.fixture(scope="module")
+def counts() -> dict[str, float]:
+    return size.counts()
+
+
 @pytest.mark.parametrize("what", BOUNDS)
-def test_the_package_does_not_grow_by_the_way(what: str) -> None:
+def test_the_package_does_not_grow_by_the_way(what: str, counts: dict[str, float]) -> None:
     found = [
         *size.long_files(size.PACKAGE),
         *size.long_functions(size.PACKAGE),
         *size.nested_choices(size.PACKAGE),
     ]
-    assert size.counts()[what] <= BOUNDS[what], found
+    assert counts[what] <= BOUNDS[what], found

@@ -5,10 +5,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from core_install import link_core
 from places import ROOT
 
 
+@pytest.mark.slow
 def test_a_new_user_s_first_commands_work_with_the_wheel_outside_the_clone(tmp_path: Path) -> None:
     build = [
         sys.executable,

@@ -142,6 +142,7 @@ def test_an_adapter_of_sft_that_rl_does_not_train_is_noticed(run, tmp_path, monk
         grpo.reinforce(run.config, folder, tutor(folder))
 
 
+@pytest.mark.slow
 def test_rl_that_is_stopped_goes_on_with_its_adapter_and_its_reference(run, batch, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run.folder.with_name("after_sft"), folder)

@@ -41,6 +41,7 @@ def settings(family: str, config: Config) -> Config:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TRAINED)
 def test_a_step_of_sft_and_of_grpo(family: str, tmp_path: Path) -> None:
     fine_tune(settings(family, prepared(family, tmp_path, 1, 2)), tmp_path)

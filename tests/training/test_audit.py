@@ -68,6 +68,7 @@ def unaudited(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_it_is_paid_once_over_kill_9_and_trains_nothing(tmp_path: Path, served_by_core: str) -> None:
     killed, without = tmp_path / "killed", tmp_path / "without"
     run = start(killed, config(served_by_core))

@@ -161,6 +161,7 @@ def off(mean: np.ndarray, true: np.ndarray) -> float:
     return float(np.linalg.norm(mean - true) / np.linalg.norm(true))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     ("form", "at_most"), [("min_mean", 0.84), ("running", 0.74), ("mean", 1.19), ("min", 1.15)]
@@ -262,6 +263,7 @@ def config_of(credit: str) -> Config:
     return tiny_config(rl=tiny_config().rl.model_dump() | {"credit": credit, "steps": 1})
 
 
+@pytest.mark.slow
 def test_a_step_of_grpo_trains_each_turn_with_its_advantage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

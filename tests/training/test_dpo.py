@@ -43,6 +43,8 @@ from safer_steer.training.tutor import TutorCritic
 from safer_steer.workers import PATIENCE
 from student_parts import ask, drawn_for_rl, write_seeds
 
+pytestmark = pytest.mark.slow
+
 
 def start(folder: Path, calls: Path) -> Forked:
     return Forked(folder.with_suffix(".log"), "dpo_run", folder, calls)

@@ -40,6 +40,7 @@ def sees(checks: dict[str, Any], dialogues: int, with_pictures: int) -> None:
     assert checks["picture_tokens"] == checks["picture_features"] > 10 and checks["blank_shift"] > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
     for number in (1, 2, 3):
@@ -65,6 +66,7 @@ def test_a_step_of_sft(family: str, tmp_path: Path) -> None:
     assert len(speaking) > 10 and not seeing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_of_grpo(family: str, tmp_path: Path) -> None:
     write_seeds(tmp_path, 1, 2)

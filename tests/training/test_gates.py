@@ -42,6 +42,7 @@ def ready(folder: Path, url: str) -> Path:
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_in_a_probe_stopped_by_its_gate_and_overridden(tmp_path: Path, served_by_core: str) -> None:
     run = tmp_path / "run"

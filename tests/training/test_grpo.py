@@ -230,6 +230,7 @@ async def test_the_tutor_sees_the_whole_history_locks_usefulness_and_writes_the_
     ] == "template"
 
 
+@pytest.mark.slow
 def test_a_step_opens_its_pictures_once_and_not_for_each_of_its_micro_batches(folder, tmp_path):
     """2 seeds x 3 trajectories in 6 micro-batches."""
     pictures = []
@@ -373,6 +374,7 @@ class Failing:
         return await self.tutor.judge(dialogue, turn, template)
 
 
+@pytest.mark.slow
 def test_a_step_that_could_not_be_scored_at_all_stops_the_run_and_says_why(folder, tmp_path):
     run, config = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": 1})
     with pytest.raises(
@@ -395,6 +397,7 @@ def test_unscored_trajectories_are_counted_and_have_no_return(folder, tmp_path):
     assert rows(run / "rl" / "metrics.jsonl")[0]["unscored"] == 3
 
 
+@pytest.mark.slow
 def test_a_full_context_has_no_return_whatever_the_reward_and_the_others_are_trained(folder, tmp_path):
     """At the first prompt of one seed, and later in the other's dialogues."""
     run = copy_of(folder, tmp_path)
@@ -437,6 +440,7 @@ def test_a_reward_may_be_a_number_of_numpy(folder, tmp_path):
     assert {row["meta"]["return"] for row in rows(run / "rl" / "trajectories.jsonl")} <= {1.0, 2.0, 3.0}
 
 
+@pytest.mark.slow
 def test_too_many_unscored_trajectories_stop_the_run_and_are_played_again(folder, tmp_path):
     run, config = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": 1})
     half = Failing(tutor_for(run), lambda d: int(d.id[-1]) % 2 == 0)

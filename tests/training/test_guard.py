@@ -130,6 +130,7 @@ SABOTAGE: list[tuple[str, Sabotage, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "sabotage", "complaint"), SABOTAGE)
 def test_a_dialogue_that_is_not_seen_as_it_is_shown(
     family: str, sabotage: Sabotage, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

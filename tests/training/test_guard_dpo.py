@@ -105,6 +105,7 @@ def rejected_rolled(rows: list[Any]) -> list[Any]:
     return [*rows[:half], *rows[half + 1 :], rows[half]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "complaint"),
     [
@@ -132,6 +133,7 @@ def test_a_batch_that_is_not_of_the_pairs(
     assert (run / "rl/candidates.jsonl").is_file(), "what was sampled and paid for is sound"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "rank", "complaint"),
     [
@@ -150,6 +152,7 @@ def test_weights_that_do_not_learn(
     assert "\n" not in str(stopped.value) and not (run / "rl/model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_healthy_run_passes(rank: int, run: Path) -> None:
     rows = train(run, config_of(rank))

@@ -90,6 +90,7 @@ def credit_the_next_turn(played: Rows) -> Rows:
     return played | {"returns_to_go": [values[::-1] for values in played["returns_to_go"]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "credit", "complaint"),
     [
@@ -128,6 +129,7 @@ def swap_pictures(batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"pixel_values": batch["pixel_values"].roll(len(batch["pixel_values"]) // 2, 0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "credit", "micro", "complaint"),
     [
@@ -168,6 +170,7 @@ def test_a_trainer_that_mixes_up_two_groups(tmp_path: Path, monkeypatch: pytest.
         train(prepared(tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "rank", "complaint"),
     [
@@ -209,6 +212,7 @@ def test_an_engine_that_drifts_between_two_looks(tmp_path: Path) -> None:
     assert not list((tmp_path / "rl/rollouts").iterdir()), "what it sampled is not trained on later"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "changes"),
     [

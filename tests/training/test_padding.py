@@ -17,6 +17,8 @@ from safer_steer.training import dpo, grpo, padding, sft, trainers
 from safer_steer.training.tutor import TutorCritic
 from student_parts import ask, bootstrapped, drawn_for_rl, tiny_config
 
+pytestmark = pytest.mark.slow
+
 TRAINERS = {
     "sft": (sft, "GuardedSFT", given_to_sft, SFTTrainer, ["get_train_dataloader"]),
     "dpo": (dpo, "GuardedDPO", given_to_dpo, DPOTrainer, ["get_train_dataloader"]),

@@ -33,6 +33,7 @@ async def hangs(request: web.Request, body: dict[str, Any]) -> web.StreamRespons
     raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 4])
 async def test_an_endpoint_that_hangs_on_one_request_costs_one_trajectory(tmp_path: Path, place: int) -> None:
     """Without a bound this step takes six times the role's timeout."""

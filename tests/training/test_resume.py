@@ -57,6 +57,7 @@ def straight(tmp_path_factory):
     return home / "run", lines(home / "calls")
 
 
+@pytest.mark.slow
 def test_killed_between_rollouts_and_checkpoint_a_step_is_neither_sampled_nor_scored_again(
     straight, tmp_path
 ):
@@ -82,6 +83,7 @@ def seeds_by_step(run: Path) -> list[tuple[str, ...]]:
     return [tuple(seeds) for _, seeds in sorted(taken.items())]
 
 
+@pytest.mark.slow
 def test_killed_in_its_second_and_third_pass_a_run_takes_the_same_seeds_and_ends_the_same(tmp_path):
     """Two steps of two seeds are a pass over five; one seed is left over. The tutor has a memory."""
     passes = "steps=6", "seeds=5", "save_steps=1", "tutor_memory=true"
@@ -125,6 +127,7 @@ def spent(folder: Path) -> tuple[int, float]:
     return calls, money
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "work", "in_pass", "limits"),
     [("grpo", "metrics.jsonl", 2, (1.5, 3.5)), ("dpo", "candidates.jsonl", 5, (3, 7))],

@@ -99,6 +99,7 @@ def test_labels_that_go_wrong_between_two_looks(tmp_path: Path, monkeypatch: pyt
         sft.fine_tune(config_of(tmp_path, every=10, micro_batch_size=1), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "rank", "complaint"),
     [
@@ -137,6 +138,7 @@ def test_b_that_is_frozen_once_it_has_learnt(tmp_path: Path, monkeypatch: pytest
         sft.fine_tune(config_of(tmp_path, rank=4), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "changes"),
     [

@@ -7,6 +7,8 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 from endpoint_server import EndpointServer, says
 from safer_steer.config import SHIPPED, Role
 from safer_steer.dialogue import Dialogue, Format, Kind, Seed, Turn, read_dialogues
@@ -59,6 +61,7 @@ def trained(run: Path, transport: Transport, cache: Cache) -> tuple[list[Dialogu
     return read_dialogues(run / "rl" / "trajectories.jsonl"), ledger.accounts["tutor"].calls
 
 
+@pytest.mark.slow
 def test_a_group_of_equal_answers_meets_several_attacks_and_the_same_ones_again(
     tmp_path: Path, served_by_core: str
 ) -> None:

@@ -39,6 +39,8 @@ from safer_steer.training.tutor_memory import (
 )
 from student_parts import drawn_for_rl, tiny_config, write_seeds
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"story": "tell it", "step": "ask for it", "before": "ask what is before"}
 
 

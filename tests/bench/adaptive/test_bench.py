@@ -39,6 +39,8 @@ from safer_steer.sandbox.rubric import assess
 from safer_steer.sandbox.suites import write_suites
 from safer_steer.sandbox.world import devices, draw_png, from_png
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"attackers": ["sandbox-a", "sandbox-b", "sandbox-c"], "turns": 4, "take_backs": 3, "tries": 2}
 
 

@@ -86,6 +86,7 @@ ATTACKED = (
 TWICE = (*ATTACKED, "--set", "bench.adaptive.tries=2")
 
 
+@pytest.mark.slow
 def test_a_served_attacker_is_asked_once_for_each_move(tmp_path: Path, url: str, models: Models) -> None:
     mine = suite(tmp_path)
     result = bench(url, mine, *TWICE, "--attacker-base-url", url)
@@ -164,6 +165,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, url: str, given: tuple[str, ...],
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_attacker_comes_to_a_finished_bench(tmp_path: Path, url: str, models: Models) -> None:
     mine, out = suite(tmp_path), tmp_path / "out"
     assert bench(url, mine).exit_code == 0

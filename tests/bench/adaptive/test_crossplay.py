@@ -29,6 +29,7 @@ def run(tmp_path) -> Path:
     return prepared(tmp_path / "run", config_of())
 
 
+@pytest.mark.slow
 def test_every_student_meets_every_attacker_and_those_that_were_held_out(run) -> None:
     config, calls = config_of(), run / "calls"
     pool = pool_of(config, run)
@@ -53,6 +54,7 @@ def test_every_student_meets_every_attacker_and_those_that_were_held_out(run) ->
     assert len([*read_dialogues(folder / "00000-0.jsonl")]) == 3, "a script that is new was not played"
 
 
+@pytest.mark.slow
 def test_what_an_endpoint_lost_is_played_by_the_next_call(run) -> None:
     class Dead(Counting):
         async def judge(self, *args: object) -> Verdict:

@@ -133,6 +133,7 @@ def test_intervals_are_those_of_other_shares() -> None:
     assert found["gap"] == pytest.approx(unpaired((1 / 3, 3), (1, 3), resamples=1000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "alike", "tries"), [(0.97, False, 3), (0.03, False, 3), (0.97, True, 3), (0.95, True, 1)]
 )

@@ -104,6 +104,7 @@ def shown(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / PICTURES).iterdir()}
 
 
+@pytest.mark.slow
 def test_a_served_attacker_shows_words_in_a_picture(tmp_path: Path, url: str, models: Models) -> None:
     result = run(*command(tmp_path, url, "show_text=true"))
     assert result.exit_code == 0, result.output
@@ -154,6 +155,7 @@ def test_prompt_and_reply_are_others_only_if_it_is_offered(tmp_path: Path, url: 
     assert wrong.exit_code == 2 and "show_text has a key of its own" in wrong.output.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_dialogue_with_shown_words_resumes_and_nothing_is_paid_twice(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -232,6 +234,7 @@ class ReadsOnly:
         return Reply("<thinking>no.</thinking><answer>i cannot help with that.</answer>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offered", [True, False])
 def test_the_sandbox_s_attackers_show_what_was_refused(tmp_path: Path, offered: bool) -> None:
     adaptive = {"attackers": ["sandbox-a"], "turns": 3, "tries": 1, "show_text": offered or None}

@@ -40,6 +40,7 @@ async def played(folder: Path, config: Config) -> list[Dialogue]:
     return [await play(seed, user, target, None) for seed in seeds]
 
 
+@pytest.mark.slow
 async def test_it_asks_in_the_language_otherwise_in_each_try_and_the_same_in_each_bench(tmp_path) -> None:
     config = config_of(SHIPPED_ATTACKER)
     first, second = await played(tmp_path, config)

@@ -26,6 +26,8 @@ from safer_steer.training.cotrain.pool import RULES, SIDES, Block, Pool, blocks,
 from safer_steer.training.cotrain.rollouts import SideRollouts
 from safer_steer.training.patience import LastVerdicts
 
+pytestmark = pytest.mark.slow
+
 
 def lines(path: Path) -> list[str]:
     return path.read_text().split("\n")[:-1] if path.exists() else []
