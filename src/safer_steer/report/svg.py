@@ -187,7 +187,8 @@ def heat_map(
                 box = f"M{at - 16:.1f} {above:.1f}h32v20h-32Z"
                 parts.append(f'<path d="{box}" fill="var(--series-1)" fill-opacity="{0.75 * share:.2f}"/>')
                 parts.append(_text(at, above + 14, f"{100 * share:.0f}", size, "middle"))
-    return _element(left + max(len(columns) * width, 0.55 * size * len(title)), top + len(rows) * height, size, parts)
+    right = left + max(len(columns) * width, 0.55 * size * len(title))
+    return _element(right, top + len(rows) * height, size, parts)
 
 
 def mark(series: int, x: float, y: float) -> str:
