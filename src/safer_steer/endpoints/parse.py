@@ -47,12 +47,12 @@ _TRAILING_COMMA = re.compile(f"({_STRING})" + r"|,(?=\s*[}\]])", re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _LATEX = re.compile(
     r"\\\\"  # a backslash as it should be written
-    r"|(?P<damaged>[\b\f]|\\(?:[bf]|u000[8cC]|r(?=[a-zA-Z])"
-    r"|t(?:imes|heta|ext(?:bf|it|rm|tt)?|au|anh?|op?|riangle|frac|ilde|herefore)(?![a-zA-Z])"
+    r"|(?P<damaged>(?:[\b\f]|\\(?:[bfr]|u000[8cC]))(?=[a-zA-Z])"
+    r"|\\(?:t(?:imes|heta|ext(?:bf|it|rm|tt)?|au|anh?|op?|riangle|frac|ilde|herefore)(?![a-zA-Z])"
     r"|n(?:abla|eq|ot(?:in)?)(?![a-zA-Z])|nu(?=\s*[_^$=})\\])))"
 )
-"""LaTeX whose backslash is single in JSON: `\\frac` is read as form feed and "rac". Backspace and form feed
-mean nothing else, nor does a carriage return before a letter. A tab or a new line is taken for LaTeX before
+"""LaTeX whose backslash is single in JSON: `\\frac` is read as form feed and "rac". Before a letter,
+backspace, form feed and carriage return mean nothing else. A tab or a new line is taken for LaTeX before
 what is the rest of a whole command and hardly begins a line of prose."""
 _REFUSAL = re.compile(
     r"\W*(?:(?:i['’]?m|i am) (?:(?:really|very|so) )?sorry|sorry,|i apologi[sz]e|(?:i['’]?m"
