@@ -179,6 +179,7 @@ def test_a_suite_may_be_written_beside_the_pictures_of_one_that_was_moved_away(t
     assert before.seeds == again.seeds == read_suite(tmp_path / "older.jsonl").seeds
 
 
+@pytest.mark.slow
 def test_a_long_reading_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Display.__init__, "__defaults__", (0.02, 0.02))
     path = write_csv(

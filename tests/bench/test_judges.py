@@ -103,6 +103,7 @@ def test_every_judge_scores_every_turn_and_stands_beside_the_joined_rate(
     }
 
 
+@pytest.mark.slow
 def test_one_judge_in_a_list_is_the_judge(tmp_path: Path, url: str) -> None:
     role = {"model": "j", "base_url": url}
     assert Config.model_validate({"roles": {"judge": [role]}}) == Config.model_validate(
@@ -113,6 +114,7 @@ def test_one_judge_in_a_list_is_the_judge(tmp_path: Path, url: str) -> None:
     assert "verdicts" not in rows(tmp_path / "out")[0]["turns"][0]["meta"]
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_leaves_the_turns_to_the_others_and_is_counted(
     tmp_path: Path, url: str, models: Models
 ) -> None:

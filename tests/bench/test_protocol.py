@@ -132,6 +132,7 @@ def test_attackers_are_told_apart_by_their_weights_and_not_by_paths_or_numbers(t
     assert protocol.read(file) == now
 
 
+@pytest.mark.slow
 def test_the_same_answers_judged_later_have_the_same_protocol(tmp_path: Path, url: str, mine: Path) -> None:
     assert measured("m", url, mine, *JUDGES, "--set", "bench.dialogues=2").exit_code == 0
     file = written(tmp_path)

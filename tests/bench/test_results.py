@@ -156,6 +156,7 @@ def without(tree: Any, key: str) -> Any:
     return {name: without(one, key) for name, one in tree.items() if name != key}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", sorted(NEWER))
 def test_an_older_file_opens(tmp_path: Path, key: str) -> None:
     rows = without(write_summary(tmp_path), key)

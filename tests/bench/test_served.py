@@ -34,6 +34,7 @@ def measured(url: str, suite: Path, *more: object, model: str = "m", judge: str 
     )
 
 
+@pytest.mark.slow
 def test_a_concurrency_above_64_reaches_the_model(tmp_path: Path, url: str, models: Models) -> None:
     models.does["m"] = says("No.", after_s=0.3)
     result = measured(url, suite(tmp_path, 120), "--set", "roles.*.concurrency=100")
@@ -41,6 +42,7 @@ def test_a_concurrency_above_64_reaches_the_model(tmp_path: Path, url: str, mode
     assert models.most["m"] == 100
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_not_there_ends_it_and_no_answer_is_paid_for_twice(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -57,6 +59,7 @@ def test_a_judge_that_is_not_there_ends_it_and_no_answer_is_paid_for_twice(
     assert all(turn["scores"] for row in rows(tmp_path / "out") for turn in row["turns"])
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_ends_it(tmp_path: Path, url: str, models: Models) -> None:
     model = models.does.pop("m")
     said = line(measured(url, suite(tmp_path, 60)))
@@ -67,6 +70,7 @@ def test_a_model_that_is_not_there_ends_it(tmp_path: Path, url: str, models: Mod
     assert len(rows(tmp_path / "out")) == 60
 
 
+@pytest.mark.slow
 def test_a_judge_that_never_gives_a_verdict_is_asked_again_after_it_ended_the_bench(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -76,6 +80,7 @@ def test_a_judge_that_never_gives_a_verdict_is_asked_again_after_it_ended_the_be
     assert measured(url, tmp_path / "mine.jsonl").exit_code == 0
 
 
+@pytest.mark.slow
 def test_where_there_is_no_result_the_commonest_error_is_named(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -176,6 +181,7 @@ def test_what_is_seen_of_answers_without_a_judge(tmp_path: Path, url: str, model
     assert f"<td>{refused}</td>" in page and "15 (15–15)" in page
 
 
+@pytest.mark.slow
 def test_judging_takes_all_answers_of_a_bench_that_had_a_limit(tmp_path: Path, url: str) -> None:
     mine, out = suite(tmp_path, 4, turns=2), tmp_path / "out"
     kept = bench(
@@ -318,6 +324,7 @@ def test_another_setting_is_named_as_it_was_typed(tmp_path: Path, url: str) -> N
     )
 
 
+@pytest.mark.slow
 def test_a_suite_or_questions_edited_after_the_bench_are_named(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -461,6 +468,7 @@ def test_questions_are_answered_counted_and_never_paid_for_twice(
     assert models.asked["m"] == before + 2, "replies are kept too"
 
 
+@pytest.mark.slow
 def test_questions_need_no_judge_and_a_later_judge_leaves_them_alone(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -502,6 +510,7 @@ def safe_of(out: Path) -> dict[str, dict[str, float]]:
     }
 
 
+@pytest.mark.slow
 def test_several_models_are_measured_side_by_side(tmp_path: Path, url: str, models: Models) -> None:
     models.does |= {"n": says("This is how."), "j": verdict_by_answer}
     mine = suite(tmp_path, 3, turns=2)

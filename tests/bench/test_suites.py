@@ -38,6 +38,7 @@ def write_suite(folder: Path, **row: object) -> Path:
     return suite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["image", "images"])
 async def test_the_picture_of_a_row_reaches_the_model(tmp_path: Path, key: str) -> None:
     async with EndpointServer(always=says("i see.")) as server:
@@ -103,6 +104,7 @@ def sorted_suite(folder: Path) -> Path:
     return suite
 
 
+@pytest.mark.slow
 async def test_dialogues_are_drawn_over_all_categories_and_more_of_them_include_those_before(
     tmp_path: Path,
 ) -> None:

@@ -181,6 +181,7 @@ def bench(url: str, suite: Path, *more: str) -> Result:
     return CliRunner().invoke(app, ["bench", *given, *more])
 
 
+@pytest.mark.slow
 def test_text_and_pictures_stand_side_by_side(tmp_path: Path, url: str, models: Models) -> None:
     mine, out = write(tmp_path), tmp_path / "out"
     assert bench(url, mine).exit_code == 0

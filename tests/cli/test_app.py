@@ -216,6 +216,7 @@ def test_the_bench_of_a_runs_models_ends_with_the_page(tmp_path: Path) -> None:
     assert f"report: {tmp_path / 'out' / 'report.html'}" in done.stdout
 
 
+@pytest.mark.slow
 def test_too_many_unscored_is_no_result_and_played_again(tmp_path: Path, served: str) -> None:
     Image.new("RGB", (84, 84)).save(tmp_path / "a.png")  # no picture of the sandbox: its agents decline
     suite, out = one_row(tmp_path), tmp_path / "out"

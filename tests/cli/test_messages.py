@@ -297,6 +297,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "config", "line"), ROWS, ids=[f"{row[0]} {row[1]}"[:90] for row in ROWS])
 def test_a_mistake_ends_in_one_line_and_changes_no_file(
     scene: Path, monkeypatch: pytest.MonkeyPatch, command: str, config: str, line: str

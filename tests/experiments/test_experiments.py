@@ -52,6 +52,7 @@ def file_of(folder: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_experiment_can_be_planned(path: Path, tmp_path: Path) -> None:
     experiment = load_experiment(path)

@@ -150,6 +150,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "rank", "device"),
     [("float32", 0, "cpu"), ("float32", 0, "cuda"), ("bfloat16", 0, "cuda"), ("bfloat16", 8, "cuda")],

@@ -65,6 +65,7 @@ def test_endpoint_prints_a_row_a_variant_and_a_row_a_target() -> None:
     assert {row[-1] for row in targets} <= {"yes", "no"} and len(targets) == 6
 
 
+@pytest.mark.slow
 def test_bench_finds_the_scores_of_the_thread_pool_and_prints_ratios() -> None:
     _, _, *rows = table(printed("bench", "--sizes", "6x3", "--pairs", "1", "--latency", "0.01"))
     assert [row[:2] for row in rows] == [["6, 3", label] for label in ("ours", "thread pool", "ratio")]
@@ -92,6 +93,7 @@ def test_rollout_finds_the_same_trajectories_in_every_way_and_prints_ratios() ->
     assert shown == [f"{found[name]:.2f} x" for name in ("rate", "share", "prefill")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [24, 200])
 def test_intervals_hold_the_truth_as_often_as_they_say(n: int) -> None:
     """Exact for one suite; simulated for averages, so the bound is lower by what the simulation may err."""

@@ -98,6 +98,7 @@ def test_the_light_commands_load_no_trainer(
     assert (tmp_path / "served/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_what_init_proposes_works_without_a_trainer(tmp_path: Path, core: dict[str, str]) -> None:
     """The dry walk makes the data, says in one line what the rest needs, and is no failure."""
     python = [sys.executable, "-S", "-m", "safer_steer"]

@@ -146,6 +146,7 @@ def test_the_test_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert imports(file, everywhere=True) == {"run.agents", "run.folder", "endpoints.chat", "store", "config"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [

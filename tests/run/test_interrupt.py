@@ -54,6 +54,7 @@ def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_replies_under_way(server: tuple[str, list[str]], tmp_path: Path) -> None:
     url, asked = server
     suite = tmp_path / "suite.jsonl"

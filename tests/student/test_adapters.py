@@ -180,6 +180,7 @@ def test_only_the_adapter_is_saved_and_it_says_on_what(run):
         assert named == str(SHIPPED)
 
 
+@pytest.mark.slow
 def test_merged_weights_keep_the_update_on_average(run, base, batch):
     """In what the model says, not in its weights alone: in float32 arithmetic, whose noise is small."""
     before = base.model.state_dict()

@@ -105,6 +105,7 @@ READ_AGAIN = {
 have types and there is a new picture."""
 
 
+@pytest.mark.slow
 def test_rollout_and_training_agree_and_pictures_count(family: tuple[str, Any, Renderer]) -> None:
     """Over three turns in which rows of different lengths go on from what was kept of them."""
     name, model, renderer = family

@@ -485,6 +485,7 @@ class Counted:
         return await self.inside.reply(transcript, key)
 
 
+@pytest.mark.slow
 def test_the_trainer_is_given_one_policy_a_step(tmp_path):
     write_seeds(tmp_path)
     rl = tiny_config().rl.model_dump() | {"steps": 2, "start_from": "base"}

@@ -307,6 +307,7 @@ def trained(folder, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_training_writes_trajectories_metrics_and_a_model_and_is_reproducible(folder, trained, tmp_path):
     """The second run has another seed and, with `rl.seed`, the first one's for Stage III."""
     again, first = copy_of(folder, tmp_path), tiny_config(rl=RL | {"steps": -1, "seeds": 5})
@@ -387,6 +388,7 @@ def test_a_step_that_could_not_be_scored_at_all_stops_the_run_and_says_why(folde
     assert len(rows(run / "rl" / "trajectories.jsonl")) == 6
 
 
+@pytest.mark.slow
 def test_unscored_trajectories_are_counted_and_have_no_return(folder, tmp_path):
     """Half of them, which `rl.max_unscored` allows here."""
     run = copy_of(folder, tmp_path)
@@ -455,6 +457,7 @@ def test_too_many_unscored_trajectories_stop_the_run_and_are_played_again(folder
     assert [row["unscored"] for row in rows(run / "rl" / "metrics.jsonl")] == [0]
 
 
+@pytest.mark.slow
 def test_scripts_with_and_without_a_picture_mix(folder, tmp_path):
     run = copy_of(folder, tmp_path)
     for pool in (run / "seeds").glob("*.jsonl"):
@@ -489,6 +492,7 @@ def test_a_script_with_a_later_picture_is_refused_before_the_tutor_is_asked(fold
     assert not (tmp_path / "rl" / "rollouts").exists(), "nothing was played"
 
 
+@pytest.mark.slow
 def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):
     class Hostile:
         immediate = True
@@ -510,6 +514,7 @@ def test_a_special_token_in_the_tutors_text_stays_text(folder, tmp_path):
     assert rows(run / "rl" / "metrics.jsonl")[0]["unscored"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_says_whether_its_groups_taught_it_anything(folder, trained, tmp_path):
     """With returns of its own and with equal ones."""
     run = trained

@@ -65,6 +65,7 @@ def test_dialogues_without_pictures_pass_and_are_counted(tmp_path: Path) -> None
     assert checks["engine_gap"] < 1e-5
 
 
+@pytest.mark.slow
 def test_the_checks_leave_training_as_it_is(tmp_path: Path) -> None:
     weights = []
     for name, every in (("checked", 1), ("unchecked", 0)):
@@ -184,6 +185,7 @@ def test_weights_that_were_not_synchronised(tmp_path: Path) -> None:
     assert not list((tmp_path / "rl/rollouts").iterdir()), "what it sampled is not trained on later"
 
 
+@pytest.mark.slow
 def test_trajectories_from_the_journal_are_not_held_against_the_engine(tmp_path: Path) -> None:
     """A step is repeated after a kill; meanwhile the learning rate was raised, say."""
     write_seeds(tmp_path, 1, 2)

@@ -229,6 +229,7 @@ def test_a_healthy_run_passes(rank: int, changes: dict[str, Any], tmp_path: Path
         assert checks["gradient"] > 0 and checks["moved"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_healthy_run_in_bfloat16_passes(rank: int, tmp_path: Path) -> None:
     config = prepared(tmp_path, rank, steps=1)
@@ -237,6 +238,7 @@ def test_a_healthy_run_in_bfloat16_passes(rank: int, tmp_path: Path) -> None:
     assert 1e-4 < row["logprob_gap"] < 0.05 and row["checks"]["moved"] > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "beta"), [(0, 0.1), (4, 0.0)])
 def test_equal_returns_teach_nothing_and_pass(rank: int, beta: float, tmp_path: Path) -> None:
     """All advantages are 0, and so is the gradient, but for the KL's after a first step."""

@@ -61,6 +61,7 @@ def test_a_step_says_how_far_engine_and_trainer_are_apart(fine, tmp_path):
     assert off["grad_norm"] == pytest.approx(fine["grad_norm"], rel=1e-3), "noted, not corrected"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "weight"), [(0.5, math.exp(-0.5)), (-1.5, 2.0)])
 def test_importance_weights_scale_the_loss_up_to_their_cap(fine, tmp_path, gap, weight):
     norm = step(tmp_path, gap, cap=2.0)["grad_norm"]

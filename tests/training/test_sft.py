@@ -183,6 +183,7 @@ def test_turns_that_are_left_off_are_counted_and_said(folder, tmp_path, student)
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_training_moves_the_language_model_and_not_the_vision_tower_and_is_reproducible(
     folder, straight, tmp_path, student
 ):
@@ -218,6 +219,7 @@ def test_a_checkpoint_without_its_mark_is_not_resumed_from(tmp_path):
     assert not (tmp_path / "checkpoint-30").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(folder, straight, tmp_path):
     for part in ("bootstrap", "images"):
         shutil.copytree(folder / part, tmp_path / "cut" / part)
@@ -237,6 +239,7 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(folder, 
     assert all(torch.allclose(wanted[name], resumed[name], atol=1e-6) for name in wanted)
 
 
+@pytest.mark.slow
 def test_the_loss_does_not_depend_on_the_micro_batch(folder, tmp_path):
     """The mean over the step's target tokens: a dialogue of two turns weighs less than one of ten."""
     seen = {}

@@ -65,6 +65,7 @@ def drop_the_last_answer(batch: Batch) -> Batch:
     return batch | {"labels": labels}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "complaint"),
     [
@@ -160,6 +161,7 @@ def test_a_healthy_run_passes(rank: int, changes: dict[str, Any], tmp_path: Path
     assert bool(rows[0]["moved"]) is ("warmup_ratio" not in changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_healthy_run_in_bfloat16_passes(rank: int, tmp_path: Path) -> None:
     """Its weights in training, or its adapter's, are in float32."""

@@ -90,6 +90,7 @@ def test_a_group_of_equal_answers_meets_several_attacks_and_the_same_ones_again(
     other.close()
 
 
+@pytest.mark.slow
 def test_dpo_asks_once_for_equal_answers_of_a_turn_and_anew_in_each_pass(tmp_path: Path) -> None:
     run, cache, ledger = new_run(tmp_path / "run"), Cache(tmp_path / "cache"), Ledger()
     rl = {"algorithm": "dpo", "temperature": EQUAL, "seeds": 2, "benign_share": 0.0}

@@ -109,6 +109,7 @@ def test_a_served_attacker_is_asked_once_for_each_move(tmp_path: Path, url: str,
     assert again == entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "line"),
     [
@@ -188,6 +189,7 @@ def test_an_attacker_comes_to_a_finished_bench(tmp_path: Path, url: str, models:
     assert summary["models"]["m"]["multi_turn"]["mine"]["n"] == 3
 
 
+@pytest.mark.slow
 def test_an_attacker_without_eyes_is_named_with_an_option_that_exists(
     tmp_path: Path, url: str, models: Models
 ) -> None:
@@ -212,6 +214,7 @@ def test_every_name_of_an_option_in_errors_exists() -> None:
     assert {re.sub(r"^roles\.\w+", "roles.<role>", key) for key in NAMES} < keys
 
 
+@pytest.mark.slow
 def test_a_file_of_intents_may_have_any_name(tmp_path: Path, url: str) -> None:
     mine, named = suite(tmp_path), tmp_path / "my #1: [a].jsonl"
     named.write_text('{"intent": "reach i1"}\n')

@@ -144,6 +144,7 @@ def test_a_served_attacker_shows_words_in_a_picture(tmp_path: Path, url: str, mo
     assert {total for _, total in counted} == {played} == {counted[-1][0]}
 
 
+@pytest.mark.slow
 def test_prompt_and_reply_are_others_only_if_it_is_offered(tmp_path: Path, url: str, models: Models) -> None:
     assert run(*command(tmp_path, url)).exit_code == 0
     sent = [body for body in models.asked if body["model"] == "x"]

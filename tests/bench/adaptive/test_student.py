@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from safer_steer.bench.adaptive.attacker import Move, Seen
 from safer_steer.bench.adaptive.intents import Intent, tries_of
 from safer_steer.bench.adaptive.user import AdaptiveUser
@@ -19,6 +21,7 @@ from safer_steer.student.assistant import StudentAssistant
 from student_parts import tiny_config
 
 
+@pytest.mark.slow
 async def test_the_student_does_not_see_what_was_taken_back(tmp_path: Path) -> None:
     write_atomic(tmp_path / "p.png", draw_png(devices()[0], True, 1))
     pictures_of = pictures_in(tmp_path, 10**6)
