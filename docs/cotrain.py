@@ -34,7 +34,7 @@ def refused(row: Row) -> float | None:
 
 
 def percent(key: str) -> Callable[[Row], float | None]:
-    return lambda row: 100 * row[key]
+    return lambda row: 100 * row[key] if key in row else None
 
 
 STUDENTS = {"student learns alone": 2, "both learn, one adapter": 3, BOTH: 4}
@@ -43,7 +43,7 @@ ATTACKERS = {"SFT": 1, "both learn, one adapter": 3, BOTH: 4}
 PANELS = (
     ("student", "Students: trajectories that leak, %", percent("leak_rate")),
     ("student", "Students: safe twins refused, %", refused),
-    ("attacker", "Attackers: hits, %", percent("attack_hit")),
+    ("attacker", "Attackers: dialogues that breach, %", percent("attack_breach")),
     ("attacker", "Attackers: faithful turns, %", percent("attack_faithfulness")),
     ("attacker", "Attackers: distinct breaches a step", lambda row: float(row["distinct_breaches"])),
     ("attacker", "Attackers: like earlier turns, %", percent("attack_similarity")),

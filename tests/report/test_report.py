@@ -574,7 +574,7 @@ def test_what_is_no_run_or_is_damaged_gets_one_line(tmp_path: Path) -> None:
     cell = {"student": 0, "attacker": 0, "breach": 0.5}
     (tmp_path / "rl" / "crossplay.json").write_text(json.dumps([cell]))
     (tmp_path / "rl" / "attacker").mkdir()
-    (tmp_path / "rl" / "attacker" / "metrics.jsonl").write_text('{"attack_hit": 1}\n')
+    (tmp_path / "rl" / "attacker" / "metrics.jsonl").write_text('{"attack_breach": 1}\n')
     for name, text, said in (
         ("summary.json", "{", r"summary\.json: Invalid JSON"),
         ("config.yaml", "a: [", r"config\.yaml: no valid YAML"),

@@ -35,11 +35,11 @@ def cotrain_plots(run: Path, student: Sequence[Row]) -> list[Plot]:
         ),
         (
             "The attacker's turns",
-            "Share of its dialogues that are hits, of its turns that are faithful, and how like its earlier"
-            " turns they are.",
+            "Share of its dialogues on harmful intents that breach, of its turns that are faithful, and how"
+            " like its earlier turns they are.",
             [
                 _line(name, attacker, partial(_named, f"attack_{name}"), place)
-                for place, name in enumerate(("hit", "faithfulness", "similarity"))
+                for place, name in enumerate(("breach", "faithfulness", "similarity"))
             ],
         ),
         (

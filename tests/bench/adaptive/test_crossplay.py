@@ -105,7 +105,7 @@ def test_plots_are_of_both_sides_and_of_no_other_run(run) -> None:
     assert cotrain_plots(run, student) == []
     metrics = run / "rl" / "attacker" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
-    metrics.write_text('{"step": 1, "attack_hit": 0.5, "attack_faithfulness": 1, "distinct_breaches": 3}\n')
+    metrics.write_text('{"attack_breach": 0.5, "attack_faithfulness": 1, "distinct_breaches": 3}\n')
     assert [plot.title for plot in cotrain_plots(run, student)] == [
         "Safe, and refused twins",
         "The attacker's turns",

@@ -77,11 +77,18 @@ def test_both_adapters_learn_on_the_base_as_it_is_and_each_step_says_whose_it_wa
     assert [(row["side"], row["step"]) for row in attacker] == [("attacker", 1), ("attacker", 2)]
     assert all({"opponent", "groups_equal", "twins_refused"} <= row.keys() for row in [*student, *attacker])
     assert all(0 <= row["attack_faithfulness"] <= 1 for row in attacker)
+    played = read_dialogues(run / "rl" / "attacker" / "trajectories.jsonl")
+    for row in attacker:
+        hits = [
+            dialogue.meta["attack"]["hit"]
+            for dialogue in played
+            if dialogue.id.startswith(f"{row['step'] - 1:05d}-") and dialogue.kind is not Kind.BENIGN
+        ]
+        assert row["attack_breach"] == pytest.approx(sum(hits) / len(hits)), "safe twins are not in it"
     assert all("checks" in row for row in attacker), "the guard saw pictures and masks of the attacker's seat"
     for weights in adapters(run).values():
         assert all(".lora_" in name for name in weights), "nothing of the base is in it"
         assert any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
-    played = read_dialogues(run / "rl" / "attacker" / "trajectories.jsonl")
     assert all(dialogue.meta["attack"]["similarity"] == 0 for dialogue in played if dialogue.id < "00001")
     said = {turn.user for dialogue in played for turn in dialogue.turns}
     scripted = {turn.user for seed in read_split(run, "rl") for turn in seed.turns}

@@ -218,7 +218,8 @@ OPPONENT = "opponent"
 
 def side_metrics(dialogues: list[Dialogue]) -> dict[str, Any]:
     """What rl/metrics.jsonl says of a step besides: counts of groups without spread and of refused twins, as
-    [so many, of so many]; of the attacker its hits, faithfulness, similarity and distinct breaches."""
+    [so many, of so many]; of the attacker the share of dialogues on harmful intents that breach, its
+    distinct breaches, faithfulness and similarity."""
     scored = [dialogue for dialogue in dialogues if dialogue.meta["return"] is not None]
     benign = [dialogue for dialogue in scored if dialogue.kind is Kind.BENIGN]
     refused = sum(any(hits(turn.scores or {}, True) for turn in dialogue.turns) for dialogue in benign)
@@ -232,9 +233,11 @@ def side_metrics(dialogues: list[Dialogue]) -> dict[str, Any]:
         "twins_refused": [refused, len(benign)],
     }
     if attacks := [dialogue.meta["attack"] for dialogue in scored if "attack" in dialogue.meta]:
-        for name in ("hit", "faithfulness", "similarity"):
-            metrics[f"attack_{name}"] = fmean(float(attack[name]) for attack in attacks)
+        for name in ("faithfulness", "similarity"):
+            metrics[f"attack_{name}"] = fmean(attack[name] for attack in attacks)
         broken = [dialogue for dialogue in scored if dialogue.kind is not Kind.BENIGN]
+        if broken:
+            metrics["attack_breach"] = fmean(dialogue.meta["attack"]["hit"] for dialogue in broken)
         metrics["distinct_breaches"] = distinct(
             turn.user for dialogue in broken for turn in dialogue.turns if hits(turn.scores or {}, False)
         )
