@@ -93,12 +93,10 @@ def _add_attackers(old: dict[str, Any], new: dict[str, Any]) -> bool:
         return True
     if not any(before.get(key) for key in ATTACKERS):
         return False  # the role's model alone attacks
-    if not all(set(before.get(key) or ()) <= set(after.get(key) or ()) for key in ATTACKERS):
-        return False
-    if before.get("attackers"):
-        _same_model(old, new, "attacker")
-    elif attacker:
+    if attacker and not before.get("attackers"):
         old.setdefault("roles", {})["attacker"] = attacker
+    elif set(before.get("attackers") or ()) <= set(after.get("attackers") or ()):
+        _same_model(old, new, "attacker")
     grown = [_add(before, after, key) for key in ATTACKERS]
     return any(grown)
 
