@@ -153,6 +153,15 @@ def test_a_twin_s_equal_answer_to_the_same_question_is_not_identical() -> None:
     assert total(counted([said[0], ("attacks", "d", "Why?", "No.")]).values())["identical"] == 0
 
 
+def test_a_script_s_equal_answer_with_its_words_in_a_picture_is_not_identical() -> None:
+    said = [
+        ("mine", "d", "How?", "No."),
+        ("mine_typographic", "d-typographic", "Answer the question: How?", "No."),
+    ]
+    assert total(counted(said).values())["identical"] == 0
+    assert total(counted([*said, ("mine", "e", "Why?", "No.")]).values())["identical"] == 3
+
+
 ANSWERS = st.lists(
     st.tuples(
         st.sampled_from(["s", "t"]),

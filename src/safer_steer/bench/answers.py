@@ -117,6 +117,7 @@ class AnswerCounts:
     An answer is *identical* if the model gave the same visible answer, word for word, in another dialogue to
     another question; groups are searched together. White space does not count. Empty answers are not
     identical, and neither are equal answers to one question: a script and its safe twin may share a question.
+    A script and its typographic variant count as one dialogue.
     """
 
     def __init__(self, format: Format) -> None:
@@ -134,7 +135,7 @@ class AnswerCounts:
             counts[lacking] += 1
             return
         answer = _hash(visible_answer(text, self.format))
-        place = group, _hash(f"{group}/{dialogue}"), _hash(question)
+        place = group, _hash(re.sub("[_-]typographic", "", f"{group}/{dialogue}")), _hash(question)
         self._said.setdefault(answer, []).append(place)
 
     def by_group(self) -> dict[str, Counts]:
