@@ -304,7 +304,7 @@ def run_stage(
     """One stage alone; those it builds on must be finished, and keep their gates. Raises as `run` does."""
     gates.names(override, config)
     if STAGES[stage].needs(config) and not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder}: no run in it (no config.yaml); give the folder of the run to go on with")
+        raise UserError(f"{folder}: no run in it (no config.yaml); give a run's, or begin with `seeds`")
     with (
         processes.joined(config.student.device),
         prepared(config, folder, show, (stage,), fresh, try_models=try_models) as run,

@@ -63,6 +63,12 @@ COMMANDS: list[Row] = [
     ("chat empty", "", "no run in it; give the folder of"),
     ("chat mine", "", "no run in it; give the folder of"),
     ("export empty", "", "no run in it (no config.yaml); give the folder of a run"),
+    ("cross-play .", "seed: 1", "rl.algorithm is grpo; give a run with co-training"),
+    (
+        f"bootstrap {OUT}",
+        "seed: 1",
+        "no run in it (no config.yaml); give a run's, or begin with `seeds`",
+    ),
     ("export empty --which sft", "", "--which needs --model DIR"),
     (f"report {ROOT}/docs/results --out empty", "", "empty: "),
     (f"report {ROOT}/docs/results --out file/page.html", "", "file"),

@@ -560,7 +560,7 @@ def test_a_misspelled_folder_is_an_error_and_is_not_made(tmp_path: Path, stage: 
     done = CliRunner().invoke(app, [stage, str(tmp_path / "config.yaml"), "--out", str(tmp_path / "typo")])
     assert done.exit_code == 2
     assert done.stderr == (
-        f"error: {tmp_path}/typo: no run in it (no config.yaml); give the folder of the run to go on with\n"
+        f"error: {tmp_path}/typo: no run in it (no config.yaml); give a run's, or begin with `seeds`\n"
     )
     assert not (tmp_path / "typo").exists()
 

@@ -125,6 +125,8 @@ def cross_play(
     from safer_steer.training.trajectory import as_trajectory
 
     config = config_in(run, "a run with co-training")
+    if config.rl.algorithm != "cotrain":
+        raise UserError(f"{run}: rl.algorithm is {config.rl.algorithm}; give a run with co-training")
     with Display() as show, prepared(config, run, show, ("rl",)) as begun:
         pool = pool_of(config, run)
         drawn = read_split(run, "rl")[:at_most]

@@ -213,6 +213,8 @@ def test_a_rate_with_few_labels_is_not_corrected_and_says_why(run: tuple[Path, s
 )
 def test_a_wrong_row_is_named(run: tuple[Path, str], tmp_path: Path, rows: str, message: str) -> None:
     labels = tmp_path / "labels.csv"
+    told = error(safer_steer("judge-check", run[0], "--labels", labels))
+    assert "labels.csv: cannot be read (No such file or directory); give a CSV file" in told
     labels.write_text(rows)
     assert message in error(safer_steer("judge-check", run[0], "--labels", labels))
     assert not (run[0] / "judge_check.json").exists()

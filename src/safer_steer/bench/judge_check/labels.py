@@ -112,7 +112,7 @@ def read_labels(path: Path, dialogues: Mapping[Place, Dialogue]) -> list[Label]:
     try:
         text = path.read_text(encoding=TEXT)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from None
+        raise UserError(f"{path}: cannot be read ({error.args[-1]}); give a CSV file in UTF-8") from None
     labels: dict[tuple[Place, int, str], Label] = {}
     named = _named(dialogues)
     for line, row in _rows(path, text):

@@ -53,5 +53,5 @@ def played_in(run: Path) -> Played:
                 if state(dialogue) == "scored":
                     dialogues[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
     if not dialogues:
-        raise UserError(f"{run}: no scored dialogue in it; score its answers with `safer-steer bench`")
+        raise UserError(f"{run}: no scored dialogue in it; score them: `bench --judge-only`")
     return Played(dialogues, {suite.name for suite in suites if suite.safe_twins})
