@@ -1,7 +1,7 @@
 """Draws the curves of docs/how-to/on-track.md from any run: python docs/curves.py runs/sandbox
 
-Writes docs/pictures/track-steps.svg and track-time.svg: the same quantities by step, and by minutes of their
-stage.
+Writes track-steps.svg and track-time.svg, here or into --out (that page has those in docs/pictures): the
+same quantities by step, and by minutes of their stage.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ PANELS = (
 )
 """Stage, number of its steps, title, and where the axis begins."""
 WIDTH, HEIGHT, ACROSS = 340, 240, 3
-DOCS = Path(__file__).parent
-STYLE = DOCS.parent / "src/safer_steer/report/templates/page.css"
+STYLE = Path(__file__).parents[1] / "src/safer_steer/report/templates/page.css"
 
 
 def steps_of(run: Path, stage: str) -> list[dict[str, Any]]:
@@ -85,8 +84,11 @@ def sheet(panels: Sequence[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("--out", type=Path, default=DOCS / "pictures")
+    parser.add_argument("--out", type=Path, default=Path())
     given = parser.parse_args()
+    if not any((given.run / stage / "metrics.jsonl").is_file() for stage, *_ in PANELS):
+        parser.error(f"{given.run}: no metrics of SFT or RL in it; give the folder of a run that has trained")
+    given.out.mkdir(parents=True, exist_ok=True)
     for name, across, label in (("steps", "step", "step"), ("time", "minutes", "minutes")):
         path = given.out / f"track-{name}.svg"
         path.write_text(picture(given.run, across, label), encoding="utf-8")
