@@ -273,4 +273,4 @@ def refuse_others(path: Path, config: Config, folder: Path) -> str:
 
 def _compare(path: Path, held: Protocol, here: Protocol) -> None:
     if said := first_difference(held.model_dump(mode="json"), here.model_dump(mode="json")):
-        raise UserError(f"{path}: this bench differs from it in {said}")
+        raise UserError(f"{path}: this bench differs from it in {said}; make it the same")
