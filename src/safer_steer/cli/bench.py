@@ -161,7 +161,7 @@ def _served(
             raise UserError(f"bench: {in_words(error)}") from None
         adaptive = config.bench.adaptive
         if adaptive and not (adaptive.attackers or adaptive.own or adaptive.trained):
-            raise UserError("bench: bench.adaptive needs --attacker-model too")
+            raise UserError("bench: bench.adaptive needs --attacker-model too, or an `own` one")
         models = list(config.models_of("target"))
         if "name" not in keys:
             config.name = ", ".join(models)
