@@ -57,6 +57,7 @@ def judge_check(
     from safer_steer.bench.judge_check.played import played_in
     from safer_steer.report.fitted_table import print_tables
     from safer_steer.report.judge_tables import judge_tables, warning
+    from safer_steer.run.folder import report_again
 
     if template and (labels or second or repeats or probes):
         raise UserError("judge-check: --template writes a sheet and checks nothing; give it alone")
@@ -86,7 +87,8 @@ def judge_check(
     if repeats or probes:
         parts |= _asked_again(run, played, repeats, probes, sample, format)
     check = note(run, parts)
-    _rewrite_report(run)
+    if (run / "report.html").is_file():
+        typer.echo(f"report: {report_again(run)}", err=True)
     if as_json:
         typer.echo(json.dumps(check, indent=1))
         return
@@ -114,11 +116,3 @@ def _asked_again(
             asked, again = judge_again(run, played, measured.probed(format), probes, show, "probes")
             parts["probes"] = under_pressure(asked.dialogues, again)
     return parts
-
-
-def _rewrite_report(run: Path) -> None:
-    """The page with what was found, if the run has a page."""
-    if (run / "report.html").is_file():
-        from safer_steer.report.page import write_report
-
-        typer.echo(f"report: {write_report(run)}", err=True)

@@ -191,6 +191,8 @@ def test_a_rate_with_few_labels_is_not_corrected_and_says_why(run: tuple[Path, s
     assert found["average"]["safe"]["value"] is None and found["average"]["safe"]["judged"] > 0
     page = (out / "report.html").read_text()
     assert "9, too few: needs 10" in page and "Multi-turn Safe, corrected" not in page
+    verified = safer_steer("verify", out)
+    assert verified.exit_code == 0, f"the page is one of the run's files: {verified.output}"
 
 
 @pytest.mark.parametrize(
