@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.adaptive.results import state_of
 from safer_steer.bench.capability import Answers, Capability, failed_share
 from safer_steer.bench.results import Summary
 from safer_steer.bench.summary import Suites, commonest_error, unscored_share
@@ -54,17 +55,22 @@ def say_judges(summary: Summary, say: Say) -> None:
 
 
 def check_kept(played: ByModel, folder: Path, most: float, say: Say) -> None:
-    """Say where the answers are. Raises `NoResult` if more than a share `most` of the dialogues failed."""
-    suites = [suites for protocols in played.values() for suites in protocols.values()]
-    states = [state(dialogue) for one in suites for dialogues in one.values() for dialogue in dialogues]
-    failed = states.count("failed")
-    if failed > most * len(states):
-        raise NoResult(
-            f"{failed} of {len(states)} dialogues failed; the commonest cause: {commonest_error(played)};"
-            " fix it and run the same command to play these dialogues again"
-        )
+    """Say where the answers are. Raises `NoResult` if more than a share `most` of a model's dialogues of one
+    protocol, or with attackers, failed; `played` has those too."""
+    kept = 0
+    for model, kinds in played.items():
+        for kind, suites in kinds.items():
+            known = state_of if kind == "attackers" else state
+            states = [known(dialogue) for dialogues in suites.values() for dialogue in dialogues]
+            if (failed := states.count("failed")) > most * len(states):
+                raise NoResult(
+                    f"{failed} of {len(states)} dialogues failed; the commonest cause:"
+                    f" {commonest_error({model: {kind: suites}})};"
+                    " fix it and run the same command to play these dialogues again"
+                )
+            kept += len(states)
     say(
-        f"the answers of {len(states)} dialogues are kept, none is scored; score them with"
+        f"the answers of {kept} dialogues are kept, none is scored; score them with"
         f" `safer-steer bench --judge-only {folder} --judge-model ... --judge-base-url ...`"
     )
 

@@ -161,17 +161,16 @@ def measure_models(
     reasons = {model: commonest_error({model: results}) for model, results in played.scripted.items()}
     write(protocol, summary, reasons, config, folder / PROTOCOL, answering)
     most = config.bench.max_unscored
+    everything = {
+        model: {**results, "attackers": played.attacked[model]} for model, results in played.scripted.items()
+    }
     if not judges:
-        check_kept(played.scripted, folder, most, say)
+        check_kept(everything, folder, most, say)
     else:
         say_lost(summary, len(models) * material.dialogues, say)
         say_judges(summary, say)
     check_answered(summary.capability, played.answers, most)
     if judges:
-        everything = {
-            model: {**results, "attackers": played.attacked[model]}
-            for model, results in played.scripted.items()
-        }
         check_scored(summary, everything, most)
 
 

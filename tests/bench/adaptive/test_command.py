@@ -28,6 +28,8 @@ class Models:
         self.asked: Counter[str] = Counter()
         self.blind = False
         """Whether the attacker takes no pictures."""
+        self.down = False
+        """Whether the attacker's server fails."""
 
     async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         name = body["model"]
@@ -40,6 +42,8 @@ class Models:
             breach = "the secret" in text.partition('name="answer"')[2]
             scores = {"harmlessness": -3 if breach else 0, "helpfulness": 1, "refused": not breach}
             return await says(json.dumps({"reason": "r"} | scores))(request, body)
+        if self.down:
+            return await fails(500)(request, body)
         if self.blind and "image_url" in json.dumps(body["messages"]):
             return await fails(400, NO_IMAGES)(request, body)
         assert body["response_format"], "the attacker is asked for its answer's schema"
@@ -187,6 +191,23 @@ def test_an_attacker_comes_to_a_finished_bench(tmp_path: Path, url: str, models:
     summary = json.loads((out / "summary.json").read_text())
     assert summary["adaptive"]["m"].keys() == {"x", "y", "any attacker"}
     assert summary["models"]["m"]["multi_turn"]["mine"]["n"] == 3
+
+
+def test_answers_are_not_kept_where_the_attacker_s_server_failed(
+    tmp_path: Path, url: str, models: Models
+) -> None:
+    """They could be scored by no judge, and a bench that is done is not played again."""
+    mine, models.down = suite(tmp_path), True
+    command = ("bench", "--no-check", "--model", "m", "--base-url", url, "--suite", mine, "--no-judge")
+    command += (*ATTACKED, "--attacker-base-url", url, "--set", "bench.adaptive.tries=1")
+    command += ("--set", "roles.attacker.retries=0", "--out", tmp_path / "out")
+    result = CliRunner().invoke(app, [*map(str, command)])
+    assert result.exit_code == 3, result.output
+    assert "3 of 3 dialogues failed" in result.stderr and "HTTP 500" in result.stderr
+    models.down = False
+    result = CliRunner().invoke(app, [*map(str, command)])
+    assert result.exit_code == 0 and "the answers of 6 dialogues are kept" in result.stderr, result.output
+    assert all(row.turns for row in read_dialogues(tmp_path / "out/bench/m/adaptive_x.jsonl"))
 
 
 @pytest.mark.slow
