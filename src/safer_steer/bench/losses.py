@@ -19,7 +19,7 @@ ByModel = Mapping[str, Mapping[Any, Suites]]
 """Dialogues by model, protocol and suite."""
 
 
-def say_lost(summary: Summary, dialogues: int, say: Say) -> None:
+def say_lost(summary: Summary, say: Say) -> None:
     """Say how many answers were cut off or have nothing to see, and how many of the dialogues ran out of
     context."""
     answers, cut_off = summary.total("answers"), summary.total("cut_off")
@@ -37,7 +37,7 @@ def say_lost(summary: Summary, dialogues: int, say: Say) -> None:
         )
     if full := summary.total("incomplete"):
         say(
-            f"{full} of {dialogues} dialogues ran out of context and count as incomplete;"
+            f"{full} of {summary.total('n')} dialogues ran out of context and count as incomplete;"
             " for a run that has none, raise student.max_length (a served model's: at its server)"
             " or lower student.max_turn_tokens (a served model's: max_tokens)"
         )

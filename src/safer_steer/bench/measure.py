@@ -167,7 +167,7 @@ def measure_models(
     if not judges:
         check_kept(everything, folder, most, say)
     else:
-        say_lost(summary, len(models) * material.dialogues, say)
+        say_lost(summary, say)
         say_judges(summary, say)
     check_answered(summary.capability, played.answers, most)
     if judges:

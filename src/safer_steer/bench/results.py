@@ -242,9 +242,11 @@ class Summary(Part):
         return by_protocol.average if by_protocol else None
 
     def total(self, count: str) -> int:
-        """A count of dialogues or answers, over all models, protocols and suites."""
+        """A count of dialogues or answers, over all models, protocols, suites and attackers."""
         protocols = [protocol for model in self.models.values() for protocol in model.values()]
-        return sum(total_of(protocol.suites.values(), count) for protocol in protocols)
+        suites = [entry for protocol in protocols for entry in protocol.suites.values()]
+        attacked = [entry for by_attacker in self.adaptive.values() for entry in by_attacker.values()]
+        return total_of([*suites, *attacked], count)
 
     @property
     def attacks(self) -> dict[str, dict[str, Attacked]]:
@@ -258,7 +260,7 @@ class Summary(Part):
 
 def total_of(entries: Iterable[Suite | Attacked], *counts: str) -> int:
     """The sum of counts, by the names of their fields. One that is missing is 0."""
-    return sum(getattr(entry, count) or 0 for entry in entries for count in counts)
+    return sum(getattr(entry, count, 0) or 0 for entry in entries for count in counts)
 
 
 class Measure(NamedTuple):

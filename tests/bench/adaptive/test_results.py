@@ -18,6 +18,9 @@ from safer_steer.bench.adaptive.results import (
     state_of,
     try_of,
 )
+from safer_steer.bench.losses import say_lost
+from safer_steer.bench.results import Attacked
+from safer_steer.bench.summary import summarise
 from safer_steer.dialogue import Dialogue, Kind, StopReason, Turn
 from safer_steer.intervals import paired, rate, unpaired
 
@@ -202,6 +205,15 @@ def test_tries_without_a_result_are_counted_and_in_no_rate() -> None:
     )
     assert found["breach_at"]["1"].get("n") is None and found["breach_at"]["2"]["n"] == 1, "only b has two"
     assert found["breach_at"]["2"]["value"] == 50, "a counts with the one that it has"
+
+
+def test_what_ran_out_of_context_is_said_of_all_dialogues() -> None:
+    full = played("a", 0, turn(3.0), stop=StopReason.CONTEXT_FULL)
+    attacked = Attacked.model_validate(of_attacker([full, holds("b", 0)], {}, False, 3, DRAWS))
+    summary = summarise({"m": {"multi_turn": {"mine": [full, holds("b", 0), holds("c", 0)]}}}, set(), DRAWS)
+    said: list[str] = []
+    say_lost(summary.model_copy(update={"adaptive": {"m": {"x": attacked}}}), said.append)
+    assert said[0].startswith("2 of 5 dialogues ran out of context")
 
 
 def test_breach_at_k_is_over_the_same_intents_for_all_k_and_does_not_fall() -> None:
