@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -132,9 +132,9 @@ def measure_models(
             (`watch.Watch`).
     """
     say = say or (lambda line: None)
-    _forget(folder, judges)
     watch = Watch()
     material = _bring_in(config, folder, attacker, watch, say)
+    _forget(folder, judges, {intent.id for intent in material.intents})
     measuring = _Measuring(config, folder, material, judges, watch, wait)
     played = Played()
     each = material.dialogues + material.questions
@@ -174,9 +174,9 @@ def measure_models(
         check_scored(summary, everything, most)
 
 
-def _forget(folder: Path, judges: Sequence[ChatModel]) -> None:
+def _forget(folder: Path, judges: Sequence[ChatModel], intents: Set[str]) -> None:
     """What an earlier process left without a result is done again."""
-    forget_unfinished(folder / "bench", judged=bool(judges))
+    forget_unfinished(folder / "bench", bool(judges), intents)
     for answered in sorted((folder / FOLDER).glob("*")):
         forget_unfinished(answered, judged=False)
     if judges and (folder / "summary.json").exists():
@@ -332,9 +332,10 @@ async def measure(
     return Measured(results, {attack.name: list(dialogues) for attack, dialogues in attacked})
 
 
-def forget_unfinished(bench: Path, judged: bool) -> None:
+def forget_unfinished(bench: Path, judged: bool, intents: Set[str] | None = None) -> None:
     """Drop failed dialogues from a bench's journals, and unscored ones if there is a judge (`judged`): they
-    are played again.
+    are played again. Attackers' go with their intents, if these are given: a further suite may bring others
+    in their place.
 
     Incomplete ones stay, since they would end the same way.
     """
@@ -345,5 +346,7 @@ def forget_unfinished(bench: Path, judged: bool) -> None:
         dialogues = read_dialogues(path)
         known = state_of if kind_of(path.stem) == "adaptive" else state
         stay = [dialogue for dialogue in dialogues if known(dialogue) in finished]
+        if intents is not None and known is state_of:
+            stay = [dialogue for dialogue in stay if dialogue.meta["intent_id"] in intents]
         if len(stay) < len(dialogues):
             write_atomic(path, to_jsonl(stay))

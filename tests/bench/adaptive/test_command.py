@@ -193,6 +193,20 @@ def test_an_attacker_comes_to_a_finished_bench(tmp_path: Path, url: str, models:
     assert summary["models"]["m"]["multi_turn"]["mine"]["n"] == 3
 
 
+def test_a_further_suite_s_intents_take_the_place_of_others(tmp_path: Path, url: str) -> None:
+    """With `at_most`, one is taken of each suite in turn. What was played with the others is in no number."""
+    mine, more = suite(tmp_path), tmp_path / "more.jsonl"
+    more.write_text(mine.read_text().replace('"d', '"e'))
+    settings = (*ATTACKED, "--attacker-base-url", url, "--set", "bench.adaptive.at_most=2")
+    settings += ("--set", "bench.adaptive.tries=1")
+    for suites in ((), ("--suite", more)):
+        assert bench(url, mine, *settings, *suites).exit_code == 0
+        intents = [json.loads(row)["id"] for row in (tmp_path / "out/intents/intents.jsonl").open()]
+        played = {row.id for row in read_dialogues(tmp_path / "out/bench/m/adaptive_x.jsonl")}
+        assert played == {f"{intent}~0" for intent in intents} and len(intents) == 2
+    assert any(intent.startswith("e") for intent in intents)
+
+
 def test_answers_are_not_kept_where_the_attacker_s_server_failed(
     tmp_path: Path, url: str, models: Models
 ) -> None:
