@@ -111,8 +111,8 @@ def _asked_again(
         if repeats:
             times = measured.repeated(repeats)
             asked, again = judge_again(run, played, times, sample, show, "repeats")
-            parts["repeats"] = measured.against_itself(asked.dialogues, list(again.values()))
+            parts["repeats"] = measured.against_itself(asked, list(again.values()))
         if probes:
             asked, again = judge_again(run, played, measured.probed(format), probes, show, "probes")
-            parts["probes"] = under_pressure(asked.dialogues, again)
+            parts["probes"] = under_pressure(asked, again)
     return parts

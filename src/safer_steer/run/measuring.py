@@ -7,10 +7,11 @@ from pathlib import Path
 
 from safer_steer.bench.judge_check.labels import drawn
 from safer_steer.bench.judge_check.measured import Again, Times, asked_again
-from safer_steer.bench.judge_check.played import Played
+from safer_steer.bench.judge_check.played import Place, Played
 from safer_steer.bench.kept import KeptModel, forget_other_answers, judging_config, kept_models, kept_replies
 from safer_steer.config import Config
 from safer_steer.config.file import config_in
+from safer_steer.dialogue import Dialogue
 from safer_steer.files.images import pictures_in
 from safer_steer.files.store import file_name
 from safer_steer.pipeline import measure, reported
@@ -60,7 +61,7 @@ def judge_kept(
 
 def judge_again(
     source: Path, played: Played, times: Times, sample: int, show: Show, folder: str
-) -> tuple[Played, dict[str, Again]]:
+) -> tuple[dict[Place, Dialogue], dict[str, Again]]:
     """Ask the judge of a bench again about `sample` of its dialogues, drawn at random; returns these and the
     scores by time. Its replies are kept in `source/judged/<folder>`. Raises as `pipeline.run` does."""
     given = config_in(source)
@@ -73,4 +74,4 @@ def judge_again(
         progress = show.stage("judge")
         scores = run.wait(asked_again(config, run.judges(), dialogues, times, pictures_of, progress))
         show.over()
-    return Played(dialogues, played.twins), scores
+    return dialogues, scores

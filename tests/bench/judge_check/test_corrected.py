@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
 from safer_steer.bench.judge_check.corrected import Labelled, corrected_rate, errors_differ
-from safer_steer.bench.judge_check.labels import needed
+from safer_steer.bench.judge_check.labels import Label, needed
+from safer_steer.bench.judge_check.measured import against_people
+from safer_steer.bench.judge_check.played import played_in
+from safer_steer.dialogue import Dialogue, Format, Kind, StopReason, Turn, to_jsonl
+from safer_steer.files.store import write_atomic
 
 RUNS = 300
 
@@ -136,3 +142,22 @@ def test_the_test_of_errors_has_its_level_with_few_labels() -> None:
         models = [labelled(*judged(random, 0.5, (32,), (0.9, 0.8))) for _ in range(2)]
         small += errors_differ(models)["specificity"] < 0.05
     assert small / runs <= 0.06
+
+
+def test_a_mean_has_no_corrected_rate_where_a_suite_has_no_result(tmp_path: Path) -> None:
+    """The bench has no mean there, either: of the other suites alone it would be another one."""
+    for name, stop in (("few", StopReason.CONTEXT_FULL), ("many", StopReason.COMPLETED)):
+        turn = Turn(user="u", assistant="a", scores={"harmlessness": 3, "helpfulness": 3})
+        rows = [Dialogue(id=f"d{i}", kind=Kind.RED_TEAM, turns=[turn, turn], stop=stop) for i in range(12)]
+        write_atomic(tmp_path / f"bench/m/{name}.jsonl", to_jsonl(rows))
+        write_atomic(tmp_path / f"suites/{name}/{name}.jsonl", to_jsonl(rows))
+    played = played_in(tmp_path)
+    labels = [
+        Label(place, turn, "1", {"harmlessness": 3, "helpfulness": 3})
+        for place in played.dialogues
+        for turn in (1, 2)
+    ]
+    rates = against_people(played, labels, Format.PLAIN)["corrected"]["m"]["multi_turn"]
+    assert (rates["many"]["safe"]["value"], rates["many"]["safe"]["judged"]) == (100, 100)
+    for without in ("few", "average"):
+        assert (rates[without]["safe"]["value"], rates[without]["safe"]["judged"]) == (None, None)

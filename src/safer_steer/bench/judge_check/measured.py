@@ -22,6 +22,7 @@ from safer_steer.endpoints.chat import ChatModel
 from safer_steer.episode import Critic
 from safer_steer.errors import BoundaryError, UserError
 from safer_steer.files.images import PicturesOf
+from safer_steer.intervals import rate
 from safer_steer.metrics import AVERAGE, Criterion, ProtocolName, averaged, outcomes
 from safer_steer.workers import Progress
 
@@ -165,11 +166,14 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
     ours, theirs = _outcomes(played.dialogues), _outcomes(by_people)
     errors, corrected = [], dict[str, Any]()
     groups: dict[tuple[ProtocolName, bool], dict[str, dict[str, list[Place]]]] = {}
-    for place in played.dialogues:
-        by_model = groups.setdefault((place.protocol, place.suite in played.twins), {})
-        by_model.setdefault(place.model, {}).setdefault(place.suite, []).append(place)
+    for model, suite in played.suites:
+        by_model = groups.setdefault((suite.protocol, suite.safe_twins), {})
+        places = [Place(model, suite.protocol, suite.name, seed.id) for seed in suite.seeds]
+        scored = [place for place in places if place in played.dialogues]
+        by_model.setdefault(model, {})[suite.name] = scored
     for protocol, twins in sorted(groups):
         by_model = groups[protocol, twins]
+        means = averaged({one.name: one.seeds for _, one in played.suites if one.protocol == protocol})
         name = f"{'safe twins' if twins else 'attacks'}, {protocol.replace('_', '-')}"
         for criterion in CRITERIA[protocol]:
             judge, people = ours[criterion], theirs[criterion]
@@ -183,12 +187,9 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
             for model, suites in by_model.items():
                 errors.append(_errors(name, model, criterion, labelled[model]))
                 rates = corrected.setdefault(model, {}).setdefault(protocol, {})
-                for suite, places in suites.items():
-                    rates.setdefault(suite, {})[criterion] = _corrected([places], judge, people)
-                shown = {
-                    suite: [played.dialogues[place] for place in places] for suite, places in suites.items()
-                }
-                mean = _corrected([suites[suite] for suite in averaged(shown)], judge, people)
+                for name_of_suite, places in suites.items():
+                    rates.setdefault(name_of_suite, {})[criterion] = _corrected([places], judge, people)
+                mean = _corrected([suites[one] for one in means if one in suites], judge, people)
                 if not twins:
                     rates.setdefault(AVERAGE, {})[criterion] = mean
                 elif criterion == "help":
@@ -246,8 +247,7 @@ def _corrected(
 ) -> dict[str, Any]:
     counts = [(sum(ours[place] for place in places), len(places)) for places in suites]
     own = [_labelled(places, ours, theirs) for places in suites]
-    rate = 100 * sum(passed / n for passed, n in counts) / len(counts)
-    return corrected_rate(counts, own) | {"judged": rate}
+    return corrected_rate(counts, own) | {"judged": rate(counts, resamples=1)["value"]}
 
 
 # Against another judge, and against itself -------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safer_steer.bench.kept import kept_models
-from safer_steer.bench.suites import read_suite
+from safer_steer.bench.suites import Suite, read_suite
 from safer_steer.dialogue import Dialogue, read_dialogues
 from safer_steer.errors import UserError
 from safer_steer.metrics import ProtocolName, state
@@ -33,8 +33,8 @@ class Played(NamedTuple):
 
     dialogues: dict[Place, Dialogue]
     """In the order of models, suites and scripts."""
-    twins: set[str]
-    """The suites of safe twins."""
+    suites: list[tuple[str, Suite]]
+    """What each model played, whether any of it is scored or not."""
 
 
 def played_in(run: Path) -> Played:
@@ -45,13 +45,14 @@ def played_in(run: Path) -> Played:
     """
     models = kept_models(run)
     suites = [read_suite(path) for path in sorted((run / "suites").glob("*/*.jsonl"))]
-    dialogues: dict[Place, Dialogue] = {}
+    played = Played({}, [])
     for model in models:
         for suite in suites:
-            journal = suite.journal(run / "bench" / model)
-            for dialogue in read_dialogues(journal) if journal.is_file() else []:
-                if state(dialogue) == "scored":
-                    dialogues[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
-    if not dialogues:
+            if (journal := suite.journal(run / "bench" / model)).is_file():
+                played.suites.append((model, suite))
+                for dialogue in read_dialogues(journal):
+                    if state(dialogue) == "scored":
+                        played.dialogues[Place(model, suite.protocol, suite.name, dialogue.id)] = dialogue
+    if not played.dialogues:
         raise UserError(f"{run}: no scored dialogue in it; score them: `bench --judge-only`")
-    return Played(dialogues, {suite.name for suite in suites if suite.safe_twins})
+    return played
