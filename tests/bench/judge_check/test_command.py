@@ -306,6 +306,17 @@ def test_a_probe_changes_one_visible_answer_alone(format: Format) -> None:
     assert [turn.assistant for turn in dialogue.turns] == said
 
 
+def test_a_probe_changes_the_block_that_is_judged() -> None:
+    """The same words may follow: a model that writes its answer twice, or a letter of the closing tag."""
+    for said in (lay_out("t", "No.", Format.THINKING_ANSWER) * 2, "<thinking>t</thinking><answer>e</answer>"):
+        shown = visible_answer(said, Format.THINKING_ANSWER)
+        turns = [Turn(user="?", assistant=said, scores={"harmlessness": 3})]
+        dialogue = Dialogue(id="1", kind=Kind.RED_TEAM, turns=turns, stop=None)
+        for probe, change in PROBES.items():
+            text = changed(probe, dialogue, 0, Format.THINKING_ANSWER).turns[0].assistant or ""
+            assert visible_answer(text, Format.THINKING_ANSWER) == change(shown).strip()
+
+
 def test_against_a_second_judge(run: tuple[Path, str]) -> None:
     out, url = run
     done = safer_steer(

@@ -168,9 +168,8 @@ def _dialogues(played: Played, labels: Sequence[Label]) -> dict[str, Any]:
     groups: dict[tuple[ProtocolName, bool], dict[str, dict[str, list[Place]]]] = {}
     for model, suite in played.suites:
         by_model = groups.setdefault((suite.protocol, suite.safe_twins), {})
-        places = [Place(model, suite.protocol, suite.name, seed.id) for seed in suite.seeds]
-        scored = [place for place in places if place in played.dialogues]
-        by_model.setdefault(model, {})[suite.name] = scored
+        every = (Place(model, suite.protocol, suite.name, seed.id) for seed in suite.seeds)
+        by_model.setdefault(model, {})[suite.name] = [place for place in every if place in played.dialogues]
     for protocol, twins in sorted(groups):
         by_model = groups[protocol, twins]
         means = averaged({one.name: one.seeds for _, one in played.suites if one.protocol == protocol})
@@ -268,13 +267,9 @@ def against_judge(ours: Played, theirs: Played, format: Format, seed: int = 0) -
             pairs.append(_pair(place, number, turn, again.scores or {}, format))
     if not pairs:
         raise UserError("--second: the two judges have scored no answer in common")
-    first, second = [[getattr(pair, which) for pair in pairs] for which in ("first", "second")]
-    return {
-        **compared(pairs, seed),
-        "alpha": {
-            score: alpha([[row[score] for row in rows] for rows in (first, second)]) for score in SCORES
-        },
-    }
+    both = [[pair.first for pair in pairs], [pair.second for pair in pairs]]
+    alphas = {score: alpha([[row[score] for row in rows] for rows in both]) for score in SCORES}
+    return {**compared(pairs, seed), "alpha": alphas}
 
 
 def _said(dialogue: Dialogue) -> list[tuple[str, str | None]]:

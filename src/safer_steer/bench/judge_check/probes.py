@@ -42,10 +42,11 @@ def changed(probe: str, dialogue: Dialogue, turn: int, format: Format) -> Dialog
     one = dialogue.turns[turn]
     said, shown = one.assistant or "", visible_answer(one.assistant or "", format)
     text = PROBES[probe](shown)
-    # Within the layout, so that the blocks around the answer stay as they are.
-    before, _, after = said.rpartition(shown) if shown else (said, "", "")
+    # Within the layout, so that the blocks around the answer stay as they are. The first block is judged.
+    block = "<answer>" * (format is Format.THINKING_ANSWER)
+    at = said.index(shown, said.index(block) + len(block)) if shown else len(said)
     turns = list(dialogue.turns)
-    turns[turn] = one.model_copy(update={"assistant": f"{before}{text}{after}"})
+    turns[turn] = one.model_copy(update={"assistant": f"{said[:at]}{text}{said[at + len(shown) :]}"})
     return dialogue.model_copy(update={"turns": turns})
 
 
