@@ -93,7 +93,7 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _bases(names: Any, path: Path) -> dict[str, Path]:
     """The files that `base` in the config at `path` names."""
     bases: dict[str, Path] = {}
-    for name in [names] if isinstance(names, str) else names or ():
+    for name in names if isinstance(names, list) else [names] * (names is not None):
         if not isinstance(name, str):
             raise UserError(f"{path}: base: must be a file or a list of files, not {_shown(name)}")
         bases[name] = Path(absolute(name, path.parent))
@@ -149,7 +149,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no valid YAML: {_where_broken(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
-    except ValueError as error:  # what looks like a date or a number
+    except (ValueError, RecursionError) as error:  # what looks like a date or a number; brackets without end
         raise UserError(f"{path}: no valid YAML: {error}; put that value in quotes") from None
     if not data:
         raise UserError(
@@ -202,6 +202,7 @@ WORDS = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number, not {given}"),
     **dict.fromkeys(("float_parsing", "float_type"), "must be a number, not {given}"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false, not {given}"),
+    "finite_number": "must be a finite number, not {given}",
     "string_type": "must be text, not {given}; put it in quotes",
     **dict.fromkeys(("list_type", "tuple_type"), "must be a list, not {given}"),
     **dict.fromkeys(("dict_type", "model_type"), "must be a section of keys, not {given}"),

@@ -16,7 +16,7 @@ from safer_steer.dialogue import Strict
 class Section(Strict):
     """Keys of a YAML file; an unknown one is an error. The text below a key is its description."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class KeyKind(StrEnum):
