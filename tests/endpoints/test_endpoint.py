@@ -65,6 +65,9 @@ FAULTS: dict[str, Step] = {
     "another object": sends('{"error": "busy"}'),
     "no object": sends("[1]"),
     "broken off": says("A lamp, wh", finish="error"),
+    "broken off, said in the choice": sends(
+        '{"choices": [{"message": {"content": "A lamp, wh"}, "finish_reason": null, "error": {"code": 502}}]}'
+    ),
     "no message": sends('{"choices": [{"index": 0}]}'),
     "nothing": sends(""),
     "text that is a list": sends('{"choices": [{"message": "hi"}]}'),
