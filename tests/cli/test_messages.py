@@ -93,6 +93,11 @@ COMMANDS: list[Row] = [
         "",
         "roles.target: base_url of model org/model is 'localhost'",
     ),
+    (
+        f"{BENCH} --base-url {NOBODY}?key=secretkey --suite good.jsonl",
+        "",
+        "roles.target: base_url of model org/model holds a password, or a query after a question mark; leave",
+    ),
     # A run
     (f"run {OUT}", "sede: 1", "config.yaml: sede: unknown key; did you mean `seed`?"),
     (

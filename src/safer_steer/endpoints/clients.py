@@ -53,13 +53,14 @@ def _is_http(url: str) -> bool:
 
 
 def checked_url(role: Role) -> str:
-    """The role's base_url. Raises `UserError` if it is no address, or holds a password."""
+    """The role's base_url. Raises `UserError` if it is no address, or holds a password or a query, which may
+    be a key."""
     url = (role.base_url or "").strip()
     usable = _is_http(url)
-    if "@" in (urlsplit(url).netloc if usable else url):
+    if "?" in url or "@" in (urlsplit(url).netloc if usable else url):
         raise UserError(
-            f"base_url of model {role.model} holds a password; put the key in an environment variable"
-            " and name the variable in api_key_env"
+            f"base_url of model {role.model} holds a password, or a query after a question mark; leave it"
+            " out: a key goes into an environment variable, which api_key_env names"
         )
     if not usable:
         raise UserError(
