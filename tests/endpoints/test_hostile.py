@@ -247,6 +247,14 @@ def test_a_proxy_that_cannot_be_used_is_one_line_without_its_password(
     EndpointTransport(Role(model="m", base_url="https://model.example/v1"))
 
 
+async def test_a_proxy_that_declines_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    async with raw_server(head) as url:
+        monkeypatch.setenv("https_proxy", url.removesuffix("/v1"))
+        with pytest.raises(EndpointError, match="the proxy of the environment answers HTTP 407: Proxy Auth"):
+            await ask("https://model.example/v1", retries=0)
+
+
 async def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://user:secretpw@127.0.0.1:9")
     with pytest.raises(EndpointError, match="cannot connect") as caught:

@@ -253,6 +253,8 @@ def _why(error: Exception) -> str:
     """One line without the address, which the caller knows."""
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return f"no connection within {CONNECT_S:g} s"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy of the environment answers HTTP {error.status}: {error.message}"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect: {error.strerror or error.os_error}"
     if isinstance(error, aiohttp.ClientResponseError):
