@@ -66,9 +66,20 @@ def test_the_dialogue_before_is_known_and_a_picture_is_shown_with_the_next_words
     talk.show(run.parent / "velmor.png")
     talk.ask(question)
     talk.ask("where is it kept?")
-    assert talk.dialogue.images == ["dorvak.png"]
-    assert talk.dialogue.images_by_turn() == [["dorvak.png"], ["velmor.png"], []]
+    assert [len(images) for images in talk.dialogue.images_by_turn()] == [1, 1, 0]
     assert [turn.user for turn in talk.dialogue.turns] == [question, question, "where is it kept?"]
+    talk.close()
+
+
+def test_two_pictures_of_one_name_are_two(run: Path, tmp_path: Path) -> None:
+    """A dialogue's first picture was replaced by a later one from another folder."""
+    shutil.copy(run.parent / "velmor.png", tmp_path / "dorvak.png")
+    talk = Conversation(tiny_config(), run, "base", 0.0)
+    talk.begin(run.parent / "dorvak.png")
+    talk.show(tmp_path / "dorvak.png")
+    talk.ask("what is this device called?")
+    (first, second), *_ = talk.dialogue.images_by_turn()
+    assert first != second
     talk.close()
 
 

@@ -77,7 +77,7 @@ class Conversation:
         self._next.append(self._read(image))
 
     def _read(self, image: str | Path) -> str:
-        """Keep a picture; returns the path by which the dialogue names it."""
+        """Keep a picture; returns its hash, by which the dialogue names it."""
         refuse_address(str(image))
         path = Path(image).expanduser()
         try:
@@ -85,8 +85,8 @@ class Conversation:
         except (OSError, ValueError):
             raise UserError(f"{image}: no such picture; give the path of a file") from None
         picture = picture_from(data, path.name, self.config.student.max_pixels, str(image))
-        self._pictures[picture.name] = picture
-        return picture.name
+        self._pictures[picture.sha256] = picture
+        return picture.sha256
 
     def ask(self, question: str) -> Answer:
         """The student's answer, which becomes part of the dialogue. Raises `ContextFull` if that is too long
