@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
 from display import Quiet, complaint, safer_steer
+from safer_steer.cli import app
 from safer_steer.config import SHIPPED
 from safer_steer.run.chat import Conversation, last_trained
 from safer_steer.run.folder import Run
@@ -81,6 +82,12 @@ def test_two_pictures_of_one_name_are_two(run: Path, tmp_path: Path) -> None:
     (first, second), *_ = talk.dialogue.images_by_turn()
     assert first != second
     talk.close()
+
+
+def test_words_that_are_no_utf_8_are_answered(run: Path) -> None:
+    done = CliRunner().invoke(app, ["chat", str(run)], input=b"what is \xff this?\n")
+    assert done.exit_code == 0, done.output
+    assert "thinking: " in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -95,6 +96,7 @@ def _take(line: str, talk: Conversation, screen: Console) -> None:
 def _lines() -> Iterator[str]:
     """The lines of a person at a terminal, or of a file; without empty ones."""
     asked = sys.stdin.isatty()
+    cast(TextIOWrapper, sys.stdin).reconfigure(errors="replace")
     if asked:
         with suppress(ImportError):
             import readline  # noqa: F401  # makes `input` remember and edit lines
