@@ -18,6 +18,7 @@ from safer_steer import pipeline
 from safer_steer.cli import app
 from safer_steer.config import Config
 from safer_steer.config.file import dump_config, load_config
+from safer_steer.data.assembly.splits import questions
 from safer_steer.dialogue import read_dialogues, read_seeds
 from safer_steer.files.images import load_picture
 from safer_steer.plan import dry_run
@@ -144,6 +145,27 @@ def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
     assert drawn[6] != [f"a{i:02}" for i in range(6)], "drawn, not the first ones"
 
 
+ASKED = {"pair": "p", "question": "what is it?", "original": "../plain.png"}
+
+
+def test_the_picture_before_the_words_were_drawn_comes_too(tmp_path: Path) -> None:
+    """The single-turn ablation asks a script's question with it; without it, Stage II ended in an error."""
+    (tmp_path / "plain.png").write_bytes(draw_png(training_devices()[0], True, "plain"))
+    drawn = [{"user": "x", "meta": {"in_picture": "w"}}, {"user": "y"}]
+    scripts(
+        tmp_path,
+        row("a", turns=drawn, meta=ASKED | {"original": "plain.png"}),
+        row("b", meta=ASKED | {"pair": "q", "original": "gone.png"}),
+    )
+    config = config_file(tmp_path, rl={"single_turn": True})
+    assert seeds(config, tmp_path / "run").exit_code == 0
+    first, second = read_seeds(tmp_path / "run/seeds/red_team.jsonl")
+    asked = [question.images for question in questions([first, second])]
+    assert asked == [[first.meta["original"]], second.images] and first.images == second.images
+    shown = load_picture(tmp_path / "run", first.meta["original"], 10**6)
+    assert shown.data == (tmp_path / "plain.png").read_bytes() and "original" not in second.meta
+
+
 @pytest.mark.parametrize(
     ("rows", "keys", "said"),
     [
@@ -157,6 +179,11 @@ def test_a_limit_takes_so_many_of_each_kind(tmp_path: Path) -> None:
             [row("a", meta={"pair": "p", "question": " "})],
             {"rl": {"single_turn": True}},
             "own.jsonl: a: single_turn needs `pair` and `question`",
+        ),
+        (
+            [row("a", turns=[{"user": "x", "meta": {"in_picture": "w"}}], meta=ASKED)],
+            {"rl": {"single_turn": True}},
+            "own.jsonl: a: single_turn needs the picture without the first turn's words; put it into",
         ),
         ([row("a", meta={"question": ["x"]})], {}, "own.jsonl: a: meta.question: give a text"),
         (

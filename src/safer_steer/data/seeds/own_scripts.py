@@ -3,6 +3,7 @@ asked."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from safer_steer.errors import UserError
 from safer_steer.files.images import Picture, Trial, check_header, load_picture
 from safer_steer.files.meta import PLAYED, PLAYED_TURN, without
 from safer_steer.files.script_file import read_scripts
-from safer_steer.files.store import write_atomic
+from safer_steer.files.store import PathError, inside, write_atomic
 
 
 def own_scripts(config: Config) -> list[Seed]:
     """The scripts of the file, or a draw of `config.limit` of each kind; their pictures lie beside it. Raises
     `UserError`: see `read_scripts`; or a script is of a kind that `seeds.kinds` leaves out, or has no
-    question for the single-turn ablation."""
+    question, or no picture to ask it with, for the single-turn ablation."""
     path = _path(config)
     by_question = config.rl.single_turn or config.bootstrap.sft.single_turn
     seeds = read_scripts(path)
@@ -29,6 +30,11 @@ def own_scripts(config: Config) -> list[Seed]:
             raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
         if by_question and not (seed.meta.get("pair") and (seed.meta.get("question") or "").strip()):
             raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
+        if by_question and seed.turns[0].meta.get("in_picture") and not _original(path, seed):
+            raise UserError(
+                f"{path}: {seed.id}: single_turn needs the picture without the first turn's words; put it into"
+                f" {path.parent}, and its path into `original` in the script's meta"
+            )
     drawn: set[str] = set()
     for kind in config.seeds.kinds:
         ids = [seed.id for seed in seeds if seed.kind is kind]
@@ -41,7 +47,8 @@ def script_pictures(config: Config, seed: Seed, trial: Trial | None = None) -> l
     script."""
     path = _path(config)
     try:
-        pictures = [load_picture(path.parent, image, config.student.max_pixels) for image in seed.all_images]
+        images = [*seed.all_images, *_original(path, seed)]
+        pictures = [load_picture(path.parent, image, config.student.max_pixels) for image in images]
         if trial:
             for picture in pictures:
                 trial(check_header(BytesIO(picture.data)), picture.name)
@@ -61,7 +68,10 @@ def brought_in(config: Config, folder: Path, seed: Seed) -> Seed:
     turns = []
     for turn in seed.turns:
         turns.append(Turn(user=turn.user, images=turn.images, meta=without(turn.meta, *PLAYED_TURN)))
-    facts = {"source": seed.source or _path(config).stem, "meta": without(seed.meta, *PLAYED)}
+    meta = without(seed.meta, *PLAYED, "original")
+    for original in _original(_path(config), seed):
+        meta["original"] = names[original]
+    facts = {"source": seed.source or _path(config).stem, "meta": meta}
     asked = seed.model_copy(update={**facts, "turns": turns})
     return asked.with_images(names.__getitem__)
 
@@ -75,6 +85,15 @@ def take_own_scripts(config: Config, folder: Path) -> None:
     for kind, seeds in pools.items():
         write_atomic(folder / "seeds" / f"{kind}.jsonl", to_jsonl(seeds))
     write_atomic(folder / "seeds" / f"{DROPPED}.jsonl", "")
+
+
+def _original(path: Path, seed: Seed) -> list[str]:
+    """The picture that a run changed for this script (`meta.original`), if it lies beside the file."""
+    original = seed.meta.get("original")
+    with suppress(PathError):
+        if original and inside(path.parent, original).is_file():
+            return [original]
+    return []
 
 
 def _path(config: Config) -> Path:
