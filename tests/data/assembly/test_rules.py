@@ -25,11 +25,13 @@ from assembly_run import (
     write_pools,
 )
 from killing import killed, lines
-from safer_steer.data.assembly.rules import Ruling, ruling
+from safer_steer.config import Role
+from safer_steer.data.assembly.rules import Ruling, _asked, ruling
 from safer_steer.dialogue import Kind
-from safer_steer.endpoints.transport import ChatReply
+from safer_steer.endpoints.chat import ChatModel
+from safer_steer.endpoints.transport import ChatReply, Message
 from safer_steer.errors import EndpointError, UserError
-from safer_steer.files.images import load_picture
+from safer_steer.files.images import load_picture, pictures_in
 from safer_steer.files.store import write_atomic
 from safer_steer.prompts import base
 from safer_steer.prompts.base import Prompt
@@ -124,6 +126,28 @@ def test_the_last_turn_is_judged_without_the_others(tmp_path: Path) -> None:
     assert [set(given) for job, _, given in watched.calls if job == "script_check"] == [
         {"kind", "intent", "script"}
     ] * 2
+
+
+async def test_the_last_turn_is_judged_without_what_other_turns_show(tmp_path: Path) -> None:
+    """Words of the first turn that were drawn into its picture, and pictures of turns between."""
+    for place, name in enumerate(("plain", "drawn", "between", "last")):
+        write_atomic(tmp_path / f"{name}.png", draw_png(training_devices()[place], True, name))
+    told = seed("good", Kind.OBFUSCATED, FACT, WHOLE, PIECE, images=["drawn.png"])
+    told.meta["original"] = "plain.png"
+    told.turns[0].meta["in_picture"] = FACT
+    told.turns[1].images, told.turns[2].images = ["between.png"], ["last.png"]
+    shown: list[Any] = []
+
+    class Evaluator:
+        async def complete(self, messages: list[Message], *_: Any) -> ChatReply:
+            shown.append(messages[-1]["content"][:-1])
+            yes = dict.fromkeys(("coherent", "grounded", "of_kind", "harmful"), True)
+            return ChatReply(json.dumps(yes))
+
+    pictures_of = pictures_in(tmp_path, 10**6)
+    await _asked(told, ChatModel("evaluator", Role(), Evaluator()), pictures_of)
+    assert len(shown) == 2 and len(shown[0]) == 6, "the whole script: three pictures, each after its line"
+    assert shown[1] == [picture.content for picture in pictures_of(["plain.png", "last.png"])]
 
 
 @pytest.mark.parametrize("prompt", [SCRIPT_CHECK, TURN_CHECK], ids=lambda prompt: prompt.name)

@@ -107,6 +107,12 @@ def shown_pictures(seed: Seed) -> list[str]:
     return [Path(image).stem[:16] for image in seed.all_images]
 
 
+def without_words(seed: Seed) -> list[str]:
+    """The row's pictures. One that the first turn's words were drawn into is shown as it was before."""
+    original = seed.meta.get("original")
+    return [original] if original and seed.turns[0].meta.get("in_picture") else seed.images
+
+
 def scaled_from(seed: Seed) -> dict[str, str]:
     """The originals' ids (`picture_id`) of pictures that a run scaled down or wrote anew, by path."""
     originals = seed.meta.get("scaled_from")

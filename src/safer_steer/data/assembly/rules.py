@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safer_steer.data.assembly.candidates import Candidate, Pools
+from safer_steer.data.assembly.candidates import Candidate, Pools, without_words
 from safer_steer.dialogue import Kind, Seed
 from safer_steer.endpoints.chat import ChatModel
 from safer_steer.errors import BoundaryError, EndpointError
@@ -122,7 +122,8 @@ async def _asked(seed: Seed, model: ChatModel, pictures_of: PicturesOf) -> dict[
         verdict = await model.ask(SCRIPT_CHECK, inputs, pictures)
         row: dict[str, Any] = {"script": verdict.model_dump()}
         if seed.kind is not Kind.BENIGN and verdict.harmful and not rule_1_failures(seed.kind, verdict):
-            last = await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), pictures)
+            alone = pictures_of([*without_words(seed), *seed.turns[-1].images])
+            last = await model.ask(TURN_CHECK, TurnCheckInput(turn=seed.script[-1]), alone)
             row["last_turn"] = last.model_dump()
     except EndpointError:
         raise

@@ -21,7 +21,7 @@ from math import floor
 from pathlib import Path
 
 from safer_steer.config import Config
-from safer_steer.data.assembly.candidates import Candidate
+from safer_steer.data.assembly.candidates import Candidate, without_words
 from safer_steer.data.assembly.rules import Ruling
 from safer_steer.data.seeds.pair_work import HARMLESS
 from safer_steer.data.seeds.pools import read_pools
@@ -122,7 +122,7 @@ def questions(scripts: Iterable[Seed]) -> list[Seed]:
             kind=Kind.BENIGN if safe else Kind.OBFUSCATED,
             source=script.source,
             intent=str(meta.get("intent", script.intent)),
-            images=[meta["original"]] if script.turns[0].meta.get("in_picture") else script.images,
+            images=without_words(script),
             turns=[Turn(user=meta["question"], meta={"risk": HARMLESS} if safe else {})],
             meta=only(meta, *KEPT),
         )

@@ -32,8 +32,8 @@ def own_scripts(config: Config) -> list[Seed]:
             raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
         if by_question and seed.turns[0].meta.get("in_picture") and not _original(path, seed):
             raise UserError(
-                f"{path}: {seed.id}: single_turn needs the picture without the first turn's words; put it into"
-                f" {path.parent}, and its path into `original` in the script's meta"
+                f"{path}: {seed.id}: single_turn needs the picture without the first turn's words; put it"
+                f" into {path.parent}, and its path into `original` in the script's meta"
             )
     drawn: set[str] = set()
     for kind in config.seeds.kinds:
