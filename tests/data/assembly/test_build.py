@@ -110,6 +110,18 @@ def test_too_few_scripts_keep_the_ratio_and_are_reported(tmp_path: Path) -> None
     assert note in (tmp_path / "splits/balance.md").read_text()
 
 
+def test_questions_of_fewer_pairs_than_scripts_are_reported_and_counted(tmp_path: Path) -> None:
+    """The balance was that of the scripts, which the file does not hold, and nothing was said."""
+    kinds = (Kind.BENIGN, Kind.OBFUSCATED)
+    write_pools(tmp_path, [seed(f"p{i}", kind, "a b", question="q") for i in range(9) for kind in kinds])
+    settings = config(12, 0.5, rules=False)
+    settings.rl.single_turn = True
+    (note,) = run(settings, tmp_path)
+    assert note == "STEER-RL has 8 of 12 questions: one of each pair that gave it scripts"
+    balance = json.loads((tmp_path / "splits/balance.json").read_text())["splits"]["rl"]
+    assert (balance["scripts"], balance["mean_turns"]) == (len(split(tmp_path, "rl")), 1) == (8, 1)
+
+
 def test_sft_takes_so_many_in_its_ratio(tmp_path: Path) -> None:
     write_pools(tmp_path, pairs(60))
     assert run(config(10, rules=False, bootstrap={"dialogues": 30}, sft_benign_share=0.2), tmp_path) == []

@@ -114,6 +114,7 @@ async def assemble(
     if config.rl.single_turn:
         questions = questions_for_rl(config, read_seeds(out / "rl.jsonl", may_be_empty=True))
         write_atomic(out / "rl.jsonl", to_jsonl(questions))
+        splits["rl"] = [pools.candidate(question.kind, question) for question in questions]
     _show_pictures(folder, out / "bench", pools, chain.from_iterable(drawn.values()))
     notes = _notes(config, train, bench, rulings, splits)
     balance = {
@@ -214,7 +215,9 @@ def _notes(
         risky = sum(rulings[c.id].rule_2 for c in train)
         asked = sizes(wanted, wanted, wanted, config.rl.benign_share)
         notes.append(
-            f"STEER-RL has {len(rl)} of {wanted} scripts: wanted {asked[0]} benign and {asked[1]} risky;"
+            f"STEER-RL has {len(rl)} of {wanted} questions: one of each pair that gave it scripts"
+            if config.rl.single_turn
+            else f"STEER-RL has {len(rl)} of {wanted} scripts: wanted {asked[0]} benign and {asked[1]} risky;"
             f" available {benign} benign and {risky} risky"
         )
     if config.bootstrap.dialogues and train and len(splits["sft"]) < config.bootstrap.dialogues:

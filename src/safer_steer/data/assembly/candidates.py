@@ -56,7 +56,7 @@ class Pools:
                 place = 0
                 for number, row in enumerate(rows, 1):
                     seed = _parsed(row, f"{path}:{number}")
-                    yield self._candidate(kind, seed, place), seed
+                    yield self.candidate(kind, seed, place), seed
                     place += len(row)
 
     def row(self, candidate: Candidate) -> bytes:
@@ -72,7 +72,8 @@ class Pools:
     def _path(self, kind: Kind) -> Path:
         return self.folder / "seeds" / f"{kind.value}.jsonl"
 
-    def _candidate(self, kind: Kind, seed: Seed, place: int) -> Candidate:
+    def candidate(self, kind: Kind, seed: Seed, place: int = 0) -> Candidate:
+        """The facts about a script; `place` is that of its row, if a pool has it."""
         meta = seed.meta
         return Candidate(
             id=seed.id,
