@@ -37,6 +37,14 @@ class UserError(Exception):
     do."""
 
 
+def refuse(complaints: Iterable[str], before: str = "", after: str = "") -> None:
+    """Raises `UserError` if there are any complaints: the first ten of them in one line, and how many more
+    there are, so that all are mended before the next try."""
+    if lines := [*dict.fromkeys(complaints)]:
+        more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
+        raise UserError(f"{before}{'; '.join([*lines[:10], *more])}{after}")
+
+
 class Fault(NamedTuple):
     """A `BoundaryError` as a value: why a dialogue ended, a turn has no scores, a job made nothing. A row has
     it as one text, `<boundary>: <message>`."""

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from endpoint_server import EndpointServer, says
 from safer_steer.bench.journals import name_in
 from safer_steer.bench.suite_copies import bring_in
-from safer_steer.bench.suites import draw_suite, read_suite
+from safer_steer.bench.suites import draw_suite, read_suite, read_suites
 from safer_steer.cli import app
 from safer_steer.config.typographic import Typographic
 from safer_steer.data.sources.load import draw
@@ -161,6 +161,16 @@ def test_a_draw_of_a_suite_keeps_its_protocol(tmp_path: Path) -> None:
     drawn = draw_suite(read_suite(path), 5)
     assert len(drawn.seeds) == 5 and drawn.protocol == "multi_turn"
     assert replace(drawn, drawn_from=None).protocol == "multi_turn"
+
+
+def test_all_pictures_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
+    """Each cost a try of its own."""
+    suites = []
+    for name in ("a", "b"):
+        suites.append(str(write_suite(tmp_path, image=f"{name}.png").rename(tmp_path / f"{name}.jsonl")))
+        (tmp_path / f"{name}.png").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"a.jsonl: a: .*a.png: not a readable.*; .*b.jsonl: a: .*b.png: not"):
+        read_suites(suites)
 
 
 def test_a_twin_that_is_null_is_none(tmp_path: Path) -> None:

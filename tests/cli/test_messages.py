@@ -73,7 +73,7 @@ COMMANDS: list[Row] = [
     (f"report {ROOT}/docs/results --out empty", "", "empty: "),
     (f"report {ROOT}/docs/results --out file/page.html", "", "file"),
     # A suite and the roles
-    (f"{SERVED} lost.jsonl", "", "lost.jsonl: a: no picture none.png in"),
+    (f"{SERVED} lost.jsonl", "", "lost.jsonl: a: no picture none.png; paths are relative to"),
     (f"{SERVED} damaged.jsonl", "", "damaged.png: not a readable PNG, JPEG or WebP picture"),
     (f"{SERVED} bomb.jsonl", "", "13300 x 13300 is larger than 175,000,000"),
     (f"{SERVED} outside.jsonl", "", "outside.jsonl: a: ../a.png: leads out of"),

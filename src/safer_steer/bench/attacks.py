@@ -113,7 +113,7 @@ def checked_intents(
         return []
     path = Path(adaptive.intents)
     suite = Suite(path.stem, list(read_intents(path)), path.parent, False)
-    decode_pictures(suite, trial)
+    decode_pictures([suite], trial)
     return [suite]
 
 

@@ -13,10 +13,10 @@ from safer_steer.config.bench import EMBEDDED
 from safer_steer.config.keys import NOT_FILES
 from safer_steer.data.sources.load import draw
 from safer_steer.dialogue import Kind, Seed
-from safer_steer.errors import UserError
-from safer_steer.files.images import Trial, check_header, check_whole
+from safer_steer.errors import UserError, refuse
+from safer_steer.files.images import PictureError, Trial, check_header, check_whole
 from safer_steer.files.script_file import read_scripts
-from safer_steer.files.store import inside
+from safer_steer.files.store import PathError, inside
 from safer_steer.metrics import AVERAGE, ProtocolName
 
 SANDBOX = "sandbox"
@@ -135,21 +135,24 @@ def read_suites(names: Sequence[str], trial: Trial | None = None) -> list[Suite]
         UserError: see `read_suite`; or two suites have one name, or a picture cannot be used.
     """
     suites = suites_named(names)
-    for suite in suites:
-        decode_pictures(suite, trial)
+    decode_pictures(suites, trial)
     return suites
 
 
-def decode_pictures(suite: Suite, trial: Trial | None = None) -> None:
-    """Decode each picture once, and try it on the student. Raises `UserError` if one cannot be used."""
-    seen = set[str]()
-    for seed in suite.seeds:
-        for image in seed.all_images:
-            if image not in seen:
-                seen.add(image)
-                with named(suite, seed):
-                    path = inside(suite.folder, image)
-                    check_whole(path.read_bytes(), str(path), trial)
+def decode_pictures(suites: Sequence[Suite], trial: Trial | None = None) -> None:
+    """Decode each picture once, and try it on the student. Raises `UserError`: those that cannot be used."""
+    seen, unusable = set[Path](), []
+    for suite in suites:
+        for seed, image in ((one, image) for one in suite.seeds for image in one.all_images):
+            path = suite.folder / image
+            if path in seen:
+                continue
+            seen.add(path)
+            try:
+                check_whole(inside(suite.folder, image).read_bytes(), str(path), trial)
+            except (PictureError, PathError, OSError) as error:
+                unusable.append(f"{suite.folder / suite.name}.jsonl: {seed.id}: {error}")
+    refuse(unusable)
 
 
 @contextmanager

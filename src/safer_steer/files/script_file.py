@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safer_steer.dialogue import Seed, read_seeds
-from safer_steer.errors import UserError
+from safer_steer.errors import UserError, refuse
 from safer_steer.files.meta import SeedMeta, TemplateMeta, complaint
 from safer_steer.files.store import inside, numbered_lines
 
@@ -27,8 +27,9 @@ def read_scripts(path: Path) -> list[Seed]:
 
 def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
     """Raises `UserError` if a script has too many turns, an id occurs twice, a fact of its meta is of another
-    type than it is read as, or a picture is not there."""
+    type than it is read as, or pictures are not there."""
     seen: set[str] = set()
+    missing = []
     for seed in seeds:
         if seed.id in seen:
             raise UserError(f"{path}: id {seed.id!r} occurs twice; ids must be unique in a file")
@@ -46,14 +47,11 @@ def check_rows(path: Path, seeds: Sequence[Seed]) -> None:
             raise UserError(f"{path}: {seed.id}: {wrong}")
         for image in seed.all_images:
             try:
-                there = inside(path.parent, image).is_file()
+                if not inside(path.parent, image).is_file():
+                    missing.append(f"{seed.id}: no picture {image}")
             except UserError as error:
-                raise UserError(f"{path}: {seed.id}: {error}") from None
-            if not there:
-                raise UserError(
-                    f"{path}: {seed.id}: no picture {image} in {path.parent}; paths are relative to the"
-                    " file's folder"
-                )
+                missing.append(f"{seed.id}: {error}")
+    refuse(missing, f"{path}: ", f"; paths are relative to {path.parent}")
 
 
 def _line(path: Path, seed: Seed) -> int:

@@ -120,7 +120,7 @@ def test_a_picture_of_a_later_turn_stays_with_its_turn(tmp_path: Path) -> None:
     missing = row("late", turns=[turns[0], {"user": "x", "image": "c"}])
     (tmp_path / "own.jsonl").write_text(json.dumps(missing))
     done = seeds(tmp_path / "config.yaml", tmp_path / "other")
-    assert "own.jsonl: late: no picture c in" in done.stderr
+    assert "own.jsonl: late: no picture c; paths are relative to" in done.stderr
 
 
 def test_an_estimate_and_a_dry_run_count_the_scripts(tmp_path: Path) -> None:
@@ -169,7 +169,12 @@ def test_the_picture_before_the_words_were_drawn_comes_too(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("rows", "keys", "said"),
     [
-        ([row("a", images=["b.png"])], {}, "own.jsonl: a: no picture b.png in"),
+        ([row("a", images=["b.png"])], {}, "own.jsonl: a: no picture b.png; paths are relative to"),
+        (
+            [row(f"a{i}", images=["../a.png" if i == 1 else f"{i}.png"]) for i in range(12)],
+            {},
+            "; a9: no picture 9.png; and 2 more; paths are relative to",
+        ),
         ([row("a"), row("a")], {}, "own.jsonl: id 'a' occurs twice"),
         ([row("a", turns=[{"user": str(i)} for i in range(11)])], {}, "own.jsonl:1: a has 11 turns"),
         ([row("a")], {"seeds": {"kinds": ["benign"]}}, "own.jsonl: a is red_team, which seeds.kinds leaves"),

@@ -308,6 +308,10 @@ def test_a_damaged_picture_is_left_out_or_an_error_as_the_source_says(tmp_path: 
     assert list(preflight._survey_sources(settings).broken) == ["mine-2"]
     with pytest.raises(UserError, match=r"rows.jsonl:3: image: .*1.png: not a readable PNG"):
         preflight._survey_sources(strict)
+    (tmp_path / "data/gone.png").write_bytes(png()[:-30])
+    both = r"rows.jsonl:2: image: .*gone.png: not a readable.*; mine: .*rows.jsonl:3: image: .*1.png: not a"
+    with pytest.raises(UserError, match=both):
+        preflight._survey_sources(strict)
 
 
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safer_steer.data.seeds.pools import Seen, normalise
 from safer_steer.data.sources.load import Skipped, label, left_out_in_words, pairs_of
 from safer_steer.data.sources.pair import Pair
 from safer_steer.dialogue import Seed
-from safer_steer.errors import UserError
+from safer_steer.errors import UserError, refuse
 from safer_steer.files.images import PictureError, Trial
 from safer_steer.files.store import content_id, write_atomic
 from safer_steer.stages import STAGES
@@ -110,17 +110,20 @@ def decode_pictures(config: Config, result: Survey, trial: Trial | None = None) 
     Call once per survey.
 
     In sources with `bad_rows: skip`, pairs with an unusable picture go into `result.broken` and are counted
-    in `result.skipped`. Raises `PictureError`: the first unusable picture of any other source.
+    in `result.skipped`. Raises `UserError`: unusable pictures of other sources.
     """
+    unusable = []
     for source in config.seeds.sources:
         for pair in pairs_of(source, config):
             try:
                 pair.check_picture(trial)
             except PictureError as error:
                 if source.bad_rows == "error":
-                    raise
+                    unusable.append(str(error))
+                    continue
                 result.broken[pair.id] = str(error)
                 result.skipped[label(source)][error.reason] += 1
+    refuse(unusable)
 
 
 def plan_id(config: Config, sources: Survey) -> str:
