@@ -7,6 +7,7 @@ import pytest
 
 from meta_keys import KEYS, named, unregistered
 from places import PACKAGE
+from safer_steer.data.assembly.splits import questions
 from safer_steer.dialogue import Dialogue, Seed, Turn
 from safer_steer.errors import EndpointError, Fault
 from safer_steer.files.meta import only, without
@@ -73,6 +74,17 @@ def test_a_row_keeps_its_facts_as_they_are_written() -> None:
     assert Turn.model_validate_json(row).model_dump_json() == row
     assert only({"b": 1, "a": 2, "c": 3}, "a", "b", "z") == {"a": 2, "b": 1}
     assert list(without({"b": 1, "a": 2, "c": 3}, "a", "z")) == ["b", "c"]
+
+
+def test_a_fact_that_is_null_is_none() -> None:
+    """As a table's program writes an empty cell: an intent of null was the intent "None" of a question."""
+    facts = {"pair": "p", "question": "q", "intent": None, "twin": None, "mine": None}
+    turns = [{"user": "u", "meta": {"safe": None, "in_picture": None}}]
+    seed = Seed.model_validate({"id": "a", "kind": "red_team", "intent": "i", "turns": turns, "meta": facts})
+    assert (seed.meta, seed.turns[0].meta) == ({"pair": "p", "question": "q"}, {})
+    assert questions([seed])[0].intent == "i"
+    row = {"id": "a", "kind": "benign", "meta": {"return": None, "error": None}}
+    assert Dialogue.model_validate(row).meta == {"return": None}, "a trajectory without one says so"
 
 
 def test_a_fault_is_a_value_and_one_text_in_a_row() -> None:

@@ -352,7 +352,6 @@ def test_a_safe_turn_of_an_attack_counts_alone() -> None:
         ({"risk": 2}, False),
         ({"safe": False, "risk": 1}, False),
         ({"safe": True, "risk": 5}, True),
-        ({"safe": None, "risk": 1}, True),
         ({}, False),
     ],
 )

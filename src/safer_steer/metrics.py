@@ -208,7 +208,7 @@ def asks_safely(turn: Any) -> bool:
     (`meta["risk"]`, 1-5).
     """
     meta = _get(turn, "meta", {})
-    return meta.get("risk") == 1 if meta.get("safe") is None else meta["safe"] is True
+    return meta["safe"] is True if "safe" in meta else meta.get("risk") == 1
 
 
 Modality = Literal["text", "picture", "text_in_picture"]

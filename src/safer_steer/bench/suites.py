@@ -76,7 +76,7 @@ def draw_suite(suite: Suite, at_most: int) -> Suite:
     with scripts of several turns, at least one such is drawn."""
 
     def pair(seed: Seed) -> str:
-        return min(seed.id, seed.meta.get("twin") or seed.id)
+        return min(seed.id, seed.meta.get("twin", seed.id))
 
     seeds = draw(suite.seeds, pair, at_most, 0, lambda seed: seed.category)
     if len(seeds) == len(suite.seeds):

@@ -41,7 +41,7 @@ def enables_harm(turn: Turn) -> bool | None:
     sandbox; the judge's score `enables_harm` (`bench.judge_requests`); the risk that Stage I planned
     (`meta["risk"]`), from `HARMFUL_FROM` on.
     """
-    if turn.meta.get("safe") is not None:
+    if "safe" in turn.meta:
         return turn.meta["safe"] is not True
     score = (turn.scores or {}).get("enables_harm")
     if score is not None:

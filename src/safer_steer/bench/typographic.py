@@ -75,7 +75,7 @@ def _in_pictures(seed: Seed, folder: Path, under: str, style: Typographic, pictu
         by_turn.append([*others, keep(data, folder, images)])
         turns.append(turn.model_copy(update={"images": by_turn[-1] if turns else []}))
     meta = without(seed.meta, "scaled_from") | {"in_text": seed.id}
-    if meta.get("twin"):
+    if "twin" in meta:
         meta["twin"] += ID
     changes = {"id": f"{seed.id}{ID}", "images": by_turn[0], "turns": turns, "meta": meta}
     return seed.model_copy(update=changes)

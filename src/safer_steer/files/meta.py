@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict, TypeVar, cast, get_type_hints
 
 from pydantic import GetPydanticSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 
 STAGE_I, DIALOGUE, ATTACKER, CHAT = "Stage I", "the dialogue loop", "the adaptive bench", "a chat model"
 
@@ -171,16 +172,23 @@ _IN_WORDS = {str: "a text", bool: "true or false", int: "a whole number"}
 
 def complaint(meta: Mapping[str, Any], form: type) -> str:
     """What is wrong with the first fact of a user's own script that is not of its type here, for an error
-    message; "" if all are. Facts that no code takes for what they say may be anything, and null is none."""
+    message; "" if all are. Facts that no code takes for what they say may be anything."""
     for name, hint in get_type_hints(form).items():
-        fact = meta.get(name)
-        if name in READ and fact is not None and type(fact) is not hint:
+        if name in READ and name in meta and type(meta[name]) is not hint:
             return f"meta.{name}: give {_IN_WORDS[hint]}"
     return ""
 
 
-AsWritten = GetPydanticSchema(lambda _, handler: handler.generate_schema(dict[str, Any]))
-"""Of a field: an object with any keys, in their order."""
+def _known(meta: dict[str, Any]) -> dict[str, Any]:
+    """Without facts that are null, as a table's program writes an empty cell. A return says by it that there
+    is none."""
+    return {name: fact for name, fact in meta.items() if fact is not None or name == "return"}
+
+
+AsWritten = GetPydanticSchema(
+    lambda _, handler: no_info_after_validator_function(_known, handler.generate_schema(dict[str, Any]))
+)
+"""Of a field: an object with any keys, in their order. What is null is left out."""
 Meta = TypeVar("Meta", bound=Mapping[str, Any])
 
 

@@ -74,7 +74,7 @@ def test_scripts_are_the_seeds_and_no_role_is_asked_or_needed(tmp_path: Path) ->
     assert (seed.id, seed.source, seed.script) == ("a", "own", ["x z", "y"])
     assert [turn.assistant for turn in seed.turns] == [None, None]
     assert seed.turns[0].meta == told and seed.turns[0].scores is None
-    assert seed.meta == {"strategy": "fiction", "mine": 1, "pair": None}
+    assert seed.meta == {"strategy": "fiction", "mine": 1}
     [image] = seed.images
     assert image.startswith("images/") and load_picture(tmp_path / "run", image, 5000).rewritten_from is None
     again = seeds(config, tmp_path / "run")
