@@ -188,7 +188,7 @@ def test_the_picture_before_the_words_were_drawn_comes_too(tmp_path: Path) -> No
         (
             [row("a", turns=[{"user": "x", "meta": {"in_picture": "w"}}], meta=ASKED)],
             {"rl": {"single_turn": True}},
-            "own.jsonl: a: single_turn needs the picture without the first turn's words; put it into",
+            "own.jsonl: a: single_turn needs the picture without the first turn's words, beside the file",
         ),
         ([row("a", meta={"question": ["x"]})], {}, "own.jsonl: a: meta.question: give a text"),
         (

@@ -28,13 +28,11 @@ def own_scripts(config: Config) -> list[Seed]:
     for seed in seeds:
         if seed.kind not in config.seeds.kinds:
             raise UserError(f"{path}: {seed.id} is {seed.kind}, which seeds.kinds leaves out; add it there")
-        if by_question and not (seed.meta.get("pair") and (seed.meta.get("question") or "").strip()):
+        if by_question and not (seed.meta.get("pair") and seed.meta.get("question", "").strip()):
             raise UserError(f"{path}: {seed.id}: single_turn needs `pair` and `question` in its meta")
         if by_question and seed.turns[0].meta.get("in_picture") and not _original(path, seed):
-            raise UserError(
-                f"{path}: {seed.id}: single_turn needs the picture without the first turn's words; put it"
-                f" into {path.parent}, and its path into `original` in the script's meta"
-            )
+            what = "the picture without the first turn's words, beside the file and as `original` in its meta"
+            raise UserError(f"{path}: {seed.id}: single_turn needs {what}")
     drawn: set[str] = set()
     for kind in config.seeds.kinds:
         ids = [seed.id for seed in seeds if seed.kind is kind]
