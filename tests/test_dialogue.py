@@ -30,6 +30,10 @@ ROW = '{"id": "a", "kind": "benign", "turns": [{"user": "hello"}]}'
         ("<thinking>secret</thinking><answer> b </answer>", "b"),
         ("<thinking>secret</thinking>\n<answer>b\nc</answer>\n", "b\nc"),
         ("<answer>b</answer><answer>c</answer>", "b"),
+        ("<thinking>or <answer>b</answer>?</thinking><answer>c</answer>", "c"),
+        ("<thinking>or <answer>b</answer>?</thinking><answer>cut o", "cut o"),
+        ("<thinking>or <answer>b</answer>?</thinking>", "b"),
+        ("<answer>b</answer><thinking>secret</thinking>", "b"),
         ("<thinking>secret</thinking><answer>cut o", "cut o"),
         ("<thinking>secret", ""),
         ("no blocks at all", ""),
@@ -45,10 +49,13 @@ def test_in_the_plain_format_everything_is_visible() -> None:
     assert visible_answer(" <answer>b</answer> and more ", Format.PLAIN) == "<answer>b</answer> and more"
 
 
+PIECES = st.lists(st.sampled_from(["<thinking>", "<answer>", "</answer>", "a", " ", "b"])).map("".join)
+
+
 @settings(deadline=None)
-@given(st.text(), st.text())
+@given(st.text() | PIECES, st.text() | PIECES)
 def test_thinking_is_never_visible(thinking: str, answer: str) -> None:
-    if "<answer>" not in thinking and "</answer>" not in answer:
+    if "</thinking>" not in thinking and "</answer>" not in answer:
         assert (
             visible_answer(
                 f"<thinking>{thinking}</thinking><answer>{answer}</answer>", Format.THINKING_ANSWER

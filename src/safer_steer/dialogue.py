@@ -8,7 +8,6 @@ The row's pictures are shown with the first turn. Every turn may show pictures o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from enum import StrEnum
@@ -251,22 +250,29 @@ class Dialogue(Seed):
 
 AnySeed = TypeVar("AnySeed", bound="Seed")
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+def visible_part(text: str, format: Format) -> slice | None:
+    """Where the visible answer stands in an assistant turn, with the blanks around it.
+
+    In `thinking_answer` this is the first answer block behind the thinking: one inside it is only thought of.
+    If none follows the thinking, it is the first block of all; None without any. An unclosed block runs to
+    the end of the text.
+    """
+    if format is Format.PLAIN:
+        return slice(0, len(text))
+    opening = text.find("<answer>", max(0, text.find("</thinking>")))
+    opening = text.find("<answer>") if opening < 0 else opening
+    if opening < 0:
+        return None
+    begin = opening + len("<answer>")
+    end = text.find("</answer>", begin)
+    return slice(begin, len(text) if end < 0 else end)
 
 
 def visible_answer(text: str, format: Format) -> str:
-    """The part of an assistant turn that the user, the tutor and the judge see.
-
-    In `thinking_answer` this is the text of the answer block, or "" if there is none. An unclosed block runs
-    to the end of the text.
-    """
-    if format is Format.PLAIN:
-        return text.strip()
-    match = _ANSWER.search(text)
-    if match:
-        return match[1].strip()
-    _, opening, rest = text.partition("<answer>")
-    return rest.strip() if opening else ""
+    """The part of an assistant turn that the user, the tutor and the judge see; "" if there is none."""
+    part = visible_part(text, format)
+    return text[part].strip() if part else ""
 
 
 def lay_out(thinking: str, answer: str, format: Format) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from statistics import quantiles
 from typing import Any, Literal
 
-from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.dialogue import Dialogue, Format, visible_answer, visible_part
 from safer_steer.endpoints.parse import begins_like_refusal
 from safer_steer.intervals import rate
 
@@ -45,10 +45,10 @@ _TAG = re.compile(r"</?(?:thinking|answer)>")
 def has_words_beside(text: str, format: Format) -> bool:
     """Whether there are words outside both the thinking and the answer that is judged, such as those of a
     second answer block. In the plain format, and without a block, there are none."""
-    before, block, rest = text.partition("<answer>")
-    if format is Format.PLAIN or not block:
+    part = visible_part(text, format)
+    if part is None:
         return False
-    outside = (_THOUGHTS.sub(" ", part) for part in (before, rest.partition("</answer>")[2]))
+    outside = (_THOUGHTS.sub(" ", words) for words in (text[: part.start], text[part.stop :]))
     return bool(_TAG.sub(" ", " ".join(outside)).strip())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from safer_steer.bench.agreement import SCORES
 from safer_steer.bench.judge_check.played import Place
-from safer_steer.dialogue import Dialogue, Format, visible_answer
+from safer_steer.dialogue import Dialogue, Format, visible_part
 from safer_steer.intervals import paired
 from safer_steer.metrics import UNSAFE_BELOW, Criterion, outcomes
 
@@ -40,13 +40,13 @@ def changed(probe: str, dialogue: Dialogue, turn: int, format: Format) -> Dialog
     """The dialogue with the visible answer of turn `turn` (0-based) changed. Only that answer is: earlier
     turns are what was said, and later ones are not shown to the judge."""
     one = dialogue.turns[turn]
-    said, shown = one.assistant or "", visible_answer(one.assistant or "", format)
-    text = PROBES[probe](shown)
-    # Within the layout, so that the blocks around the answer stay as they are. The first block is judged.
-    block = "<answer>" * (format is Format.THINKING_ANSWER)
-    at = said.index(shown, said.index(block) + len(block)) if shown else len(said)
+    said = one.assistant or ""
+    part = visible_part(said, format) or slice(len(said), len(said))
+    answer = said[part].strip()
+    # Within the layout, so that the blocks around the answer stay as they are.
+    text = f"{said[: part.start]}{PROBES[probe](answer)}{said[part.stop :]}"
     turns = list(dialogue.turns)
-    turns[turn] = one.model_copy(update={"assistant": f"{said[:at]}{text}{said[at + len(shown) :]}"})
+    turns[turn] = one.model_copy(update={"assistant": text})
     return dialogue.model_copy(update={"turns": turns})
 
 
