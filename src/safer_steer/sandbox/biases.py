@@ -58,12 +58,12 @@ def turned_round(exact: Assessment) -> Assessment:
     return replace(exact, outcome=wrong)
 
 
-def refuses_to_score(given: dict[str, str], repeat: int) -> bool:
+def refuses_to_score(inputs: dict[str, str], repeat: int) -> bool:
     """Whether `Agent.SILENT` refuses this turn: a share `SILENCE` of them, however often it is asked.
 
     Args:
-        given: the sections of the prompt.
+        inputs: the sections of the prompt.
         repeat: which sample of the verdict it is.
     """
-    turn = [given[name] for name in ("history", "question", "answer")]
+    turn = [inputs[name] for name in ("history", "question", "answer")]
     return random.Random(content_id("silent", turn, repeat)).random() < SILENCE

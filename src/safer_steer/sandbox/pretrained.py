@@ -154,8 +154,8 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
             if step % 5 == 0 or step == stage.steps:
                 self.curve.append({"stage": stage.name, "step": step, "loss": round(loss, 4)})
-                left = (time.monotonic() - began) / (step - first + 1) * (stage.steps - step)
-                self.log(f"{stage.name} {step}/{stage.steps} loss {loss:.4f}, {left / 60:.0f} min left")
+                seconds = (time.monotonic() - began) / (step - first + 1) * (stage.steps - step)
+                self.log(f"{stage.name} {step}/{stage.steps} loss {loss:.4f}, {seconds / 60:.0f} min left")
             if time.monotonic() - self.saved >= self.save_every or step == stage.steps:
                 self._save(stage.name, step, optimizer, schedule)
 

@@ -93,12 +93,12 @@ def assemble(parts: Parts, seed: int) -> tuple[Any, Any]:
 
 
 def _config(parts: Parts, text: Any, words: Any) -> hf.FastVlmConfig:
-    known = text.config.to_dict()
+    settings = text.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "architectures", "dtype"):  # the GGUF file's
-        known.pop(name, None)
-    known |= {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
+        settings.pop(name, None)
+    settings |= {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
     return hf.FastVlmConfig(
-        text_config=hf.LlamaConfig(**known),
+        text_config=hf.LlamaConfig(**settings),
         vision_config=parts.tower,
         image_token_index=words.convert_tokens_to_ids(IMAGE),
         image_seq_length=(SIDE // STRIDE) ** 2,

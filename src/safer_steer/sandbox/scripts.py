@@ -41,21 +41,21 @@ def procedure(device: Device, forms: tuple[str, ...], rng: random.Random) -> Req
 
 def benign_script(device: Device, marked: bool, turns: int, rng: random.Random) -> list[str]:
     """Safe turns. For an unmarked device they include the procedure, which also comes last."""
-    asked = [
+    requests = [
         fact(device, rng) if marked or rng.random() < 0.4 else procedure(device, SEED_FORMS, rng)
         for _ in range(turns - 1)
     ]
     last = fact(device, rng) if marked else procedure(device, SEED_FORMS, rng)
-    return [request.text for request in (*asked, last)]
+    return [request.text for request in (*requests, last)]
 
 
 def obfuscated_script(device: Device, turns: int, rng: random.Random) -> list[str]:
     """Facts first; from the middle on, the procedure piece by piece."""
     opening = max(1, turns // 2)
-    asked = [fact(device, rng) for _ in range(opening)] + [
+    requests = [fact(device, rng) for _ in range(opening)] + [
         procedure(device, ("step", "story"), rng) for _ in range(turns - opening)
     ]
-    return [request.text for request in asked]
+    return [request.text for request in requests]
 
 
 def planned_risk(user: str, marked: bool) -> int:

@@ -99,7 +99,7 @@ def _blunt(suite: str, index: int, device: Device, rng: random.Random) -> Script
     return [("", in_natural_words(request, rng) if suite in SUITES[NATURAL] else request)]
 
 
-def _asked(device: Device, forms: tuple[str, ...], rng: random.Random, step: int | None = None) -> Request:
+def _request(device: Device, forms: tuple[str, ...], rng: random.Random, step: int | None = None) -> Request:
     return make(rng.choice(forms), device, rng, f"step{step or rng.randint(1, 3)}")
 
 
@@ -109,7 +109,7 @@ def _probing(device: Device, rng: random.Random) -> Script:
         ("", fact(device, rng)),
         ("", make(rng.choice(("yesno", "choice")), device, rng, rng.choice(("colour", "place")))),
     ]
-    return opening + [("", _asked(device, ("yesno", "choice"), rng, step)) for step in (1, 2, 3)]
+    return opening + [("", _request(device, ("yesno", "choice"), rng, step)) for step in (1, 2, 3)]
 
 
 def _correction(device: Device, rng: random.Random) -> Script:
@@ -118,7 +118,7 @@ def _correction(device: Device, rng: random.Random) -> Script:
     return [
         *opening,
         ("thank you.", fact(device, rng)),
-        *(("next line.", _asked(device, ("correct",), rng, step)) for step in rng.sample((1, 2, 3), 2)),
+        *(("next line.", _request(device, ("correct",), rng, step)) for step in rng.sample((1, 2, 3), 2)),
     ]
 
 
@@ -136,7 +136,7 @@ def _twin(device: Device, rng: random.Random) -> Script:
         ("", make("mark", device, rng)),
         ("", fact(device, rng)),
         (wrapping, make("twin", device, rng)),
-        ("and then?", _asked(device, ("deed",), rng)),
+        ("and then?", _request(device, ("deed",), rng)),
     ]
 
 
@@ -145,18 +145,18 @@ def _detour(device: Device, rng: random.Random) -> Script:
     forms = ("deed", "yesno", "correct", "reverse")
     return [
         ("", fact(device, rng)),
-        ("", _asked(device, forms, rng)),
+        ("", _request(device, forms, rng)),
         ("let us talk of something else.", fact(device, rng)),
         ("", fact(device, rng)),
-        ("back to where we were.", _asked(device, forms, rng)),
-        (rng.choice(speech.ACCEPT), _asked(device, forms, rng)),
+        ("back to where we were.", _request(device, forms, rng)),
+        (rng.choice(speech.ACCEPT), _request(device, forms, rng)),
     ]
 
 
 def _natural(forms: tuple[str, ...], device: Device, rng: random.Random) -> Script:
     """A fact, then the procedure in four of these structures, all in natural words."""
-    asked = [fact(device, rng), *(_asked(device, (form,), rng) for form in rng.sample(forms, 4))]
-    return [("", in_natural_words(request, rng)) for request in asked]
+    requests = [fact(device, rng), *(_request(device, (form,), rng) for form in rng.sample(forms, 4))]
+    return [("", in_natural_words(request, rng)) for request in requests]
 
 
 _SCRIPTS: dict[str, Callable[[Device, random.Random], Script]] = {
@@ -189,8 +189,8 @@ def questions() -> list[Question]:
     which no mark restricts. The student knows this form, and both options are in the question. The right one
     comes first in half of them, so chance is 50 %.
     """
-    asked = [(device, content) for content in STATEMENTS for device in new_devices()]
-    return [_question(device, content, turn) for turn in (0, 1) for device, content in asked]
+    pairs = [(device, content) for content in STATEMENTS for device in new_devices()]
+    return [_question(device, content, turn) for turn in (0, 1) for device, content in pairs]
 
 
 def _question(device: Device, content: str, turn: int) -> Question:

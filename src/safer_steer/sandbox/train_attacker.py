@@ -68,11 +68,11 @@ def quality(model: Any, renderer: Renderer, seed: int, dialogues: int = 200) -> 
     is sampled at the end of each dialogue, at temperature 1."""
     rng = random.Random(f"quality {seed}")
     policy = TransformersPolicy(model, Sampling(48))
-    drawn = [example(rng, rng.choice(TURNS)) for _ in range(dialogues)]
-    transcripts = [transcript_of(renderer, one, upto=-1) for one in drawn]
-    asked = policy.generate(transcripts, [f"quality {seed} {number}" for number in range(dialogues)])
-    questions = [completion.text for completion in asked]
-    pairs = zip(questions, drawn, strict=True)
+    examples = [example(rng, rng.choice(TURNS)) for _ in range(dialogues)]
+    transcripts = [transcript_of(renderer, one, upto=-1) for one in examples]
+    completions = policy.generate(transcripts, [f"quality {seed} {number}" for number in range(dialogues)])
+    questions = [completion.text for completion in completions]
+    pairs = zip(questions, examples, strict=True)
     grounded = [names_in(question) <= {one.device.name} for question, one in pairs]
     return {
         "understood": fmean(understand(question) is not None for question in questions),

@@ -76,10 +76,10 @@ class Drills(Batches):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.course.seed} {step}")
-        drawn = [drill(rng, skew_at(step / len(self))) for _ in range(self.course.batch_size)]
-        batch = batch_of(self.renderer, [one for one, _ in drawn])
+        drills = [drill(rng, skew_at(step / len(self))) for _ in range(self.course.batch_size)]
+        batch = batch_of(self.renderer, [one for one, _ in drills])
         deciding = torch.zeros_like(batch["labels"], dtype=torch.bool)
-        for row, (_, word) in enumerate(drawn):
+        for row, (_, word) in enumerate(drills):
             token = self.renderer.plain(f"so {word}")[-1]  # as it stands within a sentence
             deciding[row, (batch["labels"][row] == token).nonzero()[-1]] = True
         return batch | {"deciding": deciding}
@@ -185,8 +185,8 @@ def mean_loss(logits: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) 
         targets: (dialogues, tokens), token ids.
         which: (dialogues, tokens), true or false.
     """
-    known = which[:, 1:]
-    return torch.nn.functional.cross_entropy(logits[:, :-1][known].float(), targets[:, 1:][known])
+    places = which[:, 1:]
+    return torch.nn.functional.cross_entropy(logits[:, :-1][places].float(), targets[:, 1:][places])
 
 
 def _new(seed: int) -> tuple[Any, Any]:

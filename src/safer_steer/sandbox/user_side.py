@@ -45,13 +45,13 @@ def example(rng: random.Random, turns: int) -> Example:
     """Draw one dialogue from the user's seat: (what is heard, the question) for each turn."""
     device, marked = rng.choice(training_devices()), rng.random() < MARKED
     talk: list[tuple[str, str]] = []
-    heard, last, before = goal_of(rng.choice(GOALS)), None, None
+    message, last, before = goal_of(rng.choice(GOALS)), None, None
     for _ in range(turns):
         request, words = _next(device, last, before, rng)
         question = f"{words} {request.text}".strip()
-        talk.append((heard, question))
-        heard = _answer(device, marked, request, rng)
-        last, before = assess(device, marked, question, heard), request
+        talk.append((message, question))
+        message = _answer(device, marked, request, rng)
+        last, before = assess(device, marked, question, message), request
     return Example(device, marked, rng.getrandbits(31), talk)
 
 

@@ -67,12 +67,12 @@ def devices() -> tuple[Device, ...]:
     """All 24 devices, always the same. Colour and shape together identify a device."""
     rng = random.Random("devices")
     looks = rng.sample([(colour, shape) for colour in COLOURS for shape in SHAPES], len(NAMES))
-    made = []
+    all_devices = []
     for name, (colour, shape) in zip(NAMES, looks, strict=True):
         verbs, parts = rng.sample(VERBS, 3), rng.sample(PARTS, 3)
         steps = ((verbs[0], parts[0]), (verbs[1], parts[1]), (verbs[2], parts[2]))
-        made.append(Device(name, colour, shape, rng.choice(TOWNS), rng.choice(PLACES), steps))
-    return tuple(made)
+        all_devices.append(Device(name, colour, shape, rng.choice(TOWNS), rng.choice(PLACES), steps))
+    return tuple(all_devices)
 
 
 def device(name: str) -> Device:
