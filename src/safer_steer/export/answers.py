@@ -80,11 +80,11 @@ def _settings(config: Config, folder: Path) -> dict[str, Any]:
         student["model"] = Path(config.student.model).name
     roles: dict[str, Any] = {}
     for name in ("target", "judge", "attacker"):
-        given = whole.get("roles", {}).get(name)
-        if isinstance(given, list):
-            roles[name] = [_unaddressed(role) for role in given]
-        elif given is not None:
-            roles[name] = _unaddressed(given)
+        entry = whole.get("roles", {}).get(name)
+        if isinstance(entry, list):
+            roles[name] = [_unaddressed(role) for role in entry]
+        elif entry is not None:
+            roles[name] = _unaddressed(entry)
     bench = whole.get("bench", {})
     files = {path.stem: path.relative_to(folder).as_posix() for path in folder.glob("suites/*/*.jsonl")}
     suites: list[str] = []  # in the order that they were played in
@@ -102,5 +102,5 @@ def _settings(config: Config, folder: Path) -> dict[str, Any]:
 
 def _unaddressed(role: dict[str, Any]) -> dict[str, Any]:
     left_out = ("api_key_env", "price_in", "price_out")
-    kept = {key: value for key, value in role.items() if key not in left_out}
-    return kept | {"base_url": ADDRESS} if role.get("base_url") else kept
+    fields = {key: value for key, value in role.items() if key not in left_out}
+    return fields | {"base_url": ADDRESS} if role.get("base_url") else fields

@@ -178,11 +178,11 @@ def made(config: Config, stages: Mapping[str, dict[str, Any]]) -> str:
         if any(source.use == "bench" for source in seeds.sources):
             steps[-1] += f" Red-team scripts of the suites of STEER-Bench: {bench_selection(config)}."
     if "bootstrap" in stages:
-        asked = "the original questions were put as they are"
+        questions = "the original questions were put as they are"
         if not bootstrap.sft.single_turn:
-            asked = "a red agent fitted every script to what was really said"
+            questions = "a red agent fitted every script to what was really said"
         steps.append(
-            f"Stage II: {asked}, a blue expert answered in the format `{student.format.value}`; kept if"
+            f"Stage II: {questions}, a blue expert answered in the format `{student.format.value}`; kept if"
             f" min safety >= {bootstrap.tau_safe} and mean helpfulness >= {bootstrap.tau_help:g} (1-10)."
         )
     steps.append(

@@ -57,12 +57,12 @@ def messages(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, s
     """`{"role", "content"}` of the system message, if any, and of the turns of a dialogue; of a script the
     user turns alone. `placeholder` is inserted once per picture before the text of the user turn that shows
     it; "" if the reader places pictures itself."""
-    said = [{"role": "system", "content": system}] if system else []
+    chat = [{"role": "system", "content": system}] if system else []
     for turn, images in zip(seed.turns, seed.images_by_turn(), strict=True):
-        said.append({"role": "user", "content": placeholder * len(images) + plain(turn.user)})
+        chat.append({"role": "user", "content": placeholder * len(images) + plain(turn.user)})
         if turn.assistant is not None:
-            said.append({"role": "assistant", "content": plain(turn.assistant)})
-    return said
+            chat.append({"role": "assistant", "content": plain(turn.assistant)})
+    return chat
 
 
 def prompt(seed: Seed, system: str, placeholder: str = "") -> list[dict[str, str]]:

@@ -38,8 +38,8 @@ def family_of(run: Path, student: Student) -> str | None:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(student.base, "config.json")
-        files += [Path(cached)] if isinstance(cached, str) else []
+        path = try_to_load_from_cache(student.base, "config.json")
+        files += [Path(path)] if isinstance(path, str) else []
     except (ImportError, ValueError):  # the core alone, or a folder, which is no id of the hub
         pass
     for file in files:
@@ -76,8 +76,8 @@ class LlamaFactory:
         for path, picture in zip(paths, pictures, strict=True):
             if not (self.folder / path).exists():
                 (self.folder / path).write_bytes(picture.data)
-        said = messages(dialogue, self.config.student.system, PLACEHOLDER)
-        self._file.write(self._before + json.dumps({"messages": said, "images": paths}, ensure_ascii=False))
+        chat = messages(dialogue, self.config.student.system, PLACEHOLDER)
+        self._file.write(self._before + json.dumps({"messages": chat, "images": paths}, ensure_ascii=False))
         self._before = ",\n"
 
     def close(self) -> None:

@@ -77,9 +77,9 @@ def export_model(run: Path, to: Path, which: ModelName | None = None) -> Exporte
 
 
 def _refuse_changed(run: Path, stage: str, files: Sequence[Path], manifest: Manifest) -> None:
-    known = manifest.stages[stage]["files"]
+    entries = manifest.stages[stage]["files"]
     for path in files:
-        if sha256_of(path) != known.get(path.relative_to(run).as_posix(), {}).get("sha256"):
+        if sha256_of(path) != entries.get(path.relative_to(run).as_posix(), {}).get("sha256"):
             raise UserError(
                 f"{path}: changed since `{stage}` finished (`safer-steer verify {run}`); delete"
                 f" {path.parent} and run `safer-steer {stage}` again"
@@ -103,19 +103,19 @@ def _merged(source: Path, config: Config) -> _Merge | None:
 
 
 def _trained(run: Path, manifest: Manifest, which: ModelName | None) -> ModelName:
-    wanted: tuple[ModelName, ...] = (which,) if which else ("safer_steer", "sft")
-    for model in wanted:
+    models: tuple[ModelName, ...] = (which,) if which else ("safer_steer", "sft")
+    for model in models:
         if all(manifest.finished(stage) for stage in TRAINED_BY[model]):
             return model
-    stages = " or ".join(f"`{TRAINED_BY[model][0]}`" for model in wanted)
+    stages = " or ".join(f"`{TRAINED_BY[model][0]}`" for model in models)
     raise UserError(f"{run}: no trained model in it, {stages} is not finished; run that stage first")
 
 
 def _refuse_foreign(part: Path, copied: set[str]) -> None:
     if part.exists():
-        left = [path.name for path in part.iterdir()] if part.is_dir() else [part.name]
+        names = [path.name for path in part.iterdir()] if part.is_dir() else [part.name]
         ours = {*copied, *WRITTEN}
-        foreign = sorted(name for name in left if name not in ours and not name.startswith("model"))
+        foreign = sorted(name for name in names if name not in ours and not name.startswith("model"))
         if foreign:
             raise UserError(f"{part}: has other files ({foreign[0]}); give another folder with --model")
 
@@ -137,17 +137,17 @@ def _generation_config(folder: Path, config: Config) -> dict[str, Any]:
     from safer_steer.student.proof import load_renderer
 
     renderer = load_renderer(load_processor(str(folder)), config.student.system)
-    made = {
+    settings = {
         "eos_token_id": [renderer.end, *(token for token in renderer.stops if token != renderer.end)],
         "pad_token_id": renderer.pad,
     }
     begins = renderer.tokenizer.bos_token_id
     if begins is not None:
-        made["bos_token_id"] = begins
+        settings["bos_token_id"] = begins
     temperature = config.bench.temperature
     if not temperature:
-        return made | {"do_sample": False}
-    return made | {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        return settings | {"do_sample": False}
+    return settings | {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

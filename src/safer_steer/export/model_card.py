@@ -143,10 +143,10 @@ def _results(run: Path, config: Config, stages: Mapping[str, dict[str, Any]]) ->
 
 def _training(run: Path, config: Config, stages: Mapping[str, dict[str, Any]], model: ModelName) -> list[str]:
     student, sft, rl = config.student, config.bootstrap.sft, config.rl
-    tuned = f"LoRA adapters of rank {student.lora_rank} on the language model, merged"
+    weights = f"LoRA adapters of rank {student.lora_rank} on the language model, merged"
     if not student.lora_rank:
-        tuned = f"all weights{' of the language model' * student.freeze_vision}"
-    lines = [f"Base: {_base(config)}. Trained: {tuned}. Weights in {student.dtype}. Seed {config.seed}."]
+        weights = f"all weights{' of the language model' * student.freeze_vision}"
+    lines = [f"Base: {_base(config)}. Trained: {weights}. Weights in {student.dtype}. Seed {config.seed}."]
     if model == "sft" or rl.start_from == "sft":
         folder = run / "bootstrap" / (single_turn.FOLDER if sft.single_turn else "")
         length = f"{sft.max_steps:,} steps" if sft.max_steps > 0 else f"{sft.epochs:g} epochs"
@@ -157,25 +157,25 @@ def _training(run: Path, config: Config, stages: Mapping[str, dict[str, Any]], m
     if model == "safer_steer":
         who = config.role("tutor").title("tutor")
         steps, of = f"{_rows(run / 'rl' / 'metrics.jsonl'):,}", f"learning rate {rl.learning_rate:g}"
-        begun = f"from {'the SFT model' if rl.start_from == 'sft' else 'the base'}"
+        start = f"from {'the SFT model' if rl.start_from == 'sft' else 'the base'}"
         if rl.algorithm == "dpo":
             how = (
                 f"DPO in place of RL: steps {steps}, the best against the worst of {rl.group_size} answers to"
                 f" each turn of {_rows(run / 'rl' / 'candidates.jsonl'):,} scripts, {of},"
-                f" beta {rl.beta:g}, {begun}"
+                f" beta {rl.beta:g}, {start}"
             )
         else:
             beside = " beside an attacker that learns, as two adapters" if rl.algorithm == "cotrain" else ""
             how = (
                 f"RL (GRPO, loss {rl.loss}): steps {steps}, each of {rl.prompts_per_step} scripts x"
                 f" {rl.group_size} trajectories, {of}, KL weight {rl.beta:g}, return {rl.tcsr} with alpha"
-                f" {rl.alpha:g}, credit by {rl.credit}, {begun}{beside}"
+                f" {rl.alpha:g}, credit by {rl.credit}, {start}{beside}"
             )
         lines.append(f"{how}. Tutor: {rl.tutor or who}.")
     stage = "rl" if model == "safer_steer" else "sft"
     versions = stages[stage]["versions"]
-    used = ("safer-steer", "torch", "transformers", "trl", "peft")
-    lines.append(", ".join(f"{name} {versions[name]}" for name in used if name in versions) + ".")
+    names = ("safer-steer", "torch", "transformers", "trl", "peft")
+    lines.append(", ".join(f"{name} {versions[name]}" for name in names if name in versions) + ".")
     return lines
 
 

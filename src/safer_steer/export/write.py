@@ -144,10 +144,10 @@ def _write(part: Split, folder: Path, name: str, config: Config, family: str | N
 def facts_of(run: Path, name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How an export was made: the config's hash and, for every finished stage, its prompt hashes and
     versions."""
-    made = {}
+    facts = {}
     for stage, entry in stages.items():
-        made[stage] = {key: entry[key] for key in ("prompts", "versions") if key in entry}
-    return {"name": name, "run": {"config": config_sha256(run / "config.yaml"), "stages": made}}
+        facts[stage] = {key: entry[key] for key in ("prompts", "versions") if key in entry}
+    return {"name": name, "run": {"config": config_sha256(run / "config.yaml"), "stages": facts}}
 
 
 def _splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
@@ -159,11 +159,11 @@ def _splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
     parts: list[Split] = []
     missing = []
     for name, stage in made_by.items():
-        made = _made(name, run, config) if manifest.finished(stage) else []
-        if not made and manifest.finished(stage) and name in EMPTY:
+        splits = _splits_of(name, run, config) if manifest.finished(stage) else []
+        if not splits and manifest.finished(stage) and name in EMPTY:
             raise UserError(f"{run}: nothing to export as {name}: {EMPTY[name]}")
-        parts += made
-        if not made:
+        parts += splits
+        if not splits:
             why = "made none" if manifest.finished(stage) else "is not finished"
             missing.append(f"{name}: left out, `{stage}` {why}")
     if not parts:
@@ -182,11 +182,11 @@ def _splits(run: Path, config: Config) -> tuple[list[Split], list[str]]:
     return parts, missing
 
 
-def _made(name: str, run: Path, config: Config) -> list[Split]:
+def _splits_of(name: str, run: Path, config: Config) -> list[Split]:
     if name == "sft":
         folder = single_turn.FOLDER if config.bootstrap.sft.single_turn else ""
-        kept = run / "bootstrap" / folder / "kept.jsonl"
-        return [Split(name, "train", kept, run, run, config)] if kept.stat().st_size else []
+        file = run / "bootstrap" / folder / "kept.jsonl"
+        return [Split(name, "train", file, run, run, config)] if file.stat().st_size else []
     if name == "rl":
         file = run / "splits" / "rl.jsonl"
         return [Split(name, "train", file, run, run, config)] if file.stat().st_size else []
