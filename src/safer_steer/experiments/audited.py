@@ -56,20 +56,20 @@ def audit_tables(by_arm: Mapping[str, Any]) -> list[Table]:
         return []
     steps = max((entry["steps"] for entry in by_arm.values()), key=len)
     count = min(SHOWN, len(steps))
-    chosen = [steps[len(steps) * part // count - 1] for part in range(1, count + 1)]
+    columns = [steps[len(steps) * part // count - 1] for part in range(1, count + 1)]
     rewards, notices = [], []
     for arm, entry in by_arm.items():
         for by in ("tutor", "audit"):
-            known = dict(zip(entry["steps"], entry[by], strict=True))
+            means = dict(zip(entry["steps"], entry[by], strict=True))
             rewards.append([arm, by])
-            for step in chosen:
-                rewards[-1].append(f"{known[step]:.2f}" if step in known else "–")
-        notices.append([arm, _shown(entry["noticed"]), _shown(entry["fell"])])
+            for step in columns:
+                rewards[-1].append(f"{means[step]:.2f}" if step in means else "–")
+        notices.append([arm, _in_words(entry["noticed"]), _in_words(entry["fell"])])
     return [
         Table(
             "Rewards by tutor and audit",
             "Mean reward of a turn by tutor and audit, over the turns that both scored, all seeds.",
-            ["arm", "by", *(f"step {step}" for step in chosen)],
+            ["arm", "by", *(f"step {step}" for step in columns)],
             rewards,
         ),
         Table(
@@ -83,5 +83,5 @@ def audit_tables(by_arm: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def _shown(steps: Mapping[Any, int | None]) -> str:
+def _in_words(steps: Mapping[Any, int | None]) -> str:
     return ", ".join("never" if step is None else str(step) for step in steps.values())

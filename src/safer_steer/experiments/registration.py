@@ -141,8 +141,8 @@ def mark(outcome: dict[str, Any], experiment: Experiment, path: Path) -> dict[st
         words += " **The runs are not those that were registered.**"
     if left_out := _left_out(registration, outcome):
         words += f" **Registered, and not in the file any more: {'; '.join(left_out)}.**"
-    told = {"sha256": sha256, "same_runs": same, "said": words}
-    return outcome | {"differences": differences, "claims": claims, "registration": told}
+    facts = {"sha256": sha256, "same_runs": same, "said": words}
+    return outcome | {"differences": differences, "claims": claims, "registration": facts}
 
 
 def _left_out(registration: Registration, outcome: dict[str, Any]) -> list[str]:
@@ -178,7 +178,7 @@ def simulated(expected: Expected, seeds: int, difference: float, trials: int) ->
 
     random = np.random.default_rng(seeds)
     shape = (seeds, expected.dialogues)
-    told = {"agrees": 0, "disagrees": 0}
+    counts = {"agrees": 0, "disagrees": 0}
     for _ in range(trials):
         chances = expected.rate + random.uniform(-1, 1, shape[1]) * expected.between_dialogues
         sides: list[dict[int, dict[Any, int]]] = []
@@ -188,9 +188,9 @@ def simulated(expected: Expected, seeds: int, difference: float, trials: int) ->
             sides.append({seed: dict(enumerate(map(int, row))) for seed, row in enumerate(passed)})
         entry = difference_over_seeds(*sides, seed=int(random.integers(2**31)))
         outcome = verdict(entry | {"pair": []}, 1)
-        if outcome in told:
-            told[outcome] += 1
-    agrees, disagrees = (100 * told[name] / trials for name in ("agrees", "disagrees"))
+        if outcome in counts:
+            counts[outcome] += 1
+    agrees, disagrees = (100 * counts[name] / trials for name in ("agrees", "disagrees"))
     if not difference:  # each sign is an error
         agrees, disagrees = 0.0, agrees + disagrees
     return Power(difference=difference, agrees=agrees, disagrees=disagrees)

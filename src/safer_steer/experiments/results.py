@@ -33,8 +33,8 @@ def tested(experiment: Experiment, differences: list[Finding], broken: Collectio
     for claim in experiment.claims:
         entry = by_pair[*claim.pair, claim.measure]
         numbers = {key: entry[key] for key in ("value", "low", "high", "t")}
-        said = verdict(entry, 1 if claim.more else -1, broken)
-        decided.append(claim.model_dump(mode="json") | {"found": numbers, "verdict": said})
+        outcome = verdict(entry, 1 if claim.more else -1, broken)
+        decided.append(claim.model_dump(mode="json") | {"found": numbers, "verdict": outcome})
     return decided
 
 
@@ -102,7 +102,7 @@ def results(
         arm: {measure: over_seeds(measure, hits[arm, measure]) for measure in measures}
         for arm in experiment.arms
     }
-    lost = {arm: _lost(list(by_seed.values())) for arm, by_seed in folders.items()}
+    losses = {arm: _losses(list(by_seed.values())) for arm, by_seed in folders.items()}
     broken = [
         arm
         for arm, by_seed in folders.items()
@@ -129,7 +129,7 @@ def results(
         "seeds": list(next(iter(runs.values()))),
         "arms": arms,
         "differences": differences,
-        "lost": lost,
+        "lost": losses,
         "broken": broken,
         "survival": survival,
         "audit": audited(runs),
@@ -147,10 +147,10 @@ def _papers(experiment: Experiment, entry: dict[str, Any], broken: Collection[st
     return {"value": theirs, "verdict": verdict(entry, theirs, broken)}
 
 
-def _lost(folders: list[Path]) -> dict[str, int]:
+def _losses(folders: list[Path]) -> dict[str, int]:
     """How many dialogues of an arm have no result, by state, and of how many; and how many questions have no
     answer, if there are such."""
-    states = [known for folder in folders for part in states_in(folder).values() for known in part]
+    states = [state for folder in folders for part in states_in(folder).values() for state in part]
     marks = [mark for folder in folders for _, answers in answers_in(folder) for mark in answers.values()]
     unanswered = {"unanswered": marks.count(None)} if None in marks else {}
     return {"dialogues": len(states), **{name: states.count(name) for name in LOST}, **unanswered}

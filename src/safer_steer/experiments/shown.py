@@ -29,14 +29,14 @@ def tables(outcome: Finding, planned: int | None = None) -> list[Table]:
     arms, seeds = outcome["arms"], len(outcome["seeds"])
     measures = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
     of = f" of {planned}" if planned and planned > seeds else ""
-    made = [
+    all_tables = [
         Table(
             "Rates",
             f"%, over {seeds}{of} training seed{'s' * ((planned or seeds) > 1)} and all dialogues, with 95 %"
             " intervals; t is over the seeds' means.",
             ["arm", *measures],
             [
-                [arm, *(shown(rates[measure]) if measure in rates else NONE for measure in measures)]
+                [arm, *(_cell(rates[measure]) if measure in rates else NONE for measure in measures)]
                 for arm, rates in arms.items()
             ],
             labels=1,
@@ -49,7 +49,7 @@ def tables(outcome: Finding, planned: int | None = None) -> list[Table]:
                 [
                     _minus(entry),
                     entry["measure"] + _exploratory(entry),
-                    shown(entry, sign=True),
+                    _cell(entry, sign=True),
                     *_beside(entry, seeds, outcome.get("broken", ())),
                 ]
                 for entry in outcome["differences"]
@@ -71,7 +71,7 @@ def tables(outcome: Finding, planned: int | None = None) -> list[Table]:
             labels=1,
         ),
     ]
-    return [table for table in made if table.rows]
+    return [table for table in all_tables if table.rows]
 
 
 def claims_table(claims: Iterable[tuple[str | None, Finding, int]]) -> Table:
@@ -84,9 +84,9 @@ def claims_table(claims: Iterable[tuple[str | None, Finding, int]]) -> Table:
     rows, named = [], False
     for file, claim, seeds in claims:
         tested_in, named = ([f"`{file}`"], True) if file else ([], named)
-        said = _told(claim["verdict"], claim["found"], seeds) + _exploratory(claim)
-        what = f"{claim['measure']}, {_minus(claim)}"
-        rows.append([claim["says"], claim["where"], *tested_in, what, shown(claim["found"], sign=True), said])
+        verdict = _with_power(claim["verdict"], claim["found"], seeds) + _exploratory(claim)
+        number, here = f"{claim['measure']}, {_minus(claim)}", _cell(claim["found"], sign=True)
+        rows.append([claim["says"], claim["where"], *tested_in, number, here, verdict])
     head = ["claim", "where", *(["experiment"] if named else []), "number", "here", "verdict"]
     note = "The paper's claims. The number decides: a difference in points, over all seeds."
     return Table("Claims", note, head, rows, labels=3)
@@ -102,19 +102,19 @@ def wall_times(runs: Mapping[str, Mapping[int, Path]]) -> Table:
     rows = []
     for arm, by_seed in runs.items():
         stages = [list(Manifest(folder).stages.values()) for folder in by_seed.values()]
-        spent = [sum(stage.get("seconds", 0) for stage in of_run) for of_run in stages]
-        rows.append([arm, f"{sum(spent) / len(spent):.0f}"])
+        seconds = [sum(stage.get("seconds", 0) for stage in of_run) for of_run in stages]
+        rows.append([arm, f"{sum(seconds) / len(seconds):.0f}"])
     head = ["arm", "seconds of a run, with the stages it shares"]
     return Table("Wall times", "Means over the seeds.", head, rows, labels=1)
 
 
 def markdown(outcome: Finding, experiment: Experiment) -> str:
     """The results as Markdown."""
-    made = tables(outcome, len(experiment.seeds))
+    all_tables = tables(outcome, len(experiment.seeds))
     parts = [f"## {experiment.name}", experiment.question]
-    for one in made:
-        parts += [one.note, in_markdown(one), one.after]
-    if made[-1].title != "Without a result":
+    for table in all_tables:
+        parts += [table.note, in_markdown(table), table.after]
+    if all_tables[-1].title != "Without a result":
         parts.append("Every dialogue has a result.")
     if experiment.paper:
         parts.append(f"Paper: {experiment.paper.source}.")
@@ -127,12 +127,12 @@ def in_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def shown(rate: Mapping[str, Any], sign: bool = False) -> str:
+def _cell(rate: Mapping[str, Any], sign: bool = False) -> str:
     """Value and interval, then the t interval over the seeds if there is one; a dash if nothing was
     scored."""
     form = "+.1f" if sign else ".1f"
-    said, t = Rate.model_validate(rate).printed(form, form), rate.get("t")
-    return said + (f", t [{t['low']:{form}}, {t['high']:{form}}]" if t else "")
+    text, t = Rate.model_validate(rate).printed(form, form), rate.get("t")
+    return text + (f", t [{t['low']:{form}}, {t['high']:{form}}]" if t else "")
 
 
 def _minus(entry: Finding) -> str:
@@ -152,12 +152,12 @@ def _beside(entry: Finding, seeds: int, broken: Collection[str]) -> list[str]:
         broken: arms without a result.
     """
     if paper := entry.get("paper"):
-        return [f"{paper['value']:+.1f}", _told(paper["verdict"], entry, seeds)]
+        return [f"{paper['value']:+.1f}", _with_power(paper["verdict"], entry, seeds)]
     own = verdict(entry, 1, broken)
-    return [NONE, _told({"agrees": "more", "disagrees": "less"}.get(own, own), entry, seeds)]
+    return [NONE, _with_power({"agrees": "more", "disagrees": "less"}.get(own, own), entry, seeds)]
 
 
-def _told(verdict: str, difference: Finding, seeds: int) -> str:
+def _with_power(verdict: str, difference: Finding, seeds: int) -> str:
     """The verdict; where it cannot tell, with the difference that the experiment could have told."""
     least = detectable(difference, seeds) if verdict == CANNOT_TELL else None
     return verdict if least is None else f"{verdict} (80 % power: {least:.1f} points)"

@@ -165,22 +165,22 @@ def plan(experiment: Experiment, path: Path, out: Path) -> tuple[list[Job], dict
     for seed in experiment.seeds:
         for name, arm in experiment.arms.items():
             config, attacker = config_of(experiment, path, arm, seed), None
-            said = f"{name}, seed {seed}"
+            label = f"{name}, seed {seed}"
             if arm.model == "safer_steer":
-                job, student = trained(f"RL: {said}", config), "rl/model"
+                job, student = trained(f"RL: {label}", config), "rl/model"
             else:
                 job, student, config = up_to(config), "sft/model", up_to_sft(config)
             if experiment.fresh_attacker:
                 against = FRESH | {"rl.cotrain.student": os.path.abspath(job.folder / student)}
                 alone = config_of(experiment, path, Arm(set=against), seed)
-                attacker = trained(f"fresh attacker: {said}", alone, job)
+                attacker = trained(f"fresh attacker: {label}", alone, job)
                 paths = [os.path.abspath(attacker.folder / "rl" / "attacker")]
                 adaptive = config.bench.adaptive or Adaptive()
                 config.bench.adaptive = adaptive.model_copy(update={"trained": paths})
                 config.bench.models = [arm.model]
             elif arm.model != "safer_steer":
-                said, config.bench.models = f"base and SFT, seed {seed}", ["base", "sft"]
-            job = Job(f"bench: {said}", out / "measured" / run_id(config), config, ("bench",), job, attacker)
+                label, config.bench.models = f"base and SFT, seed {seed}", ["base", "sft"]
+            job = Job(f"bench: {label}", out / "measured" / run_id(config), config, ("bench",), job, attacker)
             folders[name][seed] = jobs.setdefault(job.folder, job).folder
     ordered = sorted(jobs.values(), key=lambda job: (list(STAGES).index(job.stages[-1]), bool(job.awaits)))
     return ordered, folders
@@ -281,15 +281,15 @@ async def _do(job: Job, threads: int, say: Say) -> str | None:
 async def _left_alone(job: Job, say: Say) -> None:
     """Wait until no other process works in the job's folder. A stage outlives its experiment if that is
     killed alone."""
-    told = False
+    waiting = False
     while True:
         try:
             with locked(job.folder):
                 return
         except AtWork:
-            if not told:
+            if not waiting:
                 say(f"{job.name}: waiting for another process that is at work in {job.folder}")
-            told = True
+            waiting = True
             await asyncio.sleep(1)
 
 
