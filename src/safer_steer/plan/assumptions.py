@@ -49,16 +49,16 @@ SANDBOX_SUCCESS = {"student": 0.4, "sandbox": 1.0}
 """How often the base student there gives in to an attack, and its agent, by who is the target."""
 
 
-def assumptions(config: Config, **given: Any) -> Assumptions:
+def assumptions(config: Config, **options: Any) -> Assumptions:
     """What the user has given (None for what not), and the defaults: the sandbox's where its agents and its
     student do the work."""
-    said = {name: value for name, value in given.items() if value is not None}
+    values = {name: value for name, value in options.items() if value is not None}
     target = config.role("target")
     if config.student.model == "sandbox" and config.role("generator").embedded:
         if target.embedded or target.is_student:
-            said = {"success": SANDBOX_SUCCESS[target.model]} | said
-        said = SANDBOX | said
-    return Assumptions(**said)
+            values = {"success": SANDBOX_SUCCESS[target.model]} | values
+        values = SANDBOX | values
+    return Assumptions(**values)
 
 
 WAIT_S = 0.5
@@ -68,12 +68,12 @@ GIVEN = {"task": 40, "caption": 70, "rewrite": 100, "observation": 25}
 """Tokens of what a prompt is given, by the name of its input; any other is as long as a user turn."""
 
 
-def reply_tokens(job: str, turns: float, assumed: Assumptions, laid_out: int) -> float:
+def reply_tokens(job: str, turns: float, assumed: Assumptions, assistant_tokens: int) -> float:
     """Tokens of a reply: the texts that the job asks for, derived from its prompt, and their JSON.
 
     Args:
         turns: of the script that it writes.
-        laid_out: tokens of an assistant's turn in the student's format.
+        assistant_tokens: tokens of an assistant's turn in the student's format.
     """
     user, reason = assumed.turn_tokens, assumed.reason_tokens
     return {
@@ -83,9 +83,9 @@ def reply_tokens(job: str, turns: float, assumed: Assumptions, laid_out: int) ->
         "caption": 110,
         "rewrite": 105,
         "plan": 15 + turns * (user + 27),
-        CHAT: laid_out,
+        CHAT: assistant_tokens,
         "red": user + 3,
-        "blue": laid_out,
+        "blue": assistant_tokens,
         "attacker": user + 85,
         "attacker_show_text": 2 * user + 85,
         "tutor": reason + user + 28,

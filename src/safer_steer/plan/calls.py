@@ -71,48 +71,48 @@ def estimate(config: Config, assumed: Assumptions | None = None) -> Estimate:
     """Count the calls a run of this config would make. It makes no calls, needs no API key, and writes only
     to a temporary folder. Raises `UserError`: a source or a suite is missing or unusable."""
     assumed = assumed or assumptions(config)
-    known, material = read_material(config, assumed)
+    facts, material = read_material(config, assumed)
     sizes = Sizes(config, assumed, material)
-    lengths = [1 if config.rl.single_turn else max(one.lengths) for one in training(config, known).values()]
-    made = scripts(config, known, "train", "bench")
+    lengths = [1 if config.rl.single_turn else max(one.lengths) for one in training(config, facts).values()]
+    by_kind = scripts(config, facts, "train", "bench")
     result = Estimate(
         config,
         assumed,
-        pairs=round(sum(one.count for one in known.own.values())) or sum(pairs.all for pairs in known.pairs),
-        dialogues=round(sum(suite.count for suite in suites(config, known))),
-        scripts={kind: one.count for kind, one in made.items() if one.count},
-        trajectories=trajectories(config, known),
+        pairs=round(sum(one.count for one in facts.own.values())) or sum(pairs.all for pairs in facts.pairs),
+        dialogues=round(sum(suite.count for suite in suites(config, facts))),
+        scripts={kind: one.count for kind, one in by_kind.items() if one.count},
+        trajectories=trajectories(config, facts),
         longest=min(config.rl.max_turns, max(lengths, default=0)),
-        notes=_notes(config, known),
+        notes=_notes(config, facts),
     )
     described = False
     for name, stage in STAGES.items():
         counts: CallCounts = defaultdict(Count)
-        asked, bench = list(stage.forecast(config, known)), name == "bench"
-        captions = list(_captions(config, asked, result.dialogues if bench else result.pairs))
+        groups, bench = list(stage.forecast(config, facts)), name == "bench"
+        captions = list(_captions(config, groups, result.dialogues if bench else result.pairs))
         if bench or not described:
-            asked += captions
+            groups += captions
         described = described or bool(captions)
-        for one in asked:
+        for one in groups:
             counts[one.who, one.job] = counts[one.who, one.job].plus(sizes.count(one, bench))
         if counts:
             result.stages[name] = counts
     return result
 
 
-def _captions(config: Config, asked: Sequence[Asked], pictures: int) -> Iterator[Asked]:
+def _captions(config: Config, groups: Sequence[Asked], pictures: int) -> Iterator[Asked]:
     """One description of each picture, if a role that is asked gets words in its place."""
-    if config.captioner and any(role_of(config, one.who).pictures == "caption" for one in asked):
+    if config.captioner and any(role_of(config, one.who).pictures == "caption" for one in groups):
         yield Asked(config.captioner, "caption", pictures, pictures=pictures)
 
 
-def _notes(config: Config, known: Known) -> list[str]:
+def _notes(config: Config, facts: Known) -> list[str]:
     notes, adaptive = [], config.bench.adaptive
     if config.rl.tutor:
         notes.append(
             f"Stage III is not included: the calls of your own tutor ({config.rl.tutor}) are unknown."
         )
-    elif line := too_few_seeds(config.rl, int(sum(draws(config, known).rl.values()))):
+    elif line := too_few_seeds(config.rl, int(sum(draws(config, facts).rl.values()))):
         notes.append(f"Stage III would not start: {line}.")
     if adaptive and adaptive.own:
         notes.append(f"The dialogues of your own attackers ({', '.join(adaptive.own)}) are not included.")
@@ -153,8 +153,8 @@ def from_run(forecast: Estimate, folder: Path) -> Estimate:
                         count.tokens_out * times * wordier,
                         count.upload_bytes * times,
                     )
-    known = ", ".join(name for name in forecast.stages if name in paid)
-    note = f"From what {folder} asked: {known}. Tokens are as its models counted them."
+    names = ", ".join(name for name in forecast.stages if name in paid)
+    note = f"From what {folder} asked: {names}. Tokens are as its models counted them."
     return replace(forecast, stages=stages, notes=[note, *forecast.notes])
 
 
@@ -189,10 +189,10 @@ class Prices:
 
     def stops_in(self, limit: float | None) -> str | None:
         """The stage in which the spending limit would be exceeded; None if it would not be."""
-        spent = 0.0
+        total = 0.0
         for line in self.lines:
-            spent += line.money or 0
-            if limit is not None and spent > limit:
+            total += line.money or 0
+            if limit is not None and total > limit:
                 return line.stage
         return None
 

@@ -26,57 +26,57 @@ HEAD = (
 
 
 def show(
-    config: Config, console: Console, run: Path | None = None, as_json: bool = False, **given: Any
+    config: Config, console: Console, run: Path | None = None, as_json: bool = False, **options: Any
 ) -> None:
-    """Print the estimate, corrected by a run; `given` are assumptions. Raises `UserError` as `estimate` and
+    """Print the estimate, corrected by a run; `options` are assumptions. Raises `UserError` as `estimate` and
     `from_run` do."""
-    forecast = estimate(config, assumptions(config, **given))
+    forecast = estimate(config, assumptions(config, **options))
     if run:
         forecast = from_run(forecast, run)
-    priced = price(forecast)
+    prices = price(forecast)
     if as_json:
-        text = json.dumps(as_dict(forecast, priced), indent=1)
+        text = json.dumps(as_dict(forecast, prices), indent=1)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     else:
-        console.print(table(forecast, priced, console), crop=False)
+        console.print(table(forecast, prices, console), crop=False)
 
 
-def table(forecast: Estimate, priced: Prices, console: Console) -> Group:
+def table(forecast: Estimate, prices: Prices, console: Console) -> Group:
     """One line per role and stage, the total, the model of each role, and the assumptions."""
     rows = []
-    for stage, seconds in priced.seconds.items():
-        of_stage = [line for line in priced.lines if line.stage == stage]
+    for stage, seconds in prices.seconds.items():
+        of_stage = [line for line in prices.lines if line.stage == stage]
         for line in of_stage:
             costs = ("local", "local") if line.local else (money(line.money), duration(line.seconds or 0))
             begins = line is of_stage[0]
             ends = (stage, _time(of_stage, seconds)) if begins else ("", "")
             rows.append((ends[0], line.participant, *_cells(line.count), *costs, ends[1]))
-    total = reduce(Count.plus, (line.count for line in priced.lines), Count())
-    paid = money(priced.money if any(line.money is not None for line in priced.lines) else None)
-    rows.append(("total", "", *_cells(total), paid, "", _time(priced.lines, sum(priced.seconds.values()))))
+    total = reduce(Count.plus, (line.count for line in prices.lines), Count())
+    paid = money(prices.money if any(line.money is not None for line in prices.lines) else None)
+    rows.append(("total", "", *_cells(total), paid, "", _time(prices.lines, sum(prices.seconds.values()))))
     grid = fitted(console, HEAD, rows, numbers=range(2, len(HEAD)), whole=range(2))
-    models = Text(f"Models: {_models(priced)}.")
-    return Group(grid, Text(), models, *map(Text, lines(forecast, priced)))
+    models = Text(f"Models: {_models(prices)}.")
+    return Group(grid, Text(), models, *map(Text, lines(forecast, prices)))
 
 
-def _models(priced: Prices) -> str:
+def _models(prices: Prices) -> str:
     """The models and their roles: `org/model (generator, red), student (target)`."""
     roles: dict[str, list[str]] = {}
-    for line in priced.lines:
+    for line in prices.lines:
         names = roles.setdefault(line.model, [])
         if line.participant not in names:
             names.append(line.participant)
     return ", ".join(f"{model} ({', '.join(names)})" for model, names in roles.items())
 
 
-def lines(forecast: Estimate, priced: Prices) -> list[str]:
+def lines(forecast: Estimate, prices: Prices) -> list[str]:
     """The assumptions behind the numbers, one line each."""
     assumed, config = forecast.assumed, forecast.config
-    made = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in forecast.scripts.items())
+    kinds = ", ".join(f"{rounded(count)} {kind.value}" for kind, count in forecast.scripts.items())
     start = "scripts" if config.seeds.scripts else "pairs"
     texts = [
-        f"Estimated from {forecast.pairs} {start} (scripts: {made}) and {forecast.dialogues} bench dialogues."
-        " Nothing was called.",
+        f"Estimated from {forecast.pairs} {start} (scripts: {kinds}) and {forecast.dialogues} bench"
+        " dialogues. Nothing was called.",
         f"Assumes {assumed.turn_tokens} tokens a user turn (--turn-tokens) and"
         f" {assumed.answer_of(config.student)} an answer (--answer-tokens), half of it thinking, and"
         f" {assumed.reason_tokens} a judge's reason (--reason-tokens)."
@@ -98,42 +98,42 @@ def lines(forecast: Estimate, priced: Prices) -> list[str]:
             f"Assumes that {assumed.keeps:.0%} of the scripts pass rule 1, and {assumed.keeps:.0%} of those"
             " rule 2 (--keeps)."
         )
-    if any(not line.local for line in priced.lines):
+    if any(not line.local for line in prices.lines):
         texts.append(
             f"Time: a reply takes {WAIT_S:g} s, plus its tokens at {assumed.tokens_per_second:g} a second"
             " (--tokens-per-second). Each role has its own concurrency and request rate. Training, and roles"
             " marked `local`, are not included."
         )
-    if priced.unpriced:
+    if prices.unpriced:
         texts.append(
-            f"The total leaves out {', '.join(priced.unpriced)}: no price is set (price_in, price_out)."
+            f"The total leaves out {', '.join(prices.unpriced)}: no price is set (price_in, price_out)."
         )
-    if stage := priced.stops_in(config.spending_limit):
+    if stage := prices.stops_in(config.spending_limit):
         texts.append(f"spending_limit is {config.spending_limit:g}: the run would stop in {stage}.")
     return texts + forecast.notes
 
 
-def as_dict(forecast: Estimate, priced: Prices) -> dict[str, Any]:
+def as_dict(forecast: Estimate, prices: Prices) -> dict[str, Any]:
     """The same as plain numbers. Money and seconds are None where they are unknown."""
     return {
         "pairs": {"all": forecast.pairs},
         "dialogues": {"all": forecast.dialogues},
         "scripts": {kind.value: round(count) for kind, count in forecast.scripts.items()},
-        "stages": [_stage(priced, stage) for stage in priced.seconds],
+        "stages": [_stage(prices, stage) for stage in prices.seconds],
         "total": {
-            "money": round(priced.money, 4),
-            "seconds": round(sum(priced.seconds.values()), 1),
-            "unpriced": priced.unpriced,
+            "money": round(prices.money, 4),
+            "seconds": round(sum(prices.seconds.values()), 1),
+            "unpriced": prices.unpriced,
         },
         "assumptions": asdict(forecast.assumed),
-        "stops_in": priced.stops_in(forecast.config.spending_limit),
-        "notes": lines(forecast, priced),
+        "stops_in": prices.stops_in(forecast.config.spending_limit),
+        "notes": lines(forecast, prices),
     }
 
 
-def _stage(priced: Prices, stage: str) -> dict[str, Any]:
-    roles = [_row(line) for line in priced.lines if line.stage == stage]
-    return {"stage": stage, "seconds": round(priced.seconds[stage], 1), "roles": roles}
+def _stage(prices: Prices, stage: str) -> dict[str, Any]:
+    roles = [_row(line) for line in prices.lines if line.stage == stage]
+    return {"stage": stage, "seconds": round(prices.seconds[stage], 1), "roles": roles}
 
 
 def _row(line: Line) -> dict[str, Any]:

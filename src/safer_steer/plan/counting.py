@@ -58,26 +58,26 @@ class Sizes:
     def __init__(self, config: Config, assumed: Assumptions, material: Material) -> None:
         self.config, self.assumed, self.material = config, assumed, material
         self.answer = assumed.answer_of(config.student)
-        self.laid_out = lay_out(text(self.answer // 2), text(self.answer), config.student.format)
+        self.assistant_turn = lay_out(text(self.answer // 2), text(self.answer), config.student.format)
 
-    def count(self, asked: Asked, bench: bool) -> Count:
+    def count(self, group: Asked, bench: bool) -> Count:
         """Calls that are alike, and what they send and receive. `bench`: the pictures are of its suites."""
-        role, model = role_of(self.config, asked.who), self.model(asked.who)
-        first, one, two = (len(self._prompt(asked, role, exchanges)) for exchanges in range(3))
-        letters = asked.calls * first + asked.earlier * (two - one)
-        said = len(self.laid_out) // CHARACTERS
-        reply = reply_tokens(asked.job, asked.turns, self.assumed, said)
-        described = asked.pictures * GIVEN["caption"] if role.pictures == "caption" else 0
-        images = asked.pictures if role.pictures is True else 0
+        role, model = role_of(self.config, group.who), self.model(group.who)
+        first, one, two = (len(self._prompt(group, role, exchanges)) for exchanges in range(3))
+        letters = group.calls * first + group.earlier * (two - one)
+        tokens = len(self.assistant_turn) // CHARACTERS
+        reply = reply_tokens(group.job, group.turns, self.assumed, tokens)
+        described = group.pictures * GIVEN["caption"] if role.pictures == "caption" else 0
+        images = group.pictures if role.pictures is True else 0
         sizes = self.material.of_suites if bench else self.material.pictures
         each = fmean([picture_tokens(width, height, model) for width, height, _ in sizes] or [0])
         weight = fmean([weight for *_, weight in sizes] or [0]) * 4 / 3  # base64
         return Count(
-            asked.calls,
+            group.calls,
             images,
             letters / CHARACTERS + described,
             images * each,
-            asked.calls * reply,
+            group.calls * reply,
             letters + images * weight,
         )
 
@@ -85,28 +85,28 @@ class Sizes:
         """The id of the model in this seat."""
         return self.config.model_id(role_of(self.config, who))
 
-    def _prompt(self, asked: Asked, role: Role, exchanges: int) -> str:
+    def _prompt(self, group: Asked, role: Role, exchanges: int) -> str:
         """What a call sends after so many exchanges."""
-        user, student = text(asked.user_tokens or self.assumed.turn_tokens), self.config.student
-        if asked.job == CHAT:
+        user, student = text(group.user_tokens or self.assumed.turn_tokens), self.config.student
+        if group.job == CHAT:
             layout = not role.is_student and student.format is Format.THINKING_ANSWER and role.ask_layout
-            return f"{student.system}{LAYOUT_RULE * layout}{user}{(user + self.laid_out) * exchanges}"
-        prompt, given = installed()[asked.job], self._given(asked, user, exchanges)
+            return f"{student.system}{LAYOUT_RULE * layout}{user}{(user + self.assistant_turn) * exchanges}"
+        prompt, values = installed()[group.job], self._inputs(group, user, exchanges)
         fields = prompt.inputs.model_fields.items()
-        wanted = [name for name, field in fields if name in given or field.is_required()]
-        inputs = prompt.inputs.model_construct(**{name: given.get(name, user) for name in wanted})
+        names = [name for name, field in fields if name in values or field.is_required()]
+        inputs = prompt.inputs.model_construct(**{name: values.get(name, user) for name in names})
         return "".join(prompt.render(inputs))
 
-    def _given(self, asked: Asked, user: str, exchanges: int) -> dict[str, Any]:
+    def _inputs(self, group: Asked, user: str, exchanges: int) -> dict[str, Any]:
         """What prompts are given, by the names of their inputs. Any other is as long as a user turn, or
         left out if it may be."""
-        answer, turns = text(self.answer), round(asked.turns)
+        answer, turns = text(self.answer), round(group.turns)
         question = text(fmean(self.material.questions or [0]) / CHARACTERS)
         return {
             **{name: text(tokens) for name, tokens in GIVEN.items()},
             **dict.fromkeys(("turns_left", "take_backs_left", "pictures"), 1),
             "history": [Exchange(user=user, assistant=answer)] * exchanges,
-            "question": question if asked.job in ("probe", "caption") else user,
+            "question": question if group.job in ("probe", "caption") else user,
             "answer": answer,
             "intent": question,
             "kind": Kind.RED_TEAM,
@@ -114,7 +114,7 @@ class Sizes:
             "turns": turns,
             "strategy": Strategy.EDUCATIONAL_BYPASS,
             "taken_back": [],
-            "techniques": [f"{name}: {told}" for name, told in TECHNIQUES.items()],
+            "techniques": [f"{name}: {description}" for name, description in TECHNIQUES.items()],
             "memory": full_table(self.config),
             "drawn": "bait_and_switch",
         }

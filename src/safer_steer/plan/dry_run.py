@@ -122,11 +122,11 @@ def _refusals(config: Config) -> Iterator[str]:
         looks += [(f"{stage.name}: ", partial(check, config)) for check in stage.checks]
     for place, look in looks:
         try:
-            said = look()
+            refusal = look()
         except UserError as error:
-            said = str(error)
-        if said and isinstance(said, str):
-            yield f"{place}{said}"
+            refusal = str(error)
+        if refusal and isinstance(refusal, str):
+            yield f"{place}{refusal}"
 
 
 def _trainer_arguments(config: Config, folder: Path, processes: int) -> dict[str, dict[str, Any]]:
@@ -176,19 +176,19 @@ def _sft_steps(config: Config, folder: Path) -> str:
     sft = config.bootstrap.sft
     if sft.max_steps > 0:
         return f"{_many(sft.max_steps, 'step')} of {_many(sft.batch_size, 'dialogue')}"
-    kept = folder / "bootstrap" / "kept.jsonl"
-    if kept.is_file():
-        with kept.open("rb") as file:
+    path = folder / "bootstrap" / "kept.jsonl"
+    if path.is_file():
+        with path.open("rb") as file:
             dialogues, at_most = sum(1 for _ in file), ""
     elif config.bootstrap.dialogues is not None:
         dialogues, at_most = config.bootstrap.dialogues, "at most "
     else:
         return f"steps of {_many(sft.batch_size, 'dialogue')}, {_times(sft.epochs)} over what Stage II keeps"
     steps = math.ceil(sft.epochs * math.ceil(dialogues / sft.batch_size))
-    known = "if all are kept of" if at_most else "over"
+    words = "if all are kept of" if at_most else "over"
     return (
         f"{at_most}{_many(steps, 'step')} of {_many(sft.batch_size, 'dialogue')}: {_times(sft.epochs)}"
-        f" {known} {dialogues:,}; the last step of a pass may be smaller"
+        f" {words} {dialogues:,}; the last step of a pass may be smaller"
     )
 
 
@@ -198,25 +198,25 @@ def _rl_steps(config: Config, folder: Path) -> str:
     each = f"of {_many(rl.prompts_per_step, 'seed')}"
     seeds = _seeds(config, folder)
     if seeds is None:
-        left = "a last step of fewer is left out"
+        rest = "a last step of fewer is left out"
         if rl.steps > 0:
             steps = _many(rl.steps, "step")
-            return f"{steps} {each}; how many passes that is, Stage I will show; in each, {left}"
-        return f"steps {each}, one pass over the seeds that Stage I yields; {left}"
+            return f"{steps} {each}; how many passes that is, Stage I will show; in each, {rest}"
+        return f"steps {each}, one pass over the seeds that Stage I yields; {rest}"
     if line := too_few_seeds(rl, seeds):
         return f"no step: {line}"
     whole, over = divmod(seeds, rl.prompts_per_step)
-    said = f"{over:,} of {seeds:,} seeds are left over" if over else f"all {seeds:,} seeds are used"
+    rest = f"{over:,} of {seeds:,} seeds are left over" if over else f"all {seeds:,} seeds are used"
     if rl.steps > 0:
         passes = _times(rl.steps / whole)
-        return f"{_many(rl.steps, 'step')} {each}: {passes} over the seeds; in a whole pass {said}"
-    return f"{_many(whole, 'step')} {each}; {said}"
+        return f"{_many(rl.steps, 'step')} {each}: {passes} over the seeds; in a whole pass {rest}"
+    return f"{_many(whole, 'step')} {each}; {rest}"
 
 
 def _seeds(config: Config, folder: Path) -> int | None:
     """The number of RL seeds: those that Stage I has drawn, or else `rl.seeds`, which may be None."""
-    drawn = folder / "splits" / "rl.jsonl"
-    return sum(1 for _ in read_rows(drawn)) if drawn.is_file() else config.rl.seeds
+    file = folder / "splits" / "rl.jsonl"
+    return sum(1 for _ in read_rows(file)) if file.is_file() else config.rl.seeds
 
 
 def _many(count: int, name: str) -> str:

@@ -64,11 +64,11 @@ def read_material(config: Config, assumed: Assumptions) -> tuple[Known, Material
     own = own_scripts(config) if config.seeds.scripts else []
     if own:
         material.pictures = material.sizes(own, Path(config.seeds.scripts or "").parent)
-        asked = {seed.meta.get("pair"): seed.meta.get("question_safe") is True for seed in own}
-        pairs = [Pairs("train", safe=sum(asked.values()), risky=len(asked) - sum(asked.values()))]
+        safe = {seed.meta.get("pair"): seed.meta.get("question_safe") is True for seed in own}
+        pairs = [Pairs("train", safe=sum(safe.values()), risky=len(safe) - sum(safe.values()))]
     else:
         pairs = list(_pairs(config, material))
-    known = Known(
+    facts = Known(
         pairs,
         own={kind: _alike(rows) for kind in Kind if (rows := [seed for seed in own if seed.kind is kind])},
         suites=list(_suites(config, material)),
@@ -77,7 +77,7 @@ def read_material(config: Config, assumed: Assumptions) -> tuple[Known, Material
         success_turn=assumed.success_turn,
         keeps=assumed.keeps,
     )
-    return known, material
+    return facts, material
 
 
 def _pairs(config: Config, material: Material) -> Iterator[Pairs]:
@@ -95,18 +95,18 @@ def _pairs(config: Config, material: Material) -> Iterator[Pairs]:
 
 def _alike(seeds: Sequence[Seed], times: float = 1) -> Scripts:
     """The scripts of a file, `times` as many."""
-    shown = [len(images) for seed in seeds for images in _in_view(seed)]
-    said = [len(turn.user) / CHARACTERS for seed in seeds for turn in seed.turns]
+    pictures = [len(images) for seed in seeds for images in _in_view(seed)]
+    tokens = [len(turn.user) / CHARACTERS for seed in seeds for turn in seed.turns]
     attacks = [seed for seed in seeds if seed.intent and seed.kind is not Kind.BENIGN and len(seed.turns) > 1]
     lengths = [len(seed.turns) for seed in seeds]
-    return Scripts(len(seeds) * times, lengths, fmean(shown), fmean(said), len(attacks) * times)
+    return Scripts(len(seeds) * times, lengths, fmean(pictures), fmean(tokens), len(attacks) * times)
 
 
 def _in_view(seed: Seed) -> Iterator[list[str]]:
-    seen: list[str] = []
+    view: list[str] = []
     for images in seed.images_by_turn():
-        seen += images
-        yield list(seen)
+        view += images
+        yield list(view)
 
 
 def _suites(config: Config, material: Material) -> Iterator[Scripts]:

@@ -103,7 +103,7 @@ class _Estimate:
             self.reference = shape.adapters * 4 / shares
 
     def peaks(self) -> list[Memory]:
-        peaks = [self._asked("seeds")] if self.config.student_is_target else []
+        peaks = [self._inference("seeds")] if self.config.student_is_target else []
         rows = self.config.bootstrap.sft.micro_batch_size
         peaks.append(self._training("sft", rows * self.student.max_length, rows, rows, 0))
         peaks.append(self._rollouts())
@@ -114,11 +114,11 @@ class _Estimate:
                 "rl", self.trajectory_tokens, self.rl.micro_batch_size, self.trajectories, self.reference
             )
         )
-        return [*peaks, self._asked("bench")]
+        return [*peaks, self._inference("bench")]
 
     # stages
 
-    def _asked(self, stage: str) -> Memory:
+    def _inference(self, stage: str) -> Memory:
         """The student generates without a trainer, in the number type of its file. With vLLM its weights are
         here only to be compared with the server's."""
         adapted = stage == "bench" and not self.whole
@@ -126,8 +126,8 @@ class _Estimate:
         generation = {} if self.served else self._generation(self.arithmetic, None, adapted)
         return Memory(f"{stage} generation", weights=weights, **generation)
 
-    def _training(self, stage: str, tokens: int, rows: int, shown: int, reference: float) -> Memory:
-        """A micro-batch of so many rows, while the pictures of `shown` of them are on the GPU."""
+    def _training(self, stage: str, tokens: int, rows: int, with_pictures: int, reference: float) -> Memory:
+        """A micro-batch of so many rows, while the pictures of `with_pictures` of them are on the GPU."""
         shape = self.shape
         head = self._tiles(tokens) + tokens * shape.hidden * 4
         if self.whole:
@@ -141,7 +141,7 @@ class _Estimate:
             casts=self._casts_left(tokens),
             activations=self._learning(tokens, rows),
             logits=head,
-            pictures=self._pixels(shown),
+            pictures=self._pixels(with_pictures),
         )
 
     def _rollouts(self) -> Memory:
@@ -187,12 +187,12 @@ class _Estimate:
         answer = self.student.max_turn_tokens
         most = max(1, tokens // (answer + 1))
         rows = most if rows is None else min(rows, most)
-        shown = min(rows, max(1, tokens // (answer + self.picture_tokens)))
+        with_pictures = min(rows, max(1, tokens // (answer + self.picture_tokens)))
         return {
             "cache": tokens * shape.layers * shape.cache_width * (key + self.arithmetic),
-            "activations": max(self._prefill(tokens, adapters), self._looking(shown)),
+            "activations": max(self._prefill(tokens, adapters), self._looking(with_pictures)),
             "logits": rows * shape.vocabulary * 4 * 6,
-            "pictures": self._pixels(shown),
+            "pictures": self._pixels(with_pictures),
         }
 
     def _prefill(self, tokens: int, adapters: bool) -> float:
