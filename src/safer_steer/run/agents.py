@@ -39,8 +39,8 @@ def target(run: Run, model: str | None = None) -> Assistant:
     config, role, pictures_of = run.config, run.config.role("target"), run.pictures()
     if role.is_student:
         return sampling_student(config, None, role.temperature, f"target {config.seed}", pictures_of)
-    asked, student = run.ask("target", model), config.student
-    return ChatAssistant(asked, pictures_of, system=student.system, format=student.format)
+    chat, student = run.ask("target", model), config.student
+    return ChatAssistant(chat, pictures_of, system=student.system, format=student.format)
 
 
 def tutor(run: Run) -> Critic:

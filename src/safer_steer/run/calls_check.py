@@ -149,14 +149,14 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     endpoint.waits_again = False
-    asked = _Asked(endpoint, settings, ledger)
+    probe = _Probe(endpoint, settings, ledger)
     try:
         await endpoint.check()
-        checked.problem = await _try(config, name, asked, checked)
+        checked.problem = await _try(config, name, probe, checked)
     except UserError as error:
         checked.problem = f"{where}: {error}, {AGAIN}"
     except UnparsableError as error:
-        cut = asked.last is not None and asked.last.finish == "length"
+        cut = probe.last is not None and probe.last.finish == "length"
         fix = f"raise roles.{name}.max_tokens" if cut else "choose a model that answers in JSON"
         checked.problem = f"{where}: {error}; {fix}, {AGAIN}, {ANYWAY}"
     except ContextLengthError as error:
@@ -169,45 +169,45 @@ async def _check(config: Config, roles: Mapping[RoleName, Role], may_spend: Call
     except BoundaryError as error:
         checked.problem = f"{where}: {error}; choose another model, {AGAIN}, {ANYWAY}"
     finally:
-        checked.spent = {config.account(name, settings.model): asked.ledger.accounts[name]}
+        checked.spent = {config.account(name, settings.model): probe.ledger.accounts[name]}
         await endpoint.aclose()
-    if asked.last:
-        checked.reasoning = str(asked.last.reasoning_tokens)
-        if split_thinking(asked.last.text)[0]:
+    if probe.last:
+        checked.reasoning = str(probe.last.reasoning_tokens)
+        if split_thinking(probe.last.text)[0]:
             checked.reasoning += ", in the reply, taken out"
     if checked.seconds is not None and _job(config, name):
-        taken = {None: "no", "json_schema": "yes"}
+        words = {None: "no", "json_schema": "yes"}
         form = endpoint.schema_taken
-        checked.schema = taken.get(form, f"as {form}") if settings.json_schema else "not sent"
+        checked.schema = words.get(form, f"as {form}") if settings.json_schema else "not sent"
     return checked
 
 
-async def _try(config: Config, name: RoleName, asked: _Asked, checked: Checked) -> str:
+async def _try(config: Config, name: RoleName, probe: _Probe, checked: Checked) -> str:
     """Ask with the picture, and without it if the server refuses that. Returns what is wrong, "" if
     nothing."""
-    settings = asked.role
+    settings = probe.role
     if settings.pictures is not True:
         checked.pictures = "nothing is sent" if settings.pictures is False else "captions are sent"
-        return await _ask(config, name, asked, BlindTransport(asked), checked)
+        return await _ask(config, name, probe, BlindTransport(probe), checked)
     try:
-        problem = await _ask(config, name, asked, asked, checked)
+        problem = await _ask(config, name, probe, probe, checked)
         checked.pictures = "yes"
         return problem
     except ContextLengthError:
         raise
     except (EndpointError, RejectedError) as refused:
-        if not isinstance(asked.failed, AnsweredError | RejectedError):
+        if not isinstance(probe.failed, AnsweredError | RejectedError):
             raise
         try:
-            await _ask(config, name, asked, BlindTransport(asked), checked)
+            await _ask(config, name, probe, BlindTransport(probe), checked)
         except (EndpointError, RejectedError):
             raise
         except BoundaryError:
             pass  # it took the request without the picture
         checked.pictures = "no"
-        said = str(refused).partition(NO_EYES)[0]
+        why = str(refused).partition(NO_EYES)[0]
         return (
-            f"roles.{name}: {settings.model} takes no pictures ({said}); set roles.{name}.pictures to caption"
+            f"roles.{name}: {settings.model} takes no pictures ({why}); set roles.{name}.pictures to caption"
             f" or false, or choose a model that sees, {AGAIN}"
         )
 
@@ -219,21 +219,21 @@ def _job(config: Config, role: RoleName) -> tuple[Prompt[Any, Any], BaseModel] |
     return JOBS.get(role)
 
 
-async def _ask(config: Config, role: RoleName, asked: _Asked, transport: Transport, checked: Checked) -> str:
+async def _ask(config: Config, role: RoleName, probe: _Probe, transport: Transport, checked: Checked) -> str:
     """One call, its answer parsed; fills in how long it took. Returns what is wrong with the answer, "" if
     nothing."""
-    model = ChatModel(role, asked.role, transport, None, asked.ledger)
+    model = ChatModel(role, probe.role, transport, None, probe.ledger)
     begun = time.monotonic()
     job, problem = _job(config, role), ""
     if job:
         await model.ask(*job, [_picture()])
     else:
-        problem = await _chat(config, model, asked)
+        problem = await _chat(config, model, probe)
     checked.seconds = time.monotonic() - begun
     return problem
 
 
-async def _chat(config: Config, model: ChatModel, asked: _Asked) -> str:
+async def _chat(config: Config, model: ChatModel, probe: _Probe) -> str:
     """What is wrong with an answer that holds nothing; "" if it holds something. Raises what
     `ChatAssistant.answer` raises."""
     student = config.student
@@ -241,23 +241,23 @@ async def _chat(config: Config, model: ChatModel, asked: _Asked) -> str:
     try:
         answer = await assistant.answer(Dialogue(id="check", kind=Kind.BENIGN), Turn(user=QUESTION))
     except ContextFull:
-        assert asked.failed
-        raise asked.failed from None
+        assert probe.failed
+        raise probe.failed from None
     if answer.text.strip():
         return ""
     role, finish = f"roles.{model.name}", answer.meta["finish"]
-    said = "with reasoning alone" if answer.meta.get("thinking") else "with nothing"
+    how = "with reasoning alone" if answer.meta.get("thinking") else "with nothing"
     if finish == "length":
-        why, fix = f"{said} up to max_tokens={model.role.max_tokens}", f"raise {role}.max_tokens"
-    elif asked.last and asked.last.refusal:
-        why, fix = f"{said}: its host declined ({finish})", "choose another model or host"
+        why, fix = f"{how} up to max_tokens={model.role.max_tokens}", f"raise {role}.max_tokens"
+    elif probe.last and probe.last.refusal:
+        why, fix = f"{how}: its host declined ({finish})", "choose another model or host"
     else:
-        why = f"{said} (finish_reason {finish}); it need not answer in JSON, but in words"
+        why = f"{how} (finish_reason {finish}); it need not answer in JSON, but in words"
         fix = "see what the server returns for a chat with a picture, or choose another model"
     return f"{role}: {model.role.model} answered a harmless question {why}; {fix}, {AGAIN}, {ANYWAY}"
 
 
-class _Asked:
+class _Probe:
     """An endpoint that is being checked: keeps what came last."""
 
     def __init__(self, inner: EndpointTransport, role: Role, ledger: Ledger) -> None:

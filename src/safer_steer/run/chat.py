@@ -68,8 +68,8 @@ class Conversation:
     def begin(self, image: str | Path | None = None) -> None:
         """Start a new dialogue, about a picture or about none. Raises `UserError` if the picture cannot be
         used; the dialogue before it goes on then."""
-        shown = [self._read(image)] if image is not None else []
-        self.dialogue = Dialogue(id="chat", kind=Kind.BENIGN, images=shown)
+        images = [self._read(image)] if image is not None else []
+        self.dialogue = Dialogue(id="chat", kind=Kind.BENIGN, images=images)
         self._next: list[str] = []
 
     def show(self, image: str | Path) -> None:

@@ -79,12 +79,12 @@ class State:
     @property
     def finish(self) -> str:
         """The time of day, or for how long nothing has finished; "" if neither is known."""
-        stalled, left = self.stalled_for, self.seconds_left
+        stalled, seconds = self.stalled_for, self.seconds_left
         if stalled is not None:
             return f"nothing finished for {_span(stalled)}"
-        if left is None:
+        if seconds is None:
             return ""
-        return f"finishes {datetime.now() + timedelta(seconds=left):%H:%M:%S}"
+        return f"finishes {datetime.now() + timedelta(seconds=seconds):%H:%M:%S}"
 
     @property
     def line(self) -> str:
@@ -190,11 +190,11 @@ class Display:
         self._remove_bars(bars)
         task = bars.add_task(name, total=None, state=state)
 
-        def shown(done: int, total: int, failed: int = 0) -> None:
+        def progress(done: int, total: int, failed: int = 0) -> None:
             state.update(done, total, failed)
             bars.update(task, completed=done, total=total or None)
 
-        return shown
+        return progress
 
     @staticmethod
     def _remove_bars(bars: Progress) -> None:

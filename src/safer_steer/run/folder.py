@@ -286,14 +286,14 @@ class Run:
             return
         # As the stage begins: of what is edited while it works, it may have read either version.
         inputs = take_inputs(STAGES[stage], self.config, student) if processes.first() else {}
-        started, asked = time.monotonic(), self.ledger.as_dict()
+        started, before = time.monotonic(), self.ledger.as_dict()
         working = partial(work, self.show.stage(stage))
         if STAGES[stage].trains:
             working()
         else:
             processes.decided(working)
         self.show.over()
-        calls = processes.gathered(_spent(asked, self.ledger.as_dict()))
+        calls = processes.gathered(_spent(before, self.ledger.as_dict()))
         if not processes.first():
             return
         seconds = time.monotonic() - started
@@ -346,21 +346,21 @@ def report_again(folder: Path) -> Path:
 
 def _spent(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each role used between two readings of the ledger. Roles that used nothing are left out."""
-    spent = {}
+    accounts = {}
     for role, account in after.items():
         earlier = before.get(role, {})
         used = {key: value - earlier.get(key, 0) for key, value in account.items()}
         if any(used.values()):
-            spent[role] = used
-    return spent
+            accounts[role] = used
+    return accounts
 
 
 def _summed(calls: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    summed = defaultdict[str, Counter[str]](Counter)
-    for used in calls:
-        for role, account in used.items():
-            summed[role].update(account)
-    return {role: dict(account) for role, account in summed.items()}
+    totals = defaultdict[str, Counter[str]](Counter)
+    for accounts in calls:
+        for role, account in accounts.items():
+            totals[role].update(account)
+    return {role: dict(account) for role, account in totals.items()}
 
 
 def is_run(folder: Path) -> bool:

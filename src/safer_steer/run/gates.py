@@ -61,11 +61,11 @@ def at_checkpoints(run: Run) -> AtCheckpoints | None:
     return AtCheckpoints(check, play, partial(forget_probes, run.folder))
 
 
-def names(given: Iterable[str], config: Config) -> frozenset[str]:
+def names(overrides: Iterable[str], config: Config) -> frozenset[str]:
     """The gates of `--override`. Raises `UserError` if one is none of the config's."""
-    for name in given:
+    for name in overrides:
         if name not in config.gates:
-            known = ", ".join(config.gates) or "none"
+            gates = ", ".join(config.gates) or "none"
             what = "is not in `gates` of the config" if name in get_args(GateName) else "is no gate"
-            raise UserError(f"--override {name}: {what}; those there are: {known}")
-    return frozenset(given)
+            raise UserError(f"--override {name}: {what}; those there are: {gates}")
+    return frozenset(overrides)

@@ -60,15 +60,15 @@ def judge_kept(
 
 
 def judge_again(
-    source: Path, played: Played, times: Times, sample: int, show: Show, folder: str
+    source: Path, bench: Played, times: Times, sample: int, show: Show, folder: str
 ) -> tuple[dict[Place, Dialogue], dict[str, Again]]:
     """Ask the judge of a bench again about `sample` of its dialogues, drawn at random; returns these and the
     scores by time. Its replies are kept in `source/judged/<folder>`. Raises as `pipeline.run` does."""
-    given = config_in(source)
-    chosen = drawn(played.dialogues, sample, given.seed)
-    dialogues = {place: played.dialogues[place] for place in chosen}
-    judges = [role.model_dump() for role in given.models_of("judge").values()]
-    config = judging_config(source, judges, {"bench.verdict": given.bench.verdict})
+    settings = config_in(source)
+    places = drawn(bench.dialogues, sample, settings.seed)
+    dialogues = {place: bench.dialogues[place] for place in places}
+    judges = [role.model_dump() for role in settings.models_of("judge").values()]
+    config = judging_config(source, judges, {"bench.verdict": settings.bench.verdict})
     with prepared(config, source / "judged" / folder, show, ("bench",), kept=True) as run:
         pictures_of = pictures_in(source, config.student.max_pixels)
         progress = show.stage("judge")

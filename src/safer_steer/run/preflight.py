@@ -73,9 +73,9 @@ def _checked(
     config, fresh, manifest = run.config, run.fresh, Manifest(run.folder)
     waiting = [stage for stage in stages if fresh or stage in run.outdated or not manifest.finished(stage)]
     for stage in stages if not fresh else ():
-        for done in STAGES[stage].needs(config) if stage in waiting else (stage,):
-            if manifest.finished(done):
-                manifest.refuse_other_inputs(done)
+        for name in STAGES[stage].needs(config) if stage in waiting else (stage,):
+            if manifest.finished(name):
+                manifest.refuse_other_inputs(name)
     if any(STAGES[stage].trains for stage in waiting):
         require_trackers(config.report_to)
     use_cores()
@@ -124,8 +124,8 @@ def _try_models(
     checked = asyncio.run(check_roles(run.config, roles, run.ledger.may_spend))
     for one in checked:
         run.show.say(f"check: {one.line}")
-    if said := problems(checked):
-        raise UserError(said)
+    if problem := problems(checked):
+        raise UserError(problem)
     return checked
 
 
@@ -166,7 +166,7 @@ async def check(
     for stage in stages:
         for line in STAGES[stage].refusals(config):
             raise UserError(line)
-    seen: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
+    pictures: dict[str, Callable[[], Iterable[Path | bytes | None]]] = {}
     survey = None
     shared = _shared(config, stages)
     if "seeds" in stages and config.seeds.scripts:
@@ -177,11 +177,11 @@ async def check(
                 shared.add((picture.original for picture in script_pictures(config, seed)), seed.script)
         if "rl" in stages and not config.rl.single_turn:
             refuse_later_pictures(own_scripts(config))
-        seen |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: own_pictures(config))
+        pictures |= dict.fromkeys(("assemble", "bootstrap", "rl"), lambda: own_pictures(config))
     elif "seeds" in stages and not begun:
         survey = _survey_sources(config, trial, shared)
-        seen |= dict.fromkeys(("seeds", "assemble"), lambda: source_pictures(config))
-        seen |= dict.fromkeys(("bootstrap", "rl"), lambda: source_pictures(config, "train"))
+        pictures |= dict.fromkeys(("seeds", "assemble"), lambda: source_pictures(config))
+        pictures |= dict.fromkeys(("bootstrap", "rl"), lambda: source_pictures(config, "train"))
     if shared and (line := shared.in_words()):
         say(
             f"bench: {line}; the student will be measured on what it was trained on: change the suites, or"
@@ -205,8 +205,8 @@ async def check(
                 from safer_steer.bench.attacks import checked_intents
 
                 suites = [*suites, *checked_intents(config, suites, trial, "attacker" in unasked)]
-        steer = "seeds" in seen and STEER in config.bench.suites
-        seen["bench"] = lambda: chain(
+        steer = "seeds" in pictures and STEER in config.bench.suites
+        pictures["bench"] = lambda: chain(
             suite_pictures(suites), source_pictures(config, "bench") if steer else ()
         )
     for stage in stages:
@@ -214,7 +214,7 @@ async def check(
         if any(config.role(role).pictures == "caption" for role in roles) and config.captioner:
             roles.append(config.captioner)
         for role in roles:
-            await check_role(config, role, seen.get(stage, list))
+            await check_role(config, role, pictures.get(stage, list))
     return survey
 
 
@@ -234,8 +234,8 @@ def check_student(
 
     student = config.student
     renderer = renderer or renderer_of(student)
-    if not renderer.later_pictures and (shown := _first_later_picture(config, stages)):
-        raise UserError(f"{shown}: {renderer.refused(NO_LATER_PICTURES)}")
+    if not renderer.later_pictures and (place := _first_later_picture(config, stages)):
+        raise UserError(f"{place}: {renderer.refused(NO_LATER_PICTURES)}")
     if student.freeze_vision or student.lora_rank:
         empty = empty_model(load_model_config(student.base))
         parts_of(empty)
@@ -267,10 +267,10 @@ def _first_later_picture(config: Config, stages: Sequence[str]) -> str:
             path = config.bench.adaptive.intents
             if later := next((intent.id for intent in read_intents(Path(path)) if intent.later), ""):
                 return f"{path}: {later}"
-    shown = (
+    places = (
         f"{file}: {seed.id}" for file, seeds in files for seed in seeds if any(seed.images_by_turn()[1:])
     )
-    return next(shown, "")
+    return next(places, "")
 
 
 def _shared(config: Config, stages: Sequence[str]) -> Shared | None:

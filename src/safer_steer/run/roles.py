@@ -40,9 +40,9 @@ async def _check_model(
             try:
                 from_png(picture if isinstance(picture, bytes) else picture.read_bytes())
             except (ValueError, OSError):
-                shown = "an embedded one" if isinstance(picture, bytes) else picture
+                name = "an embedded one" if isinstance(picture, bytes) else picture
                 raise UserError(
-                    f"roles.{role}: the sandbox's agent knows only the sandbox's pictures, not {shown};"
+                    f"roles.{role}: the sandbox's agent knows only the sandbox's pictures, not {name};"
                     " name a model and its base_url"
                 ) from None
     elif settings.who == "endpoint":

@@ -45,18 +45,18 @@ def _text(message: Message) -> str:
     return "".join(part["text"] for part in content if part["type"] == "text")
 
 
-def _job(schema: Mapping[str, Any], given: Mapping[str, str], rng: random.Random) -> Any:
-    made = fill(schema, _Drawn(given, rng))
-    if given.get("next_template") == "":
-        made["next_question"] = ""
-    return made
+def _job(schema: Mapping[str, Any], inputs: Mapping[str, str], rng: random.Random) -> Any:
+    values = fill(schema, _Values(inputs, rng))
+    if inputs.get("next_template") == "":
+        values["next_question"] = ""
+    return values
 
 
-class _Drawn:
+class _Values:
     """Short texts that say `stub`, scores near the best, and as many turns as were asked for."""
 
-    def __init__(self, given: Mapping[str, str], rng: random.Random) -> None:
-        self.given, self.rng = given, rng
+    def __init__(self, inputs: Mapping[str, str], rng: random.Random) -> None:
+        self.inputs, self.rng = inputs, rng
 
     def text(self, field: str) -> str:
         return "follow_up" if field == "strategy" else f"stub {field}: {words(self.rng, 5)}"
@@ -67,10 +67,10 @@ class _Drawn:
 
     def flag(self, field: str) -> bool:
         if field == "harmful":  # of a script, by its label; of a single turn, never
-            return self.given.get("kind", Kind.BENIGN) != Kind.BENIGN
+            return self.inputs.get("kind", Kind.BENIGN) != Kind.BENIGN
         return field != "refused"
 
     def entries(self, field: str, schema: Mapping[str, Any]) -> int:
-        if field == "turns" and "turns" in self.given:
-            return int(self.given["turns"])
+        if field == "turns" and "turns" in self.inputs:
+            return int(self.inputs["turns"])
         return max(1, schema.get("minItems", 0))
