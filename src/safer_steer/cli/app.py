@@ -78,7 +78,7 @@ class _OneLine(TyperGroup):
 def _name_keys(error: Any) -> None:
     """Where an option is unknown, name the config keys of that name, which --set sets."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
-    if option and context and any(given.name == "set" for given in context.command.params):
+    if option and context and any(parameter.name == "set" for parameter in context.command.params):
         name = option.lstrip("-").replace("-", "_")
         keys = (key for key, *_ in describe() if key.rpartition(".")[2] == name and "[" not in key)
         error.possibilities = [f"--set {key}=..." for key in keys] or error.possibilities
@@ -106,8 +106,8 @@ sandbox = typer.Typer(
 app.add_typer(sandbox, name="sandbox")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(value: bool) -> None:
+    if value:
         typer.echo(f"safer-steer {__version__}")
         raise typer.Exit
 

@@ -71,5 +71,5 @@ def check(
     checked = asyncio.run(check_roles(settings, roles))
     screen = console(140)
     screen.print(fitted(screen, HEAD, [one.row for one in checked], whole=(1,)), crop=False)
-    if said := problems(checked):
-        raise UserError(said)
+    if complaint := problems(checked):
+        raise UserError(complaint)

@@ -173,10 +173,10 @@ def _served(
 def _targets(models: list[str], urls: list[str], keys: list[str], of: str = "--") -> list[dict[str, Any]]:
     """Each model with its endpoint and key: one of these for all models, or one for each. `of` is what their
     options begin with."""
-    for option, given in (("base-url", urls), ("api-key-env", keys)):
-        if len(given) not in (0, 1, len(models)):
+    for option, values in (("base-url", urls), ("api-key-env", keys)):
+        if len(values) not in (0, 1, len(models)):
             raise UserError(
-                f"bench: {len(models)} {of}model and {len(given)} {of}{option}; give one for all, or one for"
+                f"bench: {len(models)} {of}model and {len(values)} {of}{option}; give one for all, or one for"
                 " each in the same order"
             )
     if len(set(urls)) > 1 and len(keys) == 1:
@@ -184,7 +184,7 @@ def _targets(models: list[str], urls: list[str], keys: list[str], of: str = "--"
             f"bench: one {of}api-key-env and several {of}base-url; give one for each, '' for none: a key is"
             " sent to no other server than its own"
         )
-    each_url, each_key = (given * len(models) if len(given) == 1 else given for given in (urls, keys))
+    each_url, each_key = (values * len(models) if len(values) == 1 else values for values in (urls, keys))
     none = [""] * len(models)
     return [
         {"model": model, "base_url": url or None, "api_key_env": key or None}
@@ -192,9 +192,9 @@ def _targets(models: list[str], urls: list[str], keys: list[str], of: str = "--"
     ]
 
 
-def _need(given: str, *options: tuple[str, object]) -> None:
+def _need(flag: str, *options: tuple[str, object]) -> None:
     """Raises `UserError` if one of the options that `given` needs has no value."""
     for option, value in options:
         if not value:
-            alternative = " (or --no-judge)" if option == "--judge-model" and given == "--model" else ""
-            raise UserError(f"bench: {given} needs {option} too{alternative}")
+            alternative = " (or --no-judge)" if option == "--judge-model" and flag == "--model" else ""
+            raise UserError(f"bench: {flag} needs {option} too{alternative}")

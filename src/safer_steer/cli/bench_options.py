@@ -158,13 +158,13 @@ OF_A_RUN = ("seeds.", "assembly", "bootstrap.", "rl.", "gates.", "report_to", "b
 def mode_of(context: typer.Context, keys: Iterable[str]) -> Mode:
     """What is to be measured. Raises `UserError` if nothing is named, or several; or an option or a key was
     typed that has no effect then."""
-    given = context.params
-    if given["stub"] and given["config"] is None:
+    values = context.params
+    if values["stub"] and values["config"] is None:
         raise UserError("bench: --stub works with CONFIG; it replaces the models that CONFIG names")
     named: dict[Mode, object] = {
-        "CONFIG": given["config"],
-        "--model": given["model"] or None,
-        "--judge-only": given["judge_only"],
+        "CONFIG": values["config"],
+        "--model": values["model"] or None,
+        "--judge-only": values["judge_only"],
     }
     modes = [mode for mode, value in named.items() if value is not None]
     if len(modes) != 1:
@@ -173,7 +173,7 @@ def mode_of(context: typer.Context, keys: Iterable[str]) -> Mode:
             " --judge-only, for answers that an earlier bench kept"
         )
     [mode] = modes
-    if mode == "--model" and given["override"]:
+    if mode == "--model" and values["override"]:
         raise UserError("bench: --override has no effect with --model; it has no gates")
     fix = "use --set or change the config" if mode == "CONFIG" else "it is as in the bench that is judged"
     for parameter in context.command.params if mode in _USED else ():

@@ -95,14 +95,14 @@ def _take(line: str, talk: Conversation, screen: Console) -> None:
 
 def _lines() -> Iterator[str]:
     """The lines of a person at a terminal, or of a file; without empty ones."""
-    asked = sys.stdin.isatty()
+    at_terminal = sys.stdin.isatty()
     cast(TextIOWrapper, sys.stdin).reconfigure(errors="replace")
-    if asked:
+    if at_terminal:
         with suppress(ImportError):
             import readline  # noqa: F401  # makes `input` remember and edit lines
     while True:
         try:
-            line = input("you: " if asked else "").strip()
+            line = input("you: " if at_terminal else "").strip()
         except EOFError:
             return
         if line:

@@ -92,11 +92,11 @@ def _export_model(folder: Path, to: Path | None, model: Path, which: ModelName |
     if to is not None:
         raise UserError("export: --to is for the data and --model for the model; give one of them")
     require("student", "export --model")
-    written, remainder = export_model(folder, model, which)
+    name, remainder = export_model(folder, model, which)
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-    typer.echo(f"{written}: {size / 1e9:,.2f} GB of weights, with processor, chat template and card")
+    typer.echo(f"{name}: {size / 1e9:,.2f} GB of weights, with processor, chat template and card")
     if remainder:
-        typer.echo(f"{written}: its adapter is merged into the base; {remainder}")
+        typer.echo(f"{name}: its adapter is merged into the base; {remainder}")
     typer.echo(f"export: {model}")
 
 
@@ -266,10 +266,10 @@ def _size(size: Size) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _columns(given: Sequence[str]) -> dict[str, str]:
+def _columns(entries: Sequence[str]) -> dict[str, str]:
     """`columns` of a source from NAME=COLUMN. Raises `UserError`."""
     columns = {}
-    for entry in given:
+    for entry in entries:
         name, _, column = entry.partition("=")
         if not (name and column):
             raise UserError(f"suite: --column {entry}: give NAME=COLUMN, for instance question=prompt")

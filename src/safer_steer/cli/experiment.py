@@ -74,13 +74,13 @@ def experiment(
         out.mkdir(parents=True, exist_ok=True)
         cores = cores_here()
         asyncio.run(work(jobs, processes or min(4, cores), cores, lambda line: typer.echo(line, err=True)))
-    done = finished(settings, runs)
-    outcome = results(settings, done, jobs[-1].config.bench.max_unscored)
+    runs = finished(settings, runs)
+    outcome = results(settings, runs, jobs[-1].config.bench.max_unscored)
     outcome = mark(outcome, settings, file)
     text = markdown(outcome, settings)
     write_atomic(out / f"{file.stem}.json", json.dumps(outcome, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / f"{file.stem}.md", text)
-    write_atomic(out / f"{file.stem}.seconds.md", in_markdown(wall_times(done)) + "\n")
+    write_atomic(out / f"{file.stem}.seconds.md", in_markdown(wall_times(runs)) + "\n")
     typer.echo(text)
 
 
@@ -129,8 +129,8 @@ def cross_play(
         raise UserError(f"{run}: rl.algorithm is {config.rl.algorithm}; give a run with co-training")
     with Display() as show, prepared(config, run, show, ("rl",)) as begun:
         pool = pool_of(config, run)
-        drawn = read_split(run, "rl")[:at_most]
-        seeds = [as_trajectory(seed, f"{seed.id}~{n}", n) for n in range(tries) for seed in drawn]
+        scripts = read_split(run, "rl")[:at_most]
+        seeds = [as_trajectory(seed, f"{seed.id}~{n}", n) for n in range(tries) for seed in scripts]
         play = CrossPlay(config, run, pool, agents.tutor(begun), blank, begun.wait)
         held_out = HELD_OUT if config.student.model == "sandbox" and not blank else ()
         columns = [*pool.steps("attacker"), *held_out]

@@ -95,14 +95,14 @@ def health(
         return
     screen, all_shown = console(160), tables(examined)
     print_tables(screen, all_shown)
-    given = folder / "config.yaml"
-    if gates := gates_table(folder, read_yaml(given) if given.is_file() else {}):
+    config = folder / "config.yaml"
+    if gates := gates_table(folder, read_yaml(config) if config.is_file() else {}):
         print_tables(screen, [gates])
     for stage in STAGES:
         for line in warnings(folder, stage):
             typer.echo(f"{stage}: {line}")
     if not all_shown:
-        if not (folder / "config.yaml").is_file():
+        if not config.is_file():
             raise UserError(f"{folder}: no config.yaml in it; give a run folder")
         typer.echo(f"{folder}: no attacker and no judge has worked in this run yet")
     typer.echo(f"This counts the files as they are; `safer-steer verify {folder}` says which were changed.")

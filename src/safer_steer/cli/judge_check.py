@@ -61,13 +61,13 @@ def judge_check(
 
     if template and (labels or second or repeats or probes):
         raise UserError("judge-check: --template writes a sheet and checks nothing; give it alone")
-    config, played = config_in(run, "an earlier `safer-steer bench --out`"), played_in(run)
+    config, bench = config_in(run, "an earlier `safer-steer bench --out`"), played_in(run)
     format = config.student.format
     if template:
-        chosen = {place: played.dialogues[place] for place in drawn(played.dialogues, sample, seed)}
-        turns = write_sheet(chosen, format, template)
-        typer.echo(f"{template}: {turns} turns of {len(chosen)} dialogues; pictures are relative to {run}")
-        typer.echo(enough_said(chosen, played.dialogues))
+        dialogues = {place: bench.dialogues[place] for place in drawn(bench.dialogues, sample, seed)}
+        turns = write_sheet(dialogues, format, template)
+        typer.echo(f"{template}: {turns} turns of {len(dialogues)} dialogues; pictures are relative to {run}")
+        typer.echo(enough_said(dialogues, bench.dialogues))
         return
     check = read_check(run)
     if not (labels or second or repeats or probes or check):
@@ -80,12 +80,12 @@ def judge_check(
     parts = {"judge": measured.of_judge(config)}
     if labels:
         parts["people"] = measured.against_people(
-            played, read_labels(labels, played.dialogues), format, config.seed
+            bench, read_labels(labels, bench.dialogues), format, config.seed
         )
     if second:
-        parts["second"] = measured.against_judge(played, played_in(second), format, config.seed)
+        parts["second"] = measured.against_judge(bench, played_in(second), format, config.seed)
     if repeats or probes:
-        parts |= _asked_again(run, played, repeats, probes, sample, format)
+        parts |= _ask_again(run, bench, repeats, probes, sample, format)
     check = note(run, parts)
     if (run / "report.html").is_file():
         typer.echo(f"report: {report_again(run)}", err=True)
@@ -97,8 +97,8 @@ def judge_check(
         typer.echo(f"warning: {line}")
 
 
-def _asked_again(
-    run: Path, played: Played, repeats: int, probes: int, sample: int, format: Format
+def _ask_again(
+    run: Path, bench: Played, repeats: int, probes: int, sample: int, format: Format
 ) -> dict[str, Any]:
     """What more verdicts of the judge say: of the same answers, and of answers with additions."""
     from safer_steer.bench.judge_check import measured
@@ -110,9 +110,9 @@ def _asked_again(
     with Display() as show:
         if repeats:
             times = measured.repeated(repeats)
-            asked, again = judge_again(run, played, times, sample, show, "repeats")
-            parts["repeats"] = measured.against_itself(asked, list(again.values()))
+            subset, again = judge_again(run, bench, times, sample, show, "repeats")
+            parts["repeats"] = measured.against_itself(subset, list(again.values()))
         if probes:
-            asked, again = judge_again(run, played, measured.probed(format), probes, show, "probes")
-            parts["probes"] = under_pressure(asked, again)
+            subset, again = judge_again(run, bench, measured.probed(format), probes, show, "probes")
+            parts["probes"] = under_pressure(subset, again)
     return parts

@@ -78,9 +78,9 @@ def run(
     with results(out), Display() as show:
         pipeline.run(settings, out, show, fresh, not no_check, data_alone, override or ())
     if data_alone:
-        wanted = ", ".join(missing("train"))
+        packages = ", ".join(missing("train"))
         typer.echo(
-            f"run --stub ended before training, which needs {wanted}: {install('train')}; then the same"
+            f"run --stub ended before training, which needs {packages}: {install('train')}; then the same"
             " command goes on"
         )
 
@@ -121,7 +121,7 @@ for _name in ("seeds", "assemble", "bootstrap", "sft", "rl"):
 
 @app.command()
 def report(
-    given: Annotated[
+    folders: Annotated[
         list[Path],
         typer.Argument(
             metavar="RUN",
@@ -141,10 +141,10 @@ def report(
     from safer_steer.report.page import write_report
     from safer_steer.run.folder import is_run, report_again
 
-    if out is None and len(given) == 1 and is_run(given[0]):  # the page is one of the run's files
-        page = report_again(given[0])
+    if out is None and len(folders) == 1 and is_run(folders[0]):  # the page is one of the run's files
+        page = report_again(folders[0])
     else:
-        page = write_report(*given, page=out or (Path("report.html") if len(given) > 1 else None))
+        page = write_report(*folders, page=out or (Path("report.html") if len(folders) > 1 else None))
     typer.echo(f"report: {page}")
 
 

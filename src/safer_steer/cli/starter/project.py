@@ -47,14 +47,14 @@ def write_project(folder: Path, own: Path | None = None) -> dict[str, int]:
     if own is not None and not own.is_dir():
         raise UserError(f"{own}: no such folder; give the folder with your pictures and CSV file")
     try:
-        return _written(folder, own)
+        return _write(folder, own)
     except OSError:  # as on a full disk
         for entry in folder.glob("*"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         raise
 
 
-def _written(folder: Path, own: Path | None) -> dict[str, int]:
+def _write(folder: Path, own: Path | None) -> dict[str, int]:
     if own is None:
         pairs, suites = write_pairs(folder), write_scripts(folder)
     else:
